@@ -1,0 +1,1 @@
+"""gpubench: metrics for single-cell embeddings."""

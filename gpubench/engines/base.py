@@ -1,0 +1,180 @@
+"""The contract between what is measured and where it runs.
+
+A metric is written once, in plain array code over `engine.xp` and the operations below. Only these operations have a CPU
+and a CUDA version, and their docstrings are the specification that both are tested against.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from gpubench.types import Array, Graph, Knn, RowSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from gpubench.timeline import Timeline
+
+Distance = Literal["euclidean", "cosine"]
+ClassifierKind = Literal["lr", "knn", "rf"]
+
+
+class Classifier(Protocol):
+    """A classifier on the engine's device; classes are the codes 0 ... n_classes - 1."""
+
+    def fit(self, x: Array, codes: Array, n_classes: int) -> Classifier:
+        """Train on x (n, d) float32 with codes (n,) int32; returns itself. A class may have no cells."""
+
+    def predict_proba(self, x: Array) -> Array:
+        """(m, n_classes) float64 probabilities for x (m, d); a class that had no cells gets 0.
+
+        The predicted class is the first of the largest probabilities.
+        """
+
+
+class Engine(ABC):
+    """One device, one seed, one timeline and one memory budget, for one run.
+
+    Attributes
+    ----------
+    name : "cpu", "cuda"
+    device : the device in words, for provenance
+    xp : the array module
+    seed : seed of everything random; the same seed gives the same bits whatever the number of threads
+    timeline : records stages and bytes put
+    memory_bytes : what the run may use beyond its input
+    """
+
+    name: str
+    device: str
+    xp: ModuleType
+    seed: int
+    timeline: Timeline
+    memory_bytes: int
+
+    @abstractmethod
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+        """Put a matrix on the device as (n, d) float32, C-contiguous; an array already there is returned as it is.
+
+        Rows are read in blocks, so a file larger than the block never stands in memory twice. Bytes are counted in the
+        timeline. Columns are centred by the caller that needs it, not here: a put array has the user's values.
+
+        Raises
+        ------
+        InputError
+            NaN or infinite values (how many rows, the first few), complex or object dtype, not two-dimensional, no
+            rows, no columns. `name` is the argument that the message names.
+        """
+
+    @abstractmethod
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """Copy an array of this engine to the host; on the CPU the array itself."""
+
+    @abstractmethod
+    def knn(self, x: Array, k: int) -> Knn:
+        """Find the k nearest other cells of each cell, Euclidean; itself is left out by id.
+
+        Exact: order is by (distance in float64, index), so ties and duplicates give the same neighbours on every
+        engine and for any number of threads. Needs 1 <= k < n (ValueError).
+        """
+
+    @abstractmethod
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """Find the k nearest cells of `x` (n, d) for each row of `queries` (m, d); (m, k), same order as `knn`.
+
+        Needs 1 <= k <= n (ValueError).
+        """
+
+    @abstractmethod
+    def silhouette_widths(
+        self,
+        x: Array,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+    ) -> NDArray[np.float64]:
+        """Silhouette width of each cell among the cells of its group, s = (b - a) / max(a, b).
+
+        a is the mean distance to the other cells of its cluster in the group (divisor n_own - 1), b the smallest mean
+        distance to another cluster of the group. Cosine distance is 1 - cos; the cosine with a zero vector is 0.
+
+        Parameters
+        ----------
+        x : (n, d) float32
+        clusters : (n,) int32 codes
+        groups : (n,) int32 codes; only cells of the same group see each other. None: one group.
+
+        Returns
+        -------
+        (n,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster.
+
+        References
+        ----------
+        Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
+        """
+
+    @abstractmethod
+    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+        """Entropy (nats) of the codes in each neighbourhood of k + 1 cells: the cell itself and its k neighbours.
+
+        H_i = -sum_c p_ic log p_ic with p_ic the share of code c; (n,) float64.
+        """
+
+    @abstractmethod
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Mean absolute difference between a cell's value and its neighbours'; (n,) float64.
+
+        Parameters
+        ----------
+        values : (n,) float64
+        k_per_cell : (n,) how many of its nearest neighbours count for each cell, in [1, knn.k]; None: all.
+        """
+
+    @abstractmethod
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """UMAP's fuzzy simplicial set of a neighbour graph, symmetrised by w + w' - w w'.
+
+        Membership exp(-(d - rho) / sigma) with rho the distance to the nearest neighbour that is not at distance 0, and
+        sigma such that the sum over the k neighbours is log2(k + 1); the cell itself counts as a neighbour at distance 0
+        in the k + 1, as in UMAP. Local connectivity 1, set-operation mix ratio 1.
+
+        References
+        ----------
+        McInnes, Healy & Melville (2018), arXiv:1802.03426.
+        """
+
+    @abstractmethod
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """Leiden communities by modularity; (n,) int32 codes in order of decreasing size. Seeded.
+
+        References
+        ----------
+        Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
+        """
+
+    @abstractmethod
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """Count the cells of each pair of codes; (n_rows, n_columns) int64."""
+
+    @abstractmethod
+    def rank(self, values: Array) -> Array:
+        """Average ranks, counted from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
+
+    @abstractmethod
+    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN."""
+
+    @abstractmethod
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """Make an untrained classifier: "lr" logistic regression, "knn" k nearest neighbours, "rf" random forest.
+
+        The parameters are scikit-learn's, of the same names and defaults: lr takes `max_iter` (100) and `C` (1.0), knn
+        `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input.
+        """

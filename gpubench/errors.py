@@ -1,0 +1,19 @@
+"""Errors that are written for the person who reads them."""
+
+from __future__ import annotations
+
+
+class GpubenchError(Exception):
+    """Base of every error that gpubench raises on purpose."""
+
+
+class InputError(GpubenchError, ValueError):
+    """An argument or a file cannot be scored.
+
+    The message is one line: which argument, what is wrong, how many rows and the first few of them, and what to do.
+    The command line prints it and exits with 2.
+    """
+
+
+class EngineUnavailable(GpubenchError, RuntimeError):
+    """A named engine cannot start here; the message says which package or device is missing."""

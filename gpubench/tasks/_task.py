@@ -1,0 +1,131 @@
+"""What a task is: a question, what it needs, and the metrics that answer it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpubench.engines.embedding import Embedding
+from gpubench.metrics._metric import Metric
+from gpubench.types import Labels, MetricResult, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gpubench.data.perturbation import PerturbationData
+    from gpubench.engines.base import Engine
+
+Need = Literal["label", "batch", "time", "species", "predictions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Parameters of the tasks; the defaults are those of cz-benchmarks.
+
+    Attributes
+    ----------
+    n_neighbors : cells in a neighbourhood of entropy_per_cell, the cell itself included
+    k : neighbours of sequential_alignment
+    adaptive_k : choose k for each cell from its local density
+    normalize : sequential_alignment in [0, 1]; otherwise the mean distance in time
+    n_cluster_neighbors : neighbours of the clustering graph, the cell itself included
+    resolution, n_iterations : of the Leiden algorithm
+    n_folds : of cross-validation
+    min_class_size : labels with fewer cells are left out of label_prediction
+    aggregation : how cells of one sample are merged before cross-species prediction: "none", "mean", "median"
+    effect : predicted change as log "ratio" or "difference" of means
+    """
+
+    n_neighbors: int = 200
+    k: int = 15
+    adaptive_k: bool = False
+    normalize: bool = True
+    n_cluster_neighbors: int = 15
+    resolution: float = 1.0
+    n_iterations: int = 2
+    n_folds: int = 5
+    min_class_size: int = 10
+    aggregation: Literal["none", "mean", "median"] = "mean"
+    effect: Literal["ratio", "difference"] = "ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInput:
+    """What a task gets: one embedding on its engine, and the columns as codes or numbers.
+
+    Attributes
+    ----------
+    embedding : None for the perturbation task, which scores predicted expression
+    name : the embedding's (or the predictions') name in the results
+    label, batch, species, sample : label columns, or None where not given
+    time : (n,) float64, or None
+    time_label : the time points as labels
+    perturbation : predictions beside the dataset's differential expression
+    scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
+    """
+
+    engine: Engine
+    options: Options
+    name: str
+    embedding: Embedding | None = None
+    label: Labels | None = None
+    batch: Labels | None = None
+    species: Labels | None = None
+    sample: Labels | None = None
+    time: NDArray[np.float64] | None = None
+    time_label: Labels | None = None
+    perturbation: PerturbationData | None = None
+    scorers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One question, and how it is answered.
+
+    Attributes
+    ----------
+    id, title, question : as in cz-benchmarks, for tables, for people
+    needs : inputs without which the task is left out
+    metrics : the metrics it reports
+    run : yields its numbers as they are ready, so that those before a failure are kept
+    knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
+    baseline : what cz-benchmarks compares with: "pca", "expression", or None
+    """
+
+    id: str
+    title: str
+    question: str
+    needs: tuple[Need, ...]
+    metrics: tuple[str, ...]
+    run: Callable[[TaskInput], Iterator[MetricResult]]
+    knn_k: Callable[[Options], int] = lambda options: 0
+    baseline: Literal["pca", "expression"] | None = "pca"
+
+
+def measure(given: TaskInput, task: str, metric: Metric, *args: Any, **kwargs: Any) -> MetricResult:
+    """Compute one metric in a stage of its own and make its row."""
+    begin = time.perf_counter()
+    with given.engine.timeline.stage(metric.spec.id):
+        score = metric(*args, **kwargs)
+    return to_row(given.name, task, metric.spec.id, score, seconds=time.perf_counter() - begin)
+
+
+def to_row(
+    name: str, task: str, metric: str, score: Score, *, seconds: float = 0.0, params: Mapping[str, Any] | None = None
+) -> MetricResult:
+    """Make the row of a score; `params` are added to those of the score."""
+    return MetricResult(
+        embedding=name,
+        task=task,
+        metric=metric,
+        value=float(score),
+        stderr=score.stderr,
+        params={**score.params, **(params or {})},
+        n=score.n,
+        seconds=seconds,
+        approximate=score.approximate,
+        note=score.note,
+    )

@@ -1,0 +1,165 @@
+"""Stages of a run: time, bytes put on the device, and peak memory, for every result."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+
+@dataclass(slots=True)
+class Span:
+    """One stage.
+
+    Attributes
+    ----------
+    path : names of the stages that it runs inside, and its own, joined by "/"
+    start_s : seconds since the timeline began
+    seconds : how long it took, stages inside it included
+    put_bytes : bytes that crossed from the host's memory or the disk to the device
+    peak_bytes : highest memory in use while it ran (resident memory on the CPU, None where it cannot be read)
+    """
+
+    path: str
+    start_s: float
+    seconds: float = 0.0
+    put_bytes: int = 0
+    peak_bytes: int | None = None
+
+
+class Listener(Protocol):
+    """What a progress display hears of a run."""
+
+    def started(self, path: str) -> None:
+        """A stage began."""
+
+    def advanced(self, path: str, done: int, total: int) -> None:
+        """`done` of `total` parts of the stage are finished."""
+
+    def ended(self, path: str, seconds: float) -> None:
+        """A stage ended."""
+
+
+class _PeakMemory:
+    """Peak resident memory between two moments.
+
+    Linux keeps one high-water mark a process; it is reset when a stage begins, and what it showed until then is credited
+    to the stages already open. Elsewhere the mark cannot be reset, and the process's peak so far stands in.
+    """
+
+    _STATUS = Path("/proc/self/status")
+    _RESET = Path("/proc/self/clear_refs")
+
+    def __init__(self) -> None:
+        self._resets = self._try_reset()
+
+    def _try_reset(self) -> bool:
+        try:
+            self._RESET.write_text("5")
+        except OSError:
+            return False
+        return True
+
+    def restart(self) -> None:
+        if self._resets:
+            self._try_reset()
+
+    def read_bytes(self) -> int | None:
+        if self._resets:
+            for line in self._STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return _process_peak_bytes()
+
+
+def _process_peak_bytes() -> int | None:
+    if sys.platform == "win32":  # no resource module there
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Timeline:
+    """Records the stages of one run.
+
+    Stages are opened by the thread that drives the run; worker threads only count (`put`, `advance`).
+    """
+
+    def __init__(self, listener: Listener | None = None, device_peak: Callable[[], int | None] | None = None) -> None:
+        self._origin = time.perf_counter()
+        self._open: list[Span] = []
+        self._spans: list[Span] = []
+        self._memory = _PeakMemory()
+        self._device_peak = device_peak
+        self._lock = Lock()
+        self.listener = listener
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Span]:
+        """Time what runs inside; stages nest."""
+        path = "/".join([self._open[-1].path, name] if self._open else [name])
+        self._credit_peak()
+        self._memory.restart()
+        span = Span(path, time.perf_counter() - self._origin)
+        self._open.append(span)
+        self._spans.append(span)
+        if self.listener:
+            self.listener.started(path)
+        try:
+            yield span
+        finally:
+            self._credit_peak()
+            span.seconds = time.perf_counter() - self._origin - span.start_s
+            self._open.pop()
+            if self.listener:
+                self.listener.ended(path, span.seconds)
+
+    def put(self, n_bytes: int) -> None:
+        """Count bytes put on the device in every stage now open."""
+        with self._lock:
+            for span in self._open:
+                span.put_bytes += n_bytes
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell the listener how far the innermost stage is."""
+        if self.listener and self._open:
+            self.listener.advanced(self._open[-1].path, done, total)
+
+    def spans(self) -> list[Span]:
+        """All stages in the order they began."""
+        return list(self._spans)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """All stages as JSON-ready dictionaries."""
+        return [asdict(span) for span in self._spans]
+
+    def chrome_trace(self) -> dict[str, Any]:
+        """Return the stages in the trace-event format that Perfetto and chrome://tracing open."""
+        events = [
+            {
+                "name": span.path.rsplit("/", 1)[-1],
+                "cat": "gpubench",
+                "ph": "X",
+                "ts": span.start_s * 1e6,
+                "dur": span.seconds * 1e6,
+                "pid": 1,
+                "tid": 1,
+                "args": {"path": span.path, "put_bytes": span.put_bytes, "peak_bytes": span.peak_bytes},
+            }
+            for span in self._spans
+        ]
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+    def _credit_peak(self) -> None:
+        peak = self._device_peak() if self._device_peak else self._memory.read_bytes()
+        if peak is None:
+            return
+        for span in self._open:
+            span.peak_bytes = max(span.peak_bytes or 0, peak)
