@@ -1,0 +1,83 @@
+"""Fixtures that every test may use: the engines, the real data, small synthetic cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+from hypothesis import settings
+
+from gpubench.engines import ENGINES, get_engine
+from gpubench.engines.base import Engine
+from gpubench.errors import EngineUnavailable
+
+# Runs on shared machines take their time; what is generated must not change between two runs of the same commit in CI.
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        action="append",
+        choices=ENGINES,
+        help="run the tests of the engines on this one (may be repeated); it must start. Default: every engine that starts",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine_name" in metafunc.fixturenames:
+        metafunc.parametrize("engine_name", _engine_names(metafunc.config), scope="session")
+
+
+def _engine_names(config: pytest.Config) -> list[str]:
+    """Engines to test. One that was named is not skipped where it cannot start: its tests are errors."""
+    named: list[str] | None = config.getoption("--engine")
+    return named or [name for name in ENGINES if _starts(name)]
+
+
+def _starts(name: str) -> bool:
+    try:
+        get_engine(name)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def engine(engine_name: str) -> Engine:
+    """An engine with the default seed and threads; a test that takes it runs once for each engine."""
+    return get_engine(engine_name)
+
+
+@pytest.fixture(scope="session")
+def start_engine(engine_name: str) -> Callable[..., Engine]:
+    """Start another engine of the same kind: `start_engine(threads=1, seed=7)`."""
+    return lambda **options: get_engine(engine_name, **options)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real cells (h5ad files)."""
+    beside_checkout = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("GPUBENCH_DATA", beside_checkout))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found: no folder {folder}; set GPUBENCH_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_cells() -> Cells:
+    """400 cells x 10 dimensions: overlapping labels of uneven size, shifted batches, a time course, duplicates."""
+    return make_cells(400, 10, n_labels=6, n_batches=3, seed=0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of random numbers, seeded."""
+    return np.random.default_rng(0)
