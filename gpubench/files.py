@@ -1,0 +1,79 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from gpubench.errors import InputError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there or choose another folder",
+    errno.EDQUOT: "free some space there or choose another folder",
+    errno.EFBIG: "raise the file-size limit or choose another folder",
+    errno.ENOENT: "make the folder first or choose another one",
+    errno.ENOTDIR: "a part of that path is a file; choose another folder",
+    errno.EISDIR: "a folder has that name; move it away or choose another name",
+}
+_NO_PERMISSION = "choose a folder that you may write to"
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a temporary name in its folder, then rename it.
+
+    A write that fails or is interrupted leaves an older file of that name as it was, and no temporary file.
+
+    Parameters
+    ----------
+    path : the file; a link is followed, so that what it points to is replaced
+    write : gets the open binary file
+
+    Raises
+    ------
+    InputError
+        The file cannot be written: no such folder, no permission, full disk.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            # os.open rather than tempfile: the file gets the permissions that any new file of the user's has.
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(target.parent, error, f"{target.name} cannot be written to {target.parent}") from error
+
+
+def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:
+    """Make sure that files can be written to a folder, without leaving a trace.
+
+    A folder that does not exist yet is not made: the nearest one above it is tried.
+
+    Raises
+    ------
+    InputError
+        It is a file, or a file cannot be made there; `name` is the argument that the message names.
+    """
+    folder = Path(folder)
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise _cannot_write(nearest, error, f"{name}={str(folder)!r} cannot be written") from error
+
+
+def _cannot_write(folder: Path, error: OSError, what: str) -> InputError:
+    remedy = _REMEDIES.get(error.errno or 0, _NO_PERMISSION)
+    return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}")

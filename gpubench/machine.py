@@ -1,0 +1,92 @@
+"""Facts about the machine and what is installed, found without importing any of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "scikit-learn",
+    "scikit-learn-intelex",
+    "faiss-cpu",
+    "faiss-gpu-cu12",
+    "igraph",
+    "threadpoolctl",
+    "anndata",
+    "h5py",
+    "zarr",
+    "pandas",
+    "pyarrow",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "cuml-cu12",
+    "cuml-cu13",
+)
+"""Distributions that a number may depend on."""
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution, None where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of those of `PACKAGES` that are installed."""
+    found = ((name, package_version(name)) for name in PACKAGES)
+    return {name: version for name, version in found if version is not None}
+
+
+def cpu_model() -> str:
+    """The processor in words."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        return run_briefly("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def total_memory_bytes() -> int | None:
+    """Memory of the machine, None where the system does not say."""
+    if sys.platform == "win32":  # no sysconf there
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that can be had without swapping, None where the system does not say."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def run_briefly(*command: str, timeout_s: float = 5.0) -> str | None:
+    """Output of a short command; None where the program is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,197 @@
+"""What a run gives back: every number with what it is made of, and how to keep it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench import rows, table
+from gpubench.errors import InputError
+from gpubench.files import write_atomically
+from gpubench.types import MetricResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+"""Version of the layout of `results.json`."""
+
+_WIDTH = 100
+_ROWS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of a run.
+
+    Attributes
+    ----------
+    results : one row a number, in the order in which they were computed
+    provenance : versions, machine, engine, seed, options and data (see `gpubench.provenance`)
+    timeline : stages with seconds, bytes put on the device and peak memory
+    skipped : tasks left out, each {"task", "reason"}
+    failures : tasks that failed, each {"task", "embedding", "error"}; what they had finished is in `results`
+    interrupted : whether the run was stopped before its end
+    """
+
+    results: list[MetricResult]
+    provenance: dict[str, Any]
+    timeline: list[dict[str, Any]]
+    skipped: list[dict[str, str]]
+    failures: list[dict[str, str]]
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        """Hold every value to what a score may be: a finite number, or NaN with a reason."""
+        object.__setattr__(self, "results", [rows.finite_or_undefined(row) for row in self.results])
+
+    def value(self, metric: str, **filters: Any) -> float:
+        """Return the value of one metric.
+
+        Parameters
+        ----------
+        metric : its id
+        filters : embedding, task, or parameters such as classifier="lr", where the metric has several rows
+
+        Raises
+        ------
+        InputError
+            No row matches, or more than one.
+
+        Examples
+        --------
+        >>> result.value("mean_fold_accuracy", classifier="lr")  # doctest: +SKIP
+        0.8514
+        """
+        wanted = {"metric": metric, **filters}
+        found = [row for row in self.results if all(_get(row, key) == wish for key, wish in wanted.items())]
+        if len(found) == 1:
+            return found[0].value
+        call = f"value({', '.join([repr(metric), *(f'{key}={wish!r}' for key, wish in filters.items())])})"
+        if not found:
+            known = ", ".join(dict.fromkeys(row.metric for row in self.results)) or "none"
+            raise InputError(f"{call}: no such row in this result; its metrics are: {known}")
+        fields_apart = [key for key in ("embedding", "task") if len({_get(row, key) for row in found}) > 1]
+        apart = ", ".join([*fields_apart, *rows.telling_params(found)])
+        raise InputError(f"{call}: {len(found)} rows match; tell them apart by {apart}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.
+
+        A parameter with the name of a field gets the prefix "param_"; a row without a parameter has a missing value.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(rows.to_columns(self.results))
+        return frame.astype({"value": float, "stderr": float, "n": int, "seconds": float, "approximate": bool})
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a JSON file, whole or not at all. An undefined value (NaN) is null there.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        content = {
+            "schema": SCHEMA,
+            "provenance": rows.plain(self.provenance),
+            "results": [rows.to_dict(row) for row in self.results],
+            "timeline": rows.plain(self.timeline),
+            "skipped": rows.plain(self.skipped),
+            "failures": rows.plain(self.failures),
+            "interrupted": self.interrupted,
+        }
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Result:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        InputError
+            The file cannot be read, or is not a result of gpubench of a schema that this version knows.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"path={str(path)!r} cannot be read: {error.strerror}; check the name") from error
+        except ValueError as error:
+            raise InputError(f"path={str(path)!r} is not a JSON file ({error}); pass a results.json") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise InputError(f"path={str(path)!r} has schema {schema!r}; this version of gpubench reads schema {SCHEMA}")
+        try:
+            rest = {field.name: content[field.name] for field in fields(cls) if field.name != "results"}
+            return cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"path={str(path)!r} is not a whole result ({error!r}); score again") from error
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        columns = rows.to_columns(self.results)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for cells in zip(*columns.values(), strict=True):
+            writer.writerow([rows.plain(cell) for cell in cells])
+        write_atomically(path, lambda file: file.write(_encode(text.getvalue())))
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows of `to_frame` to a Parquet file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {
+            **dict.fromkeys(("embedding", "task", "metric", "note"), pa.string()),
+            **dict.fromkeys(("value", "stderr", "seconds"), pa.float64()),
+            "n": pa.int64(),
+            "approximate": pa.bool_(),
+        }
+        columns = rows.to_columns(self.results)
+        content = pa.table({name: pa.array(cells, types.get(name)) for name, cells in columns.items()})
+        write_atomically(path, lambda file: pq.write_table(content, file))
+
+    def __str__(self) -> str:
+        head = f"gpubench result: {self._summary()}"
+        body = table.to_text(self.results, self.skipped, self.failures, width=_WIDTH, limit=_ROWS_SHOWN)
+        return f"{head}\n\n{body}" if body else head
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        body = table.to_html(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        return f"<p>gpubench result: {self._summary()}</p>\n{body}"
+
+    def _summary(self) -> str:
+        embeddings = len({row.embedding for row in self.results})
+        scores = f"{len(self.results)} scores of {embeddings} embedding{'' if embeddings == 1 else 's'}"
+        return f"{scores}, interrupted" if self.interrupted else scores
+
+
+def _get(row: MetricResult, key: str) -> Any:
+    return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; what it cannot hold, such as half a character of a damaged file name, is written as an escape."""
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,94 @@
+"""Rows of a result as JSON values and as the columns of a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from gpubench.types import MetricResult
+
+FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
+"""Columns that every table of results has; a column for each parameter follows."""
+
+
+def plain(value: Any) -> Any:
+    """Convert a value to what JSON can hold: NumPy scalars and arrays to Python's, NaN to None.
+
+    Raises
+    ------
+    TypeError
+        There is no JSON for it.
+    """
+    if hasattr(value, "tolist"):  # a NumPy scalar or array, recognised without importing NumPy
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no place in a result: {value!r}")
+
+
+def to_dict(row: MetricResult) -> dict[str, Any]:
+    """Make the JSON object of a row."""
+    return {name: plain(value) for name, value in asdict(row).items()}
+
+
+def from_dict(row: Mapping[str, Any]) -> MetricResult:
+    """Make the row of a JSON object; its value is NaN where the object has null."""
+    return MetricResult(**{**row, "value": math.nan if row["value"] is None else row["value"]})
+
+
+def finite_or_undefined(row: MetricResult) -> MetricResult:
+    """Return the row as it is; an infinite value, as a scorer of the user's may give, becomes NaN with that reason."""
+    if not math.isinf(row.value):
+        return row
+    reason = f"undefined: the value was {row.value}"
+    return replace(row, value=math.nan, note=f"{row.note}; {reason}" if row.note else reason)
+
+
+def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
+    """Turn rows into columns: those of `FIELDS`, then one for each parameter that any row has.
+
+    A parameter with the name of a field gets the prefix "param_". Lists and mappings are written as JSON; a parameter
+    that is text in one row and a number in another is text in all.
+    """
+    columns: dict[str, list[Any]] = {name: [_scalar(getattr(row, name)) for row in results] for name in FIELDS}
+    for name in param_keys(results):
+        column = f"param_{name}" if name in FIELDS else name
+        columns[column] = _one_type([_scalar(plain(row.params.get(name))) for row in results])
+    return columns
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1:
+        return values
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
+
+
+def param_keys(results: Iterable[MetricResult]) -> tuple[str, ...]:
+    """Names of all parameters of some rows, in the order in which they first appear."""
+    return tuple(dict.fromkeys(key for row in results for key in row.params))
+
+
+def telling_params(results: Sequence[MetricResult]) -> tuple[str, ...]:
+    """Names of those parameters whose values differ between some rows of one metric."""
+    return tuple(key for key in param_keys(results) if len({repr(row.params.get(key)) for row in results}) > 1)
