@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gpubench.engines.embedding import Embedding
 from gpubench.metrics._metric import Metric
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpubench.data.perturbation import PerturbationData
     from gpubench.engines.base import Engine
 
+T = TypeVar("T")
 Need = Literal["label", "batch", "time", "species", "predictions"]
 
 
@@ -103,6 +104,13 @@ class Task:
     run: Callable[[TaskInput], Iterator[MetricResult]]
     knn_k: Callable[[Options], int] = lambda options: 0
     baseline: Literal["pca", "expression"] | None = "pca"
+
+
+def require(value: T | None) -> T:
+    """Return an input that the runner has made sure of."""
+    if value is None:
+        raise ValueError("the task was started without an input that it declares in `needs`")
+    return value
 
 
 def measure(given: TaskInput, task: str, metric: Metric, *args: Any, **kwargs: Any) -> MetricResult:

@@ -1,0 +1,185 @@
+"""The CPU engine: NumPy and BLAS tiles, compiled kernels, igraph and scikit-learn, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.data import FiniteCheck, as_rows
+from gpubench.engines import cpu_graph, cpu_neighbors, cpu_silhouette, planner
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.cpu_parallel import Workers, usable_cores
+from gpubench.errors import InputError
+from gpubench.timeline import Timeline
+from gpubench.types import Array, Graph, Knn, RowSource
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+ROWS_A_PIECE = 8192
+"""Rows that a worker takes at a time where a kernel does little for each."""
+
+
+class CpuEngine(Engine):
+    """Runs everything on the host; see `Engine` for what each operation computes.
+
+    Attributes
+    ----------
+    n_threads : worker threads; results have the same bits for any number of them
+    """
+
+    name = "cpu"
+    xp: ModuleType = np
+
+    def __init__(
+        self,
+        *,
+        seed: int = 42,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads}: at least one thread is needed")
+        self.seed = seed
+        self.n_threads = threads or usable_cores()
+        self.memory_bytes = memory_bytes if memory_bytes is not None else planner.default_budget_bytes()
+        self.timeline = timeline or Timeline()
+        self.device = f"CPU, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self._workers = Workers(self.n_threads, self.timeline)
+        self._checked: dict[int, NDArray[np.float32]] = {}
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
+        """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""
+        if self._checked.get(id(x)) is x:
+            return x  # type: ignore[return-value]
+        with self.timeline.stage("put"):
+            source = as_rows(x, name)
+            n, d = source.shape
+            as_it_is = _usable_as_it_is(source)
+            array = source if as_it_is else np.empty((n, d), np.float32)
+            check = FiniteCheck(name)
+            step = planner.read_block_rows(d, source.dtype.itemsize)
+            for start in range(0, n, step):
+                stop = min(start + step, n)
+                block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
+                check.add(block, start)
+                if not as_it_is:
+                    array[start:stop] = block
+                self.timeline.advance(stop, n)
+            check.finish(n)
+            self.timeline.put(array.nbytes)
+        self._checked[id(array)] = array
+        return array
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        return np.asarray(x)
+
+    def knn(self, x: NDArray[np.float32], k: int) -> Knn:
+        """See `Engine.knn`."""
+        if not 1 <= k < len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        return cpu_neighbors.knn_between(x, x, k, self._workers)
+
+    def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
+        """See `Engine.knn_between`."""
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        # a view, so that asking an array about itself finds each cell as its own nearest
+        return cpu_neighbors.knn_between(queries.view(), x, k, self._workers)
+
+    def silhouette_widths(
+        self,
+        x: NDArray[np.float32],
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+    ) -> NDArray[np.float64]:
+        """See `Engine.silhouette_widths`."""
+        return cpu_silhouette.silhouette_widths(x, clusters, groups, metric, self._workers, self.memory_bytes)
+
+    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+        """See `Engine.neighbor_entropy`."""
+        from gpubench.engines import cpu_kernels
+
+        out = np.empty(len(codes))
+        self._over_rows(len(codes), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, codes, n_codes, a, b, out))
+        return out
+
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_value_distance`."""
+        from gpubench.engines import cpu_kernels
+
+        counts = np.full(len(values), knn.k, np.int64) if k_per_cell is None else k_per_cell
+        out = np.empty(len(values))
+        self._over_rows(
+            len(values), lambda a, b: cpu_kernels.neighbor_value_distance(knn.indices, values, counts, a, b, out)
+        )
+        return out
+
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`."""
+        from gpubench.engines import cpu_kernels
+
+        n, k = knn.indices.shape
+        mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
+        memberships = np.empty((n, k))
+        self._over_rows(n, lambda a, b: cpu_kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
+        return cpu_graph.symmetrise(knn.indices, memberships)
+
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`."""
+        return cpu_graph.leiden(graph, resolution, n_iterations, self.seed)
+
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """See `Engine.contingency`."""
+        pairs = rows.astype(np.int64) * n_columns + columns
+        return np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
+
+    def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """See `Engine.rank`."""
+        order = np.argsort(values, axis=1, kind="stable")
+        ordered = np.take_along_axis(values, order, axis=1)
+        ranks = np.empty(values.shape)
+        for row_order, row, out in zip(order, ordered, ranks, strict=True):
+            starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
+            sizes = np.diff(np.append(starts, len(row)))
+            out[row_order] = np.repeat(starts + (sizes + 1) / 2, sizes)
+        return ranks
+
+    def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`."""
+        order = np.argsort(codes, kind="stable")
+        sizes = np.bincount(codes, minlength=n_groups)
+        means = np.full((n_groups, x.shape[1]), np.nan)
+        for group, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
+            if len(rows):
+                means[group] = x[rows].mean(axis=0, dtype=np.float64)
+        return means
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`."""
+        from gpubench.engines.cpu_classifiers import make_classifier
+
+        return make_classifier(self, kind, **params)
+
+    def _over_rows(self, n: int, kernel: Callable[[int, int], None]) -> None:
+        """Run a kernel over pieces of the n rows on all threads."""
+        self._workers.run(range(0, n, ROWS_A_PIECE), lambda: lambda start: kernel(start, min(start + ROWS_A_PIECE, n)))
+
+
+def _usable_as_it_is(source: Any) -> bool:
+    return (
+        isinstance(source, np.ndarray)
+        and not isinstance(source, np.memmap)
+        and source.dtype == np.float32
+        and source.flags.c_contiguous
+    )

@@ -1,0 +1,81 @@
+"""Neighbour graphs on the CPU: UMAP's fuzzy connectivities, and Leiden communities through igraph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.types import Graph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def symmetrise(indices: NDArray[np.int32], memberships: NDArray[np.float64]) -> Graph:
+    """Join the memberships of both directions, w + w' - w w', into one undirected graph."""
+    from scipy.sparse import csr_array
+
+    n, k = indices.shape
+    indptr = np.arange(0, n * k + 1, k, dtype=np.int64)
+    directed = csr_array((memberships.ravel(), indices.ravel(), indptr), shape=(n, n))
+    reverse = directed.T.tocsr()
+    union = directed + reverse - directed * reverse
+    union.eliminate_zeros()
+    union.sort_indices()
+    return Graph(union.indptr.astype(np.int64), union.indices.astype(np.int32), union.data)
+
+
+def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
+    """Leiden communities by modularity, in order of decreasing size.
+
+    Both directions of an edge are handed over, as scanpy does: modularity is the same, and so is the walk of the seeded
+    algorithm.
+    """
+    import igraph
+
+    sources = np.repeat(np.arange(graph.n), np.diff(graph.indptr))
+    edges = np.column_stack([sources, graph.indices])
+    network = igraph.Graph(n=graph.n, edges=edges, directed=False)
+    igraph.set_random_number_generator(_IgraphRandom(seed))
+    try:
+        found = network.community_leiden(
+            objective_function="modularity",
+            weights=graph.weights.tolist(),
+            resolution=resolution,
+            n_iterations=n_iterations,
+        )
+    finally:
+        import random
+
+        igraph.set_random_number_generator(random)
+    return _by_size(np.asarray(found.membership))
+
+
+def _by_size(membership: NDArray[np.int64]) -> NDArray[np.int32]:
+    sizes = np.bincount(membership)
+    new_code = np.empty(len(sizes), np.int32)
+    new_code[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes), dtype=np.int32)
+    return new_code[membership]
+
+
+class _IgraphRandom:
+    """The random numbers that igraph asks for, from one seeded NumPy generator."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.RandomState(seed)  # noqa: NPY002 - the generator that published Leiden runs use
+
+    def getrandbits(self, k: int) -> int:
+        return int(self._random.tomaxint()) & ((1 << k) - 1)
+
+    def randint(self, a: int, b: int) -> int:
+        return int(self._random.randint(a, b + 1))
+
+    def random(self) -> float:
+        return float(self._random.random())
+
+    def gauss(self, mean: float, deviation: float) -> float:
+        return float(self._random.normal(mean, deviation))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._random, name)

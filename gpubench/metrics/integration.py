@@ -1,0 +1,66 @@
+"""Mixing of batches in neighbourhoods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.data import encode_labels
+from gpubench.engines.embedding import on_engine
+from gpubench.errors import InputError
+from gpubench.metrics._metric import metric
+from gpubench.types import Score
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+
+
+@metric("entropy_per_cell", "Entropy of batches per cell", bounds=(0, 1))
+def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Engine | str | None = None) -> Score:
+    r"""Mean entropy of the batches in each cell's neighbourhood, as a share of the largest possible.
+
+    .. math:: \frac{1}{n \log B} \sum_i -\sum_b p_{ib} \log p_{ib}
+
+    with p the share of batch b among the `n_neighbors` nearest cells, the cell itself counted.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, or an `Embedding`
+    labels : (n,) batches (or any labels), none missing
+    n_neighbors : cells in a neighbourhood, at least 2; cut to n with a note
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 where every neighbourhood holds all batches in equal shares.
+
+    Raises
+    ------
+    InputError
+        Fewer than two batches, `n_neighbors` below 2, missing labels, or a matrix that cannot be scored.
+
+    Notes
+    -----
+    Neighbours are exact. cz-benchmarks searches with HNSW, which misses about 1% of them.
+    """
+    embedding = on_engine(X, engine)
+    batches = encode_labels(labels, "batch", embedding.n)
+    if batches.n_classes < 2:
+        raise InputError(
+            f"{batches.key} has one value ({batches.names[0]!r}) in all {len(batches):,} rows; at least two are needed"
+        )
+    if n_neighbors < 2:
+        raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
+    used = min(n_neighbors, embedding.n)
+    note = "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"
+    knn = embedding.knn(used - 1)
+    entropy = embedding.engine.neighbor_entropy(knn, batches.codes, batches.n_classes)
+    return Score(
+        float(entropy.mean() / np.log(batches.n_classes)),
+        n=embedding.n,
+        note=note,
+        params={"n_neighbors": used},
+        approximate=not knn.exact,
+    )

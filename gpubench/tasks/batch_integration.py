@@ -1,0 +1,26 @@
+"""Are batches mixed within labels?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpubench.tasks._mixing import METRICS, knn_k, score_mixing
+from gpubench.tasks._task import Task, TaskInput
+from gpubench.types import MetricResult
+
+ID = "batch_integration"
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    yield from score_mixing(given, ID, given.batch)
+
+
+TASK = Task(
+    id=ID,
+    title="Batch integration",
+    question="Are batches mixed within labels?",
+    needs=("label", "batch"),
+    metrics=METRICS,
+    run=_run,
+    knn_k=knn_k,
+)

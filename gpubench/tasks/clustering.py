@@ -1,0 +1,38 @@
+"""Do clusters of the embedding match known labels?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
+from gpubench.tasks._task import Options, Task, TaskInput, measure, require
+from gpubench.types import MetricResult
+
+ID = "clustering"
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    embedding, label, options = require(given.embedding), require(given.label), given.options
+    clusters = leiden_clusters(
+        embedding,
+        n_neighbors=options.n_cluster_neighbors,
+        resolution=options.resolution,
+        n_iterations=options.n_iterations,
+    )
+    for metric in (adjusted_rand_index, normalized_mutual_info):
+        yield measure(given, ID, metric, label, clusters, engine=given.engine)
+
+
+def _knn_k(options: Options) -> int:
+    return options.n_cluster_neighbors - 1
+
+
+TASK = Task(
+    id=ID,
+    title="Clustering",
+    question="Do clusters of the embedding match known labels?",
+    needs=("label",),
+    metrics=("adjusted_rand_index", "normalized_mutual_info"),
+    run=_run,
+    knn_k=_knn_k,
+)

@@ -1,0 +1,27 @@
+"""Are species aligned?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpubench.tasks._mixing import METRICS, knn_k, score_mixing
+from gpubench.tasks._task import Task, TaskInput
+from gpubench.types import MetricResult
+
+ID = "cross_species_integration"
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    yield from score_mixing(given, ID, given.species)
+
+
+TASK = Task(
+    id=ID,
+    title="Cross-species integration",
+    question="Are species aligned in the embedding?",
+    needs=("label", "species"),
+    metrics=METRICS,
+    run=_run,
+    knn_k=knn_k,
+    baseline=None,
+)

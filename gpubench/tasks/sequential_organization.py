@@ -1,0 +1,42 @@
+"""Is the order of time points kept?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpubench.metrics.sequential import DENSITY_NEIGHBORS, sequential_alignment
+from gpubench.metrics.silhouette import silhouette_label
+from gpubench.tasks._task import Options, Task, TaskInput, measure, require
+from gpubench.types import MetricResult
+
+ID = "sequential_organization"
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    embedding, options = require(given.embedding), given.options
+    yield measure(given, ID, silhouette_label, embedding, require(given.time_label))
+    yield measure(
+        given,
+        ID,
+        sequential_alignment,
+        embedding,
+        require(given.time),
+        k=options.k,
+        normalize=options.normalize,
+        adaptive_k=options.adaptive_k,
+    )
+
+
+def _knn_k(options: Options) -> int:
+    return max(DENSITY_NEIGHBORS, 2 * options.k) if options.adaptive_k else options.k
+
+
+TASK = Task(
+    id=ID,
+    title="Sequential organization",
+    question="Is the order of time points kept in the embedding?",
+    needs=("time",),
+    metrics=("silhouette_score", "sequential_alignment"),
+    run=_run,
+    knn_k=_knn_k,
+)
