@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--engine",
         action="append",
         choices=ENGINES,
-        help="run the tests of the engines on this one (may be repeated); it must start. Default: every engine that starts",
+        help="test the engines on this one, which must start (may be repeated). Default: every engine that starts",
     )
 
 
@@ -41,6 +42,7 @@ def _engine_names(config: pytest.Config) -> list[str]:
     return named or [name for name in ENGINES if _starts(name)]
 
 
+@cache
 def _starts(name: str) -> bool:
     try:
         get_engine(name)

@@ -1,8 +1,8 @@
 """The oracle: every operation and metric by its definition, in float64 NumPy, as plainly as it can be written.
 
-Nothing here is fast, nothing is cut into blocks, and nothing of gpubench is imported: agreement with it means something only
-while the two share no code. Functions take codes (integers 0 ... L - 1) and (n, d) arrays. Where a value is undefined they
-return NaN.
+Nothing here is fast, nothing is cut into blocks, and nothing of gpubench is imported: agreement with it means something
+only while the two share no code. Functions take codes (integers 0 ... L - 1) and (n, d) arrays. Where a value is
+undefined they return NaN.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Ints = NDArray[np.int64]
 def distances(x: ArrayLike, y: ArrayLike, metric: str = "euclidean") -> Floats:
     """d_ij = |x_i - y_j|, or 1 - cos(x_i, y_j) where the cosine with a zero vector is 0; (m, n)."""
     x, y = np.ascontiguousarray(x, np.float64), np.ascontiguousarray(y, np.float64)
-    if metric == "euclidean":
-        # A sum over each row of its own: equal rows of y get equal bits, so ties stay ties.
-        return np.array([np.sqrt(((y - row) ** 2).sum(axis=1)) for row in x]).reshape(len(x), len(y))
     if metric == "cosine":
-        return 1 - _unit_rows(x) @ _unit_rows(y).T
-    raise ValueError(metric)
+        # 1 - cos = |u - v|^2 / 2 of unit vectors loses nothing where two cells point almost the same way.
+        zero = ~x.any(axis=1)[:, None] | ~y.any(axis=1)
+        return np.where(zero, 1, distances(_unit_rows(x), _unit_rows(y)) ** 2 / 2)
+    # A sum over each row of its own: equal rows of y get equal bits, so ties stay ties.
+    return np.array([np.sqrt(((y - row) ** 2).sum(axis=1)) for row in x]).reshape(len(x), len(y))
 
 
 def _unit_rows(x: Floats) -> Floats:
@@ -52,7 +52,7 @@ def _nearest(d: Floats, k: int) -> tuple[Ints, Floats]:
     return indices, np.take_along_axis(d, indices, axis=1)
 
 
-# Silhouette: Rousseeuw (1987)
+# Silhouette, after Rousseeuw 1987
 
 
 def silhouette_widths(
@@ -64,11 +64,12 @@ def silhouette_widths(
     widths = np.full(len(x), np.nan)
     for group in np.unique(groups):
         inside = np.flatnonzero(groups == group)
-        widths[inside] = _silhouette_widths_of_all(distances(x[inside], x[inside], metric), clusters[inside])
+        widths[inside] = silhouette_widths_from(distances(x[inside], x[inside], metric), clusters[inside])
     return widths
 
 
-def _silhouette_widths_of_all(d: Floats, clusters: NDArray[np.integer]) -> Floats:
+def silhouette_widths_from(d: Floats, clusters: NDArray[np.integer]) -> Floats:
+    """Silhouette widths of cells whose distances are d."""
     present, own, size = np.unique(clusters, return_inverse=True, return_counts=True)
     if len(present) == 1:
         return np.full(len(d), np.nan)
@@ -131,7 +132,8 @@ def neighbor_value_distance(indices: ArrayLike, values: ArrayLike, k_per_cell: A
     """Mean |t_i - t_j| over the first k_i neighbours j of each cell i."""
     indices, values = np.asarray(indices), np.asarray(values, np.float64)
     counts = np.full(len(values), indices.shape[1]) if k_per_cell is None else np.asarray(k_per_cell)
-    return np.array([np.abs(values[i] - values[row[:k]]).mean() for i, (row, k) in enumerate(zip(indices, counts))])
+    rows = zip(values, indices, counts, strict=True)
+    return np.array([np.abs(value - values[row[:k]]).mean() for value, row, k in rows])
 
 
 def expected_distance(values: ArrayLike) -> float:
@@ -144,9 +146,9 @@ def expected_distance(values: ArrayLike) -> float:
 def adaptive_k(x: ArrayLike, k: int) -> Ints:
     """Neighbours that count for each cell: half of k where cells are dense, twice k where they are sparse.
 
-    Density is the inverse of the distance to the m-th nearest cell, the cell itself being the first; it is scaled to [0, 1]
-    between its 10th and 90th percentile. Halves round to even, and the result is clipped to [3, min(50, n // 2)], or is 3
-    where that is empty.
+    Density is the inverse of the distance to the m-th nearest cell, the cell itself being the first; it is scaled to
+    [0, 1] between its 10th and 90th percentile. Halves round to even, and the result is clipped to
+    [3, min(50, n // 2)], or is 3 where that is empty.
     """
     n = len(np.asarray(x))
     m = max(2, min(30, max(3 * k, n // 4), n - 1))
@@ -171,7 +173,7 @@ def sequential_alignment(
     return float(np.clip(1 - mean / expected_distance(time), 0, 1)) if normalize else float(mean)
 
 
-# Graphs: McInnes, Healy & Melville (2018); Newman (2006)
+# Graphs, after McInnes, Healy & Melville 2018 and Newman 2006
 
 MIN_SIGMA_TO_MEAN_DISTANCE = 1e-3
 
@@ -180,8 +182,8 @@ def fuzzy_graph(indices: ArrayLike, knn_distances: ArrayLike) -> Floats:
     """UMAP's fuzzy simplicial set, dense (n, n): w_ij = exp(-(d_ij - rho_i) / sigma_i), then w + w' - w w'.
 
     rho_i is the smallest positive distance of i. sigma_i makes the k memberships sum to log2(k + 1), by bisection until
-    float64 has nothing more to give, and is at least a thousandth of the mean distance over the k neighbours and the cell
-    itself (over all cells where i has no positive distance).
+    float64 has nothing more to give, and is at least a thousandth of the mean distance over the k neighbours and the
+    cell itself (over all cells where i has no positive distance).
     """
     indices, d = np.asarray(indices), np.asarray(knn_distances, np.float64)
     n, k = d.shape
@@ -215,7 +217,7 @@ def modularity(weights: ArrayLike, codes: ArrayLike, resolution: float = 1.0) ->
 def contingency(rows: ArrayLike, columns: ArrayLike, n_rows: int, n_columns: int) -> Ints:
     """Cells of each pair of codes."""
     counts = np.zeros((n_rows, n_columns), np.int64)
-    for row, column in zip(np.asarray(rows), np.asarray(columns)):
+    for row, column in zip(np.asarray(rows), np.asarray(columns), strict=True):
         counts[row, column] += 1
     return counts
 

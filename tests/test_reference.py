@@ -114,8 +114,8 @@ def test_modularity_of_two_triangles() -> None:
 
 
 def test_fuzzy_graph_by_hand() -> None:
-    # Cell 0 sees neighbours at 0 (a copy), 1 and 3: rho = 1, and 1 + 1 + exp(-2 / sigma) = log2(4) is reached only as sigma
-    # goes to 0, so that sigma is its floor and the third membership is nothing.
+    # Cell 0 sees neighbours at 0 (a copy), 1 and 3: rho = 1, and 1 + 1 + exp(-2 / sigma) = log2(4) is reached only as
+    # sigma goes to 0, so that sigma is its floor and the third membership is nothing.
     indices, d = [[1, 2, 3], [0, 2, 3], [0, 1, 3], [2, 0, 1]], [[0, 1, 3], [0, 1, 3], [1, 1, 2], [2, 3, 3]]
     w = reference.fuzzy_graph(indices, d)
     assert_allclose(w, w.T)

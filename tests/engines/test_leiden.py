@@ -1,0 +1,99 @@
+"""`Engine.leiden`: what every good partition must satisfy, as there is no single right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import reference
+from cells import make_cells
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from gpubench.engines.base import Engine
+from gpubench.types import Graph
+
+
+def to_graph(engine: Engine, weights: NDArray[np.float64]) -> Graph:
+    """CSR of dense symmetric weights."""
+    rows, columns = np.nonzero(weights)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(weights)))])
+    arrays = indptr.astype(np.int64), columns.astype(np.int32), weights[rows, columns]
+    return Graph(*(engine.xp.asarray(a) for a in arrays))
+
+
+def planted(sizes: list[int], inside: float, across: float, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Weights with blocks of dense edges, and the block of each cell, in random order."""
+    block = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    share = np.where(block[:, None] == block, inside, across)
+    upper = np.triu(rng.random(share.shape) < share, 1) * rng.uniform(0.5, 1, share.shape)
+    return upper + upper.T, block
+
+
+def check_codes(codes: NDArray[np.int32], n: int) -> None:
+    assert codes.dtype == np.int32
+    assert codes.shape == (n,)
+    sizes = np.bincount(codes)
+    assert (np.diff(sizes) <= 0).all(), "codes are not in order of decreasing size"
+    assert sizes.min() > 0
+
+
+def test_separate_cliques_are_found(engine: Engine) -> None:
+    block = np.repeat([0, 1, 2, 3], [9, 7, 5, 3])
+    weights = (block[:, None] == block) - np.eye(24)
+    codes = engine.leiden(to_graph(engine, weights))
+    assert_array_equal(codes, block)
+
+
+@pytest.mark.parametrize("sizes", [[80, 60, 40, 20], [50] * 6])
+def test_planted_blocks_are_found(engine: Engine, sizes: list[int], rng: np.random.Generator) -> None:
+    weights, block = planted(sizes, 0.5, 0.02, rng)
+    codes = engine.leiden(to_graph(engine, weights))
+    check_codes(codes, len(block))
+    assert reference.adjusted_rand_index(codes, block) == 1
+
+
+def test_modularity_is_no_worse_than_that_of_the_labels(engine: Engine) -> None:
+    cells = make_cells(800, 10, duplicates=0.02, seed=1)
+    graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
+    codes = engine.leiden(graph)
+    check_codes(codes, cells.n)
+    weights = reference.fuzzy_graph(*reference.knn(cells.x, 14))
+    assert reference.modularity(weights, codes) >= reference.modularity(weights, cells.label)
+
+
+def test_resolution_and_iterations_count(engine: Engine) -> None:
+    graph = engine.fuzzy_graph(engine.knn(engine.put(make_cells(500, 10, seed=2).x), 14))
+    n_communities = [engine.leiden(graph, resolution=r).max() + 1 for r in (0.05, 1.0, 20.0)]
+    assert n_communities[0] < n_communities[1] < n_communities[2]
+    check_codes(engine.leiden(graph, n_iterations=1), 500)
+
+
+def test_weights_count(engine: Engine) -> None:
+    # A ring of six, heavy on every second edge: only the weights say which pairs belong together.
+    weights = np.zeros((6, 6))
+    for i in range(6):
+        weights[i, (i + 1) % 6] = weights[(i + 1) % 6, i] = 10.0 if i % 2 else 0.1
+    codes = engine.leiden(to_graph(engine, weights))
+    assert codes[1] == codes[2] != codes[3] == codes[4] != codes[5] == codes[0]
+
+
+def test_cells_without_edges_are_alone(engine: Engine) -> None:
+    weights = np.zeros((5, 5))
+    weights[1, 3] = weights[3, 1] = 1
+    codes = engine.leiden(to_graph(engine, weights))
+    check_codes(codes, 5)
+    assert codes[1] == codes[3] == 0
+    assert len(set(codes.tolist())) == 4
+
+
+def test_the_seed_decides(start_engine: Callable[..., Engine]) -> None:
+    # Cells without structure have many partitions of nearly the same modularity.
+    x = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    codes = []
+    for seed in (1, 1, 2):
+        engine = start_engine(seed=seed)
+        codes.append(engine.leiden(engine.fuzzy_graph(engine.knn(engine.put(x), 14))))
+    assert_array_equal(codes[0], codes[1])
+    assert (codes[0] != codes[2]).any()

@@ -1,0 +1,60 @@
+"""The same seed gives the same bits: run twice, and with another number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+
+from gpubench.engines.base import Engine
+
+# Several blocks for each of three threads, and a last one that is not full.
+N = 3_001
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(N, 20, n_labels=12, n_batches=4, seed=5)
+
+
+def silhouette(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    x = engine.put(cells.x)
+    return [engine.silhouette_widths(x, cells.label), engine.silhouette_widths(x, cells.batch, cells.label)]
+
+
+def silhouette_cosine(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    return [engine.silhouette_widths(engine.put(cells.x), cells.batch, cells.label, "cosine")]
+
+
+def knn(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    x = engine.put(cells.x)
+    found = engine.knn(x, 30), engine.knn_between(x[:701], x, 30)
+    return [engine.to_host(a) for knn in found for a in (knn.indices, knn.distances)]
+
+
+def neighborhoods(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    knn = engine.knn(engine.put(cells.x), 30)
+    counts = np.arange(N) % 30 + 1
+    return [engine.neighbor_entropy(knn, cells.batch, 4), engine.neighbor_value_distance(knn, cells.time, counts)]
+
+
+def clusters(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
+    return [engine.to_host(graph.weights), engine.leiden(graph)]
+
+
+def tables(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    x = engine.put(cells.x)
+    return [engine.group_means(x, cells.label, 12), engine.to_host(engine.rank(engine.xp.ascontiguousarray(x.T)))]
+
+
+@pytest.mark.parametrize("compute", [silhouette, silhouette_cosine, knn, neighborhoods, clusters, tables])
+def test_same_bits(
+    start_engine: Callable[..., Engine], cells: Cells, compute: Callable[[Engine, Cells], list[np.ndarray]]
+) -> None:
+    one_thread = [a.tobytes() for a in compute(start_engine(threads=1), cells)]
+    for threads in (1, 2, 3):
+        again = [a.tobytes() for a in compute(start_engine(threads=threads), cells)]
+        assert again == one_thread, f"other bits with {threads} threads"

@@ -1,0 +1,62 @@
+"""`Engine.contingency`, `Engine.rank` and `Engine.group_means` against the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.testing import assert_allclose, assert_array_equal
+
+from gpubench.engines.base import Engine
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 257, 2049])
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(1, 1), (3, 5), (2, 300), (700, 700)])
+def test_contingency(engine: Engine, n: int, n_rows: int, n_columns: int, rng: np.random.Generator) -> None:
+    rows = rng.integers(0, n_rows, n).astype(np.int32)
+    columns = rng.integers(0, n_columns, n).astype(np.int32)
+    counts = engine.contingency(rows, columns, n_rows, n_columns)
+    assert counts.dtype == np.int64
+    assert_array_equal(counts, reference.contingency(rows, columns, n_rows, n_columns))
+
+
+# A few values many times over, so that most ranks are shared; with both zeros, which are equal.
+values = st.sampled_from([-1e300, -2.0, -1.0, -0.0, 0.0, 1e-300, 1.0, 2.0, 3.0, 1e300])
+
+
+@given(arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=30), elements=values))
+def test_rank_of_any_values(engine: Engine, table: np.ndarray) -> None:
+    ranks = engine.to_host(engine.rank(engine.xp.asarray(table)))
+    assert ranks.dtype == np.float64
+    assert_array_equal(ranks, [reference.average_ranks(row) for row in table])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("n", [1, 2, 64, 65, 1025])
+def test_rank_of_rows(engine: Engine, n: int, dtype: type, rng: np.random.Generator) -> None:
+    table = rng.integers(0, 40, (7, n)).astype(dtype)
+    ranks = engine.to_host(engine.rank(engine.xp.asarray(table)))
+    assert_array_equal(ranks, [reference.average_ranks(row) for row in table])
+
+
+@pytest.mark.parametrize("d", [1, 3, 64, 513])
+@pytest.mark.parametrize("n", [1, 2, 65, 1025])
+def test_group_means(engine: Engine, n: int, d: int, rng: np.random.Generator) -> None:
+    x = (rng.normal(size=(n, d)) * 10.0 ** rng.integers(-3, 4, d)).astype(np.float32)
+    codes = rng.integers(0, 5, n).astype(np.int32)
+    means = engine.group_means(engine.put(x), codes, 7)  # 5 and 6 are empty
+    assert means.dtype == np.float64
+    exact = reference.group_means(x, codes, 7)
+    assert_array_equal(np.isnan(means), np.isnan(exact))
+    assert_allclose(means, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_group_means_are_summed_in_float64(engine: Engine) -> None:
+    # In float32 the ones would vanish beside 2^25.
+    x = np.ones((1001, 2), np.float32)
+    x[0] = 2**25
+    means = engine.group_means(engine.put(x), np.zeros(1001, np.int32), 1)
+    assert_array_equal(means, np.full((1, 2), (2**25 + 1000) / 1001))
