@@ -1,1 +1,57 @@
-"""gpubench: metrics for single-cell embeddings."""
+"""gpubench: how good an embedding of single cells is, in numbers that can be trusted.
+
+>>> import gpubench as gb
+>>> result = gb.score("data.h5ad", embeddings=["X_pca"], label="cell_type", batch="donor")  # doctest: +SKIP
+>>> gb.metrics.silhouette_label(X, labels)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpubench import data, metrics, tasks
+    from gpubench.engines import get_engine
+    from gpubench.errors import EngineUnavailable, GpubenchError, InputError
+    from gpubench.result import Result
+    from gpubench.run import score
+
+__all__ = [
+    "EngineUnavailable",
+    "GpubenchError",
+    "InputError",
+    "Result",
+    "data",
+    "get_engine",
+    "metrics",
+    "score",
+    "tasks",
+]
+
+__version__ = "0.1.0"
+
+# name -> module; what is here is loaded when it is first used, so that `import gpubench` costs nothing
+_LAZY = {
+    "score": "gpubench.run",
+    "Result": "gpubench.result",
+    "get_engine": "gpubench.engines",
+    "EngineUnavailable": "gpubench.errors",
+    "GpubenchError": "gpubench.errors",
+    "InputError": "gpubench.errors",
+}
+_MODULES = ("data", "metrics", "tasks")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"gpubench.{name}")
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'gpubench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

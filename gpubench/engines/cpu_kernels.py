@@ -12,32 +12,46 @@ _kernel = njit(nogil=True, cache=True)
 _fast_kernel = njit(nogil=True, cache=True, fastmath={"nnan", "ninf", "nsz", "reassoc", "contract"})
 
 COLUMN_CHUNK = 64
-"""Columns looked at together: a chunk is skipped when its smallest distance cannot enter the row's candidates."""
+"""Columns looked at together: a chunk is skipped when none of its distances can enter the row's candidates."""
 
 
 @_kernel
-def _sift_down(keys, values, size, key, value):  # type: ignore[no-untyped-def]
-    """Replace the root of a max-heap (its first `size` entries) by (key, value)."""
-    hole = 0
-    while True:
-        child = 2 * hole + 1
-        if child >= size:
+def shrink_candidates(keys, ids, count, keep):  # type: ignore[no-untyped-def]
+    """Move the `keep` smallest of the first `count` (key, id) pairs to the front; the largest key among them.
+
+    With fewer than `keep` pairs nothing moves, and the answer is infinity: there is room for any other. Hoare's selection.
+    """
+    if count < keep:
+        return np.float32(np.inf)
+    low, high = 0, count - 1
+    while low < high:
+        pivot = keys[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                ids[i], ids[j] = ids[j], ids[i]
+                i += 1
+                j -= 1
+        if keep - 1 <= j:
+            high = j
+        elif keep - 1 >= i:
+            low = i
+        else:
             break
-        right = child + 1
-        if right < size and keys[right] > keys[child]:
-            child = right
-        if keys[child] <= key:
-            break
-        keys[hole] = keys[child]
-        values[hole] = values[child]
-        hole = child
-    keys[hole] = key
-    values[hole] = value
+    return keys[keep - 1]
 
 
 @_fast_kernel
-def topk_update(tile, first_column, first_row, heap_keys, heap_values):  # type: ignore[no-untyped-def]
-    """Offer a tile of squared distances to the candidate heap of each of its rows.
+def topk_update(tile, first_column, first_row, keep, keys, ids, counts, worst):  # type: ignore[no-untyped-def]
+    """Offer a tile of squared distances to the candidates of each of its rows.
+
+    A row's candidates collect in a buffer with room for more than `keep`; only when it is full is it cut back to the
+    smallest, which costs far less than a heap that is kept in order all the time.
 
     Parameters
     ----------
@@ -45,27 +59,39 @@ def topk_update(tile, first_column, first_row, heap_keys, heap_values):  # type:
     first_column : id of the tile's first column
     first_row : id of the tile's first row where rows and columns are the same cells, else -1; a cell is never its own
         neighbour
-    heap_keys, heap_values : (rows, c) float32 and int32, a max-heap a row, filled with infinity and -1
+    keep : candidates wanted of each row
+    keys, ids : (rows, capacity) float32 and int32 with capacity > keep, the buffers
+    counts : (rows,) int64 entries in each buffer
+    worst : (rows,) float32, distances from here on are no candidates; infinity until `keep` are found
     """
     n_rows, n_columns = tile.shape
-    size = heap_keys.shape[1]
+    capacity = keys.shape[1]
     for r in range(n_rows):
         row = tile[r]
-        keys = heap_keys[r]
-        values = heap_values[r]
         itself = first_row + r - first_column if first_row >= 0 else -1
-        worst = keys[0]
+        limit = worst[r]
+        count = counts[r]
         for begin in range(0, n_columns, COLUMN_CHUNK):
-            end = min(begin + COLUMN_CHUNK, n_columns)
-            smallest = row[begin]
-            for c in range(begin, end):
-                smallest = min(smallest, row[c])
-            if smallest >= worst:
+            chunk = row[begin : min(begin + COLUMN_CHUNK, n_columns)]
+            # counting in int32 over a slice is what the compiler turns into vector instructions
+            hits = np.int32(0)
+            for c in range(chunk.shape[0]):
+                hits += np.int32(chunk[c] < limit)
+            if hits == 0:
                 continue
-            for c in range(begin, end):
-                if row[c] < worst and c != itself:
-                    _sift_down(keys, values, size, row[c], first_column + c)
-                    worst = keys[0]
+            for c in range(chunk.shape[0]):
+                key = chunk[c]
+                if key < limit and begin + c != itself:
+                    if count == capacity:
+                        limit = shrink_candidates(keys[r], ids[r], count, keep)
+                        count = keep
+                        if key >= limit:
+                            continue
+                    keys[r, count] = key
+                    ids[r, count] = first_column + begin + c
+                    count += 1
+        worst[r] = limit
+        counts[r] = count
 
 
 @_kernel
@@ -105,30 +131,48 @@ def _squared_distance(a, b):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def rerank(  # type: ignore[no-untyped-def]
-    queries, x, candidates, unseen_bound, out_indices, out_distances, uncertain
-):
-    """Order candidates by exact distance, keep the nearest k, and mark the rows where a nearer cell may have been missed.
+def candidate_distances(queries, x, keep, keys, ids, counts, worst, out):  # type: ignore[no-untyped-def]
+    """Cut the candidates to the best `keep` and compute their exact squared distances.
 
     Parameters
     ----------
     queries, x : (m, d) and (n, d) float32, as the user gave them
-    candidates : (m, c) int32, -1 where empty
-    unseen_bound : (m,) float64; cells outside the candidates are at least this far (squared)
+    keep, keys, ids, counts : the candidates, as `topk_update` leaves them; ids are reordered
+    worst : (m,) float32, written: no other cell has a smaller key
+    out : (m, keep) float64, written; infinity where a row has fewer candidates
+    """
+    for r in range(len(queries)):
+        worst[r] = shrink_candidates(keys[r], ids[r], counts[r], keep)
+        for c in range(keep):
+            out[r, c] = _squared_distance(queries[r], x[ids[r, c]]) if c < counts[r] else np.inf
+
+
+@_kernel
+def take_nearest(  # type: ignore[no-untyped-def]
+    squared, order, ids, unseen, out_indices, out_distances, uncertain
+):
+    """Keep the nearest k candidates, and mark the rows where a cell that is no candidate may be nearer.
+
+    Parameters
+    ----------
+    squared : (m, c) float64, exact squared distances of the candidates
+    order : (m, c) int64, sorts each row of `squared`; equal distances in any order
+    ids : (m, >= c) int32
+    unseen : (m,) float64, cells that are no candidates are at least this far (squared)
     out_indices, out_distances : (m, k) int32 and float32, Euclidean, written
     uncertain : (m,) bool, written
     """
     m, k = out_indices.shape
-    squared = np.empty(k, np.float64)
+    nearest = np.empty(k, np.float64)
     for r in range(m):
         count = 0
-        for c in range(candidates.shape[1]):
-            index = candidates[r, c]
-            if index >= 0:
-                count = _insert_sorted(squared, out_indices[r], count, _squared_distance(queries[r], x[index]), index)
-        uncertain[r] = not (count == k and squared[k - 1] < unseen_bound[r])
-        for j in range(k):
-            out_distances[r, j] = np.sqrt(squared[j])
+        for c in order[r]:
+            if squared[r, c] == np.inf or (count == k and squared[r, c] > nearest[k - 1]):
+                break
+            count = _insert_sorted(nearest, out_indices[r], count, squared[r, c], ids[r, c])
+        for j in range(count):
+            out_distances[r, j] = np.sqrt(nearest[j])
+        uncertain[r] = count < k or nearest[k - 1] >= unseen[r]
 
 
 @_kernel

@@ -1,7 +1,7 @@
 """Exact nearest neighbours on the CPU: float32 tiles propose, float64 distances decide, and every row is checked.
 
-Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more than k
-in a heap. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
+Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more than
+k. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
 whether a cell that was not a candidate could still be nearer; the few rows where it could are searched again in float64.
 """
 
@@ -65,7 +65,7 @@ class _Operands:
     ----------
     queries, x : as given
     left, right : (m, d + 2) and (n, d + 2) float32; left . right = |q|^2 + |x|^2 - 2 q.x
-    bound : (m,) how much a tile's squared distance may differ from the exact one, in units of the tile
+    slack : (m,) how much a tile's squared distance may differ from the exact one, in units of the tile
     scale : multiplies differences of cells into units of the tile
     """
 
@@ -89,7 +89,7 @@ class _Operands:
             self.left = np.column_stack([centred, squares_q, np.ones_like(squares_q)])
         # gamma_K of a sum of K products, for the product itself, the norms, and the rounding of the centred rows
         unit = np.finfo(np.float32).eps / 2
-        self.bound = 3.0 * (d + 8) * unit * (np.sqrt(self.left[:, d].astype(np.float64)) + np.sqrt(squares.max())) ** 2
+        self.slack = 3.0 * (d + 8) * unit * (np.sqrt(self.left[:, d].astype(np.float64)) + np.sqrt(squares.max())) ** 2
 
 
 class _BlockWorker:
@@ -105,27 +105,35 @@ class _BlockWorker:
         uncertain: NDArray[np.bool_],
     ) -> None:
         self._operands = operands
+        self._keep = n_candidates
         self._same_cells = same_cells
         self._out = indices, distances, uncertain
         self._tile = np.empty((BLOCK_ROWS, BLOCK_COLUMNS), np.float32)
-        self._keys = np.empty((BLOCK_ROWS, n_candidates), np.float32)
-        self._candidates = np.empty((BLOCK_ROWS, n_candidates), np.int32)
+        capacity = n_candidates + max(n_candidates, 64)
+        self._keys = np.empty((BLOCK_ROWS, capacity), np.float32)
+        self._ids = np.empty((BLOCK_ROWS, capacity), np.int32)
+        self._squared = np.empty((BLOCK_ROWS, n_candidates))
 
     def __call__(self, start: int) -> None:
         from gpubench.engines import cpu_kernels
 
-        operands = self._operands
+        operands, keep = self._operands, self._keep
         left = operands.left[start : start + BLOCK_ROWS]
-        rows = slice(start, start + len(left))
-        keys, candidates = self._keys[: len(left)], self._candidates[: len(left)]
-        keys.fill(np.inf)
-        candidates.fill(-1)
+        m = len(left)
+        keys, ids = self._keys[:m], self._ids[:m]
+        counts, worst = np.zeros(m, np.int64), np.full(m, np.inf, np.float32)
         for first in range(0, len(operands.right), BLOCK_COLUMNS):
             right = operands.right[first : first + BLOCK_COLUMNS]
-            tile = np.matmul(left, right.T, out=self._tile[: len(left), : len(right)])
-            cpu_kernels.topk_update(tile, first, start if self._same_cells else -1, keys, candidates)
+            tile = np.matmul(left, right.T, out=self._tile[:m, : len(right)])
+            first_row = start if self._same_cells else -1
+            cpu_kernels.topk_update(tile, first, first_row, keep, keys, ids, counts, worst)
+        rows = slice(start, start + m)
+        squared = self._squared[:m]
+        cpu_kernels.candidate_distances(operands.queries[rows], operands.x, keep, keys, ids, counts, worst, squared)
+        if keep == len(operands.right) - self._same_cells:
+            unseen = np.full(m, np.inf)  # every cell is a candidate
+        else:
+            unseen = (worst - operands.slack[rows]) / operands.scale**2
         indices, distances, uncertain = (part[rows] for part in self._out)
-        unseen = (keys[:, 0].astype(np.float64) - operands.bound[rows]) / operands.scale**2
-        if candidates.shape[1] == len(operands.right) - self._same_cells:
-            unseen.fill(np.inf)  # every cell is a candidate
-        cpu_kernels.rerank(operands.queries[rows], operands.x, candidates, unseen, indices, distances, uncertain)
+        order = np.argsort(squared, axis=1)
+        cpu_kernels.take_nearest(squared, order, ids, unseen, indices, distances, uncertain)

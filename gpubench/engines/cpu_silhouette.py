@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from gpubench.engines.cpu_parallel import Workers
 
-BLOCK_ROWS = 1024
-"""Rows of a block: a tile of 1024 x 1024 float32 stays in the cache of a core."""
+BLOCK_ROWS = 768
+"""Rows of a block: a tile of 768 x 768 float32, 2.25 MiB, stays in the caches of a core."""
 
 CLOSE = 2e-4
 """Squared distances under this share of the squared norms are computed again in float64.
@@ -391,12 +391,12 @@ class _TileWorker:
 def _sum_columns(distances: NDArray[np.floating], block: _Block) -> NDArray[np.floating]:
     """Sum over the columns of each segment; (rows, segments)."""
     if len(block.cuts) == 1:
-        return distances.sum(axis=1, keepdims=True)
+        # a product with ones is several times faster than sum(axis=1)
+        return (distances @ np.ones(distances.shape[1], distances.dtype))[:, None]
     return np.add.reduceat(distances, block.cuts, axis=1)
 
 
 def _sum_rows(distances: NDArray[np.floating], block: _Block) -> NDArray[np.floating]:
     """Sum over the rows of each segment; (segments, columns)."""
-    if len(block.cuts) == 1:
-        return distances.sum(axis=0, keepdims=True)
-    return np.add.reduceat(distances, block.cuts, axis=0)
+    # reduceat is slow along the first axis
+    return np.stack([part.sum(axis=0) for part in np.split(distances, block.cuts[1:])])

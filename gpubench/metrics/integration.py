@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import on_engine
 from gpubench.errors import InputError
+from gpubench.metrics._checks import check_several
 from gpubench.metrics._metric import metric
 from gpubench.types import Score
 
@@ -46,11 +47,8 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     Neighbours are exact. cz-benchmarks searches with HNSW, which misses about 1% of them.
     """
     embedding = on_engine(X, engine)
-    batches = encode_labels(labels, "batch", embedding.n)
-    if batches.n_classes < 2:
-        raise InputError(
-            f"{batches.key} has one value ({batches.names[0]!r}) in all {len(batches):,} rows; at least two are needed"
-        )
+    batches = encode_labels(labels, "labels", embedding.n)
+    check_several(batches)
     if n_neighbors < 2:
         raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
     used = min(n_neighbors, embedding.n)

@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import on_engine
 from gpubench.errors import InputError
+from gpubench.metrics._checks import check_groups
 from gpubench.metrics._metric import metric
 from gpubench.types import Labels, Score
 
@@ -49,7 +50,7 @@ def silhouette_label(X: Any, labels: Any, *, metric: Distance = "euclidean", eng
     _check_distance(metric)
     embedding = on_engine(X, engine)
     encoded = encode_labels(labels, "labels", embedding.n)
-    _check_clusters(encoded)
+    check_groups(encoded)
     widths = embedding.engine.silhouette_widths(embedding.x, encoded.codes, metric=metric)
     params = {} if metric == "euclidean" else {"metric": metric}
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params)
@@ -116,17 +117,6 @@ def silhouette_batch(
 def _check_distance(metric: str) -> None:
     if metric not in ("euclidean", "cosine"):
         raise InputError(f"metric={metric!r} is unknown; use 'euclidean' or 'cosine'")
-
-
-def _check_clusters(labels: Labels) -> None:
-    if labels.n_classes < 2:
-        raise InputError(
-            f"{labels.key} has one value ({labels.names[0]!r}) in all {len(labels):,} rows; at least two are needed"
-        )
-    if labels.n_classes == len(labels):
-        raise InputError(
-            f"{labels.key} has a different value in each of its {len(labels):,} rows; give a column that groups cells"
-        )
 
 
 def _left_out(labels: Labels, usable: Any) -> str:

@@ -1,0 +1,101 @@
+"""The classifiers of the CPU engine."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines.base import Classifier, ClassifierKind
+from gpubench.engines.cpu_logistic import LogisticRegression
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu import CpuEngine
+
+
+def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> Classifier:
+    """Make an untrained classifier; see `Engine.classifier`."""
+    if kind == "lr":
+        return LogisticRegression(engine.n_threads, **params)
+    if kind == "knn":
+        return NearestNeighbors(engine, **params)
+    if kind == "rf":
+        return RandomForest(engine, **params)
+    raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
+
+
+class NearestNeighbors:
+    """Votes of the nearest training cells, Euclidean, each vote the same; ties in distance go to the first cell."""
+
+    note = ""
+
+    def __init__(self, engine: CpuEngine, *, n_neighbors: int = 5) -> None:
+        self._engine = engine
+        self.n_neighbors = n_neighbors
+
+    def fit(self, x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int) -> NearestNeighbors:
+        """Remember the cells; see `Classifier.fit`.
+
+        Raises
+        ------
+        InputError
+            Fewer training cells than neighbours that vote.
+        """
+        if len(x) < self.n_neighbors:
+            raise InputError(f"k nearest neighbours: {self.n_neighbors} neighbours vote, but there are {len(x)} training cells")
+        self._x, self._codes, self._n_classes = x, codes, n_classes
+        return self
+
+    def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Share of the votes; see `Classifier.predict_proba`."""
+        nearest = self._engine.knn_between(x, self._x, self.n_neighbors).indices
+        votes = np.zeros((len(x), self._n_classes))
+        cells = np.arange(len(x))
+        for neighbor in nearest.T:
+            votes[cells, self._codes[neighbor]] += 1
+        votes /= self.n_neighbors
+        return votes
+
+
+class RandomForest:
+    """The random forest of scikit-learn-intelex where it is installed, else of scikit-learn; seeded by the engine.
+
+    Attributes
+    ----------
+    implementation : the package whose forest it is
+    note : the same for people
+    """
+
+    def __init__(self, engine: CpuEngine, *, n_estimators: int = 100) -> None:
+        forest_class, self.implementation = _forest_class()
+        self.note = f"random forest of {self.implementation}"
+        self._forest = forest_class(n_estimators=n_estimators, random_state=engine.seed, n_jobs=engine.n_threads)
+
+    def fit(self, x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int) -> RandomForest:
+        """Grow the trees; see `Classifier.fit`."""
+        self._n_classes = n_classes
+        self._forest.fit(x, codes)
+        return self
+
+    def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Average over the trees; see `Classifier.predict_proba`."""
+        # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
+        self._forest.set_params(n_jobs=1)
+        proba = np.zeros((len(x), self._n_classes))
+        proba[:, self._forest.classes_] = self._forest.predict_proba(x)
+        return proba
+
+
+def _forest_class() -> tuple[Any, str]:
+    """The forest to use and the package that it is from. Taken from the package itself: nothing of scikit-learn is patched."""
+    if find_spec("sklearnex"):
+        from sklearnex.ensemble import RandomForestClassifier
+
+        return RandomForestClassifier, "scikit-learn-intelex"
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier, "scikit-learn"
