@@ -112,10 +112,10 @@ class Knn:
         Raises
         ------
         ValueError
-            If k exceeds the neighbours that were searched.
+            If k is below 1 or exceeds the neighbours that were searched.
         """
-        if k > self.k:
-            raise ValueError(f"head({k}): this graph holds only {self.k} neighbours a cell")
+        if not 1 <= k <= self.k:
+            raise ValueError(f"head({k}): this graph holds {self.k} neighbours a cell")
         return Knn(self.indices[:, :k], self.distances[:, :k], self.method, self.params, self.recall)
 
 

@@ -1,0 +1,177 @@
+"""The architecture: imports point one way, heavy packages come in by their own doors, kernels have twins and tests."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import gpubench
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = Path(gpubench.__file__).parent
+
+# From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
+LAYERS = (
+    ("errors", "types"),
+    ("timeline",),
+    ("data", "demo"),
+    ("engines",),
+    ("metrics",),
+    ("tasks",),
+    ("files", "machine", "rows", "table", "provenance", "result"),
+    ("run",),
+    ("arguments", "doctor", "output", "progress", "show"),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+
+# package -> where alone it may be imported
+DOORS = {
+    "anndata": "data/*.py",
+    "cudf": "engines/cuda*.py",
+    "cugraph": "engines/cuda*.py",
+    "cuml": "engines/cuda*.py",
+    "cupy": "engines/cuda*.py",
+    "cuvs": "engines/cuda*.py",
+    "faiss": "engines/c*.py",
+    "h5py": "data/*.py",
+    "igraph": "engines/cpu*.py",
+    "numba": "engines/cpu*.py",
+    "pylibcugraph": "engines/cuda*.py",
+    "zarr": "data/*.py",
+}
+
+HEAVY = {
+    "anndata",
+    "cupy",
+    "faiss",
+    "h5py",
+    "igraph",
+    "numba",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torch",
+}
+
+
+def layer_of(module: str) -> int:
+    """The layer of "gpubench.data.rows", or of "gpubench" itself."""
+    top = [*module.split("."), "__init__"][1]
+    layers = [i for i, names in enumerate(LAYERS) if top in names]
+    assert len(layers) == 1, f"give {module} its place in LAYERS"
+    return layers[0]
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield from ((node.lineno, imported(node.module or "", alias.name)) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from ((node.lineno, arg.value) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def imported(module: str, name: str) -> str:
+    """What `from module import name` loads: from gpubench itself a module of it, else the module named."""
+    is_module = module == "gpubench" and ((PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file())
+    return f"{module}.{name}" if is_module else module
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    own = layer_of(".".join(["gpubench", *path.relative_to(PACKAGE).with_suffix("").parts]))
+    for line, name in imports(path):
+        if name.split(".")[0] == "gpubench":
+            assert layer_of(name) <= own, f"{path}:{line} imports {name}, which is in a higher layer"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_heavy_packages_have_one_door(path: Path) -> None:
+    here = path.relative_to(PACKAGE).as_posix()
+    for line, name in imports(path):
+        door = DOORS.get(name.split(".")[0])
+        assert door is None or fnmatch(here, door), f"{here}:{line} imports {name}; only {door} may"
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "import a.b\n"
+        "def f():\n"
+        "    from c import d, e\n"
+        "    importlib.import_module('g')\n"
+        "    from gpubench import engines, InputError\n"
+    )
+    names = [name for _, name in imports(tmp_path / "a.py")]
+    assert sorted(names) == ["a.b", "c", "c", "g", "gpubench", "gpubench.engines"]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", ["", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    loaded = run_python(f"import sys, gpubench{module}; print(*sys.modules)").split()
+    assert f"gpubench{module}" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_importing_is_fast() -> None:
+    code = "import time; begin = time.perf_counter(); import gpubench; print(time.perf_counter() - begin)"
+    seconds = statistics.median(float(run_python(code)) for _ in range(5))
+    # 0.3 s is what users are promised. A busy machine may take twice as long, and a heavy package takes longer still.
+    assert seconds < 0.6
+
+
+def missing_of_kernels(repository: Path) -> list[str]:
+    """What kernels/*.cu lack: a numba twin and a test file, both of the kernel's name."""
+    twins = {
+        node.name
+        for path in (repository / "gpubench" / "engines").glob("cpu*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    missing = []
+    for kernel in sorted((repository / "kernels").glob("*.cu")):
+        test = Path("tests", "kernels", f"test_{kernel.stem}.py")
+        if kernel.stem not in twins:
+            missing.append(f"{kernel.name}: no function {kernel.stem} in gpubench/engines/cpu*.py")
+        if not (repository / test).is_file():
+            missing.append(f"{kernel.name}: no {test.as_posix()}")
+    return missing
+
+
+def test_every_kernel_has_twin_and_test() -> None:
+    assert missing_of_kernels(REPOSITORY) == []
+
+
+def test_a_kernel_without_twin_or_test_is_seen(tmp_path: Path) -> None:
+    for folder in ("kernels", "gpubench/engines", "tests/kernels"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "gpubench/engines/cpu_kernels.py").write_text("def has_both(): ...\ndef has_twin(): ...\n")
+    for name in ("has_both", "has_twin", "has_test"):
+        (tmp_path / f"kernels/{name}.cu").touch()
+    for name in ("has_both", "has_test"):
+        (tmp_path / f"tests/kernels/test_{name}.py").touch()
+    assert missing_of_kernels(tmp_path) == [
+        "has_test.cu: no function has_test in gpubench/engines/cpu*.py",
+        "has_twin.cu: no tests/kernels/test_has_twin.py",
+    ]

@@ -1,0 +1,158 @@
+"""Stages of a run: nesting, bytes put, peak memory, listeners, trace."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from gpubench.timeline import Span, Timeline
+
+MEGABYTE = 1 << 20
+
+
+def by_path(timeline: Timeline) -> dict[str, Span]:
+    return {span.path: span for span in timeline.spans()}
+
+
+def test_stages_nest_in_the_order_they_began() -> None:
+    timeline = Timeline()
+    with timeline.stage("task"):
+        with timeline.stage("knn"):
+            time.sleep(0.02)
+        with timeline.stage("metric"):
+            pass
+    with timeline.stage("report"):
+        pass
+    assert [span.path for span in timeline.spans()] == ["task", "task/knn", "task/metric", "report"]
+    task, knn, metric, report = timeline.spans()
+    assert task.start_s <= knn.start_s <= metric.start_s <= report.start_s
+    assert 0.02 <= knn.seconds <= task.seconds
+    assert knn.start_s + knn.seconds <= metric.start_s
+    assert task.start_s + task.seconds <= report.start_s
+
+
+def test_a_stage_that_fails_is_closed() -> None:
+    timeline = Timeline()
+    with pytest.raises(ZeroDivisionError), timeline.stage("outer"), timeline.stage("inner"):
+        _ = 1 / 0
+    with timeline.stage("next"):
+        pass
+    assert [span.path for span in timeline.spans()] == ["outer", "outer/inner", "next"]
+    assert by_path(timeline)["outer/inner"].seconds > 0
+
+
+def test_bytes_are_put_in_every_open_stage() -> None:
+    timeline = Timeline()
+    timeline.put(1)  # in no stage
+    with timeline.stage("outer"):
+        timeline.put(10)
+        with timeline.stage("inner"):
+            timeline.put(100)
+    with timeline.stage("next"):
+        timeline.put(1000)
+    assert {path: span.put_bytes for path, span in by_path(timeline).items()} == {
+        "outer": 110,
+        "outer/inner": 100,
+        "next": 1000,
+    }
+
+
+def test_bytes_put_by_many_threads_are_all_counted() -> None:
+    timeline = Timeline()
+    with timeline.stage("read"), ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: [timeline.put(1) for _ in range(1000)], range(16)))
+    assert by_path(timeline)["read"].put_bytes == 16_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets its high-water mark")
+def test_peak_memory_is_that_of_the_stage() -> None:
+    timeline = Timeline()
+    with timeline.stage("outer"):
+        with timeline.stage("before"):
+            pass
+        with timeline.stage("large"):
+            block = np.ones(200 * MEGABYTE, np.uint8)
+            del block
+        with timeline.stage("after"):
+            pass
+    peak = {path: span.peak_bytes for path, span in by_path(timeline).items()}
+    assert None not in peak.values()
+    assert 190 * MEGABYTE < peak["outer/large"] - peak["outer/before"] < 300 * MEGABYTE
+    assert peak["outer/after"] - peak["outer/before"] < 50 * MEGABYTE
+    assert peak["outer"] == peak["outer/large"]
+
+
+def test_peak_memory_of_a_device() -> None:
+    peaks = iter([5, 9, 7, 3])
+    timeline = Timeline(device_peak=lambda: next(peaks))
+    with timeline.stage("a"), timeline.stage("b"):  # read as "a" begins (5), "b" begins (9), "b" ends (7), "a" ends (3)
+        pass
+    assert {path: span.peak_bytes for path, span in by_path(timeline).items()} == {"a": 9, "a/b": 7}
+
+
+def test_where_peak_memory_cannot_be_read_it_is_unknown() -> None:
+    timeline = Timeline(device_peak=lambda: None)
+    with timeline.stage("a"):
+        pass
+    assert timeline.spans()[0].peak_bytes is None
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...] | tuple[str, str, int, int]] = []
+
+    def started(self, path: str) -> None:
+        self.calls.append(("started", path))
+
+    def advanced(self, path: str, done: int, total: int) -> None:
+        self.calls.append(("advanced", path, done, total))
+
+    def ended(self, path: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.calls.append(("ended", path))
+
+
+def test_a_listener_hears_every_stage() -> None:
+    heard = Heard()
+    timeline = Timeline(listener=heard)
+    timeline.advance(0, 1)  # in no stage: nobody is told
+    with timeline.stage("a"):
+        timeline.advance(1, 4)
+        with timeline.stage("b"):
+            worker = threading.Thread(target=timeline.advance, args=(2, 3))
+            worker.start()
+            worker.join()
+    assert heard.calls == [
+        ("started", "a"),
+        ("advanced", "a", 1, 4),
+        ("started", "a/b"),
+        ("advanced", "a/b", 2, 3),
+        ("ended", "a/b"),
+        ("ended", "a"),
+    ]
+
+
+def test_spans_are_json_and_a_chrome_trace() -> None:
+    timeline = Timeline()
+    with timeline.stage("task"):
+        timeline.put(3)
+        with timeline.stage("knn"):
+            time.sleep(0.01)
+    dicts = json.loads(json.dumps(timeline.to_dicts()))
+    assert [d["path"] for d in dicts] == ["task", "task/knn"]
+    assert dicts[0]["put_bytes"] == 3
+    trace = json.loads(json.dumps(timeline.chrome_trace()))
+    task, knn = trace["traceEvents"]
+    assert (task["name"], knn["name"], task["ph"], knn["ph"]) == ("task", "knn", "X", "X")
+    assert knn["dur"] >= 10_000  # microseconds
+    assert task["ts"] <= knn["ts"]
+    assert knn["ts"] + knn["dur"] <= task["ts"] + task["dur"]
+    assert knn["args"]["path"] == "task/knn"
