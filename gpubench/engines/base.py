@@ -23,7 +23,14 @@ ClassifierKind = Literal["lr", "knn", "rf"]
 
 
 class Classifier(Protocol):
-    """A classifier on the engine's device; classes are the codes 0 ... n_classes - 1."""
+    """A classifier on the engine's device; classes are the codes 0 ... n_classes - 1.
+
+    Attributes
+    ----------
+    note : what a reader of its scores should know once it is trained (which package, stopped early); may be empty
+    """
+
+    note: str
 
     def fit(self, x: Array, codes: Array, n_classes: int) -> Classifier:
         """Train on x (n, d) float32 with codes (n,) int32; returns itself. A class may have no cells."""

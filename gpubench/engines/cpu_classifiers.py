@@ -46,7 +46,7 @@ class NearestNeighbors:
             Fewer training cells than neighbours that vote.
         """
         if len(x) < self.n_neighbors:
-            raise InputError(f"k nearest neighbours: {self.n_neighbors} neighbours vote, but there are {len(x)} training cells")
+            raise InputError(f"{self.n_neighbors} neighbours vote, but there are {len(x)} training cells")
         self._x, self._codes, self._n_classes = x, codes, n_classes
         return self
 
@@ -91,7 +91,7 @@ class RandomForest:
 
 
 def _forest_class() -> tuple[Any, str]:
-    """The forest to use and the package that it is from. Taken from the package itself: nothing of scikit-learn is patched."""
+    """The forest to use, and the package that it is from; scikit-learn itself is not patched."""
     if find_spec("sklearnex"):
         from sklearnex.ensemble import RandomForestClassifier
 

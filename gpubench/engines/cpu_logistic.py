@@ -1,8 +1,8 @@
 """Multinomial logistic regression on the CPU: scikit-learn's objective, minimised by SciPy's L-BFGS-B.
 
-Loss and gradient come from one pass over tiles of cells that stay in the cache: a matrix product for the logits, the softmax
-in place, a second product for the gradient. Products are float32, sums over tiles float64. Tiles and the order of sums depend
-on the data's shape alone, so the same bits come out for any number of threads.
+Loss and gradient come from one pass over tiles of cells that stay in the cache: a matrix product for the logits, the
+softmax in place, a second product for the gradient. Products are float32, sums over tiles float64. Tiles and the order
+of sums depend on the data's shape alone, so the same bits come out for any number of threads.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MAX_LINE_SEARCH_STEPS = 50
 class LogisticRegression:
     """Logistic regression with an L2 penalty on the weights, not on the intercepts.
 
-    Minimises mean_i [log sum_c exp(z_ic) - z_i,y_i] + |W|^2 / (2 C n) with the logits z = x W^T + b. Of two classes only
-    the second has weights (z = 0 for the first), which is the binary logistic regression of scikit-learn.
+    Minimises mean_i [log sum_c exp(z_ic) - z_i,y_i] + |W|^2 / (2 C n) with the logits z = x W^T + b. Of two classes
+    only the second has weights (z = 0 for the first), which is scikit-learn's binary logistic regression.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class LogisticRegression:
     note : says where it was not
     """
 
-    def __init__(self, n_threads: int = 1, *, max_iter: int = 100, C: float = 1.0) -> None:  # noqa: N803 - its usual name
+    def __init__(self, n_threads: int = 1, *, max_iter: int = 100, C: float = 1.0) -> None:
         self.n_threads = n_threads
         self.max_iter = max_iter
         self.C = C

@@ -1,0 +1,186 @@
+"""What a classifier said of its test cells, and the five numbers that are counted from it.
+
+One confusion matrix serves accuracy, F1, precision and recall, one pass of ranks AUROC. `MEASURES` describes the five;
+tasks go through that list, and `classification` publishes each of them as metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from gpubench.data.messages import quoted
+from gpubench.types import Array, Score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.base import Engine
+
+
+class Outcome:
+    """What a classifier said of its test cells.
+
+    Attributes
+    ----------
+    engine : where `proba` is
+    codes : (m,) int32 true classes, on the host
+    names : the L classes
+    proba : (m, L) float64 probabilities, or None where only labels are known
+    confusion : (L, L) int64 cells of each true and predicted class
+    scored : classes that the test set is meant to hold
+    averaged : classes that F1, precision and recall average over
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        codes: NDArray[np.int32],
+        predicted: NDArray[np.int32],
+        names: Sequence[str],
+        proba: Array | None = None,
+        scored: Sequence[int] | None = None,
+    ) -> None:
+        """Count; `scored` limits averages to some classes (None: all, and averages are as in scikit-learn)."""
+        self.engine = engine
+        self.codes = codes
+        self.names = names
+        self.proba = proba
+        self.confusion = engine.contingency(codes, predicted, len(names), len(names))
+        self.scored = list(range(len(names))) if scored is None else list(scored)
+        if self.binary:
+            self.averaged = [1]
+        elif scored is None:
+            self.averaged = np.flatnonzero(self.actual + self.called).tolist()
+        else:
+            self.averaged = self.scored
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are two classes, of which the second is the positive one."""
+        return len(self.names) == len(self.scored) == 2
+
+    @property
+    def n(self) -> int:
+        """The number of test cells."""
+        return len(self.codes)
+
+    @property
+    def right(self) -> NDArray[np.int64]:
+        """(L,) cells of each class that were predicted right."""
+        return self.confusion.diagonal()
+
+    @property
+    def actual(self) -> NDArray[np.int64]:
+        """(L,) cells of each class."""
+        return cast("NDArray[np.int64]", self.confusion.sum(axis=1))
+
+    @property
+    def called(self) -> NDArray[np.int64]:
+        """(L,) cells predicted to be of each class."""
+        return cast("NDArray[np.int64]", self.confusion.sum(axis=0))
+
+
+def _accuracy(outcome: Outcome) -> Score:
+    """Share of the cells whose label was predicted."""
+    return Score(outcome.right.sum() / outcome.n, n=outcome.n)
+
+
+def _f1(outcome: Outcome) -> Score:
+    """Harmonic mean of precision and recall, averaged over labels.
+
+    F1 = 2 TP / (2 TP + FP + FN): of two labels that of the second, the positive one; else the plain mean over the
+    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    """
+    return _average(outcome, 2 * outcome.right, outcome.actual + outcome.called)
+
+
+def _precision(outcome: Outcome) -> Score:
+    """Share of the cells predicted to have a label that have it, averaged over labels.
+
+    Precision = TP / (TP + FP): of two labels that of the second, the positive one; else the plain mean over the
+    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    """
+    return _average(outcome, outcome.right, outcome.called)
+
+
+def _recall(outcome: Outcome) -> Score:
+    """Share of the cells of a label that were predicted to have it, averaged over labels.
+
+    Recall = TP / (TP + FN): of two labels that of the second, the positive one; else the plain mean over the
+    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    """
+    return _average(outcome, outcome.right, outcome.actual)
+
+
+def _average(outcome: Outcome, part: NDArray[np.int64], whole: NDArray[np.int64]) -> Score:
+    """Mean ratio over the averaged classes; 0 / 0 counts as 0."""
+    ratios = part[outcome.averaged] / np.maximum(whole[outcome.averaged], 1)
+    return Score(ratios.mean(), n=outcome.n)
+
+
+def _auroc(outcome: Outcome) -> Score:
+    """Chance that a cell of a label gets a higher probability of it than a cell of another, averaged over labels.
+
+    Area under the ROC curve of one label against the rest: of two labels that of the second, else the plain mean over
+    the labels. NaN where a label has no test cells.
+    """
+    missing = [outcome.names[c] for c in outcome.scored if outcome.actual[c] == 0]
+    if missing:
+        return Score(np.nan, n=outcome.n, note=f"AUROC is undefined: no test cells of {quoted(missing)}")
+    if len(outcome.scored) < 2:
+        return Score(np.nan, n=outcome.n, note="AUROC is undefined: the test cells have one label")
+    classes = [1] if outcome.binary else outcome.scored
+    xp = outcome.engine.xp
+    ranks = outcome.engine.rank(outcome.proba.T[classes])  # type: ignore[union-attr]
+    is_own = xp.asarray(np.array(classes)[:, None] == outcome.codes)
+    rank_sum = outcome.engine.to_host(xp.where(is_own, ranks, 0).sum(axis=1))
+    own = outcome.actual[classes].astype(np.float64)
+    # Mann-Whitney: of the pairs of an own and another cell, those in which the own cell ranks higher; ties count half.
+    wins = rank_sum - own * (own + 1) / 2
+    return Score((wins / (own * (outcome.n - own))).mean(), n=outcome.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One of the five numbers.
+
+    Attributes
+    ----------
+    id, title : as in `MetricSpec`
+    of : counts it from an outcome; its docstring is the description
+    from_proba : whether it needs probabilities, not labels
+    """
+
+    id: str
+    title: str
+    of: Callable[[Outcome], Score]
+    from_proba: bool = False
+
+
+MEASURES = (
+    Measure("accuracy", "Accuracy", _accuracy),
+    Measure("f1", "F1", _f1),
+    Measure("precision", "Precision", _precision),
+    Measure("recall", "Recall", _recall),
+    Measure("auroc", "AUROC", _auroc, from_proba=True),
+)
+
+
+def mean_over_folds(scores: Sequence[Score]) -> Score:
+    """Mean of the folds' scores, with its standard error; folds in which the score is undefined are left out.
+
+    cz-benchmarks leaves them out too. The folds share training cells, so the standard error is somewhat too small.
+    """
+    defined = np.array([s for s in scores if not np.isnan(s)])
+    reasons = "; ".join(dict.fromkeys(s.note for s in scores if s.note))
+    if len(defined) < len(scores):
+        reasons = f"undefined in {len(scores) - len(defined)} of {len(scores)} folds: {reasons}"
+    n = sum(s.n for s in scores)
+    if not len(defined):
+        return Score(np.nan, n=n, note=reasons)
+    stderr = float(defined.std(ddof=1) / np.sqrt(len(defined))) if len(defined) > 1 else None
+    return Score(defined.mean(), n=n, stderr=stderr, note=reasons)
