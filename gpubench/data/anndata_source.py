@@ -1,0 +1,174 @@
+"""AnnData as a source: one in memory or backed, or a store on disk, read without the anndata package."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubench.data.host import comes_from
+from gpubench.data.messages import quoted, reading
+from gpubench.data.source import NamedColumns, Table, unknown_embedding
+from gpubench.data.store import Node, is_group, open_hdf5, open_zarr
+from gpubench.data.stored_columns import StoredTable
+from gpubench.data.stored_matrices import FieldRows, stored_rows
+from gpubench.errors import InputError
+
+
+class AnnDataSource(ABC):
+    """Keys of obsm are embeddings, and so are X ("X") and layers ("layers/counts"), but only when asked for by name.
+
+    "obsm/X_pca" means the key X_pca too; a key of that very name in obsm comes first.
+    """
+
+    where: str
+    obs: Table | None
+
+    def choose(self, wanted: list[str] | None) -> list[str]:
+        """The one key of obsm unless some are named."""
+        if wanted is not None:
+            for name in wanted:
+                self._place(name)
+            return wanted
+        keys = self._obsm_keys()
+        if len(keys) == 1:
+            return keys
+        if not keys:
+            raise InputError(f"{self.where} has no embedding in obsm; add one, or name 'X' or a layer in embeddings")
+        raise InputError(f"{self.where} has several embeddings; name one or more in embeddings: {quoted(keys)}")
+
+    def embedding(self, name: str) -> Any:
+        """A matrix of obsm, X, or a layer."""
+        return self._matrix(*self._place(name))
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """Where an embedding is: ("obsm", key), ("X", ""), ("layers", key)."""
+        if name in self._obsm_keys():
+            return "obsm", name
+        slot, _, key = name.partition("/")
+        if slot == "X" and not key and self._has_x():
+            return "X", ""
+        if slot == "obsm" and key in self._obsm_keys():
+            return "obsm", key
+        if slot == "layers" and key in self._layer_keys():
+            return "layers", key
+        layers = [f"layers/{layer}" for layer in self._layer_keys()]
+        raise unknown_embedding(name, self.where, [*self._obsm_keys(), *(["X"] if self._has_x() else []), *layers])
+
+    @abstractmethod
+    def _obsm_keys(self) -> list[str]: ...
+
+    @abstractmethod
+    def _layer_keys(self) -> list[str]: ...
+
+    @abstractmethod
+    def _has_x(self) -> bool: ...
+
+    @abstractmethod
+    def _matrix(self, slot: str, key: str) -> Any: ...
+
+    @abstractmethod
+    def n_cells(self) -> int | None:
+        """The number of cells."""
+
+    @abstractmethod
+    def cell_ids(self) -> NDArray[Any] | None:
+        """Names of the cells."""
+
+
+class LoadedAnnData(AnnDataSource):
+    """An AnnData object, in memory or backed."""
+
+    def __init__(self, adata: Any) -> None:
+        self._adata = adata
+        self.where = "the AnnData object"
+        self.obs = NamedColumns(adata.obs, "obs of the AnnData object")
+
+    def _obsm_keys(self) -> list[str]:
+        return list(self._adata.obsm.keys())
+
+    def _layer_keys(self) -> list[str]:
+        return list(self._adata.layers.keys())
+
+    def _has_x(self) -> bool:
+        return self._adata.X is not None
+
+    def _matrix(self, slot: str, key: str) -> Any:
+        return self._adata.X if slot == "X" else getattr(self._adata, slot)[key]
+
+    def n_cells(self) -> int | None:
+        """The number of cells."""
+        return int(self._adata.n_obs)
+
+    def cell_ids(self) -> NDArray[Any] | None:
+        """Names of the cells."""
+        return np.asarray(self._adata.obs_names)
+
+
+class StoredAnnData(AnnDataSource):
+    """AnnData in an HDF5 file or a zarr store: only what is asked for is read.
+
+    Parameters
+    ----------
+    root : the group
+    where : the path, for messages
+    """
+
+    def __init__(self, root: Node, where: str) -> None:
+        self._root = root
+        self.where = where
+        if "obs" not in root:
+            raise InputError(f"{where} is not AnnData: it has no obs; give a file that AnnData wrote")
+        self._obs = StoredTable(root, where)
+        self.obs = self._obs
+
+    def _slot(self, name: str) -> Node:
+        return self._root.get(name, {})
+
+    def _obsm_keys(self) -> list[str]:
+        obsm = self._slot("obsm")
+        return list(obsm.keys() if is_group(obsm) else obsm.dtype.names)
+
+    def _layer_keys(self) -> list[str]:
+        return list(self._slot("layers").keys())
+
+    def _has_x(self) -> bool:
+        if "X" not in self._root:
+            return False
+        x = self._root["X"]
+        return is_group(x) or len(x.shape) == 2  # no X is stored as a null scalar
+
+    def _matrix(self, slot: str, key: str) -> Any:
+        what = f"{slot}/{key} of {self.where}" if key else f"{slot} of {self.where}"
+        with reading(what):
+            node = self._root[slot]
+            if not key:
+                return stored_rows(node, what)
+            return stored_rows(node[key], what) if is_group(node) else FieldRows(node, key, what)
+
+    def n_cells(self) -> int | None:
+        """The number of cells."""
+        return self._obs.n_rows()
+
+    def cell_ids(self) -> NDArray[Any] | None:
+        """Read the names of the cells."""
+        ids = self._obs.column(self._obs.index_name)
+        return ids if isinstance(ids, np.ndarray) else np.asarray(ids.categories)[ids.codes]
+
+
+def is_anndata(x: Any) -> bool:
+    """Whether it is an AnnData object, without importing anndata."""
+    return comes_from(x, "anndata") and all(hasattr(x, name) for name in ("obsm", "obs", "layers", "n_obs"))
+
+
+def open_h5ad(path: Path) -> StoredAnnData:
+    """Open an .h5ad file."""
+    return StoredAnnData(open_hdf5(path), str(path))
+
+
+def open_zarr_anndata(path: Path) -> StoredAnnData:
+    """Open a zarr store of AnnData."""
+    return StoredAnnData(open_zarr(path), str(path))

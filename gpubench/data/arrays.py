@@ -1,0 +1,148 @@
+"""Arrays and tables in files: npy, npz, parquet, CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.data.messages import quoted, reading
+from gpubench.data.source import NamedArrays, OneMatrix
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    import zipfile
+
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its suffixes: "emb" for emb.csv.gz."""
+    return path.name.partition(".")[0] or path.name
+
+
+def open_npy(path: Path) -> OneMatrix:
+    """Open an .npy file as a memmap."""
+    with reading(str(path)):
+        return OneMatrix(np.lib.format.open_memmap(path, mode="r"), stem(path), str(path))
+
+
+class NpzArrays(NamedArrays):
+    """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns."""
+
+    def __init__(self, path: Path) -> None:
+        with reading(str(path)):
+            self._archive = np.load(path, allow_pickle=False)
+            shapes = {key: _shape(self._archive.zip, key) for key in self._archive.files}
+        super().__init__(self._archive, str(path), [key for key, shape in shapes.items() if len(shape) == 2])
+        self.obs = NpzColumns(self._archive, [key for key, shape in shapes.items() if len(shape) == 1], path)
+
+    def choose(self, wanted: list[str] | None) -> list[str]:
+        """The one matrix unless some are named."""
+        if wanted is None and len(self._names) != 1:
+            there = f"has several: {quoted(self._names)}" if self._names else "has none"
+            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {there}")
+        return super().choose(wanted)
+
+    def embedding(self, name: str) -> Any:
+        """Read one array."""
+        with reading(f"{name!r} in {self.where}"):
+            return self._archive[name]
+
+
+class NpzColumns:
+    """The one-dimensional arrays of an .npz archive."""
+
+    def __init__(self, archive: Any, names: list[str], path: Path) -> None:
+        self._archive = archive
+        self._names = names
+        self.where = str(path)
+
+    def names(self) -> list[str]:
+        """Their names."""
+        return self._names
+
+    def column(self, name: str) -> Any:
+        """Read one."""
+        with reading(f"{name!r} in {self.where}"):
+            return self._archive[name]
+
+
+def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
+    """Read the shape of an array from its header, without the array."""
+    with archive.open(f"{key}.npy") as file:
+        read_header = _HEADER_READERS.get(np.lib.format.read_magic(file))
+        return read_header(file)[0] if read_header else ()
+
+
+class ParquetTable:
+    """A table in a parquet file; a column is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet
+
+        with reading(str(path)):
+            self._file = pyarrow.parquet.ParquetFile(path)
+        self.where = str(path)
+
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self._file.schema_arrow.names)
+
+    def column(self, name: str) -> Any:
+        """Read one column."""
+        with reading(f"column {name!r} of {self.where}"):
+            return self._file.read(columns=[name]).column(name)
+
+
+class TextTable:
+    """A table in a CSV or TSV file, which may be compressed by gzip.
+
+    Columns are read as the text that stands there, so that 01 and 1 stay different labels; empty fields, NA, NaN and
+    null are missing values.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from pyarrow import csv
+
+        self._path = path
+        self._parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.suffixes else ",")
+        self.where = str(path)
+        with reading(self.where):
+            path.open("rb").close()
+            with csv.open_csv(path, parse_options=self._parse) as file:
+                self._names = list(file.schema.names)
+
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return self._names
+
+    def column(self, name: str) -> Any:
+        """Read one column."""
+        import pyarrow as pa
+        from pyarrow import csv
+
+        convert = csv.ConvertOptions(
+            include_columns=[name],
+            column_types={name: pa.dictionary(pa.int32(), pa.string())},
+            strings_can_be_null=True,
+        )
+        with reading(f"column {name!r} of {self.where}"):
+            table = csv.read_csv(self._path, parse_options=self._parse, convert_options=convert)
+            return table.column(name)
+
+
+def open_matrix_table(path: Path) -> OneMatrix:
+    """Read a table all of whose columns are numbers as an embedding; a first column without a name is the index."""
+    import pandas as pd
+
+    with reading(str(path)):
+        if path.suffix in (".parquet", ".pq"):
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
+    first = str(frame.columns[0]) if len(frame.columns) else ""
+    if first.startswith("Unnamed: "):  # how pandas calls a column without a name
+        frame = frame.set_index(first)
+    return OneMatrix(frame, stem(path), str(path))

@@ -1,0 +1,151 @@
+"""From whatever the user has to a `Dataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from gpubench.data.anndata_source import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
+from gpubench.data.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy
+from gpubench.data.columns import check_length, count_values
+from gpubench.data.host import comes_from
+from gpubench.data.matrix import Rows, as_rows
+from gpubench.data.messages import close_matches, nearest, quoted
+from gpubench.data.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
+from gpubench.errors import InputError
+from gpubench.types import Dataset
+
+_STORES: dict[str, Callable[[Path], Source]] = {
+    ".h5ad": open_h5ad,
+    ".h5": open_h5ad,
+    ".hdf5": open_h5ad,
+    ".zarr": open_zarr_anndata,
+    ".zarr.zip": open_zarr_anndata,
+    ".npz": NpzArrays,
+}
+_MATRICES: dict[str, Callable[[Path], Source]] = {
+    ".npy": open_npy,
+    **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
+}
+_TABLES: dict[str, Callable[[Path], Table]] = {
+    **dict.fromkeys((".parquet", ".pq"), ParquetTable),
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), TextTable),
+}
+
+
+def read(
+    source: Any,
+    *,
+    embeddings: str | Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    obs: Any = None,
+    cell_ids: bool = False,
+) -> Dataset:
+    """Read the embeddings and columns asked for, and nothing else.
+
+    Parameters
+    ----------
+    source : path of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see `as_rows`);
+        or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
+    embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
+        it. None: the only one there is. Empty: none is read.
+    columns : role -> name of a column, or the values themselves; roles with None are left out
+    obs : table in which the names are looked up, row by row as the source: path of a .parquet, .csv, .tsv, .npz, .h5ad
+        or .zarr file, DataFrame, or mapping. None: the table of the source itself.
+    cell_ids : whether to read the names of the cells
+
+    Raises
+    ------
+    InputError
+        What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
+    """
+    opened = open_source(source)
+    wanted = [embeddings] if isinstance(embeddings, str) else None if embeddings is None else list(embeddings)
+    matrices = {name: _rows_of(opened, name) for name in opened.choose(wanted)}
+    table = opened.obs if obs is None else open_table(obs)
+    values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
+    return Dataset(
+        embeddings=matrices,
+        obs=values,
+        n_cells=_count_cells(opened, matrices, values),
+        cell_ids=opened.cell_ids() if cell_ids else None,
+        source=str(source) if isinstance(source, str | os.PathLike) else None,
+    )
+
+
+def open_source(source: Any) -> Source:
+    """Find out what the input is, and open it."""
+    if isinstance(source, str | os.PathLike):
+        return cast("Source", _open(source, {**_STORES, **_MATRICES}, "data"))
+    if is_anndata(source):
+        return LoadedAnnData(source)
+    if isinstance(source, Mapping) and not comes_from(source, "h5py"):
+        return NamedArrays(source)
+    return OneMatrix(source, "X")
+
+
+def open_table(obs: Any) -> Table:
+    """Open the table that `obs=` names or is."""
+    if isinstance(obs, str | os.PathLike):
+        opened = _open(obs, {**_STORES, **_TABLES}, "obs")
+        return cast("Table", getattr(opened, "obs", opened))
+    if hasattr(obs, "keys"):
+        return NamedColumns(obs)
+    raise InputError(f"obs is of type {type(obs).__name__}, not a table; give a DataFrame or the path of a table")
+
+
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Path], Any]], argument: str) -> Any:
+    path = Path(path).expanduser()
+    name = path.name.lower()
+    opener = next((opener for suffix, opener in formats.items() if name.endswith(suffix)), None)
+    if path.is_dir():
+        opener = open_zarr_anndata
+    elif not os.path.lexists(path):
+        raise InputError(f"{argument}: {path} does not exist{_beside(path)}; check the path")
+    if opener is None:
+        raise InputError(f"{argument}: the format of {path} is unknown; give one of: {', '.join(formats)}")
+    return opener(path)
+
+
+def _beside(path: Path) -> str:
+    """Files that may have been meant."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.R_OK):
+        return ""
+    meant = nearest(path.name, [file.name for file in path.parent.iterdir()])
+    return f" (did you mean {quoted(meant)}?)" if meant else ""
+
+
+def _rows_of(source: Source, name: str) -> Rows:
+    return as_rows(source.embedding(name), name)
+
+
+def _column(table: Table | None, role: str, given: Any) -> Any:
+    """Look up a column by name, or take the values as they are."""
+    if not isinstance(given, str):
+        return given
+    if table is None:
+        raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values in {role}")
+    if given not in table.names():
+        raise InputError(f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}")
+    return table.column(given)
+
+
+def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any]) -> int:
+    """n, after a check that everything agrees on it."""
+    counts = {name: int(rows.shape[0]) for name, rows in matrices.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise InputError(f"embeddings differ in their number of rows ({listed}); give embeddings of the same cells")
+    lengths = {role: count_values(values, role) for role, values in columns.items()}
+    n = next(iter(counts.values()), None)
+    if n is None:
+        n = source.n_cells()
+    if n is None:
+        n = next(iter(lengths.values()), 0)
+    for role, length in lengths.items():
+        check_length(length, n, role)
+    if n == 0:
+        raise InputError(f"{source.where} has no cells; check how it was made")
+    return n

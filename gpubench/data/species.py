@@ -1,0 +1,107 @@
+"""One file per species, read as one dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubench.data.arrays import stem
+from gpubench.data.categorical import CategoricalColumn
+from gpubench.data.columns import encode_labels
+from gpubench.data.messages import quoted
+from gpubench.data.reading import read
+from gpubench.data.rows import StackedRows
+from gpubench.errors import InputError
+from gpubench.types import Dataset
+
+
+def read_species(
+    sources: Mapping[str, Any] | Sequence[str | os.PathLike[str]],
+    *,
+    embeddings: str | Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    obs: Mapping[str, Any] | None = None,
+    cell_ids: bool = False,
+) -> Dataset:
+    """Read one source per species; the cells of the second follow those of the first, and so on.
+
+    Parameters
+    ----------
+    sources : species -> source as in `read`, or paths, whose stems then name the species
+    embeddings : as in `read`; every source must have them
+    columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
+        are left out. The role "species" is the species of the source unless it is given.
+    obs : species -> table as in `read`
+
+    Raises
+    ------
+    InputError
+        What `read` refuses, fewer than two sources, embeddings of different names or dimensions, species that are named
+        alike.
+    """
+    named = sources if isinstance(sources, Mapping) else _by_stem(sources)
+    if len(named) < 2:
+        raise InputError(f"species need at least two sources, one for each; there is {quoted(list(named)) or 'none'}")
+    given = {role: value for role, value in (columns or {}).items() if value is not None}
+    parts = {
+        species: read(
+            source,
+            embeddings=embeddings,
+            columns={role: value[species] if isinstance(value, Mapping) else value for role, value in given.items()},
+            obs=None if obs is None else obs[species],
+            cell_ids=cell_ids,
+        )
+        for species, source in named.items()
+    }
+    stacked = {role: _stack_columns({s: part.obs[role] for s, part in parts.items()}, role) for role in given}
+    counts = [part.n_cells for part in parts.values()]
+    stacked.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
+    ids = [part.cell_ids for part in parts.values() if part.cell_ids is not None]
+    return Dataset(
+        embeddings={name: _stack_rows(parts, name) for name in _common_names(parts)},
+        obs=stacked,
+        n_cells=sum(counts),
+        cell_ids=np.concatenate(ids) if len(ids) == len(parts) else None,
+        source=", ".join(part.source for part in parts.values() if part.source) or None,
+    )
+
+
+def _by_stem(paths: Sequence[Any]) -> dict[str, Any]:
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise InputError("data: sources that are not files have no names; give a mapping species -> source")
+    named = {stem(Path(path)): path for path in paths}
+    if len(named) < len(paths):
+        raise InputError(f"data: several files have the same name ({quoted(list(named))}); give species -> file")
+    return named
+
+
+def _common_names(parts: Mapping[str, Dataset]) -> list[str]:
+    names = {species: list(part.embeddings) for species, part in parts.items()}
+    first = next(iter(names.values()))
+    if any(set(others) != set(first) for others in names.values()):
+        listed = "; ".join(f"{species}: {quoted(others)}" for species, others in names.items())
+        raise InputError(f"the sources have different embeddings ({listed}); name in embeddings one that all have")
+    return first
+
+
+def _stack_rows(parts: Mapping[str, Dataset], name: str) -> StackedRows:
+    widths = {species: int(part.embeddings[name].shape[1]) for species, part in parts.items()}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{species} {width}" for species, width in widths.items())
+        raise InputError(f"{name} differs in its number of dimensions ({listed}); species need one common embedding")
+    return StackedRows([part.embeddings[name] for part in parts.values()])
+
+
+def _stack_columns(parts: Mapping[str, Any], role: str) -> Any:
+    """Numbers stay numbers; everything else becomes codes into the categories of all species."""
+    if all(isinstance(values, np.ndarray) and values.dtype.kind in "fiu" for values in parts.values()):
+        return np.concatenate(list(parts.values()))
+    labels = [encode_labels(values, f"{role} of {species}") for species, values in parts.items()]
+    categories = sorted({name for part in labels for name in part.names})
+    rank = {name: code for code, name in enumerate(categories)}
+    codes = [np.array([rank[name] for name in part.names])[part.codes] for part in labels]
+    return CategoricalColumn(np.concatenate(codes), categories)
