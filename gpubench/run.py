@@ -51,6 +51,7 @@ def score(
     seed: int = 42,
     threads: int | None = None,
     memory: int | None = None,
+    knn: str = "auto",
     listener: Listener | None = None,
     **options: Any,
 ) -> Result:
@@ -73,6 +74,7 @@ def score(
     seed : of everything random
     threads : CPU threads; None: all
     memory : bytes to use at most beyond the input; None: 80% of what is free
+    knn : how neighbours are searched: "auto", "exact" or "ivf", see `gpubench.get_engine`
     listener : hears of the stages of the run
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
@@ -96,7 +98,7 @@ def score(
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
     if isinstance(engine, str):
-        engine = get_engine(engine, seed=seed, threads=threads, memory_bytes=memory, timeline=timeline)
+        engine = get_engine(engine, seed=seed, threads=threads, memory_bytes=memory, timeline=timeline, knn=knn)
     else:
         timeline = engine.timeline
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import FiniteCheck, as_rows
-from gpubench.engines import cpu_graph, cpu_neighbors, cpu_silhouette, planner
+from gpubench.engines import cpu_approximate, cpu_graph, cpu_neighbors, cpu_silhouette, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu_parallel import Workers, usable_cores
 from gpubench.errors import InputError
@@ -29,6 +29,7 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
+    knn_method : "exact", "ivf" (faiss), or "auto": exact up to 300,000 cells, then faiss where it is installed
     """
 
     name = "cpu"
@@ -41,6 +42,7 @@ class CpuEngine(Engine):
         threads: int | None = None,
         memory_bytes: int | None = None,
         timeline: Timeline | None = None,
+        knn: str = "auto",
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed")
@@ -49,6 +51,7 @@ class CpuEngine(Engine):
         self.memory_bytes = memory_bytes if memory_bytes is not None else planner.default_budget_bytes()
         self.timeline = timeline or Timeline()
         self.device = f"CPU, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self.knn_method = knn
         self._workers = Workers(self.n_threads, self.timeline)
         self._checked: dict[int, NDArray[np.float32]] = {}
 
@@ -80,9 +83,12 @@ class CpuEngine(Engine):
         return np.asarray(x)
 
     def knn(self, x: NDArray[np.float32], k: int) -> Knn:
-        """See `Engine.knn`."""
+        """See `Engine.knn`; beyond 300,000 cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        many = len(x) > cpu_approximate.EXACT_UP_TO and cpu_approximate.available()
+        if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
+            return cpu_approximate.ivf_knn(x, k, self._workers, self.seed)
         return cpu_neighbors.knn_between(x, x, k, self._workers)
 
     def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:

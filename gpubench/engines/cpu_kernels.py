@@ -148,6 +148,22 @@ def candidate_distances(queries, x, keep, keys, ids, counts, worst, out):  # typ
 
 
 @_kernel
+def exact_distances(queries, x, ids, out):  # type: ignore[no-untyped-def]
+    """Exact squared distances of each query to the cells of its row of `ids`; infinity where the id is -1.
+
+    Parameters
+    ----------
+    queries, x : (m, d) and (n, d) float32
+    ids : (m, c) int32
+    out : (m, c) float64, written
+    """
+    for r in range(len(queries)):
+        for c in range(ids.shape[1]):
+            index = ids[r, c]
+            out[r, c] = _squared_distance(queries[r], x[index]) if index >= 0 else np.inf
+
+
+@_kernel
 def take_nearest(  # type: ignore[no-untyped-def]
     squared, order, ids, unseen, out_indices, out_distances, uncertain
 ):

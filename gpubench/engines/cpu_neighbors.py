@@ -37,11 +37,11 @@ def knn_between(queries: NDArray[np.float32], x: NDArray[np.float32], k: int, wo
         return _BlockWorker(operands, n_candidates, same_cells, indices, distances, uncertain)
 
     workers.run(range(0, m, BLOCK_ROWS), make_worker)
-    _search_again(queries, x, np.flatnonzero(uncertain), same_cells, indices, distances, workers)
+    search_rows(queries, x, np.flatnonzero(uncertain), same_cells, indices, distances, workers)
     return Knn(indices, distances)
 
 
-def _search_again(
+def search_rows(
     queries: NDArray[np.float32],
     x: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -50,6 +50,7 @@ def _search_again(
     distances: NDArray[np.float32],
     workers: Workers,
 ) -> None:
+    """Search some rows again by comparing them with every cell in float64; their results are overwritten."""
     from gpubench.engines import cpu_kernels
 
     def make_worker() -> Callable[[NDArray[np.int64]], None]:

@@ -57,6 +57,10 @@ class Workers:
                 return
             self._run_threads(queue, make_worker)
 
+    def report(self, done: int, total: int) -> None:
+        """Tell the progress of work that a library spreads over threads itself."""
+        self._timeline.advance(done, total)
+
     def _run_threads(self, queue: _Queue[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         def loop() -> None:
             worker = make_worker()

@@ -11,6 +11,7 @@ from gpubench.engines.embedding import on_engine
 from gpubench.errors import InputError
 from gpubench.metrics._checks import check_several
 from gpubench.metrics._metric import metric
+from gpubench.metrics._search import search_params
 from gpubench.types import Score
 
 if TYPE_CHECKING:
@@ -59,6 +60,6 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
         float(entropy.mean() / np.log(batches.n_classes)),
         n=embedding.n,
         note=note,
-        params={"n_neighbors": used},
+        params={"n_neighbors": used, **search_params(knn)},
         approximate=not knn.exact,
     )

@@ -10,6 +10,7 @@ from gpubench.data import as_numeric
 from gpubench.engines.embedding import Embedding, on_engine
 from gpubench.errors import InputError
 from gpubench.metrics._metric import metric
+from gpubench.metrics._search import search_params
 from gpubench.types import Score
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def sequential_alignment(
         value = float(np.clip(1 - observed / _mean_pair_distance(times), 0, 1))
     else:
         value = observed
-    return Score(value, n=n, params=params, approximate=not knn.exact)
+    return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact)
 
 
 def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from gpubench.metrics._search import search_params
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require
 from gpubench.types import MetricResult
@@ -19,8 +21,10 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
         resolution=options.resolution,
         n_iterations=options.n_iterations,
     )
+    knn = embedding.knn(min(options.n_cluster_neighbors, embedding.n) - 1)  # the graph the clusters were found in
     for metric in (adjusted_rand_index, normalized_mutual_info):
-        yield measure(given, ID, metric, label, clusters, engine=given.engine)
+        row = measure(given, ID, metric, label, clusters, engine=given.engine)
+        yield replace(row, params={**row.params, **search_params(knn)}, approximate=not knn.exact)
 
 
 def _knn_k(options: Options) -> int:

@@ -1,0 +1,102 @@
+"""Approximate nearest neighbours for millions of cells: faiss proposes, exact distances order, and recall is measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines import cpu_neighbors
+from gpubench.errors import EngineUnavailable
+from gpubench.types import Knn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu_parallel import Workers
+
+EXACT_UP_TO = 300_000
+"""Cells up to which every pair is compared unless another method is named."""
+
+RECALL_SAMPLE = 1_000
+"""Cells whose neighbours are also searched exactly, to measure recall."""
+
+N_PROBE = 32
+QUERY_ROWS = 8192
+
+
+def available() -> bool:
+    """Whether faiss is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("faiss") is not None
+
+
+def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
+    """Search an inverted file of sqrt(n) cells' neighbourhoods, the nearest `N_PROBE` of them for each cell.
+
+    Raises
+    ------
+    EngineUnavailable
+        faiss is not installed.
+    """
+    if not available():
+        raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"')
+    import faiss
+
+    n, d = x.shape
+    indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    n_lists = int(np.sqrt(n))
+    faiss.omp_set_num_threads(workers.n_threads)
+    center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, n_lists, faiss.METRIC_L2)
+    index.cp.seed = seed
+    train = np.random.default_rng(seed).choice(n, min(n, 64 * n_lists), replace=False)
+    index.train(x[np.sort(train)] - center)
+    for start in range(0, n, QUERY_ROWS):
+        index.add(x[start : start + QUERY_ROWS] - center)
+    index.nprobe = min(N_PROBE, n_lists)
+    short: list[NDArray[np.int64]] = []
+    for start in range(0, n, QUERY_ROWS):
+        rows = np.arange(start, min(start + QUERY_ROWS, n))
+        _, found = index.search(x[rows] - center, k + 1)
+        complete = _keep_nearest(x, rows, found, indices, distances)
+        short.append(rows[~complete])
+        workers.report(start, n)
+    cpu_neighbors.search_rows(x, x, np.concatenate(short), True, indices, distances, workers)
+    params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
+    return Knn(indices, distances, "ivf", params, measure_recall(x, indices, workers, seed))
+
+
+def _keep_nearest(
+    x: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    found: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    distances: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """Drop each cell itself by id, order by exact distance, and say which rows have k neighbours."""
+    from gpubench.engines import cpu_kernels
+
+    ids = np.where(found == rows[:, None], -1, found).astype(np.int32)
+    squared = np.empty(ids.shape)
+    cpu_kernels.exact_distances(x[rows], x, ids, squared)
+    span = slice(int(rows[0]), int(rows[-1]) + 1)
+    incomplete = np.zeros(len(rows), np.bool_)
+    unseen = np.full(len(rows), np.inf)
+    cpu_kernels.take_nearest(
+        squared, np.argsort(squared, axis=1), ids, unseen, indices[span], distances[span], incomplete
+    )
+    return ~incomplete
+
+
+def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], workers: Workers, seed: int) -> float:
+    """Share of the true neighbours of a random sample of cells that are among `indices`."""
+    n, k = indices.shape
+    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, RECALL_SAMPLE), replace=False))
+    exact = cpu_neighbors.knn_between(x[sample], x, k + 1, workers).indices
+    hits = 0
+    for row, true, got in zip(sample, exact, indices[sample], strict=True):
+        others = true[true != row][:k]
+        hits += len(np.intersect1d(others, got, assume_unique=True))
+    return hits / (len(sample) * k)
