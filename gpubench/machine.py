@@ -59,28 +59,11 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def total_memory_bytes() -> int | None:
     """Memory of the machine, None where the system does not say."""
     if sys.platform == "win32":  # no sysconf there
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def free_memory_bytes() -> int | None:
-    """Memory that can be had without swapping, None where the system does not say."""
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def run_briefly(*command: str, timeout_s: float = 5.0) -> str | None:

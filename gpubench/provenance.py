@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpubench import machine
-from gpubench.types import RowSource
+from gpubench.engines.cpu_parallel import usable_cores
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from gpubench.engines.base import Engine
-
-_BLOCK_BYTES = 16 << 20
 
 
 def provenance(
@@ -36,7 +31,7 @@ def provenance(
     engine : the engine that ran
     options : what the user asked for: columns, tasks, parameters, threads
     source : the data as the user named it
-    fingerprint : digest of the scored values (see `fingerprint`)
+    fingerprint : digest of the data (see `gpubench.data.fingerprint`)
     n_cells : cells scored
 
     Returns
@@ -53,37 +48,7 @@ def provenance(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": machine.cpu_model(),
-        "cores": machine.usable_cores(),
+        "cores": usable_cores(),
         "memory_bytes": machine.total_memory_bytes(),
         "packages": machine.package_versions(),
     }
-
-
-def fingerprint(matrices: Iterable[NDArray[Any] | RowSource], columns: Iterable[NDArray[Any]] = ()) -> str:
-    """Digest of the values that are scored, whatever the file, dtype or memory order they come in.
-
-    Parameters
-    ----------
-    matrices : (n, d) each, on the host; read in row blocks, as float32
-    columns : (n,) each: codes or numbers
-
-    Returns
-    -------
-    32 hexadecimal digits of BLAKE2b.
-    """
-    import numpy as np
-
-    digest = hashlib.blake2b(digest_size=16)
-    for matrix in matrices:
-        n, d = matrix.shape
-        digest.update(f"matrix {n} {d}\n".encode())
-        step = max(1, _BLOCK_BYTES // (4 * max(1, d)))
-        for start in range(0, n, step):
-            stop = min(n, start + step)
-            rows = matrix.read(start, stop) if isinstance(matrix, RowSource) else matrix[start:stop]
-            digest.update(np.ascontiguousarray(rows, dtype="<f4").data)
-    for column in columns:
-        values = np.ascontiguousarray(column)
-        digest.update(f"column {values.dtype.str} {len(values)}\n".encode())
-        digest.update(values.data)
-    return digest.hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from dataclasses import dataclass, fields
@@ -127,7 +125,9 @@ class Result:
             raise InputError(f"path={str(path)!r} is not a JSON file ({error}); pass a results.json") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
-            raise InputError(f"path={str(path)!r} has schema {schema!r}; this version of gpubench reads schema {SCHEMA}")
+            raise InputError(
+                f"path={str(path)!r} has schema {schema!r}; this version of gpubench reads schema {SCHEMA}"
+            )
         try:
             rest = {field.name: content[field.name] for field in fields(cls) if field.name != "results"}
             return cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
@@ -143,12 +143,9 @@ class Result:
             The file cannot be written.
         """
         columns = rows.to_columns(self.results)
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        for cells in zip(*columns.values(), strict=True):
-            writer.writerow([rows.plain(cell) for cell in cells])
-        write_atomically(path, lambda file: file.write(_encode(text.getvalue())))
+        lines = [columns, *zip(*columns.values(), strict=True)]
+        text = "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+        write_atomically(path, lambda file: file.write(_encode(text)))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of `to_frame` to a Parquet file.
@@ -190,6 +187,13 @@ class Result:
 
 def _get(row: MetricResult, key: str) -> Any:
     return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
+
+
+def _csv_cell(value: Any) -> str:
+    """Quote where RFC 4180 asks for it; csv.writer with plain line ends leaves a carriage return unquoted."""
+    value = rows.plain(value)
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
 def _encode(text: str) -> bytes:

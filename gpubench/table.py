@@ -14,6 +14,8 @@ from gpubench.types import MetricResult
 HEADER = ("metric", "params", "value", "stderr", "n", "seconds", "note")
 """Columns of a section; "params" holds the parameters that tell rows of one metric apart."""
 
+FAILED, LEFT_OUT = "Failed:", "Left out:"
+
 _RIGHT = frozenset({"value", "stderr", "n", "seconds"})
 _ALWAYS = frozenset({"metric", "value", "n", "seconds"})
 
@@ -94,7 +96,7 @@ def remarks(skipped: Sequence[Mapping[str, str]], failures: Sequence[Mapping[str
     """Lines that list what was left out and what failed, each list under its heading."""
     left_out = [printable(f"  {item['task']}: {item['reason']}") for item in skipped]
     failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
-    listed = (("Failed:", failed), ("Left out:", left_out))
+    listed = ((FAILED, failed), (LEFT_OUT, left_out))
     return [[heading, *lines] for heading, lines in listed if lines]
 
 

@@ -1,0 +1,113 @@
+"""What people write on the command line, turned into values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from gpubench.errors import InputError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory: "4GB" is 4 x 10^9 bytes, "4GiB" 4 x 2^30.
+
+    Raises
+    ------
+    InputError
+        It is no amount, or none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    amount = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
+    if amount < 1:
+        raise InputError(f"--memory {text!r} is no amount of memory; write it as 4GB or 500MB")
+    return amount
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type.
+
+    Raises
+    ------
+    InputError
+        No such field (with close matches), or a value that is not of its type.
+    """
+    from gpubench.data import close_matches
+    from gpubench.tasks import Options
+
+    types = get_type_hints(Options)
+    known = [field.name for field in fields(Options)]
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option {text!r} has no value; write it as name=value, for example k=15")
+        if name not in known:
+            raise InputError(f"--option {name!r} is unknown{close_matches(name, known)}; write one that exists")
+        values[name] = _parse_value(name, value, types[name])
+    return values
+
+
+def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
+    """Look scikit-learn scorers up by name; None where no name is given.
+
+    Raises
+    ------
+    InputError
+        No such scorer (with close matches).
+    """
+    if not names:
+        return None
+    from sklearn.metrics import get_scorer, get_scorer_names
+
+    from gpubench.data import close_matches
+
+    known = get_scorer_names()
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--scorer {name!r} is no scorer of scikit-learn{close_matches(name, known)}; use one that is"
+            )
+    return {name: get_scorer(name) for name in names}
+
+
+def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> list[str]:
+    """Split "a,b" and repeated texts into distinct names, each one of `known`.
+
+    Raises
+    ------
+    InputError
+        No such name (with close matches); `argument` is what the message calls it.
+    """
+    from gpubench.data import close_matches
+
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in known:
+            raise InputError(f"{argument} {name!r} is unknown{close_matches(name, known)}; use one that exists")
+    return names
+
+
+def _parse_value(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if text in choices:
+            return text
+        raise InputError(f"--option {name}={text!r} is none of {', '.join(map(repr, choices))}; use one of these")
+    if kind is bool:
+        if text.lower() in (*_YES, *_NO):
+            return text.lower() in _YES
+        raise InputError(f"--option {name}={text!r} is neither true nor false; write one of the two")
+    noun = "a whole number" if kind is int else "a number"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise InputError(f"--option {name}={text!r} is not {noun}; write {noun}") from None
+    if not math.isfinite(value):
+        raise InputError(f"--option {name}={text!r} is not finite; write {noun}")
+    return value

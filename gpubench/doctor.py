@@ -1,0 +1,157 @@
+"""What works on this machine, what does not, and what to install."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gpubench import machine
+from gpubench.engines import get_engine, planner
+from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.errors import EngineUnavailable
+
+State = Literal["works", "missing", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    about : what
+    state : "works", "missing" (scoring works without it), "broken" (scoring does not)
+    text : what was found, and what to do
+    """
+
+    about: str
+    state: State
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalPackage:
+    """A package that makes something faster.
+
+    Attributes
+    ----------
+    name : its distribution
+    extra : the extra of gpubench that installs it
+    gain : what it speeds up
+    """
+
+    name: str
+    extra: str
+    gain: str
+
+
+OPTIONAL = (
+    OptionalPackage("faiss-cpu", "cpu", "finding neighbours among very many cells"),
+    OptionalPackage("scikit-learn-intelex", "cpu", "random forests in the label prediction tasks"),
+)
+
+
+def examine() -> list[Finding]:
+    """Look at the machine; takes about a second, changes nothing and scores a handful of cells."""
+    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), _numba_cache(), *_blas()]
+
+
+def works(findings: list[Finding]) -> bool:
+    """Whether scoring works."""
+    return all(finding.state != "broken" for finding in findings)
+
+
+def to_text(findings: list[Finding]) -> str:
+    """One line for each finding, and a last one that sums up."""
+    width = max(len(finding.about) for finding in findings)
+    lines = [f"{finding.state:<8} {finding.about:<{width}}  {finding.text}" for finding in findings]
+    verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see what is broken above."
+    return "\n".join([*lines, "", verdict])
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("gpubench", "works", f"{machine.package_version('gpubench')}, Python {platform.python_version()}")
+    free = planner.free_memory_bytes() / 2**30
+    yield Finding(
+        "machine", "works", f"{machine.cpu_model()}, {usable_cores()} cores for us, {free:.1f} GB memory free"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in machine.package_versions().items())
+    yield Finding("packages", "works", versions)
+
+
+def _scoring() -> Finding:
+    """Score six cells on the CPU, so that every compiled part is loaded."""
+    try:
+        from gpubench.metrics import silhouette_label
+
+        engine = get_engine("cpu", threads=1)
+        value = silhouette_label([[0.0], [1.0], [2.0], [9.0], [10.0], [11.0]], list("aaabbb"), engine=engine)
+    except (ImportError, OSError, EngineUnavailable) as error:
+        remedy = "install again: pip install --force-reinstall gpubench"
+        return Finding("engine cpu", "broken", f"{type(error).__name__}: {error}; {remedy}")
+    return Finding("engine cpu", "works", f"scored six cells, silhouette {value:.2f}")
+
+
+def _cuda() -> Finding:
+    """Ask the NVIDIA driver itself; the packages count only where there is a driver."""
+    driver = _cuda_driver_version()
+    if driver is None:
+        return Finding("engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used")
+    gpus = machine.run_briefly("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    found = f"driver for CUDA {driver}, {'; '.join(gpus.splitlines()) if gpus else 'GPU not named by nvidia-smi'}"
+    try:
+        engine = get_engine("cuda")
+    except EngineUnavailable as error:
+        return Finding("engine cuda", "missing", f"{found}; {error}")
+    return Finding("engine cuda", "works", f"{found}; {engine.device}")
+
+
+def _cuda_driver_version() -> str | None:
+    """The newest CUDA version that the NVIDIA driver supports, None without a driver."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _optional_packages() -> Iterator[Finding]:
+    for package in OPTIONAL:
+        version = machine.package_version(package.name)
+        if version is not None:
+            yield Finding(package.name, "works", f"{version}; speeds up {package.gain}")
+            continue
+        install = f'pip install "gpubench[{package.extra}]"'
+        yield Finding(package.name, "missing", f"would speed up {package.gain}: {install}")
+
+
+def _numba_cache() -> Finding:
+    """Compiled kernels are kept beside the package, or in numba's own folder where that cannot be written."""
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        text = f"{folder} cannot be written ({error.strerror}), so kernels may be compiled again in every run"
+        return Finding("kernel cache", "missing", f"{text}; set NUMBA_CACHE_DIR to a folder that can")
+    return Finding("kernel cache", "works", f"compiled kernels are kept in {folder}")
+
+
+def _blas() -> Iterator[Finding]:
+    from threadpoolctl import threadpool_info
+
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            text = f"{pool['internal_api']} {pool['version']}, {pool.get('architecture', 'architecture not named')}"
+            yield Finding("BLAS", "works", f"{text}, up to {pool['num_threads']} threads")

@@ -1,0 +1,85 @@
+"""A line on the terminal that shows what runs, how far it is and since when."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+
+class Progress:
+    """A `Listener` that draws the running stage on standard error while it is a terminal, and nothing in a pipe.
+
+    Use it in a `with` statement, so that the line is taken away again whatever happens inside. Listening only notes
+    where the run is, and a thread of its own draws a few times a second, so the run never waits for the terminal.
+
+    Parameters
+    ----------
+    stream : where to draw; None: standard error
+    shown : False to draw nothing even on a terminal
+    """
+
+    _DRAWN_PER_SECOND = 8
+
+    def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
+        self._stream = stream or sys.stderr
+        self._shown = shown and self._stream.isatty()
+        self._begin = time.monotonic()
+        self._state: tuple[str, int, int] = ("", 0, 0)  # replaced as a whole, so that a drawing never mixes two stages
+
+    def __enter__(self) -> Self:
+        self._begin = time.monotonic()
+        if self._shown:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream)
+            self._live = Live(self, console=console, refresh_per_second=self._DRAWN_PER_SECOND, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._live.stop()
+
+    def started(self, path: str) -> None:
+        """See `gpubench.timeline.Listener.started`."""
+        self._state = (path, 0, 0)
+
+    def advanced(self, path: str, done: int, total: int) -> None:
+        """See `gpubench.timeline.Listener.advanced`."""
+        self._state = (path, done, total)
+
+    def ended(self, path: str, seconds: float) -> None:  # noqa: ARG002 - part of the protocol
+        """See `gpubench.timeline.Listener.ended`."""
+        self._state = (path.rpartition("/")[0], 0, 0)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw: the stage, a bar where its length is known, and the time since the run began."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        path, done, total = self._state
+        line = Table.grid(padding=(0, 2))
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        stage = Text(path.replace("/", " > ") or "starting")
+        elapsed = Text(_clock(time.monotonic() - self._begin))
+        if total:
+            line.add_row(stage, ProgressBar(total, min(done, total), width=24), Text(f"{done:,}/{total:,}"), elapsed)
+        else:
+            line.add_row(stage, elapsed)
+        yield line
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, hours before them where there are any."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
