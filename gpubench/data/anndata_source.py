@@ -78,6 +78,10 @@ class AnnDataSource(ABC):
     def cell_ids(self) -> NDArray[Any] | None:
         """Names of the cells."""
 
+    @abstractmethod
+    def gene_ids(self) -> NDArray[Any]:
+        """Names of the genes."""
+
 
 class LoadedAnnData(AnnDataSource):
     """An AnnData object, in memory or backed."""
@@ -106,6 +110,10 @@ class LoadedAnnData(AnnDataSource):
     def cell_ids(self) -> NDArray[Any] | None:
         """Names of the cells."""
         return np.asarray(self._adata.obs_names)
+
+    def gene_ids(self) -> NDArray[Any]:
+        """Names of the genes."""
+        return np.asarray(self._adata.var_names)
 
 
 class StoredAnnData(AnnDataSource):
@@ -155,8 +163,11 @@ class StoredAnnData(AnnDataSource):
 
     def cell_ids(self) -> NDArray[Any] | None:
         """Read the names of the cells."""
-        ids = self._obs.column(self._obs.index_name)
-        return ids if isinstance(ids, np.ndarray) else np.asarray(ids.categories)[ids.codes]
+        return self._obs.row_names()
+
+    def gene_ids(self) -> NDArray[Any]:
+        """Read the names of the genes."""
+        return StoredTable(self._root, self.where, "var").row_names()
 
 
 def is_anndata(x: Any) -> bool:

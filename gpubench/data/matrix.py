@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpubench.data.host import comes_from, to_host
 from gpubench.data.messages import quoted
-from gpubench.data.rows import SlicedRows
+from gpubench.data.rows import CsrMatrixRows, SlicedRows
 from gpubench.errors import InputError
 from gpubench.types import RowSource
 
@@ -43,7 +43,7 @@ def as_rows(x: Any, name: str) -> Rows:
         raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers, such as {name}.astype('float32')")
     if isinstance(matrix, np.ndarray | RowSource):
         return matrix
-    return SlicedRows(matrix.tocsr() if hasattr(matrix, "tocsr") else matrix, name)
+    return CsrMatrixRows(matrix.tocsr(), name) if hasattr(matrix, "tocsr") else SlicedRows(matrix, name)
 
 
 def _as_matrix(x: Any, name: str) -> Any:

@@ -73,6 +73,14 @@ class SlicedRows:
             return np.asarray(block.toarray() if hasattr(block, "toarray") else block)
 
 
+class CsrMatrixRows(SlicedRows):
+    """Rows of a CSR matrix in memory, which can also be had as they are."""
+
+    def read_csr(self, start: int, stop: int) -> Any:
+        """Return rows [start, stop) as a CSR matrix."""
+        return self._x[start:stop]
+
+
 class StackedRows:
     """Several matrices with the same number of columns, one below the other, without copying them together.
 

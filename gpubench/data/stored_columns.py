@@ -17,48 +17,54 @@ _NULLABLE = ("nullable-integer", "nullable-boolean", "nullable-string-array")
 
 
 class StoredTable:
-    """The `obs` of a store: a group of columns, or, before AnnData 0.7, one array of records.
+    """The `obs` or `var` of a store: a group of columns, or, before AnnData 0.7, one array of records.
 
     Parameters
     ----------
     root : the AnnData group
     where : what messages call the store
+    axis : "obs" or "var"
     """
 
-    def __init__(self, root: Node, where: str) -> None:
+    def __init__(self, root: Node, where: str, axis: str = "obs") -> None:
         self._uns = root.get("uns", {})
-        self._obs = root["obs"]
-        self.where = f"obs of {where}"
+        self._table = root[axis]
+        self.where = f"{axis} of {where}"
 
     @property
     def index_name(self) -> str:
-        """The name under which the names of the cells are stored."""
-        if is_group(self._obs):
-            return str(attribute(self._obs, "_index", "_index"))
-        return str(self._obs.dtype.names[0])
+        """The name under which the names of the rows are stored."""
+        if is_group(self._table):
+            return str(attribute(self._table, "_index", "_index"))
+        return str(self._table.dtype.names[0])
 
     def names(self) -> list[str]:
         """The columns, without the index."""
-        stored = self._obs.keys() if is_group(self._obs) else self._obs.dtype.names
+        stored = self._table.keys() if is_group(self._table) else self._table.dtype.names
         return [name for name in stored if name not in (self.index_name, _LEGACY_CATEGORIES)]
 
     def n_rows(self) -> int:
-        """The number of cells, from the shape of the index; nothing is read."""
+        """The number of rows, from the shape of the index; nothing is read."""
         with reading(self.where):
-            index = self._obs[self.index_name] if is_group(self._obs) else self._obs
+            index = self._table[self.index_name] if is_group(self._table) else self._table
             if is_group(index):  # an index with a mask
                 index = index["values"]
             return int(index.shape[0])
 
+    def row_names(self) -> NDArray[Any]:
+        """Read the names of the rows."""
+        names = self.column(self.index_name)
+        return names if isinstance(names, np.ndarray) else np.asarray(names.categories)[names.codes]
+
     def column(self, name: str) -> NDArray[Any] | CategoricalColumn:
         """Read one column as stored."""
         with reading(f"column {name!r} in {self.where}"):
-            if is_group(self._obs):
-                return decode(self._obs[name], self._obs)
+            if is_group(self._table):
+                return decode(self._table[name], self._table)
             return self._record_field(name)
 
     def _record_field(self, name: str) -> NDArray[Any] | CategoricalColumn:
-        values = self._obs[name] if hasattr(self._obs, "fields") else self._obs[:][name]
+        values = self._table[name] if hasattr(self._table, "fields") else self._table[:][name]
         categories = f"{name}_categories"
         if values.dtype.kind in "iu" and categories in self._uns:
             return CategoricalColumn(values, np.atleast_1d(read_array(self._uns[categories])))

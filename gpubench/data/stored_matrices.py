@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def stored_rows(node: Node, what: str) -> Any:
     return CsrRows(node, what) if _SPARSE_FORMATS[encoding] == "csr" else CscRows(node, what)
 
 
-class _StoredSparse:
+class _StoredSparse(ABC):
     """What CSR and CSC groups have in common."""
 
     def __init__(self, node: Node, what: str) -> None:
@@ -55,6 +56,14 @@ class _StoredSparse:
         """The dtype as stored."""
         dtype: np.dtype[Any] = self._node["data"].dtype
         return dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) as a dense (stop - start, d) array."""
+        return np.asarray(self.read_csr(start, stop).toarray())
+
+    @abstractmethod
+    def read_csr(self, start: int, stop: int) -> csr_matrix:
+        """Return rows [start, stop) as a CSR matrix."""
 
     def _check_indices(self, indices: NDArray[Any], limit: int) -> None:
         """SciPy writes out of bounds where a damaged file says so."""
@@ -72,8 +81,8 @@ class CsrRows(_StoredSparse):
             raise InputError(f"{self._what} has row pointers that do not fit its shape; the file is damaged")
         return indptr
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense (stop - start, d) array."""
+    def read_csr(self, start: int, stop: int) -> csr_matrix:
+        """Return rows [start, stop) as a CSR matrix."""
         from scipy.sparse import csr_matrix
 
         with reading(f"{self._what}: rows {start:,} to {stop:,}"):
@@ -81,7 +90,7 @@ class CsrRows(_StoredSparse):
             indices = np.asarray(self._node["indices"][low:high])
             self._check_indices(indices, self.shape[1])
             entries = (self._node["data"][low:high], indices, self._indptr[start : stop + 1] - low)
-            return np.asarray(csr_matrix(entries, shape=(stop - start, self.shape[1])).toarray())
+            return csr_matrix(entries, shape=(stop - start, self.shape[1]))
 
 
 class CscRows(_StoredSparse):
@@ -97,9 +106,9 @@ class CscRows(_StoredSparse):
             entries = (self._node["data"][:], indices, self._node["indptr"][:])
             return csc_matrix(entries, shape=self.shape).tocsr()
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense (stop - start, d) array."""
-        return np.asarray(self._csr[start:stop].toarray())
+    def read_csr(self, start: int, stop: int) -> csr_matrix:
+        """Return rows [start, stop) as a CSR matrix."""
+        return self._csr[start:stop]
 
 
 class ColumnRows:

@@ -1,0 +1,168 @@
+"""Agreement of two vectors, or of two sets: Spearman, Pearson, mean squared error, Jaccard."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.data import as_numeric
+from gpubench.engines import get_engine
+from gpubench.errors import InputError
+from gpubench.metrics._metric import metric
+from gpubench.types import Score
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from gpubench.engines.base import Engine
+
+
+@metric("spearman_correlation_calculation", "Spearman correlation", bounds=(-1.0, 1.0))
+def spearman_correlation(a: ArrayLike, b: ArrayLike, *, engine: Engine | str | None = None) -> Score:
+    """Spearman's rank correlation: how far two vectors agree in order.
+
+    The Pearson correlation of the average ranks.
+
+    Parameters
+    ----------
+    a, b : (n,) numbers
+    engine : where to rank; None: "auto"
+
+    Returns
+    -------
+    Score in [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
+
+    Raises
+    ------
+    InputError
+        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+
+    Notes
+    -----
+    cz-benchmarks reports 0 for a constant vector; no correlation is defined there, so this is NaN.
+
+    References
+    ----------
+    Spearman (1904), doi:10.2307/1412159.
+    """
+    x, y = _pair(a, b, "a", "b")
+    undefined = _why_undefined(x, y, "a", "b")
+    if undefined:
+        return Score(np.nan, n=len(x), note=undefined)
+    on = get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
+    ranks = on.to_host(on.rank(on.xp.asarray(np.stack([x, y]))))
+    return Score(_pearson(ranks[0], ranks[1]), n=len(x))
+
+
+@metric("pearson_correlation", "Pearson correlation", bounds=(-1.0, 1.0))
+def pearson_correlation(a: ArrayLike, b: ArrayLike) -> Score:
+    """Pearson's correlation: how far two vectors agree up to scale and shift.
+
+    r = sum (a - mean a)(b - mean b) / sqrt(sum (a - mean a)^2 sum (b - mean b)^2), in float64.
+
+    Parameters
+    ----------
+    a, b : (n,) numbers
+
+    Returns
+    -------
+    Score in [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
+
+    Raises
+    ------
+    InputError
+        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+
+    References
+    ----------
+    Pearson (1895), doi:10.1098/rspl.1895.0041.
+    """
+    x, y = _pair(a, b, "a", "b")
+    undefined = _why_undefined(x, y, "a", "b")
+    if undefined:
+        return Score(np.nan, n=len(x), note=undefined)
+    return Score(_pearson(x, y), n=len(x))
+
+
+@metric("mean_squared_error", "Mean squared error", bounds=(0.0, float("inf")), higher_is_better=False)
+def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
+    """Mean squared difference between true and predicted values.
+
+    Parameters
+    ----------
+    y_true, y_pred : (n,) numbers
+
+    Returns
+    -------
+    Score of at least 0
+
+    Raises
+    ------
+    InputError
+        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+    """
+    truth, predicted = _pair(y_true, y_pred, "y_true", "y_pred")
+    return Score(float(np.mean((truth - predicted) ** 2)), n=len(truth))
+
+
+@metric("jaccard", "Jaccard index", bounds=(0.0, 1.0))
+def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
+    """Share of the elements of two sets that both contain, |A and B| / |A or B|.
+
+    Parameters
+    ----------
+    y_true, y_pred : sets, or anything with elements such as gene names; repeated elements count once
+
+    Returns
+    -------
+    Score in [0, 1]; NaN with a note where both sets are empty.
+
+    Raises
+    ------
+    InputError
+        A single string is given where a set is meant.
+
+    References
+    ----------
+    Jaccard (1912), doi:10.1111/j.1469-8137.1912.tb05611.x.
+    """
+    truth, predicted = _as_set(y_true, "y_true"), _as_set(y_pred, "y_pred")
+    union = truth | predicted
+    if not union:
+        return Score(np.nan, note="undefined: y_true and y_pred are empty")
+    return Score(len(truth & predicted) / len(union), n=len(union))
+
+
+def _pair(a: ArrayLike, b: ArrayLike, name_a: str, name_b: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = as_numeric(a, name_a), as_numeric(b, name_b)
+    if len(x) != len(y):
+        raise InputError(f"{name_a} has {len(x):,} values but {name_b} has {len(y):,}; give one of each per item")
+    return x, y
+
+
+def _why_undefined(x: NDArray[np.float64], y: NDArray[np.float64], name_x: str, name_y: str) -> str:
+    if len(x) < 2:
+        return f"undefined: a correlation needs at least 2 values, there are {len(x)}"
+    constant = [name for name, values in ((name_x, x), (name_y, y)) if np.all(values == values[0])]
+    return f"undefined: {' and '.join(constant)} constant" if constant else ""
+
+
+def _pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    # Each vector is brought to unit length before the product: products of raw squares overflow, or underflow to 0 / 0.
+    cosine = _unit_deviations(x) @ _unit_deviations(y)
+    return float(np.clip(cosine, -1.0, 1.0))
+
+
+def _unit_deviations(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    scaled = x / np.abs(x).max()
+    deviations = scaled - scaled.mean()
+    deviations /= np.abs(deviations).max()
+    return np.asarray(deviations / np.linalg.norm(deviations))
+
+
+def _as_set(values: Iterable[Hashable], name: str) -> set[Hashable]:
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} is one string, {values!r}; give a set or a list of elements")
+    return set(values)
