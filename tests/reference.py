@@ -301,10 +301,11 @@ def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def precision_recall_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, float, float]:
-    """Of class 1 where all codes are 0 or 1, else the plain mean over the classes in either; 0 / 0 counts as 0."""
+    """Of the larger code where two occur, else the plain mean over the codes in either; 0 / 0 counts as 0."""
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     classes = np.unique(np.concatenate([truth, predicted]))
-    of_classes = [_precision_recall_f1_of(c, truth, predicted) for c in ([1] if set(classes) <= {0, 1} else classes)]
+    positive = classes[1:] if len(classes) == 2 else classes
+    of_classes = [_precision_recall_f1_of(c, truth, predicted) for c in positive]
     precision, recall, f1 = np.mean(of_classes, axis=0)
     return float(precision), float(recall), float(f1)
 
