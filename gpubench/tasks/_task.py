@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from gpubench.engines.embedding import Embedding
+from gpubench.errors import InputError
 from gpubench.metrics._metric import Metric
 from gpubench.types import Labels, MetricResult, Score
 
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Need = Literal["label", "batch", "time", "species", "predictions"]
+Aggregation = Literal["none", "mean", "median"]
+Effect = Literal["ratio", "difference"]
+
+_LEAST = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1}
+"""The smallest value of each option that counts something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,11 @@ class Options:
     min_class_size : labels with fewer cells are left out of label_prediction
     aggregation : how cells of one sample are merged before cross-species prediction: "none", "mean", "median"
     effect : predicted change as log "ratio" or "difference" of means
+
+    Raises
+    ------
+    InputError
+        A value that no task can use.
     """
 
     n_neighbors: int = 200
@@ -49,8 +62,22 @@ class Options:
     n_iterations: int = 2
     n_folds: int = 5
     min_class_size: int = 10
-    aggregation: Literal["none", "mean", "median"] = "mean"
-    effect: Literal["ratio", "difference"] = "ratio"
+    aggregation: Aggregation = "mean"
+    effect: Effect = "ratio"
+
+    def __post_init__(self) -> None:
+        """Refuse what no task can use, before anything is computed."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise InputError(f"{name}={value!r} cannot be used; give a whole number of at least {least}")
+        resolution: Any = self.resolution
+        if not (isinstance(resolution, Real) and 0 < resolution < math.inf):
+            raise InputError(f"resolution={resolution!r} cannot be used; give a number above 0")
+        for name, choices in (("aggregation", Aggregation), ("effect", Effect)):
+            if getattr(self, name) not in get_args(choices):
+                listed = ", ".join(map(repr, get_args(choices)))
+                raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}")
 
 
 @dataclass(frozen=True, slots=True)
