@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from gpubench import machine
@@ -59,8 +56,8 @@ OPTIONAL = (
 
 
 def examine() -> list[Finding]:
-    """Look at the machine; takes about a second, changes nothing and scores a handful of cells."""
-    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), _numba_cache(), *_blas()]
+    """Look at the machine; scores a handful of cells, which takes seconds where kernels are not compiled yet."""
+    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), *_kernel_cache(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -78,25 +75,28 @@ def to_text(findings: list[Finding]) -> str:
 
 def _machine() -> Iterator[Finding]:
     yield Finding("gpubench", "works", f"{machine.package_version('gpubench')}, Python {platform.python_version()}")
-    free = planner.free_memory_bytes() / 2**30
+    free = planner.free_memory_bytes() / 1e9
     yield Finding(
-        "machine", "works", f"{machine.cpu_model()}, {usable_cores()} cores for us, {free:.1f} GB memory free"
+        "machine", "works", f"{machine.cpu_model()}, {usable_cores()} usable cores, {free:.1f} GB of memory free"
     )
     versions = ", ".join(f"{name} {version}" for name, version in machine.package_versions().items())
     yield Finding("packages", "works", versions)
 
 
 def _scoring() -> Finding:
-    """Score six cells on the CPU, so that every compiled part is loaded."""
+    """Cluster six cells and measure how they are separated, so that compiled parts and libraries are really used."""
     try:
-        from gpubench.metrics import silhouette_label
+        from gpubench.metrics import adjusted_rand_index, leiden_clusters, silhouette_label
 
+        cells, labels = [[0.0], [1.0], [2.0], [20.0], [21.0], [22.0]], list("aaabbb")
         engine = get_engine("cpu", threads=1)
-        value = silhouette_label([[0.0], [1.0], [2.0], [9.0], [10.0], [11.0]], list("aaabbb"), engine=engine)
-    except (ImportError, OSError, EngineUnavailable) as error:
+        silhouette = silhouette_label(cells, labels, engine=engine)
+        agreement = adjusted_rand_index(labels, leiden_clusters(cells, n_neighbors=3, engine=engine), engine=engine)
+    except (ImportError, OSError, RuntimeError) as error:
         remedy = "install again: pip install --force-reinstall gpubench"
         return Finding("engine cpu", "broken", f"{type(error).__name__}: {error}; {remedy}")
-    return Finding("engine cpu", "works", f"scored six cells, silhouette {value:.2f}")
+    scores = f"silhouette_score {silhouette:.2f}, adjusted_rand_index {agreement:.2f}"
+    return Finding("engine cpu", "works", f"scored six cells: {scores}")
 
 
 def _cuda() -> Finding:
@@ -136,16 +136,12 @@ def _optional_packages() -> Iterator[Finding]:
         yield Finding(package.name, "missing", f"would speed up {package.gain}: {install}")
 
 
-def _numba_cache() -> Finding:
-    """Compiled kernels are kept beside the package, or in numba's own folder where that cannot be written."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        text = f"{folder} cannot be written ({error.strerror}), so kernels may be compiled again in every run"
-        return Finding("kernel cache", "missing", f"{text}; set NUMBA_CACHE_DIR to a folder that can")
-    return Finding("kernel cache", "works", f"compiled kernels are kept in {folder}")
+def _kernel_cache() -> Iterator[Finding]:
+    """Where numba keeps what it compiled: beside the package, or in a folder of its own where that cannot be written."""
+    from gpubench.engines import cpu_kernels
+
+    for folder in {kernel.stats.cache_path for kernel in vars(cpu_kernels).values() if hasattr(kernel, "stats")}:
+        yield Finding("kernel cache", "works", f"compiled kernels are kept in {folder}")
 
 
 def _blas() -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
