@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from gpubench.engines.embedding import Embedding
 from gpubench.errors import InputError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Need = Literal["label", "batch", "time", "species", "predictions"]
 Aggregation = Literal["none", "mean", "median"]
 Effect = Literal["ratio", "difference"]
@@ -72,7 +73,7 @@ class Options:
             if not isinstance(value, Integral) or value < least:
                 raise InputError(f"{name}={value!r} cannot be used; give a whole number of at least {least}")
         resolution: Any = self.resolution
-        if not (isinstance(resolution, Real) and 0 < resolution < math.inf):
+        if not (isinstance(resolution, Real) and 0 < float(resolution) < math.inf):
             raise InputError(f"resolution={resolution!r} cannot be used; give a number above 0")
         for name, choices in (("aggregation", Aggregation), ("effect", Effect)):
             if getattr(self, name) not in get_args(choices):
@@ -140,7 +141,7 @@ def require(value: T | None) -> T:
     return value
 
 
-def measure(given: TaskInput, task: str, metric: Metric, *args: Any, **kwargs: Any) -> MetricResult:
+def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwargs: P.kwargs) -> MetricResult:
     """Compute one metric in a stage of its own and make its row."""
     begin = time.perf_counter()
     with given.engine.timeline.stage(metric.spec.id):
