@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
@@ -17,7 +18,6 @@ from gpubench.result import Result
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput
 from gpubench.timeline import Timeline
-from gpubench.types import Labels
 
 if TYPE_CHECKING:
     from gpubench.data.perturbation import PerturbationData
@@ -59,8 +59,8 @@ def score(
 
     Parameters
     ----------
-    data : path (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array, or several
-        of these: one for each species, as a list or as a dict species -> data
+    data : path (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array, or
+        several of these: one for each species, as a list or as a dict species -> data
     embeddings : keys of `obsm`, or "X"; None: the only one there is
     label, batch, time, species, sample : name of a column of `obs`, or an array of n values
     obs : path or DataFrame with the columns, row by row, where `data` is an array
@@ -93,7 +93,7 @@ def score(
     chosen = _options(options)
     wanted = _wanted_tasks(tasks)
     baselines = _baselines(baseline)
-    if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+    if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed={seed!r} is no whole number from 0 to {LARGEST_SEED}")
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
@@ -108,7 +108,7 @@ def score(
             perturbation = readers.read_perturbation(data, predictions, condition=condition, control=control, seed=seed)
         dataset = None
         if wanted != [_PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
-            dataset = _read(data, embeddings, columns, obs, timeline)
+            dataset = _read(data, embeddings, columns, obs)
         inputs = _Inputs.of(dataset, perturbation, chosen, scorers or {})
     tasks_to_run, skipped = _choose(wanted, inputs)
 
@@ -171,7 +171,7 @@ def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
     return names
 
 
-def _read(data: Any, embeddings: Any, columns: Mapping[str, Any], obs: Any, timeline: Timeline) -> Dataset:
+def _read(data: Any, embeddings: Any, columns: Mapping[str, Any], obs: Any) -> Dataset:
     names = [embeddings] if isinstance(embeddings, str) else list(embeddings) if embeddings is not None else None
     given = dict(_given(columns))
     if _one_for_each_species(data):
@@ -183,7 +183,9 @@ def _one_for_each_species(data: Any) -> bool:
     """Whether `data` is several datasets: a list of paths or AnnData objects, or a dict of them by species."""
     parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, (list, tuple)) else ()
     parts = list(parts)
-    return bool(parts) and all(isinstance(part, str) or hasattr(part, "__fspath__") or hasattr(part, "obs") for part in parts)
+    return bool(parts) and all(
+        isinstance(part, str) or hasattr(part, "__fspath__") or hasattr(part, "obs") for part in parts
+    )
 
 
 @dataclass(frozen=True)
@@ -214,16 +216,16 @@ class _Inputs:
         if dataset is not None:
             if dataset.n_cells < 2:
                 raise InputError(f"the data has {dataset.n_cells} cell; at least two are needed")
-            for role, values in dataset.obs.items():
-                if role == "time":
-                    columns["time"] = readers.as_numeric(values, "time", dataset.n_cells)
-                    role = "time_label"
-                labels = readers.encode_labels(values, role.removesuffix("_label"), dataset.n_cells)
-                if role in ("label", "time_label"):
-                    check_groups(labels)
-                elif role != "sample":
-                    check_several(labels)
-                columns[role] = labels
+            columns = {
+                role: readers.encode_labels(values, role, dataset.n_cells) for role, values in dataset.obs.items()
+            }
+            if "time" in columns:
+                columns["time_label"] = columns["time"]
+                columns["time"] = readers.as_numeric(dataset.obs["time"], "time", dataset.n_cells)
+            for role in columns.keys() & {"label", "time_label"}:
+                check_groups(columns[role])
+            for role in columns.keys() & {"batch", "species"}:
+                check_several(columns[role])
         return cls(options, scorers, columns, perturbation)
 
     def has(self, need: str) -> bool:
@@ -244,7 +246,9 @@ def _choose(wanted: list[str] | None, inputs: _Inputs) -> tuple[list[Task], list
         elif wanted is None:
             skipped.append({"task": task.id, "reason": f"{' and '.join(missing)} not given"})
         else:
-            raise InputError(f"task {task.id!r} needs {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}")
+            raise InputError(
+                f"task {task.id!r} needs {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
+            )
     if not run:
         raise InputError("no task can run: give label (and batch, time or species), or predictions")
     return run, skipped
@@ -261,17 +265,17 @@ class _Run:
         self.failures: list[dict[str, str]] = []
         self.interrupted = False
 
-    def finish_or_keep(self, steps: Iterable[None]) -> None:
+    def finish_or_keep(self, steps: Iterable[Callable[[], None]]) -> None:
         """Work through the steps; on Ctrl-C stop and keep the rows so far."""
         try:
-            for _ in steps:
-                pass
+            for step in steps:
+                step()
         except KeyboardInterrupt:
             self.interrupted = True
 
     def everything(
         self, dataset: Dataset | None, tasks: list[Task], data: Any, baselines: list[str]
-    ) -> Iterable[None]:
+    ) -> Iterable[Callable[[], None]]:
         """All embeddings, then the baselines, then the predictions; a step a task."""
         of_embeddings = [task for task in tasks if task.id != _PERTURBATION]
         if dataset is not None and of_embeddings:
@@ -281,9 +285,12 @@ class _Run:
                 yield from self._baseline(baseline, data, of_embeddings)
         for task in tasks:
             if task.id == _PERTURBATION:
-                yield self._task(task, TaskInput(self._engine, self._inputs.options, "predictions", perturbation=self._inputs.perturbation))
+                given = TaskInput(
+                    self._engine, self._inputs.options, "predictions", perturbation=self._inputs.perturbation
+                )
+                yield partial(self._task, task, given)
 
-    def _embedding(self, name: str, matrix: Any, tasks: list[Task]) -> Iterable[None]:
+    def _embedding(self, name: str, matrix: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
         timeline, options = self._engine.timeline, self._inputs.options
         with timeline.stage(name):
             embedding = Embedding(self._engine, self._engine.put(matrix, name), name)
@@ -292,15 +299,13 @@ class _Run:
                 embedding.plan_knn(k)
                 embedding.knn(k)
             for task in tasks:
-                yield self._task(
-                    task,
-                    TaskInput(
-                        self._engine, options, name, embedding, scorers=self._inputs.scorers, **self._inputs.columns
-                    ),
+                given = TaskInput(
+                    self._engine, options, name, embedding, scorers=self._inputs.scorers, **self._inputs.columns
                 )
+                yield partial(self._task, task, given)
 
-    def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[None]:
-        """Score PCA on every task that cz-benchmarks compares with a baseline, expression where that is the baseline."""
+    def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
+        """Score PCA on every task that has a baseline in cz-benchmarks, expression where that is the baseline."""
         if baseline == "pca":
             tasks = [task for task in tasks if task.baseline is not None]
             compute = readers.pca_baseline
@@ -319,7 +324,7 @@ class _Run:
             try:
                 for row in task.run(given):
                     self.rows.append(row)
-            except Exception as error:  # noqa: BLE001 - whatever one task does, the numbers of the others are kept
+            except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)
                 reason = str(error) or type(error).__name__
                 if not isinstance(error, InputError):

@@ -48,8 +48,8 @@ class Listener(Protocol):
 class _PeakMemory:
     """Peak resident memory between two moments.
 
-    Linux keeps one high-water mark a process; it is reset when a stage begins, and what it showed until then is credited
-    to the stages already open. Elsewhere the mark cannot be reset, and the process's peak so far stands in.
+    Linux keeps one high-water mark a process; it is reset when a stage begins, and what it showed until then is
+    credited to the stages already open. Elsewhere the mark cannot be reset, and the process's peak so far stands in.
     """
 
     _STATUS = Path("/proc/self/status")

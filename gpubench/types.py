@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,7 +167,7 @@ class Score(float):
         note: str = "",
         params: Mapping[str, Any] | None = None,
         approximate: bool = False,
-    ) -> Score:
+    ) -> Self:
         """Make a score of `value`."""
         self = super().__new__(cls, value)
         self.n = n

@@ -32,8 +32,8 @@ def get_engine(
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "ivf" (approximate, by faiss), or "auto": exact up to 300,000 cells, then
-        approximate where faiss is installed; results say which, and the recall
+    knn : how neighbours are searched: "exact", "ivf" (approximate, by faiss), or "auto": exact up to 300,000 cells,
+        then approximate where faiss is installed; results say which, and the recall
 
     Raises
     ------

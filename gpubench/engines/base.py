@@ -1,7 +1,7 @@
 """The contract between what is measured and where it runs.
 
-A metric is written once, in plain array code over `engine.xp` and the operations below. Only these operations have a CPU
-and a CUDA version, and their docstrings are the specification that both are tested against.
+A metric is written once, in plain array code over `engine.xp` and the operations below. Only these operations have a
+CPU and a CUDA version, and their docstrings are the specification that both are tested against.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ class Engine(ABC):
         """UMAP's fuzzy simplicial set of a neighbour graph, symmetrised by w + w' - w w'.
 
         Membership exp(-(d - rho) / sigma) with rho the distance to the nearest neighbour that is not at distance 0, and
-        sigma such that the sum over the k neighbours is log2(k + 1); the cell itself counts as a neighbour at distance 0
-        in the k + 1, as in UMAP. Local connectivity 1, set-operation mix ratio 1.
+        sigma such that the sum over the k neighbours is log2(k + 1); the cell itself counts as a neighbour at
+        distance 0 in the k + 1, as in UMAP. Local connectivity 1, set-operation mix ratio 1.
 
         References
         ----------
@@ -172,7 +172,7 @@ class Engine(ABC):
 
     @abstractmethod
     def rank(self, values: Array) -> Array:
-        """Average ranks, counted from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
+        """Average ranks, from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
 
     @abstractmethod
     def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:

@@ -57,20 +57,21 @@ class CpuEngine(Engine):
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
         """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""
-        if self._checked.get(id(x)) is x:
-            return x  # type: ignore[return-value]
+        known = self._checked.get(id(x))
+        if known is x:
+            return known
         with self.timeline.stage("put"):
             source = as_rows(x, name)
             n, d = source.shape
-            as_it_is = _usable_as_it_is(source)
-            array = source if as_it_is else np.empty((n, d), np.float32)
+            in_place = _as_it_is(source)
+            array = np.empty((n, d), np.float32) if in_place is None else in_place
             check = FiniteCheck(name)
             step = planner.read_block_rows(d, source.dtype.itemsize)
             for start in range(0, n, step):
                 stop = min(start + step, n)
                 block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
                 check.add(block, start)
-                if not as_it_is:
+                if in_place is None:
                     array[start:stop] = block
                 self.timeline.advance(stop, n)
             check.finish(n)
@@ -182,10 +183,8 @@ class CpuEngine(Engine):
         self._workers.run(range(0, n, ROWS_A_PIECE), lambda: lambda start: kernel(start, min(start + ROWS_A_PIECE, n)))
 
 
-def _usable_as_it_is(source: Any) -> bool:
-    return (
-        isinstance(source, np.ndarray)
-        and not isinstance(source, np.memmap)
-        and source.dtype == np.float32
-        and source.flags.c_contiguous
-    )
+def _as_it_is(source: NDArray[Any] | RowSource) -> NDArray[np.float32] | None:
+    """The array itself where it can be used in place, else None. A memory map is read once instead of for each tile."""
+    if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
+        return None
+    return source if source.dtype == np.float32 and source.flags.c_contiguous else None

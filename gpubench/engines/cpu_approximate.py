@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours for millions of cells: faiss proposes, exact distances order, and recall is measured."""
+"""Approximate neighbours for millions of cells: faiss proposes, exact distances order, recall is measured."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
         complete = _keep_nearest(x, rows, found, indices, distances)
         short.append(rows[~complete])
         workers.report(start, n)
-    cpu_neighbors.search_rows(x, x, np.concatenate(short), True, indices, distances, workers)
+    cpu_neighbors.search_rows(x, x, np.concatenate(short), indices, distances, workers)
     params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
     return Knn(indices, distances, "ivf", params, measure_recall(x, indices, workers, seed))
 
@@ -99,4 +99,4 @@ def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], workers: Worke
     for row, true, got in zip(sample, exact, indices[sample], strict=True):
         others = true[true != row][:k]
         hits += len(np.intersect1d(others, got, assume_unique=True))
-    return hits / (len(sample) * k)
+    return float(hits / (len(sample) * k))

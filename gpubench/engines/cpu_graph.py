@@ -63,7 +63,7 @@ class _IgraphRandom:
     """The random numbers that igraph asks for, from one seeded NumPy generator."""
 
     def __init__(self, seed: int) -> None:
-        self._random = np.random.RandomState(seed)  # noqa: NPY002 - the generator that published Leiden runs use
+        self._random = np.random.RandomState(seed)
 
     def getrandbits(self, k: int) -> int:
         return int(self._random.tomaxint()) & ((1 << k) - 1)

@@ -19,7 +19,8 @@ COLUMN_CHUNK = 64
 def shrink_candidates(keys, ids, count, keep):  # type: ignore[no-untyped-def]
     """Move the `keep` smallest of the first `count` (key, id) pairs to the front; the largest key among them.
 
-    With fewer than `keep` pairs nothing moves, and the answer is infinity: there is room for any other. Hoare's selection.
+    With fewer than `keep` pairs nothing moves, and the answer is infinity: there is room for any other. Hoare's
+    selection.
     """
     if count < keep:
         return np.float32(np.inf)

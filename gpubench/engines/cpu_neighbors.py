@@ -2,7 +2,8 @@
 
 Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more than
 k. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
-whether a cell that was not a candidate could still be nearer; the few rows where it could are searched again in float64.
+whether a cell that was not a candidate could still be nearer; the few rows where it could are searched again in
+float64.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def knn_between(queries: NDArray[np.float32], x: NDArray[np.float32], k: int, wo
     n_candidates = min(k + max(8, k // 6), n - 1 if same_cells else n)
 
     def make_worker() -> Callable[[int], None]:
-        return _BlockWorker(operands, n_candidates, same_cells, indices, distances, uncertain)
+        return _BlockWorker(operands, n_candidates, indices, distances, uncertain)
 
     workers.run(range(0, m, BLOCK_ROWS), make_worker)
-    search_rows(queries, x, np.flatnonzero(uncertain), same_cells, indices, distances, workers)
+    search_rows(queries, x, np.flatnonzero(uncertain), indices, distances, workers)
     return Knn(indices, distances)
 
 
@@ -45,13 +46,14 @@ def search_rows(
     queries: NDArray[np.float32],
     x: NDArray[np.float32],
     rows: NDArray[np.int64],
-    same_cells: bool,
     indices: NDArray[np.int32],
     distances: NDArray[np.float32],
     workers: Workers,
 ) -> None:
     """Search some rows again by comparing them with every cell in float64; their results are overwritten."""
     from gpubench.engines import cpu_kernels
+
+    same_cells = queries is x
 
     def make_worker() -> Callable[[NDArray[np.int64]], None]:
         return lambda part: cpu_kernels.search_exactly(queries, x, part, same_cells, indices, distances)
@@ -100,14 +102,13 @@ class _BlockWorker:
         self,
         operands: _Operands,
         n_candidates: int,
-        same_cells: bool,
         indices: NDArray[np.int32],
         distances: NDArray[np.float32],
         uncertain: NDArray[np.bool_],
     ) -> None:
         self._operands = operands
         self._keep = n_candidates
-        self._same_cells = same_cells
+        self._same_cells = operands.queries is operands.x
         self._out = indices, distances, uncertain
         self._tile = np.empty((BLOCK_ROWS, BLOCK_COLUMNS), np.float32)
         capacity = n_candidates + max(n_candidates, 64)

@@ -1,20 +1,22 @@
 """Silhouette widths on the CPU: symmetric distance tiles over cells sorted by (group, cluster).
 
-Cells are sorted once so that every (group, cluster) is one contiguous *segment*. Rows are cut into blocks that hold a part
-of one segment, or several whole small ones, so a tile of distances between two blocks needs only a few row sums and column
-sums. Distances are symmetric, so only tiles J >= I of the same group are computed, and each serves both sides.
+Cells are sorted once so that every (group, cluster) is one contiguous *segment*. Rows are cut into blocks that hold
+a part of one segment, or several whole small ones, so a tile of distances between two blocks needs only a few row
+sums and column sums. Distances are symmetric, so only tiles J >= I of the same group are computed, and each serves
+both sides.
 
 A tile is one matrix product, ||x||^2 + ||y||^2 - 2 x.y, in float32 on rows centred on their block group's mean. Where
 cells lie so close that float32 would lose the distance to cancellation, the tile is computed again in float64.
 
-Sums over tiles are kept as int64 fixed point: integer addition does not depend on order, so the result has the same bits
-for any number of threads.
+Sums over tiles are kept as int64 fixed point: integer addition does not depend on order, so the result has the same
+bits for any number of threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,8 @@ BLOCK_ROWS = 768
 CLOSE = 2e-4
 """Squared distances under this share of the squared norms are computed again in float64.
 
-Float32 keeps a squared distance to about 2e-7 of the squared norms; above this share a distance is right to 5e-4 of itself,
-without bias, and it is a distance so small that the mean over a cluster does not see it."""
+Float32 keeps a squared distance to about 2e-7 of the squared norms; above this share a distance is right to 5e-4 of
+itself, without bias, and it is a distance so small that the mean over a cluster does not see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,7 @@ def _sort(clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> _Seg
     return _Segments(order, np.append(starts, len(key)), group)
 
 
-def _widths(
-    own: NDArray[np.float64], nearest: NDArray[np.float64], own_size: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _widths(own: NDArray[np.float64], nearest: NDArray[np.float64], own_size: NDArray[np.int64]) -> NDArray[np.float64]:
     """(b - a) / max(a, b); 0 for singletons and where both are 0, NaN where there is no other cluster."""
     largest = np.maximum(own, nearest)
     widths = np.zeros(len(own))
@@ -139,7 +139,7 @@ def _cosine_group(
     sums = np.stack(
         [
             sum(_unit_rows(x, segments.order[a:b]).sum(axis=0) for a, b in _pieces(start, stop))
-            for start, stop in zip(starts[:-1], starts[1:], strict=True)
+            for start, stop in pairwise(starts.tolist())
         ]
     )
     for segment, size in enumerate(sizes):
@@ -159,9 +159,10 @@ def _pieces(start: int, stop: int, rows: int = 4096) -> Iterator[tuple[int, int]
 
 
 def _unit_rows(x: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    block = x[rows].astype(np.float64)
+    block: NDArray[np.float64] = x[rows].astype(np.float64)
     norms = np.linalg.norm(block, axis=1, keepdims=True)
-    return np.divide(block, norms, out=np.zeros_like(block), where=norms > 0)
+    np.divide(block, norms, out=block, where=norms > 0)
+    return block
 
 
 # Euclidean: tiles.
@@ -198,8 +199,10 @@ def _cut(segments: _Segments) -> list[_Block]:
                 last += 1
             stop = int(segments.starts[last])
             cuts = segments.starts[first:last] - start
-            for begin in range(start, stop, BLOCK_ROWS):
-                blocks.append(_Block(begin, min(begin + BLOCK_ROWS, stop), first, last, cuts, panel))
+            blocks.extend(
+                _Block(begin, min(begin + BLOCK_ROWS, stop), first, last, cuts, panel)
+                for begin in range(start, stop, BLOCK_ROWS)
+            )
             panel += 1
             first = last
     return blocks

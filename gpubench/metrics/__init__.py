@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from gpubench.metrics._metric import Metric, MetricSpec
 from gpubench.metrics.classification import OF_LABELS, OF_ONE_TEST_SET, OVER_FOLDS
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
@@ -47,7 +45,7 @@ __all__ = [
     "spearman_correlation",
 ]
 
-_PUBLISHED = (
+_PUBLISHED: tuple[Metric[...], ...] = (
     adjusted_rand_index,
     normalized_mutual_info,
     silhouette_label,
@@ -63,5 +61,5 @@ _PUBLISHED = (
     *OVER_FOLDS,
 )
 
-METRICS: dict[str, Metric] = {metric.spec.id: metric for metric in cast("tuple[Metric, ...]", _PUBLISHED)}
+METRICS: dict[str, Metric[...]] = {metric.spec.id: metric for metric in _PUBLISHED}
 """Every metric by its id."""

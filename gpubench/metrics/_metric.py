@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import ParamSpec, Protocol, cast
 
 from gpubench.types import Score
 
-F = TypeVar("F", bound=Callable[..., Score])
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class MetricSpec:
     description: str
 
 
-class Metric(Protocol):
+class Metric(Protocol[P]):
     """A metric: a plain function that carries its `spec`."""
 
     spec: MetricSpec
     __name__: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Score:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Score:
         """Compute the value."""
 
 
@@ -47,12 +47,13 @@ def metric(
     *,
     bounds: tuple[float, float],
     higher_is_better: bool | None = True,
-) -> Callable[[F], F]:
+) -> Callable[[Callable[P, Score]], Metric[P]]:
     """Attach a `MetricSpec` to a function; its description is the first line of the docstring."""
 
-    def attach(function: F) -> F:
+    def attach(function: Callable[P, Score]) -> Metric[P]:
+        published = cast("Metric[P]", function)
         description = (function.__doc__ or "").strip().splitlines()[0]
-        function.spec = MetricSpec(id, title, bounds, higher_is_better, description)  # type: ignore[attr-defined]
-        return function
+        published.spec = MetricSpec(id, title, bounds, higher_is_better, description)
+        return published
 
     return attach

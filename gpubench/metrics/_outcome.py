@@ -6,6 +6,7 @@ tasks go through that list, and `classification` publishes each of them as metri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -175,12 +176,34 @@ def mean_over_folds(scores: Sequence[Score]) -> Score:
 
     cz-benchmarks leaves them out too. The folds share training cells, so the standard error is somewhat too small.
     """
-    defined = np.array([s for s in scores if not np.isnan(s)])
-    reasons = "; ".join(dict.fromkeys(s.note for s in scores if s.note))
-    if len(defined) < len(scores):
-        reasons = f"undefined in {len(scores) - len(defined)} of {len(scores)} folds: {reasons}"
-    n = sum(s.n for s in scores)
-    if not len(defined):
-        return Score(np.nan, n=n, note=reasons)
-    stderr = float(defined.std(ddof=1) / np.sqrt(len(defined))) if len(defined) > 1 else None
-    return Score(defined.mean(), n=n, stderr=stderr, note=reasons)
+    notes = Counter(score.note for score in scores if score.note)
+    note = "; ".join(
+        note if times == len(scores) else f"{note} ({times} of {len(scores)} folds)" for note, times in notes.items()
+    )
+    n = sum(score.n for score in scores)
+    values = np.array(scores, np.float64)
+    return Score(_mean_of_defined(values), n=n, stderr=_standard_error(values), note=note)
+
+
+def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
+    """Mean over classifiers and their test sets, (classifiers, test sets); the standard error is over test sets.
+
+    Undefined scores are left out, but where a classifier has no other the mean is undefined.
+    """
+    values = np.array(scores, np.float64)
+    notes = dict.fromkeys(score.note for of_sets in scores for score in of_sets if np.isnan(score))
+    n = sum(score.n for score in scores[0])
+    if np.isnan(values).all(axis=1).any():
+        return Score(np.nan, n=n, note="; ".join(notes))
+    means = np.array([_mean_of_defined(of_set) for of_set in values.T])
+    return Score(_mean_of_defined(values), n=n, stderr=_standard_error(means), note="; ".join(notes))
+
+
+def _mean_of_defined(values: NDArray[np.float64]) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else np.nan
+
+
+def _standard_error(values: NDArray[np.float64]) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.std(ddof=1) / np.sqrt(defined.size)) if defined.size > 1 else None

@@ -60,8 +60,8 @@ def sequential_alignment(
 
     Notes
     -----
-    The expectation is exact, from the sorted times in O(n log n). cz-benchmarks draws 10,000 random neighbourhoods with an
-    unseeded generator, so its value moves by about 1e-3 from run to run.
+    The expectation is exact, from the sorted times in O(n log n). cz-benchmarks draws 10,000 random neighbourhoods
+    with an unseeded generator, so its value moves by about 1e-3 from run to run.
     """
     embedding = on_engine(X, engine)
     times = as_numeric(labels, "labels", embedding.n)
@@ -77,10 +77,7 @@ def sequential_alignment(
     k_per_cell = _adaptive_k(embedding, k) if adaptive_k else None
     knn = embedding.knn(k if k_per_cell is None else int(k_per_cell.max()))
     observed = float(embedding.engine.neighbor_value_distance(knn, times, k_per_cell).mean())
-    if normalize:
-        value = float(np.clip(1 - observed / _mean_pair_distance(times), 0, 1))
-    else:
-        value = observed
+    value = float(np.clip(1 - observed / _mean_pair_distance(times), 0, 1)) if normalize else observed
     return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact)
 
 
@@ -93,8 +90,8 @@ def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
     density = 1 / (distances + 1e-10)
     low, high = np.percentile(density, [10, 90])
     relative = np.clip((density - low) / (high - low + 1e-10), 0, 1)
-    chosen = np.round(k * (0.5 + 1.5 * (1 - relative))).astype(np.int64)
-    return np.clip(chosen, 3, max(3, min(50, n // 2)))
+    chosen: NDArray[np.int64] = np.round(k * (0.5 + 1.5 * (1 - relative))).astype(np.int64)
+    return chosen.clip(3, max(3, min(50, n // 2)))
 
 
 def _mean_pair_distance(values: NDArray[np.float64]) -> float:

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 
 @metric("silhouette_score", "Silhouette (labels)", bounds=(0, 1))
-def silhouette_label(X: Any, labels: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None) -> Score:
+def silhouette_label(
+    X: Any, labels: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
+) -> Score:
     r"""Mean silhouette width of the labels, rescaled to [0, 1].
 
     .. math:: \frac{1}{2} + \frac{1}{2n} \sum_i \frac{b_i - a_i}{\max(a_i, b_i)}
 
-    with a the mean distance to the other cells of the same label and b the smallest mean distance to another label. A cell
-    alone in its label counts as width 0.
+    with a the mean distance to the other cells of the same label and b the smallest mean distance to another label.
+    A cell alone in its label counts as width 0.
 
     Parameters
     ----------
@@ -86,8 +88,8 @@ def silhouette_batch(
 
     Notes
     -----
-    Only batches with cells count. scib-metrics also counts the unused categories of a categorical column, which makes the
-    score 1.0 where such a category exists.
+    Only batches with cells count. scib-metrics also counts the unused categories of a categorical column, which
+    makes the score 1.0 where such a category exists.
 
     References
     ----------

@@ -130,7 +130,7 @@ class Task:
     needs: tuple[Need, ...]
     metrics: tuple[str, ...]
     run: Callable[[TaskInput], Iterator[MetricResult]]
-    knn_k: Callable[[Options], int] = lambda options: 0
+    knn_k: Callable[[Options], int] = lambda _: 0
     baseline: Literal["pca", "expression"] | None = "pca"
 
 
