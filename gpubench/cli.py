@@ -55,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GpubenchError as error:
         return _complain(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("gpubench: interrupted before any task was finished\n")
         return EXIT_INTERRUPTED
 
 
@@ -65,10 +64,13 @@ def _complain(message: str) -> int:
 
 
 @contextmanager
-def _errors_shown(verbose: bool) -> Iterator[None]:
-    """Show where an error comes from, above the line that says what it is."""
+def _reporting(verbose: bool) -> Iterator[None]:
+    """Say of Ctrl-C that nothing was done, and show where an error comes from above the line that says what it is."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.stderr.write("gpubench: interrupted before any task was finished\n")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     except GpubenchError:
         if verbose:
             traceback.print_exc()
@@ -167,7 +169,7 @@ def score(
     from gpubench import arguments, run
     from gpubench.progress import Progress
 
-    with _errors_shown(verbose):
+    with _reporting(verbose):
         output = _output(out, format_, quiet)
         given = {
             "label": label,
@@ -200,20 +202,18 @@ def demo(
     """Score real cells that come with gpubench, and say what each number means."""
     from gpubench import run
     from gpubench.demo import SOURCE, demo_path
-    from gpubench.metrics import METRICS
+    from gpubench.listing import meanings_text
     from gpubench.output import Output
     from gpubench.progress import Progress
 
     output = Output(out, ("json", "csv"))
     output.check()
     typer.echo(f"{SOURCE}\n")
-    with Progress() as progress:
+    with _reporting(verbose=False), Progress() as progress:
         result = run.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
+    result.provenance["dataset"]["source"] = SOURCE  # rather than the folder in which gpubench is installed
     code = _finish(result, output, quiet=False, verbose=False)
-    typer.echo("\nWhat the numbers mean:")
-    for metric in dict.fromkeys(row.metric for row in result.results):
-        spec = METRICS[metric].spec
-        typer.echo(f"  {metric}: {spec.description}")
+    typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
     return code
 
 
@@ -246,30 +246,25 @@ def prepare(
     """
     from gpubench.data import prepare_perturbation
 
-    with _errors_shown(verbose):
-        prepare_perturbation(data, condition=condition, control=control, out=out, seed=seed)
+    with _reporting(verbose):
+        prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
     typer.echo(f"Wrote {out}")
 
 
 @app.command()
 def tasks() -> None:
     """List the tasks: what each asks, what it needs, and its metrics."""
-    from gpubench.tasks import TASKS
+    from gpubench.listing import tasks_text
 
-    for task in TASKS.values():
-        typer.echo(
-            f"{task.id}\n  {task.question}\n  needs: {', '.join(task.needs)}\n  gives: {', '.join(task.metrics)}"
-        )
+    typer.echo(tasks_text())
 
 
 @app.command()
 def metrics() -> None:
     """List the metrics: their ids, their range, and what they say."""
-    from gpubench.metrics import METRICS
+    from gpubench.listing import metrics_text
 
-    for metric in METRICS.values():
-        low, high = metric.spec.bounds
-        typer.echo(f"{metric.spec.id}  [{low:g}, {high:g}]\n  {metric.spec.description}")
+    typer.echo(metrics_text())
 
 
 def _output(out: Path | None, formats: list[str] | None, quiet: bool) -> Output | None:
@@ -291,13 +286,19 @@ def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool) -
     """Write the files, show the table, and choose the exit code."""
     from gpubench.show import show, stages_text
 
-    lines = [_NOT_KEPT] if output is None else output.write(result)
+    lines, not_written = [_NOT_KEPT] if output is None else [], None
+    try:
+        lines += [] if output is None else output.write(result)
+    except InputError as error:  # the scores are shown before it ends the run
+        not_written = error
     if result.interrupted:
         lines.append("Interrupted: what was finished by then is above.")
     if not quiet:
         show(result, lines, sys.stdout)
     if verbose:
         sys.stdout.write(f"\n{stages_text(result)}\n")
+    if not_written is not None:
+        raise not_written
     if result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_TASK_FAILED if result.failures else 0

@@ -137,7 +137,7 @@ def _optional_packages() -> Iterator[Finding]:
 
 
 def _kernel_cache() -> Iterator[Finding]:
-    """Where numba keeps what it compiled: beside the package, or in a folder of its own where that cannot be written."""
+    """Where numba keeps what it compiled: beside the package, or in a folder of its own if that cannot be written."""
     from gpubench.engines import cpu_kernels
 
     for folder in {kernel.stats.cache_path for kernel in vars(cpu_kernels).values() if hasattr(kernel, "stats")}:

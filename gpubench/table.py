@@ -154,7 +154,7 @@ def _cells(row: MetricResult, telling: Sequence[str], notes: Sequence[str]) -> t
         row.metric,
         printable(", ".join(f"{key}={row.params[key]}" for key in telling if key in row.params)),
         ("~" if row.approximate and not math.isnan(row.value) else "") + format_value(row.value),
-        "" if row.stderr is None else f"{row.stderr:.1e}",
+        "" if row.stderr is None else f"{row.stderr:.2g}",
         f"{row.n:,}",
         f"{row.seconds:.2f}",
         f"[{notes.index(printable(row.note)) + 1}]" if row.note else "",

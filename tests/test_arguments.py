@@ -32,7 +32,7 @@ def test_amounts_of_memory(text: str, amount: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "-4GB", "0", "0.1", "4 GB RAM", "four", "nan", "1e9", "inf"])
 def test_what_is_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(InputError, match="--memory .*write it as 4GB"):
+    with pytest.raises(InputError, match=r"--memory .*write it as 4GB"):
         parse_bytes(text)
 
 
@@ -75,8 +75,12 @@ def test_wrong_options_are_named(text: str, message: str) -> None:
 
 
 def test_lists_are_split_and_checked() -> None:
-    assert parse_list(["json,csv", "json", " parquet"], ["json", "csv", "parquet"], "--format") == ["json", "csv", "parquet"]
-    with pytest.raises(InputError, match="--format 'parqet' is unknown .did you mean 'parquet'"):
+    assert parse_list(["json,csv", "json", " parquet"], ["json", "csv", "parquet"], "--format") == [
+        "json",
+        "csv",
+        "parquet",
+    ]
+    with pytest.raises(InputError, match=r"--format 'parqet' is unknown .did you mean 'parquet'"):
         parse_list(["parqet"], ["json", "csv", "parquet"], "--format")
 
 
@@ -85,5 +89,5 @@ def test_scorers_are_those_of_scikit_learn() -> None:
     assert scorers is not None
     assert callable(scorers["balanced_accuracy"])
     assert parse_scorers([]) is None
-    with pytest.raises(InputError, match="--scorer 'balanced_acuracy' is no scorer.*did you mean 'balanced_accuracy'"):
+    with pytest.raises(InputError, match=r"--scorer 'balanced_acuracy' is no scorer.*did you mean 'balanced_accuracy'"):
         parse_scorers(["balanced_acuracy"])

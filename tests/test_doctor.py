@@ -54,7 +54,9 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: 
 def test_every_package_named_is_in_an_extra_that_exists() -> None:
     requires = importlib.metadata.requires("gpubench") or []
     for package in doctor.OPTIONAL:
-        assert any(line.startswith(package.name) and f"extra == '{package.extra}'" in line for line in requires), package
+        assert any(line.startswith(package.name) and f"extra == '{package.extra}'" in line for line in requires), (
+            package
+        )
 
 
 def test_without_a_driver_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

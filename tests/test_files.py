@@ -18,6 +18,11 @@ from gpubench.files import check_writable_folder, write_atomically
 not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(file.name for file in folder.iterdir())
+
+
 def test_writes_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
     (tmp_path / "plain").write_bytes(b"")
@@ -46,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(error: BaseExceptio
     with pytest.raises(InputError if isinstance(error, OSError) else type(error)):
         write_atomically(tmp_path / "a", fail)
     assert (tmp_path / "a").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +60,11 @@ def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(
-        InputError, match="No space left on device.*free some space there or choose another folder"
+        InputError, match=r"No space left on device.*free some space there or choose another folder"
     ) as e:
         write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
     assert str(tmp_path) in str(e.value)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
@@ -77,7 +82,7 @@ def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> No
     assert "InputError" in done.stderr
     assert "File too large" in done.stderr
     assert (tmp_path / "a").read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
@@ -91,13 +96,13 @@ def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
 def test_checking_a_folder_leaves_no_trace(tmp_path: Path) -> None:
     check_writable_folder(tmp_path / "new" / "newer")
     check_writable_folder(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match="--out='.*file' cannot be written.*is a file; choose another folder"):
+    with pytest.raises(InputError, match=r"--out='.*file' cannot be written.*is a file; choose another folder"):
         check_writable_folder(tmp_path / "file", "--out")
     with pytest.raises(InputError, match="a part of that path is a file"):
         check_writable_folder(tmp_path / "file" / "below")

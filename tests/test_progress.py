@@ -62,10 +62,15 @@ def test_the_stage_its_progress_and_the_time_are_drawn(terminal: Terminal) -> No
 
 def test_the_line_is_taken_away_when_an_exception_flies(terminal: Terminal) -> None:
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), Progress(terminal) as progress:
-        progress.started("knn")
-        wait_for("knn", terminal)
-        raise KeyboardInterrupt
+
+    def run_and_fail() -> None:
+        with Progress(terminal) as progress:
+            progress.started("knn")
+            wait_for("knn", terminal)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_fail()
     text = terminal.getvalue()
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert text.endswith("\x1b[2K"), "the line is erased"

@@ -16,7 +16,11 @@ from gpubench.provenance import provenance
 
 def test_a_run_is_described_well_enough_to_repeat_it() -> None:
     record = provenance(
-        get_engine("cpu", seed=7, threads=1), options={"tasks": ["embedding"]}, source="a.h5ad", fingerprint="00", n_cells=9
+        get_engine("cpu", seed=7, threads=1),
+        options={"tasks": ["embedding"]},
+        source="a.h5ad",
+        fingerprint="00",
+        n_cells=9,
     )
     assert record["seed"] == 7
     assert record["engine"]["name"] == "cpu"

@@ -51,8 +51,12 @@ def test_values_have_sensible_digits(value: float, text: str) -> None:
 def test_plain_text() -> None:
     rows = [
         ROW,
-        replace(ROW, task="label_prediction", metric="mean_fold_f1", params={"classifier": "lr", "n_folds": 5}, note="a"),
-        replace(ROW, task="label_prediction", metric="mean_fold_f1", params={"classifier": "rf", "n_folds": 5}, note="a"),
+        replace(
+            ROW, task="label_prediction", metric="mean_fold_f1", params={"classifier": "lr", "n_folds": 5}, note="a"
+        ),
+        replace(
+            ROW, task="label_prediction", metric="mean_fold_f1", params={"classifier": "rf", "n_folds": 5}, note="a"
+        ),
         replace(ROW, task="label_prediction", metric="mean_fold_f1", value=math.nan, note="b", stderr=0.012),
     ]
     skipped = [{"task": "batch_integration", "reason": "it needs batch"}]
@@ -63,10 +67,10 @@ def test_plain_text() -> None:
         "  silhouette_score  0.5351  2,638     0.12\n"
         "\n"
         "X_pca: label_prediction\n"
-        "  metric        params                        value   stderr      n  seconds  note\n"
-        "  mean_fold_f1  classifier=lr, n_folds=5     0.5351           2,638     0.12  [1]\n"
-        "  mean_fold_f1  classifier=rf, n_folds=5     0.5351           2,638     0.12  [1]\n"
-        "  mean_fold_f1                            undefined  1.2e-02  2,638     0.12  [2]\n"
+        "  metric        params                        value  stderr      n  seconds  note\n"
+        "  mean_fold_f1  classifier=lr, n_folds=5     0.5351          2,638     0.12  [1]\n"
+        "  mean_fold_f1  classifier=rf, n_folds=5     0.5351          2,638     0.12  [1]\n"
+        "  mean_fold_f1                            undefined   0.012  2,638     0.12  [2]\n"
         "  [1] a\n"
         "  [2] b\n"
         "\n"
@@ -155,7 +159,5 @@ def test_a_terminal_of_any_width_gets_the_same_numbers(columns: str, monkeypatch
 
 def test_stages_are_indented_below_the_one_they_run_inside() -> None:
     assert stages_text(result_of()) == (
-        "stage    seconds     put MB    peak MB\n"
-        "X_pca      1.500        2.0      3,000\n"
-        "  knn      0.250        0.0"
+        "stage    seconds     put MB    peak MB\nX_pca      1.500        2.0      3,000\n  knn      0.250        0.0"
     )
