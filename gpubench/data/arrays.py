@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubench.data.messages import quoted, reading
 from gpubench.data.source import NamedArrays, OneMatrix
 from gpubench.errors import InputError
-
-if TYPE_CHECKING:
-    import zipfile
 
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -32,11 +32,9 @@ class NpzArrays(NamedArrays):
     """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns."""
 
     def __init__(self, path: Path) -> None:
-        with reading(str(path)):
-            self._archive = np.load(path, allow_pickle=False)
-            shapes = {key: _shape(self._archive.zip, key) for key in self._archive.files}
-        super().__init__(self._archive, str(path), [key for key, shape in shapes.items() if len(shape) == 2])
-        self.obs = NpzColumns(self._archive, [key for key, shape in shapes.items() if len(shape) == 1], path)
+        archive = _Archive(path)
+        super().__init__(archive, str(path), archive.names(2))
+        self.obs = _NpzColumns(archive, str(path))
 
     def choose(self, wanted: list[str] | None) -> list[str]:
         """The one matrix unless some are named."""
@@ -45,35 +43,50 @@ class NpzArrays(NamedArrays):
             raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {there}")
         return super().choose(wanted)
 
-    def embedding(self, name: str) -> Any:
-        """Read one array."""
-        with reading(f"{name!r} in {self.where}"):
-            return self._archive[name]
 
+class _NpzColumns:
+    """The one-dimensional arrays of an archive as a table."""
 
-class NpzColumns:
-    """The one-dimensional arrays of an .npz archive."""
-
-    def __init__(self, archive: Any, names: list[str], path: Path) -> None:
+    def __init__(self, archive: _Archive, where: str) -> None:
         self._archive = archive
-        self._names = names
-        self.where = str(path)
+        self.where = where
 
     def names(self) -> list[str]:
-        """Their names."""
-        return self._names
+        return self._archive.names(1)
 
-    def column(self, name: str) -> Any:
-        """Read one."""
-        with reading(f"{name!r} in {self.where}"):
-            return self._archive[name]
+    def column(self, name: str) -> NDArray[Any]:
+        return self._archive[name]
 
 
-def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
-    """Read the shape of an array from its header, without the array."""
-    with archive.open(f"{key}.npy") as file:
-        read_header = _HEADER_READERS.get(np.lib.format.read_magic(file))
-        return read_header(file)[0] if read_header else ()
+class _Archive(Mapping[str, "NDArray[Any]"]):
+    """The arrays of an .npz archive by name. Shapes come from the headers; an array is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with reading(str(path)):
+            self._zip = zipfile.ZipFile(path)
+            members = [Path(name) for name in self._zip.namelist()]
+            self._n_dims = {member.stem: len(self._shape(member.name)) for member in members if member.suffix == ".npy"}
+
+    def names(self, n_dims: int) -> list[str]:
+        """Names of the arrays that have as many dimensions."""
+        return [name for name, found in self._n_dims.items() if found == n_dims]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        with reading(f"{name!r} in {self._path}"), self._zip.open(f"{name}.npy") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._n_dims)
+
+    def __len__(self) -> int:
+        return len(self._n_dims)
+
+    def _shape(self, member: str) -> tuple[int, ...]:
+        with self._zip.open(member) as file:
+            read_header = _HEADER_READERS.get(np.lib.format.read_magic(file))
+            return read_header(file)[0] if read_header else ()
 
 
 class ParquetTable:

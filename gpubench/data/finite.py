@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gpubench.data.messages import some_rows
 from gpubench.errors import InputError
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 
 
 class FiniteCheck:

@@ -20,7 +20,7 @@ from gpubench.types import Dataset
 
 
 def read_species(
-    sources: Mapping[str, Any] | Sequence[str | os.PathLike[str]],
+    sources: Mapping[str, Any] | Sequence[Any],
     *,
     embeddings: str | Sequence[str] | None = None,
     columns: Mapping[str, Any] | None = None,
@@ -31,10 +31,11 @@ def read_species(
 
     Parameters
     ----------
-    sources : species -> source as in `read`, or paths, whose stems then name the species
+    sources : species -> source as in `read`; or a sequence of sources: then the stems of their paths name the species,
+        unless `columns` has a column of species
     embeddings : as in `read`; every source must have them
     columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
-        are left out. The role "species" is the species of the source unless it is given.
+        are left out. The role "species" is the key of the source unless it is given.
     obs : species -> table as in `read`
 
     Raises
@@ -43,16 +44,16 @@ def read_species(
         What `read` refuses, fewer than two sources, embeddings of different names or dimensions, species that are named
         alike.
     """
-    named = sources if isinstance(sources, Mapping) else _by_stem(sources)
-    if len(named) < 2:
-        raise InputError(f"species need at least two sources, one for each; there is {quoted(list(named)) or 'none'}")
     given = {role: value for role, value in (columns or {}).items() if value is not None}
+    named = sources if isinstance(sources, Mapping) else _named(sources, by_stem="species" not in given)
+    if len(named) < 2:
+        raise InputError(f"data: species need at least two sources, one for each; there are {len(named)}")
     parts = {
         species: read(
             source,
             embeddings=embeddings,
-            columns={role: value[species] if isinstance(value, Mapping) else value for role, value in given.items()},
-            obs=None if obs is None else obs[species],
+            columns={role: _for_species(value, role, species) for role, value in given.items()},
+            obs=None if obs is None else _for_species(obs, "obs", species),
             cell_ids=cell_ids,
         )
         for species, source in named.items()
@@ -70,13 +71,29 @@ def read_species(
     )
 
 
-def _by_stem(paths: Sequence[Any]) -> dict[str, Any]:
-    if not all(isinstance(path, str | os.PathLike) for path in paths):
-        raise InputError("data: sources that are not files have no names; give a mapping species -> source")
-    named = {stem(Path(path)): path for path in paths}
-    if len(named) < len(paths):
-        raise InputError(f"data: several files have the same name ({quoted(list(named))}); give species -> file")
+def _named(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
+    """Name sources after their files, or by number where a column will tell the species."""
+    if not by_stem:
+        return {f"data[{i}]": source for i, source in enumerate(sources)}
+    if not all(isinstance(source, str | os.PathLike) for source in sources):
+        raise InputError("data: sources that are not files have no names; give a mapping species -> source, or species")
+    named = {stem(Path(path)): path for path in sources}
+    if len(named) < len(sources):
+        raise InputError(
+            f"data: files share a name ({quoted(list(named))}); give a mapping species -> file, or species"
+        )
     return named
+
+
+def _for_species(given: Any, argument: str, species: str) -> Any:
+    """One species' share of an argument: the same name of a column for all, or an entry of a mapping."""
+    if isinstance(given, str) and argument != "obs":
+        return given
+    if not isinstance(given, Mapping) or species not in given:
+        raise InputError(
+            f"{argument}: with one source per species, give a mapping species -> value; {species!r} has none"
+        )
+    return given[species]
 
 
 def _common_names(parts: Mapping[str, Dataset]) -> list[str]:
