@@ -1,9 +1,12 @@
-"""Synthetic cells with the features that make metrics hard: overlap, uneven labels, batch shifts, duplicates."""
+"""Synthetic cells with what makes metrics hard: overlap, uneven labels, batch shifts, duplicates; and real cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,3 +53,15 @@ def uneven_codes(n: int, n_codes: int, rng: np.random.Generator) -> NDArray[np.i
     share = 0.5 ** np.arange(n_codes)
     drawn = rng.choice(n_codes, size=n - n_codes, p=share / share.sum())
     return rng.permutation(np.concatenate([np.arange(n_codes), drawn])).astype(np.int32)
+
+
+def read_embedding(path: Path, *columns: str) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """X_pca and some columns of an h5ad file, read without gpubench."""
+    with h5py.File(path) as file:
+        return file["obsm/X_pca"][:], {name: _read_column(file["obs"][name]) for name in columns}
+
+
+def _read_column(stored: h5py.Group | h5py.Dataset) -> NDArray[Any]:
+    if isinstance(stored, h5py.Dataset):
+        return stored[:]
+    return stored["categories"].asstr()[:][stored["codes"][:]]

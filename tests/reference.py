@@ -237,11 +237,11 @@ def adjusted_rand_index(a: ArrayLike, b: ArrayLike) -> float:
 
 def normalized_mutual_info(a: ArrayLike, b: ArrayLike) -> float:
     """I(a, b) / ((H(a) + H(b)) / 2); 1 where neither has any information."""
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = (np.unique(codes, return_inverse=True)[1] for codes in (a, b))
     h_a, h_b = entropy(a), entropy(b)
     if h_a == h_b == 0:
         return 1.0
-    h_joint = entropy(np.unique(np.stack([a, b]), axis=1, return_inverse=True)[1].ravel())
+    h_joint = entropy(a * (b.max() + 1) + b)
     return (h_a + h_b - h_joint) / ((h_a + h_b) / 2)
 
 

@@ -57,7 +57,7 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     knn = embedding.knn(used - 1)
     entropy = embedding.engine.neighbor_entropy(knn, batches.codes, batches.n_classes)
     return Score(
-        float(entropy.mean() / np.log(batches.n_classes)),
+        min(1.0, float(entropy.mean() / np.log(batches.n_classes))),  # rounding may pass the bound of even mixing
         n=embedding.n,
         note=note,
         params={"n_neighbors": used, **search_params(knn)},

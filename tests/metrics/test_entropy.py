@@ -1,0 +1,92 @@
+"""entropy_per_cell: real cells, values by hand, edge cases."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+from cells import Cells, read_embedding
+
+from gpubench.engines.base import Engine
+from gpubench.errors import InputError
+from gpubench.metrics import entropy_per_cell
+
+X = np.array([[0.0], [1.0], [3.0], [6.0]])
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "published"),
+    [
+        ("celllines_5batch", "batch", 0.813704),
+        ("worm_embryo", "batch", 0.683200),
+        ("pancreas_human_mouse", "species", 0.956424),
+    ],
+)
+def test_real_cells(engine: Engine, shared_data: Path, file: str, column: str, published: float) -> None:
+    x, columns = read_embedding(shared_data / f"{file}.h5ad", column)
+    score = entropy_per_cell(x, columns[column], engine=engine)
+    assert score == pytest.approx(reference.entropy_per_cell(x, columns[column]), abs=1e-6)
+    # The published value was found with approximate neighbours.
+    assert score == pytest.approx(published, abs=1e-3)
+    assert (score.n, score.note, score.params) == (len(x), "", {"n_neighbors": 200})
+    assert not score.approximate
+
+
+def test_by_hand(engine: Engine) -> None:
+    # Nearest others: of 0 it is 1, of 1 it is 0, of 3 it is 1, of 6 it is 3. Two neighbourhoods of {u, v}, two of one.
+    score = entropy_per_cell(X, ["u", "v", "v", "v"], n_neighbors=2, engine=engine)
+    assert score == pytest.approx(0.5)
+
+
+def test_the_cell_itself_counts_even_beside_copies_of_it(engine: Engine) -> None:
+    # Five copies at one place: a neighbourhood of one and itself is {u, v} for the first two only.
+    score = entropy_per_cell(np.zeros((5, 2)), ["u", "v", "u", "u", "u"], n_neighbors=2, engine=engine)
+    assert score == pytest.approx(2 / 5)  # 0: {0, 1}, 1: {1, 0}, the others take 0, the first by index
+
+
+@pytest.mark.parametrize("n_batches", range(2, 40))
+def test_even_mixing_is_one_and_never_more(engine: Engine, n_batches: int) -> None:
+    batch = np.repeat(np.arange(n_batches), 2)
+    score = entropy_per_cell(np.arange(2 * n_batches)[:, None], batch, engine=engine)
+    assert 1 - 1e-12 <= score <= 1
+
+
+def test_no_mixing_is_zero(engine: Engine) -> None:
+    x = np.concatenate([np.zeros((30, 3)), np.ones((30, 3))])
+    assert entropy_per_cell(x, np.repeat(["u", "v"], 30), n_neighbors=30, engine=engine) == 0
+
+
+def test_neighbors_are_cut_to_the_cells_with_a_note(engine: Engine) -> None:
+    batch = ["u", "v", "v", "v"]
+    score = entropy_per_cell(X, batch, engine=engine)
+    assert score == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2))
+    assert score.params == {"n_neighbors": 4}
+    assert "200" in score.note
+    assert "4" in score.note
+    assert entropy_per_cell(X, batch, n_neighbors=4, engine=engine).note == ""
+
+
+def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cells) -> None:
+    batch = pd.Categorical(small_cells.batch, categories=[8, 2, 1, 0, 9])
+    with_unused = entropy_per_cell(small_cells.x, batch, engine=engine)
+    assert with_unused == entropy_per_cell(small_cells.x, small_cells.batch, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n_neighbors", "message"),
+    [
+        (["u"] * 4, 2, "labels has one value"),
+        (["u", None, "v", "v"], 2, "labels"),
+        (["u", "v", "v"], 2, "labels has 3 values"),
+        (["u", "v", "v", "v"], 1, "n_neighbors=1"),
+        (["u", "v", "v", "v"], 0, "n_neighbors=0"),
+        (["u", "v", "v", "v"], -5, "n_neighbors=-5"),
+    ],
+)
+def test_what_cannot_be_scored(engine: Engine, batch: list, n_neighbors: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        entropy_per_cell(X, batch, n_neighbors=n_neighbors, engine=engine)
