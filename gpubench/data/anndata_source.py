@@ -115,6 +115,11 @@ class LoadedAnnData(AnnDataSource):
         """Names of the genes."""
         return np.asarray(self._adata.var_names)
 
+    @property
+    def uns(self) -> Any:
+        """Unstructured annotations: a mapping."""
+        return self._adata.uns
+
 
 class StoredAnnData(AnnDataSource):
     """AnnData in an HDF5 file or a zarr store: only what is asked for is read.
@@ -168,6 +173,11 @@ class StoredAnnData(AnnDataSource):
     def gene_ids(self) -> NDArray[Any]:
         """Read the names of the genes."""
         return StoredTable(self._root, self.where, "var").row_names()
+
+    @property
+    def uns(self) -> Any:
+        """Unstructured annotations: a mapping, as stored."""
+        return self._slot("uns")
 
 
 def is_anndata(x: Any) -> bool:

@@ -119,7 +119,7 @@ def _pairs_won(
 
     first, last = np.searchsorted(controls, treated, "left"), np.searchsorted(controls, treated, "right")
     below = first + np.where(treated > 0, control_zeros, 0)
-    u = np.bincount(treated_codes, weights=below + (last - first) / 2, minlength=n_codes)
+    u = _sum_by_code(below + (last - first) / 2, treated_codes, n_codes)
     u += zeros * (np.searchsorted(controls, 0) + control_zeros / 2)
     if not tie_correct:
         return u, np.zeros(n_codes)
@@ -133,7 +133,11 @@ def _pairs_won(
     of_run = order[starts]
     equal_controls = (last - first)[of_run]
     grown = _cubes(equal_controls + sizes) - _cubes(equal_controls)
-    return u, ties + np.bincount(treated_codes[of_run], weights=grown, minlength=n_codes)
+    return u, ties + _sum_by_code(grown, treated_codes[of_run], n_codes)
+
+
+def _sum_by_code(values: NDArray[np.float64], codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+    return np.bincount(codes, weights=values, minlength=n_codes).astype(np.float64, copy=False)
 
 
 def _cubes(sizes: NDArray[Any]) -> NDArray[np.float64]:

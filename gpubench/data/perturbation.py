@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.data.expression import Expression, read_expression
+from gpubench.data.expression import Expression, index_names, read_expression
 from gpubench.data.messages import quoted
+from gpubench.data.perturbation_derive import derive_truth
 from gpubench.data.perturbation_truth import CONTROL_MAP_KEY, Criteria, Truth, read_truth
 from gpubench.errors import InputError
 
@@ -71,7 +72,8 @@ def read_perturbation(
     ----------
     dataset : path of an h5ad file or a zarr store, or an AnnData, in the layout of cz-benchmarks:
         uns["de_results_wilcoxon"] (columns `condition`, gene_id, logfoldchange, pval_adj) and uns["control_cells_map"]
-        (condition -> {treated cell: control cell}). A dataset without these is prepared in memory if `control` is given.
+        (condition -> {treated cell: control cell}). A dataset without these is prepared in memory if `control` is
+        given.
     predictions : path or AnnData with predicted expression in X; cells and genes may be fewer and in another order
     condition : column with the condition
     control : value of that column for controls; only for a dataset that is not in the layout
@@ -83,8 +85,6 @@ def read_perturbation(
     InputError
         A file that cannot be read, a malformed layout, names that occur twice, or predictions of other cells or genes.
     """
-    from gpubench.data.perturbation_prepare import derive_truth
-
     criteria = criteria or Criteria()
     truth = read_truth(dataset, condition=condition, seed=seed, criteria=criteria)
     if truth is None:
@@ -108,21 +108,20 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
         The predictions have no names, a name occurs twice, they share no cell or no gene with the dataset, or a
         condition has no control map.
     """
-    row_of = _positions(predictions.cells, "cells")
-    column_of = _positions(predictions.genes, "genes")
+    row_of = index_names(predictions.cells, "cells", predictions.name)
+    column_of = index_names(predictions.genes, "genes", predictions.name)
     scored = [name for name in truth.changes if len(truth.targets.get(name, ()))]
     _require_control_map(truth, scored)
     conditions = tuple(_align_condition(truth, name, row_of, column_of) for name in scored)
-    if conditions:
-        _require_overlap((c.treated for c in conditions), row_of, "cells", _cells_of(truth, scored))
-        _require_overlap((c.columns for c in conditions), column_of, "genes", [g for c in scored for g in truth.targets[c]])
+    if conditions and not any(len(condition.columns) for condition in conditions):
+        raise _no_overlap("masked genes", [gene for name in scored for gene in truth.targets[name]], column_of)
+    if conditions and not any(len(condition.treated) for condition in conditions):
+        raise _no_overlap("pairs of cells", [cell for name in scored for cell in truth.control_map[name]], row_of)
     too_few = [name for name in truth.changes if name not in scored]
     notes = [truth.note] if truth.note else []
     if too_few:
-        notes.append(
-            f"{len(too_few)} conditions with fewer than {criteria.min_masked_genes} masked genes left out:"
-            f" {quoted(too_few)}"
-        )
+        fewer = f"with fewer than {criteria.min_masked_genes} masked genes"
+        notes.append(f"{len(too_few):,} conditions {fewer} left out: {quoted(too_few)}")
     return PerturbationData(conditions, predictions, "; ".join(notes))
 
 
@@ -134,7 +133,8 @@ def _align_condition(
     masked = [gene for gene in map(str, truth.targets[name]) if gene in change_of]
     genes = [gene for gene in masked if gene in column_of]
     pairs = truth.control_map[name].items()
-    rows = [(row_of[t], row_of[c]) for t, c in pairs if t in row_of and c in row_of]
+    # In the order of the predictions, so that sums do not depend on how a file orders the keys of a mapping.
+    rows = sorted((row_of[t], row_of[c]) for t, c in pairs if t in row_of and c in row_of)
     treated, control = np.array(rows, np.intp).reshape(-1, 2).T
     missing = []
     if len(genes) < len(masked):
@@ -152,19 +152,6 @@ def _align_condition(
     )
 
 
-def _positions(names: NDArray[np.str_] | None, what: str) -> dict[str, int]:
-    if names is None:
-        raise InputError(f"predictions have no names of {what}; give an h5ad file or an AnnData with names")
-    positions = {name: i for i, name in enumerate(names.tolist())}
-    if len(positions) < len(names):
-        distinct, counts = np.unique(names, return_counts=True)
-        twice = distinct[counts > 1].tolist()
-        raise InputError(
-            f"predictions: {len(twice):,} names of {what} occur more than once ({quoted(twice[:3])}); make them unique"
-        )
-    return positions
-
-
 def _require_control_map(truth: Truth, conditions: list[str]) -> None:
     missing = [name for name in conditions if not truth.control_map.get(name)]
     if missing:
@@ -174,13 +161,8 @@ def _require_control_map(truth: Truth, conditions: list[str]) -> None:
         )
 
 
-def _cells_of(truth: Truth, conditions: list[str]) -> list[str]:
-    return [cell for name in conditions for pair in truth.control_map[name].items() for cell in pair]
-
-
-def _require_overlap(found: Iterable[NDArray[np.intp]], known: Mapping[str, int], what: str, sought: list[str]) -> None:
-    if not any(map(len, found)):
-        raise InputError(
-            f"predictions have none of the {len(set(sought)):,} {what} to score: they have names such as"
-            f" {quoted(list(known)[:3])}, the dataset such as {quoted(sought[:3])}; use the dataset's names"
-        )
+def _no_overlap(what: str, sought: list[str], known: Mapping[str, int]) -> InputError:
+    return InputError(
+        f"predictions have none of the {len(sought):,} {what} to score: names there are such as"
+        f" {quoted(list(known)[:3])}, in the dataset {quoted(sought[:3])}; use the names of the dataset"
+    )

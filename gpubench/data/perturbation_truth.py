@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from gpubench.data.anndata_source import LoadedAnnData, StoredAnnData
 from gpubench.data.categorical import as_text
-from gpubench.data.expression import open_store
 from gpubench.data.messages import close_matches, quoted, reading
+from gpubench.data.reading import open_source
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,25 +87,26 @@ def truth_of(table: pd.DataFrame, control_map: ControlMap, *, condition: str, se
         A column is missing, no gene passes the criteria, a gene occurs twice in a condition.
     """
     _require_columns(table, (condition, "gene_id", "logfoldchange", "pval_adj"), DE_KEY)
-    passes = (table["pval_adj"] < criteria.max_p_value) & (table["logfoldchange"].abs() >= criteria.min_log2_fold_change)
-    if not passes.any():
+    changed = table["logfoldchange"].abs() >= criteria.min_log2_fold_change
+    found = table[changed & (table["pval_adj"] < criteria.max_p_value)]
+    if found.empty:
         raise InputError(
-            f"uns[{DE_KEY!r}]: none of its {len(table):,} rows has an adjusted p-value below {criteria.max_p_value:g} and"
-            f" an absolute log fold change of at least {criteria.min_log2_fold_change:g}; there is no change to predict"
+            f"uns[{DE_KEY!r}]: none of its {len(table):,} rows has an adjusted p-value below {criteria.max_p_value:g}"
+            f" and a log2 fold change of at least {criteria.min_log2_fold_change:g} up or down; nothing can be scored"
         )
-    changes = _by_condition(table[passes], condition, "logfoldchange", DE_KEY)
+    changes = _by_condition(found, condition, "logfoldchange", DE_KEY)
     return Truth(changes, sample_targets(changes, seed=seed, criteria=criteria), control_map)
 
 
-def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Criteria) -> dict[str, NDArray[np.str_]]:
+def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Criteria) -> dict[str, list[str]]:
     """Draw the genes of each condition that count as masked; the same genes as cz-benchmarks draws with this seed."""
-    # The legacy generator on purpose, for its draw; a private one, so that the caller's random numbers stay as they are.
+    # The legacy generator, for its draw; one of our own, so that the caller's random numbers stay as they are.
     random = np.random.RandomState(seed)
     targets = {}
     for condition, found in changes.items():
         n = int(len(found.genes) * criteria.masked_share)
         if n >= max(1, criteria.min_masked_genes):
-            targets[condition] = found.genes[random.choice(len(found.genes), size=n, replace=False)]
+            targets[condition] = found.genes[random.choice(len(found.genes), size=n, replace=False)].tolist()
     return targets
 
 
@@ -128,27 +127,36 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
     """
     import pandas as pd
 
-    with _uns_of(dataset) as uns:
-        stored = TASK_DE_KEY in uns and TASK_TARGETS_KEY in uns
-        if not stored and DE_KEY not in uns:
-            return None
-        if CONTROL_MAP_KEY not in uns:
-            raise InputError(
-                f"dataset has differential expression but no uns[{CONTROL_MAP_KEY!r}]; map each treated cell to a control"
-                " cell there, or leave out both and prepare the file with prepare_perturbation"
-            )
-        control_map = _checked_map(uns[CONTROL_MAP_KEY])
-        if not stored:
-            table = pd.DataFrame(uns[DE_KEY])
-            table = table.rename(columns={"gene": "gene_id"}) if "gene_id" not in table else table
-            return truth_of(table, control_map, condition=condition, seed=seed, criteria=criteria)
-        column = uns["config"].get("condition_key", condition) if "config" in uns else condition
-        metric = str(uns["metric_column"]) if "metric_column" in uns else "logfoldchange"
-        table = pd.DataFrame(uns[TASK_DE_KEY])
-        _require_columns(table, (column, "gene_id", metric), TASK_DE_KEY)
-        changes = _by_condition(table.dropna(subset=[metric]), column, metric, TASK_DE_KEY)
-        targets = {str(name): [str(gene) for gene in genes] for name, genes in uns[TASK_TARGETS_KEY].items()}
-        return Truth(changes, targets, control_map, "masked genes as stored in the dataset")
+    uns = _uns_of(dataset)
+    stored_by_task = TASK_DE_KEY in uns and TASK_TARGETS_KEY in uns
+    if not stored_by_task and DE_KEY not in uns:
+        return None
+    if CONTROL_MAP_KEY not in uns:
+        raise InputError(
+            f"dataset has differential expression but no uns[{CONTROL_MAP_KEY!r}]; map each treated cell to a control"
+            " cell there, or prepare the file with gpubench.data.prepare_perturbation"
+        )
+    control_map = _checked_map(uns[CONTROL_MAP_KEY])
+    if stored_by_task:
+        return _truth_of_task(uns, control_map, condition)
+    table = pd.DataFrame(uns[DE_KEY])
+    if "gene_id" not in table:  # the other name that cz-benchmarks takes
+        table = table.rename(columns={"gene": "gene_id"})
+    return truth_of(table, control_map, condition=condition, seed=seed, criteria=criteria)
+
+
+def _truth_of_task(uns: Uns, control_map: ControlMap, condition: str) -> Truth:
+    """What cz-benchmarks stored for its task: filtered changes, and the masked genes."""
+    import pandas as pd
+
+    metric = str(uns["metric_column"]) if "metric_column" in uns else "logfoldchange"
+    if "config" in uns:
+        condition = str(uns["config"].get("condition_key", condition))
+    table = pd.DataFrame(uns[TASK_DE_KEY])
+    _require_columns(table, (condition, "gene_id", metric), TASK_DE_KEY)
+    changes = _by_condition(table.dropna(subset=[metric]), condition, metric, TASK_DE_KEY)
+    targets = {str(name): [str(gene) for gene in genes] for name, genes in uns[TASK_TARGETS_KEY].items()}
+    return Truth(changes, targets, control_map, "masked genes as stored in the dataset")
 
 
 def _require_columns(table: pd.DataFrame, columns: Sequence[str], key: str) -> None:
@@ -158,14 +166,17 @@ def _require_columns(table: pd.DataFrame, columns: Sequence[str], key: str) -> N
 
 
 def _by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) -> dict[str, Changes]:
-    names, genes = table[condition].to_numpy(str), table["gene_id"].to_numpy(str)
-    change = table[metric].to_numpy(np.float64)
-    changes = {}
-    for name in dict.fromkeys(names.tolist()):
-        rows = names == name
-        changes[name] = Changes(genes[rows], change[rows])
-        distinct, counts = np.unique(genes[rows], return_counts=True)
-        if len(distinct) < rows.sum():
+    """Split a table; conditions and genes keep their order, on which the draw of masked genes depends."""
+    import pandas as pd
+
+    codes, conditions = pd.factorize(table[condition].to_numpy(str))
+    genes, change = table["gene_id"].to_numpy(str), table[metric].to_numpy(np.float64)
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    changes = {str(name): Changes(genes[rows], change[rows]) for name, rows in zip(conditions, parts, strict=True)}
+    for name, found in changes.items():
+        distinct, counts = np.unique(found.genes, return_counts=True)
+        if len(distinct) < len(found.genes):
             raise InputError(
                 f"uns[{key!r}] lists {quoted(distinct[counts > 1].tolist())} more than once for the condition {name!r};"
                 " keep one row for each gene of a condition"
@@ -173,21 +184,30 @@ def _by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) ->
     return changes
 
 
-@contextmanager
-def _uns_of(dataset: Any) -> Iterator[_Uns | Mapping[str, Any]]:
-    if not isinstance(dataset, str | os.PathLike):
-        yield dataset.uns
-        return
-    with reading(f"dataset: {os.fspath(dataset)}"):
-        store = open_store(Path(dataset))
-        yield _Uns(store["uns"] if "uns" in store else {})
+class Uns(Protocol):
+    """The unstructured part of an AnnData."""
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def __getitem__(self, key: str) -> Any: ...
 
 
-class _Uns(Container[str]):
+def _uns_of(dataset: Any) -> Uns:
+    opened = open_source(dataset)
+    if isinstance(opened, StoredAnnData):
+        return _StoredUns(opened)
+    if isinstance(opened, LoadedAnnData):
+        uns: Uns = opened.uns
+        return uns
+    raise InputError("dataset is not AnnData; give an h5ad file, a zarr store or an AnnData object")
+
+
+class _StoredUns:
     """The unstructured part of a stored AnnData, of which only what is asked for is read."""
 
-    def __init__(self, group: Any) -> None:
-        self._group = group
+    def __init__(self, stored: StoredAnnData) -> None:
+        self._group = stored.uns
+        self._where = stored.where
 
     def __contains__(self, key: object) -> bool:
         return key in self._group
@@ -196,10 +216,11 @@ class _Uns(Container[str]):
         import h5py
         from anndata.io import read_elem
 
-        node = self._group[key]
-        if key == CONTROL_MAP_KEY and isinstance(node, h5py.Group):
-            return {name: _read_texts(node[name]) if isinstance(node[name], h5py.Group) else None for name in node}
-        return read_elem(node)
+        with reading(f"uns[{key!r}] of {self._where}"):
+            node = self._group[key]
+            if key != CONTROL_MAP_KEY or not isinstance(node, h5py.Group):
+                return read_elem(node)
+            return {name: _read_texts(pairs) if isinstance(pairs, h5py.Group) else None for name, pairs in node.items()}
 
 
 def _read_texts(group: h5py.Group) -> dict[str, Any]:

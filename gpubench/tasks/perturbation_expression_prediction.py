@@ -1,0 +1,135 @@
+"""Is the response to a perturbation predicted?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.data.expression import check_finite
+from gpubench.data.finite import FiniteCheck
+from gpubench.data.messages import quoted
+from gpubench.data.perturbation import PerturbationData, PerturbedCondition
+from gpubench.metrics.correlation import spearman_correlation
+from gpubench.tasks._task import Task, TaskInput, require, to_row
+from gpubench.types import MetricResult, Score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csc_array
+
+ID = "perturbation_expression_prediction"
+METRIC = "spearman_correlation_calculation"
+MEAN = "MEAN"
+"""Stands for the condition in the row with the mean over conditions."""
+
+_OFFSET = 1e-8
+"""Added to both means of a ratio, as cz-benchmarks does."""
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    """A row for each condition with enough masked genes, then the mean of those that are defined."""
+    data = require(given.perturbation)
+    with given.engine.timeline.stage("predicted_means"):
+        means = predicted_means(data)
+    scores = []
+    for condition, (treated, control) in zip(data.conditions, means, strict=True):
+        begin = time.perf_counter()
+        scores.append(_score(given, condition, treated, control))
+        yield to_row(given.name, ID, METRIC, scores[-1], seconds=time.perf_counter() - begin)
+    yield to_row(given.name, ID, METRIC, _mean(scores, data))
+
+
+def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Mean prediction of the masked genes over a condition's treated cells, and over the controls paired with them.
+
+    The predictions are read once, in blocks of rows, each multiplied by a sparse matrix of (group, cell) weights: a
+    cell may be in many groups, for conditions share controls.
+
+    Returns
+    -------
+    For each condition two (g,) float64; 0 where it has no pairs.
+
+    Raises
+    ------
+    InputError
+        NaN or infinite predictions of a masked gene.
+    """
+    n_cells = data.predictions.shape[0]
+    genes = np.unique(np.concatenate([np.empty(0, np.intp), *(condition.columns for condition in data.conditions)]))
+    weights = _weights(
+        [rows for condition in data.conditions for rows in (condition.treated, condition.control)], n_cells
+    )
+    means = np.zeros((weights.shape[0], len(genes)))
+    finite = FiniteCheck(data.predictions.name)
+    for start, block in data.predictions.blocks():
+        values = block[:, genes]
+        if check_finite(finite, values, start):
+            of_block = weights[:, start : start + values.shape[0]].tocsr()
+            groups = np.flatnonzero(np.diff(of_block.indptr))
+            sums = of_block[groups] @ values
+            means[groups] += sums if isinstance(sums, np.ndarray) else sums.toarray()
+    finite.finish(n_cells)
+    columns = [np.searchsorted(genes, condition.columns) for condition in data.conditions]
+    return [(means[2 * i, of_condition], means[2 * i + 1, of_condition]) for i, of_condition in enumerate(columns)]
+
+
+def _weights(groups: Sequence[NDArray[np.intp]], n_cells: int) -> csc_array:
+    """1 / size of the group at (group, cell)."""
+    from scipy.sparse import csc_array
+
+    sizes = np.array([len(rows) for rows in groups], np.intp)
+    each = np.repeat(1 / np.maximum(sizes, 1), sizes)
+    cells = np.concatenate([np.empty(0, np.intp), *groups])
+    return csc_array((each, (np.repeat(np.arange(len(groups)), sizes), cells)), shape=(len(groups), n_cells))
+
+
+def _score(
+    given: TaskInput, condition: PerturbedCondition, treated: NDArray[np.float64], control: NDArray[np.float64]
+) -> Score:
+    effect, notes = given.options.effect, [condition.note]
+    n_cells = len(np.union1d(condition.treated, condition.control))
+    if not n_cells or not len(condition.genes):
+        value, why = math.nan, "undefined: nothing of this condition is in the predictions"
+    else:
+        if effect == "ratio" and min(treated.min(), control.min()) <= 0:
+            effect = "difference"
+            notes.append("difference of means, for some are not positive and have no ratio")
+        change = treated - control if effect == "difference" else np.log((treated + _OFFSET) / (control + _OFFSET))
+        correlation = spearman_correlation(condition.true_change, change, engine=given.engine)
+        value, why = float(correlation), correlation.note
+        if why:
+            why += " (a is the true, b the predicted change)"
+    params = {"condition": condition.name, "effect": effect, "n_genes": len(condition.genes)}
+    return Score(value, n=n_cells, params=params, note="; ".join(filter(None, [why, *notes])))
+
+
+def _mean(scores: Sequence[Score], data: PerturbationData) -> Score:
+    defined = [score for score in scores if not math.isnan(score)]
+    notes = [f"mean of {len(defined):,} conditions" if defined else "undefined: no condition could be scored"]
+    undefined = [str(score.params["condition"]) for score in scores if math.isnan(score)]
+    if undefined and defined:
+        notes.append(f"{len(undefined):,} undefined: {quoted(undefined)}")
+    if data.note:
+        notes.append(data.note)
+    cells = [rows for condition in data.conditions for rows in (condition.treated, condition.control)]
+    return Score(
+        float(np.mean(defined)) if defined else math.nan,
+        n=len(np.unique(np.concatenate(cells))) if cells else 0,
+        params={"condition": MEAN},
+        note="; ".join(notes),
+    )
+
+
+TASK = Task(
+    id=ID,
+    title="Perturbation expression prediction",
+    question="Is the response to a perturbation predicted?",
+    needs=("predictions",),
+    metrics=(METRIC,),
+    run=_run,
+    baseline=None,
+)
