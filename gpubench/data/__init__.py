@@ -1,6 +1,5 @@
 """Data in: embeddings as rows that are read block by block, columns as codes or numbers."""
 
-from gpubench.data.baseline import expression_baseline, pca_baseline
 from gpubench.data.baseline import Baseline, expression_baseline, pca_baseline
 from gpubench.data.categorical import CategoricalColumn
 from gpubench.data.columns import as_numeric, encode_labels
@@ -8,8 +7,6 @@ from gpubench.data.digest import fingerprint
 from gpubench.data.finite import FiniteCheck
 from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import close_matches
-from gpubench.data.perturbation import read_perturbation
-from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
@@ -30,14 +27,10 @@ __all__ = [
     "close_matches",
     "encode_labels",
     "expression_baseline",
-    "expression_baseline",
     "fingerprint",
     "pca_baseline",
     "prepare_perturbation",
-    "pca_baseline",
-    "prepare_perturbation",
     "read",
-    "read_perturbation",
     "read_perturbation",
     "read_rows",
     "read_species",
