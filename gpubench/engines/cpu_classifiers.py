@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from gpubench.engines.cpu import CpuEngine
 
+FEW_CELLS = 4096
+"""Training cells up to which a forest is scikit-learn's own."""
+
 
 def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> Classifier:
     """Make an untrained classifier; see `Engine.classifier`."""
@@ -62,37 +65,45 @@ class NearestNeighbors:
 
 
 class RandomForest:
-    """The random forest of scikit-learn-intelex where it is installed, else of scikit-learn; seeded by the engine.
+    """A random forest: scikit-learn's for few cells, that of scikit-learn-intelex for many, where it is installed.
 
     Attributes
     ----------
-    implementation : the package whose forest it is
+    implementation : the package whose forest it is, once trained
     note : the same for people
     """
 
     def __init__(self, engine: CpuEngine, *, n_estimators: int = 100) -> None:
-        forest_class, self.implementation = _forest_class()
-        self.note = f"random forest of {self.implementation}"
-        self._forest = forest_class(n_estimators=n_estimators, random_state=engine.seed, n_jobs=engine.n_threads)
+        self._engine = engine
+        self.n_estimators = n_estimators
+        self.implementation = ""
+        self.note = ""
 
     def fit(self, x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int) -> RandomForest:
         """Grow the trees; see `Classifier.fit`."""
+        forest_class, self.implementation = _forest_class(len(x))
+        self.note = f"random forest of {self.implementation}"
+        forest = forest_class(self.n_estimators, random_state=self._engine.seed, n_jobs=self._engine.n_threads)
+        forest.fit(x, codes)
+        # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
+        self._forest = forest.set_params(n_jobs=1)
         self._n_classes = n_classes
-        self._forest.fit(x, codes)
         return self
 
     def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Average over the trees; see `Classifier.predict_proba`."""
-        # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
-        self._forest.set_params(n_jobs=1)
         proba = np.zeros((len(x), self._n_classes))
         proba[:, self._forest.classes_] = self._forest.predict_proba(x)
         return proba
 
 
-def _forest_class() -> tuple[Any, str]:
-    """The forest to use, and the package that it is from; scikit-learn itself is not patched."""
-    if find_spec("sklearnex"):
+def _forest_class(n: int) -> tuple[Any, str]:
+    """The forest for n training cells, and the package that it is from; scikit-learn itself is not patched.
+
+    Two forests on few cells may differ by several percent from one draw to the next, and scikit-learn needs only
+    seconds there: up to `FEW_CELLS` the trees are those of cz-benchmarks to the bit.
+    """
+    if n > FEW_CELLS and find_spec("sklearnex"):
         from sklearnex.ensemble import RandomForestClassifier
 
         return RandomForestClassifier, "scikit-learn-intelex"

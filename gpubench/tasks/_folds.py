@@ -1,0 +1,79 @@
+"""Folds of a cross-validation, the ones that scikit-learn makes, and subsets of label columns."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gpubench.data.messages import N_LISTED
+from gpubench.errors import InputError
+from gpubench.types import Labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Fold(NamedTuple):
+    """Rows to train on and rows to test on, both ascending."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | None = None) -> tuple[list[Fold], str]:
+    """Cut cells into folds that hold each label in the same share.
+
+    Parameters
+    ----------
+    labels : of the cells
+    n_folds : at least 2
+    seed : of the shuffling
+    samples : cells of one sample stay in one fold; None: cells are cut freely
+
+    Returns
+    -------
+    The folds of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, and a note on
+    labels with fewer cells than there are folds (scikit-learn warns of them).
+
+    Raises
+    ------
+    InputError
+        Fewer than 2 folds or labels, every label with fewer cells than folds, or fewer samples than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if n_folds < 2:
+        raise InputError(f"n_folds={n_folds}: cross-validation needs at least 2 folds")
+    if labels.n_classes < 2:
+        raise InputError(f"{labels.key} has one value ({labels.names[0]!r}), and prediction needs two")
+    sizes = np.bincount(labels.codes)
+    scarce = np.flatnonzero(sizes < n_folds)
+    note = f"{labels.key} has fewer cells than the {n_folds} folds in {listed(labels, scarce)}" if len(scarce) else ""
+    if len(scarce) == len(sizes):
+        raise InputError(f"{note}: no label is in every fold; lower n_folds, or give more cells")
+    if samples is not None and samples.n_classes < n_folds:
+        raise InputError(f"{samples.key} has {samples.n_classes} values, too few for {n_folds} folds; lower n_folds")
+    splitter = (StratifiedKFold if samples is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # the note says it
+        groups = None if samples is None else samples.codes
+        folds = [Fold(*rows) for rows in splitter.split(labels.codes, labels.codes, groups)]
+    if any(len(fold.test) == 0 for fold in folds):
+        raise InputError(f"{labels.key}: the samples are too uneven for {n_folds} folds; lower n_folds")
+    return folds, note
+
+
+def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
+    """Labels of some rows, numbered anew: only values that occur there, in the same order."""
+    used, codes = np.unique(labels.codes[rows], return_inverse=True)
+    return Labels(codes.astype(np.int32), tuple(labels.names[c] for c in used), labels.key)
+
+
+def listed(labels: Labels, classes: NDArray[np.int64]) -> str:
+    """Classes and their sizes for a message: 3 labels: 'a' (2), 'b' (4), 'c' (1)."""
+    sizes = np.bincount(labels.codes, minlength=labels.n_classes)
+    first = ", ".join(f"{labels.names[c]!r} ({sizes[c]:,})" for c in classes[:N_LISTED])
+    more = f" and {len(classes) - N_LISTED:,} more" if len(classes) > N_LISTED else ""
+    return f"{len(classes):,} label{'s' if len(classes) > 1 else ''}: {first}{more}"

@@ -1,0 +1,154 @@
+"""Do labels transfer between species?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.data.messages import quoted
+from gpubench.errors import InputError
+from gpubench.tasks._folds import listed, stratified_folds, take_labels
+from gpubench.tasks._prediction import IDS, KINDS, MEAN_FOLD, Contest, Recipe, Scores, TestSet, joined
+from gpubench.tasks._task import Task, TaskInput, require
+from gpubench.types import Array, Labels, MetricResult
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+
+ID = "cross_species_label_prediction"
+RECIPE = Recipe(ID, centre=True, mean_name="MEAN(lr,knn,rf)", params={"lr": {"max_iter": 1000}})
+NO_SAMPLES = "no samples given, so cells are not aggregated"
+
+
+@dataclass(frozen=True, slots=True)
+class Species:
+    """The cells of one species, or its samples where cells were aggregated.
+
+    Attributes
+    ----------
+    name : of the species
+    x : (n, d) float32
+    label : (n,) theirs
+    sample : (n,) theirs, or None
+    note : on the aggregation
+    """
+
+    name: str
+    x: Array
+    label: Labels
+    sample: Labels | None
+    note: str
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    """Every species is trained on once; its classifiers are tested on each other species."""
+    contest = Contest(given, RECIPE)
+    species = _split(given)
+    for train in species:
+        with given.engine.timeline.stage(train.name):
+            yield from _within(given, contest, train)
+            yield from _across(given, contest, train, [other for other in species if other is not train])
+
+
+def _split(given: TaskInput) -> list[Species]:
+    x, label, species = require(given.embedding).x, require(given.label), require(given.species)
+    if species.n_classes < 2:
+        raise InputError(f"{species.key} has one value ({species.names[0]!r}); labels transfer between at least two")
+    parts = []
+    for code, name in enumerate(species.names):
+        rows = np.flatnonzero(species.codes == code)
+        sample = take_labels(given.sample, rows) if given.sample else None
+        part = Species(name, x[rows], take_labels(label, rows), sample, "")
+        parts.append(_aggregate(given, part))
+    return parts
+
+
+def _aggregate(given: TaskInput, cells: Species) -> Species:
+    """Merge the cells of each sample; a sample's label is that of its first cell, as in cz-benchmarks."""
+    how = given.options.aggregation
+    if how == "none":
+        return cells
+    if cells.sample is None:
+        return Species(cells.name, cells.x, cells.label, None, NO_SAMPLES)
+    sample = cells.sample
+    merged = (_means if how == "mean" else _medians)(given.engine, cells.x, sample)
+    _, first = np.unique(sample.codes, return_index=True)
+    label = take_labels(cells.label, first)
+    samples = Labels(np.arange(sample.n_classes, dtype=np.int32), sample.names, sample.key)
+    note = f"{how} of the cells of each {sample.key}: {len(sample):,} cells became {sample.n_classes:,}"
+    return Species(cells.name, merged, label, samples, note)
+
+
+def _means(engine: Engine, x: Array, sample: Labels) -> Array:
+    return engine.xp.asarray(engine.group_means(x, sample.codes, sample.n_classes), dtype=np.float32)
+
+
+def _medians(engine: Engine, x: Array, sample: Labels) -> Array:
+    xp = engine.xp
+    return xp.stack([xp.median(x[np.flatnonzero(sample.codes == code)], axis=0) for code in range(sample.n_classes)])
+
+
+def _within(given: TaskInput, contest: Contest, cells: Species) -> Iterator[MetricResult]:
+    """Cross-validation inside one species; folds keep the cells of a sample together."""
+    params = {"train_species": cells.name, "test_species": cells.name}
+    try:
+        folds, scarce = stratified_folds(cells.label, given.options.n_folds, given.engine.seed, cells.sample)
+    except InputError as error:
+        yield from contest.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
+        return
+    every_row = np.arange(len(cells.label))
+    yield from contest.cross_validate(cells.x, every_row, cells.label, folds, params, joined(cells.note, scarce))
+
+
+def _across(given: TaskInput, contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
+    """Train each classifier on one species, test it on the others."""
+    tests = [_test_set(train, other) for other in others]
+    scaling = contest.scaling(train.x)
+    by_kind: list[list[Scores]] = []
+    for kind in KINDS:
+        begin = time.perf_counter()
+        with given.engine.timeline.stage(kind):
+            scores = contest.train_and_score(kind, train.x.copy(), train.label, scaling, [test for test, _ in tests])
+        by_kind.append(scores)
+        seconds = (time.perf_counter() - begin) / len(tests)
+        for other, (_, note), of_test in zip(others, tests, scores, strict=True):
+            params = {"train_species": train.name, "test_species": other.name, "classifier": kind}
+            yield from contest.to_rows(of_test, params, note, seconds=seconds)
+    for i, (other, (_, note)) in enumerate(zip(others, tests, strict=True)):
+        params = {"train_species": train.name, "test_species": other.name}
+        yield from contest.mean_rows([[scores[i]] for scores in by_kind], params, note)
+
+
+def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:
+    """Test cells of the labels that both species have, numbered as in training, and a note on what is left out."""
+    code = {name: c for c, name in enumerate(train.label.names)}
+    codes = np.array([code.get(name, -1) for name in other.label.names], np.int32)[other.label.codes]
+    rows = np.flatnonzero(codes >= 0)
+    shared = np.unique(codes[rows]).tolist()
+    unseen = np.flatnonzero([name not in code for name in other.label.names])
+    untested = [name for name in code if name not in other.label.names]
+    note = joined(
+        train.note,
+        other.note,
+        f"left out, as {train.name} lacks them: {listed(other.label, unseen)}" if len(unseen) else "",
+        f"not scored, as {other.name} lacks them: {quoted(untested)}" if untested else "",
+    )
+    undefined = ""
+    if len(shared) < 2:
+        undefined = f"{train.name} and {other.name} share {len(shared)} labels, and prediction needs two"
+    return TestSet(other.x[rows], codes[rows], shared, undefined), note
+
+
+TASK = Task(
+    id=ID,
+    title="Cross-species label prediction",
+    question="Do labels transfer between species?",
+    needs=("label", "species"),
+    metrics=(*(MEAN_FOLD + name for name in IDS), *IDS),
+    run=_run,
+    baseline=None,
+)

@@ -1,0 +1,59 @@
+"""Can labels be predicted from the embedding?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.errors import InputError
+from gpubench.tasks._folds import listed, stratified_folds, take_labels
+from gpubench.tasks._prediction import IDS, MEAN_FOLD, Contest, Recipe, joined
+from gpubench.tasks._task import Task, TaskInput, require
+from gpubench.types import Labels, MetricResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ID = "label_prediction"
+RECIPE = Recipe(ID, centre=False, mean_name="MEAN(knn,lr,rf)")
+
+
+def _run(given: TaskInput) -> Iterator[MetricResult]:
+    embedding, options = require(given.embedding), given.options
+    contest = Contest(given, RECIPE)
+    rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
+    folds, scarce = stratified_folds(label, options.n_folds, given.engine.seed)
+    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, joined(left_out, scarce))
+
+
+def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:
+    """Rows of the labels with at least `min_class_size` cells, their labels, and a note on the others.
+
+    Raises
+    ------
+    InputError
+        Fewer than two labels are left.
+    """
+    sizes = np.bincount(label.codes, minlength=label.n_classes)
+    small = np.flatnonzero(sizes < min_class_size)
+    note = f"left out, with fewer than {min_class_size} cells: {listed(label, small)}" if len(small) else ""
+    if label.n_classes - len(small) < 2:
+        raise InputError(
+            f"{label.key} has {label.n_classes - len(small)} values with at least {min_class_size} cells, and "
+            "prediction needs two; lower min_class_size, or give another label"
+        )
+    rows = np.flatnonzero(~np.isin(label.codes, small))
+    return rows, take_labels(label, rows), note
+
+
+TASK = Task(
+    id=ID,
+    title="Label prediction",
+    question="Can labels be predicted from the embedding?",
+    needs=("label",),
+    metrics=tuple(MEAN_FOLD + name for name in IDS),
+    run=_run,
+    baseline="expression",
+)
