@@ -324,6 +324,8 @@ def test_other_content_has_another_fingerprint():
         fingerprint_of(X.astype("f8")),
         fingerprint_of(X, list("abab")),
         fingerprint_of(X, list("acaa")),
+        fingerprint_of(X, np.array([1, 2, 1, 1])),
+        fingerprint_of(X, np.array([1, 2, 1, 1.5])),
         fingerprint(read(X, embeddings="Y", columns={"label": list("abaa")})),
         fingerprint(read(X, embeddings="X", columns={"batch": list("abaa")})),
         fingerprint(read(X)),
