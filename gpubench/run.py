@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
 from gpubench.engines import get_engine
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
     from gpubench.timeline import Listener
     from gpubench.types import Dataset, MetricResult
+
+T = TypeVar("T")
 
 logger = logging.getLogger("gpubench")
 
@@ -86,7 +88,8 @@ def score(
     Raises
     ------
     InputError
-        An argument or a file cannot be scored. Nothing has been computed then.
+        An argument or a file cannot be scored. Nothing has been computed then: an embedding that is refused after
+        others were scored is listed in the failures instead.
     EngineUnavailable
         The named engine cannot start here.
     """
@@ -293,7 +296,10 @@ class _Run:
     def _embedding(self, name: str, matrix: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
         timeline, options = self._engine.timeline, self._inputs.options
         with timeline.stage(name):
-            embedding = Embedding(self._engine, self._engine.put(matrix, name), name)
+            x = self._unless_refused(lambda: self._engine.put(matrix, name), name, tasks)
+            if x is None:
+                return
+            embedding = Embedding(self._engine, x, name)
             k = min(max(task.knn_k(options) for task in tasks), embedding.n - 1)
             if k > 0:
                 embedding.plan_knn(k)
@@ -306,6 +312,7 @@ class _Run:
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
         """Score PCA on every task that has a baseline in cz-benchmarks, expression where that is the baseline."""
+        compute: Callable[[Any], Any]
         if baseline == "pca":
             tasks = [task for task in tasks if task.baseline is not None]
             compute = readers.pca_baseline
@@ -315,9 +322,27 @@ class _Run:
         if not tasks:
             self.skipped.append({"task": f"baseline_{baseline}", "reason": "no chosen task has this baseline"})
             return
-        with self._engine.timeline.stage(f"baseline_{baseline}"):
-            matrix = compute(data)
-        yield from self._embedding(f"baseline_{baseline}", matrix, tasks)
+        name = f"baseline_{baseline}"
+        with self._engine.timeline.stage(name):
+            matrix = self._unless_refused(lambda: compute(data), name, tasks)
+        if matrix is not None:
+            yield from self._embedding(name, matrix, tasks)
+
+    def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
+        """Make what tasks need; None where it is refused and others were scored before, whose numbers are kept.
+
+        Raises
+        ------
+        InputError
+            It is refused, and nothing is lost by stopping.
+        """
+        try:
+            return make()
+        except InputError as error:
+            if not self.rows:
+                raise
+            self.failures += [{"task": task.id, "embedding": name, "error": str(error)} for task in tasks]
+            return None
 
     def _task(self, task: Task, given: TaskInput) -> None:
         with self._engine.timeline.stage(task.id):
