@@ -154,6 +154,7 @@ def score(
     ] = None,
     engine: Annotated[str, _choice(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
+    knn: Annotated[str, _choice(metavar="NAME", help="How neighbours are searched: auto, exact or ivf.")] = "auto",
     threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
     memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
     out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
@@ -167,10 +168,11 @@ def score(
 ) -> int:
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
     from gpubench import arguments, run
+    from gpubench.output import chosen_output
     from gpubench.progress import Progress
 
     with _reporting(verbose):
-        output = _output(out, format_, quiet)
+        output = chosen_output(out, format_, quiet=quiet)
         given = {
             "label": label,
             "batch": batch,
@@ -186,6 +188,7 @@ def score(
             "scorers": arguments.parse_scorers(scorer or []),
             "engine": engine,
             "seed": seed,
+            "knn": knn,
             "threads": threads,
             "memory": None if memory is None else arguments.parse_bytes(memory),
             **arguments.parse_options(option or []),
@@ -203,16 +206,16 @@ def demo(
     from gpubench import run
     from gpubench.demo import SOURCE, demo_path
     from gpubench.listing import meanings_text
-    from gpubench.output import Output
+    from gpubench.output import chosen_output
     from gpubench.progress import Progress
 
-    output = Output(out, ("json", "csv"))
-    output.check()
+    output = chosen_output(out, ["json", "csv"])
     typer.echo(f"{SOURCE}\n")
-    with _reporting(verbose=False), Progress() as progress:
-        result = run.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
-    result.provenance["dataset"]["source"] = SOURCE  # rather than the folder in which gpubench is installed
-    code = _finish(result, output, quiet=False, verbose=False)
+    with _reporting(verbose=False):
+        with Progress() as progress:
+            result = run.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
+        result.provenance["dataset"]["source"] = SOURCE  # rather than the folder in which gpubench is installed
+        code = _finish(result, output, quiet=False, verbose=False)
     typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
     return code
 
@@ -267,25 +270,12 @@ def metrics() -> None:
     typer.echo(metrics_text())
 
 
-def _output(out: Path | None, formats: list[str] | None, quiet: bool) -> Output | None:
-    """The files to write, checked before anything is computed; None: no files."""
-    from gpubench.arguments import parse_list
-    from gpubench.output import WRITERS, Output
-
-    if out is None:
-        if formats or quiet:
-            flag = "--format" if formats else "--quiet"
-            raise InputError(f"{flag} without --out would keep nothing; add a folder, such as --out results/")
-        return None
-    output = Output(out, parse_list(formats or ["json"], tuple(WRITERS), "--format"))
-    output.check()
-    return output
-
-
 def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool) -> int:
     """Write the files, show the table, and choose the exit code."""
     from gpubench.show import show, stages_text
 
+    if result.interrupted and not result.results:  # an older result is worth more
+        raise KeyboardInterrupt
     lines, not_written = [_NOT_KEPT] if output is None else [], None
     try:
         lines += [] if output is None else output.write(result)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpubench.arguments import parse_list
 from gpubench.errors import InputError
 from gpubench.files import check_writable_folder
 from gpubench.result import Result
@@ -69,3 +70,21 @@ class Output:
             WRITERS[name](result, file)
             lines.append(f"Wrote {file}{' in place of the older one' if replaces else ''}")
         return lines
+
+
+def chosen_output(folder: Path | None, formats: Sequence[str] | None, *, quiet: bool = False) -> Output | None:
+    """The files that flags ask for, checked before anything is computed; None where there is no folder.
+
+    Raises
+    ------
+    InputError
+        An unknown format, a folder that cannot be written, or flags that make no sense without a folder.
+    """
+    if folder is None:
+        if formats or quiet:
+            flag = "--format" if formats else "--quiet"
+            raise InputError(f"{flag} without --out would keep nothing; add a folder, such as --out results/")
+        return None
+    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "--format"))
+    output.check()
+    return output

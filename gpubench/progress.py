@@ -29,7 +29,11 @@ class Progress:
         self._stream = stream or sys.stderr
         self._shown = shown and self._stream.isatty()
         self._begin = time.monotonic()
-        self._state: tuple[str, int, int] = ("", 0, 0)  # replaced as a whole, so that a drawing never mixes two stages
+        self._state: tuple[str, int, int] = (
+            "starting",
+            0,
+            0,
+        )  # replaced as a whole, so that a drawing never mixes two stages
 
     def __enter__(self) -> Self:
         self._begin = time.monotonic()
@@ -69,7 +73,7 @@ class Progress:
         path, done, total = self._state
         line = Table.grid(padding=(0, 2))
         line.add_column(no_wrap=True, overflow="ellipsis")
-        stage = Text(path.replace("/", " > ") or "starting")
+        stage = Text(path.replace("/", " > ") or "finishing")
         elapsed = Text(_clock(time.monotonic() - self._begin))
         if total:
             line.add_row(stage, ProgressBar(total, min(done, total), width=24), Text(f"{done:,}/{total:,}"), elapsed)

@@ -12,7 +12,7 @@ from gpubench.rows import telling_params
 from gpubench.types import MetricResult
 
 HEADER = ("metric", "params", "value", "stderr", "n", "seconds", "note")
-"""Columns of a section; "params" holds the parameters that tell rows of one metric apart."""
+"""Columns of a section. "params" holds what tells rows of one metric apart; one that does so alone heads it."""
 
 FAILED, LEFT_OUT = "Failed:", "Left out:"
 
@@ -27,7 +27,7 @@ class Section:
     Attributes
     ----------
     embedding, task : ids
-    header : those of `HEADER` that hold something
+    header : names of the columns of `HEADER` that hold something
     rows : one cell of text for each of the header
     notes : numbered from 1, as the cells of "note" refer to them
     hidden : rows left out, metric -> how many
@@ -119,12 +119,15 @@ def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int
     telling = {metric: telling_params([row for row in rows if row.metric == metric]) for metric in metrics}
     shown, hidden = _fold(rows, telling, limit)
     notes = tuple(dict.fromkeys(printable(row.note) for row in shown if row.note))
-    cells = [_cells(row, telling[row.metric], notes) for row in shown]
+    keys = {key for row in shown for key in telling[row.metric]}
+    alone = keys.pop() if len(keys) == 1 and keys.isdisjoint(HEADER) else None
+    cells = [_cells(row, telling[row.metric], alone, notes) for row in shown]
+    header = tuple(alone if column == "params" and alone else column for column in HEADER)
     used = [i for i, column in enumerate(HEADER) if column in _ALWAYS or any(row[i] for row in cells)]
     return Section(
         embedding=printable(embedding),
         task=task,
-        header=tuple(HEADER[i] for i in used),
+        header=tuple(header[i] for i in used),
         rows=tuple(tuple(row[i] for i in used) for row in cells),
         notes=notes,
         hidden=hidden,
@@ -148,11 +151,17 @@ def _fold(
     return shown, hidden
 
 
-def _cells(row: MetricResult, telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
-    """One cell for each column of `HEADER`; a "~" marks an approximate value."""
+def _cells(row: MetricResult, telling: Sequence[str], alone: str | None, notes: Sequence[str]) -> tuple[str, ...]:
+    """One cell for each column of `HEADER`; a "~" marks an approximate value.
+
+    `alone` is the parameter that has the column of parameters for itself, and so needs no name in each row.
+    """
+    params = [
+        f"{row.params[key]}" if key == alone else f"{key}={row.params[key]}" for key in telling if key in row.params
+    ]
     return (
         row.metric,
-        printable(", ".join(f"{key}={row.params[key]}" for key in telling if key in row.params)),
+        printable(", ".join(params)),
         ("~" if row.approximate and not math.isnan(row.value) else "") + format_value(row.value),
         "" if row.stderr is None else f"{row.stderr:.2g}",
         f"{row.n:,}",

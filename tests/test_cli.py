@@ -144,6 +144,7 @@ BAD_INPUT = {
     "negative seed": ([*SEPARATION, "--seed", "-1"], "seed=-1 is no whole number from 0"),
     "huge seed": ([*SEPARATION, "--seed", "99999999999"], "seed=99999999999 is no whole number from 0"),
     "seed that is no number": ([*SEPARATION, "--seed", "x"], "'--seed'.*see gpubench score --help"),
+    "unknown search": ([*SEPARATION, "--knn", "hnsw"], "'hnsw'"),
     "no threads": ([*SEPARATION, "--threads", "0"], "threads=0: at least one thread is needed"),
     "no amount of memory": ([*SEPARATION, "--memory", "lots"], "--memory 'lots' .*write it as 4GB"),
     "complex dtype": (["complex.npy", *ARRAY], "complex"),
@@ -319,6 +320,17 @@ def test_a_failed_task_exits_with_1_and_the_others_are_kept(
     assert result.failures == [{"task": "clustering", "embedding": "X_pca", "error": "MemoryError: no room"}]
 
 
+@pytest.mark.parametrize("second", [["-e", "X_nan"], ["--baseline", "pca"]], ids=["NaN embedding", "no expression"])
+def test_what_was_scored_is_kept_when_the_next_embedding_is_refused(
+    second: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", *SEPARATION, *second, "--out", str(tmp_path)]) == 1
+    assert "Failed:\n  embedding on " in capsys.readouterr().out
+    result = Result.from_json(tmp_path / "results.json")
+    assert [row.embedding for row in result.results] == ["X_pca"]
+    assert [failure["task"] for failure in result.failures] == ["embedding"]
+
+
 def test_ctrl_c_keeps_what_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,13 +348,14 @@ def test_ctrl_c_keeps_what_is_done(
     assert "silhouette_score" in [row.metric for row in result.results]
 
 
-def test_ctrl_c_before_anything_is_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["gpubench.data.read", "gpubench.engines.cpu.CpuEngine.knn"])
+def test_ctrl_c_before_anything_is_done_leaves_the_older_result(
+    where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpubench.run.score", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    assert main(["score", *SEPARATION, "--out", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "gpubench: interrupted before any task was finished\n"
-    assert names(tmp_path) == []
+    monkeypatch.setattr(where, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(["score", *CLUSTERING, "--out", str(out)]) == 130
+    assert capsys.readouterr() == ("", "gpubench: interrupted before any task was finished\n")
+    assert (out / "results.json").read_bytes() == OLD
 
 
 def test_a_full_disk_at_the_end_still_shows_the_scores(

@@ -87,6 +87,16 @@ def test_parameters_that_are_the_same_in_all_rows_are_not_shown() -> None:
     assert "params" not in section.header
 
 
+def test_a_parameter_that_tells_rows_apart_alone_heads_its_column() -> None:
+    rows = [replace(ROW, params={"classifier": name, "k": 5}) for name in ("lr", "knn")]
+    assert to_text(rows).splitlines()[1:3] == [
+        "  metric            classifier   value      n  seconds",
+        "  silhouette_score  lr          0.5351  2,638     0.12",
+    ]
+    clash = [replace(ROW, params={"n": count}) for count in (1, 2)]
+    assert "n=1" in to_text(clash)
+
+
 def test_approximate_values_are_marked() -> None:
     assert "~0.5351" in to_text([replace(ROW, approximate=True)])
     assert "~" not in to_text([replace(ROW, approximate=True, value=math.nan)])
