@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from gpubench.rows import telling_params
 from gpubench.types import MetricResult
 
-HEADER = ("metric", "params", "value", "stderr", "n", "seconds", "note")
-"""Columns of a section. "params" holds what tells rows of one metric apart; one that does so alone heads it."""
-
 FAILED, LEFT_OUT = "Failed:", "Left out:"
 
-_RIGHT = frozenset({"value", "stderr", "n", "seconds"})
-_ALWAYS = frozenset({"metric", "value", "n", "seconds"})
+_NUMBERS = ("value", "stderr", "n", "seconds")
+_HEADER = ("metric", *_NUMBERS, "note")
+_OPTIONAL = frozenset({"stderr", "note"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Section:
     Attributes
     ----------
     embedding, task : ids
-    header : names of the columns of `HEADER` that hold something
+    header : "metric", then the parameters that tell rows of one metric apart, then numbers and "note"
     rows : one cell of text for each of the header
     notes : numbered from 1, as the cells of "note" refer to them
     hidden : rows left out, metric -> how many
@@ -42,7 +40,7 @@ class Section:
 
     def right_aligned(self, column: str) -> bool:
         """Whether a column holds numbers."""
-        return column in _RIGHT
+        return column in _NUMBERS
 
 
 def sections(results: Iterable[MetricResult], limit: int | None = None) -> list[Section]:
@@ -119,15 +117,14 @@ def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int
     telling = {metric: telling_params([row for row in rows if row.metric == metric]) for metric in metrics}
     shown, hidden = _fold(rows, telling, limit)
     notes = tuple(dict.fromkeys(printable(row.note) for row in shown if row.note))
-    keys = {key for row in shown for key in telling[row.metric]}
-    alone = keys.pop() if len(keys) == 1 and keys.isdisjoint(HEADER) else None
-    cells = [_cells(row, telling[row.metric], alone, notes) for row in shown]
-    header = tuple(alone if column == "params" and alone else column for column in HEADER)
-    used = [i for i, column in enumerate(HEADER) if column in _ALWAYS or any(row[i] for row in cells)]
+    keys = list(dict.fromkeys(key for row in shown for key in telling[row.metric]))
+    header = ("metric", *(f"param_{key}" if key in _HEADER else key for key in keys), *_HEADER[1:])
+    cells = [_cells(row, keys, telling[row.metric], notes) for row in shown]
+    used = [i for i, column in enumerate(header) if column not in _OPTIONAL or any(row[i] for row in cells)]
     return Section(
         embedding=printable(embedding),
         task=task,
-        header=tuple(header[i] for i in used),
+        header=tuple(printable(header[i]) for i in used),
         rows=tuple(tuple(row[i] for i in used) for row in cells),
         notes=notes,
         hidden=hidden,
@@ -151,17 +148,11 @@ def _fold(
     return shown, hidden
 
 
-def _cells(row: MetricResult, telling: Sequence[str], alone: str | None, notes: Sequence[str]) -> tuple[str, ...]:
-    """One cell for each column of `HEADER`; a "~" marks an approximate value.
-
-    `alone` is the parameter that has the column of parameters for itself, and so needs no name in each row.
-    """
-    params = [
-        f"{row.params[key]}" if key == alone else f"{key}={row.params[key]}" for key in telling if key in row.params
-    ]
+def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
+    """One cell for each column; a "~" marks an approximate value."""
     return (
         row.metric,
-        printable(", ".join(params)),
+        *(printable(str(row.params[key])) if key in telling and key in row.params else "" for key in keys),
         ("~" if row.approximate and not math.isnan(row.value) else "") + format_value(row.value),
         "" if row.stderr is None else f"{row.stderr:.2g}",
         f"{row.n:,}",
