@@ -1,0 +1,61 @@
+"""Runs one command in a fresh process and reads its time, its memory and what it printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
+    """Run a command to its end.
+
+    Parameters
+    ----------
+    command : the interpreter and its arguments
+    numba_cache : the folder in which numba, ours and the peer's alike, looks for compiled code and leaves it
+
+    Returns
+    -------
+    process_s and peak_bytes (resident) of the process, and the times that a child (child.py) printed of itself.
+
+    Raises
+    ------
+    SystemExit
+        The command failed; the message ends with what it wrote.
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(numba_cache)}
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)  # unlike Popen.wait it tells the memory of this one child
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed, complained = _read(output), _read(errors)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{complained[-2000:]}{printed[-500:]}")
+    told = json.loads(printed.splitlines()[-1]) if str(HERE / "child.py") in command else {}
+    return {"process_s": seconds, **told, "peak_bytes": usage.ru_maxrss * 1024}
+
+
+def _read(file: Any) -> str:
+    file.seek(0)
+    return str(file.read())
+
+
+def versions(python: str, packages: Sequence[str]) -> Mapping[str, str]:
+    """Versions of the packages that are installed for an interpreter."""
+    code = (
+        "import json, sys; from importlib import metadata\n"
+        "have = {d.metadata['Name'].lower(): d.version for d in metadata.distributions()}\n"
+        "print(json.dumps({'python': sys.version.split()[0], **{p: have[p] for p in sys.argv[1:] if p in have}}))"
+    )
+    done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))

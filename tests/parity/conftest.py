@@ -1,0 +1,106 @@
+"""The parity suite: the real cz-benchmarks and gpubench, side by side on the same files.
+
+It needs an environment with the extra `parity`. Elsewhere it is skipped as a whole; with --require-parity a missing
+cz-benchmarks is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from cells import make_cells
+from parity import peer
+
+COLUMNS = {
+    "synthetic": {"label": "label", "batch": "batch", "time": "time"},
+    "pbmc3k": {"label": "cell_type"},
+    "celllines_5batch": {"label": "cell_type", "batch": "batch"},
+    "worm_embryo": {"label": "cell_type", "batch": "batch", "time": "time_rank"},
+}
+"""The columns of each file, by what they are to gpubench."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file that both score, its cells as cz-benchmarks takes them, and the names of its columns."""
+
+    path: Path
+    cells: anndata.AnnData
+    columns: dict[str, str]
+
+
+def cases_with(column: str) -> pytest.MarkDecorator:
+    """Run a test on every file that has this column."""
+    names = [name for name, columns in COLUMNS.items() if column in columns]
+    return pytest.mark.parametrize("case", names, indirect=True, scope="session")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-parity", action="store_true", help="a missing cz-benchmarks is an error, not a skip")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_real_one(request: pytest.FixtureRequest) -> None:
+    reason = _why_not()
+    if reason and request.config.getoption("--require-parity", default=False):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def _why_not() -> str | None:
+    remedy = "the parity suite runs in an environment of its own: pip install '.[cpu,test,parity]'"
+    try:
+        version = metadata.version("cz-benchmarks")
+    except metadata.PackageNotFoundError:
+        return f"cz-benchmarks is not installed; {remedy}"
+    return None if version == peer.VERSION else f"cz-benchmarks is {version}, not {peer.VERSION}; {remedy}"
+
+
+@pytest.fixture(scope="session")
+def case(request: pytest.FixtureRequest) -> Case:
+    """One of `COLUMNS`."""
+    if request.param == "synthetic":
+        path: Path = request.getfixturevalue("synthetic_file")
+    else:
+        path = request.getfixturevalue("shared_data") / f"{request.param}.h5ad"
+    return Case(path, anndata.read_h5ad(path), COLUMNS[request.param])
+
+
+@pytest.fixture(scope="session")
+def synthetic_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,200 cells of 8 labels, the smallest below the ten cells that label prediction asks for.
+
+    No copies of cells: among copies scanpy takes the first for the cell itself, and Leiden's answer moves with it.
+    """
+    cells = make_cells(1200, 16, n_labels=8, n_batches=3, duplicates=0, seed=1)
+    obs = pd.DataFrame({"label": _categories("type", cells.label), "batch": _categories("donor", cells.batch)})
+    obs["time"] = cells.time
+    return _write(cells.x, obs, tmp_path_factory.mktemp("parity") / "synthetic.h5ad")
+
+
+@pytest.fixture(scope="session")
+def two_species_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two species, the second shifted; four labels in 12 samples each, so that samples can be merged or held out."""
+    cells = make_cells(960, 12, n_labels=4, n_batches=2, duplicates=0, seed=2)
+    number = np.random.default_rng(3).integers(0, 12, 960)
+    obs = pd.DataFrame({"label": _categories("type", cells.label)})
+    obs["species"] = np.array(["human", "mouse"])[cells.batch]
+    obs["sample"] = [f"{a} {b} {c}" for a, b, c in zip(obs["species"], cells.label, number, strict=True)]
+    return _write(cells.x, obs, tmp_path_factory.mktemp("parity") / "two_species.h5ad")
+
+
+def _categories(prefix: str, codes: np.ndarray) -> pd.Categorical:
+    return pd.Categorical([f"{prefix} {code}" for code in codes])
+
+
+def _write(x: np.ndarray, obs: pd.DataFrame, path: Path) -> Path:
+    obs.index = [f"cell {i}" for i in range(len(obs))]
+    anndata.AnnData(obs=obs, obsm={"X_pca": x}).write_h5ad(path)
+    return path
