@@ -90,5 +90,12 @@ def param_keys(results: Iterable[MetricResult]) -> tuple[str, ...]:
 
 
 def telling_params(results: Sequence[MetricResult]) -> tuple[str, ...]:
-    """Names of those parameters whose values differ between some rows of one metric."""
-    return tuple(key for key in param_keys(results) if len({repr(row.params.get(key)) for row in results}) > 1)
+    """Names of the parameters that tell some rows of one metric apart.
+
+    Those whose values differ are enough, unless rows differ only in which parameters they have.
+    """
+    keys = param_keys(results)
+    differing = tuple(key for key in keys if len({repr(row.params[key]) for row in results if key in row.params}) > 1)
+    if len({tuple(repr(row.params.get(key)) for key in differing) for row in results}) == len(results):
+        return differing
+    return tuple(key for key in keys if len({repr(row.params.get(key)) for row in results}) > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -115,7 +116,7 @@ def printable(text: str) -> str:
 def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int | None) -> Section:
     metrics = dict.fromkeys(row.metric for row in rows)
     telling = {metric: telling_params([row for row in rows if row.metric == metric]) for metric in metrics}
-    shown, hidden = _fold(rows, telling, limit)
+    shown, hidden = _fold(rows, limit)
     notes = tuple(dict.fromkeys(printable(row.note) for row in shown if row.note))
     keys = list(dict.fromkeys(key for row in shown for key in telling[row.metric]))
     header = ("metric", *(f"param_{key}" if key in _HEADER else key for key in keys), *_HEADER[1:])
@@ -131,21 +132,17 @@ def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int
     )
 
 
-def _fold(
-    rows: Sequence[MetricResult], telling: Mapping[str, tuple[str, ...]], limit: int | None
-) -> tuple[list[MetricResult], dict[str, int]]:
-    """Keep the first `limit` rows of each metric, and those that no parameter tells apart, such as a mean."""
-    shown: list[MetricResult] = []
-    kept: dict[str, int] = {}
-    hidden: dict[str, int] = {}
+def _fold(rows: Sequence[MetricResult], limit: int | None) -> tuple[list[MetricResult], dict[str, int]]:
+    """Keep the first rows of each metric and its last one, which may be a mean; count those left out."""
+    counts = Counter(row.metric for row in rows)
+    seen: Counter[str] = Counter()
+    shown = []
     for row in rows:
-        singled_out = any(key in row.params for key in telling[row.metric])
-        if limit is not None and singled_out and kept.get(row.metric, 0) >= limit:
-            hidden[row.metric] = hidden.get(row.metric, 0) + 1
-            continue
-        kept[row.metric] = kept.get(row.metric, 0) + singled_out
-        shown.append(row)
-    return shown, hidden
+        seen[row.metric] += 1
+        if limit is None or seen[row.metric] < limit or seen[row.metric] == counts[row.metric]:
+            shown.append(row)
+    kept = Counter(row.metric for row in shown)
+    return shown, {metric: counts[metric] - kept[metric] for metric in counts if counts[metric] > kept[metric]}
 
 
 def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ class Terminal(io.StringIO):
 def conditions(count: int) -> list[MetricResult]:
     """Rows of one metric for many conditions, and their mean."""
     row = MetricResult("pred", "perturbation_expression_prediction", "spearman_correlation_calculation", 0.1)
-    return [*(replace(row, params={"condition": f"gene{i}"}) for i in range(count)), replace(row, value=0.7)]
+    of_condition = (replace(row, params={"condition": f"gene{i}", "effect": "ratio"}) for i in range(count))
+    return [*of_condition, replace(row, value=0.7, params={"condition": "MEAN"})]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,11 @@ def test_each_parameter_that_tells_rows_apart_has_a_column() -> None:
     assert " param_n " in to_text([replace(ROW, params={"n": count}) for count in (1, 2)])
 
 
+def test_rows_that_differ_only_in_having_a_parameter_are_told_apart() -> None:
+    (section,) = sections([ROW, replace(ROW, params={"classifier": "lr"})])
+    assert section.header[1] == "classifier"
+
+
 def test_approximate_values_are_marked() -> None:
     assert "~0.5351" in to_text([replace(ROW, approximate=True)])
     assert "~" not in to_text([replace(ROW, approximate=True, value=math.nan)])
@@ -108,10 +114,11 @@ def test_notes_are_wrapped_only_where_a_width_is_given() -> None:
 def test_many_rows_of_one_metric_are_folded_but_not_their_mean() -> None:
     rows = conditions(100)
     text = to_text(rows, limit=10)
-    assert "gene9" in text
-    assert "gene10" not in text
-    assert "0.7000" in text
-    assert "and 90 more rows of spearman_correlation_calculation" in text
+    assert "gene8" in text
+    assert "gene9" not in text
+    assert "MEAN" in text
+    assert "effect" not in text, "it is the same wherever it is given"
+    assert "and 91 more rows of spearman_correlation_calculation" in text
     assert "gene99" in to_text(rows)
     assert "more rows" not in to_text(rows)
 
@@ -159,7 +166,7 @@ def test_a_terminal_of_any_width_gets_the_same_numbers(columns: str, monkeypatch
     assert "\x1b[" in text
     assert "0.5351" in text
     assert "Wrote results.json" in text
-    assert f"and {100 - ROWS_ON_TERMINAL} more rows" in " ".join(text.split())
+    assert f"and {101 - ROWS_ON_TERMINAL} more rows" in " ".join(text.split())
 
 
 def test_stages_are_indented_below_the_one_they_run_inside() -> None:
