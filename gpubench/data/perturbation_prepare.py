@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.data.messages import quoted
+from gpubench.data.messages import quoted, reading
 from gpubench.data.perturbation_derive import Preparation, derive
 from gpubench.data.perturbation_truth import CONTROL_MAP_KEY, DE_KEY, ControlMap
+from gpubench.data.store import open_zarr
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +94,9 @@ def _copy(source: Any, copy: Path) -> None:
     elif Path(source).is_dir() or Path(source).suffix == ".zip":
         import anndata
 
-        anndata.read_zarr(source).write_h5ad(copy)
+        with reading(str(source)):
+            adata = anndata.read_zarr(open_zarr(Path(source)))
+        adata.write_h5ad(copy)
     else:
         shutil.copyfile(source, copy)
 
