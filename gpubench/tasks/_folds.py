@@ -28,7 +28,7 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     Parameters
     ----------
     labels : of the cells
-    n_folds : at least 2
+    n_folds : 2 or more
     seed : of the shuffling
     samples : cells of one sample stay in one fold; None: cells are cut freely
 
@@ -40,12 +40,10 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     Raises
     ------
     InputError
-        Fewer than 2 folds or labels, every label with fewer cells than folds, or fewer samples than folds.
+        Fewer than two labels, every label with fewer cells than folds, or fewer samples than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    if n_folds < 2:
-        raise InputError(f"n_folds={n_folds}: cross-validation needs at least 2 folds")
     if labels.n_classes < 2:
         raise InputError(f"{labels.key} has one value ({labels.names[0]!r}), and prediction needs two")
     sizes = np.bincount(labels.codes)

@@ -1,0 +1,219 @@
+"""label_prediction: the numbers of cz-benchmarks and of scikit-learn, the user's scorers, and inputs that are hard."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+from prediction_inputs import FIVE, few_trees, peer_scorers, pipelines, read, table, task_input
+from sklearn.metrics import balanced_accuracy_score, log_loss, make_scorer, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_validate
+
+from gpubench.engines.base import Engine
+from gpubench.errors import InputError
+from gpubench.tasks import label_prediction
+from gpubench.tasks.label_prediction import TASK
+
+PUBLISHED = {
+    ("pbmc3k", "lr"): (0.922281, 0.920127, 0.944056, 0.909003, 0.996092),
+    ("pbmc3k", "knn"): (0.695227, 0.697762, 0.853217, 0.658654, 0.918556),
+    ("pbmc3k", "rf"): (0.936691, 0.918121, 0.958829, 0.895687, 0.996691),
+    ("pbmc3k", "MEAN(knn,lr,rf)"): (0.851400, 0.845337, 0.918700, 0.821115, 0.970446),
+    ("celllines_5batch", "lr"): (1.000000, 1.000000, 1.000000, 1.000000, 1.000000),
+    ("celllines_5batch", "knn"): (0.989220, 0.988736, 0.987517, 0.990420, 0.999543),
+    ("celllines_5batch", "rf"): (1.000000, 1.000000, 1.000000, 1.000000, 1.000000),
+    ("celllines_5batch", "MEAN(knn,lr,rf)"): (0.996407, 0.996245, 0.995839, 0.996807, 0.999848),
+    ("worm_embryo", "lr"): (0.913688, 0.881903, 0.881277, 0.884900, 0.990164),
+    ("worm_embryo", "knn"): (0.853558, 0.824065, 0.830749, 0.830945, 0.964149),
+    ("worm_embryo", "rf"): (0.930952, 0.901671, 0.908793, 0.897975, 0.992280),
+    ("worm_embryo", "MEAN(knn,lr,rf)"): (0.899399, 0.869213, 0.873606, 0.871273, 0.982198),
+}
+"""What cz-benchmarks 0.15.1 answers: mean over folds of accuracy, F1, precision, recall, AUROC."""
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    """Every label has more than 10 cells."""
+    return make_cells(420, 8, n_labels=4, duplicates=0, seed=1)
+
+
+def run(engine: Engine, cells: Cells, **more: Any) -> dict[str, dict[str, Any]]:
+    """Rows by classifier and metric; with small forests."""
+    with patch.object(label_prediction, "RECIPE", few_trees(label_prediction.RECIPE)):
+        rows = list(TASK.run(task_input(engine, cells.x, label=cells.label, **more)))
+    return {classifier: found for (classifier,), found in table(rows, "classifier").items()}
+
+
+@pytest.mark.parametrize("name", ["pbmc3k", "celllines_5batch", "worm_embryo"])
+def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path, name: str) -> None:
+    x, label = read(shared_data / f"{name}.h5ad", "cell_type")
+    rows = table(TASK.run(task_input(engine, x, label=label)), "classifier")
+    assert list(rows) == [("lr",), ("knn",), ("rf",), ("MEAN(knn,lr,rf)",)]
+    for (classifier,), found in rows.items():
+        tolerance = 2e-3 if classifier in ("lr", "knn") else 0.01
+        values = [found[metric].value for metric in FIVE]
+        assert values == pytest.approx(PUBLISHED[name, classifier], abs=tolerance), classifier
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_agrees_with_scikit_learn(engine: Engine, cells: Cells, n_classes: int) -> None:
+    codes = np.minimum(cells.label, n_classes - 1)
+    ours = run(engine, Cells(cells.x, codes, cells.batch, cells.time))
+    folds = StratifiedKFold(5, shuffle=True, random_state=42)
+    means = []
+    for name, pipeline in pipelines(centre=False, max_iter=100, seed=42).items():
+        scored = cross_validate(pipeline, cells.x, codes, cv=folds, scoring=peer_scorers(n_classes))
+        for metric in FIVE:
+            of_folds = scored[f"test_{metric}"]
+            row = ours[name][metric]
+            assert row.value == pytest.approx(of_folds.mean(), abs=2e-3), (name, metric)
+            assert row.stderr == pytest.approx(of_folds.std(ddof=1) / np.sqrt(5), abs=2e-3)
+            assert row.n == cells.n
+        means.append(scored["test_f1"].mean())
+    assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means), abs=2e-3)
+
+
+def test_rows_carry_the_ids_that_the_task_declares(engine: Engine, cells: Cells) -> None:
+    rows = list(TASK.run(task_input(engine, cells.x, label=cells.label)))
+    assert [row.metric for row in rows] == [*TASK.metrics] * 4
+    assert TASK.metrics == tuple(f"mean_fold_{name}" for name in FIVE)
+    assert all(row.task == "label_prediction" and row.embedding == "X" for row in rows)
+
+
+def test_each_classifier_is_reported_before_the_next_begins(engine: Engine, cells: Cells) -> None:
+    given = task_input(engine, cells.x, label=cells.label)
+    before = len(engine.timeline.spans())
+    first = list(islice(TASK.run(given), 5))
+    assert {row.params["classifier"] for row in first} == {"lr"}
+    assert [span.path for span in engine.timeline.spans()[before:]] == ["lr"]
+
+
+def test_small_labels_are_left_out_and_named(engine: Engine, cells: Cells) -> None:
+    label = np.array(["a", "b", "c", "d"], object)[cells.label]
+    label[:9] = "rare"
+    with_rare = TASK.run(task_input(engine, cells.x, label=label))
+    without = TASK.run(task_input(engine, cells.x[9:], label=label[9:]))
+    for row, expected in islice(zip(with_rare, without, strict=True), 10):
+        assert row.value == expected.value
+        assert row.n == cells.n - 9
+        assert row.note == "left out, with fewer than 10 cells: 1 label: 'rare' (9)"
+
+
+def test_one_label_of_size_is_refused(engine: Engine) -> None:
+    given = task_input(engine, np.random.default_rng(0).normal(size=(30, 3)), label=["a"] * 21 + ["b"] * 9)
+    with pytest.raises(InputError, match="1 values with at least 10 cells"):
+        next(iter(TASK.run(given)))
+
+
+def test_more_folds_than_cells_of_any_label_are_refused(engine: Engine, cells: Cells) -> None:
+    given = task_input(engine, cells.x, label=cells.label, options={"n_folds": 300})
+    with pytest.raises(InputError, match="has fewer cells than the 300 folds in 4 labels"):
+        next(iter(TASK.run(given)))
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")  # of our own call of scikit-learn below
+def test_auroc_leaves_out_folds_that_lack_a_label(engine: Engine, cells: Cells) -> None:
+    """scikit-learn cannot score such a fold, and cz-benchmarks averages over the others."""
+    codes = cells.label.copy()
+    codes[:3] = 4
+    ours = run(engine, Cells(cells.x, codes, cells.batch, cells.time), options={"min_class_size": 1})
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=42).split(codes, codes))
+    lacking = [i for i, (_, test) in enumerate(folds) if 4 not in codes[test]]
+    assert 0 < len(lacking) < 5
+    pipeline = pipelines(centre=False, max_iter=100, seed=42)["lr"]
+    expected = []
+    for train, test in (fold for i, fold in enumerate(folds) if i not in lacking):
+        proba = pipeline.fit(cells.x[train], codes[train]).predict_proba(cells.x[test])
+        expected.append(roc_auc_score(codes[test], proba, multi_class="ovr"))
+    row = ours["lr"]["auroc"]
+    assert row.value == pytest.approx(np.mean(expected), abs=2e-3)
+    assert f"no test cells of '4' ({len(lacking)} of 5 folds)" in row.note
+    assert "1 label: '4' (3)" in row.note
+    assert not np.isnan(ours["lr"]["f1"].value)
+
+
+def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: Engine) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    given = task_input(engine, x, label=["a", "b"] * 2, options={"min_class_size": 1, "n_folds": 2})
+    rows = table(TASK.run(given), "classifier")
+    assert np.isnan(rows["knn",]["accuracy"].value)
+    assert "5 neighbours vote, but there are 2 training cells" in rows["knn",]["accuracy"].note
+    assert not np.isnan(rows["lr",]["accuracy"].value)
+    assert np.isnan(rows["MEAN(knn,lr,rf)",]["accuracy"].value)
+
+
+def test_a_constant_column_changes_nothing(engine: Engine, cells: Cells) -> None:
+    wider = np.hstack([cells.x, np.full((cells.n, 1), 7.3, np.float32)])
+    plain, with_constant = run(engine, cells), run(engine, Cells(wider, cells.label, cells.batch, cells.time))
+    for name in ("lr", "knn"):
+        assert with_constant[name]["f1"].value == pytest.approx(plain[name]["f1"].value, abs=5e-3)
+
+
+# The user's scorers
+
+
+def fails(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    raise RuntimeError("no luck")
+
+
+SCORERS: dict[str, Any] = {
+    "balanced": balanced_accuracy_score,
+    "by_name": "balanced_accuracy",
+    "log_loss": make_scorer(log_loss, greater_is_better=False, response_method="predict_proba", labels=range(4)),
+    "from_logits": make_scorer(
+        lambda y, logits: roc_auc_score(y, np.exp(logits) / np.exp(logits).sum(axis=1)[:, None], multi_class="ovr"),
+        response_method=("decision_function", "predict_proba"),
+    ),
+    "broken": fails,
+    "nothing": lambda *_: np.nan,
+}
+
+
+def test_scorers_give_what_scikit_learn_gives(engine: Engine, cells: Cells) -> None:
+    ours = run(engine, cells, scorers=SCORERS)
+    folds = StratifiedKFold(5, shuffle=True, random_state=42)
+    peers = {name: SCORERS[name] for name in ("log_loss", "from_logits")} | {"balanced": "balanced_accuracy"}
+    for classifier, pipeline in pipelines(centre=False, max_iter=100, seed=42).items():
+        scored = cross_validate(pipeline, cells.x, cells.label, cv=folds, scoring=peers)
+        for name in peers:
+            found = ours[classifier][name].value
+            assert found == pytest.approx(scored[f"test_{name}"].mean(), abs=5e-3), (classifier, name)
+        assert ours[classifier]["by_name"].value == ours[classifier]["balanced"].value
+    assert ours["lr"]["log_loss"].value < 0  # greater_is_better=False turns the sign
+
+
+def test_scorers_work_on_two_labels(engine: Engine, cells: Cells) -> None:
+    codes = np.minimum(cells.label, 1)
+    ours = run(engine, Cells(cells.x, codes, cells.batch, cells.time), scorers={"auc": "roc_auc"})
+    for found in ours.values():
+        assert found["auc"].value == pytest.approx(found["auroc"].value, abs=1e-12)
+
+
+def test_a_scorer_that_fails_costs_only_its_own_numbers(engine: Engine, cells: Cells) -> None:
+    ours = run(engine, cells, scorers=SCORERS)
+    for found in ours.values():
+        assert np.isnan(found["broken"].value)
+        assert "the scorer failed: RuntimeError: no luck" in found["broken"].note
+        assert np.isnan(found["nothing"].value)
+        assert "returned NaN" in found["nothing"].note
+        assert not np.isnan(found["f1"].value)
+
+
+@pytest.mark.parametrize(
+    ("scorers", "message"),
+    [
+        ({"f1": balanced_accuracy_score}, "'f1' is a metric of this task already"),
+        ({"mine": "balanced_acuracy"}, "did you mean 'balanced_accuracy'"),
+        ({"mine": 3}, "'mine' is a int"),
+    ],
+)
+def test_scorers_that_make_no_sense_are_refused(
+    engine: Engine, cells: Cells, scorers: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        next(iter(TASK.run(task_input(engine, cells.x, label=cells.label, scorers=scorers))))
