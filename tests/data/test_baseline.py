@@ -176,7 +176,7 @@ def test_expression_is_its_own_baseline(counts: np.ndarray, tmp_path: Path) -> N
     ],
 )
 def test_real_cells(shared_data: Path, file: str, genes: int, variances: list[float]) -> None:
-    """As scanpy 1.11.5 finds them with cz-benchmarks' recipe: which genes (a checksum), and the components' variances."""
+    """As scanpy 1.11.5 finds them with cz-benchmarks' recipe: which genes (a checksum), the components' variances."""
     expression = read_expression(shared_data / f"{file}.h5ad")
     chosen = np.zeros(expression.shape[1], bool)
     chosen[highly_variable_genes(log_normalized(expression, measure_depth(expression)), expression.shape, 3000)] = True
