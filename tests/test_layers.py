@@ -27,7 +27,7 @@ LAYERS = (
     ("tasks",),
     ("files", "machine", "rows", "table", "provenance", "result"),
     ("run",),
-    ("arguments", "doctor", "output", "progress", "show"),
+    ("arguments", "doctor", "listing", "output", "progress", "show"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -63,11 +63,22 @@ def test_modularity_is_no_worse_than_that_of_the_labels(engine: Engine) -> None:
     assert reference.modularity(weights, codes) >= reference.modularity(weights, cells.label)
 
 
-def test_resolution_and_iterations_count(engine: Engine) -> None:
+def test_resolution_counts(engine: Engine) -> None:
     graph = engine.fuzzy_graph(engine.knn(engine.put(make_cells(500, 10, seed=2).x), 14))
     n_communities = [engine.leiden(graph, resolution=r).max() + 1 for r in (0.05, 1.0, 20.0)]
     assert n_communities[0] < n_communities[1] < n_communities[2]
-    check_codes(engine.leiden(graph, n_iterations=1), 500)
+
+
+def test_iterations_count(engine: Engine) -> None:
+    # Cells without structure: there is always something left to improve.
+    x = engine.put(np.random.default_rng(0).normal(size=(600, 3)))
+    graph = engine.fuzzy_graph(engine.knn(x, 14))
+    weights = reference.fuzzy_graph(
+        *(engine.to_host(a) for a in (engine.knn(x, 14).indices, engine.knn(x, 14).distances))
+    )
+    once, often = (engine.leiden(graph, n_iterations=i) for i in (1, 20))
+    check_codes(once, 600)
+    assert reference.modularity(weights, once) < reference.modularity(weights, often)
 
 
 def test_weights_count(engine: Engine) -> None:
