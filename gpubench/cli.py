@@ -167,11 +167,11 @@ def score(
     ] = False,
 ) -> int:
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
-    from gpubench import arguments, run
-    from gpubench.output import chosen_output
-    from gpubench.progress import Progress
-
     with _reporting(verbose):
+        from gpubench import arguments, run
+        from gpubench.output import chosen_output
+        from gpubench.progress import Progress
+
         output = chosen_output(out, format_, quiet=quiet)
         given = {
             "label": label,
@@ -276,13 +276,12 @@ def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool) -
 
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
-    lines, not_written = [_NOT_KEPT] if output is None else [], None
+    lines = ["Interrupted: what was finished by then is above."] if result.interrupted else []
+    not_written = None
     try:
-        lines += [] if output is None else output.write(result)
+        lines += [_NOT_KEPT] if output is None else output.write(result)
     except InputError as error:  # the scores are shown before it ends the run
         not_written = error
-    if result.interrupted:
-        lines.append("Interrupted: what was finished by then is above.")
     if not quiet:
         show(result, lines, sys.stdout)
     if verbose:
