@@ -1,0 +1,60 @@
+// Exact distances of the candidate neighbours of each row, their final order, and whether they are certain.
+//
+//     squared_rc = |queries_r - x_c|^2, differences and sum in float64, for every candidate c of row r
+//
+// The nearest k by (squared, id) are written in ascending order. A cell that is no candidate has a key that is not
+// below the row's limit. Its squared distance, in units of x, is therefore at least (key of the limit + offsets_r) *
+// inverse_square_scale, where offsets_r is |x_r|^2 in units of the keys less all that rounding may have added to a key.
+// A row whose k-th neighbour is as far as that, or that has no k-th neighbour, is uncertain, and is to be searched
+// again.
+//
+// Shapes  queries (n_rows, d) and x (n, d) float32, as the user gave them
+//         candidates (n_rows, capacity) uint64, NO_CANDIDATE where there is none; counts (n_rows) int32, at most
+//         `size`; size: a power of two; limits (n_rows) uint64, NO_CANDIDATE where every cell is a candidate; offsets
+//         (n_rows) float64 indices (n_rows, k) int32, -1 and a distance of infinity where there is none; distances
+//         (n_rows, k) float32, Euclidean; uncertain (n_rows) uint8
+// Launch  a block a row; 12 * size bytes of shared memory
+// Bytes   reads 4 d a candidate and 8 more, writes 8 k a row
+// Twin    rerank in gpubench/engines/cpu_neighbors.py
+
+extern "C" __global__ void __launch_bounds__(256)
+    rerank(const float* __restrict__ queries, const float* __restrict__ x, int d, Index n_rows,
+           const Candidate* __restrict__ candidates, int capacity, const int* __restrict__ counts,
+           const Candidate* __restrict__ limits, const double* __restrict__ offsets, double inverse_square_scale, int k,
+           int size, int* indices, float* distances, unsigned char* uncertain) {
+    DYNAMIC_SHARED(shared);
+    double* squared = reinterpret_cast<double*>(shared);
+    int* ids = reinterpret_cast<int*>(squared + size);
+    const int group = static_cast<int>(threadIdx.x) / SEARCH_LANES;
+    const int n_groups = static_cast<int>(blockDim.x) / SEARCH_LANES;
+    for (Index row = blockIdx.x; row < n_rows; row += gridDim.x) {
+        const float* query = queries + row * d;
+        // the lanes of a warp stay together, so the loop runs to the end of the padding for all of them
+        for (int first = 0; first < size; first += n_groups) {
+            const int c = first + group;
+            const Candidate entry = c < counts[row] ? candidates[row * capacity + c] : NO_CANDIDATE;
+            const bool is_cell = entry != NO_CANDIDATE;
+            const float* cell = is_cell ? x + static_cast<Index>(id_of(entry)) * d : query;
+            const double exact = squared_distance(query, cell, d);
+            if (c < size && lane() % SEARCH_LANES == 0) {
+                squared[c] = is_cell ? exact : infinity();
+                ids[c] = is_cell ? id_of(entry) : NO_CELL;
+            }
+        }
+        __syncthreads();
+        sort_neighbors(squared, ids, size);
+        for (int j = static_cast<int>(threadIdx.x); j < k; j += static_cast<int>(blockDim.x)) {
+            const bool is_cell = j < size && ids[j] != NO_CELL;
+            indices[row * k + j] = is_cell ? ids[j] : -1;
+            distances[row * k + j] = static_cast<float>(is_cell ? sqrt(squared[j]) : infinity());
+        }
+        if (threadIdx.x == 0) {
+            const double unseen =
+                limits[row] == NO_CANDIDATE
+                    ? infinity()
+                    : (static_cast<double>(key_of(limits[row])) + offsets[row]) * inverse_square_scale;
+            uncertain[row] = k > size || ids[k - 1] == NO_CELL || squared[k - 1] >= unseen;
+        }
+        __syncthreads();
+    }
+}

@@ -1,0 +1,211 @@
+// Adds up the Euclidean distances of one tile, from every cell to the segments on the other side.
+//
+//     d_ij = sqrt(max(0, row_terms_i + column_terms_j + products_ij))    0 where i and j are the same cell
+//     row_sums[s, i]    += sum of d_ij over the columns j of segment s
+//     column_sums[s, j] += sum of d_ij over the rows i of segment s      only where both_sides = 1
+//
+// Cells are sorted, so that the cells of a segment (a cluster in a group) follow one another; a tile may hold a part of
+// one segment or many small ones on either side. On the diagonal of the matrix of all distances the tile is its own
+// mirror image, and both_sides = 0 counts every distance once.
+//
+// The products come from cuBLAS with alpha = -2; the terms are the squared norms. Where rows and columns are centred on
+// different means m and m', terms |x + m - m'|^2 and |y|^2 - 2 y.(m - m') give the same distances from the same
+// products and keep the products, and their rounding, small. For a tile of squared distances the terms are 0.
+//
+// Rounding. A squared distance below `close` would consist of rounding errors: it is computed again from the
+// differences of the two cells, by a whole warp. It is rare that this is needed.
+//
+// Order. Each distance is rounded to an integer, rint(d * unit), and integers are summed, shifted left to the unit of
+// the sums: the same bits whatever the grid, the order of the atomics, and the tiles. Needs d * unit < 2^23 (float32
+// has no more digits, and 32 x 128 of them fit 32 bits); a unit for each tile, and not one for all, keeps distances
+// exact beside outliers.
+//
+// Shapes  products (n_rows, products_stride) float32, stride a multiple of 4, 16-byte aligned, so that a lane reads 4
+// columns
+//         row_terms, row_segments (n_rows); column_terms, column_segments (n_columns); segments ascend and start at any
+//         code x (n, d) float32, as the user gave it; order (n) int32, the cell at each sorted position; scale takes
+//         differences of x to the unit of the products; first_row, first_column: sorted position of the tile's first
+//         row and column row_sums (column segments, row_sums_stride) int64, rows are the cells of the tile's rows;
+//         column_sums likewise
+// Launch  a warp for each strip of 32 rows x 128 columns; at most 128 threads; 4224 bytes of shared memory a warp
+// Bytes   reads 4 a distance (from L2 where the tile fits); adds 8 for each row and column of a strip, 4 % of that
+// Twin    silhouette_tile in gpubench/engines/cpu_silhouette.py
+
+constexpr int STRIP_ROWS = WARP;
+constexpr int LANE_COLUMNS = 4;
+constexpr int STRIP_COLUMNS = WARP * LANE_COLUMNS;
+constexpr int ROWS_IN_FLIGHT = 4;         // loads of a lane that wait for memory at the same time
+constexpr int PARTIAL_STRIDE = WARP + 1;  // one more, so that a column of partial sums lies in different banks
+
+// In [2^23, 2^24) neighbouring float32 values are 1 apart: adding 2^23 rounds to an integer, which is then in the low
+// bits.
+constexpr float ROUND_TO_INTEGER = 8388608.0f;
+constexpr unsigned ROUND_TO_INTEGER_BITS = 0x4b000000u;
+
+constexpr float TINY = 1e-37f;  // above the subnormal numbers, which the GPU takes for 0
+
+struct Tile {
+    const float* products;
+    Index products_stride;
+    const float* row_terms;
+    const float* column_terms;
+    const int* row_segments;
+    Index first_row;
+    Index first_column;
+    float unit;
+    int shift;
+};
+
+struct Cells {
+    const float* x;
+    const int* order;
+    int d;
+    float scale;
+    float close;
+};
+
+// Where the distances of a strip of rows to columns of one segment are added.
+struct Sums {
+    long long* of_rows;
+    long long* of_columns;  // nullptr: on one side only
+    Index of_columns_stride;
+};
+
+__device__ inline unsigned fixed_point(float squared, float unit) {
+    const float distance = fmaxf(squared, 0.0f) * rsqrtf(fmaxf(squared, TINY));
+    return __float_as_uint(fmaf(distance, unit, ROUND_TO_INTEGER)) - ROUND_TO_INTEGER_BITS;
+}
+
+// Squared distance of two cells from their differences; for a whole warp.
+__device__ inline float squared_difference(const Cells& cells, Index position, Index other_position) {
+    const float* a = cells.x + static_cast<Index>(cells.order[position]) * cells.d;
+    const float* b = cells.x + static_cast<Index>(cells.order[other_position]) * cells.d;
+    float total = 0.0f;
+    for (int t = lane(); t < cells.d; t += WARP) {
+        const float difference = a[t] * cells.scale - b[t] * cells.scale;
+        total = fmaf(difference, difference, total);
+    }
+    return sum_of_lanes<WARP>(total);
+}
+
+// Replace squared distances that are too small to be trusted; `wanted` are the bits of the lane's columns that count.
+__device__ inline void refine(const Cells& cells, float (&squared)[LANE_COLUMNS], unsigned wanted, Index row,
+                              Index column) {
+    unsigned near = 0;
+    for (int c = 0; c < LANE_COLUMNS; ++c) near |= static_cast<unsigned>(squared[c] < cells.close) << c;
+    near &= wanted;
+    if (!__any_sync(ALL_LANES, near != 0)) return;
+    for (int c = 0; c < LANE_COLUMNS; ++c) {
+        unsigned lanes = __ballot_sync(ALL_LANES, near >> c & 1u);
+        for (; lanes != 0; lanes &= lanes - 1) {
+            const int source = __ffs(static_cast<int>(lanes)) - 1;
+            const Index other = column + (source - lane()) * LANE_COLUMNS + c;
+            const float exact = squared_difference(cells, row, other);
+            if (lane() == source) squared[c] = exact;
+        }
+    }
+}
+
+__device__ inline void flush_columns(long long* sums, unsigned (&column_sums)[LANE_COLUMNS], int shift) {
+    for (int c = 0; c < LANE_COLUMNS; ++c) {
+        if (column_sums[c] != 0) atomic_add(sums + c, static_cast<long long>(column_sums[c]) << shift);
+        column_sums[c] = 0;
+    }
+}
+
+// Add rows [row, row + n_rows) of a strip whose first column is `strip_column`, columns [begin, end), all of one
+// segment.
+__device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums, unsigned* partial, int row,
+                          int n_rows, int strip_column, int begin, int end) {
+    const int column = strip_column + LANE_COLUMNS * lane();
+    float column_terms[LANE_COLUMNS];
+    unsigned column_sums[LANE_COLUMNS] = {};
+    unsigned inside = 0;
+    for (int c = 0; c < LANE_COLUMNS; ++c) {
+        inside |= static_cast<unsigned>(begin <= column + c && column + c < end) << c;
+        column_terms[c] = inside >> c & 1u ? tile.column_terms[column + c] : 0.0f;
+    }
+    int row_segment = tile.row_segments[row];
+    for (int r = 0; r < n_rows; r += ROWS_IN_FLIGHT) {
+        float4 products[ROWS_IN_FLIGHT];
+#pragma unroll
+        for (int u = 0; u < ROWS_IN_FLIGHT; ++u) {
+            const float* source = tile.products + (row + r + u) * tile.products_stride + column;
+            products[u] = r + u < n_rows && inside ? *reinterpret_cast<const float4*>(source) : float4{};
+        }
+#pragma unroll
+        for (int u = 0; u < ROWS_IN_FLIGHT; ++u) {
+            const int i = row + r + u;
+            if (r + u >= n_rows) break;
+            if (sums.of_columns && tile.row_segments[i] != row_segment) {
+                flush_columns(sums.of_columns + row_segment * sums.of_columns_stride + column, column_sums, tile.shift);
+                row_segment = tile.row_segments[i];
+            }
+            const float4 p = products[u];
+            const float row_term = tile.row_terms[i];
+            float squared[LANE_COLUMNS] = {row_term + column_terms[0] + p.x, row_term + column_terms[1] + p.y,
+                                           row_term + column_terms[2] + p.z, row_term + column_terms[3] + p.w};
+            unsigned wanted = inside;
+            const Index itself = tile.first_row + i - tile.first_column - column;
+            if (0 <= itself && itself < LANE_COLUMNS) wanted &= ~(1u << itself);
+            refine(cells, squared, wanted, tile.first_row + i, tile.first_column + column);
+            unsigned row_sum = 0;
+            for (int c = 0; c < LANE_COLUMNS; ++c) {
+                const unsigned fixed = wanted >> c & 1u ? fixed_point(squared[c], tile.unit) : 0u;
+                row_sum += fixed;
+                column_sums[c] += fixed;
+            }
+            partial[(r + u) * PARTIAL_STRIDE + lane()] = row_sum;
+        }
+    }
+    __syncwarp();
+    if (lane() < n_rows) {
+        unsigned row_sum = 0;
+        for (int other = 0; other < WARP; ++other) row_sum += partial[lane() * PARTIAL_STRIDE + other];
+        atomic_add(sums.of_rows + row + lane(), static_cast<long long>(row_sum) << tile.shift);
+    }
+    __syncwarp();
+    if (sums.of_columns) {
+        flush_columns(sums.of_columns + row_segment * sums.of_columns_stride + column, column_sums, tile.shift);
+    }
+}
+
+// The end of the run of equal codes that begins at `begin`, at most `stop`; codes ascend.
+__device__ inline int end_of_run(const int* codes, int begin, int stop) {
+    int inside = begin, outside = stop;
+    if (codes[stop - 1] == codes[begin]) return stop;
+    while (outside - inside > 1) {
+        const int middle = (inside + outside) / 2;
+        (codes[middle] == codes[begin] ? inside : outside) = middle;
+    }
+    return outside;
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    silhouette_tile(const float* __restrict__ products, Index products_stride, const float* __restrict__ row_terms,
+                    const float* __restrict__ column_terms, const int* __restrict__ row_segments,
+                    const int* __restrict__ column_segments, int n_rows, int n_columns, Index first_row,
+                    Index first_column, const float* __restrict__ x, const int* __restrict__ order, int d, float scale,
+                    float close, float unit, int shift, int both_sides, long long* row_sums, Index row_sums_stride,
+                    long long* column_sums, Index column_sums_stride) {
+    DYNAMIC_SHARED(shared);
+    unsigned* partial = reinterpret_cast<unsigned*>(shared) + warp_in_block() * STRIP_ROWS * PARTIAL_STRIDE;
+    const Tile tile{products,  products_stride, row_terms, column_terms, row_segments,
+                    first_row, first_column,    unit,      shift};
+    const Cells cells{x, order, d, scale, close};
+    const int strips_across = (n_columns + STRIP_COLUMNS - 1) / STRIP_COLUMNS;
+    const int strips_down = (n_rows + STRIP_ROWS - 1) / STRIP_ROWS;
+    const Index n_strips = static_cast<Index>(strips_down) * strips_across;
+    for (Index strip = warp_in_grid(); strip < n_strips; strip += warps_in_grid()) {
+        const int row = static_cast<int>(strip / strips_across) * STRIP_ROWS;
+        const int column = static_cast<int>(strip % strips_across) * STRIP_COLUMNS;
+        const int rows = min(STRIP_ROWS, n_rows - row);
+        const int stop = min(column + STRIP_COLUMNS, n_columns);
+        for (int begin = column, end; begin < stop; begin = end) {
+            end = end_of_run(column_segments, begin, stop);
+            const Sums sums{row_sums + column_segments[begin] * row_sums_stride, both_sides ? column_sums : nullptr,
+                            column_sums_stride};
+            add_strip(tile, cells, sums, partial, row, rows, column, begin, end);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+"""Kernels to test: on the host under sanitizers, and on the GPU where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels.emulator import Compiler, Emulated
+
+from gpubench.engines import cuda_kernels
+
+Emulate = Callable[..., Emulated]
+KernelOn = Callable[[str], Callable[..., None]]
+
+
+@pytest.fixture(scope="session")
+def emulate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulate]:
+    """Compile a kernel for the host: `emulate(name)`, with another source `emulate(name, text)`."""
+    compiler = Compiler(tmp_path_factory.mktemp("kernels"))
+    if compiler.missing:
+        pytest.skip(compiler.missing)
+    running: dict[Any, Emulated] = {}
+
+    def compiled(name: str, text: str | None = None, *, sanitizer: str = "address") -> Emulated:
+        executable = compiler.executable(name, text or cuda_kernels.source(name), sanitizer)
+        if executable not in running:
+            running[executable] = Emulated(name, executable)
+        running[executable].schedule = 0
+        return running[executable]
+
+    yield compiled
+    for kernel in running.values():
+        kernel.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kernel_on" in metafunc.fixturenames:
+        metafunc.parametrize("kernel_on", _places(metafunc.config), indirect=True, scope="session")
+
+
+def _places(config: pytest.Config) -> list[str]:
+    """Where kernels run; a GPU that was named is not skipped where it is missing: its tests are errors."""
+    on_gpu = "cuda" in (config.getoption("--engine") or []) or _gpu_is_here()
+    return ["host", "gpu"] if on_gpu else ["host"]
+
+
+@cache
+def _gpu_is_here() -> bool:
+    if not find_spec("cupy"):
+        return False
+    import cupy
+
+    return bool(cupy.cuda.is_available())
+
+
+@pytest.fixture(scope="session")
+def kernel_on(request: pytest.FixtureRequest) -> KernelOn:
+    """A kernel by name, to be called as `cuda_kernels.launch` without the name, with NumPy arrays."""
+    return _on_gpu if request.param == "gpu" else request.getfixturevalue("emulate")
+
+
+def _on_gpu(name: str) -> Callable[..., None]:
+    import cupy
+
+    def run(grid: Any, block: Any, *args: Any, shared: int = 0) -> None:
+        moved = [_to_gpu(value) if isinstance(value, np.ndarray) else value for value in args]
+        cuda_kernels.launch(name, grid, block, *moved, shared=shared)
+        for value, on_gpu in zip(args, moved, strict=True):
+            if isinstance(value, np.ndarray) and value.flags.writeable:
+                value[...] = cupy.asnumpy(on_gpu)
+
+    return run
+
+
+def _to_gpu(array: Any) -> Any:
+    """A copy with the same strides: rows with gaps stay so."""
+    import cupy
+
+    if array.flags.c_contiguous:
+        return cupy.array(array)
+    rows = cupy.empty((len(array), array.strides[0] // array.itemsize), array.dtype)[:, : array.shape[1]]
+    rows[...] = cupy.asarray(array)
+    return rows

@@ -1,0 +1,317 @@
+// The fibers, barriers and the conversation of emulation.h. Compiled without instrumentation: a sanitizer sees what a kernel
+// does, not how its threads are switched.
+#include "emulation.h"
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#ifdef EMULATE_WITH_ADDRESS_SANITIZER
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+#include <sanitizer/tsan_interface.h>
+#endif
+
+uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+namespace {
+
+constexpr std::size_t STACK_BYTES = 256 << 10;
+constexpr unsigned LANES = 32;
+constexpr unsigned char GARBAGE = 0xa5;  // what shared memory holds when a block begins
+
+enum class State { ready, waiting, done };
+
+// A stack and where it stands. Contexts start a fiber; the compiler's own jumps switch between them, without system calls.
+struct Fiber {
+    void* jump_buffer[5];
+    ucontext_t context;
+    bool started;
+    void* stack;
+    const void* bottom;
+    std::size_t n_bytes;
+    void* fake_stack;
+    void* sanitizer_thread;
+    uint3 thread;
+    State state;
+    Kind kind;
+    unsigned phase;  // barriers of its warp that the fiber has passed, modulo 2
+};
+
+// What the lanes of a warp hand in. Lanes that are ahead by one exchange write to the other half.
+struct Warp {
+    std::uint64_t values[2][LANES];
+    char passed[2];  // addresses for the thread sanitizer
+};
+
+struct Launch {
+    uint3 grid, block;
+    std::size_t shared_bytes;
+    std::uint64_t schedule;
+    std::vector<Argument> arguments;
+    std::vector<bool> sparse;
+};
+
+Fiber scheduler;
+Fiber* running = &scheduler;
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+char block_passed[2];
+unsigned block_phase;
+Launch launch;
+void (*call_kernel)(const Argument*);
+unsigned char* shared_memory;
+
+// Zeros that take memory only where they are touched.
+void* reserve(std::size_t n_bytes) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* const pages = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (pages == MAP_FAILED) fail("no address space for a sparse array");
+    return pages;
+}
+
+__attribute__((noinline)) void jump(Fiber& to) {
+    if (to.started) __builtin_longjmp(to.jump_buffer, 1);
+    to.started = true;
+    setcontext(&to.context);
+    std::abort();
+}
+
+__attribute__((noinline)) void switch_to(Fiber& to) {
+    Fiber* const from = running;
+    running = &to;
+    threadIdx = to.thread;
+#ifdef EMULATE_WITH_ADDRESS_SANITIZER
+    __sanitizer_start_switch_fiber(&from->fake_stack, to.bottom, to.n_bytes);
+#endif
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    __tsan_switch_to_fiber(to.sanitizer_thread, __tsan_switch_to_fiber_no_sync);
+#endif
+    if (__builtin_setjmp(from->jump_buffer) == 0) jump(to);
+#ifdef EMULATE_WITH_ADDRESS_SANITIZER
+    __sanitizer_finish_switch_fiber(running->fake_stack, nullptr, nullptr);
+#endif
+}
+
+void run_thread() {
+#ifdef EMULATE_WITH_ADDRESS_SANITIZER
+    __sanitizer_finish_switch_fiber(nullptr, &scheduler.bottom, &scheduler.n_bytes);
+#endif
+    call_kernel(launch.arguments.data());
+    running->state = State::done;
+    switch_to(scheduler);
+}
+
+void prepare(Fiber& fiber, unsigned index) {
+    if (!fiber.stack) fiber.stack = reserve(STACK_BYTES);
+    fiber.bottom = fiber.stack;
+    fiber.n_bytes = STACK_BYTES;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack;
+    fiber.context.uc_stack.ss_size = STACK_BYTES;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_thread, 0);
+    fiber.started = false;
+    fiber.state = State::ready;
+    fiber.phase = 0;
+    fiber.thread = {index, 0, 0};
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    fiber.sanitizer_thread = __tsan_create_fiber(0);
+#endif
+}
+
+void suspend(Kind kind) {
+    running->kind = kind;
+    running->state = State::waiting;
+    switch_to(scheduler);
+}
+
+// What the thread did before the barrier is done, for those that come out of it.
+void arrive([[maybe_unused]] char* barrier) {
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    __tsan_release(barrier);
+#endif
+}
+
+void leave([[maybe_unused]] char* barrier) {
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    __tsan_acquire(barrier);
+#endif
+}
+
+bool all_wait(const Fiber* first, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) {
+        if (first[i].state != State::waiting || first[i].kind != first->kind) return false;
+    }
+    return true;
+}
+
+void release(Fiber* first, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) first[i].state = State::ready;
+}
+
+// Let those go on for whom all others have come; false if nobody can.
+bool open_barriers() {
+    bool opened = false;
+    for (std::size_t first = 0; first < fibers.size(); first += LANES) {
+        if (fibers[first].kind != Kind::syncthreads && all_wait(&fibers[first], LANES)) {
+            release(&fibers[first], LANES);
+            opened = true;
+        }
+    }
+    if (!opened && fibers[0].kind == Kind::syncthreads && all_wait(fibers.data(), fibers.size())) {
+        release(fibers.data(), fibers.size());
+        block_phase ^= 1;
+        opened = true;
+    }
+    return opened;
+}
+
+// Schedule 0 goes up, 1 goes down, others are random orders.
+std::vector<std::size_t> order_of(std::size_t n, std::mt19937_64& random) {
+    std::vector<std::size_t> order(n);
+    for (std::size_t i = 0; i < n; ++i) order[i] = launch.schedule == 1 ? n - 1 - i : i;
+    if (launch.schedule > 1) {
+        for (std::size_t i = n; i > 1; --i) std::swap(order[i - 1], order[random() % i]);
+    }
+    return order;
+}
+
+void run_block(std::mt19937_64& random) {
+    for (unsigned i = 0; i < fibers.size(); ++i) prepare(fibers[i], i);
+    std::memset(shared_memory, GARBAGE, launch.shared_bytes);
+    for (std::size_t n_done = 0; n_done < fibers.size();) {
+        bool progress = false;
+        for (const std::size_t i : order_of(fibers.size(), random)) {
+            if (fibers[i].state != State::ready) continue;
+            switch_to(fibers[i]);
+            n_done += fibers[i].state == State::done;
+            progress = true;
+        }
+        if (!progress && !open_barriers()) fail("threads wait for others that never come to the same barrier");
+    }
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    for (Fiber& fiber : fibers) __tsan_destroy_fiber(fiber.sanitizer_thread);
+#endif
+}
+
+void run_grid() {
+    gridDim = launch.grid;
+    blockDim = launch.block;
+    if (blockDim.x % LANES != 0 || blockDim.y != 1 || blockDim.z != 1) fail("blocks are rows of whole warps");
+    fibers.resize(blockDim.x);
+    warps.resize(blockDim.x / LANES);
+    shared_memory = static_cast<unsigned char*>(std::malloc(launch.shared_bytes));
+    std::mt19937_64 random(launch.schedule);
+    const std::size_t n_blocks = static_cast<std::size_t>(gridDim.x) * gridDim.y * gridDim.z;
+    for (const std::size_t b : order_of(n_blocks, random)) {
+        const auto block = static_cast<unsigned>(b);
+        blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
+        run_block(random);
+    }
+    std::free(shared_memory);
+}
+
+// The conversation: numbers are int64, in the machine's order of bytes.
+
+void read(void* target, std::size_t n_bytes) {
+    if (std::fread(target, 1, n_bytes, stdin) != n_bytes) fail("the input ends in the middle of a launch");
+}
+
+std::size_t read_number() {
+    std::int64_t number;
+    read(&number, sizeof number);
+    return static_cast<std::size_t>(number);
+}
+
+unsigned read_size() { return static_cast<unsigned>(read_number()); }
+
+// A piece of an argument that is sent, and sent back: all of it, or the few rows of an array too large to be sent.
+struct Piece {
+    std::size_t argument, offset, n_bytes;
+};
+
+std::vector<Piece> read_arguments(std::size_t n_arguments) {
+    std::vector<Piece> pieces;
+    for (std::size_t i = 0; i < n_arguments; ++i) {
+        const std::size_t n_bytes = read_number();
+        const bool sparse = read_number() != 0;
+        auto* const data = static_cast<unsigned char*>(sparse ? reserve(n_bytes) : std::malloc(n_bytes));
+        launch.sparse.push_back(sparse);
+        launch.arguments.push_back({n_bytes, data});
+        for (std::size_t n_pieces = read_number(); n_pieces > 0; --n_pieces) {
+            const std::size_t offset = read_number();
+            pieces.push_back({i, offset, read_number()});
+            read(data + offset, pieces.back().n_bytes);
+        }
+    }
+    return pieces;
+}
+
+}  // namespace
+
+unsigned char* dynamic_shared() { return shared_memory; }
+
+void fail(const char* message) {
+    std::fprintf(stderr, "emulation: %s (block %u, thread %u)\n", message, blockIdx.x, threadIdx.x);
+    std::fflush(stderr);
+    std::_Exit(3);
+}
+
+void wait(Kind kind) {
+    if (kind == Kind::syncthreads) {
+        char* const barrier = &block_passed[block_phase];
+        arrive(barrier);
+        suspend(kind);
+        leave(barrier);
+        return;
+    }
+    char* const barrier = &warps[threadIdx.x / LANES].passed[running->phase];
+    running->phase ^= 1;
+    arrive(barrier);
+    suspend(kind);
+    leave(barrier);
+}
+
+const std::uint64_t* exchange(unsigned mask, Kind kind, std::uint64_t value) {
+    if (mask != 0xffffffffu) fail("a vote or shuffle names less than all lanes");
+    std::uint64_t* const values = warps[threadIdx.x / LANES].values[running->phase];
+    running->phase ^= 1;
+    values[threadIdx.x % LANES] = value;
+    suspend(kind);
+    return values;
+}
+
+int serve(void (*call)(const Argument*), std::size_t n_arguments) {
+    call_kernel = call;
+    scheduler.started = true;
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    scheduler.sanitizer_thread = __tsan_get_current_fiber();
+#endif
+    for (int c; (c = std::getchar()) != EOF;) {
+        std::ungetc(c, stdin);
+        launch = {};
+        launch.grid = {read_size(), read_size(), read_size()};
+        launch.block = {read_size(), read_size(), read_size()};
+        launch.shared_bytes = read_number();
+        launch.schedule = read_number();
+        if (read_number() != n_arguments) fail("a wrong number of arguments");
+        const std::vector<Piece> pieces = read_arguments(n_arguments);
+        run_grid();
+        for (const Piece& p : pieces) std::fwrite(launch.arguments[p.argument].data + p.offset, 1, p.n_bytes, stdout);
+        std::fflush(stdout);
+        for (std::size_t i = 0; i < n_arguments; ++i) {
+            const Argument& argument = launch.arguments[i];
+            launch.sparse[i] ? static_cast<void>(munmap(argument.data, argument.n_bytes)) : std::free(argument.data);
+        }
+    }
+    return 0;
+}
+
+}  // namespace emulation

@@ -1,0 +1,197 @@
+"""Kernels on the host: compiles kernels/*.cu with the C++ compiler under emulation.h, and launches them from NumPy.
+
+An executable serves any number of launches through its pipes, so that a sanitizer needs no Python that is built for it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda_signatures import KERNELS
+
+HERE = Path(__file__).resolve().parent
+
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas")
+SANITIZERS = {
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "thread": ("-fsanitize=thread",),
+}
+ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=0:exitcode=97",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=97:report_signal_unsafe=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+
+
+class Broken(AssertionError):
+    """The kernel was stopped by a sanitizer, a crash or a barrier that not all threads reached."""
+
+
+class NotCompiled(Exception):
+    """The compiler refused the source."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """An array too large for memory of which a few rows are used; other rows are 0 and cost nothing.
+
+    Attributes
+    ----------
+    rows : row number -> its values; what the kernel wrote is put there
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    rows: dict[int, NDArray[Any]]
+
+
+class Compiler:
+    """Compiles each source once, into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        compiler = os.environ.get("CXX", "g++")
+        self._compiler = shutil.which(compiler)
+        self.missing = None if self._compiler else f"no C++ compiler: {compiler} is not found"
+        self._folder = folder
+        self._executables: dict[tuple[str, str], Path] = {}
+
+    def executable(self, name: str, text: str, sanitizer: str) -> Path:
+        """The path of a kernel's program; `text` is its whole source.
+
+        Raises
+        ------
+        NotCompiled
+            With what the compiler said.
+        """
+        if (text, sanitizer) not in self._executables:
+            path = self._folder / f"{name}-{sanitizer}-{len(self._executables)}"
+            path.with_suffix(".cpp").write_text(
+                f'#include "{HERE}/emulation.h"\n{text}\n'
+                f"int main() {{ using Kernel = emulation::Call<&{name}>;"
+                " return emulation::serve(Kernel::with, Kernel::n_arguments); }\n"
+            )
+            flags = SANITIZERS[sanitizer]
+            self._run("-O1", "-g1", *WARNINGS, *flags, "-o", path, path.with_suffix(".cpp"), self._runtime(sanitizer))
+            self._executables[text, sanitizer] = path
+        return self._executables[text, sanitizer]
+
+    def _runtime(self, sanitizer: str) -> Path:
+        """The fibers and barriers, which the sanitizer does not look into."""
+        path = self._folder / f"emulation-{sanitizer}.o"
+        if not path.exists():
+            macro = f"-DEMULATE_WITH_{sanitizer.upper()}_SANITIZER"
+            self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / "emulation.cpp")
+        return path
+
+    def _run(self, *arguments: str | Path) -> None:
+        assert self._compiler is not None
+        done = subprocess.run([self._compiler, "-std=c++17", *arguments], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise NotCompiled(done.stderr)
+
+
+class Emulated:
+    """A kernel on the host; called as `cuda_kernels.launch`, without the name.
+
+    Attributes
+    ----------
+    schedule : the order in which threads take turns: 0 up, 1 down, others at random
+    """
+
+    def __init__(self, name: str, executable: Path) -> None:
+        self.kernel = KERNELS[name]
+        self.schedule = 0
+        self._executable = executable
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, grid: Sequence[int], block: Sequence[int], *args: Any, shared: int = 0) -> None:
+        """Run the kernel; arrays are written in place.
+
+        Raises
+        ------
+        Broken
+            With what the sanitizer or the emulation said.
+        """
+        if not any(isinstance(value, Sparse) for value in args):
+            args = cuda_kernels.check(self.kernel, grid, block, args, shared, array_type=np.ndarray)
+        request = [struct.pack("<9q", *(*grid, 1, 1)[:3], *(*block, 1, 1)[:3], shared, self.schedule, len(args))]
+        answers: list[NDArray[Any]] = []
+        for value in args:
+            header, pieces = _pack(value)
+            request += [header, *(part for offset, array in pieces for part in _piece(offset, array))]
+            answers += [array for _, array in pieces if not isinstance(value, np.generic)]
+            if isinstance(value, np.generic):
+                answers.append(np.empty(value.nbytes, np.uint8))
+        self._converse(b"".join(request), answers)
+
+    def _converse(self, request: bytes, answers: list[NDArray[Any]]) -> None:
+        process = self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+        except BrokenPipeError:
+            self._give_up(process)
+        for array in answers:
+            data = process.stdout.read(array.nbytes)
+            if len(data) < array.nbytes:
+                self._give_up(process)
+            if array.flags.writeable:
+                array[...] = np.frombuffer(data, array.dtype).reshape(array.shape)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            errors = self._executable.with_suffix(".txt").open("wb")
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            self._process = subprocess.Popen([self._executable], env={**os.environ, **ENVIRONMENT}, **pipes)
+            errors.close()
+        return self._process
+
+    def _give_up(self, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
+        self.close()
+        said = self._executable.with_suffix(".txt").read_text(errors="replace")
+        raise Broken(f"{self.kernel.name} ended with {code}:\n{said[:4000]}")
+
+    def close(self) -> None:
+        """End the program."""
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # it ended with a launch in its input
+                    continue
+            self._process.wait()
+            self._process = None
+
+
+def _pack(value: Any) -> tuple[bytes, list[tuple[int, NDArray[Any]]]]:
+    """Size and kind of an argument, and its pieces: (offset in bytes, values)."""
+    if isinstance(value, Sparse):
+        row_bytes = value.shape[1] * value.dtype.itemsize
+        pieces = [(row * row_bytes, values) for row, values in value.rows.items()]
+        return struct.pack("<3q", value.shape[0] * row_bytes, True, len(pieces)), pieces
+    if isinstance(value, np.generic) or value.flags.c_contiguous:
+        array = np.asarray(value)
+        return struct.pack("<3q", array.nbytes, False, 1), [(0, array)]
+    # rows with gaps: the gaps are not sent, and the last row ends the memory that the kernel may touch
+    row_bytes = value.strides[0]
+    extent = (len(value) - 1) * row_bytes + value[-1].nbytes
+    return struct.pack("<3q", extent, False, len(value)), [(i * row_bytes, row) for i, row in enumerate(value)]
+
+
+def _piece(offset: int, array: NDArray[Any]) -> tuple[bytes, bytes]:
+    return struct.pack("<2q", offset, array.nbytes), array.tobytes()
