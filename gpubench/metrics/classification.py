@@ -6,7 +6,7 @@ The metrics are made from the one list `MEASURES`, under each id that cz-benchma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ _PROBA = """y_true : (m,) labels of any kind
     classes : the labels of the columns, where `y_true` lacks some; None: the sorted labels of `y_true`"""
 
 
-def _of_one_test_set(measure: Measure, metric_id: str) -> Metric:
+def _of_one_test_set(measure: Measure, metric_id: str) -> Metric[...]:
     """Publish a measure as a metric of true labels and predictions."""
 
     def from_labels(y_true: Any, y_pred: Any, *, engine: Engine | str | None = None) -> Score:
@@ -61,7 +61,7 @@ def _of_one_test_set(measure: Measure, metric_id: str) -> Metric:
     return _publish(function, metric_id, measure.title, str(measure.of.__doc__).rstrip(), parameters)
 
 
-def _over_folds(of_one: Metric) -> Metric:
+def _over_folds(of_one: Metric[...]) -> Metric[...]:
     """Publish the mean of a metric over the folds of a cross-validation."""
 
     def mean_fold(folds: Iterable[tuple[Any, Any]], *, engine: Engine | str | None = None) -> Score:
@@ -78,10 +78,10 @@ def _over_folds(of_one: Metric) -> Metric:
     )
 
 
-def _publish(function: Callable[..., Score], metric_id: str, title: str, summary: str, parameters: str) -> Metric:
+def _publish(function: Callable[..., Score], metric_id: str, title: str, summary: str, parameters: str) -> Metric[...]:
     function.__name__ = function.__qualname__ = metric_id
     function.__doc__ = _DOCSTRING.format(summary=summary, parameters=parameters)
-    return cast("Metric", metric(metric_id, title, bounds=(0, 1))(function))
+    return metric(metric_id, title, bounds=(0, 1))(function)
 
 
 def _start(engine: Engine | str | None) -> Engine:
@@ -129,6 +129,3 @@ OVER_FOLDS = tuple(_over_folds(of_one) for of_one in OF_ONE_TEST_SET)
 accuracy, f1, precision, recall, auroc = OF_ONE_TEST_SET
 accuracy_calculation, f1_calculation, precision_calculation, recall_calculation = OF_LABELS
 mean_fold_accuracy, mean_fold_f1, mean_fold_precision, mean_fold_recall, mean_fold_auroc = OVER_FOLDS
-
-CLASSIFICATION_METRICS: tuple[Metric, ...] = (*OF_ONE_TEST_SET, *OF_LABELS, *OVER_FOLDS)
-"""Every metric of this file."""

@@ -139,7 +139,9 @@ def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:
     )
     undefined = ""
     if len(shared) < 2:
-        undefined = f"{train.name} and {other.name} share {len(shared)} labels, and prediction needs two"
+        undefined = (
+            f"{train.name} and {other.name} have {len(shared)} of the two labels in common that prediction needs"
+        )
     return TestSet(other.x[rows], codes[rows], shared, undefined), note
 
 

@@ -114,10 +114,11 @@ def test_averages_over_shared_classes_are_sklearns_with_labels(vectors: tuple[np
 
 
 def test_every_id_has_a_metric_that_can_be_pickled(engine: Engine) -> None:
-    ids = {metric.spec.id for metric in gb.CLASSIFICATION_METRICS}
+    metrics = (*gb.OF_ONE_TEST_SET, *gb.OF_LABELS, *gb.OVER_FOLDS)
+    ids = {metric.spec.id for metric in metrics}
     five = {"accuracy", "f1", "precision", "recall", "auroc"}
     assert ids == five | {f"mean_fold_{name}" for name in five} | {f"{name}_calculation" for name in five - {"auroc"}}
-    for metric in gb.CLASSIFICATION_METRICS:
+    for metric in metrics:
         assert pickle.loads(pickle.dumps(metric)) is metric
         assert "Parameters" in (metric.__doc__ or "")
     folds = [([0, 1, 1], [0, 1, 0]), ([1, 0], [1, 0])]

@@ -157,7 +157,7 @@ def test_species_that_share_one_label_are_not_scored(engine: Engine, cells: dict
     for classifier in ("lr", "knn", "rf", "MEAN(lr,knn,rf)"):
         row = ours["fly", "worm", classifier]["accuracy"]
         assert np.isnan(row.value)
-        assert "fly and worm share 1 labels, and prediction needs two" in row.note
+        assert "fly and worm have 1 of the two labels in common that prediction needs" in row.note
         assert not np.isnan(ours["fly", "fly", classifier]["accuracy"].value)
 
 

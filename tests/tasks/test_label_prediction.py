@@ -106,7 +106,7 @@ def test_small_labels_are_left_out_and_named(engine: Engine, cells: Cells) -> No
 
 def test_one_label_of_size_is_refused(engine: Engine) -> None:
     given = task_input(engine, np.random.default_rng(0).normal(size=(30, 3)), label=["a"] * 21 + ["b"] * 9)
-    with pytest.raises(InputError, match="1 values with at least 10 cells"):
+    with pytest.raises(InputError, match="label: 1 of 2 values have at least 10 cells"):
         next(iter(TASK.run(given)))
 
 
