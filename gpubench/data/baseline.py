@@ -74,7 +74,7 @@ def pca_baseline(
         No X, NaN, infinite or negative values, no gene that varies.
     """
     expression = read_expression(source)
-    n, n_genes = expression.shape
+    n = expression.shape[0]
     depth = measure_depth(expression)
     genes = highly_variable_genes(log_normalized(expression, depth), expression.shape, n_top_genes)
     if not len(genes):
@@ -90,7 +90,7 @@ def pca_baseline(
     notes = []
     if not depth.is_counts:
         notes.append("X holds no raw counts but was normalised and logarithmised as if it did")
-    if n_genes < n_top_genes:
+    if len(genes) < n_top_genes:
         notes.append(f"{len(genes):,} genes that vary, instead of {n_top_genes:,} highly variable ones")
     if d < n_components:
         notes.append(f"{d} components instead of {n_components}, for {n:,} cells and {len(genes):,} genes")

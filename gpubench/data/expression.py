@@ -88,7 +88,8 @@ def read_expression(source: Any, name: str = "data") -> Expression:
     cells = genes = None
     if isinstance(opened, AnnDataSource):
         cells, genes = _as_texts(opened.cell_ids()), _as_texts(opened.gene_ids())
-    rows = as_rows(opened.embedding("X"), f"X of {name}")
+    (x,) = opened.choose(["X"])
+    rows = as_rows(opened.embedding(x), f"X of {name}")
     return Expression(rows, cells, genes, name)
 
 

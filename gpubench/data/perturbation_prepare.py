@@ -36,7 +36,8 @@ def prepare_perturbation(
     """Write a copy of a plain file with differential expression and a control map, in the layout of cz-benchmarks.
 
     Every condition is tested against all controls (Wilcoxon rank-sum test of log-normalised counts, Benjamini-Hochberg
-    over the genes of a condition), and each treated cell is paired with a control of its own, drawn at random.
+    over the genes of a condition), and each treated cell is paired with a control of its own, drawn at random. X is
+    held in memory twice, sparse in float32; the file is copied.
 
     Parameters
     ----------

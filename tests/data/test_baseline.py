@@ -183,3 +183,9 @@ def test_real_cells(shared_data: Path, file: str, genes: int, variances: list[fl
     assert zlib.crc32(np.packbits(chosen).tobytes()) == genes
     components = pca_baseline(expression).rows
     assert_allclose(components.var(axis=0, ddof=1, dtype=np.float64)[[0, 1, 2, 49]], variances, rtol=1e-5)
+
+
+def test_matrices_by_name_need_one_called_x(counts: np.ndarray) -> None:
+    assert_array_equal(pca_baseline({"X": counts}, n_components=3).rows, pca_baseline(counts, n_components=3).rows)
+    with pytest.raises(InputError, match="'X' is not in data"):
+        pca_baseline({"X_pca": counts})
