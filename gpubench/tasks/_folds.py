@@ -41,6 +41,11 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     ------
     InputError
         Fewer than two labels, every label with fewer cells than folds, or fewer samples than folds.
+
+    Notes
+    -----
+    scikit-learn before 1.8 shuffled the sizes of the groups apart from the groups, so that folds by sample were not
+    stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
