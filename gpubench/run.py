@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.engines import get_engine
-from gpubench.engines.embedding import Embedding
 from gpubench.errors import InputError
-from gpubench.metrics._checks import check_groups, check_several
 from gpubench.provenance import provenance
 from gpubench.result import Result
+from gpubench.runner import PERTURBATION, Inputs, Runner, choose_tasks
 from gpubench.tasks import TASKS
-from gpubench.tasks._task import Options, Task, TaskInput
+from gpubench.tasks._task import Options
 from gpubench.timeline import Timeline
 
 if TYPE_CHECKING:
-    from gpubench.data.perturbation import PerturbationData
     from gpubench.engines.base import Engine
     from gpubench.timeline import Listener
-    from gpubench.types import Dataset, MetricResult
-
-T = TypeVar("T")
-
-logger = logging.getLogger("gpubench")
+    from gpubench.types import Dataset
 
 BASELINES = ("pca", "expression")
 LARGEST_SEED = 2**32 - 1
@@ -96,7 +88,7 @@ def score(
     chosen = _options(options)
     wanted = _wanted_tasks(tasks)
     baselines = _baselines(baseline)
-    if not 0 <= seed <= LARGEST_SEED:
+    if seed not in range(LARGEST_SEED + 1):
         raise InputError(f"seed={seed!r} is no whole number from 0 to {LARGEST_SEED}")
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
@@ -110,12 +102,12 @@ def score(
         if predictions is not None:
             perturbation = readers.read_perturbation(data, predictions, condition=condition, control=control, seed=seed)
         dataset = None
-        if wanted != [_PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
+        if wanted != [PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
             dataset = _read(data, embeddings, columns, obs)
-        inputs = _Inputs.of(dataset, perturbation, chosen, scorers or {})
-    tasks_to_run, skipped = _choose(wanted, inputs)
+        inputs = Inputs.of(dataset, perturbation, chosen, scorers or {})
+    tasks_to_run, skipped = choose_tasks(wanted, inputs)
 
-    run = _Run(engine, inputs, skipped)
+    run = Runner(engine, inputs, skipped)
     run.finish_or_keep(run.everything(dataset, tasks_to_run, data, baselines))
     return Result(
         results=run.rows,
@@ -136,9 +128,6 @@ def score(
         failures=run.failures,
         interrupted=run.interrupted,
     )
-
-
-_PERTURBATION = "perturbation_expression_prediction"
 
 
 def _given(columns: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -189,169 +178,3 @@ def _one_for_each_species(data: Any) -> bool:
     return bool(parts) and all(
         isinstance(part, str) or hasattr(part, "__fspath__") or hasattr(part, "obs") for part in parts
     )
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What tasks can be given, checked."""
-
-    options: Options
-    scorers: Mapping[str, Any]
-    columns: Mapping[str, Any]  # the label-like fields of TaskInput
-    perturbation: PerturbationData | None
-
-    @classmethod
-    def of(
-        cls,
-        dataset: Dataset | None,
-        perturbation: PerturbationData | None,
-        options: Options,
-        scorers: Mapping[str, Any],
-    ) -> _Inputs:
-        """Encode the columns and refuse what no task could score.
-
-        Raises
-        ------
-        InputError
-            Missing values, one value, all values different, times that are no numbers, too few cells.
-        """
-        columns: dict[str, Any] = {}
-        if dataset is not None:
-            if dataset.n_cells < 2:
-                raise InputError(f"the data has {dataset.n_cells} cell; at least two are needed")
-            columns = {
-                role: readers.encode_labels(values, role, dataset.n_cells) for role, values in dataset.obs.items()
-            }
-            if "time" in columns:
-                columns["time_label"] = columns["time"]
-                columns["time"] = readers.as_numeric(dataset.obs["time"], "time", dataset.n_cells)
-            for role in columns.keys() & {"label", "time_label"}:
-                check_groups(columns[role])
-            for role in columns.keys() & {"batch", "species"}:
-                check_several(columns[role])
-        return cls(options, scorers, columns, perturbation)
-
-    def has(self, need: str) -> bool:
-        """Whether this input of a task is given."""
-        return self.perturbation is not None if need == "predictions" else need in self.columns
-
-
-def _choose(wanted: list[str] | None, inputs: _Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """The tasks to run, and those left out with the reason."""
-    run: list[Task] = []
-    skipped: list[dict[str, str]] = []
-    for task in TASKS.values():
-        if wanted is not None and task.id not in wanted:
-            continue
-        missing = [need for need in task.needs if not inputs.has(need)]
-        if not missing:
-            run.append(task)
-        elif wanted is None:
-            skipped.append({"task": task.id, "reason": f"{' and '.join(missing)} not given"})
-        else:
-            raise InputError(
-                f"task {task.id!r} needs {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
-            )
-    if not run:
-        raise InputError("no task can run: give label (and batch, time or species), or predictions")
-    return run, skipped
-
-
-class _Run:
-    """Runs tasks and keeps what is finished, whatever happens later."""
-
-    def __init__(self, engine: Engine, inputs: _Inputs, skipped: list[dict[str, str]]) -> None:
-        self._engine = engine
-        self._inputs = inputs
-        self.rows: list[MetricResult] = []
-        self.skipped = skipped
-        self.failures: list[dict[str, str]] = []
-        self.interrupted = False
-
-    def finish_or_keep(self, steps: Iterable[Callable[[], None]]) -> None:
-        """Work through the steps; on Ctrl-C stop and keep the rows so far."""
-        try:
-            for step in steps:
-                step()
-        except KeyboardInterrupt:
-            self.interrupted = True
-
-    def everything(
-        self, dataset: Dataset | None, tasks: list[Task], data: Any, baselines: list[str]
-    ) -> Iterable[Callable[[], None]]:
-        """All embeddings, then the baselines, then the predictions; a step a task."""
-        of_embeddings = [task for task in tasks if task.id != _PERTURBATION]
-        if dataset is not None and of_embeddings:
-            for name, matrix in dataset.embeddings.items():
-                yield from self._embedding(name, matrix, of_embeddings)
-            for baseline in baselines:
-                yield from self._baseline(baseline, data, of_embeddings)
-        for task in tasks:
-            if task.id == _PERTURBATION:
-                given = TaskInput(
-                    self._engine, self._inputs.options, "predictions", perturbation=self._inputs.perturbation
-                )
-                yield partial(self._task, task, given)
-
-    def _embedding(self, name: str, matrix: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
-        timeline, options = self._engine.timeline, self._inputs.options
-        with timeline.stage(name):
-            x = self._unless_refused(lambda: self._engine.put(matrix, name), name, tasks)
-            if x is None:
-                return
-            embedding = Embedding(self._engine, x, name)
-            k = min(max(task.knn_k(options) for task in tasks), embedding.n - 1)
-            if k > 0:
-                embedding.plan_knn(k)
-                embedding.knn(k)
-            for task in tasks:
-                given = TaskInput(
-                    self._engine, options, name, embedding, scorers=self._inputs.scorers, **self._inputs.columns
-                )
-                yield partial(self._task, task, given)
-
-    def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
-        """Score PCA on every task that has a baseline in cz-benchmarks, expression where that is the baseline."""
-        compute: Callable[[Any], Any]
-        if baseline == "pca":
-            tasks = [task for task in tasks if task.baseline is not None]
-            compute = readers.pca_baseline
-        else:
-            tasks = [task for task in tasks if task.baseline == "expression"]
-            compute = readers.expression_baseline
-        if not tasks:
-            self.skipped.append({"task": f"baseline_{baseline}", "reason": "no chosen task has this baseline"})
-            return
-        name = f"baseline_{baseline}"
-        with self._engine.timeline.stage(name):
-            matrix = self._unless_refused(lambda: compute(data), name, tasks)
-        if matrix is not None:
-            yield from self._embedding(name, matrix, tasks)
-
-    def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
-        """Make what tasks need; None where it is refused and others were scored before, whose numbers are kept.
-
-        Raises
-        ------
-        InputError
-            It is refused, and nothing is lost by stopping.
-        """
-        try:
-            return make()
-        except InputError as error:
-            if not self.rows:
-                raise
-            self.failures += [{"task": task.id, "embedding": name, "error": str(error)} for task in tasks]
-            return None
-
-    def _task(self, task: Task, given: TaskInput) -> None:
-        with self._engine.timeline.stage(task.id):
-            try:
-                for row in task.run(given):
-                    self.rows.append(row)
-            except Exception as error:
-                logger.debug("task %s failed", task.id, exc_info=True)
-                reason = str(error) or type(error).__name__
-                if not isinstance(error, InputError):
-                    reason = f"{type(error).__name__}: {reason}"
-                self.failures.append({"task": task.id, "embedding": given.name, "error": reason})

@@ -26,6 +26,7 @@ LAYERS = (
     ("metrics",),
     ("tasks",),
     ("files", "machine", "rows", "table", "provenance", "result"),
+    ("runner",),
     ("run",),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
     ("cli",),

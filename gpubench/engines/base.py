@@ -77,6 +77,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def release(self, x: Array) -> None:
+        """Forget an array that was put, so that its memory is free once nobody else holds it."""
+
+    @abstractmethod
     def to_host(self, x: Array) -> NDArray[Any]:
         """Copy an array of this engine to the host; on the CPU the array itself."""
 

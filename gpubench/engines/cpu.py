@@ -48,7 +48,7 @@ class CpuEngine(Engine):
             raise InputError(f"threads={threads}: at least one thread is needed")
         self.seed = seed
         self.n_threads = threads or usable_cores()
-        self.memory_bytes = memory_bytes if memory_bytes is not None else planner.default_budget_bytes()
+        self.memory_bytes = planner.budget_bytes(memory_bytes)
         self.timeline = timeline or Timeline()
         self.device = f"CPU, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.knn_method = knn
@@ -64,7 +64,11 @@ class CpuEngine(Engine):
             source = as_rows(x, name)
             n, d = source.shape
             in_place = _as_it_is(source)
-            array = np.empty((n, d), np.float32) if in_place is None else in_place
+            if in_place is None:
+                planner.require(4 * n * d, self.memory_bytes, f"{name} as float32 ({n:,} x {d})")
+                array = np.empty((n, d), np.float32)
+            else:
+                array = in_place
             check = FiniteCheck(name)
             step = planner.read_block_rows(d, source.dtype.itemsize)
             for start in range(0, n, step):
@@ -79,6 +83,10 @@ class CpuEngine(Engine):
         self._checked[id(array)] = array
         return array
 
+    def release(self, x: Array) -> None:
+        """See `Engine.release`."""
+        self._checked.pop(id(x), None)
+
     def to_host(self, x: Array) -> NDArray[Any]:
         """See `Engine.to_host`."""
         return np.asarray(x)
@@ -87,6 +95,7 @@ class CpuEngine(Engine):
         """See `Engine.knn`; beyond 300,000 cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
         many = len(x) > cpu_approximate.EXACT_UP_TO and cpu_approximate.available()
         if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
             return cpu_approximate.ivf_knn(x, k, self._workers, self.seed)

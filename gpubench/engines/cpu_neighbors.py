@@ -9,7 +9,7 @@ float64.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -130,12 +130,36 @@ class _BlockWorker:
             first_row = start if self._same_cells else -1
             cpu_kernels.topk_update(tile, first, first_row, keep, keys, ids, counts, worst)
         rows = slice(start, start + m)
-        squared = self._squared[:m]
-        cpu_kernels.candidate_distances(operands.queries[rows], operands.x, keep, keys, ids, counts, worst, squared)
-        if keep == len(operands.right) - self._same_cells:
-            unseen = np.full(m, np.inf)  # every cell is a candidate
-        else:
-            unseen = (worst - operands.slack[rows]) / operands.scale**2
-        indices, distances, uncertain = (part[rows] for part in self._out)
-        order = np.argsort(squared, axis=1)
-        cpu_kernels.take_nearest(squared, order, ids, unseen, indices, distances, uncertain)
+        unseen_slack = operands.slack[rows] if keep < len(operands.right) - self._same_cells else None
+        out = tuple(part[rows] for part in self._out)
+        rerank(operands, rows, keep, (keys, ids, counts, worst), unseen_slack, self._squared[:m], out)
+
+
+def rerank(
+    operands: _Operands,
+    rows: slice,
+    keep: int,
+    candidates: tuple[NDArray[Any], ...],
+    slack: NDArray[np.float64] | None,
+    squared: NDArray[np.float64],
+    out: tuple[NDArray[Any], ...],
+) -> None:
+    """Order the candidates of some queries by exact distance, and mark the rows where a nearer cell may be missing.
+
+    Parameters
+    ----------
+    rows : which queries
+    keep, candidates : (keys, ids, counts, worst) as `topk_update` leaves them
+    slack : how far a key can be from the exact squared distance; None where every cell is a candidate
+    squared : (m, keep) float64, a buffer
+    out : indices, distances and uncertain of these rows, written
+    """
+    from gpubench.engines import cpu_kernels
+
+    keys, ids, counts, worst = candidates
+    cpu_kernels.candidate_distances(operands.queries[rows], operands.x, keep, keys, ids, counts, worst, squared)
+    if slack is None:
+        unseen = np.full(len(squared), np.inf)
+    else:
+        unseen = (worst - slack) / operands.scale**2
+    cpu_kernels.take_nearest(squared, np.argsort(squared, axis=1), ids, unseen, *out)

@@ -354,7 +354,10 @@ class _TileWorker:
         self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
 
     def __call__(self, blocks: tuple[_Block, _Block]) -> None:
-        i, j = blocks
+        self.silhouette_tile(*blocks)
+
+    def silhouette_tile(self, i: _Block, j: _Block) -> None:
+        """Add the distances of one tile to the sums of both sides."""
         distances = self._distances(i, j)
         self._sums.add(i, j, _sum_columns(distances, j).T)
         if i is not j:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gpubench.errors import InputError
+
 SHARE_OF_FREE = 0.8
+LEAST_BUDGET_BYTES = 64 << 20
 READ_BLOCK_BYTES = 64 << 20
 
 
@@ -16,9 +19,43 @@ def free_memory_bytes() -> int:
     return free if limit is None else min(free, limit)
 
 
-def default_budget_bytes() -> int:
-    """What a run uses at most unless told otherwise."""
-    return int(SHARE_OF_FREE * free_memory_bytes())
+def budget_bytes(wanted: int | None) -> int:
+    """What a run uses at most: what the user wants, or a share of what is free.
+
+    Raises
+    ------
+    InputError
+        Less than the blocks of any run take.
+    """
+    if wanted is None:
+        return int(SHARE_OF_FREE * free_memory_bytes())
+    if wanted < LEAST_BUDGET_BYTES:
+        raise InputError(f"memory={wanted} bytes is too little for any run; allow at least {LEAST_BUDGET_BYTES:,}")
+    return wanted
+
+
+def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells") -> None:
+    """Refuse, before it starts, what cannot fit.
+
+    Raises
+    ------
+    InputError
+        `n_bytes` are more than the budget.
+    """
+    if n_bytes > budget:
+        needs, has = n_bytes / 1e9, budget / 1e9
+        raise InputError(f"{what} takes {needs:.1f} GB, but {has:.1f} GB may be used; raise memory, or {advice}")
+
+
+def require_knn(n: int, d: int, k: int, budget: int) -> None:
+    """Refuse a neighbour graph that cannot fit: its indices and distances, and both sides of the distance tiles.
+
+    Raises
+    ------
+    InputError
+        It takes more than the budget.
+    """
+    require(8 * n * k + 8 * n * (d + 2), budget, f"the graph of {k} neighbours of {n:,} cells", "use fewer neighbours")
 
 
 def read_block_rows(d: int, itemsize: int) -> int:

@@ -73,7 +73,7 @@ def _over_folds(of_one: Metric[...]) -> Metric[...]:
         mean_fold,
         f"mean_fold_{name}",
         f"{of_one.spec.title}, mean over folds",
-        f"Mean of `{name}` over the test folds of a cross-validation; folds in which it is undefined are left out.",
+        f"{of_one.spec.title} on cells that were left out of training: the mean over the folds of a cross-validation.",
         f"folds : for each fold its two arguments of `{name}`",
     )
 

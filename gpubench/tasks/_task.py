@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
@@ -147,6 +147,11 @@ def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwa
     with given.engine.timeline.stage(metric.spec.id):
         score = metric(*args, **kwargs)
     return to_row(given.name, task, metric.spec.id, score, seconds=time.perf_counter() - begin)
+
+
+def with_note(row: MetricResult, note: str) -> MetricResult:
+    """Add to what a row says was left out or changed."""
+    return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 
 def to_row(

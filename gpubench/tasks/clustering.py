@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gpubench.metrics._search import search_params
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
-from gpubench.tasks._task import Options, Task, TaskInput, measure, require
+from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
 from gpubench.types import MetricResult
 
 ID = "clustering"
@@ -21,10 +21,13 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
         resolution=options.resolution,
         n_iterations=options.n_iterations,
     )
-    knn = embedding.knn(min(options.n_cluster_neighbors, embedding.n) - 1)  # the graph the clusters were found in
+    used = min(options.n_cluster_neighbors, embedding.n)
+    knn = embedding.knn(used - 1)  # the graph that the clusters were found in
+    cut = f"n_cluster_neighbors cut from {options.n_cluster_neighbors} to {used}, the number of cells"
     for metric in (adjusted_rand_index, normalized_mutual_info):
         row = measure(given, ID, metric, label, clusters, engine=given.engine)
-        yield replace(row, params={**row.params, **search_params(knn)}, approximate=not knn.exact)
+        row = replace(row, params={**row.params, **search_params(knn)}, approximate=not knn.exact)
+        yield row if used == options.n_cluster_neighbors else with_note(row, cut)
 
 
 def _knn_k(options: Options) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gpubench.metrics.sequential import DENSITY_NEIGHBORS, sequential_alignment
 from gpubench.metrics.silhouette import silhouette_label
-from gpubench.tasks._task import Options, Task, TaskInput, measure, require
+from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
 from gpubench.types import MetricResult
 
 ID = "sequential_organization"
@@ -15,16 +15,18 @@ ID = "sequential_organization"
 def _run(given: TaskInput) -> Iterator[MetricResult]:
     embedding, options = require(given.embedding), given.options
     yield measure(given, ID, silhouette_label, embedding, require(given.time_label))
-    yield measure(
+    k = min(options.k, embedding.n - 1)
+    row = measure(
         given,
         ID,
         sequential_alignment,
         embedding,
         require(given.time),
-        k=options.k,
+        k=k,
         normalize=options.normalize,
         adaptive_k=options.adaptive_k,
     )
+    yield row if k == options.k else with_note(row, f"k cut from {options.k} to {k}, the number of other cells")
 
 
 def _knn_k(options: Options) -> int:
