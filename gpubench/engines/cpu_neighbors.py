@@ -158,8 +158,5 @@ def rerank(
 
     keys, ids, counts, worst = candidates
     cpu_kernels.candidate_distances(operands.queries[rows], operands.x, keep, keys, ids, counts, worst, squared)
-    if slack is None:
-        unseen = np.full(len(squared), np.inf)
-    else:
-        unseen = (worst - slack) / operands.scale**2
+    unseen = np.full(len(squared), np.inf) if slack is None else (worst - slack) / operands.scale**2
     cpu_kernels.take_nearest(squared, np.argsort(squared, axis=1), ids, unseen, *out)
