@@ -90,6 +90,8 @@ def score(
     baselines = _baselines(baseline)
     if seed not in range(LARGEST_SEED + 1):
         raise InputError(f"seed={seed!r} is no whole number from 0 to {LARGEST_SEED}")
+    if baselines and _one_for_each_species(data):
+        raise InputError("baseline cannot be computed from one file for each species; leave it out, or merge the files")
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
     if isinstance(engine, str):

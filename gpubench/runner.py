@@ -104,14 +104,23 @@ class Runner:
         self.skipped = skipped
         self.failures: list[dict[str, str]] = []
         self.interrupted = False
+        self._refusals: list[InputError] = []
 
     def finish_or_keep(self, steps: Iterable[Callable[[], None]]) -> None:
-        """Work through the steps; on Ctrl-C stop and keep the rows so far."""
+        """Work through the steps; on Ctrl-C stop and keep the rows so far.
+
+        Raises
+        ------
+        InputError
+            Every task refused its input, so there is nothing to keep.
+        """
         try:
             for step in steps:
                 step()
         except KeyboardInterrupt:
             self.interrupted = True
+        if not self.rows and self._refusals and len(self._refusals) == len(self.failures):
+            raise self._refusals[0]
 
     def everything(
         self, dataset: Dataset | None, tasks: list[Task], data: Any, baselines: list[str]
@@ -190,6 +199,8 @@ class Runner:
             except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)
                 reason = str(error) or type(error).__name__
-                if not isinstance(error, InputError):
+                if isinstance(error, InputError):
+                    self._refusals.append(error)
+                else:
                     reason = f"{type(error).__name__}: {reason}"
                 self.failures.append({"task": task.id, "embedding": given.name, "error": reason})
