@@ -64,7 +64,7 @@ class Dataset:
     Attributes
     ----------
     embeddings : name -> (n, d) array or `RowSource`; nothing is read before it is needed
-    obs : column name -> (n,) values as stored (NumPy array or pandas Categorical); only the columns asked for
+    obs : role ("label", "batch" ...) -> (n,) values as stored, which `encode_labels` takes; only the columns asked for
     n_cells : n
     cell_ids : (n,) names of the cells, or None where the source has none
     source : where the data came from, for provenance

@@ -110,7 +110,7 @@ def _factorize_integers(array: NDArray[Any]) -> CategoricalColumn:
         categories, codes = np.unique(array, return_inverse=True)
         return CategoricalColumn(codes, categories)
     codes = array.astype(np.int64) - low
-    values = np.arange(low, high + 1)
+    values = low + np.arange(high - low + 1)
     return CategoricalColumn(codes, values.astype(bool) if array.dtype.kind == "b" else values)
 
 

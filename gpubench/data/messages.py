@@ -24,7 +24,7 @@ def close_matches(word: str, known: Iterable[str]) -> str:
 
     Upper and lower case count as equal.
     """
-    known = list(known)
+    known = [str(name) for name in known]
     meant = nearest(word, known)
     if meant:
         return f" (did you mean {quoted(meant)}?)"

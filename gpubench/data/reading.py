@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from gpubench.data.arrays import NpzArrays, ParquetTable, TextTable, open_matrix
 from gpubench.data.columns import check_length, count_values
 from gpubench.data.host import comes_from
 from gpubench.data.matrix import Rows, as_rows
-from gpubench.data.messages import close_matches, nearest, quoted
+from gpubench.data.messages import close_matches, nearest, quoted, reading
 from gpubench.data.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.errors import InputError
 from gpubench.types import Dataset
@@ -61,23 +62,26 @@ def read(
     InputError
         What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
     """
-    opened = open_source(source)
-    wanted = [embeddings] if isinstance(embeddings, str) else None if embeddings is None else list(embeddings)
-    matrices = {name: _rows_of(opened, name) for name in opened.choose(wanted)}
-    table = opened.obs if obs is None else open_table(obs)
-    values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
-    return Dataset(
-        embeddings=matrices,
-        obs=values,
-        n_cells=_count_cells(opened, matrices, values),
-        cell_ids=opened.cell_ids() if cell_ids else None,
-        source=str(source) if isinstance(source, str | os.PathLike) else None,
-    )
+    with _reading(source):
+        opened = open_source(source)
+        wanted = [embeddings] if isinstance(embeddings, str) else None if embeddings is None else list(embeddings)
+        matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(wanted)}
+    with _reading(source if obs is None else obs):
+        table = opened.obs if obs is None else open_table(obs)
+        values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
+    with _reading(source):
+        return Dataset(
+            embeddings=matrices,
+            obs=values,
+            n_cells=_count_cells(opened, matrices, values),
+            cell_ids=opened.cell_ids() if cell_ids else None,
+            source=str(source) if _is_path(source) else None,
+        )
 
 
 def open_source(source: Any) -> Source:
     """Find out what the input is, and open it."""
-    if isinstance(source, str | os.PathLike):
+    if _is_path(source):
         return cast("Source", _open(source, {**_STORES, **_MATRICES}, "data"))
     if is_anndata(source):
         return LoadedAnnData(source)
@@ -88,7 +92,7 @@ def open_source(source: Any) -> Source:
 
 def open_table(obs: Any) -> Table:
     """Open the table that `obs=` names or is."""
-    if isinstance(obs, str | os.PathLike):
+    if _is_path(obs):
         opened = _open(obs, {**_STORES, **_TABLES}, "obs")
         return cast("Table", getattr(opened, "obs", opened))
     if hasattr(obs, "keys"):
@@ -117,8 +121,13 @@ def _beside(path: Path) -> str:
     return f" (did you mean {quoted(meant)}?)" if meant else ""
 
 
-def _rows_of(source: Source, name: str) -> Rows:
-    return as_rows(source.embedding(name), name)
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def _reading(source: Any) -> AbstractContextManager[None]:
+    """Name the file in errors of a damaged one, whose bytes may fail anywhere; other sources are not guarded."""
+    return reading(str(source)) if _is_path(source) else nullcontext()
 
 
 def _column(table: Table | None, role: str, given: Any) -> Any:

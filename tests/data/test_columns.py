@@ -55,14 +55,15 @@ def test_text_of_every_library(kind):
     assert (labels.names, labels.key) == (NAMES, "cell_type")
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i4", "i8", "u8", ">i2"])
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i4", "i8", "u8"])
 @pytest.mark.parametrize("wrap", [np.asarray, pd.Series, pa.array, list])
 def test_integers_are_ordered_as_text(dtype, wrap):
-    values = np.array([10, 9, 100, 9], dtype)
-    if wrap is pa.array and dtype == ">i2":
-        pytest.skip("Arrow has no big-endian integers")
-    labels = encode_labels(wrap(values), "label")
+    labels = encode_labels(wrap(np.array([10, 9, 100, 9], dtype)), "label")
     assert (labels.codes.tolist(), labels.names) == ([0, 2, 1, 2], ("10", "100", "9"))
+
+
+def test_integers_of_the_other_byte_order():
+    assert encode_labels(np.array([10, 9, 100, 9], ">i2"), "label").codes.tolist() == [0, 2, 1, 2]
 
 
 def test_integers_of_a_wide_range():

@@ -289,6 +289,21 @@ def test_damaged_sparse_indices(tmp_path, adata):
             rows[name].read(0, 30)
 
 
+def test_damage_anywhere_names_the_file(tmp_path, adata):
+    """Whatever byte is lost: the answer is that of the whole file, or one error that names it."""
+    path = WRITERS["zarr 2"](adata, tmp_path)
+    (path / ".zmetadata").unlink()
+    for lost in (".zgroup", "obs/.zattrs", "obs/cell_type/.zattrs", "obsm/X_pca/.zarray", "obsm/csr/.zattrs"):
+        content = (path / lost).read_bytes()
+        (path / lost).write_bytes(content[: len(content) // 2])
+        with pytest.raises(
+            InputError, match=r"cells2\.zarr.* cannot be read \(.*; if it is damaged, copy or download it"
+        ):
+            read(path, embeddings=["X_pca", "csr"], columns={"label": "cell_type"})
+        (path / lost).write_bytes(content)
+    read(path, embeddings=["X_pca", "csr"], columns={"label": "cell_type"})
+
+
 def test_no_permission(tmp_path, adata, monkeypatch):
     """As root, whom the tests may run as, permissions do not bind: the refusal of the system is imitated."""
     path = write_h5ad(adata, tmp_path)
