@@ -87,8 +87,8 @@ def synthetic_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_species_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two species, the second shifted; four labels in 12 samples each, so that samples can be merged or held out."""
-    cells = make_cells(960, 12, n_labels=4, n_batches=2, duplicates=0, seed=2)
+    """Two species, the second shifted; three labels in 12 samples each, so that samples can be merged or held out."""
+    cells = make_cells(960, 12, n_labels=3, n_batches=2, duplicates=0, seed=2)
     number = np.random.default_rng(3).integers(0, 12, 960)
     obs = pd.DataFrame({"label": _categories("type", cells.label)})
     obs["species"] = np.array(["human", "mouse"])[cells.batch]

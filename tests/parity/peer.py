@@ -135,6 +135,41 @@ def perturbation(dataset: Path, predictions: AnnData, *, condition: str, control
     return _numbers(PerturbationExpressionPredictionTask().run(predictions.X, given), "condition")
 
 
+@_unheard()
+def pca_baseline(cells: AnnData) -> Any:
+    """Its PCA of the expression."""
+    from czbenchmarks.tasks import EmbeddingTask
+
+    return EmbeddingTask().compute_baseline(cells.X)
+
+
+@_unheard()
+def silhouette_label(x: Any, label: Any) -> float:
+    """The metric by itself."""
+    from czbenchmarks.metrics import metrics_registry
+    from czbenchmarks.metrics.types import MetricType
+
+    return float(metrics_registry.compute(MetricType.SILHOUETTE_SCORE, X=x, labels=label))
+
+
+@_unheard()
+def silhouette_batch(x: Any, label: Any, batch: Any) -> float:
+    """The metric by itself."""
+    from czbenchmarks.metrics import metrics_registry
+    from czbenchmarks.metrics.types import MetricType
+
+    return float(metrics_registry.compute(MetricType.BATCH_SILHOUETTE, X=x, labels=label, batch=batch))
+
+
+@_unheard()
+def spearman(a: Any, b: Any) -> float:
+    """The metric by itself."""
+    from czbenchmarks.metrics import metrics_registry
+    from czbenchmarks.metrics.types import MetricType
+
+    return float(metrics_registry.compute(MetricType.SPEARMAN_CORRELATION_CALCULATION, a=a, b=b))
+
+
 def _numbers(results: Iterable[Any], *params: str) -> Numbers:
     return {(row.metric_type.value, *_values(row.params, params)): float(row.value) for row in results}
 

@@ -1,0 +1,81 @@
+"""Writes the measured figures as the README's table of speed.
+
+    python benchmarks/table.py --write
+
+puts it between the README's marks; without --write it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cases import CASES
+
+HERE = Path(__file__).resolve().parent
+BEGIN = "<!-- speed: written by python benchmarks/table.py --write -->\n"
+END = "<!-- end of speed -->\n"
+
+
+def table(results: Path = HERE / "results") -> str:
+    """The table of all cases that have a result, and the machines they were measured on."""
+    reports = [json.loads(path.read_text()) for case in CASES if (path := results / f"{case.id}.json").exists()]
+    if not reports:
+        return ""
+    head = ["| | cells | peer | after installing | later |", "|---|---|---|---|---|"]
+    machines = sorted({_machine(report) for report in reports})
+    notes = [
+        "",
+        "After installing: nothing compiled is in numba's cache yet. Later: the cache is filled. Peer → gpubench.",
+        f"Measured on {' and on '.join(machines)}; every run, with versions and commit, is in `benchmarks/results/`.",
+    ]
+    return "\n".join([*head, *map(_row, reports), *notes]) + "\n"
+
+
+def _row(report: dict[str, Any]) -> str:
+    cells = report["cells"]
+    shape = f"{cells['n']:,} × {cells['d']}" if cells else report["file"] or ""
+    states = [_figure(report, report["states"][state]) for state in ("cold", "warm")]
+    return f"| {' | '.join([report['what'], shape, report['peer'], *states])} |"
+
+
+def _figure(report: dict[str, Any], state: dict[str, Any]) -> str:
+    name = report["figure"]
+    ours = _with_unit(state["median"]["ours"][name], name)
+    if "peer_over_ours" not in state:
+        return ours
+    theirs = _with_unit(state["median"]["peer"][name], name)
+    return f"{theirs} → {ours}: **{state['peer_over_ours'][name]:.3g} times**"
+
+
+def _with_unit(value: float, figure: str) -> str:
+    return f"{value / 1e9:.3g} GB" if figure.endswith("_bytes") else f"{value:.3g} s"
+
+
+def _machine(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB"
+
+
+def with_table(readme: str, speed: str) -> str:
+    """The README's text with the table between its marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{speed}{END}{after}"
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put it into the README")
+    if parser.parse_args().write:
+        readme = HERE.parent / "README.md"
+        readme.write_text(with_table(readme.read_text(), table()))
+    else:
+        print(table(), end="")
+
+
+if __name__ == "__main__":
+    main()
