@@ -100,11 +100,21 @@ def test_forms_of_the_same_times(engine: Engine, time: object) -> None:
     assert sequential_alignment(X, time, k=1, engine=engine) == sequential_alignment(X, TIME, k=1, engine=engine)
 
 
-@pytest.mark.parametrize(("n", "k"), [(n, k) for n in (4, 5, 6, 7, 20, 100, 121) for k in (1, 3, 15) if k < n])
-def test_adaptive_k_with_few_cells(engine: Engine, n: int, k: int) -> None:
+@pytest.mark.parametrize(("n", "k"), [(n, k) for n in (4, 5, 6, 7, 20, 100, 121, 300) for k in (1, 3, 15, 40) if k < n])
+def test_adaptive_k_for_any_number_of_cells(engine: Engine, n: int, k: int) -> None:
     c = make_cells(n, 3, n_labels=3, n_batches=1, seed=n)
-    exact = reference.sequential_alignment(c.x, c.time, k, adaptive=True)
-    assert sequential_alignment(c.x, c.time, k=k, adaptive_k=True, engine=engine) == pytest.approx(exact, abs=1e-9)
+    exact = reference.sequential_alignment(c.x, c.time, k, normalize=False, adaptive=True)
+    score = sequential_alignment(c.x, c.time, k=k, adaptive_k=True, normalize=False, engine=engine)
+    assert score == pytest.approx(exact, abs=1e-9)
+
+
+def test_adaptive_k_is_measured_against_1e_10(engine: Engine, small_cells: Cells) -> None:
+    # Distances as small as what keeps the densities finite.
+    x, time = small_cells.x * np.float32(1e-11), small_cells.time
+    exact = reference.sequential_alignment(x, time, 15, normalize=False, adaptive=True)
+    score = sequential_alignment(x, time, k=15, normalize=False, adaptive_k=True, engine=engine)
+    assert score == pytest.approx(exact, abs=1e-9)
+    assert score != pytest.approx(reference.sequential_alignment(small_cells.x, time, 15, False, True), abs=1e-6)
 
 
 def test_adaptive_k_among_copies(engine: Engine, rng: np.random.Generator) -> None:
