@@ -45,8 +45,10 @@ def test_lr_finds_sklearns_probabilities(cells: Cells, cpu: CpuEngine, n_classes
     assert abs(ours.n_iter - peer.n_iter_[0]) <= 3  # type: ignore[attr-defined]
 
 
-def test_lr_reaches_the_minimum(cells: Cells) -> None:
+@pytest.mark.parametrize("tile_values", [cpu_logistic.TILE_VALUES, 0], ids=["one-tile", "three-tiles"])
+def test_lr_reaches_the_minimum(cells: Cells, tile_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the minimum the gradient vanishes; here in float64, by the definition of the objective."""
+    monkeypatch.setattr(cpu_logistic, "TILE_VALUES", tile_values)
     x, codes, _ = halves(cells)
     model = LogisticRegression(max_iter=1000).fit(x, codes, 5)
     weights = model._weights.astype(np.float64)

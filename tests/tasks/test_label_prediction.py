@@ -13,10 +13,11 @@ from cells import Cells, make_cells
 from prediction_inputs import FIVE, few_trees, peer_scorers, pipelines, read, table, task_input
 from sklearn.metrics import balanced_accuracy_score, log_loss, make_scorer, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_validate
+from sklearn.preprocessing import StandardScaler
 
 from gpubench.engines.base import Engine
 from gpubench.errors import InputError
-from gpubench.tasks import label_prediction
+from gpubench.tasks import _scaling, label_prediction
 from gpubench.tasks.label_prediction import TASK
 
 PUBLISHED = {
@@ -137,6 +138,16 @@ def test_auroc_leaves_out_folds_that_lack_a_label(engine: Engine, cells: Cells) 
     assert not np.isnan(ours["lr"]["f1"].value)
 
 
+def test_auroc_is_undefined_where_training_lacks_a_label(engine: Engine, cells: Cells) -> None:
+    codes = cells.label.copy()
+    codes[0] = 4
+    ours = run(engine, Cells(cells.x, codes, cells.batch, cells.time), options={"min_class_size": 1})
+    row = ours["lr"]["auroc"]
+    assert np.isnan(row.value)
+    assert "no test cells of '4' (4 of 5 folds)" in row.note
+    assert "no training cells of '4' (1 of 5 folds)" in row.note
+
+
 def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: Engine) -> None:
     x = np.random.default_rng(0).normal(size=(4, 3))
     given = task_input(engine, x, label=["a", "b"] * 2, options={"min_class_size": 1, "n_folds": 2})
@@ -147,11 +158,15 @@ def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: 
     assert np.isnan(rows["MEAN(knn,lr,rf)",]["accuracy"].value)
 
 
-def test_a_constant_column_changes_nothing(engine: Engine, cells: Cells) -> None:
-    wider = np.hstack([cells.x, np.full((cells.n, 1), 7.3, np.float32)])
-    plain, with_constant = run(engine, cells), run(engine, Cells(wider, cells.label, cells.batch, cells.time))
-    for name in ("lr", "knn"):
-        assert with_constant[name]["f1"].value == pytest.approx(plain[name]["f1"].value, abs=5e-3)
+@pytest.mark.parametrize("centre", [False, True])
+def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scaling, "BLOCK_VALUES", 1000)  # several blocks
+    # The last column is constant, though its variance in floating point is not 0.
+    x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
+    peer = StandardScaler(with_mean=centre).fit(x)
+    scaled = _scaling.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
+    # scikit-learn rounds the means to float32
+    np.testing.assert_allclose(engine.to_host(scaled), peer.transform(x), rtol=1e-6, atol=1e-5)
 
 
 # The user's scorers
