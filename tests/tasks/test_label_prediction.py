@@ -148,6 +148,14 @@ def test_auroc_is_undefined_where_training_lacks_a_label(engine: Engine, cells: 
     assert "no training cells of '4' (1 of 5 folds)" in row.note
 
 
+def test_one_odd_bit_in_millions_is_not_scaled_up(engine: Engine) -> None:
+    x = np.ones((3_000_000, 1), np.float32)
+    x[0] = np.nextafter(np.float32(1), np.float32(2))
+    scaled = _scaling.Scaling(engine, x, centre=False).apply(x.copy())
+    assert (engine.to_host(scaled) == x).all()
+    assert (StandardScaler(with_mean=False).fit(x[:, :1]).scale_ == 1).all()
+
+
 def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: Engine) -> None:
     x = np.random.default_rng(0).normal(size=(4, 3))
     given = task_input(engine, x, label=["a", "b"] * 2, options={"min_class_size": 1, "n_folds": 2})
@@ -161,7 +169,6 @@ def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: 
 @pytest.mark.parametrize("centre", [False, True])
 def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scaling, "BLOCK_VALUES", 1000)  # several blocks
-    # The last column is constant, though its variance in floating point is not 0.
     x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
     peer = StandardScaler(with_mean=centre).fit(x)
     scaled = _scaling.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
