@@ -94,6 +94,15 @@ def test_same_clusterings_are_one(engine: Engine, metric, small_cells: Cells) ->
 
 
 @BOTH
+@pytest.mark.parametrize("seed", range(40))
+def test_rounding_does_not_pass_one(engine: Engine, metric, seed: int) -> None:
+    # Sums over the classes come in another order than over the clusters.
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 30, 50)
+    assert 1 - 1e-12 <= metric(label, rng.permutation(30)[label], engine=engine) <= 1
+
+
+@BOTH
 def test_one_cluster_knows_nothing_of_labels(engine: Engine, metric, small_cells: Cells) -> None:
     assert metric(small_cells.label, np.zeros(small_cells.n), engine=engine) == 0
     assert metric(np.zeros(small_cells.n), small_cells.label, engine=engine) == 0
