@@ -8,7 +8,7 @@
 // Shapes  x (n, d) float32; order (n) int32, rows sorted by group; starts (n_groups + 1) int64, where each group begins
 // in it
 //         means (n_groups, d) float64, written
-// Launch  blocks of exactly 256 threads, one for each (group, 32 columns)
+// Launch  blocks of exactly 256 threads, one for each (group, 32 columns); 2048 bytes of shared memory
 // Bytes   reads 4 d + 4 a row (the order again for each 32 columns), writes 8 d a group
 // Twin    group_means in gpubench/engines/cpu.py
 
@@ -17,7 +17,8 @@ constexpr int GROUP_WARPS = 8;
 extern "C" __global__ void __launch_bounds__(WARP* GROUP_WARPS)
     group_means(const float* __restrict__ x, const int* __restrict__ order, const Index* __restrict__ starts,
                 int n_groups, int d, double* means) {
-    __shared__ double sums[GROUP_WARPS][WARP];
+    DYNAMIC_SHARED(shared);
+    double* sums = reinterpret_cast<double*>(shared);
     const int strips = (d + WARP - 1) / WARP;
     for (Index task = blockIdx.x; task < static_cast<Index>(n_groups) * strips; task += gridDim.x) {
         const Index group = task / strips;
@@ -29,11 +30,11 @@ extern "C" __global__ void __launch_bounds__(WARP* GROUP_WARPS)
                 sum += static_cast<double>(x[static_cast<Index>(order[i]) * d + column]);
             }
         }
-        sums[warp_in_block()][lane()] = sum;
+        sums[threadIdx.x] = sum;
         __syncthreads();
         if (warp_in_block() == 0 && column < d) {
             double total = 0.0;
-            for (int w = 0; w < GROUP_WARPS; ++w) total += sums[w][lane()];
+            for (int w = 0; w < GROUP_WARPS; ++w) total += sums[w * WARP + lane()];
             means[group * d + column] = total / static_cast<double>(starts[group + 1] - starts[group]);
         }
         __syncthreads();

@@ -10,7 +10,7 @@
 //         same_cells: whether row i of queries is cell i, which is not its own neighbour
 //         size: a power of two, >= k + 8 * block / 8
 //         candidates (n_rows, n_pieces * k) uint64, written; NO_CANDIDATE where a piece has fewer than k cells
-// Launch  a block for each (row, piece); 12 * size bytes of shared memory
+// Launch  a block for each (row, piece); 12 * size + 4 bytes of shared memory
 // Bytes   reads 4 n d for each row
 // Twin    search_exactly in gpubench/engines/cpu_kernels.py
 
@@ -21,9 +21,9 @@ extern "C" __global__ void __launch_bounds__(256)
                    const int* __restrict__ rows, Index n_rows, int same_cells, int n_pieces, int k, int size,
                    Candidate* candidates) {
     DYNAMIC_SHARED(shared);
-    __shared__ int count;
     double* squared = reinterpret_cast<double*>(shared);
     int* ids = reinterpret_cast<int*>(squared + size);
+    int& count = ids[size];
     const int group = static_cast<int>(threadIdx.x) / SEARCH_LANES;
     const int n_groups = static_cast<int>(blockDim.x) / SEARCH_LANES;
     const int round = n_groups * CELLS_A_ROUND;

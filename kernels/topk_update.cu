@@ -15,11 +15,10 @@
 //         neighbours, else -1; first_column: id of the tile's first column
 //         candidates (n_rows, capacity) uint64, capacity >= keep + 32; counts (n_rows) int32, 0 at first;
 //         limits (n_rows) uint64, NO_CANDIDATE at first. No cell that is left out has a key below the limit's.
-// Launch  a warp a row; at most 256 threads
+// Launch  a warp a row; 1024 bytes of shared memory a warp
 // Bytes   reads 4 a distance (from L2 where the tile fits), and 20 a row; candidates are touched where something passes
 // Twin    topk_update in gpubench/engines/cpu_kernels.py
 
-constexpr int MAX_WARPS = 8;
 constexpr int LANE_COLUMNS = 4;
 constexpr int VOTE_COLUMNS = 4 * LANE_COLUMNS * WARP;  // 4 loads of a lane wait for memory at the same time
 constexpr int DIGIT_BITS = 8;
@@ -66,7 +65,6 @@ __device__ inline Candidate select(const Candidate* entries, int count, int keep
 // Move the best `keep` of `count` candidates to the front, and return the worst of them; for a whole warp. Rare, so
 // its code stands in one place.
 __device__ __noinline__ Candidate cut_back(Candidate* entries, int count, int keep, int* histogram) {
-    __syncwarp();
     const Candidate worst = select(entries, count, keep, histogram);
     int kept = 0;
     for (int first = 0; first < count; first += WARP) {
@@ -100,12 +98,12 @@ __device__ inline void append(Row& row, bool wanted, Candidate entry, int keep, 
     row.count += __popc(lanes);
 }
 
-extern "C" __global__ void __launch_bounds__(WARP* MAX_WARPS)
+extern "C" __global__ void __launch_bounds__(256)
     topk_update(const float* __restrict__ products, Index products_stride, const float* __restrict__ column_terms,
                 int n_rows, int n_columns, Index first_row, Index first_column, int keep, int capacity, int last,
                 Candidate* candidates, int* counts, Candidate* limits) {
-    __shared__ int histograms[MAX_WARPS][DIGITS];
-    int* histogram = histograms[warp_in_block()];
+    DYNAMIC_SHARED(shared);
+    int* histogram = reinterpret_cast<int*>(shared) + warp_in_block() * DIGITS;
     for (Index r = warp_in_grid(); r < n_rows; r += warps_in_grid()) {
         Row row{candidates + r * capacity, counts[r], limits[r]};
         const float* row_products = products + r * products_stride;
@@ -135,6 +133,8 @@ extern "C" __global__ void __launch_bounds__(WARP* MAX_WARPS)
             row.limit = cut_back(row.entries, row.count, keep, histogram);
             row.count = keep;
         }
+        // every lane has read the row's count and limit
+        __syncwarp();
         if (lane() == 0) {
             counts[r] = row.count;
             limits[r] = row.limit;

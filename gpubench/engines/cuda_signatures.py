@@ -21,6 +21,9 @@ NO_CANDIDATE = np.uint64(0xFF800000FFFFFFFF)
 STRIP_BYTES = 32 * 33 * 4
 """Shared memory in which a warp of `silhouette_tile` adds up a strip."""
 
+HISTOGRAM_BYTES = 256 * 4
+"""Shared memory in which a warp of `topk_update` counts digits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Array:
@@ -143,6 +146,7 @@ _KERNELS = (
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
             "capacity >= keep + 32": lambda s: s["capacity"] >= s["keep"] + 32,
         },
+        shared_bytes=lambda s: s["warps"] * HISTOGRAM_BYTES,
     ),
     Kernel(
         "rerank",
@@ -185,7 +189,7 @@ _KERNELS = (
             **_power_of_two("size"),
             "size >= k + threads of a block": lambda s: s["size"] >= s["k"] + s["threads"],
         },
-        shared_bytes=lambda s: 12 * s["size"],
+        shared_bytes=lambda s: 12 * s["size"] + 4,
     ),
     Kernel(
         "neighbor_entropy",
@@ -271,6 +275,7 @@ _KERNELS = (
             _count("d"),
             Array("means", "float64", "n_groups d", written=True),
         ),
+        shared_bytes=lambda s: 8 * s["threads"],
         threads=256,
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels.emulator import Compiler, Emulated
+from kernels.emulator import Broken, Compiler, Emulated
 
 from gpubench.engines import cuda_kernels
 
@@ -18,11 +18,18 @@ KernelOn = Callable[[str], Callable[..., None]]
 
 
 @pytest.fixture(scope="session")
-def emulate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulate]:
-    """Compile a kernel for the host: `emulate(name)`, with another source `emulate(name, text)`."""
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
+    """Compiles each source once in a run."""
     compiler = Compiler(tmp_path_factory.mktemp("kernels"))
     if compiler.missing:
         pytest.skip(compiler.missing)
+    yield compiler
+    compiler.close()
+
+
+@pytest.fixture(scope="session")
+def emulate(compiler: Compiler) -> Iterator[Emulate]:
+    """Compile a kernel for the host: `emulate(name)`, with another source `emulate(name, text)`."""
     running: dict[Any, Emulated] = {}
 
     def compiled(name: str, text: str | None = None, *, sanitizer: str = "address") -> Emulated:
@@ -35,6 +42,31 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulate]:
     yield compiled
     for kernel in running.values():
         kernel.close()
+
+
+@pytest.fixture(scope="session")
+def thread_sanitizer(emulate: Emulate) -> Callable[[], str]:
+    """Call it to get the name of the thread sanitizer; skips where programs built with it do not start.
+
+    It needs a certain layout of the address space, which some kernels with much randomisation do not give.
+    """
+
+    @cache
+    def problem() -> str:
+        kernel = emulate("contingency", sanitizer="thread")
+        one, counts = np.zeros(1, np.int32), np.zeros((1, 1), np.int64)
+        try:
+            kernel((1,), (32,), one, one, 1, 1, 1, 0, counts)
+        except Broken as error:
+            return str(error)
+        return ""
+
+    def name() -> str:
+        if "FATAL: ThreadSanitizer" in problem():
+            pytest.skip(f"the thread sanitizer does not run here: {problem()}")
+        return "thread"
+
+    return name
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,7 @@ namespace {
 constexpr std::size_t STACK_BYTES = 256 << 10;
 constexpr unsigned LANES = 32;
 constexpr unsigned char GARBAGE = 0xa5;  // what shared memory holds when a block begins
+constexpr unsigned MOST_SECONDS = 60;    // that a launch may take: a kernel that never ends is ended
 
 enum class State { ready, waiting, done };
 
@@ -63,10 +65,12 @@ Fiber* running = &scheduler;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 char block_passed[2];
+char grid_ended;
 unsigned block_phase;
 Launch launch;
 void (*call_kernel)(const Argument*);
 unsigned char* shared_memory;
+std::vector<unsigned char*> of_blocks;  // the shared memory of every block
 
 // Zeros that take memory only where they are touched.
 void* reserve(std::size_t n_bytes) {
@@ -99,11 +103,25 @@ __attribute__((noinline)) void switch_to(Fiber& to) {
 #endif
 }
 
+// What the thread did before the barrier is done, for those that come out of it.
+void arrive([[maybe_unused]] char* barrier) {
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    __tsan_release(barrier);
+#endif
+}
+
+void leave([[maybe_unused]] char* barrier) {
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    __tsan_acquire(barrier);
+#endif
+}
+
 void run_thread() {
 #ifdef EMULATE_WITH_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(nullptr, &scheduler.bottom, &scheduler.n_bytes);
 #endif
     call_kernel(launch.arguments.data());
+    arrive(&grid_ended);
     running->state = State::done;
     switch_to(scheduler);
 }
@@ -130,19 +148,6 @@ void suspend(Kind kind) {
     running->kind = kind;
     running->state = State::waiting;
     switch_to(scheduler);
-}
-
-// What the thread did before the barrier is done, for those that come out of it.
-void arrive([[maybe_unused]] char* barrier) {
-#ifdef EMULATE_WITH_THREAD_SANITIZER
-    __tsan_release(barrier);
-#endif
-}
-
-void leave([[maybe_unused]] char* barrier) {
-#ifdef EMULATE_WITH_THREAD_SANITIZER
-    __tsan_acquire(barrier);
-#endif
 }
 
 bool all_wait(const Fiber* first, std::size_t n) {
@@ -184,8 +189,11 @@ std::vector<std::size_t> order_of(std::size_t n, std::mt19937_64& random) {
 }
 
 void run_block(std::mt19937_64& random) {
-    for (unsigned i = 0; i < fibers.size(); ++i) prepare(fibers[i], i);
+    // new for each block, so that the thread sanitizer takes it for other memory than that of the block before
+    shared_memory = static_cast<unsigned char*>(std::malloc(launch.shared_bytes));
+    of_blocks.push_back(shared_memory);
     std::memset(shared_memory, GARBAGE, launch.shared_bytes);
+    for (unsigned i = 0; i < fibers.size(); ++i) prepare(fibers[i], i);
     for (std::size_t n_done = 0; n_done < fibers.size();) {
         bool progress = false;
         for (const std::size_t i : order_of(fibers.size(), random)) {
@@ -207,7 +215,6 @@ void run_grid() {
     if (blockDim.x % LANES != 0 || blockDim.y != 1 || blockDim.z != 1) fail("blocks are rows of whole warps");
     fibers.resize(blockDim.x);
     warps.resize(blockDim.x / LANES);
-    shared_memory = static_cast<unsigned char*>(std::malloc(launch.shared_bytes));
     std::mt19937_64 random(launch.schedule);
     const std::size_t n_blocks = static_cast<std::size_t>(gridDim.x) * gridDim.y * gridDim.z;
     for (const std::size_t b : order_of(n_blocks, random)) {
@@ -215,7 +222,9 @@ void run_grid() {
         blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / gridDim.x / gridDim.y};
         run_block(random);
     }
-    std::free(shared_memory);
+    leave(&grid_ended);
+    for (unsigned char* const memory : of_blocks) std::free(memory);
+    of_blocks.clear();
 }
 
 // The conversation: numbers are int64, in the machine's order of bytes.
@@ -303,7 +312,9 @@ int serve(void (*call)(const Argument*), std::size_t n_arguments) {
         launch.schedule = read_number();
         if (read_number() != n_arguments) fail("a wrong number of arguments");
         const std::vector<Piece> pieces = read_arguments(n_arguments);
+        alarm(MOST_SECONDS);
         run_grid();
+        alarm(0);
         for (const Piece& p : pieces) std::fwrite(launch.arguments[p.argument].data + p.offset, 1, p.n_bytes, stdout);
         std::fflush(stdout);
         for (std::size_t i = 0; i < n_arguments; ++i) {

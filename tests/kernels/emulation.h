@@ -14,7 +14,6 @@
 
 #define __global__
 #define __device__
-#define __shared__ static
 #define __launch_bounds__(...)
 #define __noinline__ __attribute__((noinline))
 #define DYNAMIC_SHARED(name) unsigned char* const name = emulation::dynamic_shared()

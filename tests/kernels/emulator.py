@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,26 @@ class Sparse:
 
 
 class Compiler:
-    """Compiles each source once, into a folder."""
+    """Compiles each source once, into a folder, on all cores.
+
+    Attributes
+    ----------
+    missing : why nothing can be compiled here, or None
+    """
 
     def __init__(self, folder: Path) -> None:
         compiler = os.environ.get("CXX", "g++")
         self._compiler = shutil.which(compiler)
         self.missing = None if self._compiler else f"no C++ compiler: {compiler} is not found"
         self._folder = folder
-        self._executables: dict[tuple[str, str], Path] = {}
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._runtimes = {name: self._pool.submit(self._runtime, name) for name in SANITIZERS}
+        self._executables: dict[tuple[str, str, str], Future[Path]] = {}
+
+    def prepare(self, sources: Sequence[tuple[str, str, str]]) -> None:
+        """Begin to compile: (name, text, sanitizer) of kernels."""
+        for name, text, sanitizer in sources:
+            self._submit(name, text, sanitizer)
 
     def executable(self, name: str, text: str, sanitizer: str) -> Path:
         """The path of a kernel's program; `text` is its whole source.
@@ -74,24 +87,34 @@ class Compiler:
         NotCompiled
             With what the compiler said.
         """
-        if (text, sanitizer) not in self._executables:
+        return self._submit(name, text, sanitizer).result()
+
+    def close(self) -> None:
+        """Compile nothing more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _submit(self, name: str, text: str, sanitizer: str) -> Future[Path]:
+        key = name, text, sanitizer
+        if key not in self._executables:
             path = self._folder / f"{name}-{sanitizer}-{len(self._executables)}"
-            path.with_suffix(".cpp").write_text(
-                f'#include "{HERE}/emulation.h"\n{text}\n'
-                f"int main() {{ using Kernel = emulation::Call<&{name}>;"
-                " return emulation::serve(Kernel::with, Kernel::n_arguments); }\n"
-            )
-            flags = SANITIZERS[sanitizer]
-            self._run("-O1", "-g1", *WARNINGS, *flags, "-o", path, path.with_suffix(".cpp"), self._runtime(sanitizer))
-            self._executables[text, sanitizer] = path
-        return self._executables[text, sanitizer]
+            self._executables[key] = self._pool.submit(self._compile, path, *key)
+        return self._executables[key]
+
+    def _compile(self, path: Path, name: str, text: str, sanitizer: str) -> Path:
+        path.with_suffix(".cpp").write_text(
+            f'#include "{HERE}/emulation.h"\n{text}\n'
+            f"int main() {{ using Kernel = emulation::Call<&{name}>;"
+            " return emulation::serve(Kernel::with, Kernel::n_arguments); }\n"
+        )
+        runtime = self._runtimes[sanitizer].result()
+        self._run("-O1", "-g1", *WARNINGS, *SANITIZERS[sanitizer], "-o", path, path.with_suffix(".cpp"), runtime)
+        return path
 
     def _runtime(self, sanitizer: str) -> Path:
         """The fibers and barriers, which the sanitizer does not look into."""
         path = self._folder / f"emulation-{sanitizer}.o"
-        if not path.exists():
-            macro = f"-DEMULATE_WITH_{sanitizer.upper()}_SANITIZER"
-            self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / "emulation.cpp")
+        macro = f"-DEMULATE_WITH_{sanitizer.upper()}_SANITIZER"
+        self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / "emulation.cpp")
         return path
 
     def _run(self, *arguments: str | Path) -> None:

@@ -49,6 +49,15 @@ def check(run) -> None:
         assert_right(one_launch, distances)
         for grid, block in [(1, 32), (4, 96)]:
             assert_array_equal(fuzzy_memberships(run, distances, grid=grid, block=block), one_launch)
+    check_floor(run)
+
+
+def check_floor(run) -> None:
+    """All but one equally far: the sum is above its target for any sigma, which falls to its floor."""
+    distances = np.array([[3, 3, 3, 3, 3, 3.001]], np.float32)
+    found = fuzzy_memberships(run, distances)
+    assert_right(found, distances)
+    assert 0.6 < found[0, -1] < 0.7
 
 
 def check_far(run) -> None:
@@ -75,9 +84,8 @@ def test_scale(kernel_on, scale) -> None:
 
 
 def test_copies_and_equal_distances(kernel_on) -> None:
-    # only copies; copies and one other; all equally far; all but one equally far, which puts sigma to its floor
-    rows = [[0] * 6, [0] * 5 + [2], [3] * 6, [3] * 5 + [3.001]]
-    distances = np.array(rows, np.float32)
+    # only copies; copies and one other; all equally far
+    distances = np.array([[0] * 6, [0] * 5 + [2], [3] * 6], np.float32)
     found = fuzzy_memberships(kernel_on("fuzzy_memberships"), distances)
     assert_right(found, distances)
     assert_array_equal(found[[0, 2]], 1.0)

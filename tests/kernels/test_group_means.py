@@ -16,7 +16,7 @@ def group_means(run, x, codes, n_groups, *, grid=3) -> NDArray[np.float64]:
     order = np.argsort(codes, kind="stable").astype(np.int32)
     starts = np.searchsorted(codes[order], np.arange(n_groups + 1))
     means = np.zeros((n_groups, x.shape[1]))
-    run((grid,), (256,), x, order, starts, n_groups, x.shape[1], means)
+    run((grid,), (256,), x, order, starts, n_groups, x.shape[1], means, shared=2048)
     return means
 
 
@@ -36,7 +36,7 @@ def check_far(run) -> None:
     rows = {row: np.full(d, row, np.float32) for row in (1, n - 1)}
     order, starts = np.array([n - 1, 1], np.int32), np.array([0, 1, 2], np.int64)
     means = np.zeros((2, d))
-    run((1,), (256,), Sparse((n, d), np.dtype(np.float32), rows), order, starts, np.int32(2), np.int32(d), means)
+    run((1,), (256,), Sparse((n, d), np.dtype(np.float32), rows), order, starts, np.int32(2), np.int32(d), means, shared=2048)
     assert_array_equal(means, np.repeat([[n - 1.0], [1.0]], d, axis=1))
 
 
