@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.cpu_logistic import LogisticRegression
-from gpubench.errors import InputError
+from gpubench.engines.votes import NearestNeighbors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,41 +27,8 @@ def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> C
     if kind == "knn":
         return NearestNeighbors(engine, **params)
     if kind == "rf":
-        return RandomForest(engine, **params)
+        return RandomForest(engine.seed, engine.n_threads, **params)
     raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
-
-
-class NearestNeighbors:
-    """Votes of the nearest training cells, Euclidean, each vote the same; ties in distance go to the first cell."""
-
-    note = ""
-
-    def __init__(self, engine: CpuEngine, *, n_neighbors: int = 5) -> None:
-        self._engine = engine
-        self.n_neighbors = n_neighbors
-
-    def fit(self, x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int) -> NearestNeighbors:
-        """Remember the cells; see `Classifier.fit`.
-
-        Raises
-        ------
-        InputError
-            Fewer training cells than neighbours that vote.
-        """
-        if len(x) < self.n_neighbors:
-            raise InputError(f"{self.n_neighbors} neighbours vote, but there are {len(x)} training cells")
-        self._x, self._codes, self._n_classes = x, codes, n_classes
-        return self
-
-    def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Share of the votes; see `Classifier.predict_proba`."""
-        nearest = self._engine.knn_between(x, self._x, self.n_neighbors).indices
-        votes = np.zeros((len(x), self._n_classes))
-        cells = np.arange(len(x))
-        for neighbor in nearest.T:
-            votes[cells, self._codes[neighbor]] += 1
-        votes /= self.n_neighbors
-        return votes
 
 
 class RandomForest:
@@ -73,8 +40,9 @@ class RandomForest:
     note : the same for people
     """
 
-    def __init__(self, engine: CpuEngine, *, n_estimators: int = 100) -> None:
-        self._engine = engine
+    def __init__(self, seed: int, n_threads: int, *, n_estimators: int = 100) -> None:
+        self._seed = seed
+        self._n_threads = n_threads
         self.n_estimators = n_estimators
         self.implementation = ""
         self.note = ""
@@ -83,7 +51,7 @@ class RandomForest:
         """Grow the trees; see `Classifier.fit`."""
         forest_class, self.implementation = _forest_class(len(x))
         self.note = f"random forest of {self.implementation}"
-        forest = forest_class(self.n_estimators, random_state=self._engine.seed, n_jobs=self._engine.n_threads)
+        forest = forest_class(self.n_estimators, random_state=self._seed, n_jobs=self._n_threads)
         forest.fit(x, codes)
         # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
         self._forest = forest.set_params(n_jobs=1)
