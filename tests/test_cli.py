@@ -153,7 +153,7 @@ BAD_INPUT = {
     "array without table": (["emb.npy", "--label", "cell_type"], "label='cell_type' names a column, but .* give obs"),
     "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give label"),
     "task without input": ([*CELLS, "-t", "batch_integration"], "task 'batch_integration' needs batch; give it"),
-    "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option: --lable.*see gpubench score --help"),
+    "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option:? '?--lable.*see gpubench score --help"),
     "no data": ([], "Missing argument.*see gpubench score --help"),
 }
 

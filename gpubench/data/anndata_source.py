@@ -152,7 +152,7 @@ class StoredAnnData(AnnDataSource):
         if "X" not in self._root:
             return False
         x = self._root["X"]
-        return is_group(x) or len(x.shape) == 2  # no X is stored as a null scalar
+        return is_group(x) or len(x.shape or ()) == 2  # no X is stored as a null scalar, whose shape h5py gives as None
 
     def _matrix(self, slot: str, key: str) -> Any:
         what = f"{slot}/{key} of {self.where}" if key else f"{slot} of {self.where}"

@@ -52,10 +52,10 @@ def test_label_prediction_of_merged_samples(two_species_file: Path, aggregation:
     assert_same_means(ours, theirs)
 
 
-def test_label_prediction_with_samples_held_out(two_species_file: Path) -> None:
+def test_label_prediction_with_donors_held_out(two_species_file: Path) -> None:
     cells = anndata.read_h5ad(two_species_file)
-    theirs = [peer.cross_species_label_prediction(cells, "label", "species", "sample", seed=seed) for seed in SEEDS]
-    ours = [_predict(two_species_file, "label", seed=seed, sample="sample", aggregation="none") for seed in SEEDS]
+    theirs = [peer.cross_species_label_prediction(cells, "label", "species", "donor", seed=seed) for seed in SEEDS]
+    ours = [_predict(two_species_file, "label", seed=seed, sample="donor", aggregation="none") for seed in SEEDS]
     assert_same_means(ours, theirs)
 
 
