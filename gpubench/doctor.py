@@ -56,8 +56,8 @@ OPTIONAL = (
 
 
 def examine() -> list[Finding]:
-    """Look at the machine; scores a handful of cells, which takes seconds where kernels are not compiled yet."""
-    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), *_kernel_cache(), *_blas()]
+    """Look at the machine, and score a handful of cells."""
+    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -84,7 +84,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _scoring() -> Finding:
-    """Cluster six cells and measure how they are separated, so that compiled parts and libraries are really used."""
+    """Cluster six cells and measure how they are separated, so that the libraries are really used."""
     try:
         from gpubench.metrics import adjusted_rand_index, leiden_clusters, silhouette_label
 
@@ -134,14 +134,6 @@ def _optional_packages() -> Iterator[Finding]:
             continue
         install = f'pip install "gpubench[{package.extra}]"'
         yield Finding(package.name, "missing", f"would speed up {package.gain}: {install}")
-
-
-def _kernel_cache() -> Iterator[Finding]:
-    """Where numba keeps what it compiled: beside the package, or in a folder of its own if that cannot be written."""
-    from gpubench.engines import cpu_kernels
-
-    for folder in {kernel.stats.cache_path for kernel in vars(cpu_kernels).values() if hasattr(kernel, "stats")}:
-        yield Finding("kernel cache", "works", f"compiled kernels are kept in {folder}")
 
 
 def _blas() -> Iterator[Finding]:

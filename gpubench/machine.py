@@ -12,7 +12,6 @@ from pathlib import Path
 PACKAGES = (
     "numpy",
     "scipy",
-    "numba",
     "llvmlite",
     "scikit-learn",
     "scikit-learn-intelex",

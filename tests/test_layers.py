@@ -44,7 +44,6 @@ DOORS = {
     "faiss": "engines/c*.py",
     "h5py": "data/*.py",
     "igraph": "engines/cpu*.py",
-    "numba": "engines/cpu*.py",
     "pylibcugraph": "engines/cuda*.py",
     "zarr": "data/*.py",
 }
@@ -143,7 +142,7 @@ def test_importing_is_fast() -> None:
 
 
 def missing_of_kernels(repository: Path) -> list[str]:
-    """What kernels/*.cu lack: a numba twin and a test file, both of the kernel's name."""
+    """What kernels/*.cu lack: a CPU twin and a test file, both of the kernel's name."""
     twins = {
         node.name
         for path in (repository / "gpubench" / "engines").glob("cpu*.py")

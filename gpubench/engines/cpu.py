@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import FiniteCheck, as_rows
-from gpubench.engines import cpu_approximate, cpu_graph, cpu_neighbors, cpu_silhouette, planner
+from gpubench.engines import cpu_approximate, cpu_graph, cpu_kernels, cpu_neighbors, cpu_silhouette, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu_parallel import Workers, usable_cores
 from gpubench.errors import InputError
@@ -58,7 +58,7 @@ class CpuEngine(Engine):
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
         """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""
         known = self._checked.get(id(x))
-        if known is x:
+        if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
             source = as_rows(x, name)
@@ -76,7 +76,8 @@ class CpuEngine(Engine):
                 block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
                 check.add(block, start)
                 if in_place is None:
-                    array[start:stop] = block
+                    with np.errstate(over="ignore"):  # what does not fit float32 is refused below
+                        array[start:stop] = block
                 self.timeline.advance(stop, n)
             check.finish(n)
             self.timeline.put(array.nbytes)
@@ -120,8 +121,6 @@ class CpuEngine(Engine):
 
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
-        from gpubench.engines import cpu_kernels
-
         out = np.empty(len(codes))
         self._over_rows(len(codes), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, codes, n_codes, a, b, out))
         return out
@@ -130,8 +129,6 @@ class CpuEngine(Engine):
         self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_value_distance`."""
-        from gpubench.engines import cpu_kernels
-
         counts = np.full(len(values), knn.k, np.int64) if k_per_cell is None else k_per_cell
         out = np.empty(len(values))
         self._over_rows(
@@ -141,8 +138,6 @@ class CpuEngine(Engine):
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
-        from gpubench.engines import cpu_kernels
-
         n, k = knn.indices.shape
         mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
         memberships = np.empty((n, k))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines import cpu_neighbors
+from gpubench.engines.cpu_neighbors import Neighbors
 from gpubench.errors import EngineUnavailable
 from gpubench.types import Knn
 
@@ -45,7 +46,7 @@ def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
     import faiss
 
     n, d = x.shape
-    indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    out = Neighbors.empty(n, k)
     n_lists = int(np.sqrt(n))
     faiss.omp_set_num_threads(workers.n_threads)
     center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -56,38 +57,16 @@ def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
     for start in range(0, n, QUERY_ROWS):
         index.add(x[start : start + QUERY_ROWS] - center)
     index.nprobe = min(N_PROBE, n_lists)
-    short: list[NDArray[np.int64]] = []
     for start in range(0, n, QUERY_ROWS):
         rows = np.arange(start, min(start + QUERY_ROWS, n))
         _, found = index.search(x[rows] - center, k + 1)
-        complete = _keep_nearest(x, rows, found, indices, distances)
-        short.append(rows[~complete])
+        others = np.where(found == rows[:, None], -1, found)  # each cell itself is dropped by id
+        cpu_neighbors.rerank(x[rows], x, others, np.inf, out, rows)
         workers.report(start, n)
-    cpu_neighbors.search_rows(x, x, np.concatenate(short), indices, distances, workers)
+    # rows for which the lists held fewer than k cells
+    cpu_neighbors.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
     params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
-    return Knn(indices, distances, "ivf", params, measure_recall(x, indices, workers, seed))
-
-
-def _keep_nearest(
-    x: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    found: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    distances: NDArray[np.float32],
-) -> NDArray[np.bool_]:
-    """Drop each cell itself by id, order by exact distance, and say which rows have k neighbours."""
-    from gpubench.engines import cpu_kernels
-
-    ids = np.where(found == rows[:, None], -1, found).astype(np.int32)
-    squared = np.empty(ids.shape)
-    cpu_kernels.exact_distances(x[rows], x, ids, squared)
-    span = slice(int(rows[0]), int(rows[-1]) + 1)
-    incomplete = np.zeros(len(rows), np.bool_)
-    unseen = np.full(len(rows), np.inf)
-    cpu_kernels.take_nearest(
-        squared, np.argsort(squared, axis=1), ids, unseen, indices[span], distances[span], incomplete
-    )
-    return ~incomplete
+    return Knn(out.indices, out.distances, "ivf", params, measure_recall(x, out.indices, workers, seed))
 
 
 def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], workers: Workers, seed: int) -> float:

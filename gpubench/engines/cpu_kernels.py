@@ -1,261 +1,182 @@
-"""Compiled kernels of the CPU engine: numba, cached on disk, free of the interpreter lock.
+"""The kernels of the CPU engine, in NumPy: each works on one block, and worker threads share the blocks.
 
-Each runs over a range of rows so that worker threads share the work; none starts threads of its own.
+Whole-array operations keep up with compiled loops here, because the matrix products beside them take the most time, and
+they release the interpreter lock. Nothing is compiled or loaded before a run starts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from numba import njit
 
-_kernel = njit(nogil=True, cache=True)
-_fast_kernel = njit(nogil=True, cache=True, fastmath={"nnan", "ninf", "nsz", "reassoc", "contract"})
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-COLUMN_CHUNK = 64
-"""Columns looked at together: a chunk is skipped when none of its distances can enter the row's candidates."""
+DIFFERENCES = 1 << 18
+"""Differences of cells that are looked at together: 2 MiB of float64, which stay in a core's cache."""
 
-
-@_kernel
-def shrink_candidates(keys, ids, count, keep):  # type: ignore[no-untyped-def]
-    """Move the `keep` smallest of the first `count` (key, id) pairs to the front; the largest key among them.
-
-    With fewer than `keep` pairs nothing moves, and the answer is infinity: there is room for any other. Hoare's
-    selection.
-    """
-    if count < keep:
-        return np.float32(np.inf)
-    low, high = 0, count - 1
-    while low < high:
-        pivot = keys[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while keys[i] < pivot:
-                i += 1
-            while keys[j] > pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                ids[i], ids[j] = ids[j], ids[i]
-                i += 1
-                j -= 1
-        if keep - 1 <= j:
-            high = j
-        elif keep - 1 >= i:
-            low = i
-        else:
-            break
-    return keys[keep - 1]
-
-
-@_fast_kernel
-def topk_update(tile, first_column, first_row, keep, keys, ids, counts, worst):  # type: ignore[no-untyped-def]
-    """Offer a tile of squared distances to the candidates of each of its rows.
-
-    A row's candidates collect in a buffer with room for more than `keep`; only when it is full is it cut back to the
-    smallest, which costs far less than a heap that is kept in order all the time.
-
-    Parameters
-    ----------
-    tile : (rows, columns) float32
-    first_column : id of the tile's first column
-    first_row : id of the tile's first row where rows and columns are the same cells, else -1; a cell is never its own
-        neighbour
-    keep : candidates wanted of each row
-    keys, ids : (rows, capacity) float32 and int32 with capacity > keep, the buffers
-    counts : (rows,) int64 entries in each buffer
-    worst : (rows,) float32, distances from here on are no candidates; infinity until `keep` are found
-    """
-    n_rows, n_columns = tile.shape
-    capacity = keys.shape[1]
-    for r in range(n_rows):
-        row = tile[r]
-        itself = first_row + r - first_column if first_row >= 0 else -1
-        limit = worst[r]
-        count = counts[r]
-        for begin in range(0, n_columns, COLUMN_CHUNK):
-            chunk = row[begin : min(begin + COLUMN_CHUNK, n_columns)]
-            # counting in int32 over a slice is what the compiler turns into vector instructions
-            hits = np.int32(0)
-            for c in range(chunk.shape[0]):
-                hits += np.int32(chunk[c] < limit)
-            if hits == 0:
-                continue
-            for c in range(chunk.shape[0]):
-                key = chunk[c]
-                if key < limit and begin + c != itself:
-                    if count == capacity:
-                        limit = shrink_candidates(keys[r], ids[r], count, keep)
-                        count = keep
-                        if key >= limit:
-                            continue
-                    keys[r, count] = key
-                    ids[r, count] = first_column + begin + c
-                    count += 1
-        worst[r] = limit
-        counts[r] = count
-
-
-@_kernel
-def _closer(distance, index, other_distance, other_index):  # type: ignore[no-untyped-def]
-    """Whether (distance, index) comes before the other in the order of neighbours."""
-    return distance < other_distance or (distance == other_distance and index < other_index)
-
-
-@_kernel
-def _insert_sorted(distances, indices, count, distance, index):  # type: ignore[no-untyped-def]
-    """Insert into an ascending list of at most `len(distances)` entries, of which `count` are filled; the new count."""
-    k = len(distances)
-    if count == k:
-        if not _closer(distance, index, distances[k - 1], indices[k - 1]):
-            return count
-        position = k - 1
-    else:
-        position = count
-        count += 1
-    while position > 0 and _closer(distance, index, distances[position - 1], indices[position - 1]):
-        distances[position] = distances[position - 1]
-        indices[position] = indices[position - 1]
-        position -= 1
-    distances[position] = distance
-    indices[position] = index
-    return count
-
-
-@_fast_kernel
-def _squared_distance(a, b):  # type: ignore[no-untyped-def]
-    """Squared Euclidean distance of two float32 rows, differences and sum in float64."""
-    total = 0.0
-    for j in range(len(a)):
-        difference = np.float64(a[j]) - np.float64(b[j])
-        total += difference * difference
-    return total
-
-
-@_kernel
-def candidate_distances(queries, x, keep, keys, ids, counts, worst, out):  # type: ignore[no-untyped-def]
-    """Cut the candidates to the best `keep` and compute their exact squared distances.
-
-    Parameters
-    ----------
-    queries, x : (m, d) and (n, d) float32, as the user gave them
-    keep, keys, ids, counts : the candidates, as `topk_update` leaves them; ids are reordered
-    worst : (m,) float32, written: no other cell has a smaller key
-    out : (m, keep) float64, written; infinity where a row has fewer candidates
-    """
-    for r in range(len(queries)):
-        worst[r] = shrink_candidates(keys[r], ids[r], counts[r], keep)
-        for c in range(keep):
-            out[r, c] = _squared_distance(queries[r], x[ids[r, c]]) if c < counts[r] else np.inf
-
-
-@_kernel
-def exact_distances(queries, x, ids, out):  # type: ignore[no-untyped-def]
-    """Exact squared distances of each query to the cells of its row of `ids`; infinity where the id is -1.
-
-    Parameters
-    ----------
-    queries, x : (m, d) and (n, d) float32
-    ids : (m, c) int32
-    out : (m, c) float64, written
-    """
-    for r in range(len(queries)):
-        for c in range(ids.shape[1]):
-            index = ids[r, c]
-            out[r, c] = _squared_distance(queries[r], x[index]) if index >= 0 else np.inf
-
-
-@_kernel
-def take_nearest(  # type: ignore[no-untyped-def]
-    squared, order, ids, unseen, out_indices, out_distances, uncertain
-):
-    """Keep the nearest k candidates, and mark the rows where a cell that is no candidate may be nearer.
-
-    Parameters
-    ----------
-    squared : (m, c) float64, exact squared distances of the candidates
-    order : (m, c) int64, sorts each row of `squared`; equal distances in any order
-    ids : (m, >= c) int32
-    unseen : (m,) float64, cells that are no candidates are at least this far (squared)
-    out_indices, out_distances : (m, k) int32 and float32, Euclidean, written
-    uncertain : (m,) bool, written
-    """
-    m, k = out_indices.shape
-    nearest = np.empty(k, np.float64)
-    for r in range(m):
-        count = 0
-        for c in order[r]:
-            if squared[r, c] == np.inf or (count == k and squared[r, c] > nearest[k - 1]):
-                break
-            count = _insert_sorted(nearest, out_indices[r], count, squared[r, c], ids[r, c])
-        for j in range(count):
-            out_distances[r, j] = np.sqrt(nearest[j])
-        uncertain[r] = count < k or nearest[k - 1] >= unseen[r]
-
-
-@_kernel
-def search_exactly(queries, x, rows, same_cells, out_indices, out_distances):  # type: ignore[no-untyped-def]
-    """Find the neighbours of some rows by comparing them with every cell in float64.
-
-    Parameters
-    ----------
-    rows : (u,) int64 rows of `queries` to search for
-    same_cells : whether `queries` and `x` are the same cells, so that row i leaves out cell i
-    out_indices, out_distances : (m, k), these rows are written
-    """
-    k = out_indices.shape[1]
-    squared = np.empty(k, np.float64)
-    for r in rows:
-        count = 0
-        for index in range(len(x)):
-            if not (same_cells and index == r):
-                count = _insert_sorted(squared, out_indices[r], count, _squared_distance(queries[r], x[index]), index)
-        for j in range(k):
-            out_distances[r, j] = np.sqrt(squared[j])
-
-
-@_kernel
-def neighbor_entropy(indices, codes, n_codes, start, stop, out):  # type: ignore[no-untyped-def]
-    """Entropy (nats) of the codes of cells start ... stop - 1 and their neighbours; (n,) float64, written.
-
-    With c_b cells of code b among m, H = log m - (sum of c_b log c_b) / m. Only codes that occur are visited, so the
-    number of batches does not matter.
-    """
-    k = indices.shape[1]
-    m = k + 1
-    count_log_count = np.zeros(m + 1)
-    for count in range(2, m + 1):
-        count_log_count[count] = count * np.log(count)
-    counts = np.zeros(n_codes, np.int32)
-    for i in range(start, stop):
-        counts[codes[i]] += 1
-        for j in range(k):
-            counts[codes[indices[i, j]]] += 1
-        # a code is added where it is first met and its count is reset there, so each counts once
-        total = count_log_count[counts[codes[i]]]
-        counts[codes[i]] = 0
-        for j in range(k):
-            code = codes[indices[i, j]]
-            total += count_log_count[counts[code]]
-            counts[code] = 0
-        out[i] = max(0.0, np.log(m) - total / m)
-
-
-@_kernel
-def neighbor_value_distance(indices, values, k_per_cell, start, stop, out):  # type: ignore[no-untyped-def]
-    """Mean |value - neighbour's value| over the nearest k_per_cell[i] neighbours of cells start ... stop - 1."""
-    for i in range(start, stop):
-        total = 0.0
-        for j in range(k_per_cell[i]):
-            total += abs(values[i] - values[indices[i, j]])
-        out[i] = total / k_per_cell[i]
-
+COUNTS = 1 << 18
+"""Neighbours, or counts of codes, that are looked at together."""
 
 MIN_SIGMA_SHARE = 1e-3
 """UMAP keeps the bandwidth above this share of the mean distance, so that duplicates do not make it vanish."""
 
+SIGMA_TOLERANCE = 1e-5
+SIGMA_STEPS = 64
 
-@_kernel
-def fuzzy_memberships(distances, mean_distance, start, stop, out):  # type: ignore[no-untyped-def]
+Floats = Any  # an array of float32 or float64
+
+
+class Candidates:
+    """The best few cells of each row of a block, collected over tiles of squared distances.
+
+    What may be among the best is only appended; when there is as much new as old, all of it is sorted and cut back to
+    `keep` a row, which lowers the limits, and soon almost nothing passes them any more.
+    """
+
+    def __init__(self, n_rows: int, keep: int, dtype: Any) -> None:
+        self._n_rows = n_rows
+        self._keep = keep
+        self._limits = np.full(n_rows, np.inf, dtype)
+        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []  # rows, ids, keys
+        self._n_new = 0
+
+    def topk_update(self, tile: Floats, first_column: int) -> None:
+        """Offer a tile (rows, columns) of squared distances; infinity is no candidate. C-contiguous."""
+        if not self._parts and tile.shape[1] > self._keep:
+            self._limits = np.partition(tile, self._keep - 1, axis=1)[:, self._keep - 1]
+        rows, columns = np.divmod(_positions(tile <= self._limits[:, None]), tile.shape[1])
+        keys = tile[rows, columns]
+        self._parts.append((rows, columns + first_column, keys))
+        self._n_new += len(rows)
+        if self._n_new > self._n_rows * self._keep:
+            self._cut_back()
+
+    def finish(self) -> tuple[Floats, NDArray[np.int64]]:
+        """(rows,): no other cell has a smaller key. (rows, keep): ids by ascending key, -1 where there are fewer."""
+        rows, columns, _ = self._cut_back()
+        ids = np.full((self._n_rows, self._keep), -1, np.int64)
+        ids[rows, _rank_in_run(rows, self._n_rows)] = columns
+        return self._limits, ids
+
+    def _cut_back(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+        rows, ids, keys = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        order = _order_by_row_and_key(rows, keys)
+        rows, ids, keys = rows[order], ids[order], keys[order]
+        rank = _rank_in_run(rows, self._n_rows)
+        last = rank == self._keep - 1
+        self._limits[rows[last]] = keys[last]
+        kept = (rank < self._keep) & (keys < np.inf)
+        best = rows[kept], ids[kept], keys[kept]
+        self._parts, self._n_new = [best], 0
+        return best
+
+
+def _positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Flat positions of what is true; eight values at a time are skipped where none is."""
+    flat = mask.ravel()
+    whole = len(flat) // 8 * 8
+    words = np.flatnonzero(flat[:whole].view(np.uint64))
+    inside = (words[:, None] * 8 + np.arange(8)).ravel()
+    return np.append(inside[flat[inside]], whole + np.flatnonzero(flat[whole:]))
+
+
+def _order_by_row_and_key(rows: NDArray[np.int64], keys: Floats) -> NDArray[np.int64]:
+    if keys.dtype != np.float32:
+        return np.lexsort((keys, rows))
+    # bits of floats that are not negative sort like the floats; rounding can make a distance of 0 a little less
+    bits = np.maximum(keys, 0).view(np.uint32)
+    return np.argsort(rows.astype(np.uint64) << np.uint64(32) | bits)
+
+
+def _rank_in_run(rows: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
+    """Position of each entry among the entries of its row; `rows` ascends."""
+    counts = np.bincount(rows, minlength=n_rows)
+    return np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def exact_distances(
+    queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Squared distances of each query to the cells of its row of `ids`, differences and sums in float64.
+
+    Infinity where the id is -1. (m, c) float64.
+    """
+    squared = np.empty(ids.shape)
+    step = max(1, DIFFERENCES // max(1, ids.shape[1] * x.shape[1]))
+    for start in range(0, len(ids), step):
+        block = slice(start, start + step)
+        differences = np.subtract(x[ids[block]], queries[block, None, :], dtype=np.float64)
+        np.einsum("mcd,mcd->mc", differences, differences, out=squared[block])
+    squared[ids < 0] = np.inf
+    return squared
+
+
+def search_exactly(
+    query: NDArray[np.float32], x: NDArray[np.float32], own: int, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the k neighbours of one query by comparing it with every cell in float64, except the cell `own`.
+
+    Returns
+    -------
+    ids and Euclidean distances, (k,) each, by (distance, id)
+    """
+    step = max(1, DIFFERENCES // x.shape[1])
+    squared = np.empty(len(x))
+    for start in range(0, len(x), step):
+        differences = np.subtract(x[start : start + step], query, dtype=np.float64)
+        np.einsum("nd,nd->n", differences, differences, out=squared[start : start + step])
+    if own >= 0:
+        squared[own] = np.inf
+    near = np.flatnonzero(squared <= np.partition(squared, k - 1)[k - 1])
+    nearest = near[np.argsort(squared[near], kind="stable")[:k]]
+    return nearest, np.sqrt(squared[nearest])
+
+
+def neighbor_entropy(
+    indices: NDArray[np.int32],
+    codes: NDArray[np.int32],
+    n_codes: int,
+    start: int,
+    stop: int,
+    out: NDArray[np.float64],
+) -> None:
+    """Entropy (nats) of the codes of cells start ... stop - 1 and their neighbours; (n,) float64, written.
+
+    With c_b cells of code b among m, H = log m - (sum of c_b log c_b) / m.
+    """
+    m = indices.shape[1] + 1
+    count = np.arange(m + 1)
+    count_log_count = count * np.log(np.maximum(count, 1))
+    for rows in _pieces(start, stop, COUNTS // max(m, n_codes)):
+        n_rows = rows.stop - rows.start
+        first = np.arange(n_rows) * n_codes
+        among = np.append(codes[indices[rows]], codes[rows, None], axis=1) + first[:, None]
+        counts = np.bincount(among.ravel(), minlength=n_rows * n_codes).reshape(n_rows, n_codes)
+        out[rows] = np.maximum(np.log(m) - count_log_count[counts].sum(axis=1) / m, 0)
+
+
+def neighbor_value_distance(
+    indices: NDArray[np.int32],
+    values: NDArray[np.float64],
+    k_per_cell: NDArray[np.int64],
+    start: int,
+    stop: int,
+    out: NDArray[np.float64],
+) -> None:
+    """Mean |value - neighbour's value| over the nearest k_per_cell[i] neighbours of cells start ... stop - 1."""
+    k = indices.shape[1]
+    for rows in _pieces(start, stop, COUNTS // k):
+        apart = np.abs(values[indices[rows]] - values[rows, None])
+        apart[np.arange(k) >= k_per_cell[rows, None]] = 0
+        out[rows] = apart.sum(axis=1) / k_per_cell[rows]
+
+
+def fuzzy_memberships(
+    distances: NDArray[np.float32], mean_distance: float, start: int, stop: int, out: NDArray[np.float64]
+) -> None:
     """UMAP membership strengths of cells start ... stop - 1 to their neighbours; see `Engine.fuzzy_graph`.
 
     Parameters
@@ -265,32 +186,35 @@ def fuzzy_memberships(distances, mean_distance, start, stop, out):  # type: igno
     out : (n, k) float64, written
     """
     k = distances.shape[1]
+    for rows in _pieces(start, stop, COUNTS // k):
+        near = distances[rows].astype(np.float64)
+        first = (near > 0).argmax(axis=1)  # the nearest neighbour that is not a copy; 0 where all are
+        nearest = near[np.arange(len(near)), first]
+        beyond = np.maximum(near - nearest[:, None], 0)
+        mean = np.where(nearest > 0, near.sum(axis=1) / (k + 1), mean_distance)
+        sigma = np.maximum(_bandwidths(beyond), MIN_SIGMA_SHARE * mean)
+        out[rows] = np.exp(-beyond / sigma[:, None])
+
+
+def _bandwidths(beyond: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bandwidth of each row such that its memberships sum to log2(k + 1), by bisection."""
+    n, k = beyond.shape
     target = np.log2(k + 1)
-    for i in range(start, stop):
-        row = distances[i]
-        nearest = 0.0
-        row_mean = 0.0
-        for j in range(k):
-            row_mean += row[j]
-            if nearest == 0.0 and row[j] > 0.0:
-                nearest = row[j]
-        row_mean /= k + 1
-        low, high, sigma = 0.0, np.inf, 1.0
-        for _ in range(64):
-            total = 0.0
-            for j in range(k):
-                beyond = row[j] - nearest
-                total += np.exp(-beyond / sigma) if beyond > 0.0 else 1.0
-            if abs(total - target) < 1e-5:
-                break
-            if total > target:
-                high = sigma
-                sigma = (low + high) / 2
-            else:
-                low = sigma
-                sigma = sigma * 2 if high == np.inf else (low + high) / 2
-        floor = MIN_SIGMA_SHARE * (row_mean if nearest > 0.0 else mean_distance)
-        sigma = max(sigma, floor)
-        for j in range(k):
-            beyond = row[j] - nearest
-            out[i, j] = np.exp(-beyond / sigma) if beyond > 0.0 and sigma > 0.0 else 1.0
+    low, high, sigma = np.zeros(n), np.full(n, np.inf), np.ones(n)
+    open_rows = np.arange(n)
+    for _ in range(SIGMA_STEPS):
+        total = np.exp(-beyond[open_rows] / sigma[open_rows, None]).sum(axis=1)
+        is_open = np.abs(total - target) >= SIGMA_TOLERANCE
+        open_rows, total = open_rows[is_open], total[is_open]
+        if not len(open_rows):
+            break
+        wide, narrow = open_rows[total > target], open_rows[total <= target]
+        high[wide], low[narrow] = sigma[wide], sigma[narrow]
+        sigma[open_rows] = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)[open_rows]
+    return sigma
+
+
+def _pieces(start: int, stop: int, rows: int) -> Iterator[slice]:
+    """Slices of at most `rows` rows, at least one."""
+    step = max(1, rows)
+    return (slice(begin, min(begin + step, stop)) for begin in range(start, stop, step))

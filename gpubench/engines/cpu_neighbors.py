@@ -1,18 +1,20 @@
 """Exact nearest neighbours on the CPU: float32 tiles propose, float64 distances decide, and every row is checked.
 
-Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more than
-k. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
-whether a cell that was not a candidate could still be nearer; the few rows where it could are searched again in
-float64.
+Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more
+than k. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is
+known whether a cell that was not a candidate could still be nearer. The few rows where it could are searched again
+with float64 tiles, and those that still tie at the last neighbour are compared with every cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.engines.cpu_kernels import Candidates, exact_distances, search_exactly
 from gpubench.types import Knn
 
 if TYPE_CHECKING:
@@ -23,42 +25,58 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 256
 BLOCK_COLUMNS = 2048
 
+Floats = Any  # an array of float32 or float64
+
 
 def knn_between(queries: NDArray[np.float32], x: NDArray[np.float32], k: int, workers: Workers) -> Knn:
     """Exact neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour."""
-    m, n = len(queries), len(x)
-    same_cells = queries is x
-    indices = np.empty((m, k), np.int32)
-    distances = np.empty((m, k), np.float32)
-    uncertain = np.zeros(m, np.bool_)
-    operands = _Operands(queries, x)
-    n_candidates = min(k + max(8, k // 6), n - 1 if same_cells else n)
-
-    def make_worker() -> Callable[[int], None]:
-        return _BlockWorker(operands, n_candidates, indices, distances, uncertain)
-
-    workers.run(range(0, m, BLOCK_ROWS), make_worker)
-    search_rows(queries, x, np.flatnonzero(uncertain), indices, distances, workers)
-    return Knn(indices, distances)
+    own = np.arange(len(x)) if queries is x else None
+    out = Neighbors.empty(len(queries), k)
+    _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), workers)
+    search_rows(queries, x, own, np.flatnonzero(out.uncertain), out, workers)
+    return Knn(out.indices, out.distances)
 
 
 def search_rows(
     queries: NDArray[np.float32],
     x: NDArray[np.float32],
+    own: NDArray[np.int64] | None,
     rows: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    distances: NDArray[np.float32],
+    out: Neighbors,
     workers: Workers,
 ) -> None:
-    """Search some rows again by comparing them with every cell in float64; their results are overwritten."""
-    from gpubench.engines import cpu_kernels
+    """Search some rows again with all the digits there are; their results are overwritten.
 
-    same_cells = queries is x
+    Parameters
+    ----------
+    own : the cell that each query is and that is not its own neighbour; None: none
+    """
+    if not len(rows):
+        return
+    operands = _Operands(queries[rows], x, None if own is None else own[rows], np.float64)
+    _search(operands, out, rows, workers)
+    tied = rows[out.uncertain[rows]]
 
-    def make_worker() -> Callable[[NDArray[np.int64]], None]:
-        return lambda part: cpu_kernels.search_exactly(queries, x, part, same_cells, indices, distances)
+    def search(row: int) -> None:
+        own_cell = -1 if own is None else int(own[row])
+        out.indices[row], out.distances[row] = search_exactly(queries[row], x, own_cell, out.indices.shape[1])
+        out.uncertain[row] = False
 
-    workers.run([rows[i : i + 16] for i in range(0, len(rows), 16)], make_worker)
+    workers.run(tied.tolist(), lambda: search)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """What is found: indices, distances, and the rows in which a nearer cell may have been missed."""
+
+    indices: NDArray[np.int32]
+    distances: NDArray[np.float32]
+    uncertain: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, m: int, k: int) -> Neighbors:
+        """Room for the k neighbours of m queries."""
+        return cls(np.empty((m, k), np.int32), np.empty((m, k), np.float32), np.zeros(m, np.bool_))
 
 
 class _Operands:
@@ -66,97 +84,99 @@ class _Operands:
 
     Attributes
     ----------
-    queries, x : as given
-    left, right : (m, d + 2) and (n, d + 2) float32; left . right = |q|^2 + |x|^2 - 2 q.x
+    queries, x, own : as given
+    left, right : (m, d + 2) and (n, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
     slack : (m,) how much a tile's squared distance may differ from the exact one, in units of the tile
     scale : multiplies differences of cells into units of the tile
     """
 
-    def __init__(self, queries: NDArray[np.float32], x: NDArray[np.float32]) -> None:
-        self.queries, self.x = queries, x
-        center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-        extent = max(float(np.abs(part - center).max()) for part in ((x,) if queries is x else (x, queries)))
+    def __init__(
+        self, queries: NDArray[np.float32], x: NDArray[np.float32], own: NDArray[np.int64] | None, dtype: type
+    ) -> None:
+        self.queries, self.x, self.own = queries, x, own
+        d = x.shape[1]
+        center = x.mean(axis=0, dtype=np.float64).astype(np.float32).astype(dtype)
+        extent = max(float(np.abs(side - center).max()) for side in ((x,) if queries is x else (x, queries)))
         # a power of two rounds nothing, and squares of values up to 1 cannot overflow
         self.scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
-        centred = (x - center) * np.float32(self.scale)
-        squares = np.einsum("ij,ij->i", centred, centred)
-        ones = np.ones_like(squares)
-        self.left = np.column_stack([centred, squares, ones])
-        self.right = self.left.copy()
-        d = x.shape[1]
+        self.right = _widen(x, center, dtype(self.scale))
+        self.left = self.right.copy() if queries is x else _widen(queries, center, dtype(self.scale))
         self.right[:, :d] *= -2
-        self.right[:, d], self.right[:, d + 1] = ones, squares
-        if queries is not x:
-            centred = (queries - center) * np.float32(self.scale)
-            squares_q = np.einsum("ij,ij->i", centred, centred)
-            self.left = np.column_stack([centred, squares_q, np.ones_like(squares_q)])
+        self.right[:, [d, d + 1]] = self.right[:, [d + 1, d]]
         # gamma_K of a sum of K products, for the product itself, the norms, and the rounding of the centred rows
-        unit = np.finfo(np.float32).eps / 2
-        self.slack = 3.0 * (d + 8) * unit * (np.sqrt(self.left[:, d].astype(np.float64)) + np.sqrt(squares.max())) ** 2
+        unit = np.finfo(dtype).eps / 2
+        norms = np.sqrt(self.left[:, d].astype(np.float64)), np.sqrt(self.right[:, d + 1].max())
+        self.slack = 3.0 * (d + 8) * unit * (norms[0] + norms[1]) ** 2
 
 
-class _BlockWorker:
-    """Finds the neighbours of one block of queries, in buffers of its own."""
+def _widen(x: NDArray[np.float32], center: Floats, scale: Any) -> Floats:
+    """(n, d + 2): the centred and scaled rows, their squared norms, and ones."""
+    d = x.shape[1]
+    wide = np.empty((len(x), d + 2), center.dtype)
+    np.subtract(x, center, out=wide[:, :d])
+    wide[:, :d] *= scale
+    np.einsum("ij,ij->i", wide[:, :d], wide[:, :d], out=wide[:, d])
+    wide[:, d + 1] = 1
+    return wide
 
-    def __init__(
-        self,
-        operands: _Operands,
-        n_candidates: int,
-        indices: NDArray[np.int32],
-        distances: NDArray[np.float32],
-        uncertain: NDArray[np.bool_],
-    ) -> None:
-        self._operands = operands
-        self._keep = n_candidates
-        self._same_cells = operands.queries is operands.x
-        self._out = indices, distances, uncertain
-        self._tile = np.empty((BLOCK_ROWS, BLOCK_COLUMNS), np.float32)
-        capacity = n_candidates + max(n_candidates, 64)
-        self._keys = np.empty((BLOCK_ROWS, capacity), np.float32)
-        self._ids = np.empty((BLOCK_ROWS, capacity), np.int32)
-        self._squared = np.empty((BLOCK_ROWS, n_candidates))
 
-    def __call__(self, start: int) -> None:
-        from gpubench.engines import cpu_kernels
+def _search(operands: _Operands, out: Neighbors, rows: NDArray[np.int64], workers: Workers) -> None:
+    """Find the neighbours of every query; query i is row `rows[i]` of `out`."""
+    others = len(operands.x) - (operands.own is not None)
+    k = out.indices.shape[1]
+    keep = min(k + max(8, k // 6), others)
 
-        operands, keep = self._operands, self._keep
-        left = operands.left[start : start + BLOCK_ROWS]
-        m = len(left)
-        keys, ids = self._keys[:m], self._ids[:m]
-        counts, worst = np.zeros(m, np.int64), np.full(m, np.inf, np.float32)
-        for first in range(0, len(operands.right), BLOCK_COLUMNS):
-            right = operands.right[first : first + BLOCK_COLUMNS]
-            tile = np.matmul(left, right.T, out=self._tile[:m, : len(right)])
-            first_row = start if self._same_cells else -1
-            cpu_kernels.topk_update(tile, first, first_row, keep, keys, ids, counts, worst)
-        rows = slice(start, start + m)
-        unseen_slack = operands.slack[rows] if keep < len(operands.right) - self._same_cells else None
-        out = tuple(part[rows] for part in self._out)
-        rerank(operands, rows, keep, (keys, ids, counts, worst), unseen_slack, self._squared[:m], out)
+    def make_worker() -> Callable[[int], None]:
+        tile = np.empty((BLOCK_ROWS, BLOCK_COLUMNS), operands.left.dtype)
+        return lambda start: _search_block(operands, slice(start, start + BLOCK_ROWS), keep, tile, out, rows)
+
+    workers.run(range(0, len(rows), BLOCK_ROWS), make_worker)
+
+
+def _search_block(
+    operands: _Operands, block: slice, keep: int, buffer: Floats, out: Neighbors, rows: NDArray[np.int64]
+) -> None:
+    left = operands.left[block]
+    own = None if operands.own is None else operands.own[block]
+    candidates = Candidates(len(left), keep, buffer.dtype)
+    for first in range(0, len(operands.right), BLOCK_COLUMNS):
+        right = operands.right[first : first + BLOCK_COLUMNS]
+        tile = buffer.ravel()[: len(left) * len(right)].reshape(len(left), len(right))
+        np.matmul(left, right.T, out=tile)
+        if own is not None:
+            inside = np.flatnonzero((own >= first) & (own < first + len(right)))
+            tile[inside, own[inside] - first] = np.inf
+        candidates.topk_update(tile, first)
+    limits, ids = candidates.finish()
+    all_seen = keep == len(operands.x) - (own is not None)
+    unseen = np.inf if all_seen else (limits.astype(np.float64) - operands.slack[block]) / operands.scale**2
+    rerank(operands.queries[block], operands.x, ids, unseen, out, rows[block])
 
 
 def rerank(
-    operands: _Operands,
-    rows: slice,
-    keep: int,
-    candidates: tuple[NDArray[Any], ...],
-    slack: NDArray[np.float64] | None,
-    squared: NDArray[np.float64],
-    out: tuple[NDArray[Any], ...],
+    queries: NDArray[np.float32],
+    x: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    unseen: Any,
+    out: Neighbors,
+    rows: NDArray[np.int64],
 ) -> None:
-    """Order the candidates of some queries by exact distance, and mark the rows where a nearer cell may be missing.
+    """Order candidates by (exact distance, id), keep the nearest, and mark the rows where a nearer cell may be missing.
 
     Parameters
     ----------
-    rows : which queries
-    keep, candidates : (keys, ids, counts, worst) as `topk_update` leaves them
-    slack : how far a key can be from the exact squared distance; None where every cell is a candidate
-    squared : (m, keep) float64, a buffer
-    out : indices, distances and uncertain of these rows, written
+    queries, x : (m, d) and (n, d) float32, as the user gave them
+    ids : (m, c) candidates, -1 where there is none
+    unseen : cells that are no candidates are at least this far (squared), for all rows or for each
+    out : written in `rows`
     """
-    from gpubench.engines import cpu_kernels
-
-    keys, ids, counts, worst = candidates
-    cpu_kernels.candidate_distances(operands.queries[rows], operands.x, keep, keys, ids, counts, worst, squared)
-    unseen = np.full(len(squared), np.inf) if slack is None else (worst - slack) / operands.scale**2
-    cpu_kernels.take_nearest(squared, np.argsort(squared, axis=1), ids, unseen, *out)
+    k = out.indices.shape[1]
+    squared = exact_distances(queries, x, ids)
+    order = np.argsort(squared, axis=1)
+    ordered = np.take_along_axis(squared, order, axis=1)
+    ties = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    if len(ties):
+        order[ties] = np.lexsort((ids[ties], squared[ties]), axis=1)
+    out.indices[rows] = np.take_along_axis(ids, order[:, :k], axis=1)
+    out.distances[rows] = np.sqrt(ordered[:, :k])
+    out.uncertain[rows] = ~((ordered[:, k - 1] < np.inf) & (ordered[:, k - 1] < unseen))
