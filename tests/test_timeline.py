@@ -152,7 +152,9 @@ def test_spans_are_json_and_a_chrome_trace() -> None:
     trace = json.loads(json.dumps(timeline.chrome_trace()))
     task, knn = trace["traceEvents"]
     assert (task["name"], knn["name"], task["ph"], knn["ph"]) == ("task", "knn", "X", "X")
-    assert knn["dur"] >= 10_000  # microseconds
+    microseconds = [span.start_s * 1e6 for span in timeline.spans()]
+    assert [task["ts"], knn["ts"]] == microseconds
+    assert knn["dur"] >= 10_000
     assert task["ts"] <= knn["ts"]
     assert knn["ts"] + knn["dur"] <= task["ts"] + task["dur"]
     assert knn["args"]["path"] == "task/knn"

@@ -21,6 +21,8 @@ def score() -> Score:
 def test_score_is_a_float(score: Score) -> None:
     assert isinstance(score, float)
     assert score == 0.25
+    assert (score.n, score.stderr, score.note) == (7, 0.01, "2 labels left out")
+    assert (score.params, score.approximate) == ({"k": 15}, True)
     assert score + 1 == 1.25
     assert f"{score:.1f}" == "0.2"
 
