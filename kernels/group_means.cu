@@ -14,7 +14,7 @@
 
 constexpr int GROUP_WARPS = 8;
 
-extern "C" __global__ void __launch_bounds__(WARP* GROUP_WARPS)
+extern "C" __global__ void __launch_bounds__(256)
     group_means(const float* __restrict__ x, const int* __restrict__ order, const Index* __restrict__ starts,
                 int n_groups, int d, double* means) {
     DYNAMIC_SHARED(shared);

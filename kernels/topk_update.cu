@@ -8,7 +8,10 @@
 //
 // Candidates below the row's limit are appended to its buffer; when it is full it is cut back to the best `keep` by
 // radix selection, and the worst of them is the new limit. As the limit sinks almost nothing passes any more: a warp
-// looks at 512 columns with 16 loads and one vote. With last = 1 every row is cut back to at most `keep`, in any order.
+// looks at 512 columns with 4 loads a lane and one vote. With last = 1 every row is cut back to at most `keep`, in any order.
+//
+// A product of NaN is no candidate: so the host leaves out a cell itself where rows and columns are not in the same
+// order.
 //
 // Shapes  products (n_rows, products_stride) float32, stride a multiple of 4, 16-byte aligned; column_terms (n_columns)
 //         first_row: id of the tile's first row where rows and columns are the same cells, which are not their own
@@ -125,8 +128,8 @@ extern "C" __global__ void __launch_bounds__(256)
                 const int column = first + lane();
                 const bool inside = column < n_columns;
                 const float key = inside ? row_products[column] + column_terms[column] : 0.0f;
-                append(row, inside && column != itself, candidate(key, first_column + column), keep, capacity,
-                       histogram);
+                append(row, inside && column != itself && key == key, candidate(key, first_column + column), keep,
+                       capacity, histogram);
             }
         }
         if (last && row.count > keep) {

@@ -119,7 +119,8 @@ class Compiler:
 
     def _run(self, *arguments: str | Path) -> None:
         assert self._compiler is not None
-        done = subprocess.run([self._compiler, "-std=c++17", *arguments], capture_output=True, text=True)
+        command = [self._compiler, "-std=c++17", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise NotCompiled(done.stderr)
 

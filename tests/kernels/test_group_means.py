@@ -27,7 +27,9 @@ def check(run) -> None:
         x = rng.integers(1000, 2000, (n, d)).astype(np.float32)
         codes = rng.integers(0, n_groups - 1, n).astype(np.int32)  # the last group is empty
         for grid in (1, 3):
-            assert_array_equal(group_means(run, x, codes, n_groups, grid=grid), reference.group_means(x, codes, n_groups))
+            assert_array_equal(
+                group_means(run, x, codes, n_groups, grid=grid), reference.group_means(x, codes, n_groups)
+            )
 
 
 def check_far(run) -> None:
@@ -36,7 +38,17 @@ def check_far(run) -> None:
     rows = {row: np.full(d, row, np.float32) for row in (1, n - 1)}
     order, starts = np.array([n - 1, 1], np.int32), np.array([0, 1, 2], np.int64)
     means = np.zeros((2, d))
-    run((1,), (256,), Sparse((n, d), np.dtype(np.float32), rows), order, starts, np.int32(2), np.int32(d), means, shared=2048)
+    run(
+        (1,),
+        (256,),
+        Sparse((n, d), np.dtype(np.float32), rows),
+        order,
+        starts,
+        np.int32(2),
+        np.int32(d),
+        means,
+        shared=2048,
+    )
     assert_array_equal(means, np.repeat([[n - 1.0], [1.0]], d, axis=1))
 
 

@@ -20,7 +20,18 @@ def next_power_of_two(n: int) -> int:
 
 
 def rerank(
-    run, queries, x, candidates, k, *, counts=None, limits=None, offsets=None, inverse_square_scale=1.0, grid=2, block=64
+    run,
+    queries,
+    x,
+    candidates,
+    k,
+    *,
+    counts=None,
+    limits=None,
+    offsets=None,
+    inverse_square_scale=1.0,
+    grid=2,
+    block=64,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
     m, d = queries.shape
     counts = np.full(m, candidates.shape[1], np.int32) if counts is None else counts

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from gpubench.engines.cuda_signatures import NO_CANDIDATE
 
 
-def search_exactly(
-    run, queries, x, rows, k, *, same_cells=False, n_pieces=1, grid=2, block=32
-) -> NDArray[np.uint64]:
+def search_exactly(run, queries, x, rows, k, *, same_cells=False, n_pieces=1, grid=2, block=32) -> NDArray[np.uint64]:
     candidates = np.zeros((len(rows), n_pieces, k), np.uint64)
     size = next_power_of_two(k + block)
     sizes = len(x), rows, len(rows), int(same_cells), n_pieces, k, size

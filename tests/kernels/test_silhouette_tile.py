@@ -230,7 +230,9 @@ def test_the_same_bits_in_any_launch_and_any_order(emulate) -> None:
             assert_array_equal(again, sums)
 
 
-@given(st.integers(1, 60), st.integers(1, 200), st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.booleans())
+@given(
+    st.integers(1, 60), st.integers(1, 200), st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.booleans()
+)
 def test_any_tile(kernel_on, n_rows, n_columns, longest, first_row, first_column, both_sides) -> None:
     where = {"first_row": first_row, "first_column": first_column, "both_sides": both_sides}
     tile, distances = whole_tile(n_rows, n_columns, longest, seed=longest, **where)

@@ -1,4 +1,4 @@
-"""kernels/symmetrise.cu against w + w' - w w' of dense matrices, and together with fuzzy_memberships against the oracle."""
+"""kernels/symmetrise.cu against w + w' - w w' of dense matrices, and with fuzzy_memberships against the oracle."""
 
 from __future__ import annotations
 

@@ -34,7 +34,15 @@ def topk_update(
         padded = np.full((n_rows, -(-part.shape[1] // 4) * 4), -np.inf, np.float32)
         padded[:, : part.shape[1]] = part
         terms = column_terms[start : start + tile]
-        sizes = n_rows, len(terms), first_row, first_column + start, keep, keep + spare, int(start == (0 if backwards else starts[-1]))
+        sizes = (
+            n_rows,
+            len(terms),
+            first_row,
+            first_column + start,
+            keep,
+            keep + spare,
+            int(start == (0 if backwards else starts[-1])),
+        )
         run((grid,), (block,), padded, padded.shape[1], terms, *sizes, candidates, counts, limits, shared=32 * block)
     for row, count in zip(candidates, counts, strict=True):
         row[count:] = NO_CANDIDATE
@@ -92,6 +100,9 @@ def check_ties(run) -> None:
         assert_right(found, products, terms, 50, first_row=1)
     candidates, _, _ = topk_update(run, np.float32([[0.0, -0.0, 0.0, -0.0]]), np.full(4, -0.0, np.float32), 2)
     assert_array_equal(candidates[0, :2] & np.uint64(0xFFFFFFFF), [0, 1])
+    # NaN of either sign is no candidate
+    candidates, counts, _ = topk_update(run, np.float32([[np.nan, 5, -np.nan]]), np.zeros(3, np.float32), 3)
+    assert (counts[0], candidates[0, 0] & np.uint64(0xFFFFFFFF)) == (1, 1)
 
 
 def check_far(run) -> None:
@@ -131,7 +142,14 @@ def test_the_same_bits_in_any_order(emulate) -> None:
             assert_array_equal(again, value)
 
 
-@given(st.integers(1, 5), st.integers(1, 300), st.integers(1, 90), st.integers(1, 60), st.integers(-1, 9), st.integers(0, 9))
+@given(
+    st.integers(1, 5),
+    st.integers(1, 300),
+    st.integers(1, 90),
+    st.integers(1, 60),
+    st.integers(-1, 9),
+    st.integers(0, 9),
+)
 def test_any_tile(kernel_on, n_rows, n, keep, n_keys, first_row, first_column) -> None:
     products, terms = tile(n_rows, n, n_keys, seed=n)
     where = {"first_row": first_row, "first_column": first_column}

@@ -1,0 +1,35 @@
+"""Every kernel compiles for every GPU that is supported, without a warning."""
+
+from __future__ import annotations
+
+import pytest
+from kernels.nvrtc import Nvrtc, find_library
+
+from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda_signatures import KERNELS
+
+ARCHITECTURES = (75, 80, 90, 100, 120)
+
+
+@pytest.fixture(scope="module")
+def nvrtc() -> Nvrtc:
+    library = find_library()
+    if library is None:
+        pytest.skip("NVRTC is not installed; pip install nvidia-cuda-nvrtc-cu12")
+    return Nvrtc(library)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_compiles_without_a_warning(nvrtc, name, architecture) -> None:
+    if architecture not in nvrtc.architectures():
+        pytest.skip(f"this NVRTC knows {nvrtc.architectures()}, not {architecture}")
+    # CuPy adds -ftz=true to the options that it is given
+    options = f"--gpu-architecture=sm_{architecture}", "-ftz=true", *cuda_kernels.OPTIONS
+    assert nvrtc.compile(cuda_kernels.source(name), name, options) == (True, "")
+
+
+@pytest.mark.parametrize("bug", ["int unused;", "int* p = 0; float* q = p;", 'extern "C" __global__ void rank();'])
+def test_what_is_wrong_is_seen(nvrtc, bug) -> None:
+    text = cuda_kernels.source("rank").replace("DYNAMIC_SHARED(shared);", "") + f"__device__ void f() {{ {bug} }}"
+    assert nvrtc.compile(text, "rank", cuda_kernels.OPTIONS)[1] != ""
