@@ -20,6 +20,12 @@ DIFFERENCES = 1 << 18
 COUNTS = 1 << 18
 """Neighbours, or counts of codes, that are looked at together."""
 
+SAMPLING_DEVIATIONS = 4
+"""How many standard deviations beyond the expected rank the limit of a sample is; few rows find less than they keep."""
+
+MIN_BUFFER = 128
+"""Candidates of a row that are collected at least before they are cut back."""
+
 MIN_SIGMA_SHARE = 1e-3
 """UMAP keeps the bandwidth above this share of the mean distance, so that duplicates do not make it vanish."""
 
@@ -32,30 +38,36 @@ Floats = Any  # an array of float32 or float64
 class Candidates:
     """The best few cells of each row of a block, collected over tiles of squared distances.
 
-    What may be among the best is only appended; when there is as much new as old, all of it is sorted and cut back to
-    `keep` a row, which lowers the limits, and soon almost nothing passes them any more.
+    Columns come in random order, so the first tile is a sample that tells how far the best few will be: what is
+    further is no candidate. The rest is appended; where it becomes too much, it is sorted and cut back to `keep` a
+    row, which lowers the limits.
     """
 
-    def __init__(self, n_rows: int, keep: int, dtype: Any) -> None:
+    def __init__(self, n_rows: int, keep: int, n_columns: int, dtype: Any) -> None:
         self._n_rows = n_rows
         self._keep = keep
+        self._share = keep / n_columns
+        self._most_new = n_rows * max(2 * keep, MIN_BUFFER)
         self._limits = np.full(n_rows, np.inf, dtype)
         self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []  # rows, ids, keys
         self._n_new = 0
 
     def topk_update(self, tile: Floats, first_column: int) -> None:
         """Offer a tile (rows, columns) of squared distances; infinity is no candidate. C-contiguous."""
-        if not self._parts and tile.shape[1] > self._keep:
-            self._limits = np.partition(tile, self._keep - 1, axis=1)[:, self._keep - 1]
+        if not self._parts:
+            expected = self._share * tile.shape[1]
+            rank = int(np.ceil(expected + SAMPLING_DEVIATIONS * (np.sqrt(expected) + 1)))
+            if rank < tile.shape[1]:
+                self._limits = np.partition(tile, rank, axis=1)[:, rank]
         rows, columns = np.divmod(_positions(tile <= self._limits[:, None]), tile.shape[1])
         keys = tile[rows, columns]
         self._parts.append((rows, columns + first_column, keys))
         self._n_new += len(rows)
-        if self._n_new > self._n_rows * self._keep:
+        if self._n_new > self._most_new:
             self._cut_back()
 
     def finish(self) -> tuple[Floats, NDArray[np.int64]]:
-        """(rows,): no other cell has a smaller key. (rows, keep): ids by ascending key, -1 where there are fewer."""
+        """(rows,): no other column has a smaller key. (rows, keep): columns by key, -1 where there are fewer."""
         rows, columns, _ = self._cut_back()
         ids = np.full((self._n_rows, self._keep), -1, np.int64)
         ids[rows, _rank_in_run(rows, self._n_rows)] = columns

@@ -84,7 +84,9 @@ class _Operands:
 
     Attributes
     ----------
-    queries, x, own : as given
+    queries, x : as given
+    order : (n,) the cell at each position of `right`: all of them in random order, so that any tile is a sample
+    own : (m,) the position of each query's own cell in `right`, or None
     left, right : (m, d + 2) and (n, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
     slack : (m,) how much a tile's squared distance may differ from the exact one, in units of the tile
     scale : multiplies differences of cells into units of the tile
@@ -93,14 +95,18 @@ class _Operands:
     def __init__(
         self, queries: NDArray[np.float32], x: NDArray[np.float32], own: NDArray[np.int64] | None, dtype: type
     ) -> None:
-        self.queries, self.x, self.own = queries, x, own
+        self.queries, self.x = queries, x
+        self.order = np.random.default_rng(len(x)).permutation(len(x))
+        position = np.empty_like(self.order)
+        position[self.order] = np.arange(len(x))
+        self.own = None if own is None else position[own]
         d = x.shape[1]
         center = x.mean(axis=0, dtype=np.float64).astype(np.float32).astype(dtype)
         extent = max(float(np.abs(side - center).max()) for side in ((x,) if queries is x else (x, queries)))
         # a power of two rounds nothing, and squares of values up to 1 cannot overflow
         self.scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
-        self.right = _widen(x, center, dtype(self.scale))
-        self.left = self.right.copy() if queries is x else _widen(queries, center, dtype(self.scale))
+        self.left = _widen(queries, center, dtype(self.scale))
+        self.right = (self.left if queries is x else _widen(x, center, dtype(self.scale)))[self.order]
         self.right[:, :d] *= -2
         self.right[:, [d, d + 1]] = self.right[:, [d + 1, d]]
         # gamma_K of a sum of K products, for the product itself, the norms, and the rounding of the centred rows
@@ -138,7 +144,7 @@ def _search_block(
 ) -> None:
     left = operands.left[block]
     own = None if operands.own is None else operands.own[block]
-    candidates = Candidates(len(left), keep, buffer.dtype)
+    candidates = Candidates(len(left), keep, len(operands.right), buffer.dtype)
     for first in range(0, len(operands.right), BLOCK_COLUMNS):
         right = operands.right[first : first + BLOCK_COLUMNS]
         tile = buffer.ravel()[: len(left) * len(right)].reshape(len(left), len(right))
@@ -147,7 +153,8 @@ def _search_block(
             inside = np.flatnonzero((own >= first) & (own < first + len(right)))
             tile[inside, own[inside] - first] = np.inf
         candidates.topk_update(tile, first)
-    limits, ids = candidates.finish()
+    limits, positions = candidates.finish()
+    ids = np.where(positions < 0, -1, operands.order[positions])
     all_seen = keep == len(operands.x) - (own is not None)
     unseen = np.inf if all_seen else (limits.astype(np.float64) - operands.slack[block]) / operands.scale**2
     rerank(operands.queries[block], operands.x, ids, unseen, out, rows[block])
