@@ -65,7 +65,7 @@ def _metric(workload: str, what: str, peer_name: str, at_least: float) -> Case:
     return Case(
         workload,
         what,
-        "first_call_s",
+        "process_s",
         _call("ours", workload),
         _call("peers", workload),
         peer_name,
