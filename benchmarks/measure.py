@@ -20,7 +20,7 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
     Parameters
     ----------
     command : the interpreter and its arguments
-    numba_cache : the folder in which numba, ours and the peer's alike, looks for compiled code and leaves it
+    numba_cache : the folder in which numba, which the peers use, looks for compiled code and leaves it
 
     Returns
     -------

@@ -4,7 +4,7 @@
     python benchmarks/run.py --case silhouette_label --case knn --n 2000 --out /tmp/try
 
 Every run is a fresh process. Ours and the peer's alternate, so that a slow minute of the machine hits both. Each case
-is measured with numba's caches cold (an empty folder each time: everything is compiled) and warm.
+is measured with numba's caches, which the peers use, cold (an empty folder each time: everything is compiled) and warm.
 """
 
 from __future__ import annotations

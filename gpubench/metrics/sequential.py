@@ -71,13 +71,14 @@ def sequential_alignment(
     if n < k + 1:
         raise InputError(f"k={k} neighbours need at least {k + 1} cells, but there are {n}; give a smaller k")
     params = {"k": k} | ({"adaptive_k": True} if adaptive_k else {}) | ({} if normalize else {"normalize": False})
-    if times.min() == times.max():
+    baseline = _mean_pair_distance(times)
+    if times.min() == times.max() or baseline == 0:  # 0 too where they differ by less than float64 resolves
         same = "all cells have the same time"
         return Score(1.0 if normalize else 0.0, n=n, note=same, params=params)
     k_per_cell = _adaptive_k(embedding, k) if adaptive_k else None
     knn = embedding.knn(k if k_per_cell is None else int(k_per_cell.max()))
     observed = float(embedding.engine.neighbor_value_distance(knn, times, k_per_cell).mean())
-    value = float(np.clip(1 - observed / _mean_pair_distance(times), 0, 1)) if normalize else observed
+    value = float(np.clip(1 - observed / baseline, 0, 1)) if normalize else observed
     return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact)
 
 
