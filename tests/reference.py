@@ -287,11 +287,6 @@ def group_means(x: ArrayLike, codes: ArrayLike, n_groups: int) -> Floats:
     )
 
 
-def pca_variances(x: ArrayLike) -> Floats:
-    """Variances along the principal components, descending: eigenvalues of the covariance (divisor n - 1)."""
-    return np.linalg.eigvalsh(np.cov(np.asarray(x, np.float64), rowvar=False))[::-1]
-
-
 # Classification
 
 

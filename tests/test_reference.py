@@ -98,13 +98,6 @@ def test_classification(rng: np.random.Generator, n_classes: int) -> None:
     assert_allclose(reference.auroc_macro(truth, probabilities), area, atol=1e-14)
 
 
-def test_pca_variances(cells: Cells) -> None:
-    from sklearn.decomposition import PCA
-
-    x = cells.x.astype(np.float64)
-    assert_allclose(reference.pca_variances(x), PCA().fit(x).explained_variance_, rtol=1e-12)
-
-
 def test_modularity_of_two_triangles() -> None:
     # Newman (2004): two triangles joined by one edge, split in the middle, have Q = 5/14.
     w = np.zeros((6, 6))

@@ -73,6 +73,14 @@ def test_n_neighbors_are_cut_to_the_cells(engine: Engine) -> None:
     assert len(leiden_clusters(x[:2], engine=engine)) == 2
 
 
+def test_resolution_and_iterations_reach_leiden(engine: Engine) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 3))  # no structure: both change the clusters
+    graph = engine.fuzzy_graph(engine.knn(engine.put(x), 14))
+    for options in ({"resolution": 3.0}, {"n_iterations": 1}, {"resolution": 0.5, "n_iterations": 5}):
+        assert_array_equal(leiden_clusters(x, **options, engine=engine).codes, engine.leiden(graph, **options))
+        assert (engine.leiden(graph, **options) != engine.leiden(graph)).any()
+
+
 @pytest.mark.parametrize("n_neighbors", [1, 0, -3])
 def test_n_neighbors_below_two(engine: Engine, small_cells: Cells, n_neighbors: int) -> None:
     with pytest.raises(InputError, match=f"n_neighbors={n_neighbors}"):
@@ -100,6 +108,13 @@ def test_rounding_does_not_pass_one(engine: Engine, metric, seed: int) -> None:
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 30, 50)
     assert 1 - 1e-12 <= metric(label, rng.permutation(30)[label], engine=engine) <= 1
+
+
+@pytest.mark.parametrize("n_classes", range(2, 20))
+def test_rounding_does_not_pass_zero(engine: Engine, n_classes: int) -> None:
+    # Every pair of codes once: independent, and the entropies cancel but for rounding.
+    true, pred = np.divmod(np.arange(n_classes * 7), 7)
+    assert 0 <= normalized_mutual_info(true, pred, engine=engine) < 1e-12
 
 
 @BOTH
