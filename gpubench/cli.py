@@ -155,6 +155,9 @@ def score(
     engine: Annotated[str, _choice(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
     knn: Annotated[str, _choice(metavar="NAME", help="How neighbours are searched: auto, exact or ivf.")] = "auto",
+    precision: Annotated[
+        str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
+    ] = "exact",
     threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
     memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
     out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
@@ -189,6 +192,7 @@ def score(
             "engine": engine,
             "seed": seed,
             "knn": knn,
+            "precision": precision,
             "threads": threads,
             "memory": None if memory is None else arguments.parse_bytes(memory),
             **arguments.parse_options(option or []),

@@ -17,7 +17,7 @@ from gpubench.tasks._task import Options
 from gpubench.timeline import Timeline
 
 if TYPE_CHECKING:
-    from gpubench.engines.base import Engine
+    from gpubench.engines.base import Engine, Precision
     from gpubench.timeline import Listener
     from gpubench.types import Dataset
 
@@ -46,6 +46,7 @@ def score(
     threads: int | None = None,
     memory: int | None = None,
     knn: str = "auto",
+    precision: Precision = "exact",
     listener: Listener | None = None,
     **options: Any,
 ) -> Result:
@@ -69,6 +70,7 @@ def score(
     threads : CPU threads; None: all
     memory : bytes to use at most beyond the input; None: 80% of what is free
     knn : how neighbours are searched: "auto", "exact" or "ivf", see `gpubench.get_engine`
+    precision : "exact" or "fast", see `gpubench.get_engine`
     listener : hears of the stages of the run
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
@@ -95,7 +97,15 @@ def score(
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
     if isinstance(engine, str):
-        engine = get_engine(engine, seed=seed, threads=threads, memory_bytes=memory, timeline=timeline, knn=knn)
+        engine = get_engine(
+            engine,
+            seed=seed,
+            threads=threads,
+            memory_bytes=memory,
+            timeline=timeline,
+            knn=knn,
+            precision=precision,
+        )
     else:
         timeline = engine.timeline
 

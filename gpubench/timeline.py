@@ -45,6 +45,19 @@ class Listener(Protocol):
         """A stage ended."""
 
 
+class Gauge(Protocol):
+    """A device whose memory is read and whose profiler is told of the stages."""
+
+    def peak_bytes(self) -> int | None:
+        """The most memory that was held so far."""
+
+    def push_range(self, name: str) -> None:
+        """Open a range that profilers show."""
+
+    def pop_range(self) -> None:
+        """Close the last range."""
+
+
 class _PeakMemory:
     """Peak resident memory between two moments.
 
@@ -98,8 +111,14 @@ class Timeline:
         self._spans: list[Span] = []
         self._memory = _PeakMemory()
         self._device_peak = device_peak
+        self._gauge: Gauge | None = None
         self._lock = Lock()
         self.listener = listener
+
+    def follow(self, gauge: Gauge) -> None:
+        """From the next stage on read the peak memory of a device, and show it the stages as ranges."""
+        self._gauge = gauge
+        self._device_peak = gauge.peak_bytes
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:
@@ -110,6 +129,9 @@ class Timeline:
         span = Span(path, time.perf_counter() - self._origin)
         self._open.append(span)
         self._spans.append(span)
+        gauge = self._gauge
+        if gauge:
+            gauge.push_range(path)
         if self.listener:
             self.listener.started(path)
         try:
@@ -118,6 +140,8 @@ class Timeline:
             self._credit_peak()
             span.seconds = time.perf_counter() - self._origin - span.start_s
             self._open.pop()
+            if gauge:
+                gauge.pop_range()
             if self.listener:
                 self.listener.ended(path, span.seconds)
 

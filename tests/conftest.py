@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,16 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+EMULATED = "emulated"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine",
         action="append",
-        choices=ENGINES,
-        help="test the engines on this one, which must start (may be repeated). Default: every engine that starts",
+        choices=(*ENGINES, EMULATED),
+        help="test the engines on this one, which must start (may be repeated). Default: every engine that starts. "
+        f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow",
     )
 
 
@@ -54,13 +59,21 @@ def _starts(name: str) -> bool:
 @pytest.fixture(scope="session")
 def engine(engine_name: str) -> Engine:
     """An engine with the default seed and threads; a test that takes it runs once for each engine."""
-    return get_engine(engine_name)
+    return _start(engine_name)
 
 
 @pytest.fixture(scope="session")
 def start_engine(engine_name: str) -> Callable[..., Engine]:
     """Start another engine of the same kind: `start_engine(threads=1, seed=7)`."""
-    return lambda **options: get_engine(engine_name, **options)
+    return lambda **options: _start(engine_name, **options)
+
+
+def _start(name: str, **options: Any) -> Engine:
+    if name != EMULATED:
+        return get_engine(name, **options)
+    from emulated import EmulatedDevice, emulate_in_session, start
+
+    return start(EmulatedDevice(emulate_in_session()), **options)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from gpubench.errors import EngineUnavailable, InputError
 
 if TYPE_CHECKING:
-    from gpubench.engines.base import Engine
+    from gpubench.engines.base import Engine, Precision
     from gpubench.timeline import Timeline
 
 ENGINES = ("cpu", "cuda")
 KNN_METHODS = ("auto", "exact", "ivf")
+PRECISIONS = ("exact", "fast")
 
 
 def get_engine(
@@ -22,6 +23,7 @@ def get_engine(
     memory_bytes: int | None = None,
     timeline: Timeline | None = None,
     knn: str = "auto",
+    precision: Precision = "exact",
 ) -> Engine:
     """Start an engine.
 
@@ -33,7 +35,9 @@ def get_engine(
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
     knn : how neighbours are searched: "exact", "ivf" (approximate, by faiss), or "auto": exact up to 300,000 cells,
-        then approximate where faiss is installed; results say which, and the recall
+        then approximate where faiss is installed; results say which, and the recall. The CUDA engine searches exactly
+    precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
+        each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
 
     Raises
     ------
@@ -46,8 +50,36 @@ def get_engine(
         raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}")
     if knn not in KNN_METHODS:
         raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
-    if name == "cuda":
-        raise EngineUnavailable("engine 'cuda' is not part of this release; use 'cpu' or 'auto'")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
+    chosen = ""
+    if name == "cuda" or (name == "auto" and knn != "ivf"):  # ivf is of the CPU
+        try:
+            engine = _start_cuda(seed, threads, memory_bytes, timeline, knn, precision)
+        except EngineUnavailable as error:
+            if name == "cuda":
+                raise
+            chosen = f"auto: {error}"
+        else:
+            engine.chosen = "auto: there is a GPU" if name == "auto" else ""
+            return engine
     from gpubench.engines.cpu import CpuEngine
 
-    return CpuEngine(seed=seed, threads=threads, memory_bytes=memory_bytes, timeline=timeline, knn=knn)
+    engine = CpuEngine(seed=seed, threads=threads, memory_bytes=memory_bytes, timeline=timeline, knn=knn)
+    engine.chosen = chosen
+    return engine
+
+
+def _start_cuda(
+    seed: int,
+    threads: int | None,
+    memory_bytes: int | None,
+    timeline: Timeline | None,
+    knn: str,
+    precision: Precision,
+) -> Engine:
+    from gpubench.engines.cuda import CudaEngine
+
+    return CudaEngine(
+        seed=seed, threads=threads, memory_bytes=memory_bytes, timeline=timeline, knn=knn, precision=precision
+    )

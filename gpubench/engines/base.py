@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Distance = Literal["euclidean", "cosine"]
 ClassifierKind = Literal["lr", "knn", "rf"]
+Precision = Literal["exact", "fast"]
 
 
 class Classifier(Protocol):
@@ -53,6 +54,10 @@ class Engine(ABC):
     seed : seed of everything random; the same seed gives the same bits whatever the number of threads
     timeline : records stages and bytes put
     memory_bytes : what the run may use beyond its input
+    precision : "exact", or "fast" where distances between many cells may be rounded to what is fastest; neighbours are
+        exact in either
+    notes : what did not run as asked, such as a step that had to leave the device
+    chosen : why this engine, where it was not named
     """
 
     name: str
@@ -61,6 +66,9 @@ class Engine(ABC):
     seed: int
     timeline: Timeline
     memory_bytes: int
+    precision: Precision
+    notes: list[str]
+    chosen: str = ""
 
     @abstractmethod
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:

@@ -34,6 +34,7 @@ class CpuEngine(Engine):
 
     name = "cpu"
     xp: ModuleType = np
+    precision = "exact"
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class CpuEngine(Engine):
         self.memory_bytes = planner.budget_bytes(memory_bytes)
         self.timeline = timeline or Timeline()
         self.device = f"CPU, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self.notes = []
         self.knn_method = knn
         self._workers = Workers(self.n_threads, self.timeline)
         self._checked: dict[int, NDArray[np.float32]] = {}

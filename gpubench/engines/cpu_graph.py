@@ -49,14 +49,16 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDA
         import random
 
         igraph.set_random_number_generator(random)
-    return _by_size(np.asarray(found.membership))
+    return by_size(np.asarray(found.membership))
 
 
-def _by_size(membership: NDArray[np.int64]) -> NDArray[np.int32]:
+def by_size(membership: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Codes renumbered in order of decreasing size; each of 0, 1, ... must occur."""
     sizes = np.bincount(membership)
     new_code = np.empty(len(sizes), np.int32)
     new_code[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes), dtype=np.int32)
-    return new_code[membership]
+    codes: NDArray[np.int32] = new_code[membership]
+    return codes
 
 
 class _IgraphRandom:

@@ -54,7 +54,7 @@ def silhouette_label(
     encoded = encode_labels(labels, "labels", embedding.n)
     check_groups(encoded)
     widths = embedding.engine.silhouette_widths(embedding.x, encoded.codes, metric=metric)
-    params = {} if metric == "euclidean" else {"metric": metric}
+    params = _params(embedding.engine, metric)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params)
 
 
@@ -103,7 +103,7 @@ def silhouette_batch(
     counts = engine_.contingency(label.codes, batches.codes, label.n_classes, batches.n_classes)
     n_cells, n_batches = counts.sum(axis=1), (counts > 0).sum(axis=1)
     usable = (n_batches > 1) & (n_batches < n_cells)
-    params = {} if metric == "euclidean" else {"metric": metric}
+    params = _params(engine_, metric)
     if not usable.any():
         why = "undefined: no label has cells of two batches with more cells than batches"
         return Score(np.nan, n=0, note=why, params=params)
@@ -119,6 +119,13 @@ def silhouette_batch(
 def _check_distance(metric: str) -> None:
     if metric not in ("euclidean", "cosine"):
         raise InputError(f"metric={metric!r} is unknown; use 'euclidean' or 'cosine'")
+
+
+def _params(engine: Engine, metric: str) -> dict[str, str]:
+    """What decided the number beyond the defaults; cosine distances are exact on every engine."""
+    if metric != "euclidean":
+        return {"metric": metric}
+    return {} if engine.precision == "exact" else {"precision": engine.precision}
 
 
 def _left_out(labels: Labels, usable: Any) -> str:

@@ -1,0 +1,203 @@
+"""The CUDA engine: CuPy's arrays and cuBLAS tiles, the kernels of `kernels/`, cuGraph and cuML where they are there."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines import (
+    cuda_cosine,
+    cuda_graph,
+    cuda_neighbors,
+    cuda_put,
+    cuda_silhouette,
+    cuda_tables,
+    planner,
+)
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
+from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.engines.cuda_device import Device
+from gpubench.engines.segments import sort_cells, widths_from_means
+from gpubench.errors import InputError
+from gpubench.timeline import Timeline
+from gpubench.types import Array, Graph, Knn, RowSource
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+class CudaEngine(Engine):
+    """Runs on one NVIDIA GPU; see `Engine` for what each operation computes.
+
+    An embedding is put once and stays where it is. One that does not fit stays in pinned host memory, from where the
+    GPU reads the rows that it needs.
+
+    Attributes
+    ----------
+    gpu : the device
+    n_threads : CPU threads, for steps that have to run there
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        *,
+        seed: int = 42,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timeline: Timeline | None = None,
+        knn: str = "auto",
+        precision: Precision = "exact",
+        device: Device | None = None,
+    ) -> None:
+        """Start on `device` (None: the first one).
+
+        Raises
+        ------
+        EngineUnavailable
+            No device, or a package that is missing.
+        InputError
+            A method of neighbour search that this engine lacks, no threads, or too little memory.
+        """
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads}: at least one thread is needed")
+        if knn == "ivf":
+            raise InputError("knn='ivf' is of the engine 'cpu'; the CUDA engine searches exactly, use knn='exact'")
+        self.gpu = device or Device.find()
+        self.xp: ModuleType = self.gpu.xp
+        self.seed = seed
+        self.n_threads = threads or usable_cores()
+        self.precision = precision
+        self.notes = []
+        if memory_bytes is None:
+            self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
+        else:
+            self.memory_bytes = planner.budget_bytes(memory_bytes)
+        self.timeline = timeline or Timeline()
+        self.timeline.follow(self.gpu)
+        self.device = f"{self.gpu.name}, {self.gpu.free_bytes() / 2**30:.0f} GiB free"
+        self._checked: dict[int, Array] = {}
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+        """See `Engine.put`; arrays of CuPy, torch or DLPack on this GPU are not copied."""
+        known = self._checked.get(id(x))
+        if known is x:
+            return known
+        with self.timeline.stage("put"):
+            array = cuda_put.put(
+                self.gpu, x, name, room_bytes=self._room_bytes(), timeline=self.timeline, note=self._note
+            )
+        self._checked[id(array)] = array
+        return array
+
+    def release(self, x: Array) -> None:
+        """See `Engine.release`."""
+        self._checked.pop(id(x), None)
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        host: NDArray[Any] = self.gpu.xp.asnumpy(x)
+        return host
+
+    def knn(self, x: Array, k: int) -> Knn:
+        """See `Engine.knn`."""
+        if not 1 <= k < len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        return self._knn(x, x, k)
+
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """See `Engine.knn_between`."""
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        # a view, so that asking an array about itself finds each cell as its own nearest
+        return self._knn(self.gpu.xp.ascontiguousarray(queries).view(), self.gpu.xp.ascontiguousarray(x), k)
+
+    def _knn(self, queries: Array, x: Array, k: int) -> Knn:
+        return cuda_neighbors.knn_between(
+            self.gpu,
+            queries,
+            x,
+            k,
+            precision=self.precision,
+            room_bytes=self._room_bytes(),
+            timeline=self.timeline,
+        )
+
+    def silhouette_widths(
+        self,
+        x: Array,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+    ) -> NDArray[np.float64]:
+        """See `Engine.silhouette_widths`."""
+        segments = sort_cells(clusters, groups)
+        if metric == "cosine":
+            means = cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self._room_bytes())
+        else:
+            means = cuda_silhouette.euclidean_means(
+                self.gpu,
+                x,
+                segments,
+                precision=self.precision,
+                room_bytes=self._room_bytes(),
+                timeline=self.timeline,
+            )
+        own, nearest = map(self.to_host, means)
+        return widths_from_means(own, nearest, segments)
+
+    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+        """See `Engine.neighbor_entropy`."""
+        return self.to_host(cuda_tables.neighbor_entropy(self.gpu, knn, codes, n_codes))
+
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_value_distance`."""
+        return self.to_host(cuda_tables.neighbor_value_distance(self.gpu, knn, values, k_per_cell))
+
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`."""
+        return cuda_graph.fuzzy_graph(self.gpu, knn)
+
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`."""
+        return cuda_graph.leiden(self.gpu, graph, resolution, n_iterations, self.seed, self._note)
+
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """See `Engine.contingency`."""
+        asarray = self.gpu.xp.asarray
+        counts = cuda_tables.contingency(
+            self.gpu, asarray(rows, dtype=np.int32), asarray(columns, dtype=np.int32), n_rows, n_columns
+        )
+        return self.to_host(counts)
+
+    def rank(self, values: Array) -> Array:
+        """See `Engine.rank`."""
+        return cuda_tables.rank(self.gpu, values, self._room_bytes())
+
+    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`."""
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))]).astype(np.int64)
+        xp = self.gpu.xp
+        return self.to_host(cuda_tables.group_means(self.gpu, x, xp.asarray(order), xp.asarray(starts)))
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`."""
+        from gpubench.engines.cuda_classifiers import make_classifier
+
+        return make_classifier(self, kind, **params)
+
+    def _room_bytes(self) -> int:
+        """What an operation may use now."""
+        return min(self.memory_bytes, self.gpu.free_bytes())
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)

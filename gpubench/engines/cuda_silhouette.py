@@ -1,0 +1,178 @@
+"""Mean distances to clusters on the GPU, Euclidean: symmetric tiles over cells sorted by (group, cluster).
+
+How cells are sorted, cut into blocks and summed up is in `segments`; the kernel `silhouette_tile` turns the products of
+two blocks into distances and adds them up in fixed point. Blocks are centred on their panel's mean. Between panels with
+means m and m', with g = m - m', the same products serve |x - y|^2 = |x + g|^2 + (|y|^2 - 2 y.g) - 2 x.y, so no block
+is centred anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.engines import planner
+from gpubench.engines.cuda_signatures import STRIP_BYTES
+from gpubench.engines.cuda_tiles import Operand, Operands, cascade, power_of_two_scale, tile_rows
+from gpubench.engines.segments import Block, Pass, Segments, Sums, cut, panels, passes
+from gpubench.types import Array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cuda_device import Device
+    from gpubench.timeline import Timeline
+
+TILE_THREADS = 128
+STRIP_THREADS = 32
+STRIP_ROWS, STRIP_COLUMNS = 32, 128
+
+SUM_BITS = 60
+"""Of a sum; what is left keeps the shift from the unit of a tile within what the kernel takes."""
+
+DISTANCE_BITS = 23
+"""Of a distance in the unit of its tile: float32 has no more."""
+
+MARGIN = 1.02
+"""Rounding may make a distance of a tile that much larger than the two blocks are apart."""
+
+
+def euclidean_means(
+    device: Device, x: Array, segments: Segments, *, precision: str, room_bytes: int, timeline: Timeline
+) -> tuple[Array, Array]:
+    """Mean distance of each cell to its own cluster and to the nearest other one; (n,) float64 in sorted order.
+
+    Raises
+    ------
+    InputError
+        The sums of one cluster do not fit.
+    """
+    xp = device.xp
+    own, nearest = xp.zeros(len(x)), xp.full(len(x), np.inf)
+    tiles = _Tiles(device, x, segments, precision, room_bytes)
+    plan = list(passes(segments, tiles.blocks, room_bytes // 4))
+    for part in plan:
+        what = f"the sums of distances from one cluster to {len(segments.sizes):,} clusters"
+        planner.require(Sums.n_bytes(tiles.blocks, part), room_bytes // 2, what, "use fewer clusters")
+    n_tiles = sum(_n_tiles(part) for part in plan)
+    done = 0
+    for part in plan:
+        sums = Sums(xp, segments, tiles.blocks, part, tiles.reach, SUM_BITS)
+        for i in range(part.first, part.last):
+            tiles.add_row(i, part.group_last, sums)
+            done += part.group_last - i
+            timeline.advance(done, n_tiles)
+        sums.fold_into(own, nearest)
+    return own, nearest
+
+
+def _n_tiles(part: Pass) -> int:
+    return sum(part.group_last - i for i in range(part.first, part.last))
+
+
+class _Tiles:
+    """The tiles of one embedding.
+
+    Attributes
+    ----------
+    blocks : rows and columns of the tiles
+    reach : no two cells are further apart than this, in units of the operands
+    """
+
+    def __init__(self, device: Device, x: Array, segments: Segments, precision: str, room_bytes: int) -> None:
+        xp = device.xp
+        self._device, self._x = device, x
+        edge = tile_rows(room_bytes)
+        self.blocks = cut(segments, edge)
+        self._order = xp.asarray(segments.order.astype(np.int32))
+        self._codes = xp.asarray(_codes_in_blocks(segments, self.blocks))
+        extent = float((x.max(axis=0).astype(np.float64) - x.min(axis=0)).max())
+        self._scale = power_of_two_scale(extent)
+        self.reach = MARGIN * extent * self._scale * float(np.sqrt(x.shape[1]))
+        means = self._panel_means(edge)
+        # panels are apart by the means as they are subtracted: rounded to float32
+        self._means = np.asarray(xp.asnumpy(means), np.float64) * self._scale
+        # silhouettes average over many cells, so the fastest arithmetic alone serves
+        self._arithmetic = cascade(device, x.shape[1], precision)[0]
+        self._operands = Operands(
+            device,
+            x,
+            [(block.start, block.stop) for block in self.blocks],
+            means,
+            [block.panel for block in self.blocks],
+            self._scale,
+            self._arithmetic,
+            order=self._order,
+            keep_bytes=room_bytes // 4,
+        )
+        self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
+        self._products = xp.empty(edge * (edge + 4), np.float32)
+
+    def _panel_means(self, rows: int) -> Array:
+        """(p, d) float32, summed in float64 block by block."""
+        xp = self._device.xp
+        means = []
+        for start, stop in panels(self.blocks):
+            total = xp.zeros(self._x.shape[1])
+            for first in range(start, stop, rows):
+                part = self._order[first : min(first + rows, stop)]
+                total += self._x[part].sum(axis=0, dtype=np.float64)
+            means.append(total / (stop - start))
+        return xp.stack(means).astype(np.float32)
+
+    def add_row(self, i: int, last: int, sums: Sums) -> None:
+        """Add the tiles of block i with itself and with the blocks after it, up to `last`."""
+        left = self._operands[i].left(self._device)
+        for j in range(i, last):
+            self._add(i, j, left, sums)
+
+    def _add(self, i: int, j: int, left: Array, sums: Sums) -> None:
+        device, rows, columns = self._device, self.blocks[i], self.blocks[j]
+        row, column = self._operands[i], self._operands[j]
+        width = column.right.shape[0]
+        products = self._products[: row.n * width].reshape(row.n, width)
+        device.product(left, column.right, products, tensor_cores=self._arithmetic.tensor_cores)
+        gap = self._means[rows.panel] - self._means[columns.panel]
+        apart = float(np.linalg.norm(gap))
+        row_terms, column_terms = self._terms(row, column, gap, apart)
+        reach = min(MARGIN * float(self._radii[i] + self._radii[j] + apart), self.reach)
+        unit, shift = _units(reach, sums.unit)
+        close = self._arithmetic.close * float((self._radii[i] + apart) ** 2 + self._radii[j] ** 2)
+        row_sums, column_sums = sums.of(rows, columns), sums.of(columns, rows)
+        warps = TILE_THREADS // STRIP_THREADS
+        strips = -(-row.n // STRIP_ROWS) * -(-column.n // STRIP_COLUMNS)
+        device.launch(
+            "silhouette_tile",
+            STRIP_THREADS * strips,
+            *(products, width, row_terms, column_terms),
+            *(self._codes[rows.start : rows.stop], self._codes[columns.start : columns.stop]),
+            *(row.n, column.n, rows.start, columns.start),
+            *(self._x, self._order, self._x.shape[1], self._scale, close, unit, shift, int(i != j)),
+            *(row_sums, row_sums.strides[0] // 8, column_sums, column_sums.strides[0] // 8),
+            block=TILE_THREADS,
+            shared=warps * STRIP_BYTES,
+        )
+
+    def _terms(self, row: Operand, column: Operand, gap: NDArray[np.float64], apart: float) -> tuple[Array, Array]:
+        """What is added to the products of a tile, for each row and each column."""
+        if apart == 0.0:
+            return row.squares.astype(np.float32), column.squares.astype(np.float32)
+        direction = self._device.xp.asarray(gap.astype(np.float32))
+        of_rows = row.squares - row.along(direction) + apart**2
+        return of_rows.astype(np.float32), (column.squares + column.along(direction)).astype(np.float32)
+
+
+def _codes_in_blocks(segments: Segments, blocks: list[Block]) -> NDArray[np.int32]:
+    """(n,) segment of each sorted cell, counted from the first one of its block."""
+    codes = np.repeat(np.arange(len(segments.sizes), dtype=np.int32), segments.sizes)
+    first = np.repeat([block.first for block in blocks], [block.stop - block.start for block in blocks])
+    return codes - first.astype(np.int32)
+
+
+def _units(reach: float, unit_of_sums: float) -> tuple[float, int]:
+    """The unit of a tile's distances, a power of two, and the shift from it to the unit of the sums."""
+    of_sums = int(np.log2(unit_of_sums))
+    exponent = int(np.floor(DISTANCE_BITS - np.log2(reach))) if reach > 0 else of_sums
+    exponent = min(exponent, of_sums)
+    return float(2.0**exponent), of_sums - exponent

@@ -1,0 +1,111 @@
+"""The CUDA engine on the host: its own Python, CuPy's stand-in, and the kernels under emulation. Not a GPU."""
+
+from __future__ import annotations
+
+import atexit
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import strict_cupy
+from kernels.emulator import Compiler, Emulated
+
+from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda import CudaEngine
+from gpubench.engines.cuda_device import BLOCK_THREADS, Device
+from gpubench.engines.cuda_signatures import KERNELS
+
+Emulate = Callable[[str], Emulated]
+
+
+class EmulatedDevice(Device):
+    """A device whose kernels run on the host.
+
+    Attributes
+    ----------
+    launched : names of the kernels in the order of their launches
+    products : (left rows, right rows, on tensor cores) of each matrix product
+    """
+
+    def __init__(self, emulate: Emulate, capability: tuple[int, int] = (9, 0), free_bytes: int = 4 << 30) -> None:
+        super().__init__(strict_cupy.make_cupy(capability))  # type: ignore[arg-type]
+        self._emulate = emulate
+        self._free_bytes = free_bytes
+        self.launched: list[str] = []
+        self.products: list[tuple[int, int, bool]] = []
+        self.n_multiprocessors = 1
+
+    def launch(
+        self,
+        name: str,
+        n_threads: int,
+        *args: Any,
+        block: int = BLOCK_THREADS,
+        shared: int = 0,
+        rows: int | None = None,
+    ) -> None:
+        """Run a kernel in two blocks at most: what is more is work for loops of the kernel, as on a small GPU."""
+        self.launched.append(name)
+        n_blocks = 1 if n_threads <= block else 2
+        grid = (n_blocks,) if rows is None else (n_blocks, min(rows, 3))
+        host = [value._host if isinstance(value, strict_cupy.ndarray) else value for value in args]
+        assert not any(isinstance(value, np.ndarray) for value in args), "an array of the host at a launch"
+        # memory that is given twice is sent twice, and only the first may be written
+        again = [i for i, value in enumerate(host) if isinstance(value, np.ndarray) and _is_among(value, host[:i])]
+        before = {i: host[i].copy() for i in again}
+        for i in again:
+            host[i] = host[i].copy()
+        self._emulate(name)(grid, (block,), *host, shared=shared)
+        for i, value in before.items():
+            np.testing.assert_array_equal(host[i], value)
+
+    def product(self, left: Any, right: Any, out: Any, *, tensor_cores: bool) -> None:
+        """Multiply, in the operands' own accuracy: what tensor cores leave out must have been left out before."""
+        for operand in (left, right, out):
+            assert operand.dtype == np.float32
+            assert operand.flags.c_contiguous
+        self.products.append((len(left), len(right), tensor_cores))
+        self.xp.dot(left, right.T, out)
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
+    def mapped(self, shape: tuple[int, int], dtype: Any) -> tuple[Any, np.ndarray]:
+        host = self.pinned(shape, dtype)
+        return strict_cupy.ndarray(host), host
+
+
+def _is_among(array: np.ndarray, others: list[Any]) -> bool:
+    return any(isinstance(other, np.ndarray) and np.shares_memory(array, other) for other in others)
+
+
+def start(device: EmulatedDevice, **options: Any) -> CudaEngine:
+    """The engine on an emulated device."""
+    return CudaEngine(device=device, **options)
+
+
+@cache
+def emulate_in_session() -> Emulate:
+    """Kernels compiled into a folder that lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory()
+    compiler = Compiler(Path(folder.name))
+    assert compiler.missing is None, compiler.missing
+    compiler.prepare([(name, cuda_kernels.source(name), "address") for name in KERNELS])
+    running: dict[str, Emulated] = {}
+
+    def emulate(name: str) -> Emulated:
+        if name not in running:
+            running[name] = Emulated(name, compiler.executable(name, cuda_kernels.source(name), "address"))
+        return running[name]
+
+    def end() -> None:
+        for kernel in running.values():
+            kernel.close()
+        compiler.close()
+        folder.cleanup()
+
+    atexit.register(end)
+    return emulate
