@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def to_host(x: Any, name: str) -> NDArray[Any]:
     InputError
         No array at all, masked cells, lists of uneven length, or memory that cannot be copied to the host.
     """
-    if isinstance(x, np.ma.MaskedArray):
+    if "numpy.ma" in sys.modules and isinstance(x, np.ma.MaskedArray):  # importing numpy.ma takes a while
         n_masked = int(np.count_nonzero(np.ma.getmaskarray(x)))
         if n_masked:
             raise InputError(f"{name} has {n_masked:,} masked values; fill them or leave those cells out")

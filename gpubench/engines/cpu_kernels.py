@@ -59,7 +59,7 @@ class Candidates:
             rank = int(np.ceil(expected + SAMPLING_DEVIATIONS * (np.sqrt(expected) + 1)))
             if rank < tile.shape[1]:
                 self._limits = np.partition(tile, rank, axis=1)[:, rank]
-        rows, columns = np.divmod(_positions(tile <= self._limits[:, None]), tile.shape[1])
+        rows, columns = np.divmod(positions(tile <= self._limits[:, None]), tile.shape[1])
         keys = tile[rows, columns]
         self._parts.append((rows, columns + first_column, keys))
         self._n_new += len(rows)
@@ -86,7 +86,7 @@ class Candidates:
         return best
 
 
-def _positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+def positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Flat positions of what is true; eight values at a time are skipped where none is."""
     flat = mask.ravel()
     whole = len(flat) // 8 * 8

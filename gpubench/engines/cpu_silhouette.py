@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines.cpu_kernels import positions
 from gpubench.engines.segments import Block, Segments, Sums, cut, panels, passes, sort_cells, widths_from_means
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ CLOSE = 2e-4
 
 Float32 keeps a squared distance to about 2e-7 of the squared norms; above this share a distance is right to 5e-4 of
 itself, without bias, and it is a distance so small that the mean over a cluster does not see it."""
+
+MANY_CLOSE = 1e-3
+"""Share of a tile's distances up to which close ones are computed again one by one, and not the whole tile."""
 
 
 def silhouette_widths(
@@ -205,8 +209,13 @@ class _TileWorker:
         np.matmul(a, b.T, out=tile)
         if i is j:
             np.fill_diagonal(tile, np.inf)
-        if not tile.min() > CLOSE * (left_squares.max() + right_squares.max()):
-            return self._close_distances(i, j)
+        limit = CLOSE * (left_squares.max() + right_squares.max())
+        if not tile.min() > limit:
+            rows, columns = np.divmod(positions(tile <= limit), tile.shape[1])
+            if len(rows) > MANY_CLOSE * tile.size:
+                return self._close_distances(i, j)
+            differences = left[rows] - right[columns]
+            tile[rows, columns] = np.einsum("ij,ij->i", differences, differences)
         np.sqrt(tile, out=tile)
         if i is j:
             np.fill_diagonal(tile, 0)
