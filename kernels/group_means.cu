@@ -5,8 +5,8 @@
 // A block takes one group and 32 columns: its lanes read 32 neighbouring columns of a row, its 8 warps every 8th row,
 // and their sums are added in shared memory, in a fixed order.
 //
-// Shapes  x (n, d) float32; order (n) int32, rows sorted by group; starts (n_groups + 1) int64, where each group begins
-// in it
+// Shapes  x (n, d) float32
+//         order (n) int32: rows sorted by group; starts (n_groups + 1) int64: where each group begins in it
 //         means (n_groups, d) float64, written
 // Launch  blocks of exactly 256 threads, one for each (group, 32 columns); 2048 bytes of shared memory
 // Bytes   reads 4 d + 4 a row (the order again for each 32 columns), writes 8 d a group

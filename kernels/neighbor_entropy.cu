@@ -8,8 +8,7 @@
 // Shapes  indices (n, k) int32, rows indices_stride apart; codes (n) int32 in [0, n_codes)
 //         count_log_count (k + 2) float64: c log c, 0 for c = 0; bins: a multiple of 32; entropy (n) float64, written
 // Launch  a warp a cell; 4 * bins bytes of shared memory a warp
-// Bytes   reads 4 (k + 1) a cell for the indices and as much again at random for the codes (for each `bins` of the
-// codes),
+// Bytes   for each `bins` of the codes reads 4 (k + 1) a cell for the indices and as much at random for the codes,
 //         writes 8
 // Twin    neighbor_entropy in gpubench/engines/cpu_kernels.py
 

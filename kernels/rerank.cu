@@ -9,10 +9,13 @@
 // again.
 //
 // Shapes  queries (n_rows, d) and x (n, d) float32, as the user gave them
-//         candidates (n_rows, capacity) uint64, NO_CANDIDATE where there is none; counts (n_rows) int32, at most
-//         `size`; size: a power of two; limits (n_rows) uint64, NO_CANDIDATE where every cell is a candidate; offsets
-//         (n_rows) float64 indices (n_rows, k) int32, -1 and a distance of infinity where there is none; distances
-//         (n_rows, k) float32, Euclidean; uncertain (n_rows) uint8
+//         candidates (n_rows, capacity) uint64: NO_CANDIDATE where there is none
+//         counts (n_rows) int32: at most `size`, which is a power of two
+//         limits (n_rows) uint64: NO_CANDIDATE where every cell is a candidate
+//         offsets (n_rows) float64
+//         indices (n_rows, k) int32 and distances (n_rows, k) float32, Euclidean, written: -1 and infinity where
+//         there is no neighbour
+//         uncertain (n_rows) uint8, written
 // Launch  a block a row; 12 * size bytes of shared memory
 // Bytes   reads 4 d a candidate and 8 more, writes 8 k a row
 // Twin    rerank in gpubench/engines/cpu_neighbors.py

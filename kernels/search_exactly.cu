@@ -5,11 +5,11 @@
 // candidates; `rerank` of all pieces' candidates gives the neighbours. Where cells are many and rows are few, more
 // pieces keep the GPU busy.
 //
-// Shapes  queries (m, d) and x (n, d) float32, as the user gave them; rows (n_rows) int32, rows of `queries` to search
-// for
+// Shapes  queries (m, d) and x (n, d) float32, as the user gave them
+//         rows (n_rows) int32: rows of `queries` to search for
 //         same_cells: whether row i of queries is cell i, which is not its own neighbour
-//         size: a power of two, >= k + 8 * block / 8
-//         candidates (n_rows, n_pieces * k) uint64, written; NO_CANDIDATE where a piece has fewer than k cells
+//         size: a power of two, >= k + threads of a block
+//         candidates (n_rows, n_pieces, k) uint64, written: NO_CANDIDATE where a piece has fewer than k cells
 // Launch  a block for each (row, piece); 12 * size + 4 bytes of shared memory
 // Bytes   reads 4 n d for each row
 // Twin    search_exactly in gpubench/engines/cpu_kernels.py

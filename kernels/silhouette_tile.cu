@@ -8,7 +8,7 @@
 // one segment or many small ones on either side. On the diagonal of the matrix of all distances the tile is its own
 // mirror image, and both_sides = 0 counts every distance once.
 //
-// The products come from cuBLAS with alpha = -2; the terms are the squared norms. Where rows and columns are centred on
+// The products are -2 x.y, from cuBLAS; the terms are the squared norms. Where rows and columns are centred on
 // different means m and m', terms |x + m - m'|^2 and |y|^2 - 2 y.(m - m') give the same distances from the same
 // products and keep the products, and their rounding, small. For a tile of squared distances the terms are 0.
 //
@@ -16,17 +16,17 @@
 // differences of the two cells, by a whole warp. It is rare that this is needed.
 //
 // Order. Each distance is rounded to an integer, rint(d * unit), and integers are summed, shifted left to the unit of
-// the sums: the same bits whatever the grid, the order of the atomics, and the tiles. Needs d * unit < 2^23 (float32
-// has no more digits, and 32 x 128 of them fit 32 bits); a unit for each tile, and not one for all, keeps distances
-// exact beside outliers.
+// the sums: the same bits whatever the grid and the order of the atomics. Needs d * unit < 2^23: float32 has no more
+// digits, and the sum of a strip's row fits 32 bits. A unit for each tile, and not one for all, keeps other distances
+// exact where there are outliers.
 //
-// Shapes  products (n_rows, products_stride) float32, stride a multiple of 4, 16-byte aligned, so that a lane reads 4
-// columns
-//         row_terms, row_segments (n_rows); column_terms, column_segments (n_columns); segments ascend and start at any
-//         code x (n, d) float32, as the user gave it; order (n) int32, the cell at each sorted position; scale takes
-//         differences of x to the unit of the products; first_row, first_column: sorted position of the tile's first
-//         row and column row_sums (column segments, row_sums_stride) int64, rows are the cells of the tile's rows;
-//         column_sums likewise
+// Shapes  products (n_rows, products_stride) float32: stride a multiple of 4, 16-byte aligned; a lane reads 4 columns
+//         row_terms, row_segments (n_rows), column_terms, column_segments (n_columns): float32 and int32
+//         segments ascend, counted from the first row of the sums
+//         first_row, first_column: sorted position of the first row and column
+//         x (n, d) float32, as the user gave it; scale takes differences of x to the unit of the products
+//         order (n) int32: the cell at each sorted position
+//         row_sums (column segments, n_rows), column_sums (row segments, n_columns) int64: rows a stride apart
 // Launch  a warp for each strip of 32 rows x 128 columns; at most 128 threads; 4224 bytes of shared memory a warp
 // Bytes   reads 4 a distance (from L2 where the tile fits); adds 8 for each row and column of a strip, 4 % of that
 // Twin    silhouette_tile in gpubench/engines/cpu_silhouette.py
@@ -37,8 +37,8 @@ constexpr int STRIP_COLUMNS = WARP * LANE_COLUMNS;
 constexpr int ROWS_IN_FLIGHT = 4;         // loads of a lane that wait for memory at the same time
 constexpr int PARTIAL_STRIDE = WARP + 1;  // one more, so that a column of partial sums lies in different banks
 
-// In [2^23, 2^24) neighbouring float32 values are 1 apart: adding 2^23 rounds to an integer, which is then in the low
-// bits.
+// In [2^23, 2^24) neighbouring float32 values are 1 apart: adding 2^23 rounds to an integer,
+// which is then in the low bits.
 constexpr float ROUND_TO_INTEGER = 8388608.0f;
 constexpr unsigned ROUND_TO_INTEGER_BITS = 0x4b000000u;
 
@@ -113,8 +113,8 @@ __device__ inline void flush_columns(long long* sums, unsigned (&column_sums)[LA
     }
 }
 
-// Add rows [row, row + n_rows) of a strip whose first column is `strip_column`, columns [begin, end), all of one
-// segment.
+// Add rows [row, row + n_rows) of a strip whose first column is `strip_column`, columns [begin, end), which are
+// all of one segment.
 __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums, unsigned* partial, int row,
                           int n_rows, int strip_column, int begin, int end) {
     const int column = strip_column + LANE_COLUMNS * lane();

@@ -8,16 +8,19 @@
 //
 // Candidates below the row's limit are appended to its buffer; when it is full it is cut back to the best `keep` by
 // radix selection, and the worst of them is the new limit. As the limit sinks almost nothing passes any more: a warp
-// looks at 512 columns with 4 loads a lane and one vote. With last = 1 every row is cut back to at most `keep`, in any order.
+// looks at 512 columns with 4 loads a lane and one vote. With last = 1 every row is cut back to at most `keep`, in any
+// order.
 //
 // A product of NaN is no candidate: so the host leaves out a cell itself where rows and columns are not in the same
 // order.
 //
-// Shapes  products (n_rows, products_stride) float32, stride a multiple of 4, 16-byte aligned; column_terms (n_columns)
-//         first_row: id of the tile's first row where rows and columns are the same cells, which are not their own
-//         neighbours, else -1; first_column: id of the tile's first column
-//         candidates (n_rows, capacity) uint64, capacity >= keep + 32; counts (n_rows) int32, 0 at first;
-//         limits (n_rows) uint64, NO_CANDIDATE at first. No cell that is left out has a key below the limit's.
+// Shapes  products (n_rows, products_stride) float32: stride a multiple of 4, 16-byte aligned
+//         column_terms (n_columns) float32
+//         first_row: id of the first row where rows and columns are the same cells in the same order, else -1
+//         first_column: id of the first column
+//         candidates (n_rows, capacity) uint64: capacity >= keep + 32
+//         counts (n_rows) int32: 0 at first
+//         limits (n_rows) uint64: NO_CANDIDATE at first; no cell that is left out has a key below the limit's
 // Launch  a warp a row; 1024 bytes of shared memory a warp
 // Bytes   reads 4 a distance (from L2 where the tile fits), and 20 a row; candidates are touched where something passes
 // Twin    topk_update in gpubench/engines/cpu_kernels.py

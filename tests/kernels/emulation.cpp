@@ -1,10 +1,9 @@
-// The fibers, barriers and the conversation of emulation.h. Compiled without instrumentation: a sanitizer sees what a kernel
-// does, not how its threads are switched.
+// The fibers and barriers of emulation.h. Compiled without instrumentation: a sanitizer sees what a kernel does, not
+// how its threads are switched.
 #include "emulation.h"
 
 #include <sys/mman.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -26,11 +25,11 @@ namespace {
 constexpr std::size_t STACK_BYTES = 256 << 10;
 constexpr unsigned LANES = 32;
 constexpr unsigned char GARBAGE = 0xa5;  // what shared memory holds when a block begins
-constexpr unsigned MOST_SECONDS = 60;    // that a launch may take: a kernel that never ends is ended
 
 enum class State { ready, waiting, done };
 
-// A stack and where it stands. Contexts start a fiber; the compiler's own jumps switch between them, without system calls.
+// A stack and where it stands. Contexts start a fiber; the compiler's own jumps switch between them, without system
+// calls.
 struct Fiber {
     void* jump_buffer[5];
     ucontext_t context;
@@ -52,14 +51,6 @@ struct Warp {
     char passed[2];  // addresses for the thread sanitizer
 };
 
-struct Launch {
-    uint3 grid, block;
-    std::size_t shared_bytes;
-    std::uint64_t schedule;
-    std::vector<Argument> arguments;
-    std::vector<bool> sparse;
-};
-
 Fiber scheduler;
 Fiber* running = &scheduler;
 std::vector<Fiber> fibers;
@@ -68,17 +59,8 @@ char block_passed[2];
 char grid_ended;
 unsigned block_phase;
 Launch launch;
-void (*call_kernel)(const Argument*);
 unsigned char* shared_memory;
 std::vector<unsigned char*> of_blocks;  // the shared memory of every block
-
-// Zeros that take memory only where they are touched.
-void* reserve(std::size_t n_bytes) {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void* const pages = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (pages == MAP_FAILED) fail("no address space for a sparse array");
-    return pages;
-}
 
 __attribute__((noinline)) void jump(Fiber& to) {
     if (to.started) __builtin_longjmp(to.jump_buffer, 1);
@@ -120,7 +102,7 @@ void run_thread() {
 #ifdef EMULATE_WITH_ADDRESS_SANITIZER
     __sanitizer_finish_switch_fiber(nullptr, &scheduler.bottom, &scheduler.n_bytes);
 #endif
-    call_kernel(launch.arguments.data());
+    launch.call(launch.arguments.data());
     arrive(&grid_ended);
     running->state = State::done;
     switch_to(scheduler);
@@ -209,10 +191,25 @@ void run_block(std::mt19937_64& random) {
 #endif
 }
 
-void run_grid() {
+}  // namespace
+
+void* reserve(std::size_t n_bytes) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* const pages = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (pages == MAP_FAILED) fail("no address space for a sparse array");
+    return pages;
+}
+
+void run(Launch&& of_kernel) {
+    launch = std::move(of_kernel);
+    scheduler.started = true;
+#ifdef EMULATE_WITH_THREAD_SANITIZER
+    scheduler.sanitizer_thread = __tsan_get_current_fiber();
+#endif
     gridDim = launch.grid;
     blockDim = launch.block;
     if (blockDim.x % LANES != 0 || blockDim.y != 1 || blockDim.z != 1) fail("blocks are rows of whole warps");
+    for (std::size_t i = blockDim.x; i < fibers.size(); ++i) munmap(fibers[i].stack, STACK_BYTES);
     fibers.resize(blockDim.x);
     warps.resize(blockDim.x / LANES);
     std::mt19937_64 random(launch.schedule);
@@ -226,44 +223,6 @@ void run_grid() {
     for (unsigned char* const memory : of_blocks) std::free(memory);
     of_blocks.clear();
 }
-
-// The conversation: numbers are int64, in the machine's order of bytes.
-
-void read(void* target, std::size_t n_bytes) {
-    if (std::fread(target, 1, n_bytes, stdin) != n_bytes) fail("the input ends in the middle of a launch");
-}
-
-std::size_t read_number() {
-    std::int64_t number;
-    read(&number, sizeof number);
-    return static_cast<std::size_t>(number);
-}
-
-unsigned read_size() { return static_cast<unsigned>(read_number()); }
-
-// A piece of an argument that is sent, and sent back: all of it, or the few rows of an array too large to be sent.
-struct Piece {
-    std::size_t argument, offset, n_bytes;
-};
-
-std::vector<Piece> read_arguments(std::size_t n_arguments) {
-    std::vector<Piece> pieces;
-    for (std::size_t i = 0; i < n_arguments; ++i) {
-        const std::size_t n_bytes = read_number();
-        const bool sparse = read_number() != 0;
-        auto* const data = static_cast<unsigned char*>(sparse ? reserve(n_bytes) : std::malloc(n_bytes));
-        launch.sparse.push_back(sparse);
-        launch.arguments.push_back({n_bytes, data});
-        for (std::size_t n_pieces = read_number(); n_pieces > 0; --n_pieces) {
-            const std::size_t offset = read_number();
-            pieces.push_back({i, offset, read_number()});
-            read(data + offset, pieces.back().n_bytes);
-        }
-    }
-    return pieces;
-}
-
-}  // namespace
 
 unsigned char* dynamic_shared() { return shared_memory; }
 
@@ -295,34 +254,6 @@ const std::uint64_t* exchange(unsigned mask, Kind kind, std::uint64_t value) {
     values[threadIdx.x % LANES] = value;
     suspend(kind);
     return values;
-}
-
-int serve(void (*call)(const Argument*), std::size_t n_arguments) {
-    call_kernel = call;
-    scheduler.started = true;
-#ifdef EMULATE_WITH_THREAD_SANITIZER
-    scheduler.sanitizer_thread = __tsan_get_current_fiber();
-#endif
-    for (int c; (c = std::getchar()) != EOF;) {
-        std::ungetc(c, stdin);
-        launch = {};
-        launch.grid = {read_size(), read_size(), read_size()};
-        launch.block = {read_size(), read_size(), read_size()};
-        launch.shared_bytes = read_number();
-        launch.schedule = read_number();
-        if (read_number() != n_arguments) fail("a wrong number of arguments");
-        const std::vector<Piece> pieces = read_arguments(n_arguments);
-        alarm(MOST_SECONDS);
-        run_grid();
-        alarm(0);
-        for (const Piece& p : pieces) std::fwrite(launch.arguments[p.argument].data + p.offset, 1, p.n_bytes, stdout);
-        std::fflush(stdout);
-        for (std::size_t i = 0; i < n_arguments; ++i) {
-            const Argument& argument = launch.arguments[i];
-            launch.sparse[i] ? static_cast<void>(munmap(argument.data, argument.n_bytes)) : std::free(argument.data);
-        }
-    }
-    return 0;
 }
 
 }  // namespace emulation

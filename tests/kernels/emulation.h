@@ -1,9 +1,9 @@
 // Runs a CUDA kernel on the host: what a .cu file needs to compile with a C++17 compiler, and to be called by `serve`.
 //
-// Every thread of a block is a fiber, a stack of its own. A fiber runs until it meets a barrier, a vote or a shuffle; then
-// others run, in an order that the test chooses, until all threads (or lanes) have come. So a missing barrier lets threads
-// read what is not there yet. Compiled with -fsanitize=thread, each fiber is a thread of its own to the sanitizer, and only
-// barriers order their accesses: a data race is reported even where the result is right.
+// Every thread of a block is a fiber, a stack of its own. A fiber runs until it meets a barrier, a vote or a shuffle;
+// then others run, in an order that the test chooses, until all threads (or lanes) have come. So a missing barrier lets
+// threads read what is not there yet. Compiled with -fsanitize=thread, each fiber is a thread of its own to the
+// sanitizer, and only barriers order their accesses: a data race is reported even where the result is right.
 #pragma once
 
 #include <cmath>
@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -47,6 +48,19 @@ void wait(Kind kind);
 const std::uint64_t* exchange(unsigned mask, Kind kind, std::uint64_t value);
 
 [[noreturn]] void fail(const char* message);
+
+struct Launch {
+    uint3 grid, block;
+    std::size_t shared_bytes;
+    std::uint64_t schedule;  // the order in which threads take turns: 0 up, 1 down, others random
+    std::vector<Argument> arguments;
+    void (*call)(const Argument*);
+};
+
+void run(Launch&& launch);
+
+// Zeros that take memory only where they are touched.
+void* reserve(std::size_t n_bytes);
 
 // Read launches from standard input and answer each with its arrays, until the input ends.
 int serve(void (*call)(const Argument*), std::size_t n_arguments);

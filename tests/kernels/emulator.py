@@ -71,7 +71,10 @@ class Compiler:
         self.missing = None if self._compiler else f"no C++ compiler: {compiler} is not found"
         self._folder = folder
         self._pool = ThreadPoolExecutor(os.cpu_count())
-        self._runtimes = {name: self._pool.submit(self._runtime, name) for name in SANITIZERS}
+        self._runtimes = {
+            sanitizer: [self._pool.submit(self._runtime, part, sanitizer) for part in ("emulation", "serve")]
+            for sanitizer in SANITIZERS
+        }
         self._executables: dict[tuple[str, str, str], Future[Path]] = {}
 
     def prepare(self, sources: Sequence[tuple[str, str, str]]) -> None:
@@ -106,15 +109,15 @@ class Compiler:
             f"int main() {{ using Kernel = emulation::Call<&{name}>;"
             " return emulation::serve(Kernel::with, Kernel::n_arguments); }\n"
         )
-        runtime = self._runtimes[sanitizer].result()
-        self._run("-O1", "-g1", *WARNINGS, *SANITIZERS[sanitizer], "-o", path, path.with_suffix(".cpp"), runtime)
+        runtime = [future.result() for future in self._runtimes[sanitizer]]
+        self._run("-O1", "-g1", *WARNINGS, *SANITIZERS[sanitizer], "-o", path, path.with_suffix(".cpp"), *runtime)
         return path
 
-    def _runtime(self, sanitizer: str) -> Path:
-        """The fibers and barriers, which the sanitizer does not look into."""
-        path = self._folder / f"emulation-{sanitizer}.o"
+    def _runtime(self, part: str, sanitizer: str) -> Path:
+        """What stays the same for all kernels, and what the sanitizer does not look into."""
+        path = self._folder / f"{part}-{sanitizer}.o"
         macro = f"-DEMULATE_WITH_{sanitizer.upper()}_SANITIZER"
-        self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / "emulation.cpp")
+        self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / f"{part}.cpp")
         return path
 
     def _run(self, *arguments: str | Path) -> None:
