@@ -63,6 +63,14 @@ def engine(engine_name: str) -> Engine:
 
 
 @pytest.fixture(scope="session")
+def engine_at_scale(engine_name: str, engine: Engine) -> Engine:
+    """The engine, for as many cells as fill its blocks."""
+    if engine_name == EMULATED:
+        pytest.skip("as many cells as fill the blocks take the emulation hours")
+    return engine
+
+
+@pytest.fixture(scope="session")
 def start_engine(engine_name: str) -> Callable[..., Engine]:
     """Start another engine of the same kind: `start_engine(threads=1, seed=7)`."""
     return lambda **options: _start(engine_name, **options)

@@ -39,15 +39,16 @@ def knn(x: ArrayLike, k: int) -> tuple[Ints, Floats]:
     """Indices and distances of the k nearest other cells, by (distance, index)."""
     d = distances(x, x)
     np.fill_diagonal(d, np.inf)
-    return _nearest(d, k)
+    return nearest(d, k)
 
 
 def knn_between(queries: ArrayLike, x: ArrayLike, k: int) -> tuple[Ints, Floats]:
     """Indices and distances of the k rows of x nearest to each query, by (distance, index)."""
-    return _nearest(distances(queries, x), k)
+    return nearest(distances(queries, x), k)
 
 
-def _nearest(d: Floats, k: int) -> tuple[Ints, Floats]:
+def nearest(d: Floats, k: int) -> tuple[Ints, Floats]:
+    """Columns and values of the k smallest entries of each row, by (value, column)."""
     indices = np.argsort(d, axis=1, kind="stable")[:, :k]
     return indices, np.take_along_axis(d, indices, axis=1)
 

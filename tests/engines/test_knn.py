@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -21,14 +23,26 @@ DIMENSIONS = (1, 2, 3, 17, 64, 513)
 SAME_SQUARE = 1e-12
 
 
+def on_host(engine: Engine, found: Knn) -> Knn:
+    return replace(found, indices=engine.to_host(found.indices), distances=engine.to_host(found.distances))
+
+
+def knn(engine: Engine, x: NDArray[np.float32], k: int) -> Knn:
+    return on_host(engine, engine.knn(engine.put(x), k))
+
+
+def knn_between(engine: Engine, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
+    return on_host(engine, engine.knn_between(engine.put(queries), engine.put(x), k))
+
+
 def check_knn(engine: Engine, x: NDArray[np.float32], k: int) -> None:
     expected = reference.knn(x, min(k + 1, len(x) - 1))
-    check(engine.knn(engine.put(x), k), x, k, *expected)
+    check(knn(engine, x, k), x, k, *expected)
 
 
 def check_between(engine: Engine, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> None:
     expected = reference.knn_between(queries, x, min(k + 1, len(x)))
-    check(engine.knn_between(engine.put(queries), engine.put(x), k), x, k, *expected)
+    check(knn_between(engine, queries, x, k), x, k, *expected)
 
 
 def check(
@@ -54,6 +68,23 @@ def test_sizes_about_block_edges(engine: Engine, n: int) -> None:
     check_between(engine, x[: n // 2 + 1], x, min(15, n))
 
 
+@pytest.mark.parametrize("k", [15, 200])
+def test_many_blocks(engine_at_scale: Engine, k: int) -> None:
+    # More cells than any block holds; the oracle looks at some of them only.
+    x = make_cells(20_011, 20, seed=1).x
+    some = np.r_[0:5, 10_000:10_005, 20_006:20_011]
+    on_device = engine_at_scale.put(x)
+    found, between = (
+        engine_at_scale.knn(on_device, k),
+        engine_at_scale.knn_between(engine_at_scale.put(x[some]), on_device, k),
+    )
+    d = reference.distances(x[some], x)
+    check(between, x, k, *reference.nearest(d, k + 1))
+    d[np.arange(len(some)), some] = np.inf
+    rows = Knn(found.indices[some], found.distances[some], found.method, found.params, found.recall)
+    check(rows, x, k, *reference.nearest(d, k + 1))
+
+
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_dimensions(engine: Engine, d: int) -> None:
     x = make_cells(300, d, seed=d).x
@@ -76,10 +107,10 @@ def test_numbers_of_queries(engine: Engine, m: int, rng: np.random.Generator) ->
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_identical_cells_come_by_index(engine: Engine, value: float) -> None:
     x = engine.put(np.full((300, 4), value, np.float32))
-    own = engine.knn(x, 20)
+    own = on_host(engine, engine.knn(x, 20))
     assert_array_equal(own.indices[[0, 5, 25]], [[*range(1, 21)], [*range(5), *range(6, 21)], [*range(20)]])
     assert_array_equal(own.distances, 0)
-    between = engine.knn_between(x, x, 20)
+    between = on_host(engine, engine.knn_between(x, x, 20))
     assert_array_equal(between.indices, np.tile(np.arange(20), (300, 1)))
     assert_array_equal(between.distances, 0)
 
@@ -95,9 +126,9 @@ def test_many_copies(engine: Engine, d: int, rng: np.random.Generator) -> None:
 def test_ties_on_a_grid_come_by_index(engine: Engine, k: int, rng: np.random.Generator) -> None:
     # Squares and sums of small integers are exact in float32 already: every tie is a tie, and only the index decides.
     x = rng.permutation(np.stack(np.meshgrid(*[np.arange(9)] * 3), axis=-1).reshape(-1, 3)).astype(np.float32)
-    found = engine.knn(engine.put(x), k)
+    found = knn(engine, x, k)
     assert_array_equal(found.indices, reference.knn(x, k)[0])
-    between = engine.knn_between(engine.put(x), engine.put(x), k)
+    between = knn_between(engine, x, x, k)
     assert_array_equal(between.indices, reference.knn_between(x, x, k)[0])
 
 
@@ -155,4 +186,4 @@ def test_any_small_integers(engine: Engine, data: st.DataObject) -> None:
     n, d = data.draw(st.integers(2, 40)), data.draw(st.integers(1, 3))
     x = np.reshape(data.draw(st.lists(st.integers(-3, 3), min_size=n * d, max_size=n * d)), (n, d)).astype(np.float32)
     k = data.draw(st.integers(1, n - 1))
-    assert_array_equal(engine.knn(engine.put(x), k).indices, reference.knn(x, k)[0])
+    assert_array_equal(knn(engine, x, k).indices, reference.knn(x, k)[0])

@@ -46,6 +46,30 @@ def test_sizes_about_block_edges(engine: Engine, n: int, metric: Distance) -> No
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_many_blocks(engine_at_scale: Engine, metric: Distance) -> None:
+    # More cells than any block holds; the oracle looks at some of them only.
+    cells = make_cells(20_011, 20, n_labels=8, n_batches=3, seed=1)
+    some = np.r_[0:5, 10_000:10_005, 20_006:20_011]
+    d = reference.distances(cells.x[some], cells.x, metric)
+    x = engine_at_scale.put(cells.x)
+    widths = engine_at_scale.silhouette_widths(x, cells.label, metric=metric)
+    of_batches = engine_at_scale.silhouette_widths(x, cells.batch, cells.label, metric)
+    for i, row in zip(some, d, strict=True):
+        inside = cells.label == cells.label[i]
+        assert widths[i] == pytest.approx(width_of(row, cells.label, i), abs=FLOOR)
+        itself = int(inside[:i].sum())
+        assert of_batches[i] == pytest.approx(width_of(row[inside], cells.batch[inside], itself), abs=FLOOR)
+
+
+def width_of(d: NDArray[np.float64], clusters: NDArray[np.int32], i: int) -> float:
+    """Silhouette width of cell i, whose distances to all cells are d."""
+    own, others = clusters == clusters[i], np.unique(clusters[clusters != clusters[i]])
+    a = np.delete(d, i)[np.delete(own, i)].mean()
+    b = min(d[clusters == c].mean() for c in others)
+    return float((b - a) / max(a, b))
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_dimensions(engine: Engine, d: int, metric: Distance) -> None:
     cells = make_cells(300, d, seed=d)
