@@ -53,13 +53,13 @@ class EmulatedDevice(Device):
         grid = (n_blocks,) if rows is None else (n_blocks, min(rows, 3))
         host = [value._host if isinstance(value, strict_cupy.ndarray) else value for value in args]
         assert not any(isinstance(value, np.ndarray) for value in args), "an array of the host at a launch"
-        # memory that is given twice is sent twice, and only the first may be written
+        # memory that is given twice is sent twice, and the second must come back as it was
         again = [i for i, value in enumerate(host) if isinstance(value, np.ndarray) and _is_among(value, host[:i])]
-        before = {i: host[i].copy() for i in again}
+        before = [host[i].copy() for i in again]
         for i in again:
-            host[i] = host[i].copy()
+            host[i] = _copy(host[i])
         self._emulate(name)(grid, (block,), *host, shared=shared)
-        for i, value in before.items():
+        for i, value in zip(again, before, strict=True):
             np.testing.assert_array_equal(host[i], value)
 
     def product(self, left: Any, right: Any, out: Any, *, tensor_cores: bool) -> None:
@@ -80,6 +80,15 @@ class EmulatedDevice(Device):
 
 def _is_among(array: np.ndarray, others: list[Any]) -> bool:
     return any(isinstance(other, np.ndarray) and np.shares_memory(array, other) for other in others)
+
+
+def _copy(array: np.ndarray) -> np.ndarray:
+    """A copy with the same strides: rows with gaps stay so."""
+    if array.flags.c_contiguous:
+        return array.copy()
+    rows = np.empty((len(array), array.strides[0] // array.itemsize), array.dtype)[:, : array.shape[1]]
+    rows[...] = array
+    return rows
 
 
 def start(device: EmulatedDevice, **options: Any) -> CudaEngine:

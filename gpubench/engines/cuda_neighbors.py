@@ -43,6 +43,9 @@ RERANK_THREADS = 64
 SEARCH_THREADS = 256
 MAX_K = SEARCH_SORTED - SEARCH_THREADS
 
+SPARE_CANDIDATES = 512
+"""Room of a row for candidates beyond twice those it keeps: the more, the less often it is cut back to the best."""
+
 ROWS_A_SEARCH = 1024
 """Uncertain rows that are searched together."""
 
@@ -136,7 +139,7 @@ class _Search:
         left = block.left(device)
         n_others = len(self._x) - self._same_cells
         keep = min(k + (max(32, k // 2) if columns.arithmetic is TF32 else max(8, k // 6)), n_others, MAX_SORTED)
-        candidates = xp.empty((stop - start, 2 * keep + 64), np.uint64)
+        candidates = xp.empty((stop - start, 2 * keep + SPARE_CANDIDATES), np.uint64)
         counts = xp.zeros(stop - start, np.int32)
         limits = xp.full(stop - start, NO_CANDIDATE, np.uint64)
         farthest = xp.zeros((), np.float64)
