@@ -63,8 +63,10 @@ def _use(device: Device, x: Array, name: str) -> Array:
     source = as_rows(_OnDevice(device, x), name)
     _, d = source.shape
     step = planner.read_block_rows(d, max(4, x.dtype.itemsize))
-    with np.errstate(over="ignore"):
-        array = device.xp.ascontiguousarray(x, dtype=np.float32)
+    array = x
+    if x.dtype != np.float32 or not x.flags.c_contiguous:
+        with np.errstate(over="ignore"):
+            array = device.xp.ascontiguousarray(x, dtype=np.float32)
     if not _all_finite(device, array, step):
         _refuse(source, name)
     return array
