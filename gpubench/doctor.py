@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from gpubench import machine
 from gpubench.engines import get_engine, planner
 from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.engines.cuda_device import driver_version as _cuda_driver_version
+from gpubench.engines.cuda_device import install_command
 from gpubench.errors import EngineUnavailable
 
 State = Literal["works", "missing", "broken"]
@@ -54,10 +55,16 @@ OPTIONAL = (
     OptionalPackage("scikit-learn-intelex", "cpu", "random forests in the label prediction tasks"),
 )
 
+CUDA_MODULES = {
+    "cuml": "random forests run on the CPU without it",
+    "pylibcugraph": "Leiden runs on the CPU without it",
+}
+"""Modules that the CUDA engine can do without, and what that costs."""
+
 
 def examine() -> list[Finding]:
     """Look at the machine, and score a handful of cells."""
-    return [*_machine(), _scoring(), _cuda(), *_optional_packages(), *_blas()]
+    return [*_machine(), _scoring(), *_cuda(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -99,31 +106,25 @@ def _scoring() -> Finding:
     return Finding("engine cpu", "works", f"scored six cells: {scores}")
 
 
-def _cuda() -> Finding:
+def _cuda() -> Iterator[Finding]:
     """Ask the NVIDIA driver itself; the packages count only where there is a driver."""
     driver = _cuda_driver_version()
     if driver is None:
-        return Finding("engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used")
+        yield Finding("engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used")
+        return
     gpus = machine.run_briefly("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     found = f"driver for CUDA {driver}, {'; '.join(gpus.splitlines()) if gpus else 'GPU not named by nvidia-smi'}"
     try:
         engine = get_engine("cuda")
     except EngineUnavailable as error:
-        return Finding("engine cuda", "missing", f"{found}; {error}")
-    return Finding("engine cuda", "works", f"{found}; {engine.device}")
-
-
-def _cuda_driver_version() -> str | None:
-    """The newest CUDA version that the NVIDIA driver supports, None without a driver."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return None
-    version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+        yield Finding("engine cuda", "missing", f"{found}; {error}")
+        return
+    yield Finding("engine cuda", "works", f"{found}; {engine.device}")
+    for module, cost in CUDA_MODULES.items():
+        if find_spec(module) is None:
+            yield Finding(module, "missing", f"{cost}: {install_command(driver)}")
+        else:
+            yield Finding(module, "works", "used by the engine cuda")
 
 
 def _optional_packages() -> Iterator[Finding]:

@@ -16,7 +16,6 @@ PACKAGES = (
     "scikit-learn",
     "scikit-learn-intelex",
     "faiss-cpu",
-    "faiss-gpu-cu12",
     "igraph",
     "threadpoolctl",
     "anndata",
@@ -28,6 +27,8 @@ PACKAGES = (
     "cupy-cuda13x",
     "cuml-cu12",
     "cuml-cu13",
+    "pylibcugraph-cu12",
+    "pylibcugraph-cu13",
 )
 """Distributions that a number may depend on."""
 

@@ -150,6 +150,7 @@ def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
     return call
 
 
+ndarray.__module__ = "cupy"  # by which readers know that it is on a device
 for _name in METHODS.split():
     setattr(ndarray, _name, _method(_name))
 for _name in ATTRIBUTES.split():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,3 +78,15 @@ def test_a_program_that_is_missing_or_hangs_gives_nothing() -> None:
     assert machine.run_briefly("sleep", "5", timeout_s=0.05) is None
     assert machine.run_briefly("false") is None
     assert machine.run_briefly("echo", "a") == "a"
+
+
+def test_with_the_engine_it_says_what_runs_on_the_cpu_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: "12.4")
+    monkeypatch.setattr(machine, "run_briefly", lambda *_: None)
+    monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cuml" else name)
+    engine, cuml, cugraph = doctor._cuda()
+    assert engine == Finding("engine cuda", "works", "driver for CUDA 12.4, GPU not named by nvidia-smi; a GPU")
+    assert cuml.state == "missing"
+    assert cuml.text == 'random forests run on the CPU without it: pip install "gpubench[cuda12]"'
+    assert cugraph.state == "works"

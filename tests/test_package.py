@@ -80,8 +80,9 @@ def test_ci_runs_the_readme_test_command() -> None:
 class TestImage:
     def test_installs_as_the_readme_does(self, dockerfile: Path) -> None:
         (installed,) = re.findall(r"^RUN (pip install \S+)$", dockerfile.read_text(), re.MULTILINE)
-        assert installed == f'pip install ".[{dockerfile.stem}]"'
-        assert dockerfile.stem in PROJECT["optional-dependencies"]
+        extra = {"cpu": "cpu", "cuda": "cuda12"}[dockerfile.stem]
+        assert installed == f'pip install ".[{extra}]"'
+        assert extra in PROJECT["optional-dependencies"]
 
     def test_runs_as_a_user_and_runs_the_demo(self, dockerfile: Path) -> None:
         text = dockerfile.read_text()

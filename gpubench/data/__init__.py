@@ -11,13 +11,14 @@ from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
 from gpubench.data.reading import read
-from gpubench.data.rows import StackedRows, read_rows
+from gpubench.data.rows import DeviceRows, StackedRows, read_rows
 from gpubench.data.species import read_species
 
 __all__ = [
     "Baseline",
     "CategoricalColumn",
     "Criteria",
+    "DeviceRows",
     "FiniteCheck",
     "PerturbationData",
     "Rows",

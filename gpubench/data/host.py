@@ -19,6 +19,15 @@ def comes_from(x: Any, package: str) -> bool:
     return any(base.__module__.partition(".")[0] == package for base in type(x).__mro__)
 
 
+def is_on_device(x: Any) -> bool:
+    """Whether `x` is an array in the memory of a device: of CuPy, of torch on a GPU, of whatever exports DLPack."""
+    if comes_from(x, "cupy"):
+        return True
+    if comes_from(x, "torch"):
+        return str(x.layout) == "torch.strided" and x.device.type != "cpu"
+    return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] != _DLPACK_CPU
+
+
 def to_host(x: Any, name: str) -> NDArray[Any]:
     """`x` as a NumPy array of its own shape and dtype; a view where the memory can be shared.
 

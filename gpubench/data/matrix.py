@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubench.data.host import comes_from, to_host
+from gpubench.data.host import comes_from, is_on_device, to_host
 from gpubench.data.messages import quoted
-from gpubench.data.rows import CsrMatrixRows, SlicedRows
+from gpubench.data.rows import CsrMatrixRows, DeviceRows, SlicedRows
 from gpubench.errors import InputError
 from gpubench.types import RowSource
 
@@ -24,13 +24,13 @@ def as_rows(x: Any, name: str) -> Rows:
     Parameters
     ----------
     x : NumPy array or memmap, nested list, pandas DataFrame, torch tensor, CuPy array, DLPack exporter, SciPy (or
-        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, `RowSource`. Arrays on a device are copied.
+        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, `RowSource`
     name : the argument that messages name
 
     Returns
     -------
-    (n, d) host array, not copied where its memory can be shared, or a `RowSource` for what is sparse or on disk.
-    Any float, integer or bool dtype, in any memory order; values are not looked at.
+    (n, d) host array, not copied where its memory can be shared, or a `RowSource` for what is sparse, on disk or on a
+    device, where it stays. Any float, integer or bool dtype, in any memory order; values are not looked at.
 
     Raises
     ------
@@ -52,6 +52,8 @@ def _as_matrix(x: Any, name: str) -> Any:
         x = x.get()
     if isinstance(x, RowSource) or _is_sparse(x) or _is_stored(x):
         return x
+    if is_on_device(x) and len(getattr(x, "shape", ())) == 2:
+        return DeviceRows(x, name)
     if type(x).__name__ == "DataFrame" and comes_from(x, "pandas"):
         return _frame_values(x, name)
     return to_host(x, name)

@@ -8,9 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubench.data.host import to_host
 from gpubench.data.messages import reading
 from gpubench.errors import InputError
 from gpubench.types import RowSource
+
+
+class DeviceRows:
+    """Rows of a matrix in the memory of a device: an engine on that device takes `array`, others read blocks.
+
+    Attributes
+    ----------
+    array : of CuPy, torch or another library
+    """
+
+    def __init__(self, array: Any, what: str) -> None:
+        self.array = array
+        self._what = what
+        self.dtype: np.dtype[Any] = to_host(array[:0], what).dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        n, d = self.array.shape
+        return int(n), int(d)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Copy rows [start, stop) to the host."""
+        return to_host(self.array[start:stop], self._what)
 
 
 class SlicedRows:

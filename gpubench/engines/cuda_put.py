@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.data import FiniteCheck, as_rows, read_rows
+from gpubench.data import DeviceRows, FiniteCheck, as_rows, read_rows
 from gpubench.engines import planner
 from gpubench.errors import InputError
 from gpubench.types import Array, RowSource
@@ -30,7 +30,7 @@ def put(
 
     What does not fit stays in pinned host memory that the GPU reads over the bus, and `note` is told.
     """
-    adopted = device.adopt(x)
+    adopted = device.adopt(x.array if isinstance(x, DeviceRows) else x)
     if adopted is not None:
         return _use(device, adopted, name)
     source = as_rows(x, name)
@@ -60,7 +60,7 @@ def put(
 
 def _use(device: Device, x: Array, name: str) -> Array:
     """An array of the GPU as (n, d) float32, C-contiguous: itself, if it is that already."""
-    source = as_rows(_OnDevice(device, x), name)
+    source = as_rows(x, name)
     _, d = source.shape
     step = planner.read_block_rows(d, max(4, x.dtype.itemsize))
     array = x
@@ -93,18 +93,3 @@ def _refuse(source: NDArray[Any] | RowSource, name: str) -> None:
         check.add(read_rows(source, start, min(start + step, n)), start)
     check.finish(n)
     raise InputError(f"{name} changed while it was read; give values that stay as they are")
-
-
-class _OnDevice:
-    """An array on the GPU as a source of rows on the host."""
-
-    def __init__(self, device: Device, x: Array) -> None:
-        self._xp = device.xp
-        self._x = x
-        self.shape: tuple[int, int] = x.shape
-        self.dtype = np.dtype(x.dtype)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop)."""
-        rows: NDArray[Any] = self._xp.asnumpy(self._x[start:stop])
-        return rows

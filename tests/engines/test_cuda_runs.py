@@ -371,6 +371,18 @@ def test_prediction_across_species(engine: CudaEngine, cells: Cells) -> None:
         assert_allclose(*values, atol=1e-3, equal_nan=True)
 
 
+def test_a_run_on_an_array_of_the_gpu_moves_it_nowhere(engine: CudaEngine, cells: Cells) -> None:
+    x = engine.xp.asarray(cells.x)
+    given = {"label": cells.label.astype(str), "tasks": "embedding"}
+    result = gb.score({"X_gpu": x}, engine=engine, **given)
+    assert sum(span["put_bytes"] for span in result.timeline) == 0
+    on_host = gb.score({"X_gpu": cells.x}, engine="cpu", **given)
+    assert result.value("silhouette_score") == pytest.approx(on_host.value("silhouette_score"), abs=1e-6)
+    assert result.provenance["dataset"] == on_host.provenance["dataset"]
+    # the CPU engine reads it block by block
+    assert gb.score({"X_gpu": x}, engine="cpu", **given).value("silhouette_score") == on_host.value("silhouette_score")
+
+
 def test_metrics_take_arrays_of_the_gpu(engine: CudaEngine, cells: Cells) -> None:
     x = engine.xp.asarray(cells.x)
     ours = gb.metrics.silhouette_batch(x, cells.label, cells.batch, engine=engine)
