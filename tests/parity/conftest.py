@@ -87,13 +87,13 @@ def synthetic_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def two_species_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two species, the second shifted, of 12 donors each; a sample is a donor's cells of one label."""
+    """Two species, the second shifted, of 30 donors each; a sample is a donor's cells of one label."""
     cells = make_cells(960, 12, n_labels=3, n_batches=2, duplicates=0, seed=2)
-    donor = np.random.default_rng(3).integers(0, 12, 960)
+    donor = np.random.default_rng(3).integers(0, 30, 960)
     obs = pd.DataFrame({"label": _categories("type", cells.label)})
     obs["species"] = np.array(["human", "mouse"])[cells.batch]
     obs["donor"] = [f"{name} {i}" for name, i in zip(obs["species"], donor, strict=True)]
-    obs["sample"] = [f"{name} {i}" for name, i in zip(obs["donor"], cells.label, strict=True)]
+    obs["sample"] = [f"{a} {b} {c}" for a, b, c in zip(obs["species"], cells.label, donor, strict=True)]
     return _write(cells.x, obs, tmp_path_factory.mktemp("parity") / "two_species.h5ad")
 
 
