@@ -128,11 +128,19 @@ def on_device(module: str, host: Any) -> Any:
         raise TypeError("implicit conversion")
 
     members = {"get": lambda _: host, "__array__": refuse, "shape": host.shape, "dtype": host.dtype}
+    members["__getitem__"] = lambda _, rows: on_device(module, host[rows])
     return type("array", (), {**members, "__module__": module})()
 
 
-def test_arrays_on_the_device_are_copied():
-    np.testing.assert_array_equal(as_rows(on_device("cupy", VALUES), "X"), VALUES)
+def test_arrays_on_the_device_stay_there_and_are_read_in_blocks():
+    array = on_device("cupy", VALUES)
+    rows = as_rows(array, "X")
+    assert rows.array is array
+    assert (rows.shape, rows.dtype) == (VALUES.shape, VALUES.dtype)
+    np.testing.assert_array_equal(rows.read(1, 3), VALUES[1:3])
+
+
+def test_sparse_matrices_on_the_device_are_copied():
     sparse = on_device("cupyx.scipy.sparse", scipy.sparse.csr_matrix(VALUES))
     np.testing.assert_array_equal(as_rows(sparse, "X").read(0, 4), VALUES)
 
