@@ -25,14 +25,15 @@ def table(results: Path = HERE / "results") -> str:
     if not reports:
         return ""
     head = [
-        "| | cells | peer | caches | first call in a fresh process | the same call again |",
+        "| | cells | peer | caches | fresh process | the same call again |",
         "|---|---|---|---|---|---|",
     ]
     machines = sorted({_machine(report) for report in reports})
     notes = [
         "",
-        "Peer → gpubench, medians. The caches are numba's, which the peers use: warm where they are filled, cold where the "
-        "peers compile first; gpubench compiles nothing. Of metrics, files and clusterings the whole process is timed.",
+        "Peer → gpubench, medians. A fresh process counts interpreter, imports, reading and one call; of the neighbours",
+        "only the call is timed. The caches are numba's, which the peers use: warm where they are filled, cold where the",
+        "peers compile first; gpubench compiles nothing.",
         f"Measured on {' and on '.join(machines)}; every run, with versions and commit, is in `benchmarks/results/`.",
     ]
     return "\n".join([*head, *map(_row, reports), *notes]) + "\n"
