@@ -84,7 +84,7 @@ class CudaEngine(Engine):
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """See `Engine.put`; arrays of CuPy, torch or DLPack on this GPU are not copied."""
         known = self._checked.get(id(x))
-        if known is x:
+        if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
             array = cuda_put.put(
