@@ -14,8 +14,8 @@ import numpy as np
 
 from gpubench.engines import planner
 from gpubench.engines.cuda_signatures import STRIP_BYTES
-from gpubench.engines.cuda_tiles import Operand, Operands, cascade, power_of_two_scale, tile_rows
-from gpubench.engines.segments import Block, Pass, Segments, Sums, cut, panels, passes
+from gpubench.engines.cuda_tiles import ALIGN_COLUMNS, Operand, Operands, cascade, power_of_two_scale, tile_rows
+from gpubench.engines.segments import Block, Pass, Segments, Sums, cut, isolate, panels, passes
 from gpubench.types import Array
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ SUM_BITS = 60
 
 DISTANCE_BITS = 23
 """Of a distance in the unit of its tile: float32 has no more."""
+
+FAR = 64.0
+"""Cells that many times as far from their mean as half of the cells are get blocks of their own."""
 
 MARGIN = 1.02
 """Rounding may make a distance of a tile that much larger than the two blocks are apart."""
@@ -83,42 +86,58 @@ class _Tiles:
     def __init__(self, device: Device, x: Array, segments: Segments, precision: str, room_bytes: int) -> None:
         xp = device.xp
         self._device, self._x = device, x
+        self._keep_bytes = room_bytes // 4
         edge = tile_rows(room_bytes)
         self.blocks = cut(segments, edge)
         self._order = xp.asarray(segments.order.astype(np.int32))
-        self._codes = xp.asarray(_codes_in_blocks(segments, self.blocks))
         extent = float((x.max(axis=0).astype(np.float64) - x.min(axis=0)).max())
         self._scale = power_of_two_scale(extent)
         self.reach = MARGIN * extent * self._scale * float(np.sqrt(x.shape[1]))
-        means = self._panel_means(edge)
-        # panels are apart by the means as they are subtracted: rounded to float32
-        self._means = np.asarray(xp.asnumpy(means), np.float64) * self._scale
         # silhouettes average over many cells, so the fastest arithmetic alone serves
         self._arithmetic = cascade(device, x.shape[1], precision)[0]
+        self._prepare(edge, None)
+        squares = xp.concatenate([self._operands[b].squares for b in range(len(self.blocks))])
+        usual = float(xp.median(squares))
+        if float(squares.max()) > FAR**2 * usual > 0:
+            # A tile rounds its distances to what its farthest cells need, so those get tiles of their own.
+            far = squares > FAR**2 * usual
+            self.blocks = isolate(segments, self.blocks, xp.asnumpy(far))
+            self._prepare(edge, ~far)
+        self._codes = xp.asarray(_codes_in_blocks(segments, self.blocks))
+        self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
+        self._products = xp.empty(edge * (edge + ALIGN_COLUMNS), np.float32)
+
+    def _prepare(self, edge: int, counted: Array | None) -> None:
+        """Make the operands of the blocks, around the means of the cells that count (None: all)."""
+        means = self._panel_means(edge, counted)
+        # panels are apart by the means as they are subtracted: rounded to float32
+        self._means = np.asarray(self._device.xp.asnumpy(means), np.float64) * self._scale
         self._operands = Operands(
-            device,
-            x,
+            self._device,
+            self._x,
             [(block.start, block.stop) for block in self.blocks],
             means,
             [block.panel for block in self.blocks],
             self._scale,
             self._arithmetic,
             order=self._order,
-            keep_bytes=room_bytes // 4,
+            keep_bytes=self._keep_bytes,
         )
-        self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
-        self._products = xp.empty(edge * (edge + 4), np.float32)
 
-    def _panel_means(self, rows: int) -> Array:
-        """(p, d) float32, summed in float64 block by block."""
+    def _panel_means(self, rows: int, counted: Array | None) -> Array:
+        """(p, d) float32, summed in float64 block by block; a panel of which no cell counts has the mean of all."""
         xp = self._device.xp
         means = []
         for start, stop in panels(self.blocks):
-            total = xp.zeros(self._x.shape[1])
+            if counted is not None and not bool(counted[start:stop].any()):
+                counted[start:stop] = True
+            total, n = xp.zeros(self._x.shape[1]), 0
             for first in range(start, stop, rows):
-                part = self._order[first : min(first + rows, stop)]
+                span = slice(first, min(first + rows, stop))
+                part = self._order[span] if counted is None else self._order[span][counted[span]]
                 total += self._x[part].sum(axis=0, dtype=np.float64)
-            means.append(total / (stop - start))
+                n += len(part)
+            means.append(total / n)
         return xp.stack(means).astype(np.float32)
 
     def add_row(self, i: int, last: int, sums: Sums) -> None:

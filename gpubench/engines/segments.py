@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,24 @@ def panels(blocks: list[Block]) -> list[tuple[int, int]]:
     for block in blocks:
         spans[block.panel] = (spans.get(block.panel, (block.start, 0))[0], block.stop)
     return list(spans.values())
+
+
+def isolate(segments: Segments, blocks: list[Block], apart: NDArray[np.bool_]) -> list[Block]:
+    """Cut blocks further, so that no block holds both cells that are marked and cells that are not.
+
+    Parameters
+    ----------
+    apart : (n,) in sorted order
+    """
+    cut_blocks = []
+    for block in blocks:
+        edges = block.start + 1 + np.flatnonzero(np.diff(apart[block.start : block.stop]))
+        for start, stop in pairwise([block.start, *edges.tolist(), block.stop]):
+            first = int(np.searchsorted(segments.starts, start, "right")) - 1
+            last = int(np.searchsorted(segments.starts, stop, "left"))
+            cuts = np.maximum(segments.starts[first:last] - start, 0)
+            cut_blocks.append(Block(start, stop, first, last, cuts, block.panel))
+    return cut_blocks
 
 
 def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterator[Pass]:

@@ -21,6 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gpubench.engines import cuda_neighbors, cuda_tables, cuda_tiles
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cuda import CudaEngine
+from gpubench.engines.segments import cut, isolate, sort_cells
 from gpubench.errors import InputError
 
 StartOn = Callable[..., CudaEngine]
@@ -180,7 +181,11 @@ class TestSilhouettes:
         x[:, 0] += gap * cells.label
         test_silhouette_widths.check(engine, x.astype(np.float32), cells.label)
 
-    def test_a_cell_far_from_all_others(self, engine: CudaEngine, cells: Cells) -> None:
+    @pytest.mark.parametrize("rows", [32, 8192])
+    def test_a_cell_far_from_all_others(
+        self, engine: CudaEngine, cells: Cells, rows: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cuda_tiles, "MAX_TILE_ROWS", rows)
         x = cells.x.copy()
         x[7] *= 1e6
         exact = reference.silhouette_widths(x, cells.label)
@@ -238,6 +243,21 @@ class TestSilhouettes:
         x = engine.put(np.zeros((2 * n, 1), np.float32))
         with pytest.raises(InputError, match=r"from one cluster to 2,000 clusters takes .* use fewer clusters"):
             engine.silhouette_widths(x, clusters)
+
+
+def test_isolated_cells_are_in_blocks_of_their_own(rng: Any) -> None:
+    clusters = np.sort(rng.integers(0, 6, 50)).astype(np.int32)
+    segments = sort_cells(clusters, None)
+    apart = rng.random(50) < 0.2
+    blocks = isolate(segments, cut(segments, 20), apart)
+    assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
+    assert blocks[-1].stop == 50
+    for block in blocks:
+        inside = slice(block.start, block.stop)
+        assert len(set(apart[inside])) == 1
+        assert sorted(set(clusters[inside])) == list(range(block.first, block.last))
+        assert_array_equal(np.searchsorted(block.cuts, np.arange(block.stop - block.start), "right") - 1 + block.first,
+                           clusters[inside])  # fmt: skip
 
 
 class TestGraphs:
