@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpubench.errors import GpubenchError, InputError
+from gpubench.errors import GpubenchError, InputError, out_of_memory
 
 if TYPE_CHECKING:
     from gpubench.output import Output
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
     except GpubenchError as error:
         return _complain(str(error))
+    except MemoryError as error:
+        return _complain(out_of_memory(error))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
 
@@ -71,7 +73,7 @@ def _reporting(verbose: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("gpubench: interrupted before any task was finished\n")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except GpubenchError:
+    except (GpubenchError, MemoryError):
         if verbose:
             traceback.print_exc()
         raise

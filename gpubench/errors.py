@@ -15,5 +15,11 @@ class InputError(GpubenchError, ValueError):
     """
 
 
+def out_of_memory(error: MemoryError) -> str:
+    """Say in one line that memory ran out, and what to do."""
+    what = " ".join(str(error).split())
+    return f"out of memory{f' ({what})' if what else ''}; use fewer cells, or smaller blocks with --memory 4GB"
+
+
 class EngineUnavailable(GpubenchError, RuntimeError):
     """A named engine cannot start here; the message says which package or device is missing."""

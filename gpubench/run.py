@@ -12,6 +12,7 @@ from gpubench.errors import InputError
 from gpubench.provenance import provenance
 from gpubench.result import Result
 from gpubench.runner import PERTURBATION, Inputs, Runner, choose_tasks
+from gpubench.seeds import check_seed
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options
 from gpubench.timeline import Timeline
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from gpubench.types import Dataset
 
 BASELINES = ("pca", "expression")
-LARGEST_SEED = 2**32 - 1
 
 
 def score(
@@ -90,8 +90,7 @@ def score(
     chosen = _options(options)
     wanted = _wanted_tasks(tasks)
     baselines = _baselines(baseline)
-    if seed not in range(LARGEST_SEED + 1):
-        raise InputError(f"seed={seed!r} is no whole number from 0 to {LARGEST_SEED}")
+    seed = check_seed(seed)
     if baselines and _one_for_each_species(data):
         raise InputError("baseline cannot be computed from one file for each species; leave it out, or merge the files")
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}

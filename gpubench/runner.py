@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
 from gpubench.engines.embedding import Embedding
-from gpubench.errors import InputError
+from gpubench.errors import InputError, out_of_memory
 from gpubench.metrics._checks import check_groups, check_several
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
@@ -146,16 +146,25 @@ class Runner:
             if x is None:
                 return
             embedding = Embedding(self._engine, x, name)
-            k = min(max(task.knn_k(options) for task in tasks), embedding.n - 1)
-            if k > 0:
-                embedding.plan_knn(k)
-                embedding.knn(k)
+            tasks = self._with_graph(embedding, tasks)
             for task in tasks:
                 given = TaskInput(
                     self._engine, options, name, embedding, scorers=self._inputs.scorers, **self._inputs.columns
                 )
                 yield partial(self._task, task, given, note)
             self._engine.release(x)
+
+    def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
+        """Find the neighbours that tasks share; returns the tasks that can go on."""
+        wanted = {task.id: task.knn_k(self._inputs.options) for task in tasks}
+        k = min(max(wanted.values()), embedding.n - 1)
+        if k <= 0:
+            return tasks
+        embedding.plan_knn(k)
+        of_graph = [task for task in tasks if wanted[task.id] > 0]
+        if self._unless_refused(lambda: embedding.knn(k), embedding.name, of_graph) is not None:
+            return tasks
+        return [task for task in tasks if wanted[task.id] == 0]
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
         """Score PCA on every task that has a baseline in cz-benchmarks, expression where that is the baseline."""
@@ -176,19 +185,20 @@ class Runner:
             yield from self._embedding(name, matrix, tasks, matrix.note)
 
     def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
-        """Make what tasks need; None where it is refused and others were scored before, whose numbers are kept.
+        """Make what tasks need; None where that is refused and others were scored before, whose numbers are kept.
 
         Raises
         ------
-        InputError
-            It is refused, and nothing is lost by stopping.
+        InputError, MemoryError
+            It is refused or does not fit, and nothing is lost by stopping.
         """
         try:
             return make()
-        except InputError as error:
+        except (InputError, MemoryError) as error:
             if not self.rows:
                 raise
-            self.failures += [{"task": task.id, "embedding": name, "error": str(error)} for task in tasks]
+            reason = out_of_memory(error) if isinstance(error, MemoryError) else str(error)
+            self.failures += [{"task": task.id, "embedding": name, "error": reason} for task in tasks]
             return None
 
     def _task(self, task: Task, given: TaskInput, note: str = "") -> None:
@@ -201,6 +211,8 @@ class Runner:
                 reason = str(error) or type(error).__name__
                 if isinstance(error, InputError):
                     self._refusals.append(error)
+                elif isinstance(error, MemoryError):
+                    reason = out_of_memory(error)
                 else:
                     reason = f"{type(error).__name__}: {reason}"
                 self.failures.append({"task": task.id, "embedding": given.name, "error": reason})

@@ -20,6 +20,7 @@ import pytest
 
 from gpubench import cli
 from gpubench.cli import main
+from gpubench.engines.cpu import CpuEngine
 from gpubench.result import Result
 from gpubench.tasks import TASKS
 from gpubench.types import MetricResult
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nan, inf = x.copy(), x.copy()
     nan[[1, 5, 7, 20], 0] = np.nan
     inf[2, 1] = np.inf
-    cells = ad.AnnData(obs=obs, obsm={"X_pca": x, "X_nan": nan, "X_inf": inf})
+    cells = ad.AnnData(obs=obs, obsm={"X_pca": x, "X_nan": nan, "X_inf": inf, "X_other": x + 1})
     cells.write_h5ad(folder / "cells.h5ad")
     cells[:0].copy().write_h5ad(folder / "none.h5ad")
     cells[:1].copy().write_h5ad(folder / "one.h5ad")
@@ -296,6 +297,14 @@ def test_one_file_for_each_species(tmp_path: Path) -> None:
     assert result.provenance["dataset"]["n_cells"] == N
 
 
+KNN = "gpubench.engines.cpu.CpuEngine.knn"
+NO_ROOM = "out of memory (no room); use fewer cells, or smaller blocks with --memory 4GB"
+
+
+def raise_no_room(*_: Any, **__: Any) -> Any:
+    raise MemoryError("no room")
+
+
 def replace_task(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
     """Let a task run something else."""
     monkeypatch.setitem(TASKS, name, type(TASKS[name])(**{**_fields(TASKS[name]), "run": run}))
@@ -303,6 +312,43 @@ def replace_task(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
 
 def _fields(task: Any) -> dict[str, Any]:
     return {name: getattr(task, name) for name in task.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("where", ["gpubench.run.readers.read", "gpubench.engines.cpu.CpuEngine.put", KNN])
+def test_running_out_of_memory_is_one_line(
+    where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, raise_no_room)
+    assert main(["score", *CLUSTERING, "--out", str(out)]) == 2
+    assert capsys.readouterr() == ("", f"gpubench: {NO_ROOM}\n")
+    assert (out / "results.json").read_bytes() == OLD
+    assert main(["score", *CLUSTERING, "--verbose"]) == 2
+    assert re.fullmatch(r"Traceback.*\ngpubench: out of memory[^\n]*\n", capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize("method", ["put", "knn"])
+def test_what_was_scored_is_kept_when_the_next_embedding_does_not_fit(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    do = getattr(CpuEngine, method)
+
+    def once(*args: Any) -> Any:
+        calls.append(1)
+        return do(*args) if len(calls) == 1 else raise_no_room()
+
+    monkeypatch.setattr(CpuEngine, method, once)
+    given = ["-e", "X_other", "-t", "embedding", "-o", "n_cluster_neighbors=5"]
+    assert main(["score", *CLUSTERING, *given, "--out", str(tmp_path)]) == 1
+    result = Result.from_json(tmp_path / "results.json")
+    scored = [(row.embedding, row.task) for row in result.results]
+    failed = [(failure["embedding"], failure["task"]) for failure in result.failures]
+    of_first = [("X_pca", "clustering"), ("X_pca", "clustering"), ("X_pca", "embedding")]
+    if method == "put":
+        assert (scored, failed) == (of_first, [("X_other", "clustering"), ("X_other", "embedding")])
+    else:  # silhouettes need no neighbours
+        assert (scored, failed) == ([*of_first, ("X_other", "embedding")], [("X_other", "clustering")])
+    assert {failure["error"] for failure in result.failures} == {NO_ROOM}
 
 
 def test_a_failed_task_exits_with_1_and_the_others_are_kept(
@@ -314,10 +360,10 @@ def test_a_failed_task_exits_with_1_and_the_others_are_kept(
 
     replace_task(monkeypatch, "clustering", fail)
     assert main(["score", *CLUSTERING, "-t", "embedding", "--out", str(tmp_path)]) == 1
-    assert "Failed:\n  clustering on X_pca: MemoryError: no room" in capsys.readouterr().out
+    assert "Failed:\n  clustering on X_pca: out of memory (no room); use fewer cells" in capsys.readouterr().out
     result = Result.from_json(tmp_path / "results.json")
     assert [row.metric for row in result.results] == ["adjusted_rand_index", "silhouette_score"]
-    assert result.failures == [{"task": "clustering", "embedding": "X_pca", "error": "MemoryError: no room"}]
+    assert result.failures == [{"task": "clustering", "embedding": "X_pca", "error": NO_ROOM}]
 
 
 @pytest.mark.parametrize("second", [["-e", "X_nan"], ["--baseline", "pca"]], ids=["NaN embedding", "no expression"])

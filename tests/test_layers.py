@@ -20,6 +20,7 @@ PACKAGE = Path(gpubench.__file__).parent
 # From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
 LAYERS = (
     ("errors", "types"),
+    ("seeds",),
     ("timeline",),
     ("data", "demo"),
     ("engines",),

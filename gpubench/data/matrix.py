@@ -70,11 +70,21 @@ def _is_stored(x: Any) -> bool:
 
 def _check_shape(shape: tuple[int, ...], name: str) -> None:
     if len(shape) != 2:
-        remedy = f"; give {name}.reshape(-1, 1) if cells have one dimension" if len(shape) == 1 else ""
-        raise InputError(f"{name} must be a matrix (cells x dimensions) but has shape {shape}{remedy}")
+        raise InputError(
+            f"{name} must be a matrix (cells x dimensions) but has shape {shape}; {_reshaped(shape, name)}"
+        )
     for length, what in zip(shape, ("rows (no cells)", "columns (no dimensions)"), strict=True):
         if length == 0:
             raise InputError(f"{name} has no {what}: its shape is {shape}; check how it was made")
+
+
+def _reshaped(shape: tuple[int, ...], name: str) -> str:
+    """What to do about an array that is no matrix."""
+    if not shape or not shape[0]:
+        return "give one row for each cell"
+    if len(shape) == 1:
+        return f"give {name}.reshape(-1, 1) if cells have one dimension"
+    return f"give {name}.reshape({shape[0]}, -1) if there are {shape[0]:,} cells"
 
 
 def _frame_values(frame: Any, name: str) -> NDArray[Any]:

@@ -14,6 +14,20 @@ from gpubench.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# What h5py, zarr, NumPy and Arrow raise for bytes that are missing or do not decode, and for metadata without sense.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 N_LISTED = 10
 N_MATCHES = 3
 N_ROWS = 3
@@ -65,7 +79,11 @@ def reading(what: str) -> Iterator[None]:
         raise InputError(f"{what} cannot be read: permission denied; ask its owner for access, or copy it") from error
     except IsADirectoryError as error:
         raise InputError(f"{what} is a folder; give a file, or a zarr store") from error
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        # What h5py, zarr, NumPy and Arrow raise for bytes that are missing or do not decode.
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "no more is free"
+        raise InputError(
+            f"{what} does not fit into memory ({reason}); use fewer cells, or copy it again if it is damaged"
+        ) from error
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{what} cannot be read ({reason}); if it is damaged, copy or download it again") from error

@@ -13,6 +13,7 @@ from gpubench.data.messages import quoted
 from gpubench.data.perturbation_derive import derive_truth
 from gpubench.data.perturbation_truth import CONTROL_MAP_KEY, Criteria, Truth, read_truth
 from gpubench.errors import InputError
+from gpubench.seeds import check_seed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def read_perturbation(
     InputError
         A file that cannot be read, a malformed layout, names that occur twice, or predictions of other cells or genes.
     """
-    criteria = criteria or Criteria()
+    criteria, seed = criteria or Criteria(), check_seed(seed)
     truth = read_truth(dataset, condition=condition, seed=seed, criteria=criteria)
     if truth is None:
         if control is None:

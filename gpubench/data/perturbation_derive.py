@@ -15,6 +15,7 @@ from gpubench.data.normalization import log_normalized, measure_depth
 from gpubench.data.perturbation_truth import ControlMap, Criteria, Truth, truth_of
 from gpubench.data.reading import read
 from gpubench.errors import InputError
+from gpubench.seeds import check_seed
 from gpubench.types import Labels
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_cor
     InputError
         Unknown column or control, no other condition, negative or infinite values, names that occur twice.
     """
+    seed = check_seed(seed)
     expression = read_expression(source, "dataset")
     cells = list(index_names(expression.cells, "cells", "dataset"))
     genes = list(index_names(expression.genes, "genes", "dataset"))

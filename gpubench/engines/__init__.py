@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpubench.errors import EngineUnavailable, InputError
+from gpubench.seeds import check_seed
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine, Precision
@@ -30,7 +31,7 @@ def get_engine(
     Parameters
     ----------
     name : "auto" (the best that works here), "cpu" or "cuda". A named engine starts or raises.
-    seed : seed of everything random
+    seed : seed of everything random, from 0 to 2^32 - 1
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
@@ -42,7 +43,7 @@ def get_engine(
     Raises
     ------
     InputError
-        Unknown engine or search method.
+        Unknown engine or search method, or a seed that is no whole number in its range.
     EngineUnavailable
         The named engine cannot start here.
     """
@@ -52,6 +53,7 @@ def get_engine(
         raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
+    seed = check_seed(seed)
     chosen = ""
     if name == "cuda" or (name == "auto" and knn != "ivf"):  # ivf is of the CPU
         try:
@@ -78,8 +80,17 @@ def _start_cuda(
     knn: str,
     precision: Precision,
 ) -> Engine:
+    from gpubench.engines.cuda_device import Device
+
+    device = Device.find()  # before the rest of the engine, which most machines have no use for
     from gpubench.engines.cuda import CudaEngine
 
     return CudaEngine(
-        seed=seed, threads=threads, memory_bytes=memory_bytes, timeline=timeline, knn=knn, precision=precision
+        seed=seed,
+        threads=threads,
+        memory_bytes=memory_bytes,
+        timeline=timeline,
+        knn=knn,
+        precision=precision,
+        device=device,
     )

@@ -28,6 +28,12 @@ OLDEST_CAPABILITY = 75
 TENSOR_CORES_FROM = 80
 """Compute capability (times ten) from which tensor cores take float32 operands, rounded to TF32."""
 
+OLDEST_DRIVER = 12
+"""CUDA's major version that the driver must support: that of the oldest packages there are extras for."""
+
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
+"""What a CuPy raises that cannot work: a package half removed, a library that does not load, an error of CUDA."""
+
 BLOCK_THREADS = 256
 WAVES = 16
 """Blocks of a launch for each multiprocessor: enough to fill it, and the kernels loop over the rest."""
@@ -36,12 +42,12 @@ WAVES = 16
 def driver_version() -> str | None:
     """The newest CUDA version that the NVIDIA driver supports, None without a driver."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return None
     version = ctypes.c_int()
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+    try:
+        result = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):  # no such library, or one that is no driver
+        return None
+    if result != 0:
         return None
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
@@ -84,27 +90,40 @@ class Device:
         driver = driver_version()
         if driver is None:
             raise EngineUnavailable("engine 'cuda' needs an NVIDIA GPU, but this machine has no NVIDIA driver")
+        if int(driver.partition(".")[0]) < OLDEST_DRIVER:
+            raise EngineUnavailable(
+                f"engine 'cuda' needs a driver for CUDA {OLDEST_DRIVER} or newer, this one is for CUDA {driver};"
+                " update the NVIDIA driver"
+            )
         if find_spec("cupy") is None:
             raise EngineUnavailable(f"engine 'cuda' needs CuPy; install it with: {install_command(driver)}")
         try:
-            import cupy
-
-            n_devices = int(cupy.cuda.runtime.getDeviceCount())
-            cupy.cuda.nvrtc.getVersion()
-        except (ImportError, OSError, RuntimeError) as error:  # CuPy's errors of CUDA and NVRTC are RuntimeErrors
+            device = cls._first()
+        except BROKEN as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise EngineUnavailable(
                 f"engine 'cuda' cannot start: CuPy says {why!r}; install it again for CUDA {driver} with: "
                 f"{install_command(driver)}"
             ) from error
-        if n_devices == 0:
+        if device is None:
             raise EngineUnavailable("engine 'cuda' needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES")
-        device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
         if device.capability < OLDEST_CAPABILITY:
             has, needs = device.capability / 10, OLDEST_CAPABILITY / 10
             raise EngineUnavailable(
                 f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use engine='cpu'"
             )
+        return device
+
+    @classmethod
+    def _first(cls) -> Device | None:
+        """The current GPU, once all that the engine needs of CuPy has answered; None where there is no GPU."""
+        import cupy
+
+        if int(cupy.cuda.runtime.getDeviceCount()) == 0:
+            return None
+        cupy.cuda.nvrtc.getVersion()
+        device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
+        device.free_bytes()  # makes the context, which fails where the GPU is lent to another process alone
         return device
 
     # Work

@@ -45,7 +45,9 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     Notes
     -----
     scikit-learn before 1.8 shuffled the sizes of the groups apart from the groups, so that folds by sample were not
-    stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer.
+    stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer. Samples are in
+    the order of their text, as they are in cz-benchmarks unless they are numbers: those it cannot aggregate, and sorts
+    as numbers where it need not.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

@@ -155,7 +155,12 @@ def test_sparse_matrices_on_the_device_are_copied():
         (scipy.sparse.csr_array(VALUES.astype(complex)), r"^X has dtype complex128"),
         (np.zeros(3), r"^X must be a matrix .* has shape \(3,\); give X\.reshape\(-1, 1\)"),
         (scipy.sparse.coo_array(np.ones(3)), r"^X must be a matrix .* has shape \(3,\)"),
-        (np.zeros((2, 2, 2)), r"^X must be a matrix \(cells x dimensions\) but has shape \(2, 2, 2\)$"),
+        (
+            np.zeros((2, 2, 2)),
+            r"^X must be a matrix \(cells x dimensions\) but has shape \(2, 2, 2\); give X\.reshape\(2, -1\)",
+        ),
+        (np.float32(3), r"^X must be a matrix .* has shape \(\); give one row for each cell$"),
+        (np.zeros((0, 2, 2)), r"^X must be a matrix .* has shape \(0, 2, 2\); give one row for each cell$"),
         (5.0, r"^X is of type float, not an array"),
         (None, r"^X is of type NoneType, not an array"),
         ("X_pca", r"^X is of type str, not an array"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anndata as ad
@@ -302,6 +304,28 @@ def test_damage_anywhere_names_the_file(tmp_path, adata):
             read(path, embeddings=["X_pca", "csr"], columns={"label": "cell_type"})
         (path / lost).write_bytes(content)
     read(path, embeddings=["X_pca", "csr"], columns={"label": "cell_type"})
+
+
+@pytest.mark.parametrize("format_", [2, 3])
+@pytest.mark.parametrize("value", [None, "x", -1, 1.5, [None], {}, [10**15]])
+def test_metadata_without_sense_names_the_file(tmp_path, adata, format_, value):
+    """Of a wrong type, or of an array that no memory holds: zarr itself raises TypeError, ZeroDivisionError ..."""
+    path = zarr_writer(format_)(adata, tmp_path)
+    name = ".zarray" if format_ == 2 else "zarr.json"
+    (path / ".zmetadata").unlink(missing_ok=True)
+    whole = json.loads((path / "zarr.json").read_text()) if format_ == 3 else {}
+    if whole.pop("consolidated_metadata", None):
+        (path / "zarr.json").write_text(json.dumps(whole))
+    for array in ("obs/cell_type/codes", "obsm/X_pca"):
+        file = path / array / name
+        before = file.read_text()
+        for key in ("shape", "fill_value", "chunks" if format_ == 2 else "chunk_grid"):
+            file.write_text(json.dumps(json.loads(before) | {key: value}))
+            with suppress(InputError):  # and nothing else
+                dataset = read(path, embeddings="X_pca", columns={"label": "cell_type"})
+                dataset.embeddings["X_pca"].read(0, N_CELLS)
+                encode_labels(dataset.obs["label"], "label", N_CELLS)
+        file.write_text(before)
 
 
 def test_no_permission(tmp_path, adata, monkeypatch):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpubench.engines import ENGINES, get_engine
+import gpubench
+from gpubench.engines import ENGINES, cuda_device, get_engine
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
-from gpubench.errors import InputError
+from gpubench.errors import EngineUnavailable, InputError
 from gpubench.timeline import Timeline
 
 
@@ -41,6 +47,73 @@ def test_an_engine_keeps_its_seed_and_timeline(start_engine: Callable[..., Engin
 def test_options_that_no_run_can_have(start_engine: Callable[..., Engine], option: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(option)).removesuffix('_bytes')}="):
         start_engine(**option)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40, 1.0, "1", None, np.int64(-5)])
+def test_seeds_that_no_generator_takes(engine_name: str, seed: object) -> None:
+    for name in ("auto", engine_name):
+        with pytest.raises(InputError, match=rf"^seed={re.escape(repr(seed))} is no whole number from 0 to 4294967295"):
+            get_engine(name, seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, np.int64(7), np.uint32(7)])
+def test_seeds_at_the_ends_of_their_range(seed: int) -> None:
+    engine = get_engine("cpu", seed=seed)
+    assert type(engine.seed) is int
+    graph = engine.fuzzy_graph(engine.knn(engine.put(np.eye(6)), 3))
+    assert len(engine.leiden(graph)) == 6
+
+
+def test_auto_on_a_machine_without_a_driver_imports_little_of_the_cuda_engine() -> None:
+    code = (
+        "import sys\n"
+        "from gpubench.engines import cuda_device, get_engine\n"
+        "cuda_device.driver_version = lambda: None\n"
+        "assert get_engine().name == 'cpu'\n"
+        "print(*(name for name in sys.modules if 'cuda' in name or 'cupy' in name))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
+    assert loaded == {"cuda_device", "cuda_kernels", "cuda_signatures"}
+
+
+# What is in a package called cupy that cannot work, and what the user is told of it.
+BROKEN_CUPY = {
+    "a library is missing": ("raise ImportError('libcublas.so.12: cannot open shared object file')", "libcublas.so.12"),
+    "a library does not load": ("raise OSError('libcudart.so: invalid ELF header')", "invalid ELF header"),
+    "another NumPy": ("raise AttributeError('module numpy has no attribute product')", "no attribute product"),
+    "half removed": ("", "no attribute 'cuda'"),
+    "an error of CUDA": ("raise RuntimeError('cudaErrorInsufficientDriver: driver is too old')", "driver is too old"),
+    "no word": ("raise ImportError", "ImportError"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), BROKEN_CUPY.values(), ids=BROKEN_CUPY)
+def test_a_broken_cupy_breaks_nobody(text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(cuda_device, "driver_version", lambda: "12.4")
+    with pytest.raises(EngineUnavailable, match=reason) as error:
+        get_engine("cuda")
+    assert 'pip install "gpubench[cuda12]"' in str(error.value)
+    chosen = get_engine("auto")
+    assert (chosen.name, chosen.chosen) == ("cpu", f"auto: {error.value}")
+    assert gpubench.score([[0.0], [1.0], [9.0], [8.0]], label=list("aabb"), tasks="embedding").value("silhouette_score")
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "driver_version", lambda: "11.8")
+    with pytest.raises(EngineUnavailable, match=r"driver for CUDA 12 or newer, this one is for CUDA 11\.8; update"):
+        get_engine("cuda")
+
+
+@pytest.mark.parametrize("library", [None, "libc.so.6"], ids=["missing", "no driver"])
+def test_a_driver_library_that_is_none(library: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = ctypes.CDLL
+    monkeypatch.setattr(cuda_device.ctypes, "CDLL", lambda _: load(library or "no-such-library.so"))
+    assert cuda_device.driver_version() is None
 
 
 def test_an_embedding_stays_on_its_engine(engine: Engine, start_engine: Callable[..., Engine]) -> None:

@@ -109,6 +109,13 @@ def test_adaptive_k_for_any_number_of_cells(engine: Engine, n: int, k: int) -> N
     assert score == pytest.approx(exact, abs=1e-9)
 
 
+@pytest.mark.parametrize(("n", "k"), [(2, 1), (3, 1), (3, 2)])
+def test_adaptive_k_needs_four_cells(engine: Engine, n: int, k: int) -> None:
+    with pytest.raises(InputError, match=rf"^adaptive_k gives .* 3 neighbours, but there are {n} cells; leave it out"):
+        sequential_alignment(X[:n], [0, 1, 2][:n], k=k, adaptive_k=True, engine=engine)
+    assert sequential_alignment(X, TIME, k=1, adaptive_k=True, engine=engine).n == 4
+
+
 def test_adaptive_k_is_measured_against_1e_10(engine: Engine, small_cells: Cells) -> None:
     # Distances as small as what keeps the densities finite.
     x, time = small_cells.x * np.float32(1e-11), small_cells.time
