@@ -76,6 +76,24 @@ def of_dtype(dtype: type) -> Callable[[NDArray[Any]], NDArray[Any]]:
     return lambda a: a.astype(dtype) if a.dtype == np.float32 else a
 
 
+class Tensor:
+    """Values that DLPack alone gets at, as those of JAX, TensorFlow or Paddle."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+
+    def __dlpack__(self, **given: Any) -> Any:
+        return self._values.__dlpack__(**given)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._values.__dlpack_device__()
+
+
+def torch_tensor(a: NDArray[Any]) -> Any:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    return torch.from_dlpack(a)
+
+
 FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "float64": of_dtype(np.float64),
     "float16": of_dtype(np.float16),
@@ -85,13 +103,16 @@ FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "read-only": read_only,
     "pandas": lambda a: pd.DataFrame(a) if a.ndim == 2 else pd.Series(a, index=np.arange(len(a))[::-1]),
     "list": lambda a: a.tolist(),
+    "DLPack": Tensor,
+    "torch": torch_tensor,
 }
+NOT_CUT = ("list", "DLPack")
 
 
 @pytest.mark.parametrize(
     ("case", "form"),
     # The test itself cuts the arguments of mean_fold_* into folds, which takes arrays.
-    [pytest.param(c, f, id=f"{c}-{f}") for c in CASES for f in FORMS if not (f == "list" and "fold" in c.metric)],
+    [pytest.param(c, f, id=f"{c}-{f}") for c in CASES for f in FORMS if not (f in NOT_CUT and "fold" in c.metric)],
 )
 def test_same_cells_in_another_form_give_the_same_bits(engine: Engine, cells: Cells, case: Case, form: str) -> None:
     # Small integers, which every dtype holds.

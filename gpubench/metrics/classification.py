@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import encode_labels
+from gpubench.data.host import to_host
 from gpubench.data.messages import quoted
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
@@ -102,7 +103,10 @@ def _outcome_of_proba(y_true: Any, y_proba: Any, classes: Iterable[Any] | None, 
     unknown = [name for name in true.names if name not in names]
     if unknown:
         raise InputError(f"y_true holds {quoted(unknown)}, which classes does not name; add a column for each label")
-    proba = engine.xp.asarray(y_proba, dtype=np.float64)
+    given = y_proba if isinstance(y_proba, engine.xp.ndarray) else to_host(y_proba, "y_proba")
+    if given.dtype.kind not in "fiub":
+        raise InputError(f"y_proba has dtype {given.dtype}; give real numbers")
+    proba = engine.xp.asarray(given, dtype=np.float64)
     if proba.ndim == 1:
         proba = engine.xp.stack([1 - proba, proba], axis=1)
     if proba.shape != (len(true), len(names)):

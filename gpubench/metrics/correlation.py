@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.data import as_numeric
+from gpubench.data.host import to_host
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
 from gpubench.metrics._metric import metric
@@ -122,7 +123,7 @@ def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
     Raises
     ------
     InputError
-        A single string is given where a set is meant.
+        A single string or value is given where a set is meant.
 
     References
     ----------
@@ -165,4 +166,8 @@ def _unit_deviations(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _as_set(values: Iterable[Hashable], name: str) -> set[Hashable]:
     if isinstance(values, str | bytes):
         raise InputError(f"{name} is one string, {values!r}; give a set or a list of elements")
+    if hasattr(values, "__dlpack__"):  # elements of a tensor are tensors, no two of which are equal in a set
+        values = to_host(values, name).tolist()
+    if not isinstance(values, Iterable):
+        raise InputError(f"{name} is of type {type(values).__name__}; give a set or a list of elements")
     return set(values)

@@ -59,6 +59,15 @@ def test_the_users_array_is_not_what_changes(engine: Engine) -> None:
     assert_array_equal(x, VALUES)
 
 
+def test_a_torch_tensor_is_taken_as_it_is(engine: Engine) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    x = VALUES.astype(np.float32)
+    on_device = engine.put(torch.from_dlpack(x))
+    assert_array_equal(engine.to_host(on_device), x)
+    assert engine.name != "cpu" or np.shares_memory(on_device, x)
+    assert_array_equal(engine.to_host(engine.put(torch.from_dlpack(VALUES).requires_grad_())), x)
+
+
 @pytest.mark.parametrize("x", [VALUES, VALUES.astype("f4", order="F"), Rows(VALUES)])
 def test_bytes_put_are_counted(engine: Engine, x: object) -> None:
     with engine.timeline.stage("put") as stage:

@@ -84,6 +84,9 @@ def test_auroc_of_one_class_is_undefined() -> None:
 @pytest.mark.parametrize(
     ("proba", "classes", "message"),
     [
+        (np.full((3, 2), "a"), None, "y_proba has dtype <U1; give real numbers"),
+        (np.full((3, 2), 0.5 + 0j), None, "y_proba has dtype complex128"),
+        ([[0.5, 0.5], [1.0]], None, "y_proba cannot be made an array"),
         (np.ones((3, 4)), None, r"shape \(3, 4\)"),
         (np.full((3, 2), np.nan), None, "NaN"),
         (np.ones((3, 2)), ["a", "x"], "'b'"),

@@ -116,6 +116,9 @@ def test_jaccard_of_nothing_and_of_a_string() -> None:
     assert jaccard({1}, set()) == 0
     with pytest.raises(InputError, match="y_pred is one string, 'STAT1'; give a set"):
         jaccard(["STAT1"], "STAT1")
+    for single in (3, np.array(3)):
+        with pytest.raises(InputError, match="y_true is of type int; give a set or a list of elements"):
+            jaccard(single, [3])  # type: ignore[arg-type]
 
 
 def test_engine_by_name_and_as_object(engine_name: str) -> None:
