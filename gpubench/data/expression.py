@@ -13,7 +13,7 @@ from gpubench.data.anndata_source import AnnDataSource
 from gpubench.data.categorical import as_text
 from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import quoted
-from gpubench.data.reading import open_source
+from gpubench.data.reading import open_source, reading_source
 from gpubench.data.rows import read_rows
 from gpubench.errors import InputError
 
@@ -84,12 +84,16 @@ def read_expression(source: Any, name: str = "data") -> Expression:
     """
     if isinstance(source, Expression):
         return source
-    opened = open_source(source)
-    cells = genes = None
-    if isinstance(opened, AnnDataSource):
-        cells, genes = _as_texts(opened.cell_ids()), _as_texts(opened.gene_ids())
-    (x,) = opened.choose(["X"])
-    rows = as_rows(opened.embedding(x), f"X of {name}")
+    with reading_source(source):
+        opened = open_source(source)
+        cells = genes = None
+        if isinstance(opened, AnnDataSource):
+            cells, genes = _as_texts(opened.cell_ids()), _as_texts(opened.gene_ids())
+        (x,) = opened.choose(["X"])
+        rows = as_rows(opened.embedding(x), f"X of {name}")
+    for names, length, what in ((cells, rows.shape[0], "cells"), (genes, rows.shape[1], "genes")):
+        if names is not None and len(names) != length:
+            raise InputError(f"{name} has {len(names):,} names of {what} but {length:,} in X; write the file again")
     return Expression(rows, cells, genes, name)
 
 

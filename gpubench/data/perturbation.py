@@ -91,8 +91,8 @@ def read_perturbation(
     if truth is None:
         if control is None:
             raise InputError(
-                "dataset has no differential expression in uns; name the control condition, or prepare the file with"
-                " gpubench.data.prepare_perturbation"
+                "dataset has no differential expression in uns; say in control (--control) which condition is"
+                " untreated, or prepare the file with gpubench prepare"
             )
         truth = derive_truth(dataset, condition=condition, control=control, seed=seed, criteria=criteria)
     return align(truth, read_expression(predictions, "predictions"), criteria)

@@ -109,7 +109,10 @@ def _write_layout(path: Path, prepared: Preparation, *, add_column: bool) -> Non
 
     labels = prepared.labels
     with h5py.File(path, "r+") as file:
-        obs, uns = file["obs"], file.require_group("uns")
+        obs = file["obs"]
+        if not isinstance(file.get("uns", obs), h5py.Group):
+            raise InputError("dataset has an array where the group uns should be; write it again with anndata")
+        uns = file.require_group("uns")
         if "column-order" not in obs.attrs:
             raise InputError("dataset was written by AnnData before 0.7; read it with a newer one and write it again")
         if add_column and _CONDITION in obs:

@@ -12,6 +12,7 @@ from gpubench.data.anndata_source import LoadedAnnData, StoredAnnData
 from gpubench.data.categorical import as_text
 from gpubench.data.messages import close_matches, quoted, reading
 from gpubench.data.reading import open_source
+from gpubench.data.store import is_group
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def truth_of(table: pd.DataFrame, control_map: ControlMap, *, condition: str, se
         A column is missing, no gene passes the criteria, a gene occurs twice in a condition.
     """
     _require_columns(table, (condition, "gene_id", "logfoldchange", "pval_adj"), DE_KEY)
+    for column in ("logfoldchange", "pval_adj"):
+        if table[column].dtype.kind not in "fiu":
+            raise InputError(f"uns[{DE_KEY!r}]: its column {column!r} does not hold numbers; store it as floats")
     changed = table["logfoldchange"].abs() >= criteria.min_log2_fold_change
     found = table[changed & (table["pval_adj"] < criteria.max_p_value)]
     if found.empty:
@@ -134,7 +138,7 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
     if CONTROL_MAP_KEY not in uns:
         raise InputError(
             f"dataset has differential expression but no uns[{CONTROL_MAP_KEY!r}]; map each treated cell to a control"
-            " cell there, or prepare the file with gpubench.data.prepare_perturbation"
+            " cell there, or prepare the file with gpubench prepare"
         )
     control_map = _checked_map(uns[CONTROL_MAP_KEY])
     if stored_by_task:
@@ -208,18 +212,27 @@ class _StoredUns:
     def __init__(self, stored: StoredAnnData) -> None:
         self._group = stored.uns
         self._where = stored.where
+        if not isinstance(self._group, Mapping) and not is_group(self._group):
+            raise InputError(f"{self._where} has an array where the group uns should be; write it again with anndata")
 
     def __contains__(self, key: object) -> bool:
         return key in self._group
 
     def __getitem__(self, key: str) -> Any:
         import h5py
+        from anndata._io.specs.registry import IORegistryError
         from anndata.io import read_elem
 
         with reading(f"uns[{key!r}] of {self._where}"):
             node = self._group[key]
             if key != CONTROL_MAP_KEY or not isinstance(node, h5py.Group):
-                return read_elem(node)
+                try:
+                    return read_elem(node)
+                except IORegistryError as error:
+                    raise InputError(
+                        f"uns[{key!r}] of {self._where} is stored in a way that this anndata cannot read; update"
+                        " anndata, or write the file again"
+                    ) from error
             return {name: _read_texts(pairs) if isinstance(pairs, h5py.Group) else None for name, pairs in node.items()}
 
 
@@ -243,6 +256,8 @@ def _read_texts(group: h5py.Group) -> dict[str, Any]:
 
 
 def _checked_map(control_map: Any) -> dict[str, dict[str, str]]:
+    if not isinstance(control_map, Mapping):
+        raise InputError(f"uns[{CONTROL_MAP_KEY!r}] must map each condition to its treated cells and their controls")
     checked = {}
     for condition, pairs in control_map.items():
         if not isinstance(pairs, Mapping) or not all(isinstance(control, str | bytes) for control in pairs.values()):

@@ -62,14 +62,14 @@ def read(
     InputError
         What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
     """
-    with _reading(source):
+    with reading_source(source):
         opened = open_source(source)
         wanted = [embeddings] if isinstance(embeddings, str) else None if embeddings is None else list(embeddings)
         matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(wanted)}
-    with _reading(source if obs is None else obs):
+    with reading_source(source if obs is None else obs):
         table = opened.obs if obs is None else open_table(obs)
         values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
-    with _reading(source):
+    with reading_source(source):
         return Dataset(
             embeddings=matrices,
             obs=values,
@@ -125,7 +125,7 @@ def _is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
-def _reading(source: Any) -> AbstractContextManager[None]:
+def reading_source(source: Any) -> AbstractContextManager[None]:
     """Name the file in errors of a damaged one, whose bytes may fail anywhere; other sources are not guarded."""
     return reading(str(source)) if _is_path(source) else nullcontext()
 

@@ -266,7 +266,7 @@ def test_a_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> N
     direct = read_perturbation(plain, plain, condition="knock_down", control=CONTROL)
     assert_same(direct, read_perturbation(prepared, plain))
     assert direct.note.startswith("changed genes and controls derived from the dataset")
-    with pytest.raises(InputError, match="no differential expression in uns; name the control condition"):
+    with pytest.raises(InputError, match="no differential expression in uns; say in control"):
         read_perturbation(plain, plain, condition="knock_down")
 
 
@@ -385,3 +385,70 @@ def test_malformed_layouts(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -
         read_perturbation(prepared, prepared, condition="knock_down")
     with pytest.raises(InputError, match="dataset is not AnnData"):
         read_perturbation(np.zeros((3, 2)), predict(loaded))
+
+
+HALVES = ("obs", "var", "X", "obs/_index", "var/_index", "obs/knock_down")
+
+
+@pytest.mark.parametrize("lost", HALVES)
+def test_files_of_which_a_part_is_missing_are_named(plain: Path, prepared: Path, tmp_path: Path, lost: str) -> None:
+    """As a disk that was full, or a job that was killed, leaves them."""
+    half = tmp_path / "half.h5ad"
+    half.write_bytes(plain.read_bytes())
+    with h5py.File(half, "r+") as file:
+        del file[lost]
+    with pytest.raises(InputError):
+        prepare_perturbation(half, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["half.h5ad"]
+    if lost != "obs/knock_down":
+        with pytest.raises(InputError):
+            read_perturbation(prepared, half)
+
+
+@pytest.mark.parametrize("axis", ["obs", "var"])
+def test_other_names_than_cells_or_genes(plain: Path, prepared: Path, tmp_path: Path, axis: str) -> None:
+    odd = tmp_path / "odd.h5ad"
+    odd.write_bytes(plain.read_bytes())
+    with h5py.File(odd, "r+") as file:
+        names = file[f"{axis}/_index"]
+        fewer, attributes = names[:-1], dict(names.attrs)
+        del file[f"{axis}/_index"]
+        file[f"{axis}/_index"] = fewer
+        file[f"{axis}/_index"].attrs.update(attributes)
+    with pytest.raises(InputError, match=r"has [\d,]+ names of (cells|genes) but [\d,]+ in X; write"):
+        read_perturbation(prepared, odd)
+
+
+@pytest.mark.parametrize(
+    ("node", "value", "message"),
+    [
+        ("uns", 1.5, "array where the group uns should be"),
+        (f"uns/{MAP}", np.arange(3), f"uns\\['{MAP}'\\] must map each condition"),
+        (f"uns/{DE}/pval_adj", np.array([b"a"] * 60), "'pval_adj' does not hold numbers"),
+    ],
+)
+def test_layouts_with_something_else_in_them(
+    prepared: Path, plain: Path, tmp_path: Path, node: str, value: Any, message: str
+) -> None:
+    odd = tmp_path / "odd.h5ad"
+    odd.write_bytes(prepared.read_bytes())
+    with h5py.File(odd, "r+") as file:
+        n = file[f"uns/{DE}/pval_adj"].shape[0]
+        attributes = dict(file[f"uns/{DE}/pval_adj"].attrs)
+        del file[node]
+        file[node] = np.resize(value, n) if node.endswith("pval_adj") else value
+        file[node].attrs.update(attributes)
+    with pytest.raises(InputError, match=message):
+        read_perturbation(odd, plain)
+    if node == "uns":
+        with pytest.raises(InputError, match=message):
+            prepare_perturbation(odd, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
+
+
+def test_an_encoding_of_a_newer_anndata_is_named(prepared: Path, plain: Path, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.h5ad"
+    newer.write_bytes(prepared.read_bytes())
+    with h5py.File(newer, "r+") as file:
+        file[f"uns/{DE}/pval_adj"].attrs["encoding-version"] = "9.0"
+    with pytest.raises(InputError, match=r"cannot read; update anndata, or write the file again"):
+        read_perturbation(newer, plain)
