@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpubench.errors import GpubenchError, InputError, out_of_memory
+from gpubench.errors import GpubenchError, InputError, message_of
 
 if TYPE_CHECKING:
     from gpubench.output import Output
@@ -47,15 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # names of labels and files may hold what the terminal's encoding lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # zarr reads parts of a store at once, and asyncio would print tracebacks of those that fail beside the first
+    logging.getLogger("asyncio").disabled = True
     try:
         return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
     except _UsageError as error:
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
         return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
-    except GpubenchError as error:
-        return _complain(str(error))
-    except MemoryError as error:
-        return _complain(out_of_memory(error))
+    except (GpubenchError, MemoryError) as error:
+        return _complain(message_of(error))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
 

@@ -15,8 +15,10 @@ class InputError(GpubenchError, ValueError):
     """
 
 
-def out_of_memory(error: MemoryError) -> str:
-    """Say in one line that memory ran out, and what to do."""
+def message_of(error: Exception) -> str:
+    """What an error says to the user; of memory that ran out, what to do."""
+    if not isinstance(error, MemoryError):
+        return str(error)
     what = " ".join(str(error).split())
     return f"out of memory{f' ({what})' if what else ''}; use fewer cells, or smaller blocks with --memory 4GB"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
 from gpubench.engines.embedding import Embedding
-from gpubench.errors import InputError, out_of_memory
+from gpubench.errors import InputError, message_of
 from gpubench.metrics._checks import check_groups, check_several
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
@@ -197,8 +197,7 @@ class Runner:
         except (InputError, MemoryError) as error:
             if not self.rows:
                 raise
-            reason = out_of_memory(error) if isinstance(error, MemoryError) else str(error)
-            self.failures += [{"task": task.id, "embedding": name, "error": reason} for task in tasks]
+            self.failures += [{"task": task.id, "embedding": name, "error": message_of(error)} for task in tasks]
             return None
 
     def _task(self, task: Task, given: TaskInput, note: str = "") -> None:
@@ -208,11 +207,9 @@ class Runner:
                     self.rows.append(with_note(row, note))
             except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)
-                reason = str(error) or type(error).__name__
+                reason = message_of(error) or type(error).__name__
                 if isinstance(error, InputError):
                     self._refusals.append(error)
-                elif isinstance(error, MemoryError):
-                    reason = out_of_memory(error)
-                else:
+                elif not isinstance(error, MemoryError):
                     reason = f"{type(error).__name__}: {reason}"
                 self.failures.append({"task": task.id, "embedding": given.name, "error": reason})

@@ -17,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from stores import zarr_writer
 
 from gpubench import cli
 from gpubench.cli import main
@@ -502,6 +503,18 @@ def test_a_real_process_refuses_bad_input() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gpubench: X_nan: 4 of 60 rows")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_store_with_much_damage_is_one_line_in_a_real_process(tmp_path: Path) -> None:
+    """zarr reads the parts at once, and each that fails would have something to say."""
+    store = zarr_writer(2)(ad.read_h5ad("cells.h5ad"), tmp_path)
+    (store / ".zmetadata").unlink()
+    for file in store.rglob(".zarray"):
+        file.write_text("")
+    command = [sys.executable, "-m", "gpubench", "score", store, "--label", "cell_type"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"gpubench: .* cannot be read .*copy or download it again\n", done.stderr)
 
 
 def test_on_a_terminal_there_is_colour_and_the_progress_line_is_taken_away(tmp_path: Path) -> None:
