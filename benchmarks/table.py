@@ -33,7 +33,7 @@ def table(results: Path = HERE / "results") -> str:
         "",
         "Peer → gpubench, medians. A fresh process counts interpreter, imports, reading and one call; of the",
         "neighbours only the call is timed. The caches are numba's, which the peers use: warm where they are filled,",
-        "cold where the peers compile first; gpubench compiles nothing.",
+        "cold where the peers compile first; gpubench compiles nothing when it runs.",
         f"Measured on {' and on '.join(machines)}; every run, with versions and commit, is in `benchmarks/results/`.",
     ]
     return "\n".join([*head, *map(_row, reports), *notes]) + "\n"

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from gpubench import machine
-from gpubench.engines import get_engine, planner
+from gpubench.engines import cpu_native, get_engine, planner
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cuda_device import driver_version as _cuda_driver_version
 from gpubench.engines.cuda_device import install_command
@@ -64,7 +64,7 @@ CUDA_MODULES = {
 
 def examine() -> list[Finding]:
     """Look at the machine, and score a handful of cells."""
-    return [*_machine(), _scoring(), *_cuda(), *_optional_packages(), *_blas()]
+    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -104,6 +104,15 @@ def _scoring() -> Finding:
         return Finding("engine cpu", "broken", f"{type(error).__name__}: {error}; {remedy}")
     scores = f"silhouette_score {silhouette:.2f}, adjusted_rand_index {agreement:.2f}"
     return Finding("engine cpu", "works", f"scored six cells: {scores}")
+
+
+def _tiles() -> Finding:
+    """Whether distances between cells are computed by compiled code."""
+    found = cpu_native.available()
+    if not found:
+        remedy = "install gpubench again where a C++ compiler (g++ or clang++) is"
+        return Finding("compiled tiles", "missing", f"would speed up neighbours and silhouettes: {remedy}")
+    return Finding("compiled tiles", "works", f"for {found[0]}; speed up neighbours and silhouettes")
 
 
 def _cuda() -> Iterator[Finding]:

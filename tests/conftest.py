@@ -13,7 +13,7 @@ import pytest
 from cells import Cells, make_cells
 from hypothesis import settings
 
-from gpubench.engines import ENGINES, get_engine
+from gpubench.engines import ENGINES, cpu_native, get_engine
 from gpubench.engines.base import Engine
 from gpubench.errors import EngineUnavailable
 
@@ -24,27 +24,34 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 EMULATED = "emulated"
+NUMPY = "numpy"
+"""The CPU engine as it is where no compiler was there to build its tiles."""
+
+TILED = {"test_knn", "test_silhouette_widths", "test_same_bits"}
+"""Tests of what the compiled tiles do; they run without them as well."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine",
         action="append",
-        choices=(*ENGINES, EMULATED),
+        choices=(*ENGINES, EMULATED, NUMPY),
         help="test the engines on this one, which must start (may be repeated). Default: every engine that starts. "
-        f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow",
+        f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow. {NUMPY!r}: the CPU engine without "
+        "compiled tiles",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
-        metafunc.parametrize("engine_name", _engine_names(metafunc.config), scope="session")
+        tiled = metafunc.module.__name__.rpartition(".")[2] in TILED
+        metafunc.parametrize("engine_name", _engine_names(metafunc.config, tiled), scope="session")
 
 
-def _engine_names(config: pytest.Config) -> list[str]:
+def _engine_names(config: pytest.Config, tiled: bool) -> list[str]:
     """Engines to test. One that was named is not skipped where it cannot start: its tests are errors."""
     named: list[str] | None = config.getoption("--engine")
-    return named or [name for name in ENGINES if _starts(name)]
+    return named or [*(name for name in ENGINES if _starts(name)), *([NUMPY] if tiled else [])]
 
 
 @cache
@@ -77,6 +84,10 @@ def start_engine(engine_name: str) -> Callable[..., Engine]:
 
 
 def _start(name: str, **options: Any) -> Engine:
+    if name == NUMPY:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(cpu_native.VARIABLE, NUMPY)
+            return get_engine("cpu", **options)
     if name != EMULATED:
         return get_engine(name, **options)
     from emulated import EmulatedDevice, emulate_in_session, start

@@ -48,6 +48,14 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: 
     assert works(examine()), "a package that only makes things faster is not needed"
 
 
+def test_missing_tiles_come_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.cpu_native, "available", lambda: ("avx2", "generic"))
+    assert find("compiled tiles") == Finding("compiled tiles", "works", "for avx2; speed up neighbours and silhouettes")
+    monkeypatch.setattr(doctor.cpu_native, "available", tuple)
+    assert find("compiled tiles").state == "missing"
+    assert "C++ compiler" in find("compiled tiles").text
+
+
 def test_every_package_named_is_in_an_extra_that_exists() -> None:
     requires = importlib.metadata.requires("gpubench") or []
     for package in doctor.OPTIONAL:

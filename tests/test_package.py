@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import gpubench
+from gpubench.engines import cpu_native
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,18 +25,18 @@ TEST_COMMAND = 'pip install ".[cpu,test]" && pytest'
 DEMO_COMMAND = 'pip install ".[cpu]" && gpubench demo'
 
 
-def build(source: Path, target: str, out: Path) -> Path:
+def build(source: Path, target: str, out: Path, **environment: str) -> Path:
     """Build a "wheel" or an "sdist" of a source tree; no network, no isolation."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(out)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    subprocess.run(command, cwd=source, check=True, capture_output=True, env=os.environ | environment)
     (built,) = out.iterdir()
     return built
 
 
 def files_below(folder: Path) -> set[str]:
-    """Files of the checkout by path from its root, without the caches of tools."""
+    """Files of the checkout by path from its root, without caches and compiled files."""
     names = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return {name for name in names if "__pycache__/" not in name and "/." not in name}
+    return {name for name in names if "__pycache__/" not in name and "/." not in name and not name.endswith(".so")}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 def test_wheel_holds_the_package_and_the_kernels(wheel: set[str]) -> None:
     kernels = {f"gpubench/{path}" for path in files_below(ROOT / "kernels")}
     assert kernels
-    shipped = {name for name in wheel if ".dist-info/" not in name}
+    shipped = {name for name in wheel if ".dist-info/" not in name and not name.endswith(".so")}
     assert shipped == files_below(ROOT / "gpubench") | kernels
     assert {"gpubench/py.typed", "gpubench/demo/celllines.h5ad"} <= shipped
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+def test_wheel_holds_the_compiled_tiles(tmp_path: Path) -> None:
+    built = build(ROOT, "wheel", tmp_path)
+    libraries = {Path(name).name for name in zipfile.ZipFile(built).namelist() if name.endswith(".so")}
+    expected = {"generic.so"} | ({"avx2.so", "avx512.so"} if platform.machine() == "x86_64" else set())
+    assert libraries == expected
+    assert "-py3-none-" in built.name
+    assert not built.name.endswith("-any.whl")
+
+
+def test_a_compiler_that_fails_leaves_the_tiles_out(tmp_path: Path) -> None:
+    built = build(ROOT, "wheel", tmp_path, CXX="false")
+    assert not [name for name in zipfile.ZipFile(built).namelist() if name.endswith(".so")]
+    assert built.name.endswith("-py3-none-any.whl")
+
+
+def test_the_door_and_the_build_take_the_same_sources() -> None:
+    build_script = (ROOT / "gpubench/engines/native/hatch_build.py").read_text()
+    found = re.findall(r'"(\w+\.[ch]pp)"', build_script)
+    assert sorted(found) == sorted(cpu_native.SOURCES)
 
 
 def test_wheel_holds_the_licence(wheel: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The CPU engine: NumPy and BLAS tiles, compiled kernels, igraph and scikit-learn, on all cores."""
+"""The CPU engine: compiled tiles, NumPy, igraph and scikit-learn, on all cores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import FiniteCheck, as_rows
-from gpubench.engines import cpu_approximate, cpu_graph, cpu_kernels, cpu_neighbors, cpu_silhouette, planner
+from gpubench.engines import cpu_approximate, cpu_graph, cpu_kernels, cpu_native, cpu_silhouette, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.cpu_parallel import Workers, usable_cores
 from gpubench.errors import InputError
 from gpubench.timeline import Timeline
@@ -51,10 +52,13 @@ class CpuEngine(Engine):
         self.n_threads = threads or usable_cores()
         self.memory_bytes = planner.budget_bytes(memory_bytes)
         self.timeline = timeline or Timeline()
-        self.device = f"CPU, {self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.notes = []
         self.knn_method = knn
         self._workers = Workers(self.n_threads, self.timeline)
+        self._tiles = cpu_native.load()
+        threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else cpu_native.NUMPY}"
+        self._exact = ExactSearch(self._workers, self._tiles, self.memory_bytes)
         self._checked: dict[int, NDArray[np.float32]] = {}
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
@@ -101,15 +105,15 @@ class CpuEngine(Engine):
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
         many = len(x) > cpu_approximate.EXACT_UP_TO and cpu_approximate.available()
         if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
-            return cpu_approximate.ivf_knn(x, k, self._workers, self.seed)
-        return cpu_neighbors.knn_between(x, x, k, self._workers)
+            return cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
+        return self._exact.knn_between(x, x, k)
 
     def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
         # a view, so that asking an array about itself finds each cell as its own nearest
-        return cpu_neighbors.knn_between(queries.view(), x, k, self._workers)
+        return self._exact.knn_between(queries.view(), x, k)
 
     def silhouette_widths(
         self,
@@ -119,7 +123,9 @@ class CpuEngine(Engine):
         metric: Distance = "euclidean",
     ) -> NDArray[np.float64]:
         """See `Engine.silhouette_widths`."""
-        return cpu_silhouette.silhouette_widths(x, clusters, groups, metric, self._workers, self.memory_bytes)
+        return cpu_silhouette.silhouette_widths(
+            x, clusters, groups, metric, self._workers, self.memory_bytes, self._tiles
+        )
 
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""

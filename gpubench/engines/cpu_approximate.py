@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines import cpu_neighbors
-from gpubench.engines.cpu_neighbors import Neighbors
+from gpubench.engines.neighbors import Neighbors
 from gpubench.errors import EngineUnavailable
 from gpubench.types import Knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.cpu_parallel import Workers
+    from gpubench.engines.cpu_neighbors import ExactSearch
 
 EXACT_UP_TO = 300_000
 """Cells up to which every pair is compared unless another method is named."""
@@ -33,7 +33,7 @@ def available() -> bool:
     return find_spec("faiss") is not None
 
 
-def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
+def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Knn:
     """Search an inverted file of sqrt(n) cells' neighbourhoods, the nearest `N_PROBE` of them for each cell.
 
     Raises
@@ -45,6 +45,7 @@ def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
         raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"')
     import faiss
 
+    workers = exact.workers
     n, d = x.shape
     out = Neighbors.empty(n, k)
     n_lists = int(np.sqrt(n))
@@ -66,16 +67,16 @@ def ivf_knn(x: NDArray[np.float32], k: int, workers: Workers, seed: int) -> Knn:
     # rows for which the lists held fewer than k cells
     cpu_neighbors.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
     params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
-    return Knn(out.indices, out.distances, "ivf", params, measure_recall(x, out.indices, workers, seed))
+    return Knn(out.indices, out.distances, "ivf", params, measure_recall(x, out.indices, exact, seed))
 
 
-def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], workers: Workers, seed: int) -> float:
+def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], exact: ExactSearch, seed: int) -> float:
     """Share of the true neighbours of a random sample of cells that are among `indices`."""
     n, k = indices.shape
     sample = np.sort(np.random.default_rng(seed).choice(n, min(n, RECALL_SAMPLE), replace=False))
-    exact = cpu_neighbors.knn_between(x[sample], x, k + 1, workers).indices
+    nearest = exact.knn_between(x[sample], x, k + 1).indices
     hits = 0
-    for row, true, got in zip(sample, exact, indices[sample], strict=True):
+    for row, true, got in zip(sample, nearest, indices[sample], strict=True):
         others = true[true != row][:k]
         hits += len(np.intersect1d(others, got, assume_unique=True))
     return float(hits / (len(sample) * k))

@@ -1,7 +1,7 @@
 """The kernels of the CPU engine, in NumPy: each works on one block, and worker threads share the blocks.
 
-Whole-array operations keep up with compiled loops here, because the matrix products beside them take the most time, and
-they release the interpreter lock. Nothing is compiled or loaded before a run starts.
+Whole-array operations release the interpreter lock, and most keep up with compiled loops. Only distances between all
+cells do not: those are also compiled, see `cpu_native`.
 """
 
 from __future__ import annotations

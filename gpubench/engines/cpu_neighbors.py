@@ -1,9 +1,11 @@
 """Exact nearest neighbours on the CPU: float32 tiles propose, float64 distances decide, and every row is checked.
 
-Squared distances of a block of cells to all others come from matrix products, and each row keeps its best few more
-than k. Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is
-known whether a cell that was not a candidate could still be nearer. The few rows where it could are searched again
-with float64 tiles, and those that still tie at the last neighbour are compared with every cell.
+Squared distances of a block of cells to all others come from products, and each row keeps its best few more than k.
+Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
+whether a cell that was not a candidate could still be nearer. The few rows where it could are searched again with
+float64 tiles, and those that still tie at the last neighbour are compared with every cell.
+
+The float32 tiles are those of `cpu_topk` where they are compiled, else matrix products of NumPy.
 """
 
 from __future__ import annotations
@@ -14,27 +16,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.engines import cpu_topk
 from gpubench.engines.cpu_kernels import Candidates, exact_distances, search_exactly
+from gpubench.engines.neighbors import Floats, Neighbors, Scaling, slack
 from gpubench.types import Knn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.cpu_native import Tiles
     from gpubench.engines.cpu_parallel import Workers
 
 BLOCK_ROWS = 256
 BLOCK_COLUMNS = 2048
 
-Floats = Any  # an array of float32 or float64
 
+@dataclass(frozen=True, slots=True)
+class ExactSearch:
+    """Finds exact neighbours.
 
-def knn_between(queries: NDArray[np.float32], x: NDArray[np.float32], k: int, workers: Workers) -> Knn:
-    """Exact neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour."""
-    own = np.arange(len(x)) if queries is x else None
-    out = Neighbors.empty(len(queries), k)
-    _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), workers)
-    search_rows(queries, x, own, np.flatnonzero(out.uncertain), out, workers)
-    return Knn(out.indices, out.distances)
+    Attributes
+    ----------
+    tiles : the compiled tiles; None: NumPy's products
+    memory_bytes : a part of it may be taken for candidates
+    """
+
+    workers: Workers
+    tiles: Tiles | None
+    memory_bytes: int
+
+    def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
+        """Find the neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour."""
+        own = np.arange(len(x)) if queries is x else None
+        out = Neighbors.empty(len(queries), k)
+        if self.tiles is None:
+            _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), self.workers)
+        else:
+            cpu_topk.search(self.tiles, queries, x, out, self.workers, self.memory_bytes)
+        search_rows(queries, x, own, np.flatnonzero(out.uncertain), out, self.workers)
+        return Knn(out.indices, out.distances)
 
 
 def search_rows(
@@ -65,20 +85,6 @@ def search_rows(
     workers.run(tied.tolist(), lambda: search)
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbors:
-    """What is found: indices, distances, and the rows in which a nearer cell may have been missed."""
-
-    indices: NDArray[np.int32]
-    distances: NDArray[np.float32]
-    uncertain: NDArray[np.bool_]
-
-    @classmethod
-    def empty(cls, m: int, k: int) -> Neighbors:
-        """Room for the k neighbours of m queries."""
-        return cls(np.empty((m, k), np.int32), np.empty((m, k), np.float32), np.zeros(m, np.bool_))
-
-
 class _Operands:
     """Both sides of the tiles: centred, scaled, and widened so that one matrix product gives squared distances.
 
@@ -101,26 +107,20 @@ class _Operands:
         position[self.order] = np.arange(len(x))
         self.own = None if own is None else position[own]
         d = x.shape[1]
-        center = x.mean(axis=0, dtype=np.float64).astype(np.float32).astype(dtype)
-        extent = max(float(np.abs(side - center).max()) for side in ((x,) if queries is x else (x, queries)))
-        # a power of two rounds nothing, and squares of values up to 1 cannot overflow
-        self.scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
-        self.left = _widen(queries, center, dtype(self.scale))
-        self.right = (self.left if queries is x else _widen(x, center, dtype(self.scale)))[self.order]
+        scaling = Scaling(x, queries)
+        self.scale = scaling.scale
+        self.left = _widen(queries, scaling, dtype)
+        self.right = (self.left if queries is x else _widen(x, scaling, dtype))[self.order]
         self.right[:, :d] *= -2
         self.right[:, [d, d + 1]] = self.right[:, [d + 1, d]]
-        # gamma_K of a sum of K products, for the product itself, the norms, and the rounding of the centred rows
-        unit = np.finfo(dtype).eps / 2
-        norms = np.sqrt(self.left[:, d].astype(np.float64)), np.sqrt(self.right[:, d + 1].max())
-        self.slack = 3.0 * (d + 8) * unit * (norms[0] + norms[1]) ** 2
+        self.slack = slack(self.left[:, d], float(self.right[:, d + 1].max()), d, dtype)
 
 
-def _widen(x: NDArray[np.float32], center: Floats, scale: Any) -> Floats:
+def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
     """(n, d + 2): the centred and scaled rows, their squared norms, and ones."""
     d = x.shape[1]
-    wide = np.empty((len(x), d + 2), center.dtype)
-    np.subtract(x, center, out=wide[:, :d])
-    wide[:, :d] *= scale
+    wide = np.empty((len(x), d + 2), dtype)
+    scaling.rows(x, dtype, out=wide[:, :d])
     np.einsum("ij,ij->i", wide[:, :d], wide[:, :d], out=wide[:, d])
     wide[:, d + 1] = 1
     return wide

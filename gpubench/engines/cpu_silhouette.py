@@ -7,6 +7,7 @@ to cancellation, the tile is computed again in float64.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from threading import Lock
@@ -20,6 +21,7 @@ from gpubench.engines.segments import Block, Segments, Sums, cut, panels, passes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.cpu_native import Tiles
     from gpubench.engines.cpu_parallel import Workers
 
 BLOCK_ROWS = 768
@@ -42,15 +44,16 @@ def silhouette_widths(
     metric: str,
     workers: Workers,
     memory_bytes: int,
+    tiles: Tiles | None,
 ) -> NDArray[np.float64]:
-    """Silhouette width of each cell; see `Engine.silhouette_widths`."""
+    """Silhouette width of each cell; see `Engine.silhouette_widths`. Without compiled tiles, NumPy does the same."""
     segments = sort_cells(clusters, groups)
     own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
     nearest = np.full(len(x), np.inf)
     if metric == "cosine":
         _cosine_means(x, segments, own, nearest, workers)
     else:
-        _euclidean_means(x, segments, own, nearest, workers, memory_bytes)
+        _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
     return widths_from_means(own, nearest, segments)
 
 
@@ -119,6 +122,7 @@ def _euclidean_means(
     nearest: NDArray[np.float64],
     workers: Workers,
     memory_bytes: int,
+    compiled: Tiles | None,
 ) -> None:
     blocks = cut(segments, BLOCK_ROWS)
     rows = _CentredRows(x, segments, blocks)
@@ -126,7 +130,11 @@ def _euclidean_means(
         sums = Sums(np, segments, blocks, part, rows.reach)
         tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]
         lock = Lock()
-        workers.run(tiles, lambda sums=sums, lock=lock: _TileWorker(rows, sums, lock))  # type: ignore[misc]
+
+        def make_worker(sums: Sums = sums, lock: Lock = lock) -> _TileWorker:
+            return _CompiledWorker(rows, sums, lock, compiled) if compiled else _NumpyWorker(rows, sums, lock)
+
+        workers.run(tiles, make_worker)
         sums.fold_into(own, nearest)
 
 
@@ -170,32 +178,77 @@ class _CentredRows:
         return left, np.einsum("ij,ij->i", left, left), right, np.einsum("ij,ij->i", right, right)
 
 
-class _TileWorker:
-    """Computes tiles in buffers of its own."""
+class _TileWorker(ABC):
+    """Computes tiles and adds up their distances."""
 
     def __init__(self, rows: _CentredRows, sums: Sums, lock: Lock) -> None:
         self._rows = rows
         self._sums = sums
         self._lock = lock
-        d = rows.rows.shape[1]
-        self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
-        self._right = np.empty((BLOCK_ROWS, d + 2), np.float32)
-        self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
 
     def __call__(self, blocks: tuple[Block, Block]) -> None:
         self.silhouette_tile(*blocks)
 
     def silhouette_tile(self, i: Block, j: Block) -> None:
         """Add the distances of one tile to the sums of both sides."""
-        distances = self._distances(i, j)
-        self._add(i, j, _sum_columns(distances, j).T)
+        to_columns, to_rows = self._tile_sums(i, j)
+        self._add(i, j, to_columns)
         if i is not j:
-            self._add(j, i, _sum_rows(distances, i))
+            self._add(j, i, to_rows)
+
+    @abstractmethod
+    def _tile_sums(self, i: Block, j: Block) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Sums over the segments of j, (segments, rows of i), and over those of i, (segments, rows of j)."""
 
     def _add(self, block: Block, to: Block, sums: NDArray[np.floating]) -> None:
         fixed = np.rint(sums * np.float64(self._sums.unit)).astype(np.int64)
         with self._lock:
             self._sums.of(block, to)[...] += fixed
+
+    def _close_distances(self, i: Block, j: Block) -> NDArray[np.float64]:
+        left, left_squares, right, right_squares = self._rows.pair(i, j, np.float64)
+        tile = left @ right.T
+        tile *= -2
+        tile += left_squares[:, None]
+        tile += right_squares
+        np.maximum(tile, 0, out=tile)
+        if i is j:
+            np.fill_diagonal(tile, 0)
+        return np.sqrt(tile, out=tile)
+
+
+class _CompiledWorker(_TileWorker):
+    """Adds up distances while they are in registers."""
+
+    def __init__(self, rows: _CentredRows, sums: Sums, lock: Lock, compiled: Tiles) -> None:
+        super().__init__(rows, sums, lock)
+        self._compiled = compiled
+
+    def _tile_sums(self, i: Block, j: Block) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        left, left_squares, right, right_squares = self._rows.pair(i, j, np.float32)
+        to_columns, to_rows = np.empty((len(j.cuts), len(left))), np.empty((len(i.cuts), len(right)))
+        n_close = self._compiled.silhouette_tile(
+            *(left, left_squares, len(left), right, right_squares, len(right), left.shape[1], i is j),
+            *(_close_limit(left_squares, right_squares), i.cuts, len(i.cuts), j.cuts, len(j.cuts)),
+            *(to_columns, to_rows),
+        )
+        if n_close > MANY_CLOSE * len(left) * len(right):
+            return _sums(self._close_distances(i, j), i, j)
+        return to_columns, to_rows
+
+
+class _NumpyWorker(_TileWorker):
+    """Keeps whole tiles in buffers of its own."""
+
+    def __init__(self, rows: _CentredRows, sums: Sums, lock: Lock) -> None:
+        super().__init__(rows, sums, lock)
+        d = rows.rows.shape[1]
+        self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
+        self._right = np.empty((BLOCK_ROWS, d + 2), np.float32)
+        self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
+
+    def _tile_sums(self, i: Block, j: Block) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        return _sums(self._distances(i, j), i, j)
 
     def _distances(self, i: Block, j: Block) -> NDArray[np.floating]:
         left, left_squares, right, right_squares = self._rows.pair(i, j, np.float32)
@@ -209,7 +262,7 @@ class _TileWorker:
         np.matmul(a, b.T, out=tile)
         if i is j:
             np.fill_diagonal(tile, np.inf)
-        limit = CLOSE * (left_squares.max() + right_squares.max())
+        limit = _close_limit(left_squares, right_squares)
         if not tile.min() > limit:
             rows, columns = np.divmod(positions(tile <= limit), tile.shape[1])
             if len(rows) > MANY_CLOSE * tile.size:
@@ -221,16 +274,13 @@ class _TileWorker:
             np.fill_diagonal(tile, 0)
         return tile
 
-    def _close_distances(self, i: Block, j: Block) -> NDArray[np.float64]:
-        left, left_squares, right, right_squares = self._rows.pair(i, j, np.float64)
-        tile = left @ right.T
-        tile *= -2
-        tile += left_squares[:, None]
-        tile += right_squares
-        np.maximum(tile, 0, out=tile)
-        if i is j:
-            np.fill_diagonal(tile, 0)
-        return np.sqrt(tile, out=tile)
+
+def _close_limit(left_squares: NDArray[np.floating], right_squares: NDArray[np.floating]) -> float:
+    return float(CLOSE * (left_squares.max() + right_squares.max()))
+
+
+def _sums(distances: NDArray[np.floating], i: Block, j: Block) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    return _sum_columns(distances, j).T, _sum_rows(distances, i)
 
 
 def _sum_columns(distances: NDArray[np.floating], block: Block) -> NDArray[np.floating]:

@@ -1,0 +1,173 @@
+"""Exact nearest neighbours by compiled tiles: every pair of cells is compared once and offered to both.
+
+Cells are put into an order in which near ones stand together, and cut into blocks. Each block is first compared with
+itself, which tells every cell roughly how far its neighbours are, and then with the blocks after it; few of those pairs
+are near enough to be kept. Of the candidates that remain, exact distances decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines.near_order import near_order
+from gpubench.engines.neighbors import Neighbors, Scaling, slack
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu_native import Tiles
+    from gpubench.engines.cpu_parallel import Workers
+
+BLOCK = 960
+"""Cells of a block, a multiple of what any processor packs side by side: their rows stay in a core's cache."""
+
+CALL_PRODUCTS = 10**10
+"""Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
+
+STORE_SHARE = 0.25
+"""Share of the memory that candidates may take; with more cells the search goes over the cells several times."""
+
+SEED = 0  # of the order, on which no result depends
+
+Call = tuple[int, int, int, bool]  # first row, first and last + 1 column, whether columns are offered the rows too
+
+
+def search(
+    tiles: Tiles,
+    queries: NDArray[np.float32],
+    x: NDArray[np.float32],
+    out: Neighbors,
+    workers: Workers,
+    memory_bytes: int,
+) -> None:
+    """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour."""
+    sides = _Sides(tiles, queries, x, workers)
+    k = out.indices.shape[1]
+    row_bytes = _Candidates.bytes_a_row(k, sides.n_others)
+    rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
+    for first in range(0, len(queries), rows_a_pass):
+        part = range(first, min(first + rows_a_pass, len(queries)))
+        _search_part(sides, part, _Candidates(tiles, part, k, sides.n_others), out, workers)
+
+
+def _search_part(sides: _Sides, part: range, candidates: _Candidates, out: Neighbors, workers: Workers) -> None:
+    for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
+        workers.run(calls, lambda: lambda call: sides.offer(candidates, part, call))
+    blocks = range(part.start, part.stop, BLOCK)
+    workers.run(blocks, lambda: lambda start: sides.finish(candidates, part, start, out))
+
+
+def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Call]]:
+    """Calls that compare the rows of `part` with all n columns; one list is done before the next."""
+    step = max(1, CALL_PRODUCTS // (BLOCK * BLOCK * d)) * BLOCK
+
+    def spans(row: int, start: int, stop: int, *, both: bool) -> list[Call]:
+        return [(row, first, min(first + step, stop), both) for first in range(start, stop, step)]
+
+    blocks = range(part.start, part.stop, BLOCK)
+    if not symmetric:
+        yield [call for row in blocks for call in spans(row, 0, n, both=False)]
+        return
+    yield [(row, row, min(row + BLOCK, part.stop), False) for row in blocks]
+    yield [
+        call
+        for row in blocks
+        for call in (
+            *spans(row, min(row + BLOCK, part.stop), part.stop, both=True),
+            *spans(row, part.stop, n, both=False),
+            *spans(row, 0, part.start, both=False),
+        )
+    ]
+
+
+class _Candidates:
+    """The nearest cells of each row seen so far, which the compiled functions write.
+
+    Attributes
+    ----------
+    first : the position of the first row
+    keep, space : candidates that a row keeps, and has room for until it is cut back
+    arrays : (rows, space) uint64, (rows,) int32, (rows + columns,) float32: candidates, counts, limits
+    locks : (rows,) uint8
+    """
+
+    def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
+        self.first = part.start
+        self.keep, self.space = self._sizes(k, n_others)
+        limits = np.full(len(part) + tiles.columns, -1, np.float32)  # nothing is a candidate of the rows after the last
+        limits[: len(part)] = np.inf
+        self.arrays = np.empty((len(part), self.space), np.uint64), np.zeros(len(part), np.int32), limits
+        self.locks = np.zeros(len(part), np.uint8)
+
+    @staticmethod
+    def _sizes(k: int, n_others: int) -> tuple[int, int]:
+        keep = min(k + max(8, k // 6), n_others)
+        return keep, keep + max(16, keep // 4)
+
+    @classmethod
+    def bytes_a_row(cls, k: int, n_others: int) -> int:
+        """What one row takes."""
+        return 8 * cls._sizes(k, n_others)[1] + 9
+
+
+class _Sides:
+    """Both sides of the tiles.
+
+    Attributes
+    ----------
+    same : the queries are the cells themselves
+    n_others : cells that can be neighbours of a query
+    n_columns, d : all cells, and their dimensions
+    """
+
+    def __init__(self, tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], workers: Workers) -> None:
+        self._tiles, self._queries, self._x = tiles, queries, x
+        self.same = queries is x
+        self.n_columns, self.d = x.shape
+        self.n_others = len(x) - self.same
+        self._scaling = Scaling(x, queries)
+        if self.same:
+            self._column_ids = self._row_ids = near_order(x, self._scaling, BLOCK, SEED)
+        else:
+            # a random order bounds how often a row finds something nearer than before
+            self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
+        padded = -(-len(x) // tiles.columns) * tiles.columns
+        self._panels = np.empty(padded * x.shape[1], np.float32)
+        self._squares = np.full(padded, np.inf, np.float32)
+        workers.run(range(0, len(x), BLOCK), lambda: self._pack)
+        self._largest = float(self._squares[: len(x)].max())
+
+    def offer(self, to: _Candidates, part: range, call: Call) -> None:
+        """Compare a block of rows with some columns."""
+        start, column_start, column_stop, both = call
+        rows, squares = self._rows(part, start)
+        self._tiles.topk_tiles(
+            *(rows, squares, start, len(rows), self._panels, self._squares, column_start, column_stop, rows.shape[1]),
+            *(self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
+        )
+
+    def finish(self, candidates: _Candidates, part: range, start: int, out: Neighbors) -> None:
+        """Order the candidates of a block of rows and write the nearest."""
+        rows, squares = self._rows(part, start)
+        block = slice(start - part.start, start - part.start + len(rows))
+        self._tiles.topk_finish(
+            *(self._queries, self._x, rows.shape[1], self._row_ids[start : start + len(rows)], self._column_ids),
+            *(len(rows), candidates.keep, candidates.space, *(array[block] for array in candidates.arrays)),
+            *(slack(squares, self._largest, rows.shape[1], np.float32), self._scaling.scale),
+            *(candidates.keep == self.n_others, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+        )
+
+    def _rows(self, part: range, start: int) -> tuple[Any, Any]:
+        ids = self._row_ids[start : min(start + BLOCK, part.stop)]
+        rows = self._scaling.rows(self._queries[ids])
+        return rows, np.einsum("ij,ij->i", rows, rows)
+
+    def _pack(self, start: int) -> None:
+        rows = self._scaling.rows(self._x[self._column_ids[start : start + BLOCK]])
+        np.einsum("ij,ij->i", rows, rows, out=self._squares[start : start + len(rows)])
+        d = rows.shape[1]
+        width = -(-len(rows) // self._tiles.columns) * self._tiles.columns
+        self._tiles.pack_columns(rows, len(rows), d, self._panels[start * d : (start + width) * d])
