@@ -1,9 +1,10 @@
 # gpubench with its CUDA engine, for drivers of CUDA 12 and newer. From the root of the checkout:
 #   docker build -f docker/cuda.Dockerfile -t gpubench:cuda .
 #   docker run --rm --gpus all -v "$PWD:/data" gpubench:cuda score cells.h5ad --embedding X_pca --label cell_type
+# g++ compiles the distance tiles of the CPU engine.
 # The base image has the driver's part only: CUDA's libraries come as wheels, with the packages that need them.
 FROM nvidia/cuda:12.9.1-base-ubuntu24.04 AS build
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY gpubench gpubench

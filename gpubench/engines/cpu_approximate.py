@@ -62,7 +62,7 @@ def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Kn
         rows = np.arange(start, min(start + QUERY_ROWS, n))
         _, found = index.search(x[rows] - center, k + 1)
         others = np.where(found == rows[:, None], -1, found)  # each cell itself is dropped by id
-        cpu_neighbors.rerank(x[rows], x, others, np.inf, out, rows)
+        cpu_neighbors.rerank(x[rows], x, others, None, out, rows)
         workers.report(start, n)
     # rows for which the lists held fewer than k cells
     cpu_neighbors.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)

@@ -101,7 +101,7 @@ def _array(dtype: Any) -> Any:
     return np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
 
 
-_INT, _FLAG = ctypes.c_int64, ctypes.c_int32
+_INT, _FLAG, _DOUBLE = ctypes.c_int64, ctypes.c_int32, ctypes.c_double
 _F32, _F64, _I32, _I64, _U64, _BYTE, _BOOL = (
     _array(dtype) for dtype in (np.float32, np.float64, np.int32, np.int64, np.uint64, np.uint8, np.bool_)
 )
@@ -116,7 +116,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "topk_finish": (
         None,
         (
-            *(_F32, _F32, _INT, _I64, _I64, _INT, *_STORE, _F64, ctypes.c_double),
+            *(_F32, _F32, _INT, _I64, _I64, _INT, *_STORE, _F64, _DOUBLE, _DOUBLE, _DOUBLE),
             *(_FLAG, _INT, _I32, _F32, _BOOL),
         ),
     ),

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpubench.engines import cpu_topk
 from gpubench.engines.cpu_kernels import Candidates, exact_distances, search_exactly
-from gpubench.engines.neighbors import Floats, Neighbors, Scaling, slack
+from gpubench.engines.neighbors import Floats, Neighbors, Rounding, Scaling
 from gpubench.types import Knn
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class _Operands:
     order : (n,) the cell at each position of `right`: all of them in random order, so that any tile is a sample
     own : (m,) the position of each query's own cell in `right`, or None
     left, right : (m, d + 2) and (n, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
-    slack : (m,) how much a tile's squared distance may differ from the exact one, in units of the tile
-    scale : multiplies differences of cells into units of the tile
+    rounding : how far a tile's squared distances may be from the exact ones
     """
 
     def __init__(
@@ -108,12 +107,11 @@ class _Operands:
         self.own = None if own is None else position[own]
         d = x.shape[1]
         scaling = Scaling(x, queries)
-        self.scale = scaling.scale
         self.left = _widen(queries, scaling, dtype)
         self.right = (self.left if queries is x else _widen(x, scaling, dtype))[self.order]
         self.right[:, :d] *= -2
         self.right[:, [d, d + 1]] = self.right[:, [d + 1, d]]
-        self.slack = slack(self.left[:, d], float(self.right[:, d + 1].max()), d, dtype)
+        self.rounding = Rounding.of(self.left[:, d], float(self.right[:, d + 1].max()), d, scaling.scale)
 
 
 def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
@@ -156,7 +154,8 @@ def _search_block(
     limits, positions = candidates.finish()
     ids = np.where(positions < 0, -1, operands.order[positions])
     all_seen = keep == len(operands.x) - (own is not None)
-    unseen = np.inf if all_seen else (limits.astype(np.float64) - operands.slack[block]) / operands.scale**2
+    rounding = operands.rounding.of_rows(block)
+    unseen = None if all_seen else lambda kth: rounding.unseen(limits, kth)
     rerank(operands.queries[block], operands.x, ids, unseen, out, rows[block])
 
 
@@ -164,7 +163,7 @@ def rerank(
     queries: NDArray[np.float32],
     x: NDArray[np.float32],
     ids: NDArray[np.int64],
-    unseen: Any,
+    unseen: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
     out: Neighbors,
     rows: NDArray[np.int64],
 ) -> None:
@@ -174,7 +173,8 @@ def rerank(
     ----------
     queries, x : (m, d) and (n, d) float32, as the user gave them
     ids : (m, c) candidates, -1 where there is none
-    unseen : cells that are no candidates are at least this far (squared), for all rows or for each
+    unseen : bounds from below, given the k-th squared distances, how far (squared) cells are that are no candidates;
+        None: there are none that matter
     out : written in `rows`
     """
     k = out.indices.shape[1]
@@ -186,4 +186,8 @@ def rerank(
         order[ties] = np.lexsort((ids[ties], squared[ties]), axis=1)
     out.indices[rows] = np.take_along_axis(ids, order[:, :k], axis=1)
     out.distances[rows] = np.sqrt(ordered[:, :k])
-    out.uncertain[rows] = ~((ordered[:, k - 1] < np.inf) & (ordered[:, k - 1] < unseen))
+    kth = ordered[:, k - 1]
+    certain = kth < np.inf
+    if unseen is not None:
+        certain &= kth < unseen(kth)
+    out.uncertain[rows] = ~certain

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.near_order import near_order
-from gpubench.engines.neighbors import Neighbors, Scaling, slack
+from gpubench.engines.neighbors import Neighbors, Rounding, Scaling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +104,7 @@ class _Candidates:
 
     @staticmethod
     def _sizes(k: int, n_others: int) -> tuple[int, int]:
-        keep = min(k + max(8, k // 6), n_others)
+        keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
     @classmethod
@@ -153,10 +153,11 @@ class _Sides:
         """Order the candidates of a block of rows and write the nearest."""
         rows, squares = self._rows(part, start)
         block = slice(start - part.start, start - part.start + len(rows))
+        rounding = Rounding.of(squares, self._largest, rows.shape[1], self._scaling.scale)
         self._tiles.topk_finish(
             *(self._queries, self._x, rows.shape[1], self._row_ids[start : start + len(rows)], self._column_ids),
             *(len(rows), candidates.keep, candidates.space, *(array[block] for array in candidates.arrays)),
-            *(slack(squares, self._largest, rows.shape[1], np.float32), self._scaling.scale),
+            *(rounding.norms, rounding.largest, rounding.factor, rounding.scale),
             *(candidates.keep == self.n_others, out.indices.shape[1], out.indices, out.distances, out.uncertain),
         )
 

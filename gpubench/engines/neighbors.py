@@ -15,6 +15,9 @@ Floats = Any  # an array of float32 or float64
 EXTENT_ROWS = 8192
 """Rows whose largest difference from the centre is looked for at a time."""
 
+REACH_MARGIN = 1 + 1e-5
+"""Covers the rounding of norms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
@@ -56,16 +59,50 @@ def _extent(x: NDArray[np.float32], center: NDArray[np.float32]) -> float:
     return max(float(np.abs(x[start : start + EXTENT_ROWS] - center).max()) for start in range(0, len(x), EXTENT_ROWS))
 
 
-def slack(squares: Floats, largest: float, d: int, dtype: Any) -> NDArray[np.float64]:
-    """How far a squared distance from a matrix product may be from the exact one; (m,).
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Bounds how far squared distances from products of scaled rows may be from the exact ones.
 
-    gamma_K of a sum of K products, for the product itself, the norms, and the rounding of the centred rows.
+    A sum of K products is off by at most gamma_K times the norms, for the product itself, the norms, and the rounding
+    of the centred rows. Of the other side only cells up to |q| + (distance of the k-th neighbour) from the centre
+    count: by the triangle inequality what is further out is no neighbour. So a cell far from all does not spoil the
+    bound of the others.
 
-    Parameters
+    Attributes
     ----------
-    squares : (m,) squared norms of the rows
-    largest : the largest squared norm of the other side
+    norms : (m,) float64, of the scaled rows
+    largest : the largest norm of the other side
+    factor : bounds the error of a pair as a share of (|q| + |x|)^2
+    scale : what exact distances are multiplied by to be in the unit of the rows
     """
-    unit = np.finfo(dtype).eps / 2
-    bound: NDArray[np.float64] = 3.0 * (d + 8) * unit * (np.sqrt(squares.astype(np.float64)) + np.sqrt(largest)) ** 2
-    return bound
+
+    norms: NDArray[np.float64]
+    largest: float
+    factor: float
+    scale: float
+
+    @classmethod
+    def of(cls, squares: Floats, largest_square: float, d: int, scale: float) -> Rounding:
+        """From squared norms of the rows, whose dtype is that of the products."""
+        unit = float(np.finfo(squares.dtype).eps) / 2
+        return cls(np.sqrt(squares.astype(np.float64)), float(np.sqrt(largest_square)), 3.0 * (d + 8) * unit, scale)
+
+    def of_rows(self, rows: slice) -> Rounding:
+        """The same for some of the rows."""
+        return Rounding(self.norms[rows], self.largest, self.factor, self.scale)
+
+    def unseen(self, limits: Floats, kth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """No cell whose product was not below `limits` is nearer than this, or else it is further than the k-th.
+
+        Parameters
+        ----------
+        limits : (m,) squared distances from products
+        kth : (m,) exact squared distances of the k-th neighbours
+
+        Returns
+        -------
+        (m,) exact squared distances
+        """
+        reach = np.minimum(self.largest, (self.norms + np.sqrt(kth) * self.scale) * REACH_MARGIN)
+        bounds: NDArray[np.float64] = (limits - self.factor * (self.norms + reach) ** 2) / self.scale**2
+        return bounds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 from numpy.typing import NDArray
 
+from gpubench.engines import cpu_neighbors
 from gpubench.engines.base import Engine
 from gpubench.types import Knn
 
@@ -187,3 +189,22 @@ def test_any_small_integers(engine: Engine, data: st.DataObject) -> None:
     x = np.reshape(data.draw(st.lists(st.integers(-3, 3), min_size=n * d, max_size=n * d)), (n, d)).astype(np.float32)
     k = data.draw(st.integers(1, n - 1))
     assert_array_equal(knn(engine, x, k).indices, reference.knn(x, k)[0])
+
+
+def test_a_cell_far_from_all_does_not_make_the_others_uncertain(
+    engine_at_scale: Engine, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding grows with the distance from the centre, but a far cell is nobody's neighbour."""
+    searched_again: list[int] = []
+    found = cpu_neighbors.search_rows
+
+    def count(*arguments: Any) -> None:
+        searched_again.append(len(arguments[3]))
+        found(*arguments)
+
+    monkeypatch.setattr(cpu_neighbors, "search_rows", count)
+    x = rng.standard_normal((2000, 20)).astype(np.float32)
+    x[7] += 1000
+    knn = engine_at_scale.knn(engine_at_scale.put(x), 15)
+    assert_array_equal(engine_at_scale.to_host(knn.indices), reference.knn(x, 15)[0])
+    assert sum(searched_again) <= 2

@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr double REACH_MARGIN = 1 + 1e-5;  // as in neighbors.py
+
 // The nearest cells of each row seen so far: unordered, and cut back to `keep` whenever they fill their space. Threads
 // that find something for the same row take turns. A limit may be read while it is lowered: the old one lets more
 // through.
@@ -117,13 +119,13 @@ EXPORT void topk_tiles(const float* rows, const float* row_squares, int64_t row_
 // Order the candidates of m rows by (exact distance, id) and write the k nearest.
 //
 // queries (.., d) and x (.., d), as the user gave them; row_ids (m,) and column_ids: which query and which cell is at a
-// position. slack (m,): a squared distance of a product differs from the exact one by no more, both multiplied by
-// scale^2. Written, by query: indices and distances (.., k), uncertain: a cell that is no candidate may be among the
-// nearest.
+// position; norms (m,), largest, factor, scale: see Rounding in neighbors.py.
+// Written, by query: indices and distances (.., k), uncertain: a cell that is no candidate may be among the nearest.
 EXPORT void topk_finish(const float* queries, const float* x, int64_t d, const int64_t* row_ids,
                         const int64_t* column_ids, int64_t m, int64_t keep, int64_t space, uint64_t* candidates,
-                        int32_t* counts, float* limits, const double* slack, double scale, int32_t all_seen, int64_t k,
-                        int32_t* indices, float* distances, uint8_t* uncertain) {
+                        int32_t* counts, float* limits, const double* norms, double largest, double factor,
+                        double scale, int32_t all_seen, int64_t k, int32_t* indices, float* distances,
+                        uint8_t* uncertain) {
     const Nearest nearest{keep, space, candidates, counts, limits, nullptr};
     std::vector<std::pair<double, int64_t>> found;
     for (int64_t row = 0; row < m; ++row) {
@@ -140,8 +142,11 @@ EXPORT void topk_finish(const float* queries, const float* x, int64_t d, const i
             indices[query * k + i] = int32_t(found[i].second);
             distances[query * k + i] = float(std::sqrt(found[i].first));
         }
-        const double unseen =
-            all_seen ? std::numeric_limits<double>::infinity() : (double(limits[row]) - slack[row]) / (scale * scale);
-        uncertain[query] = n_found < k || !(found[k - 1].first < unseen);
+        uncertain[query] = n_found < k;
+        if (all_seen || n_found < k) continue;
+        const double kth = found[k - 1].first;
+        const double reach = std::min(largest, (norms[row] + std::sqrt(kth) * scale) * REACH_MARGIN);
+        const double error = factor * (norms[row] + reach) * (norms[row] + reach);
+        uncertain[query] = !(kth < (double(limits[row]) - error) / (scale * scale));
     }
 }
