@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import reference
+import reference_integration as integration
 from cells import Cells
 from numpy.typing import NDArray
 
@@ -35,6 +36,7 @@ class Case:
     options : further arguments
     call : how the metric is called with its arguments
     tolerance : between value and oracle
+    any_cells : whether the oracle has the value of any cells; False where it depends on what cells may leave open
     """
 
     metric: str
@@ -44,6 +46,7 @@ class Case:
     options: Args = field(default_factory=dict)
     call: Callable[..., Score] = lambda metric, /, **args: metric(**args)
     tolerance: float = 1e-12
+    any_cells: bool = True
 
     def __str__(self) -> str:
         return " ".join([self.metric, *(f"{name}={value}" for name, value in self.options.items())])
@@ -113,6 +116,11 @@ SCALED = (move("shrink", lambda x: x / 2**20, "X"), move("enlarge", lambda x: x 
 SHIFTED = (move("shift", lambda x: x + 300, "X"),)
 EUCLIDEAN = (permute, *TURNED, *SCALED, *SHIFTED)
 COSINE = (permute, *TURNED, *SCALED)
+MOVED_BEFORE_AND_AFTER = (
+    move("rotate", rotation, "X_pre", "X_post"),
+    move("shift", lambda x: x + 300, "X_pre"),
+    move("enlarge", lambda x: x * 2**20, "X_post"),
+)
 CLUSTERINGS = (permute, swap, rename("labels_true"), rename("labels_pred"))
 
 
@@ -122,6 +130,38 @@ CLUSTERINGS = (permute, swap, rename("labels_true"), rename("labels_pred"))
 def embedding_and(**columns: str) -> Callable[[Cells], Args]:
     """The embedding, and columns of the cells under the metric's names for them."""
     return lambda c: {"X": c.x} | {name: getattr(c, column) for name, column in columns.items()}
+
+
+def few_groups(c: Cells) -> Args:
+    """Cells far apart by label, and labels that are others in one batch."""
+    return {"X": apart(c.x, c.label), "labels": np.where(c.batch == 1, (c.label + 1) % (c.label.max() + 1), c.label)}
+
+
+def many_groups(c: Cells) -> Args:
+    """Groups of 16 cells far apart, and labels that hold several groups, other ones in one batch."""
+    group = np.arange(c.n) % 25
+    return {"X": apart(c.x, group), "labels": np.where(c.batch == 1, c.label, group // 5)}
+
+
+def apart(x: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Cells of each group 64 from the next."""
+    moved = x.copy()
+    moved[:, 0] += 64 * group
+    return moved
+
+
+def before_and_after(covariate: str) -> Callable[[Cells], Args]:
+    """An embedding, one in which some dimensions are smaller, and a column."""
+    return lambda c: {
+        "X_pre": c.x + c.batch[:, None] + c.time[:, None].astype(np.float32),
+        "X_post": c.x,
+        "covariate": getattr(c, covariate),
+    }
+
+
+def score_like(c: Cells) -> NDArray[np.float64]:
+    """Numbers between 0 and 1."""
+    return (c.label + c.time + 1) / (c.label + c.time + 3)
 
 
 def two_clusterings(c: Cells) -> Args:
@@ -194,6 +234,7 @@ SILHOUETTES = [
         (*moves, *map(rename, columns)),
         {"metric": distance},
         tolerance=1e-6,
+        any_cells=distance != "cosine",  # between cells in line cosine distances are nothing but rounding
     )
     for metric, oracle, columns in (
         ("silhouette_score", reference.silhouette_label, {"labels": "label"}),
@@ -276,4 +317,106 @@ CLASSIFICATION = [
     ),
 ]
 
-CASES = [*SILHOUETTES, *NEIGHBORHOODS, *AGREEMENT, *CLASSIFICATION]
+INTEGRATION = [
+    *(
+        Case(
+            "bras",
+            embedding_and(labels="label", batch="batch"),
+            partial(integration.bras, metric=distance),
+            (*moves, rename("labels"), rename("batch")),
+            {"metric": distance},
+            tolerance=1e-6,
+            any_cells=distance != "cosine",
+        )
+        for distance, moves in (("euclidean", EUCLIDEAN), ("cosine", COSINE))
+    ),
+    *(
+        Case(
+            "isolated_labels",
+            embedding_and(labels="label", batch="batch"),
+            partial(integration.isolated_labels, **options),
+            (*EUCLIDEAN, rename("labels"), rename("batch")),
+            options,
+            tolerance=1e-6,
+        )
+        for options in ({}, {"iso_threshold": 3})
+    ),
+    *(
+        Case(
+            metric,
+            embedding_and(**{column: column_of}),
+            partial(oracle, **options),
+            (*EUCLIDEAN, rename(column)),
+            options,
+            tolerance=1e-5,  # weights depend on differences of distances, which are float32
+        )
+        for metric, oracle, column, column_of in (
+            ("ilisi_knn", integration.ilisi, "batches", "batch"),
+            ("clisi_knn", integration.clisi, "labels", "batch"),
+        )
+        for options in ({}, {"n_neighbors": 20}, {"n_neighbors": 40, "perplexity": 7.5})
+    ),
+    *(
+        Case(
+            "kbet",
+            embedding_and(batches="batch"),
+            partial(integration.kbet, **options),
+            (*EUCLIDEAN, rename("batches")),
+            options,
+        )
+        for options in ({}, {"n_neighbors": 20, "alpha": 0.3})
+    ),
+    Case(
+        "kbet_per_label",
+        embedding_and(batches="batch", labels="label"),
+        integration.kbet_per_label,
+        (*EUCLIDEAN, rename("batches"), rename("labels")),
+        tolerance=0.01,  # a cell whose neighbours are equally far in the diffusion map
+        any_cells=False,
+    ),
+    *(
+        Case(
+            "graph_connectivity",
+            embedding_and(labels="label"),
+            partial(integration.graph_connectivity, n_neighbors=k),
+            (*EUCLIDEAN, rename("labels")),
+            {"n_neighbors": k},
+        )
+        for k in (2, 5, 15)
+    ),
+    *(
+        Case(metric, args, oracle, (*EUCLIDEAN, rename("labels")), any_cells=False)
+        for metric, args, oracle in (
+            ("nmi_ari_cluster_labels_kmeans_nmi", few_groups, integration.KMEANS_NMI),
+            ("nmi_ari_cluster_labels_kmeans_ari", few_groups, integration.KMEANS_ARI),
+            ("nmi_ari_cluster_labels_leiden_nmi", many_groups, integration.LEIDEN_NMI),
+            ("nmi_ari_cluster_labels_leiden_ari", many_groups, integration.LEIDEN_ARI),
+        )
+    ),
+    *(
+        Case(
+            "pcr_comparison",
+            before_and_after(column),
+            partial(integration.pcr_comparison, categorical=categorical),
+            (permute, double, *MOVED_BEFORE_AND_AFTER, change),
+            {"categorical": categorical},
+            tolerance=1e-5,
+        )
+        for column, categorical, change in (
+            ("batch", True, rename("covariate")),
+            ("time", False, move("scale and shift", lambda t: 5 - 2 * t, "covariate")),
+        )
+    ),
+    *(
+        Case(metric, lambda c: {"scores": score_like(c)}, integration.mean_score, (permute, double))
+        for metric in ("bio_conservation", "batch_correction")
+    ),
+    Case(
+        "total",
+        lambda c: {"bio_scores": score_like(c), "batch_scores": score_like(c) ** 2},
+        integration.total,
+        (permute, double),
+    ),
+]
+
+CASES = [*SILHOUETTES, *NEIGHBORHOODS, *AGREEMENT, *CLASSIFICATION, *INTEGRATION]

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import FiniteCheck, as_rows
-from gpubench.engines import cpu_approximate, cpu_graph, cpu_kernels, cpu_native, cpu_silhouette, planner
+from gpubench.engines import (
+    cpu_approximate,
+    cpu_diffusion,
+    cpu_graph,
+    cpu_kernels,
+    cpu_native,
+    cpu_silhouette,
+    kmeans,
+    neighborhoods,
+    planner,
+)
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.cpu_parallel import Workers, usable_cores
@@ -22,6 +32,9 @@ if TYPE_CHECKING:
 
 ROWS_A_PIECE = 8192
 """Rows that a worker takes at a time where a kernel does little for each."""
+
+VALUES_A_PIECE = 1 << 17
+"""Values that a worker makes at a time where a kernel makes many for each row; they stay in its cache."""
 
 
 class CpuEngine(Engine):
@@ -127,11 +140,29 @@ class CpuEngine(Engine):
             x, clusters, groups, metric, self._workers, self.memory_bytes, self._tiles
         )
 
+    def mean_distances(
+        self, x: NDArray[np.float32], clusters: NDArray[np.int32], metric: Distance = "euclidean"
+    ) -> NDArray[np.float64]:
+        """See `Engine.mean_distances`."""
+        return cpu_silhouette.mean_distances(x, clusters, metric, self._workers, self.memory_bytes, self._tiles)
+
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
         out = np.empty(len(codes))
         self._over_rows(len(codes), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, codes, n_codes, a, b, out))
         return out
+
+    def neighbor_simpson(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_simpson`."""
+        return self.to_host(neighborhoods.neighbor_simpson(np, knn, codes, n_codes, perplexity, self._over_rows))
+
+    def neighbor_chi_square(
+        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_chi_square`."""
+        return self.to_host(neighborhoods.neighbor_chi_square(np, knn, codes, shares, self._over_rows))
 
     def neighbor_value_distance(
         self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
@@ -155,6 +186,18 @@ class CpuEngine(Engine):
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
         """See `Engine.leiden`."""
         return cpu_graph.leiden(graph, resolution, n_iterations, self.seed)
+
+    def kmeans(self, x: NDArray[np.float32], n_clusters: int) -> NDArray[np.int32]:
+        """See `Engine.kmeans`."""
+        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
+
+    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See `Engine.strong_components`."""
+        return cpu_diffusion.strong_components(edges, codes)
+
+    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> NDArray[np.float32]:
+        """See `Engine.diffusion_map`."""
+        return cpu_diffusion.diffusion_map(graph, cells, n_components, self.seed)
 
     def contingency(
         self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
@@ -190,9 +233,10 @@ class CpuEngine(Engine):
 
         return make_classifier(self, kind, **params)
 
-    def _over_rows(self, n: int, kernel: Callable[[int, int], None]) -> None:
-        """Run a kernel over pieces of the n rows on all threads."""
-        self._workers.run(range(0, n, ROWS_A_PIECE), lambda: lambda start: kernel(start, min(start + ROWS_A_PIECE, n)))
+    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""
+        step = max(1, min(ROWS_A_PIECE, VALUES_A_PIECE // width))
+        self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))
 
 
 def _as_it_is(source: NDArray[Any] | RowSource) -> NDArray[np.float32] | None:

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.engines.cpu_kernels import positions
-from gpubench.engines.segments import Block, Segments, Sums, cut, panels, passes, sort_cells, widths_from_means
+from gpubench.engines.segments import (
+    Block,
+    Segments,
+    Sums,
+    cut,
+    own_means,
+    panels,
+    passes,
+    sort_cells,
+    widths_from_means,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,13 +58,40 @@ def silhouette_widths(
 ) -> NDArray[np.float64]:
     """Silhouette width of each cell; see `Engine.silhouette_widths`. Without compiled tiles, NumPy does the same."""
     segments = sort_cells(clusters, groups)
+    own, nearest = _means(x, segments, metric, workers, memory_bytes, tiles)
+    return widths_from_means(own, nearest, segments)
+
+
+def mean_distances(
+    x: NDArray[np.float32],
+    clusters: NDArray[np.int32],
+    metric: str,
+    workers: Workers,
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> NDArray[np.float64]:
+    """Mean distance of each cell to the others of its cluster; see `Engine.mean_distances`."""
+    segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
+    own, _ = _means(x, segments, metric, workers, memory_bytes, tiles)
+    return own_means(own, segments)
+
+
+def _means(
+    x: NDArray[np.float32],
+    segments: Segments,
+    metric: str,
+    workers: Workers,
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
     own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
     nearest = np.full(len(x), np.inf)
     if metric == "cosine":
         _cosine_means(x, segments, own, nearest, workers)
     else:
         _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
-    return widths_from_means(own, nearest, segments)
+    return own, nearest
 
 
 # Cosine: the sum of 1 - u.v over a cluster is its size minus u . (sum of v), so no pair is ever formed.

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.engines import (
+    cpu_diffusion,
     cuda_cosine,
     cuda_graph,
     cuda_neighbors,
     cuda_put,
     cuda_silhouette,
     cuda_tables,
+    kmeans,
+    neighborhoods,
     planner,
 )
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cuda_device import Device
-from gpubench.engines.segments import sort_cells, widths_from_means
+from gpubench.engines.segments import Segments, own_means, sort_cells, widths_from_means
 from gpubench.errors import InputError
 from gpubench.timeline import Timeline
 from gpubench.types import Array, Graph, Knn, RowSource
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+BYTES_A_VALUE = 128
+"""What array code holds for each value that it makes, temporary arrays included."""
 
 
 class CudaEngine(Engine):
@@ -135,23 +142,46 @@ class CudaEngine(Engine):
     ) -> NDArray[np.float64]:
         """See `Engine.silhouette_widths`."""
         segments = sort_cells(clusters, groups)
-        if metric == "cosine":
-            means = cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self._room_bytes())
-        else:
-            means = cuda_silhouette.euclidean_means(
-                self.gpu,
-                x,
-                segments,
-                precision=self.precision,
-                room_bytes=self._room_bytes(),
-                timeline=self.timeline,
-            )
-        own, nearest = map(self.to_host, means)
+        own, nearest = map(self.to_host, self._mean_distances(x, segments, metric))
         return widths_from_means(own, nearest, segments)
+
+    def mean_distances(
+        self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean"
+    ) -> NDArray[np.float64]:
+        """See `Engine.mean_distances`."""
+        segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
+        own, _ = self._mean_distances(x, segments, metric)
+        return own_means(self.to_host(own), segments)
+
+    def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
+        """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
+        if metric == "cosine":
+            return cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self._room_bytes())
+        return cuda_silhouette.euclidean_means(
+            self.gpu,
+            x,
+            segments,
+            precision=self.precision,
+            room_bytes=self._room_bytes(),
+            timeline=self.timeline,
+        )
 
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
         return self.to_host(cuda_tables.neighbor_entropy(self.gpu, knn, codes, n_codes))
+
+    def neighbor_simpson(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_simpson`."""
+        simpson = neighborhoods.neighbor_simpson(self.xp, knn, codes, n_codes, perplexity, self._over_rows)
+        return self.to_host(simpson)
+
+    def neighbor_chi_square(
+        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_chi_square`."""
+        return self.to_host(neighborhoods.neighbor_chi_square(self.xp, knn, codes, shares, self._over_rows))
 
     def neighbor_value_distance(
         self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
@@ -166,6 +196,21 @@ class CudaEngine(Engine):
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
         """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`."""
         return cuda_graph.leiden(self.gpu, graph, resolution, n_iterations, self.seed, self._note)
+
+    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
+        """See `Engine.kmeans`."""
+        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
+
+    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See `Engine.strong_components`; by SciPy on the host with a note in `notes`."""
+        self._note("connected components by SciPy on the CPU")
+        return cpu_diffusion.strong_components(cuda_graph.on_host(self.gpu, edges), codes)
+
+    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
+        """See `Engine.diffusion_map`; by SciPy on the host with a note in `notes`."""
+        self._note("diffusion maps by SciPy on the CPU")
+        found = cpu_diffusion.diffusion_map(cuda_graph.on_host(self.gpu, graph), cells, n_components, self.seed)
+        return self.xp.asarray(found)
 
     def contingency(
         self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
@@ -197,6 +242,12 @@ class CudaEngine(Engine):
     def _room_bytes(self) -> int:
         """What an operation may use now."""
         return min(self.memory_bytes, self.gpu.free_bytes())
+
+    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """Run array code over pieces of the n rows, of `width` values each."""
+        step = max(1, self._room_bytes() // (BYTES_A_VALUE * width))
+        for start in range(0, n, step):
+            kernel(start, min(start + step, n))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cuda_device import Device
+
+EdgesT = TypeVar("EdgesT", bound="Graph | Knn")
 
 ATTEMPTS = 3
 """Times that cuGraph is asked, each with another seed, before igraph is."""
@@ -76,8 +79,17 @@ def _is_absurd(codes: NDArray[np.int32], n_joined: int, n: int) -> bool:
 
 
 def _by_igraph(device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    arrays = (device.xp.asnumpy(array) for array in (graph.indptr, graph.indices, graph.weights))
-    return cpu_graph.leiden(Graph(*arrays), resolution, n_iterations, seed)
+    return cpu_graph.leiden(on_host(device, graph), resolution, n_iterations, seed)
+
+
+def on_host(device: Device, edges: EdgesT) -> EdgesT:
+    """The same graph as arrays of the host."""
+    asnumpy = device.xp.asnumpy
+    if isinstance(edges, Graph):
+        return replace(
+            edges, indptr=asnumpy(edges.indptr), indices=asnumpy(edges.indices), weights=asnumpy(edges.weights)
+        )
+    return replace(edges, indices=asnumpy(edges.indices), distances=asnumpy(edges.distances))
 
 
 def _by_cugraph(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
 from gpubench.types import Array, Knn
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpubench.engines.base import Engine
+
+T = TypeVar("T")
 
 
 class Embedding:
@@ -28,6 +35,7 @@ class Embedding:
         self.name = name
         self._planned_k = 0
         self._knn: Knn | None = None
+        self._shared: dict[Hashable, Any] = {}
 
     @property
     def n(self) -> int:
@@ -58,6 +66,22 @@ class Embedding:
             with self.engine.timeline.stage("knn"):
                 self._knn = self.engine.knn(self.x, self._planned_k)
         return self._knn.head(k)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what several metrics need of these cells, made by the first that asks.
+
+        Parameters
+        ----------
+        key : says what it is, with everything that decides it
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return cast("T", self._shared[key])
+
+
+def fingerprint_of(codes: NDArray[np.int32]) -> bytes:
+    """A key for a column of codes: equal for equal columns alone."""
+    return hashlib.sha256(codes.data).digest()
 
 
 def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Embedding:

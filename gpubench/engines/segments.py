@@ -169,6 +169,18 @@ def widths_from_means(
     return of_cells
 
 
+def own_means(own: NDArray[np.float64], segments: Segments) -> NDArray[np.float64]:
+    """Mean distances to the own cluster in the cells' own order; NaN for singletons.
+
+    Parameters
+    ----------
+    own : (n,) in sorted order
+    """
+    of_cells = np.empty(len(own))
+    of_cells[segments.order] = np.where(np.repeat(segments.sizes == 1, segments.sizes), np.nan, own)
+    return of_cells
+
+
 class Sums:
     """Sums of distances from cells to segments in fixed point, for one pass.
 

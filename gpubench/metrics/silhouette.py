@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import encode_labels
-from gpubench.engines.embedding import on_engine
+from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.errors import InputError
 from gpubench.metrics._checks import check_groups
 from gpubench.metrics._metric import metric
-from gpubench.types import Labels, Score
+from gpubench.types import Array, Labels, Score
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpubench.engines.base import Distance, Engine
 
 
@@ -53,9 +55,55 @@ def silhouette_label(
     embedding = on_engine(X, engine)
     encoded = encode_labels(labels, "labels", embedding.n)
     check_groups(encoded)
-    widths = embedding.engine.silhouette_widths(embedding.x, encoded.codes, metric=metric)
+    widths = _label_widths(embedding, encoded, metric)
     params = _params(embedding.engine, metric)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params)
+
+
+@metric("isolated_labels", "Isolated labels", bounds=(0, 1))
+def isolated_labels(
+    X: Any, labels: Any, batch: Any, *, iso_threshold: int | None = None, engine: Engine | str | None = None
+) -> Score:
+    r"""How well labels that are in few batches are separated: their mean silhouette width, rescaled to [0, 1].
+
+    .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l} \frac{s_i + 1}{2}
+
+    with s the silhouette width of the labels among all cells, and M the labels that are in the fewest batches.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, or an `Embedding`
+    labels, batch : (n,) labels of any kind, none missing
+    iso_threshold : a label in up to that many batches counts; None: the smallest number of batches of any label
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 is best. NaN with a note where every label is in more than `iso_threshold` batches.
+
+    Raises
+    ------
+    InputError
+        Fewer than two labels, every label a singleton, missing labels or batches, or a matrix that cannot be scored.
+
+    References
+    ----------
+    Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    embedding = on_engine(X, engine)
+    label = encode_labels(labels, "labels", embedding.n)
+    check_groups(label)
+    n_cells, n_batches = _cells_and_batches(embedding, label, encode_labels(batch, "batch", embedding.n))
+    threshold = int(n_batches.min()) if iso_threshold is None else iso_threshold
+    isolated = n_batches <= threshold
+    params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
+    if not isolated.any():
+        return Score(np.nan, note=f"undefined: every label is in more than {threshold} batches", params=params)
+    widths = _label_widths(embedding, label, "euclidean")
+    sums = np.bincount(label.codes, weights=(widths + 1) / 2)
+    n = int(n_cells[isolated].sum())
+    return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=n, params=params)
 
 
 @metric("batch_silhouette", "Silhouette (batches within labels)", bounds=(0, 1))
@@ -99,21 +147,103 @@ def silhouette_batch(
     embedding = on_engine(X, engine)
     label = encode_labels(labels, "labels", embedding.n)
     batches = encode_labels(batch, "batch", embedding.n)
-    engine_ = embedding.engine
-    counts = engine_.contingency(label.codes, batches.codes, label.n_classes, batches.n_classes)
-    n_cells, n_batches = counts.sum(axis=1), (counts > 0).sum(axis=1)
+    n_cells, n_batches = _cells_and_batches(embedding, label, batches)
     usable = (n_batches > 1) & (n_batches < n_cells)
-    params = _params(engine_, metric)
+    params = _params(embedding.engine, metric)
     if not usable.any():
-        why = "undefined: no label has cells of two batches with more cells than batches"
-        return Score(np.nan, n=0, note=why, params=params)
+        return Score(np.nan, n=0, note=_NO_LABEL, params=params)
     keep = usable[label.codes]
-    cells = embedding.x if keep.all() else embedding.x[keep]
     codes = label.codes[keep]
-    widths = engine_.silhouette_widths(cells, batches.codes[keep], groups=codes, metric=metric)
-    mixed = np.bincount(codes, weights=1 - np.abs(widths), minlength=label.n_classes)
-    value = (mixed[usable] / n_cells[usable]).mean()
-    return Score(float(value), n=int(keep.sum()), note=_left_out(label, usable), params=params)
+    widths = embedding.engine.silhouette_widths(
+        _cells(embedding, keep), batches.codes[keep], groups=codes, metric=metric
+    )
+    value = _mean_of_labels(1 - np.abs(widths), codes, usable)
+    return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
+
+
+@metric("bras", "BRAS", bounds=(0, 1))
+def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
+    r"""How well batches are mixed within each label: as `batch_silhouette`, but against all other batches together.
+
+    .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l}
+        \Big( 1 - \Big| \frac{b_i - a_i}{\max(a_i, b_i)} \Big| \Big)
+
+    with a the mean distance to the other cells of the same label and batch, b that to all cells of the label in other
+    batches, and M the labels that have at least two batches and fewer batches than cells. A cell alone in its batch
+    counts as width 0.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, or an `Embedding`
+    labels, batch : (n,) labels of any kind, none missing
+    metric : distance
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 is best. NaN with a note where no label has batches to compare.
+
+    Raises
+    ------
+    InputError
+        Missing labels or batches, or a matrix that cannot be scored.
+
+    References
+    ----------
+    Rautenstrauch & Ohler (2025), doi:10.1038/s41587-025-02743-4.
+    """
+    _check_distance(metric)
+    embedding = on_engine(X, engine)
+    label = encode_labels(labels, "labels", embedding.n)
+    batches = encode_labels(batch, "batch", embedding.n)
+    n_cells, n_batches = _cells_and_batches(embedding, label, batches)
+    usable = (n_batches > 1) & (n_batches < n_cells)
+    params = {} if metric == "cosine" else {"metric": metric, **_params(embedding.engine, metric)}
+    if not usable.any():
+        return Score(np.nan, n=0, note=_NO_LABEL, params=params)
+    keep = usable[label.codes]
+    codes, cells = label.codes[keep], _cells(embedding, keep)
+    pairs = np.unique(codes.astype(np.int64) * batches.n_classes + batches.codes[keep], return_inverse=True)[1]
+    n_label, n_own = np.bincount(codes)[codes], np.bincount(pairs)[pairs]
+    own = embedding.engine.mean_distances(cells, pairs.astype(np.int32), metric)
+    to_label = embedding.engine.mean_distances(cells, codes, metric)
+    # the sum to a label is that to the own batch and that to the others
+    alone = n_own == 1
+    others = np.maximum((n_label - 1) * to_label - (n_own - 1) * np.where(alone, 0, own), 0) / (n_label - n_own)
+    largest = np.maximum(np.where(alone, 0, own), others)
+    widths = np.divide(others - own, largest, out=np.zeros(len(own)), where=(largest > 0) & ~alone)
+    value = _mean_of_labels(1 - np.abs(widths), codes, usable)
+    return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
+
+
+_NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
+
+
+def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDArray[np.float64]:
+    """Silhouette widths of the labels among all cells, computed once for all metrics that ask."""
+    return embedding.shared(
+        ("silhouette_widths", metric, fingerprint_of(labels.codes)),
+        lambda: embedding.engine.silhouette_widths(embedding.x, labels.codes, metric=metric),
+    )
+
+
+def _cells_and_batches(
+    embedding: Embedding, labels: Labels, batches: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cells and batches of each label; (L,) each."""
+    counts = embedding.engine.contingency(labels.codes, batches.codes, labels.n_classes, batches.n_classes)
+    return counts.sum(axis=1), (counts > 0).sum(axis=1)
+
+
+def _cells(embedding: Embedding, keep: NDArray[np.bool_]) -> Array:
+    return embedding.x if keep.all() else embedding.x[keep]
+
+
+def _mean_of_labels(values: NDArray[np.float64], codes: NDArray[np.int32], used: NDArray[np.bool_]) -> float:
+    """Mean over the labels that are used of the mean over their cells."""
+    sums = np.bincount(codes, weights=values, minlength=len(used))
+    return float((sums[used] / np.bincount(codes, minlength=len(used))[used]).mean())
 
 
 def _check_distance(metric: str) -> None:

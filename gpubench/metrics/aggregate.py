@@ -1,0 +1,104 @@
+"""The aggregate scores of an integration: how well biology is kept, how well batches are mixed, and both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gpubench.data.host import to_host
+from gpubench.errors import InputError
+from gpubench.metrics._metric import metric
+from gpubench.types import Score
+
+BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
+
+
+@metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1))
+def bio_conservation(scores: Iterable[float]) -> Score:
+    """Mean of the scores that say how well biology is kept.
+
+    Parameters
+    ----------
+    scores : such as `isolated_labels`, `nmi_ari_cluster_labels_kmeans_nmi`, `silhouette_score`, `clisi_knn`
+
+    Returns
+    -------
+    Score
+        At most 1. Undefined scores are left out, with a note; NaN where none is defined.
+
+    Raises
+    ------
+    InputError
+        No scores.
+
+    References
+    ----------
+    Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    return _mean(scores)
+
+
+@metric("batch_correction", "Batch correction", bounds=(0, 1))
+def batch_correction(scores: Iterable[float]) -> Score:
+    """Mean of the scores that say how well batches are mixed.
+
+    Parameters
+    ----------
+    scores : such as `bras`, `ilisi_knn`, `kbet_per_label`, `graph_connectivity`, `pcr_comparison`
+
+    Returns
+    -------
+    Score
+        In [0, 1]. Undefined scores are left out, with a note; NaN where none is defined.
+
+    Raises
+    ------
+    InputError
+        No scores.
+
+    References
+    ----------
+    Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    return _mean(scores)
+
+
+@metric("total", "Total", bounds=(-0.5, 1))
+def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
+    """Bio conservation and batch correction together, weighted 0.6 and 0.4.
+
+    Parameters
+    ----------
+    bio_scores : as in `bio_conservation`
+    batch_scores : as in `batch_correction`
+
+    Returns
+    -------
+    Score
+        At most 1. Undefined scores are left out of their mean, with a note; NaN where a mean is undefined.
+
+    Raises
+    ------
+    InputError
+        No scores.
+
+    References
+    ----------
+    Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    bio, batch = bio_conservation(bio_scores), batch_correction(batch_scores)
+    notes = (f"{name}: {mean.note}" for name, mean in (("bio", bio), ("batch", batch)) if mean.note)
+    return Score(BIO_WEIGHT * bio + BATCH_WEIGHT * batch, n=bio.n + batch.n, note="; ".join(notes))
+
+
+def _mean(scores: Iterable[float]) -> Score:
+    values = to_host(scores, "scores").astype(np.float64)
+    if not len(values):
+        raise InputError("scores is empty; give at least one")
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return Score(np.nan, note="undefined: none of the scores is defined")
+    n_undefined = len(values) - len(defined)
+    note = f"{n_undefined} of {len(values)} scores left out, undefined" if n_undefined else ""
+    return Score(float(defined.mean()), n=len(defined), note=note)

@@ -1,0 +1,171 @@
+"""Local inverse Simpson's index: how many batches, or labels, a cell sees around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.data import encode_labels
+from gpubench.errors import InputError
+from gpubench.metrics._checks import check_several
+from gpubench.metrics._metric import metric
+from gpubench.metrics._search import Neighborhoods, neighborhoods
+from gpubench.types import Labels, Score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.base import Engine
+
+NEIGHBORS = 90
+"""Cells in a neighbourhood, the cell itself counted."""
+
+
+def lisi_knn(
+    X: Any,
+    labels: Any,
+    *,
+    perplexity: float | None = None,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> NDArray[np.float64]:
+    r"""Effective number of labels around each cell.
+
+    .. math:: LISI_i = 1 / \sum_l \Big( \sum_{j \in N(i), l_j = l} w_{ij} \Big)^2,
+        \quad w_{ij} \propto e^{-\beta_i d_{ij}}
+
+    over the nearest cells, itself left out, with beta such that the entropy of the weights is log(perplexity).
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    labels : (n,) labels of any kind, none missing
+    perplexity : effective size of a neighbourhood; None: a third of `n_neighbors`, rounded down
+    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 90, or all of a `Knn`
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    (n,) float64 from 1, all neighbours of one label, to the number of labels
+
+    Raises
+    ------
+    InputError
+        `n_neighbors` below 3, `perplexity` below 1, missing labels, or a matrix that cannot be scored.
+
+    Notes
+    -----
+    The weights have the entropy asked for to 1e-10; scib-metrics stops its search at 1e-5.
+
+    References
+    ----------
+    Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    return _lisi(around, encode_labels(labels, "labels", around.n), _perplexity(around, perplexity))
+
+
+@metric("ilisi_knn", "iLISI", bounds=(0, 1))
+def ilisi_knn(
+    X: Any,
+    batches: Any,
+    *,
+    perplexity: float | None = None,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> Score:
+    r"""How many batches a cell sees around it, as a share of all.
+
+    .. math:: \frac{\mathrm{median}_i\, LISI_i - 1}{B - 1}
+
+    with the effective number of batches of `lisi_knn`.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    batches : (n,) labels of any kind, none missing
+    perplexity, n_neighbors, engine : as in `lisi_knn`
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 where a cell sees all batches alike.
+
+    Raises
+    ------
+    InputError
+        Fewer than two batches, and what `lisi_knn` refuses.
+
+    References
+    ----------
+    Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    codes = encode_labels(batches, "batches", around.n)
+    check_several(codes)
+    used = _perplexity(around, perplexity)
+    median = float(np.median(_lisi(around, codes, used)))
+    return around.score(_within_bounds((median - 1) / (codes.n_classes - 1)), perplexity=used)
+
+
+@metric("clisi_knn", "cLISI", bounds=(0, 1))
+def clisi_knn(
+    X: Any,
+    labels: Any,
+    *,
+    perplexity: float | None = None,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> Score:
+    r"""How few labels a cell sees around it.
+
+    .. math:: \frac{L - \mathrm{median}_i\, LISI_i}{L - 1}
+
+    with the effective number of labels of `lisi_knn`.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    labels : (n,) labels of any kind, none missing
+    perplexity, n_neighbors, engine : as in `lisi_knn`
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 where a cell sees a single label.
+
+    Raises
+    ------
+    InputError
+        Fewer than two labels, and what `lisi_knn` refuses.
+
+    References
+    ----------
+    Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    codes = encode_labels(labels, "labels", around.n)
+    check_several(codes)
+    used = _perplexity(around, perplexity)
+    median = float(np.median(_lisi(around, codes, used)))
+    return around.score(_within_bounds((codes.n_classes - median) / (codes.n_classes - 1)), perplexity=used)
+
+
+def _lisi(around: Neighborhoods, labels: Labels, perplexity: float) -> NDArray[np.float64]:
+    return 1 / around.engine.neighbor_simpson(around.knn, labels.codes, labels.n_classes, perplexity)
+
+
+def _perplexity(around: Neighborhoods, perplexity: float | None) -> float:
+    used = around.n_neighbors // 3 if perplexity is None else perplexity
+    if not used >= 1:
+        given = f"n_neighbors={around.n_neighbors}" if perplexity is None else f"perplexity={perplexity}"
+        raise InputError(
+            f"{given} leaves a perplexity below 1; use a perplexity of at least 1, or 3 neighbours or more"
+        )
+    return used
+
+
+def _within_bounds(value: float) -> float:
+    """Rounding may pass a bound by a few units of the last place."""
+    return min(1.0, max(0.0, value))
