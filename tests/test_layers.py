@@ -30,7 +30,7 @@ LAYERS = (
     ("runner",),
     ("run",),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
-    ("cli",),
+    ("cli", "accel"),
     ("__init__", "__main__"),
 )
 

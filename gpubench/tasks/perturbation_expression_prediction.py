@@ -14,7 +14,7 @@ from gpubench.data.finite import FiniteCheck
 from gpubench.data.messages import quoted
 from gpubench.data.perturbation import PerturbationData, PerturbedCondition
 from gpubench.metrics.correlation import spearman_correlation
-from gpubench.tasks._task import Task, TaskInput, require, to_row
+from gpubench.tasks._task import Effect, Task, TaskInput, require, to_row
 from gpubench.types import MetricResult, Score
 
 if TYPE_CHECKING:
@@ -95,16 +95,24 @@ def _score(
     if not n_cells or not len(condition.genes):
         value, why = math.nan, "undefined: nothing of this condition is in the predictions"
     else:
-        if effect == "ratio" and min(treated.min(), control.min()) <= 0:
-            effect = "difference"
+        change, effect = predicted_change(treated, control, effect)
+        if effect != given.options.effect:
             notes.append("difference of means, for some are not positive and have no ratio")
-        change = treated - control if effect == "difference" else np.log((treated + _OFFSET) / (control + _OFFSET))
         correlation = spearman_correlation(condition.true_change, change, engine=given.engine)
         value, why = float(correlation), correlation.note
         if why:
             why += " (a is the true, b the predicted change)"
     params = {"condition": condition.name, "effect": effect, "n_genes": len(condition.genes)}
     return Score(value, n=n_cells, params=params, note="; ".join(filter(None, [why, *notes])))
+
+
+def predicted_change(
+    treated: NDArray[np.float64], control: NDArray[np.float64], effect: Effect
+) -> tuple[NDArray[np.float64], Effect]:
+    """Change between two vectors of means, and how it was taken: where a mean is not positive there is no ratio."""
+    if effect == "difference" or min(treated.min(), control.min()) <= 0:
+        return treated - control, "difference"
+    return np.log((treated + _OFFSET) / (control + _OFFSET)), "ratio"
 
 
 def _mean(scores: Sequence[Score], data: PerturbationData) -> Score:

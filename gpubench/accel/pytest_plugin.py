@@ -1,0 +1,31 @@
+"""`pytest -p gpubench.accel.pytest_plugin`: a test suite with everything patched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpubench.accel import install, report, uninstall
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--accel-engine`."""
+    parser.addoption("--accel-engine", default="auto", help="engine of gpubench.accel: auto, cpu or cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Install before test modules are imported."""
+    install(engine=config.getoption("--accel-engine"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what ran where."""
+    terminalreporter.section("gpubench.accel")
+    terminalreporter.write_line(str(report()))
+
+
+def pytest_unconfigure() -> None:
+    """Uninstall."""
+    uninstall()

@@ -1,0 +1,229 @@
+"""Installing, finding every name of a function, and taking it all out again."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from cells import Cells
+
+from gpubench import accel
+from gpubench.accel import calls, targets
+from gpubench.errors import InputError
+
+NAME = "sklearn.metrics.silhouette_samples"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    """Every test begins and ends without patches, reports and things said."""
+    accel.uninstall()
+    accel.report().clear()
+    calls._State.told.clear()
+    yield
+    accel.uninstall()
+    accel.report().clear()
+
+
+def test_install_and_uninstall() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    accel.install("sklearn", engine="cpu")
+    assert sklearn.metrics.silhouette_samples is not original[0]
+    assert sklearn.metrics.cluster.silhouette_samples is sklearn.metrics.silhouette_samples
+    accel.uninstall()
+    assert sklearn.metrics.silhouette_samples is original[0]
+    assert sklearn.metrics.cluster.silhouette_samples is original[0]
+    accel.uninstall()
+
+
+def test_what_it_replaces_looks_the_same() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    accel.install("sklearn", engine="cpu")
+    replacement = sklearn.metrics.silhouette_samples
+    for name in ("__name__", "__module__", "__qualname__", "__doc__"):
+        assert getattr(replacement, name) == getattr(original[0], name)
+    assert pickle.loads(pickle.dumps(replacement)) is replacement
+
+
+def test_names_imported_before_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = types.ModuleType("users_module")
+    user.asw = sklearn.metrics.silhouette_samples  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "users_module", user)
+    original = [user.asw]
+    accel.install("sklearn", engine="cpu")
+    assert user.asw is sklearn.metrics.silhouette_samples is not original[0]
+    accel.uninstall()
+    assert user.asw is original[0]
+
+
+@pytest.mark.parametrize("hold", [lambda f: [f], partial, lambda f: {"asw": f}], ids=["list", "partial", "dict"])
+def test_the_user_is_told_of_what_is_not_found(hold, caplog: pytest.LogCaptureFixture) -> None:
+    held = hold(sklearn.metrics.silhouette_samples)
+    accel.install("sklearn", engine="cpu")
+    (record,) = caplog.records
+    assert f"{NAME} is held by a {type(held).__name__}" in record.message
+
+
+def test_nothing_is_told_where_all_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    accel.install(engine="cpu")
+    assert not caplog.records
+
+
+def test_installing_again_changes_the_options() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    accel.install("sklearn", engine="cpu")
+    accel.install([], engine="cpu")
+    assert sklearn.metrics.silhouette_samples is original[0]
+
+
+def test_a_block() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    with accel.accelerated("sklearn", "cpu") as report:
+        assert sklearn.metrics.silhouette_samples is not original[0]
+        assert report is accel.report()
+    assert sklearn.metrics.silhouette_samples is original[0]
+
+
+def test_a_block_inside_of_an_install_leaves_it() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    accel.install("sklearn", engine="cpu")
+    with accel.accelerated([]):
+        assert sklearn.metrics.silhouette_samples is original[0]
+    assert sklearn.metrics.silhouette_samples is not original[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "sklaern"}, "did you mean 'sklearn'"),
+        ({"targets": ["x"]}, "there are: 'czbenchmarks', 'scib_metrics', 'sklearn'"),
+        ({"engine": "gpu"}, "engine='gpu' is unknown"),
+    ],
+)
+def test_wrong_options_leave_everything_as_it_was(options, message) -> None:
+    accel.install("sklearn", engine="cpu")
+    installed = [sklearn.metrics.silhouette_samples]
+    with pytest.raises(InputError, match=message):
+        accel.install(**options)
+    assert sklearn.metrics.silhouette_samples is installed[0]
+    installed[0]([[0.0], [1.0], [5.0], [6.0]], [0, 0, 1, 1])
+    assert NAME in accel.report()
+
+
+def test_a_version_outside_of_the_tested_ones_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(targets.VERSIONS, "sklearn", targets.Tested("scikit-learn", (0, 1), (0, 2)))
+    with pytest.warns(UserWarning, match=r"tested with scikit-learn 0\.1 to 0\.2, and this is"):
+        accel.install("sklearn", engine="cpu")
+
+
+def test_a_function_with_other_parameters_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def silhouette_samples(X, labels, *, metric="euclidean", weights=None, **kwds):
+        return None
+
+    monkeypatch.setattr("sklearn.metrics.cluster._unsupervised.silhouette_samples", silhouette_samples)
+    accel.install("sklearn", engine="cpu")
+    assert sklearn.metrics.cluster._unsupervised.silhouette_samples is silhouette_samples
+    assert f"{NAME} is not patched" in caplog.text
+
+
+def test_what_is_held_after_uninstalling_is_the_original(small_cells: Cells) -> None:
+    accel.install("sklearn", engine="cpu")
+    held = [sklearn.metrics.silhouette_samples]
+    accel.uninstall()
+    held[0](small_cells.x, small_cells.label)
+    assert len(accel.report()) == 0
+
+
+def test_each_call_is_logged_where_that_is_wanted(small_cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
+    accel.install("sklearn", engine="cpu", verbose=True)
+    logging.getLogger("gpubench.accel").setLevel(logging.INFO)
+    sklearn.metrics.silhouette_samples(small_cells.x, small_cells.label)
+    assert f"{NAME}: cpu, " in caplog.text
+
+
+def run_python(*args: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False, **options)
+
+
+def test_installing_imports_nothing_that_is_patched() -> None:
+    code = "import sys, gpubench.accel as a; a.install(engine='cpu'); print(*sys.modules)"
+    loaded = run_python("-W", "error", "-c", code).stdout.split()
+    assert "gpubench.accel" in loaded
+    assert not {"sklearn", "scib_metrics", "czbenchmarks", "pandas", "jax"} & set(loaded)
+
+
+def test_what_is_imported_later_is_patched_before_names_are_taken() -> None:
+    code = (
+        "import gpubench.accel as a; a.install(engine='cpu')\n"
+        "from sklearn.metrics import silhouette_samples, silhouette_score\n"
+        "silhouette_score([[0.], [1.], [5.], [6.]], [0, 0, 1, 1])\n"
+        "print(a.report()); a.uninstall(); print(silhouette_samples.__module__)"
+    )
+    assert f"{NAME}: 1 on cpu" in run_python("-c", code).stdout
+
+
+SCRIPT = """\
+import sys
+from sklearn.metrics import silhouette_score
+if __name__ == "__main__":
+    print(sys.argv[1:], round(silhouette_score([[0.], [1.], [5.], [6.]], [0, 0, 1, 1]), 3))
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("how", [["users_script.py"], ["-m", "users_script"]], ids=["script", "module"])
+def test_running_a_script(tmp_path: Path, how: list[str]) -> None:
+    (tmp_path / "users_script.py").write_text(SCRIPT)
+    alone = run_python(*how, "--a", "b", cwd=tmp_path)
+    ours = run_python("-m", "gpubench.accel", "--engine", "cpu", "--report", *how, "--a", "b", cwd=tmp_path)
+    assert alone.stdout == ours.stdout == "['--a', 'b'] 0.798\n"
+    assert alone.returncode == ours.returncode == 3
+    assert f"{NAME}: 1 on cpu" in ours.stderr
+
+
+def test_running_a_script_on_an_engine_that_there_is_not() -> None:
+    done = run_python("-m", "gpubench.accel", "--engine", "gpu", "script.py")
+    assert done.returncode == 2
+    assert "engine='gpu' is unknown" in done.stderr
+
+
+def test_a_worker_that_starts_afresh_has_the_original(small_cells: Cells) -> None:
+    from joblib import Parallel, delayed
+
+    accel.install("sklearn", engine="cpu")
+    there = Parallel(n_jobs=2)(
+        delayed(sklearn.metrics.silhouette_samples)(small_cells.x, small_cells.label) for _ in range(2)
+    )
+    assert len(accel.report()) == 0  # counted in this process
+    here = sklearn.metrics.silhouette_samples(small_cells.x, small_cells.label)
+    np.testing.assert_allclose(there, [here, here], atol=1e-5)
+
+
+def test_the_notebook_extension() -> None:
+    original = [sklearn.metrics.silhouette_samples]
+    accel.load_ipython_extension(None)
+    assert sklearn.metrics.silhouette_samples is not original[0]
+    accel.unload_ipython_extension(None)
+    assert sklearn.metrics.silhouette_samples is original[0]
+
+
+def test_the_pytest_plugin(tmp_path: Path) -> None:
+    (tmp_path / "test_users.py").write_text(
+        "from sklearn.metrics import silhouette_score\n"
+        "def test_it(): assert silhouette_score([[0.], [1.], [5.], [6.]], [0, 0, 1, 1]) > 0.7\n"
+    )
+    arguments = ("-m", "pytest", "-p", "gpubench.accel.pytest_plugin", "--accel-engine", "cpu", "test_users.py")
+    done = run_python(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"{NAME}: 1 on cpu" in done.stdout
