@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,27 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path) -> None:
     )
     names = [name for _, name in imports(tmp_path / "a.py")]
     assert sorted(names) == ["a.b", "c", "c", "g", "gpubench", "gpubench.engines"]
+
+
+DEVICES = re.compile(r"cupy|cuda|cpu|gpu(?!bench)|nvidia|igraph|faiss|cuml|cugraph|engine\.(name|gpu|device)\b", re.IGNORECASE)
+
+
+def mentions_of_devices(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if DEVICES.search(line)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in modules() if path.relative_to(PACKAGE).parts[0] in ("metrics", "tasks")],
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_metrics_and_tasks_are_the_same_code_on_every_engine(path: Path) -> None:
+    assert mentions_of_devices(path.read_text()) == []
+
+
+@pytest.mark.parametrize("line", ['if engine.name == "cuda":', "import cupy as cp", 'engine == "cpu"', "x.GPU"])
+def test_a_branch_for_one_engine_is_seen(line: str) -> None:
+    assert mentions_of_devices(f"a = 1\n    {line}\n") == [line]
 
 
 def run_python(code: str) -> str:

@@ -35,8 +35,8 @@ def get_engine(
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "ivf" (approximate, by faiss), or "auto": exact up to 300,000 cells,
-        then approximate where faiss is installed; results say which, and the recall. The CUDA engine searches exactly
+    knn : how neighbours are searched: "exact", "ivf" (approximate), or "auto": exact up to 300,000 cells, then
+        approximate where faiss is installed; on CUDA exact up to 4,000,000 cells. Results say which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
 
@@ -55,7 +55,7 @@ def get_engine(
         raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
     seed = check_seed(seed)
     chosen = ""
-    if name == "cuda" or (name == "auto" and knn != "ivf"):  # ivf is of the CPU
+    if name != "cpu":
         try:
             engine = _start_cuda(seed, threads, memory_bytes, timeline, knn, precision)
         except EngineUnavailable as error:

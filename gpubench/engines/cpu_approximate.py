@@ -8,6 +8,7 @@ import numpy as np
 
 from gpubench.engines import cpu_neighbors
 from gpubench.engines.neighbors import Neighbors
+from gpubench.engines.recall import sample_of, share_found
 from gpubench.errors import EngineUnavailable
 from gpubench.types import Knn
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 EXACT_UP_TO = 300_000
 """Cells up to which every pair is compared unless another method is named."""
-
-RECALL_SAMPLE = 1_000
-"""Cells whose neighbours are also searched exactly, to measure recall."""
 
 N_PROBE = 32
 QUERY_ROWS = 8192
@@ -72,11 +70,6 @@ def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Kn
 
 def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], exact: ExactSearch, seed: int) -> float:
     """Share of the true neighbours of a random sample of cells that are among `indices`."""
-    n, k = indices.shape
-    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, RECALL_SAMPLE), replace=False))
-    nearest = exact.knn_between(x[sample], x, k + 1).indices
-    hits = 0
-    for row, true, got in zip(sample, nearest, indices[sample], strict=True):
-        others = true[true != row][:k]
-        hits += len(np.intersect1d(others, got, assume_unique=True))
-    return float(hits / (len(sample) * k))
+    k = indices.shape[1]
+    sample = sample_of(len(x), seed)
+    return share_found(sample, exact.knn_between(x[sample], x, k + 1).indices, indices[sample])

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpubench.engines import (
     cpu_diffusion,
+    cuda_approximate,
     cuda_cosine,
     cuda_graph,
     cuda_neighbors,
@@ -45,6 +46,7 @@ class CudaEngine(Engine):
     ----------
     gpu : the device
     n_threads : CPU threads, for steps that have to run there
+    knn_method : "exact", "ivf" (approximate), or "auto": exact up to 4,000,000 cells, then ivf where it fits
     """
 
     name = "cuda"
@@ -67,17 +69,16 @@ class CudaEngine(Engine):
         EngineUnavailable
             No device, or a package that is missing.
         InputError
-            A method of neighbour search that this engine lacks, no threads, or too little memory.
+            No threads, or too little memory.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed")
-        if knn == "ivf":
-            raise InputError("knn='ivf' is of the engine 'cpu'; the CUDA engine searches exactly, use knn='exact'")
         self.gpu = device or Device.find()
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.precision = precision
+        self.knn_method = knn
         self.notes = []
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
@@ -110,9 +111,21 @@ class CudaEngine(Engine):
         return host
 
     def knn(self, x: Array, k: int) -> Knn:
-        """See `Engine.knn`."""
+        """See `Engine.knn`; beyond 4,000,000 cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        (n, d), room_bytes = x.shape, self._room_bytes()
+        many = n > cuda_approximate.EXACT_UP_TO and cuda_approximate.fits(n, d, k, room_bytes)
+        if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
+            return cuda_approximate.ivf_knn(
+                self.gpu,
+                x,
+                k,
+                seed=self.seed,
+                precision=self.precision,
+                room_bytes=room_bytes,
+                timeline=self.timeline,
+            )
         return self._knn(x, x, k)
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:

@@ -9,6 +9,7 @@ So neighbours are exact in either precision, and precision only decides how fast
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from gpubench.engines import planner
 from gpubench.engines.cuda_signatures import HISTOGRAM_BYTES, NO_CANDIDATE
 from gpubench.engines.cuda_tiles import (
+    MAX_TILE_ROWS,
     TF32,
     Arithmetic,
     Operands,
@@ -60,11 +62,10 @@ def knn_between(
     InputError
         More neighbours than a block of the GPU can sort, or a graph that does not fit.
     """
-    if k > MAX_K:
-        raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use engine='cpu' for more")
+    check_k(k)
     m, d = queries.shape
     planner.require(8 * m * k, room_bytes, f"the graph of {k} neighbours of {m:,} cells", "use fewer neighbours")
-    search = _Search(device, queries, x, k, room_bytes - 8 * m * k, timeline)
+    search = Search(device, queries, x, k, room_bytes - 8 * m * k, timeline)
     uncertain: Array | None = None
     for arithmetic in cascade(device, d, precision):
         uncertain = search.with_tiles(uncertain, arithmetic)
@@ -76,65 +77,94 @@ def knn_between(
     return Knn(search.indices, search.distances)
 
 
-class _Search:
+def check_k(k: int) -> None:
+    """Refuse more neighbours than a block of the GPU can sort.
+
+    Raises
+    ------
+    InputError
+        k is more than `MAX_K`.
+    """
+    if k > MAX_K:
+        raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use engine='cpu' for more")
+
+
+class Search:
     """The search of one graph.
 
     Attributes
     ----------
     indices, distances : (m, k), written as rows are found
+    edge : rows and columns of a tile at most
+    centre, scale : what tiles are made of is x less the centre, (d,), times the scale
     """
 
-    def __init__(self, device: Device, queries: Array, x: Array, k: int, room_bytes: int, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        device: Device,
+        queries: Array,
+        x: Array,
+        k: int,
+        room_bytes: int,
+        timeline: Timeline,
+        *,
+        ids: Array | None = None,
+    ) -> None:
+        """Describe the search; `ids` (n,) int32 are what cells that search each other are called, None: 0, 1, 2 ..."""
         xp = device.xp
         self._device = device
         self._queries, self._x, self._k = queries, x, k
         self._same_cells = queries is x
         self._timeline = timeline
         self._room_bytes = room_bytes
-        self._edge = tile_rows(room_bytes)
-        self._tile = xp.empty(self._edge * self._edge, np.float32)
+        self._ids = ids
+        self.edge = tile_rows(room_bytes)
+        self._tile = xp.empty(self.edge * self.edge, np.float32)
         self.indices = xp.empty((len(queries), k), np.int32)
         self.distances = xp.empty((len(queries), k), np.float32)
-        self._centre = _mean(device, x, self._edge)
-        self._scale = power_of_two_scale(
-            max(self._extent(part) for part in ([x] if self._same_cells else [x, queries]))
-        )
-
-    def _extent(self, cells: Array) -> float:
-        xp = self._device.xp
-        high, low = (xp.abs(edge - self._centre).max() for edge in (cells.max(axis=0), cells.min(axis=0)))
-        return float(xp.maximum(high, low))
+        self.centre = mean_of(device, x)
+        self.scale = scale_of(device, [x] if self._same_cells else [x, queries], self.centre)
 
     def with_tiles(self, rows: Array | None, arithmetic: Arithmetic) -> Array:
         """Search rows (u,) int32 of the queries (None: all) by tiles; those that are not certain are returned."""
         n_rows = len(self._queries) if rows is None else len(rows)
         n = len(self._x)
-        spans = [(start, min(start + self._edge, n)) for start in range(0, n, self._edge)]
-        columns = Operands(
-            self._device,
-            self._x,
-            spans,
-            self._centre[None],
-            [0] * len(spans),
-            self._scale,
-            arithmetic,
-            keep_bytes=self._room_bytes // 4,
-        )
+        spans = [(start, min(start + self.edge, n)) for start in range(0, n, self.edge)]
+        columns = self._operands(spans, arithmetic)
         uncertain = []
-        for start in range(0, n_rows, self._edge):
-            stop = min(start + self._edge, n_rows)
-            uncertain.append(self._search_block(rows, start, stop, columns, spans))
+        for start in range(0, n_rows, self.edge):
+            stop = min(start + self.edge, n_rows)
+            uncertain.append(self._search_block(rows, start, stop, columns, range(len(spans))))
             self._timeline.advance(stop, n_rows)
         return self._device.xp.concatenate(uncertain)
 
+    def within(self, spans: list[tuple[int, int]], probed: list[list[int]], arithmetic: Arithmetic) -> None:
+        """Search each span of cells among the cells of some spans; spans are of at most `edge` cells."""
+        columns = self._operands(spans, arithmetic)
+        for (start, stop), chosen in zip(spans, probed, strict=True):
+            self._search_block(None, start, stop, columns, chosen)
+            self._timeline.advance(stop, len(self._queries))
+
+    def _operands(self, spans: list[tuple[int, int]], arithmetic: Arithmetic) -> Operands:
+        return Operands(
+            self._device,
+            self._x,
+            spans,
+            self.centre[None],
+            [0] * len(spans),
+            self.scale,
+            arithmetic,
+            keep_bytes=self._room_bytes // 4,
+        )
+
     def _search_block(
-        self, rows: Array | None, start: int, stop: int, columns: Operands, spans: list[tuple[int, int]]
+        self, rows: Array | None, start: int, stop: int, columns: Operands, chosen: Sequence[int]
     ) -> Array:
         xp, device, k = self._device.xp, self._device, self._k
         own = None if rows is None else rows[start:stop]
         queries = self._queries[start:stop] if own is None else self._queries[own]
-        centred = queries - self._centre
-        centred *= np.float32(self._scale)
+        centred = queries - self.centre
+        centred *= np.float32(self.scale)
         block = make_operand(device, centred, columns.arithmetic)
         left = block.left(device)
         n_others = len(self._x) - self._same_cells
@@ -143,15 +173,15 @@ class _Search:
         counts = xp.zeros(stop - start, np.int32)
         limits = xp.full(stop - start, NO_CANDIDATE, np.uint64)
         farthest = xp.zeros((), np.float64)
-        for b, (first, last) in enumerate(spans):
-            column = columns[b]
+        for b in chosen:
+            column, (first, last) = columns[b], columns.spans[b]
             width = column.right.shape[0]
             tile = self._tile[: (stop - start) * width].reshape(stop - start, width)
             device.product(left, column.right, tile, tensor_cores=columns.arithmetic.tensor_cores)
             if own is not None and self._same_cells:
                 self._blank_own(tile, own, first, last)
             first_row = start if own is None and self._same_cells else -1
-            sizes = stop - start, last - first, first_row, first, keep, candidates.shape[1], int(b == len(spans) - 1)
+            sizes = stop - start, last - first, first_row, first, keep, candidates.shape[1], int(b == chosen[-1])
             terms = column.squares.astype(np.float32)
             device.launch(
                 "topk_update",
@@ -167,6 +197,8 @@ class _Search:
             queries, candidates, counts, limits, block.squares - slack, _power_of_two(keep)
         )
         target = slice(start, stop) if own is None else own
+        if self._ids is not None:
+            target, indices = self._ids[target], self._ids[indices]
         self.indices[target], self.distances[target] = indices, distances
         doubtful = xp.flatnonzero(uncertain).astype(np.int32)
         return doubtful + np.int32(start) if own is None else own[doubtful]
@@ -182,7 +214,7 @@ class _Search:
         xp, m = self._device.xp, len(queries)
         indices, distances = xp.empty((m, self._k), np.int32), xp.empty((m, self._k), np.float32)
         uncertain = xp.empty(m, np.uint8)
-        given = candidates, candidates.shape[1], counts, limits, offsets, 1 / self._scale**2, self._k, size
+        given = candidates, candidates.shape[1], counts, limits, offsets, 1 / self.scale**2, self._k, size
         out = indices, distances, uncertain
         self._device.launch(
             "rerank",
@@ -223,9 +255,16 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def _mean(device: Device, x: Array, rows: int) -> Array:
+def mean_of(device: Device, x: Array) -> Array:
     """(d,) float32 mean of the cells, summed in float64 block by block."""
     total = device.xp.zeros(x.shape[1])
-    for start in range(0, len(x), rows):
-        total += x[start : start + rows].sum(axis=0, dtype=np.float64)
+    for start in range(0, len(x), MAX_TILE_ROWS):
+        total += x[start : start + MAX_TILE_ROWS].sum(axis=0, dtype=np.float64)
     return (total / len(x)).astype(np.float32)
+
+
+def scale_of(device: Device, parts: Sequence[Array], centre: Array) -> float:
+    """The power of two that brings all cells less the centre to at most about 1."""
+    xp = device.xp
+    edges = [edge for cells in parts for edge in (cells.max(axis=0), cells.min(axis=0))]
+    return power_of_two_scale(max(float(xp.abs(edge - centre).max()) for edge in edges))

@@ -153,6 +153,11 @@ class Operands:
     """The operands of all blocks of cells; made when they are asked for, and the last ones kept while memory allows.
 
     Tiles (i, j) with j >= i need the last blocks most often.
+
+    Attributes
+    ----------
+    spans : (first, last + 1) row of each block
+    arithmetic : of the products
     """
 
     def __init__(
@@ -181,7 +186,7 @@ class Operands:
         """
         self._device = device
         self._x, self._order = x, order
-        self._spans = spans
+        self.spans = spans
         self._centres, self._centre_of = centres, centre_of
         self._scale = np.float32(scale)
         self.arithmetic = arithmetic
@@ -191,12 +196,12 @@ class Operands:
         self._kept: dict[int, Operand] = {}
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self.spans)
 
     def __getitem__(self, block: int) -> Operand:
         if block in self._kept:
             return self._kept[block]
-        start, stop = self._spans[block]
+        start, stop = self.spans[block]
         cells = self._x[start:stop] if self._order is None else self._x[self._order[start:stop]]
         rows = cells - self._centres[self._centre_of[block]]
         rows *= self._scale

@@ -75,10 +75,11 @@ class TestStart:
         assert (engine.name, engine.chosen) == ("cuda", "auto: there is a GPU")
 
     @pytest.mark.usefixtures("cupy")
-    def test_auto_with_a_search_of_the_cpu_stays_there(self) -> None:
-        assert get_engine("auto", knn="ivf").name == "cpu"
-        with pytest.raises(InputError, match="knn='ivf' is of the engine 'cpu'"):
-            get_engine("cuda", knn="ivf")
+    def test_either_search_may_be_named(self) -> None:
+        for knn in ("auto", "exact", "ivf"):
+            for name in ("auto", "cuda"):
+                engine = get_engine(name, knn=knn)
+                assert (engine.name, engine.knn_method) == ("cuda", knn)
 
     def test_no_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: None)
