@@ -124,7 +124,9 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert sorted(names) == ["a.b", "c", "c", "g", "gpubench", "gpubench.engines"]
 
 
-DEVICES = re.compile(r"cupy|cuda|cpu|gpu(?!bench)|nvidia|igraph|faiss|cuml|cugraph|engine\.(name|gpu|device)\b", re.IGNORECASE)
+DEVICES = re.compile(
+    r"cupy|cuda|cpu|gpu(?!bench)|nvidia|igraph|faiss|cuml|cugraph|engine\.(name|gpu|device)\b", re.IGNORECASE
+)
 
 
 def mentions_of_devices(text: str) -> list[str]:
