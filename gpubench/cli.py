@@ -137,6 +137,7 @@ def score(
     obs: Annotated[
         str | None, _input(metavar="TABLE", help="Parquet or CSV with the columns, where DATA is an array.")
     ] = None,
+    pre_integrated: Annotated[str | None, _input(metavar="KEY", help="The same cells before integration.")] = None,
     predictions: Annotated[str | None, _input(metavar="H5AD", help="Predicted expression of perturbed cells.")] = None,
     label: Annotated[str | None, _column(help="Known labels, such as cell_type.")] = None,
     batch: Annotated[str | None, _column(help="Batches that should mix, such as donor.")] = None,
@@ -186,6 +187,7 @@ def score(
             "species": species,
             "sample": sample,
             "obs": obs,
+            "pre_integrated": pre_integrated,
             "predictions": predictions,
             "condition": condition,
             "control": control,

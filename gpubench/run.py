@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from gpubench.timeline import Listener
     from gpubench.types import Dataset
 
+SCIB = "scib"
+"""The one task that compares with cells before integration."""
+
 BASELINES = ("pca", "expression")
 
 
@@ -35,6 +38,7 @@ def score(
     species: Any = None,
     sample: Any = None,
     obs: Any = None,
+    pre_integrated: Any = None,
     predictions: Any = None,
     condition: str = "condition",
     control: str | None = None,
@@ -59,11 +63,13 @@ def score(
     embeddings : keys of `obsm`, or "X"; None: the only one there is
     label, batch, time, species, sample : name of a column of `obs`, or an array of n values
     obs : path or DataFrame with the columns, row by row, where `data` is an array
+    pre_integrated : the cells before their batches were integrated, for the task "scib": a key as in `embeddings`, the
+        path of a file, or a matrix
     predictions : predicted expression (path of an h5ad, or AnnData), with its own order of cells and genes
     condition, control : the column of `obs` with the perturbation, and its value for untreated cells
     baseline : "pca" (50 components of the 3,000 most variable genes) or "expression" (X itself), scored beside the
         embeddings
-    tasks : ids of the tasks, or "auto": all whose inputs are given
+    tasks : ids of the tasks, or "auto": all of cz-benchmarks whose inputs are given; "scib" is run where it is named
     scorers : further scores of the prediction tasks: name -> f(y_true, y_pred), or a scikit-learn scorer
     engine : "auto", "cpu", "cuda", or an engine already started
     seed : of everything random
@@ -93,6 +99,8 @@ def score(
     seed = check_seed(seed)
     if baselines and _one_for_each_species(data):
         raise InputError("baseline cannot be computed from one file for each species; leave it out, or merge the files")
+    if pre_integrated is not None:
+        _check_pre_integrated(wanted, data)
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
     timeline = Timeline(listener)
     if isinstance(engine, str):
@@ -115,7 +123,8 @@ def score(
         dataset = None
         if wanted != [PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
             dataset = _read(data, embeddings, columns, obs)
-        inputs = Inputs.of(dataset, perturbation, chosen, scorers or {})
+        before = None if pre_integrated is None else readers.read_matrix(data, pre_integrated, "pre_integrated")
+        inputs = Inputs.of(dataset, perturbation, chosen, scorers or {}, before)
     tasks_to_run, skipped = choose_tasks(wanted, inputs)
 
     run = Runner(engine, inputs, skipped)
@@ -127,7 +136,8 @@ def score(
             options={
                 "tasks": [task.id for task in tasks_to_run],
                 "embeddings": list(dataset.embeddings) if dataset else [],
-                **{role: value if isinstance(value, str) else "array" for role, value in _given(columns)},
+                **({} if pre_integrated is None else {"pre_integrated": _named(pre_integrated)}),
+                **{role: _named(value) for role, value in _given(columns)},
                 **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
             },
             source=dataset.source if dataset else str(data) if isinstance(data, str) else None,
@@ -141,8 +151,20 @@ def score(
     )
 
 
+def _check_pre_integrated(wanted: list[str] | None, data: Any) -> None:
+    """Refuse it where nothing would use it, or where it is not clear whose it is."""
+    if SCIB not in (wanted or []):
+        raise InputError(f"pre_integrated is used by the task {SCIB!r} alone; name it in tasks, or leave it out")
+    if _one_for_each_species(data):
+        raise InputError("pre_integrated cannot be one file for each species; leave it out, or merge the files")
+
+
 def _given(columns: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(role, value) for role, value in columns.items() if value is not None]
+
+
+def _named(value: Any) -> str:
+    return value if isinstance(value, str) else "array"
 
 
 def _options(options: Mapping[str, Any]) -> Options:

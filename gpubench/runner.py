@@ -16,6 +16,7 @@ from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
 
 if TYPE_CHECKING:
+    from gpubench.data import Rows
     from gpubench.data.baseline import Baseline
     from gpubench.data.perturbation import PerturbationData
     from gpubench.engines.base import Engine
@@ -36,6 +37,7 @@ class Inputs:
     scorers: Mapping[str, Any]
     columns: Mapping[str, Any]  # the label-like fields of TaskInput
     perturbation: PerturbationData | None
+    pre_integrated: Rows | None = None
 
     @classmethod
     def of(
@@ -44,6 +46,7 @@ class Inputs:
         perturbation: PerturbationData | None,
         options: Options,
         scorers: Mapping[str, Any],
+        pre_integrated: Rows | None = None,
     ) -> Inputs:
         """Encode the columns and refuse what no task could score.
 
@@ -66,7 +69,12 @@ class Inputs:
                 check_groups(columns[role])
             for role in columns.keys() & {"batch", "species"}:
                 check_several(columns[role])
-        return cls(options, scorers, columns, perturbation)
+            if pre_integrated is not None and pre_integrated.shape[0] != dataset.n_cells:
+                raise InputError(
+                    f"pre_integrated has {pre_integrated.shape[0]:,} rows but the data has {dataset.n_cells:,};"
+                    " give the same cells in the same order"
+                )
+        return cls(options, scorers, columns, perturbation, pre_integrated)
 
     def has(self, need: str) -> bool:
         """Whether this input of a task is given."""
@@ -78,7 +86,7 @@ def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], 
     run: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
-        if wanted is not None and task.id not in wanted:
+        if not task.in_auto if wanted is None else task.id not in wanted:
             continue
         missing = [need for need in task.needs if not inputs.has(need)]
         if not missing:
@@ -105,6 +113,7 @@ class Runner:
         self.failures: list[dict[str, str]] = []
         self.interrupted = False
         self._refusals: list[InputError] = []
+        self._pre_integrated: Embedding | None = None
 
     def finish_or_keep(self, steps: Iterable[Callable[[], None]]) -> None:
         """Work through the steps; on Ctrl-C stop and keep the rows so far.
@@ -128,6 +137,9 @@ class Runner:
         """All embeddings, then the baselines, then the predictions; a step a task."""
         of_embeddings = [task for task in tasks if task.id != PERTURBATION]
         if dataset is not None and of_embeddings:
+            if self._inputs.pre_integrated is not None:
+                before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
+                self._pre_integrated = Embedding(self._engine, before, "pre_integrated")
             for name, matrix in dataset.embeddings.items():
                 yield from self._embedding(name, matrix, of_embeddings)
             for baseline in baselines:
@@ -149,7 +161,13 @@ class Runner:
             tasks = self._with_graph(embedding, tasks)
             for task in tasks:
                 given = TaskInput(
-                    self._engine, options, name, embedding, scorers=self._inputs.scorers, **self._inputs.columns
+                    self._engine,
+                    options,
+                    name,
+                    embedding,
+                    pre_integrated=self._pre_integrated,
+                    scorers=self._inputs.scorers,
+                    **self._inputs.columns,
                 )
                 yield partial(self._task, task, given, note)
             self._engine.release(x)

@@ -10,7 +10,7 @@ from gpubench.data.messages import close_matches
 from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
-from gpubench.data.reading import read
+from gpubench.data.reading import read, read_matrix
 from gpubench.data.rows import DeviceRows, StackedRows, read_rows
 from gpubench.data.species import read_species
 
@@ -32,6 +32,7 @@ __all__ = [
     "pca_baseline",
     "prepare_perturbation",
     "read",
+    "read_matrix",
     "read_perturbation",
     "read_rows",
     "read_species",

@@ -79,6 +79,33 @@ def read(
         )
 
 
+def read_matrix(source: Any, given: Any, name: str) -> Rows:
+    """Read one more matrix of the cells of `source`.
+
+    Parameters
+    ----------
+    source : as in `read`
+    given : a key of the source as in `read`, the path of a file with one embedding, or a matrix
+    name : the argument that messages name
+
+    Raises
+    ------
+    InputError
+        What is unreadable, unknown, or ambiguous.
+    """
+    if not _is_path(given):
+        return as_rows(given, name)
+    if os.path.lexists(given):
+        with reading_source(given):
+            opened = open_source(given)
+            return as_rows(opened.embedding(opened.choose(None)[0]), name)
+    with reading_source(source):
+        opened = open_source(source)
+        if isinstance(opened, OneMatrix):
+            raise InputError(f"{name}={given!r} is no file, and {opened.where} has no keys; give a path or a matrix")
+        return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
+
+
 def open_source(source: Any) -> Source:
     """Find out what the input is, and open it."""
     if _is_path(source):

@@ -173,6 +173,8 @@ def _euclidean_means(
 
         workers.run(tiles, make_worker)
         sums.fold_into(own, nearest)
+    own /= rows.scale
+    nearest /= rows.scale
 
 
 class _CentredRows:
@@ -184,6 +186,7 @@ class _CentredRows:
     ----------
     rows : (n, d) float32
     squares : (n,) float32, squared norms of `rows`
+    scale : what they were multiplied by, a power of two
     reach : no two rows are further apart than this
     """
 
@@ -195,7 +198,8 @@ class _CentredRows:
         low, high = self.rows.min(axis=0), self.rows.max(axis=0)
         extent = float((high.astype(np.float64) - low).max())
         # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
-        scale = np.float32(2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0)
+        self.scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
+        scale = np.float32(self.scale)
         for mean, (start, stop) in zip(self._means, spans, strict=True):
             part = self.rows[start:stop]
             part -= mean

@@ -67,6 +67,8 @@ def euclidean_means(
             done += part.group_last - i
             timeline.advance(done, n_tiles)
         sums.fold_into(own, nearest)
+    own /= tiles.scale
+    nearest /= tiles.scale
     return own, nearest
 
 
@@ -80,6 +82,7 @@ class _Tiles:
     Attributes
     ----------
     blocks : rows and columns of the tiles
+    scale : multiplies cells into units of the operands, a power of two
     reach : no two cells are further apart than this, in units of the operands
     """
 
@@ -91,8 +94,8 @@ class _Tiles:
         self.blocks = cut(segments, edge)
         self._order = xp.asarray(segments.order.astype(np.int32))
         extent = float((x.max(axis=0).astype(np.float64) - x.min(axis=0)).max())
-        self._scale = power_of_two_scale(extent)
-        self.reach = MARGIN * extent * self._scale * float(np.sqrt(x.shape[1]))
+        self.scale = power_of_two_scale(extent)
+        self.reach = MARGIN * extent * self.scale * float(np.sqrt(x.shape[1]))
         # silhouettes average over many cells, so the fastest arithmetic alone serves
         self._arithmetic = cascade(device, x.shape[1], precision)[0]
         self._prepare(edge, None)
@@ -111,14 +114,14 @@ class _Tiles:
         """Make the operands of the blocks, around the means of the cells that count (None: all)."""
         means = self._panel_means(edge, counted)
         # panels are apart by the means as they are subtracted: rounded to float32
-        self._means = np.asarray(self._device.xp.asnumpy(means), np.float64) * self._scale
+        self._means = np.asarray(self._device.xp.asnumpy(means), np.float64) * self.scale
         self._operands = Operands(
             self._device,
             self._x,
             [(block.start, block.stop) for block in self.blocks],
             means,
             [block.panel for block in self.blocks],
-            self._scale,
+            self.scale,
             self._arithmetic,
             order=self._order,
             keep_bytes=self._keep_bytes,
@@ -167,7 +170,7 @@ class _Tiles:
             *(products, width, row_terms, column_terms),
             *(self._codes[rows.start : rows.stop], self._codes[columns.start : columns.stop]),
             *(row.n, column.n, rows.start, columns.start),
-            *(self._x, self._order, self._x.shape[1], self._scale, close, unit, shift, int(i != j)),
+            *(self._x, self._order, self._x.shape[1], self.scale, close, unit, shift, int(i != j)),
             *(row_sums, row_sums.strides[0] // 8, column_sums, column_sums.strides[0] // 8),
             block=TILE_THREADS,
             shared=warps * STRIP_BYTES,

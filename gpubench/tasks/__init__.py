@@ -1,4 +1,4 @@
-"""Which metrics answer which question: the tasks of cz-benchmarks."""
+"""Which metrics answer which question: the tasks of cz-benchmarks, and the scores of scib-metrics as one task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gpubench.tasks import (
     embedding,
     label_prediction,
     perturbation_expression_prediction,
+    scib,
     sequential_organization,
 )
 from gpubench.tasks._task import Options, Task, TaskInput
@@ -27,5 +28,6 @@ TASKS: dict[str, Task] = {
         cross_species_label_prediction,
         sequential_organization,
         perturbation_expression_prediction,
+        scib,
     )
 }

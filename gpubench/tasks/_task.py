@@ -93,6 +93,7 @@ class TaskInput:
     time : (n,) float64, or None
     time_label : the time points as labels
     perturbation : predictions beside the dataset's differential expression
+    pre_integrated : the same cells before their batches were integrated, or None where not given
     scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
     """
 
@@ -107,6 +108,7 @@ class TaskInput:
     time: NDArray[np.float64] | None = None
     time_label: Labels | None = None
     perturbation: PerturbationData | None = None
+    pre_integrated: Embedding | None = None
     scorers: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +124,7 @@ class Task:
     run : yields its numbers as they are ready, so that those before a failure are kept
     knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
+    in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
     """
 
     id: str
@@ -132,6 +135,7 @@ class Task:
     run: Callable[[TaskInput], Iterator[MetricResult]]
     knn_k: Callable[[Options], int] = lambda _: 0
     baseline: Literal["pca", "expression"] | None = "pca"
+    in_auto: bool = True
 
 
 def require(value: T | None) -> T:
