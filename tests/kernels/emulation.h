@@ -4,7 +4,8 @@
 // then others run, in an order that the test chooses, until all threads (or lanes) have come. So a missing barrier lets
 // threads read what is not there yet. Compiled with -fsanitize=thread, each fiber is a thread of its own to the
 // sanitizer, and only barriers order their accesses: a data race is reported even where the result is right.
-#pragma once
+#ifndef GPUBENCH_EMULATION_H  // not #pragma once, which warns when the header itself is compiled ahead
+#define GPUBENCH_EMULATION_H
 
 #include <cmath>
 #include <cstddef>
@@ -157,3 +158,5 @@ inline double __longlong_as_double(long long bits) { return bit_cast<double>(bit
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline long long min(long long a, long long b) { return a < b ? a : b; }
+
+#endif

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from gpubench.engines.cuda_signatures import KERNELS
 HERE = Path(__file__).resolve().parent
 
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-Wno-unknown-pragmas")
+FLAGS = ("-O1", "-g1")
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-fsanitize=thread",),
@@ -33,6 +35,11 @@ ENVIRONMENT = {
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=97:report_signal_unsafe=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
+
+
+COMPILE_SECONDS = 300
+LAUNCH_SECONDS = 120
+"""After which a program that does not answer is ended; one that computes is ended by itself, see serve.cpp."""
 
 
 class Broken(AssertionError):
@@ -71,6 +78,7 @@ class Compiler:
         self.missing = None if self._compiler else f"no C++ compiler: {compiler} is not found"
         self._folder = folder
         self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._headers = {sanitizer: self._pool.submit(self._header, sanitizer) for sanitizer in SANITIZERS}
         self._runtimes = {
             sanitizer: [self._pool.submit(self._runtime, part, sanitizer) for part in ("emulation", "serve")]
             for sanitizer in SANITIZERS
@@ -105,13 +113,24 @@ class Compiler:
 
     def _compile(self, path: Path, name: str, text: str, sanitizer: str) -> Path:
         path.with_suffix(".cpp").write_text(
-            f'#include "{HERE}/emulation.h"\n{text}\n'
+            f'#include "emulation.h"\n{text}\n'
             f"int main() {{ using Kernel = emulation::Call<&{name}>;"
             " return emulation::serve(Kernel::with, Kernel::n_arguments); }\n"
         )
+        header = self._headers[sanitizer].result()
         runtime = [future.result() for future in self._runtimes[sanitizer]]
-        self._run("-O1", "-g1", *WARNINGS, *SANITIZERS[sanitizer], "-o", path, path.with_suffix(".cpp"), *runtime)
+        source = path.with_suffix(".cpp")
+        self._run(*FLAGS, *WARNINGS, *SANITIZERS[sanitizer], "-I", header.parent, "-o", path, source, *runtime)
         return path
+
+    def _header(self, sanitizer: str) -> Path:
+        """What every kernel includes, compiled ahead; a compiler that does not look for that takes the text beside."""
+        folder = self._folder / sanitizer
+        folder.mkdir()
+        header = folder / "emulation.h"
+        header.write_text((HERE / "emulation.h").read_text())
+        self._run(*FLAGS, *WARNINGS, *SANITIZERS[sanitizer], "-x", "c++-header", "-o", f"{header}.gch", header)
+        return header
 
     def _runtime(self, part: str, sanitizer: str) -> Path:
         """What stays the same for all kernels, and what the sanitizer does not look into."""
@@ -123,7 +142,7 @@ class Compiler:
     def _run(self, *arguments: str | Path) -> None:
         assert self._compiler is not None
         command = [self._compiler, "-std=c++17", *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         if done.returncode != 0:
             raise NotCompiled(done.stderr)
 
@@ -134,11 +153,13 @@ class Emulated:
     Attributes
     ----------
     schedule : the order in which threads take turns: 0 up, 1 down, others at random
+    most_seconds : that a launch may take
     """
 
     def __init__(self, name: str, executable: Path) -> None:
         self.kernel = KERNELS[name]
         self.schedule = 0
+        self.most_seconds = LAUNCH_SECONDS
         self._executable = executable
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -164,6 +185,15 @@ class Emulated:
 
     def _converse(self, request: bytes, answers: list[NDArray[Any]]) -> None:
         process = self._start()
+        # a bug may stop a sanitizer itself, which then waits for ever
+        watch = Timer(self.most_seconds, process.kill)
+        watch.start()
+        try:
+            self._exchange(process, request, answers)
+        finally:
+            watch.cancel()
+
+    def _exchange(self, process: subprocess.Popen[bytes], request: bytes, answers: list[NDArray[Any]]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:

@@ -47,6 +47,9 @@ def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "chec
     return Mutation(kernel, f"no barrier {what}", found[0], f"{before}\n{after}", by)
 
 
+STALLED_SECONDS = 30
+"""After which a bug that makes a kernel wait for ever counts as found."""
+
 NOT_ATOMIC = (
     "atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(value));",
     "*target += value;",
@@ -283,6 +286,7 @@ def test_mutation_is_found(emulate, thread_sanitizer, mutation) -> None:
         run = emulate(mutation.kernel, mutation.source(), sanitizer=thread_sanitizer())
     else:
         run = emulate(mutation.kernel, mutation.source())
+    run.most_seconds = STALLED_SECONDS
     with pytest.raises(AssertionError):
         check_in_both_orders(tests.check_far if mutation.by == "far" else tests.check, run)
     run.close()
