@@ -294,3 +294,5 @@ def test_close_matches(word, known, expected):
 
 def test_long_lists_of_names_are_cut():
     assert quoted([str(i) for i in range(1234)]).endswith("'9' and 1,224 more")
+    assert quoted([str(i) for i in range(11)]).endswith("'9' and 1 more")
+    assert quoted([str(i) for i in range(10)]).endswith("'8', '9'")

@@ -82,3 +82,9 @@ def test_agrees_with_isfinite(x):
         n_bad = int((~np.isfinite(x)).any(axis=1).sum())
         with pytest.raises(InputError, match=rf"^X: {n_bad} of {len(x)} rows"):
             check(x, 3)
+
+
+def test_blocks_without_rows_say_nothing():
+    finite = FiniteCheck("X")
+    finite.add(np.empty((0, 3)), 0)
+    finite.finish(0)

@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu_graph import _IgraphRandom
 from gpubench.types import Graph
 
 
@@ -108,3 +109,15 @@ def test_the_seed_decides(start_engine: Callable[..., Engine]) -> None:
         codes.append(engine.leiden(engine.fuzzy_graph(engine.knn(engine.put(x), 14))))
     assert_array_equal(codes[0], codes[1])
     assert (codes[0] != codes[2]).any()
+
+
+def test_igraph_gets_the_random_numbers_that_it_asks_for() -> None:
+    """Ends of a range included, as those of Python's `random`, whose place the generator takes."""
+    random, again, legacy = _IgraphRandom(3), _IgraphRandom(3), np.random.RandomState(3)
+    assert {random.randint(2, 5) for _ in range(200)} == {2, 3, 4, 5}
+    assert {random.getrandbits(2) for _ in range(200)} == {0, 1, 2, 3}
+    assert max(random.getrandbits(32) for _ in range(200)) >= 2**31
+    assert all(0 <= random.random() < 1 for _ in range(200))
+    assert np.std([random.gauss(10, 0.5) for _ in range(400)]) == pytest.approx(0.5, rel=0.2)
+    assert [again.randint(0, 9) for _ in range(20)] == [legacy.randint(0, 10) for _ in range(20)]
+    assert random.getrandbits(0) == 0

@@ -1,0 +1,71 @@
+"""How much memory a run may use, and what is refused before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpubench.engines import planner
+from gpubench.errors import InputError
+
+GB = 10**9
+
+
+def test_what_fits_to_the_byte_is_allowed() -> None:
+    planner.require(GB, GB, "X")
+    with pytest.raises(
+        InputError, match=r"^X takes 2\.5 GB, but 1\.0 GB may be used; raise memory, or use fewer cells$"
+    ):
+        planner.require(2_500_000_000, GB, "X")
+    with pytest.raises(InputError, match=r"or sit down$"):
+        planner.require(GB + 1, GB, "X", "sit down")
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(1000, 50, 15), (7, 1, 3)])
+def test_a_graph_needs_its_neighbours_and_two_copies_of_the_cells(n: int, d: int, k: int) -> None:
+    graph, cells = n * k * (4 + 4), 2 * n * (d + 2) * 4
+    planner.require_knn(n, d, k, graph + cells)
+    with pytest.raises(InputError, match=rf"the graph of {k} neighbours of {n:,} cells .* use fewer neighbours"):
+        planner.require_knn(n, d, k, graph + cells - 1)
+
+
+def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "free_memory_bytes", lambda: 10 * GB)
+    assert planner.budget_bytes(None) == 8 * GB
+    assert planner.budget_bytes(20 * GB) == 20 * GB
+    assert planner.budget_bytes(planner.LEAST_BUDGET_BYTES) == 64 << 20
+    with pytest.raises(InputError, match="allow at least 67,108,864"):
+        planner.budget_bytes(planner.LEAST_BUDGET_BYTES - 1)
+
+
+@pytest.mark.parametrize(("system", "group", "free"), [(5, None, 5), (5, 3, 3), (5, 9, 5)])
+def test_a_control_group_may_leave_less(
+    system: int, group: int | None, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "_system_free_bytes", lambda: system)
+    monkeypatch.setattr(planner, "_cgroup_free_bytes", lambda: group)
+    assert planner.free_memory_bytes() == free
+
+
+def test_what_the_system_says_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    7 kB\n")
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("1200\n")
+    places = {"/proc/meminfo": tmp_path / "meminfo", "/sys/fs/cgroup": tmp_path}
+    monkeypatch.setattr(planner, "Path", lambda path: places[path])
+    assert planner._system_free_bytes() == 7 * 1024
+    assert planner._cgroup_free_bytes() == 3800
+    (tmp_path / "memory.current").write_text("6000\n")
+    assert planner._cgroup_free_bytes() == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert planner._cgroup_free_bytes() is None
+    (tmp_path / "memory.current").unlink()
+    assert planner._cgroup_free_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("d", "itemsize", "rows"), [(50, 4, 335_544), (1, 8, 8 << 20), (0, 8, 64 << 20), (10**9, 8, 1)]
+)
+def test_blocks_of_a_file_are_of_64_mib(d: int, itemsize: int, rows: int) -> None:
+    assert planner.read_block_rows(d, itemsize) == rows
