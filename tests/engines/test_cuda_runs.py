@@ -335,6 +335,7 @@ def columns(cells: Cells) -> dict[str, Any]:
     return {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
 
 
+TIME_TASK = "sequential_organization"
 OPTIONS = {"n_neighbors": 20, "k": 5, "n_cluster_neighbors": 8, "n_folds": 2}
 
 
@@ -359,6 +360,28 @@ def test_a_run_puts_the_embedding_once_and_scores_as_the_cpu(start_on: StartOn, 
     forests = [row for row in result.results if row.params.get("classifier") == "rf"]
     assert all("as cuML is not installed" in row.note for row in forests)
     json.dumps(result.provenance)
+
+
+def test_a_run_on_an_embedding_in_host_memory_scores_as_the_cpu(start_on: StartOn) -> None:
+    wide = make_cells(150, 300, n_labels=3, n_batches=2, seed=4)
+    engine = start_on(free_bytes=200_000, timeline=Timeline())  # the graph fits, the embedding does not
+    given = {**columns(wide), **OPTIONS, "tasks": ["clustering", "embedding", "batch_integration", TIME_TASK]}
+    result = gb.score({"X_wide": wide.x}, engine=engine, **given)
+    assert result.failures == []
+    assert engine.notes[0].startswith("X_wide does not fit the GPU's memory; it was read from host memory")
+    assert sum(span["put_bytes"] for span in result.timeline if "/" not in span["path"]) == wide.x.nbytes
+    expected = gb.score({"X_wide": wide.x}, engine="cpu", threads=1, **given)
+    values = [[row.value for row in of_run.results] for of_run in (result, expected)]
+    assert_allclose(*values, atol=1e-5)
+
+
+def test_a_graph_that_does_not_fit_fails_its_tasks_alone(start_on: StartOn, cells: Cells) -> None:
+    engine = start_on(free_bytes=30_000)
+    given = {**columns(cells), **OPTIONS, "n_neighbors": 100, "tasks": ["embedding", "batch_integration"]}
+    few = {"tasks": "embedding", "label": cells.label.astype(str)}
+    with pytest.raises(InputError, match=r"the graph of 99 neighbours of 150 cells takes .* use fewer neighbours"):
+        gb.score(cells.x, engine=engine, **given)
+    assert gb.score(cells.x, engine=start_on(free_bytes=30_000), **few).failures == []
 
 
 def test_prediction_across_species(engine: CudaEngine, cells: Cells) -> None:

@@ -86,6 +86,12 @@ def test_one_distinct_time_is_perfect_and_says_so(engine: Engine, time: list) ->
         assert "same time" in score.note
 
 
+def test_times_that_differ_by_less_than_float64_resolves_count_as_one(engine: Engine) -> None:
+    score = sequential_alignment(np.arange(10.0)[:, None], [0.0] * 9 + [5e-324], k=2, engine=engine)
+    assert score == 1
+    assert "same time" in score.note
+
+
 @pytest.mark.parametrize(
     "time",
     [
