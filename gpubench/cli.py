@@ -158,7 +158,7 @@ def score(
     ] = None,
     engine: Annotated[str, _choice(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
-    knn: Annotated[str, _choice(metavar="NAME", help="How neighbours are searched: auto, exact or ivf.")] = "auto",
+    knn: Annotated[str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")] = "auto",
     precision: Annotated[
         str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
     ] = "exact",

@@ -75,7 +75,7 @@ def score(
     seed : of everything random
     threads : CPU threads; None: all
     memory : bytes to use at most beyond the input; None: 80% of what is free
-    knn : how neighbours are searched: "auto", "exact" or "ivf", see `gpubench.get_engine`
+    knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     listener : hears of the stages of the run
     **options : parameters of the tasks, see `gpubench.tasks.Options`

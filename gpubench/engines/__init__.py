@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpubench.timeline import Timeline
 
 ENGINES = ("cpu", "cuda")
-KNN_METHODS = ("auto", "exact", "ivf")
+KNN_METHODS = ("auto", "exact", "leaves", "ivf")
 PRECISIONS = ("exact", "fast")
 
 
@@ -35,8 +35,8 @@ def get_engine(
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "ivf" (approximate), or "auto": exact up to 300,000 cells, then
-        approximate where faiss is installed; on CUDA exact up to 4,000,000 cells. Results say which, and the recall
+    knn : how neighbours are searched: "exact", "leaves" or "ivf" (approximate), or "auto": exact up to 300,000 cells,
+        then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
 
@@ -55,7 +55,7 @@ def get_engine(
         raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
     seed = check_seed(seed)
     chosen = ""
-    if name != "cpu":
+    if name == "cuda" or (name == "auto" and knn != "leaves"):  # leaves are of the CPU
         try:
             engine = _start_cuda(seed, threads, memory_bytes, timeline, knn, precision)
         except EngineUnavailable as error:

@@ -14,6 +14,7 @@ from gpubench.engines import (
     cpu_diffusion,
     cpu_graph,
     cpu_kernels,
+    cpu_leaves,
     cpu_native,
     cpu_silhouette,
     kmeans,
@@ -23,12 +24,15 @@ from gpubench.engines import (
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.cpu_parallel import Workers, usable_cores
-from gpubench.errors import InputError
+from gpubench.errors import EngineUnavailable, InputError
 from gpubench.timeline import Timeline
 from gpubench.types import Array, Graph, Knn, RowSource
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+EXACT_UP_TO = 300_000
+"""Cells up to which every pair is compared unless another method is named."""
 
 ROWS_A_PIECE = 8192
 """Rows that a worker takes at a time where a kernel does little for each."""
@@ -43,7 +47,8 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
-    knn_method : "exact", "ivf" (faiss), or "auto": exact up to 300,000 cells, then faiss where it is installed
+    knn_method : "exact", "leaves", "ivf" (faiss), or "auto": exact up to 300,000 cells, then leaves; without compiled
+        tiles faiss, where it is installed
     """
 
     name = "cpu"
@@ -71,6 +76,8 @@ class CpuEngine(Engine):
         self._tiles = cpu_native.load()
         threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else cpu_native.NUMPY}"
+        if knn == "leaves" and self._tiles is None:
+            raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
         self._exact = ExactSearch(self._workers, self._tiles, self.memory_bytes)
         self._checked: dict[int, NDArray[np.float32]] = {}
 
@@ -116,10 +123,22 @@ class CpuEngine(Engine):
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
-        many = len(x) > cpu_approximate.EXACT_UP_TO and cpu_approximate.available()
-        if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
+        method = self._method(len(x))
+        if method == "leaves" and self._tiles is not None:
+            return cpu_leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
+        if method == "ivf":
             return cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
         return self._exact.knn_between(x, x, k)
+
+    def _method(self, n: int) -> str:
+        """How the neighbours of n cells are searched."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        if n <= EXACT_UP_TO:
+            return "exact"
+        if self._tiles is not None:
+            return "leaves"
+        return "ivf" if cpu_approximate.available() else "exact"
 
     def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
         """See `Engine.knn_between`."""

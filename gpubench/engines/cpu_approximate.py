@@ -1,8 +1,8 @@
-"""Approximate neighbours for millions of cells: faiss proposes, exact distances order, recall is measured."""
+"""Approximate neighbours by faiss: it proposes, exact distances order, recall is measured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cpu_neighbors import ExactSearch
-
-EXACT_UP_TO = 300_000
-"""Cells up to which every pair is compared unless another method is named."""
 
 N_PROBE = 32
 QUERY_ROWS = 8192
@@ -65,11 +62,6 @@ def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Kn
     # rows for which the lists held fewer than k cells
     cpu_neighbors.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
     params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
-    return Knn(out.indices, out.distances, "ivf", params, measure_recall(x, out.indices, exact, seed))
-
-
-def measure_recall(x: NDArray[np.float32], indices: NDArray[Any], exact: ExactSearch, seed: int) -> float:
-    """Share of the true neighbours of a random sample of cells that are among `indices`."""
-    k = indices.shape[1]
-    sample = sample_of(len(x), seed)
-    return share_found(sample, exact.knn_between(x[sample], x, k + 1).indices, indices[sample])
+    sample = sample_of(n, seed)
+    recall = share_found(sample, exact.knn_between(x[sample], x, k + 1).indices, out.indices[sample])
+    return Knn(out.indices, out.distances, "ivf", params, recall)

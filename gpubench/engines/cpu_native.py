@@ -20,7 +20,7 @@ from gpubench.errors import InputError
 VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
-SOURCES = ("product.hpp", "topk.cpp", "silhouette.cpp", "supported.cpp")
+SOURCES = ("product.hpp", "nearest.hpp", "topk.cpp", "leaves.cpp", "silhouette.cpp", "supported.cpp")
 """What the libraries are compiled from, in the order in which their digest is taken."""
 
 _FOLDER = Path(__file__).parent / "native"
@@ -51,6 +51,9 @@ class Tiles:
         self.pack_columns = declared["pack_columns"]
         self.topk_tiles = declared["topk_tiles"]
         self.topk_finish = declared["topk_finish"]
+        self.join_leaf = declared["join_leaf"]
+        self.nearest_ids = declared["nearest_ids"]
+        self.join_near = declared["join_near"]
         self.silhouette_tile = declared["silhouette_tile"]
 
 
@@ -117,9 +120,12 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         None,
         (
             *(_F32, _F32, _INT, _I64, _I64, _INT, *_STORE, _F64, _DOUBLE, _DOUBLE, _DOUBLE),
-            *(_FLAG, _INT, _I32, _F32, _BOOL),
+            *(_FLAG, _FLAG, _INT, _I32, _F32, _BOOL),
         ),
     ),
+    "join_leaf": (None, (_F32, _F32, _I64, _INT, _INT, *_STORE, _BYTE)),
+    "nearest_ids": (None, (_INT, _INT, *_STORE, _INT, _I32)),
+    "join_near": (None, (_F32, _INT, _INT, _INT, _DOUBLE, _I32, _INT, *_STORE)),
     "silhouette_tile": (
         _INT,
         (

@@ -46,14 +46,14 @@ def search(
     """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour."""
     sides = _Sides(tiles, queries, x, workers)
     k = out.indices.shape[1]
-    row_bytes = _Candidates.bytes_a_row(k, sides.n_others)
+    row_bytes = CandidateStore.bytes_a_row(k, sides.n_others)
     rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
     for first in range(0, len(queries), rows_a_pass):
         part = range(first, min(first + rows_a_pass, len(queries)))
-        _search_part(sides, part, _Candidates(tiles, part, k, sides.n_others), out, workers)
+        _search_part(sides, part, CandidateStore(tiles, part, k, sides.n_others), out, workers)
 
 
-def _search_part(sides: _Sides, part: range, candidates: _Candidates, out: Neighbors, workers: Workers) -> None:
+def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: Workers) -> None:
     for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
         workers.run(calls, lambda: lambda call: sides.offer(candidates, part, call))
     blocks = range(part.start, part.stop, BLOCK)
@@ -83,7 +83,7 @@ def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Cal
     ]
 
 
-class _Candidates:
+class CandidateStore:
     """The nearest cells of each row seen so far, which the compiled functions write.
 
     Attributes
@@ -140,7 +140,7 @@ class _Sides:
         workers.run(range(0, len(x), BLOCK), lambda: self._pack)
         self._largest = float(self._squares[: len(x)].max())
 
-    def offer(self, to: _Candidates, part: range, call: Call) -> None:
+    def offer(self, to: CandidateStore, part: range, call: Call) -> None:
         """Compare a block of rows with some columns."""
         start, column_start, column_stop, both = call
         rows, squares = self._rows(part, start)
@@ -149,7 +149,7 @@ class _Sides:
             *(self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
         )
 
-    def finish(self, candidates: _Candidates, part: range, start: int, out: Neighbors) -> None:
+    def finish(self, candidates: CandidateStore, part: range, start: int, out: Neighbors) -> None:
         """Order the candidates of a block of rows and write the nearest."""
         rows, squares = self._rows(part, start)
         block = slice(start - part.start, start - part.start + len(rows))
@@ -158,7 +158,7 @@ class _Sides:
             *(self._queries, self._x, rows.shape[1], self._row_ids[start : start + len(rows)], self._column_ids),
             *(len(rows), candidates.keep, candidates.space, *(array[block] for array in candidates.arrays)),
             *(rounding.norms, rounding.largest, rounding.factor, rounding.scale),
-            *(candidates.keep == self.n_others, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+            *(candidates.keep == self.n_others, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
         )
 
     def _rows(self, part: range, start: int) -> tuple[Any, Any]:

@@ -11,12 +11,19 @@ import reference
 from cells import Cells, make_cells
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
+from gpubench.engines import cpu, cpu_leaves, cpu_native, get_engine
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
 from gpubench.errors import EngineUnavailable, InputError
 from gpubench.metrics import entropy_per_cell, sequential_alignment
 
-needs_faiss = pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed")
+WHERE_IT_RUNS = {
+    "ivf": pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed"),
+    "leaves": pytest.mark.skipif(not cpu_native.available(), reason="gpubench was installed without a C++ compiler"),
+}
+each_method = pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=mark) for name, mark in WHERE_IT_RUNS.items()]
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +31,13 @@ def cells() -> Cells:
     return make_cells(4000, 12, n_labels=9, n_batches=4, seed=6)
 
 
-@needs_faiss
+@each_method
 @pytest.mark.parametrize(("n", "k"), [(4000, 15), (4000, 200), (300, 250), (60, 59)])
-def test_what_is_found(start_engine: Callable[..., Engine], cells: Cells, n: int, k: int) -> None:
-    engine, x = start_engine(knn="ivf"), cells.x[:n]
+def test_what_is_found(start_engine: Callable[..., Engine], cells: Cells, method: str, n: int, k: int) -> None:
+    engine, x = start_engine(knn=method), cells.x[:n]
     found = engine.knn(engine.put(x), k)
     indices, distances = engine.to_host(found.indices), engine.to_host(found.distances)
-    assert (found.k, found.method, found.exact) == (k, "ivf", False)
+    assert (found.k, found.method, found.exact) == (k, method, False)
     assert found.params
     assert ((indices >= 0) & (indices < n)).all()
     assert (indices != np.arange(n)[:, None]).all(), "a cell is its own neighbour"
@@ -45,11 +52,11 @@ def test_what_is_found(start_engine: Callable[..., Engine], cells: Cells, n: int
     assert right.mean() > 0.9
 
 
-@needs_faiss
-def test_same_bits(start_engine: Callable[..., Engine], cells: Cells) -> None:
+@each_method
+def test_same_bits(start_engine: Callable[..., Engine], cells: Cells, method: str) -> None:
     found = []
     for threads in (1, 1, 2, 3):
-        engine = start_engine(knn="ivf", threads=threads)
+        engine = start_engine(knn=method, threads=threads)
         found.append(engine.knn(engine.put(cells.x), 30))
     for other in found[1:]:
         assert_array_equal(other.indices, found[0].indices)
@@ -57,9 +64,9 @@ def test_same_bits(start_engine: Callable[..., Engine], cells: Cells) -> None:
         assert other.recall == found[0].recall
 
 
-@needs_faiss
-def test_metrics_say_that_they_are_approximate(start_engine: Callable[..., Engine], cells: Cells) -> None:
-    embedding = on_engine(cells.x, start_engine(knn="ivf"))
+@each_method
+def test_metrics_say_that_they_are_approximate(start_engine: Callable[..., Engine], cells: Cells, method: str) -> None:
+    embedding = on_engine(cells.x, start_engine(knn=method))
     for score, exact in (
         (
             entropy_per_cell(embedding, cells.batch, n_neighbors=50),
@@ -69,6 +76,60 @@ def test_metrics_say_that_they_are_approximate(start_engine: Callable[..., Engin
     ):
         assert score.approximate
         assert score == pytest.approx(exact, abs=0.01)
+
+
+@WHERE_IT_RUNS["leaves"]
+@pytest.mark.parametrize("wanted", [0.5, 1.0])
+def test_rounds_follow_until_the_recall_is_enough(
+    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, wanted: float
+) -> None:
+    """Without structure leaves find little; rounds find more."""
+    monkeypatch.setattr(cpu_leaves, "LEAF", 100)
+    monkeypatch.setattr(cpu_leaves, "LEADERS", 3)
+    monkeypatch.setattr(cpu_leaves, "WANTED_RECALL", wanted)
+    x = rng.standard_normal((3000, 12)).astype(np.float32)
+    found = start_engine(knn="leaves").knn(x, 6)
+    assert found.recall is not None
+    assert found.params["rounds"] == (0 if wanted == 0.5 else cpu_leaves.MAX_ROUNDS)
+    assert found.recall > (0.97 if wanted == 1.0 else 0.5)
+    assert all(len(set(row)) == 6 for row in found.indices.tolist()), "a neighbour is found twice"
+    true = reference.knn(x, 6)[0]
+    hits = np.mean(
+        [len(set(row) & set(own)) / 6 for row, own in zip(true.tolist(), found.indices.tolist(), strict=True)]
+    )
+    assert found.recall == pytest.approx(hits, abs=0.02)
+
+
+@WHERE_IT_RUNS["leaves"]
+def test_copies_and_leaves_that_are_too_large(
+    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """Half of the cells are one cell: they join the same leaves, which are cut."""
+    monkeypatch.setattr(cpu_leaves, "LEAF", 50)
+    x = rng.standard_normal((1500, 5)).astype(np.float32)
+    x[::2] = x[0]
+    monkeypatch.setattr(cpu_leaves, "WANTED_RECALL", 1.1)  # never reached: every kind of round takes part
+    found = [start_engine(knn="leaves", threads=threads).knn(x, 8) for threads in (1, 2, 3)]
+    assert (found[0].distances[::2] == 0).all()
+    for other in found[1:]:
+        assert_array_equal(other.indices, found[0].indices)
+
+
+@WHERE_IT_RUNS["leaves"]
+def test_many_cells_are_searched_in_leaves(
+    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, cells: Cells
+) -> None:
+    monkeypatch.setattr(cpu, "EXACT_UP_TO", 3999)
+    assert start_engine().knn(cells.x, 5).method == "leaves"
+    assert start_engine(knn="exact").knn(cells.x, 5).exact
+    monkeypatch.setattr(cpu, "EXACT_UP_TO", 4000)
+    assert start_engine().knn(cells.x, 5).exact
+
+
+def test_without_tiles_there_are_no_leaves(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cpu_native.VARIABLE, "numpy")
+    with pytest.raises(EngineUnavailable, match="compiled tiles"):
+        get_engine("cpu", knn="leaves")
 
 
 def test_without_faiss_it_is_unavailable(start_engine: Callable[..., Engine]) -> None:

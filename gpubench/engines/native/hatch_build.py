@@ -21,8 +21,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path("gpubench", "engines", "native")
-SOURCES = ("topk.cpp", "silhouette.cpp", "supported.cpp")
-HEADER = "product.hpp"
+HEADERS = ("product.hpp", "nearest.hpp")
+SOURCES = ("topk.cpp", "leaves.cpp", "silhouette.cpp", "supported.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
 X86 = {"avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"), "avx2": ("-mavx2", "-mfma")}
 
@@ -37,7 +37,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
             self.app.display_warning("no C++ compiler found: gpubench is built without compiled tiles, which is slower")
             return
         root = Path(self.root)
-        digest = hashlib.sha256(b"".join((root / HERE / name).read_bytes() for name in (HEADER, *SOURCES))).hexdigest()
+        digest = hashlib.sha256(b"".join((root / HERE / name).read_bytes() for name in HEADERS + SOURCES)).hexdigest()
         self._folder = tempfile.mkdtemp()
         compiled = []
         for name, flags in _instruction_sets().items():

@@ -1,0 +1,157 @@
+"""Approximate neighbours for millions of cells: near cells meet in leaves, and then the neighbours of their neighbours.
+
+Some cells, drawn at random, are leaders. Every cell joins the leaves of its nearest few leaders, so leaves overlap, and
+inside a leaf every two cells are compared by compiled tiles. What is still missing is mostly a neighbour of a
+neighbour, and what that does not find may meet in leaves of other leaders: rounds of both follow while the recall,
+measured on a sample of cells, is too low. Exact distances give the order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.engines import cpu_neighbors, planner
+from gpubench.engines.cpu_topk import CandidateStore
+from gpubench.engines.near_order import near_order
+from gpubench.engines.neighbors import Neighbors, Scaling
+from gpubench.engines.recall import sample_of, share_found
+from gpubench.types import Knn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu_native import Tiles
+    from gpubench.engines.cpu_neighbors import ExactSearch
+
+LEADERS = 8
+"""Leaves that a cell joins."""
+
+LEAF = 1000
+"""Cells of a leaf, on average, or `LEAF_NEIGHBORS` times as many as neighbours are asked for if that is more."""
+
+LEAF_NEIGHBORS = 15
+
+MAX_LEAF = 4
+"""Leaves of more than this many times the average are cut into parts: the work grows with the square."""
+
+NEAR = 12
+"""Nearest cells of each whose nearest cells are looked at in a round."""
+
+WANTED_RECALL = 0.95
+MAX_ROUNDS = 5
+ROWS_A_PIECE = 4096
+
+
+def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> Knn:
+    """Find most of the k nearest other cells of each cell; the same seed gives the same bits on any number of threads.
+
+    Raises
+    ------
+    InputError
+        The candidates do not fit the memory.
+    """
+    n = len(x)
+    needed = CandidateStore.bytes_a_row(k, n - 1) * n + 8 * n * LEADERS
+    what = f"the candidates for {k} neighbours of {n:,} cells"
+    planner.require(needed, exact.memory_bytes, what, "use fewer neighbours")
+    leaf = max(LEAF, LEAF_NEIGHBORS * k)
+    n_joined = min(LEADERS, max(1, n // leaf))
+    search = _Search(x, k, exact, tiles)
+
+    def join_leaves(seed: int) -> None:
+        leaves = _leaves(x, n_joined, leaf, search.scaling, exact, seed)
+        exact.workers.run(leaves, lambda: search.join_leaf)
+
+    join_leaves(seed)
+    sample = sample_of(n, seed)
+    true = exact.knn_between(x[sample], x, k + 1).indices
+    found, n_rounds = search.finish(), 0
+    while (recall := share_found(sample, true, found.indices[sample])) < WANTED_RECALL and n_rounds < MAX_ROUNDS:
+        if n_rounds:
+            join_leaves(seed + n_rounds)
+        search.join_near()
+        found, n_rounds = search.finish(), n_rounds + 1
+    params = {"leaf": leaf, "leaves_joined": n_joined, "rounds": n_rounds}
+    return Knn(found.indices, found.distances, "leaves", params, recall)
+
+
+def _leaves(
+    x: NDArray[np.float32], n_joined: int, leaf: int, scaling: Scaling, exact: ExactSearch, seed: int
+) -> list[NDArray[np.int64]]:
+    """The cells of each leaf, the largest leaf first so that no thread is left with it at the end."""
+    n = len(x)
+    n_leaders = max(1, n_joined * n // leaf)
+    leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
+    joined = exact.knn_between(x.view(), x[leaders], min(n_joined, len(leaders))).indices
+    cells = np.argsort(joined.ravel(), kind="stable") // joined.shape[1]
+    sizes = np.bincount(joined.ravel(), minlength=len(leaders))
+    leaves: list[NDArray[np.int64]] = []
+    for members in np.split(cells, np.cumsum(sizes)[:-1]):
+        if len(members) <= MAX_LEAF * leaf:
+            leaves.append(members)
+            continue
+        ordered = members[near_order(x[members], scaling, leaf, seed)]
+        leaves += [ordered[start : start + leaf] for start in range(0, len(ordered), leaf)]
+    return sorted(leaves, key=len, reverse=True)
+
+
+class _Search:
+    """The candidates of all cells.
+
+    Attributes
+    ----------
+    scaling : centres and scales rows for the tiles
+    """
+
+    def __init__(self, x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles) -> None:
+        self.scaling = Scaling(x, x)
+        self._x, self._k, self._exact, self._tiles = x, k, exact, tiles
+        self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
+
+    def join_leaf(self, cells: NDArray[np.int64]) -> None:
+        """Compare every two cells of a leaf."""
+        rows = self.scaling.rows(self._x[cells])
+        squares = np.einsum("ij,ij->i", rows, rows)
+        store = self._store
+        self._tiles.join_leaf(*(rows, squares, cells, *rows.shape, store.keep, store.space, *store.arrays, store.locks))
+
+    def join_near(self) -> None:
+        """Compare every cell with the nearest cells of its nearest cells, as they are before this round."""
+        x, store, tiles = self._x, self._store, self._tiles
+        n, d = x.shape
+        width = min(NEAR, store.keep)
+        near = np.empty((n, width), np.int32)
+
+        def write_nearest(start: int) -> None:
+            stop = min(start + ROWS_A_PIECE, n)
+            tiles.nearest_ids(start, stop, store.keep, store.space, *store.arrays, width, near)
+
+        def join(start: int) -> None:
+            stop = min(start + ROWS_A_PIECE, n)
+            tiles.join_near(x, start, stop, d, self.scaling.scale, near, width, store.keep, store.space, *store.arrays)
+
+        for step in (write_nearest, join):
+            self._exact.workers.run(range(0, n, ROWS_A_PIECE), lambda step=step: step)  # type: ignore[misc]
+
+    def finish(self) -> Neighbors:
+        """Order what was found by exact distance; cells that have met fewer than k others are searched exactly."""
+        x, store = self._x, self._store
+        n, d = x.shape
+        out = Neighbors.empty(n, self._k)
+        ids, norms = np.arange(n), np.zeros(n)
+
+        def finish(start: int) -> None:
+            rows = slice(start, min(start + ROWS_A_PIECE, n))
+            self._tiles.topk_finish(
+                *(x, x, d, ids[rows], ids, rows.stop - start, store.keep, store.space),
+                *(array[rows] for array in store.arrays),
+                # nothing is known about cells that are no candidates, so nothing is certified
+                *(norms[rows], 0.0, 0.0, 1.0, True, True, self._k, out.indices, out.distances, out.uncertain),
+            )
+
+        self._exact.workers.run(range(0, n, ROWS_A_PIECE), lambda: finish)
+        lonely = np.flatnonzero(out.uncertain)
+        cpu_neighbors.search_rows(x, x, ids, lonely, out, self._exact.workers)
+        return out
