@@ -50,7 +50,21 @@ def tables(engine: Engine, cells: Cells) -> list[np.ndarray]:
     return [engine.group_means(x, cells.label, 12), engine.to_host(engine.rank(engine.xp.ascontiguousarray(x.T)))]
 
 
-@pytest.mark.parametrize("compute", [silhouette, silhouette_cosine, knn, neighborhoods, clusters, tables])
+def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:
+    x = engine.put(cells.x)
+    knn = engine.knn(x, 30)
+    graph = engine.fuzzy_graph(knn)
+    return [
+        engine.mean_distances(x, cells.label),
+        engine.neighbor_simpson(knn, cells.batch, 4, 10.0),
+        engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
+        engine.strong_components(knn, cells.label),
+        engine.to_host(engine.diffusion_map(graph, np.arange(N), 20)),
+        engine.kmeans(x, 12),
+    ]
+
+
+@pytest.mark.parametrize("compute", [silhouette, silhouette_cosine, knn, neighborhoods, clusters, tables, integration])
 def test_same_bits(
     start_engine: Callable[..., Engine], cells: Cells, compute: Callable[[Engine, Cells], list[np.ndarray]]
 ) -> None:
