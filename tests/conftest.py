@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,11 @@ NUMPY = "numpy"
 TILED = {"test_knn", "test_silhouette_widths", "test_same_bits"}
 """Tests of what the compiled tiles do; they run without them as well."""
 
+ON_EMULATION = {"test_fuzzy_graph", "test_integration", "test_neighborhoods", "test_tables"}
+"""Tests of operations that run on the host emulation of the CUDA engine as well, where there is a C++ compiler.
+
+Other operations have tests of their own there, of fewer cells: `engines/test_cuda_host.py`."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -44,14 +50,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
-        tiled = metafunc.module.__name__.rpartition(".")[2] in TILED
-        metafunc.parametrize("engine_name", _engine_names(metafunc.config, tiled), scope="session")
+        names = _engine_names(metafunc.config, metafunc.module.__name__.rpartition(".")[2])
+        metafunc.parametrize("engine_name", names, scope="session")
 
 
-def _engine_names(config: pytest.Config, tiled: bool) -> list[str]:
+def _engine_names(config: pytest.Config, module: str) -> list[str]:
     """Engines to test. One that was named is not skipped where it cannot start: its tests are errors."""
     named: list[str] | None = config.getoption("--engine")
-    return named or [*(name for name in ENGINES if _starts(name)), *([NUMPY] if tiled else [])]
+    emulated = module in ON_EMULATION and shutil.which(os.environ.get("CXX", "g++"))
+    more = [*([NUMPY] if module in TILED else []), *([EMULATED] if emulated else [])]
+    return named or [*(name for name in ENGINES if _starts(name)), *more]
 
 
 @cache

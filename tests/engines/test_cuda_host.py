@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_silhoue
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.engines import cuda_neighbors, cuda_tables, cuda_tiles
+from gpubench.engines.base import Engine
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cuda import CudaEngine
 from gpubench.engines.segments import cut, isolate, sort_cells
@@ -78,6 +80,12 @@ class TestNeighbors:
     @pytest.mark.parametrize("m", [1, 33])
     def test_queries(self, engine: CudaEngine, cells: Cells, m: int) -> None:
         test_knn.check_between(engine, cells.x[:m] + np.float32(0.1), cells.x, 7)
+
+    def test_an_array_asked_about_itself_finds_each_cell_as_its_own_nearest(self, engine: CudaEngine) -> None:
+        x = engine.put(make_cells(70, 3, duplicates=0, seed=1).x)
+        found = engine.knn_between(x, x, 2)
+        assert_array_equal(engine.to_host(found.indices)[:, 0], np.arange(70))
+        assert_array_equal(engine.to_host(found.distances)[:, 0], np.zeros(70))
 
     @pytest.mark.parametrize("k", [1, 95, 96])
     def test_all_neighbors(self, engine: CudaEngine, k: int) -> None:
@@ -356,3 +364,11 @@ def test_the_stand_in_has_only_names_of_cupy() -> None:
     names = strict_cupy.FUNCTIONS.split()
     assert [name for name in names if not hasattr(cupy, name)] == []
     assert [name for name in strict_cupy.METHODS.split() if not hasattr(cupy.ndarray, name)] == []
+
+
+def test_every_operation_of_the_contract_is_tested_on_the_emulation(request: pytest.FixtureRequest) -> None:
+    folder = Path(__file__).parent
+    by_default = request.config.pluginmanager.getplugin(str(folder.parent / "conftest.py")).ON_EMULATION
+    files = [path for path in folder.glob("test_*.py") if path.stem.startswith("test_cuda") or path.stem in by_default]
+    text = "".join(path.read_text() for path in files)
+    assert [name for name in Engine.__abstractmethods__ if f".{name}(" not in text] == []
