@@ -38,8 +38,8 @@ class Patch:
 
     @property
     def everywhere(self) -> bool:
-        """Whether other names of the function are patched too; an entry of a table is patched alone."""
-        return not self.attribute.endswith("]")
+        """Whether other names of the function are patched too; methods and entries of tables have no others."""
+        return self.attribute.isidentifier()
 
     def replace(self, original: Any) -> Any:
         """Make the replacement, or None where the original takes other parameters than the one that we know."""

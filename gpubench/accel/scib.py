@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench import metrics
+from gpubench.accel import _scib_neighbors as neighbors
 from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
-from gpubench.accel.calls import Start, tell
+from gpubench.accel.calls import Function, Start, tell
 from gpubench.accel.patching import Patch
 from gpubench.data import encode_labels
-from gpubench.metrics import silhouette_batch, silhouette_label
+from gpubench.errors import InputError
 from gpubench.metrics._checks import check_groups
 from gpubench.types import Labels
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _silhouette_label(start: Start, X: Any, labels: Any, rescale: bool, chunk_size: int, metric: Any) -> np.float32:
-    score = float(silhouette_label(X, labels, metric=metric, engine=start()))
+    score = float(metrics.silhouette_label(X, labels, metric=metric, engine=start()))
     return np.float32(score if rescale else 2 * score - 1)
 
 
@@ -57,8 +60,10 @@ def _silhouette_batch(
 ) -> np.float32:
     label = encode_labels(labels, "labels", len(X))
     scored, skipping = _labels_of_batches(label, batch)
+    if not scored.any():
+        raise InputError("no label has two batches and more cells than batches")
     if not skipping.any():
-        value = float(silhouette_batch(X, labels, batch, metric=metric, engine=start()))
+        value = float(metrics.silhouette_batch(X, labels, batch, metric=metric, engine=start()))
         return np.float32(value if rescale else 1 - value)
     tell(
         "scib_metrics.silhouette_batch",
@@ -68,7 +73,7 @@ def _silhouette_batch(
     mixed = float(skipping.sum())
     if (scored & ~skipping).any():
         rows = ~skipping[label.codes]
-        of_others = silhouette_batch(
+        of_others = metrics.silhouette_batch(
             X[rows], np.asarray(labels)[rows], np.asarray(batch)[rows], metric=metric, engine=start()
         )
         mixed += float(of_others) * (scored & ~skipping).sum()
@@ -133,24 +138,69 @@ def _origin_reason(X: Any, metric: str) -> str | None:
     return "cells at the origin have no cosine" if metric == "cosine" and not X.any(axis=1).all() else None
 
 
-def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
-    """Each cell comes first among its neighbours."""
-    from scib_metrics.nearest_neighbors import NeighborsResults
-
-    engine = start()
-    x = engine.put(X)
-    knn = engine.knn(x, n_neighbors - 1)
-    n = len(X)
-    indices = np.column_stack([np.arange(n, dtype=np.int32), engine.to_host(knn.indices)])
-    distances = np.column_stack([np.zeros(n, np.float32), engine.to_host(knn.distances)])
-    return NeighborsResults(indices=indices, distances=distances)
+def _bras(
+    start: Start, X: Any, labels: Any, batch: Any, chunk_size: int, metric: Any, between_cluster_distances: str
+) -> np.float32:
+    return np.float32(_defined(metrics.bras(X, labels, batch, metric=metric, engine=start())))
 
 
-def _covers_pynndescent(X: Any, n_neighbors: Any, random_state: Any, n_jobs: Any) -> str | None:
-    reason = matrix_reason(X)
-    if reason is None and not 2 <= n_neighbors <= len(X):
-        return f"n_neighbors={n_neighbors} of {len(X):,} cells"
+def _covers_bras(
+    X: Any, labels: Any, batch: Any, chunk_size: Any, metric: Any, between_cluster_distances: Any
+) -> str | None:
+    # the mean over all other batches is not moved by a category without cells
+    if between_cluster_distances == "mean_other":
+        between_cluster_distances = "nearest"
+    return _covers_batch(X, labels, batch, True, chunk_size, metric, between_cluster_distances)
+
+
+def _isolated_labels(
+    start: Start, X: Any, labels: Any, batch: Any, rescale: bool, iso_threshold: int | None
+) -> np.float32:
+    score = _defined(metrics.isolated_labels(X, labels, batch, iso_threshold=iso_threshold, engine=start()))
+    return np.float32(score if rescale else 2 * score - 1)
+
+
+def _covers_isolated(X: Any, labels: Any, batch: Any, rescale: Any, iso_threshold: Any) -> str | None:
+    reason = first_reason(matrix_reason(X), column_reason(labels), column_reason(batch, "batch"))
+    if reason is None and any(is_categorical(column) for column in (labels, batch)):
+        return "categories, of which scib-metrics counts those without cells; give strings"
     return reason
+
+
+def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale: bool, kwargs: dict[str, Any]) -> Any:
+    """scib-metrics warns where the score is below 0, and returns 0; so does this."""
+    engine, categorical = start(), kwargs.get("categorical", False)
+    before, after = (
+        _defined(metrics.principal_component_regression(X, covariate, categorical=categorical, engine=engine))
+        for X in (X_pre, X_post)
+    )
+    if not scale:
+        return after - before
+    if before == 0:
+        raise InputError("the covariate explains nothing of X_pre")
+    if after > before:
+        warnings.warn(
+            "PCR comparison is negative: the covariate explains more after integration; it is 0", stacklevel=4
+        )
+        return 0
+    return (before - after) / before
+
+
+def _covers_pcr(X_pre: Any, X_post: Any, covariate: Any, scale: Any, kwargs: dict[str, Any]) -> str | None:
+    other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
+    if other:
+        return f"the parameters {other}"
+    return first_reason(matrix_reason(X_pre, "X_pre"), matrix_reason(X_post, "X_post"), column_reason(covariate))
+
+
+def _defined(score: float) -> float:
+    if np.isnan(score):
+        raise InputError(getattr(score, "note", "the score is undefined"))
+    return float(score)
+
+
+def _patch(module: str, attribute: str, ours: Function, covers: Function) -> Patch:
+    return Patch(f"scib_metrics.metrics.{module}", attribute, ours, covers, f"scib_metrics.{attribute}")
 
 
 SILHOUETTES = (
@@ -161,27 +211,26 @@ SILHOUETTES = (
         _covers_samples,
         "scib_metrics.utils.silhouette_samples",
     ),
-    Patch(
-        "scib_metrics.metrics._silhouette",
-        "silhouette_label",
-        _silhouette_label,
-        _covers_label,
-        "scib_metrics.silhouette_label",
-    ),
-    Patch(
-        "scib_metrics.metrics._silhouette",
-        "silhouette_batch",
-        _silhouette_batch,
-        _covers_batch,
-        "scib_metrics.silhouette_batch",
-    ),
+    _patch("_silhouette", "silhouette_label", _silhouette_label, _covers_label),
+    _patch("_silhouette", "silhouette_batch", _silhouette_batch, _covers_batch),
 )
 PATCHES = (
     Patch(
         "scib_metrics.nearest_neighbors._pynndescent",
         "pynndescent",
-        _pynndescent,
-        _covers_pynndescent,
+        neighbors.pynndescent,
+        neighbors.covers_pynndescent,
         "scib_metrics.nearest_neighbors.pynndescent",
     ),
+    _patch("_silhouette", "bras", _bras, _covers_bras),
+    _patch("_isolated_labels", "isolated_labels", _isolated_labels, _covers_isolated),
+    _patch("_lisi", "lisi_knn", neighbors.lisi_knn, neighbors.covers_lisi),
+    _patch("_lisi", "ilisi_knn", neighbors.ilisi_knn, neighbors.covers_ilisi),
+    _patch("_lisi", "clisi_knn", neighbors.clisi_knn, neighbors.covers_lisi),
+    _patch("_kbet", "kbet", neighbors.kbet, neighbors.covers_kbet),
+    _patch("_kbet", "kbet_per_label", neighbors.kbet_per_label, neighbors.covers_kbet_per_label),
+    _patch("_graph_connectivity", "graph_connectivity", neighbors.graph_connectivity, neighbors.covers_connectivity),
+    _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", neighbors.nmi_ari_leiden, neighbors.covers_leiden),
+    _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", neighbors.nmi_ari_kmeans, neighbors.covers_kmeans),
+    _patch("_pcr_comparison", "pcr_comparison", _pcr_comparison, _covers_pcr),
 )
