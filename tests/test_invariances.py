@@ -41,7 +41,7 @@ def test_every_metric_says_what_it_is(metric_id: str) -> None:
     spec = METRICS[metric_id].spec
     low, high = spec.bounds
     assert spec.id == metric_id
-    assert (low, high) in ((0, 1), (-1, 1), (0, math.inf))
+    assert (low, high) in ((0, 1), (-0.5, 1), (-1, 1), (0, math.inf))
     assert spec.title
     assert spec.description.endswith((".", "?"))
 
