@@ -162,6 +162,7 @@ def score(
     precision: Annotated[
         str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
     ] = "exact",
+    exact: Annotated[bool, _choice(help="Compare all cells with all, however long it takes.")] = False,
     threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
     memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
     out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
@@ -198,6 +199,7 @@ def score(
             "seed": seed,
             "knn": knn,
             "precision": precision,
+            "exact": exact,
             "threads": threads,
             "memory": None if memory is None else arguments.parse_bytes(memory),
             **arguments.parse_options(option or []),

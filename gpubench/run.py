@@ -51,6 +51,7 @@ def score(
     memory: int | None = None,
     knn: str = "auto",
     precision: Precision = "exact",
+    exact: bool = False,
     listener: Listener | None = None,
     **options: Any,
 ) -> Result:
@@ -77,6 +78,7 @@ def score(
     memory : bytes to use at most beyond the input; None: 80% of what is free
     knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
+    exact : compare all cells with all, however long it takes, see `gpubench.get_engine`
     listener : hears of the stages of the run
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
@@ -112,6 +114,7 @@ def score(
             timeline=timeline,
             knn=knn,
             precision=precision,
+            exact=exact,
         )
     else:
         timeline = engine.timeline

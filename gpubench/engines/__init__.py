@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import EngineUnavailable, InputError
 from gpubench.seeds import check_seed
@@ -25,6 +25,7 @@ def get_engine(
     timeline: Timeline | None = None,
     knn: str = "auto",
     precision: Precision = "exact",
+    exact: bool = False,
 ) -> Engine:
     """Start an engine.
 
@@ -39,6 +40,8 @@ def get_engine(
         then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
+    exact : compare all cells with all, however long it takes: neighbours are not approximate, and silhouettes are not
+        estimated from a sample of the cells
 
     Raises
     ------
@@ -53,11 +56,20 @@ def get_engine(
         raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
-    seed = check_seed(seed)
+    if exact and knn not in ("auto", "exact"):
+        raise InputError(f"knn={knn!r} is approximate, which exact forbids; leave one of them out")
+    options: dict[str, Any] = {
+        "seed": check_seed(seed),
+        "threads": threads,
+        "memory_bytes": memory_bytes,
+        "timeline": timeline,
+        "knn": "exact" if exact else knn,
+        "exact": exact,
+    }
     chosen = ""
     if name == "cuda" or (name == "auto" and knn != "leaves"):  # leaves are of the CPU
         try:
-            engine = _start_cuda(seed, threads, memory_bytes, timeline, knn, precision)
+            engine = _start_cuda(precision=precision, **options)
         except EngineUnavailable as error:
             if name == "cuda":
                 raise
@@ -67,30 +79,15 @@ def get_engine(
             return engine
     from gpubench.engines.cpu import CpuEngine
 
-    engine = CpuEngine(seed=seed, threads=threads, memory_bytes=memory_bytes, timeline=timeline, knn=knn)
+    engine = CpuEngine(**options)
     engine.chosen = chosen
     return engine
 
 
-def _start_cuda(
-    seed: int,
-    threads: int | None,
-    memory_bytes: int | None,
-    timeline: Timeline | None,
-    knn: str,
-    precision: Precision,
-) -> Engine:
+def _start_cuda(**options: Any) -> Engine:
     from gpubench.engines.cuda_device import Device
 
     device = Device.find()  # before the rest of the engine, which most machines have no use for
     from gpubench.engines.cuda import CudaEngine
 
-    return CudaEngine(
-        seed=seed,
-        threads=threads,
-        memory_bytes=memory_bytes,
-        timeline=timeline,
-        knn=knn,
-        precision=precision,
-        device=device,
-    )
+    return CudaEngine(device=device, **options)

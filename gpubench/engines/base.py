@@ -56,6 +56,8 @@ class Engine(ABC):
     memory_bytes : what the run may use beyond its input
     precision : "exact", or "fast" where distances between many cells may be rounded to what is fastest; neighbours are
         exact in either
+    exact_products : silhouettes whose distances take more differences of two values (pairs of cells times dimensions)
+        are estimated from a sample of cells; infinite: never
     notes : what did not run as asked, such as a step that had to leave the device
     chosen : why this engine, where it was not named
     """
@@ -67,6 +69,7 @@ class Engine(ABC):
     timeline: Timeline
     memory_bytes: int
     precision: Precision
+    exact_products: float
     notes: list[str]
     chosen: str = ""
 
@@ -114,6 +117,7 @@ class Engine(ABC):
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
         """Silhouette width of each cell among the cells of its group, s = (b - a) / max(a, b).
 
@@ -125,10 +129,11 @@ class Engine(ABC):
         x : (n, d) float32
         clusters : (n,) int32 codes
         groups : (n,) int32 codes; only cells of the same group see each other. None: one group.
+        cells : (m,) int64, the cells whose widths are asked for, each once, among all n; None: all
 
         Returns
         -------
-        (n,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster.
+        (n,) or (m,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster.
 
         References
         ----------

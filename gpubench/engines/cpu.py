@@ -16,6 +16,7 @@ from gpubench.engines import (
     cpu_kernels,
     cpu_leaves,
     cpu_native,
+    cpu_sampled,
     cpu_silhouette,
     kmeans,
     neighborhoods,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 EXACT_UP_TO = 300_000
 """Cells up to which every pair is compared unless another method is named."""
+
+EXACT_PRODUCTS = 1e14
+"""Differences of two values up to which all cells are compared with all for a silhouette; minutes on a few cores."""
 
 ROWS_A_PIECE = 8192
 """Rows that a worker takes at a time where a kernel does little for each."""
@@ -63,6 +67,7 @@ class CpuEngine(Engine):
         memory_bytes: int | None = None,
         timeline: Timeline | None = None,
         knn: str = "auto",
+        exact: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed")
@@ -72,6 +77,7 @@ class CpuEngine(Engine):
         self.timeline = timeline or Timeline()
         self.notes = []
         self.knn_method = knn
+        self.exact_products = np.inf if exact else EXACT_PRODUCTS
         self._workers = Workers(self.n_threads, self.timeline)
         self._tiles = cpu_native.load()
         threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
@@ -153,11 +159,15 @@ class CpuEngine(Engine):
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
         """See `Engine.silhouette_widths`."""
-        return cpu_silhouette.silhouette_widths(
+        if cells is not None and metric == "euclidean":
+            return cpu_sampled.widths_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
+        widths = cpu_silhouette.silhouette_widths(
             x, clusters, groups, metric, self._workers, self.memory_bytes, self._tiles
         )
+        return widths if cells is None else widths[cells]  # the closed form of cosines takes no longer for all
 
     def mean_distances(
         self, x: NDArray[np.float32], clusters: NDArray[np.int32], metric: Distance = "euclidean"

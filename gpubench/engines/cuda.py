@@ -32,6 +32,10 @@ from gpubench.types import Array, Graph, Knn, RowSource
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+EXACT_PRODUCTS = 1e17
+"""Differences of two values up to which all cells are compared with all for a silhouette: 13 million cells of 512
+dimensions."""
+
 BYTES_A_VALUE = 128
 """What array code holds for each value that it makes, temporary arrays included."""
 
@@ -59,6 +63,7 @@ class CudaEngine(Engine):
         memory_bytes: int | None = None,
         timeline: Timeline | None = None,
         knn: str = "auto",
+        exact: bool = False,
         precision: Precision = "exact",
         device: Device | None = None,
     ) -> None:
@@ -81,6 +86,7 @@ class CudaEngine(Engine):
         self.n_threads = threads or usable_cores()
         self.precision = precision
         self.knn_method = knn
+        self.exact_products = np.inf if exact else EXACT_PRODUCTS
         self.notes = []
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
@@ -154,11 +160,13 @@ class CudaEngine(Engine):
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
-        """See `Engine.silhouette_widths`."""
+        """See `Engine.silhouette_widths`; those of all cells are computed whatever is asked for."""
         segments = sort_cells(clusters, groups)
         own, nearest = map(self.to_host, self._mean_distances(x, segments, metric))
-        return widths_from_means(own, nearest, segments)
+        widths = widths_from_means(own, nearest, segments)
+        return widths if cells is None else widths[cells]
 
     def mean_distances(
         self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean"
