@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench import rows, table
+from gpubench import interchange, rows, table
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.types import MetricResult
@@ -87,6 +87,36 @@ class Result:
 
         frame = pd.DataFrame(rows.to_columns(self.results))
         return frame.astype({"value": float, "stderr": float, "n": int, "seconds": float, "approximate": bool})
+
+    def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
+        """Return the rows as `czbenchmarks.metrics.types.MetricResult`, in its order and with its parameters.
+
+        Rows that cz-benchmarks has no metric for are left out: users' scorers, the scores of scib-metrics, and the mean
+        over conditions.
+
+        Parameters
+        ----------
+        embedding : whose rows; None: the only one
+
+        Raises
+        ------
+        InputError
+            czbenchmarks is not installed, no such embedding, or several and none is chosen.
+        """
+        return interchange.to_czbenchmarks(self.results, embedding)
+
+    def to_scib_table(self) -> pd.DataFrame:
+        """Return the rows of the task `scib` as `scib_metrics.benchmark.Benchmarker.get_results` does.
+
+        A row for each embedding and one for the types of metric, "Metric Type"; a column for each metric, then the
+        aggregates "Batch correction", "Bio conservation" and "Total".
+
+        Raises
+        ------
+        InputError
+            The task `scib` was not run.
+        """
+        return interchange.to_scib_table(self.results)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, whole or not at all. An undefined value (NaN) is null there.

@@ -27,7 +27,7 @@ LAYERS = (
     ("engines",),
     ("metrics",),
     ("tasks",),
-    ("files", "machine", "rows", "table", "provenance", "result"),
+    ("files", "machine", "rows", "interchange", "table", "provenance", "result"),
     ("runner",),
     ("run",),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
@@ -152,7 +152,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"])
+@pytest.mark.parametrize("module", ["", ".accel", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     loaded = run_python(f"import sys, gpubench{module}; print(*sys.modules)").split()
     assert f"gpubench{module}" in loaded
