@@ -35,6 +35,7 @@ class Case:
     at_least : claimed speed-up
     at_most : claimed limit, in the unit of the figure
     same_environment : the peer runs in our interpreter
+    drop_in : both run in the peer's interpreter, in which gpubench is installed too
     """
 
     id: str
@@ -47,17 +48,22 @@ class Case:
     at_least: float | None = None
     at_most: float | None = None
     same_environment: bool = False
+    drop_in: bool = False
 
     def peer_python(self, peer_python: str | None) -> str | None:
         """The interpreter that runs the peer."""
         return sys.executable if self.same_environment else peer_python
+
+    def own_python(self, peer_python: str | None) -> str:
+        """The interpreter that runs gpubench."""
+        return peer_python if self.drop_in and peer_python else sys.executable
 
 
 _SCORE = ("-m", "gpubench", "score")
 _TWENTY_THOUSAND = Cells(20_000)
 
 
-def _call(side: Literal["ours", "peers"], workload: str, source: str = "{data}") -> tuple[str, ...]:
+def _call(side: Literal["ours", "peers", "scripts"], workload: str, source: str = "{data}") -> tuple[str, ...]:
     return ("{benchmarks}/child.py", side, workload, source)
 
 
@@ -72,6 +78,12 @@ def _metric(workload: str, what: str, peer_name: str, at_least: float) -> Case:
         _TWENTY_THOUSAND,
         at_least=at_least,
     )
+
+
+def _drop_in(id: str, call: tuple[str, ...], what: str, peer_name: str, at_least: float, cells: Cells | None) -> Case:  # noqa: A002
+    """The same script without and with gpubench in the place of what it calls."""
+    ours = ("-m", "gpubench.accel", *call)
+    return Case(id, what, "process_s", ours, call, peer_name, cells, at_least=at_least, drop_in=True)
 
 
 CASES = (
@@ -110,6 +122,30 @@ CASES = (
         _call("peers", "score_file", "{file}"),
         "cz-benchmarks 0.15.1",
         at_least=3,
+    ),
+    _drop_in(
+        "drop_in_tasks",
+        _call("scripts", "czbenchmarks_tasks"),
+        "drop-in: a script of all eight tasks",
+        "cz-benchmarks 0.15.1",
+        8,
+        _TWENTY_THOUSAND,
+    ),
+    _drop_in(
+        "drop_in_benchmarker",
+        _call("scripts", "scib_benchmarker"),
+        "drop-in: the Benchmarker with its defaults",
+        "scib-metrics 0.5.10",
+        10,
+        _TWENTY_THOUSAND,
+    ),
+    _drop_in(
+        "drop_in_file",
+        _call("peers", "score_file", "{file}"),
+        "drop-in: tasks clustering and embedding of a file",
+        "cz-benchmarks 0.15.1",
+        2,
+        None,
     ),
     Case("import", "import gpubench", "import_s", _call("ours", "import_package", "."), at_most=0.3),
     Case(

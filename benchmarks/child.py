@@ -1,6 +1,6 @@
 """What runs in a fresh process: one import, one call, their times.
 
-    python benchmarks/child.py ours|peers WORKLOAD DATA [--again]
+    python benchmarks/child.py ours|peers|scripts WORKLOAD DATA [--again]
 
 DATA is a folder of synthetic cells, or a file that the workload reads itself. The last line printed is JSON: import_s,
 first_call_s with everything that is compiled on the way, second_call_s with --again, and the value, which says that

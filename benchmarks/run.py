@@ -67,7 +67,7 @@ def measure_case(case: Case, given: argparse.Namespace) -> dict[str, Any]:
         place = {"benchmarks": str(measure.HERE), "data": folder, "file": str(given.file), "out": f"{folder}/out"}
         if case.cells:
             _make_cells(case, folder)
-        sides = {"ours": [sys.executable, *_fill(case.ours, place)]}
+        sides = {"ours": [case.own_python(peer_python), *_fill(case.ours, place)]}
         if case.peer and peer_python:
             sides["peer"] = [peer_python, *_fill(case.peer, place)]
         states = {state: _alternate(sides, state, given.repeats) for state in given.caches}
@@ -81,7 +81,7 @@ def measure_case(case: Case, given: argparse.Namespace) -> dict[str, Any]:
         "claim": {"speedup_at_least": case.at_least, "at_most": case.at_most},
         "holds": all(_holds(case, runs) for runs in states.values()),
         "states": {state: _summary(runs) for state, runs in states.items()},
-        "versions": {"ours": measure.versions(sys.executable, PACKAGES)},
+        "versions": {"ours": measure.versions(case.own_python(peer_python), PACKAGES)},
         "machine": {
             "cpu": machine.cpu_model(),
             "cores": usable_cores(),
