@@ -76,7 +76,7 @@ def _perturbation(n: int, n_genes: int = 300, n_conditions: int = 20) -> tuple[A
             "logfoldchange": rng.normal(size=n_genes * n_conditions),
         }
     )
-    truth.uns["target_conditions_dict"] = dict.fromkeys(conditions, genes[:n_genes // 2])
+    truth.uns["target_conditions_dict"] = dict.fromkeys(conditions, genes[: n_genes // 2])
     truth.uns["control_cells_map"] = {
         name: {cells[i]: cells[controls[i]] for i in rows} for name, rows in zip(conditions, treated, strict=True)
     }

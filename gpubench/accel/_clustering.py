@@ -29,7 +29,7 @@ def cluster_embedding(
     """Cluster, and leave in `adata` what scanpy leaves; cluster "0" is the largest."""
     import pandas as pd
 
-    engine = start(seed=random_seed)
+    engine = start(seed=random_seed, exact=False)
     knn = engine.knn(engine.put(_cells(adata, use_rep)), N_NEIGHBORS - 1)
     graph = engine.fuzzy_graph(knn)
     codes = engine.leiden(graph, n_iterations=n_iterations)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
-    """Exact neighbours; each cell comes first among its own."""
+    """Nearest neighbours, exact up to a few hundred thousand cells; each cell comes first among its own."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
-    engine = start()
+    engine = start(exact=False)
     knn = engine.knn(engine.put(X), n_neighbors - 1)
     n = len(X)
     indices = np.column_stack([np.arange(n, dtype=np.int32), engine.to_host(knn.indices)])

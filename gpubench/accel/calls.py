@@ -27,8 +27,8 @@ Function = Callable[..., Any]
 class Start(Protocol):
     """Starts the engine of a call: `start(seed=7)`."""
 
-    def __call__(self, *, seed: int = 42, knn: str = "auto") -> Engine:
-        """Start it."""
+    def __call__(self, *, seed: int = 42, exact: bool = True) -> Engine:
+        """Start it; `exact=False` where the original is approximate too, so that many cells may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Session:
     engine: str
     verbose: bool
 
-    def start(self, *, seed: int = 42, knn: str = "auto") -> Engine:
+    def start(self, *, seed: int = 42, exact: bool = True) -> Engine:
         """See `Start`."""
-        return get_engine(self.engine, seed=seed, knn=knn)
+        return get_engine(self.engine, seed=seed, exact=exact)
 
 
 class _State:

@@ -19,7 +19,7 @@ REGISTRY = "czbenchmarks.metrics.implementations"
 
 
 def _entropy_per_cell(start: Start, X: Any, labels: Any, n_neighbors: int, random_seed: int) -> np.float64:
-    return np.float64(metrics.entropy_per_cell(X, labels, n_neighbors=n_neighbors, engine=start()))
+    return np.float64(metrics.entropy_per_cell(X, labels, n_neighbors=n_neighbors, engine=start(exact=False)))
 
 
 def _covers_entropy(X: Any, labels: Any, n_neighbors: Any, random_seed: Any) -> str | None:
@@ -29,10 +29,7 @@ def _covers_entropy(X: Any, labels: Any, n_neighbors: Any, random_seed: Any) -> 
 def _sequential_alignment(
     start: Start, X: Any, labels: Any, k: int, normalize: bool, adaptive_k: bool
 ) -> float | np.float64:
-    # scikit-learn's search, which this replaces, is exact
-    score = metrics.sequential_alignment(
-        X, labels, k=k, normalize=normalize, adaptive_k=adaptive_k, engine=start(knn="exact")
-    )
+    score = metrics.sequential_alignment(X, labels, k=k, normalize=normalize, adaptive_k=adaptive_k, engine=start())
     return float(score) if normalize or len(np.unique(labels)) == 1 else np.float64(score)
 
 

@@ -227,3 +227,10 @@ def test_the_pytest_plugin(tmp_path: Path) -> None:
     done = run_python(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert f"{NAME}: 1 on cpu" in done.stdout
+
+
+def test_nothing_is_estimated_where_the_original_compares_all_cells() -> None:
+    session = calls.new_session("cpu", verbose=False)
+    exact, approximate = session.start(seed=7), session.start(exact=False)
+    assert (exact.exact_products, exact.knn_method, exact.seed) == (np.inf, "exact", 7)
+    assert approximate.knn_method == "auto"
