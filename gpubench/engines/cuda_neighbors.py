@@ -26,6 +26,7 @@ from gpubench.engines.cuda_tiles import (
     power_of_two_scale,
     tile_rows,
 )
+from gpubench.engines.neighbors import REACH_MARGIN
 from gpubench.errors import InputError
 from gpubench.types import Array, Knn
 
@@ -191,11 +192,18 @@ class Search:
                 shared=HISTOGRAM_BYTES * TOPK_WARPS,
             )
             farthest = xp.maximum(farthest, column.squares.max())
-        # a key lacks |x|^2, and is off by no more than the slack
-        slack = columns.arithmetic.slack(self._x.shape[1]) * (xp.sqrt(block.squares) + xp.sqrt(farthest)) ** 2
-        indices, distances, uncertain = self._rerank(
-            queries, candidates, counts, limits, block.squares - slack, _power_of_two(keep)
-        )
+        # a key lacks |x|^2, and is off by no more than a share of (|x| + |y|)^2
+        share, norms, reach = columns.arithmetic.slack(self._x.shape[1]), xp.sqrt(block.squares), xp.sqrt(farthest)
+        size = _power_of_two(keep)
+        offsets = block.squares - share * (norms + reach) ** 2
+        indices, distances, uncertain = self._rerank(queries, candidates, counts, limits, offsets, size)
+        rows_in_doubt = xp.flatnonzero(uncertain)
+        if len(rows_in_doubt):
+            # no cell beyond the k-th neighbour's distance counts, however far from all others it may be
+            near = (norms + distances[:, k - 1] * self.scale) * REACH_MARGIN
+            offsets = block.squares - share * (norms + xp.minimum(near, reach)) ** 2
+            again = candidates[rows_in_doubt], counts[rows_in_doubt], limits[rows_in_doubt], offsets[rows_in_doubt]
+            uncertain[rows_in_doubt] = self._rerank(queries[rows_in_doubt], *again, size)[2]
         target = slice(start, stop) if own is None else own
         if self._ids is not None:
             target, indices = self._ids[target], self._ids[indices]
