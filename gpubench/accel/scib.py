@@ -58,6 +58,9 @@ def _silhouette_batch(
     metric: Any,
     between_cluster_distances: str,
 ) -> np.float32:
+    if between_cluster_distances == "mean_other":
+        value = _defined(metrics.bras(X, labels, batch, metric=metric, engine=start()))
+        return np.float32(value if rescale else 1 - value)
     label = encode_labels(labels, "labels", len(X))
     scored, skipping = _labels_of_batches(label, batch)
     if not scored.any():
@@ -90,11 +93,13 @@ def _covers_batch(
     metric: Any,
     between_cluster_distances: Any,
 ) -> str | None:
+    # the mean over all other batches, as of BRAS, is not moved by a category without cells
+    between = "nearest" if between_cluster_distances == "mean_other" else between_cluster_distances
     return first_reason(
         matrix_reason(X),
         column_reason(labels),
         column_reason(batch, "batch"),
-        _distance_reason(chunk_size, metric, between_cluster_distances),
+        _distance_reason(chunk_size, metric, between),
     ) or _origin_reason(X, metric)
 
 
@@ -141,15 +146,12 @@ def _origin_reason(X: Any, metric: str) -> str | None:
 def _bras(
     start: Start, X: Any, labels: Any, batch: Any, chunk_size: int, metric: Any, between_cluster_distances: str
 ) -> np.float32:
-    return np.float32(_defined(metrics.bras(X, labels, batch, metric=metric, engine=start())))
+    return _silhouette_batch(start, X, labels, batch, True, chunk_size, metric, between_cluster_distances)
 
 
 def _covers_bras(
     X: Any, labels: Any, batch: Any, chunk_size: Any, metric: Any, between_cluster_distances: Any
 ) -> str | None:
-    # the mean over all other batches is not moved by a category without cells
-    if between_cluster_distances == "mean_other":
-        between_cluster_distances = "nearest"
     return _covers_batch(X, labels, batch, True, chunk_size, metric, between_cluster_distances)
 
 

@@ -68,6 +68,11 @@ CALLS: dict[str, tuple[str, Callable[[Cells, Any], Any]]] = {
     ),
     "batch": ("silhouette_batch", lambda c, _: scib.silhouette_batch(c.x, c.label, c.batch)),
     "batch, raw": ("silhouette_batch", lambda c, _: scib.silhouette_batch(c.x, c.label, c.batch, rescale=False)),
+    "batch, mean": (
+        "silhouette_batch",
+        lambda c, _: scib.silhouette_batch(c.x, c.label, c.batch, between_cluster_distances="mean_other"),
+    ),
+    "bras, Euclidean": ("bras", lambda c, _: scib.bras(c.x, c.label, c.batch, metric="euclidean")),
     "bras": ("bras", lambda c, _: scib.bras(c.x, c.label, c.batch)),
     "isolated": ("isolated_labels", lambda c, _: scib.isolated_labels(c.x, c.label, c.batch)),
     "isolated, raw": (
