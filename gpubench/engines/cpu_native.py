@@ -49,6 +49,7 @@ class Tiles:
         declared = {function: _declare(library, function) for function in _SIGNATURES}
         self.columns = int(declared["panel_columns"]())
         self.pack_columns = declared["pack_columns"]
+        self.topk_start = declared["topk_start"]
         self.topk_tiles = declared["topk_tiles"]
         self.topk_finish = declared["topk_finish"]
         self.join_leaf = declared["join_leaf"]
@@ -116,6 +117,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         None,
         (_F32, _F32, _INT, _INT, _F32, _F32, _INT, _INT, _INT, _FLAG, _FLAG, *_STORE, _BYTE, _INT),
     ),
+    "topk_start": (None, (_F32, _F32, _INT, _INT, _F32, _F32, _INT, *_STORE, _INT)),
     "topk_finish": (
         None,
         (

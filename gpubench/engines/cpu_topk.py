@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BLOCK = 960
 """Cells of a block, a multiple of what any processor packs side by side: their rows stay in a core's cache."""
 
+LEAF = 240
+"""Cells of a block that stand together; they are compared first, so that few of the others are near enough."""
+
 CALL_PRODUCTS = 10**10
 """Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
 
@@ -32,7 +35,7 @@ STORE_SHARE = 0.25
 
 SEED = 0  # of the order, on which no result depends
 
-Call = tuple[int, int, int, bool]  # first row, first and last + 1 column, whether columns are offered the rows too
+Call = tuple[range, range, bool]  # rows, columns, whether the columns are offered the rows too
 
 
 def search(
@@ -54,33 +57,46 @@ def search(
 
 
 def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: Workers) -> None:
+    if sides.same:
+        workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
     for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
-        workers.run(calls, lambda: lambda call: sides.offer(candidates, part, call))
-    blocks = range(part.start, part.stop, BLOCK)
-    workers.run(blocks, lambda: lambda start: sides.finish(candidates, part, start, out))
+        workers.run(calls, lambda: lambda call: sides.offer(candidates, call))
+    workers.run(_cut(part, BLOCK), lambda: lambda rows: sides.finish(candidates, rows, out))
 
 
 def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Call]]:
-    """Calls that compare the rows of `part` with all n columns; one list is done before the next."""
+    """Calls that compare the rows of `part` with all n columns; one list is done before the next.
+
+    Where rows and columns are the same cells, the leaves have been compared with themselves before.
+    """
     step = max(1, CALL_PRODUCTS // (BLOCK * BLOCK * d)) * BLOCK
 
-    def spans(row: int, start: int, stop: int, *, both: bool) -> list[Call]:
-        return [(row, first, min(first + step, stop), both) for first in range(start, stop, step)]
+    def with_columns(rows: range, start: int, stop: int, *, both: bool) -> list[Call]:
+        return [(rows, range(first, min(first + step, stop)), both) for first in range(start, stop, step)]
 
-    blocks = range(part.start, part.stop, BLOCK)
+    blocks = _cut(part, BLOCK)
     if not symmetric:
-        yield [call for row in blocks for call in spans(row, 0, n, both=False)]
+        yield [call for rows in blocks for call in with_columns(rows, 0, n, both=False)]
         return
-    yield [(row, row, min(row + BLOCK, part.stop), False) for row in blocks]
+    yield [
+        (leaf, range(leaf.stop, block.stop), True)
+        for block in blocks
+        for leaf in _cut(block, LEAF)
+        if leaf.stop < block.stop
+    ]
     yield [
         call
-        for row in blocks
+        for rows in blocks
         for call in (
-            *spans(row, min(row + BLOCK, part.stop), part.stop, both=True),
-            *spans(row, part.stop, n, both=False),
-            *spans(row, 0, part.start, both=False),
+            *with_columns(rows, rows.stop, part.stop, both=True),
+            *with_columns(rows, part.stop, n, both=False),
+            *with_columns(rows, 0, part.start, both=False),
         )
     ]
+
+
+def _cut(rows: range, size: int) -> list[range]:
+    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
 
 
 class CandidateStore:
@@ -130,7 +146,7 @@ class _Sides:
         self.n_others = len(x) - self.same
         self._scaling = Scaling(x, queries)
         if self.same:
-            self._column_ids = self._row_ids = near_order(x, self._scaling, BLOCK, SEED)
+            self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED)
         else:
             # a random order bounds how often a row finds something nearer than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
@@ -140,30 +156,37 @@ class _Sides:
         workers.run(range(0, len(x), BLOCK), lambda: self._pack)
         self._largest = float(self._squares[: len(x)].max())
 
-    def offer(self, to: CandidateStore, part: range, call: Call) -> None:
-        """Compare a block of rows with some columns."""
-        start, column_start, column_stop, both = call
-        rows, squares = self._rows(part, start)
-        self._tiles.topk_tiles(
-            *(rows, squares, start, len(rows), self._panels, self._squares, column_start, column_stop, rows.shape[1]),
-            *(self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
+    def start(self, to: CandidateStore, where: range) -> None:
+        """Compare the cells of a leaf, which have no candidates yet, with each other."""
+        rows, squares = self._rows(where)
+        self._tiles.topk_start(
+            *(rows, squares, where.start, len(rows), self._panels, self._squares, self.d),
+            *(to.keep, to.space, *to.arrays, to.first),
         )
 
-    def finish(self, candidates: CandidateStore, part: range, start: int, out: Neighbors) -> None:
-        """Order the candidates of a block of rows and write the nearest."""
-        rows, squares = self._rows(part, start)
-        block = slice(start - part.start, start - part.start + len(rows))
+    def offer(self, to: CandidateStore, call: Call) -> None:
+        """Compare some rows with some columns."""
+        where, columns, both = call
+        rows, squares = self._rows(where)
+        self._tiles.topk_tiles(
+            *(rows, squares, where.start, len(rows), self._panels, self._squares, columns.start, columns.stop),
+            *(self.d, self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
+        )
+
+    def finish(self, candidates: CandidateStore, where: range, out: Neighbors) -> None:
+        """Order the candidates of some rows and write the nearest."""
+        rows, squares = self._rows(where)
+        block = slice(where.start - candidates.first, where.stop - candidates.first)
         rounding = Rounding.of(squares, self._largest, rows.shape[1], self._scaling.scale)
         self._tiles.topk_finish(
-            *(self._queries, self._x, rows.shape[1], self._row_ids[start : start + len(rows)], self._column_ids),
+            *(self._queries, self._x, rows.shape[1], self._row_ids[where.start : where.stop], self._column_ids),
             *(len(rows), candidates.keep, candidates.space, *(array[block] for array in candidates.arrays)),
             *(rounding.norms, rounding.largest, rounding.factor, rounding.scale),
             *(candidates.keep == self.n_others, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
         )
 
-    def _rows(self, part: range, start: int) -> tuple[Any, Any]:
-        ids = self._row_ids[start : min(start + BLOCK, part.stop)]
-        rows = self._scaling.rows(self._queries[ids])
+    def _rows(self, where: range) -> tuple[Any, Any]:
+        rows = self._scaling.rows(self._queries[self._row_ids[where.start : where.stop]])
         return rows, np.einsum("ij,ij->i", rows, rows)
 
     def _pack(self, start: int) -> None:

@@ -68,11 +68,15 @@ struct Nearest {
     // Offer to a row that no other thread is busy with.
     void offer_alone(int64_t row, float squared, int64_t column) const {
         if (!(squared < limits[row])) return;
+        candidates[row * space + counts[row]++] = candidate(squared, column);
+        if (counts[row] == space) cut_back(row);
+    }
+
+    static uint64_t candidate(float squared, int64_t column) {
         const float positive = std::max(squared, 0.0f);  // rounding may leave a little less than 0
         uint32_t bits;
         std::memcpy(&bits, &positive, sizeof bits);
-        candidates[row * space + counts[row]++] = uint64_t(bits) << 32 | uint32_t(column);
-        if (counts[row] == space) cut_back(row);
+        return uint64_t(bits) << 32 | uint32_t(column);
     }
 
     static float distance_of(uint64_t candidate) {
