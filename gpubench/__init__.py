@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpubench import data, metrics, tasks
     from gpubench.engines import get_engine
     from gpubench.errors import EngineUnavailable, GpubenchError, InputError
+    from gpubench.reporting import report
     from gpubench.result import Result
     from gpubench.run import score
 
@@ -25,6 +26,7 @@ __all__ = [
     "data",
     "get_engine",
     "metrics",
+    "report",
     "score",
     "tasks",
 ]
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "score": "gpubench.run",
     "Result": "gpubench.result",
+    "report": "gpubench.reporting",
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.errors",
     "GpubenchError": "gpubench.errors",

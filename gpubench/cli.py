@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench.cli_report import report_command
 from gpubench.errors import GpubenchError, InputError, message_of
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def score(
     format_: Annotated[
         list[str] | None, _written("--format", metavar="NAME", help="json, csv, parquet, or several: json,csv.")
     ] = None,
+    report: Annotated[bool, _written("--report", help="Write report.html as well.")] = False,
     quiet: Annotated[bool, _written("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
         bool, _written("--verbose", "-v", help="Print time and memory of each stage, and where errors come from.")
@@ -180,7 +182,7 @@ def score(
         from gpubench.output import chosen_output
         from gpubench.progress import Progress
 
-        output = chosen_output(out, format_, quiet=quiet)
+        output = chosen_output(out, format_, report=report, quiet=quiet)
         given = {
             "label": label,
             "batch": batch,
@@ -220,7 +222,7 @@ def demo(
     from gpubench.output import chosen_output
     from gpubench.progress import Progress
 
-    output = chosen_output(out, ["json", "csv"])
+    output = chosen_output(out, ["json", "csv"], report=True)
     typer.echo(f"{SOURCE}\n")
     with _reporting(verbose=False):
         with Progress() as progress:
@@ -263,6 +265,9 @@ def prepare(
     with _reporting(verbose):
         prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
     typer.echo(f"Wrote {out}")
+
+
+app.command("report")(report_command)
 
 
 @app.command()

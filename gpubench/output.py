@@ -9,6 +9,7 @@ from pathlib import Path
 from gpubench.arguments import parse_list
 from gpubench.errors import InputError
 from gpubench.files import check_writable_folder
+from gpubench.reporting import report
 from gpubench.result import Result
 
 WRITERS: dict[str, Callable[[Result, Path], None]] = {
@@ -26,14 +27,17 @@ class Output:
     ----------
     folder : made when the first file is written
     formats : keys of `WRITERS`; each gives one file, results.<format>
+    report : whether report.html is written as well
     """
 
     folder: Path
     formats: Sequence[str]
+    report: bool = False
 
-    def files(self) -> dict[str, Path]:
-        """The file of each format."""
-        return {name: self.folder / f"results.{name}" for name in self.formats}
+    def files(self) -> dict[Path, Callable[[Result, Path], None]]:
+        """Each file, and what writes it."""
+        files = {self.folder / f"results.{name}": WRITERS[name] for name in self.formats}
+        return {**files, self.folder / "report.html": report} if self.report else files
 
     def check(self) -> None:
         """Make sure, before anything is computed, that the files can be written.
@@ -44,7 +48,7 @@ class Output:
             The folder cannot be written, or a folder stands where a file must go.
         """
         check_writable_folder(self.folder, "--out")
-        for file in self.files().values():
+        for file in self.files():
             if file.is_dir():
                 raise InputError(
                     f"--out {str(self.folder)!r} has a folder called {file.name}; move it or choose another folder"
@@ -65,14 +69,16 @@ class Output:
                 f"--out {str(self.folder)!r} cannot be made: {error.strerror}; choose another folder"
             ) from error
         lines = []
-        for name, file in self.files().items():
+        for file, write in self.files().items():
             replaces = file.exists()
-            WRITERS[name](result, file)
+            write(result, file)
             lines.append(f"Wrote {file}{' in place of the older one' if replaces else ''}")
         return lines
 
 
-def chosen_output(folder: Path | None, formats: Sequence[str] | None, *, quiet: bool = False) -> Output | None:
+def chosen_output(
+    folder: Path | None, formats: Sequence[str] | None, *, report: bool = False, quiet: bool = False
+) -> Output | None:
     """The files that flags ask for, checked before anything is computed; None where there is no folder.
 
     Raises
@@ -81,10 +87,10 @@ def chosen_output(folder: Path | None, formats: Sequence[str] | None, *, quiet: 
         An unknown format, a folder that cannot be written, or flags that make no sense without a folder.
     """
     if folder is None:
-        if formats or quiet:
-            flag = "--format" if formats else "--quiet"
+        flag = "--format" if formats else "--report" if report else "--quiet" if quiet else None
+        if flag is not None:
             raise InputError(f"{flag} without --out would keep nothing; add a folder, such as --out results/")
         return None
-    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "--format"))
+    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "--format"), report)
     output.check()
     return output

@@ -194,7 +194,7 @@ def test_an_unwritable_folder_is_found_before_anything_is_computed(
     assert "has a folder called results.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--quiet"], ["--format", "csv"]])
+@pytest.mark.parametrize("flags", [["--quiet"], ["--format", "csv"], ["--report"]])
 def test_flags_that_would_keep_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, *flags]) == 2
     assert f"{flags[0]} without --out would keep nothing" in capsys.readouterr().err
@@ -224,6 +224,24 @@ def test_an_older_result_is_replaced_and_that_is_said(out: Path, capsys: pytest.
     assert main(["score", *SEPARATION, "--out", str(out)]) == 0
     assert f"Wrote {out / 'results.json'} in place of the older one" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["schema"] == 1
+
+
+def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--out", str(tmp_path), "--report"]) == 0
+    assert f"Wrote {tmp_path / 'report.html'}\n" in capsys.readouterr().out
+    assert names(tmp_path) == ["report.html", "results.json"]
+    assert "Are labels separated in the embedding?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> None:
+    code = (
+        f"import sys; from gpubench.cli import main; main({['score', *SEPARATION, '--out', str(tmp_path), '-q']!r}); "
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{code}print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert "gpubench.result" in loaded.stdout.split()
+    assert not {"matplotlib", "jinja2", "markupsafe"} & set(loaded.stdout.split())
 
 
 def test_without_a_folder_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,7 +440,7 @@ def test_a_full_disk_at_the_end_still_shows_the_scores(
 def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert names(tmp_path) == ["results.csv", "results.json"]
+    assert names(tmp_path) == ["report.html", "results.csv", "results.json"]
     result = Result.from_json(tmp_path / "results.json")
     assert {row.task for row in result.results} == {"clustering", "embedding", "label_prediction", "batch_integration"}
     assert result.failures == []
@@ -453,11 +471,11 @@ def test_tasks_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in ("score", "demo", "doctor", "prepare", "tasks", "metrics"):
+    for command in ("score", "demo", "doctor", "prepare", "report", "tasks", "metrics"):
         assert command in printed
 
 
-@pytest.mark.parametrize("command", ["score", "demo", "doctor", "prepare", "tasks", "metrics"])
+@pytest.mark.parametrize("command", ["score", "demo", "doctor", "prepare", "report", "tasks", "metrics"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "-h"]) == 0
     assert f"gpubench {command}" in capsys.readouterr().out

@@ -30,7 +30,9 @@ LAYERS = (
     ("files", "machine", "rows", "interchange", "table", "provenance", "result"),
     ("runner",),
     ("run",),
+    ("reporting",),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
+    ("cli_report",),
     ("cli", "accel"),
     ("__init__", "__main__"),
 )
@@ -56,6 +58,8 @@ HEAVY = {
     "faiss",
     "h5py",
     "igraph",
+    "jinja2",
+    "matplotlib",
     "numba",
     "pandas",
     "pyarrow",

@@ -21,6 +21,16 @@ def test_every_format_gives_a_file_and_a_line(tmp_path: Path) -> None:
     assert output.write(RESULT)[0].endswith("results.json in place of the older one")
 
 
+def test_a_report_is_a_file_more(tmp_path: Path) -> None:
+    output = Output(tmp_path, ["csv"], report=True)
+    assert [file.name for file in output.files()] == ["results.csv", "report.html"]
+    assert output.write(RESULT)[1] == f"Wrote {tmp_path / 'report.html'}"
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(InputError, match=r"has a folder called report\.html"):
+        output.check()
+
+
 def test_a_folder_that_has_become_a_file_is_named(tmp_path: Path) -> None:
     output = Output(tmp_path / "results", ["json"])
     output.check()

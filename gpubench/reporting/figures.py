@@ -1,0 +1,191 @@
+"""The figures of a report, drawn by Matplotlib."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gpubench.reporting.scores import ScoreRow
+from gpubench.reporting.shape import TaskPart
+from gpubench.reporting.stages import Stage, longest, memory_over_time
+from gpubench.reporting.svg import SERIES, ink, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH_IN = 3.9
+_ROW_IN, _STAGE_IN = 0.2, 0.34
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MOST_ROWS = 40
+_LEAST_POINTS = 4
+_LONGEST = 24
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's own defaults, whatever the user has set, in the colours of the page."""
+    from matplotlib import style
+
+    inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink("text"))
+    lines = dict.fromkeys(("axes.edgecolor", "grid.color"), ink("line"))
+    bare = {f"axes.spines.{side}": False for side in ("top", "right", "left")}
+    with style.context(["default", {**inks, **lines, **bare, "font.size": 8, "legend.frameon": False}]):
+        yield
+
+
+def scores_figure(task: TaskPart, embeddings: Sequence[str], key: str) -> str | None:
+    """The numbers of a task as points with standard errors; many rows of one metric as a curve in order of value.
+
+    Of many rows of several metrics only the means are drawn, as many as there is room for. Returns None where there
+    are too few numbers to see anything in.
+    """
+    rows = task.defined
+    points = [cell for row in rows for cell in row.cells if cell is not None and not math.isnan(cell.value)]
+    if len(points) < _LEAST_POINTS:
+        return None
+    with _style():
+        if len(rows) > _MOST_ROWS and len({row.metric for row in rows}) == 1:
+            figure = _ranked(rows, embeddings)
+            what = "Values of every row, from the lowest to the highest"
+        else:
+            shown = rows if len(rows) <= _MOST_ROWS else task.headlines
+            figure = _points(shown[:_MOST_ROWS], embeddings)
+            what = "Values as points, with standard errors where there are"
+        description = f"{what}, for {', '.join(embeddings)}. The table beside the figure has the same numbers."
+        return to_svg(figure, key, f"Scores of {task.text.title}", description)
+
+
+def timeline_figure(all_stages: list[Stage], key: str) -> str | None:
+    """When each of the longest stages ran, and the most memory in use at each moment. None where no stage is known."""
+    if not all_stages:
+        return None
+    shown = longest(all_stages)
+    with _style():
+        figure = _new_figure(_STAGE_IN * len(shown) + 1.9)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[_STAGE_IN * len(shown), 1.1])
+        _gantt(above, shown)
+        _memory(below, all_stages)
+        named = ", ".join(f"{stage.path} {stage.seconds:.2f} seconds" for stage in shown)
+        description = f"The longest stages: {named}. The table with all stages has the same numbers."
+        return to_svg(figure, key, "Time and memory of the stages of the run", description)
+
+
+def _new_figure(height_in: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+
+
+def _points(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
+    """One line a row, under the title of its metric."""
+    metrics = [row.metric for row in rows]
+    lines: list[tuple[str, ScoreRow | None]] = []
+    for i, row in enumerate(rows):
+        several = metrics.count(row.metric) > 1
+        if several and row.metric not in metrics[:i]:
+            lines.append((row.title, None))
+        lines.append((row.setting or "all" if several else row.title, row))
+    names = [_two_lines(text) for text, _ in lines]
+    height_in = _ROW_IN * (1.5 if any("\n" in name for name in names) else 1)
+    figure = _new_figure(height_in * (len(lines) + (len(embeddings) > 1)) + 0.45)
+    axes = figure.subplots()
+    of_rows = [(y, row) for y, (_, row) in enumerate(lines) if row is not None]
+    for y, _ in of_rows:
+        axes.axhline(y, color=ink("line"), linewidth=0.6, zorder=0)
+    for i in range(len(embeddings)):
+        found = [(y, row.cells[i]) for y, row in of_rows]
+        drawn = [(y, cell) for y, cell in found if cell is not None and not math.isnan(cell.value)]
+        axes.errorbar(
+            [cell.value for _, cell in drawn],
+            [y for y, _ in drawn],
+            xerr=[cell.stderr or 0.0 for _, cell in drawn],
+            fmt=_MARKERS[i % len(_MARKERS)],
+            color=ink(f"series-{i % SERIES + 1}"),
+            markersize=5.5,
+            elinewidth=1.2,
+            label=str(i),
+        )
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_yticks(range(len(lines)), names)
+    for label, (_, heading) in zip(axes.get_yticklabels(), lines, strict=True):
+        label.set(parse_math=False, weight="bold" if heading is None else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True, axis="x", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _legend(figure, axes, embeddings)
+    return figure
+
+
+def _ranked(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
+    """The values of each embedding in ascending order."""
+    figure = _new_figure(2.6)
+    axes = figure.subplots()
+    for i in range(len(embeddings)):
+        cells = [row.cells[i] for row in rows if not row.headline]
+        values = sorted(cell.value for cell in cells if cell is not None and not math.isnan(cell.value))
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            marker=_MARKERS[i % len(_MARKERS)],
+            markersize=3,
+            linewidth=1,
+            color=ink(f"series-{i % SERIES + 1}"),
+            label=str(i),
+        )
+    axes.set_xlabel("rows in order of value")
+    axes.set_ylabel(_short(rows[0].title), parse_math=False)
+    axes.grid(visible=True, linewidth=0.6)
+    _legend(figure, axes, embeddings)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes, embeddings: Sequence[str]) -> None:
+    if len(embeddings) < 2:
+        return
+    widest = max(len(_short(name)) for name in embeddings)
+    columns = max(1, min(len(embeddings), 60 // (widest + 6)))
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
+    # the names come in afterwards: Matplotlib hides labels that begin with an underscore, and reads $ as mathematics
+    for text, name in zip(legend.get_texts(), embeddings, strict=True):
+        text.set(text=_short(name), parse_math=False)
+
+
+def _gantt(axes: Axes, shown: Sequence[Stage]) -> None:
+    """A bar a stage, its name and duration above it."""
+    for y, stage in enumerate(shown):
+        color = ink("series-2" if stage.depth else "series-1")
+        axes.barh(y + 0.22, stage.seconds, left=stage.start_s, height=0.28, color=color)
+        label = f"{'· ' * stage.depth}{_short(stage.name, 36)}"
+        for x, text, side in ((0.0, label, "left"), (1.0, f"{stage.seconds:.2f} s", "right")):
+            axes.text(x, y - 0.17, text, transform=axes.get_yaxis_transform(), ha=side, va="center", parse_math=False)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.set_xlim(left=0)
+    axes.grid(visible=True, axis="x", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", labelbottom=False, length=0)
+
+
+def _memory(axes: Axes, all_stages: list[Stage]) -> None:
+    """The peak of the stage that ran, over time."""
+    peaks, edges = memory_over_time(all_stages)
+    axes.stairs(peaks / 1e6, edges, fill=True, color=ink("series-3"))
+    axes.set_ylim(bottom=0)
+    axes.set_title("peak memory, MB", loc="left", fontsize=8)
+    axes.set_xlabel("seconds since the run began")
+    axes.grid(visible=True, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _two_lines(text: str) -> str:
+    first, *more = textwrap.wrap(text, _LONGEST, break_long_words=False) or [""]
+    return "\n".join(_short(line) for line in (first, " ".join(more)) if line)
+
+
+def _short(text: str, longest_text: int = _LONGEST) -> str:
+    """Text that fits; the tables have it whole."""
+    return text if len(text) <= longest_text else f"{text[: longest_text - 1]}…"

@@ -1,0 +1,123 @@
+"""The page: what is said, drawn and styled, in one file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from gpubench.reporting.facts import Facts, facts, packages
+from gpubench.reporting.figures import scores_figure, timeline_figure
+from gpubench.reporting.shape import Comparison, TaskPart, comparisons
+from gpubench.reporting.stages import Stage, stages
+from gpubench.table import printable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from gpubench.result import Result
+
+_FOLDED_ABOVE = 24
+"""Rows of a task that are shown at once; of more the means are shown, and the others when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A task on the page: its anchor, its content, its figure, and the rows shown at once."""
+
+    anchor: str
+    task: TaskPart
+    figure: Markup | None
+
+    @property
+    def folded(self) -> bool:
+        """Whether only the means are shown at once."""
+        return len(self.task.defined) > _FOLDED_ABOVE and bool(self.task.headlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Runs that stand side by side, and their sections."""
+
+    anchor: str
+    comparison: Comparison
+    sections: list[Section]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where the time and memory of one run went, and where it comes from."""
+
+    name: str
+    stages: list[Stage]
+    figure: Markup | None
+    facts: Facts
+    packages: list[str]
+
+
+def render(runs: Mapping[str, Result]) -> str:
+    """Make the HTML of a report.
+
+    Everything that comes from data is escaped, and the page forbids scripts and requests of any kind.
+
+    Parameters
+    ----------
+    runs : name -> result
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("gpubench.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = _code
+    found = comparisons(runs)
+    return environment.get_template("report.html.jinja").render(
+        css=Markup(resources.files("gpubench.reporting").joinpath("report.css").read_text()),  # noqa: S704 - our own
+        datasets=[_dataset(comparison, i) for i, comparison in enumerate(found, 1)],
+        runs=[_run(printable(name), result, i) for i, (name, result) in enumerate(runs.items(), 1)],
+    )
+
+
+def _dataset(comparison: Comparison, number: int) -> Dataset:
+    anchor = f"data-{number}"
+    return Dataset(
+        anchor,
+        comparison,
+        [
+            Section(
+                f"{anchor}-task-{i}",
+                task,
+                _trusted(scores_figure(task, comparison.embeddings, f"scores-{number}-{i}")),
+            )
+            for i, task in enumerate(comparison.tasks, 1)
+        ],
+    )
+
+
+def _run(name: str, result: Result, number: int) -> Run:
+    all_stages = stages(result)
+    figure = _trusted(timeline_figure(all_stages, f"timeline-{number}"))
+    return Run(name, all_stages, figure, facts(result.provenance), packages(result.provenance))
+
+
+def _trusted(svg: str | None) -> Markup | None:
+    """An SVG of ours, in which text from data is escaped already."""
+    from markupsafe import Markup
+
+    return None if svg is None else Markup(svg)  # noqa: S704 - see the docstring
+
+
+def _code(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"`([^`]*)`", text)
+    marked = (Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts))
+    return Markup().join(marked)

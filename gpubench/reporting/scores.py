@@ -1,0 +1,157 @@
+"""The numbers of one metric as rows with the embeddings side by side."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gpubench.metrics import METRICS
+from gpubench.rows import telling_params
+from gpubench.table import format_value, printable
+
+if TYPE_CHECKING:
+    from gpubench.types import MetricResult
+
+_MEAN = "MEAN"
+"""How a parameter begins that names a mean over rows, as `MEAN(knn,lr,rf)`."""
+
+
+_Key = tuple[tuple[tuple[str, str], ...], int]
+"""Telling parameters with their values, and how many rows before have the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number.
+
+    Attributes
+    ----------
+    value, stderr : as in `MetricResult`
+    text : the value as it is shown
+    approximate : whether an approximate method was used
+    note : what was left out and why, empty for nothing
+    bar : where a bar from zero begins and how long it is, as shares of the metric's range; None where that is endless
+    best : whether no other embedding has a better value, and some have a worse one
+    """
+
+    value: float
+    stderr: float | None
+    text: str
+    approximate: bool
+    note: str
+    bar: tuple[float, float] | None
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One metric with one set of parameters, on every embedding.
+
+    Attributes
+    ----------
+    metric, title : of the metric
+    params : name and value of the parameters that tell it from other rows of the metric
+    cells : one for each embedding, None where it was not scored
+    n : cells used; the fewest and the most where embeddings differ
+    headline : whether it stands for its metric in a summary
+    """
+
+    metric: str
+    title: str
+    params: tuple[tuple[str, str], ...]
+    cells: tuple[Cell | None, ...]
+    n: str
+    headline: bool
+
+    @property
+    def defined(self) -> bool:
+        """Whether any embedding has a number."""
+        return any(cell is not None and not math.isnan(cell.value) for cell in self.cells)
+
+    @property
+    def notes(self) -> list[str]:
+        """The distinct notes of its cells."""
+        return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
+
+    @property
+    def setting(self) -> str:
+        """The parameters in a few words."""
+        return ", ".join(value for _, value in self.params)
+
+
+def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
+    """Line up the rows of one metric of one task.
+
+    Parameters
+    ----------
+    columns : its rows on each embedding; rows with the same telling parameters stand side by side
+    """
+    telling = tuple(dict.fromkeys(name for rows in columns for name in telling_params(rows)))
+    keyed = [dict(_keyed(rows, telling)) for rows in columns]
+    keys = dict.fromkeys(key for column in keyed for key in column)
+    title = METRICS[metric].spec.title if metric in METRICS else printable(metric)
+    lined_up = []
+    for key in keys:
+        found = [column.get(key) for column in keyed]
+        cells = [None if row is None else _cell(row) for row in found]
+        params = tuple((printable(name), printable(value)) for name, value in key[0])
+        lined_up.append(
+            ScoreRow(
+                metric=printable(metric),
+                title=title,
+                params=params,
+                cells=_with_best(
+                    cells, higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None
+                ),
+                n=_range([row.n for row in found if row is not None]),
+                headline=len(keys) == 1 or any(value.startswith(_MEAN) for _, value in params),
+            )
+        )
+    return lined_up
+
+
+def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:
+    """Each row under its telling parameters, and how many rows before it have the same."""
+    seen: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for row in rows:
+        params = tuple((name, str(row.params[name])) for name in telling if name in row.params)
+        yield (params, seen[params]), row
+        seen[params] += 1
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _cell(row: MetricResult) -> Cell:
+    return Cell(
+        value=row.value,
+        stderr=row.stderr,
+        text=format_value(row.value),
+        approximate=row.approximate and not math.isnan(row.value),
+        note=printable(row.note),
+        bar=_bar(row.metric, row.value),
+    )
+
+
+def _bar(metric: str, value: float) -> tuple[float, float] | None:
+    """A bar from zero to the value within the bounds of the metric."""
+    low, high = METRICS[metric].spec.bounds if metric in METRICS else (0.0, math.inf)
+    if math.isnan(value) or math.isinf(high - low):
+        return None
+    zero, end = ((min(max(x, low), high) - low) / (high - low) for x in (0.0, value))
+    return min(zero, end), abs(end - zero)
+
+
+def _with_best(cells: Sequence[Cell | None], *, higher_is_better: bool | None) -> tuple[Cell | None, ...]:
+    """Mark the best values: those that read the same as the best, unless all do."""
+    defined = [cell for cell in cells if cell is not None and not math.isnan(cell.value)]
+    if higher_is_better is None or len({cell.text for cell in defined}) < 2:
+        return tuple(cells)
+    choose = max if higher_is_better else min
+    best = choose(defined, key=lambda cell: cell.value).text
+    return tuple(replace(cell, best=cell.text == best) if cell is not None else None for cell in cells)

@@ -1,0 +1,127 @@
+"""Results for the tests of the report: two embeddings, everything that a row can have, and names that mean harm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+from gpubench.result import Result
+from gpubench.types import MetricResult
+
+HOSTILE = "<script>alert(1)</script>\"'>&amp;<img src=x onerror=alert(1)>\x07$\\frac{</style></svg>"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+def row(metric: str = "adjusted_rand_index", value: float = 0.5, **fields: Any) -> MetricResult:
+    """A row; of X_pca and the task clustering unless it is said otherwise."""
+    return MetricResult(
+        **{"embedding": "X_pca", "task": "clustering", "n": 100, **fields, "metric": metric, "value": value}
+    )
+
+
+def stage(path: str, start_s: float, seconds: float, peak_bytes: int | None = 1_000_000) -> dict[str, Any]:
+    return {"path": path, "start_s": start_s, "seconds": seconds, "put_bytes": 2_000_000, "peak_bytes": peak_bytes}
+
+
+def make_result(*rows: MetricResult, source: str | None = "cells.h5ad", **fields: Any) -> Result:
+    """A result of these rows; its options are those that every run has."""
+    options = {"tasks": ["clustering"], "embeddings": ["X_pca"], "label": "cell_type", "k": 15}
+    dataset = {"source": source, "fingerprint": "f00d", "n_cells": 100}
+    content = {
+        "provenance": {"gpubench": "0.1.0", "options": options, "dataset": dataset, "packages": {"numpy": "2.1.0"}},
+        "timeline": [],
+        "skipped": [],
+        "failures": [],
+    }
+    return Result(list(rows), **{**content, **fields})
+
+
+def full_result() -> Result:
+    """Two embeddings; means, standard errors, notes, an undefined metric, a failure, a task left out, a timeline."""
+    rows = []
+    for name, shift in (("X_pca", 0.0), ("X_scvi", 0.1)):
+        rows += [row(value=0.5 + shift, embedding=name), row("normalized_mutual_info", 0.8 - shift, embedding=name)]
+        for classifier in ("lr", "knn", "rf", "MEAN(knn,lr,rf)"):
+            for metric in ("mean_fold_accuracy", "mean_fold_f1"):
+                params = {"classifier": classifier}
+                fields = {"embedding": name, "task": "label_prediction", "params": params, "stderr": 0.012}
+                rows.append(row(metric, 0.7 + shift, note="left out: 'AWC' (9)", **fields))
+    undefined = row("batch_silhouette", math.nan, task="batch_integration", note="undefined: each label has one batch")
+    return make_result(
+        *rows,
+        undefined,
+        replace(undefined, embedding="X_scvi"),
+        row("entropy_per_cell", 0.3, task="batch_integration", approximate=True),
+        timeline=[
+            stage("read", 0, 1),
+            stage("X_pca", 1, 9),
+            stage("X_pca/knn", 1, 2, 3_000_000),
+            stage("X_pca/rf", 4, 6),
+        ],
+        skipped=[{"task": "sequential_organization", "reason": "time not given"}],
+        failures=[{"task": "embedding", "embedding": "X_scvi", "error": "out of memory"}],
+    )
+
+
+def hostile_result() -> Result:
+    """Every text that data can bring in is hostile."""
+    rows = [
+        row(metric, 0.1 * i, embedding=name, task=task, params={HOSTILE: HOSTILE + str(i)}, note=HOSTILE)
+        for name in (HOSTILE, "_hidden")
+        for task, metric in (("label_prediction", "mean_fold_f1"), (HOSTILE, HOSTILE))
+        for i in range(4)
+    ]
+    return make_result(
+        *rows,
+        row(HOSTILE, math.nan, task="scib", note=HOSTILE),
+        source=HOSTILE,
+        timeline=[stage(HOSTILE, 0, 1), stage(f"{HOSTILE}/{HOSTILE}", 0, 1, None)],
+        skipped=[{"task": HOSTILE, "reason": HOSTILE}],
+        failures=[{"task": HOSTILE, "embedding": HOSTILE, "error": HOSTILE}],
+    )
+
+
+def many_conditions() -> Result:
+    """A perturbation result of 60 conditions and their mean."""
+    task, metric = "perturbation_expression_prediction", "spearman_correlation_calculation"
+    rows = [row(metric, i / 60, task=task, params={"condition": f"gene {i}"}) for i in range(60)]
+    return make_result(*rows, row(metric, 0.49, task=task, params={"condition": "MEAN"}, note="mean of 60 conditions"))
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements, its text, and whether they are nested as they must be."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == [], f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """All text, with single spaces."""
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """Attributes of all elements of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
