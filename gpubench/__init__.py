@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpubench import data, metrics, tasks
+    from gpubench.comparison import compare
     from gpubench.engines import get_engine
     from gpubench.errors import EngineUnavailable, GpubenchError, InputError
     from gpubench.reporting import report
@@ -23,6 +24,7 @@ __all__ = [
     "GpubenchError",
     "InputError",
     "Result",
+    "compare",
     "data",
     "get_engine",
     "metrics",
@@ -38,6 +40,7 @@ _LAZY = {
     "score": "gpubench.run",
     "Result": "gpubench.result",
     "report": "gpubench.reporting",
+    "compare": "gpubench.comparison",
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.errors",
     "GpubenchError": "gpubench.errors",

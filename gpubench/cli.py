@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench.cli_compare import compare
 from gpubench.cli_report import report_command
 from gpubench.errors import GpubenchError, InputError, message_of
 
@@ -44,7 +45,8 @@ _written = partial(typer.Option, rich_help_panel="Results")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0: done. 1: a task failed, the others are kept. 2: wrong usage or input. 130: interrupted, what was done is kept.
+    0: done. 1: a task failed, the others are kept; or a comparison found what it must not. 2: wrong usage or input.
+    130: interrupted, what was done is kept.
     """
     for stream in (sys.stdout, sys.stderr):  # names of labels and files may hold what the terminal's encoding lacks
         if hasattr(stream, "reconfigure"):
@@ -171,6 +173,9 @@ def score(
         list[str] | None, _written("--format", metavar="NAME", help="json, csv, parquet, or several: json,csv.")
     ] = None,
     report: Annotated[bool, _written("--report", help="Write report.html as well.")] = False,
+    trace: Annotated[
+        Path | None, _written(metavar="FILE", help="Write the stages as a trace for ui.perfetto.dev.")
+    ] = None,
     quiet: Annotated[bool, _written("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
         bool, _written("--verbose", "-v", help="Print time and memory of each stage, and where errors come from.")
@@ -179,10 +184,12 @@ def score(
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
     with _reporting(verbose):
         from gpubench import arguments, run
-        from gpubench.output import chosen_output
+        from gpubench.output import check_trace, chosen_output
         from gpubench.progress import Progress
 
         output = chosen_output(out, format_, report=report, quiet=quiet)
+        if trace is not None:
+            check_trace(trace)
         given = {
             "label": label,
             "batch": batch,
@@ -208,7 +215,7 @@ def score(
         }
         with Progress(shown=not quiet) as progress:
             result = run.score(data[0] if len(data) == 1 else data, embedding, listener=progress, **given)
-        return _finish(result, output, quiet, verbose)
+        return _finish(result, output, quiet, verbose, trace)
 
 
 @app.command()
@@ -268,6 +275,7 @@ def prepare(
 
 
 app.command("report")(report_command)
+app.command()(compare)
 
 
 @app.command()
@@ -286,7 +294,7 @@ def metrics() -> None:
     typer.echo(metrics_text())
 
 
-def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool) -> int:
+def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool, trace: Path | None = None) -> int:
     """Write the files, show the table, and choose the exit code."""
     from gpubench.show import show, stages_text
 
@@ -296,6 +304,9 @@ def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool) -
     not_written = None
     try:
         lines += [_NOT_KEPT] if output is None else output.write(result)
+        if trace is not None:
+            result.to_trace(trace)
+            lines.append(f"Wrote {trace}")
     except InputError as error:  # the scores are shown before it ends the run
         not_written = error
     if not quiet:

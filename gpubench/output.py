@@ -76,6 +76,23 @@ class Output:
         return lines
 
 
+def check_trace(path: Path) -> None:
+    """Make sure, before anything is computed, that a trace can be written.
+
+    Raises
+    ------
+    InputError
+        Its folder cannot be written, or does not exist, or the path is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"--trace {str(path)!r} is a folder; name a file, such as trace.json")
+    if not path.parent.exists():
+        raise InputError(
+            f"--trace {str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
+        )
+    check_writable_folder(path.parent, "--trace")
+
+
 def chosen_output(
     folder: Path | None, formats: Sequence[str] | None, *, report: bool = False, quiet: bool = False
 ) -> Output | None:

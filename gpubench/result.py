@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import interchange, rows, table
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
+from gpubench.timeline import chrome_trace
 from gpubench.types import MetricResult
 
 if TYPE_CHECKING:
@@ -163,6 +164,17 @@ class Result:
             return cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
         except (KeyError, TypeError) as error:
             raise InputError(f"path={str(path)!r} is not a whole result ({error!r}); score again") from error
+
+    def to_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write the timeline as a trace that https://ui.perfetto.dev and chrome://tracing open.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        text = json.dumps(chrome_trace(rows.plain(self.timeline)), indent=1, allow_nan=False, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
+
+_TRACK = {"pid": 1, "tid": 1}
 
 
 @dataclass(slots=True)
@@ -164,26 +166,41 @@ class Timeline:
         """All stages as JSON-ready dictionaries."""
         return [asdict(span) for span in self._spans]
 
-    def chrome_trace(self) -> dict[str, Any]:
-        """Return the stages in the trace-event format that Perfetto and chrome://tracing open."""
-        events = [
-            {
-                "name": span.path.rsplit("/", 1)[-1],
-                "cat": "gpubench",
-                "ph": "X",
-                "ts": span.start_s * 1e6,
-                "dur": span.seconds * 1e6,
-                "pid": 1,
-                "tid": 1,
-                "args": {"path": span.path, "put_bytes": span.put_bytes, "peak_bytes": span.peak_bytes},
-            }
-            for span in self._spans
-        ]
-        return {"traceEvents": events, "displayTimeUnit": "ms"}
-
     def _credit_peak(self) -> None:
         peak = self._device_peak() if self._device_peak else self._memory.read_bytes()
         if peak is None:
             return
         for span in self._open:
             span.peak_bytes = max(span.peak_bytes or 0, peak)
+
+
+def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Convert stages to the trace-event format that Perfetto and chrome://tracing open.
+
+    A stage is a complete event ("X") on one track, so that stages lie below those that they run inside; the peak memory
+    of the innermost stages is also a counter ("C"). Times are in microseconds.
+
+    Parameters
+    ----------
+    stages : as `Timeline.to_dicts` gives them, in the order they began
+    """
+    names = [("process_name", "gpubench"), ("thread_name", "stages")]
+    events: list[dict[str, Any]] = [{"name": key, "ph": "M", **_TRACK, "args": {"name": name}} for key, name in names]
+    for i, stage in enumerate(stages):
+        begin = stage["start_s"] * 1e6
+        events.append(
+            {
+                "name": stage["path"].rsplit("/", 1)[-1],
+                "cat": "gpubench",
+                "ph": "X",
+                "ts": begin,
+                "dur": stage["seconds"] * 1e6,
+                **_TRACK,
+                "args": {key: stage[key] for key in ("path", "put_bytes", "peak_bytes")},
+            }
+        )
+        innermost = i + 1 == len(stages) or not stages[i + 1]["path"].startswith(f"{stage['path']}/")
+        if innermost and stage["peak_bytes"] is not None:
+            memory = {"bytes": stage["peak_bytes"]}
+            events.append({"name": "peak memory", "ph": "C", "ts": begin, **_TRACK, "args": memory})
+    return {"traceEvents": events, "displayTimeUnit": "ms"}

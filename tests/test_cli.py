@@ -220,6 +220,33 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert {"read", "X_pca", "X_pca/embedding"} <= {stage["path"] for stage in result.timeline}
 
 
+def test_a_trace_is_written_whole_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, out = tmp_path / "trace.json", tmp_path / "r"
+    assert main(["score", *SEPARATION, "--out", str(out), "--trace", str(trace)]) == 0
+    assert f"Wrote {trace}\n" in capsys.readouterr().out
+    stages = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [stage["args"]["path"] for stage in stages] == [
+        stage["path"] for stage in Result.from_json(out / "results.json").timeline
+    ]
+    written = trace.read_bytes()
+    monkeypatch.setattr("gpubench.result.chrome_trace", lambda _: {"half": Path()})
+    with pytest.raises(TypeError):
+        main(["score", *SEPARATION, "--trace", str(trace)])
+    assert trace.read_bytes() == written
+    assert names(tmp_path) == ["r", "trace.json"]
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpubench.run.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    for path, message in ((tmp_path, "is a folder; name a file"), (tmp_path / "no" / "t.json", "there is no folder")):
+        assert main(["score", *SEPARATION, "--trace", str(path)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_an_older_result_is_replaced_and_that_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, "--out", str(out)]) == 0
     assert f"Wrote {out / 'results.json'} in place of the older one" in capsys.readouterr().out
@@ -471,11 +498,11 @@ def test_tasks_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in ("score", "demo", "doctor", "prepare", "report", "tasks", "metrics"):
+    for command in ("score", "demo", "doctor", "prepare", "report", "compare", "tasks", "metrics"):
         assert command in printed
 
 
-@pytest.mark.parametrize("command", ["score", "demo", "doctor", "prepare", "report", "tasks", "metrics"])
+@pytest.mark.parametrize("command", ["score", "demo", "doctor", "prepare", "report", "compare", "tasks", "metrics"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "-h"]) == 0
     assert f"gpubench {command}" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gpubench.timeline import Span, Timeline
+from gpubench.timeline import Span, Timeline, chrome_trace
 
 MEGABYTE = 1 << 20
 
@@ -140,21 +140,32 @@ def test_a_listener_hears_every_stage() -> None:
     ]
 
 
-def test_spans_are_json_and_a_chrome_trace() -> None:
-    timeline = Timeline()
+def test_a_chrome_trace_nests_stages_and_counts_memory() -> None:
+    peaks = iter([5, 9, 7, 3])
+    timeline = Timeline(device_peak=lambda: next(peaks))
     with timeline.stage("task"):
         timeline.put(3)
         with timeline.stage("knn"):
             time.sleep(0.01)
-    dicts = json.loads(json.dumps(timeline.to_dicts()))
-    assert [d["path"] for d in dicts] == ["task", "task/knn"]
-    assert dicts[0]["put_bytes"] == 3
-    trace = json.loads(json.dumps(timeline.chrome_trace()))
-    task, knn = trace["traceEvents"]
-    assert (task["name"], knn["name"], task["ph"], knn["ph"]) == ("task", "knn", "X", "X")
-    microseconds = [span.start_s * 1e6 for span in timeline.spans()]
-    assert [task["ts"], knn["ts"]] == microseconds
+    stages = json.loads(json.dumps(timeline.to_dicts()))
+    assert [stage["path"] for stage in stages] == ["task", "task/knn"]
+    trace = json.loads(json.dumps(chrome_trace(stages)))
+    by_phase = {phase: [event for event in trace["traceEvents"] if event["ph"] == phase] for phase in "MXC"}
+    assert [event["args"]["name"] for event in by_phase["M"]] == ["gpubench", "stages"]
+    assert len({(event["pid"], event["tid"]) for event in trace["traceEvents"]}) == 1, "one track, so that stages nest"
+    task, knn = by_phase["X"]
+    assert (task["name"], knn["name"]) == ("task", "knn")
+    assert [task["ts"], knn["ts"]] == [span.start_s * 1e6 for span in timeline.spans()]
+    assert [task["dur"], knn["dur"]] == [span.seconds * 1e6 for span in timeline.spans()]
     assert knn["dur"] >= 10_000
     assert task["ts"] <= knn["ts"]
     assert knn["ts"] + knn["dur"] <= task["ts"] + task["dur"]
-    assert knn["args"]["path"] == "task/knn"
+    assert task["args"] == {"path": "task", "put_bytes": 3, "peak_bytes": 9}
+    assert knn["args"] == {"path": "task/knn", "put_bytes": 0, "peak_bytes": 7}
+    (counter,) = by_phase["C"]
+    assert (counter["name"], counter["ts"], counter["args"]) == ("peak memory", knn["ts"], {"bytes": 7})
+
+
+def test_memory_that_is_not_known_is_not_counted() -> None:
+    stage = {"path": "a", "start_s": 0.5, "seconds": 1.0, "put_bytes": 0, "peak_bytes": None}
+    assert [event["ph"] for event in chrome_trace([stage])["traceEvents"]] == ["M", "M", "X"]

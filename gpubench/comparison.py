@@ -1,0 +1,297 @@
+"""Results side by side: which rows belong together, how far they are apart, and whether that is more than noise."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from gpubench import rows
+from gpubench.comparability import comparability_warnings
+from gpubench.errors import InputError
+from gpubench.metrics import METRICS
+from gpubench.result import Result
+from gpubench.types import MetricResult
+
+SCHEMA = 1
+"""Version of the layout of `Comparison.to_dict`."""
+
+Z_95 = 1.96
+"""Standard errors on each side of a value in its 95% interval."""
+
+ROUNDING = 1e-6
+"""Relative and absolute; processors and engines that add in another order differ by less."""
+
+# Parameters that a run finds rather than is given: rows that differ in them answer the same question.
+_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
+
+Key: TypeAlias = tuple[str, str, str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a row differs from that of the first file.
+
+    Attributes
+    ----------
+    value : its value minus the first one; NaN where either is undefined
+    interval : 95% interval of that, value ± 1.96 √(s₁² + s₂²) with the standard errors s; None where one is missing.
+        Scores of the same cells go up and down together, so that it is rather too wide than too narrow
+    equal : whether they differ by rounding at most
+    better : whether it is better than the first; None where they are equal or undefined, or neither end is better
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    equal: bool
+    better: bool | None
+
+    @property
+    def beyond_noise(self) -> bool | None:
+        """Whether 0 is outside the interval; None where there is none."""
+        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRow:
+    """One number in every file.
+
+    Attributes
+    ----------
+    embedding : its name, or the names in the order of the files where each file has one of its own
+    task, metric, params : what the rows agree in; of the parameters those that were asked for
+    higher_is_better : None where neither end is better, or it is not known, as of a scorer of the user's
+    results : a row of each file, or None
+    differences : of each file from the first; None for the first and where either row is missing
+    """
+
+    embedding: str
+    task: str
+    metric: str
+    params: Mapping[str, Any]
+    higher_is_better: bool | None
+    results: tuple[MetricResult | None, ...]
+    differences: tuple[Difference | None, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the differences from the first row."""
+        first, *others = self.results
+        apart = (None, *(_difference(first, other, higher_is_better=self.higher_is_better) for other in others))
+        object.__setattr__(self, "differences", apart)
+
+    def best(self) -> frozenset[int]:
+        """Places of the best value; none where all are equal, fewer than two are defined, or neither end is better."""
+        defined = {i: row.value for i, row in enumerate(self.results) if row and not math.isnan(row.value)}
+        if self.higher_is_better is None or len(defined) < 2:
+            return frozenset()
+        best = max(defined.values()) if self.higher_is_better else min(defined.values())
+        places = frozenset(i for i, value in defined.items() if _equal(value, best))
+        return frozenset() if len(places) == len(defined) else places
+
+    def __str__(self) -> str:
+        told = ", ".join([self.metric, *(f"{key}={value}" for key, value in self.params.items())])
+        return f"{told} ({self.embedding}, {self.task})"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Results side by side; made by `compare`.
+
+    Attributes
+    ----------
+    names : of the files, in the order given
+    rows : each number once, in the order in which it first appears
+    warnings : why the files may not be comparable
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[ComparedRow, ...]
+    warnings: tuple[str, ...]
+
+    def worse(self, tolerance: float = 0.0) -> list[str]:
+        """Say in a line each what is worse than in the first file.
+
+        A row counts that is worse by more than `tolerance` and not within noise (where there is no standard error,
+        by more than `tolerance`), and one that is defined in the first file but undefined or missing in another.
+
+        Raises
+        ------
+        InputError
+            A tolerance below 0 or not finite.
+        """
+        if not 0 <= tolerance < math.inf:
+            raise InputError(f"tolerance={tolerance} cannot be used; give a number of at least 0")
+        lines = []
+        for row in self.rows:
+            first = row.results[0]
+            if first is None or math.isnan(first.value):
+                continue
+            for name, result, difference in list(zip(self.names, row.results, row.differences, strict=True))[1:]:
+                if result is None or math.isnan(result.value):
+                    lines.append(f"{name}: {row} is {'missing' if result is None else 'undefined'}")
+                elif difference and _is_worse(difference, tolerance):
+                    lines.append(f"{name}: {row} is worse by {abs(difference.value):.4g}")
+        return lines
+
+    def below(self, least: Mapping[str, float]) -> list[str]:
+        """Say in a line each which values of the files after the first are below what they must be.
+
+        Parameters
+        ----------
+        least : metric -> least value; every row of the metric must reach it, undefined ones fail, and so does a file
+            without the metric
+
+        Raises
+        ------
+        InputError
+            A metric that does not exist.
+        """
+        from gpubench.data import close_matches
+
+        known = dict.fromkeys([*(row.metric for row in self.rows), *METRICS])
+        lines = []
+        for metric, bound in least.items():
+            if metric not in known:
+                raise InputError(f"metric {metric!r} is unknown{close_matches(metric, known)}; use one that exists")
+            chosen = [row for row in self.rows if row.metric == metric]
+            for i, name in enumerate(self.names[1:], 1):
+                found = [(row, result) for row in chosen if (result := row.results[i]) is not None]
+                if not found:
+                    lines.append(f"{name}: {metric} is missing")
+                for row, result in found:
+                    if math.isnan(result.value):
+                        lines.append(f"{name}: {row} is undefined")
+                    elif result.value < bound:
+                        lines.append(f"{name}: {row} is {result.value:.4g}, below {bound:g}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values; what is undefined or missing is None."""
+        return {
+            "schema": SCHEMA,
+            "files": list(self.names),
+            "warnings": list(self.warnings),
+            "rows": [
+                {
+                    "embedding": row.embedding,
+                    "task": row.task,
+                    "metric": row.metric,
+                    "params": rows.plain(row.params),
+                    "higher_is_better": row.higher_is_better,
+                    "best": sorted(row.best()),
+                    "results": [None if result is None else rows.to_dict(result) for result in row.results],
+                    "differences": [None if apart is None else _plain(apart) for apart in row.differences],
+                }
+                for row in self.rows
+            ],
+        }
+
+    def __str__(self) -> str:
+        from gpubench.comparison_table import to_text
+
+        return to_text(self)
+
+    __repr__ = __str__
+
+
+def compare(files: Sequence[str | os.PathLike[str] | Result]) -> Comparison:
+    """Put two or more results side by side; differences are from the first.
+
+    Rows belong together where embedding, task, metric and the parameters that were asked for agree. Where each file has
+    one embedding, the embeddings are compared with each other, whatever their names.
+
+    Parameters
+    ----------
+    files : results.json files, folders that hold one, or `Result` objects
+
+    Raises
+    ------
+    InputError
+        Fewer than two, or a file that is no result.
+
+    Examples
+    --------
+    >>> gb.compare(["results/pca", "results/scvi"])  # doctest: +SKIP
+    """
+    if isinstance(files, str | os.PathLike | Result) or len(files) < 2:
+        raise InputError("compare needs at least two results; give their files as a list")
+    results = [file if isinstance(file, Result) else _read(Path(file)) for file in files]
+    names = tuple(f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(files, 1))
+    embeddings = [list(dict.fromkeys(row.embedding for row in result.results)) for result in results]
+    one_each = all(len(held) == 1 for held in embeddings)
+    tables = [_by_key(result.results, named=not one_each) for result in results]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    return Comparison(
+        names=names,
+        rows=tuple(_compared([table.get(key) for table in tables]) for key in keys),
+        warnings=tuple(comparability_warnings(names, results)),
+    )
+
+
+def _read(path: Path) -> Result:
+    if path.is_dir() and not (path / "results.json").exists():
+        raise InputError(
+            f"{str(path)!r} is a folder without results.json; pass a result file or a folder that holds one"
+        )
+    return Result.from_json(path / "results.json" if path.is_dir() else path)
+
+
+def _asked(row: MetricResult) -> dict[str, Any]:
+    return {key: value for key, value in row.params.items() if key not in _FOUND}
+
+
+def _by_key(results: Iterable[MetricResult], *, named: bool) -> dict[Key, MetricResult]:
+    """Rows by what they must agree in; those of one file that agree in all of it are numbered."""
+    table: dict[Key, MetricResult] = {}
+    for row in results:
+        params = json.dumps(rows.plain(_asked(row)), sort_keys=True)
+        count = 0
+        while (key := (row.embedding if named else "", row.task, row.metric, params, count)) in table:
+            count += 1
+        table[key] = row
+    return table
+
+
+def _compared(results: Sequence[MetricResult | None]) -> ComparedRow:
+    found = [row for row in results if row is not None]
+    metric = found[0].metric
+    return ComparedRow(
+        embedding=", ".join(dict.fromkeys(row.embedding for row in found)),
+        task=found[0].task,
+        metric=metric,
+        params=_asked(found[0]),
+        higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None,
+        results=tuple(results),
+    )
+
+
+def _difference(
+    first: MetricResult | None, other: MetricResult | None, *, higher_is_better: bool | None
+) -> Difference | None:
+    if first is None or other is None:
+        return None
+    value = other.value - first.value
+    interval = None
+    if first.stderr is not None and other.stderr is not None and not math.isnan(value):
+        half = Z_95 * math.hypot(first.stderr, other.stderr)
+        interval = (value - half, value + half)
+    equal = _equal(first.value, other.value)
+    decided = higher_is_better is not None and not equal and not math.isnan(value)
+    return Difference(value, interval, equal, (value > 0) == higher_is_better if decided else None)
+
+
+def _equal(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _is_worse(difference: Difference, tolerance: float) -> bool:
+    return difference.better is False and abs(difference.value) > tolerance and difference.beyond_noise is not False
+
+
+def _plain(difference: Difference) -> dict[str, Any]:
+    content: dict[str, Any] = rows.plain(asdict(difference))
+    return {**content, "beyond_noise": difference.beyond_noise}

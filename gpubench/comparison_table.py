@@ -1,0 +1,121 @@
+"""A comparison as a table for people: with lines and colour on a terminal, as plain text in a pipe."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TextIO
+
+from gpubench.comparison import Z_95
+from gpubench.rows import telling_params
+from gpubench.table import format_value, printable
+
+if TYPE_CHECKING:
+    from gpubench.comparison import ComparedRow, Comparison, Difference
+    from gpubench.types import MetricResult
+
+LEGEND = (
+    "* best value. ± is 1.96 standard errors, of a difference those of both values combined; a difference beyond it is",
+    "more than noise. Where a standard error is missing, nothing tells whether a difference is noise.",
+)
+
+
+def to_text(comparison: Comparison) -> str:
+    """Lay a comparison out as plain text: the files, a table for each embedding and task, warnings."""
+    blocks = ["\n".join(_files(comparison))]
+    for title, lines in _sections(comparison):
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = ("  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)) for line in lines)
+        blocks.append("\n".join([title, *(f"  {row}".rstrip() for row in rows)]))
+    blocks += ["\n".join(LEGEND), *filter(None, ["\n".join(_warnings(comparison))])]
+    return "\n\n".join(blocks)
+
+
+def show(comparison: Comparison, stream: TextIO) -> None:
+    """Write a comparison to a terminal or a pipe."""
+    if not stream.isatty():
+        stream.write(f"{to_text(comparison)}\n")
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    for line in _files(comparison):
+        console.print(Text(line))
+    for title, (header, *rows) in _sections(comparison):
+        console.print(Text(f"\n{title}", "bold"))
+        drawn = Table(box=SIMPLE_HEAD)
+        for column in header:
+            drawn.add_column(Text(column))
+        for row in rows:
+            drawn.add_row(*(Text(cell, "bold green" if cell.endswith("*") else "") for cell in row))
+        console.print(drawn)
+    for line in LEGEND:
+        console.print(Text(line, "dim"))
+    for line in _warnings(comparison):
+        console.print(Text(line, "bold yellow"))
+
+
+def _files(comparison: Comparison) -> list[str]:
+    return [f"[{i}] {printable(name)}" for i, name in enumerate(comparison.names, 1)]
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    return [f"Warning: {printable(line)}" for line in comparison.warnings]
+
+
+def _sections(comparison: Comparison) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Title and lines of each table, the header first."""
+    groups: dict[str, list[ComparedRow]] = {}
+    for row in comparison.rows:
+        groups.setdefault(printable(f"{row.embedding}: {row.task}"), []).append(row)
+    return [(title, _lines(rows, len(comparison.names))) for title, rows in groups.items()]
+
+
+def _lines(rows: list[ComparedRow], n_files: int) -> list[tuple[str, ...]]:
+    compared = [(f"[{i}] - [1]", "") for i in range(2, n_files + 1)]
+    header = ("metric", *(f"[{i}]" for i in range(1, n_files + 1)), *(cell for pair in compared for cell in pair))
+    lines = [header]
+    for row in rows:
+        best = row.best()
+        values = [_value(result) + (" *" if i in best else "") for i, result in enumerate(row.results)]
+        apart = [
+            cell for i in range(1, n_files) for cell in _difference(row.results[0], row.results[i], row.differences[i])
+        ]
+        lines.append((_name(row, rows), *values, *apart))
+    return lines
+
+
+def _name(row: ComparedRow, rows: list[ComparedRow]) -> str:
+    alike = [next(filter(None, other.results)) for other in rows if other.metric == row.metric]
+    told = [f"{key}={row.params[key]}" for key in telling_params(alike) if key in row.params]
+    return printable(" ".join([row.metric, *told]))
+
+
+def _value(row: MetricResult | None) -> str:
+    if row is None:
+        return "-"
+    spread = "" if row.stderr is None or math.isnan(row.value) else f" ± {Z_95 * row.stderr:.2g}"
+    return f"{'~' if row.approximate else ''}{format_value(row.value)}{spread}"
+
+
+def _difference(
+    first: MetricResult | None, other: MetricResult | None, difference: Difference | None
+) -> tuple[str, str]:
+    """The difference with its interval, and what it means."""
+    if difference is None:
+        return "", "in neither" if first is other else "only in [1]" if other is None else "not in [1]"
+    if math.isnan(difference.value):
+        return "", "undefined"
+    half = "" if difference.interval is None else f" ± {(difference.interval[1] - difference.interval[0]) / 2:.2g}"
+    return f"{difference.value:+.4f}{half}", _verdict(difference)
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.equal:
+        return "equal"
+    if difference.beyond_noise is False:
+        return "within noise"
+    word = {True: "better", False: "worse", None: "differs; neither end is known to be better"}[difference.better]
+    return f"{word}, beyond noise" if difference.beyond_noise else f"{word}; no standard error"
