@@ -43,7 +43,8 @@ LAYERS = (
     ("run",),
     ("reporting",),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
-    ("cli_compare", "cli_report"),
+    ("cli_exit",),
+    ("cli_compare", "cli_report", "cli_score"),
     ("cli", "accel"),
     ("__init__", "__main__"),
 )

@@ -1,0 +1,187 @@
+"""The commands `score` and `demo`: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpubench.cli_exit import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
+from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    from gpubench.output import Output
+    from gpubench.result import Result
+
+_NOT_KEPT = "No files were written; add --out results/ to keep these numbers."
+
+_input = partial(typer.Option, rich_help_panel="Data")
+_column = partial(typer.Option, metavar="COLUMN", rich_help_panel="Columns of obs")
+_choice = partial(typer.Option, rich_help_panel="What to run")
+_written = partial(typer.Option, rich_help_panel="Results")
+
+EXAMPLES = """[bold]Examples[/bold]
+
+Are cell types separated, and can they be predicted?
+
+  gpubench score pbmc.h5ad -e X_pca --label cell_type --out results/
+
+Two embeddings side by side, and whether donors are mixed:
+
+  gpubench score pbmc.h5ad -e X_pca -e X_scvi --label cell_type --batch donor
+
+Is the order of time points kept?
+
+  gpubench score embryo.h5ad -e X_pca --time day
+
+An array, and a table with one row for each cell:
+
+  gpubench score emb.npy --obs obs.parquet --label cell_type
+
+One file for each species:
+
+  gpubench score human.h5ad mouse.h5ad -e X_uce --label cell_type --species organism
+
+[bold]gpubench tasks[/bold] lists what each task needs and the names for --option.
+"""
+
+
+def score(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA", help="h5ad, zarr, npy or npz; several files are one for each species."),
+    ],
+    *,
+    embedding: Annotated[
+        list[str] | None,
+        _input("--embedding", "-e", metavar="KEY", help="A key of obsm, such as X_pca, or X itself. Repeatable."),
+    ] = None,
+    obs: Annotated[
+        str | None, _input(metavar="TABLE", help="Parquet or CSV with the columns, where DATA is an array.")
+    ] = None,
+    pre_integrated: Annotated[str | None, _input(metavar="KEY", help="The same cells before integration.")] = None,
+    predictions: Annotated[str | None, _input(metavar="H5AD", help="Predicted expression of perturbed cells.")] = None,
+    label: Annotated[str | None, _column(help="Known labels, such as cell_type.")] = None,
+    batch: Annotated[str | None, _column(help="Batches that should mix, such as donor.")] = None,
+    time: Annotated[str | None, _column(help="Time points, as numbers.")] = None,
+    species: Annotated[str | None, _column(help="Species.")] = None,
+    sample: Annotated[str | None, _column(help="Samples; prediction across species merges their cells.")] = None,
+    condition: Annotated[str, _column(help="What was done to a cell, for --predictions.")] = "condition",
+    control: Annotated[str | None, _column(metavar="VALUE", help="What --condition says of untreated cells.")] = None,
+    task: Annotated[
+        list[str] | None, _choice("--task", "-t", metavar="TASK", help="Only this task. Repeatable.")
+    ] = None,
+    baseline: Annotated[str | None, _choice(metavar="NAME", help="Score this as well: pca or expression.")] = None,
+    scorer: Annotated[
+        list[str] | None, _choice(metavar="NAME", help="A scikit-learn scorer, for label prediction. Repeatable.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, _choice("--option", "-o", metavar="NAME=VALUE", help="A parameter, such as k=15. Repeatable.")
+    ] = None,
+    engine: Annotated[str, _choice(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
+    knn: Annotated[str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")] = "auto",
+    precision: Annotated[
+        str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
+    ] = "exact",
+    exact: Annotated[bool, _choice(help="Compare all cells with all, however long it takes.")] = False,
+    threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
+    memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
+    out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
+    format_: Annotated[
+        list[str] | None, _written("--format", metavar="NAME", help="json, csv, parquet, or several: json,csv.")
+    ] = None,
+    report: Annotated[bool, _written("--report", help="Write report.html as well.")] = False,
+    trace: Annotated[
+        Path | None, _written(metavar="FILE", help="Write the stages as a trace for ui.perfetto.dev.")
+    ] = None,
+    quiet: Annotated[bool, _written("--quiet", "-q", help="Print errors only.")] = False,
+    verbose: Annotated[
+        bool, _written("--verbose", "-v", help="Print time and memory of each stage, and where errors come from.")
+    ] = False,
+) -> int:
+    """Score embeddings on every task whose inputs are given, and say which are left out and why."""
+    with reporting(verbose):
+        from gpubench import arguments, run
+        from gpubench.output import check_trace, chosen_output
+        from gpubench.progress import Progress
+
+        output = chosen_output(out, format_, report=report, quiet=quiet)
+        if trace is not None:
+            check_trace(trace)
+        given = {
+            "label": label,
+            "batch": batch,
+            "time": time,
+            "species": species,
+            "sample": sample,
+            "obs": obs,
+            "pre_integrated": pre_integrated,
+            "predictions": predictions,
+            "condition": condition,
+            "control": control,
+            "baseline": baseline,
+            "tasks": task or "auto",
+            "scorers": arguments.parse_scorers(scorer or []),
+            "engine": engine,
+            "seed": seed,
+            "knn": knn,
+            "precision": precision,
+            "exact": exact,
+            "threads": threads,
+            "memory": None if memory is None else arguments.parse_bytes(memory),
+            **arguments.parse_options(option or []),
+        }
+        with Progress(shown=not quiet) as progress:
+            result = run.score(data[0] if len(data) == 1 else data, embedding, listener=progress, **given)
+        return _finish(result, output, quiet, verbose, trace)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the result files go.")] = Path("gpubench-demo"),
+) -> int:
+    """Score real cells that come with gpubench, and say what each number means."""
+    from gpubench import run
+    from gpubench.demo import SOURCE, demo_path
+    from gpubench.listing import meanings_text
+    from gpubench.output import chosen_output
+    from gpubench.progress import Progress
+
+    output = chosen_output(out, ["json", "csv"], report=True)
+    typer.echo(f"{SOURCE}\n")
+    with reporting(verbose=False):
+        with Progress() as progress:
+            result = run.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
+        result.provenance["dataset"]["source"] = SOURCE  # rather than the folder in which gpubench is installed
+        code = _finish(result, output, quiet=False, verbose=False)
+    typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
+    return code
+
+
+def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool, trace: Path | None = None) -> int:
+    """Write the files, show the table, and choose the exit code."""
+    from gpubench.show import show, stages_text
+
+    if result.interrupted and not result.results:  # an older result is worth more
+        raise KeyboardInterrupt
+    lines = ["Interrupted: what was finished by then is above."] if result.interrupted else []
+    not_written = None
+    try:
+        lines += [_NOT_KEPT] if output is None else output.write(result)
+        if trace is not None:
+            result.to_trace(trace)
+            lines.append(f"Wrote {trace}")
+    except InputError as error:  # the scores are shown before it ends the run
+        not_written = error
+    if not quiet:
+        show(result, lines, sys.stdout)
+    if verbose:
+        sys.stdout.write(f"\n{stages_text(result)}\n")
+    if not_written is not None:
+        raise not_written
+    if result.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_TASK_FAILED if result.failures else 0
