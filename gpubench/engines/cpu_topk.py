@@ -27,6 +27,9 @@ BLOCK = 960
 LEAF = 240
 """Cells of a block that stand together; they are compared first, so that few of the others are near enough."""
 
+WIDE = 2048
+"""Dimensions from which blocks are leaves: the rows of a larger block would not fit the caches."""
+
 CALL_PRODUCTS = 10**10
 """Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
 
@@ -61,7 +64,7 @@ def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Ne
         workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
     for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
         workers.run(calls, lambda: lambda call: sides.offer(candidates, call))
-    workers.run(_cut(part, BLOCK), lambda: lambda rows: sides.finish(candidates, rows, out))
+    workers.run(_cut(part, _block(sides.d)), lambda: lambda rows: sides.finish(candidates, rows, out))
 
 
 def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Call]]:
@@ -69,12 +72,13 @@ def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Cal
 
     Where rows and columns are the same cells, the leaves have been compared with themselves before.
     """
-    step = max(1, CALL_PRODUCTS // (BLOCK * BLOCK * d)) * BLOCK
+    size = _block(d)
+    step = max(1, CALL_PRODUCTS // (size * size * d)) * size
 
     def with_columns(rows: range, start: int, stop: int, *, both: bool) -> list[Call]:
         return [(rows, range(first, min(first + step, stop)), both) for first in range(start, stop, step)]
 
-    blocks = _cut(part, BLOCK)
+    blocks = _cut(part, size)
     if not symmetric:
         yield [call for rows in blocks for call in with_columns(rows, 0, n, both=False)]
         return
@@ -93,6 +97,10 @@ def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Cal
             *with_columns(rows, 0, part.start, both=False),
         )
     ]
+
+
+def _block(d: int) -> int:
+    return BLOCK if d < WIDE else LEAF
 
 
 def _cut(rows: range, size: int) -> list[range]:
@@ -153,7 +161,7 @@ class _Sides:
         padded = -(-len(x) // tiles.columns) * tiles.columns
         self._panels = np.empty(padded * x.shape[1], np.float32)
         self._squares = np.full(padded, np.inf, np.float32)
-        workers.run(range(0, len(x), BLOCK), lambda: self._pack)
+        workers.run(_cut(range(len(x)), _block(self.d)), lambda: self._pack)
         self._largest = float(self._squares[: len(x)].max())
 
     def start(self, to: CandidateStore, where: range) -> None:
@@ -189,9 +197,10 @@ class _Sides:
         rows = self._scaling.rows(self._queries[self._row_ids[where.start : where.stop]])
         return rows, np.einsum("ij,ij->i", rows, rows)
 
-    def _pack(self, start: int) -> None:
-        rows = self._scaling.rows(self._x[self._column_ids[start : start + BLOCK]])
-        np.einsum("ij,ij->i", rows, rows, out=self._squares[start : start + len(rows)])
+    def _pack(self, where: range) -> None:
+        start = where.start
+        rows = self._scaling.rows(self._x[self._column_ids[start : where.stop]])
+        np.einsum("ij,ij->i", rows, rows, out=self._squares[start : where.stop])
         d = rows.shape[1]
         width = -(-len(rows) // self._tiles.columns) * self._tiles.columns
         self._tiles.pack_columns(rows, len(rows), d, self._panels[start * d : (start + width) * d])

@@ -72,6 +72,12 @@ def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator, monkey
     assert_array_equal(between.indices, reference.knn_between(x[:3000], x, 6)[0])
 
 
+@pytest.mark.parametrize("d", [cpu_topk.WIDE - 1, cpu_topk.WIDE])
+def test_many_dimensions(tiles: str, d: int, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2 * cpu_topk.LEAF + 5, d)).astype(np.float32)
+    assert_array_equal(engine_with(tiles).knn(x, 4).indices, reference.knn(x, 4)[0])
+
+
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 120), k=st.integers(1, 119), distinct=st.integers(1, 8))
 def test_neighbours_among_many_copies(seed: int, n: int, k: int, distinct: int) -> None:
     rng = np.random.default_rng(seed)
