@@ -103,7 +103,7 @@ class TestNeighbors:
     def test_what_tf32_leaves_in_doubt_is_found_by_accurate_tiles(self, start_on: StartOn, cells: Cells) -> None:
         engine = start_on(precision="fast")
         x = cells.x.copy()
-        x[:, 0] += 40 * cells.label
+        x[:, 0] += 400 * cells.label
         test_knn.check_knn(engine, x, 9)
         on_tensor_cores = [tensor_cores for *_, tensor_cores in engine.gpu.products]
         assert on_tensor_cores == sorted(on_tensor_cores, reverse=True)
