@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cells import Cells, make_cells
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_cases import CASES, Case, Change, permute
 from numpy.testing import assert_allclose
@@ -143,6 +143,7 @@ def any_cells(draw: st.DrawFn) -> Cells:
 
 
 @every_case
+@settings(max_examples=40)  # of each of some eighty cases
 @given(cells=any_cells())
 def test_any_cells_score_within_bounds_or_say_why_not(engine: Engine, case: Case, cells: Cells) -> None:
     args = case.args(cells)
