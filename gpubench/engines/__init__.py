@@ -41,7 +41,7 @@ def get_engine(
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
     exact : compare all cells with all, however long it takes: neighbours are not approximate, and silhouettes are not
-        estimated from a sample of the cells
+        estimated from a sample of the cells, as only the CPU engine does
 
     Raises
     ------
@@ -64,7 +64,6 @@ def get_engine(
         "memory_bytes": memory_bytes,
         "timeline": timeline,
         "knn": "exact" if exact else knn,
-        "exact": exact,
     }
     chosen = ""
     if name == "cuda" or (name == "auto" and knn != "leaves"):  # leaves are of the CPU
@@ -79,7 +78,7 @@ def get_engine(
             return engine
     from gpubench.engines.cpu import CpuEngine
 
-    engine = CpuEngine(**options)
+    engine = CpuEngine(exact=exact, **options)
     engine.chosen = chosen
     return engine
 

@@ -32,10 +32,6 @@ from gpubench.types import Array, Graph, Knn, RowSource
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-EXACT_PRODUCTS = 1e17
-"""Differences of two values up to which all cells are compared with all for a silhouette: 13 million cells of 512
-dimensions."""
-
 BYTES_A_VALUE = 128
 """What array code holds for each value that it makes, temporary arrays included."""
 
@@ -54,6 +50,7 @@ class CudaEngine(Engine):
     """
 
     name = "cuda"
+    exact_products = np.inf  # widths of a sample would take as long as those of all cells
 
     def __init__(
         self,
@@ -63,7 +60,6 @@ class CudaEngine(Engine):
         memory_bytes: int | None = None,
         timeline: Timeline | None = None,
         knn: str = "auto",
-        exact: bool = False,
         precision: Precision = "exact",
         device: Device | None = None,
     ) -> None:
@@ -86,7 +82,6 @@ class CudaEngine(Engine):
         self.n_threads = threads or usable_cores()
         self.precision = precision
         self.knn_method = knn
-        self.exact_products = np.inf if exact else EXACT_PRODUCTS
         self.notes = []
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())

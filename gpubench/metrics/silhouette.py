@@ -105,6 +105,8 @@ def isolated_labels(
     params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
     if not isolated.any():
         return Score(np.nan, note=f"undefined: every label is in more than {threshold} batches", params=params)
+    if _too_many(embedding, np.array([embedding.n])):
+        return _sampled(embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes]))
     widths = _label_widths(embedding, label, "euclidean")
     sums = np.bincount(label.codes, weights=(widths + 1) / 2)
     n = int(n_cells[isolated].sum())
@@ -235,33 +237,30 @@ def _sampled(
     groups: NDArray[np.int32] | None,
     params: dict[str, Any],
     note: str = "",
+    among: NDArray[np.int64] | None = None,
 ) -> Score:
     """Estimate the score from a sample of cells, each compared with all cells of its group.
 
     Parameters
     ----------
     clusters, groups : as for `Engine.silhouette_widths`; without groups the score is that of labels, else of batches
+    among : the cells of the labels that count, each label the same; None: all cells
     """
     engine = embedding.engine
+    candidates = np.arange(len(clusters)) if among is None else among
 
-    def values_of(cells: NDArray[np.int64]) -> NDArray[np.float64]:
-        widths = engine.silhouette_widths(x, clusters, groups, cells=cells)
+    def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        widths = engine.silhouette_widths(x, clusters, groups, cells=candidates[drawn])
         return (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
 
-    strata = np.unique(clusters if groups is None else groups, return_inverse=True)[1].astype(np.int32)
+    strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
     sizes = np.bincount(strata)
-    # every cell counts the same among labels, every label the same among batches
-    weights = sizes / sizes.sum() if groups is None else np.full(len(sizes), 1 / len(sizes))
+    cells_count_the_same = groups is None and among is None
+    weights = sizes / sizes.sum() if cells_count_the_same else np.full(len(sizes), 1 / len(sizes))
     value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
-    told = f"estimated from {n:,} of {len(clusters):,} cells; exact=True compares all"
-    return Score(
-        value,
-        n=n,
-        stderr=stderr,
-        approximate=True,
-        params=params,
-        note="; ".join(part for part in (note, told) if part),
-    )
+    told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
+    notes = "; ".join(part for part in (note, told) if part)
+    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes)
 
 
 _NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
 from gpubench.errors import InputError
-from gpubench.metrics import _sampling, silhouette_batch, silhouette_label
+from gpubench.metrics import _sampling, isolated_labels, silhouette_batch, silhouette_label
 from gpubench.metrics._sampling import mean_of_labels
 
 
@@ -85,6 +85,7 @@ def test_scores_beyond_the_budget_are_estimated(start_engine: Callable[..., Engi
     for score_on in (
         lambda engine: silhouette_label(cells.x, cells.label, engine=engine),
         lambda engine: silhouette_batch(cells.x, cells.label, cells.batch, engine=engine),
+        lambda engine: isolated_labels(cells.x, cells.label, cells.batch, engine=engine),
     ):
         true, estimate = score_on(exact), score_on(sampled)
         assert true.stderr is None
