@@ -11,7 +11,7 @@ from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.errors import InputError
 from gpubench.metrics._checks import check_groups
 from gpubench.metrics._metric import metric
-from gpubench.metrics._sampling import mean_of_labels
+from gpubench.metrics._sampling import sampled_silhouette, too_many
 from gpubench.types import Array, Labels, Score
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def silhouette_label(
     encoded = encode_labels(labels, "labels", embedding.n)
     check_groups(encoded)
     params = _params(embedding.engine, metric)
-    if metric == "euclidean" and _too_many(embedding, np.array([embedding.n])):
-        return _sampled(embedding, embedding.x, encoded.codes, None, params)
+    if metric == "euclidean" and too_many(embedding, np.array([embedding.n])):
+        return sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
     widths = _label_widths(embedding, encoded, metric)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params)
 
@@ -105,8 +105,10 @@ def isolated_labels(
     params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
     if not isolated.any():
         return Score(np.nan, note=f"undefined: every label is in more than {threshold} batches", params=params)
-    if _too_many(embedding, np.array([embedding.n])):
-        return _sampled(embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes]))
+    if too_many(embedding, np.array([embedding.n])):
+        return sampled_silhouette(
+            embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes])
+        )
     widths = _label_widths(embedding, label, "euclidean")
     sums = np.bincount(label.codes, weights=(widths + 1) / 2)
     n = int(n_cells[isolated].sum())
@@ -152,17 +154,15 @@ def silhouette_batch(
     """
     _check_distance(metric)
     embedding = on_engine(X, engine)
-    label = encode_labels(labels, "labels", embedding.n)
-    batches = encode_labels(batch, "batch", embedding.n)
-    n_cells, n_batches = _cells_and_batches(embedding, label, batches)
-    usable = (n_batches > 1) & (n_batches < n_cells)
+    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
+    n_cells, usable = _comparable(embedding, label, batches)
     params = _params(embedding.engine, metric)
     if not usable.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
     keep = usable[label.codes]
     codes, cells = label.codes[keep], _cells(embedding, keep)
-    if metric == "euclidean" and _too_many(embedding, n_cells[usable]):
-        return _sampled(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
+    if metric == "euclidean" and too_many(embedding, n_cells[usable]):
+        return sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
     widths = embedding.engine.silhouette_widths(cells, batches.codes[keep], groups=codes, metric=metric)
     value = _mean_of_labels(1 - np.abs(widths), codes, usable)
     return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
@@ -202,10 +202,8 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     """
     _check_distance(metric)
     embedding = on_engine(X, engine)
-    label = encode_labels(labels, "labels", embedding.n)
-    batches = encode_labels(batch, "batch", embedding.n)
-    n_cells, n_batches = _cells_and_batches(embedding, label, batches)
-    usable = (n_batches > 1) & (n_batches < n_cells)
+    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
+    _, usable = _comparable(embedding, label, batches)
     params = {} if metric == "cosine" else {"metric": metric, **_params(embedding.engine, metric)}
     if not usable.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
@@ -222,45 +220,6 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     widths = np.divide(others - own, largest, out=np.zeros(len(own)), where=(largest > 0) & ~alone)
     value = _mean_of_labels(1 - np.abs(widths), codes, usable)
     return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
-
-
-def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
-    """Whether comparing all cells of each group would take longer than the engine allows."""
-    pairs = float((group_sizes.astype(np.float64) ** 2).sum())
-    return pairs * embedding.d > embedding.engine.exact_products
-
-
-def _sampled(
-    embedding: Embedding,
-    x: Array,
-    clusters: NDArray[np.int32],
-    groups: NDArray[np.int32] | None,
-    params: dict[str, Any],
-    note: str = "",
-    among: NDArray[np.int64] | None = None,
-) -> Score:
-    """Estimate the score from a sample of cells, each compared with all cells of its group.
-
-    Parameters
-    ----------
-    clusters, groups : as for `Engine.silhouette_widths`; without groups the score is that of labels, else of batches
-    among : the cells of the labels that count, each label the same; None: all cells
-    """
-    engine = embedding.engine
-    candidates = np.arange(len(clusters)) if among is None else among
-
-    def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        widths = engine.silhouette_widths(x, clusters, groups, cells=candidates[drawn])
-        return (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
-
-    strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
-    sizes = np.bincount(strata)
-    cells_count_the_same = groups is None and among is None
-    weights = sizes / sizes.sum() if cells_count_the_same else np.full(len(sizes), 1 / len(sizes))
-    value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
-    told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
-    notes = "; ".join(part for part in (note, told) if part)
-    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes)
 
 
 _NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
@@ -280,6 +239,12 @@ def _cells_and_batches(
     """Cells and batches of each label; (L,) each."""
     counts = embedding.engine.contingency(labels.codes, batches.codes, labels.n_classes, batches.n_classes)
     return counts.sum(axis=1), (counts > 0).sum(axis=1)
+
+
+def _comparable(embedding: Embedding, labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Cells of each label, and whether it has at least two batches and fewer batches than cells; (L,) each."""
+    n_cells, n_batches = _cells_and_batches(embedding, labels, batches)
+    return n_cells, (n_batches > 1) & (n_batches < n_cells)
 
 
 def _cells(embedding: Embedding, keep: NDArray[np.bool_]) -> Array:
