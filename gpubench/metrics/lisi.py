@@ -102,11 +102,8 @@ def ilisi_knn(
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    codes = encode_labels(batches, "batches", around.n)
-    check_several(codes)
     used = _perplexity(around, perplexity)
-    median = float(np.median(_lisi(around, codes, used)))
-    return around.score(_within_bounds((median - 1) / (codes.n_classes - 1)), perplexity=used)
+    return around.score(_share_seen(around, batches, "batches", used), perplexity=used)
 
 
 @metric("clisi_knn", "cLISI", bounds=(0, 1))
@@ -145,15 +142,20 @@ def clisi_knn(
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    codes = encode_labels(labels, "labels", around.n)
-    check_several(codes)
     used = _perplexity(around, perplexity)
-    median = float(np.median(_lisi(around, codes, used)))
-    return around.score(_within_bounds((codes.n_classes - median) / (codes.n_classes - 1)), perplexity=used)
+    return around.score(1 - _share_seen(around, labels, "labels", used), perplexity=used)
 
 
 def _lisi(around: Neighborhoods, labels: Labels, perplexity: float) -> NDArray[np.float64]:
     return 1 / around.engine.neighbor_simpson(around.knn, labels.codes, labels.n_classes, perplexity)
+
+
+def _share_seen(around: Neighborhoods, values: Any, name: str, perplexity: float) -> float:
+    """Median of the effective numbers, from 0, one label, to 1, all of them alike."""
+    codes = encode_labels(values, name, around.n)
+    check_several(codes)
+    share = float((np.median(_lisi(around, codes, perplexity)) - 1) / (codes.n_classes - 1))
+    return min(1.0, max(0.0, share))  # rounding may pass a bound by a few units of the last place
 
 
 def _perplexity(around: Neighborhoods, perplexity: float | None) -> float:
@@ -164,8 +166,3 @@ def _perplexity(around: Neighborhoods, perplexity: float | None) -> float:
             f"{given} leaves a perplexity below 1; use a perplexity of at least 1, or 3 neighbours or more"
         )
     return used
-
-
-def _within_bounds(value: float) -> float:
-    """Rounding may pass a bound by a few units of the last place."""
-    return min(1.0, max(0.0, value))
