@@ -58,6 +58,7 @@ OPTIONAL = (
 CUDA_MODULES = {
     "cuml": "random forests run on the CPU without it",
     "pylibcugraph": "Leiden runs on the CPU without it",
+    "nvtx": "Nsight shows no stages without it",
 }
 """Modules that the CUDA engine can do without, and what that costs."""
 

@@ -1,4 +1,4 @@
-"""Stages of a run: time, bytes put on the device, and peak memory, for every result."""
+"""Stages of a run: time, work, bytes put on the device, and peak memory, for every result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from threading import Lock
 from typing import Any, Protocol
 
 _TRACK = {"pid": 1, "tid": 1}
+_TOLD = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
+"""What a trace says of a stage; files of older versions have less."""
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class Span:
     seconds : how long it took, stages inside it included
     put_bytes : bytes that crossed from the host's memory or the disk to the device
     peak_bytes : highest memory in use while it ran (resident memory on the CPU, None where it cannot be read)
+    flop : floating-point operations of the distances and products computed, as far as operations count them
+    moved_bytes : bytes that had to be read and written, every array once, as far as operations count them
     """
 
     path: str
@@ -32,6 +36,8 @@ class Span:
     seconds: float = 0.0
     put_bytes: int = 0
     peak_bytes: int | None = None
+    flop: int = 0
+    moved_bytes: int = 0
 
 
 class Listener(Protocol):
@@ -104,7 +110,7 @@ def _process_peak_bytes() -> int | None:
 class Timeline:
     """Records the stages of one run.
 
-    Stages are opened by the thread that drives the run; worker threads only count (`put`, `advance`).
+    Stages are opened by the thread that drives the run; worker threads only count (`put`, `work`, `advance`).
     """
 
     def __init__(self, listener: Listener | None = None, device_peak: Callable[[], int | None] | None = None) -> None:
@@ -153,6 +159,13 @@ class Timeline:
             for span in self._open:
                 span.put_bytes += n_bytes
 
+    def work(self, flop: int, moved_bytes: int) -> None:
+        """Count floating-point operations, and bytes read and written, in every stage now open."""
+        with self._lock:
+            for span in self._open:
+                span.flop += flop
+                span.moved_bytes += moved_bytes
+
     def advance(self, done: int, total: int) -> None:
         """Tell the listener how far the innermost stage is."""
         if self.listener and self._open:
@@ -196,7 +209,7 @@ def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "ts": begin,
                 "dur": stage["seconds"] * 1e6,
                 **_TRACK,
-                "args": {key: stage[key] for key in ("path", "put_bytes", "peak_bytes")},
+                "args": {key: stage[key] for key in _TOLD if key in stage},
             }
         )
         innermost = i + 1 == len(stages) or not stages[i + 1]["path"].startswith(f"{stage['path']}/")

@@ -197,16 +197,6 @@ class _Nothing:
     def record(self, stream: Any = None) -> None: ...
 
 
-class Ranges(list[str]):
-    """The ranges that a profiler would show, in the order in which they open, and "" where one ends."""
-
-    def RangePush(self, name: str) -> None:  # noqa: N802
-        self.append(name)
-
-    def RangePop(self) -> None:  # noqa: N802
-        self.append("")
-
-
 def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
     """A module CuPy whose one device has this compute capability."""
     pool = SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 1000)
@@ -217,7 +207,6 @@ def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
         Stream=_Nothing,
         Event=_Nothing,
         get_current_stream=_Nothing,
-        nvtx=Ranges(),
         alloc_pinned_memory=bytearray,
     )
     functions = {name: _function(name) for name in FUNCTIONS.split()}

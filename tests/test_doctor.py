@@ -93,8 +93,8 @@ def test_with_the_engine_it_says_what_runs_on_the_cpu_all_the_same(monkeypatch: 
     monkeypatch.setattr(machine, "run_briefly", lambda *_: None)
     monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cuml" else name)
-    engine, cuml, cugraph = doctor._cuda()
+    engine, cuml, cugraph, nvtx = doctor._cuda()
     assert engine == Finding("engine cuda", "works", "driver for CUDA 12.4, GPU not named by nvidia-smi; a GPU")
     assert cuml.state == "missing"
     assert cuml.text == 'random forests run on the CPU without it: pip install "gpubench[cuda12]"'
-    assert cugraph.state == "works"
+    assert cugraph.state == nvtx.state == "works"

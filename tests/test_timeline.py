@@ -1,4 +1,4 @@
-"""Stages of a run: nesting, bytes put, peak memory, listeners, trace."""
+"""Stages of a run: nesting, bytes put, work, peak memory, listeners, trace."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from trace_format import read_trace, violations
 
+from gpubench.cli import main
 from gpubench.timeline import Span, Timeline, chrome_trace
 
 MEGABYTE = 1 << 20
@@ -68,6 +71,17 @@ def test_bytes_put_by_many_threads_are_all_counted() -> None:
     with timeline.stage("read"), ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: [timeline.put(1) for _ in range(1000)], range(16)))
     assert by_path(timeline)["read"].put_bytes == 16_000
+
+
+def test_work_is_counted_in_every_open_stage() -> None:
+    timeline = Timeline()
+    timeline.work(1, 1)  # in no stage
+    with timeline.stage("outer"):
+        timeline.work(10, 2)
+        with timeline.stage("inner"):
+            timeline.work(100, 20)
+    counted = {path: (span.flop, span.moved_bytes) for path, span in by_path(timeline).items()}
+    assert counted == {"outer": (110, 22), "outer/inner": (100, 20)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets its high-water mark")
@@ -146,6 +160,7 @@ def test_a_chrome_trace_nests_stages_and_counts_memory() -> None:
     with timeline.stage("task"):
         timeline.put(3)
         with timeline.stage("knn"):
+            timeline.work(5, 6)
             time.sleep(0.01)
     stages = json.loads(json.dumps(timeline.to_dicts()))
     assert [stage["path"] for stage in stages] == ["task", "task/knn"]
@@ -160,12 +175,58 @@ def test_a_chrome_trace_nests_stages_and_counts_memory() -> None:
     assert knn["dur"] >= 10_000
     assert task["ts"] <= knn["ts"]
     assert knn["ts"] + knn["dur"] <= task["ts"] + task["dur"]
-    assert task["args"] == {"path": "task", "put_bytes": 3, "peak_bytes": 9}
-    assert knn["args"] == {"path": "task/knn", "put_bytes": 0, "peak_bytes": 7}
+    assert task["args"] == {"path": "task", "put_bytes": 3, "peak_bytes": 9, "flop": 5, "moved_bytes": 6}
+    assert knn["args"] == {"path": "task/knn", "put_bytes": 0, "peak_bytes": 7, "flop": 5, "moved_bytes": 6}
     (counter,) = by_phase["C"]
     assert (counter["name"], counter["ts"], counter["args"]) == ("peak memory", knn["ts"], {"bytes": 7})
 
 
 def test_memory_that_is_not_known_is_not_counted() -> None:
     stage = {"path": "a", "start_s": 0.5, "seconds": 1.0, "put_bytes": 0, "peak_bytes": None}
-    assert [event["ph"] for event in chrome_trace([stage])["traceEvents"]] == ["M", "M", "X"]
+    trace = chrome_trace([stage])
+    assert [event["ph"] for event in trace["traceEvents"]] == ["M", "M", "X"]
+    assert violations(trace) == []
+
+
+def test_the_trace_of_a_run_follows_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = np.random.default_rng(0).standard_normal((40, 3))
+    np.save(tmp_path / "x.npy", cells)
+    (tmp_path / "obs.csv").write_text("label,day\n" + "".join(f"{'ab'[i % 2]},{i % 3}\n" for i in range(40)))
+    data = [str(tmp_path / "x.npy"), "--obs", str(tmp_path / "obs.csv"), "--label", "label", "--time", "day"]
+    tasks = ["--task", "clustering", "--task", "sequential_organization"]
+    assert main(["score", *data, *tasks, "--trace", str(tmp_path / "trace.json")]) == 0
+    capsys.readouterr()
+    trace = read_trace((tmp_path / "trace.json").read_text())
+    assert violations(trace) == []
+    paths = [event["args"]["path"] for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert {"read", "x/knn", "x/clustering/leiden", "x/sequential_organization/sequential_alignment"} <= set(paths)
+    (search,) = [event for event in trace["traceEvents"] if event["args"].get("path") == "x/knn"]
+    assert search["args"]["flop"] > 0
+
+
+X = {"name": "a", "ph": "X", "ts": 0, "dur": 9, "pid": 1, "tid": 1}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**X, "dur": -1},
+        {**X, "ts": None},
+        {**X, "ts": True},
+        {**X, "name": ""},
+        {**X, "ph": "Q"},
+        {**X, "pid": 1.5},
+        {**X, "ts": 5, "dur": 9},  # ends after the one that it began in
+        {**X, "args": [1]},
+        {**X, "ph": "C", "args": {}},
+        {**X, "ph": "C", "args": {"bytes": "1"}},
+        {**X, "ph": "M", "name": "process_name", "args": {}},
+        "text",
+    ],
+)
+def test_what_breaks_the_format_is_seen(event: object) -> None:
+    assert violations({"traceEvents": [X, {**X, "ts": 2, "dur": 7}, {**X, "ts": 9}]}) == []
+    assert len(violations({"traceEvents": [X, event]})) == 1
+    assert violations([X]) == ["no object with a list of traceEvents"]
+    with pytest.raises(ValueError, match="NaN is not JSON"):
+        read_trace('{"traceEvents": [NaN]}')

@@ -21,6 +21,7 @@ from gpubench.engines import (
     kmeans,
     neighborhoods,
     planner,
+    work,
 )
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu_neighbors import ExactSearch
@@ -101,6 +102,8 @@ class CpuEngine(Engine):
                 array = np.empty((n, d), np.float32)
             else:
                 array = in_place
+            written = 0 if in_place is not None else array.nbytes
+            self.timeline.work(0, n * d * source.dtype.itemsize + written)
             check = FiniteCheck(name)
             step = planner.read_block_rows(d, source.dtype.itemsize)
             for start in range(0, n, step):
@@ -178,6 +181,7 @@ class CpuEngine(Engine):
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
         out = np.empty(len(codes))
+        self.timeline.work(*work.look_up(knn, 4))
         self._over_rows(len(codes), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, codes, n_codes, a, b, out))
         return out
 
@@ -185,12 +189,14 @@ class CpuEngine(Engine):
         self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_simpson`."""
+        self.timeline.work(*work.look_up(knn, 8))
         return self.to_host(neighborhoods.neighbor_simpson(np, knn, codes, n_codes, perplexity, self._over_rows))
 
     def neighbor_chi_square(
         self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_chi_square`."""
+        self.timeline.work(*work.look_up(knn, 4))
         return self.to_host(neighborhoods.neighbor_chi_square(np, knn, codes, shares, self._over_rows))
 
     def neighbor_value_distance(
@@ -199,6 +205,7 @@ class CpuEngine(Engine):
         """See `Engine.neighbor_value_distance`."""
         counts = np.full(len(values), knn.k, np.int64) if k_per_cell is None else k_per_cell
         out = np.empty(len(values))
+        self.timeline.work(*work.look_up(knn, 8))
         self._over_rows(
             len(values), lambda a, b: cpu_kernels.neighbor_value_distance(knn.indices, values, counts, a, b, out)
         )
@@ -209,6 +216,7 @@ class CpuEngine(Engine):
         n, k = knn.indices.shape
         mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
         memberships = np.empty((n, k))
+        self.timeline.work(*work.look_up(knn, 8))
         self._over_rows(n, lambda a, b: cpu_kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
         return cpu_graph.symmetrise(knn.indices, memberships)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines import cpu_neighbors, planner
+from gpubench.engines import cpu_neighbors, planner, work
 from gpubench.engines.cpu_topk import CandidateStore
 from gpubench.engines.near_order import near_order
 from gpubench.engines.neighbors import Neighbors, Scaling
@@ -62,6 +62,7 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
 
     def join_leaves(seed: int) -> None:
         leaves = _leaves(x, n_joined, leaf, search.scaling, exact, seed)
+        exact.workers.count(work.leaves([len(cells) for cells in leaves], x.shape[1]))
         exact.workers.run(leaves, lambda: search.join_leaf)
 
     join_leaves(seed)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines import cpu_topk
+from gpubench.engines import cpu_topk, work
 from gpubench.engines.cpu_kernels import Candidates, exact_distances, search_exactly
 from gpubench.engines.neighbors import Floats, Neighbors, Rounding, Scaling
 from gpubench.types import Knn
@@ -49,6 +49,8 @@ class ExactSearch:
         """Find the neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour."""
         own = np.arange(len(x)) if queries is x else None
         out = Neighbors.empty(len(queries), k)
+        symmetric = queries is x and self.tiles is not None
+        self.workers.count(work.search(len(queries), len(x), x.shape[1], k, symmetric=symmetric))
         if self.tiles is None:
             _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), self.workers)
         else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
+    from gpubench.engines.work import Work
     from gpubench.timeline import Timeline
 
 T = TypeVar("T")
@@ -60,6 +61,10 @@ class Workers:
     def report(self, done: int, total: int) -> None:
         """Tell the progress of work that a library spreads over threads itself."""
         self._timeline.advance(done, total)
+
+    def count(self, work: Work) -> None:
+        """Tell how much work is being done."""
+        self._timeline.work(*work)
 
     def _run_threads(self, queue: _Queue[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         def loop() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines import work
 from gpubench.engines.cpu_tiles import BLOCK_ROWS, CentredRows, make_summer, sums_in_float64
 from gpubench.engines.segments import Block, Segments, cut, sort_cells
 
@@ -55,7 +56,10 @@ def widths_of_cells(
 
         return compare
 
-    workers.run(_pieces(segment, segments, blocks), make_worker)
+    pieces = _pieces(segment, segments, blocks)
+    sizes = ((len(which), others[-1].stop - others[0].start) for which, others in pieces)
+    workers.count(work.sampled(sizes, len(x), x.shape[1]))
+    workers.run(pieces, make_worker)
     return widths
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines import work
 from gpubench.engines.cpu_cosine import cosine_means
 from gpubench.engines.cpu_tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
 from gpubench.engines.segments import Block, Segments, Sums, cut, own_means, passes, sort_cells, widths_from_means
@@ -62,8 +63,10 @@ def _means(
     own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
     nearest = np.full(len(x), np.inf)
     if metric == "cosine":
+        workers.count(work.closed_silhouettes(segments, x.shape[1]))
         cosine_means(x, segments, own, nearest, workers)
     else:
+        workers.count(work.silhouettes(segments, x.shape[1]))
         _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
     return own, nearest
 

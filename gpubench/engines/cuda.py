@@ -20,6 +20,7 @@ from gpubench.engines import (
     kmeans,
     neighborhoods,
     planner,
+    work,
 )
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
 from gpubench.engines.cpu_parallel import usable_cores
@@ -174,7 +175,9 @@ class CudaEngine(Engine):
     def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
         """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
         if metric == "cosine":
+            self.timeline.work(*work.closed_silhouettes(segments, x.shape[1]))
             return cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self._room_bytes())
+        self.timeline.work(*work.silhouettes(segments, x.shape[1]))
         return cuda_silhouette.euclidean_means(
             self.gpu,
             x,
@@ -186,12 +189,14 @@ class CudaEngine(Engine):
 
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
+        self.timeline.work(*work.look_up(knn, 4))
         return self.to_host(cuda_tables.neighbor_entropy(self.gpu, knn, codes, n_codes))
 
     def neighbor_simpson(
         self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_simpson`."""
+        self.timeline.work(*work.look_up(knn, 8))
         simpson = neighborhoods.neighbor_simpson(self.xp, knn, codes, n_codes, perplexity, self._over_rows)
         return self.to_host(simpson)
 
@@ -199,16 +204,19 @@ class CudaEngine(Engine):
         self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_chi_square`."""
+        self.timeline.work(*work.look_up(knn, 4))
         return self.to_host(neighborhoods.neighbor_chi_square(self.xp, knn, codes, shares, self._over_rows))
 
     def neighbor_value_distance(
         self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
     ) -> NDArray[np.float64]:
         """See `Engine.neighbor_value_distance`."""
+        self.timeline.work(*work.look_up(knn, 8))
         return self.to_host(cuda_tables.neighbor_value_distance(self.gpu, knn, values, k_per_cell))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
+        self.timeline.work(*work.look_up(knn, 8))
         return cuda_graph.fuzzy_graph(self.gpu, knn)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 """What a CuPy raises that cannot work: a package half removed, a library that does not load, an error of CUDA."""
 
 BLOCK_THREADS = 256
+RANGE_DOMAIN = "gpubench"
+"""The domain of NVTX under which profilers show the stages."""
+
 WAVES = 16
 """Blocks of a launch for each multiprocessor: enough to fill it, and the kernels loop over the rest."""
 
@@ -77,6 +81,7 @@ class Device:
         self.n_multiprocessors = int(properties["multiProcessorCount"])
         self.capability = 10 * int(properties["major"]) + int(properties["minor"])
         self.has_tensor_cores = self.capability >= TENSOR_CORES_FROM
+        self._nvtx: Any = import_module("nvtx") if find_spec("nvtx") else None
 
     @classmethod
     def find(cls) -> Device:
@@ -207,12 +212,14 @@ class Device:
     # Ranges that profilers show
 
     def push_range(self, name: str) -> None:
-        """Open a range in the profiler's timeline."""
-        self.xp.cuda.nvtx.RangePush(name)
+        """Open a range in the profiler's timeline, where the package nvtx is installed."""
+        if self._nvtx is not None:
+            self._nvtx.push_range(name, domain=RANGE_DOMAIN)
 
     def pop_range(self) -> None:
         """Close the last range."""
-        self.xp.cuda.nvtx.RangePop()
+        if self._nvtx is not None:
+            self._nvtx.pop_range(domain=RANGE_DOMAIN)
 
 
 _DLPACK_CUDA = 2

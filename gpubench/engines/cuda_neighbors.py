@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines import planner
+from gpubench.engines import planner, work
 from gpubench.engines.cuda_signatures import HISTOGRAM_BYTES, NO_CANDIDATE
 from gpubench.engines.cuda_tiles import (
     MAX_TILE_ROWS,
@@ -174,6 +174,8 @@ class Search:
         counts = xp.zeros(stop - start, np.int32)
         limits = xp.full(stop - start, NO_CANDIDATE, np.uint64)
         farthest = xp.zeros((), np.float64)
+        n_columns = sum(columns.spans[b][1] - columns.spans[b][0] for b in chosen)
+        self._timeline.work(*work.search(stop - start, n_columns, self._x.shape[1], k, symmetric=False))
         for b in chosen:
             column, (first, last) = columns[b], columns.spans[b]
             width = column.right.shape[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines import work
 from gpubench.engines.neighborhoods import OverRows
 from gpubench.types import Array
 
@@ -26,6 +27,7 @@ def kmeans(engine: Engine, x: Array, n_clusters: int, over_rows: OverRows) -> ND
     for _ in range(MAX_STEPS):
         means = engine.group_means(cells.x, codes, n_clusters)
         again = engine.to_host(cells.nearest(xp.asarray(means.astype(np.float32))))
+        engine.timeline.work(*work.assign(len(x), x.shape[1], n_clusters))
         if np.array_equal(again, codes):
             break
         codes = again

@@ -1,0 +1,87 @@
+"""Counted work: formulas against plain counting of pairs, and what each operation adds to its stage."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpubench.engines import work
+from gpubench.engines.base import Engine
+from gpubench.engines.segments import sort_cells
+from gpubench.types import Knn
+
+N, D, K = 60, 3, 5
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30), st.integers(1, 4))
+def test_silhouettes_compare_every_two_cells_of_a_group(cells: list[tuple[int, int]], d: int) -> None:
+    clusters, groups = np.array(cells, np.int32).T
+    segments = sort_cells(clusters, groups)
+    n = len(cells)
+    pairs = sum(groups[i] == groups[j] for i, j in product(range(n), repeat=2) if i < j)
+    with_clusters = sum(len(set(clusters[groups == groups[i]])) for i in range(n))
+    assert work.silhouettes(segments, d) == (2 * pairs * d, 4 * n * d + 16 * n)
+    assert work.closed_silhouettes(segments, d).flop == 2 * with_clusters * d
+
+
+def test_a_search_compares_every_pair() -> None:
+    assert work.search(7, 5, D, K, symmetric=False) == (2 * 7 * 5 * D, 4 * (7 + 5) * D + 8 * 7 * K)
+    assert work.search(5, 5, D, 2, symmetric=True).flop == 2 * sum(1 for i in range(5) for j in range(i)) * D
+    assert work.leaves([3, 5], D).flop == 2 * (3 + 10) * D
+    assert work.sampled([(2, 10), (3, 10)], 50, D).flop == 2 * 50 * D
+    assert work.assign(10, D, 4).flop == 2 * 40 * D
+
+
+def in_stage(engine: Engine, operation: str, *args: object, **kwargs: object) -> tuple[int, int]:
+    """What one operation counts."""
+    with engine.timeline.stage(operation) as span:
+        getattr(engine, operation)(*args, **kwargs)
+    return span.flop, span.moved_bytes
+
+
+@pytest.fixture
+def cells() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((N, D)).astype(np.float32), np.arange(N, dtype=np.int32) % 4
+
+
+def test_operations_count_what_they_do(engine: Engine, cells: tuple[np.ndarray, np.ndarray]) -> None:
+    x, codes = cells
+    on_device = engine.put(x)
+    flop, moved = in_stage(engine, "knn", on_device, K)
+    assert flop in (N * (N - 1) * D, 2 * N * N * D), "every pair once, or both ways"
+    assert moved >= 4 * N * D + 8 * N * K
+    assert in_stage(engine, "silhouette_widths", on_device, codes)[0] == N * (N - 1) * D
+    assert in_stage(engine, "silhouette_widths", on_device, codes, codes // 2)[0] == N * (N // 2 - 1) * D
+    assert in_stage(engine, "mean_distances", on_device, codes)[0] == N * (N // 4 - 1) * D
+    assert in_stage(engine, "silhouette_widths", on_device, codes, metric="cosine")[0] == 2 * N * 4 * D
+    assert in_stage(engine, "kmeans", on_device, 3)[0] % (2 * N * 3 * D) == 0
+    knn: Knn = engine.knn(on_device, K)
+    for operation, args, value_bytes in (
+        ("neighbor_entropy", (codes, 4), 4),
+        ("neighbor_value_distance", (codes.astype(np.float64),), 8),
+        ("neighbor_simpson", (codes, 4, 2.0), 8),
+        ("neighbor_chi_square", (codes, np.full(4, 0.25)), 4),
+        ("fuzzy_graph", (), 8),
+    ):
+        assert in_stage(engine, operation, knn, *args) == (0, N * K * (4 + value_bytes) + 8 * N)
+
+
+def test_putting_an_array_as_it_is_reads_it_once(engine: Engine) -> None:
+    if engine.name != "cpu":
+        pytest.skip("on a GPU the bytes put are what is counted")
+    x = np.ones((N, D), np.float32)
+    assert in_stage(engine, "put", x) == (0, 4 * N * D)
+    assert in_stage(engine, "put", x.astype(np.float64)) == (0, (8 + 4) * N * D)
+
+
+def test_a_sample_is_compared_with_all(engine: Engine, cells: tuple[np.ndarray, np.ndarray]) -> None:
+    if engine.name != "cpu":
+        pytest.skip("a GPU computes the widths of all cells")
+    x, codes = cells
+    some = np.array([1, 7, 30])
+    assert in_stage(engine, "silhouette_widths", engine.put(x), codes, cells=some)[0] == 2 * 3 * N * D
