@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpubench.arguments import parse_list
+from gpubench.cells_file import NAME as CELLS_NAME
 from gpubench.errors import InputError
 from gpubench.files import check_writable_folder
 from gpubench.reporting import report
@@ -23,6 +24,8 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
 class Output:
     """Where results are written, and as what.
 
+    What the numbers are made of, cell by cell, goes into cells.parquet beside results.json.
+
     Attributes
     ----------
     folder : made when the first file is written
@@ -37,7 +40,11 @@ class Output:
     def files(self) -> dict[Path, Callable[[Result, Path], None]]:
         """Each file, and what writes it."""
         files = {self.folder / f"results.{name}": WRITERS[name] for name in self.formats}
-        return {**files, self.folder / "report.html": report} if self.report else files
+        if "json" in self.formats:
+            files[self.folder / CELLS_NAME] = Result.cells_to_parquet
+        if self.report:
+            files[self.folder / "report.html"] = report
+        return files
 
     def check(self) -> None:
         """Make sure, before anything is computed, that the files can be written.
@@ -70,6 +77,8 @@ class Output:
             ) from error
         lines = []
         for file, write in self.files().items():
+            if file.name == CELLS_NAME and not result.cells.columns:
+                continue
             replaces = file.exists()
             write(result, file)
             lines.append(f"Wrote {file}{' in place of the older one' if replaces else ''}")

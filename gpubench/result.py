@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench import interchange, rows, table
+from gpubench.cells import CellScores
+from gpubench.cells_file import NAME as CELLS_NAME
+from gpubench.cells_file import read_cells, write_cells
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.timeline import chrome_trace
@@ -36,6 +39,7 @@ class Result:
     skipped : tasks left out, each {"task", "reason"}
     failures : tasks that failed, each {"task", "embedding", "error"}; what they had finished is in `results`
     interrupted : whether the run was stopped before its end
+    cells : what the numbers are made of, cell by cell; empty for a result that was read without them
     """
 
     results: list[MetricResult]
@@ -44,6 +48,7 @@ class Result:
     skipped: list[dict[str, str]]
     failures: list[dict[str, str]]
     interrupted: bool = False
+    cells: CellScores = field(default_factory=CellScores, compare=False)
 
     def __post_init__(self) -> None:
         """Hold every value to what a score may be: a finite number, or NaN with a reason."""
@@ -120,7 +125,7 @@ class Result:
         return interchange.to_scib_table(self.results)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a JSON file, whole or not at all. An undefined value (NaN) is null there.
+        """Write everything but `cells` to a JSON file, whole or not at all. An undefined value (NaN) is null there.
 
         Raises
         ------
@@ -139,9 +144,26 @@ class Result:
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
         write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
 
+    def cells_to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write `cells` to a Parquet file with a row for each cell.
+
+        `from_json` finds them again where the file is called cells.parquet, in the folder of the JSON file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        write_cells(self.cells, self.results, path)
+
     @classmethod
-    def from_json(cls, path: str | os.PathLike[str]) -> Result:
+    def from_json(cls, path: str | os.PathLike[str], *, cells: bool = True) -> Result:
         """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        path : the file
+        cells : read cells.parquet from its folder as well, where there is one that belongs to these results
 
         Raises
         ------
@@ -160,10 +182,13 @@ class Result:
                 f"path={str(path)!r} has schema {schema!r}; this version of gpubench reads schema {SCHEMA}"
             )
         try:
-            rest = {field.name: content[field.name] for field in fields(cls) if field.name != "results"}
-            return cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
+            names = [field.name for field in fields(cls) if field.name not in ("results", "cells")]
+            rest = {name: content[name] for name in names}
+            result = cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
         except (KeyError, TypeError) as error:
             raise InputError(f"path={str(path)!r} is not a whole result ({error!r}); score again") from error
+        found = read_cells(Path(path).with_name(CELLS_NAME), result.results) if cells else None
+        return result if found is None else replace(result, cells=found)
 
     def to_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the timeline as a trace that https://ui.perfetto.dev and chrome://tracing open.

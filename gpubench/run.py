@@ -151,6 +151,7 @@ def score(
         skipped=run.skipped,
         failures=run.failures,
         interrupted=run.interrupted,
+        cells=run.cells,
     )
 
 

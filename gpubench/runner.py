@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
+from gpubench.cells import CellScores
 from gpubench.engines.embedding import Embedding
 from gpubench.errors import InputError, message_of
 from gpubench.metrics._checks import check_groups, check_several
@@ -76,6 +77,14 @@ class Inputs:
                 )
         return cls(options, scorers, columns, perturbation, pre_integrated)
 
+    def cells(self) -> CellScores:
+        """Where a run on these inputs keeps what its numbers are made of."""
+        groups = {
+            "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
+        }
+        n_cells = len(next(iter(groups.values()), ()))
+        return CellScores(n_cells, groups, self.columns.get("time"))
+
     def has(self, need: str) -> bool:
         """Whether this input of a task is given."""
         return self.perturbation is not None if need == "predictions" else need in self.columns
@@ -109,6 +118,7 @@ class Runner:
         self._engine = engine
         self._inputs = inputs
         self.rows: list[MetricResult] = []
+        self.cells = inputs.cells()
         self.skipped = skipped
         self.failures: list[dict[str, str]] = []
         self.interrupted = False
@@ -167,6 +177,7 @@ class Runner:
                     embedding,
                     pre_integrated=self._pre_integrated,
                     scorers=self._inputs.scorers,
+                    cells=self.cells,
                     **self._inputs.columns,
                 )
                 yield partial(self._task, task, given, note)

@@ -150,6 +150,8 @@ class Score(float):
     note : what was left out, or why the value is undefined (NaN)
     params : parameters that decided the number
     approximate : whether an approximate method was used
+    cells : (n,) float32 on the host, what the value is the mean of where it is a mean over cells (see
+        `MetricSpec.mean_over`), NaN for cells that were left out or not drawn; else None
     """
 
     n: int
@@ -157,6 +159,7 @@ class Score(float):
     note: str
     params: dict[str, Any]
     approximate: bool
+    cells: NDArray[np.float32] | None
 
     def __new__(
         cls,
@@ -167,6 +170,7 @@ class Score(float):
         note: str = "",
         params: Mapping[str, Any] | None = None,
         approximate: bool = False,
+        cells: NDArray[np.float32] | None = None,
     ) -> Self:
         """Make a score of `value`."""
         self = super().__new__(cls, value)
@@ -175,6 +179,7 @@ class Score(float):
         self.note = note
         self.params = dict(params or {})
         self.approximate = approximate
+        self.cells = cells
         return self
 
 

@@ -211,7 +211,7 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.out.isprintable() or set(filter(lambda c: not c.isprintable(), printed.out)) == {"\n"}
     assert f"Wrote {tmp_path / 'new' / 'r' / 'results.json'}\n" in printed.out
     written = names(tmp_path / "new" / "r")
-    assert written == ["results.csv", "results.json", "results.parquet"]
+    assert written == ["cells.parquet", "results.csv", "results.json", "results.parquet"]
     result = Result.from_json(tmp_path / "new" / "r" / "results.json")
     frame = pd.read_parquet(tmp_path / "new" / "r" / "results.parquet")
     assert frame["value"].tolist() == [result.value("silhouette_score")]
@@ -256,7 +256,7 @@ def test_an_older_result_is_replaced_and_that_is_said(out: Path, capsys: pytest.
 def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, "--out", str(tmp_path), "--report"]) == 0
     assert f"Wrote {tmp_path / 'report.html'}\n" in capsys.readouterr().out
-    assert names(tmp_path) == ["report.html", "results.json"]
+    assert names(tmp_path) == ["cells.parquet", "report.html", "results.json"]
     assert "Are labels separated in the embedding?" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -467,7 +467,7 @@ def test_a_full_disk_at_the_end_still_shows_the_scores(
 def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert names(tmp_path) == ["report.html", "results.csv", "results.json"]
+    assert names(tmp_path) == ["cells.parquet", "report.html", "results.csv", "results.json"]
     result = Result.from_json(tmp_path / "results.json")
     assert {row.task for row in result.results} == {"clustering", "embedding", "label_prediction", "batch_integration"}
     assert result.failures == []

@@ -22,12 +22,13 @@ PACKAGE = Path(gpubench.__file__).parent
 LAYERS = (
     ("errors", "types"),
     ("seeds",),
-    ("timeline",),
+    ("timeline", "cells"),
     ("data", "demo"),
     ("engines",),
     ("metrics",),
     ("tasks",),
     (
+        "cells_file",
         "files",
         "machine",
         "rows",

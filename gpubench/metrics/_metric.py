@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, cast
+from typing import Literal, ParamSpec, Protocol, cast
 
 from gpubench.types import Score
 
 P = ParamSpec("P")
+MeanOver = Literal["cells", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class MetricSpec:
     bounds : smallest and largest possible value
     higher_is_better : None where neither end is better
     description : one sentence for reports
+    mean_over : how the value follows from `Score.cells`: their mean, or the mean over labels of the means of each
+        label's cells
     """
 
     id: str
@@ -29,6 +32,7 @@ class MetricSpec:
     bounds: tuple[float, float]
     higher_is_better: bool | None
     description: str
+    mean_over: MeanOver = "cells"
 
 
 class Metric(Protocol[P]):
@@ -47,13 +51,14 @@ def metric(
     *,
     bounds: tuple[float, float],
     higher_is_better: bool | None = True,
+    mean_over: MeanOver = "cells",
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
     """Attach a `MetricSpec` to a function; its description is the first line of the docstring."""
 
     def attach(function: Callable[P, Score]) -> Metric[P]:
         published = cast("Metric[P]", function)
         description = (function.__doc__ or "").strip().splitlines()[0]
-        published.spec = MetricSpec(id, title, bounds, higher_is_better, description)
+        published.spec = MetricSpec(id, title, bounds, higher_is_better, description, mean_over)
         return published
 
     return attach

@@ -51,10 +51,13 @@ def sampled_silhouette(
     """
     engine = embedding.engine
     candidates = np.arange(len(clusters)) if among is None else among
+    cells = np.full(len(clusters), np.nan, np.float32)
 
     def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         widths = engine.silhouette_widths(x, clusters, groups, cells=candidates[drawn])
-        return (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
+        values = (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
+        cells[candidates[drawn]] = values
+        return values
 
     strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
     sizes = np.bincount(strata)
@@ -63,7 +66,7 @@ def sampled_silhouette(
     value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
     told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
     notes = "; ".join(part for part in (note, told) if part)
-    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes)
+    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes, cells=cells)
 
 
 def mean_of_labels(

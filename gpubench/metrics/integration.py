@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import on_engine
 from gpubench.errors import InputError
+from gpubench.metrics._cells import one_for_each
 from gpubench.metrics._checks import check_several
 from gpubench.metrics._metric import metric
 from gpubench.metrics._search import search_params
@@ -56,10 +57,12 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     note = "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"
     knn = embedding.knn(used - 1)
     entropy = embedding.engine.neighbor_entropy(knn, batches.codes, batches.n_classes)
+    largest = np.log(batches.n_classes)
     return Score(
-        min(1.0, float(entropy.mean() / np.log(batches.n_classes))),  # rounding may pass the bound of even mixing
+        min(1.0, float(entropy.mean() / largest)),  # rounding may pass the bound of even mixing
         n=embedding.n,
         note=note,
         params={"n_neighbors": used, **search_params(knn)},
         approximate=not knn.exact,
+        cells=one_for_each(entropy / largest),
     )

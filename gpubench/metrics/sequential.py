@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.data import as_numeric
 from gpubench.engines.embedding import Embedding, on_engine
 from gpubench.errors import InputError
+from gpubench.metrics._cells import one_for_each
 from gpubench.metrics._metric import metric
 from gpubench.metrics._search import search_params
 from gpubench.types import Score
@@ -83,12 +84,15 @@ def sequential_alignment(
     baseline = _mean_pair_distance(times)
     if times.min() == times.max() or baseline == 0:  # 0 too where they differ by less than float64 resolves
         same = "all cells have the same time"
-        return Score(1.0 if normalize else 0.0, n=n, note=same, params=params)
+        value = 1.0 if normalize else 0.0
+        return Score(value, n=n, note=same, params=params, cells=np.full(n, value, np.float32))
     k_per_cell = _adaptive_k(embedding, k) if adaptive_k else None
     knn = embedding.knn(k if k_per_cell is None else int(k_per_cell.max()))
-    observed = float(embedding.engine.neighbor_value_distance(knn, times, k_per_cell).mean())
+    distances = embedding.engine.neighbor_value_distance(knn, times, k_per_cell)
+    observed = float(distances.mean())
     value = float(np.clip(1 - observed / baseline, 0, 1)) if normalize else observed
-    return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact)
+    cells = one_for_each(1 - distances / baseline if normalize else distances)
+    return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact, cells=cells)
 
 
 def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:

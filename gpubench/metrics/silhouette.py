@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.errors import InputError
+from gpubench.metrics._cells import one_for_each
 from gpubench.metrics._checks import check_groups
 from gpubench.metrics._metric import metric
 from gpubench.metrics._sampling import sampled_silhouette, too_many
@@ -62,10 +63,11 @@ def silhouette_label(
     if metric == "euclidean" and too_many(embedding, np.array([embedding.n])):
         return sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
     widths = _label_widths(embedding, encoded, metric)
-    return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params)
+    cells = one_for_each((widths + 1) / 2)
+    return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
 
 
-@metric("isolated_labels", "Isolated labels", bounds=(0, 1))
+@metric("isolated_labels", "Isolated labels", bounds=(0, 1), mean_over="labels")
 def isolated_labels(
     X: Any, labels: Any, batch: Any, *, iso_threshold: int | None = None, engine: Engine | str | None = None
 ) -> Score:
@@ -109,13 +111,14 @@ def isolated_labels(
         return sampled_silhouette(
             embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes])
         )
-    widths = _label_widths(embedding, label, "euclidean")
-    sums = np.bincount(label.codes, weights=(widths + 1) / 2)
-    n = int(n_cells[isolated].sum())
-    return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=n, params=params)
+    values = (_label_widths(embedding, label, "euclidean") + 1) / 2
+    sums = np.bincount(label.codes, weights=values)
+    kept = isolated[label.codes]
+    cells = one_for_each(values[kept], kept)
+    return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=int(kept.sum()), params=params, cells=cells)
 
 
-@metric("batch_silhouette", "Silhouette (batches within labels)", bounds=(0, 1))
+@metric("batch_silhouette", "Silhouette (batches within labels)", bounds=(0, 1), mean_over="labels")
 def silhouette_batch(
     X: Any, labels: Any, batch: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
 ) -> Score:
@@ -162,13 +165,15 @@ def silhouette_batch(
     keep = usable[label.codes]
     codes, cells = label.codes[keep], _cells(embedding, keep)
     if metric == "euclidean" and too_many(embedding, n_cells[usable]):
-        return sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
+        score = sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
+        assert score.cells is not None
+        score.cells = one_for_each(score.cells, keep)
+        return score
     widths = embedding.engine.silhouette_widths(cells, batches.codes[keep], groups=codes, metric=metric)
-    value = _mean_of_labels(1 - np.abs(widths), codes, usable)
-    return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
+    return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
 
 
-@metric("bras", "BRAS", bounds=(0, 1))
+@metric("bras", "BRAS", bounds=(0, 1), mean_over="labels")
 def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
     r"""How well batches are mixed within each label: as `batch_silhouette`, but against all other batches together.
 
@@ -218,8 +223,7 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     others = np.maximum((n_label - 1) * to_label - (n_own - 1) * np.where(alone, 0, own), 0) / (n_label - n_own)
     largest = np.maximum(np.where(alone, 0, own), others)
     widths = np.divide(others - own, largest, out=np.zeros(len(own)), where=(largest > 0) & ~alone)
-    value = _mean_of_labels(1 - np.abs(widths), codes, usable)
-    return Score(value, n=int(keep.sum()), note=_left_out(label, usable), params=params)
+    return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
 
 
 _NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
@@ -251,10 +255,20 @@ def _cells(embedding: Embedding, keep: NDArray[np.bool_]) -> Array:
     return embedding.x if keep.all() else embedding.x[keep]
 
 
-def _mean_of_labels(values: NDArray[np.float64], codes: NDArray[np.int32], used: NDArray[np.bool_]) -> float:
-    """Mean over the labels that are used of the mean over their cells."""
+def _mean_of_labels(
+    values: NDArray[np.float64],
+    labels: Labels,
+    keep: NDArray[np.bool_],
+    used: NDArray[np.bool_],
+    params: dict[str, Any],
+) -> Score:
+    """Mean over the labels that are used of the mean over their cells, which are those to keep."""
+    codes = labels.codes[keep]
     sums = np.bincount(codes, weights=values, minlength=len(used))
-    return float((sums[used] / np.bincount(codes, minlength=len(used))[used]).mean())
+    means = sums[used] / np.bincount(codes, minlength=len(used))[used]
+    return Score(
+        float(means.mean()), n=len(codes), note=_left_out(labels, used), params=params, cells=one_for_each(values, keep)
+    )
 
 
 def _check_distance(metric: str) -> None:

@@ -15,6 +15,7 @@ from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.errors import InputError
 from gpubench.metrics._outcome import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
 from gpubench.tasks._folds import Fold
+from gpubench.tasks._predicted import Answers, keep_answers
 from gpubench.tasks._scaling import Scaling
 from gpubench.tasks._task import TaskInput, to_row
 from gpubench.types import Array, Labels, MetricResult, Score
@@ -103,6 +104,7 @@ class TestSet:
     x : (m, d) float32
     codes : (m,) their classes
     scored : classes that the test set is meant to hold; None: all
+    cells : (m,) the rows of the embedding that they are; None where samples of merged cells are tested
     undefined : why nothing can be scored, or empty
     """
 
@@ -110,6 +112,15 @@ class TestSet:
     codes: NDArray[np.int32]
     scored: Sequence[int] | None = None
     undefined: str = ""
+    cells: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """The scores on a test set, and the answers that they count, where its cells are cells of the embedding."""
+
+    scores: Scores
+    answers: Answers | None = None
 
 
 class Contest:
@@ -137,20 +148,21 @@ class Contest:
 
     def train_and_score(
         self, kind: ClassifierKind, x: Array, labels: Labels, scaling: Scaling, tests: Sequence[TestSet]
-    ) -> list[Scores]:
+    ) -> list[Tested]:
         """Train once on the cells `x`, which are overwritten, and score on each test set."""
         if all(test.undefined for test in tests):
-            return [self._undefined(test, test.undefined) for test in tests]
+            return [Tested(self._undefined(test, test.undefined)) for test in tests]
         classifier = self._engine.classifier(kind, **self._recipe.params.get(kind, {}))
         try:
             trained = Trained(self._engine, classifier, x, labels, None if kind in UNSCALED else scaling)
         except InputError as error:
-            return [self._undefined(test, test.undefined or f"{kind} cannot be trained: {error}") for test in tests]
+            reason = f"{kind} cannot be trained: {error}"
+            return [Tested(self._undefined(test, test.undefined or reason)) for test in tests]
         return [self._score(trained, test) for test in tests]
 
-    def _score(self, trained: Trained, test: TestSet) -> Scores:
+    def _score(self, trained: Trained, test: TestSet) -> Tested:
         if test.undefined:
-            return self._undefined(test, test.undefined)
+            return Tested(self._undefined(test, test.undefined))
         proba = trained.predict_proba(test.x)
         predicted = self._engine.to_host(proba.argmax(axis=1)).astype(np.int32)
         outcome = Outcome(self._engine, test.codes, predicted, trained.names, proba, test.scored)
@@ -160,7 +172,8 @@ class Contest:
             note = f"AUROC is undefined: no training cells of {quoted(unseen)}"
             scores["auroc"] = Score(np.nan, n=outcome.n, note=note)
         scores |= self._users_scores(trained, test, proba)
-        return {name: _noting(score, trained.note) for name, score in scores.items()}
+        answers = None if test.cells is None else Answers(test.cells, predicted, trained.names)
+        return Tested({name: _noting(score, trained.note) for name, score in scores.items()}, answers)
 
     def _users_scores(self, trained: Trained, test: TestSet, proba: Array) -> Scores:
         if not self._scorers:
@@ -183,6 +196,8 @@ class Contest:
         folds: Sequence[Fold],
         params: Mapping[str, Any],
         note: str,
+        *,
+        cells: NDArray[np.int64] | None,
     ) -> Iterator[MetricResult]:
         """Yield the means over folds of each classifier as it is ready, then their mean.
 
@@ -193,22 +208,31 @@ class Contest:
         labels : (m,) theirs
         folds : of the m cells
         params, note : put into every row
+        cells : (m,) the rows of the embedding that they are, whose answers are kept; None where samples are scored
         """
         scalings = [self.scaling(x[rows[fold.train]]) for fold in folds]
         by_classifier: list[list[Scores]] = []
         for kind in KINDS:
             begin = time.perf_counter()
-            of_folds: list[Scores] = []
+            of_folds: list[Tested] = []
             with self._engine.timeline.stage(kind):
                 for fold, scaling in zip(folds, scalings, strict=True):
                     training = replace(labels, codes=labels.codes[fold.train])
-                    test = TestSet(x[rows[fold.test]], labels.codes[fold.test])
+                    tested_cells = None if cells is None else cells[fold.test]
+                    test = TestSet(x[rows[fold.test]], labels.codes[fold.test], cells=tested_cells)
                     of_folds += self.train_and_score(kind, x[rows[fold.train]], training, scaling, [test])
                     self._engine.timeline.advance(len(of_folds), len(folds))
-            by_classifier.append(of_folds)
-            means = {name: mean_over_folds([scores[name] for scores in of_folds]) for name in self.ids}
+            self.keep_answers(kind, params, of_folds)
+            by_classifier.append([tested.scores for tested in of_folds])
+            means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self.ids}
             yield from self.to_rows(means, {**params, "classifier": kind}, note, MEAN_FOLD, time.perf_counter() - begin)
         yield from self.mean_rows(by_classifier, params, note, MEAN_FOLD)
+
+    def keep_answers(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[Tested]) -> None:
+        """Keep what a classifier said of cells, in one column for all that it, so trained, was tested on."""
+        trained_on = {name: value for name, value in params.items() if name != "test_species"}
+        answers = [test.answers for test in tested if test.answers is not None]
+        keep_answers(self._given, self._recipe.task, {**trained_on, "classifier": kind}, answers)
 
     def undefined_rows(self, n: int, reason: str, params: Mapping[str, Any], prefix: str) -> Iterator[MetricResult]:
         """Yield the rows of all classifiers and of their mean, where nothing could be scored."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
+from gpubench.cells import CellColumn, CellScores
 from gpubench.engines.embedding import Embedding
 from gpubench.errors import InputError
 from gpubench.metrics._metric import Metric
@@ -95,6 +96,7 @@ class TaskInput:
     perturbation : predictions beside the dataset's differential expression
     pre_integrated : the same cells before their batches were integrated, or None where not given
     scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
+    cells : where the task leaves what its numbers are made of
     """
 
     engine: Engine
@@ -110,6 +112,7 @@ class TaskInput:
     perturbation: PerturbationData | None = None
     pre_integrated: Embedding | None = None
     scorers: Mapping[str, Any] = field(default_factory=dict)
+    cells: CellScores = field(default_factory=CellScores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +149,15 @@ def require(value: T | None) -> T:
 
 
 def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwargs: P.kwargs) -> MetricResult:
-    """Compute one metric in a stage of its own and make its row."""
+    """Compute one metric in a stage of its own and make its row; what it is the mean of is kept in `given.cells`."""
     begin = time.perf_counter()
-    with given.engine.timeline.stage(metric.spec.id):
+    spec = metric.spec
+    with given.engine.timeline.stage(spec.id):
         score = metric(*args, **kwargs)
-    return to_row(given.name, task, metric.spec.id, score, seconds=time.perf_counter() - begin)
+    if score.cells is not None:
+        column = CellColumn(given.name, task, spec.id, score.cells, mean_over=spec.mean_over)
+        given.cells.columns.append(column)
+    return to_row(given.name, task, spec.id, score, seconds=time.perf_counter() - begin)
 
 
 def with_note(row: MetricResult, note: str) -> MetricResult:

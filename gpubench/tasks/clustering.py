@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gpubench.cells import CLUSTER, CellColumn
 from gpubench.metrics._search import search_params
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
@@ -23,6 +24,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     )
     used = min(options.n_cluster_neighbors, embedding.n)
     knn = embedding.knn(used - 1)  # the graph that the clusters were found in
+    given.cells.columns.append(CellColumn(given.name, ID, CLUSTER, clusters.codes, names=clusters.names))
     cut = f"n_cluster_neighbors cut from {options.n_cluster_neighbors} to {used}, the number of cells"
     for metric in (adjusted_rand_index, normalized_mutual_info):
         row = measure(given, ID, metric, label, clusters, engine=given.engine)

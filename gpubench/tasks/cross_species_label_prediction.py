@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,8 @@ from gpubench.tasks._task import Task, TaskInput, require
 from gpubench.types import Array, Labels, MetricResult
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpubench.engines.base import Engine
 
 ID = "cross_species_label_prediction"
@@ -35,6 +37,7 @@ class Species:
     label : (n,) theirs
     sample : (n,) theirs, or None
     note : on the aggregation
+    rows : (n,) the rows of the embedding that they are; None for samples
     """
 
     name: str
@@ -42,6 +45,7 @@ class Species:
     label: Labels
     sample: Labels | None
     note: str
+    rows: NDArray[np.int64] | None = None
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
@@ -62,7 +66,7 @@ def _split(given: TaskInput) -> list[Species]:
     for code, name in enumerate(species.names):
         rows = np.flatnonzero(species.codes == code)
         sample = take_labels(given.sample, rows) if given.sample else None
-        part = Species(name, x[rows], take_labels(label, rows), sample, "")
+        part = Species(name, x[rows], take_labels(label, rows), sample, "", rows)
         parts.append(_aggregate(given, part))
     return parts
 
@@ -73,7 +77,7 @@ def _aggregate(given: TaskInput, cells: Species) -> Species:
     if how == "none":
         return cells
     if cells.sample is None:
-        return Species(cells.name, cells.x, cells.label, None, NO_SAMPLES)
+        return replace(cells, note=NO_SAMPLES)
     sample = cells.sample
     merged = (_means if how == "mean" else _medians)(given.engine, cells.x, sample)
     _, first = np.unique(sample.codes, return_index=True)
@@ -101,7 +105,8 @@ def _within(given: TaskInput, contest: Contest, cells: Species) -> Iterator[Metr
         yield from contest.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
         return
     every_row = np.arange(len(cells.label))
-    yield from contest.cross_validate(cells.x, every_row, cells.label, folds, params, joined(cells.note, scarce))
+    note = joined(cells.note, scarce)
+    yield from contest.cross_validate(cells.x, every_row, cells.label, folds, params, note, cells=cells.rows)
 
 
 def _across(given: TaskInput, contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
@@ -112,10 +117,11 @@ def _across(given: TaskInput, contest: Contest, train: Species, others: list[Spe
     for kind in KINDS:
         begin = time.perf_counter()
         with given.engine.timeline.stage(kind):
-            scores = contest.train_and_score(kind, train.x.copy(), train.label, scaling, [test for test, _ in tests])
-        by_kind.append(scores)
+            tested = contest.train_and_score(kind, train.x.copy(), train.label, scaling, [test for test, _ in tests])
+        contest.keep_answers(kind, {"train_species": train.name}, tested)
+        by_kind.append([test.scores for test in tested])
         seconds = (time.perf_counter() - begin) / len(tests)
-        for other, (_, note), of_test in zip(others, tests, scores, strict=True):
+        for other, (_, note), of_test in zip(others, tests, by_kind[-1], strict=True):
             params = {"train_species": train.name, "test_species": other.name, "classifier": kind}
             yield from contest.to_rows(of_test, params, note, seconds=seconds)
     for i, (other, (_, note)) in enumerate(zip(others, tests, strict=True)):
@@ -142,7 +148,8 @@ def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:
         undefined = (
             f"{train.name} and {other.name} have {len(shared)} of the two labels in common that prediction needs"
         )
-    return TestSet(other.x[rows], codes[rows], shared, undefined), note
+    tested_cells = None if other.rows is None else other.rows[rows]
+    return TestSet(other.x[rows], codes[rows], shared, undefined, tested_cells), note
 
 
 TASK = Task(

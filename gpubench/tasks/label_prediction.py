@@ -25,7 +25,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     contest = Contest(given, RECIPE)
     rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
     folds, scarce = stratified_folds(label, options.n_folds, given.engine.seed)
-    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, joined(left_out, scarce))
+    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, joined(left_out, scarce), cells=rows)
 
 
 def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:
