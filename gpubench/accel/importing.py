@@ -8,6 +8,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from gpubench.accel.deferring import deferred
+
 
 class ImportHook(MetaPathFinder):
     """Calls back when one of some modules has been executed, before anything can import names from it."""
@@ -36,7 +38,8 @@ class ImportHook(MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_tell(module: ModuleType) -> None:
-            execute(module)
+            with deferred(spec.name):
+                execute(module)
             self._then(spec.name)
 
         # On the loader of this one module: a loader of our own would hide what the module's loader can do besides.

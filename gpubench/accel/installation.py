@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from gpubench.accel.calls import logger
+from gpubench.accel.deferring import DEFERRED
 from gpubench.accel.importing import ImportHook
 from gpubench.accel.patching import Applied, LocalName, Patch, apply, held_elsewhere, read, restore, swap_names
 from gpubench.accel.targets import TARGETS, check_version, tables
@@ -40,7 +41,7 @@ class Installation:
         self._patches = list(dict.fromkeys(patch for name in self.targets for patch in TARGETS[name]))
         self._applied: list[Applied] = []
         self._checked: set[str] = set()
-        self._hook = ImportHook({patch.module for patch in self._patches}, self._patch_module)
+        self._hook = ImportHook({*DEFERRED, *(patch.module for patch in self._patches)}, self._patch_module)
 
     def put_in_place(self) -> None:
         """Patch what is imported already, under every name, and wait for the rest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,9 @@ def _forest_class(n: int) -> tuple[Any, str]:
     if n > FEW_CELLS and find_spec("sklearnex"):
         from sklearnex.ensemble import RandomForestClassifier
 
+        told = logging.getLogger("sklearnex")
+        if told.level == logging.NOTSET:  # else SKLEARNEX_VERBOSE is set: somebody wants to hear of each call
+            told.setLevel(logging.WARNING)
         return RandomForestClassifier, "scikit-learn-intelex"
     from sklearn.ensemble import RandomForestClassifier
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from gpubench.engines.cpu_parallel import one_blas_thread
 from gpubench.types import Graph, Knn
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def diffusion_map(graph: Graph, cells: NDArray[np.int64], n_components: int, see
     part = whole[cells][:, cells]
     kernel = _scaled(part, 1 / part.sum(axis=1))
     walk = _scaled(kernel, 1 / np.sqrt(kernel.sum(axis=1)))
-    with threadpool_limits(1, user_api="blas"):  # with more, BLAS sums in another order
+    with one_blas_thread():
         values, vectors = _leading_eigenvectors(walk, min(n_components, len(cells) - 1), seed)
     rounded = values.astype(np.float32)
     with np.errstate(divide="ignore"):

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from gpubench.engines import logistic
+from gpubench.engines.cpu_parallel import one_blas_thread
 from gpubench.engines.logistic import Sums
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class LogisticRegression(logistic.LogisticRegression):
         self, x: NDArray[np.float32], y: NDArray[np.intp], n_classes: int, penalty: float
     ) -> Iterator[logistic.Objective]:
         # our threads share the cells out; BLAS's own would get in their way
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.n_threads, "gpubench") as pool:
+        with one_blas_thread(), ThreadPoolExecutor(self.n_threads, "gpubench") as pool:
             yield _Objective(x, y, n_classes, penalty, pool, self.n_threads)
 
     def decision_function(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (m, n_classes); minus infinity for a class that had no cells."""
         logits = np.full((len(x), self._n_classes), -np.inf)
         step = _tile_rows(x.shape[1], self._n_classes)
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             for start in range(0, len(x), step):
                 rows = slice(start, start + step)
                 logits[rows, self._present] = x[rows] @ self._weights.T + self._intercepts

@@ -7,12 +7,15 @@ threads would only fight over the same cores.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from gpubench.engines.work import Work
@@ -26,6 +29,21 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """While it is open, BLAS computes on the thread that calls it: with more, it sums in another order."""
+    limited: AbstractContextManager[Any] = _blas(len(sys.modules)).limit(limits=1)
+    return limited
+
+
+@lru_cache(maxsize=1)
+def _blas(n_modules: int) -> ThreadpoolController:  # noqa: ARG001
+    """The BLAS libraries of this process, looked for again when modules were imported: they may bring another one.
+
+    Looking takes milliseconds, which is what many small calls would spend most of their time on.
+    """
+    return ThreadpoolController().select(user_api="blas")
 
 
 class Workers:
@@ -49,7 +67,7 @@ class Workers:
         if not items:
             return
         queue = _Queue(items)
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             if self.n_threads == 1 or len(items) == 1:
                 worker = make_worker()
                 while (item := queue.take()) is not None:
