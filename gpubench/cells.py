@@ -45,6 +45,22 @@ class CellColumn:
     mean_over: Literal["cells", "labels"] = "cells"
 
 
+@dataclass(frozen=True, slots=True)
+class CellView:
+    """Cells in two dimensions, for looking at.
+
+    Attributes
+    ----------
+    title : what the dimensions are
+    rows : (m,) the cells that are drawn, ascending; of many a random sample
+    xy : (m, 2) float32, where they are
+    """
+
+    title: str
+    rows: NDArray[np.int64]
+    xy: NDArray[np.float32]
+
+
 @dataclass(slots=True)
 class CellScores:
     """What a run keeps of each cell.
@@ -55,12 +71,14 @@ class CellScores:
     groups : "label", "batch", "species", "sample", "time" -> the cells' groups, of those that were given
     times : (n,) float64, or None where no time was given
     columns : in the order in which they were computed
+    views : embedding -> how it looks; with the one key "" where all are drawn on coordinates that came with the cells
     """
 
     n_cells: int = 0
     groups: dict[str, Labels] = field(default_factory=dict)
     times: NDArray[np.float64] | None = None
     columns: list[CellColumn] = field(default_factory=list)
+    views: dict[str, CellView] = field(default_factory=dict)
 
     def select(self, **wanted: Any) -> list[CellColumn]:
         """Columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench import rows
-from gpubench.cells import CellColumn, CellScores
+from gpubench.cells import CellColumn, CellScores, CellView
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.types import Labels, MetricResult
@@ -33,8 +33,8 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     """Write a table with a row for each cell, whole or not at all.
 
     Groups of the cells come first, each named by its role, then the times, then a column for each score, named
-    "embedding/task/metric" and its parameters. Classes are categories; what tells the columns apart and which results
-    they belong to is in the metadata of the schema.
+    "embedding/task/metric" and its parameters, and two for each view, NaN for cells that are not drawn. Classes are
+    categories; what tells the columns apart and which results they belong to is in the metadata of the schema.
 
     Parameters
     ----------
@@ -45,6 +45,7 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     InputError
         The file cannot be written.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,6 +63,12 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
         columns.append((name, array))
         fields = ("embedding", "task", "metric", "params", "names", "mean_over")
         described.append({"kind": "score", **{field: getattr(column, field) for field in fields}})
+    for embedding, view in cells.views.items():
+        for axis in (0, 1):
+            whole = np.full(cells.n_cells, np.nan, np.float32)
+            whole[view.rows] = view.xy[:, axis]
+            columns.append((f"{embedding}/view/{axis + 1}", pa.array(whole)))
+            described.append({"kind": f"view {axis}", "embedding": embedding, "title": view.title})
     content = {"schema": SCHEMA, "results": _digest(results), "n_cells": cells.n_cells, "columns": described}
     table = pa.table([array for _, array in columns], [_utf8(name) for name, _ in columns])
     table = table.replace_schema_metadata({_KEY: json.dumps(rows.plain(content))})
@@ -76,6 +83,7 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
     InputError
         The file cannot be read, or is of a layout that this version does not know.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,7 +107,11 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
             cells.groups[described["role"]] = Labels(codes, tuple(described["names"]), described["key"])
         elif kind == "times":
             cells.times = table.column(i).to_numpy()
-        else:
+        elif kind == "view 0":
+            xy = np.stack([table.column(j).to_numpy() for j in (i, i + 1)], axis=1)
+            rows_drawn = np.flatnonzero(~np.isnan(xy).any(axis=1))
+            cells.views[described["embedding"]] = CellView(described["title"], rows_drawn, xy[rows_drawn])
+        elif kind == "score":
             names = described.pop("names")
             values = table.column(i).to_numpy() if names is None else _codes(table.column(i), names)
             cells.columns.append(CellColumn(values=values, names=None if names is None else tuple(names), **described))

@@ -15,6 +15,7 @@ from gpubench.errors import InputError, message_of
 from gpubench.metrics._checks import check_groups, check_several
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
+from gpubench.views import given_view, principal_view
 
 if TYPE_CHECKING:
     from gpubench.data import Rows
@@ -150,6 +151,10 @@ class Runner:
             if self._inputs.pre_integrated is not None:
                 before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
                 self._pre_integrated = Embedding(self._engine, before, "pre_integrated")
+            with self._engine.timeline.stage("view"):
+                view = given_view(data, dataset.n_cells, self._engine.seed)
+            if view is not None:
+                self.cells.views[""] = view
             for name, matrix in dataset.embeddings.items():
                 yield from self._embedding(name, matrix, of_embeddings)
             for baseline in baselines:
@@ -168,6 +173,9 @@ class Runner:
             if x is None:
                 return
             embedding = Embedding(self._engine, x, name)
+            if "" not in self.cells.views:
+                with timeline.stage("view"):
+                    self.cells.views[name] = principal_view(embedding, self._engine.seed)
             tasks = self._with_graph(embedding, tasks)
             for task in tasks:
                 given = TaskInput(

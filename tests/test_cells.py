@@ -12,7 +12,7 @@ import pytest
 from cells import make_cells
 
 import gpubench as gb
-from gpubench.cells import CLUSTER, PREDICTED, CellColumn, CellScores
+from gpubench.cells import CLUSTER, PREDICTED, CellColumn, CellScores, CellView
 from gpubench.cells_file import read_cells, write_cells
 from gpubench.data import encode_labels
 from gpubench.engines.base import Engine
@@ -160,6 +160,11 @@ def same(a: CellScores, b: CellScores) -> None:
         for field in ("embedding", "task", "metric", "names", "mean_over"):
             assert getattr(one, field) == getattr(other, field)
         assert dict(one.params) == dict(other.params)
+    assert a.views.keys() == b.views.keys()
+    for key, view in a.views.items():
+        assert view.title == b.views[key].title
+        assert np.array_equal(view.rows, b.views[key].rows)
+        assert np.array_equal(view.xy, b.views[key].xy)
 
 
 def test_the_file_holds_everything(result: Result, tmp_path: Path) -> None:
@@ -180,7 +185,8 @@ def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
     codes = np.array([4, 1, 0, 2, 0], np.int32)
     column = CellColumn("X", "t", CLUSTER, np.array([-1, 3, 3, 0, -1], np.int32), {"classifier": "lr"}, names)
     number = CellColumn("X\udc80", "t", "m", np.array([np.nan, 1, 2, 3, 4], np.float32), mean_over="labels")
-    cells = CellScores(5, {"label": Labels(codes, names, "key")}, columns=[column, number, number])
+    view = CellView("X_umap", np.array([1, 2, 4]), np.ones((3, 2), np.float32))
+    cells = CellScores(5, {"label": Labels(codes, names, "key")}, None, [column, number, number], {"": view})
     write_cells(cells, [], tmp_path / "c.parquet")
     read = read_cells(tmp_path / "c.parquet", [])
     assert read is not None

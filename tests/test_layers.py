@@ -34,6 +34,7 @@ LAYERS = (
         "rows",
         "interchange",
         "table",
+        "views",
         "provenance",
         "result",
         "comparability",

@@ -10,7 +10,7 @@ from gpubench.data.messages import close_matches
 from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
-from gpubench.data.reading import read, read_matrix
+from gpubench.data.reading import has_embedding, read, read_matrix
 from gpubench.data.rows import DeviceRows, StackedRows, read_rows
 from gpubench.data.species import read_species
 
@@ -29,6 +29,7 @@ __all__ = [
     "encode_labels",
     "expression_baseline",
     "fingerprint",
+    "has_embedding",
     "pca_baseline",
     "prepare_perturbation",
     "read",

@@ -40,6 +40,10 @@ class AnnDataSource(ABC):
             raise InputError(f"{self.where} has no embedding in obsm; add one, or name 'X' or a layer in embeddings")
         raise InputError(f"{self.where} has several embeddings; name one or more in embeddings: {quoted(keys)}")
 
+    def has(self, name: str) -> bool:
+        """Whether it is a key of obsm."""
+        return name in self._obsm_keys()
+
     def embedding(self, name: str) -> Any:
         """A matrix of obsm, X, or a layer."""
         return self._matrix(*self._place(name))

@@ -106,6 +106,16 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
         return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
 
 
+def has_embedding(source: Any, name: str) -> bool:
+    """Whether a source as in `read` has an embedding of that name."""
+    if _is_path(source) and Path(source).name.lower().endswith(
+        tuple(_MATRICES)
+    ):  # has no names, and may be slow to open
+        return False
+    with reading_source(source):
+        return open_source(source).has(name)
+
+
 def open_source(source: Any) -> Source:
     """Find out what the input is, and open it."""
     if _is_path(source):

@@ -51,6 +51,9 @@ class Source(Protocol):
             A name that does not exist; or None where there is a choice.
         """
 
+    def has(self, name: str) -> bool:
+        """Whether an embedding of its own has that name."""
+
     def embedding(self, name: str) -> Any:
         """One of the chosen embeddings: anything that `as_rows` takes."""
 
@@ -90,6 +93,10 @@ class NamedArrays:
                 raise unknown_embedding(name, self.where, self._names)
         return chosen
 
+    def has(self, name: str) -> bool:
+        """Whether one of the arrays has that name."""
+        return name in self._names
+
     def embedding(self, name: str) -> Any:
         """The matrix of that name."""
         return self._arrays[name]
@@ -126,6 +133,10 @@ class OneMatrix:
         if len(wanted) > 1:
             raise InputError(f"embeddings names {quoted(wanted)}, but {self.where} is one matrix; give one name")
         return wanted
+
+    def has(self, name: str) -> bool:  # noqa: ARG002 - a single matrix has no name of its own
+        """None has."""
+        return False
 
     def embedding(self, name: str) -> Any:  # noqa: ARG002 - one matrix answers to every name
         """The matrix, whatever it is called."""
