@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpubench import data, metrics, tasks
+    from gpubench import data, datasets, metrics, tasks
     from gpubench.comparison import compare
     from gpubench.engines import get_engine
     from gpubench.errors import EngineUnavailable, GpubenchError, InputError
@@ -26,6 +26,7 @@ __all__ = [
     "Result",
     "compare",
     "data",
+    "datasets",
     "get_engine",
     "metrics",
     "report",
@@ -46,7 +47,7 @@ _LAZY = {
     "GpubenchError": "gpubench.errors",
     "InputError": "gpubench.errors",
 }
-_MODULES = ("data", "metrics", "tasks")
+_MODULES = ("data", "datasets", "metrics", "tasks")
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _cannot_write(target.parent, error, f"{target.name} cannot be written to {target.parent}") from error
+        raise cannot_write(target.parent, error, f"{target.name} cannot be written to {target.parent}") from error
 
 
 def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:
@@ -71,9 +71,10 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
         with tempfile.TemporaryFile(dir=nearest) as file:
             file.write(b"\0")
     except OSError as error:
-        raise _cannot_write(nearest, error, f"{name}={str(folder)!r} cannot be written") from error
+        raise cannot_write(nearest, error, f"{name}={str(folder)!r} cannot be written") from error
 
 
-def _cannot_write(folder: Path, error: OSError, what: str) -> InputError:
+def cannot_write(folder: Path, error: OSError, what: str) -> InputError:
+    """Make the error of a file that cannot be written, with what to do about it."""
     remedy = _REMEDIES.get(error.errno or 0, _NO_PERMISSION)
     return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}")

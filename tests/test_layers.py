@@ -29,7 +29,9 @@ LAYERS = (
     ("tasks",),
     (
         "cells_file",
+        "documents",
         "files",
+        "folders",
         "machine",
         "rows",
         "interchange",
@@ -41,6 +43,7 @@ LAYERS = (
         "comparison",
         "comparison_table",
     ),
+    ("datasets",),
     ("runner",),
     ("run",),
     ("reporting",),
@@ -70,17 +73,21 @@ HEAVY = {
     "anndata",
     "cupy",
     "faiss",
+    "filelock",
     "h5py",
     "igraph",
     "jinja2",
     "matplotlib",
     "numba",
     "pandas",
+    "platformdirs",
     "pyarrow",
+    "requests",
     "rich",
     "scipy",
     "sklearn",
     "torch",
+    "yaml",
 }
 
 
@@ -170,7 +177,9 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".accel", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"])
+@pytest.mark.parametrize(
+    "module", ["", ".accel", ".datasets", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"]
+)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     loaded = run_python(f"import sys, gpubench{module}; print(*sys.modules)").split()
     assert f"gpubench{module}" in loaded

@@ -5,6 +5,7 @@ from gpubench.data.categorical import CategoricalColumn
 from gpubench.data.columns import as_numeric, encode_labels
 from gpubench.data.digest import fingerprint
 from gpubench.data.finite import FiniteCheck
+from gpubench.data.loading import load_anndata
 from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import close_matches
 from gpubench.data.perturbation import PerturbationData, read_perturbation
@@ -30,6 +31,7 @@ __all__ = [
     "expression_baseline",
     "fingerprint",
     "has_embedding",
+    "load_anndata",
     "pca_baseline",
     "prepare_perturbation",
     "read",

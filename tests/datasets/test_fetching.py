@@ -1,0 +1,390 @@
+"""Fetching from a real S3 server, with all that can go wrong: nothing is lost, and no half file has a whole name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3
+
+from gpubench.datasets import fetching
+from gpubench.datasets.cache import part_of, place_of
+from gpubench.datasets.entry import Entry
+from gpubench.datasets.fetching import fetch
+from gpubench.datasets.remote import Remote
+from gpubench.errors import InputError
+
+Put = Callable[..., str]
+
+
+@pytest.fixture
+def entry(put: Put, cache: Path, content: bytes) -> Entry:
+    """A dataset on S3."""
+    return Entry("cells", put("folder/cells.h5ad", content), where="my.yaml:3")
+
+
+def part(entry: Entry) -> Path:
+    assert entry.path is not None
+    return part_of(place_of(entry), Remote(entry.path).stat())
+
+
+def under_whole_names(cache: Path) -> list[str]:
+    """Files in the cache that claim to be a dataset."""
+    return sorted(p.name for p in cache.rglob("*") if p.is_file() and p.suffix not in (".part", ".lock", ".json"))
+
+
+def test_a_file_is_fetched_checked_and_kept(entry: Entry, cache: Path, content: bytes, proxy: s3.Proxy) -> None:
+    place, record = fetch(entry)
+    assert place == cache / "datasets" / s3.BUCKET / "folder" / "cells.h5ad"
+    assert place.read_bytes() == content
+    assert (record.size, record.checked, record.sha256) == (len(content), "md5", hashlib.sha256(content).hexdigest())
+    assert not list(cache.rglob("*.part"))
+    assert proxy.gets() == [""]
+    assert "Authorization" not in proxy.requests[0][1]
+
+
+def test_what_is_in_the_cache_needs_no_network(
+    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(entry)
+    proxy.reset()
+    monkeypatch.setenv("GPUBENCH_OFFLINE", "1")
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.requests == []
+
+
+def test_offline_nothing_is_asked(entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBENCH_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"'cells' is not in the cache .* GPUBENCH_OFFLINE is set; unset it"):
+        fetch(entry)
+    assert proxy.requests == []
+
+
+def test_cut_connections_are_taken_up_where_they_ended(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    proxy.faults.extend([s3.Fault(cut_after=1_000_000), s3.Fault(drop=True), s3.Fault(cut_after=1_500_000)])
+    place, _ = fetch(entry)
+    assert place.read_bytes() == content
+    assert proxy.gets() == ["", "bytes=1000000-", "bytes=1000000-", "bytes=2500000-"]
+    assert proxy.served == len(content)
+
+
+def test_progress_forgives_failures(
+    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only failures in a row are counted."""
+    monkeypatch.setattr(fetching, "RETRIES", 1)
+    proxy.faults.extend([s3.Fault(cut_after=500_000) for _ in range(5)])
+    assert fetch(entry)[0].read_bytes() == content
+
+
+def test_another_process_goes_on_with_what_is_there(
+    entry: Entry, proxy: s3.Proxy, content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "RETRIES", 0)
+    proxy.faults.append(s3.Fault(cut_after=2_000_000))
+    with pytest.raises(InputError, match=r"the connection was cut .* kept"):
+        fetch(entry)
+    assert under_whole_names(cache) == []
+    assert part(entry).read_bytes() == content[:2_000_000]
+    proxy.reset()
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == ["bytes=2000000-"]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_asked_again(method: str, status: int, entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    proxy.faults.extend([s3.Fault(method, status=status) for _ in range(3)])
+    assert fetch(entry)[0].read_bytes() == content
+    assert [m for m, _ in proxy.requests].count(method) == 4
+
+
+def test_a_server_says_how_long_it_wants_to_be_left_alone(
+    entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(fetching.time, "sleep", waited.append)
+    proxy.faults.append(s3.Fault("HEAD", status=503, headers={"Retry-After": "7"}))
+    fetch(entry)
+    assert waited == [7]
+
+
+def test_a_server_that_stays_busy_is_given_up(entry: Entry, proxy: s3.Proxy, cache: Path) -> None:
+    proxy.faults.extend([s3.Fault(status=503) for _ in range(20)])
+    with pytest.raises(InputError, match=r"answered 503 .*, 6 times in a row; check the network and try again"):
+        fetch(entry)
+    assert under_whole_names(cache) == []
+
+
+def test_bytes_that_changed_on_the_way_are_fetched_again(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    proxy.faults.append(s3.Fault(flip_at=1_234_567))
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == ["", ""]
+
+
+def test_bytes_that_stay_wrong_are_refused(entry: Entry, proxy: s3.Proxy, cache: Path) -> None:
+    proxy.faults.extend([s3.Fault(flip_at=5), s3.Fault(flip_at=5)])
+    with pytest.raises(InputError, match=r"wrong checksum: its MD5 is .* ETag is .*; nothing was kept: try again"):
+        fetch(entry)
+    assert under_whole_names(cache) == []
+    assert not list(cache.rglob("*.part"))
+
+
+def test_a_part_that_was_damaged_on_the_disk_is_found(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    place = part(entry)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"\0" * 1_000_000)
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == ["bytes=1000000-", ""]
+
+
+def test_objects_in_parts_are_checked_by_their_parts(
+    servers: tuple[Any, s3.Proxy], proxy: s3.Proxy, cache: Path, content: bytes
+) -> None:
+    client, _ = servers
+    pieces = [content * 2, content[:10]]  # of at least 5 MiB, but for the last
+    pieces[0] = pieces[0][: 5 << 20]
+    key = {"Bucket": s3.BUCKET, "Key": "parts.h5ad"}
+    upload = client.create_multipart_upload(**key, ACL="public-read")["UploadId"]
+    tags = [
+        client.upload_part(**key, UploadId=upload, PartNumber=i, Body=piece)["ETag"]
+        for i, piece in enumerate(pieces, 1)
+    ]
+    listed = {"Parts": [{"PartNumber": i, "ETag": tag} for i, tag in enumerate(tags, 1)]}
+    client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload=listed)
+    entry = Entry("parts", f"s3://{s3.BUCKET}/parts.h5ad")
+    place, record = fetch(entry)
+    assert record.etag is not None
+    assert record.etag.endswith("-2")
+    assert record.checked == "md5"
+    assert place.read_bytes() == b"".join(pieces)
+    place.unlink()
+    proxy.faults.extend([s3.Fault(flip_at=(5 << 20) + 3), s3.Fault(flip_at=0)])
+    with pytest.raises(InputError, match="wrong checksum"):
+        fetch(entry)
+    assert under_whole_names(cache) == []
+
+
+def test_a_catalogue_pins_the_checksum_and_the_size(entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+    right = hashlib.sha256(content).hexdigest()
+    assert fetch(Entry("cells", entry.path, sha256=right, size=len(content)))[1].checked == "sha256"
+    proxy.reset()
+    with pytest.raises(InputError, match=r"wrong checksum: its SHA-256 is .*, but my.yaml:3 has 0{64}; correct"):
+        fetch(Entry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
+    assert proxy.gets() == []
+    assert under_whole_names(cache) == ["cells.h5ad"]
+    with pytest.raises(InputError, match=r"has 3,000,000 bytes, but my.yaml:3 says 7; it was changed or cut"):
+        fetch(Entry("cells", entry.path, size=7, where="my.yaml:3"))
+
+
+def test_a_wrong_pin_keeps_nothing(entry: Entry, cache: Path) -> None:
+    with pytest.raises(InputError, match="wrong checksum: its SHA-256 is"):
+        fetch(Entry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
+    assert under_whole_names(cache) == []
+
+
+def test_a_new_version_is_fetched_where_it_is_asked_for(
+    entry: Entry, put: Put, proxy: s3.Proxy, content: bytes
+) -> None:
+    place, _ = fetch(entry)
+    put("folder/cells.h5ad", content[::-1])
+    assert fetch(entry)[0].read_bytes() == content
+    assert fetch(entry, refresh=True)[0].read_bytes() == content[::-1]
+    proxy.reset()
+    fetch(entry, refresh=True)
+    assert proxy.gets() == []
+    assert place.read_bytes() == content[::-1]
+
+
+def test_versions_never_mix(entry: Entry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
+    """It changes while it is fetched: half of the old one and half of the new one would be neither."""
+    new = content[::-1]
+    proxy.faults.extend([s3.Fault(cut_after=1_000_000), s3.Fault(before=lambda: put("folder/cells.h5ad", new))])
+    assert fetch(entry)[0].read_bytes() == new
+    assert proxy.gets() == ["", "bytes=1000000-", ""]
+    assert not list(place_of(entry).parent.glob("*.part"))
+
+
+def test_a_refresh_that_fails_leaves_the_old_version(entry: Entry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
+    fetch(entry)
+    put("folder/cells.h5ad", content[::-1])
+    proxy.faults.extend([s3.Fault(flip_at=9), s3.Fault(flip_at=9)])
+    with pytest.raises(InputError, match="wrong checksum"):
+        fetch(entry, refresh=True)
+    assert fetch(entry)[0].read_bytes() == content
+
+
+def test_a_process_that_ended_before_the_record_loses_nothing(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    place, _ = fetch(entry)
+    place.with_name("cells.h5ad.json").unlink()
+    proxy.reset()
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == []  # checked again, not fetched again
+    place.with_name("cells.h5ad.json").unlink()
+    place.write_bytes(content[::-1])
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == [""]
+
+
+def test_a_file_that_was_cut_in_the_cache_is_fetched_again(entry: Entry, content: bytes) -> None:
+    place, _ = fetch(entry)
+    place.write_bytes(content[:100])
+    assert fetch(entry)[0].read_bytes() == content
+
+
+def test_no_permission_and_no_file(put: Put, cache: Path, content: bytes) -> None:
+    secret = put("secret.h5ad", content, acl="private")
+    with pytest.raises(InputError, match=r"secret.h5ad: no permission \(403 .*\).* check the address, or ask"):
+        fetch(Entry("secret", secret))
+    with pytest.raises(InputError, match=r"nothing.h5ad does not exist \(404 .*\); check the address in the catalogue"):
+        fetch(Entry("nothing", f"s3://{s3.BUCKET}/nothing.h5ad"))
+    assert under_whole_names(cache) == []
+
+
+def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(InputError, match=r"'cells' cannot be fetched: .* cannot be reached .*Connection refused"):
+            fetch(Entry("cells", "s3://bucket/cells.h5ad"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid")
+    with pytest.raises(InputError, match=r"no-such-host.invalid cannot be reached .*3 times in a row; check"):
+        fetch(Entry("cells", "s3://bucket/cells.h5ad"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_disk_that_fills_up(entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+    unfinished = part(entry)
+    unfinished.parent.mkdir(parents=True)
+    unfinished.symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"cells.h5ad cannot be kept .* No space left on device .*; free some space"):
+        fetch(entry)
+    assert under_whole_names(cache) == []
+    unfinished.unlink()
+    assert fetch(entry)[0].read_bytes() == content
+
+
+def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(
+    entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 2_999_999})
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"'cells' needs 0.00 GB more, but 0.00 GB are free .* GPUBENCH_CACHE"):
+        fetch(entry)
+    assert proxy.gets() == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_that_may_not_be_written(entry: Entry, cache: Path) -> None:
+    cache.mkdir(mode=0o555)
+    with pytest.raises(InputError, match=r"cells.h5ad cannot be kept in the cache; GPUBENCH_CACHE names .*Permission"):
+        fetch(entry)
+
+
+def test_a_cache_that_is_a_file(entry: Entry, cache: Path) -> None:
+    cache.touch()
+    with pytest.raises(InputError, match="cannot be kept in the cache; GPUBENCH_CACHE names another folder: "):
+        fetch(entry)
+
+
+def test_a_shared_cache_is_read_where_it_cannot_be_written(entry: Entry, content: bytes) -> None:
+    place, _ = fetch(entry)
+    place.with_name("cells.h5ad.lock").unlink()
+    place.parent.chmod(0o555)
+    try:
+        assert fetch(entry)[0].read_bytes() == content
+    finally:
+        place.parent.chmod(0o755)
+
+
+def test_servers_without_ranges_and_without_s3(put: Put, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+    """A plain URL: its ETag is no MD5 for all we know, and a Range may be ignored."""
+    put("plain.h5ad", content)
+    entry = Entry("plain", f"{proxy.url}/{s3.BUCKET}/plain.h5ad")
+
+    def forget_the_range() -> None:
+        given = proxy.requests[-1][1]
+        given.pop("Range", None)
+
+    proxy.faults.extend([s3.Fault(cut_after=700_000), s3.Fault(before=forget_the_range)])
+    place, record = fetch(entry)
+    assert place.read_bytes() == content
+    assert record.checked == "size"
+    assert proxy.served == len(content) + 700_000
+
+
+def test_a_listener_hears_bytes(entry: Entry, content: bytes) -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Listener:
+        def started(self, path: str) -> None: ...
+
+        def advanced(self, path: str, done: int, total: int) -> None:
+            heard.append((path, done, total))
+
+        def ended(self, path: str, seconds: float) -> None: ...
+
+    fetch(entry, listener=Listener())
+    assert heard[0] == ("fetch cells", 0, len(content))
+    assert ("fetch cells", len(content), len(content)) in heard
+    assert heard[-1] == ("check cells", len(content), len(content))
+
+
+FETCH = """
+import sys
+from gpubench.datasets.entry import Entry
+from gpubench.datasets.fetching import fetch
+sys.stdin.readline()
+print(fetch(Entry("cells", sys.argv[1]))[1].sha256)
+"""
+
+
+def test_processes_that_fetch_at_once_fetch_once(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FETCH, str(entry.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    answers = []
+    threads = [threading.Thread(target=lambda p=p: answers.append(p.communicate("go\n"))) for p in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [out.strip() for out, _ in answers] == [hashlib.sha256(content).hexdigest()] * 3
+    assert proxy.gets() == [""]
+    assert place_of(entry).read_bytes() == content
+
+
+def test_a_process_that_is_killed_leaves_what_the_next_goes_on_with(
+    entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes
+) -> None:
+    begun, killed = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        begun.set()
+        killed.wait(30)
+
+    proxy.faults.extend([s3.Fault(cut_after=2_000_000), s3.Fault(before=stall)])
+    process = subprocess.Popen([sys.executable, "-c", FETCH, str(entry.path)], stdin=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert begun.wait(30)
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    killed.set()
+    assert under_whole_names(cache) == []
+    proxy.reset()
+    assert fetch(entry)[0].read_bytes() == content
+    assert proxy.gets() == ["bytes=2000000-"]
