@@ -1,68 +1,19 @@
-"""Synthetic cells for the benchmarks: overlapping labels of uneven size, shifted batches, copies, a time axis.
+"""Writes the synthetic cells of gpubench's profiles (`gpubench.profiling.synthetic`) as files for the benchmarks.
 
     python benchmarks/synthetic.py FOLDER --n 20000 --d 50
 
 writes x.npy (n, d) float32, label.npy, batch.npy and time.npy, and the three columns again as obs.parquet. The same
-numbers give the same bits. What is easy for a metric (well separated labels, one size, no ties) is left out on purpose:
-the scores lie between 0.3 and 0.9.
+numbers give the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-_ROWS = 100_000  # drawn at a time, so that a million cells need little more memory than they fill
-
-
-@dataclass(frozen=True)
-class Cells:
-    """An embedding and its columns.
-
-    Attributes
-    ----------
-    x : (n, d) float32
-    label, batch : (n,) int32 codes
-    time : (n,) float64, eight time points
-    """
-
-    x: NDArray[np.float32]
-    label: NDArray[np.int32]
-    batch: NDArray[np.int32]
-    time: NDArray[np.float64]
-
-
-def make(n: int, d: int, *, n_labels: int = 30, n_batches: int = 8, n_times: int = 8, seed: int = 0) -> Cells:
-    """Draw n cells.
-
-    A cell is its label's centre, plus its time along one direction, plus the shift of its batch, plus noise whose
-    spread falls from dimension to dimension as that of principal components does. 1% are exact copies of another cell.
-    """
-    rng = np.random.default_rng(seed)
-    label = _uneven(n, n_labels, 0.9, rng)
-    batch = _uneven(n, n_batches, 0.8, rng)
-    time = rng.integers(0, n_times, n)
-    spread = (1 + np.arange(d)) ** -0.5
-    centres = 1.3 * spread * rng.standard_normal((n_labels, d))
-    shifts = spread * rng.standard_normal((n_batches, d))
-    course = 3.0 * spread * rng.standard_normal(d) / n_times
-    x = np.empty((n, d), np.float32)
-    for start in range(0, n, _ROWS):
-        rows = slice(start, min(n, start + _ROWS))
-        x[rows] = spread * rng.standard_normal((rows.stop - start, d))
-        x[rows] += centres[label[rows]] + shifts[batch[rows]] + time[rows, None] * course
-    copies = rng.choice(n, n // 100, replace=False)
-    x[copies] = x[rng.integers(0, n, len(copies))]
-    return Cells(x, label, batch, time.astype(np.float64))
-
-
-def _uneven(n: int, n_codes: int, ratio: float, rng: np.random.Generator) -> NDArray[np.int32]:
-    share = ratio ** np.arange(n_codes)
-    return rng.choice(n_codes, n, p=share / share.sum()).astype(np.int32)
+from gpubench.profiling.synthetic import Cells, make
 
 
 def write(cells: Cells, folder: Path) -> None:

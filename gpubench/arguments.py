@@ -29,6 +29,24 @@ def parse_bytes(text: str) -> int:
     return amount
 
 
+def parse_counts(text: str, argument: str) -> list[int]:
+    """Read whole numbers with commas between them: "10k,100k,1M" is 10,000, 100,000 and 1,000,000.
+
+    Raises
+    ------
+    InputError
+        One is no such number; `argument` is what the message calls it.
+    """
+    counts = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([km]?)\s*", part, re.IGNORECASE)
+        number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+        if number < 1 or round(number, 6) % 1:
+            raise InputError(f"{argument} {part!r} is no whole number above 0; write numbers such as 10k,100k,1M")
+        counts.append(round(number))
+    return counts
+
+
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type.
 

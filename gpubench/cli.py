@@ -12,6 +12,7 @@ import typer
 
 from gpubench.cli_compare import compare
 from gpubench.cli_exit import EXIT_BAD_INPUT, EXIT_INTERRUPTED, reporting
+from gpubench.cli_profile import profile_command
 from gpubench.cli_report import report_command
 from gpubench.cli_score import EXAMPLES, demo, score
 from gpubench.errors import GpubenchError, message_of
@@ -112,6 +113,7 @@ def prepare(
 
 app.command("report")(report_command)
 app.command()(compare)
+app.command("profile")(profile_command)
 
 
 @app.command()

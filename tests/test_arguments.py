@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.arguments import parse_bytes, parse_list, parse_options, parse_scorers
+from gpubench.arguments import parse_bytes, parse_counts, parse_list, parse_options, parse_scorers
 from gpubench.errors import InputError
 from gpubench.tasks import Options
 
@@ -91,3 +91,13 @@ def test_scorers_are_those_of_scikit_learn() -> None:
     assert parse_scorers([]) is None
     with pytest.raises(InputError, match=r"--scorer 'balanced_acuracy' is no scorer.*did you mean 'balanced_accuracy'"):
         parse_scorers(["balanced_acuracy"])
+
+
+def test_counts_have_units() -> None:
+    assert parse_counts("300,1.5k, 10K,2M", "--cells") == [300, 1500, 10_000, 2_000_000]
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "-1", "1.5", "0.0001k", "1e3", "10k,,20k", "10g"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^--cells .* is no whole number above 0; write numbers such as 10k,100k,1M$"):
+        parse_counts(text, "--cells")

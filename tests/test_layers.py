@@ -46,10 +46,10 @@ LAYERS = (
     ("datasets",),
     ("runner",),
     ("run",),
-    ("reporting",),
+    ("reporting", "profiling"),
     ("arguments", "doctor", "listing", "output", "progress", "show"),
     ("cli_exit",),
-    ("cli_compare", "cli_report", "cli_score"),
+    ("cli_compare", "cli_profile", "cli_report", "cli_score"),
     ("cli", "accel"),
     ("__init__", "__main__"),
 )

@@ -1,0 +1,105 @@
+"""What a machine can do at most: the rates of a large matrix product, and of copying memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gpubench.types import Array
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+
+SECONDS = 0.7
+"""How long each of the two is repeated; the fastest counts."""
+
+EDGES = (1024, 2048, 4096, 8192)
+LONG_ENOUGH_S = 0.05
+"""Products become larger until one takes this long: small ones keep no machine busy."""
+
+COPY_BYTES = 1 << 28
+"""Of an array that is copied: more than any cache holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Rates of the device that the engine uses, with its threads.
+
+    Attributes
+    ----------
+    flop_s : floating-point operations a second of a square float32 product by BLAS (cuBLAS on a GPU)
+    bytes_s : bytes a second that copying an array reads and writes
+    seconds : how long measuring took
+    """
+
+    flop_s: float
+    bytes_s: float
+    seconds: float
+
+    def least_s(self, flop: float, moved_bytes: float) -> float:
+        """Seconds that so much work takes at least: the slower of arithmetic and memory."""
+        return max(flop / self.flop_s, moved_bytes / self.bytes_s)
+
+
+def measure_limits(engine: Engine, n_threads: int) -> Limits:
+    """Measure both rates, in about two seconds."""
+    begin = time.perf_counter()
+    flop_s = _product_rate(engine, n_threads)
+    bytes_s = _copy_rate(engine, n_threads)
+    return Limits(flop_s, bytes_s, time.perf_counter() - begin)
+
+
+def _product_rate(engine: Engine, n_threads: int) -> float:
+    xp, best = engine.xp, 0.0
+    with threadpool_limits(n_threads, user_api="blas"):
+        for edge in EDGES:
+            left, right, out = (xp.full((edge, edge), value, np.float32) for value in (1.0, 0.5, 0.0))
+
+            def multiply(left: Array = left, right: Array = right, out: Array = out) -> None:
+                xp.matmul(left, right, out=out)
+                engine.to_host(out[:1, :1])  # a device answers once it is done
+
+            multiply()
+            once_s = _seconds(multiply)
+            if once_s >= LONG_ENOUGH_S or edge == EDGES[-1]:
+                best = 2 * edge**3 / _fastest(multiply)
+                break
+    return best
+
+
+def _copy_rate(engine: Engine, n_threads: int) -> float:
+    xp = engine.xp
+    size = min(COPY_BYTES, engine.memory_bytes // 4) // 4 * 4
+    source, target = (xp.full(size // 4, value, np.float32) for value in (1.0, 0.0))
+    # a GPU copies by itself; a CPU needs more than one core to use all of its memory's rate
+    edges = np.linspace(0, len(source), (n_threads if xp is np else 1) + 1).astype(int)
+    pieces = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
+    with ThreadPoolExecutor(len(pieces)) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda piece: xp.copyto(target[piece], source[piece]), pieces))
+            engine.to_host(target[-1:])
+
+        copy()
+        return 2 * size / _fastest(copy)
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _fastest(call: Callable[[], None]) -> float:
+    """The shortest of as many calls as `SECONDS` have room for, one at least."""
+    begin, best = time.perf_counter(), _seconds(call)
+    while time.perf_counter() - begin < SECONDS:
+        best = min(best, _seconds(call))
+    return best

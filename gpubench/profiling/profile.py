@@ -1,0 +1,197 @@
+"""What a profile holds: the limits of the machine, the stages of each size, and how they grow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from gpubench.files import write_atomically
+from gpubench.profiling.growth import Growth, fit_growth
+from gpubench.profiling.limits import Limits
+
+SCHEMA = 1
+"""Version of the layout of `profile.json`."""
+
+WHOLE = "whole run"
+"""What the stage is called that has all others inside it: an embedding from being put to its last score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of one run; stages of the same name and place are added up.
+
+    Attributes
+    ----------
+    path : its name, after those of the stages that it runs inside
+    seconds, flop, moved_bytes, put_bytes : sums, as in `gpubench.timeline.Span`
+    peak_bytes : the highest; None where it is not known
+    innermost : whether no other stage runs inside it
+    """
+
+    path: str
+    seconds: float
+    flop: int
+    moved_bytes: int
+    put_bytes: int
+    peak_bytes: int | None
+    innermost: bool
+
+    @property
+    def depth(self) -> int:
+        """How many stages it runs inside, the whole run not counted."""
+        return self.path.count("/")
+
+    def rate(self, amount: float) -> float | None:
+        """An amount of work a second; None where nothing was counted."""
+        return amount / self.seconds if amount and self.seconds > 0 else None
+
+    def fraction(self, limits: Limits) -> float | None:
+        """The least time that the counted work takes on this machine, as a share of the time that it took.
+
+        None where nothing was counted, and for stages that have others inside, of which some may count nothing.
+        """
+        if not self.innermost or self.seconds <= 0 or not (self.flop or self.moved_bytes):
+            return None
+        return limits.least_s(self.flop, self.moved_bytes) / self.seconds
+
+    def bound(self, limits: Limits) -> str | None:
+        """Which limit that is: "arithmetic" or "memory"."""
+        if self.fraction(limits) is None:
+            return None
+        return "arithmetic" if self.flop / limits.flop_s > self.moved_bytes / limits.bytes_s else "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The suite on cells of one size, in a process of its own.
+
+    Attributes
+    ----------
+    cells, dims : the size
+    warm_up_s : seconds of the run on few cells before, which imports what is needed
+    base_bytes : the most memory in use until the cells were made
+    stages : in the order in which they began, the whole run first
+    scores : each {"task", "metric", "value"}
+    failures : tasks that failed, a line each
+    notes : of the engine
+    """
+
+    cells: int
+    dims: int
+    warm_up_s: float
+    base_bytes: int
+    stages: tuple[Stage, ...]
+    scores: Sequence[Mapping[str, Any]] = ()
+    failures: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def stage(self, path: str) -> Stage | None:
+        """The stage of a path."""
+        return next((stage for stage in self.stages if stage.path == path), None)
+
+    @property
+    def whole(self) -> Stage:
+        """All stages together."""
+        return self.stages[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A size that was not scored, and why."""
+
+    cells: int
+    dims: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where time and memory went at growing size; made by `profile`.
+
+    Attributes
+    ----------
+    limits : of the machine
+    provenance : as that of a result
+    runs : the sizes that were scored, in the order in which they ran
+    failures : those that were not
+    interrupted : whether the profile was stopped before its end
+    """
+
+    limits: Limits
+    provenance: Mapping[str, Any]
+    runs: tuple[Run, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    interrupted: bool = False
+    _growth: dict[str, Growth] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Fit how each stage grows."""
+        object.__setattr__(self, "_growth", {path: fit_growth(self.runs, path) for path in self.paths()})
+
+    def paths(self) -> list[str]:
+        """Of all stages of all runs, in the order in which they first began."""
+        return list(dict.fromkeys(stage.path for run in self.runs for stage in run.stages))
+
+    @property
+    def growth(self) -> Mapping[str, Growth]:
+        """How time and memory of each stage grow with cells and dimensions."""
+        return self._growth
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values; what is not known is None."""
+        return {
+            "schema": SCHEMA,
+            "provenance": dict(self.provenance),
+            "limits": asdict(self.limits),
+            "runs": [_run_to_dict(run, self.limits) for run in self.runs],
+            "growth": [{"path": path, **asdict(growth)} for path, growth in self.growth.items()],
+            "failures": [asdict(failure) for failure in self.failures],
+            "interrupted": self.interrupted,
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a JSON file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
+
+
+def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    """Stages of the timeline of one embedding: those of the same path added up, the embedding's own name left out."""
+    root = next(span["path"] for span in timeline if span["path"] != "read")
+    stages: dict[str, Stage] = {}
+    for span in timeline:
+        if span["path"] != root and not span["path"].startswith(f"{root}/"):
+            continue
+        path = span["path"].removeprefix(root).removeprefix("/") or WHOLE
+        counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
+        known = stages.get(path)
+        stages[path] = Stage(path, **counts, innermost=True) if known is None else _added(known, counts)
+    inside = {path.rpartition("/")[0] for path in stages} | {WHOLE}
+    return tuple(replace(stage, innermost=stage.path not in inside) for stage in stages.values())
+
+
+def _added(stage: Stage, counts: Mapping[str, Any]) -> Stage:
+    peaks = [peak for peak in (stage.peak_bytes, counts["peak_bytes"]) if peak is not None]
+    sums = {key: getattr(stage, key) + count for key, count in counts.items() if key != "peak_bytes"}
+    return replace(stage, **sums, peak_bytes=max(peaks, default=None))
+
+
+def _run_to_dict(run: Run, limits: Limits) -> dict[str, Any]:
+    content = asdict(run)
+    for stage, written in zip(run.stages, content["stages"], strict=True):
+        written |= {
+            "flop_s": stage.rate(stage.flop),
+            "moved_bytes_s": stage.rate(stage.moved_bytes),
+            "fraction_of_limit": stage.fraction(limits),
+            "bound": stage.bound(limits),
+        }
+    return content

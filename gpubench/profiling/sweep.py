@@ -1,0 +1,154 @@
+"""Runs the suite at growing size, each size in a fresh process, and keeps what is done whatever happens later."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import InputError
+from gpubench.profiling.limits import Limits
+from gpubench.profiling.profile import Failure, Profile, Run, stages_of
+from gpubench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from gpubench.timeline import Listener
+
+CELLS = (10_000, 30_000, 100_000)
+DIMS = (50,)
+
+DEFAULT_TASKS = ("clustering", "embedding", "batch_integration", "sequential_organization")
+"""Tasks without classifiers: random forests of a million cells would take hours, and hide all other stages."""
+
+CHILD = (sys.executable, "-m", "gpubench.profiling.child")
+
+FEWEST_CELLS = 200
+"""Fewer leave some labels without cells."""
+
+
+def profile(
+    cells: Sequence[int] = CELLS,
+    dims: Sequence[int] = DIMS,
+    *,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    engine: str = "auto",
+    seed: int = 42,
+    threads: int | None = None,
+    memory: int | None = None,
+    knn: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+    keep: Callable[[Profile], None] | None = None,
+) -> Profile:
+    """Score synthetic cells of every number and dimension, from the smallest to the largest.
+
+    Parameters
+    ----------
+    cells, dims : the sizes; every pair of them is run
+    tasks : ids of the tasks; those that need predictions cannot be profiled
+    engine, seed, threads, memory, knn : as of `gpubench.score`
+    options : parameters of the tasks, see `gpubench.tasks.Options`
+    listener : hears which size and which stage runs
+    keep : called with what is done after the limits and after each size
+
+    Returns
+    -------
+    Profile
+        After Ctrl-C what was done by then; a size that could not be scored is among the failures.
+
+    Raises
+    ------
+    InputError, EngineUnavailable
+        A size or a task that cannot be profiled, or an engine that does not start.
+    KeyboardInterrupt
+        Before the machine was measured.
+    """
+    sizes = _sizes(cells, dims)
+    _check_tasks(tasks)
+    settings: dict[str, Any] = {
+        "engine": {"name": engine, "seed": seed, "threads": threads, "memory_bytes": memory, "knn": knn},
+        "tasks": list(tasks),
+        "options": dict(options or {}),
+    }
+    asked = {"cells": sorted(set(cells)), "dims": sorted(set(dims)), "tasks": list(tasks), **settings["options"]}
+    measured = _answer("limits", {"engine": settings["engine"], "asked": asked}, _tell(listener, "machine limits"))
+    if "error" in measured:
+        raise InputError(measured["error"])
+    done = Profile(Limits(**measured["limits"]), measured["provenance"])
+    for n, d in sizes:
+        try:
+            request = {"cells": n, "dims": d, **settings}
+            answer = _answer("score_cells", request, _tell(listener, f"{n:,} x {d}"))
+        except KeyboardInterrupt:
+            return replace(done, interrupted=True)
+        done = _with(done, n, d, answer)
+        if keep is not None:
+            keep(done)
+    return done
+
+
+def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of cells and dimensions, the smallest data first."""
+    for name, values, least in (("cells", cells, FEWEST_CELLS), ("dims", dims, 1)):
+        bad = [value for value in values if value < least]
+        if bad or not values:
+            raise InputError(f"{name}={list(values)} cannot be profiled; give numbers of at least {least}")
+    return sorted({(n, d) for n in cells for d in dims}, key=lambda size: (size[0] * size[1], size))
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    from gpubench.data import close_matches
+
+    known = [task.id for task in TASKS.values() if "predictions" not in task.needs]
+    for task in tasks:
+        if task not in known:
+            raise InputError(f"task {task!r} cannot be profiled{close_matches(task, known)}; use: {', '.join(known)}")
+
+
+def _tell(listener: Listener | None, what: str) -> Callable[[str], None]:
+    """What hears of the stages of one process, as stages of `what`."""
+    if listener is None:
+        return lambda _: None
+    listener.started(what)
+    return lambda stage: listener.started(f"{what}/{stage}")
+
+
+def _answer(what: str, request: Mapping[str, Any], heard: Callable[[str], None]) -> dict[str, Any]:
+    """Ask a fresh process; {"error"} where it did not answer."""
+    with tempfile.TemporaryDirectory(prefix="gpubench-") as folder, tempfile.TemporaryFile("w+") as complaints:
+        answer = Path(folder, "answer.json")
+        command = [*CHILD, json.dumps({what: request}), str(answer)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    heard(line.strip())
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if answer.exists():
+            return dict(json.loads(answer.read_text(encoding="utf-8")))
+        complaints.seek(0)
+        return {"error": _why(process.returncode, complaints.read())}
+
+
+def _why(code: int, complaints: str) -> str:
+    """Why a process ended without an answer."""
+    if code == -signal.SIGKILL:
+        return "the process was killed, as a system does that is out of memory; use fewer cells"
+    last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
+    return f"the process ended with exit code {code}: {last[0]}"
+
+
+def _with(done: Profile, n: int, d: int, answer: Mapping[str, Any]) -> Profile:
+    if "error" in answer:
+        return replace(done, failures=(*done.failures, Failure(n, d, answer["error"])))
+    told = {key: answer[key] for key in ("warm_up_s", "base_bytes", "scores", "failures", "notes")}
+    return replace(done, runs=(*done.runs, Run(n, d, stages=stages_of(answer["timeline"]), **told)))

@@ -1,0 +1,62 @@
+"""Exponents: exact powers are found, standard errors are those of the linear model and cover as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubench.profiling.growth import Exponent, fit_growth, fit_powers
+from gpubench.profiling.profile import Run, Stage
+
+SIZES = [(n, d) for n in (1000, 3000, 10_000, 30_000) for d in (20, 100)]
+
+
+def test_powers_are_found() -> None:
+    by_cells, by_dims = fit_powers([(n, d, 3e-9 * n**1.7 * d**0.4) for n, d in SIZES])
+    assert (by_cells.value, by_dims.value) == pytest.approx((1.7, 0.4))
+    assert max(by_cells.stderr, by_dims.stderr) < 1e-9
+
+
+def test_standard_errors_are_those_of_the_linear_model() -> None:
+    rng = np.random.default_rng(0)
+    y = np.exp(rng.normal(0, 0.3, len(SIZES))) * [n**1.5 for n, _ in SIZES]
+    design = np.array([[1, np.log(n), np.log(d)] for n, d in SIZES])
+    inverse = np.linalg.inv(design.T @ design)
+    slopes = inverse @ design.T @ np.log(y)
+    residuals = np.log(y) - design @ slopes
+    errors = np.sqrt(residuals @ residuals / (len(y) - 3) * np.diag(inverse))
+    fitted = fit_powers([(*size, seconds) for size, seconds in zip(SIZES, y, strict=True)])
+    assert [(one.value, one.stderr) for one in fitted] == [
+        pytest.approx(pair) for pair in zip(slopes[1:], errors[1:], strict=True)
+    ]
+
+
+def test_standard_errors_cover() -> None:
+    rng = np.random.default_rng(1)
+    true, n_within = 1.3, 0
+    for _ in range(400):
+        by_cells, _ = fit_powers([(n, d, n**true * np.exp(rng.normal(0, 0.2))) for n, d in SIZES])
+        n_within += abs(by_cells.value - true) <= 2.571 * by_cells.stderr  # Student's t with 5 degrees of freedom
+    assert 0.92 <= n_within / 400 <= 0.98
+
+
+def test_what_does_not_vary_has_no_exponent() -> None:
+    assert fit_powers([]) == (None, None)
+    assert fit_powers([(1000, 50, 1.0)]) == (None, None)
+    by_cells, by_dims = fit_powers([(1000, 50, 1.0), (10_000, 50, 100.0)])
+    assert by_cells == Exponent(pytest.approx(2.0), None), "two points lie on any line"
+    assert by_dims is None
+    assert fit_powers([(1000, 10, 1.0), (10_000, 100, 10.0)]) == (None, None), "n and d vary together only"
+
+
+def test_moments_and_what_was_there_before_say_nothing() -> None:
+    def run(n: int, seconds: float, peak_bytes: int | None) -> Run:
+        return Run(n, 50, 1.0, 100_000_000, (Stage("whole run", seconds, 0, 0, 0, peak_bytes, innermost=True),))
+
+    growth = fit_growth([run(100, 9e-4, 100_000_001), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "x")
+    assert growth.seconds_by_cells is None
+    growth = fit_growth(
+        [run(100, 9e-4, None), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "whole run"
+    )
+    assert growth.seconds_by_cells.value == pytest.approx(1.0)
+    assert growth.memory_by_cells.value == pytest.approx(1.0), "of 10 and 100 MB beyond the 100 MB before"

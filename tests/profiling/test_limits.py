@@ -1,0 +1,32 @@
+"""Limits of the machine: plausible, and what they say of work."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from gpubench.engines import get_engine
+from gpubench.profiling import limits
+from gpubench.profiling.limits import Limits, measure_limits
+
+
+def test_limits_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SECONDS", 0.05)
+    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 26)
+    measured = measure_limits(get_engine("cpu"), 1)
+    left = np.ones((1024, 1024), np.float32)
+    left @ left
+    begin = time.perf_counter()
+    left @ left
+    alone = 2 * 1024**3 / (time.perf_counter() - begin)
+    assert alone / 20 < measured.flop_s < 20 * alone
+    assert 5e8 < measured.bytes_s < 1e13
+    assert 0.1 <= measured.seconds < 20
+
+
+def test_the_slower_limit_counts() -> None:
+    machine = Limits(flop_s=100.0, bytes_s=10.0, seconds=1.0)
+    assert machine.least_s(200, 10) == 2.0
+    assert machine.least_s(200, 30) == 3.0
