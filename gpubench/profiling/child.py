@@ -21,6 +21,7 @@ from gpubench.engines.base import Engine
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.errors import GpubenchError, message_of
 from gpubench.profiling.limits import measure_limits
+from gpubench.profiling.profile import EMBEDDING
 from gpubench.profiling.synthetic import Cells, make
 from gpubench.provenance import provenance
 from gpubench.result import Result
@@ -76,9 +77,9 @@ def score_cells(
 
 
 def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engine: Engine) -> Result:
-    """Score an embedding called "X"; half of the batches are one species, half another."""
+    """Score one embedding; half of the batches are one species, half another."""
     return run.score(
-        {"X": cells.x},
+        {EMBEDDING: cells.x},
         label=cells.label,
         batch=cells.batch,
         time=cells.time,

@@ -15,6 +15,9 @@ from gpubench.profiling.limits import Limits
 SCHEMA = 1
 """Version of the layout of `profile.json`."""
 
+EMBEDDING = "X"
+"""What the synthetic cells are called."""
+
 WHOLE = "whole run"
 """What the stage is called that has all others inside it: an embedding from being put to its last score."""
 
@@ -166,12 +169,12 @@ class Profile:
 
 def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     """Stages of the timeline of one embedding: those of the same path added up, the embedding's own name left out."""
-    root = next(span["path"] for span in timeline if span["path"] != "read")
     stages: dict[str, Stage] = {}
     for span in timeline:
-        if span["path"] != root and not span["path"].startswith(f"{root}/"):
+        embedding, _, path = span["path"].partition("/")
+        if embedding != EMBEDDING:
             continue
-        path = span["path"].removeprefix(root).removeprefix("/") or WHOLE
+        path = path or WHOLE
         counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
         known = stages.get(path)
         stages[path] = Stage(path, **counts, innermost=True) if known is None else _added(known, counts)
