@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from gpubench.answering import is_work_left_behind
 from gpubench.cli import main
 
-sys.exit(main())
+
+def run() -> None:
+    """Run the command line and end the process with its exit code."""
+    code = main()
+    if is_work_left_behind():  # Python would wait for the library that Ctrl-C has interrupted
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

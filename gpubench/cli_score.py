@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from gpubench.cli_exit import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
+    from gpubench.checkpoint import Checkpoint
     from gpubench.output import Output
     from gpubench.result import Result
 
@@ -106,6 +108,7 @@ def score(
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
     with reporting(verbose):
         from gpubench import arguments, run
+        from gpubench.checkpoint import Checkpoint
         from gpubench.output import check_trace, chosen_output
         from gpubench.progress import Progress
 
@@ -135,9 +138,11 @@ def score(
             "memory": None if memory is None else arguments.parse_bytes(memory),
             **arguments.parse_options(option or []),
         }
-        with Progress(shown=not quiet) as progress:
-            result = run.score(data[0] if len(data) == 1 else data, embedding, listener=progress, **given)
-        return _finish(result, output, quiet, verbose, trace)
+        source = data[0] if len(data) == 1 else data
+        with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
+            with Progress(shown=not quiet) as progress:
+                result = run.score(source, embedding, listener=progress, checkpoint=checkpoint, **given)
+            return _finish(result, output, quiet, verbose, trace, checkpoint)
 
 
 def demo(
@@ -161,8 +166,15 @@ def demo(
     return code
 
 
-def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool, trace: Path | None = None) -> int:
-    """Write the files, show the table, and choose the exit code."""
+def _finish(
+    result: Result,
+    output: Output | None,
+    quiet: bool,
+    verbose: bool,
+    trace: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> int:
+    """Write the files, show the table, and choose the exit code; what is not whole leaves its checkpoint."""
     from gpubench.show import show, stages_text
 
     if result.interrupted and not result.results:  # an older result is worth more
@@ -176,6 +188,8 @@ def _finish(result: Result, output: Output | None, quiet: bool, verbose: bool, t
             lines.append(f"Wrote {trace}")
     except InputError as error:  # the scores are shown before it ends the run
         not_written = error
+    if checkpoint:
+        lines += checkpoint.end(whole=not (result.interrupted or result.failures or not_written))
     if not quiet:
         show(result, lines, sys.stdout)
     if verbose:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,13 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of that path is a file; choose another folder",
     errno.EISDIR: "a folder has that name; move it away or choose another name",
 }
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+"""What some file systems of clusters say when a file is to be locked."""
+
 _NO_PERMISSION = "choose a folder that you may write to"
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
     """Write a file under a temporary name in its folder, then rename it.
 
     A write that fails or is interrupted leaves an older file of that name as it was, and no temporary file.
@@ -32,6 +36,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     ----------
     path : the file; a link is followed, so that what it points to is replaced
     write : gets the open binary file
+    sync : wait until it is on the disk, so that it survives a power cut as well
 
     Raises
     ------
@@ -46,13 +51,44 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             with os.fdopen(handle, "wb") as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(target.parent, error, f"{target.name} cannot be written to {target.parent}") from error
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """Make a file and lock it until it is closed or the process ends, however it ends.
+
+    Raises
+    ------
+    BlockingIOError
+        Another holds the lock.
+    OSError
+        The file cannot be made, was removed at that moment (ENOENT), or its file system knows no locks (`NO_LOCKS`).
+    """
+    file = path.open("ab")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise FileNotFoundError(errno.ENOENT, "another holder has removed it", str(path))
+    except OSError as error:
+        file.close()
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+            raise BlockingIOError(error.errno, "locked by another", str(path)) from error
+        raise
+    return file
 
 
 def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:

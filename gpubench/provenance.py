@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpubench import machine
+from gpubench.checkpoint import digest_of_code
 from gpubench.engines.cpu_parallel import usable_cores
 
 if TYPE_CHECKING:
@@ -58,4 +59,16 @@ def provenance(
         "cores": usable_cores(),
         "memory_bytes": machine.total_memory_bytes(),
         "packages": machine.package_versions(),
+    }
+
+
+def what_decides(engine: Engine) -> dict[str, Any]:
+    """Everything besides data and options that may move the last bit of a number: code, packages, processor, engine."""
+    return {
+        "code": [machine.package_version("gpubench"), digest_of_code()],
+        "python": platform.python_version(),
+        "packages": machine.package_versions(),
+        "machine": [platform.machine(), machine.cpu_model()],
+        "engine": [engine.name, engine.device, engine.precision, engine.knn_method, engine.exact_products],
+        "seed": engine.seed,
     }

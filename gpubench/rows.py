@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from gpubench.types import MetricResult
+from gpubench.types import MetricResult, Score
 
 FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
 """Columns that every table of results has; a column for each parameter follows."""
@@ -46,6 +46,18 @@ def to_dict(row: MetricResult) -> dict[str, Any]:
 def from_dict(row: Mapping[str, Any]) -> MetricResult:
     """Make the row of a JSON object; its value is NaN where the object has null."""
     return MetricResult(**{**row, "value": math.nan if row["value"] is None else row["value"]})
+
+
+def score_to_dict(score: Score) -> dict[str, Any]:
+    """Make the JSON object of a score."""
+    fields_of_score = ("n", "stderr", "note", "params", "approximate")
+    return {"value": plain(float(score)), **{name: plain(getattr(score, name)) for name in fields_of_score}}
+
+
+def score_from_dict(score: Mapping[str, Any]) -> Score:
+    """Make the score of a JSON object; its value is NaN where the object has null."""
+    rest = {name: value for name, value in score.items() if name != "value"}
+    return Score(math.nan if score["value"] is None else score["value"], **rest)
 
 
 def finite_or_undefined(row: MetricResult) -> MetricResult:

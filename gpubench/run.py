@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
+from gpubench.answering import answering
+from gpubench.checkpoint import Checkpoint, Kept
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
-from gpubench.provenance import provenance
+from gpubench.provenance import provenance, what_decides
 from gpubench.result import Result
 from gpubench.runner import PERTURBATION, Inputs, Runner, choose_tasks
 from gpubench.seeds import check_seed
@@ -18,6 +21,8 @@ from gpubench.tasks._task import Options
 from gpubench.timeline import Timeline
 
 if TYPE_CHECKING:
+    import os
+
     from gpubench.engines.base import Engine, Precision
     from gpubench.timeline import Listener
     from gpubench.types import Dataset
@@ -52,6 +57,7 @@ def score(
     knn: str = "auto",
     precision: Precision = "exact",
     exact: bool = False,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     listener: Listener | None = None,
     **options: Any,
 ) -> Result:
@@ -79,6 +85,9 @@ def score(
     knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : compare all cells with all, however long it takes, see `gpubench.get_engine`
+    checkpoint : folder in which finished parts are kept while the run goes on, below `.checkpoint`: a run that was
+        stopped or killed takes them over when it is started again, and gives the same numbers. What has ended whole
+        leaves nothing there; a `Checkpoint` that is open already is left to whoever opened it
     listener : hears of the stages of the run
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
@@ -119,7 +128,7 @@ def score(
     else:
         timeline = engine.timeline
 
-    with timeline.stage("read"):
+    def read() -> tuple[Dataset | None, Inputs]:
         perturbation = None
         if predictions is not None:
             perturbation = readers.read_perturbation(data, predictions, condition=condition, control=control, seed=seed)
@@ -127,11 +136,21 @@ def score(
         if wanted != [PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
             dataset = _read(data, embeddings, columns, obs)
         before = None if pre_integrated is None else readers.read_matrix(data, pre_integrated, "pre_integrated")
-        inputs = Inputs.of(dataset, perturbation, chosen, scorers or {}, before)
+        return dataset, Inputs.of(dataset, perturbation, chosen, scorers or {}, before)
+
+    with timeline.stage("read"):
+        dataset, inputs = answering(read, timeline)
     tasks_to_run, skipped = choose_tasks(wanted, inputs)
 
-    run = Runner(engine, inputs, skipped)
-    run.finish_or_keep(run.everything(dataset, tasks_to_run, data, baselines))
+    with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
+        parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
+        kept = Kept(timeline, parts).on(what_decides(engine)) if parts else None
+        run = Runner(engine, inputs, skipped, kept)
+        run.finish_or_keep(run.everything(dataset, tasks_to_run, data, baselines))
+        if own:
+            own.end(whole=not (run.interrupted or run.failures))
+    if parts:
+        engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
     return Result(
         results=run.rows,
         provenance=provenance(

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
+from gpubench.answering import answering
 from gpubench.cells import CellScores
-from gpubench.engines.embedding import Embedding
+from gpubench.checkpoint import Kept, digest_of
+from gpubench.engines.embedding import Embedding, digest_of_cells, fingerprint_of
 from gpubench.errors import InputError, message_of
 from gpubench.metrics._checks import check_groups, check_several
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
+from gpubench.types import Labels
 from gpubench.views import given_view, principal_view
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gpubench.data import Rows
     from gpubench.data.baseline import Baseline
     from gpubench.data.perturbation import PerturbationData
     from gpubench.engines.base import Engine
-    from gpubench.types import Dataset, MetricResult
+    from gpubench.types import Array, Dataset, MetricResult
 
 T = TypeVar("T")
 logger = logging.getLogger("gpubench")
@@ -86,9 +93,20 @@ class Inputs:
         n_cells = len(next(iter(groups.values()), ()))
         return CellScores(n_cells, groups, self.columns.get("time"))
 
+    def digest(self) -> str:
+        """Of the options and of every value of the columns."""
+        columns = {role: _facts(column) for role, column in sorted(self.columns.items())}
+        return digest_of(asdict(self.options), columns)
+
     def has(self, need: str) -> bool:
         """Whether this input of a task is given."""
         return self.perturbation is not None if need == "predictions" else need in self.columns
+
+
+def _facts(column: Labels | NDArray[np.float64]) -> list[Any]:
+    if isinstance(column, Labels):
+        return [column.key, column.names, fingerprint_of(column.codes)]
+    return [sha256(column.tobytes()).hexdigest()]
 
 
 def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
@@ -115,9 +133,10 @@ def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], 
 class Runner:
     """Runs tasks and keeps what is finished, whatever happens later."""
 
-    def __init__(self, engine: Engine, inputs: Inputs, skipped: list[dict[str, str]]) -> None:
+    def __init__(self, engine: Engine, inputs: Inputs, skipped: list[dict[str, str]], kept: Kept | None = None) -> None:
         self._engine = engine
         self._inputs = inputs
+        self._kept = kept or Kept(engine.timeline)
         self.rows: list[MetricResult] = []
         self.cells = inputs.cells()
         self.skipped = skipped
@@ -134,9 +153,13 @@ class Runner:
         InputError
             Every task refused its input, so there is nothing to keep.
         """
-        try:
+
+        def work() -> None:
             for step in steps:
                 step()
+
+        try:
+            answering(work, self._engine.timeline)
         except KeyboardInterrupt:
             self.interrupted = True
         if not self.rows and self._refusals and len(self._refusals) == len(self.failures):
@@ -150,7 +173,7 @@ class Runner:
         if dataset is not None and of_embeddings:
             if self._inputs.pre_integrated is not None:
                 before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
-                self._pre_integrated = Embedding(self._engine, before, "pre_integrated")
+                self._pre_integrated = self._on_engine(before, "pre_integrated")
             with self._engine.timeline.stage("view"):
                 view = given_view(data, dataset.n_cells, self._engine.seed)
             if view is not None:
@@ -172,11 +195,12 @@ class Runner:
             x = self._unless_refused(lambda: self._engine.put(matrix, name), name, tasks)
             if x is None:
                 return
-            embedding = Embedding(self._engine, x, name)
+            embedding = self._on_engine(x, name)
             if "" not in self.cells.views:
                 with timeline.stage("view"):
                     self.cells.views[name] = principal_view(embedding, self._engine.seed)
             tasks = self._with_graph(embedding, tasks)
+            kept = self._kept_rows(embedding)
             for task in tasks:
                 given = TaskInput(
                     self._engine,
@@ -186,10 +210,25 @@ class Runner:
                     pre_integrated=self._pre_integrated,
                     scorers=self._inputs.scorers,
                     cells=self.cells,
+                    kept=kept,
                     **self._inputs.columns,
                 )
                 yield partial(self._task, task, given, note)
             self._engine.release(x)
+
+    def _on_engine(self, x: Array, name: str) -> Embedding:
+        kept = self._kept
+        if kept.checkpoint:
+            with self._engine.timeline.stage("digest"):
+                kept = kept.on(digest_of_cells(self._engine, x))
+        return Embedding(self._engine, x, name, kept)
+
+    def _kept_rows(self, embedding: Embedding) -> Kept:
+        """The parts that depend on everything that a task is given."""
+        if not self._kept.checkpoint:
+            return self._kept
+        before = self._pre_integrated and self._pre_integrated.kept.depends_on
+        return embedding.kept.on(embedding.name, embedding.planned_k, before, self._inputs.digest())
 
     def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
         """Find the neighbours that tasks share; returns the tasks that can go on."""
@@ -241,6 +280,7 @@ class Runner:
         with self._engine.timeline.stage(task.id):
             try:
                 for row in task.run(given):
+                    self._engine.timeline.heed()
                     self.rows.append(with_note(row, note))
             except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread, get_ident
 from typing import Any, Protocol
 
 _TRACK = {"pid": 1, "tid": 1}
@@ -121,6 +121,7 @@ class Timeline:
         self._device_peak = device_peak
         self._gauge: Gauge | None = None
         self._lock = Lock()
+        self._stopped: set[int] = set()
         self.listener = listener
 
     def follow(self, gauge: Gauge) -> None:
@@ -128,9 +129,30 @@ class Timeline:
         self._gauge = gauge
         self._device_peak = gauge.peak_bytes
 
+    def stop(self, thread: Thread) -> None:
+        """Ask what runs in a thread to stop: there `heed` raises from now on."""
+        if thread.ident is not None:
+            self._stopped.add(thread.ident)
+
+    def forget(self, ident: int) -> None:
+        """A thread has ended; a later one may get its number."""
+        self._stopped.discard(ident)
+
+    def heed(self) -> None:
+        """Stop here where that was asked for; every stage and every piece of work begins with it.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            The user wants the run to end, see `gpubench.answering`.
+        """
+        if get_ident() in self._stopped:
+            raise KeyboardInterrupt
+
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:
         """Time what runs inside; stages nest."""
+        self.heed()
         path = "/".join([self._open[-1].path, name] if self._open else [name])
         self._credit_peak()
         self._memory.restart()
@@ -168,6 +190,7 @@ class Timeline:
 
     def advance(self, done: int, total: int) -> None:
         """Tell the listener how far the innermost stage is."""
+        self.heed()
         if self.listener and self._open:
             self.listener.advanced(self._open[-1].path, done, total)
 

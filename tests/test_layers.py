@@ -21,8 +21,9 @@ PACKAGE = Path(gpubench.__file__).parent
 # From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
 LAYERS = (
     ("errors", "types"),
-    ("seeds",),
+    ("seeds", "files", "rows"),
     ("timeline", "cells"),
+    ("answering", "checkpoint"),
     ("data", "demo"),
     ("engines",),
     ("metrics",),
@@ -30,10 +31,8 @@ LAYERS = (
     (
         "cells_file",
         "documents",
-        "files",
         "folders",
         "machine",
-        "rows",
         "interchange",
         "table",
         "views",

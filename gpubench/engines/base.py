@@ -56,6 +56,7 @@ class Engine(ABC):
     memory_bytes : what the run may use beyond its input
     precision : "exact", or "fast" where distances between many cells may be rounded to what is fastest; neighbours are
         exact in either
+    knn_method : how neighbours are searched, see `gpubench.get_engine`
     exact_products : silhouettes whose distances take more differences of two values (pairs of cells times dimensions)
         are estimated from a sample of cells; infinite: never
     notes : what did not run as asked, such as a step that had to leave the device
@@ -69,6 +70,7 @@ class Engine(ABC):
     timeline: Timeline
     memory_bytes: int
     precision: Precision
+    knn_method: str
     exact_products: float
     notes: list[str]
     chosen: str = ""

@@ -52,8 +52,7 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
-    knn_method : "exact", "leaves", "ivf" (faiss), or "auto": exact up to 300,000 cells, then leaves; without compiled
-        tiles faiss, where it is installed
+    knn_method : "auto" is exact up to 300,000 cells, then leaves; without compiled tiles faiss, where it is installed
     """
 
     name = "cpu"

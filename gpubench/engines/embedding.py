@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from gpubench.checkpoint import Codec, Kept, Part
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
 from gpubench.types import Array, Knn
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DIGEST_BLOCK_BYTES = 64 << 20
+
 
 class Embedding:
     """Cells on an engine's device. Made once, handed to every metric.
@@ -27,13 +30,16 @@ class Embedding:
     engine : where it is
     x : (n, d) float32, C-contiguous, on the device
     name : what the user calls it, for messages
+    kept : the parts of the run that depend on these cells
+    planned_k : neighbours that the first search finds at least
     """
 
-    def __init__(self, engine: Engine, x: Array, name: str = "X") -> None:
+    def __init__(self, engine: Engine, x: Array, name: str = "X", kept: Kept | None = None) -> None:
         self.engine = engine
         self.x = x
         self.name = name
-        self._planned_k = 0
+        self.kept = kept or Kept(engine.timeline)
+        self.planned_k = 0
         self._knn: Knn | None = None
         self._shared: dict[Hashable, Any] = {}
 
@@ -49,7 +55,7 @@ class Embedding:
 
     def plan_knn(self, k: int) -> None:
         """Say that k neighbours will be asked for, so that the first search finds enough for every metric."""
-        self._planned_k = max(self._planned_k, min(k, self.n - 1))
+        self.planned_k = max(self.planned_k, min(k, self.n - 1))
 
     def knn(self, k: int) -> Knn:
         """Return the nearest k other cells of each cell, from the shared graph.
@@ -62,26 +68,52 @@ class Embedding:
         if not 1 <= k < self.n:
             raise InputError(f"k={k} neighbours cannot be found among {self.n} cells; use 1 to {self.n - 1}")
         if self._knn is None or self._knn.k < k:
-            self._planned_k = max(self._planned_k, k)
-            with self.engine.timeline.stage("knn"):
-                self._knn = self.engine.knn(self.x, self._planned_k)
+            self.planned_k = planned = max(self.planned_k, k)
+            self._knn = self.kept.part(
+                "knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned
+            )
         return self._knn.head(k)
 
-    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+    def shared(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Hashable) -> T:
         """Return what several metrics need of these cells, made by the first that asks.
 
         Parameters
         ----------
-        key : says what it is, with everything that decides it
+        name : of its stage
+        codec : how it is kept for a restart
+        facts : with the name everything that decides it
         """
+        key = (name, *facts)
         if key not in self._shared:
-            self._shared[key] = make()
+            # an approximate graph that was searched for more neighbours has other nearest ones
+            self._shared[key] = self.kept.part(name, make, codec, *facts, self.planned_k)
         return cast("T", self._shared[key])
 
 
-def fingerprint_of(codes: NDArray[np.int32]) -> bytes:
+def _knn_codec(engine: Engine) -> Codec[Knn]:
+    def pack(knn: Knn) -> Part:
+        arrays = {"indices": engine.to_host(knn.indices), "distances": engine.to_host(knn.distances)}
+        return Part({"method": knn.method, "params": knn.params, "recall": knn.recall}, arrays)
+
+    def unpack(part: Part) -> Knn:
+        return Knn(*(engine.xp.asarray(part.arrays[name]) for name in ("indices", "distances")), **part.value)
+
+    return Codec(pack, unpack)
+
+
+def digest_of_cells(engine: Engine, x: Array) -> str:
+    """Tell cells that were put from any others; every value counts."""
+    n, d = x.shape
+    digest = hashlib.sha256(f"{n} x {d}".encode())
+    step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
+    for start in range(0, n, step):
+        digest.update(engine.to_host(x[start : start + step]).data)
+    return digest.hexdigest()
+
+
+def fingerprint_of(codes: NDArray[np.int32]) -> str:
     """A key for a column of codes: equal for equal columns alone."""
-    return hashlib.sha256(codes.data).digest()
+    return hashlib.sha256(codes.data).hexdigest()
 
 
 def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Embedding:

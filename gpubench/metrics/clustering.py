@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.checkpoint import LABELS
 from gpubench.data import encode_labels
 from gpubench.engines import get_engine
 from gpubench.engines.embedding import on_engine
@@ -133,13 +134,16 @@ def leiden_clusters(
     embedding = on_engine(X, engine)
     if n_neighbors < 2:
         raise InputError(f"n_neighbors={n_neighbors}: at least 2 are needed, the cell itself counted")
-    timeline = embedding.engine.timeline
+    engine = embedding.engine
     knn = embedding.knn(min(n_neighbors, embedding.n) - 1)
-    with timeline.stage("fuzzy_graph"):
-        graph = embedding.engine.fuzzy_graph(knn)
-    with timeline.stage("leiden"):
-        codes = embedding.engine.leiden(graph, resolution, n_iterations)
-    return Labels(codes, tuple(map(str, range(int(codes.max()) + 1))), "leiden")
+
+    def find() -> Labels:
+        with engine.timeline.stage("fuzzy_graph"):
+            graph = engine.fuzzy_graph(knn)
+        codes = engine.leiden(graph, resolution, n_iterations)
+        return Labels(codes, tuple(map(str, range(int(codes.max()) + 1))), "leiden")
+
+    return embedding.shared("leiden", find, LABELS, knn.k, resolution, n_iterations)
 
 
 def _contingency(labels_true: Any, labels_pred: Any, engine: Engine | str | None) -> NDArray[np.int64]:

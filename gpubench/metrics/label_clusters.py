@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.checkpoint import LABELS, Codec, Part
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.errors import InputError
@@ -25,6 +26,12 @@ NEIGHBORS = 15
 
 RESOLUTIONS = tuple(x / 5 for x in range(1, 11))
 """Those that Leiden's clusters are looked for at: 0.2, 0.4 ... 2."""
+
+
+_CLUSTERS_AND_RESOLUTION: Codec[tuple[Labels, float]] = Codec(
+    lambda found: Part([LABELS.pack(found[0]).value, found[1]], LABELS.pack(found[0]).arrays),
+    lambda part: (LABELS.unpack(Part(part.value[0], part.arrays)), part.value[1]),
+)
 
 
 def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = None) -> Labels:
@@ -55,10 +62,9 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
         raise InputError(f"n_clusters={n_clusters} is too few or too many for {embedding.n} cells; give 1 to that many")
 
     def find() -> Labels:
-        with embedding.engine.timeline.stage("kmeans"):
-            return _by_size(embedding.engine.kmeans(embedding.x, n_clusters), "kmeans")
+        return _by_size(embedding.engine.kmeans(embedding.x, n_clusters), "kmeans")
 
-    return embedding.shared(("kmeans", n_clusters), find)
+    return embedding.shared("kmeans", find, LABELS, n_clusters)
 
 
 def best_leiden_clusters(
@@ -100,7 +106,7 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
         return found[int(np.argmax(information))]
 
     if isinstance(X, Embedding):
-        return X.shared(("best_leiden", around.n_neighbors, fingerprint_of(labels.codes)), find)
+        return X.shared("best_leiden", find, _CLUSTERS_AND_RESOLUTION, around.n_neighbors, fingerprint_of(labels.codes))
     return find()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.checkpoint import ARRAY
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.errors import InputError
@@ -232,8 +233,11 @@ _NO_LABEL = "undefined: no label has cells of two batches with more cells than b
 def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDArray[np.float64]:
     """Silhouette widths of the labels among all cells, computed once for all metrics that ask."""
     return embedding.shared(
-        ("silhouette_widths", metric, fingerprint_of(labels.codes)),
+        "silhouette_widths",
         lambda: embedding.engine.silhouette_widths(embedding.x, labels.codes, metric=metric),
+        ARRAY,
+        metric,
+        fingerprint_of(labels.codes),
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from gpubench.checkpoint import Codec, Part
 from gpubench.data.messages import quoted
 from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.errors import InputError
 from gpubench.metrics._outcome import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
+from gpubench.rows import score_from_dict, score_to_dict
 from gpubench.tasks._folds import Fold
 from gpubench.tasks._predicted import Answers, keep_answers
 from gpubench.tasks._scaling import Scaling
@@ -123,6 +125,35 @@ class Tested:
     answers: Answers | None = None
 
 
+def _pack(tested: list[Tested]) -> Part:
+    arrays: dict[str, NDArray[Any]] = {}
+    for i, answers in enumerate(test.answers for test in tested):
+        if answers is not None:
+            arrays |= {f"cells_{i}": answers.cells, f"codes_{i}": answers.codes}
+    value = [
+        {
+            "scores": {name: score_to_dict(score) for name, score in test.scores.items()},
+            "names": None if test.answers is None else test.answers.names,
+        }
+        for test in tested
+    ]
+    return Part(value, arrays)
+
+
+def _unpack(part: Part) -> list[Tested]:
+    tested = []
+    for i, test in enumerate(part.value):
+        scores = {name: score_from_dict(score) for name, score in test["scores"].items()}
+        answers = None
+        if test["names"] is not None:
+            answers = Answers(part.arrays[f"cells_{i}"], part.arrays[f"codes_{i}"], test["names"])
+        tested.append(Tested(scores, answers))
+    return tested
+
+
+TESTED: Codec[list[Tested]] = Codec(_pack, _unpack)
+
+
 class Contest:
     """The classifiers of a task against the metrics and the user's scorers.
 
@@ -135,6 +166,8 @@ class Contest:
         self._given = given
         self._engine = given.engine
         self._recipe = recipe
+        # what a user's own scorer computes cannot be told from outside
+        self._parts = given.parts.nowhere() if given.scorers else given.parts
         self._scorers: dict[str, Scorer] = {}
         if given.scorers:
             from gpubench.tasks._scorers import make_scorers
@@ -147,9 +180,26 @@ class Contest:
         return Scaling(self._engine, x, centre=self._recipe.centre)
 
     def train_and_score(
+        self,
+        name: str,
+        kind: ClassifierKind,
+        take: Callable[[], tuple[Array, Labels, Scaling, Sequence[TestSet]]],
+        *facts: Any,
+    ) -> list[Tested]:
+        """Train once and score on each test set, or take the scores over from an earlier run.
+
+        Parameters
+        ----------
+        name : of the stage
+        take : makes the cells to train on, which are overwritten, their labels and scaling, and the test sets
+        facts : with the name and kind what tells this training from the others of the task
+        """
+        facts = (self._recipe.task, kind, *facts)
+        return self._parts.part(name, lambda: self._train_and_score(kind, *take()), TESTED, *facts)
+
+    def _train_and_score(
         self, kind: ClassifierKind, x: Array, labels: Labels, scaling: Scaling, tests: Sequence[TestSet]
     ) -> list[Tested]:
-        """Train once on the cells `x`, which are overwritten, and score on each test set."""
         if all(test.undefined for test in tests):
             return [Tested(self._undefined(test, test.undefined)) for test in tests]
         classifier = self._engine.classifier(kind, **self._recipe.params.get(kind, {}))
@@ -210,17 +260,21 @@ class Contest:
         params, note : put into every row
         cells : (m,) the rows of the embedding that they are, whose answers are kept; None where samples are scored
         """
-        scalings = [self.scaling(x[rows[fold.train]]) for fold in folds]
+        scaling = cache(lambda i: self.scaling(x[rows[folds[i].train]]))
+
+        def take(i: int) -> tuple[Array, Labels, Scaling, Sequence[TestSet]]:
+            train, test = folds[i]
+            training = replace(labels, codes=labels.codes[train])
+            test_set = TestSet(x[rows[test]], labels.codes[test], cells=None if cells is None else cells[test])
+            return x[rows[train]], training, scaling(i), [test_set]
+
         by_classifier: list[list[Scores]] = []
         for kind in KINDS:
             begin = time.perf_counter()
             of_folds: list[Tested] = []
             with self._engine.timeline.stage(kind):
-                for fold, scaling in zip(folds, scalings, strict=True):
-                    training = replace(labels, codes=labels.codes[fold.train])
-                    tested_cells = None if cells is None else cells[fold.test]
-                    test = TestSet(x[rows[fold.test]], labels.codes[fold.test], cells=tested_cells)
-                    of_folds += self.train_and_score(kind, x[rows[fold.train]], training, scaling, [test])
+                for i in range(len(folds)):
+                    of_folds += self.train_and_score(f"fold {i + 1}", kind, partial(take, i), params)
                     self._engine.timeline.advance(len(of_folds), len(folds))
             self.keep_answers(kind, params, of_folds)
             by_classifier.append([tested.scores for tested in of_folds])

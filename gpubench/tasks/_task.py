@@ -10,9 +10,11 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from gpubench.cells import CellColumn, CellScores
+from gpubench.checkpoint import Codec, Kept, Part
 from gpubench.engines.embedding import Embedding
 from gpubench.errors import InputError
 from gpubench.metrics._metric import Metric
+from gpubench.rows import score_from_dict, score_to_dict
 from gpubench.types import Labels, MetricResult, Score
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class TaskInput:
     pre_integrated : the same cells before their batches were integrated, or None where not given
     scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
     cells : where the task leaves what its numbers are made of
+    kept : parts that depend on all of this; None: nothing is kept
     """
 
     engine: Engine
@@ -113,6 +116,12 @@ class TaskInput:
     pre_integrated: Embedding | None = None
     scorers: Mapping[str, Any] = field(default_factory=dict)
     cells: CellScores = field(default_factory=CellScores)
+    kept: Kept | None = None
+
+    @property
+    def parts(self) -> Kept:
+        """Where numbers are taken from, or kept, as they are finished."""
+        return self.kept or Kept(self.engine.timeline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,21 @@ class Task:
     in_auto: bool = True
 
 
+def _pack(timed: tuple[Score, float]) -> Part:
+    score, seconds = timed
+    return Part([score_to_dict(score), seconds], {} if score.cells is None else {"cells": score.cells})
+
+
+def _unpack(part: Part) -> tuple[Score, float]:
+    score = score_from_dict(part.value[0])
+    score.cells = part.arrays.get("cells")
+    return score, part.value[1]
+
+
+SCORE: Codec[tuple[Score, float]] = Codec(_pack, _unpack)
+"""A score, and the seconds that it took."""
+
+
 def require(value: T | None) -> T:
     """Return an input that the runner has made sure of."""
     if value is None:
@@ -149,15 +173,22 @@ def require(value: T | None) -> T:
 
 
 def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwargs: P.kwargs) -> MetricResult:
-    """Compute one metric in a stage of its own and make its row; what it is the mean of is kept in `given.cells`."""
-    begin = time.perf_counter()
+    """Compute one metric in a stage of its own, or take it over from an earlier run, and make its row.
+
+    What it is the mean of is left in `given.cells`.
+    """
     spec = metric.spec
-    with given.engine.timeline.stage(spec.id):
+
+    def compute() -> tuple[Score, float]:
+        begin = time.perf_counter()
         score = metric(*args, **kwargs)
+        return score, time.perf_counter() - begin
+
+    score, seconds = given.parts.part(spec.id, compute, SCORE, task)
     if score.cells is not None:
         column = CellColumn(given.name, task, spec.id, score.cells, mean_over=spec.mean_over)
         given.cells.columns.append(column)
-    return to_row(given.name, task, spec.id, score, seconds=time.perf_counter() - begin)
+    return to_row(given.name, task, spec.id, score, seconds=seconds)
 
 
 def with_note(row: MetricResult, note: str) -> MetricResult:

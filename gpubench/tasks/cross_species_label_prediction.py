@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     for train in species:
         with given.engine.timeline.stage(train.name):
             yield from _within(given, contest, train)
-            yield from _across(given, contest, train, [other for other in species if other is not train])
+            yield from _across(contest, train, [other for other in species if other is not train])
 
 
 def _split(given: TaskInput) -> list[Species]:
@@ -109,15 +110,16 @@ def _within(given: TaskInput, contest: Contest, cells: Species) -> Iterator[Metr
     yield from contest.cross_validate(cells.x, every_row, cells.label, folds, params, note, cells=cells.rows)
 
 
-def _across(given: TaskInput, contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
+def _across(contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
     """Train each classifier on one species, test it on the others."""
     tests = [_test_set(train, other) for other in others]
-    scaling = contest.scaling(train.x)
+    scaling = cache(lambda: contest.scaling(train.x))
     by_kind: list[list[Scores]] = []
     for kind in KINDS:
         begin = time.perf_counter()
-        with given.engine.timeline.stage(kind):
-            tested = contest.train_and_score(kind, train.x.copy(), train.label, scaling, [test for test, _ in tests])
+        tested = contest.train_and_score(
+            kind, kind, lambda: (train.x.copy(), train.label, scaling(), [test for test, _ in tests]), train.name
+        )
         contest.keep_answers(kind, {"train_species": train.name}, tested)
         by_kind.append([test.scores for test in tested])
         seconds = (time.perf_counter() - begin) / len(tests)

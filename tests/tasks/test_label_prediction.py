@@ -91,7 +91,7 @@ def test_each_classifier_is_reported_before_the_next_begins(engine: Engine, cell
     before = len(engine.timeline.spans())
     first = list(islice(TASK.run(given), 5))
     assert {row.params["classifier"] for row in first} == {"lr"}
-    assert [span.path for span in engine.timeline.spans()[before:]] == ["lr"]
+    assert [span.path for span in engine.timeline.spans()[before:]] == ["lr", *(f"lr/fold {i}" for i in range(1, 6))]
 
 
 def test_small_labels_are_left_out_and_named(engine: Engine, cells: Cells) -> None:
