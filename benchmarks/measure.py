@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpubench import machine
+from gpubench.engines.cpu_parallel import usable_cores
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -49,6 +52,11 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
 def _read(file: Any) -> str:
     file.seek(0)
     return str(file.read())
+
+
+def machine_facts() -> dict[str, Any]:
+    """What is measured on."""
+    return {"cpu": machine.cpu_model(), "cores": usable_cores(), "memory_bytes": machine.total_memory_bytes()}
 
 
 def versions(python: str, packages: Sequence[str]) -> Mapping[str, str]:

@@ -27,7 +27,6 @@ import measure
 from cases import CASES, Case
 
 from gpubench import machine
-from gpubench.engines.cpu_parallel import usable_cores
 
 PACKAGES = (
     *("gpubench", "numpy", "scipy", "numba", "scikit-learn", "faiss-cpu", "igraph"),
@@ -82,11 +81,7 @@ def measure_case(case: Case, given: argparse.Namespace) -> dict[str, Any]:
         "holds": all(_holds(case, runs) for runs in states.values()),
         "states": {state: _summary(runs) for state, runs in states.items()},
         "versions": {"ours": measure.versions(case.own_python(peer_python), PACKAGES)},
-        "machine": {
-            "cpu": machine.cpu_model(),
-            "cores": usable_cores(),
-            "memory_bytes": machine.total_memory_bytes(),
-        },
+        "machine": measure.machine_facts(),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

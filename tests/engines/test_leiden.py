@@ -11,6 +11,7 @@ from cells import make_cells
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
+from gpubench.engines import cpu_graph
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu_graph import _IgraphRandom
 from gpubench.types import Graph
@@ -47,8 +48,17 @@ def test_separate_cliques_are_found(engine: Engine) -> None:
     assert_array_equal(codes, block)
 
 
+@pytest.mark.parametrize("both_directions", [True, False])
 @pytest.mark.parametrize("sizes", [[80, 60, 40, 20], [50] * 6])
-def test_planted_blocks_are_found(engine: Engine, sizes: list[int], rng: np.random.Generator) -> None:
+def test_planted_blocks_are_found(
+    engine: Engine,
+    sizes: list[int],
+    both_directions: bool,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not both_directions:
+        monkeypatch.setattr(cpu_graph, "BOTH_DIRECTIONS_UP_TO", 0)
     weights, block = planted(sizes, 0.5, 0.02, rng)
     codes = engine.leiden(to_graph(engine, weights))
     check_codes(codes, len(block))

@@ -1,0 +1,195 @@
+"""Leiden communities by igraph, networkit and leidenalg on the same graphs: time, memory, quality.
+
+    pip install networkit leidenalg
+    python benchmarks/leiden.py --n 100000 1000000 --seeds 3
+
+Each search runs in a fresh process, all packages in turn. Quality is the modularity at resolution 1, computed by one
+formula for all, the ARI with the labels, and the mean ARI between the seeds. Writes results/leiden.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+
+PACKAGES = ("gpubench", "numpy", "igraph", "networkit", "leidenalg")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all packages at the given sizes."""
+    given = _parse(arguments)
+    if given.child:
+        _child(*given.child)
+        return
+    rows = []
+    for n in given.n:
+        with tempfile.TemporaryDirectory() as folder:
+            _run("make", folder, str(n), "0")
+            for method in given.method:
+                runs = [_run(method, folder, str(n), str(seed)) for seed in range(given.seeds)]
+                rows.append(_summary(n, method, runs, folder))
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    given.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "rows": rows,
+        "versions": measure.versions(sys.executable, PACKAGES),
+        "machine": measure.machine_facts(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (given.out / "leiden.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _run(*child: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", *child]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def _summary(n: int, method: str, runs: list[dict[str, Any]], folder: str) -> dict[str, Any]:
+    from gpubench.metrics import adjusted_rand_index
+
+    codes = [np.load(f"{folder}/{method}{seed}.npy") for seed in range(len(runs))]
+    label = np.load(f"{folder}/label.npy")
+    between = [float(adjusted_rand_index(a, b)) for a, b in combinations(codes, 2)]
+    return {
+        "n": n,
+        "method": method,
+        "seconds": statistics.median(run["seconds"] for run in runs),
+        "peak_bytes": max(run["peak_bytes"] for run in runs),
+        "modularity": statistics.mean(run["modularity"] for run in runs),
+        "communities": [run["communities"] for run in runs],
+        "ari_label": statistics.mean(float(adjusted_rand_index(label, own)) for own in codes),
+        "ari_between_seeds": statistics.mean(between) if between else None,
+        "runs": runs,
+    }
+
+
+def _child(what: str, folder: str, n: str, seed: str) -> None:
+    place = Path(folder)
+    if what == "make":
+        _make(place, int(n))
+        print("{}")
+        return
+    from gpubench.types import Graph
+
+    graph = Graph(*(np.load(place / f"{name}.npy") for name in ("indptr", "indices", "weights")))
+    begin = time.perf_counter()
+    codes = METHODS[what](graph, int(seed))
+    seconds = time.perf_counter() - begin
+    np.save(place / f"{what}{seed}.npy", codes)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    told = {"seconds": seconds, "peak_bytes": peak, "communities": int(codes.max()) + 1}
+    print(json.dumps({**told, "modularity": modularity(graph, codes)}))
+
+
+def _make(place: Path, n: int) -> None:
+    from synthetic import make
+
+    import gpubench as gb
+
+    cells = make(n, 50)
+    engine = gb.get_engine("cpu")
+    graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
+    for name in ("indptr", "indices", "weights"):
+        np.save(place / f"{name}.npy", getattr(graph, name))
+    np.save(place / "label.npy", cells.label)
+
+
+def modularity(graph: Any, codes: Any) -> float:
+    """Q = sum_c (w_cc - w_c^2) with w_cc, w_c the shares of the weight inside of c, and of the ends at c."""
+    sources = np.repeat(codes, np.diff(graph.indptr))
+    whole = graph.weights.sum()
+    inside = np.bincount(sources[sources == codes[graph.indices]], graph.weights[sources == codes[graph.indices]])
+    ends = np.bincount(sources, graph.weights)
+    return float(inside.sum() / whole - ((ends / whole) ** 2).sum())
+
+
+def igraph_both(graph: Any, seed: int) -> Any:
+    """As cz-benchmarks and scanpy call it: every edge in both directions, two iterations."""
+    sources = np.repeat(np.arange(graph.n), np.diff(graph.indptr))
+    return _igraph(graph.n, sources, graph.indices, graph.weights, seed)
+
+
+def igraph_once(graph: Any, seed: int) -> Any:
+    """Every edge once, as gpubench calls it for many cells."""
+    return _igraph(graph.n, *_edges_once(graph), seed)
+
+
+def _igraph(n: int, sources: Any, targets: Any, weights: Any, seed: int) -> Any:
+    import random
+
+    import igraph
+
+    network = igraph.Graph(n=n, edges=np.column_stack([sources, targets]))
+    random.seed(seed)
+    found = network.community_leiden("modularity", weights=weights.tolist(), n_iterations=2)
+    return np.asarray(found.membership)
+
+
+def _edges_once(graph: Any) -> tuple[Any, Any, Any]:
+    sources = np.repeat(np.arange(graph.n), np.diff(graph.indptr))
+    once = sources < graph.indices
+    return sources[once], graph.indices[once], graph.weights[once]
+
+
+def leidenalg(graph: Any, seed: int) -> Any:
+    """The authors' implementation, two iterations."""
+    import igraph
+    import leidenalg as la
+
+    sources, targets, weights = _edges_once(graph)
+    network = igraph.Graph(n=graph.n, edges=np.column_stack([sources, targets]))
+    kind = la.RBConfigurationVertexPartition
+    found = la.find_partition(network, kind, weights=weights.tolist(), n_iterations=2, seed=seed)
+    return np.asarray(found.membership)
+
+
+def networkit(graph: Any, seed: int) -> Any:
+    """The parallel implementation, three iterations as by default, on all cores."""
+    import networkit as nk
+
+    sources, targets, weights = _edges_once(graph)
+    nk.setSeed(seed, useThreadId=False)
+    network = nk.graph.GraphFromCoo(
+        (weights, (sources.astype(np.uint64), targets.astype(np.uint64))), n=graph.n, weighted=True, directed=False
+    )
+    algorithm = nk.community.ParallelLeiden(network, iterations=3, randomize=True, gamma=1)
+    algorithm.run()
+    return np.unique(np.asarray(algorithm.getPartition().getVector()), return_inverse=True)[1]
+
+
+METHODS: dict[str, Callable[[Any, int], Any]] = {
+    "igraph_both": igraph_both,
+    "igraph_once": igraph_once,
+    "leidenalg": leidenalg,
+    "networkit": networkit,
+}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[100_000, 1_000_000], help="cells")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the JSON file")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
