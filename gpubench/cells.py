@@ -20,6 +20,9 @@ CLUSTER = "cluster"
 PREDICTED = "predicted_label"
 """Stands for the metric in the column of a classifier's answers."""
 
+FOLD = "fold"
+"""Stands for the metric in the column of the folds in which cells were tested."""
+
 
 @dataclass(frozen=True, slots=True)
 class CellColumn:
@@ -28,7 +31,7 @@ class CellColumn:
     Attributes
     ----------
     embedding, task : of the row that it belongs to
-    metric : of that row; `CLUSTER` or `PREDICTED` where the values are classes
+    metric : of that row; `CLUSTER`, `PREDICTED` or `FOLD` where the values are classes
     values : (n,) float32, NaN for cells that do not count or were not drawn; of classes int32 codes, -1 for none
     params : what tells columns of one metric apart: "classifier", and between species "train_species"
     names : of the classes, in the order of the codes; None where the values are numbers

@@ -12,7 +12,7 @@ import pytest
 from cells import make_cells
 
 import gpubench as gb
-from gpubench.cells import CLUSTER, PREDICTED, CellColumn, CellScores, CellView
+from gpubench.cells import CLUSTER, FOLD, PREDICTED, CellColumn, CellScores, CellView
 from gpubench.cells_file import read_cells, write_cells
 from gpubench.data import encode_labels
 from gpubench.engines.base import Engine
@@ -79,10 +79,13 @@ def test_predictions_are_those_that_were_scored() -> None:
         right = np.array(column.names)[column.values] == label
         accuracy = right[label != "rare"].mean()  # the folds have 79 cells each
         assert accuracy == pytest.approx(result.value("mean_fold_accuracy", classifier=classifier), abs=1e-12)
+    folds = result.cells.find(FOLD)
+    assert folds.names == ("1", "2", "3", "4", "5")
+    assert np.bincount(folds.values + 1).tolist() == [(label == "rare").sum(), *[79] * 5]
 
 
 def test_predictions_between_species(result: Result) -> None:
-    columns = result.cells.select(task="cross_species_label_prediction")
+    columns = result.cells.select(task="cross_species_label_prediction", metric=PREDICTED)
     assert [dict(column.params) for column in columns] == [
         {"train_species": train, "classifier": kind} for train in ("human", "mouse") for kind in ("lr", "knn", "rf")
     ]

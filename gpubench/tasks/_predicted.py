@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.cells import PREDICTED, CellColumn
+from gpubench.cells import FOLD, PREDICTED, CellColumn
+from gpubench.tasks._folds import Fold
 from gpubench.tasks._task import TaskInput, require
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Answers:
     names: Sequence[str]
 
 
+def keep_folds(
+    given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Sequence[Fold]
+) -> None:
+    """Keep in which fold each of the cells (m,), rows of the embedding, is tested."""
+    codes = np.full(require(given.embedding).n, -1, np.int32)
+    for i, fold in enumerate(folds):
+        codes[cells[fold.test]] = i
+    names = tuple(str(i + 1) for i in range(len(folds)))
+    given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _of_training(params), names))
+
+
 def keep_answers(given: TaskInput, task: str, params: Mapping[str, str], answers: Sequence[Answers]) -> None:
     """Put answers into the column of cells with these parameters, which is made by the first that come.
 
@@ -38,7 +50,7 @@ def keep_answers(given: TaskInput, task: str, params: Mapping[str, str], answers
     """
     if not answers:
         return
-    label = require(given.label)
+    label, params = require(given.label), _of_training(params)
     columns = given.cells.select(embedding=given.name, task=task, metric=PREDICTED, **params)
     if columns:
         codes = columns[0].values
@@ -48,3 +60,8 @@ def keep_answers(given: TaskInput, task: str, params: Mapping[str, str], answers
     code_of = {name: code for code, name in enumerate(label.names)}
     for answer in answers:
         codes[answer.cells] = np.array([code_of[name] for name in answer.names], np.int32)[answer.codes]
+
+
+def _of_training(params: Mapping[str, str]) -> dict[str, str]:
+    """Parameters that tell columns apart: one holds every cell that a classifier, so trained, was tested on."""
+    return {name: value for name, value in params.items() if name != "test_species"}

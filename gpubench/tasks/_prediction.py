@@ -17,7 +17,7 @@ from gpubench.errors import InputError
 from gpubench.metrics._outcome import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
 from gpubench.rows import score_from_dict, score_to_dict
 from gpubench.tasks._folds import Fold
-from gpubench.tasks._predicted import Answers, keep_answers
+from gpubench.tasks._predicted import Answers, keep_answers, keep_folds
 from gpubench.tasks._scaling import Scaling
 from gpubench.tasks._task import TaskInput, to_row
 from gpubench.types import Array, Labels, MetricResult, Score
@@ -260,6 +260,8 @@ class Contest:
         params, note : put into every row
         cells : (m,) the rows of the embedding that they are, whose answers are kept; None where samples are scored
         """
+        if cells is not None:
+            keep_folds(self._given, self._recipe.task, params, cells, folds)
         scaling = cache(lambda i: self.scaling(x[rows[folds[i].train]]))
 
         def take(i: int) -> tuple[Array, Labels, Scaling, Sequence[TestSet]]:
@@ -284,9 +286,8 @@ class Contest:
 
     def keep_answers(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[Tested]) -> None:
         """Keep what a classifier said of cells, in one column for all that it, so trained, was tested on."""
-        trained_on = {name: value for name, value in params.items() if name != "test_species"}
         answers = [test.answers for test in tested if test.answers is not None]
-        keep_answers(self._given, self._recipe.task, {**trained_on, "classifier": kind}, answers)
+        keep_answers(self._given, self._recipe.task, {**params, "classifier": kind}, answers)
 
     def undefined_rows(self, n: int, reason: str, params: Mapping[str, Any], prefix: str) -> Iterator[MetricResult]:
         """Yield the rows of all classifiers and of their mean, where nothing could be scored."""
