@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow. {NUMPY!r}: the CPU engine without "
         "compiled tiles",
     )
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C where the tests are run in the background of a script: shells make such commands deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
