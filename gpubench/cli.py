@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gpubench.cli_compare import compare
+from gpubench.cli_datasets import app as datasets_app
 from gpubench.cli_exit import EXIT_BAD_INPUT, EXIT_INTERRUPTED, reporting
 from gpubench.cli_profile import profile_command
 from gpubench.cli_report import report_command
@@ -22,7 +25,6 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="gpubench",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -77,14 +79,23 @@ app.command(epilog=EXAMPLES)(score)
 app.command()(demo)
 
 
+app.add_typer(datasets_app, name="datasets")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
 @app.command()
-def doctor() -> int:
+def doctor(json_: _Json = False) -> int:
     """Say what works on this machine, what does not, and what to install."""
     from gpubench import doctor as examination
 
     findings = examination.examine()
-    typer.echo(examination.to_text(findings))
-    return 0 if examination.works(findings) else 1
+    works = examination.works(findings)
+    if json_:
+        _print_json({"works": works, "findings": [asdict(finding) for finding in findings]})
+    else:
+        typer.echo(examination.to_text(findings))
+    return 0 if works else 1
 
 
 @app.command()
@@ -117,16 +128,20 @@ app.command("profile")(profile_command)
 
 
 @app.command()
-def tasks() -> None:
+def tasks(json_: _Json = False) -> None:
     """List the tasks: what each asks, what it needs, and its metrics."""
-    from gpubench.listing import tasks_text
+    from gpubench import listing
 
-    typer.echo(tasks_text())
+    _print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
 
 
 @app.command()
-def metrics() -> None:
+def metrics(json_: _Json = False) -> None:
     """List the metrics: their ids, their range, and what they say."""
-    from gpubench.listing import metrics_text
+    from gpubench import listing
 
-    typer.echo(metrics_text())
+    _print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

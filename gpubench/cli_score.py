@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpubench import completion
 from gpubench.cli_exit import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
 from gpubench.errors import InputError
 
@@ -54,7 +55,11 @@ One file for each species:
 def score(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA", help="h5ad, zarr, npy or npz; several files are one for each species."),
+        typer.Argument(
+            metavar="DATA",
+            help="h5ad, zarr, npy or npz; several files are one for each species.",
+            autocompletion=completion.dataset_ids,
+        ),
     ],
     *,
     embedding: Annotated[
@@ -74,16 +79,26 @@ def score(
     condition: Annotated[str, _column(help="What was done to a cell, for --predictions.")] = "condition",
     control: Annotated[str | None, _column(metavar="VALUE", help="What --condition says of untreated cells.")] = None,
     task: Annotated[
-        list[str] | None, _choice("--task", "-t", metavar="TASK", help="Only this task. Repeatable.")
+        list[str] | None,
+        _choice("--task", "-t", metavar="TASK", help="Only this task. Repeatable.", autocompletion=completion.task_ids),
     ] = None,
     baseline: Annotated[str | None, _choice(metavar="NAME", help="Score this as well: pca or expression.")] = None,
     scorer: Annotated[
         list[str] | None, _choice(metavar="NAME", help="A scikit-learn scorer, for label prediction. Repeatable.")
     ] = None,
     option: Annotated[
-        list[str] | None, _choice("--option", "-o", metavar="NAME=VALUE", help="A parameter, such as k=15. Repeatable.")
+        list[str] | None,
+        _choice(
+            "--option",
+            "-o",
+            metavar="NAME=VALUE",
+            help="A parameter, such as k=15. Repeatable.",
+            autocompletion=completion.option_names,
+        ),
     ] = None,
-    engine: Annotated[str, _choice(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[
+        str, _choice(metavar="NAME", help="auto, cpu or cuda.", autocompletion=completion.engine_names)
+    ] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
     knn: Annotated[str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")] = "auto",
     precision: Annotated[

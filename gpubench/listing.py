@@ -1,9 +1,11 @@
-"""What exists, as text: tasks, metrics, and what the metrics of a result mean."""
+"""What exists, as text and as JSON values: tasks, metrics, and what the metrics of a result mean."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 
 def tasks_text() -> str:
@@ -16,6 +18,33 @@ def tasks_text() -> str:
     ]
     defaults = (f"  {name}={value}" for name, value in asdict(Options()).items())
     return "\n".join([*blocks, "", "Parameters for --option, with their defaults:", *defaults])
+
+
+def tasks_data() -> dict[str, Any]:
+    """The tasks and the parameters of all, as JSON values."""
+    from gpubench.tasks import TASKS, Options
+
+    tasks = [
+        {
+            "id": task.id,
+            "title": task.title,
+            "question": task.question,
+            "needs": list(task.needs),
+            "metrics": list(task.metrics),
+            "baseline": task.baseline,
+            "in_auto": task.in_auto,
+        }
+        for task in TASKS.values()
+    ]
+    return {"tasks": tasks, "options": asdict(Options())}
+
+
+def metrics_data() -> list[dict[str, Any]]:
+    """The metrics as JSON values; a range without an end has null there."""
+    from gpubench.metrics import METRICS
+
+    specs = [metric.spec for metric in METRICS.values()]
+    return [{**asdict(s), "bounds": [end if math.isfinite(end) else None for end in s.bounds]} for s in specs]
 
 
 def metrics_text() -> str:

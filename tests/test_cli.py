@@ -494,15 +494,18 @@ def test_tasks_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "silhouette_score  [0, 1]\n" in capsys.readouterr().out
 
 
+COMMANDS = ("score", "demo", "doctor", "prepare", "report", "compare", "datasets", "tasks", "metrics")
+
+
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    for command in ("score", "demo", "doctor", "prepare", "report", "compare", "tasks", "metrics"):
+    for command in COMMANDS:
         assert command in printed
 
 
-@pytest.mark.parametrize("command", ["score", "demo", "doctor", "prepare", "report", "compare", "tasks", "metrics"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "-h"]) == 0
     assert f"gpubench {command}" in capsys.readouterr().out

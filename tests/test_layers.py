@@ -46,9 +46,9 @@ LAYERS = (
     ("runner",),
     ("run",),
     ("reporting", "profiling"),
-    ("arguments", "doctor", "listing", "output", "progress", "show"),
+    ("arguments", "completion", "doctor", "listing", "output", "progress", "show"),
     ("cli_exit",),
-    ("cli_compare", "cli_profile", "cli_report", "cli_score"),
+    ("cli_compare", "cli_datasets", "cli_profile", "cli_report", "cli_score"),
     ("cli", "accel"),
     ("__init__", "__main__"),
 )

@@ -154,6 +154,6 @@ def held_elsewhere(titles: Mapping[str, Any], tables: Tables) -> Iterator[str]:
 
 def _module_names() -> Iterator[dict[str, Any]]:
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType):
+        if issubclass(type(module), ModuleType):  # isinstance() believes what cffi's libraries say of themselves
             # not vars(): a module that is loaded on first use would be loaded by it
             yield object.__getattribute__(module, "__dict__")

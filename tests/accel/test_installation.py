@@ -65,6 +65,20 @@ def test_names_imported_before_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert user.asw is original[0]
 
 
+class NoModule:
+    """Says that it is a module, as the libraries of cffi do, and has no names."""
+
+    __slots__ = ()
+    __class__ = types.ModuleType
+
+
+def test_what_only_says_that_it_is_a_module_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "a_library", NoModule())
+    assert isinstance(sys.modules["a_library"], types.ModuleType)
+    accel.install("sklearn", engine="cpu")
+    accel.uninstall()
+
+
 @pytest.mark.parametrize("hold", [lambda f: [f], partial, lambda f: {"asw": f}], ids=["list", "partial", "dict"])
 def test_the_user_is_told_of_what_is_not_found(hold, caplog: pytest.LogCaptureFixture) -> None:
     held = hold(sklearn.metrics.silhouette_samples)
