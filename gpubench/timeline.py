@@ -95,10 +95,11 @@ class _PeakMemory:
             for line in self._STATUS.read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
-        return _process_peak_bytes()
+        return process_peak_bytes()
 
 
-def _process_peak_bytes() -> int | None:
+def process_peak_bytes() -> int | None:
+    """The most memory that this process has held; None where the system does not say."""
     if sys.platform == "win32":  # no resource module there
         return None
     import resource
@@ -202,12 +203,16 @@ class Timeline:
         """All stages as JSON-ready dictionaries."""
         return [asdict(span) for span in self._spans]
 
-    def _credit_peak(self) -> None:
+    def beside(self, n_bytes: int) -> None:
+        """Count the memory that another process held for this one in the stages now open."""
+        self._credit_peak(n_bytes)
+
+    def _credit_peak(self, beside: int = 0) -> None:
         peak = self._device_peak() if self._device_peak else self._memory.read_bytes()
         if peak is None:
             return
         for span in self._open:
-            span.peak_bytes = max(span.peak_bytes or 0, peak)
+            span.peak_bytes = max(span.peak_bytes or 0, peak + beside)
 
 
 def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gpubench.engines import (
     cpu_graph,
     cpu_kernels,
     cpu_leaves,
+    cpu_leiden,
     cpu_native,
     cpu_sampled,
     cpu_silhouette,
@@ -221,7 +222,7 @@ class CpuEngine(Engine):
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
         """See `Engine.leiden`."""
-        return cpu_graph.leiden(graph, resolution, n_iterations, self.seed)
+        return cpu_leiden.leiden(graph, resolution, n_iterations, self.seed, self.timeline)
 
     def kmeans(self, x: NDArray[np.float32], n_clusters: int) -> NDArray[np.int32]:
         """See `Engine.kmeans`."""

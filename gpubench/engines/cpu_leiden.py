@@ -1,0 +1,116 @@
+"""Leiden communities of large graphs in a process of their own.
+
+igraph keeps the interpreter's lock while it builds and walks a graph, for minutes where there are millions of cells; no
+other thread of the process, and no Ctrl-C, would be heard in that time. The same code runs there, so the communities
+are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines import cpu_graph
+from gpubench.timeline import process_peak_bytes
+from gpubench.types import Graph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.timeline import Timeline
+
+MANY_EDGES = 1_000_000
+"""Stored entries from which on a graph has a process of its own: igraph keeps the lock for about a second by then."""
+
+LOOK_S = 0.05
+"""How often it is looked whether the run is to stop."""
+
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gpubench.engines.cpu_leiden import main; main()"
+
+
+def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeline: Timeline) -> NDArray[np.int32]:
+    """See `cpu_graph.leiden`.
+
+    Raises
+    ------
+    MemoryError
+        The process has ended before its work was done, as it does where the system is out of memory.
+    """
+    if len(graph.indices) < MANY_EDGES or not sys.executable:
+        return cpu_graph.leiden(graph, resolution, n_iterations, seed)
+    arguments = {"n": graph.n, "nnz": len(graph.indices), "resolution": resolution, "n_iterations": n_iterations}
+    command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), json.dumps({**arguments, "seed": seed})]
+    codes, peak_bytes = np.empty(graph.n, np.int32), np.zeros(1, np.int64)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        talk = Thread(target=_talk, args=(process, graph, (codes, peak_bytes)), daemon=True)
+        talk.start()
+        try:
+            while talk.is_alive():
+                talk.join(LOOK_S)
+                timeline.heed()
+        except BaseException:
+            process.kill()
+            talk.join()
+            raise
+    if process.returncode:
+        raise MemoryError(f"the process of the Leiden algorithm ended with {process.returncode}; it may lack memory")
+    timeline.beside(int(peak_bytes[0]))
+    return codes
+
+
+def _talk(process: subprocess.Popen[bytes], graph: Graph, answers: tuple[NDArray[Any], ...]) -> None:
+    """Send the graph and read the answers; a process that has ended before is known by its return code."""
+    assert process.stdin
+    assert process.stdout
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        for array in _as_sent(graph):
+            _write(pipe, array)
+    for answer in answers:
+        _read_into(process.stdout, answer)
+
+
+def _as_sent(graph: Graph) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    return (
+        np.ascontiguousarray(graph.indptr, np.int64),
+        np.ascontiguousarray(graph.indices, np.int32),
+        np.ascontiguousarray(graph.weights, np.float64),
+    )
+
+
+def _write(pipe: IO[bytes], array: NDArray[Any]) -> None:
+    view = array.data.cast("B")
+    while view.nbytes:
+        view = view[pipe.write(view) :]
+
+
+def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
+    """Fill an array; False where the pipe ends before."""
+    view = array.data.cast("B")
+    while view.nbytes:
+        n_bytes = pipe.readinto(view)  # type: ignore[attr-defined]
+        if not n_bytes:
+            return False
+        view = view[n_bytes:]
+    return True
+
+
+def main() -> None:
+    """What the process does: a graph comes from standard input, codes and peak memory go to standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the run ends this process itself
+    given = json.loads(sys.argv[2])
+    n, nnz = given.pop("n"), given.pop("nnz")
+    graph = Graph(np.empty(n + 1, np.int64), np.empty(nnz, np.int32), np.empty(nnz, np.float64))
+    for array in (graph.indptr, graph.indices, graph.weights):
+        if not _read_into(sys.stdin.buffer, array):
+            os._exit(1)  # nobody waits for the answer
+    for answer in (cpu_graph.leiden(graph, **given), np.array([process_peak_bytes() or 0])):
+        sys.stdout.buffer.write(answer.data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,68 @@
+"""Leiden in a process of its own: the same communities, stopped at once, its memory counted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gpubench.engines import cpu_graph, cpu_leiden
+from gpubench.engines.cpu import CpuEngine
+from gpubench.timeline import Timeline
+from gpubench.types import Graph
+
+
+@pytest.fixture
+def graph() -> Graph:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(centre, 1, size=(150, 3)) for centre in (0, 3, 6)]).astype(np.float32)
+    engine = CpuEngine(threads=1)
+    return engine.fuzzy_graph(engine.knn(x, 10))
+
+
+@pytest.fixture
+def in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_leiden, "MANY_EDGES", 0)
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_communities_are_the_same_and_the_memory_is_counted(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = cpu_graph.leiden(graph, 0.7, 2, 5)
+    monkeypatch.delattr(cpu_graph, "leiden")
+    timeline = Timeline()
+    with timeline.stage("without") as without:
+        pass
+    with timeline.stage("leiden") as span:
+        there = cpu_leiden.leiden(graph, 0.7, 2, 5, timeline)
+    np.testing.assert_array_equal(there, here)
+    assert there.max() > 0
+    if without.peak_bytes is not None:
+        assert span.peak_bytes is not None
+        assert span.peak_bytes - without.peak_bytes > 20e6  # an interpreter with NumPy and igraph
+
+
+def test_small_graphs_stay(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("subprocess.Popen")
+    cpu_leiden.leiden(graph, 1.0, 2, 0, Timeline())
+
+
+@pytest.mark.usefixtures("in_a_process")
+def test_a_run_that_is_stopped_ends_the_process(graph: Graph) -> None:
+    timeline = Timeline()
+    timeline.stop(threading.current_thread())
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        cpu_leiden.leiden(graph, 1.0, 2, 0, timeline)
+    assert time.monotonic() - begin < 2
+
+
+@pytest.mark.usefixtures("in_a_process")
+@pytest.mark.parametrize("how", ["import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
+def test_a_process_that_dies_is_told(how: str, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_leiden, "_CHILD", how)
+    with pytest.raises(MemoryError, match=r"ended with (3|-9); it may lack memory"):
+        cpu_leiden.leiden(graph, 1.0, 2, 0, Timeline())
