@@ -104,7 +104,7 @@ def score(
     precision: Annotated[
         str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
     ] = "exact",
-    exact: Annotated[bool, _choice(help="Compare all cells with all, however long it takes.")] = False,
+    exact: Annotated[bool, _choice(help="Compare all cells with all and train on all, however long it takes.")] = False,
     threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
     memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
     out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,

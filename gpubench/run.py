@@ -84,7 +84,7 @@ def score(
     memory : bytes to use at most beyond the input; None: 80% of what is free
     knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
-    exact : compare all cells with all, however long it takes, see `gpubench.get_engine`
+    exact : compare all cells with all and train on all, however long it takes, see `gpubench.get_engine`
     checkpoint : folder in which finished parts are kept while the run goes on, below `.checkpoint`: a run that was
         stopped or killed takes them over when it is started again, and gives the same numbers. What has ended whole
         leaves nothing there; a `Checkpoint` that is open already is left to whoever opened it

@@ -40,8 +40,8 @@ def get_engine(
         then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
-    exact : compare all cells with all, however long it takes: neighbours are not approximate, and silhouettes are not
-        estimated from a sample of the cells, as only the CPU engine does
+    exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
+        estimated from a sample of the cells, and random forests not trained on one, as only the CPU engine does
 
     Raises
     ------

@@ -53,6 +53,7 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
+    exact : silhouettes compare all cells with all, and forests are trained on all
     knn_method : "auto" is exact up to 300,000 cells, then leaves; without compiled tiles faiss, where it is installed
     """
 
@@ -78,6 +79,7 @@ class CpuEngine(Engine):
         self.timeline = timeline or Timeline()
         self.notes = []
         self.knn_method = knn
+        self.exact = exact
         self.exact_products = np.inf if exact else EXACT_PRODUCTS
         self._workers = Workers(self.n_threads, self.timeline)
         self._tiles = cpu_native.load()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FEW_CELLS = 4096
 """Training cells up to which a forest is scikit-learn's own."""
 
+MOST_CELLS = {"scikit-learn": 100_000, "scikit-learn-intelex": 300_000}
+"""Cells that a forest of each package is trained on unless the engine is to be exact: about a minute on a few cores."""
+
 
 def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> Classifier:
     """Make an untrained classifier; see `Engine.classifier`."""
@@ -28,22 +31,25 @@ def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> C
     if kind == "knn":
         return NearestNeighbors(engine, **params)
     if kind == "rf":
-        return RandomForest(engine.seed, engine.n_threads, **params)
+        return RandomForest(engine.seed, engine.n_threads, exact=engine.exact, **params)
     raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
 
 
 class RandomForest:
     """A random forest: scikit-learn's for few cells, that of scikit-learn-intelex for many, where it is installed.
 
+    Of more than `MOST_CELLS` it is trained on as many, drawn at random in the shares of the classes, unless `exact`.
+
     Attributes
     ----------
     implementation : the package whose forest it is, once trained
-    note : the same for people
+    note : the same for people, and how many cells were drawn
     """
 
-    def __init__(self, seed: int, n_threads: int, *, n_estimators: int = 100) -> None:
+    def __init__(self, seed: int, n_threads: int, *, exact: bool = False, n_estimators: int = 100) -> None:
         self._seed = seed
         self._n_threads = n_threads
+        self._exact = exact
         self.n_estimators = n_estimators
         self.implementation = ""
         self.note = ""
@@ -52,6 +58,11 @@ class RandomForest:
         """Grow the trees; see `Classifier.fit`."""
         forest_class, self.implementation = _forest_class(len(x))
         self.note = f"random forest of {self.implementation}"
+        most = MOST_CELLS[self.implementation]
+        if len(x) > most and not self._exact:
+            self.note += f", trained on {most:,} of {len(x):,} cells; exact=True trains on all"
+            drawn = draw_in_shares(codes, most, self._seed)
+            x, codes = x[drawn], codes[drawn]
         forest = forest_class(self.n_estimators, random_state=self._seed, n_jobs=self._n_threads)
         forest.fit(x, codes)
         # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
@@ -64,6 +75,28 @@ class RandomForest:
         proba = np.zeros((len(x), self._n_classes))
         proba[:, self._forest.classes_] = self._forest.predict_proba(x)
         return proba
+
+
+def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:
+    """Rows of m cells, ascending: of each class its share of them, rounded up or down, but one cell at least.
+
+    A class's cells are drawn with equal chances.
+
+    Parameters
+    ----------
+    codes : (n,) with n > m, of at most m classes
+    """
+    order = np.random.default_rng(seed).permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]  # each class's cells in random order
+    sizes = np.bincount(codes)
+    shares = sizes * m / len(codes)
+    wanted = np.maximum(np.floor(shares).astype(np.int64), sizes > 0)
+    by_remainder = np.argsort(wanted - shares, kind="stable")  # the largest first; those that were rounded up are last
+    wanted[by_remainder[: max(0, m - int(wanted.sum()))]] += 1
+    for _ in range(int(wanted.sum()) - m):  # room for the single cells of small classes
+        wanted[wanted.argmax()] -= 1
+    starts = np.cumsum(sizes) - sizes
+    return np.sort(np.concatenate([order[a : a + k] for a, k in zip(starts, wanted, strict=True)]))
 
 
 def _forest_class(n: int) -> tuple[Any, str]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 
+RANKED_VALUES = 1 << 24
+"""Probabilities that are ranked at a time: several copies of them are made on the way."""
+
+
 class Outcome:
     """What a classifier said of its test cells.
 
@@ -134,15 +138,23 @@ def _auroc(outcome: Outcome) -> Score:
         return Score(np.nan, n=outcome.n, note=f"AUROC is undefined: no test cells of {quoted(missing)}")
     if len(outcome.scored) < 2:
         return Score(np.nan, n=outcome.n, note="AUROC is undefined: the test cells have one label")
-    classes = [1] if outcome.binary else outcome.scored
-    xp = outcome.engine.xp
-    ranks = outcome.engine.rank(outcome.proba.T[classes])  # type: ignore[union-attr]
-    is_own = xp.asarray(np.array(classes)[:, None] == outcome.codes)
-    rank_sum = outcome.engine.to_host(xp.where(is_own, ranks, 0).sum(axis=1))
+    classes = [1] if outcome.binary else list(outcome.scored)
+    step = max(1, RANKED_VALUES // outcome.n)
+    pieces = [_rank_sums(outcome, classes[first : first + step]) for first in range(0, len(classes), step)]
+    rank_sum = np.concatenate(pieces)
     own = outcome.actual[classes].astype(np.float64)
     # Mann-Whitney: of the pairs of an own and another cell, those in which the own cell ranks higher; ties count half.
     wins = rank_sum - own * (own + 1) / 2
     return Score((wins / (own * (outcome.n - own))).mean(), n=outcome.n)
+
+
+def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
+    """Sum of the ranks of the own cells of some classes; (classes,)."""
+    xp = outcome.engine.xp
+    ranks = outcome.engine.rank(outcome.proba.T[classes])  # type: ignore[union-attr]
+    is_own = xp.asarray(np.array(classes)[:, None] == outcome.codes)
+    sums: NDArray[np.float64] = outcome.engine.to_host(xp.where(is_own, ranks, 0).sum(axis=1))
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cells import Cells, make_cells
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -174,3 +176,51 @@ def test_parts_cover_all_cells_once() -> None:
 def test_an_unknown_kind_is_refused(cpu: CpuEngine) -> None:
     with pytest.raises(ValueError, match="svm"):
         cpu.classifier("svm")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("package", ["scikit-learn", "scikit-learn-intelex"])
+def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
+    cells: Cells, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if package == "scikit-learn-intelex":
+        pytest.importorskip("sklearnex")
+        monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", 0)
+    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 100})
+    x, codes, test = halves(cells)
+    capped, exact = (CpuEngine(threads=1, exact=exact).classifier("rf", n_estimators=3) for exact in (False, True))
+    drawn = cpu_classifiers.draw_in_shares(codes, 100, seed=42)
+    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 1000})
+    on_drawn = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(x[drawn], codes[drawn], 5)
+    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 100})
+    np.testing.assert_array_equal(capped.fit(x, codes, 5).predict_proba(test), on_drawn.predict_proba(test))
+    assert capped.note == f"random forest of {package}, trained on 100 of 750 cells; exact=True trains on all"
+    exact.fit(x, codes, 5)
+    assert exact.note == f"random forest of {package}"
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > len(sizes)),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 5),
+)
+def test_cells_are_drawn_in_the_shares_of_their_classes(sizes: list[int], share: float, seed: int) -> None:
+    codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
+    n, least = len(codes), np.count_nonzero(sizes)
+    m = int(least + share * (n - 1 - least))
+    rows = cpu_classifiers.draw_in_shares(codes, m, seed)
+    assert len(rows) == m
+    assert (np.diff(rows) > 0).all()
+    drawn = np.bincount(codes[rows], minlength=len(sizes))
+    assert ((drawn > 0) == (np.array(sizes) > 0)).all()
+    shares = np.array(sizes) * m / n
+    if (shares[np.array(sizes) > 0] >= 1).all():
+        assert (np.abs(drawn - shares) < 1 + 1e-9).all()
+
+
+def test_every_cell_of_a_class_is_drawn_as_often() -> None:
+    codes = np.repeat(np.arange(2, dtype=np.int32), [30, 10])
+    counts = np.zeros(40)
+    for seed in range(2000):
+        counts[cpu_classifiers.draw_in_shares(codes, 8, seed)] += 1
+    # 2,000 draws of 8 in 40: 400 times each, give or take four standard deviations
+    assert np.abs(counts - 400).max() < 4 * np.sqrt(400 * 0.8)

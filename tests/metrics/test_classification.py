@@ -69,6 +69,16 @@ def test_auroc_agrees_with_sklearn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert gb.auroc(true, proba) == pytest.approx(reference.auroc_macro(true, proba), abs=1e-12)
 
 
+def test_auroc_is_the_same_however_many_classes_are_ranked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(7), 50).round(2)
+    true = np.r_[np.arange(7), rng.integers(0, 7, 43)]
+    at_once = gb.auroc(true, proba)
+    for values in (1, 150):
+        monkeypatch.setattr("gpubench.metrics._outcome.RANKED_VALUES", values)
+        assert gb.auroc(true, proba) == at_once
+
+
 def test_auroc_of_a_class_without_cells_is_undefined() -> None:
     score = gb.auroc(["a", "b", "b"], np.full((3, 3), 1 / 3), classes=["a", "b", "c"])
     assert np.isnan(score)
