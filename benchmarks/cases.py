@@ -92,6 +92,8 @@ CASES = (
     _metric("entropy_per_cell", "entropy of the batches among 200 neighbours", "cz-benchmarks 0.15.1", 3),
     _metric("sequential_alignment", "order of time among 10 neighbours", "cz-benchmarks 0.15.1", 10),
     _metric("clustering", "neighbour graph, Leiden, ARI and NMI", "cz-benchmarks 0.15.1", 10),
+    _metric("suite", "all five tasks of one embedding", "cz-benchmarks 0.15.1", 12),
+    _metric("suite_without_prediction", "the same without label prediction", "cz-benchmarks 0.15.1", 30),
     Case(
         "knn",
         "exact 15 nearest neighbours",

@@ -48,6 +48,35 @@ def clustering() -> Call:
     return lambda cells: score(cells["x"], label=cells["label"], tasks="clustering").value("adjusted_rand_index")
 
 
+SUITE = ("clustering", "embedding", "batch_integration", "sequential_organization", "label_prediction")
+"""The tasks of one embedding."""
+
+
+def suite() -> Call:
+    """All tasks of one embedding; the value is the mean of their numbers."""
+    return _suite(SUITE)
+
+
+def suite_without_prediction() -> Call:
+    """The same without label prediction."""
+    return _suite(SUITE[:-1])
+
+
+def _suite(tasks: tuple[str, ...]) -> Call:
+    import numpy as np
+
+    import gpubench as gb
+
+    score = gb.score
+
+    def call(cells: Mapping[str, Any]) -> float:
+        columns = {name: cells[name] for name in ("label", "batch", "time")}
+        result = score(cells["x"], **columns, tasks=tasks)
+        return float(np.mean([row.value for row in result.results]))
+
+    return call
+
+
 def knn() -> Call:
     """The 15 nearest neighbours of every cell; the value is their mean distance."""
     import gpubench as gb

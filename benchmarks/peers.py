@@ -49,6 +49,40 @@ def clustering() -> Call:
     return call
 
 
+def suite() -> Call:
+    """cz-benchmarks: all tasks of one embedding; the value is the mean of their numbers."""
+    return _suite(label_prediction=True)
+
+
+def suite_without_prediction() -> Call:
+    """The same without label prediction."""
+    return _suite(label_prediction=False)
+
+
+def _suite(*, label_prediction: bool) -> Call:
+    import numpy as np
+    import pandas as pd
+    from czbenchmarks import tasks
+
+    def call(cells: Mapping[str, Any]) -> float:
+        label, batch = (pd.Series(cells[name].astype(str)) for name in ("label", "batch"))
+        obs = pd.DataFrame({"label": label})
+        runs: list[tuple[Any, Any]] = [
+            (tasks.ClusteringTask(), tasks.ClusteringTaskInput(obs=obs, input_labels=label)),
+            (tasks.EmbeddingTask(), tasks.EmbeddingTaskInput(input_labels=label)),
+            (tasks.BatchIntegrationTask(), tasks.BatchIntegrationTaskInput(batch_labels=batch, labels=label)),
+            (
+                tasks.SequentialOrganizationTask(),
+                tasks.SequentialOrganizationTaskInput(obs=obs, input_labels=cells["time"]),
+            ),
+        ]
+        if label_prediction:
+            runs.append((tasks.MetadataLabelPredictionTask(), tasks.MetadataLabelPredictionTaskInput(labels=label)))
+        return float(np.mean([row.value for task, given in runs for row in task.run(cells["x"], given)]))
+
+    return call
+
+
 def knn() -> Call:
     """faiss, exact search; the cell itself comes back first and is left out of the mean distance."""
     import faiss

@@ -141,6 +141,8 @@ def score(
     with timeline.stage("read"):
         dataset, inputs = answering(read, timeline)
     tasks_to_run, skipped = choose_tasks(wanted, inputs)
+    if dataset:
+        engine.get_ready([operation for task in tasks_to_run for operation in task.operations], dataset.n_cells)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own

@@ -7,6 +7,7 @@ CPU and a CUDA version, and their docstrings are the specification that both are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -74,6 +75,12 @@ class Engine(ABC):
     exact_products: float
     notes: list[str]
     chosen: str = ""
+
+    def get_ready(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing to do is an answer
+        """Begin to load, in the background, what some operations on n cells will need: packages take long to import.
+
+        Nothing depends on it but the time that the first call takes. By default nothing is loaded.
+        """
 
     @abstractmethod
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:

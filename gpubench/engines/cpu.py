@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from gpubench.engines import (
     work,
 )
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.cpu_imports import import_ahead
 from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.cpu_parallel import Workers, usable_cores
 from gpubench.errors import EngineUnavailable, InputError
@@ -89,6 +90,10 @@ class CpuEngine(Engine):
             raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
         self._exact = ExactSearch(self._workers, self._tiles, self.memory_bytes)
         self._checked: dict[int, NDArray[np.float32]] = {}
+
+    def get_ready(self, operations: Collection[str], n: int) -> None:
+        """See `Engine.get_ready`."""
+        import_ahead(operations, n)
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
         """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""

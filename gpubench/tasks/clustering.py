@@ -43,5 +43,6 @@ TASK = Task(
     needs=("label",),
     metrics=("adjusted_rand_index", "normalized_mutual_info"),
     run=_run,
+    operations=("leiden",),
     knn_k=_knn_k,
 )

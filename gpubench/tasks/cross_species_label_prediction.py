@@ -161,5 +161,6 @@ TASK = Task(
     needs=("label", "species"),
     metrics=(*(MEAN_FOLD + name for name in IDS), *IDS),
     run=_run,
+    operations=("classifier",),
     baseline=None,
 )

@@ -55,5 +55,6 @@ TASK = Task(
     needs=("label",),
     metrics=tuple(MEAN_FOLD + name for name in IDS),
     run=_run,
+    operations=("classifier",),
     baseline="expression",
 )

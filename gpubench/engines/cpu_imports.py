@@ -1,0 +1,30 @@
+"""Imports that take as long as the first kernels, and need one core while those run: begun in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from threading import Thread
+
+from gpubench.engines.cpu_classifiers import FEW_CELLS
+
+IMPORTED = {"leiden": ("scipy.sparse", "igraph"), "classifier": ("scipy.optimize", "sklearn.model_selection")}
+"""Operation -> what it imports, whatever the number of cells."""
+
+
+def import_ahead(operations: Collection[str], n: int) -> None:
+    """Import in a thread what these operations on n cells will import."""
+    names = [name for operation in operations for name in IMPORTED.get(operation, ())]
+    if "classifier" in operations:
+        names.append("sklearnex.ensemble" if n > FEW_CELLS and find_spec("sklearnex") else "sklearn.ensemble")
+    if names:
+        # not a daemon: a process that ends sooner waits until the import is whole
+        Thread(target=_import, args=(names,), name="gpubench imports").start()
+
+
+def _import(names: Collection[str]) -> None:
+    for name in names:
+        with suppress(ImportError):  # which the operation itself will meet, and tell
+            import_module(name)

@@ -1,0 +1,35 @@
+"""Imports that are begun ahead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import sys, threading
+import gpubench as gb
+engine = gb.get_engine("cpu")
+assert "igraph" not in sys.modules
+engine.get_ready({operations}, {n})
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join()
+print(sorted({{"igraph", "sklearn.ensemble", "sklearnex.ensemble"}} & set(sys.modules)))
+"""
+
+
+def loaded(operations: list[str], n: int) -> str:
+    code = CODE.format(operations=operations, n=n)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_leiden_needs_is_imported() -> None:
+    assert loaded(["knn", "leiden"], 100) == "['igraph']"
+
+
+def test_a_few_cells_need_the_forest_of_scikit_learn() -> None:
+    assert loaded(["classifier"], 100) == "['sklearn.ensemble']"
+
+
+def test_nothing_is_imported_for_what_needs_nothing() -> None:
+    assert loaded(["knn"], 100) == "[]"
