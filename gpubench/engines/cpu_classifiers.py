@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +67,8 @@ class RandomForest:
             drawn = draw_in_shares(codes, most, self._seed)
             x, codes = x[drawn], codes[drawn]
         forest = forest_class(self.n_estimators, random_state=self._seed, n_jobs=self._n_threads)
-        forest.fit(x, codes)
+        with self._threads(self._n_threads):
+            forest.fit(x, codes)
         # On several threads scikit-learn adds the trees up in the order in which they finish, and the last bits vary.
         self._forest = forest.set_params(n_jobs=1)
         self._n_classes = n_classes
@@ -73,8 +77,26 @@ class RandomForest:
     def predict_proba(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Average over the trees; see `Classifier.predict_proba`."""
         proba = np.zeros((len(x), self._n_classes))
-        proba[:, self._forest.classes_] = self._forest.predict_proba(x)
+        with self._threads(1):
+            proba[:, self._forest.classes_] = self._forest.predict_proba(x)
         return proba
+
+    @contextmanager
+    def _threads(self, n: int) -> Iterator[None]:
+        """Let scikit-learn-intelex use n threads: outside of the main thread it takes all, and warns of it."""
+        if self.implementation != "scikit-learn-intelex":
+            yield
+            return
+        import daal4py
+
+        before = daal4py.num_threads()
+        daal4py.daalinit(n)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'Threading' parallel backend", UserWarning)
+                yield
+        finally:
+            daal4py.daalinit(before)
 
 
 def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -224,3 +225,24 @@ def test_every_cell_of_a_class_is_drawn_as_often() -> None:
         counts[cpu_classifiers.draw_in_shares(codes, 8, seed)] += 1
     # 2,000 draws of 8 in 40: 400 times each, give or take four standard deviations
     assert np.abs(counts - 400).max() < 4 * np.sqrt(400 * 0.8)
+
+
+def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `gpubench.answering` runs it: without a warning, on the threads that it was given, with the same bits."""
+    daal4py = pytest.importorskip("daal4py")
+    monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", 0)
+    told: list[int] = []
+    daalinit = daal4py.daalinit
+    monkeypatch.setattr(daal4py, "daalinit", lambda n: (told.append(n), daalinit(n)))
+    x, codes = cells.x, cells.label
+
+    def probabilities(_: int) -> np.ndarray:
+        forest = CpuEngine(threads=2).classifier("rf", n_estimators=3)
+        return forest.fit(x, codes, int(codes.max()) + 1).predict_proba(x)
+
+    before = daal4py.num_threads()
+    with ThreadPoolExecutor(1) as pool:
+        (elsewhere,) = pool.map(probabilities, [0])
+    np.testing.assert_array_equal(elsewhere, probabilities(0))
+    assert told == [2, before, 1, before] * 2
+    assert daal4py.num_threads() == before
