@@ -47,6 +47,27 @@ def parse_counts(text: str, argument: str) -> list[int]:
     return counts
 
 
+def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] | None:
+    """Read keys, paths, and "name=path" texts, by which a file gets a name of the user's.
+
+    Raises
+    ------
+    InputError
+        A name occurs twice.
+    """
+    from gpubench.data import split_name
+
+    if not texts:
+        return None
+    named: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        name, place = split_name(text)
+        if name in named:
+            raise InputError(f"--embedding: two are called {name!r}; write NAME=FILE to give one another name")
+        named[name] = place
+    return list(named) if all(name == place for name, place in named.items()) else named
+
+
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type.
 

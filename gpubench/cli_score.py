@@ -44,6 +44,10 @@ An array, and a table with one row for each cell:
 
   gpubench score emb.npy --obs obs.parquet --label cell_type
 
+Labels of a dataset that is fetched by name, and your embedding of its cells:
+
+  gpubench score tsv2_blood -e emb.npy
+
 One file for each species:
 
   gpubench score human.h5ad mouse.h5ad -e X_uce --label cell_type --species organism
@@ -57,14 +61,21 @@ def score(
         list[str],
         typer.Argument(
             metavar="DATA",
-            help="h5ad, zarr, npy or npz; several files are one for each species.",
+            help="h5ad, zarr, npy or npz, or the name of a dataset (see gpubench datasets list); several are one for"
+            " each species.",
             autocompletion=completion.dataset_ids,
         ),
     ],
     *,
     embedding: Annotated[
         list[str] | None,
-        _input("--embedding", "-e", metavar="KEY", help="A key of obsm, such as X_pca, or X itself. Repeatable."),
+        _input(
+            "--embedding",
+            "-e",
+            metavar="KEY|FILE",
+            help="A key of obsm, such as X_pca, or X itself; or a file with a row for each cell, as emb.npy or"
+            " NAME=emb.npy. Repeatable.",
+        ),
     ] = None,
     obs: Annotated[
         str | None, _input(metavar="TABLE", help="Parquet or CSV with the columns, where DATA is an array.")
@@ -76,7 +87,9 @@ def score(
     time: Annotated[str | None, _column(help="Time points, as numbers.")] = None,
     species: Annotated[str | None, _column(help="Species.")] = None,
     sample: Annotated[str | None, _column(help="Samples; prediction across species merges their cells.")] = None,
-    condition: Annotated[str, _column(help="What was done to a cell, for --predictions.")] = "condition",
+    condition: Annotated[
+        str | None, _column(help="What was done to a cell, for --predictions; 'condition' by default.")
+    ] = None,
     control: Annotated[str | None, _column(metavar="VALUE", help="What --condition says of untreated cells.")] = None,
     task: Annotated[
         list[str] | None,
@@ -154,9 +167,10 @@ def score(
             **arguments.parse_options(option or []),
         }
         source = data[0] if len(data) == 1 else data
+        embeddings = arguments.parse_embeddings(embedding)
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
             with Progress(shown=not quiet) as progress:
-                result = run.score(source, embedding, listener=progress, checkpoint=checkpoint, **given)
+                result = run.score(source, embeddings, listener=progress, checkpoint=checkpoint, **given)
             return _finish(result, output, quiet, verbose, trace, checkpoint)
 
 

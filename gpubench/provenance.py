@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ def provenance(
     source: str | None = None,
     fingerprint: str | None = None,
     n_cells: int | None = None,
+    files: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it.
 
@@ -34,6 +35,7 @@ def provenance(
     source : the data as the user named it
     fingerprint : digest of the data (see `gpubench.data.fingerprint`)
     n_cells : cells scored
+    files : what is known of each dataset that was named rather than given as a file
 
     Returns
     -------
@@ -52,7 +54,12 @@ def provenance(
             "notes": list(engine.notes),
         },
         "options": dict(options),
-        "dataset": {"source": source, "fingerprint": fingerprint, "n_cells": n_cells},
+        "dataset": {
+            "source": source,
+            "fingerprint": fingerprint,
+            "n_cells": n_cells,
+            **({"files": [dict(file) for file in files]} if files else {}),
+        },
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": machine.cpu_model(),

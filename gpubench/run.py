@@ -13,6 +13,7 @@ from gpubench.checkpoint import Checkpoint, Kept
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
 from gpubench.provenance import provenance, what_decides
+from gpubench.registered import Given, look_up
 from gpubench.result import Result
 from gpubench.runner import PERTURBATION, Inputs, Runner, choose_tasks
 from gpubench.seeds import check_seed
@@ -35,7 +36,7 @@ BASELINES = ("pca", "expression")
 
 def score(
     data: Any,
-    embeddings: str | Sequence[str] | None = None,
+    embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     *,
     label: Any = None,
     batch: Any = None,
@@ -45,7 +46,7 @@ def score(
     obs: Any = None,
     pre_integrated: Any = None,
     predictions: Any = None,
-    condition: str = "condition",
+    condition: str | None = None,
     control: str | None = None,
     baseline: str | Sequence[str] | None = None,
     tasks: str | Sequence[str] = "auto",
@@ -66,14 +67,18 @@ def score(
     Parameters
     ----------
     data : path (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array, or
-        several of these: one for each species, as a list or as a dict species -> data
-    embeddings : keys of `obsm`, or "X"; None: the only one there is
-    label, batch, time, species, sample : name of a column of `obs`, or an array of n values
+        several of these: one for each species, as a list or as a dict species -> data. A name such as "tsv2_blood" is a
+        dataset of `gpubench.datasets`, which is fetched if it is not in the cache
+    embeddings : keys of `obsm`, or "X"; paths of files with one embedding of the same cells, row by row; or a dict
+        name -> key, path or matrix. None: the only one there is
+    label, batch, time, species, sample : name of a column of `obs`, or an array of n values. None: of a dataset of
+        `gpubench.datasets` the columns that its catalogue names
     obs : path or DataFrame with the columns, row by row, where `data` is an array
     pre_integrated : the cells before their batches were integrated, for the task "scib": a key as in `embeddings`, the
         path of a file, or a matrix
     predictions : predicted expression (path of an h5ad, or AnnData), with its own order of cells and genes
-    condition, control : the column of `obs` with the perturbation, and its value for untreated cells
+    condition, control : the column of `obs` with the perturbation, and its value for untreated cells. None: what the
+        catalogue of a dataset says, else "condition" and what the data say
     baseline : "pca" (50 components of the 3,000 most variable genes) or "expression" (X itself), scored beside the
         embeddings
     tasks : ids of the tasks, or "auto": all of cz-benchmarks whose inputs are given; "scib" is run where it is named
@@ -113,6 +118,8 @@ def score(
     if pre_integrated is not None:
         _check_pre_integrated(wanted, data)
     columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
+    given = look_up(Given(data, columns, condition, control), obs=obs, listener=listener)
+    data, columns = given.data, given.columns
     timeline = Timeline(listener)
     if isinstance(engine, str):
         engine = get_engine(
@@ -131,7 +138,9 @@ def score(
     def read() -> tuple[Dataset | None, Inputs]:
         perturbation = None
         if predictions is not None:
-            perturbation = readers.read_perturbation(data, predictions, condition=condition, control=control, seed=seed)
+            perturbation = readers.read_perturbation(
+                data, predictions, condition=given.condition or "condition", control=given.control, seed=seed
+            )
         dataset = None
         if wanted != [PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
             dataset = _read(data, embeddings, columns, obs)
@@ -164,7 +173,8 @@ def score(
                 **{role: _named(value) for role, value in _given(columns)},
                 **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
             },
-            source=dataset.source if dataset else str(data) if isinstance(data, str) else None,
+            source=given.source or (dataset.source if dataset else str(data) if isinstance(data, str) else None),
+            files=given.files,
             fingerprint=readers.fingerprint(dataset) if dataset else None,
             n_cells=dataset.n_cells if dataset else None,
         ),
@@ -222,11 +232,10 @@ def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
 
 
 def _read(data: Any, embeddings: Any, columns: Mapping[str, Any], obs: Any) -> Dataset:
-    names = [embeddings] if isinstance(embeddings, str) else list(embeddings) if embeddings is not None else None
     given = dict(_given(columns))
     if _one_for_each_species(data):
-        return readers.read_species(data, embeddings=names, columns=given, obs=obs)
-    return readers.read(data, embeddings=names, columns=given, obs=obs)
+        return readers.read_species(data, embeddings=embeddings, columns=given, obs=obs)
+    return readers.read(data, embeddings=embeddings, columns=given, obs=obs)
 
 
 def _one_for_each_species(data: Any) -> bool:

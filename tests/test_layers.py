@@ -43,7 +43,7 @@ LAYERS = (
         "comparison_table",
     ),
     ("datasets",),
-    ("runner",),
+    ("registered", "runner"),
     ("run",),
     ("reporting", "profiling"),
     ("arguments", "completion", "doctor", "listing", "output", "progress", "show"),

@@ -11,7 +11,7 @@ from gpubench.data.messages import close_matches
 from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
-from gpubench.data.reading import has_embedding, read, read_matrix
+from gpubench.data.reading import has_embedding, read, read_matrix, split_name
 from gpubench.data.rows import DeviceRows, StackedRows, read_rows
 from gpubench.data.species import read_species
 
@@ -39,4 +39,5 @@ __all__ = [
     "read_perturbation",
     "read_rows",
     "read_species",
+    "split_name",
 ]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from gpubench.data.anndata_source import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
-from gpubench.data.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy
+from gpubench.data.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy, stem
+from gpubench.data.beside import check_same_cells, is_file_name, split_embeddings
 from gpubench.data.columns import check_length, count_values
 from gpubench.data.host import comes_from
 from gpubench.data.matrix import Rows, as_rows
@@ -30,6 +31,9 @@ _MATRICES: dict[str, Callable[[Path], Source]] = {
     ".npy": open_npy,
     **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
 }
+SUFFIXES = (*_STORES, *_MATRICES)
+"""How files with embeddings end."""
+
 _TABLES: dict[str, Callable[[Path], Table]] = {
     **dict.fromkeys((".parquet", ".pq"), ParquetTable),
     **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), TextTable),
@@ -39,7 +43,7 @@ _TABLES: dict[str, Callable[[Path], Table]] = {
 def read(
     source: Any,
     *,
-    embeddings: str | Sequence[str] | None = None,
+    embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     columns: Mapping[str, Any] | None = None,
     obs: Any = None,
     cell_ids: bool = False,
@@ -51,7 +55,8 @@ def read(
     source : path of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see `as_rows`);
         or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
     embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
-        it. None: the only one there is. Empty: none is read.
+        it; paths of files with one embedding of the same cells, row by row; or a mapping name -> key, path or matrix.
+        None: the only one there is. Empty: none is read.
     columns : role -> name of a column, or the values themselves; roles with None are left out
     obs : table in which the names are looked up, row by row as the source: path of a .parquet, .csv, .tsv, .npz, .h5ad
         or .zarr file, DataFrame, or mapping. None: the table of the source itself.
@@ -62,10 +67,12 @@ def read(
     InputError
         What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
     """
+    keys, beside = split_embeddings(embeddings, SUFFIXES)
     with reading_source(source):
         opened = open_source(source)
-        wanted = [embeddings] if isinstance(embeddings, str) else None if embeddings is None else list(embeddings)
-        matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(wanted)}
+        matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(keys)}
+    for name, given in beside.items():
+        matrices[name] = _read_beside(opened, source, given, name)
     with reading_source(source if obs is None else obs):
         table = opened.obs if obs is None else open_table(obs)
         values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
@@ -77,6 +84,17 @@ def read(
             cell_ids=opened.cell_ids() if cell_ids else None,
             source=str(source) if _is_path(source) else None,
         )
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The name of an embedding, and where it is: of "name=emb.npy", of "emb.npy", or of a key.
+
+    A file whose name has an equals sign is meant as a whole where it exists.
+    """
+    name, equals, place = text.partition("=")
+    if equals and name and is_file_name(place, SUFFIXES) and not os.path.lexists(text):
+        return name, place
+    return (stem(Path(text)) if is_file_name(text, SUFFIXES) else text), text
 
 
 def read_matrix(source: Any, given: Any, name: str) -> Rows:
@@ -116,10 +134,34 @@ def has_embedding(source: Any, name: str) -> bool:
         return open_source(source).has(name)
 
 
-def open_source(source: Any) -> Source:
+def _read_beside(data: Source, source: Any, given: Any, name: str) -> Rows:
+    """Read an embedding that is given beside the data: the same cells, as far as both tell."""
+    if is_file_name(given, SUFFIXES):
+        file, rows = open_matrix(given, name)
+        with reading_source(given):
+            check_same_cells(name, given, file, data)
+    else:
+        rows = read_matrix(source, given, name)
+    n_cells = data.n_cells()
+    if n_cells not in (None, rows.shape[0]):
+        raise InputError(
+            f"embedding {name!r} has {rows.shape[0]:,} rows, but {data.where} has {n_cells:,} cells; give one row for"
+            " each cell, in the same order"
+        )
+    return rows
+
+
+def open_matrix(path: str | os.PathLike[str], name: str) -> tuple[Source, Rows]:
+    """Open a file that has one embedding, which is called `name`."""
+    with reading_source(path):
+        file = open_source(path, f"embedding {name!r}")
+        return file, as_rows(file.embedding(file.choose(None)[0]), name)
+
+
+def open_source(source: Any, argument: str = "data") -> Source:
     """Find out what the input is, and open it."""
     if _is_path(source):
-        return cast("Source", _open(source, {**_STORES, **_MATRICES}, "data"))
+        return cast("Source", _open(source, {**_STORES, **_MATRICES}, argument))
     if is_anndata(source):
         return LoadedAnnData(source)
     if isinstance(source, Mapping) and not comes_from(source, "h5py"):

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpubench.data.arrays import stem
+from gpubench.data.beside import is_file_name, split_embeddings
 from gpubench.data.categorical import CategoricalColumn
 from gpubench.data.columns import encode_labels
+from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import quoted
-from gpubench.data.reading import read
+from gpubench.data.reading import SUFFIXES, open_matrix, read
 from gpubench.data.rows import StackedRows
 from gpubench.errors import InputError
 from gpubench.types import Dataset
@@ -22,7 +24,7 @@ from gpubench.types import Dataset
 def read_species(
     sources: Mapping[str, Any] | Sequence[Any],
     *,
-    embeddings: str | Sequence[str] | None = None,
+    embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     columns: Mapping[str, Any] | None = None,
     obs: Mapping[str, Any] | None = None,
     cell_ids: bool = False,
@@ -33,7 +35,8 @@ def read_species(
     ----------
     sources : species -> source as in `read`; or a sequence of sources: then the stems of their paths name the species,
         unless `columns` has a column of species
-    embeddings : as in `read`; every source must have them
+    embeddings : keys as in `read`, which every source must have; or paths of files, or name -> path or matrix, with the
+        cells of all sources, those of the second below those of the first
     columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
         are left out. The role "species" is the key of the source unless it is given.
     obs : species -> table as in `read`
@@ -48,10 +51,11 @@ def read_species(
     named = sources if isinstance(sources, Mapping) else _named(sources, by_stem="species" not in given)
     if len(named) < 2:
         raise InputError(f"data: species need at least two sources, one for each; there are {len(named)}")
+    keys, beside = split_embeddings(embeddings, SUFFIXES)
     parts = {
         species: read(
             source,
-            embeddings=embeddings,
+            embeddings=keys,
             columns={role: _for_species(value, role, species) for role, value in given.items()},
             obs=None if obs is None else _for_species(obs, "obs", species),
             cell_ids=cell_ids,
@@ -62,8 +66,10 @@ def read_species(
     counts = [part.n_cells for part in parts.values()]
     stacked.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
     ids = [part.cell_ids for part in parts.values() if part.cell_ids is not None]
+    matrices: dict[str, Rows] = {name: _stack_rows(parts, name) for name in _common_names(parts)}
+    matrices |= {name: _read_whole(given, name, counts) for name, given in beside.items()}
     return Dataset(
-        embeddings={name: _stack_rows(parts, name) for name in _common_names(parts)},
+        embeddings=matrices,
         obs=stacked,
         n_cells=sum(counts),
         cell_ids=np.concatenate(ids) if len(ids) == len(parts) else None,
@@ -83,6 +89,18 @@ def _named(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
             f"data: files share a name ({quoted(list(named))}); give a mapping species -> file, or species"
         )
     return named
+
+
+def _read_whole(given: Any, name: str, counts: Sequence[int]) -> Rows:
+    """Read an embedding of the cells of all sources."""
+    rows = open_matrix(given, name)[1] if is_file_name(given, SUFFIXES) else as_rows(given, name)
+    if rows.shape[0] != sum(counts):
+        listed = " + ".join(f"{count:,}" for count in counts)
+        raise InputError(
+            f"embedding {name!r} has {rows.shape[0]:,} rows, but the sources have {listed} = {sum(counts):,} cells;"
+            " give one row for each, source by source"
+        )
+    return rows
 
 
 def _for_species(given: Any, argument: str, species: str) -> Any:
