@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gpubench.reporting.drawing import MARKERS, add_legend, new_figure, short, style, two_lines
 from gpubench.reporting.scores import ScoreRow
 from gpubench.reporting.shape import TaskPart
 from gpubench.reporting.stages import Stage, longest, memory_over_time
@@ -17,24 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_IN = 3.9
 _ROW_IN, _STAGE_IN = 0.2, 0.34
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _MOST_ROWS = 40
 _LEAST_POINTS = 4
-_LONGEST = 24
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's own defaults, whatever the user has set, in the colours of the page."""
-    from matplotlib import style
-
-    inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink("text"))
-    lines = dict.fromkeys(("axes.edgecolor", "grid.color"), ink("line"))
-    bare = {f"axes.spines.{side}": False for side in ("top", "right", "left")}
-    with style.context(["default", {**inks, **lines, **bare, "font.size": 8, "legend.frameon": False}]):
-        yield
 
 
 def scores_figure(task: TaskPart, embeddings: Sequence[str], key: str) -> str | None:
@@ -47,7 +31,7 @@ def scores_figure(task: TaskPart, embeddings: Sequence[str], key: str) -> str | 
     points = [cell for row in rows for cell in row.cells if cell is not None and not math.isnan(cell.value)]
     if len(points) < _LEAST_POINTS:
         return None
-    with _style():
+    with style():
         if len(rows) > _MOST_ROWS and len({row.metric for row in rows}) == 1:
             figure = _ranked(rows, embeddings)
             what = "Values of every row, from the lowest to the highest"
@@ -64,20 +48,14 @@ def timeline_figure(all_stages: list[Stage], key: str) -> str | None:
     if not all_stages:
         return None
     shown = longest(all_stages)
-    with _style():
-        figure = _new_figure(_STAGE_IN * len(shown) + 1.9)
+    with style():
+        figure = new_figure(_STAGE_IN * len(shown) + 1.9)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[_STAGE_IN * len(shown), 1.1])
         _gantt(above, shown)
         _memory(below, all_stages)
         named = ", ".join(f"{stage.path} {stage.seconds:.2f} seconds" for stage in shown)
         description = f"The longest stages: {named}. The table with all stages has the same numbers."
         return to_svg(figure, key, "Time and memory of the stages of the run", description)
-
-
-def _new_figure(height_in: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
 
 
 def _points(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
@@ -89,9 +67,9 @@ def _points(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
         if several and row.metric not in metrics[:i]:
             lines.append((row.title, None))
         lines.append((row.setting or "all" if several else row.title, row))
-    names = [_two_lines(text) for text, _ in lines]
+    names = [two_lines(text) for text, _ in lines]
     height_in = _ROW_IN * (1.5 if any("\n" in name for name in names) else 1)
-    figure = _new_figure(height_in * (len(lines) + (len(embeddings) > 1)) + 0.45)
+    figure = new_figure(height_in * (len(lines) + (len(embeddings) > 1)) + 0.45)
     axes = figure.subplots()
     of_rows = [(y, row) for y, (_, row) in enumerate(lines) if row is not None]
     for y, _ in of_rows:
@@ -103,7 +81,7 @@ def _points(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
             [cell.value for _, cell in drawn],
             [y for y, _ in drawn],
             xerr=[cell.stderr or 0.0 for _, cell in drawn],
-            fmt=_MARKERS[i % len(_MARKERS)],
+            fmt=MARKERS[i % len(MARKERS)],
             color=ink(f"series-{i % SERIES + 1}"),
             markersize=5.5,
             elinewidth=1.2,
@@ -114,15 +92,16 @@ def _points(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
     for label, (_, heading) in zip(axes.get_yticklabels(), lines, strict=True):
         label.set(parse_math=False, weight="bold" if heading is None else "normal")
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(visible=True, axis="x", linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend(figure, axes, embeddings)
+    add_legend(figure, axes, embeddings)
     return figure
 
 
 def _ranked(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
     """The values of each embedding in ascending order."""
-    figure = _new_figure(2.6)
+    figure = new_figure(2.6)
     axes = figure.subplots()
     for i in range(len(embeddings)):
         cells = [row.cells[i] for row in rows if not row.headline]
@@ -130,28 +109,17 @@ def _ranked(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
         axes.plot(
             range(1, len(values) + 1),
             values,
-            marker=_MARKERS[i % len(_MARKERS)],
+            marker=MARKERS[i % len(MARKERS)],
             markersize=3,
             linewidth=1,
             color=ink(f"series-{i % SERIES + 1}"),
             label=str(i),
         )
     axes.set_xlabel("rows in order of value")
-    axes.set_ylabel(_short(rows[0].title), parse_math=False)
+    axes.set_ylabel(short(rows[0].title), parse_math=False)
     axes.grid(visible=True, linewidth=0.6)
-    _legend(figure, axes, embeddings)
+    add_legend(figure, axes, embeddings)
     return figure
-
-
-def _legend(figure: Figure, axes: Axes, embeddings: Sequence[str]) -> None:
-    if len(embeddings) < 2:
-        return
-    widest = max(len(_short(name)) for name in embeddings)
-    columns = max(1, min(len(embeddings), 60 // (widest + 6)))
-    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=columns)
-    # the names come in afterwards: Matplotlib hides labels that begin with an underscore, and reads $ as mathematics
-    for text, name in zip(legend.get_texts(), embeddings, strict=True):
-        text.set(text=_short(name), parse_math=False)
 
 
 def _gantt(axes: Axes, shown: Sequence[Stage]) -> None:
@@ -159,7 +127,7 @@ def _gantt(axes: Axes, shown: Sequence[Stage]) -> None:
     for y, stage in enumerate(shown):
         color = ink("series-2" if stage.depth else "series-1")
         axes.barh(y + 0.22, stage.seconds, left=stage.start_s, height=0.28, color=color)
-        label = f"{'· ' * stage.depth}{_short(stage.name, 36)}"
+        label = f"{'· ' * stage.depth}{short(stage.name, 36)}"
         for x, text, side in ((0.0, label, "left"), (1.0, f"{stage.seconds:.2f} s", "right")):
             axes.text(x, y - 0.17, text, transform=axes.get_yaxis_transform(), ha=side, va="center", parse_math=False)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -179,13 +147,3 @@ def _memory(axes: Axes, all_stages: list[Stage]) -> None:
     axes.set_xlabel("seconds since the run began")
     axes.grid(visible=True, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _two_lines(text: str) -> str:
-    first, *more = textwrap.wrap(text, _LONGEST, break_long_words=False) or [""]
-    return "\n".join(_short(line) for line in (first, " ".join(more)) if line)
-
-
-def _short(text: str, longest_text: int = _LONGEST) -> str:
-    """Text that fits; the tables have it whole."""
-    return text if len(text) <= longest_text else f"{text[: longest_text - 1]}…"

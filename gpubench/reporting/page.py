@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+from gpubench.reporting.breakdowns import Breakdown, breakdowns
+from gpubench.reporting.cell_figures import MOST_GROUPS, confusion_figure, spreads_figure
+from gpubench.reporting.cell_views import Look, looks
+from gpubench.reporting.confusions import Confusion, confusions
 from gpubench.reporting.facts import Facts, facts, packages
 from gpubench.reporting.figures import scores_figure, timeline_figure
 from gpubench.reporting.shape import Comparison, TaskPart, comparisons
@@ -25,11 +29,13 @@ _FOLDED_ABOVE = 24
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A task on the page: its anchor, its content, its figure, and the rows shown at once."""
+    """A task on the page: its anchor, its content, its figures, and the rows shown at once."""
 
     anchor: str
     task: TaskPart
     figure: Markup | None
+    breakdowns: list[tuple[Breakdown, Markup]]
+    confusions: list[tuple[Confusion, Markup | None]]
 
     @property
     def folded(self) -> bool:
@@ -44,6 +50,7 @@ class Dataset:
     anchor: str
     comparison: Comparison
     sections: list[Section]
+    looks: list[Look]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ def render(runs: Mapping[str, Result]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
+    environment.globals["most_groups"] = MOST_GROUPS
+    environment.filters["trusted"] = _trusted
     found = comparisons(runs)
     return environment.get_template("report.html.jinja").render(
         css=Markup(resources.files("gpubench.reporting").joinpath("report.css").read_text()),  # noqa: S704 - our own
@@ -87,16 +96,27 @@ def render(runs: Mapping[str, Result]) -> str:
 
 def _dataset(comparison: Comparison, number: int) -> Dataset:
     anchor = f"data-{number}"
-    return Dataset(
+    sections = [_section(comparison, task, f"{anchor}-task-{i}") for i, task in enumerate(comparison.tasks, 1)]
+    return Dataset(anchor, comparison, sections, looks(comparison.cells, comparison.seed, f"{anchor}-look"))
+
+
+def _section(comparison: Comparison, task: TaskPart, anchor: str) -> Section:
+    by_group = breakdowns(task.text.id, comparison.cells)
+    by_class = confusions(task.text.id, comparison.cells)
+    return Section(
         anchor,
-        comparison,
+        task,
+        _trusted(scores_figure(task, comparison.embeddings, f"{anchor}-scores")),
         [
-            Section(
-                f"{anchor}-task-{i}",
-                task,
-                _trusted(scores_figure(task, comparison.embeddings, f"scores-{number}-{i}")),
+            (breakdown, _trusted(spreads_figure(breakdown, comparison.embeddings, f"{anchor}-spreads-{i}")))
+            for i, breakdown in enumerate(by_group)
+        ],
+        [
+            (
+                confusion,
+                None if confusion.fits_a_table else _trusted(confusion_figure(confusion, f"{anchor}-matrix-{i}")),
             )
-            for i, task in enumerate(comparison.tasks, 1)
+            for i, confusion in enumerate(by_class)
         ],
     )
 
@@ -107,6 +127,10 @@ def _run(name: str, result: Result, number: int) -> Run:
     return Run(name, all_stages, figure, facts(result.provenance), packages(result.provenance))
 
 
+@overload
+def _trusted(svg: str) -> Markup: ...
+@overload
+def _trusted(svg: None) -> None: ...
 def _trusted(svg: str | None) -> Markup | None:
     """An SVG of ours, in which text from data is escaped already."""
     from markupsafe import Markup

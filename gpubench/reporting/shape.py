@@ -12,6 +12,7 @@ from gpubench.reporting.scores import ScoreRow, score_rows
 from gpubench.table import printable
 
 if TYPE_CHECKING:
+    from gpubench.cells import CellColumn, CellScores
     from gpubench.result import Result
     from gpubench.types import MetricResult
 
@@ -61,14 +62,36 @@ class TaskPart:
 
 
 @dataclass(frozen=True, slots=True)
+class CellsOf:
+    """What is known of the cells of one embedding.
+
+    Attributes
+    ----------
+    name : of its column
+    scores : of the run that scored it; empty where the run kept nothing of its cells
+    embedding : its name there
+    """
+
+    name: str
+    scores: CellScores
+    embedding: str
+
+    def of_task(self, task: str) -> list[CellColumn]:
+        """The columns that a task left."""
+        return self.scores.select(embedding=self.embedding, task=task)
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Runs on the same cells with the same options, whose numbers may stand side by side.
 
     Attributes
     ----------
     source : the data as the user named it
+    seed : of the runs
     n_cells : None where predictions alone were scored
     embeddings : names of the columns
+    cells : what is known of the cells of each embedding
     tasks : with at least one number or note
     skipped : tasks left out of every run, {"task", "reason"}
     failures : {"task", "embedding", "error"}
@@ -76,12 +99,20 @@ class Comparison:
     """
 
     source: str
+    seed: int | None
     n_cells: int | None
     embeddings: tuple[str, ...]
+    cells: tuple[CellsOf, ...]
     tasks: tuple[TaskPart, ...]
     skipped: tuple[dict[str, str], ...]
     failures: tuple[dict[str, str], ...]
     interrupted: bool
+
+    @property
+    def without_cells(self) -> list[str]:
+        """Embeddings of which nothing is known cell by cell, though their cells were scored."""
+        known = {cells.name for cells in self.cells if cells.scores.columns}
+        return [] if self.n_cells is None else [name for name in self.embeddings if name not in known]
 
 
 def comparisons(runs: Mapping[str, Result]) -> list[Comparison]:
@@ -107,9 +138,10 @@ def _dataset(result: Result) -> dict[str, Any]:
 
 def _comparison(runs: Mapping[str, Result]) -> Comparison:
     columns = _columns(runs)
-    tasks = dict.fromkeys(row.task for rows in columns.values() for row in rows)
-    scored = {row.task for result in runs.values() for row in result.results}
-    dataset = _dataset(next(iter(runs.values())))
+    of_columns = [[row for row in result.results if row.embedding == name] for _, result, name in columns]
+    scored = dict.fromkeys(row.task for rows in of_columns for row in rows)
+    first = next(iter(runs.values()))
+    dataset = _dataset(first)
     skipped = {
         (item["task"], item["reason"]): item
         for result in runs.values()
@@ -118,9 +150,11 @@ def _comparison(runs: Mapping[str, Result]) -> Comparison:
     }
     return Comparison(
         source=printable(str(dataset.get("source") or "arrays")),
+        seed=first.provenance.get("seed"),
         n_cells=dataset.get("n_cells"),
-        embeddings=tuple(map(printable, columns)),
-        tasks=tuple(_task(task, columns) for task in tasks),
+        embeddings=tuple(printable(name) for name, _, _ in columns),
+        cells=tuple(CellsOf(printable(name), result.cells, embedding) for name, result, embedding in columns),
+        tasks=tuple(_task(task, of_columns) for task in scored),
         skipped=tuple({key: printable(text) for key, text in item.items()} for item in skipped.values()),
         failures=tuple(
             {key: printable(text) for key, text in item.items()} for result in runs.values() for item in result.failures
@@ -129,19 +163,19 @@ def _comparison(runs: Mapping[str, Result]) -> Comparison:
     )
 
 
-def _columns(runs: Mapping[str, Result]) -> dict[str, list[MetricResult]]:
-    """Rows by embedding; where several runs have one of that name, it says which run."""
-    names = [name for result in runs.values() for name in dict.fromkeys(row.embedding for row in result.results)]
-    columns: dict[str, list[MetricResult]] = {}
-    for run, result in runs.items():
-        for row in result.results:
-            column = row.embedding if names.count(row.embedding) == 1 else f"{row.embedding} ({run})"
-            columns.setdefault(column, []).append(row)
-    return columns
+def _columns(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
+    """The embeddings of all runs, each with the run it is from; the name says which run where several have it."""
+    found = [
+        (run, result, name)
+        for run, result in runs.items()
+        for name in dict.fromkeys(row.embedding for row in result.results)
+    ]
+    names = [name for _, _, name in found]
+    return [(name if names.count(name) == 1 else f"{name} ({run})", result, name) for run, result, name in found]
 
 
-def _task(task: str, columns: Mapping[str, Sequence[MetricResult]]) -> TaskPart:
-    of_task = [[row for row in rows if row.task == task] for rows in columns.values()]
+def _task(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskPart:
+    of_task = [[row for row in rows if row.task == task] for rows in columns]
     metrics = dict.fromkeys(row.metric for rows in of_task for row in rows)
     rows = [
         row

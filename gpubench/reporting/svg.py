@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 SERIES = 8
 """Colours that tell embeddings apart; with the markers there are more combinations than anyone compares."""
 
-_THEME = ("text", "muted", "line", *(f"series-{i}" for i in range(1, SERIES + 1)))
+_IMAGE_DPI = 160
+"""Of what is drawn as an image inside a figure: sharp on screens of twice the usual density."""
+
+_THEME = ("page", "text", "muted", "line", *(f"series-{i}" for i in range(1, SERIES + 1)))
 _FIRST_INK = 0x0000A0
 _INK = re.compile(r"#0000([ab][0-9a-f])\b")
 _LINK = re.compile(r"url\(#([^)]+)\)")
@@ -21,7 +24,7 @@ _DROPPED = {"metadata", "style"}
 
 
 def ink(name: str) -> str:
-    """The colour to draw with where the page's colour of that name is meant: "text", "muted", "line", "series-1" ..."""
+    """The colour to draw with where the page's colour of that name is meant: "page", "text", "line", "series-1" ..."""
     return f"#{_FIRST_INK + _THEME.index(name):06x}"
 
 
@@ -39,7 +42,7 @@ def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
     buffer = io.StringIO()
     # Text stays text: small, in the font of the page, and it can be searched. The salt makes ids the same in every run.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True, dpi=_IMAGE_DPI, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 - Matplotlib has just written it
     for element in root.iter():
         element.tag = _local(element.tag)
@@ -71,7 +74,7 @@ def _set(element: ET.Element, name: str, value: str, key: str) -> None:
     """Take over an attribute: ids are made unique on the page, colours are those of the page."""
     if name == "id":
         value = f"{key}-{value}"
-    elif name == "href":
+    elif name == "href" and not value.startswith("data:"):
         value = f"#{key}-{value.removeprefix('#')}"
     elif name == "style":
         value = re.sub(r"font: [^;]*?(\d[\d.]*)px[^;]*", r"font-size: \1px", value)

@@ -8,12 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cell_cases import cells_result
 from report_cases import full_result, hostile_result, many_conditions
 
 import gpubench as gb
+from gpubench.demo import demo_path
+from gpubench.result import Result
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")
-PAGES = {"full": full_result, "hostile": hostile_result, "many": many_conditions}
+
+
+def demo() -> Result:
+    return gb.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", engine="cpu")
+
+
+def many_cells() -> Result:
+    """Labels whose names are long and alike, more than have room, on two embeddings."""
+    labels = [f"CD4-positive, alpha-beta memory T cell of kind {i}, and so on" for i in range(32)]
+    return cells_result(600, labels, embeddings=("X_pca", "X_scvi"), batches=("a", "b"), times=5)
+
+
+PAGES = {
+    "full": full_result,
+    "hostile": hostile_result,
+    "many": many_conditions,
+    "demo": demo,
+    "cells": many_cells,
+}
+
+AXE = {(390, "light"), (1280, "dark")}
+"""Where axe-core is asked: it takes a second a page."""
 
 # Contrast of each text with the background behind it, by WCAG 2: (contrast, text, its first words).
 CONTRASTS = """() => {
@@ -22,11 +46,9 @@ CONTRASTS = """() => {
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const rgba = color => color.match(/[\\d.]+/g).map(Number);
   const behind = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const color = rgba(getComputedStyle(e).backgroundColor);
-      if (color.length < 4 || color[3] > 0) return color;
-    }
-    return [255, 255, 255];
+    if (!element) return [255, 255, 255];
+    const [r, g, b, a = 1] = rgba(getComputedStyle(element).backgroundColor);
+    return a == 1 ? [r, g, b] : behind(element.parentElement).map((c, i) => a * [r, g, b][i] + (1 - a) * c);
   };
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const found = [];
@@ -45,6 +67,13 @@ CLIPPED = """() => [...document.querySelectorAll("svg text")].filter(text => {
   const inner = text.getBoundingClientRect(), outer = text.closest("svg").getBoundingClientRect();
   return inner.left < outer.left - 1 || inner.right > outer.right + 1 || inner.bottom > outer.bottom + 1;
 }).map(text => text.textContent)"""
+
+
+# Figures, and images inside them, that take no room.
+UNDRAWN = """() => [...document.querySelectorAll("figure svg, figure svg image")].filter(drawn => {
+  const box = drawn.getBoundingClientRect();
+  return box.width < 50 || box.height < 5;
+}).map(drawn => drawn.outerHTML.slice(0, 200))"""
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +111,34 @@ def test_the_report_opens_well(name: str, width: int, scheme: str, browser: Any,
     page.goto((folder / f"{name}.html").as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
     assert complaints == []
-    assert requests == [(folder / f"{name}.html").as_uri()]
+    assert [url for url in requests if not url.startswith("data:image/png;")] == [(folder / f"{name}.html").as_uri()]
+    assert page.evaluate(UNDRAWN) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     assert page.evaluate(CLIPPED) == []
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 50
     assert [found for found in contrasts if found[0] < 4.5] == []
+    if (width, scheme) in AXE:
+        assert serious_violations(page) == []
     context.close()
+
+
+def serious_violations(page: Any) -> list[tuple[str, str, str]]:
+    """What axe-core finds that keeps people from using the page: rule, how bad, the first element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        (violation["id"], violation["impact"], violation["nodes"][0]["html"][:200])
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+def test_axe_sees_what_is_wrong(browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content("<html><body><img src='data:,'><p style='color:#eee;background:#fff'>pale</p></body></html>")
+    assert {rule for rule, _, _ in serious_violations(page)} >= {"image-alt", "color-contrast", "html-has-lang"}
+    page.close()
 
 
 def test_tables_and_links_are_reached_by_the_keyboard(browser: Any, folder: Path) -> None:

@@ -1,0 +1,95 @@
+"""Views show every group, sign those that have room, say what was drawn, and stay small."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cell_cases import cells_result
+from report_cases import HOSTILE, Page
+
+from gpubench import views
+from gpubench.cells import CellView
+from gpubench.reporting.cell_views import looks
+from gpubench.reporting.page import render
+from gpubench.reporting.shape import comparisons
+from gpubench.result import Result
+
+
+def looks_of(result: Result) -> list:
+    comparison = comparisons({"": result})[0]
+    return looks(comparison.cells, comparison.seed, "key")
+
+
+def test_panels_and_their_keys() -> None:
+    result = cells_result(500, ["a", "b", "c"], batches=("u", "v"), times=3)
+    (look,) = looks_of(result)
+    assert look.name == "X_pca"
+    assert look.caption == "First two principal components; 500 cells."
+    assert [panel.title for panel in look.panels] == ["label", "batch", "time", "cluster"]
+    label, _, time, cluster = look.panels
+    sizes = np.bincount(result.cells.groups["label"].codes)
+    assert [(key.sign, key.name, key.n) for key in label.keys] == [
+        (str(i), "abc"[c], sizes[c]) for i, c in enumerate(np.argsort(-sizes, kind="stable"), 1)
+    ]
+    assert len({key.color for key in label.keys}) == 3
+    assert time.keys == ()
+    assert "From 0 to 24" in time.svg
+    assert {key.sign for key in cluster.keys} == {str(c) for c in range(6)}, "clusters are signed with their names"
+
+
+def test_many_groups_are_grey() -> None:
+    (look,) = looks_of(cells_result(3000, [f"l{i}" for i in range(100)]))
+    assert len(look.panels[0].keys) == 40
+    assert look.panels[0].others == 60
+
+
+def test_signs_do_not_hide_each_other() -> None:
+    result = cells_result(400, ["a", "b"])
+    alike = CellView("t", np.arange(400), np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32))
+    apart = replace(alike, xy=alike.xy + 20 * result.cells.groups["label"].codes[:, None].astype(np.float32))
+    for view, signs in ((alike, ["1"]), (apart, ["1", "2"])):
+        result.cells.views["X_pca"] = view
+        assert re.findall(r"<text[^>]*>(\d+)</text>", looks_of(result)[0].panels[0].svg) == signs
+
+
+def test_embeddings_share_given_coordinates() -> None:
+    result = cells_result(300, ["a", "b"], embeddings=("X", "Y"))
+    result.cells.views = {"": replace(result.cells.views["X"], title="X_umap")}
+    (look,) = looks_of(result)
+    assert look.name == "X_umap"
+    assert look.caption == "Coordinates of the data; 300 cells."
+    assert [panel.title for panel in look.panels] == ["label", "cluster of X", "cluster of Y"]
+
+
+def test_a_sample_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "CELLS", 50)
+    (look,) = looks_of(cells_result(300, ["a", "b"]))
+    assert look.caption.endswith("50 of 300 cells, drawn at random (seed 42).")
+
+
+def test_names_cannot_leave_their_place() -> None:
+    names = [HOSTILE, f"{HOSTILE}2", "$\\frac{"]
+    page = render({"": cells_result(200, names, embeddings=(HOSTILE,), batches=(HOSTILE, "_b"), times=2)})
+    assert "<script" not in page
+    assert "<img" not in page
+    assert Page(page).text.count("alert(1)") > 10
+
+
+def test_a_million_cells_make_a_small_file() -> None:
+    labels = [f"type {i}" for i in range(60)]
+    result = cells_result(1_000_000, labels, batches=[f"b{i}" for i in range(12)])
+    page = render({"": result})
+    assert len(page.encode()) < 3e6, "an embedding takes its share of 8 MB"
+    assert "20,000 of 1,000,000 cells, drawn at random (seed 42)" in page
+
+
+def test_a_result_without_cells_says_so() -> None:
+    result = cells_result(100, ["a", "b"])
+    bare = replace(result, cells=type(result.cells)())
+    page = Page(render({"": bare})).text
+    assert "Confusion matrix" not in page
+    assert "Without views and breakdowns of X_pca" in page
+    assert "Without views" not in Page(render({"": result})).text
