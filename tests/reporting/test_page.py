@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from cell_cases import cells_result
 from report_cases import HOSTILE, Page, full_result, hostile_result, make_result, many_conditions, row
 
 import gpubench as gb
@@ -18,7 +19,18 @@ from gpubench.reporting.page import render
 from gpubench.result import Result
 from gpubench.tasks import TASKS
 
-RESULTS = {"full": full_result, "hostile": hostile_result, "many": many_conditions, "empty": make_result}
+
+def two_embeddings() -> Result:
+    return cells_result(300, ["a", "b", "c"], embeddings=("X", "Y"), batches=("u", "v"), times=3)
+
+
+RESULTS = {
+    "full": full_result,
+    "hostile": hostile_result,
+    "many": many_conditions,
+    "empty": make_result,
+    "cells": two_embeddings,
+}
 
 
 def digest(result: Result) -> str:
@@ -77,9 +89,10 @@ def test_the_page_is_whole_and_loads_nothing(make: object) -> None:
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "src"], tag
         target = attributes.get("href") or attributes.get("xlink:href") or ""
-        assert target == "" or target.startswith("https://doi.org/") or target.removeprefix("#") in ids
+        known = ("https://doi.org/", "data:image/png;base64,")
+        assert target == "" or target.startswith(known) or target.removeprefix("#") in ids
     policy = [found["content"] for found in page.all("meta") if found.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
     assert not re.search(r"@import|url\((?!#)", text)
 
 
