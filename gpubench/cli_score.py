@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gpubench.output import Output
     from gpubench.result import Result
 
+RUN_FILES = (".yaml", ".yml")
+
 _NOT_KEPT = "No files were written; add --out results/ to keep these numbers."
 
 _input = partial(typer.Option, rich_help_panel="Data")
@@ -48,6 +50,10 @@ Labels of a dataset that is fetched by name, and your embedding of its cells:
 
   gpubench score tsv2_blood -e emb.npy
 
+Several runs, written in a file:
+
+  gpubench score run.yaml --out results/
+
 One file for each species:
 
   gpubench score human.h5ad mouse.h5ad -e X_uce --label cell_type --species organism
@@ -57,12 +63,13 @@ One file for each species:
 
 
 def score(
+    context: typer.Context,
     data: Annotated[
         list[str],
         typer.Argument(
             metavar="DATA",
             help="h5ad, zarr, npy or npz, or the name of a dataset (see gpubench datasets list); several are one for"
-            " each species.",
+            " each species. Or a run file, run.yaml.",
             autocompletion=completion.dataset_ids,
         ),
     ],
@@ -134,6 +141,8 @@ def score(
     ] = False,
 ) -> int:
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
+    if any(path.lower().endswith(RUN_FILES) for path in data):
+        return _score_run_file(context, data, out, format_, report=report, quiet=quiet, verbose=verbose)
     with reporting(verbose):
         from gpubench import arguments, run
         from gpubench.checkpoint import Checkpoint
@@ -172,6 +181,25 @@ def score(
             with Progress(shown=not quiet) as progress:
                 result = run.score(source, embeddings, listener=progress, checkpoint=checkpoint, **given)
             return _finish(result, output, quiet, verbose, trace, checkpoint)
+
+
+def _score_run_file(
+    context: typer.Context,
+    data: list[str],
+    out: Path | None,
+    formats: list[str] | None,
+    *,
+    report: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    from gpubench.cli_runs import refuse_other_flags, score_runs
+
+    refuse_other_flags(context)
+    if len(data) > 1:
+        raise InputError(f"{data[0]!r} and more: a run file goes alone; name the data in it")
+    with reporting(verbose):
+        return score_runs(data[0], out, formats, report=report, quiet=quiet, verbose=verbose)
 
 
 def demo(

@@ -57,7 +57,7 @@ def look_up(given: Given, *, obs: Any, listener: Listener | None) -> Given:
         A name that is in no catalogue; what `gpubench.datasets.fetch` raises.
     """
     if isinstance(given.data, str):
-        if not _is_name(given.data):
+        if not is_dataset_name(given.data):
             return given
         path, entry, file = _fetched(given.data, listener)
         columns = {} if obs is not None else entry.columns()
@@ -72,14 +72,14 @@ def look_up(given: Given, *, obs: Any, listener: Listener | None) -> Given:
             files=[file],
         )
     parts = _parts(given.data)
-    if not any(_is_name(part) for part in parts.values()):
+    if not any(is_dataset_name(part) for part in parts.values()):
         return given
     return _look_up_each(given, parts, obs, listener)
 
 
 def _look_up_each(given: Given, parts: dict[Any, Any], obs: Any, listener: Listener | None) -> Given:
     """The same of several, one for each species."""
-    found = {key: _fetched(part, listener) for key, part in parts.items() if _is_name(part)}
+    found = {key: _fetched(part, listener) for key, part in parts.items() if is_dataset_name(part)}
     entries = {key: entry for key, (_, entry, _) in found.items()}
     names = {key: key for key in parts} if isinstance(given.data, Mapping) else _species(parts, entries)
     data = {names[key]: found[key][0] if key in found else part for key, part in parts.items()}
@@ -113,7 +113,8 @@ def _species(parts: dict[Any, Any], entries: dict[Any, Entry]) -> dict[Any, str]
     return {key: Path(str(part)).name.partition(".")[0] for key, part in parts.items()}
 
 
-def _is_name(data: Any) -> bool:
+def is_dataset_name(data: Any) -> bool:
+    """Whether a text means a dataset: nothing of that name is on the disk, and it has neither a folder nor a suffix."""
     if not isinstance(data, str) or os.path.lexists(data):
         return False
     return bool(data) and not ({"/", os.sep, "."} & set(data))

@@ -15,7 +15,9 @@ from gpubench.types import MetricResult
 FAILED, LEFT_OUT = "Failed:", "Left out:"
 
 _NUMBERS = ("value", "stderr", "n", "seconds")
-_HEADER = ("metric", *_NUMBERS, "note")
+HEADER = ("metric", *_NUMBERS, "note")
+"""Columns of a section besides its parameters."""
+
 _OPTIONAL = frozenset({"stderr", "note"})
 
 
@@ -119,7 +121,7 @@ def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int
     shown, hidden = _fold(rows, limit)
     notes = tuple(dict.fromkeys(printable(row.note) for row in shown if row.note))
     keys = list(dict.fromkeys(key for row in shown for key in telling[row.metric]))
-    header = ("metric", *(f"param_{key}" if key in _HEADER else key for key in keys), *_HEADER[1:])
+    header = ("metric", *(f"param_{key}" if key in HEADER else key for key in keys), *HEADER[1:])
     cells = [_cells(row, keys, telling[row.metric], notes) for row in shown]
     used = [i for i, column in enumerate(header) if column not in _OPTIONAL or any(row[i] for row in cells)]
     return Section(

@@ -62,6 +62,13 @@ def test_commands_exist(line: str) -> None:
     assert set(given.get("task") or []) <= set(TASKS)
 
 
+def test_the_run_file_runs(folder: Path) -> None:
+    (text,) = blocks(README, "yaml")
+    Path("run.yaml").write_text(text)
+    assert cli.main(["score", "run.yaml", "--out", "results", "--quiet"]) == 0
+    assert {"pbmc", "half"} <= {path.name for path in Path("results").iterdir()}
+
+
 def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line for block in blocks(README, "console") for line in block.splitlines()]
     assert lines

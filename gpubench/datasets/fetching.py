@@ -7,10 +7,10 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from gpubench.datasets.cache import (
     Record,
@@ -27,7 +27,7 @@ from gpubench.datasets.checksum import Corrupt, check
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.remote import Changed, Remote, Stat, Transient
 from gpubench.errors import InputError
-from gpubench.files import cannot_write
+from gpubench.files import cannot_write, lock_file
 from gpubench.folders import CACHE
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ BACKOFF_S = 0.5
 """Wait after the first failure; each further one doubles it, and chance moves it by up to a half."""
 
 _LONGEST_WAIT_S = 30.0
+_LOCK_POLL_S = 0.1
 _TRIES = 2  # of a whole file: it may change on the server meanwhile, or come damaged
 
 
@@ -250,18 +251,20 @@ def _writing(place: Path) -> Iterator[None]:
 @contextmanager
 def _locked(place: Path, watch: Watch) -> Iterator[None]:
     """Be the only process that writes this file; a lock is free as soon as its process has ended, however it ended."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_of(place))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        lock = lock_file(lock_of(place))
+    except BlockingIOError:
         with watch.stage("wait for", 0):
-            lock.acquire()
-    try:
+            lock = _wait_for_lock(lock_of(place))
+    with lock:
         yield
-    finally:
-        lock.release()
+
+
+def _wait_for_lock(path: Path) -> IO[bytes]:
+    while True:
+        time.sleep(_LOCK_POLL_S)
+        with suppress(BlockingIOError):
+            return lock_file(path)
 
 
 def _address(entry: Entry) -> str:

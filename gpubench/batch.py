@@ -1,0 +1,151 @@
+"""The runs of a run file, one after the other, each with a folder of its own, and one table of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench import machine, rows, run, table
+from gpubench.cells_file import NAME as CELLS
+from gpubench.checkpoint import Checkpoint
+from gpubench.errors import InputError
+from gpubench.files import write_atomically
+from gpubench.output import Output
+from gpubench.result import Result
+
+if TYPE_CHECKING:
+    from gpubench.runfile import PlannedRun
+    from gpubench.timeline import Listener
+
+TABLE = "runs.csv"
+"""The file with the scores of all runs, in the folder that holds theirs."""
+
+
+def output_of(plan: PlannedRun, every: Output) -> Output:
+    """Where the files of one run go: a folder of its name, where JSON is always among them."""
+    formats = list(dict.fromkeys(["json", *every.formats]))
+    return replace(every, folder=every.folder / plan.name, formats=formats, report=False)
+
+
+def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tuple[Result, list[str]]:
+    """Score one run and write its files; one that has ended whole before, of the same inputs, is taken over.
+
+    Returns
+    -------
+    The result, and lines for people.
+
+    Raises
+    ------
+    InputError
+        Its input cannot be scored, or its files cannot be written; the line of the run file is in the message.
+    """
+    digest = _digest(plan)
+    before = _finished(output, digest)
+    if before is not None:
+        return before, [f"Taken over from {output.folder}, where it had ended"]
+    arguments = dict(plan.arguments)
+    try:
+        with Checkpoint(output.folder) as checkpoint:
+            options = arguments.pop("options", {})
+            result = run.score(listener=listener, checkpoint=checkpoint, **arguments, **options)
+            result.provenance["run"] = {"name": plan.name, "digest": digest}
+            lines = [] if result.interrupted and not result.results else output.write(result)
+            return result, lines + checkpoint.end(whole=not (result.interrupted or result.failures))
+    except InputError as error:
+        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+
+
+def write_table(results: Mapping[str, Result], folder: Path) -> str:
+    """Write the scores of all runs as one CSV file: a column "run", then those of `Result.to_csv`; returns a line.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    import pandas as pd
+
+    scores = [row for result in results.values() for row in result.results]
+    names = [name for name, result in results.items() for _ in result.results]
+    frame = pd.DataFrame({"run": names, **rows.to_columns(scores)})
+    text = frame.to_csv(index=False).encode("utf-8", "backslashreplace")
+    write_atomically(folder / TABLE, lambda file: file.write(text))
+    return f"Wrote {folder / TABLE}"
+
+
+def table_text(results: Mapping[str, Result]) -> str:
+    """The scores of all runs as one table: a line for each score."""
+    header = ("run", "embedding", "task", "metric", "value", "stderr")
+    lines = [header, *(line for name, result in results.items() for line in _lines(name, result))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in ("value", "stderr") else cell.ljust(width)
+            for cell, column, width in zip(line, header, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _lines(name: str, result: Result) -> Iterator[tuple[str, ...]]:
+    for section in table.sections(result.results):
+        for cells in section.rows:
+            row = dict(zip(section.header, cells, strict=True))
+            params = [f"{key}={row[key]}" for key in section.header if key not in table.HEADER and row[key]]
+            metric = " ".join([row["metric"], *params])
+            yield name, section.embedding, section.task, metric, row["value"], row.get("stderr", "")
+
+
+def _digest(plan: PlannedRun) -> str | None:
+    """What decides the scores of a run: what it asks for, its files as they are now, the datasets, the version.
+
+    None where nothing tells whether an input is still the same: a store of many files.
+    """
+    files = {}
+    for text in _texts(plan.arguments):
+        path = Path(text)
+        if path.is_dir():
+            return None
+        if path.is_file():
+            stat = path.stat()
+            files[text] = [stat.st_size, stat.st_mtime_ns]
+    asked = {key: value if key != "scorers" else sorted(value or ()) for key, value in plan.arguments.items()}
+    content = [asked, files, _catalogued(plan.arguments["data"]), machine.package_version("gpubench")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _catalogued(data: Any) -> list[str]:
+    """What the catalogues say of the datasets of a run."""
+    names = [text for text in _texts(data) if not os.path.lexists(text)]
+    if not names:
+        return []
+    from gpubench.datasets.catalogue import read_catalogues
+
+    entries = read_catalogues()
+    return [repr(entries.get(name)) for name in names]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _finished(output: Output, digest: str | None) -> Result | None:
+    """The result of a run of this digest that has ended whole and left every file that is asked for; else None."""
+    if digest is None or not all(file.is_file() for file in output.files() if file.name != CELLS):
+        return None
+    try:
+        result = Result.from_json(output.folder / "results.json")
+    except InputError:  # damaged, or of another version: it is written anew
+        return None
+    same = result.provenance.get("run", {}).get("digest") == digest
+    return result if same and not (result.interrupted or result.failures) else None
