@@ -196,10 +196,10 @@ class Runner:
             if x is None:
                 return
             embedding = self._on_engine(x, name)
+            tasks = self._with_graph(embedding, tasks)
             if "" not in self.cells.views:
                 with timeline.stage("view"):
                     self.cells.views[name] = principal_view(embedding, self._engine.seed)
-            tasks = self._with_graph(embedding, tasks)
             kept = self._kept_rows(embedding)
             for task in tasks:
                 given = TaskInput(

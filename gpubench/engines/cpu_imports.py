@@ -10,7 +10,7 @@ from threading import Thread
 
 from gpubench.engines.cpu_classifiers import FEW_CELLS
 
-IMPORTED = {"leiden": ("scipy.sparse", "igraph"), "classifier": ("scipy.optimize", "sklearn.model_selection")}
+IMPORTED = {"leiden": ("scipy.sparse",), "classifier": ("scipy.optimize", "sklearn.model_selection")}
 """Operation -> what it imports, whatever the number of cells."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -131,3 +133,31 @@ def test_igraph_gets_the_random_numbers_that_it_asks_for() -> None:
     assert np.std([random.gauss(10, 0.5) for _ in range(400)]) == pytest.approx(0.5, rel=0.2)
     assert [again.randint(0, 9) for _ in range(20)] == [legacy.randint(0, 10) for _ in range(20)]
     assert random.getrandbits(0) == 0
+
+
+def test_igraph_is_the_same_before_and_after() -> None:
+    """The compiled core is loaded without the package; a later import must not notice, nor find other communities."""
+    code = """
+import sys
+import numpy as np
+from gpubench.engines import cpu_graph
+from gpubench.types import Graph
+rng = np.random.default_rng(0)
+upper = np.triu(rng.random((60, 60)) * (rng.random((60, 60)) < 0.2), 1)
+weights = upper + upper.T
+sources, targets = np.nonzero(weights)
+indptr = np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=60))])
+graph = Graph(indptr, targets.astype(np.int32), weights[sources, targets])
+ours = cpu_graph.leiden(graph, 1.5, 2, 7)
+assert "matplotlib" not in sys.modules
+import random
+import igraph
+assert issubclass(igraph.Graph, cpu_graph._igraph().GraphBase)
+network = igraph.Graph(n=60, edges=np.column_stack([sources, targets]))
+igraph.set_random_number_generator(cpu_graph._IgraphRandom(7))
+theirs = network.community_leiden("modularity", weights=graph.weights.tolist(), resolution=1.5, n_iterations=2)
+assert (cpu_graph.by_size(np.array(theirs.membership)) == ours).all()
+again = cpu_graph.leiden(graph, 1.5, 2, 7)
+assert (again == ours).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
