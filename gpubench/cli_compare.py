@@ -34,9 +34,24 @@ def compare(
     tolerance: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="What --fail-if-worse lets pass; 0 by default.")
     ] = None,
+    donor: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Draw the cells of a donor together: noise of other donors.")
+    ] = None,
+    obs: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad with the column, where the results lack it."),
+    ] = None,
+    resamples: Annotated[
+        int, typer.Option(metavar="NUMBER", help="How often cells or donors are drawn; 0: not at all.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the draws.")] = 42,
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
 ) -> int:
-    """Put results side by side: differences from the first, what is better, and whether it is more than noise."""
+    """Put results side by side: differences from the first, what is better, and whether it is more than noise.
+
+    Noise is how far a difference moves when other cells, or other donors, are drawn: 95% intervals by a paired
+    bootstrap of the values in cells.parquet, or by standard errors where there are none.
+    """
     if format_ not in ("table", "json"):
         raise InputError(f"--format {format_!r} is unknown; use table or json")
     if tolerance is not None and not fail_if_worse:
@@ -45,7 +60,7 @@ def compare(
     from gpubench import comparison
     from gpubench.comparison_table import show
 
-    compared = comparison.compare(files)
+    compared = comparison.compare(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
     failures = compared.below(least) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
     if format_ == "json":
         content = {**compared.to_dict(), "failures": failures}

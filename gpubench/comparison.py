@@ -6,12 +6,15 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpubench import rows
+from gpubench.bootstrap import N_RESAMPLES, SEED, Drawn
 from gpubench.comparability import comparability_warnings
+from gpubench.comparison_draws import check_draws, draw
+from gpubench.difference import Difference, difference, equal
 from gpubench.errors import InputError
 from gpubench.metrics import METRICS
 from gpubench.result import Result
@@ -20,40 +23,10 @@ from gpubench.types import MetricResult
 SCHEMA = 1
 """Version of the layout of `Comparison.to_dict`."""
 
-Z_95 = 1.96
-"""Standard errors on each side of a value in its 95% interval."""
-
-ROUNDING = 1e-6
-"""Relative and absolute; processors and engines that add in another order differ by less."""
-
 # Parameters that a run finds rather than is given: rows that differ in them answer the same question.
 _FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
 
 Key: TypeAlias = tuple[str, str, str, str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How a row differs from that of the first file.
-
-    Attributes
-    ----------
-    value : its value minus the first one; NaN where either is undefined
-    interval : 95% interval of that, value ± 1.96 √(s₁² + s₂²) with the standard errors s; None where one is missing.
-        Scores of the same cells go up and down together, so that it is rather too wide than too narrow
-    equal : whether they differ by rounding at most
-    better : whether it is better than the first; None where they are equal or undefined, or neither end is better
-    """
-
-    value: float
-    interval: tuple[float, float] | None
-    equal: bool
-    better: bool | None
-
-    @property
-    def beyond_noise(self) -> bool | None:
-        """Whether 0 is outside the interval; None where there is none."""
-        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +39,7 @@ class ComparedRow:
     task, metric, params : what the rows agree in; of the parameters those that were asked for
     higher_is_better : None where neither end is better, or it is not known, as of a scorer of the user's
     results : a row of each file, or None
+    drawn : what the bootstrap says of each file's difference from the first; None where nothing was drawn
     differences : of each file from the first; None for the first and where either row is missing
     """
 
@@ -75,13 +49,19 @@ class ComparedRow:
     params: Mapping[str, Any]
     higher_is_better: bool | None
     results: tuple[MetricResult | None, ...]
+    drawn: Mapping[int, Drawn] = field(default_factory=dict, repr=False)
     differences: tuple[Difference | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Take the differences from the first row."""
-        first, *others = self.results
-        apart = (None, *(_difference(first, other, higher_is_better=self.higher_is_better) for other in others))
-        object.__setattr__(self, "differences", apart)
+        first = self.results[0]
+        apart = [
+            None
+            if first is None or other is None
+            else difference(first, other, self.drawn.get(i), higher_is_better=self.higher_is_better)
+            for i, other in enumerate(self.results)
+        ]
+        object.__setattr__(self, "differences", (None, *apart[1:]))
 
     def best(self) -> frozenset[int]:
         """Places of the best value; none where all are equal, fewer than two are defined, or neither end is better."""
@@ -89,7 +69,7 @@ class ComparedRow:
         if self.higher_is_better is None or len(defined) < 2:
             return frozenset()
         best = max(defined.values()) if self.higher_is_better else min(defined.values())
-        places = frozenset(i for i, value in defined.items() if _equal(value, best))
+        places = frozenset(i for i, value in defined.items() if equal(value, best))
         return frozenset() if len(places) == len(defined) else places
 
     def __str__(self) -> str:
@@ -106,17 +86,20 @@ class Comparison:
     names : of the files, in the order given
     rows : each number once, in the order in which it first appears
     warnings : why the files may not be comparable
+    draws : what the intervals of the bootstrap are of; empty where there is none
     """
 
     names: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
     warnings: tuple[str, ...]
+    draws: str = ""
 
     def worse(self, tolerance: float = 0.0) -> list[str]:
         """Say in a line each what is worse than in the first file.
 
-        A row counts that is worse by more than `tolerance` and not within noise (where there is no standard error,
-        by more than `tolerance`), and one that is defined in the first file but undefined or missing in another.
+        A row counts that is worse by more than `tolerance` and not within noise: 0 is outside the interval of the
+        difference. Where it has no interval, the tolerance alone decides. A row counts as well that is defined in the
+        first file but undefined or missing in another.
 
         Raises
         ------
@@ -130,11 +113,11 @@ class Comparison:
             first = row.results[0]
             if first is None or math.isnan(first.value):
                 continue
-            for name, result, difference in list(zip(self.names, row.results, row.differences, strict=True))[1:]:
+            for name, result, apart in list(zip(self.names, row.results, row.differences, strict=True))[1:]:
                 if result is None or math.isnan(result.value):
                     lines.append(f"{name}: {row} is {'missing' if result is None else 'undefined'}")
-                elif difference and _is_worse(difference, tolerance):
-                    lines.append(f"{name}: {row} is worse by {abs(difference.value):.4g}")
+                elif apart and apart.is_worse(tolerance):
+                    lines.append(f"{name}: {row} is worse by {abs(apart.value):.4g}")
         return lines
 
     def below(self, least: Mapping[str, float]) -> list[str]:
@@ -175,6 +158,7 @@ class Comparison:
             "schema": SCHEMA,
             "files": list(self.names),
             "warnings": list(self.warnings),
+            "draws": self.draws,
             "rows": [
                 {
                     "embedding": row.embedding,
@@ -184,7 +168,7 @@ class Comparison:
                     "higher_is_better": row.higher_is_better,
                     "best": sorted(row.best()),
                     "results": [None if result is None else rows.to_dict(result) for result in row.results],
-                    "differences": [None if apart is None else _plain(apart) for apart in row.differences],
+                    "differences": [None if apart is None else apart.to_dict() for apart in row.differences],
                 }
                 for row in self.rows
             ],
@@ -198,20 +182,36 @@ class Comparison:
     __repr__ = __str__
 
 
-def compare(files: Sequence[str | os.PathLike[str] | Result]) -> Comparison:
+def compare(
+    files: Sequence[str | os.PathLike[str] | Result],
+    *,
+    donor: str | None = None,
+    obs: Any = None,
+    resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> Comparison:
     """Put two or more results side by side; differences are from the first.
 
     Rows belong together where embedding, task, metric and the parameters that were asked for agree. Where each file has
     one embedding, the embeddings are compared with each other, whatever their names.
 
+    Differences of scores that are made of values of cells get a 95% interval by a paired bootstrap: the same cells are
+    drawn for both. Clusters, classifiers and neighbours stay those of the runs.
+
     Parameters
     ----------
-    files : results.json files, folders that hold one, or `Result` objects
+    files : results.json files, folders that hold one, or `Result` objects; the values of the cells are read from the
+        cells.parquet beside them
+    donor : draw the cells of a donor together: a column of the results, such as "batch", or of `obs`. Says how scores
+        move with other donors, and other numbers get no interval
+    obs : the table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
+    resamples : how often cells or donors are drawn; 0: not at all, standard errors alone give intervals
+    seed : of the draws
 
     Raises
     ------
     InputError
-        Fewer than two, or a file that is no result.
+        Fewer than two, a file that is no result, no such column, or a number that cannot be used.
 
     Examples
     --------
@@ -219,16 +219,20 @@ def compare(files: Sequence[str | os.PathLike[str] | Result]) -> Comparison:
     """
     if isinstance(files, str | os.PathLike | Result) or len(files) < 2:
         raise InputError("compare needs at least two results; give their files as a list")
+    check_draws(resamples, seed, donor, obs)
     results = [file if isinstance(file, Result) else _read(Path(file)) for file in files]
     names = tuple(f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(files, 1))
     embeddings = [list(dict.fromkeys(row.embedding for row in result.results)) for result in results]
     one_each = all(len(held) == 1 for held in embeddings)
     tables = [_by_key(result.results, named=not one_each) for result in results]
     keys = list(dict.fromkeys(key for table in tables for key in table))
+    together = [[table.get(key) for table in tables] for key in keys]
+    drawn, draws, warnings = draw(results, together, donor=donor, obs=obs, n_resamples=resamples, seed=seed)
     return Comparison(
         names=names,
-        rows=tuple(_compared([table.get(key) for table in tables]) for key in keys),
-        warnings=tuple(comparability_warnings(names, results)),
+        rows=tuple(_compared(of_row, of_draws) for of_row, of_draws in zip(together, drawn, strict=True)),
+        warnings=(*comparability_warnings(names, results), *warnings),
+        draws=draws,
     )
 
 
@@ -256,7 +260,7 @@ def _by_key(results: Iterable[MetricResult], *, named: bool) -> dict[Key, Metric
     return table
 
 
-def _compared(results: Sequence[MetricResult | None]) -> ComparedRow:
+def _compared(results: Sequence[MetricResult | None], drawn: Mapping[int, Drawn]) -> ComparedRow:
     found = [row for row in results if row is not None]
     metric = found[0].metric
     return ComparedRow(
@@ -266,32 +270,5 @@ def _compared(results: Sequence[MetricResult | None]) -> ComparedRow:
         params=_asked(found[0]),
         higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None,
         results=tuple(results),
+        drawn=drawn,
     )
-
-
-def _difference(
-    first: MetricResult | None, other: MetricResult | None, *, higher_is_better: bool | None
-) -> Difference | None:
-    if first is None or other is None:
-        return None
-    value = other.value - first.value
-    interval = None
-    if first.stderr is not None and other.stderr is not None and not math.isnan(value):
-        half = Z_95 * math.hypot(first.stderr, other.stderr)
-        interval = (value - half, value + half)
-    equal = _equal(first.value, other.value)
-    decided = higher_is_better is not None and not equal and not math.isnan(value)
-    return Difference(value, interval, equal, (value > 0) == higher_is_better if decided else None)
-
-
-def _equal(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING)
-
-
-def _is_worse(difference: Difference, tolerance: float) -> bool:
-    return difference.better is False and abs(difference.value) > tolerance and difference.beyond_noise is not False
-
-
-def _plain(difference: Difference) -> dict[str, Any]:
-    content: dict[str, Any] = rows.plain(asdict(difference))
-    return {**content, "beyond_noise": difference.beyond_noise}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TextIO
 
-from gpubench.comparison import Z_95
+from gpubench.difference import Z_95
 from gpubench.rows import telling_params
 from gpubench.table import format_value, printable
 
 if TYPE_CHECKING:
-    from gpubench.comparison import ComparedRow, Comparison, Difference
+    from gpubench.comparison import ComparedRow, Comparison
+    from gpubench.difference import Difference
     from gpubench.types import MetricResult
 
 LEGEND = (
-    "* best value. ± is 1.96 standard errors, of a difference those of both values combined; a difference beyond it is",
-    "more than noise. Where a standard error is missing, nothing tells whether a difference is noise.",
+    "* best value. ± is 1.96 standard errors, of a difference those of both values combined. A difference is beyond",
+    "noise where its interval does not hold 0; where there is no interval, nothing tells.",
 )
 
 
@@ -26,7 +27,7 @@ def to_text(comparison: Comparison) -> str:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = ("  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)) for line in lines)
         blocks.append("\n".join([title, *(f"  {row}".rstrip() for row in rows)]))
-    blocks += ["\n".join(LEGEND), *filter(None, ["\n".join(_warnings(comparison))])]
+    blocks += ["\n".join(_legend(comparison)), *filter(None, ["\n".join(_warnings(comparison))])]
     return "\n\n".join(blocks)
 
 
@@ -51,7 +52,7 @@ def show(comparison: Comparison, stream: TextIO) -> None:
         for row in rows:
             drawn.add_row(*(Text(cell, "bold green" if cell.endswith("*") else "") for cell in row))
         console.print(drawn)
-    for line in LEGEND:
+    for line in _legend(comparison):
         console.print(Text(line, "dim"))
     for line in _warnings(comparison):
         console.print(Text(line, "bold yellow"))
@@ -59,6 +60,11 @@ def show(comparison: Comparison, stream: TextIO) -> None:
 
 def _files(comparison: Comparison) -> list[str]:
     return [f"[{i}] {printable(name)}" for i, name in enumerate(comparison.names, 1)]
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    intervals = f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}."
+    return [*LEGEND, *([printable(intervals)] if comparison.draws else [])]
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -108,8 +114,14 @@ def _difference(
         return "", "in neither" if first is other else "only in [1]" if other is None else "not in [1]"
     if math.isnan(difference.value):
         return "", "undefined"
-    half = "" if difference.interval is None else f" ± {(difference.interval[1] - difference.interval[0]) / 2:.2g}"
-    return f"{difference.value:+.4f}{half}", _verdict(difference)
+    return f"{difference.value:+.4f}{_interval(difference)}", _verdict(difference)
+
+
+def _interval(difference: Difference) -> str:
+    if difference.interval is None:
+        return ""
+    low, high = difference.interval
+    return f" [{low:+.4f}, {high:+.4f}]" if difference.method == "bootstrap" else f" ± {(high - low) / 2:.2g}"
 
 
 def _verdict(difference: Difference) -> str:
@@ -118,4 +130,4 @@ def _verdict(difference: Difference) -> str:
     if difference.beyond_noise is False:
         return "within noise"
     word = {True: "better", False: "worse", None: "differs; neither end is known to be better"}[difference.better]
-    return f"{word}, beyond noise" if difference.beyond_noise else f"{word}; no standard error"
+    return f"{word}, beyond noise" if difference.beyond_noise else f"{word}; no interval: {difference.reason}"

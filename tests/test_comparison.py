@@ -102,11 +102,11 @@ def test_noise_is_what_the_formula_says(a: float, b: float, s: float, t: float) 
         (LR, replace(LR, value=0.9), "+0.1000 ± 0.028 better, beyond noise"),
         (LR, replace(LR, value=0.7), "-0.1000 ± 0.028 worse, beyond noise"),
         (LR, replace(LR, value=0.81), "+0.0100 ± 0.028 within noise"),
-        (LR, replace(LR, value=0.81, stderr=None), "+0.0100 better; no standard error"),
+        (LR, replace(LR, value=0.81, stderr=None), "+0.0100 better; no interval: not both files have a cells.parquet"),
         (ARI, ARI, "+0.0000 equal"),
         (ARI, replace(ARI, value=0.5 - 2e-9), "-0.0000 equal"),
         (ARI, replace(ARI, value=math.nan, note="why"), "undefined"),
-        (ERROR, replace(ERROR, value=1.0), "-1.0000 better; no standard error"),
+        (ERROR, replace(ERROR, value=1.0), "-1.0000 better; no interval: not both files have a cells.parquet"),
         (replace(ARI, metric="mine"), replace(ARI, metric="mine", value=0.9), "neither end is known to be better"),
     ],
 )
@@ -243,6 +243,8 @@ def test_json_is_for_programs(files: Path, capsys: pytest.CaptureFixture[str]) -
     assert ari["differences"][1] == {
         "value": pytest.approx(-0.1),
         "interval": None,
+        "method": None,
+        "reason": "not both files have a cells.parquet",
         "equal": False,
         "better": False,
         "beyond_noise": None,

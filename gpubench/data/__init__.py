@@ -11,7 +11,7 @@ from gpubench.data.messages import close_matches
 from gpubench.data.perturbation import PerturbationData, read_perturbation
 from gpubench.data.perturbation_prepare import prepare_perturbation
 from gpubench.data.perturbation_truth import Criteria
-from gpubench.data.reading import has_embedding, read, read_matrix, split_name
+from gpubench.data.reading import has_embedding, read, read_labels, read_matrix, split_name
 from gpubench.data.rows import DeviceRows, StackedRows, read_rows
 from gpubench.data.species import read_species
 
@@ -35,6 +35,7 @@ __all__ = [
     "pca_baseline",
     "prepare_perturbation",
     "read",
+    "read_labels",
     "read_matrix",
     "read_perturbation",
     "read_rows",

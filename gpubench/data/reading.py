@@ -11,13 +11,13 @@ from typing import Any, cast
 from gpubench.data.anndata_source import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
 from gpubench.data.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy, stem
 from gpubench.data.beside import check_same_cells, is_file_name, split_embeddings
-from gpubench.data.columns import check_length, count_values
+from gpubench.data.columns import check_length, count_values, encode_labels
 from gpubench.data.host import comes_from
 from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import close_matches, nearest, quoted, reading
 from gpubench.data.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.errors import InputError
-from gpubench.types import Dataset
+from gpubench.types import Dataset, Labels
 
 _STORES: dict[str, Callable[[Path], Source]] = {
     ".h5ad": open_h5ad,
@@ -122,6 +122,25 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
         if isinstance(opened, OneMatrix):
             raise InputError(f"{name}={given!r} is no file, and {opened.where} has no keys; give a path or a matrix")
         return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
+
+
+def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
+    """Read one column of labels.
+
+    Parameters
+    ----------
+    obs : a table as in `read`
+    column : its name
+    role : the argument that messages name
+    n : the number of cells
+
+    Raises
+    ------
+    InputError
+        What is unreadable or unknown (with the close matches), and what `encode_labels` refuses.
+    """
+    with reading_source(obs):
+        return encode_labels(_column(open_table(obs), role, column), role, n)
 
 
 def has_embedding(source: Any, name: str) -> bool:

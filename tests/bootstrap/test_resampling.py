@@ -1,0 +1,97 @@
+"""Weights and sums of the bootstrap: what is drawn, in which proportions, and the same for any number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from gpubench.bootstrap import Resampler, percentile_interval, resampling
+from gpubench.bootstrap.resampling import BLOCK, CHUNK, cut_into_blocks
+
+
+def weights_of_cells(resampler: Resampler, strata: np.ndarray) -> np.ndarray:
+    """(resamples, n): the weights that `Resampler.sums` gives to cells."""
+    order, blocks = cut_into_blocks(strata, int(strata.max()) + 1)
+    weights = np.empty((resampler.n_resamples, len(strata)))
+    for chunk, first in enumerate(range(0, resampler.n_resamples, CHUNK)):
+        size = min(CHUNK, resampler.n_resamples - first)
+        for block, (_, start, stop) in enumerate(blocks):
+            drawn = resampler.cell_weights(chunk, block, size, stop - start)
+            weights[first : first + size, order[start:stop]] = drawn
+    return weights
+
+
+def test_sums_of_cells_are_plain_weighted_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "BLOCK", 64)
+    rng = np.random.default_rng(0)
+    n, n_resamples = 500, CHUNK + 5
+    values, strata = rng.standard_normal((n, 3)).astype(np.float32), rng.integers(0, 4, n).astype(np.int32)
+    resampler = Resampler(n, n_resamples=n_resamples, seed=3)
+    found = np.concatenate(list(resampler.sums(values, strata, 4)), axis=2)
+    assert found.shape == (4, 3, n_resamples)
+    weights = weights_of_cells(resampler, strata)
+    for r in (0, CHUNK - 1, CHUNK, n_resamples - 1):
+        for stratum in range(4):
+            expected = sum(weights[r, i] * values[i].astype(float) for i in range(n) if strata[i] == stratum)
+            assert_allclose(found[stratum, :, r], expected, atol=1e-4)
+
+
+def test_weights_are_poisson_and_independent() -> None:
+    weights = Resampler(1).cell_weights(0, 0, 100, 10_000)
+    shares = np.bincount(weights.ravel().astype(int)) / weights.size
+    expected = np.exp(-1) / np.array([1, 1, 2, 6, 24, 120])
+    assert_allclose(shares[:6], expected, atol=4 * np.sqrt(0.25 / weights.size))  # four standard errors
+    others = [Resampler(1, seed=43).cell_weights(0, 0, 100, 10_000), Resampler(1).cell_weights(0, 1, 100, 10_000)]
+    others.append(Resampler(1).cell_weights(1, 0, 100, 10_000))
+    for other in others:
+        assert abs(np.corrcoef(weights.ravel(), other.ravel())[0, 1]) < 4e-3
+
+
+def test_threads_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    values, strata = rng.standard_normal((3 * BLOCK + 7, 2)).astype(np.float32), np.zeros(3 * BLOCK + 7, np.int32)
+    one, two = (list(Resampler(len(values), n_resamples=200, threads=t).sums(values, strata, 1)) for t in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert_array_equal(a, b)
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=40).filter(lambda codes: max(codes) >= 0))
+def test_tables_hold_as_many_cells_as_there_are(codes: list[int]) -> None:
+    resampler = Resampler(len(codes), n_resamples=150)
+    tables = np.concatenate(list(resampler.tables(np.array(codes), 5)), axis=1)
+    assert tables.shape == (5, 150)
+    assert (tables.sum(axis=0) == sum(code >= 0 for code in codes)).all()
+    assert (tables[[code not in codes for code in range(5)]] == 0).all()
+
+
+def test_tables_are_drawn_in_their_proportions() -> None:
+    tables = np.concatenate(list(Resampler(100, n_resamples=4000).tables(np.repeat([0, 1], [20, 80]), 2)), axis=1)
+    assert tables[0].mean() == pytest.approx(20, abs=4 * 4 / np.sqrt(4000))
+    assert tables[0].std() == pytest.approx(4, rel=0.06), "sqrt(100 * 0.2 * 0.8)"
+
+
+def test_donors_are_drawn_whole() -> None:
+    rng = np.random.default_rng(0)
+    n = 60
+    donors, strata = rng.integers(0, 5, n).astype(np.int32), rng.integers(0, 3, n).astype(np.int32)
+    values = rng.standard_normal((n, 2)).astype(np.float32)
+    resampler = Resampler(n, n_resamples=140, donors=donors)
+    drawn = np.concatenate(list(resampler.donor_weights()), axis=1)
+    assert drawn.shape == (5, 140)
+    assert (drawn.sum(axis=0) == 5).all()
+    sums = np.concatenate(list(resampler.sums(values, strata, 3)), axis=2)
+    tables = np.concatenate(list(resampler.tables(strata.astype(np.int64), 3)), axis=1)
+    for r in (0, 139):
+        weights = drawn[donors, r]
+        for stratum in range(3):
+            inside = strata == stratum
+            assert_allclose(sums[stratum, :, r], weights[inside] @ values[inside], atol=1e-5)
+            assert tables[stratum, r] == weights[inside].sum()
+
+
+def test_a_percentile_interval_holds_the_middle() -> None:
+    assert percentile_interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+    assert percentile_interval(np.arange(1001.0), level=0.5) == pytest.approx((250.0, 750.0))
