@@ -84,12 +84,12 @@ def draw(profile: Profile) -> Figure:
 
 
 def _longest(columns: Sequence[Sequence[Run]]) -> list[str]:
-    """The innermost stages that take longest at the largest sizes."""
+    """The stages that take longest at the largest sizes, without the stages inside them."""
     seconds: dict[str, float] = {}
     for runs in columns:
         for stage in runs[-1].stages:
-            if stage.innermost and stage.seconds >= LEAST_SHARE * runs[-1].whole.seconds:
-                seconds[stage.path] = max(seconds.get(stage.path, 0.0), stage.seconds)
+            if stage.path != WHOLE and stage.own_s >= LEAST_SHARE * runs[-1].whole.seconds:
+                seconds[stage.path] = max(seconds.get(stage.path, 0.0), stage.own_s)
     return sorted(seconds, key=lambda path: -seconds[path])[:MOST_STAGES]
 
 

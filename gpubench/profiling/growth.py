@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from gpubench.profiling.profile import Run
 
-SHORTEST_S = 1e-3
-"""Stages shorter than this are the overhead of a call, and say nothing about growth."""
+SHORTEST_S = 5e-3
+"""Stages shorter than this are mostly the overhead of a call, and say little about growth."""
 
 SMALLEST_BYTES = 1 << 22
 """The same of memory: less is within what the allocator rounds."""

@@ -31,6 +31,7 @@ class Stage:
     path : its name, after those of the stages that it runs inside
     seconds, flop, moved_bytes, put_bytes : sums, as in `gpubench.timeline.Span`
     peak_bytes : the highest; None where it is not known
+    own_s : its seconds without those of the stages inside it
     innermost : whether no other stage runs inside it
     """
 
@@ -40,6 +41,7 @@ class Stage:
     moved_bytes: int
     put_bytes: int
     peak_bytes: int | None
+    own_s: float
     innermost: bool
 
     @property
@@ -177,9 +179,16 @@ def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
         path = path or WHOLE
         counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
         known = stages.get(path)
-        stages[path] = Stage(path, **counts, innermost=True) if known is None else _added(known, counts)
-    inside = {path.rpartition("/")[0] for path in stages} | {WHOLE}
-    return tuple(replace(stage, innermost=stage.path not in inside) for stage in stages.values())
+        stages[path] = Stage(path, **counts, own_s=0.0, innermost=True) if known is None else _added(known, counts)
+    inside_s: dict[str, float] = {}
+    for path, stage in stages.items():
+        if path != WHOLE:
+            outer = path.rpartition("/")[0] or WHOLE
+            inside_s[outer] = inside_s.get(outer, 0.0) + stage.seconds
+    return tuple(
+        replace(stage, own_s=stage.seconds - inside_s.get(path, 0.0), innermost=path not in inside_s)
+        for path, stage in stages.items()
+    )
 
 
 def _added(stage: Stage, counts: Mapping[str, Any]) -> Stage:

@@ -51,12 +51,16 @@ def test_what_does_not_vary_has_no_exponent() -> None:
 
 def test_moments_and_what_was_there_before_say_nothing() -> None:
     def run(n: int, seconds: float, peak_bytes: int | None) -> Run:
-        return Run(n, 50, 1.0, 100_000_000, (Stage("whole run", seconds, 0, 0, 0, peak_bytes, innermost=True),))
+        return Run(
+            n, 50, 1.0, 100_000_000, (Stage("whole run", seconds, 0, 0, 0, peak_bytes, seconds, innermost=True),)
+        )
 
-    growth = fit_growth([run(100, 9e-4, 100_000_001), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "x")
+    growth = fit_growth(
+        [run(100, 4.9e-3, 100_000_001), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "x"
+    )
     assert growth.seconds_by_cells is None
     growth = fit_growth(
-        [run(100, 9e-4, None), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "whole run"
+        [run(100, 4.9e-3, None), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "whole run"
     )
     assert growth.seconds_by_cells.value == pytest.approx(1.0)
     assert growth.memory_by_cells.value == pytest.approx(1.0), "of 10 and 100 MB beyond the 100 MB before"

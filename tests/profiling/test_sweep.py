@@ -95,6 +95,7 @@ def test_stages_of_one_path_are_added_up() -> None:
     whole, knn, task, lr = stages_of(answer_of(1000, 3)["timeline"])
     assert [stage.path for stage in (whole, knn, task, lr)] == [WHOLE, "knn", "task", "task/lr"]
     assert [stage.innermost for stage in (whole, knn, task, lr)] == [False, True, False, True]
+    assert [stage.own_s for stage in (whole, knn, task, lr)] == pytest.approx([0.0, 0.9, 0.0, 0.1])
     assert (lr.seconds, lr.moved_bytes, lr.peak_bytes) == (pytest.approx(0.1), 30, 1000)
 
 
