@@ -20,6 +20,9 @@ _EPILOG = """A catalogue of your own is a YAML file that adds datasets, or chang
 
     theirs: {path: s3://bucket/theirs.h5ad, label: cell_type}
 
+An entry may have path, title, organism, label, batch, time, species, sample, condition, control, sha256 and size. \
+Paths are from the catalogue's folder.
+
 It is ~/.config/gpubench/datasets.yaml, or named by --catalogue or GPUBENCH_CATALOGUE (several with : between). \
 A datasets.yaml of cz-benchmarks is read as it is.
 

@@ -40,7 +40,7 @@ def score_runs(
 
     A run that cannot be scored is told of, and the others go on.
     """
-    from gpubench import batch
+    from gpubench import batch, table
     from gpubench.output import chosen_output
     from gpubench.progress import Progress
     from gpubench.runfile import read_run_file
@@ -68,10 +68,10 @@ def score_runs(
             code = EXIT_INTERRUPTED
             break
         results[plan.name] = result
-        for failure in result.failures:
-            lines.append(f"Failed: {failure['task']} on {failure['embedding']}: {failure['error']}")
+        if result.failures:
             code = EXIT_TASK_FAILED
-        _say("\n".join(f"  {line}" for line in lines), quiet)
+        remarks = [line for told in table.remarks(result.skipped, result.failures) for line in told]
+        _say("\n".join(f"  {line}" for line in [*remarks, *lines]), quiet)
         if verbose:
             sys.stdout.write(f"{stages_text(result)}\n")
         if result.interrupted:

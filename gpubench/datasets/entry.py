@@ -22,8 +22,8 @@ class Entry:
     organism : such as homo_sapiens
     label, batch, time, species, sample : columns of obs, for the arguments of `gpubench.score` of these names
     condition, control : of a perturbation dataset: the column with the perturbation, and its value for untreated cells
-    sha256 : of the file, in hexadecimal, where it is known
-    size : of the file in bytes, where it is known
+    sha256 : of the file, in hexadecimal, where it is known; checked when it is fetched
+    size : of the file in bytes, where it is known; checked when it is fetched
     where : the catalogue and the line, for messages
     """
 

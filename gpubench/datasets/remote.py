@@ -24,6 +24,7 @@ _BLOCK_BYTES = 1 << 20
 _TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of an answer
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _GONE = {404, 410}
+_ELSEWHERE = {301, 400}  # what S3 answers where a bucket is in another region, with the region's name
 _WEAK = "W/"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
@@ -175,6 +176,10 @@ class Remote:
             raise InputError(f"{self.address} cannot be fetched: {_reason(error)}; check its address") from error
         with answer:
             code = answer.status_code
+            region = answer.headers.get("x-amz-bucket-region", "")
+            if code in _ELSEWHERE and self.url != url_of(self.address, region):
+                self.url = url_of(self.address, region)
+                raise Transient(f"{self.address} is in {region}")
             if code in _TRANSIENT:
                 raise Transient(f"{_host(self.url)} answered {code} {answer.reason}", wait_s=_retry_after(answer))
             if code in (401, 403):
@@ -193,10 +198,11 @@ class Remote:
             yield answer
 
 
-def url_of(address: str) -> str:
+def url_of(address: str, region: str = "") -> str:
     """The URL of an address: that of the object's REST interface for s3://, itself otherwise.
 
-    `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` name another server that speaks S3.
+    `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` name another server that speaks S3; else it is the one of AWS that knows
+    all buckets, or that of a region.
 
     Raises
     ------
@@ -211,9 +217,10 @@ def url_of(address: str) -> str:
     endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
     if endpoint:
         return f"{endpoint.rstrip('/')}/{bucket}/{quote(key)}"
+    host = f"s3.{region}.amazonaws.com" if region else "s3.amazonaws.com"
     if "." in bucket:  # a certificate for *.s3.amazonaws.com covers no further dots
-        return f"https://s3.amazonaws.com/{bucket}/{quote(key)}"
-    return f"https://{bucket}.s3.amazonaws.com/{quote(key)}"
+        return f"https://{host}/{bucket}/{quote(key)}"
+    return f"https://{bucket}.{host}/{quote(key)}"
 
 
 def _etag(head: Mapping[str, str]) -> str | None:

@@ -48,7 +48,7 @@ def cache(proxy: s3.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    for name in ("GPUBENCH_CATALOGUE", "GPUBENCH_OFFLINE", "http_proxy", "HTTP_PROXY"):
+    for name in ("GPUBENCH_CATALOGUE", "GPUBENCH_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(fetching, "BACKOFF_S", 0.001)
     return tmp_path / "cache"

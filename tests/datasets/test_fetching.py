@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import s3
 
-from gpubench.datasets import fetching
+from gpubench.datasets import fetching, remote
 from gpubench.datasets.cache import part_of, place_of
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.fetching import fetch
@@ -258,6 +258,45 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid")
     with pytest.raises(InputError, match=r"no-such-host.invalid cannot be reached .*3 times in a row; check"):
         fetch(Entry("cells", "s3://bucket/cells.h5ad"))
+
+
+def test_a_server_that_falls_silent_is_asked_again(
+    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_TIMEOUT_S", (5, 0.3))
+    answered = threading.Event()
+    proxy.faults.extend([s3.Fault(cut_after=400_000), s3.Fault(before=lambda: answered.wait(20))])
+    assert fetch(entry)[0].read_bytes() == content
+    answered.set()
+    assert proxy.gets() == ["", "bytes=400000-", "bytes=400000-"]
+
+
+def test_addresses_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert remote.url_of("s3://b/a folder/x+y.h5ad") == "https://b.s3.amazonaws.com/a%20folder/x%2By.h5ad"
+    assert remote.url_of("s3://b.c/x.h5ad") == "https://s3.amazonaws.com/b.c/x.h5ad"
+    assert remote.url_of("s3://b/x.h5ad", "us-west-2") == "https://b.s3.us-west-2.amazonaws.com/x.h5ad"
+    assert remote.url_of("https://example.org/x.h5ad?a=b") == "https://example.org/x.h5ad?a=b"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000/")
+    assert remote.url_of("s3://b/x.h5ad") == "http://minio:9000/b/x.h5ad"
+    for wrong in ("s3://b", "s3://b/", "s3:///x"):
+        with pytest.raises(InputError, match="names no object; write it as s3://bucket/key"):
+            remote.url_of(wrong)
+
+
+def test_a_bucket_of_another_region_is_asked_there(
+    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def regional(address: str, region: str = "") -> str:
+        return f"{proxy.url}/{address.removeprefix('s3://')}{'?in=' + region if region else ''}"
+
+    monkeypatch.setattr(remote, "url_of", regional)
+    proxy.faults.append(s3.Fault("HEAD", status=301, headers={"x-amz-bucket-region": "us-west-2"}))
+    assert fetch(entry)[0].read_bytes() == content
+    proxy.faults.append(s3.Fault("HEAD", status=400))
+    with pytest.raises(InputError, match=r"the server answered 400 .*; check its address"):
+        fetch(entry, refresh=True)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
