@@ -89,7 +89,7 @@ def faiss_ivf(x: Any, k: int, _: float) -> Iterator[Found]:
     index.train(x)
     index.add(x)
     filled = time.perf_counter() - begin
-    for n_probes in (8, 16, 32, 64, 128, 256):
+    for n_probes in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192):
         begin = time.perf_counter()
         index.nprobe = n_probes
         _, indices = index.search(x, k + 1)

@@ -35,8 +35,11 @@ from gpubench.types import Array, Graph, Knn, RowSource
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-EXACT_UP_TO = 300_000
-"""Cells up to which every pair is compared unless another method is named."""
+EXACT_UP_TO = 100_000
+"""Cells up to which every pair is compared, of however many dimensions, unless another method is named."""
+
+EXACT_KNN_PRODUCTS = 5e12
+"""Differences of two values up to which more cells are compared with all: 316,000 cells of 50 dimensions, in seconds."""
 
 EXACT_PRODUCTS = 1e14
 """Differences of two values up to which all cells are compared with all for a silhouette; minutes on a few cores."""
@@ -55,7 +58,8 @@ class CpuEngine(Engine):
     ----------
     n_threads : worker threads; results have the same bits for any number of them
     exact : silhouettes compare all cells with all, and forests are trained on all
-    knn_method : "auto" is exact up to 300,000 cells, then leaves; without compiled tiles faiss, where it is installed
+    knn_method : "auto" is exact up to `EXACT_UP_TO` cells and `EXACT_KNN_PRODUCTS`, then leaves; without compiled tiles
+        faiss, where it is installed
     """
 
     name = "cpu"
@@ -135,22 +139,22 @@ class CpuEngine(Engine):
         return np.asarray(x)
 
     def knn(self, x: NDArray[np.float32], k: int) -> Knn:
-        """See `Engine.knn`; beyond 300,000 cells or on request approximate, with the recall measured."""
+        """See `Engine.knn`; of very many cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
-        method = self._method(len(x))
+        method = self._method(*x.shape)
         if method == "leaves" and self._tiles is not None:
             return cpu_leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
         if method == "ivf":
             return cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
         return self._exact.knn_between(x, x, k)
 
-    def _method(self, n: int) -> str:
-        """How the neighbours of n cells are searched."""
+    def _method(self, n: int, d: int) -> str:
+        """How the neighbours of n cells of d dimensions are searched."""
         if self.knn_method != "auto":
             return self.knn_method
-        if n <= EXACT_UP_TO:
+        if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:
             return "exact"
         if self._tiles is not None:
             return "leaves"

@@ -119,10 +119,13 @@ def test_copies_and_leaves_that_are_too_large(
 def test_many_cells_are_searched_in_leaves(
     start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, cells: Cells
 ) -> None:
-    monkeypatch.setattr(cpu, "EXACT_UP_TO", 3999)
+    n, d = cells.x.shape
+    monkeypatch.setattr(cpu, "EXACT_UP_TO", n - 1)
+    assert start_engine().knn(cells.x, 5).exact
+    monkeypatch.setattr(cpu, "EXACT_KNN_PRODUCTS", n * n * d - 1)
     assert start_engine().knn(cells.x, 5).method == "leaves"
     assert start_engine(knn="exact").knn(cells.x, 5).exact
-    monkeypatch.setattr(cpu, "EXACT_UP_TO", 4000)
+    monkeypatch.setattr(cpu, "EXACT_UP_TO", n)
     assert start_engine().knn(cells.x, 5).exact
 
 
