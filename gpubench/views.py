@@ -12,6 +12,8 @@ from gpubench.data import has_embedding, read_matrix, read_rows
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from gpubench.data import Rows
@@ -28,6 +30,7 @@ CELLS = 20_000
 COMPONENTS = "first two principal components"
 
 _PIECE_VALUES = 1 << 22
+_KEPT_VALUES = 1 << 24
 _BLOCK_ROWS = 1 << 18
 _DIRECTIONS, _ROUNDS = 12, 10
 """Of the iteration: after ten rounds what is left of direction 13 is (variance 13 / variance 2)^20."""
@@ -77,22 +80,25 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     rows = drawn_cells(embedding.n, seed)
     step = max(1, _PIECE_VALUES // d)
     pieces = [xp.asarray(rows[start : start + step]) for start in range(0, len(rows), step)]
+    mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
+    mean = mean.astype(np.float32)
 
-    def centred(piece: Array) -> Array:
-        return embedding.x[piece].astype(np.float64) - mean
+    def centred() -> Iterator[Array]:
+        yield from (embedding.x[piece] - mean for piece in pieces)
+
+    kept = list(centred()) if len(rows) * d <= _KEPT_VALUES else None
 
     def spread(directions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Covariance times directions, but for a factor."""
-        held = xp.asarray(directions)
-        return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in map(centred, pieces))))
+        held = xp.asarray(directions, dtype=np.float32)
+        return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in kept or centred())), np.float64)
 
-    mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
     directions = np.random.default_rng(seed).standard_normal((d, min(_DIRECTIONS, d)))
     for _ in range(_ROUNDS):
         directions = np.linalg.qr(spread(directions))[0]
     axes = (directions @ np.linalg.eigh(directions.T @ spread(directions))[1][:, ::-1])[:, :2]
     axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1, 1)
     xy = np.zeros((len(rows), 2), np.float32)
-    held = xp.asarray(axes)
-    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(centred(piece) @ held) for piece in pieces])
+    held = xp.asarray(axes, dtype=np.float32)
+    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in kept or centred()])
     return CellView(COMPONENTS, rows, xy)

@@ -29,10 +29,15 @@ _FOLDED_ABOVE = 24
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A task on the page: its anchor, its content, its figures, and the rows shown at once."""
+    """A task on the page: its anchor, the embeddings that it scored, its content, its figures, the rows shown at once.
+
+    Of `task` all embeddings are known, for the summary, of `own` those that it scored.
+    """
 
     anchor: str
     task: TaskPart
+    own: TaskPart
+    embeddings: tuple[str, ...]
     figure: Markup | None
     breakdowns: list[tuple[Breakdown, Markup]]
     confusions: list[tuple[Confusion, Markup | None]]
@@ -101,14 +106,18 @@ def _dataset(comparison: Comparison, number: int) -> Dataset:
 
 
 def _section(comparison: Comparison, task: TaskPart, anchor: str) -> Section:
-    by_group = breakdowns(task.text.id, comparison.cells)
-    by_class = confusions(task.text.id, comparison.cells)
+    own, embeddings = task.narrowed(comparison.embeddings)
+    cells = [cells for cells in comparison.cells if cells.name in embeddings]
+    by_group = breakdowns(task.text.id, cells)
+    by_class = confusions(task.text.id, cells)
     return Section(
         anchor,
         task,
-        _trusted(scores_figure(task, comparison.embeddings, f"{anchor}-scores")),
+        own,
+        embeddings,
+        _trusted(scores_figure(own, embeddings, f"{anchor}-scores")),
         [
-            (breakdown, _trusted(spreads_figure(breakdown, comparison.embeddings, f"{anchor}-spreads-{i}")))
+            (breakdown, _trusted(spreads_figure(breakdown, embeddings, f"{anchor}-spreads-{i}")))
             for i, breakdown in enumerate(by_group)
         ],
         [

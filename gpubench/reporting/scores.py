@@ -89,7 +89,7 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
     ----------
     columns : its rows on each embedding; rows with the same telling parameters stand side by side
     """
-    telling = tuple(dict.fromkeys(name for rows in columns for name in telling_params(rows)))
+    telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
     keys = dict.fromkeys(key for column in keyed for key in column)
     title = METRICS[metric].spec.title if metric in METRICS else printable(metric)
@@ -111,6 +111,17 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
             )
         )
     return lined_up
+
+
+def _telling(rows: Sequence[MetricResult]) -> list[str]:
+    """Parameters that tell rows apart, without numbers that go along with others, such as the genes of a condition."""
+    names = list(telling_params(rows))
+    for name in telling_params(rows):
+        rest = [other for other in names if other != name]
+        is_number = all(isinstance(row.params.get(name), int | float | None) for row in rows)
+        if is_number and rest and len({tuple(repr(row.params.get(key)) for key in rest) for row in rows}) == len(rows):
+            names = rest
+    return names
 
 
 def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:

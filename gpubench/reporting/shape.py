@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench.reporting.definitions import MetricText, TaskText, describe_metric, describe_task
@@ -34,6 +34,12 @@ class TaskPart:
     text: TaskText
     metrics: tuple[MetricText, ...]
     rows: tuple[ScoreRow, ...]
+
+    def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskPart, tuple[str, ...]]:
+        """The task without the embeddings that it did not score, and the names of the others."""
+        scored = [i for i in range(len(embeddings)) if any(row.cells[i] is not None for row in self.rows)]
+        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in scored)) for row in self.rows)
+        return replace(self, rows=rows), tuple(embeddings[i] for i in scored)
 
     @property
     def headlines(self) -> list[ScoreRow]:

@@ -163,3 +163,18 @@ def test_half_a_character_in_a_name_is_written_as_an_escape(tmp_path: Path) -> N
 def test_a_file_that_was_read_back_gives_the_same_report(tmp_path: Path) -> None:
     full_result().to_json(tmp_path / "r.json")
     assert digest(Result.from_json(tmp_path / "r.json")) == digest(full_result())
+
+
+def test_a_task_shows_the_embeddings_that_it_scored() -> None:
+    task, metric = "perturbation_expression_prediction", "spearman_correlation_calculation"
+    of_cells = row(value=0.5)
+    of_genes = [
+        row(metric, 0.1 * i, embedding="predictions", task=task, params={"condition": name, "n_genes": 5 + i})
+        for i, name in enumerate(("JAK2", "STAT1"))
+    ]
+    text = Page(render({"": make_result(of_cells, *of_genes)})).text
+    summary, sections = text.split("Do clusters of the embedding match")
+    assert "metric X_pca predictions cells" in summary
+    assert "metric X_pca cells" in sections
+    assert "metric predictions cells" in sections
+    assert "JAK2 0.0000" in sections, "the number of genes does not tell conditions apart"
