@@ -69,8 +69,7 @@ def draw(profile: Profile) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, ROW_IN * len(of_dims) + 0.5), layout="constrained")
     limits, provenance = profile.limits, profile.provenance
     figure.suptitle(
-        f"{provenance['cpu']}: {provenance['engine']['device']}\nfloat32 products {limits.flop_s / 1e9:,.0f} GFLOP/s, "
-        f"copying memory {limits.bytes_s / 1e9:,.1f} GB/s",
+        f"{provenance['cpu']}: {provenance['engine']['device']}\n{limits}",
         fontsize=9,
         parse_math=False,
     )
@@ -79,7 +78,7 @@ def draw(profile: Profile) -> Figure:
         _draw_times(times, runs, paths)
         _draw_memory(memory, runs)
         _draw_shares(shares, profile, runs[-1], paths)
-        part.legend(*times.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        part.legend(*times.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -94,8 +93,9 @@ def _longest(columns: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(path: str) -> str:
-    """The last two names, which are as many as tell stages apart."""
-    return " · ".join(path.split("/")[-2:])
+    """The outermost and the innermost name, which are as many as tell stages apart."""
+    names = path.split("/")
+    return " · ".join(names if len(names) < 2 else (names[0], names[-1]))
 
 
 def _look(path: str, paths: Sequence[str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a machine can do at most: the rates of a large matrix product, and of copying memory."""
+"""What a machine can do at most: the rates of large products, and of copying memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from gpubench.types import Array
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
-SECONDS = 0.7
-"""How long each of the two is repeated; the fastest counts."""
+SECONDS = 0.5
+"""How long each of the three is repeated; the fastest counts."""
 
 EDGES = (1024, 2048, 4096, 8192)
 LONG_ENOUGH_S = 0.05
 """Products become larger until one takes this long: small ones keep no machine busy."""
+
+DISTANCES = 4096, 512
+"""Cells and dimensions whose distances are computed."""
 
 COPY_BYTES = 1 << 28
 """Of an array that is copied: more than any cache holds."""
@@ -34,14 +37,28 @@ class Limits:
 
     Attributes
     ----------
-    flop_s : floating-point operations a second of a square float32 product by BLAS (cuBLAS on a GPU)
+    blas_flop_s : floating-point operations a second of a square float32 product by BLAS (cuBLAS on a GPU)
+    tiles_flop_s : the same of the engine's own distances between cells of many dimensions, which may be faster: its
+        compiled tiles use instructions that a BLAS built for older processors does not
     bytes_s : bytes a second that copying an array reads and writes
     seconds : how long measuring took
     """
 
-    flop_s: float
+    blas_flop_s: float
+    tiles_flop_s: float
     bytes_s: float
     seconds: float
+
+    @property
+    def flop_s(self) -> float:
+        """The faster of both."""
+        return max(self.blas_flop_s, self.tiles_flop_s)
+
+    def __str__(self) -> str:
+        return (
+            f"float32 products {self.blas_flop_s / 1e9:,.0f} GFLOP/s by BLAS and {self.tiles_flop_s / 1e9:,.0f} by "
+            f"distance tiles, copying memory {self.bytes_s / 1e9:,.1f} GB/s"
+        )
 
     def least_s(self, flop: float, moved_bytes: float) -> float:
         """Seconds that so much work takes at least: the slower of arithmetic and memory."""
@@ -49,11 +66,10 @@ class Limits:
 
 
 def measure_limits(engine: Engine, n_threads: int) -> Limits:
-    """Measure both rates, in about two seconds."""
+    """Measure all rates, in about two seconds."""
     begin = time.perf_counter()
-    flop_s = _product_rate(engine, n_threads)
-    bytes_s = _copy_rate(engine, n_threads)
-    return Limits(flop_s, bytes_s, time.perf_counter() - begin)
+    rates = _product_rate(engine, n_threads), _distance_rate(engine), _copy_rate(engine, n_threads)
+    return Limits(*rates, time.perf_counter() - begin)
 
 
 def _product_rate(engine: Engine, n_threads: int) -> float:
@@ -72,6 +88,18 @@ def _product_rate(engine: Engine, n_threads: int) -> float:
                 best = 2 * edge**3 / _fastest(multiply)
                 break
     return best
+
+
+def _distance_rate(engine: Engine) -> float:
+    n, d = DISTANCES
+    x = engine.put(np.random.default_rng(0).random((n, d), np.float32))
+    clusters = np.arange(n, dtype=np.int32) % 2
+
+    def compare() -> None:
+        engine.silhouette_widths(x, clusters)
+
+    compare()
+    return n * (n - 1) * d / _fastest(compare)
 
 
 def _copy_rate(engine: Engine, n_threads: int) -> float:

@@ -150,7 +150,7 @@ class Profile:
         return {
             "schema": SCHEMA,
             "provenance": dict(self.provenance),
-            "limits": asdict(self.limits),
+            "limits": {**asdict(self.limits), "flop_s": self.limits.flop_s},
             "runs": [_run_to_dict(run, self.limits) for run in self.runs],
             "growth": [{"path": path, **asdict(growth)} for path, growth in self.growth.items()],
             "failures": [asdict(failure) for failure in self.failures],

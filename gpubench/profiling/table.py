@@ -19,7 +19,7 @@ LEAST_SHARE = 0.01
 LEGEND = (
     "Peak: memory of the process, or of the GPU. GFLOP/s and GB/s: counted arithmetic, and bytes to be read and",
     "written, a second. Of the limit: the least time that those take on this machine, as a share of the time that the",
-    "stage took; above 100% the compiled tiles are faster than BLAS. Growth: exponents ± standard errors of all runs.",
+    "stage took. Growth: exponents ± standard errors, of all runs.",
 )
 
 
@@ -75,10 +75,9 @@ def show(profile: Profile, stream: TextIO) -> None:
 def headings(profile: Profile) -> list[str]:
     """The machine and its limits."""
     limits, provenance = profile.limits, profile.provenance
-    rates = f"float32 products {limits.flop_s / 1e9:,.0f} GFLOP/s, copying memory {limits.bytes_s / 1e9:,.1f} GB/s"
     return [
         printable(f"gpubench {provenance['gpubench']} on {provenance['cpu']}: {provenance['engine']['device']}"),
-        f"Limits, measured in {limits.seconds:.1f} s: {rates}",
+        f"Limits, measured in {limits.seconds:.1f} s: {limits}",
     ]
 
 
