@@ -30,7 +30,7 @@ MOST_CELLS = {"scikit-learn": 100_000, "scikit-learn-intelex": 300_000}
 def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> Classifier:
     """Make an untrained classifier; see `Engine.classifier`."""
     if kind == "lr":
-        return LogisticRegression(engine.n_threads, **params)
+        return LogisticRegression(engine.n_threads, timeline=engine.timeline, **params)
     if kind == "knn":
         return NearestNeighbors(engine, **params)
     if kind == "rf":

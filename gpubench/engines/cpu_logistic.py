@@ -21,6 +21,8 @@ from gpubench.engines.logistic import Sums
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.timeline import Timeline
+
 TILE_VALUES = 1 << 17
 """Values of a tile's cells and logits together: half a megabyte, which stays in a core's second-level cache."""
 MIN_TILE_ROWS = 256
@@ -31,8 +33,10 @@ MAX_PARTS = 64
 class LogisticRegression(logistic.LogisticRegression):
     """See `logistic.LogisticRegression`; the cells are shared out among `n_threads` threads."""
 
-    def __init__(self, n_threads: int = 1, *, max_iter: int = 100, C: float = 1.0) -> None:
-        super().__init__(np, max_iter=max_iter, C=C)
+    def __init__(
+        self, n_threads: int = 1, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
+    ) -> None:
+        super().__init__(np, max_iter=max_iter, C=C, timeline=timeline)
         self.n_threads = n_threads
 
     @contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gpubench.engines.cuda import CudaEngine
     from gpubench.engines.cuda_device import Device
+    from gpubench.timeline import Timeline
 
 TILE_VALUES = 1 << 26
 """Values of a tile's cells and logits together: 256 MiB."""
@@ -30,7 +31,7 @@ FOREST_BINS = 128
 def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> Classifier:
     """Make an untrained classifier; see `Engine.classifier`."""
     if kind == "lr":
-        return LogisticRegression(engine.gpu, **params)
+        return LogisticRegression(engine.gpu, timeline=engine.timeline, **params)
     if kind == "knn":
         return NearestNeighbors(engine, **params)
     if kind == "rf":
@@ -42,8 +43,10 @@ def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> 
 class LogisticRegression(logistic.LogisticRegression):
     """See `logistic.LogisticRegression`; cells and logits stay on the GPU."""
 
-    def __init__(self, device: Device, *, max_iter: int = 100, C: float = 1.0) -> None:
-        super().__init__(device.xp, max_iter=max_iter, C=C)
+    def __init__(
+        self, device: Device, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
+    ) -> None:
+        super().__init__(device.xp, max_iter=max_iter, C=C, timeline=timeline)
         self._device = device
 
     @contextmanager

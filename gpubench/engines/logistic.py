@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from gpubench.engines import work
 from gpubench.errors import InputError
 from gpubench.types import Array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpubench.timeline import Timeline
 
 GRADIENT_TOLERANCE = 1e-4
 FUNCTION_TOLERANCE = 64 * np.finfo(float).eps
@@ -86,10 +89,15 @@ class LogisticRegression(ABC):
     n_iter : iterations of L-BFGS
     converged : whether a stopping rule was met before `max_iter`
     note : says where it was not
+
+    `timeline`, where there is one, is told how much work the training was.
     """
 
-    def __init__(self, xp: ModuleType, *, max_iter: int = 100, C: float = 1.0) -> None:
+    def __init__(
+        self, xp: ModuleType, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
+    ) -> None:
         self._xp = xp
+        self._timeline = timeline
         self.max_iter = max_iter
         self.C = C
         self.n_iter = 0
@@ -133,6 +141,8 @@ class LogisticRegression(ABC):
                     "ftol": FUNCTION_TOLERANCE,
                 },
             )
+        if self._timeline is not None:
+            self._timeline.work(*work.gradients(len(x), x.shape[1], len(self._present), int(found.nfev)))
         self._weights, self._intercepts = objective.unpack(found.x)
         self.n_iter = int(found.nit)
         self.converged = bool(found.success)

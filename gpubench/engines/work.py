@@ -62,6 +62,11 @@ def assign(n: int, d: int, n_centres: int) -> Work:
     return Work(2 * n * d * n_centres, 4 * n * d + 4 * n)
 
 
+def gradients(n: int, d: int, n_classes: int, n_evaluations: int) -> Work:
+    """Evaluating the loss of logistic regression and its gradient: two products over the cells, which are read once."""
+    return Work(4 * n * d * n_classes * n_evaluations, 4 * n * d * n_evaluations)
+
+
 def leaves(sizes: list[int], d: int) -> Work:
     """Comparing every two cells of each leaf."""
     of_leaves = np.asarray(sizes, np.int64)

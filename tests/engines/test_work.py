@@ -34,6 +34,7 @@ def test_a_search_compares_every_pair() -> None:
     assert work.leaves([3, 5], D).flop == 2 * (3 + 10) * D
     assert work.sampled([(2, 10), (3, 10)], 50, D).flop == 2 * 50 * D
     assert work.assign(10, D, 4).flop == 2 * 40 * D
+    assert work.gradients(10, D, 4, 3) == (2 * 2 * 10 * D * 4 * 3, 4 * 10 * D * 3), "logits and their gradient"
 
 
 def in_stage(engine: Engine, operation: str, *args: object, **kwargs: object) -> tuple[int, int]:
@@ -69,6 +70,16 @@ def test_operations_count_what_they_do(engine: Engine, cells: tuple[np.ndarray, 
         ("fuzzy_graph", (), 8),
     ):
         assert in_stage(engine, operation, knn, *args) == (0, N * K * (4 + value_bytes) + 8 * N)
+
+
+def test_training_counts_evaluations(engine: Engine, cells: tuple[np.ndarray, np.ndarray]) -> None:
+    x, codes = cells
+    classifier = engine.classifier("lr")
+    with engine.timeline.stage("lr") as span:
+        classifier.fit(engine.put(x), codes, 4)
+    flop, rest = divmod(span.flop, 4 * N * D * 4)
+    assert rest == 0
+    assert flop > classifier.n_iter  # type: ignore[attr-defined]
 
 
 def test_putting_an_array_as_it_is_reads_it_once(engine: Engine) -> None:
