@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpubench import interchange, rows, table
 from gpubench.cells import CellScores
@@ -19,6 +19,7 @@ from gpubench.types import MetricResult
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 SCHEMA = 1
 """Version of the layout of `results.json`."""
@@ -83,6 +84,37 @@ class Result:
         fields_apart = [key for key in ("embedding", "task") if len({_get(row, key) for row in found}) > 1]
         apart = ", ".join([*fields_apart, *rows.telling_params(found)])
         raise InputError(f"{call}: {len(found)} rows match; tell them apart by {apart}")
+
+    def plot(
+        self,
+        kind: Literal["scores", "breakdown", "view"] = "scores",
+        *,
+        embedding: str | None = None,
+        task: str | None = None,
+        metric: str | None = None,
+        by: str = "label",
+    ) -> Figure:
+        """Draw a figure for a paper; it is returned, not shown, and `savefig` writes it as PDF, SVG or PNG.
+
+        Parameters
+        ----------
+        kind : "scores" for bars with intervals of 95% for each metric and embedding, "breakdown" for how the cells'
+            values of one metric spread in groups, "view" for the cells in two dimensions
+        embedding, task, metric : what to draw; None: all, or the only one where one is drawn
+        by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and of a view "cluster"
+
+        Raises
+        ------
+        InputError
+            There is nothing of that name, or it is not clear which is meant.
+
+        Examples
+        --------
+        >>> result.plot("breakdown", metric="entropy_per_cell", by="batch").savefig("mixing.pdf")  # doctest: +SKIP
+        """
+        from gpubench.plots import plot
+
+        return plot(self.results, self.cells, kind, embedding=embedding, task=task, metric=metric, by=by)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.

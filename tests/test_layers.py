@@ -35,6 +35,8 @@ LAYERS = (
         "machine",
         "interchange",
         "bootstrap",
+        "plots",
+        "spread",
         "table",
         "views",
         "provenance",

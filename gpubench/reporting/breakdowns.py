@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpubench.metrics import METRICS
 from gpubench.reporting.shape import CellsOf
+from gpubench.spread import Spread, spreads
 from gpubench.table import printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from gpubench.cells import CellColumn
 
 ROLES = {
     "embedding": ("label",),
@@ -28,22 +23,6 @@ ROLES = {
 
 FEW = 10
 """Groups of fewer cells come last: their means say little."""
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The values of a group's cells: how many, their mean, and `QUANTILES` of them."""
-
-    n: int
-    mean: float
-    quantiles: tuple[float, ...]
-
-    @property
-    def percent(self) -> float:
-        """The mean as a share of the range of scores, for a bar."""
-        return 100 * min(max(self.mean, 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +86,12 @@ def breakdowns(task: str, columns: Sequence[CellsOf]) -> list[Breakdown]:
 
 
 def _breakdown(task: str, metric: str, role: str, columns: Sequence[CellsOf]) -> Breakdown:
-    by_embedding = []
+    by_embedding: list[dict[str, Spread]] = []
     times: dict[str, float] = {}
     for cells in columns:
         found = [column for column in cells.of_task(task) if column.metric == metric]
         known = found and role in cells.scores.groups
-        by_embedding.append(_spreads(found[0], cells, role) if known else {})
+        by_embedding.append(spreads(found[0], cells.scores.groups[role]) if known else {})
         if role == "time" and known:
             times |= _times(cells)
     names = dict.fromkeys(name for spreads in by_embedding for name in spreads)
@@ -124,26 +103,6 @@ def _breakdown(task: str, metric: str, role: str, columns: Sequence[CellsOf]) ->
     higher_is_better = METRICS[metric].spec.higher_is_better is not False
     groups.sort(key=lambda group: (group.n < FEW, group.mean if higher_is_better else -group.mean))
     return Breakdown(metric, title, role, tuple(groups))
-
-
-def _spreads(column: CellColumn, cells: CellsOf, role: str) -> dict[str, Spread]:
-    """The spread of each group that has cells that count."""
-    labels = cells.scores.groups[role]
-    counted = np.flatnonzero(~np.isnan(column.values))
-    codes, values = labels.codes[counted], column.values[counted]
-    order = np.lexsort((values, codes))
-    sizes = np.bincount(codes, minlength=labels.n_classes)
-    sorted_values = np.split(values[order].astype(np.float64), np.cumsum(sizes)[:-1])
-    return {
-        name: Spread(len(own), float(own.mean()), tuple(_quantiles(own)))
-        for name, own in zip(labels.names, sorted_values, strict=True)
-        if len(own)
-    }
-
-
-def _quantiles(ascending: NDArray[np.float64]) -> list[float]:
-    places = np.array(QUANTILES) * (len(ascending) - 1)
-    return np.interp(places, np.arange(len(ascending)), ascending).tolist()  # type: ignore[no-any-return]
 
 
 def _times(cells: CellsOf) -> dict[str, float]:

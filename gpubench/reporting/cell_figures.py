@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.reporting.breakdowns import Breakdown, Spread
+from gpubench.reporting.breakdowns import Breakdown
 from gpubench.reporting.confusions import Confusion
 from gpubench.reporting.drawing import MARKERS, add_legend, new_figure, shortened, style
 from gpubench.reporting.svg import SERIES, ink, to_svg
+from gpubench.spread import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,11 @@ import pytest
 from cell_cases import cells_result
 
 from gpubench.cells import CellColumn, CellScores
-from gpubench.reporting.breakdowns import QUANTILES, Breakdown, breakdowns
+from gpubench.reporting.breakdowns import Breakdown, breakdowns
 from gpubench.reporting.drawing import shortened
 from gpubench.reporting.shape import CellsOf, comparisons
 from gpubench.result import Result
+from gpubench.spread import QUANTILES
 from gpubench.types import Labels
 
 
