@@ -22,6 +22,7 @@ from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cuda import CudaEngine
 from gpubench.engines.cuda_device import Device
 from gpubench.errors import EngineUnavailable, InputError
+from gpubench.profiling import limits
 from gpubench.timeline import Timeline
 from gpubench.types import Graph
 
@@ -207,6 +208,15 @@ def test_stages_are_ranges_of_the_profiler_and_know_the_peak(
         pass
     assert ranges == [("a", "gpubench"), ("a/b", "gpubench"), ("", "gpubench"), ("", "gpubench")]
     assert [span.peak_bytes for span in timeline.spans()[1:]] == [1000, 1000]
+
+
+def test_limits_of_the_machine_are_measured_on_the_device(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
+        monkeypatch.setattr(limits, name, value)
+    measured = limits.measure_limits(start_on(), 1)
+    assert 0 < measured.blas_flop_s < 1e16
+    assert 0 < measured.tiles_flop_s < measured.blas_flop_s, "kernels are emulated"
+    assert 0 < measured.bytes_s < 1e15
 
 
 class TestLeiden:
