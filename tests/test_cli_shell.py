@@ -20,20 +20,6 @@ from gpubench.tasks import TASKS
 COLOUR = re.compile(rb"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
 
 
-def complete(words: str) -> list[str]:
-    """What bash is told for a line that ends like this."""
-    environment = {
-        **os.environ,
-        "_GPUBENCH_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "gpubench"], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
-    return done.stdout.split()
-
-
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
@@ -46,8 +32,17 @@ def complete(words: str) -> list[str]:
         ("gpubench score cells.h5ad --pre", ["--pre-integrated", "--predictions", "--precision"]),
     ],
 )
-def test_shells_complete_what_exists(words: str, completed: list[str]) -> None:
-    assert sorted(complete(words)) == sorted(completed)
+def test_shells_complete_what_exists(
+    words: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What bash is told for a line that ends like this."""
+    monkeypatch.setenv("_GPUBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(completed)
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
