@@ -36,8 +36,9 @@ def get_engine(
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "leaves" or "ivf" (approximate), or "auto": exact up to 316,000 cells
-        of 50 dimensions, or 100,000 of any number, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
+    knn : how neighbours are searched: "exact", "leaves" or "ivf" (approximate), or "auto": exact up to 316,000 cells of
+        50 dimensions, or 100,000 of any number, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say
+        which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not

@@ -39,7 +39,7 @@ EXACT_UP_TO = 100_000
 """Cells up to which every pair is compared, of however many dimensions, unless another method is named."""
 
 EXACT_KNN_PRODUCTS = 5e12
-"""Differences of two values up to which more cells are compared with all: 316,000 cells of 50 dimensions, in seconds."""
+"""Differences of two values up to which more cells are compared with all: 316,000 cells of 50 dimensions."""
 
 EXACT_PRODUCTS = 1e14
 """Differences of two values up to which all cells are compared with all for a silhouette; minutes on a few cores."""
