@@ -1,9 +1,10 @@
 """Approximate neighbours for millions of cells: near cells meet in leaves, and then the neighbours of their neighbours.
 
 Some cells, drawn at random, are leaders. Every cell joins the leaves of its nearest few leaders, so leaves overlap, and
-inside a leaf every two cells are compared by compiled tiles. What is still missing is mostly a neighbour of a
-neighbour, and what that does not find may meet in leaves of other leaders: rounds of both follow while the recall,
-measured on a sample of cells, is too low. Exact distances give the order.
+inside a leaf every two cells are compared by compiled tiles: in few principal components, where these lose next to no
+neighbour. What is still missing is mostly a neighbour of a neighbour, and what that does not find may meet in leaves of
+other leaders: rounds of both follow while the recall, measured on a sample of cells, is too low. Exact distances of all
+dimensions give the order.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.engines import cpu_neighbors, planner, work
+from gpubench.engines.cpu_parallel import one_blas_thread
 from gpubench.engines.cpu_topk import CandidateStore
 from gpubench.engines.near_order import near_order
 from gpubench.engines.neighbors import Neighbors, Scaling
@@ -39,6 +41,16 @@ MAX_LEAF = 4
 NEAR = 12
 """Nearest cells of each whose nearest cells are looked at in a round."""
 
+SEEN_SHARE = 0.99
+"""Cells meet in as many principal components as hold this share of their variance, if they are at most `SEEN_DIMS` of
+the dimensions, and if `SEEN_NEIGHBORS` of the true neighbours remain."""
+
+SEEN_DIMS = 0.6
+SEEN_NEIGHBORS = 0.995
+
+SEEN_SAMPLE = 10_000
+"""Cells that the components are of."""
+
 WANTED_RECALL = 0.95
 MAX_ROUNDS = 5
 ROWS_A_PIECE = 4096
@@ -53,21 +65,25 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
         The candidates do not fit the memory.
     """
     n = len(x)
-    needed = CandidateStore.bytes_a_row(k, n - 1) * n + 8 * n * LEADERS
+    seen_bytes = 4 * int(SEEN_DIMS * x.shape[1])
+    needed = (CandidateStore.bytes_a_row(k, n - 1) + 8 * LEADERS + seen_bytes) * n
     what = f"the candidates for {k} neighbours of {n:,} cells"
     planner.require(needed, exact.memory_bytes, what, "use fewer neighbours")
     leaf = max(LEAF, LEAF_NEIGHBORS * k)
     n_joined = min(LEADERS, max(1, n // leaf))
-    search = _Search(x, k, exact, tiles)
+    sample = sample_of(n, seed)
+    true = exact.knn_between(x[sample], x, k + 1).indices
+    seen = _principal(x, exact, seed)
+    if seen is not x and not _neighbors_remain(seen, k, sample, true, exact):
+        seen = x
+    search = _Search(x, seen, k, exact, tiles)
 
     def join_leaves(seed: int) -> None:
-        leaves = _leaves(x, n_joined, leaf, search.scaling, exact, seed)
-        exact.workers.count(work.leaves([len(cells) for cells in leaves], x.shape[1]))
+        leaves = _leaves(seen, n_joined, leaf, search.scaling, exact, seed)
+        exact.workers.count(work.leaves([len(cells) for cells in leaves], seen.shape[1]))
         exact.workers.run(leaves, lambda: search.join_leaf)
 
     join_leaves(seed)
-    sample = sample_of(n, seed)
-    true = exact.knn_between(x[sample], x, k + 1).indices
     found, n_rounds = search.finish(), 0
     while (recall := share_found(sample, true, found.indices[sample])) < WANTED_RECALL and n_rounds < MAX_ROUNDS:
         if n_rounds:
@@ -75,7 +91,42 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
         search.join_near()
         found, n_rounds = search.finish(), n_rounds + 1
     params = {"leaf": leaf, "leaves_joined": n_joined, "rounds": n_rounds}
+    if seen is not x:
+        params["components"] = seen.shape[1]
     return Knn(found.indices, found.distances, "leaves", params, recall)
+
+
+def _principal(x: NDArray[np.float32], exact: ExactSearch, seed: int) -> NDArray[np.float32]:
+    """The cells in their leading principal components, (n, fewer) float32, or as they are."""
+    n, d = x.shape
+    sample = x[sample_of(n, seed, SEEN_SAMPLE)].astype(np.float64)
+    mean = sample.mean(axis=0)
+    sample -= mean
+    with one_blas_thread():
+        variances, components = np.linalg.eigh(sample.T @ sample)
+    held = np.cumsum(variances[::-1])
+    n_seen = int(np.searchsorted(held, SEEN_SHARE * held[-1])) + 1
+    if n_seen > SEEN_DIMS * d:
+        return x
+    loadings = np.ascontiguousarray(components[:, : -n_seen - 1 : -1], dtype=np.float32)
+    centre = mean.astype(np.float32)
+    seen = np.empty((n, n_seen), np.float32)
+
+    def project(start: int) -> None:
+        rows = slice(start, start + ROWS_A_PIECE)
+        seen[rows] = (x[rows] - centre) @ loadings
+
+    exact.workers.run(range(0, n, ROWS_A_PIECE), lambda: project)
+    return seen
+
+
+def _neighbors_remain(
+    seen: NDArray[np.float32], k: int, sample: NDArray[np.int64], true: NDArray[np.int32], exact: ExactSearch
+) -> bool:
+    """Whether next to no true neighbour of the sample would be lost, if all cells met and the candidates were kept."""
+    n_kept, _ = CandidateStore.sizes(k, len(seen) - 1)
+    kept = exact.knn_between(seen[sample], seen, min(n_kept + 1, len(seen))).indices
+    return share_found(sample, true, kept) >= SEEN_NEIGHBORS
 
 
 def _leaves(
@@ -106,21 +157,23 @@ class _Search:
     scaling : centres and scales rows for the tiles
     """
 
-    def __init__(self, x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles) -> None:
-        self.scaling = Scaling(x, x)
-        self._x, self._k, self._exact, self._tiles = x, k, exact, tiles
+    def __init__(
+        self, x: NDArray[np.float32], seen: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles
+    ) -> None:
+        self.scaling = Scaling(seen, seen)
+        self._x, self._seen, self._k, self._exact, self._tiles = x, seen, k, exact, tiles
         self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
 
     def join_leaf(self, cells: NDArray[np.int64]) -> None:
         """Compare every two cells of a leaf."""
-        rows = self.scaling.rows(self._x[cells])
+        rows = self.scaling.rows(self._seen[cells])
         squares = np.einsum("ij,ij->i", rows, rows)
         store = self._store
         self._tiles.join_leaf(*(rows, squares, cells, *rows.shape, store.keep, store.space, *store.arrays, store.locks))
 
     def join_near(self) -> None:
         """Compare every cell with the nearest cells of its nearest cells, as they are before this round."""
-        x, store, tiles = self._x, self._store, self._tiles
+        x, store, tiles = self._seen, self._store, self._tiles
         n, d = x.shape
         width = min(NEAR, store.keep)
         near = np.empty((n, width), np.int32)

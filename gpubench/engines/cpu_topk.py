@@ -120,21 +120,22 @@ class CandidateStore:
 
     def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
         self.first = part.start
-        self.keep, self.space = self._sizes(k, n_others)
+        self.keep, self.space = self.sizes(k, n_others)
         limits = np.full(len(part) + tiles.columns, -1, np.float32)  # nothing is a candidate of the rows after the last
         limits[: len(part)] = np.inf
         self.arrays = np.empty((len(part), self.space), np.uint64), np.zeros(len(part), np.int32), limits
         self.locks = np.zeros(len(part), np.uint8)
 
     @staticmethod
-    def _sizes(k: int, n_others: int) -> tuple[int, int]:
+    def sizes(k: int, n_others: int) -> tuple[int, int]:
+        """Candidates that a row keeps, and has room for."""
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
     @classmethod
     def bytes_a_row(cls, k: int, n_others: int) -> int:
         """What one row takes."""
-        return 8 * cls._sizes(k, n_others)[1] + 9
+        return 8 * cls.sizes(k, n_others)[1] + 9
 
 
 class _Sides:

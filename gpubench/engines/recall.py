@@ -9,13 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RECALL_SAMPLE = 1_000
+RECALL_SAMPLE = 500
 """Cells whose neighbours are also searched exactly, to measure recall."""
 
 
-def sample_of(n: int, seed: int) -> NDArray[np.int64]:
-    """Draw the cells whose neighbours are searched again; ascending."""
-    return np.sort(np.random.default_rng(seed).choice(n, min(n, RECALL_SAMPLE), replace=False))
+def sample_of(n: int, seed: int, size: int = RECALL_SAMPLE) -> NDArray[np.int64]:
+    """Draw cells, as those whose neighbours are searched again; ascending."""
+    return np.sort(np.random.default_rng(seed).choice(n, min(n, size), replace=False))
 
 
 def share_found(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) -> float:
@@ -25,9 +25,9 @@ def share_found(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) 
     ----------
     sample : (m,) the cells
     exact : (m, k + 1) their nearest cells, themselves among them unless k + 1 copies are as near
-    found : (m, k) what was found, themselves left out
+    found : (m, k) or more: what was found
     """
-    m, k = found.shape
+    m, k = len(exact), exact.shape[1] - 1
     hits = 0
     for row, true, got in zip(sample, exact, found, strict=True):
         others = true[true != row][:k]

@@ -101,6 +101,33 @@ def test_rounds_follow_until_the_recall_is_enough(
 
 
 @WHERE_IT_RUNS["leaves"]
+def test_cells_of_few_directions_meet_in_those(start_engine: Callable[..., Engine], rng: np.random.Generator) -> None:
+    x = (rng.standard_normal((3000, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
+    x += 0.05 * rng.standard_normal(x.shape).astype(np.float32)
+    found = start_engine(knn="leaves").knn(x, 8)
+    assert found.params["components"] == 6
+    d = reference.distances(x, x)
+    assert_array_max_ulp(
+        found.distances, np.take_along_axis(d, found.indices.astype(np.int64), 1).astype("f"), maxulp=1
+    )
+    assert found.recall > 0.99
+
+
+@WHERE_IT_RUNS["leaves"]
+def test_directions_that_decide_who_is_near_are_kept(
+    start_engine: Callable[..., Engine], rng: np.random.Generator
+) -> None:
+    """Groups far apart hold nearly all of the variance, and who is near inside of a group is in what is left."""
+    x = rng.standard_normal((3000, 40)).astype(np.float32)
+    x[:, :2] += 300 * rng.integers(0, 3, (3000, 1))
+    found = start_engine(knn="leaves").knn(x, 8)
+    assert "components" not in found.params
+    true = reference.knn(x, 8)[0]
+    hits = [len(set(row) & set(own)) / 8 for row, own in zip(true.tolist(), found.indices.tolist(), strict=True)]
+    assert np.mean(hits) > 0.9
+
+
+@WHERE_IT_RUNS["leaves"]
 def test_copies_and_leaves_that_are_too_large(
     start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
