@@ -36,6 +36,9 @@ CHUNK = 128
 BLOCK = 4096
 """Cells whose weights stand in memory together: with those of a chunk two megabytes."""
 
+MOST_COUNTS = 1 << 23
+"""Counts of tables that stand in memory together, 64 MiB; numbers drawn do not depend on it."""
+
 _STEPS = 1 << 16
 """Poisson weights are looked up by 16 random bits: probabilities are exact to 2^-17."""
 
@@ -98,7 +101,7 @@ class Resampler:
         if self.donors is None:
             counts = np.bincount(codes[counted], minlength=n_codes)
             rng = np.random.default_rng((self.seed, 1))
-            for _, size in self._chunks():
+            for _, size in self._chunks(MOST_COUNTS // n_codes):
                 yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
             return
         from scipy.sparse import coo_array
@@ -106,14 +109,14 @@ class Resampler:
         ones = np.ones(int(counted.sum()))
         shape = (n_codes, self._n_donors)
         by_donor: Any = coo_array((ones, (codes[counted], self.donors[counted])), shape).tocsr()
-        for weights in self.donor_weights():
+        for weights in self.donor_weights(MOST_COUNTS // n_codes):
             yield by_donor @ weights
 
-    def donor_weights(self) -> Iterator[NDArray[np.float64]]:
-        """How often each donor is drawn; (donors, r) for the next r resamples."""
+    def donor_weights(self, most: int = CHUNK) -> Iterator[NDArray[np.float64]]:
+        """How often each donor is drawn; (donors, r) for the next r resamples, `most` at most."""
         rng = np.random.default_rng((self.seed, 2))
         share = np.full(self._n_donors, 1 / self._n_donors)
-        for _, size in self._chunks():
+        for _, size in self._chunks(most):
             yield np.ascontiguousarray(rng.multinomial(self._n_donors, share, size).T, np.float64)
 
     def cell_weights(self, chunk: int, block: int, n_resamples: int, n_cells: int) -> NDArray[np.float32]:
@@ -122,10 +125,11 @@ class Resampler:
         weights: NDArray[np.float32] = _POISSON[rng.integers(0, _STEPS, (n_resamples, n_cells), np.uint16)]
         return weights
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        """Number and size of each chunk of resamples."""
-        for chunk, start in enumerate(range(0, self.n_resamples, CHUNK)):
-            yield chunk, min(CHUNK, self.n_resamples - start)
+    def _chunks(self, most: int = CHUNK) -> Iterator[tuple[int, int]]:
+        """Number and size of each chunk of resamples, which hold `most` at most."""
+        step = max(1, min(CHUNK, most))
+        for chunk, start in enumerate(range(0, self.n_resamples, step)):
+            yield chunk, min(step, self.n_resamples - start)
 
     def _sums_of_cells(
         self, values: NDArray[np.float32], strata: NDArray[np.int32], n_strata: int

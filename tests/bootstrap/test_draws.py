@@ -1,4 +1,4 @@
-"""Intervals of differences: plain loops over the same draws, coverage on simulated data, and reasons for none."""
+"""Intervals of scores and differences: plain loops over the same draws, coverage in simulations, reasons for none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from cells import make_cells
 from sklearn import metrics
 
 import gpubench as gb
-from gpubench.bootstrap import Drawn, Resampler, bootstrap_differences, percentile_interval
-from gpubench.bootstrap.differences import _categories
+from gpubench.bootstrap import (
+    Drawn,
+    Resampler,
+    bootstrap_differences,
+    bootstrap_values,
+    percentile_interval,
+    resampling,
+)
+from gpubench.bootstrap.draws import _categories
 from gpubench.bootstrap.resampling import CHUNK, cut_into_blocks
 from gpubench.cells import CLUSTER, FOLD, PREDICTED, CellColumn, CellScores
 from gpubench.result import Result
@@ -136,6 +143,30 @@ def test_predictions_are_those_of_a_plain_loop_over_donors(results: tuple[Result
         replicates.append(two - one)
     key = ("label_prediction", "mean_fold_accuracy", "MEAN(knn,lr,rf)", None, None)
     assert drawn[key][1].interval == pytest.approx(percentile_interval(np.array(replicates)), abs=1e-9)
+
+
+def test_values_are_drawn_as_differences_are(results: tuple[Result, Result]) -> None:
+    resampler, result = Resampler(N, n_resamples=N_RESAMPLES), results[0]
+    found = bootstrap_values(result.cells, result.results, resampler)
+    drawn = {(row.task, row.metric): one.interval for row, one in zip(result.results, found, strict=True)}
+    values = result.cells.find("silhouette_score", task="embedding").values.astype(float)
+    replicates = np.array([np.average(values, weights=weights) for weights in plain_weights(resampler, CELLS.label)])
+    assert drawn["embedding", "silhouette_score"] == pytest.approx(percentile_interval(replicates), abs=1e-6)
+    low, high = drawn["clustering", "normalized_mutual_info"]
+    assert low - 0.05 < result.value("normalized_mutual_info") < high + 0.05
+    (none,) = bootstrap_values(CellScores(), result.results[:1], resampler)
+    assert none == Drawn(None, "there are no values of cells")
+
+
+def test_little_memory_draws_the_same(results: tuple[Result, Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    for donors in (None, CELLS.batch):
+        resampler = Resampler(N, n_resamples=N_RESAMPLES, donors=donors)
+        whole = draw(results, resampler)
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "MOST_COUNTS", 100)
+            for key, (_, one) in draw(results, resampler).items():
+                assert (one.interval is None) == (whole[key][1].interval is None)
+                assert one.interval is None or one.interval == pytest.approx(whole[key][1].interval, abs=1e-12)
 
 
 def simulated(values: np.ndarray) -> tuple[CellScores, MetricResult]:

@@ -1,7 +1,7 @@
-"""How far the difference of two scores of the same cells moves when cells, or donors, are drawn anew.
+"""How far a score, or the difference of two scores of the same cells, moves when cells, or donors, are drawn anew.
 
-Both scores are computed from the same draws, so that what moves both of them is not noise. Clusters, classifiers and
-neighbours are those of the runs: what is drawn is which cells are scored.
+Of a difference both scores are computed from the same draws, so that what moves both of them is not noise. Clusters,
+classifiers and neighbours are those of the runs: what is drawn is which cells are scored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from gpubench.cells import CellScores
     from gpubench.types import MetricResult
 
-NO_CELLS = "not both files have a cells.parquet"
+NO_CELLS = "there are no values of cells"
+NOT_BOTH = "not both files have a cells.parquet"
 OTHER_CELLS = "the files are not of the same cells"
 NOT_ITS_CELLS = "the values of its cells do not make it up"
 
@@ -31,18 +32,18 @@ ROUNDING = 1e-4
 """Relative and absolute; what the cells make up may differ from the row by that: they are kept as float32."""
 
 LEAST_DEFINED = 0.95
-"""Share of the draws in which a difference must be defined."""
+"""Share of the draws in which a number must be defined."""
 
 MOST_CODES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What drawing says of one difference.
+    """What drawing says of one number.
 
     Attributes
     ----------
-    interval : 95% percentile interval of the difference; None where the cells do not tell
+    interval : 95% percentile interval of it; None where the cells do not tell
     reason : why there is none
     of_donors : whether donors were drawn, in whose place standard errors over cells or folds cannot stand
     """
@@ -55,7 +56,7 @@ class Drawn:
 def same_cells(first: CellScores, other: CellScores) -> str:
     """Say why two files cannot be paired cell by cell; empty where they can."""
     if not first.columns or not other.columns:
-        return NO_CELLS
+        return NOT_BOTH
     if first.n_cells != other.n_cells:
         return OTHER_CELLS
     for role in first.groups.keys() & other.groups.keys():
@@ -65,71 +66,88 @@ def same_cells(first: CellScores, other: CellScores) -> str:
     return ""
 
 
+def bootstrap_values(cells: CellScores, rows: Sequence[MetricResult], resampler: Resampler) -> list[Drawn]:
+    """Draw the values of rows; one for each row.
+
+    Parameters
+    ----------
+    cells : what the run keeps of each cell
+    resampler : of that many cells
+    """
+    return _draw([cells], [(row,) for row in rows], resampler) if cells.columns else [Drawn(None, NO_CELLS)] * len(rows)
+
+
 def bootstrap_differences(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
 ) -> list[Drawn]:
-    """Draw the differences of rows, the other less the first.
+    """Draw the differences of rows, the other less the first; one for each pair.
 
     Parameters
     ----------
     first, other : what both runs keep of each cell
     pairs : a row of the first and one of the other
     resampler : of that many cells
-
-    Returns
-    -------
-    One for each pair.
     """
     reason = same_cells(first, other)
-    if reason:
-        return [Drawn(None, reason)] * len(pairs)
+    return [Drawn(None, reason)] * len(pairs) if reason else _draw([first, other], pairs, resampler)
+
+
+def _draw(
+    sides: Sequence[CellScores], together: Sequence[tuple[MetricResult, ...]], resampler: Resampler
+) -> list[Drawn]:
+    """Draw numbers that follow from a row of each side."""
     reasons: dict[int, str] = {}
-    values: dict[int, tuple[Values, Values]] = {}
-    counts: dict[int, tuple[Counts, Counts]] = {}
-    for i, rows in enumerate(pairs):
-        one, two = parts_of(rows[0], first), parts_of(rows[1], other)
-        if isinstance(one, Values) and isinstance(two, Values):
-            values[i] = one, two
-        elif isinstance(one, Counts) and isinstance(two, Counts):
-            counts[i] = one, two
+    values: dict[int, list[Values]] = {}
+    counts: dict[int, list[Counts]] = {}
+    for i, rows in enumerate(together):
+        parts = [parts_of(row, cells) for row, cells in zip(rows, sides, strict=True)]
+        if len(of_values := [part for part in parts if isinstance(part, Values)]) == len(parts):
+            values[i] = of_values
+        elif len(of_counts := [part for part in parts if isinstance(part, Counts)]) == len(parts):
+            counts[i] = of_counts
         else:
-            reasons[i] = next((part for part in (one, two) if isinstance(part, str)), NOT_ITS_CELLS)
-    label = first.groups.get("label")
-    codes = np.zeros(first.n_cells, np.int32) if label is None else label.codes
+            reasons[i] = next((part for part in parts if isinstance(part, str)), NOT_ITS_CELLS)
+    label = sides[0].groups.get("label")
+    codes = np.zeros(sides[0].n_cells, np.int32) if label is None else label.codes
     drawn = {**_of_values(values, codes, resampler), **_of_all_counts(counts, resampler)}
-    return [_interval(rows, drawn[i]) if i in drawn else Drawn(None, reasons[i]) for i, rows in enumerate(pairs)]
+    return [_interval(rows, drawn[i]) if i in drawn else Drawn(None, reasons[i]) for i, rows in enumerate(together)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """What both scores are by the cells as they are, and their difference in each resample."""
+    """What the scores are by the cells as they are, and the number that is drawn in each resample."""
 
-    points: tuple[float, float]
-    differences: Floats
+    points: tuple[float, ...]
+    drawn: Floats
+
+
+def _combined(scores: Sequence[Floats]) -> Floats:
+    """The score itself, or of two the other less the first."""
+    return scores[0] if len(scores) == 1 else scores[1] - scores[0]
 
 
 def _of_values(
-    pairs: Mapping[int, tuple[Values, Values]], label: NDArray[np.int32], resampler: Resampler
+    together: Mapping[int, Sequence[Values]], label: NDArray[np.int32], resampler: Resampler
 ) -> dict[int, _Replicates]:
-    """Means, by the number of the pair; all pairs under the same weights."""
-    if not pairs:
+    """Means, by their number; all under the same weights."""
+    if not together:
         return {}
     table = _Table(resampler.n_cells)
-    places = {i: (table.add(one.of_cells), table.add(two.of_cells)) for i, (one, two) in pairs.items()}
-    by_label = any(part.over_labels for pair in pairs.values() for part in pair)
+    places = {i: [table.add(part.of_cells) for part in parts] for i, parts in together.items()}
+    by_label = any(part.over_labels for parts in together.values() for part in parts)
     strata = label if by_label else np.zeros_like(label)
-    replicates: dict[int, list[Floats]] = {i: [] for i in pairs}
+    drawn: dict[int, list[Floats]] = {i: [] for i in together}
     for sums in resampler.sums(table.stacked(), strata, int(strata.max()) + 1):
-        for i, pair in pairs.items():
-            one, two = (
+        for i, parts in together.items():
+            scores = [
                 (mean_over_labels if part.over_labels else mean_over_cells)(sums[:, place.value], sums[:, place.weight])
                 + place.centre
-                for part, place in zip(pair, places[i], strict=True)
-            )
-            replicates[i].append(two - one)
+                for part, place in zip(parts, places[i], strict=True)
+            ]
+            drawn[i].append(_combined(scores))
     return {
-        i: _Replicates((_point(pairs[i][0], label), _point(pairs[i][1], label)), np.concatenate(differences))
-        for i, differences in replicates.items()
+        i: _Replicates(tuple(_point(part, label) for part in parts), np.concatenate(drawn[i]))
+        for i, parts in together.items()
     }
 
 
@@ -174,32 +192,32 @@ def _point(part: Values, label: NDArray[np.int32]) -> float:
     return float(mean_over_labels(sums, counts)[0])
 
 
-def _of_all_counts(pairs: Mapping[int, tuple[Counts, Counts]], resampler: Resampler) -> dict[int, _Replicates]:
-    """Scores of tables, by the number of the pair; those of the same table together."""
-    of_table: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[int, tuple[Counts, Counts]]] = {}
-    for i, pair in pairs.items():
-        of_table.setdefault((pair[0].key, pair[1].key), {})[i] = pair
+def _of_all_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -> dict[int, _Replicates]:
+    """Scores of tables, by their number; those of the same table together."""
+    of_table: dict[tuple[tuple[str, ...], ...], dict[int, Sequence[Counts]]] = {}
+    for i, parts in together.items():
+        of_table.setdefault(tuple(part.key for part in parts), {})[i] = parts
     return {i: found for group in of_table.values() for i, found in _of_counts(group, resampler).items()}
 
 
-def _of_counts(pairs: Mapping[int, tuple[Counts, Counts]], resampler: Resampler) -> dict[int, _Replicates]:
-    some = next(iter(pairs.values()))
+def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -> dict[int, _Replicates]:
+    some = next(iter(together.values()))
     codes, firsts = _categories([column for part in some for column in part.columns])
     if not len(firsts):
-        return {i: _Replicates((np.nan, np.nan), np.empty(0)) for i in pairs}
+        return {i: _Replicates((np.nan,) * len(some), np.empty(0)) for i in together}
     of_categories = [[column[firsts].astype(np.int64) for column in part.columns] for part in some]
     statistics = {
-        i: [part.statistic(columns) for part, columns in zip(pair, of_categories, strict=True)]
-        for i, pair in pairs.items()
+        i: [part.statistic(columns) for part, columns in zip(parts, of_categories, strict=True)]
+        for i, parts in together.items()
     }
     counts = np.bincount(codes[codes >= 0], minlength=len(firsts)).astype(np.float64)[:, None]
-    differences: dict[int, list[Floats]] = {i: [] for i in pairs}
+    drawn: dict[int, list[Floats]] = {i: [] for i in together}
     for weights in resampler.tables(codes, len(firsts)):
-        for i, (one, two) in statistics.items():
-            differences[i].append(two(weights) - one(weights))
+        for i, scores in statistics.items():
+            drawn[i].append(_combined([score(weights) for score in scores]))
     return {
-        i: _Replicates((float(one(counts)[0]), float(two(counts)[0])), np.concatenate(differences[i]))
-        for i, (one, two) in statistics.items()
+        i: _Replicates(tuple(float(score(counts)[0]) for score in scores), np.concatenate(drawn[i]))
+        for i, scores in statistics.items()
     }
 
 
@@ -218,13 +236,13 @@ def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np
     return codes, counted[firsts]
 
 
-def _interval(rows: tuple[MetricResult, MetricResult], replicates: _Replicates) -> Drawn:
+def _interval(rows: Sequence[MetricResult], replicates: _Replicates) -> Drawn:
     """The interval, once it is sure that cells and rows belong together."""
     for row, point in zip(rows, replicates.points, strict=True):
         if not np.isclose(row.value, point, rtol=ROUNDING, atol=ROUNDING):
             return Drawn(None, NOT_ITS_CELLS)
-    differences = replicates.differences
-    defined = differences[np.isfinite(differences)]
-    if len(defined) < LEAST_DEFINED * len(differences):
-        return Drawn(None, f"it is undefined in {1 - len(defined) / len(differences):.0%} of the draws")
+    drawn = replicates.drawn
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < LEAST_DEFINED * len(drawn):
+        return Drawn(None, f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
     return Drawn(percentile_interval(defined))
