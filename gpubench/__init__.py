@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpubench.comparison import compare
     from gpubench.engines import get_engine
     from gpubench.errors import EngineUnavailable, GpubenchError, InputError
+    from gpubench.planning import plan
     from gpubench.reporting import report
     from gpubench.result import Result
     from gpubench.run import score
@@ -29,6 +30,7 @@ __all__ = [
     "datasets",
     "get_engine",
     "metrics",
+    "plan",
     "report",
     "score",
     "tasks",
@@ -41,6 +43,7 @@ _LAZY = {
     "score": "gpubench.run",
     "Result": "gpubench.result",
     "report": "gpubench.reporting",
+    "plan": "gpubench.planning",
     "compare": "gpubench.comparison",
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.errors",

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -135,6 +135,9 @@ def score(
     trace: Annotated[
         Path | None, _written(metavar="FILE", help="Write the stages as a trace for ui.perfetto.dev.")
     ] = None,
+    plan: Annotated[
+        bool, _choice("--plan", help="Say what each stage would take in memory and time, and compute nothing.")
+    ] = False,
     quiet: Annotated[bool, _written("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
         bool, _written("--verbose", "-v", help="Print time and memory of each stage, and where errors come from.")
@@ -177,6 +180,8 @@ def score(
         }
         source = data[0] if len(data) == 1 else data
         embeddings = arguments.parse_embeddings(embedding)
+        if plan:
+            return _print_plan(source, embeddings, given)
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
             with Progress(shown=not quiet) as progress:
                 result = run.score(source, embeddings, listener=progress, checkpoint=checkpoint, **given)
@@ -200,6 +205,17 @@ def _score_run_file(
         raise InputError(f"{data[0]!r} and more: a run file goes alone; name the data in it")
     with reporting(verbose):
         return score_runs(data[0], out, formats, report=report, quiet=quiet, verbose=verbose)
+
+
+def _print_plan(source: Any, embeddings: Any, given: dict[str, Any]) -> int:
+    """Print what a run would take; one that cannot fit the memory is an error."""
+    from gpubench.planning import plan
+
+    expected = plan(source, embeddings, **given)
+    typer.echo(str(expected))
+    if expected.refusal:
+        raise InputError(expected.refusal)
+    return 0
 
 
 def demo(

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
-from gpubench.answering import answering
 from gpubench.checkpoint import Checkpoint, Kept
-from gpubench.engines import get_engine
-from gpubench.errors import InputError
+from gpubench.forecast import check_fits
+from gpubench.prepared import prepare
 from gpubench.provenance import provenance, what_decides
-from gpubench.registered import Given, look_up
 from gpubench.result import Result
-from gpubench.runner import PERTURBATION, Inputs, Runner, choose_tasks
-from gpubench.seeds import check_seed
-from gpubench.tasks import TASKS
-from gpubench.tasks._task import Options
-from gpubench.timeline import Timeline
+from gpubench.runner import Runner
 
 if TYPE_CHECKING:
     import os
 
     from gpubench.engines.base import Engine, Precision
     from gpubench.timeline import Listener
-    from gpubench.types import Dataset
-
-SCIB = "scib"
-"""The one task that compares with cells before integration."""
-
-BASELINES = ("pca", "expression")
 
 
 def score(
@@ -109,139 +97,65 @@ def score(
     EngineUnavailable
         The named engine cannot start here.
     """
-    chosen = _options(options)
-    wanted = _wanted_tasks(tasks)
-    baselines = _baselines(baseline)
-    seed = check_seed(seed)
-    if baselines and _one_for_each_species(data):
-        raise InputError("baseline cannot be computed from one file for each species; leave it out, or merge the files")
-    if pre_integrated is not None:
-        _check_pre_integrated(wanted, data)
-    columns = {"label": label, "batch": batch, "time": time, "species": species, "sample": sample}
-    given = look_up(Given(data, columns, condition, control), obs=obs, listener=listener)
-    data, columns = given.data, given.columns
-    timeline = Timeline(listener)
-    if isinstance(engine, str):
-        engine = get_engine(
-            engine,
-            seed=seed,
-            threads=threads,
-            memory_bytes=memory,
-            timeline=timeline,
-            knn=knn,
-            precision=precision,
-            exact=exact,
-        )
-    else:
-        timeline = engine.timeline
-
-    def read() -> tuple[Dataset | None, Inputs]:
-        perturbation = None
-        if predictions is not None:
-            perturbation = readers.read_perturbation(
-                data, predictions, condition=given.condition or "condition", control=given.control, seed=seed
-            )
-        dataset = None
-        if wanted != [PERTURBATION] and not (wanted is None and perturbation and not any(_given(columns))):
-            dataset = _read(data, embeddings, columns, obs)
-        before = None if pre_integrated is None else readers.read_matrix(data, pre_integrated, "pre_integrated")
-        return dataset, Inputs.of(dataset, perturbation, chosen, scorers or {}, before)
-
-    with timeline.stage("read"):
-        dataset, inputs = answering(read, timeline)
-    tasks_to_run, skipped = choose_tasks(wanted, inputs)
+    prepared = prepare(
+        data,
+        embeddings,
+        label=label,
+        batch=batch,
+        time=time,
+        species=species,
+        sample=sample,
+        obs=obs,
+        pre_integrated=pre_integrated,
+        predictions=predictions,
+        condition=condition,
+        control=control,
+        baseline=baseline,
+        tasks=tasks,
+        scorers=scorers,
+        engine=engine,
+        seed=seed,
+        threads=threads,
+        memory=memory,
+        knn=knn,
+        precision=precision,
+        exact=exact,
+        listener=listener,
+        options=options,
+    )
+    check_fits(prepared)
+    engine, dataset, given = prepared.engine, prepared.dataset, prepared.given
     if dataset:
-        engine.get_ready([operation for task in tasks_to_run for operation in task.operations], dataset.n_cells)
+        engine.get_ready([operation for task in prepared.tasks for operation in task.operations], dataset.n_cells)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
-        kept = Kept(timeline, parts).on(what_decides(engine)) if parts else None
-        run = Runner(engine, inputs, skipped, kept)
-        run.finish_or_keep(run.everything(dataset, tasks_to_run, data, baselines))
+        kept = Kept(engine.timeline, parts).on(what_decides(engine)) if parts else None
+        run = Runner(engine, prepared.inputs, prepared.skipped, kept)
+        run.finish_or_keep(run.everything(dataset, prepared.tasks, given.data, prepared.baselines))
         if own:
             own.end(whole=not (run.interrupted or run.failures))
     if parts:
         engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
+    named = str(given.data) if isinstance(given.data, str) else None
     return Result(
         results=run.rows,
         provenance=provenance(
             engine,
             options={
-                "tasks": [task.id for task in tasks_to_run],
+                "tasks": [task.id for task in prepared.tasks],
                 "embeddings": list(dataset.embeddings) if dataset else [],
-                **({} if pre_integrated is None else {"pre_integrated": _named(pre_integrated)}),
-                **{role: _named(value) for role, value in _given(columns)},
-                **{field.name: getattr(chosen, field.name) for field in fields(chosen)},
+                **prepared.asked,
+                **asdict(prepared.options),
             },
-            source=given.source or (dataset.source if dataset else str(data) if isinstance(data, str) else None),
+            source=given.source or (dataset.source if dataset else named),
             files=given.files,
             fingerprint=readers.fingerprint(dataset) if dataset else None,
             n_cells=dataset.n_cells if dataset else None,
         ),
-        timeline=timeline.to_dicts(),
+        timeline=engine.timeline.to_dicts(),
         skipped=run.skipped,
         failures=run.failures,
         interrupted=run.interrupted,
         cells=run.cells,
-    )
-
-
-def _check_pre_integrated(wanted: list[str] | None, data: Any) -> None:
-    """Refuse it where nothing would use it, or where it is not clear whose it is."""
-    if SCIB not in (wanted or []):
-        raise InputError(f"pre_integrated is used by the task {SCIB!r} alone; name it in tasks, or leave it out")
-    if _one_for_each_species(data):
-        raise InputError("pre_integrated cannot be one file for each species; leave it out, or merge the files")
-
-
-def _given(columns: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(role, value) for role, value in columns.items() if value is not None]
-
-
-def _named(value: Any) -> str:
-    return value if isinstance(value, str) else "array"
-
-
-def _options(options: Mapping[str, Any]) -> Options:
-    known = [field.name for field in fields(Options)]
-    for name in options:
-        if name not in known:
-            raise InputError(f"option {name!r} is unknown{readers.close_matches(name, known)}")
-    return Options(**options)
-
-
-def _wanted_tasks(tasks: str | Sequence[str]) -> list[str] | None:
-    """Ids in the order of TASKS; None for "auto"."""
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
-    if names == ["auto"]:
-        return None
-    if not names:
-        raise InputError("tasks is empty; name at least one, or 'auto' for all whose inputs are given")
-    for name in names:
-        if name not in TASKS:
-            raise InputError(f"task {name!r} is unknown{readers.close_matches(name, list(TASKS))}")
-    return [name for name in TASKS if name in names]
-
-
-def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
-    names = [] if baseline is None else [baseline] if isinstance(baseline, str) else list(baseline)
-    for name in names:
-        if name not in BASELINES:
-            raise InputError(f"baseline={name!r} is unknown; use 'pca' or 'expression'")
-    return names
-
-
-def _read(data: Any, embeddings: Any, columns: Mapping[str, Any], obs: Any) -> Dataset:
-    given = dict(_given(columns))
-    if _one_for_each_species(data):
-        return readers.read_species(data, embeddings=embeddings, columns=given, obs=obs)
-    return readers.read(data, embeddings=embeddings, columns=given, obs=obs)
-
-
-def _one_for_each_species(data: Any) -> bool:
-    """Whether `data` is several datasets: a list of paths or AnnData objects, or a dict of them by species."""
-    parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, (list, tuple)) else ()
-    parts = list(parts)
-    return bool(parts) and all(
-        isinstance(part, str) or hasattr(part, "__fspath__") or hasattr(part, "obs") for part in parts
     )

@@ -31,8 +31,8 @@ from gpubench.documents import Value, read_document
 from gpubench.engines import ENGINES, KNN_METHODS
 from gpubench.engines.base import Precision
 from gpubench.errors import InputError
+from gpubench.prepared import BASELINES
 from gpubench.registered import is_dataset_name
-from gpubench.run import BASELINES
 from gpubench.tasks import TASKS, Options
 
 _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")

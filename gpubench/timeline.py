@@ -73,7 +73,7 @@ class _PeakMemory:
     credited to the stages already open. Elsewhere the mark cannot be reset, and the process's peak so far stands in.
     """
 
-    _STATUS = Path("/proc/self/status")
+    STATUS = Path("/proc/self/status")
     _RESET = Path("/proc/self/clear_refs")
 
     def __init__(self) -> None:
@@ -92,10 +92,19 @@ class _PeakMemory:
 
     def read_bytes(self) -> int | None:
         if self._resets:
-            for line in self._STATUS.read_text().splitlines():
+            for line in self.STATUS.read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return process_peak_bytes()
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process holds now; its peak so far where the system does not say."""
+    if _PeakMemory.STATUS.exists():
+        for line in _PeakMemory.STATUS.read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return process_peak_bytes()
 
 
 def process_peak_bytes() -> int | None:

@@ -81,6 +81,7 @@ class CpuEngine(Engine):
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.memory_bytes = planner.budget_bytes(memory_bytes)
+        self._budget = planner.Budget(self.memory_bytes)
         self.timeline = timeline or Timeline()
         self.notes = []
         self.knn_method = knn
@@ -92,7 +93,6 @@ class CpuEngine(Engine):
         self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else cpu_native.NUMPY}"
         if knn == "leaves" and self._tiles is None:
             raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
-        self._exact = ExactSearch(self._workers, self._tiles, self.memory_bytes)
         self._checked: dict[int, NDArray[np.float32]] = {}
 
     def get_ready(self, operations: Collection[str], n: int) -> None:
@@ -110,7 +110,7 @@ class CpuEngine(Engine):
             in_place = _as_it_is(source)
             if in_place is None:
                 planner.require(4 * n * d, self.memory_bytes, f"{name} as float32 ({n:,} x {d})")
-                array = np.empty((n, d), np.float32)
+                array = self._budget.hold(np.empty((n, d), np.float32))
             else:
                 array = in_place
             written = 0 if in_place is not None else array.nbytes
@@ -143,15 +143,24 @@ class CpuEngine(Engine):
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
-        method = self._method(*x.shape)
+        method = self.method(*x.shape)
         if method == "leaves" and self._tiles is not None:
-            return cpu_leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
-        if method == "ivf":
-            return cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
-        return self._exact.knn_between(x, x, k)
+            found = cpu_leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
+        elif method == "ivf":
+            found = cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
+        else:
+            found = self._exact.knn_between(x, x, k)
+        self._budget.hold(found.indices)
+        self._budget.hold(found.distances)
+        return found
 
-    def _method(self, n: int, d: int) -> str:
-        """How the neighbours of n cells of d dimensions are searched."""
+    @property
+    def _exact(self) -> ExactSearch:
+        """Exact search with the memory that there is now."""
+        return ExactSearch(self._workers, self._tiles, self._budget.left)
+
+    def method(self, n: int, d: int) -> str:
+        """How the neighbours of n cells of d dimensions are searched: "exact", "leaves" or "ivf"."""
         if self.knn_method != "auto":
             return self.knn_method
         if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:
@@ -179,7 +188,7 @@ class CpuEngine(Engine):
         if cells is not None and metric == "euclidean":
             return cpu_sampled.widths_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
         widths = cpu_silhouette.silhouette_widths(
-            x, clusters, groups, metric, self._workers, self.memory_bytes, self._tiles
+            x, clusters, groups, metric, self._workers, self._budget.left, self._tiles
         )
         return widths if cells is None else widths[cells]  # the closed form of cosines takes no longer for all
 
@@ -187,7 +196,7 @@ class CpuEngine(Engine):
         self, x: NDArray[np.float32], clusters: NDArray[np.int32], metric: Distance = "euclidean"
     ) -> NDArray[np.float64]:
         """See `Engine.mean_distances`."""
-        return cpu_silhouette.mean_distances(x, clusters, metric, self._workers, self.memory_bytes, self._tiles)
+        return cpu_silhouette.mean_distances(x, clusters, metric, self._workers, self._budget.left, self._tiles)
 
     def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""

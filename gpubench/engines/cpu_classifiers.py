@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from gpubench.engines.cpu import CpuEngine
 
+INTELEX = "scikit-learn-intelex"
+
 FEW_CELLS = 4096
 """Training cells up to which a forest is scikit-learn's own."""
 
-MOST_CELLS = {"scikit-learn": 100_000, "scikit-learn-intelex": 300_000}
+MOST_CELLS = {"scikit-learn": 100_000, INTELEX: 300_000}
 """Cells that a forest of each package is trained on unless the engine is to be exact: about a minute on a few cores."""
 
 
@@ -84,7 +86,7 @@ class RandomForest:
     @contextmanager
     def _threads(self, n: int) -> Iterator[None]:
         """Let scikit-learn-intelex use n threads: outside of the main thread it takes all, and warns of it."""
-        if self.implementation != "scikit-learn-intelex":
+        if self.implementation != INTELEX:
             yield
             return
         import daal4py
@@ -121,19 +123,24 @@ def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.in
     return np.sort(np.concatenate([order[a : a + k] for a, k in zip(starts, wanted, strict=True)]))
 
 
+def intelex_is_here() -> bool:
+    """Whether scikit-learn-intelex is installed."""
+    return find_spec("sklearnex") is not None
+
+
 def _forest_class(n: int) -> tuple[Any, str]:
     """The forest for n training cells, and the package that it is from; scikit-learn itself is not patched.
 
     Two forests on few cells may differ by several percent from one draw to the next, and scikit-learn needs only
     seconds there: up to `FEW_CELLS` the trees are those of cz-benchmarks to the bit.
     """
-    if n > FEW_CELLS and find_spec("sklearnex"):
+    if n > FEW_CELLS and intelex_is_here():
         from sklearnex.ensemble import RandomForestClassifier
 
         told = logging.getLogger("sklearnex")
         if told.level == logging.NOTSET:  # else SKLEARNEX_VERBOSE is set: somebody wants to hear of each call
             told.setLevel(logging.WARNING)
-        return RandomForestClassifier, "scikit-learn-intelex"
+        return RandomForestClassifier, INTELEX
     from sklearn.ensemble import RandomForestClassifier
 
     return RandomForestClassifier, "scikit-learn"

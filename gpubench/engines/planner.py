@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+T = TypeVar("T", bound="np.generic")
 
 SHARE_OF_FREE = 0.8
 LEAST_BUDGET_BYTES = 64 << 20
@@ -32,6 +40,34 @@ def budget_bytes(wanted: int | None) -> int:
     if wanted < LEAST_BUDGET_BYTES:
         raise InputError(f"memory={wanted} bytes is too little for any run; allow at least {LEAST_BUDGET_BYTES:,}")
     return wanted
+
+
+class Budget:
+    """The memory of a run, and how much of it the arrays take that the run holds on to.
+
+    Attributes
+    ----------
+    total_bytes : what the run may use
+    held_bytes : what arrays that are alive take of it
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self.held_bytes = 0
+
+    @property
+    def left(self) -> int:
+        """What blocks may be made of; never so little that nothing would go on."""
+        return max(LEAST_BUDGET_BYTES, self.total_bytes - self.held_bytes)
+
+    def hold(self, array: NDArray[T]) -> NDArray[T]:
+        """Count an array until nobody has it or a view of it any more; returns it."""
+        self.held_bytes += array.nbytes
+        weakref.finalize(array, self._let_go, array.nbytes)
+        return array
+
+    def _let_go(self, n_bytes: int) -> None:
+        self.held_bytes -= n_bytes
 
 
 def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.engines.steps import Sizes, Step, look_up_step, silhouette_step
 from gpubench.metrics.integration import entropy_per_cell
 from gpubench.metrics.silhouette import silhouette_batch
 from gpubench.tasks._task import Options, TaskInput, measure, require
@@ -17,6 +18,14 @@ def score_mixing(given: TaskInput, task: str, batch: Labels | None) -> Iterator[
     embedding, label, batch = require(given.embedding), require(given.label), require(batch)
     yield measure(given, task, entropy_per_cell, embedding, batch, n_neighbors=given.options.n_neighbors)
     yield measure(given, task, silhouette_batch, embedding, label, batch)
+
+
+def steps(sizes: Sizes, options: Options, role: str) -> tuple[Step, ...]:
+    """Both metrics, of the column of this role."""
+    return (
+        look_up_step("entropy_per_cell", sizes, min(options.n_neighbors, sizes.n) - 1),
+        silhouette_step("batch_silhouette", sizes, role, within="label"),
+    )
 
 
 def knn_k(options: Options) -> int:

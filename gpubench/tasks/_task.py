@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 from gpubench.cells import CellColumn, CellScores
 from gpubench.checkpoint import Codec, Kept, Part
 from gpubench.engines.embedding import Embedding
+from gpubench.engines.steps import Sizes, Step
 from gpubench.errors import InputError
 from gpubench.metrics._metric import Metric
 from gpubench.rows import score_from_dict, score_to_dict
@@ -137,6 +138,7 @@ class Task:
     knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
     operations : of the engine, which it gets ready for
+    steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
     in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
     """
 
@@ -149,6 +151,7 @@ class Task:
     knn_k: Callable[[Options], int] = lambda _: 0
     baseline: Literal["pca", "expression"] | None = "pca"
     operations: tuple[str, ...] = ()
+    steps: Callable[[Sizes, Options], tuple[Step, ...]] | None = None
     in_auto: bool = True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpubench.tasks._mixing import METRICS, knn_k, score_mixing
+from gpubench.tasks._mixing import METRICS, knn_k, score_mixing, steps
 from gpubench.tasks._task import Task, TaskInput
 from gpubench.types import MetricResult
 
@@ -23,4 +23,5 @@ TASK = Task(
     metrics=METRICS,
     run=_run,
     knn_k=knn_k,
+    steps=lambda sizes, options: steps(sizes, options, "batch"),
 )

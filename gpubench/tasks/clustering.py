@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpubench.cells import CLUSTER, CellColumn
+from gpubench.engines.steps import leiden_step
 from gpubench.metrics._search import search_params
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
@@ -45,4 +46,5 @@ TASK = Task(
     run=_run,
     operations=("leiden",),
     knn_k=_knn_k,
+    steps=lambda sizes, options: (leiden_step(sizes, min(_knn_k(options), sizes.n - 1)),),
 )

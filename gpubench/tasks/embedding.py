@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.engines.steps import silhouette_step
 from gpubench.metrics.silhouette import silhouette_label
 from gpubench.tasks._task import Task, TaskInput, measure, require
 from gpubench.types import MetricResult
@@ -22,4 +23,5 @@ TASK = Task(
     needs=("label",),
     metrics=("silhouette_score",),
     run=_run,
+    steps=lambda sizes, _: (silhouette_step("silhouette_score", sizes, "label"),),
 )

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines.steps import Sizes, Step, classifier_steps
 from gpubench.errors import InputError
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
 from gpubench.tasks._prediction import IDS, MEAN_FOLD, Contest, Recipe, joined
-from gpubench.tasks._task import Task, TaskInput, require
+from gpubench.tasks._task import Options, Task, TaskInput, require
 from gpubench.types import Labels, MetricResult
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[n
     return rows, take_labels(label, rows), note
 
 
+def _steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
+    cells = sizes.groups("label")
+    kept = cells[cells >= options.min_class_size]
+    return classifier_steps(sizes, int(kept.sum()), options.n_folds, len(kept))
+
+
 TASK = Task(
     id=ID,
     title="Label prediction",
@@ -55,6 +62,7 @@ TASK = Task(
     needs=("label",),
     metrics=tuple(MEAN_FOLD + name for name in IDS),
     run=_run,
+    steps=_steps,
     operations=("classifier",),
     baseline="expression",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.engines.steps import Sizes, Step, look_up_step, silhouette_step
 from gpubench.metrics.sequential import DENSITY_NEIGHBORS, sequential_alignment
 from gpubench.metrics.silhouette import silhouette_label
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
@@ -33,6 +34,13 @@ def _knn_k(options: Options) -> int:
     return max(DENSITY_NEIGHBORS, 2 * options.k) if options.adaptive_k else options.k
 
 
+def _steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
+    return (
+        silhouette_step("silhouette_score", sizes, "time_label"),
+        look_up_step("sequential_alignment", sizes, min(_knn_k(options), sizes.n - 1)),
+    )
+
+
 TASK = Task(
     id=ID,
     title="Sequential organization",
@@ -41,4 +49,5 @@ TASK = Task(
     metrics=("silhouette_score", "sequential_alignment"),
     run=_run,
     knn_k=_knn_k,
+    steps=_steps,
 )

@@ -1,0 +1,111 @@
+"""What a run will take, stage by stage, before it takes it: memory, and time where the machine's rates are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines.cpu_costs import cost
+from gpubench.engines.cpu_rates import UNKNOWN, Rates
+from gpubench.engines.steps import Sizes, Step, knn_step, put_step, view_step
+from gpubench.errors import InputError
+from gpubench.types import Labels
+from gpubench.views import CELLS
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+    from gpubench.prepared import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage as it is expected.
+
+    Attributes
+    ----------
+    path : as in the timeline
+    how : the method, where there are several
+    used_bytes : beyond the input and the packages, at its peak
+    least_bytes : the same where blocks are as small as can be
+    packages : what it imports
+    seconds : how long it takes
+    remedy : what makes it smaller
+    """
+
+    path: str
+    how: str
+    used_bytes: int
+    least_bytes: int
+    packages: tuple[str, ...]
+    seconds: float
+    remedy: str
+
+
+def is_known(engine: Engine) -> bool:
+    """Whether the costs of an engine are known: those of the CPU engine are."""
+    return engine.name == "cpu"
+
+
+def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
+    """The stages of a run on the CPU engine; baselines and tasks without known steps are left out."""
+    engine: Any = prepared.engine
+    for name, matrix in (prepared.dataset.embeddings if prepared.dataset else {}).items():
+        held = 0
+        for path, step in _steps(prepared, matrix):
+            expected = cost(step, engine, max(0, engine.memory_bytes - held), rates)
+            held += expected.held_bytes
+            least = held + expected.scratch_bytes
+            yield Stage(
+                f"{name}/{path}",
+                expected.how,
+                least + expected.block_bytes,
+                least,
+                expected.packages,
+                expected.seconds,
+                step.remedy,
+            )
+
+
+def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
+    n, d = matrix.shape
+    tasks, options = prepared.tasks, prepared.options
+    k = min(max(task.knn_k(options) for task in tasks), n - 1)
+    columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
+    sizes = Sizes(int(n), int(d), int(k), columns)
+    mapped = isinstance(matrix, np.memmap)
+    in_place = (
+        isinstance(matrix, np.ndarray) and not mapped and matrix.dtype == np.float32 and matrix.flags.c_contiguous
+    )
+    yield "put", put_step(sizes, matrix.dtype.itemsize, copied=not in_place, mapped=mapped)
+    yield "view", view_step(sizes, CELLS)
+    if k > 0:
+        yield "knn", knn_step(sizes)
+    for task in tasks:
+        for step in task.steps(sizes, options) if task.steps else ():
+            yield f"{task.id}/{step.name}", step
+
+
+def check_fits(prepared: Prepared) -> None:
+    """Refuse a run of which a stage cannot fit the memory, before anything is computed.
+
+    Raises
+    ------
+    InputError
+        Which stage, what it takes, and what would make it fit.
+    """
+    if not is_known(prepared.engine):
+        return
+    budget = prepared.engine.memory_bytes
+    for stage in stages_of(prepared):
+        if stage.least_bytes > budget:
+            raise InputError(refusal(stage, budget))
+
+
+def refusal(stage: Stage, budget: int) -> str:
+    """Why a stage cannot run."""
+    needs, has = stage.least_bytes / 1e9, budget / 1e9
+    allowed = f"{stage.path} takes {needs:.1f} GB beyond the data, but {has:.1f} GB may be used"
+    return f"{allowed}; raise memory, or {stage.remedy}"
