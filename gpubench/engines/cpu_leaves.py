@@ -2,8 +2,8 @@
 
 Some cells, drawn at random, are leaders. Every cell joins the leaves of its nearest few leaders, so leaves overlap, and
 inside a leaf every two cells are compared by compiled tiles: in few principal components, where these lose next to no
-neighbour. What is still missing is mostly a neighbour of a neighbour, and what that does not find may meet in leaves of
-other leaders: rounds of both follow while the recall, measured on a sample of cells, is too low. Exact distances of all
+neighbour. Sets of other leaders follow while the recall, measured on a sample of cells, is too low. What is missing
+then is mostly a neighbour of a neighbour, or may meet in yet other leaves: rounds of both. Exact distances of all
 dimensions give the order.
 """
 
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from gpubench.engines.cpu_native import Tiles
     from gpubench.engines.cpu_neighbors import ExactSearch
 
-LEADERS = 8
-"""Leaves that a cell joins."""
+LEADERS = 3
+"""Leaves that a cell joins of one set of leaders."""
+
+MAX_SETS = 4
+"""Sets of leaders that cells join while the recall is too low, before anything else is tried."""
 
 LEAF = 1000
 """Cells of a leaf, on average, or `LEAF_NEIGHBORS` times as many as neighbours are asked for if that is more."""
@@ -78,22 +81,24 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
         seen = x
     search = _Search(x, seen, k, exact, tiles)
 
-    def join_leaves(seed: int) -> None:
-        leaves = _leaves(seen, n_joined, leaf, search.scaling, exact, seed)
-        exact.workers.count(work.leaves([len(cells) for cells in leaves], seen.shape[1]))
-        exact.workers.run(leaves, lambda: search.join_leaf)
+    def recall() -> float:
+        return share_found(sample, true, search.finish(sample).indices[sample])
 
-    join_leaves(seed)
-    found, n_rounds = search.finish(), 0
-    while (recall := share_found(sample, true, found.indices[sample])) < WANTED_RECALL and n_rounds < MAX_ROUNDS:
+    n_sets = n_rounds = 0
+    while n_sets < MAX_SETS and (not n_sets or recall() < WANTED_RECALL):
+        search.join_leaves(n_joined, leaf, seed + n_sets)
+        n_sets += 1
+    while n_rounds < MAX_ROUNDS and recall() < WANTED_RECALL:
         if n_rounds:
-            join_leaves(seed + n_rounds)
+            search.join_leaves(n_joined, leaf, seed + n_sets)
+            n_sets += 1
         search.join_near()
-        found, n_rounds = search.finish(), n_rounds + 1
-    params = {"leaf": leaf, "leaves_joined": n_joined, "rounds": n_rounds}
+        n_rounds += 1
+    found = search.finish_all()
+    params = {"leaf": leaf, "leaves_joined": n_joined * n_sets, "rounds": n_rounds}
     if seen is not x:
         params["components"] = seen.shape[1]
-    return Knn(found.indices, found.distances, "leaves", params, recall)
+    return Knn(found.indices, found.distances, "leaves", params, share_found(sample, true, found.indices[sample]))
 
 
 def _principal(x: NDArray[np.float32], exact: ExactSearch, seed: int) -> NDArray[np.float32]:
@@ -130,15 +135,17 @@ def _neighbors_remain(
 
 
 def _leaves(
-    x: NDArray[np.float32], n_joined: int, leaf: int, scaling: Scaling, exact: ExactSearch, seed: int
+    x: NDArray[np.float32], joined: NDArray[np.int32], n_leaders: int, leaf: int, scaling: Scaling, seed: int
 ) -> list[NDArray[np.int64]]:
-    """The cells of each leaf, the largest leaf first so that no thread is left with it at the end."""
-    n = len(x)
-    n_leaders = max(1, n_joined * n // leaf)
-    leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
-    joined = exact.knn_between(x.view(), x[leaders], min(n_joined, len(leaders))).indices
+    """The cells of each leaf, the largest leaf first so that no thread is left with it at the end.
+
+    Parameters
+    ----------
+    joined : (n, leaves of each cell) which of the leaders
+    leaf : cells of a leaf, on average
+    """
     cells = np.argsort(joined.ravel(), kind="stable") // joined.shape[1]
-    sizes = np.bincount(joined.ravel(), minlength=len(leaders))
+    sizes = np.bincount(joined.ravel(), minlength=n_leaders)
     leaves: list[NDArray[np.int64]] = []
     for members in np.split(cells, np.cumsum(sizes)[:-1]):
         if len(members) <= MAX_LEAF * leaf:
@@ -163,8 +170,21 @@ class _Search:
         self.scaling = Scaling(seen, seen)
         self._x, self._seen, self._k, self._exact, self._tiles = x, seen, k, exact, tiles
         self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
+        self._out = Neighbors.empty(len(x), k)
+        self._near_order = np.arange(len(x))
 
-    def join_leaf(self, cells: NDArray[np.int64]) -> None:
+    def join_leaves(self, n_joined: int, leaf: int, seed: int) -> None:
+        """Let every cell join the leaves of its nearest of some leaders."""
+        x, workers, (n, d) = self._seen, self._exact.workers, self._seen.shape
+        n_leaders = max(1, n_joined * n // leaf)
+        leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
+        joined = self._exact.knn_between(x.view(), x[leaders], min(n_joined, len(leaders))).indices
+        leaves = _leaves(x, joined, len(leaders), leaf, self.scaling, seed)
+        workers.count(work.leaves([len(cells) for cells in leaves], d))
+        workers.run(leaves, lambda: self._join_leaf)
+        self._near_order = np.argsort(joined[:, 0], kind="stable")
+
+    def _join_leaf(self, cells: NDArray[np.int64]) -> None:
         """Compare every two cells of a leaf."""
         rows = self.scaling.rows(self._seen[cells])
         squares = np.einsum("ij,ij->i", rows, rows)
@@ -189,23 +209,28 @@ class _Search:
         for step in (write_nearest, join):
             self._exact.workers.run(range(0, n, ROWS_A_PIECE), lambda step=step: step)  # type: ignore[misc]
 
-    def finish(self) -> Neighbors:
-        """Order what was found by exact distance; cells that have met fewer than k others are searched exactly."""
-        x, store = self._x, self._store
+    def finish_all(self) -> Neighbors:
+        """Order what was found for all cells; those that have met fewer than k others are searched exactly."""
+        # cells of one leaf have the same neighbours, which stay in the cache
+        out = self.finish(self._near_order)
+        lonely = np.flatnonzero(out.uncertain)
+        cpu_neighbors.search_rows(self._x, self._x, np.arange(len(self._x)), lonely, out, self._exact.workers)
+        return out
+
+    def finish(self, cells: NDArray[np.int64]) -> Neighbors:
+        """Order what was found for some cells by exact distance; the neighbours of the others are what they were."""
+        x, store, out = self._x, self._store, self._out
         n, d = x.shape
-        out = Neighbors.empty(n, self._k)
-        ids, norms = np.arange(n), np.zeros(n)
+        ids, norms = np.arange(n), np.zeros(ROWS_A_PIECE)
 
         def finish(start: int) -> None:
-            rows = slice(start, min(start + ROWS_A_PIECE, n))
+            rows = cells[start : start + ROWS_A_PIECE]
             self._tiles.topk_finish(
-                *(x, x, d, ids[rows], ids, rows.stop - start, store.keep, store.space),
+                *(x, x, d, rows, ids, len(rows), store.keep, store.space),
                 *(array[rows] for array in store.arrays),
                 # nothing is known about cells that are no candidates, so nothing is certified
-                *(norms[rows], 0.0, 0.0, 1.0, True, True, self._k, out.indices, out.distances, out.uncertain),
+                *(norms, 0.0, 0.0, 1.0, True, True, self._k, out.indices, out.distances, out.uncertain),
             )
 
-        self._exact.workers.run(range(0, n, ROWS_A_PIECE), lambda: finish)
-        lonely = np.flatnonzero(out.uncertain)
-        cpu_neighbors.search_rows(x, x, ids, lonely, out, self._exact.workers)
+        self._exact.workers.run(range(0, len(cells), ROWS_A_PIECE), lambda: finish)
         return out
