@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         given.pop("Host", None)
         answer = requests.request(self.command, self.proxy.target + self.path, headers=given, timeout=10)
         body = bytearray(answer.content)
-        if fault.flip_at is not None:
+        if fault.flip_at is not None and fault.flip_at < len(body):
             body[fault.flip_at] ^= 0x40
         kept = body if fault.cut_after is None else body[: fault.cut_after]
         self._answer(answer.status_code, dict(answer.headers), bytes(kept))
