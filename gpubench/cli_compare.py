@@ -49,8 +49,9 @@ def compare(
 ) -> int:
     """Put results side by side: differences from the first, what is better, and whether it is more than noise.
 
-    Noise is how far a difference moves when other cells, or other donors, are drawn: 95% intervals by a paired
-    bootstrap of the values in cells.parquet, or by standard errors where there are none.
+    Noise is how far a difference moves when other cells, or other donors, are drawn.
+
+    A bootstrap of the values in cells.parquet gives 95% intervals; other numbers have standard errors, or a reason.
     """
     if format_ not in ("table", "json"):
         raise InputError(f"--format {format_!r} is unknown; use table or json")

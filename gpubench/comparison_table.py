@@ -48,7 +48,7 @@ def show(comparison: Comparison, stream: TextIO) -> None:
         console.print(Text(f"\n{title}", "bold"))
         drawn = Table(box=SIMPLE_HEAD)
         for column in header:
-            drawn.add_column(Text(column))
+            drawn.add_column(Text(column), overflow="fold")
         for row in rows:
             drawn.add_row(*(Text(cell, "bold green" if cell.endswith("*") else "") for cell in row))
         console.print(drawn)
