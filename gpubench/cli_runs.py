@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from gpubench.result import Result
 
 ALLOWED = ("data", "out", "format_", "report", "quiet", "verbose")
-"""Parameters of `score` that go with a run file; the rest is written in it."""
+"""Parameters of `score` that go with a run file; the rest is written in it, but for those of one run."""
+
+_OF_ONE_RUN = ("plan", "trace")
 
 
 def refuse_other_flags(context: typer.Context) -> None:
@@ -29,8 +31,8 @@ def refuse_other_flags(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} does not go with a run file; write it there, for a run or under 'defaults'")
+            remedy = "leave it out" if name in _OF_ONE_RUN else "write it there, for a run or under 'defaults'"
+            raise InputError(f"--{name.replace('_', '-')} does not go with a run file; {remedy}")
 
 
 def score_runs(

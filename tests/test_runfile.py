@@ -264,6 +264,7 @@ def test_an_interrupted_run_file_goes_on_from_there(
         (["--label", "x", "--out", "o"], "--label does not go with a run file; write it there"),
         (["-t", "embedding", "--out", "o"], "--task does not go with a run file"),
         (["--seed", "42", "--out", "o"], "--seed does not go with a run file"),
+        (["--trace", "t.json", "--out", "o"], "--trace does not go with a run file; leave it out"),
         ([], "a run file needs --out: the folder where each run gets a folder"),
         (["more.h5ad", "--out", "o"], "a run file goes alone"),
     ],
