@@ -17,7 +17,7 @@ from gpubench.types import Array
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
-SECONDS = 0.5
+SECONDS = 0.4
 """How long each of the three is repeated; the fastest counts."""
 
 EDGES = (1024, 2048, 4096, 8192)
