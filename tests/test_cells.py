@@ -24,14 +24,14 @@ from gpubench.types import Labels, MetricResult
 CELLS = make_cells(400, 6, n_labels=4, n_batches=3, seed=1)
 LABEL = np.array(["B", "T", "NK", "mono"])[CELLS.label]
 SPECIES = np.where(np.arange(400) % 2, "human", "mouse")
-TASKS = ["clustering", "embedding", "batch_integration", "sequential_organization", "label_prediction", "scib"]
+TASKS = ["clustering", "embedding", "batch_integration", "sequential_organization", "scib"]
 
 
 @pytest.fixture(scope="module")
 def result() -> Result:
     columns = {"label": LABEL, "batch": CELLS.batch, "time": CELLS.time, "species": SPECIES}
     tasks = [*TASKS, "cross_species_integration", "cross_species_label_prediction"]
-    return gb.score({"X_pca": CELLS.x}, **columns, tasks=tasks, engine="cpu", min_class_size=60)
+    return gb.score({"X_pca": CELLS.x}, **columns, tasks=tasks, engine="cpu")
 
 
 def group_of(column: CellColumn) -> np.ndarray:
