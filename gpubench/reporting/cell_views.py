@@ -92,7 +92,10 @@ def looks(columns: Sequence[CellsOf], seed: int | None, key: str) -> list[Look]:
         if own in cells.scores.views:
             sharing.setdefault((id(cells.scores), own), []).append(cells)
     found = []
-    for i, ((_, name), members) in enumerate(list(sharing.items())[:MOST_EMBEDDINGS]):
+    for i, ((_, name), members) in enumerate(sharing.items()):
+        if i >= MOST_EMBEDDINGS:
+            found.append(Look(members[0].name, f"Not drawn: a page has {MOST_EMBEDDINGS} views.", ()))
+            continue
         scores = members[0].scores
         view = scores.views[name]
         m, n = len(view.rows), scores.n_cells

@@ -93,3 +93,10 @@ def test_a_result_without_cells_says_so() -> None:
     assert "Confusion matrix" not in page
     assert "Without views and breakdowns of X_pca" in page
     assert "Without views" not in Page(render({"": result})).text
+
+
+def test_embeddings_that_are_not_drawn_are_named() -> None:
+    found = looks_of(cells_result(60, ["a", "b"], embeddings=[f"X{i}" for i in range(8)]))
+    assert [look.name for look in found] == [f"X{i}" for i in range(8)]
+    assert [bool(look.panels) for look in found] == [True] * 6 + [False] * 2
+    assert found[-1].caption == "Not drawn: a page has 6 views."
