@@ -8,6 +8,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from gpubench.accel import garbage
 from gpubench.accel.deferring import deferred
 
 
@@ -38,7 +39,7 @@ class ImportHook(MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_tell(module: ModuleType) -> None:
-            with deferred(spec.name):
+            with garbage.paused(), deferred(spec.name):
                 execute(module)
             self._then(spec.name)
 

@@ -41,7 +41,9 @@ class Installation:
         self._patches = list(dict.fromkeys(patch for name in self.targets for patch in TARGETS[name]))
         self._applied: list[Applied] = []
         self._checked: set[str] = set()
-        self._hook = ImportHook({*DEFERRED, *(patch.module for patch in self._patches)}, self._patch_module)
+        modules = {patch.module for patch in self._patches}
+        packages = {module.partition(".")[0] for module in modules}
+        self._hook = ImportHook({*DEFERRED, *modules, *packages}, self._patch_module)
 
     def put_in_place(self) -> None:
         """Patch what is imported already, under every name, and wait for the rest."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from gpubench import metrics
 from gpubench.accel import _scib_neighbors as neighbors
+from gpubench.accel import garbage
 from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
 from gpubench.accel.calls import Function, Start, tell
-from gpubench.accel.patching import Patch
+from gpubench.accel.patching import LocalName, Patch
 from gpubench.data import encode_labels
 from gpubench.errors import InputError
 from gpubench.metrics._checks import check_groups
@@ -235,4 +236,6 @@ PATCHES = (
     _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", neighbors.nmi_ari_leiden, neighbors.covers_leiden),
     _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", neighbors.nmi_ari_kmeans, neighbors.covers_kmeans),
     _patch("_pcr_comparison", "pcr_comparison", _pcr_comparison, _covers_pcr),
+    LocalName("scib_metrics.benchmark._core", "Benchmarker.prepare", garbage.of_its_own),
+    LocalName("scib_metrics.benchmark._core", "Benchmarker.benchmark", garbage.of_its_own),
 )
