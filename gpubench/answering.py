@@ -57,8 +57,8 @@ def answering(work: Callable[[], T], timeline: Timeline) -> T:
 
     # what a caller has set for his thread, such as NumPy's handling of errors, holds for the work
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="gpubench", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while not done.wait(LOOK_S):
             pass
     except KeyboardInterrupt:
