@@ -1,0 +1,22 @@
+"""BLAS is looked for while other threads import libraries, as `import_ahead` does; neither may wait for the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import importlib, threading
+from threadpoolctl import ThreadpoolController
+names = ("scipy.sparse.linalg", "scipy.optimize")
+importing = threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True)
+importing.start()
+while importing.is_alive():
+    ThreadpoolController()
+print("both are done")
+"""
+
+
+def test_looking_for_blas_while_libraries_are_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "both are done\n"
