@@ -2,7 +2,8 @@
 
 Python hears of a signal only between two instructions of its main thread. So the work is done in a thread of its own,
 and the main thread waits. The work is asked to stop, which it does at the next stage or tile; what does not is soon
-left behind.
+left behind. Only a library that keeps the interpreter's lock is waited for, as scikit-learn-intelex does while a forest
+grows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_S = 1.0
+PATIENCE_S = 0.5
 """How long the work may go on after it was asked to stop."""
 
 LOOK_S = 0.05
