@@ -64,8 +64,11 @@ def answering(work: Callable[[], T], timeline: Timeline) -> T:
             pass
     except KeyboardInterrupt:
         timeline.stop(thread)
-        if not done.wait(PATIENCE_S):
-            _left_behind.append(thread)
+        try:
+            done.wait(PATIENCE_S)
+        finally:  # a second Ctrl-C ends the waiting
+            if not done.is_set():
+                _left_behind.append(thread)
         raise
     if raised:
         raise raised[0]

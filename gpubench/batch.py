@@ -19,6 +19,7 @@ from gpubench.output import Output
 from gpubench.result import Result
 
 if TYPE_CHECKING:
+    from gpubench.datasets.entry import Entry
     from gpubench.runfile import PlannedRun
     from gpubench.timeline import Listener
 
@@ -106,8 +107,10 @@ def _digest(plan: PlannedRun) -> str | None:
 
     None where nothing tells whether an input is still the same: a store of many files.
     """
+    datasets = _catalogued(plan.arguments["data"])
+    local = [entry.path for entry in datasets if entry and entry.path and not entry.is_remote]
     files = {}
-    for text in _texts(plan.arguments):
+    for text in [*_texts(plan.arguments), *local]:
         path = Path(text)
         if path.is_dir():
             return None
@@ -115,19 +118,19 @@ def _digest(plan: PlannedRun) -> str | None:
             stat = path.stat()
             files[text] = [stat.st_size, stat.st_mtime_ns]
     asked = {key: value if key != "scorers" else sorted(value or ()) for key, value in plan.arguments.items()}
-    content = [asked, files, _catalogued(plan.arguments["data"]), machine.package_version("gpubench")]
+    content = [asked, files, list(map(repr, datasets)), machine.package_version("gpubench")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _catalogued(data: Any) -> list[str]:
-    """What the catalogues say of the datasets of a run."""
+def _catalogued(data: Any) -> list[Entry | None]:
+    """What the catalogues say of the datasets of a run; None where they no longer have one."""
     names = [text for text in _texts(data) if not os.path.lexists(text)]
     if not names:
         return []
     from gpubench.datasets.catalogue import read_catalogues
 
     entries = read_catalogues()
-    return [repr(entries.get(name)) for name in names]
+    return [entries.get(name) for name in names]
 
 
 def _texts(value: Any) -> Iterator[str]:

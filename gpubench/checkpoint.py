@@ -35,6 +35,7 @@ FOLDER = ".checkpoint"
 LOCK = "lock"
 PARTS = "*.part.*"
 MAPPED_FROM_BYTES = 64 << 20
+LOCK_TRIES = 100  # each is lost only where another run ends at that moment
 TAKEN_OVER = " (taken over)"
 """Ends the name of a stage in which a part was read and not computed."""
 
@@ -107,7 +108,7 @@ class Checkpoint:
         self._finished_before = frozenset(file.name for file in self.folder.glob(PARTS))
         return self
 
-    def _locked(self) -> IO[bytes]:
+    def _locked(self, tries: int = LOCK_TRIES) -> IO[bytes]:
         file = self.folder / LOCK
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,9 +118,10 @@ class Checkpoint:
             raise InputError(
                 f"{out!r} is in use by another run; wait until it ends, or choose another folder"
             ) from error
-        except FileNotFoundError:  # the other run has just ended and taken its folder away
-            return self._locked()
         except OSError as error:
+            # the other run has just ended and taken its folder away; or nothing can be made there at all
+            if isinstance(error, FileNotFoundError) and tries > 1:
+                return self._locked(tries - 1)
             if error.errno not in NO_LOCKS:
                 raise InputError(
                     f"{str(self.folder)!r} cannot be made: {error.strerror}; choose another folder"

@@ -109,6 +109,18 @@ def test_a_library_that_does_not_listen_is_left_behind(timeline: Timeline, ctrl_
     assert not is_work_left_behind()
 
 
+def test_a_second_ctrl_c_leaves_the_work_behind_at_once(timeline: Timeline, ctrl_c: Callable[[float], None]) -> None:
+    release = threading.Event()
+    ctrl_c(0.1)
+    ctrl_c(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        answering(release.wait, timeline)
+    assert is_work_left_behind()
+    release.set()
+    time.sleep(0.05)
+    assert not is_work_left_behind()
+
+
 def test_what_is_done_is_kept_and_nothing_is_added_later(
     monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None], tmp_path: Path
 ) -> None:

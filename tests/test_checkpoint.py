@@ -176,6 +176,15 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_folder(path: Path) -> Iterator[None]:  # what /proc says, and a working directory that was removed
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr("gpubench.checkpoint.lock_file", no_such_folder)
+    with pytest.raises(InputError, match="cannot be made: No such file or directory; choose another folder"):
+        Checkpoint(tmp_path).__enter__()
+
+
 def test_a_file_system_without_locks_is_used_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSYS, "Function not implemented", str(path))

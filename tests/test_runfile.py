@@ -222,6 +222,25 @@ def test_what_has_ended_is_not_computed_again(
     assert scored[3:] == [["mine"]]
 
 
+def test_a_dataset_whose_file_has_changed_is_scored_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.yaml").write_text("datasets: {mine: {path: cells/lines.h5ad, label: cell_type}}")
+    monkeypatch.setenv("GPUBENCH_CATALOGUE", str(folder / "mine.yaml"))
+    (folder / "run.yaml").write_text("runs: {all: {data: mine, embeddings: [X_pca], tasks: [embedding]}}")
+    arguments = ["score", "project/run.yaml", "--out", str(tmp_path / "out")]
+    told = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        told.append("Taken over" in capsys.readouterr().out)
+    assert told == [False, True]
+    cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")[::2].copy()
+    cells.write_h5ad(folder / "cells" / "lines.h5ad")
+    assert main(arguments) == 0
+    assert "Taken over" not in capsys.readouterr().out
+    assert Result.from_json(tmp_path / "out" / "all" / "results.json").results[0].n == cells.n_obs
+
+
 def test_a_run_that_cannot_be_scored_does_not_stop_the_others(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
