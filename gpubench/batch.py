@@ -150,5 +150,17 @@ def _finished(output: Output, digest: str | None) -> Result | None:
         result = Result.from_json(output.folder / "results.json")
     except InputError:  # damaged, or of another version: it is written anew
         return None
-    same = result.provenance.get("run", {}).get("digest") == digest
+    same = result.provenance.get("run", {}).get("digest") == digest and not _fetched_anew(result)
     return result if same and not (result.interrupted or result.failures) else None
+
+
+def _fetched_anew(result: Result) -> bool:
+    """Whether the cache has another version now of a dataset that was scored."""
+    from gpubench.datasets.cache import place_of, recorded
+    from gpubench.datasets.entry import Entry
+
+    for file in result.provenance["dataset"].get("files", ()):
+        record = recorded(place_of(Entry(file["id"], file["address"]))) if file["address"] else None
+        if record is not None and record.sha256 != file["sha256"]:
+            return True
+    return False

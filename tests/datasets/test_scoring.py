@@ -109,3 +109,23 @@ def test_a_perturbation_dataset_names_condition_and_control(cells: ad.AnnData, m
     with pytest.raises(gb.InputError, match="seen"):
         gb.score("whole.h5ad", predictions="p.h5ad")
     assert (asked["condition"], asked["control"]) == ("condition", None)
+
+
+def test_a_run_file_is_scored_again_once_another_version_was_fetched(
+    cells: ad.AnnData, put: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run.yaml").write_text("runs: {all: {data: blood, embeddings: [X_pca], tasks: [embedding]}}")
+    arguments = ["score", "run.yaml", "--out", "out"]
+    told = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        told.append("Taken over" in capsys.readouterr().out)
+    assert told == [False, True]
+    fewer = cells[::2].copy()
+    fewer.write_h5ad("whole.h5ad")
+    put("blood.h5ad", Path("whole.h5ad").read_bytes())
+    gb.datasets.fetch("blood", refresh=True, progress=False)
+    assert main(arguments) == 0
+    assert "Taken over" not in capsys.readouterr().out
+    (score,) = json.loads(Path("out", "all", "results.json").read_text())["results"]
+    assert score["n"] == fewer.n_obs
