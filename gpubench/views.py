@@ -81,10 +81,13 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     step = max(1, _PIECE_VALUES // d)
     pieces = [xp.asarray(rows[start : start + step]) for start in range(0, len(rows), step)]
     mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
-    mean = mean.astype(np.float32)
+    # by a power of two, which changes no digit, so that squares of very large or small values stay within float32
+    exponent = np.frexp(max(float(xp.abs(embedding.x[piece]).max()) for piece in pieces))[1]
+    scale = 2.0 ** -int(np.clip(exponent, -100, 100))
+    mean = (mean * scale).astype(np.float32)
 
     def centred() -> Iterator[Array]:
-        yield from (embedding.x[piece] - mean for piece in pieces)
+        yield from (embedding.x[piece] * np.float32(scale) - mean for piece in pieces)
 
     kept = list(centred()) if len(rows) * d <= _KEPT_VALUES else None
 
@@ -100,5 +103,5 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1, 1)
     xy = np.zeros((len(rows), 2), np.float32)
     held = xp.asarray(axes, dtype=np.float32)
-    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in kept or centred()])
+    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in kept or centred()]) / scale
     return CellView(COMPONENTS, rows, xy)

@@ -41,6 +41,14 @@ def test_cells_without_two_directions(engine: Engine, x: np.ndarray) -> None:
     assert np.ptp(view.xy[:, 1]) == 0
 
 
+@pytest.mark.parametrize("exponent", [100, -100])
+def test_values_whose_squares_are_beyond_float32(engine: Engine, rng: np.random.Generator, exponent: int) -> None:
+    x = rng.normal(size=(50, 5)).astype(np.float32)
+    scaled = np.ldexp(x, exponent)
+    as_they_are, large_or_small = (principal_view(on_engine(cells, engine), seed=0).xy for cells in (x, scaled))
+    assert np.array_equal(large_or_small, np.ldexp(as_they_are, exponent))
+
+
 def test_many_cells_are_sampled(start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "CELLS", 50)
     x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
