@@ -66,7 +66,10 @@ def _first_two(coordinates: Rows, rows: NDArray[np.int64], n_cells: int) -> NDAr
         block = read_rows(coordinates, start, min(start + _BLOCK_ROWS, n))
         own = rows[(rows >= start) & (rows < start + len(block))] - start
         drawn.append(block[own, :2].astype(np.float32))
-    return np.concatenate(drawn)
+    xy = np.concatenate(drawn)
+    if not np.isfinite(xy).all(axis=1).any():
+        raise InputError(f"{UMAP} has no cell with two finite coordinates")
+    return xy
 
 
 def principal_view(embedding: Embedding, seed: int) -> CellView:

@@ -81,6 +81,8 @@ def test_given_coordinates_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_coordinates_that_cannot_be_drawn(caplog: pytest.LogCaptureFixture) -> None:
     assert given_view(data_with(np.ones((60, 1))), 60, seed=0) is None
     assert "X_umap is 60 x 1, not 60 x 2" in caplog.text
+    assert given_view(data_with(np.full((60, 2), np.nan)), 60, seed=0) is None
+    assert "X_umap has no cell with two finite coordinates" in caplog.text
     cells = gb.score(data_with(np.ones((60, 1))), ["X_pca"], label="label", tasks="embedding", engine="cpu").cells
     assert list(cells.views) == ["X_pca"]
 
