@@ -9,7 +9,7 @@ from gpubench.result import Result
 
 # What of the provenance must agree for numbers to be comparable, and how it is called in a warning.
 _SHARED = {
-    "dataset fingerprint (cells, labels or embeddings)": ("dataset", "fingerprint"),
+    "fingerprint of the cells' columns (label, batch ...)": ("dataset", "columns"),
     "number of cells": ("dataset", "n_cells"),
     "seed": ("seed",),
     "gpubench version": ("gpubench",),

@@ -21,6 +21,7 @@ def provenance(
     options: Mapping[str, Any],
     source: str | None = None,
     fingerprint: str | None = None,
+    columns: str | None = None,
     n_cells: int | None = None,
     files: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def provenance(
     options : what the user asked for: columns, tasks, parameters, threads
     source : the data as the user named it
     fingerprint : digest of the data (see `gpubench.data.fingerprint`)
+    columns : the same of its columns alone, which results of other embeddings share
     n_cells : cells scored
     files : what is known of each dataset that was named rather than given as a file
 
@@ -57,6 +59,7 @@ def provenance(
         "dataset": {
             "source": source,
             "fingerprint": fingerprint,
+            "columns": columns,
             "n_cells": n_cells,
             **({"files": [dict(file) for file in files]} if files else {}),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
@@ -151,6 +151,7 @@ def score(
             source=given.source or (dataset.source if dataset else named),
             files=given.files,
             fingerprint=readers.fingerprint(dataset) if dataset else None,
+            columns=readers.fingerprint(replace(dataset, embeddings={})) if dataset else None,
             n_cells=dataset.n_cells if dataset else None,
         ),
         timeline=engine.timeline.to_dicts(),

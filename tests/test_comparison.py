@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from gpubench.types import MetricResult
 PROVENANCE = {
     "gpubench": "0.1.0",
     "seed": 42,
-    "dataset": {"fingerprint": "f0", "n_cells": 60, "source": "cells.h5ad"},
+    "dataset": {"fingerprint": "f0", "columns": "c0", "n_cells": 60, "source": "cells.h5ad"},
     "options": {"tasks": ["embedding"], "embeddings": ["X_pca"], "resolution": 1.0},
 }
 ARI = MetricResult("X_pca", "clustering", "adjusted_rand_index", 0.5)
@@ -124,8 +125,8 @@ def test_the_best_is_marked() -> None:
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"dataset": {"fingerprint": "f1", "n_cells": 60}}, "dataset fingerprint .* differs: f0 in result 1, f1 in"),
-        ({"dataset": {"fingerprint": "f0", "n_cells": 61}}, "number of cells differs: 60 in result 1, 61 in result 2"),
+        ({"dataset": {"columns": "c1", "n_cells": 60}}, "fingerprint of .* columns .* differs: c0 in result 1, c1 in"),
+        ({"dataset": {"columns": "c0", "n_cells": 61}}, "number of cells differs: 60 in result 1, 61 in result 2"),
         ({"seed": 7}, "seed differs: 42 in result 1, 7 in result 2"),
         ({"gpubench": "0.2.0"}, "gpubench version differs: 0.1.0 in result 1, 0.2.0 in result 2"),
         ({"options": {"tasks": [], "resolution": 2.0}}, "resolution differs: 1.0 in result 1, 2.0 in result 2"),
@@ -134,6 +135,15 @@ def test_the_best_is_marked() -> None:
 def test_files_that_are_not_comparable_are_warned_of(changes: dict[str, Any], warning: str) -> None:
     (told,) = compare([make(ARI), make(ARI, **changes)]).warnings
     assert re.search(warning, told)
+
+
+def test_other_embeddings_of_the_same_cells_are_comparable() -> None:
+    cells = {"label": np.repeat(["a", "b"], 8), "tasks": ["embedding"]}
+    X = np.random.default_rng(0).normal(size=(2, 16, 3))
+    results = [gb.score({"mine": X[i]}, **cells) for i in (0, 1)]
+    assert compare(results).warnings == ()
+    others = gb.score({"mine": X[0]}, label=np.tile(["a", "b"], 8), tasks=["embedding"])
+    assert "columns" in compare([results[0], others]).warnings[0]
 
 
 def test_what_is_worse() -> None:

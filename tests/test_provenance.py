@@ -20,11 +20,12 @@ def test_a_run_is_described_well_enough_to_repeat_it() -> None:
         options={"tasks": ["embedding"]},
         source="a.h5ad",
         fingerprint="00",
+        columns="01",
         n_cells=9,
     )
     assert record["seed"] == 7
     assert record["engine"]["name"] == "cpu"
-    assert record["dataset"] == {"source": "a.h5ad", "fingerprint": "00", "n_cells": 9}
+    assert record["dataset"] == {"source": "a.h5ad", "fingerprint": "00", "columns": "01", "n_cells": 9}
     assert record["options"] == {"tasks": ["embedding"]}
     assert record["packages"].keys() >= {"numpy", "scipy", "scikit-learn", "igraph"}
     assert datetime.now(UTC) - datetime.fromisoformat(record["date"]) < timedelta(minutes=1)
