@@ -85,7 +85,7 @@ def test_sdist_holds_what_developers_need(tmp_path: Path) -> None:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
     assert files_below(ROOT / "gpubench") | files_below(ROOT / "kernels") <= shipped
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".ci/run", "tests/reference.py"} <= shipped
-    assert {"docs/report.png", "docs/first-session.md"} <= shipped
+    assert {".docs/report.png", ".docs/first-session.md"} <= shipped
 
 
 def test_version_is_the_same_everywhere() -> None:
