@@ -47,8 +47,8 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeli
     if len(graph.indices) < MANY_EDGES or not sys.executable:
         return cpu_graph.leiden(graph, resolution, n_iterations, seed)
     arguments = {"n": graph.n, "nnz": len(graph.indices), "resolution": resolution, "n_iterations": n_iterations}
-    path = [place for place in sys.path if isinstance(place, str)]  # Python passes over others too
-    command = [sys.executable, "-c", _CHILD, json.dumps(path), json.dumps({**arguments, "seed": seed})]
+    path = json.dumps(list(map(str, sys.path)))  # some put paths there that are no strings
+    command = [sys.executable, "-c", _CHILD, path, json.dumps({**arguments, "seed": seed})]
     codes, peak_bytes = np.empty(graph.n, np.int32), np.zeros(1, np.int64)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         talk = Thread(target=_talk, args=(process, graph, (codes, peak_bytes)), daemon=True)
