@@ -10,9 +10,11 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import perturbed
 import pytest
 import typer
 
+import gpubench as gb
 from gpubench import arguments, cli
 from gpubench.demo import demo_path
 from gpubench.tasks import TASKS
@@ -50,6 +52,57 @@ def test_python_blocks_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     exec(compile(code, "README.md", "exec"), {})
     assert (folder / "results.json").is_file()
     assert "adjusted_rand_index" in capsys.readouterr().out
+
+
+BY_ANOTHER_TEST = {
+    "gpubench demo": "test_cli.py runs it, and .ci/run from the wheel",
+    "gpubench datasets fetch tsv2_blood": "needs S3: datasets/test_first_session.py has a server",
+    "gpubench score tsv2_blood --embedding emb.npy --out results/": "needs what was fetched, as above",
+}
+FIRST = "gpubench prepare "
+"""What it writes is scored by a line above it."""
+
+
+@pytest.fixture
+def files(folder: Path) -> Path:
+    """The files that the commands name, of few cells."""
+    rng = np.random.default_rng(0)
+    given = anndata.read_h5ad("cells.h5ad")
+    cells = anndata.AnnData(rng.poisson(1.0, (given.n_obs, 120)).astype(np.float32), given.obs, obsm=dict(given.obsm))
+    cells.obs["donor"] = cells.obs["batch"]
+    cells.obs["day"] = np.arange(cells.n_obs) // 32
+    cells.obs["organism"] = "human"
+    label, x = cells.obs["cell_type"].to_numpy(), cells.obsm["X_pca"]
+    centres = np.stack([x[label == own].mean(axis=0) for own in label])
+    cells.obsm["X_scvi"] = (x + centres).astype(np.float32)  # better than X_pca, as `compare --fail-if-worse` asks
+    cells.obsm["X_uce"] = cells.obsm["X_pca"]
+    for name in ("cells", "embryo", "human"):
+        cells.write_h5ad(f"{name}.h5ad")
+    cells.obs["organism"] = "mouse"
+    cells.write_h5ad("mouse.h5ad")
+    cells.obs.to_parquet("obs.parquet")
+    screen = perturbed.make_screen()
+    screen.obs["perturbation"] = screen.obs.pop("knock_down")
+    screen.write_h5ad("screen.h5ad")
+    perturbed.predict(screen).write_h5ad("predicted.h5ad")
+    for name in ("X_pca", "X_scvi"):
+        result = gb.score("cells.h5ad", name, label="cell_type", tasks="embedding")
+        Path("results", name.removeprefix("X_")).mkdir(parents=True)
+        result.to_json(f"results/{name.removeprefix('X_')}/results.json")
+    Path("run.yaml").write_text(blocks(README, "yaml")[0])
+    return folder
+
+
+def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, in order but for the one that makes a file for another."""
+    lines = dict.fromkeys(gpubench_commands())
+    assert set(BY_ANOTHER_TEST) <= set(lines)
+    failed = [
+        (line, capsys.readouterr().err)
+        for line in sorted(lines, key=lambda line: not line.startswith(FIRST))
+        if line not in BY_ANOTHER_TEST and cli.main(shlex.split(line)[1:])
+    ]
+    assert not failed
 
 
 @pytest.mark.parametrize("line", gpubench_commands())
