@@ -47,7 +47,7 @@ def given() -> dict[str, Any]:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a peak memory that can be reset")
 @pytest.mark.skipif(
-    not cpu_native.available(), reason="NumPy in the place of compiled tiles takes more than is planned"
+    not cpu_native.available(), reason="without compiled tiles NumPy takes more than planned"
 )
 @pytest.mark.parametrize(
     "asked",
