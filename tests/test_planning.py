@@ -46,9 +46,7 @@ def given() -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a peak memory that can be reset")
-@pytest.mark.skipif(
-    not cpu_native.available(), reason="without compiled tiles NumPy takes more than planned"
-)
+@pytest.mark.skipif(not cpu_native.available(), reason="without compiled tiles NumPy takes more than planned")
 @pytest.mark.parametrize(
     "asked",
     [
@@ -65,8 +63,8 @@ def test_the_memory_that_is_held_is_at_most_the_planned_and_at_least_half_of_it(
     environment = {
         **os.environ,
         "GPUBENCH_CACHE": str(cache),
-        # not the checkout: it has no compiled tiles where the package was installed from it
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(here)])),
+        # the package that is tested here: a checkout that it was installed from has no compiled tiles
+        "PYTHONPATH": os.pathsep.join([str(Path(gb.__file__).parents[1]), str(here)]),
     }
     command = [sys.executable, str(here / "plan_case.py"), *asked]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)

@@ -47,7 +47,7 @@ Run = Callable[[float | None], str]
 def run(tmp_path: Path) -> Iterator[Run]:
     """Starts a run into `tmp_path`, kills it after some seconds or never, and says how it ended."""
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(here)]))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(gb.__file__).parents[1]), str(here)])}
     command = [sys.executable, str(here / "resume_cases.py"), str(tmp_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
