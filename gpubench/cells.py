@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import InputError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpubench.types import Labels
+    from gpubench.types import Labels, MeanOver
 
 CLUSTER = "cluster"
 """Stands for the metric in the column of the clusters that were found."""
@@ -45,7 +45,7 @@ class CellColumn:
     values: NDArray[np.float32] | NDArray[np.int32]
     params: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] | None = None
-    mean_over: Literal["cells", "labels"] = "cells"
+    mean_over: MeanOver = "cells"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = Any
 """An array of the running engine: NumPy on the CPU, CuPy on CUDA."""
+
+MeanOver: TypeAlias = Literal["cells", "labels"]
+"""What a score is the mean of: its cells, or the labels, each with the mean of its cells."""
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ PACKAGE = Path(gpubench.__file__).parent
 # From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
 LAYERS = (
     ("errors", "types"),
-    ("seeds", "files", "rows"),
+    ("seeds", "files", "rows", "processes"),
     ("timeline", "cells"),
     ("answering", "checkpoint"),
     ("data", "demo"),

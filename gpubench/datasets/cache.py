@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,9 @@ from gpubench.datasets.remote import Stat
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.folders import cache_folder
+
+_VERSION_DIGITS = 16
+"""Hexadecimal digits that tell versions of a file apart in the names of its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def place_of(entry: Entry) -> Path:
 
 def part_of(place: Path, stat: Stat) -> Path:
     """The name of an unfinished file; another version on the server has another name, so that they never mix."""
-    version = hashlib.sha256(f"{stat.size} {stat.etag}".encode()).hexdigest()[:16]
+    version = hashlib.sha256(f"{stat.size} {stat.etag}".encode()).hexdigest()[:_VERSION_DIGITS]
     return place.with_name(f"{place.name}.{version}.part")
 
 
@@ -111,7 +115,8 @@ def write_record(place: Path, record: Record) -> None:
 
 
 def remove_leftovers(place: Path, keep: Path | None = None) -> None:
-    """Take away parts of other versions."""
+    """Take away parts of other versions of this file; the part of `cells.h5ad.gz` is none of `cells.h5ad`."""
+    of_file = re.compile(rf"{re.escape(place.name)}\.[0-9a-f]{{{_VERSION_DIGITS}}}\.part")
     for part in place.parent.iterdir():
-        if part != keep and part.name.startswith(f"{place.name}.") and part.name.endswith(".part"):
+        if part != keep and of_file.fullmatch(part.name):
             part.unlink(missing_ok=True)

@@ -26,5 +26,7 @@ def import_ahead(operations: Collection[str], n: int) -> None:
 
 def _import(names: Collection[str]) -> None:
     for name in names:
-        with suppress(ImportError):  # which the operation itself will meet, and tell
+        # Whatever is wrong with a package (compiled ones fail with OSError, too), the operation that needs it
+        # imports it again, meets the same error, and tells it as its own; from here it would be a thread's traceback.
+        with suppress(Exception):
             import_module(name)

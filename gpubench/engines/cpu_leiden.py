@@ -13,12 +13,15 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from subprocess import PIPE
+from tempfile import TemporaryFile
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.engines import cpu_graph
+from gpubench.processes import lacked_memory, why_ended
 from gpubench.timeline import process_peak_bytes
 from gpubench.types import Graph
 
@@ -42,7 +45,9 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeli
     Raises
     ------
     MemoryError
-        The process has ended before its work was done, as it does where the system is out of memory.
+        The process has ended for want of memory.
+    RuntimeError
+        It has ended before its work was done for another reason, which is the last line that it wrote.
     """
     if len(graph.indices) < MANY_EDGES or not sys.executable:
         return cpu_graph.leiden(graph, resolution, n_iterations, seed)
@@ -50,19 +55,23 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeli
     path = json.dumps(list(map(str, sys.path)))  # some put paths there that are no strings
     command = [sys.executable, "-c", _CHILD, path, json.dumps({**arguments, "seed": seed})]
     codes, peak_bytes = np.empty(graph.n, np.int32), np.zeros(1, np.int64)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
-        talk = Thread(target=_talk, args=(process, graph, (codes, peak_bytes)), daemon=True)
-        talk.start()
-        try:
-            while talk.is_alive():
-                talk.join(LOOK_S)
-                timeline.heed()
-        except BaseException:
-            process.kill()
-            talk.join()
-            raise
+    with TemporaryFile() as complaints:
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=complaints, bufsize=0) as process:
+            talk = Thread(target=_talk, args=(process, graph, (codes, peak_bytes)), daemon=True)
+            talk.start()
+            try:
+                while talk.is_alive():
+                    talk.join(LOOK_S)
+                    timeline.heed()
+            finally:
+                if talk.is_alive():  # the run is to stop, and nobody waits for the answer
+                    process.kill()
+                talk.join()
+        complaints.seek(0)
+        told = complaints.read().decode(errors="replace")
     if process.returncode:
-        raise MemoryError(f"the process of the Leiden algorithm ended with {process.returncode}; it may lack memory")
+        kind = MemoryError if lacked_memory(process.returncode, told) else RuntimeError
+        raise kind(f"the process of the Leiden algorithm {why_ended(process.returncode, told)}")
     timeline.beside(int(peak_bytes[0]))
     return codes
 

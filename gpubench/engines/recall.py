@@ -13,8 +13,9 @@ RECALL_SAMPLE = 500
 """Cells whose neighbours are also searched exactly, to measure recall."""
 
 
-def sample_of(n: int, seed: int, size: int = RECALL_SAMPLE) -> NDArray[np.int64]:
-    """Draw cells, as those whose neighbours are searched again; ascending."""
+def sample_of(n: int, seed: int, size: int | None = None) -> NDArray[np.int64]:
+    """Draw cells, by default as many as measure recall, whose neighbours are searched again; ascending."""
+    size = RECALL_SAMPLE if size is None else size
     return np.sort(np.random.default_rng(seed).choice(n, min(n, size), replace=False))
 
 

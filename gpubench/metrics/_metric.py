@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, Protocol, cast
+from typing import ParamSpec, Protocol, cast
 
-from gpubench.types import Score
+from gpubench.types import MeanOver, Score
 
 P = ParamSpec("P")
-MeanOver = Literal["cells", "labels"]
 
 
 @dataclass(frozen=True, slots=True)

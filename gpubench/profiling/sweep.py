@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import InputError
+from gpubench.processes import lacked_memory, why_ended
 from gpubench.profiling.limits import Limits
 from gpubench.profiling.profile import Failure, Profile, Run, stages_of
 from gpubench.tasks import TASKS
@@ -130,21 +130,15 @@ def _answer(what: str, request: Mapping[str, Any], heard: Callable[[str], None])
                 for line in process.stdout:
                     heard(line.strip())
                 process.wait()
-            except BaseException:
-                process.kill()
-                raise
+            finally:
+                if process.poll() is None:  # Ctrl-C, or whoever hears has failed
+                    process.kill()
         if answer.exists():
             return dict(json.loads(answer.read_text(encoding="utf-8")))
         complaints.seek(0)
-        return {"error": _why(process.returncode, complaints.read())}
-
-
-def _why(code: int, complaints: str) -> str:
-    """Why a process ended without an answer."""
-    if code == -signal.SIGKILL:
-        return "the process was killed, as a system does that is out of memory; use fewer cells"
-    last = complaints.strip().splitlines()[-1:] or ["it said nothing"]
-    return f"the process ended with exit code {code}: {last[0]}"
+        told = complaints.read()
+        remedy = "; use fewer cells" if lacked_memory(process.returncode, told) else ""
+        return {"error": f"the process {why_ended(process.returncode, told)}{remedy}"}
 
 
 def _with(done: Profile, n: int, d: int, answer: Mapping[str, Any]) -> Profile:

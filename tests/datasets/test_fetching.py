@@ -16,7 +16,7 @@ import pytest
 import s3
 
 from gpubench.datasets import fetching, remote
-from gpubench.datasets.cache import part_of, place_of
+from gpubench.datasets.cache import part_of, place_of, remove_leftovers
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.fetching import fetch
 from gpubench.datasets.remote import Remote
@@ -211,6 +211,16 @@ def test_versions_never_mix(entry: Entry, put: Put, proxy: s3.Proxy, content: by
     assert fetch(entry)[0].read_bytes() == new
     assert proxy.gets() == ["", "bytes=1000000-", ""]
     assert not list(place_of(entry).parent.glob("*.part"))
+
+
+def test_parts_of_other_files_stay(entry: Entry) -> None:
+    own, place = part(entry), place_of(entry)
+    others = [part_of(place.with_name(name), Remote(str(entry.path)).stat()) for name in ("cells.h5ad.gz", "cells")]
+    place.parent.mkdir(parents=True)
+    for file in (own, *others):
+        file.touch()
+    remove_leftovers(place)
+    assert [file.exists() for file in (own, *others)] == [False, True, True]
 
 
 def test_a_refresh_that_fails_leaves_the_old_version(entry: Entry, put: Put, proxy: s3.Proxy, content: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 CODE = """
 import sys, threading
@@ -33,3 +35,14 @@ def test_a_few_cells_need_the_forest_of_scikit_learn() -> None:
 
 def test_nothing_is_imported_for_what_needs_nothing() -> None:
     assert loaded(["knn"], 100) == "[]"
+
+
+def test_a_package_that_is_broken_is_left_to_the_operation_that_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise OSError('a library is missing')")
+    code = (
+        "from gpubench.engines import cpu_imports as ahead;"
+        "ahead.IMPORTED = {'leiden': ('broken',)}; ahead.import_ahead(['leiden'], 9)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
