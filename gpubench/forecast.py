@@ -72,9 +72,10 @@ def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
 def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
     n, d = matrix.shape
     tasks, options = prepared.tasks, prepared.options
-    k = min(max(task.knn_k(options) for task in tasks), n - 1)
+    engine = prepared.engine
+    k = min(max(task.graph_k(options, engine, n, d) for task in tasks), n - 1)
     columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
-    sizes = Sizes(int(n), int(d), int(k), columns)
+    sizes = Sizes(int(n), int(d), int(k), columns, engine.estimates_neighborhoods(n, d))
     mapped = isinstance(matrix, np.memmap)
     in_place = (
         isinstance(matrix, np.ndarray) and not mapped and matrix.dtype == np.float32 and matrix.flags.c_contiguous

@@ -232,7 +232,8 @@ class Runner:
 
     def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
         """Find the neighbours that tasks share; returns the tasks that can go on."""
-        wanted = {task.id: task.knn_k(self._inputs.options) for task in tasks}
+        options, engine = self._inputs.options, self._engine
+        wanted = {task.id: task.graph_k(options, engine, embedding.n, embedding.d) for task in tasks}
         k = min(max(wanted.values()), embedding.n - 1)
         if k <= 0:
             return tasks

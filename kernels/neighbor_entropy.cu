@@ -5,26 +5,28 @@
 // A warp counts the codes of one cell in shared memory, `bins` codes at a time, so that any number of codes fits; the
 // sum over the codes has a fixed order.
 //
-// Shapes  indices (n, k) int32, rows indices_stride apart; codes (n) int32 in [0, n_codes)
-//         count_log_count (k + 2) float64: c log c, 0 for c = 0; bins: a multiple of 32; entropy (n) float64, written
+// Shapes  indices (m, k) int32 in [0, n), rows indices_stride apart; own (m), codes (n) int32 in [0, n_codes): of the
+//         cells themselves, and of all that may be neighbours
+//         count_log_count (k + 2) float64: c log c, 0 for c = 0; bins: a multiple of 32; entropy (m) float64, written
 // Launch  a warp a cell; 4 * bins bytes of shared memory a warp
 // Bytes   for each `bins` of the codes reads 4 (k + 1) a cell for the indices and as much at random for the codes,
 //         writes 8
 // Twin    neighbor_entropy in gpubench/engines/cpu_kernels.py
 
 extern "C" __global__ void __launch_bounds__(256)
-    neighbor_entropy(const int* __restrict__ indices, Index indices_stride, const int* __restrict__ codes, Index n,
-                     int k, int n_codes, int bins, const double* __restrict__ count_log_count, double* entropy) {
+    neighbor_entropy(const int* __restrict__ indices, Index indices_stride, const int* __restrict__ own,
+                     const int* __restrict__ codes, Index m, int k, int n_codes, int bins,
+                     const double* __restrict__ count_log_count, double* entropy) {
     DYNAMIC_SHARED(shared);
     int* counts = reinterpret_cast<int*>(shared) + warp_in_block() * bins;
     for (int b = lane(); b < bins; b += WARP) counts[b] = 0;
     __syncwarp();
-    for (Index cell = warp_in_grid(); cell < n; cell += warps_in_grid()) {
+    for (Index cell = warp_in_grid(); cell < m; cell += warps_in_grid()) {
         double total = 0.0;
         for (int first_code = 0; first_code < n_codes; first_code += bins) {
             for (int j = lane(); j <= k; j += WARP) {
-                const Index member = j < k ? indices[cell * indices_stride + j] : cell;
-                const int bin = codes[member] - first_code;
+                const int code = j < k ? codes[indices[cell * indices_stride + j]] : own[cell];
+                const int bin = code - first_code;
                 if (0 <= bin && bin < bins) atomicAdd(&counts[bin], 1);
             }
             __syncwarp();

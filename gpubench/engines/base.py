@@ -82,6 +82,13 @@ class Engine(ABC):
         Nothing depends on it but the time that the first call takes. By default nothing is loaded.
         """
 
+    def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - of any size it does not, by default
+        """Whether means over large neighbourhoods of n cells are estimated from some cells with their exact neighbours.
+
+        That is where `knn` would be approximate, and hold many neighbours of every cell.
+        """
+        return False
+
     @abstractmethod
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """Put a matrix on the device as (n, d) float32, C-contiguous; an array already there is returned as it is.
@@ -166,10 +173,22 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """Entropy (nats) of the codes in each neighbourhood of k + 1 cells: the cell itself and its k neighbours.
 
-        H_i = -sum_c p_ic log p_ic with p_ic the share of code c; (n,) float64.
+        H_i = -sum_c p_ic log p_ic with p_ic the share of code c.
+
+        Parameters
+        ----------
+        knn : neighbours of m cells
+        codes : (n,) int32 in [0, n_codes), of all cells
+        cells : (m,) int64, the cell that each row of `knn` is of; None: m = n, each row is of the cell of its number
+
+        Returns
+        -------
+        (m,) float64
         """
 
     @abstractmethod

@@ -169,6 +169,10 @@ class CpuEngine(Engine):
             return "leaves"
         return "ivf" if cpu_approximate.available() else "exact"
 
+    def estimates_neighborhoods(self, n: int, d: int) -> bool:
+        """See `Engine.estimates_neighborhoods`; a method of search that was named is used."""
+        return self.knn_method == "auto" and self.method(n, d) != "exact"
+
     def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
@@ -198,11 +202,16 @@ class CpuEngine(Engine):
         """See `Engine.mean_distances`."""
         return cpu_silhouette.mean_distances(x, clusters, metric, self._workers, self._budget.left, self._tiles)
 
-    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
-        out = np.empty(len(codes))
+        own = codes if cells is None else codes[cells]
+        out = np.empty(len(own))
         self.timeline.work(*work.look_up(knn, 4))
-        self._over_rows(len(codes), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, codes, n_codes, a, b, out))
+        self._over_rows(
+            len(own), lambda a, b: cpu_kernels.neighbor_entropy(knn.indices, own, codes, n_codes, a, b, out)
+        )
         return out
 
     def neighbor_simpson(

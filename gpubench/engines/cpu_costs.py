@@ -42,7 +42,7 @@ LBFGS_STEPS = 30
 RANKED_VALUES = 1 << 24
 VIEW_PASSES, VIEW_VALUES = 12, 1 << 22
 SAMPLED_CELLS = 25_000
-"""Cells that an estimated silhouette is drawn from, for the usual scatter of widths."""
+"""Cells that an estimate is drawn from, for the usual scatter."""
 
 LEAVES_OVERHEAD = 2.5
 """What a pair of cells takes in a leaf, beside one in exact search: leaves are small and write their candidates."""
@@ -137,6 +137,13 @@ def _look_up(given: _Given) -> Cost:
     return Cost(held_bytes=4 * n, scratch_bytes=16 * n, seconds=n * given["k"] / given.rates.looked_up_s)
 
 
+def _estimate(given: _Given) -> Cost:
+    n, d, k = (given[name] for name in ("n", "d", "k"))
+    drawn = min(n, SAMPLED_CELLS)
+    scratch = 4 * n * (d + 3) + drawn * (CandidateStore.bytes_a_row(k, n) + 8 * k + 4 * d)
+    return Cost("estimated", 4 * n, scratch, seconds=given.rates.between_s(float(drawn * n), d))
+
+
 def _silhouette(given: _Given) -> Cost:
     n, d, pairs = given["n"], given["d"], given["pairs"]
     scratch = 8 * n * d + 80 * n
@@ -188,6 +195,7 @@ _COSTS: dict[str, Callable[[_Given], Cost]] = {
     "knn": _knn,
     "leiden": _leiden,
     "look_up": _look_up,
+    "estimate": _estimate,
     "silhouette_widths": _silhouette,
     "lr": _lr,
     "knn_votes": _knn_votes,

@@ -149,15 +149,17 @@ def search_exactly(
 
 def neighbor_entropy(
     indices: NDArray[np.int32],
+    own: NDArray[np.int32],
     codes: NDArray[np.int32],
     n_codes: int,
     start: int,
     stop: int,
     out: NDArray[np.float64],
 ) -> None:
-    """Entropy (nats) of the codes of cells start ... stop - 1 and their neighbours; (n,) float64, written.
+    """Entropy (nats) of the codes of rows start ... stop - 1 and their neighbours; (m,) float64, written.
 
-    With c_b cells of code b among m, H = log m - (sum of c_b log c_b) / m.
+    `own` (m,) are the codes of the rows themselves, `codes` (n,) those of all cells. With c_b cells of
+    code b among m, H = log m - (sum of c_b log c_b) / m.
     """
     m = indices.shape[1] + 1
     count = np.arange(m + 1)
@@ -165,7 +167,7 @@ def neighbor_entropy(
     for rows in _pieces(start, stop, COUNTS // max(m, n_codes)):
         n_rows = rows.stop - rows.start
         first = np.arange(n_rows) * n_codes
-        among = np.append(codes[indices[rows]], codes[rows, None], axis=1) + first[:, None]
+        among = np.append(codes[indices[rows]], own[rows, None], axis=1) + first[:, None]
         counts = np.bincount(among.ravel(), minlength=n_rows * n_codes).reshape(n_rows, n_codes)
         out[rows] = np.maximum(np.log(m) - count_log_count[counts].sum(axis=1) / m, 0)
 

@@ -187,10 +187,13 @@ class CudaEngine(Engine):
             timeline=self.timeline,
         )
 
-    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """See `Engine.neighbor_entropy`."""
         self.timeline.work(*work.look_up(knn, 4))
-        return self.to_host(cuda_tables.neighbor_entropy(self.gpu, knn, codes, n_codes))
+        own = codes if cells is None else codes[cells]
+        return self.to_host(cuda_tables.neighbor_entropy(self.gpu, knn, own, codes, n_codes))
 
     def neighbor_simpson(
         self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float

@@ -62,18 +62,19 @@ def group_means(device: Device, x: Array, order: Array, starts: Array) -> Array:
     return means
 
 
-def neighbor_entropy(device: Device, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> Array:
-    """(n,) float64; see `Engine.neighbor_entropy`."""
+def neighbor_entropy(device: Device, knn: Knn, own: NDArray[np.int32], codes: NDArray[np.int32], n_codes: int) -> Array:
+    """(m,) float64; see `Engine.neighbor_entropy`. `own` are the codes of the m cells themselves."""
     xp = device.xp
-    n, k = knn.indices.shape
+    m, k = knn.indices.shape
+    on_device = [xp.asarray(column, dtype=np.int32) for column in (own, codes)]
     counts = np.arange(k + 2, dtype=np.float64)
     table = counts * np.log(np.maximum(counts, 1))
     bins = min(-(-n_codes // WARP) * WARP, MAX_SHARED_BYTES // 4 // ENTROPY_WARPS // WARP * WARP)
-    entropy = xp.empty(n, np.float64)
+    entropy = xp.empty(m, np.float64)
     device.launch(
         "neighbor_entropy",
-        WARP * n,
-        *(knn.indices, row_stride(knn.indices), xp.asarray(codes, dtype=np.int32), n, k, n_codes, bins),
+        WARP * m,
+        *(knn.indices, row_stride(knn.indices), *on_device, m, k, n_codes, bins),
         *(xp.asarray(table), entropy),
         block=WARP * ENTROPY_WARPS,
         shared=4 * bins * ENTROPY_WARPS,

@@ -23,12 +23,14 @@ class Sizes:
     n, d : cells and dimensions
     k : neighbours in the shared graph, 0 where no task asks for any
     columns : role -> labels of the cells
+    estimated : whether means over neighbourhoods are estimated from some cells
     """
 
     n: int
     d: int
     k: int = 0
     columns: Mapping[str, Labels] = field(default_factory=dict)
+    estimated: bool = False
 
     def classes(self, role: str) -> int:
         """How many values a column has."""
@@ -81,6 +83,13 @@ def leiden_step(sizes: Sizes, k: int) -> Step:
 def look_up_step(name: str, sizes: Sizes, k: int) -> Step:
     """A value looked up for each of k neighbours."""
     return Step(name, "look_up", {"n": sizes.n, "k": k})
+
+
+def neighborhoods_step(name: str, sizes: Sizes, k: int) -> Step:
+    """A mean over neighbourhoods of k others, or an estimate of it."""
+    if not sizes.estimated:
+        return look_up_step(name, sizes, k)
+    return Step(name, "estimate", {"n": sizes.n, "d": sizes.d, "k": k}, "lower n_neighbors")
 
 
 def silhouette_step(name: str, sizes: Sizes, role: str, within: str | None = None) -> Step:

@@ -1,4 +1,4 @@
-"""Means of silhouette widths estimated from some of the cells, with the standard error of the estimate."""
+"""Means over cells estimated from some of them, with the standard error of the estimate."""
 
 from __future__ import annotations
 

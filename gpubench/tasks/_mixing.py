@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpubench.engines.steps import Sizes, Step, look_up_step, silhouette_step
+from gpubench.engines.steps import Sizes, Step, neighborhoods_step, silhouette_step
 from gpubench.metrics.integration import entropy_per_cell
 from gpubench.metrics.silhouette import silhouette_batch
 from gpubench.tasks._task import Options, TaskInput, measure, require
@@ -23,7 +23,7 @@ def score_mixing(given: TaskInput, task: str, batch: Labels | None) -> Iterator[
 def steps(sizes: Sizes, options: Options, role: str) -> tuple[Step, ...]:
     """Both metrics, of the column of this role."""
     return (
-        look_up_step("entropy_per_cell", sizes, min(options.n_neighbors, sizes.n) - 1),
+        neighborhoods_step("entropy_per_cell", sizes, min(options.n_neighbors, sizes.n) - 1),
         silhouette_step("batch_silhouette", sizes, role, within="label"),
     )
 

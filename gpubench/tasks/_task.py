@@ -136,6 +136,7 @@ class Task:
     metrics : the metrics it reports
     run : yields its numbers as they are ready, so that those before a failure are kept
     knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
+    estimated : whether they ask for those of some cells alone where the engine estimates means over neighbourhoods
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
     operations : of the engine, which it gets ready for
     steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
@@ -149,10 +150,15 @@ class Task:
     metrics: tuple[str, ...]
     run: Callable[[TaskInput], Iterator[MetricResult]]
     knn_k: Callable[[Options], int] = lambda _: 0
+    estimated: bool = False
     baseline: Literal["pca", "expression"] | None = "pca"
     operations: tuple[str, ...] = ()
     steps: Callable[[Sizes, Options], tuple[Step, ...]] | None = None
     in_auto: bool = True
+
+    def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
+        """How many neighbours of every cell, of n with d dimensions, it will ask for; 0: none."""
+        return 0 if self.estimated and engine.estimates_neighborhoods(n, d) else self.knn_k(options)
 
 
 def _pack(timed: tuple[Score, float]) -> Part:

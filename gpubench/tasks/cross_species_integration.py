@@ -23,6 +23,7 @@ TASK = Task(
     metrics=METRICS,
     run=_run,
     knn_k=knn_k,
+    estimated=True,
     steps=lambda sizes, options: steps(sizes, options, "species"),
     baseline=None,
 )

@@ -30,6 +30,15 @@ def test_neighbor_entropy(engine: Engine, k: int, n_codes: int, rng: np.random.G
     assert_allclose(got, reference.neighbor_entropy(engine.to_host(knn.indices), codes), rtol=1e-12, atol=1e-12)
 
 
+def test_neighbor_entropy_of_some_cells(engine: Engine, rng: np.random.Generator) -> None:
+    knn, some = random_knn(engine, 400, 20), rng.permutation(400)[:70]
+    codes = uneven_codes(400, 9, rng).astype(np.int32)
+    rows = engine.xp.asarray(some)
+    of_some = Knn(engine.xp.ascontiguousarray(knn.indices[rows]), engine.xp.ascontiguousarray(knn.distances[rows]))
+    got = engine.neighbor_entropy(of_some, codes, 9, some)
+    assert_array_equal(got, engine.neighbor_entropy(knn, codes, 9)[some])
+
+
 def test_entropy_is_zero_exactly_where_all_are_of_one_code(engine: Engine) -> None:
     knn = random_knn(engine, 50, 7)
     assert_array_equal(engine.neighbor_entropy(knn, np.full(50, 2, np.int32), 3), np.zeros(50))

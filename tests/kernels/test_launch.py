@@ -19,8 +19,9 @@ def good() -> dict[str, object]:
     return {
         "indices": np.zeros((N, K), np.int32),
         "indices_stride": K,
-        "codes": np.zeros(N, np.int32),
-        "n": N,
+        "own": np.zeros(N, np.int32),
+        "codes": np.zeros(2 * N, np.int32),
+        "m": N,
         "k": K,
         "n_codes": 3,
         "bins": 32,
@@ -55,7 +56,7 @@ def test_rows_may_have_gaps_where_a_stride_is_taken() -> None:
     [
         ({"codes": np.zeros(N)}, TypeError, "codes is float64, needs int32"),
         ({"codes": [0] * N}, TypeError, r"codes is a list, needs a numpy\.ndarray"),
-        ({"codes": np.zeros(N + 1, np.int32)}, ValueError, r"codes has shape \(7,\), needs \(n\) with n = 6"),
+        ({"own": np.zeros(N + 1, np.int32)}, ValueError, r"own has shape \(7,\), needs \(m\) with m = 6"),
         ({"codes": np.zeros((N, 1), np.int32)}, ValueError, r"codes has shape \(6, 1\), needs \(n\)"),
         ({"codes": np.zeros(2 * N, np.int32)[::2]}, ValueError, "codes has strides .* needs C-contiguous"),
         ({"count_log_count": np.zeros(K + 1)}, ValueError, r"count_log_count has shape \(5,\), .* with k\+2 = 6"),
@@ -65,9 +66,9 @@ def test_rows_may_have_gaps_where_a_stride_is_taken() -> None:
             "rows 9 elements apart .* indices_stride = 4",
         ),
         ({"indices": np.zeros((K, N), np.int32).T}, ValueError, "rows 1 elements apart and columns 6"),
-        ({"n": np.int32(N)}, TypeError, "n is int32, needs int64"),
-        ({"n": float(N)}, TypeError, r"n is 6\.0, needs a number that fits int64"),
-        ({"n": "6"}, TypeError, "n is '6', needs a number"),
+        ({"m": np.int32(N)}, TypeError, "m is int32, needs int64"),
+        ({"m": float(N)}, TypeError, r"m is 6\.0, needs a number that fits int64"),
+        ({"m": "6"}, TypeError, "m is '6', needs a number"),
         ({"k": 0}, ValueError, "k is 0, needs 1 to"),
         ({"n_codes": 2**31}, ValueError, r"n_codes is 2147483648, needs 1 to 2\.14748e\+09"),
         ({"bins": 33}, ValueError, "bins is 33, needs 32 to .*, a multiple of 32"),
@@ -102,8 +103,8 @@ def test_too_much_shared_memory() -> None:
 
 
 def test_wrong_number_of_arguments() -> None:
-    with pytest.raises(TypeError, match="8 arguments, needs 9: indices, indices_stride, codes"):
-        check({name: value for name, value in good().items() if name != "n"})
+    with pytest.raises(TypeError, match="9 arguments, needs 10: indices, indices_stride, own"):
+        check({name: value for name, value in good().items() if name != "m"})
 
 
 def test_rules_among_sizes() -> None:

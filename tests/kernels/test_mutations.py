@@ -164,6 +164,7 @@ MUTATIONS = (
     Mutation("search_exactly", "32-bit index of a query", "const Index row = ", "const int row = ", "far"),
     # neighbor_entropy
     Mutation("neighbor_entropy", "without the cell itself", "j <= k", "j < k"),
+    Mutation("neighbor_entropy", "the code of the first cell for all", "own[cell]", "own[0]"),
     Mutation("neighbor_entropy", "a code in the wrong bin", "bin < bins", "bin <= bins"),
     Mutation("neighbor_entropy", "a code left out", "first_code += bins", "first_code += bins + 1"),
     Mutation("neighbor_entropy", "counts of the cell before", "                counts[b] = 0;\n"),

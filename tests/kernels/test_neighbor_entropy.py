@@ -20,10 +20,11 @@ def count_log_count(k: int) -> NDArray[np.float64]:
     return counts * np.log(np.maximum(counts, 1))
 
 
-def neighbor_entropy(run, indices, codes, *, bins=32, grid=2, block=64) -> NDArray[np.float64]:
-    n, k = indices.shape
-    entropy = np.full(n, np.nan)
-    arguments = indices, indices.strides[0] // 4, codes, n, k, int(codes.max()) + 1, bins, count_log_count(k), entropy
+def neighbor_entropy(run, indices, codes, own=None, *, bins=32, grid=2, block=64) -> NDArray[np.float64]:
+    m, k = indices.shape
+    entropy = np.full(m, np.nan)
+    of_all = codes, m, k, int(codes.max()) + 1, bins, count_log_count(k), entropy
+    arguments = indices, indices.strides[0] // 4, codes if own is None else own, *of_all
     run((grid,), (block,), *arguments, shared=4 * bins * block // 32)
     return entropy
 
@@ -42,6 +43,8 @@ def check(run) -> None:
         assert_allclose(one_launch, expected, atol=TOLERANCE)
         for grid, block, bins in [(1, 32, 64), (3, 96, 256)]:
             assert_array_equal(neighbor_entropy(run, indices, codes, grid=grid, block=block, bins=bins), one_launch)
+        some = np.arange(n)[::-3]
+        assert_array_equal(neighbor_entropy(run, indices[some], codes, codes[some]), one_launch[some])
 
 
 def check_far(run) -> None:
@@ -50,7 +53,7 @@ def check_far(run) -> None:
     far = Sparse((3, 2**30 + 8), np.dtype(np.int32), dict(enumerate(indices)))
     entropy = np.full(3, np.nan)
     sizes = np.int64(3), np.int32(20), np.int32(3), np.int32(32)
-    run((1,), (32,), far, np.int64(2**30 + 8), codes, *sizes, count_log_count(20), entropy, shared=128)
+    run((1,), (32,), far, np.int64(2**30 + 8), codes, codes, *sizes, count_log_count(20), entropy, shared=128)
     assert_allclose(entropy, reference.neighbor_entropy(indices, codes), atol=TOLERANCE)
 
 

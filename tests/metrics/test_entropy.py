@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference
-from cells import Cells, read_embedding
+from cells import Cells, make_cells, read_embedding
 
+import gpubench as gb
+from gpubench.engines import cpu, get_engine
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
 from gpubench.errors import InputError
-from gpubench.metrics import entropy_per_cell
+from gpubench.metrics import _sampling, entropy_per_cell
 
 X = np.array([[0.0], [1.0], [3.0], [6.0]])
 
@@ -90,3 +93,64 @@ def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cell
 def test_what_cannot_be_scored(engine: Engine, batch: list, n_neighbors: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         entropy_per_cell(X, batch, n_neighbors=n_neighbors, engine=engine)
+
+
+class TestEstimates:
+    """Of more cells than are searched exactly."""
+
+    @pytest.fixture
+    def few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cpu, "EXACT_UP_TO", 50)
+        monkeypatch.setattr(cpu, "EXACT_KNN_PRODUCTS", 50.0)
+
+    @pytest.mark.usefixtures("few_are_many")
+    def test_an_estimate_is_near_the_value_of_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_sampling, "WANTED_STDERR", 0.005)
+        cells = make_cells(5000, 6, n_labels=6, n_batches=4, seed=2)
+        true = reference.entropy_per_cell(cells.x, cells.batch, 30)
+        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=30, engine=get_engine("cpu"))
+        assert score.approximate
+        assert score.stderr is not None
+        assert 0 < score.stderr <= 1.2 * 0.005
+        assert 500 < score.n < 5000
+        assert score == pytest.approx(true, abs=4 * score.stderr)
+        assert score.note == f"estimated from {score.n:,} of 5,000 cells; exact=True looks at the neighbours of all"
+        assert score.cells is not None
+        assert np.isfinite(score.cells).sum() == score.n
+        all_cells = entropy_per_cell(cells.x, cells.batch, n_neighbors=30, engine=get_engine("cpu", exact=True))
+        drawn = np.isfinite(score.cells)
+        assert np.array_equal(score.cells[drawn], all_cells.cells[drawn]), "neighbours of the sample are exact"
+        assert all_cells == pytest.approx(true, abs=1e-6)
+        assert all_cells.stderr is None
+
+    @pytest.mark.usefixtures("few_are_many")
+    def test_copies_of_a_cell(self) -> None:
+        """More copies than neighbours: a cell may stand after all of them, or not at all."""
+        x, batch = np.zeros((300, 2)), np.arange(300) % 3
+        score = entropy_per_cell(x, batch, n_neighbors=30, engine=get_engine("cpu"))
+        assert score == pytest.approx(reference.entropy_per_cell(x, batch, 30), abs=1e-9)
+
+    @pytest.mark.usefixtures("few_are_many")
+    def test_a_method_that_was_named_is_used(self) -> None:
+        cells = make_cells(400, 5, n_labels=3, n_batches=2, seed=3)
+        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=20, engine=get_engine("cpu", knn="exact"))
+        assert score.stderr is None
+        assert not score.approximate
+
+    @pytest.mark.usefixtures("few_are_many")
+    def test_no_graph_of_all_cells_is_made_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[int] = []
+        knn = CpuEngine.knn
+
+        def remember(self: CpuEngine, x: np.ndarray, k: int) -> object:
+            asked.append(k)
+            return knn(self, x, k)
+
+        monkeypatch.setattr(CpuEngine, "knn", remember)
+        cells = make_cells(600, 5, n_labels=3, n_batches=2, seed=3)
+        tasks = ["clustering", "batch_integration"]
+        result = gb.score(cells.x, label=cells.label, batch=cells.batch, tasks=tasks, engine="cpu", n_neighbors=40)
+        assert result.failures == []
+        assert asked == [14]
+        (row,) = (row for row in result.results if row.metric == "entropy_per_cell")
+        assert row.stderr is not None
