@@ -41,9 +41,9 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     Returns
     -------
     Score
-        In [0, 1]; 1 where every neighbourhood holds all batches in equal shares. Of so many cells that the CPU engine
-        would not search for their neighbours exactly, estimated from a sample whose neighbours are exact, with a
-        standard error of 0.002 or less; see `exact` and `knn` of `gpubench.get_engine`.
+        In [0, 1]; 1 where every neighbourhood holds all batches in equal shares. Of so many cells that their
+        neighbours would be approximate, estimated from a sample whose neighbours are exact, with a standard error of
+        0.002 or less; see `exact` and `knn` of `gpubench.get_engine`.
 
     Raises
     ------
