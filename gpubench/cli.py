@@ -18,6 +18,7 @@ from gpubench.cli_exit import EXIT_BAD_INPUT, EXIT_INTERRUPTED, reporting
 from gpubench.cli_profile import profile_command
 from gpubench.cli_report import report_command
 from gpubench.cli_score import EXAMPLES, demo, score
+from gpubench.cli_words import in_flags
 from gpubench.errors import GpubenchError, message_of
 
 # The base of every error in usage. Newer versions of typer carry their own copy of click, older ones use the package.
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
         return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
     except (GpubenchError, MemoryError) as error:
-        return _complain(message_of(error))
+        return _complain(in_flags(message_of(error)))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
 

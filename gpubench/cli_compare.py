@@ -15,7 +15,10 @@ EXIT_FAILED = 1
 
 
 def compare(
-    files: Annotated[list[str], typer.Argument(metavar="RESULT...", help="results.json files, or folders with one.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="RESULT...", help="results.json files, or folders with one; one alone: its embeddings."),
+    ],
     *,
     fail_below: Annotated[
         list[str] | None,

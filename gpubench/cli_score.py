@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RUN_FILES = (".yaml", ".yml")
 
-_NOT_KEPT = "No files were written; add --out results/ to keep these numbers."
+_NOT_KEPT = "These numbers are in no file; add --out results/ to keep them."
 
 _input = partial(typer.Option, rich_help_panel="Data")
 _column = partial(typer.Option, metavar="COLUMN", rich_help_panel="Columns of obs")
@@ -152,7 +152,7 @@ def score(
         from gpubench.output import check_trace, chosen_output
         from gpubench.progress import Progress
 
-        output = chosen_output(out, format_, report=report, quiet=quiet)
+        output = chosen_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
             check_trace(trace)
         given = {

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,7 +83,7 @@ class Comparison:
 
     Attributes
     ----------
-    names : of the files, in the order given
+    names : of the files, in the order given; of one file those of its embeddings
     rows : each number once, in the order in which it first appears
     warnings : why the files may not be comparable
     draws : what the intervals of the bootstrap are of; empty where there is none
@@ -183,14 +183,14 @@ class Comparison:
 
 
 def compare(
-    files: Sequence[str | os.PathLike[str] | Result],
+    files: str | os.PathLike[str] | Result | Sequence[str | os.PathLike[str] | Result],
     *,
     donor: str | None = None,
     obs: Any = None,
     resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
-    """Put two or more results side by side; differences are from the first.
+    """Put two or more results, or the embeddings of one, side by side; differences are from the first.
 
     Rows belong together where embedding, task, metric and the parameters that were asked for agree. Where each file has
     one embedding, the embeddings are compared with each other, whatever their names.
@@ -201,7 +201,7 @@ def compare(
     Parameters
     ----------
     files : results.json files, folders that hold one, or `Result` objects; the values of the cells are read from the
-        cells.parquet beside them
+        cells.parquet beside them. A single one stands for its embeddings
     donor : draw the cells of a donor together: a column of the results, such as "batch", or of `obs`. Says how scores
         move with other donors, and other numbers get no interval
     obs : the table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
@@ -211,17 +211,20 @@ def compare(
     Raises
     ------
     InputError
-        Fewer than two, a file that is no result, no such column, or a number that cannot be used.
+        One result with one embedding, a file that is no result, no such column, or a number that cannot be used.
 
     Examples
     --------
     >>> gb.compare(["results/pca", "results/scvi"])  # doctest: +SKIP
     """
-    if isinstance(files, str | os.PathLike | Result) or len(files) < 2:
-        raise InputError("compare needs at least two results; give their files as a list")
+    given = [files] if isinstance(files, str | os.PathLike | Result) else list(files)
+    if not given:
+        raise InputError("compare: there is nothing to compare; give results.json files, or folders that hold one")
     check_draws(resamples, seed, donor, obs)
-    results = [file if isinstance(file, Result) else _read(Path(file)) for file in files]
-    names = tuple(f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(files, 1))
+    results = [file if isinstance(file, Result) else _read(Path(file)) for file in given]
+    names = [f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(given, 1)]
+    if len(results) == 1:
+        names, results = _by_embedding(names[0], results[0])
     embeddings = [list(dict.fromkeys(row.embedding for row in result.results)) for result in results]
     one_each = all(len(held) == 1 for held in embeddings)
     tables = [_by_key(result.results, named=not one_each) for result in results]
@@ -229,11 +232,22 @@ def compare(
     together = [[table.get(key) for table in tables] for key in keys]
     drawn, draws, warnings = draw(results, together, donor=donor, obs=obs, n_resamples=resamples, seed=seed)
     return Comparison(
-        names=names,
+        names=tuple(names),
         rows=tuple(_compared(of_row, of_draws) for of_row, of_draws in zip(together, drawn, strict=True)),
         warnings=(*comparability_warnings(names, results), *warnings),
         draws=draws,
     )
+
+
+def _by_embedding(name: str, result: Result) -> tuple[list[str], list[Result]]:
+    """The embeddings of one result as results that stand side by side."""
+    rows_of: dict[str, list[MetricResult]] = {}
+    for row in result.results:
+        rows_of.setdefault(row.embedding, []).append(row)
+    if len(rows_of) < 2:
+        has = f"one embedding, {next(iter(rows_of))!r}" if rows_of else "no numbers"
+        raise InputError(f"compare: {name} has {has}; give another result to compare it with")
+    return list(rows_of), [replace(result, results=own) for own in rows_of.values()]
 
 
 def _read(path: Path) -> Result:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
+
+_WIDTH = 74
 
 
 def tasks_text() -> str:
@@ -56,9 +59,10 @@ def metrics_text() -> str:
 
 
 def meanings_text(metrics: Iterable[str]) -> str:
-    """A line for each of some metrics: what it says, and which end is better."""
+    """What each of some metrics says, below its name, and which end is better; in the width of any terminal."""
     from gpubench.metrics import METRICS
 
     better = {True: "Higher is better.", False: "Lower is better.", None: ""}
     specs = [METRICS[metric].spec for metric in dict.fromkeys(metrics)]
-    return "\n".join(f"  {s.id}: {s.description} {better[s.higher_is_better]}".rstrip() for s in specs)
+    said = {s.id: f"{s.description} {better[s.higher_is_better]}".rstrip() for s in specs}
+    return "\n".join(f"  {name}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}" for name, text in said.items())

@@ -115,7 +115,8 @@ def chosen_output(
     if folder is None:
         flag = "--format" if formats else "--report" if report else "--quiet" if quiet else None
         if flag is not None:
-            raise InputError(f"{flag} without --out would keep nothing; add a folder, such as --out results/")
+            alone = " or --trace" if flag == "--quiet" else ""
+            raise InputError(f"{flag} without --out{alone} would keep nothing; add a folder, such as --out results/")
         return None
     output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "--format"), report)
     output.check()

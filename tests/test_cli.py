@@ -114,8 +114,11 @@ BAD_INPUT = {
     ),
     "unknown embedding": (["cells.h5ad", "-e", "X_pc", "--label", "cell_type"], "'X_pc' .*did you mean 'X_pca'"),
     "unknown column": (["cells.h5ad", "-e", "X_pca", "--label", "celltype"], "'celltype' .*did you mean 'cell_type'"),
-    "unknown batch": ([*CELLS, "--batch", "doner"], "batch='doner' .*did you mean 'donor'"),
-    "a choice of embeddings": (["cells.h5ad", "--label", "cell_type"], "several embeddings; name .*'X_pca'"),
+    "unknown batch": ([*CELLS, "--batch", "doner"], "--batch 'doner' .*did you mean 'donor'"),
+    "a choice of embeddings": (
+        ["cells.h5ad", "--label", "cell_type"],
+        "several embeddings; name one or more with --embedding: .*'X_pca'",
+    ),
     "missing file": (["cels.h5ad", "--label", "cell_type"], "cels.h5ad does not exist .*'cells.h5ad'"),
     "missing table": (["emb.npy", "--obs", "no.parquet", "--label", "cell_type"], "obs: no.parquet does not exist"),
     "truncated file": (["truncated.h5ad", "--label", "cell_type"], "truncated.h5ad .*copy or download it again"),
@@ -140,20 +143,23 @@ BAD_INPUT = {
     "unknown option": ([*ORDER, "-o", "resolutoin=1"], "'resolutoin' .*did you mean 'resolution'"),
     "unknown task": ([*CELLS, "-t", "clusterin"], "task 'clusterin' .*did you mean 'clustering'"),
     "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer 'acuracy' .*did you mean 'accuracy'"),
-    "unknown engine": ([*SEPARATION, "--engine", "gpu"], "engine='gpu' is unknown; use one of: auto, cpu, cuda"),
-    "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "baseline='pc' is unknown; use 'pca'"),
+    "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
+    "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
-    "negative seed": ([*SEPARATION, "--seed", "-1"], "seed=-1 is no whole number from 0"),
-    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "seed=99999999999 is no whole number from 0"),
+    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is no whole number from 0"),
+    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is no whole number from 0"),
     "seed that is no number": ([*SEPARATION, "--seed", "x"], "'--seed'.*see gpubench score --help"),
     "unknown search": ([*SEPARATION, "--knn", "hnsw"], "'hnsw'"),
-    "no threads": ([*SEPARATION, "--threads", "0"], "threads=0: at least one thread is needed"),
+    "no threads": ([*SEPARATION, "--threads", "0"], "--threads 0: at least one thread is needed"),
     "no amount of memory": ([*SEPARATION, "--memory", "lots"], "--memory 'lots' .*write it as 4GB"),
     "complex dtype": (["complex.npy", *ARRAY], "complex"),
     "object dtype": (["object.npy", *ARRAY], "object"),
     "one dimension": (["flat.npy", *ARRAY], r"must be a matrix .* shape \(60,\)"),
-    "array without table": (["emb.npy", "--label", "cell_type"], "label='cell_type' names a column, but .* give obs"),
-    "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give label"),
+    "array without table": (
+        ["emb.npy", "--label", "cell_type"],
+        "--label 'cell_type' names a column, but .* give --obs, the",
+    ),
+    "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give --label"),
     "task without input": ([*CELLS, "-t", "batch_integration"], "task 'batch_integration' needs batch; give it"),
     "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option:? '?--lable.*see gpubench score --help"),
     "no data": ([], "Missing argument.*see gpubench score --help"),
@@ -197,7 +203,14 @@ def test_an_unwritable_folder_is_found_before_anything_is_computed(
 @pytest.mark.parametrize("flags", [["--quiet"], ["--format", "csv"], ["--report"]])
 def test_flags_that_would_keep_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, *flags]) == 2
-    assert f"{flags[0]} without --out would keep nothing" in capsys.readouterr().err
+    assert f"{flags[0]} without --out" in (told := capsys.readouterr().err)
+    assert "would keep nothing" in told
+
+
+def test_a_trace_alone_is_something_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--quiet", "--trace", str(tmp_path / "trace.json")]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert names(tmp_path) == ["trace.json"]
 
 
 def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +287,7 @@ def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> No
 def test_without_a_folder_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     before = names(Path())
     assert main(["score", *SEPARATION]) == 0
-    assert "No files were written; add --out" in capsys.readouterr().out
+    assert "These numbers are in no file; add --out" in capsys.readouterr().out
     assert names(Path()) == before
 
 
@@ -288,7 +301,9 @@ def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.Captu
     assert main(["score", *SEPARATION, "--verbose"]) == 0
     assert re.search(r"stage +seconds +put MB +peak MB", capsys.readouterr().out)
     assert main(["score", *SEPARATION, "--seed", "-1", "--verbose"]) == 2
-    assert re.search(r"Traceback.*\ngpubench: seed=-1 is no whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL)
+    assert re.search(
+        r"Traceback.*\ngpubench: --seed -1 is no whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
+    )
 
 
 def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -474,7 +489,8 @@ def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys
     assert str(Path(cli.__file__).parent) not in json.dumps(result.provenance), "where gpubench is installed is private"
     meanings = printed.partition("What the numbers mean:\n")[2]
     for metric in {row.metric for row in result.results}:
-        assert re.search(rf"^  {metric}: \w", meanings, re.MULTILINE), metric
+        assert re.search(rf"^  {metric}\n    \w", meanings, re.MULTILINE), metric
+    assert max(map(len, meanings.splitlines())) < 80
 
 
 def test_doctor_says_whether_scoring_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

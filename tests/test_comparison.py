@@ -57,6 +57,22 @@ def test_rows_are_matched_by_what_was_asked_and_not_by_what_was_found() -> None:
     assert compared.warnings == ()
 
 
+def test_the_embeddings_of_one_result_stand_side_by_side() -> None:
+    other = replace(ARI, embedding="X_scvi", value=0.6)
+    both, apart = make(ARI, LR, other), compare([make(ARI, LR), make(other)])
+    for compared in (compare(both), compare([both])):
+        assert compared.names == ("X_pca", "X_scvi")
+        assert compared.rows == apart.rows
+        assert compared.warnings == ()
+
+
+def test_nothing_is_not_compared() -> None:
+    with pytest.raises(InputError, match=r"there is nothing to compare; give results.json files"):
+        compare([])
+    with pytest.raises(InputError, match=r"result 1 has no numbers; give another result"):
+        compare([make()])
+
+
 def test_a_row_of_one_file_is_kept() -> None:
     compared = compare([make(ARI, LR), make(LR, KNN)])
     assert [tuple(result is not None for result in row.results) for row in compared.rows] == [
@@ -194,7 +210,7 @@ BAD = {
     "empty folder": (["a", "empty"], "'empty' is a folder without results.json"),
     "no result": (["a", "text.json"], "'text.json' is not a JSON file"),
     "newer": (["a", "newer.json"], "has schema 99; this version of gpubench reads schema 1"),
-    "one file": (["a"], "compare needs at least two results"),
+    "one file": (["a"], "compare: a has one embedding, 'X_pca'; give another result"),
     "no file": ([], "Missing argument.*see gpubench compare --help"),
     "format": (["a", "b.json", "--format", "xml"], "--format 'xml' is unknown; use table or json"),
     "no number": (
@@ -204,7 +220,7 @@ BAD = {
     "no metric": (["a", "b.json", "--fail-below", "bas=0"], "metric 'bas' is unknown .*did you mean 'bras'"),
     "NaN": (["a", "b.json", "--fail-below", "bras=nan"], "has no number"),
     "tolerance alone": (["a", "b.json", "--tolerance", "1"], "--tolerance is what --fail-if-worse lets pass"),
-    "negative": (["a", "b.json", "--fail-if-worse", "--tolerance", "-1"], "tolerance=-1.0 cannot be used"),
+    "negative": (["a", "b.json", "--fail-if-worse", "--tolerance", "-1"], "--tolerance -1.0 cannot be used"),
 }
 
 

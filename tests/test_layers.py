@@ -54,7 +54,7 @@ LAYERS = (
     ("run",),
     ("planning", "reporting", "profiling"),
     ("arguments", "batch", "completion", "doctor", "listing", "output", "progress", "runfile", "show"),
-    ("cli_exit",),
+    ("cli_exit", "cli_words"),
     ("cli_compare", "cli_datasets", "cli_profile", "cli_report", "cli_runs", "cli_score"),
     ("cli", "accel"),
     ("__init__", "__main__"),

@@ -43,5 +43,5 @@ def test_flags_choose_the_files(tmp_path: Path) -> None:
     assert chosen_output(None, None) is None
     assert chosen_output(tmp_path, None) == Output(tmp_path, ["json"])
     assert chosen_output(tmp_path, ["csv,json", "csv"], quiet=True) == Output(tmp_path, ["csv", "json"])
-    with pytest.raises(InputError, match="--quiet without --out would keep nothing"):
+    with pytest.raises(InputError, match="--quiet without --out or --trace would keep nothing"):
         chosen_output(None, None, quiet=True)

@@ -132,7 +132,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
         "n_neighbors": 3000,
         "memory": LEAST_BUDGET_BYTES,
     }
-    message = r"X/knn takes 0\.1 GB beyond the data, but 0\.1 GB may be used; raise memory, or ask for fewer neighbours"
+    message = r"X/knn takes 0\.1 GB beyond the data, but 0\.1 GB may be used; raise --memory, or ask for fewer neighbours"
     with pytest.raises(InputError, match=message):
         gb.score(**too_many)
     plan = gb.plan(**too_many)
@@ -209,7 +209,7 @@ def test_the_command_prints_the_plan_and_computes_nothing(
     assert main([*command, "--plan", "--memory", "1GB"]) == 2
     printed = capsys.readouterr()
     assert "GB" in printed.out
-    assert "beyond the data, but 1.0 GB may be used; raise memory, or" in printed.err
+    assert "beyond the data, but 1.0 GB may be used; raise --memory, or" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     if table is None:
-        raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values in {role}")
+        raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values themselves")
     if given not in table.names():
         raise InputError(f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}")
     return table.column(given)
