@@ -17,9 +17,11 @@ from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.output import Output
 from gpubench.result import Result
+from gpubench.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from gpubench.datasets.entry import Entry
+    from gpubench.planning import Plan
     from gpubench.runfile import PlannedRun
     from gpubench.timeline import Listener
 
@@ -59,6 +61,39 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
             return result, lines + checkpoint.end(whole=not (result.interrupted or result.failures))
     except InputError as error:
         raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+
+
+def has_ended(plan: PlannedRun, output: Output) -> bool:
+    """Whether a run has ended whole before, of the same inputs, so that scoring it would take its result over."""
+    return _finished(output, _digest(plan)) is not None
+
+
+def plan_run(plan: PlannedRun) -> Plan:
+    """What one run would take.
+
+    Raises
+    ------
+    InputError
+        Its input cannot be scored; the line of the run file is in the message.
+    """
+    from gpubench import planning
+
+    arguments = dict(plan.arguments)
+    options = arguments.pop("options", {})
+    try:
+        return planning.plan(**arguments, **options)
+    except InputError as error:
+        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+
+
+def sum_text(plans: Mapping[str, Plan]) -> str:
+    """What runs take one after the other: the time of all, the memory of the largest."""
+    largest = max(plans, key=lambda name: plans[name].peak_bytes)
+    seconds = sum(plan.seconds for plan in plans.values())
+    runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
+    return (
+        f"{runs}: about {seconds_text(seconds)}; at most {bytes_text(plans[largest].peak_bytes)}, held by {largest!r}."
+    )
 
 
 def write_table(results: Mapping[str, Result], folder: Path) -> str:

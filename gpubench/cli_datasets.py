@@ -113,11 +113,12 @@ def path(
 
 
 def _fetched(known: dict[str, Any]) -> str:
-    from gpubench.datasets.describe import CHECKED, size_text
+    from gpubench.datasets.describe import CHECKED
+    from gpubench.units import bytes_text
 
     if known["state"] == "local":
         return f"{known['id']}: {known['file']}"
-    return f"{known['id']}: {known['file']} ({size_text(known['size'])}, checked {CHECKED[known['checked']]})"
+    return f"{known['id']}: {known['file']} ({bytes_text(known['size'])}, checked {CHECKED[known['checked']]})"
 
 
 def _print(content: Any) -> None:

@@ -14,10 +14,10 @@ from gpubench.errors import EngineUnavailable, InputError, message_of
 if TYPE_CHECKING:
     from gpubench.result import Result
 
-ALLOWED = ("data", "out", "format_", "report", "quiet", "verbose")
+ALLOWED = ("data", "out", "format_", "report", "plan", "quiet", "verbose")
 """Parameters of `score` that go with a run file; the rest is written in it, but for those of one run."""
 
-_OF_ONE_RUN = ("plan", "trace")
+_OF_ONE_RUN = ("trace",)
 
 
 def refuse_other_flags(context: typer.Context) -> None:
@@ -33,6 +33,41 @@ def refuse_other_flags(context: typer.Context) -> None:
         if name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
             remedy = "leave it out" if name in _OF_ONE_RUN else "write it there, for a run or under 'defaults'"
             raise InputError(f"--{name.replace('_', '-')} does not go with a run file; {remedy}")
+
+
+def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
+    """Print what every run of a run file would take, and what all of them take; returns the exit code."""
+    from gpubench import batch
+    from gpubench.output import chosen_output
+    from gpubench.planning import Plan
+    from gpubench.runfile import read_run_file
+
+    every = chosen_output(out, formats if out else None)
+    runs = read_run_file(file)
+    expected: dict[str, Plan] = {}
+    code = 0
+    for i, run in enumerate(runs, 1):
+        typer.echo(f"[{i}/{len(runs)}] {run.name}")
+        output = batch.output_of(run, every) if every else None
+        if output is not None and batch.has_ended(run, output):
+            typer.echo(f"It has ended: its result in {output.folder} would be taken over.\n")
+            continue
+        try:
+            expected[run.name] = batch.plan_run(run)
+        except (InputError, EngineUnavailable) as error:
+            code = _complain(error)
+            continue
+        typer.echo(f"{expected[run.name]}\n")
+        if expected[run.name].refusal:
+            code = _complain(InputError(f"{run.where}: run {run.name!r}: {expected[run.name].refusal}"))
+    if expected:
+        typer.echo(batch.sum_text(expected))
+    return code
+
+
+def _complain(error: Exception) -> int:
+    sys.stderr.write(f"gpubench: {' '.join(message_of(error).split())}\n")
+    return EXIT_BAD_INPUT
 
 
 def score_runs(
@@ -63,7 +98,7 @@ def score_runs(
             with Progress(shown=not quiet) as progress:
                 result, lines = batch.score_run(plan, outputs[plan.name], progress)
         except (InputError, EngineUnavailable, MemoryError) as error:
-            sys.stderr.write(f"gpubench: {' '.join(message_of(error).split())}\n")
+            _complain(error)
             code = EXIT_TASK_FAILED
             continue
         except KeyboardInterrupt:

@@ -145,7 +145,7 @@ def score(
 ) -> int:
     """Score embeddings on every task whose inputs are given, and say which are left out and why."""
     if any(path.lower().endswith(RUN_FILES) for path in data):
-        return _score_run_file(context, data, out, format_, report=report, quiet=quiet, verbose=verbose)
+        return _score_run_file(context, data, out, format_, plan=plan, report=report, quiet=quiet, verbose=verbose)
     with reporting(verbose):
         from gpubench import arguments, run
         from gpubench.checkpoint import Checkpoint
@@ -194,16 +194,19 @@ def _score_run_file(
     out: Path | None,
     formats: list[str] | None,
     *,
+    plan: bool,
     report: bool,
     quiet: bool,
     verbose: bool,
 ) -> int:
-    from gpubench.cli_runs import refuse_other_flags, score_runs
+    from gpubench.cli_runs import plan_runs, refuse_other_flags, score_runs
 
     refuse_other_flags(context)
     if len(data) > 1:
         raise InputError(f"{data[0]!r} and more: a run file goes alone; name the data in it")
     with reporting(verbose):
+        if plan:
+            return plan_runs(data[0], out, formats)
         return score_runs(data[0], out, formats, report=report, quiet=quiet, verbose=verbose)
 
 

@@ -13,6 +13,7 @@ from gpubench.engines.cpu_rates import UNKNOWN, Rates
 from gpubench.engines.steps import Sizes, Step, knn_step, put_step, view_step
 from gpubench.errors import InputError
 from gpubench.types import Labels
+from gpubench.units import bytes_text
 from gpubench.views import CELLS
 
 if TYPE_CHECKING:
@@ -107,6 +108,5 @@ def check_fits(prepared: Prepared) -> None:
 
 def refusal(stage: Stage, budget: int) -> str:
     """Why a stage cannot run."""
-    needs, has = stage.least_bytes / 1e9, budget / 1e9
-    allowed = f"{stage.path} takes {needs:.1f} GB beyond the data, but {has:.1f} GB may be used"
-    return f"{allowed}; raise memory, or {stage.remedy}"
+    needs, has = bytes_text(stage.least_bytes), bytes_text(budget)
+    return f"{stage.path} takes {needs} beyond the data, but {has} may be used; raise memory, or {stage.remedy}"

@@ -21,6 +21,7 @@ from gpubench.forecast import Stage, is_known, refusal, stages_of
 from gpubench.prepared import prepare
 from gpubench.run import score
 from gpubench.timeline import resident_bytes
+from gpubench.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from gpubench.engines.cpu import CpuEngine
@@ -84,13 +85,12 @@ class Plan:
     def __str__(self) -> str:
         rows = [("stage", "how", "memory", "time")]
         rows += [
-            (stage.path, stage.how, f"{stage.used_bytes / 1e9:.2f} GB", in_words(stage.seconds))
-            for stage in self.stages
+            (stage.path, stage.how, bytes_text(stage.used_bytes), seconds_text(stage.seconds)) for stage in self.stages
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        lines += ["", f"About {in_words(self.seconds)} on {self.device}, by its rates of {self.measured}."]
-        used, may, holds = (f"{n / 1e9:.2f} GB" for n in (self.used_bytes, self.memory_bytes, self.peak_bytes))
+        lines += ["", f"About {seconds_text(self.seconds)} on {self.device}, by its rates of {self.measured}."]
+        used, may, holds = map(bytes_text, (self.used_bytes, self.memory_bytes, self.peak_bytes))
         lines.append(f"{used} beyond the data at most, of {may} that may be used; the process will hold {holds}.")
         if self.not_known:
             lines.append(f"Not in this plan, for nothing is known of them: {', '.join(self.not_known)}.")
@@ -165,11 +165,3 @@ def _is_whole(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("rates"), dict):
         return False
     return "date" in entry and set(entry["rates"]) == {field.name for field in fields(Rates)}
-
-
-def in_words(seconds: float) -> str:
-    """Seconds to two digits in the unit that people would use."""
-    for unit, least in (("h", 3600 * 1.5), ("min", 90.0)):
-        if seconds >= least:
-            return f"{seconds / (3600 if unit == 'h' else 60):.{0 if seconds >= 10 * least else 1}f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

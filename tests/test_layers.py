@@ -20,7 +20,7 @@ PACKAGE = Path(gpubench.__file__).parent
 
 # From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "units"),
     ("seeds", "files", "rows", "processes"),
     ("timeline", "cells"),
     ("answering", "checkpoint"),

@@ -16,6 +16,7 @@ import pytest
 import gpubench as gb
 from gpubench.cli import main
 from gpubench.demo import demo_path
+from gpubench.engines.cpu_rates import UNKNOWN
 from gpubench.result import Result
 from gpubench.runfile import read_run_file
 
@@ -293,6 +294,43 @@ def test_flags_that_belong_into_the_file(
 ) -> None:
     assert main(["score", "project/run.yaml", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates of a machine that is not measured."""
+    monkeypatch.setattr("gpubench.planning.measure_rates", lambda _: UNKNOWN)
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("rates")
+def test_the_plan_of_a_run_file_is_that_of_each_run_and_their_sum(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "project/run.yaml", "--plan"]) == 0
+    printed = capsys.readouterr().out
+    first, second = printed.split("[2/2] named\n")
+    assert first.startswith("[1/2] lines\nstage ")
+    assert "X_pca/embedding/silhouette_score" in first
+    assert "mine/batch_integration/entropy_per_cell" in second
+    assert re.search(r"\n\n2 runs: about [^;]+; at most \d[^,]+B, held by '(lines|named)'\.\n$", second)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("rates")
+def test_the_plan_leaves_out_what_has_ended_and_tells_what_cannot_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["score", "project/run.yaml", *out, "--quiet"]) == 0
+    (folder / "run.yaml").write_text(RUNS.replace("seed: 7", "seed: 7\n    species: spicies"))
+    assert main(["score", "project/run.yaml", *out, "--plan"]) == 2
+    printed = capsys.readouterr()
+    assert "[1/2] lines\nIt has ended: its result in " in printed.out
+    assert "runs:" not in printed.out
+    assert re.fullmatch(
+        r"gpubench: [^\n]*run.yaml:12: run 'named': species='spicies' is not a column[^\n]*\n", printed.err
+    )
 
 
 def test_quiet_prints_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpubench.datasets.cache import Record, meant, place_of, recorded
 from gpubench.datasets.entry import Entry
+from gpubench.units import bytes_text
 
 CHECKED = {
     "sha256": "by the SHA-256 of the catalogue",
@@ -61,12 +62,4 @@ def list_text(known: Sequence[dict[str, Any]]) -> str:
 
 
 def _state(known: dict[str, Any]) -> str:
-    return f"cached, {size_text(known['size'])}" if known["state"] == "cached" else str(known["state"])
-
-
-def size_text(size: int) -> str:
-    """Bytes as people say them: "1.2 GB"."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    return f"cached, {bytes_text(known['size'])}" if known["state"] == "cached" else str(known["state"])

@@ -29,6 +29,7 @@ from gpubench.datasets.remote import Changed, Remote, Stat, Transient
 from gpubench.errors import InputError
 from gpubench.files import cannot_write, lock_file
 from gpubench.folders import CACHE
+from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
     from gpubench.timeline import Listener
@@ -231,7 +232,7 @@ def _check_space(folder: Path, needed: int, id_: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"dataset {id_!r} needs {needed / 1e9:,.2f} GB more, but {free / 1e9:,.2f} GB are free in {folder};"
+            f"dataset {id_!r} needs {bytes_text(needed)} more, but {bytes_text(free)} are free in {folder};"
             f" free some space, or set {CACHE} to a folder elsewhere"
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.errors import InputError
+from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,8 @@ def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells
         `n_bytes` are more than the budget.
     """
     if n_bytes > budget:
-        needs, has = n_bytes / 1e9, budget / 1e9
-        raise InputError(f"{what} takes {needs:.1f} GB, but {has:.1f} GB may be used; raise memory, or {advice}")
+        needs, has = bytes_text(n_bytes), bytes_text(budget)
+        raise InputError(f"{what} takes {needs}, but {has} may be used; raise memory, or {advice}")
 
 
 def require_knn(n: int, d: int, k: int, budget: int) -> None:

@@ -326,7 +326,7 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(
 ) -> None:
     usage = type("Usage", (), {"free": 2_999_999})
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"'cells' needs 0.00 GB more, but 0.00 GB are free .* GPUBENCH_CACHE"):
+    with pytest.raises(InputError, match=r"'cells' needs 3.0 MB more, but 3.0 MB are free .* GPUBENCH_CACHE"):
         fetch(entry)
     assert proxy.gets() == []
 
