@@ -132,7 +132,9 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
         "n_neighbors": 3000,
         "memory": LEAST_BUDGET_BYTES,
     }
-    message = r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise memory, or ask for fewer neighbours"
+    message = (
+        r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise memory, or ask for fewer neighbours"
+    )
     with pytest.raises(InputError, match=message):
         gb.score(**too_many)
     plan = gb.plan(**too_many)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gpubench.files import write_atomically
-from gpubench.profiling.growth import fit_powers
+from gpubench.profiling.growth import fit_growth
 from gpubench.profiling.profile import WHOLE
 from gpubench.profiling.table import power
 
@@ -113,7 +113,7 @@ def _draw_times(axes: Axes, runs: Sequence[Run], paths: Sequence[str]) -> None:
     for path in (WHOLE, *paths):
         found = [(run, stage) for run in runs if (stage := run.stage(path)) is not None and stage.seconds > 0]
         color, marker = _look(path, paths)
-        grown, _ = fit_powers([(run.cells, run.dims, stage.seconds) for run, stage in found])
+        grown = fit_growth(runs, path).seconds_by_cells
         label = _name(path) if grown is None else f"{_name(path)}, n^({power(grown)})"
         cells, seconds = [run.cells for run, _ in found], [stage.seconds for _, stage in found]
         axes.plot(cells, seconds, marker=marker, color=color, markersize=4, linewidth=1, label=label)

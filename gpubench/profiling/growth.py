@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
     from gpubench.profiling.profile import Run
 
-SHORTEST_S = 5e-3
-"""Stages shorter than this are mostly the overhead of a call, and say little about growth."""
+SHORTEST_S = 0.05
+"""Shorter stages are the overhead of calls and what else the machine does: such times say little about growth."""
 
-SMALLEST_BYTES = 1 << 22
-"""The same of memory: less is within what the allocator rounds."""
+LEAST_SPAN = 3.0
+"""Largest size over smallest: over less, a tenth more or less of a time moves an exponent by more than a tenth."""
+
+SMALLEST_BYTES = 1 << 26
+"""The same of memory: less is within what allocators round and threads keep for themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,21 @@ class Growth:
 
 
 def fit_growth(runs: Sequence[Run], path: str) -> Growth:
-    """Fit the growth of the stage of a path over all runs that have it."""
+    """Fit the growth of the stage of a path over all runs that have it, as far as these are long or large enough."""
     found = [(run, stage) for run in runs if (stage := run.stage(path)) is not None]
-    times = [(run.cells, run.dims, stage.seconds) for run, stage in found if stage.seconds >= SHORTEST_S]
+    times = [(run.cells, run.dims, stage.seconds) for run, stage in found]
     beyond = [(run.cells, run.dims, (stage.peak_bytes or 0) - run.base_bytes) for run, stage in found]
-    return Growth(*fit_powers(times), *fit_powers([point for point in beyond if point[2] >= SMALLEST_BYTES]))
+    return Growth(*_told(times, SHORTEST_S), *_told(beyond, SMALLEST_BYTES))
+
+
+def _told(points: Sequence[tuple[int, int, float]], least: float) -> tuple[Exponent | None, Exponent | None]:
+    """Exponents of what is at least so large, for sizes that span enough to tell."""
+    told = [point for point in points if point[2] >= least]
+    by_cells, by_dims = (
+        exponent if exponent is not None and max(size) >= LEAST_SPAN * min(size) else None
+        for exponent, size in zip(fit_powers(told), list(zip(*told, strict=True))[:2] or ((), ()), strict=True)
+    )
+    return by_cells, by_dims
 
 
 def fit_powers(points: Sequence[tuple[int, int, float]]) -> tuple[Exponent | None, Exponent | None]:

@@ -55,7 +55,7 @@ def profile(
     engine, seed, threads, memory, knn : as of `gpubench.score`
     options : parameters of the tasks, see `gpubench.tasks.Options`
     listener : hears which size and which stage runs
-    keep : called with what is done after the limits and after each size
+    keep : called with what is done after each size
 
     Returns
     -------

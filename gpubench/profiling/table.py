@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from gpubench.profiling.growth import LEAST_SPAN, SHORTEST_S
 from gpubench.profiling.profile import WHOLE
 from gpubench.table import printable
 
@@ -19,7 +20,7 @@ LEAST_SHARE = 0.01
 LEGEND = (
     "Peak: memory of the process, or of the GPU. GFLOP/s and GB/s: counted arithmetic, and bytes to be read and",
     "written, a second. Of the limit: the least time that those take on this machine, as a share of the time that the",
-    "stage took. Growth: exponents ± standard errors, of all runs.",
+    "stage took. Growth, where it is told: exponents ± standard errors, of the runs in which a stage is long enough.",
 )
 
 
@@ -82,10 +83,12 @@ def headings(profile: Profile) -> list[str]:
 
 
 def remarks(profile: Profile) -> list[str]:
-    """What failed, what ran otherwise than asked, and whether the profile ended early."""
+    """What failed, what ran otherwise than asked, what does not show, and whether the profile ended early."""
     lines = [f"{failure.cells:,} x {failure.dims} failed: {failure.error}" for failure in profile.failures]
     for run in profile.runs:
         lines += [f"{run.cells:,} x {run.dims}: {line}" for line in (*run.failures, *run.notes)]
+    if len(profile.runs) > 1 and _of_growth(profile) is None:
+        lines.append(f"No growth is told: it takes stages of {SHORTEST_S} s at sizes {LEAST_SPAN:g} times apart.")
     if profile.interrupted:
         lines.append("Interrupted: the sizes finished by then are above.")
     return [printable(line) for line in lines]
@@ -96,8 +99,9 @@ def sections(profile: Profile) -> Iterator[Section]:
     for dims in dict.fromkeys(sorted(run.dims for run in profile.runs)):
         runs = sorted((run for run in profile.runs if run.dims == dims), key=lambda run: run.cells)
         yield _of_dims(profile, runs)
-    if len(profile.runs) > 1:
-        yield _of_growth(profile)
+    growth = _of_growth(profile)
+    if growth is not None:
+        yield growth
 
 
 def _of_dims(profile: Profile, runs: Sequence[Run]) -> Section:
@@ -120,7 +124,10 @@ def _of_dims(profile: Profile, runs: Sequence[Run]) -> Section:
     return Section(title, header, tuple(rows))
 
 
-def _of_growth(profile: Profile) -> Section:
+def _of_growth(profile: Profile) -> Section | None:
+    """Exponents of each stage; None where no size tells any."""
+    if not profile.runs:
+        return None
     largest = max(profile.runs, key=lambda run: run.whole.seconds)
     rows = []
     for path, growth in profile.growth.items():
@@ -131,6 +138,8 @@ def _of_growth(profile: Profile) -> Section:
         rows.append((_indented(path), *map(power, exponents)))
     header = ("growth of", "time by cells", "time by dims", "memory by cells", "memory by dims")
     varies = [True, *(any(row[i] for row in rows) for i in range(1, len(header)))]
+    if not any(varies[1:]):
+        return None
     kept = [tuple(cell for cell, keep in zip(row, varies, strict=True) if keep) for row in (header, *rows)]
     return Section("Growth", kept[0], tuple(kept[1:]))
 

@@ -49,18 +49,21 @@ def test_what_does_not_vary_has_no_exponent() -> None:
     assert fit_powers([(1000, 10, 1.0), (10_000, 100, 10.0)]) == (None, None), "n and d vary together only"
 
 
-def test_moments_and_what_was_there_before_say_nothing() -> None:
-    def run(n: int, seconds: float, peak_bytes: int | None) -> Run:
-        return Run(
-            n, 50, 1.0, 100_000_000, (Stage("whole run", seconds, 0, 0, 0, peak_bytes, seconds, innermost=True),)
-        )
+def run(n: int, seconds: float, peak_bytes: int | None = None, dims: int = 50) -> Run:
+    return Run(n, dims, 1.0, 100_000_000, (Stage("whole run", seconds, 0, 0, 0, peak_bytes, seconds, innermost=True),))
 
-    growth = fit_growth(
-        [run(100, 4.9e-3, 100_000_001), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "x"
-    )
-    assert growth.seconds_by_cells is None
-    growth = fit_growth(
-        [run(100, 4.9e-3, None), run(1000, 1.0, 110_000_000), run(10_000, 10.0, 200_000_000)], "whole run"
-    )
+
+def test_moments_and_what_was_there_before_say_nothing() -> None:
+    runs = [run(100, 0.049, 100_000_001), run(1000, 1.0, 200_000_000), run(10_000, 10.0, 1_100_000_000)]
+    assert fit_growth(runs, "x").seconds_by_cells is None
+    growth = fit_growth(runs, "whole run")
     assert growth.seconds_by_cells.value == pytest.approx(1.0)
-    assert growth.memory_by_cells.value == pytest.approx(1.0), "of 10 and 100 MB beyond the 100 MB before"
+    assert growth.memory_by_cells.value == pytest.approx(1.0), "of 100 and 1,000 MB beyond the 100 MB before"
+
+
+def test_sizes_that_are_near_each_other_say_nothing() -> None:
+    assert fit_growth([run(10_000, 1.0), run(29_000, 2.0)], "whole run").seconds_by_cells is None
+    assert fit_growth([run(10_000, 1.0), run(30_000, 3.0)], "whole run").seconds_by_cells.value == pytest.approx(1.0)
+    growth = fit_growth([run(n, 1e-8 * n**2 * d, dims=d) for n in (10_000, 90_000) for d in (50, 60)], "whole run")
+    assert growth.seconds_by_cells.value == pytest.approx(2.0), "the dimensions are taken into account all the same"
+    assert growth.seconds_by_dims is None

@@ -79,17 +79,25 @@ def test_a_profile_of_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert ET.parse(tmp_path / "out" / "profile.svg").getroot().tag.endswith("svg")
     assert (tmp_path / "out" / "profile.png").read_bytes().startswith(b"\x89PNG")
-    for text in ("4 dimensions", "whole run", "silhouette_score", "Growth", "Wrote "):
+    for text in ("4 dimensions", "whole run", "silhouette_score", "Wrote "):
         assert text in printed
 
 
 def test_sizes_run_from_the_smallest_and_each_once(asked: list[tuple[int, int]]) -> None:
     kept: list[Profile] = []
-    found = profile([1000, 500, 500], [50, 2], keep=kept.append)
-    assert asked == [(500, 2), (1000, 2), (500, 50), (1000, 50)]
+    found = profile([1500, 500, 500], [50, 2], keep=kept.append)
+    assert asked == [(500, 2), (1500, 2), (500, 50), (1500, 50)]
     assert [len(done.runs) for done in kept] == [1, 2, 3, 4]
     assert found.growth["knn"].seconds_by_cells.value == pytest.approx(2.0)
     assert found.growth["knn"].seconds_by_dims.value == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.usefixtures("asked")
+def test_growth_is_told_where_sizes_tell_it() -> None:
+    assert "\n\nGrowth\n" in to_text(profile([500, 1500]))
+    text = to_text(profile([500, 1000]))
+    assert "\n\nGrowth\n" not in text
+    assert text.endswith("No growth is told: it takes stages of 0.05 s at sizes 3 times apart.")
 
 
 def test_stages_of_one_path_are_added_up() -> None:
@@ -171,7 +179,7 @@ def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 BAD = {
     "cells": (["--cells", "10x"], "--cells '10x' is no whole number above 0; write numbers such as 10k,100k,1M"),
     "half a cell": (["--cells", "1.5"], "--cells '1.5' is no whole number"),
-    "few cells": (["--cells", "10"], r"cells=\[10\] cannot be profiled; give numbers of at least 200"),
+    "few cells": (["--cells", "10"], r"--cells \[10\] cannot be profiled; give numbers of at least 200"),
     "dims": (["--dims", ""], "--dims '' is no whole number"),
     "task": (["--task", "clusterin"], "task 'clusterin' cannot be profiled .*did you mean 'clustering'"),
     "predictions": (["--task", "perturbation_expression_prediction"], "cannot be profiled.*; use: clustering"),
