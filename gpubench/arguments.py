@@ -133,6 +133,8 @@ def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> lis
 
 
 def _parse_value(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(text.split(","))
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text in choices:

@@ -19,8 +19,13 @@ def tasks_text() -> str:
         f"{task.id}\n  {task.question}\n  needs: {', '.join(task.needs)}\n  gives: {', '.join(task.metrics)}"
         for task in TASKS.values()
     ]
-    defaults = (f"  {name}={value}" for name, value in asdict(Options()).items())
+    defaults = (f"  {name}={_written(value)}" for name, value in Options().to_dict().items())
     return "\n".join([*blocks, "", "Parameters for --option, with their defaults:", *defaults])
+
+
+def _written(value: Any) -> str:
+    """A value as --option takes it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def tasks_data() -> dict[str, Any]:
@@ -39,7 +44,7 @@ def tasks_data() -> dict[str, Any]:
         }
         for task in TASKS.values()
     ]
-    return {"tasks": tasks, "options": asdict(Options())}
+    return {"tasks": tasks, "options": Options().to_dict()}
 
 
 def metrics_data() -> list[dict[str, Any]]:

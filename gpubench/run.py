@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
@@ -126,7 +126,8 @@ def score(
     check_fits(prepared)
     engine, dataset, given = prepared.engine, prepared.dataset, prepared.given
     if dataset:
-        engine.get_ready([operation for task in prepared.tasks for operation in task.operations], dataset.n_cells)
+        operations = {name: None for task in prepared.tasks for name in task.operations(prepared.options)}
+        engine.get_ready(operations, dataset.n_cells)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
@@ -146,7 +147,7 @@ def score(
                 "tasks": [task.id for task in prepared.tasks],
                 "embeddings": list(dataset.embeddings) if dataset else [],
                 **prepared.asked,
-                **asdict(prepared.options),
+                **prepared.options.to_dict(),
             },
             source=given.source or (dataset.source if dataset else named),
             files=given.files,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,7 +96,7 @@ class Inputs:
     def digest(self) -> str:
         """Of the options and of every value of the columns."""
         columns = {role: _facts(column) for role, column in sorted(self.columns.items())}
-        return digest_of(asdict(self.options), columns)
+        return digest_of(self.options.to_dict(), columns)
 
     def has(self, need: str) -> bool:
         """Whether this input of a task is given."""

@@ -56,6 +56,13 @@ def nearest(d: Floats, k: int) -> tuple[Ints, Floats]:
 # Silhouette, after Rousseeuw 1987
 
 
+def nearest_in_other_folds(x: ArrayLike, folds: ArrayLike, n_votes: int) -> Ints:
+    """The nearest cells of each cell in other folds; ties go to the first."""
+    d, of_cell = distances(x, x), np.asarray(folds)
+    d[of_cell[:, None] == of_cell] = np.inf
+    return np.argsort(d, axis=1, kind="stable")[:, :n_votes]
+
+
 def silhouette_widths(
     x: ArrayLike, clusters: ArrayLike, groups: ArrayLike | None = None, metric: str = "euclidean"
 ) -> Floats:

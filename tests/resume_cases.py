@@ -21,7 +21,7 @@ from gpubench.tasks import _prediction, label_prediction
 N = 800
 
 SMALL_FORESTS = _prediction.Recipe(
-    "label_prediction", centre=False, mean_name="MEAN", params={"rf": {"n_estimators": 5}}
+    "label_prediction", centre=False, mean_of=("lr", "knn", "rf"), params={"rf": {"n_estimators": 5}}
 )
 
 

@@ -19,8 +19,7 @@ from sklearn.utils import check_array
 from gpubench.accel import calls
 from gpubench.accel._inputs import matrix_reason
 from gpubench.engines.base import ClassifierKind
-from gpubench.tasks._prediction import Trained
-from gpubench.tasks._scaling import Scaling
+from gpubench.tasks._training import Trained, TrainingCells
 from gpubench.types import Labels
 
 _KINDS: dict[type, tuple[ClassifierKind, tuple[str, ...]]] = {
@@ -126,7 +125,7 @@ def _train(start: calls.Start, plan: _Plan | None, X: Any, y: Any) -> tuple[Trai
     assert plan is not None
     engine = start(seed=plan.seed)
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
-    x = engine.put(np.array(X, np.float32, order="C"))
+    x = engine.put(np.asarray(X, np.float32, order="C"))
     labels = Labels(codes.astype(np.int32), tuple(map(str, classes)), "y")
-    scaling = None if plan.centre is None else Scaling(engine, x, centre=plan.centre)
-    return Trained(engine, engine.classifier(plan.kind, **plan.params), x, labels, scaling), classes
+    cells = TrainingCells(engine, x, labels, centre=plan.centre)
+    return Trained(engine, plan.kind, cells, plan.params, scaled=plan.centre is not None), classes

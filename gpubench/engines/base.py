@@ -77,7 +77,9 @@ class Engine(ABC):
     chosen: str = ""
 
     def get_ready(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing to do is an answer
-        """Begin to load, in the background, what some operations on n cells will need: packages take long to import.
+        """Begin to load, in the background, what will be needed for n cells: packages take long to import.
+
+        Operations are named as here, classifiers by their kind, and cutting cells into folds is "folds".
 
         Nothing depends on it but the time that the first call takes. By default nothing is loaded.
         """
@@ -118,6 +120,10 @@ class Engine(ABC):
         Exact: order is by (distance in float64, index), so ties and duplicates give the same neighbours on every
         engine and for any number of threads. Needs 1 <= k < n (ValueError).
         """
+
+    def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - for engines that choose by them
+        """How `knn` searches the k neighbours of n cells of d dimensions: "exact", or the name of another method."""
+        return "exact"
 
     @abstractmethod
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
@@ -329,3 +335,7 @@ class Engine(ABC):
         The parameters are scikit-learn's, of the same names and defaults: lr takes `max_iter` (100) and `C` (1.0), knn
         `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input.
         """
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:  # noqa: ARG002 - for engines that choose by it
+        """How many of n cells a classifier should be trained on at most; all of them where that takes no hours."""
+        return n

@@ -57,7 +57,7 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
-    exact : silhouettes compare all cells with all, and forests are trained on all
+    exact : silhouettes compare all cells with all, and classifiers are trained on all
     knn_method : "auto" is exact up to `EXACT_UP_TO` cells and `EXACT_KNN_PRODUCTS`, then leaves; without compiled tiles
         faiss, where it is installed
     """
@@ -159,8 +159,8 @@ class CpuEngine(Engine):
         """Exact search with the memory that there is now."""
         return ExactSearch(self._workers, self._tiles, self._budget.left)
 
-    def method(self, n: int, d: int) -> str:
-        """How the neighbours of n cells of d dimensions are searched: "exact", "leaves" or "ivf"."""
+    def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all of them are found in the same way
+        """See `Engine.method`: "exact", "leaves" or "ivf"."""
         if self.knn_method != "auto":
             return self.knn_method
         if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:
@@ -298,6 +298,12 @@ class CpuEngine(Engine):
         from gpubench.engines.cpu_classifiers import make_classifier
 
         return make_classifier(self, kind, **params)
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`."""
+        from gpubench.engines.cpu_classifiers import most_training_cells
+
+        return n if self.exact else most_training_cells(kind, n)
 
     def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""

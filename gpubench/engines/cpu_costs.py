@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.engines import cpu_leaves, cpu_leiden, planner
-from gpubench.engines.cpu_classifiers import FEW_CELLS, INTELEX, MOST_CELLS, intelex_is_here
+from gpubench.engines.cpu_forest import INTELEX, N_TREES, forest_package
 from gpubench.engines.cpu_topk import STORE_SHARE, CandidateStore
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ MUTUAL = 1.5
 TREE_NODES, NODE_BYTES = 0.3, 64
 """Nodes of a tree for each training cell where labels overlap, and bytes of a node beside its shares of the classes."""
 
-N_TREES = 100
 LBFGS_STEPS = 30
 RANKED_VALUES = 1 << 24
 VIEW_PASSES, VIEW_VALUES = 12, 1 << 22
@@ -181,8 +180,8 @@ def _knn_votes(given: _Given) -> Cost:
 def _rf(given: _Given) -> Cost:
     n, d, folds = given["n"], given["d"], given["folds"]
     train = n - -(-n // folds)
-    package = INTELEX if train > FEW_CELLS and intelex_is_here() else "scikit-learn"
-    used = train if given.engine.exact else min(train, MOST_CELLS[package])
+    used = given.engine.most_training_cells("rf", train)
+    package = forest_package(used)
     trees = int(N_TREES * TREE_NODES * used) * (NODE_BYTES + 8 * given["classes"])
     seconds = folds * N_TREES * used * math.log2(max(used, 2)) / given.rates.split_cells_s
     scratch = _fold_bytes(given) + trees + 8 * used * d

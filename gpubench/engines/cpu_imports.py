@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from threading import Thread
 
-from gpubench.engines.cpu_classifiers import FEW_CELLS
+from gpubench.engines.cpu_forest import MODULES, forest_package
 
-IMPORTED = {"leiden": ("scipy.sparse",), "classifier": ("scipy.optimize", "sklearn.model_selection")}
-"""Operation -> what it imports, whatever the number of cells."""
+IMPORTED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
+"""What is done -> what it imports, whatever the number of cells; of a forest that depends on it."""
 
 
 def import_ahead(operations: Collection[str], n: int) -> None:
-    """Import in a thread what these operations on n cells will import."""
+    """Import in a thread what these operations on n cells will import; a forest is named "rf"."""
     names = [name for operation in operations for name in IMPORTED.get(operation, ())]
-    if "classifier" in operations:
-        names.append("sklearnex.ensemble" if n > FEW_CELLS and find_spec("sklearnex") else "sklearn.ensemble")
+    if "rf" in operations:
+        names.append(MODULES[forest_package(n)])
     if names:
         # not a daemon: a process that ends sooner waits until the import is whole
         Thread(target=_import, args=(names,), name="gpubench imports").start()

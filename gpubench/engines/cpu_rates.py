@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines.cpu_classifiers import RandomForest
+from gpubench.engines.cpu_forest import RandomForest
 from gpubench.engines.cpu_logistic import LogisticRegression
 from gpubench.types import Knn
 

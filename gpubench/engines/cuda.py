@@ -118,19 +118,25 @@ class CudaEngine(Engine):
         """See `Engine.knn`; beyond 4,000,000 cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
-        (n, d), room_bytes = x.shape, self._room_bytes()
-        many = n > cuda_approximate.EXACT_UP_TO and cuda_approximate.fits(n, d, k, room_bytes)
-        if self.knn_method == "ivf" or (self.knn_method == "auto" and many):
-            return cuda_approximate.ivf_knn(
-                self.gpu,
-                x,
-                k,
-                seed=self.seed,
-                precision=self.precision,
-                room_bytes=room_bytes,
-                timeline=self.timeline,
-            )
-        return self._knn(x, x, k)
+        n, d = x.shape
+        if self.method(n, d, k) == "exact":
+            return self._knn(x, x, k)
+        return cuda_approximate.ivf_knn(
+            self.gpu,
+            x,
+            k,
+            seed=self.seed,
+            precision=self.precision,
+            room_bytes=self._room_bytes(),
+            timeline=self.timeline,
+        )
+
+    def method(self, n: int, d: int, k: int = 1) -> str:
+        """See `Engine.method`: "exact" or "ivf"."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        many = n > cuda_approximate.EXACT_UP_TO and cuda_approximate.fits(n, d, k, self._room_bytes())
+        return "ivf" if many else "exact"
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`."""
@@ -267,6 +273,12 @@ class CudaEngine(Engine):
         from gpubench.engines.cuda_classifiers import make_classifier
 
         return make_classifier(self, kind, **params)
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`; only a forest that has to leave the GPU takes long."""
+        from gpubench.engines.cuda_classifiers import most_training_cells
+
+        return most_training_cells(kind, n)
 
     def _room_bytes(self) -> int:
         """What an operation may use now."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines import cpu_classifiers, logistic
+from gpubench.engines import cpu_classifiers, cpu_forest, logistic
 from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.votes import NearestNeighbors
 from gpubench.types import Array
@@ -38,6 +38,12 @@ def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> 
         forest = RandomForest if find_spec("cuml") is not None else HostForest
         return forest(engine, **params)
     raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
+
+
+def most_training_cells(kind: ClassifierKind, n: int) -> int:
+    """How many of n cells a classifier is trained on: all, but of a forest on the CPU as many as there."""
+    on_cpu = kind == "rf" and find_spec("cuml") is None
+    return cpu_classifiers.most_training_cells(kind, n) if on_cpu else n
 
 
 class LogisticRegression(logistic.LogisticRegression):
@@ -156,7 +162,7 @@ class HostForest:
 
     def __init__(self, engine: CudaEngine, *, n_estimators: int = 100) -> None:
         self._xp = engine.gpu.xp
-        self._forest = cpu_classifiers.RandomForest(engine.seed, engine.n_threads, n_estimators=n_estimators)
+        self._forest = cpu_forest.RandomForest(engine.seed, engine.n_threads, n_estimators=n_estimators)
         self.note = ""
 
     def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostForest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.base import ClassifierKind
     from gpubench.types import Labels
 
 
@@ -112,7 +113,10 @@ def silhouette_step(name: str, sizes: Sizes, role: str, within: str | None = Non
     )
 
 
-def classifier_steps(sizes: Sizes, n: int, n_folds: int, n_classes: int) -> tuple[Step, ...]:
-    """The three classifiers on n of the cells, in folds."""
+def classifier_steps(
+    sizes: Sizes, n: int, n_folds: int, n_classes: int, kinds: Collection[ClassifierKind]
+) -> tuple[Step, ...]:
+    """Some classifiers on n of the cells, in folds."""
     of_all = {"n": n, "d": sizes.d, "folds": n_folds, "classes": n_classes}
-    return tuple(Step(kind, kind, of_all, "leave out label_prediction") for kind in ("lr", "knn_votes", "rf"))
+    operations = {"knn": "knn_votes"}
+    return tuple(Step(kind, operations.get(kind, kind), of_all, f"choose classifiers without {kind}") for kind in kinds)

@@ -194,7 +194,11 @@ def mean_over_folds(scores: Sequence[Score]) -> Score:
     )
     n = sum(score.n for score in scores)
     values = np.array(scores, np.float64)
-    return Score(_mean_of_defined(values), n=n, stderr=_standard_error(values), note=note)
+    params = {name: value for score in scores for name, value in score.params.items()}
+    approximate = any(score.approximate for score in scores)
+    return Score(
+        _mean_of_defined(values), n=n, stderr=_standard_error(values), note=note, params=params, approximate=approximate
+    )
 
 
 def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
@@ -208,7 +212,9 @@ def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
     if np.isnan(values).all(axis=1).any():
         return Score(np.nan, n=n, note="; ".join(notes))
     means = np.array([_mean_of_defined(of_set) for of_set in values.T])
-    return Score(_mean_of_defined(values), n=n, stderr=_standard_error(means), note="; ".join(notes))
+    approximate = any(score.approximate for of_sets in scores for score in of_sets)
+    mean, stderr = _mean_of_defined(values), _standard_error(means)
+    return Score(mean, n=n, stderr=stderr, note="; ".join(notes), approximate=approximate)
 
 
 def _mean_of_defined(values: NDArray[np.float64]) -> float:

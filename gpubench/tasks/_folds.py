@@ -1,9 +1,10 @@
-"""Folds of a cross-validation, the ones that scikit-learn makes, and subsets of label columns."""
+"""Folds of a cross-validation, the ones that scikit-learn makes, and subsets of cells and of their labels."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,29 @@ class Fold(NamedTuple):
     test: NDArray[np.int64]
 
 
-def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | None = None) -> tuple[list[Fold], str]:
+class Folds(Sequence[Fold]):
+    """The folds of a cross-validation; the rows of one are listed when they are asked for.
+
+    Attributes
+    ----------
+    codes : (n,) int32, in which fold each cell is tested
+    """
+
+    def __init__(self, codes: NDArray[np.int32], n_folds: int) -> None:
+        self.codes = codes
+        self._n_folds = n_folds
+
+    def __len__(self) -> int:
+        return self._n_folds
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[fold] for fold in range(self._n_folds)[i]]
+        fold = range(self._n_folds)[i]
+        return Fold(np.flatnonzero(self.codes != fold), np.flatnonzero(self.codes == fold))
+
+
+def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | None = None) -> tuple[Folds, str]:
     """Cut cells into folds that hold each label in the same share.
 
     Parameters
@@ -64,16 +87,40 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # the note says it
         groups = None if samples is None else samples.codes
-        folds = [Fold(*rows) for rows in splitter.split(labels.codes, labels.codes, groups)]
-    if any(len(fold.test) == 0 for fold in folds):
+        codes = np.zeros(len(labels), np.int32)
+        for i, (_, test) in enumerate(splitter.split(labels.codes, labels.codes, groups)):
+            codes[test] = i
+    if len(np.unique(codes)) < n_folds:
         raise InputError(f"{labels.key}: the samples are too uneven for {n_folds} folds; lower n_folds")
-    return folds, note
+    return Folds(codes, n_folds), note
 
 
 def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
     """Labels of some rows, numbered anew: only values that occur there, in the same order."""
     used, codes = np.unique(labels.codes[rows], return_inverse=True)
     return Labels(codes.astype(np.int32), tuple(labels.names[c] for c in used), labels.key)
+
+
+def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:
+    """Rows of m cells, ascending: of each class its share of them, rounded up or down, but one cell at least.
+
+    A class's cells are drawn with equal chances.
+
+    Parameters
+    ----------
+    codes : (n,) with n > m, of at most m classes
+    """
+    order = np.random.default_rng(seed).permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]  # each class's cells in random order
+    sizes = np.bincount(codes)
+    shares = sizes * m / len(codes)
+    wanted = np.maximum(np.floor(shares).astype(np.int64), sizes > 0)
+    by_remainder = np.argsort(wanted - shares, kind="stable")  # the largest first; those that were rounded up are last
+    wanted[by_remainder[: max(0, m - int(wanted.sum()))]] += 1
+    for _ in range(int(wanted.sum()) - m):  # room for the single cells of small classes
+        wanted[wanted.argmax()] -= 1
+    starts = np.cumsum(sizes) - sizes
+    return np.sort(np.concatenate([order[a : a + k] for a, k in zip(starts, wanted, strict=True)]))
 
 
 def listed(labels: Labels, classes: NDArray[np.int64]) -> str:

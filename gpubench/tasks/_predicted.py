@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.cells import FOLD, PREDICTED, CellColumn
-from gpubench.tasks._folds import Fold
+from gpubench.tasks._folds import Folds
 from gpubench.tasks._task import TaskInput, require
 
 if TYPE_CHECKING:
@@ -32,13 +32,10 @@ class Answers:
     names: Sequence[str]
 
 
-def keep_folds(
-    given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Sequence[Fold]
-) -> None:
+def keep_folds(given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Folds) -> None:
     """Keep in which fold each of the cells (m,), rows of the embedding, is tested."""
     codes = np.full(require(given.embedding).n, -1, np.int32)
-    for i, fold in enumerate(folds):
-        codes[cells[fold.test]] = i
+    codes[cells] = folds.codes
     names = tuple(str(i + 1) for i in range(len(folds)))
     given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _of_training(params), names))
 

@@ -20,7 +20,7 @@ from gpubench.types import Score
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.tasks._prediction import Trained
+    from gpubench.tasks._training import Predictor
 
 Scorer = Callable[["FittedClassifier", "NDArray[np.float32]", "NDArray[np.int32]"], float]
 _MADE_BY_SKLEARN = type(make_scorer(accuracy_score))
@@ -34,7 +34,7 @@ class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : codes that the classifier was trained on
     """
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: Predictor) -> None:
         self.trained = trained
         self.classes_ = trained.present
         self._asked: tuple[Any, NDArray[np.float64]] | None = None

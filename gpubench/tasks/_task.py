@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from gpubench.cells import CellColumn, CellScores
 from gpubench.checkpoint import Codec, Kept, Part
+from gpubench.engines.base import ClassifierKind
 from gpubench.engines.embedding import Embedding
 from gpubench.engines.steps import Sizes, Step
 from gpubench.errors import InputError
@@ -49,6 +50,8 @@ class Options:
     resolution, n_iterations : of the Leiden algorithm
     n_folds : of cross-validation
     min_class_size : labels with fewer cells are left out of label_prediction
+    classifiers : of the prediction tasks, and of their means: some of "lr", "knn" and "rf"; a name, or several, also as
+        "lr,knn"
     aggregation : how cells of one sample are merged before cross-species prediction: "none", "mean", "median"
     effect : predicted change as log "ratio" or "difference" of means
 
@@ -67,6 +70,7 @@ class Options:
     n_iterations: int = 2
     n_folds: int = 5
     min_class_size: int = 10
+    classifiers: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
     aggregation: Aggregation = "mean"
     effect: Effect = "ratio"
 
@@ -83,6 +87,21 @@ class Options:
             if getattr(self, name) not in get_args(choices):
                 listed = ", ".join(map(repr, get_args(choices)))
                 raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}")
+        object.__setattr__(self, "classifiers", _classifiers(self.classifiers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of them as JSON values."""
+        return {**asdict(self), "classifiers": list(self.classifiers)}
+
+
+def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
+    """Those that were given, each once, in the order in which they run."""
+    known = get_args(ClassifierKind)
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names or not set(names) <= set(known):
+        listed = ", ".join(map(repr, known))
+        raise InputError(f"classifiers={given!r} cannot be used; name one or several of: {listed}")
+    return tuple(kind for kind in known if kind in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +157,7 @@ class Task:
     knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
     estimated : whether they ask for those of some cells alone where the engine estimates means over neighbourhoods
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
-    operations : of the engine, which it gets ready for
+    operations : what its engine gets ready for, see `Engine.get_ready`
     steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
     in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
     """
@@ -152,7 +171,7 @@ class Task:
     knn_k: Callable[[Options], int] = lambda _: 0
     estimated: bool = False
     baseline: Literal["pca", "expression"] | None = "pca"
-    operations: tuple[str, ...] = ()
+    operations: Callable[[Options], tuple[str, ...]] = lambda _: ()
     steps: Callable[[Sizes, Options], tuple[Step, ...]] | None = None
     in_auto: bool = True
 

@@ -44,7 +44,7 @@ TASK = Task(
     needs=("label",),
     metrics=("adjusted_rand_index", "normalized_mutual_info"),
     run=_run,
-    operations=("leiden",),
+    operations=lambda _: ("leiden",),
     knn_k=_knn_k,
     steps=lambda sizes, options: (leiden_step(sizes, min(_knn_k(options), sizes.n - 1)),),
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,17 +13,18 @@ import numpy as np
 from gpubench.data.messages import quoted
 from gpubench.errors import InputError
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
-from gpubench.tasks._prediction import IDS, KINDS, MEAN_FOLD, Contest, Recipe, Scores, TestSet, joined
+from gpubench.tasks._prediction import IDS, MEAN_FOLD, Contest, Recipe, joined
 from gpubench.tasks._task import Task, TaskInput, require
+from gpubench.tasks._training import Scores, TestSet, Trained
 from gpubench.types import Array, Labels, MetricResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import Engine
+    from gpubench.engines.base import ClassifierKind, Engine
 
 ID = "cross_species_label_prediction"
-RECIPE = Recipe(ID, centre=True, mean_name="MEAN(lr,knn,rf)", params={"lr": {"max_iter": 1000}})
+RECIPE = Recipe(ID, centre=True, mean_of=("lr", "knn", "rf"), params={"lr": {"max_iter": 1000}})
 NO_SAMPLES = "no samples given, so cells are not aggregated"
 
 
@@ -113,13 +114,15 @@ def _within(given: TaskInput, contest: Contest, cells: Species) -> Iterator[Metr
 def _across(contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
     """Train each classifier on one species, test it on the others."""
     tests = [_test_set(train, other) for other in others]
-    scaling = cache(lambda: contest.scaling(train.x))
+    cells = contest.cells_to_train(train.x, train.label)
+
+    def take(kind: ClassifierKind) -> tuple[Callable[[], Trained], list[TestSet]]:
+        return partial(contest.train, kind, cells), [test for test, _ in tests]
+
     by_kind: list[list[Scores]] = []
-    for kind in KINDS:
+    for kind in contest.kinds:
         begin = time.perf_counter()
-        tested = contest.train_and_score(
-            kind, kind, lambda: (train.x.copy(), train.label, scaling(), [test for test, _ in tests]), train.name
-        )
+        tested = contest.train_and_score(kind, kind, partial(take, kind), train.name)
         contest.keep_answers(kind, {"train_species": train.name}, tested)
         by_kind.append([test.scores for test in tested])
         seconds = (time.perf_counter() - begin) / len(tests)
@@ -161,6 +164,6 @@ TASK = Task(
     needs=("label", "species"),
     metrics=(*(MEAN_FOLD + name for name in IDS), *IDS),
     run=_run,
-    operations=("classifier",),
+    operations=lambda options: ("folds", *options.classifiers),
     baseline=None,
 )

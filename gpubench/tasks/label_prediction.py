@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ID = "label_prediction"
-RECIPE = Recipe(ID, centre=False, mean_name="MEAN(knn,lr,rf)")
+RECIPE = Recipe(ID, centre=False, mean_of=("knn", "lr", "rf"))
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
@@ -26,7 +26,8 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     contest = Contest(given, RECIPE)
     rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
     folds, scarce = stratified_folds(label, options.n_folds, given.engine.seed)
-    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, joined(left_out, scarce), cells=rows)
+    note = joined(left_out, scarce)
+    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, note, cells=rows, free=True)
 
 
 def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:
@@ -52,7 +53,7 @@ def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[n
 def _steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
     cells = sizes.groups("label")
     kept = cells[cells >= options.min_class_size]
-    return classifier_steps(sizes, int(kept.sum()), options.n_folds, len(kept))
+    return classifier_steps(sizes, int(kept.sum()), options.n_folds, len(kept), options.classifiers)
 
 
 TASK = Task(
@@ -63,6 +64,6 @@ TASK = Task(
     metrics=tuple(MEAN_FOLD + name for name in IDS),
     run=_run,
     steps=_steps,
-    operations=("classifier",),
+    operations=lambda options: ("folds", *options.classifiers),
     baseline="expression",
 )

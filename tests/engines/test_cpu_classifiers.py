@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cells import Cells, make_cells
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from gpubench.engines import cpu_classifiers, cpu_logistic
+from gpubench.engines import cpu_forest, cpu_logistic
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_logistic import LogisticRegression
 from gpubench.errors import InputError
@@ -128,7 +126,7 @@ def test_rf_of_intelex_predicts_as_well(cells: Cells, cpu: CpuEngine, monkeypatc
     x, codes, test = halves(cells)
     truth = cells.label[len(x) :]
     plain = cpu.classifier("rf").fit(x, codes, 5).predict_proba(test)
-    monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", 0)
+    monkeypatch.setattr(cpu_forest, "FEW_CELLS", 0)
     fast = cpu.classifier("rf").fit(x, codes, 5)
     assert fast.note == "random forest of scikit-learn-intelex"
     accuracies = [(proba.argmax(axis=1) == truth).mean() for proba in (plain, fast.predict_proba(test))]
@@ -153,7 +151,7 @@ def test_same_bits_for_any_number_of_threads(
     cells: Cells, kind: Any, few_cells: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if few_cells is not None:
-        monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", few_cells)
+        monkeypatch.setattr(cpu_forest, "FEW_CELLS", few_cells)
     if kind == "lr":
         monkeypatch.setattr(
             cpu_logistic, "TILE_VALUES", 0
@@ -179,58 +177,27 @@ def test_an_unknown_kind_is_refused(cpu: CpuEngine) -> None:
         cpu.classifier("svm")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("package", ["scikit-learn", "scikit-learn-intelex"])
-def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
-    cells: Cells, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if package == "scikit-learn-intelex":
-        pytest.importorskip("sklearnex")
-        monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", 0)
-    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 100})
+def test_rf_predicts_blocks_of_cells(cells: Cells, cpu: CpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     x, codes, test = halves(cells)
-    capped, exact = (CpuEngine(threads=1, exact=exact).classifier("rf", n_estimators=3) for exact in (False, True))
-    drawn = cpu_classifiers.draw_in_shares(codes, 100, seed=42)
-    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 1000})
-    on_drawn = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(x[drawn], codes[drawn], 5)
-    monkeypatch.setattr(cpu_classifiers, "MOST_CELLS", {package: 100})
-    np.testing.assert_array_equal(capped.fit(x, codes, 5).predict_proba(test), on_drawn.predict_proba(test))
-    assert capped.note == f"random forest of {package}, trained on 100 of 750 cells; exact=True trains on all"
-    exact.fit(x, codes, 5)
-    assert exact.note == f"random forest of {package}"
+    forest = cpu.classifier("rf", n_estimators=5).fit(x, codes, 5)
+    whole = forest.predict_proba(test)
+    monkeypatch.setattr(cpu_forest, "PREDICTED_ROWS", 100)
+    np.testing.assert_array_equal(forest.predict_proba(test), whole)
 
 
-@given(
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > len(sizes)),
-    share=st.floats(0, 1),
-    seed=st.integers(0, 5),
-)
-def test_cells_are_drawn_in_the_shares_of_their_classes(sizes: list[int], share: float, seed: int) -> None:
-    codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
-    n, least = len(codes), np.count_nonzero(sizes)
-    m = int(least + share * (n - 1 - least))
-    rows = cpu_classifiers.draw_in_shares(codes, m, seed)
-    assert len(rows) == m
-    assert (np.diff(rows) > 0).all()
-    drawn = np.bincount(codes[rows], minlength=len(sizes))
-    assert ((drawn > 0) == (np.array(sizes) > 0)).all()
-    shares = np.array(sizes) * m / n
-    if (shares[np.array(sizes) > 0] >= 1).all():
-        assert (np.abs(drawn - shares) < 1 + 1e-9).all()
-
-
-def test_every_cell_of_a_class_is_drawn_as_often() -> None:
-    codes = np.repeat(np.arange(2, dtype=np.int32), [30, 10])
-    counts = np.zeros(40)
-    for seed in range(2000):
-        counts[cpu_classifiers.draw_in_shares(codes, 8, seed)] += 1
-    # 2,000 draws of 8 in 40: 400 times each, give or take four standard deviations
-    assert np.abs(counts - 400).max() < 4 * np.sqrt(400 * 0.8)
+def test_many_cells_are_not_all_trained_on_unless_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_forest, "find_spec", lambda _: None)
+    many = 10**7
+    quick, exact = CpuEngine(threads=1), CpuEngine(threads=1, exact=True)
+    assert [quick.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [1_000_000, many, 100_000]
+    assert [quick.most_training_cells(kind, 1000) for kind in ("lr", "knn", "rf")] == [1000] * 3
+    assert [exact.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [many] * 3
 
 
 def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `gpubench.answering` runs it: without a warning, on the threads that it was given, with the same bits."""
     daal4py = pytest.importorskip("daal4py")
-    monkeypatch.setattr(cpu_classifiers, "FEW_CELLS", 0)
+    monkeypatch.setattr(cpu_forest, "FEW_CELLS", 0)
     told: list[int] = []
     daalinit = daal4py.daalinit
     monkeypatch.setattr(daal4py, "daalinit", lambda n: (told.append(n), daalinit(n)))

@@ -30,7 +30,11 @@ def test_what_leiden_needs_is_imported() -> None:
 
 
 def test_a_few_cells_need_the_forest_of_scikit_learn() -> None:
-    assert loaded(["classifier"], 100) == "['scipy.sparse', 'sklearn.ensemble']"
+    assert loaded(["folds", "rf"], 100) == "['scipy.sparse', 'sklearn.ensemble']"
+
+
+def test_without_forests_none_is_imported() -> None:
+    assert loaded(["folds", "lr", "knn"], 10_000) == "['scipy.sparse']"
 
 
 def test_nothing_is_imported_for_what_needs_nothing() -> None:

@@ -15,9 +15,14 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, make_scorer, roc_
 from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.preprocessing import StandardScaler
 
+import gpubench as gb
+from gpubench.cells import PREDICTED
+from gpubench.checkpoint import Checkpoint
+from gpubench.engines import cpu_native
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
 from gpubench.errors import InputError
-from gpubench.tasks import _scaling, label_prediction
+from gpubench.tasks import Options, _scaling, label_prediction
 from gpubench.tasks.label_prediction import TASK
 
 PUBLISHED = {
@@ -174,6 +179,96 @@ def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, mo
     scaled = _scaling.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
     # scikit-learn rounds the means to float32
     np.testing.assert_allclose(engine.to_host(scaled), peer.transform(x), rtol=1e-6, atol=1e-5)
+
+
+# Chosen classifiers
+
+
+def test_classifiers_are_chosen_and_their_mean_is_named_for_them(engine: Engine, cells: Cells) -> None:
+    every = run(engine, cells)
+    some = run(engine, cells, options={"classifiers": ("knn", "lr")})
+    assert list(some) == ["lr", "knn", "MEAN(knn,lr)"]
+    for name in ("lr", "knn"):
+        assert [some[name][metric].value for metric in FIVE] == [every[name][metric].value for metric in FIVE]
+    mean = some["MEAN(knn,lr)"]["f1"].value
+    assert mean == pytest.approx((some["lr"]["f1"].value + some["knn"]["f1"].value) / 2)
+    assert list(run(engine, cells, options={"classifiers": "lr"})) == ["lr", "MEAN(lr)"]
+
+
+@pytest.mark.parametrize("given", ["", (), "svm", ("lr", "svm"), 3, None, "lr, knn"])
+def test_classifiers_that_do_not_exist_are_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"classifiers=.* cannot be used; name one or several of: 'lr', 'knn', 'rf'"):
+        Options(classifiers=given)
+
+
+# One graph for all folds
+
+
+@pytest.fixture(scope="module")
+def many() -> Cells:
+    """All meet in one leaf, so that all neighbours are found."""
+    return make_cells(1000, 8, n_labels=4, duplicates=30, seed=2)
+
+
+def knn_only(cells: Cells, engine: Engine, **given: Any) -> dict[str, Any]:
+    return run(engine, cells, options={"classifiers": "knn"}, **given)["knn"]
+
+
+@pytest.fixture(scope="module")
+def leaves() -> CpuEngine:
+    if not cpu_native.available():
+        pytest.skip("leaves need the compiled tiles")
+    return CpuEngine(threads=2, knn="leaves")
+
+
+def test_one_graph_agrees_with_the_search_of_each_fold(many: Cells, leaves: CpuEngine) -> None:
+    """The folds are scaled a little apart, and the recall is measured."""
+    ours, exact = knn_only(many, leaves), knn_only(many, CpuEngine(threads=2, knn="exact"))
+    for metric in FIVE:
+        row = ours[metric]
+        assert row.params["knn"] == "leaves"
+        assert row.params["recall"] == 1
+        assert row.approximate
+        assert row.note == "neighbours from one graph of all cells, scaled together; exact=True searches each fold"
+        assert row.value == pytest.approx(exact[metric].value, abs=5e-3)
+        assert row.stderr == pytest.approx(exact[metric].stderr, abs=5e-3)
+        assert (exact[metric].params, exact[metric].note) == ({"classifier": "knn"}, "")
+        assert not exact[metric].approximate
+
+
+def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
+    many: Cells, leaves: CpuEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_scaling.Scaling, "apply", lambda _, x: x)
+    given = [
+        task_input(engine, many.x, label=many.label, options={"classifiers": "knn"}) for engine in (leaves, CpuEngine())
+    ]
+    rows = [list(TASK.run(one)) for one in given]
+    assert [row.value for row in rows[0]] == [row.value for row in rows[1]]
+    answers = [one.cells.select(metric=PREDICTED)[0].values for one in given]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_scorers_ask_one_graph(many: Cells, leaves: CpuEngine) -> None:
+    found = knn_only(many, leaves, scorers={"balanced": balanced_accuracy_score})
+    assert found["balanced"].value == pytest.approx(found["recall"].value, abs=1e-12)
+
+
+def test_the_graph_is_taken_over_by_the_next_run(many: Cells, leaves: CpuEngine, tmp_path: Path) -> None:
+    with Checkpoint(tmp_path) as checkpoint:
+        first = gb.score(
+            many.x, label=many.label, tasks="label_prediction", classifiers="knn", engine=leaves, checkpoint=checkpoint
+        )
+    for folds in tmp_path.glob(".checkpoint/*codes_0.npy"):
+        folds.unlink()  # the folds are damaged, the graph is not
+    engine = CpuEngine(threads=2, knn="leaves")
+    with Checkpoint(tmp_path) as checkpoint:
+        again = gb.score(
+            many.x, label=many.label, tasks="label_prediction", classifiers="knn", engine=engine, checkpoint=checkpoint
+        )
+    assert any(stage["path"].endswith("knn/graph (taken over)") for stage in again.timeline)
+    assert any(stage["path"].endswith("knn/fold 1") for stage in again.timeline)
+    assert [row.value for row in again.results] == [row.value for row in first.results]
 
 
 # The user's scorers
