@@ -274,13 +274,17 @@ class CpuEngine(Engine):
 
     def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """See `Engine.rank`."""
-        order = np.argsort(values, axis=1, kind="stable")
-        ordered = np.take_along_axis(values, order, axis=1)
         ranks = np.empty(values.shape)
-        for row_order, row, out in zip(order, ordered, ranks, strict=True):
-            starts = np.flatnonzero(np.r_[True, row[1:] != row[:-1]])
-            sizes = np.diff(np.append(starts, len(row)))
-            out[row_order] = np.repeat(starts + (sizes + 1) / 2, sizes)
+
+        def rank_rows(first: int, last: int) -> None:
+            for row, out in zip(values[first:last], ranks[first:last], strict=True):
+                order = np.argsort(row, kind="stable")
+                ordered = row[order]
+                starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+                sizes = np.diff(np.append(starts, len(row)))
+                out[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
+
+        self._over_rows(len(values), rank_rows, values.shape[1])
         return ranks
 
     def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:

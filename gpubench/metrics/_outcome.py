@@ -150,11 +150,10 @@ def _auroc(outcome: Outcome) -> Score:
 
 def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
     """Sum of the ranks of the own cells of some classes; (classes,)."""
-    xp = outcome.engine.xp
-    ranks = outcome.engine.rank(outcome.proba.T[classes])  # type: ignore[union-attr]
-    is_own = xp.asarray(np.array(classes)[:, None] == outcome.codes)
-    sums: NDArray[np.float64] = outcome.engine.to_host(xp.where(is_own, ranks, 0).sum(axis=1))
-    return sums
+    xp, codes = outcome.engine.xp, outcome.engine.xp.asarray(outcome.codes)
+    ranks = outcome.engine.rank(xp.ascontiguousarray(outcome.proba.T[classes]))  # type: ignore[union-attr]
+    sums = [xp.where(codes == c, of_class, 0).sum() for c, of_class in zip(classes, ranks, strict=True)]
+    return np.asarray(outcome.engine.to_host(xp.stack(sums)), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
