@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gpubench.bootstrap import Drawn, Resampler, bootstrap_differences
+from gpubench.bootstrap import Drawn, Resampler, draw_differences
 from gpubench.bootstrap.donors import FEW, find_donors
 from gpubench.errors import InputError
 from gpubench.seeds import check_seed
@@ -72,7 +72,7 @@ def draw(
             for i, rows in enumerate(together)
             if _defined(first := rows[0]) and _defined(other := rows[place]) and first is not None and other is not None
         }
-        found = bootstrap_differences(results[0].cells, results[place].cells, list(pairs.values()), resampler)
+        found = draw_differences(results[0].cells, results[place].cells, list(pairs.values()), resampler)
         for i, one in zip(pairs, found, strict=True):
             drawn[i][place] = replace(one, of_donors=donors is not None)
     if not any(one.interval for of_row in drawn for one in of_row.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TextIO
 
-from gpubench.difference import Z_95
+from gpubench.intervals import half_width
 from gpubench.rows import telling_params
 from gpubench.table import format_value, printable
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gpubench.types import MetricResult
 
 LEGEND = (
-    "* best value. ± is 1.96 standard errors, of a difference those of both values combined. A difference is beyond",
-    "noise where its interval does not hold 0; where there is no interval, nothing tells.",
+    "* best value. ± is half of a 95% interval by Student's t, of a difference from the standard errors of both.",
+    "A difference is beyond noise where its interval does not hold 0; where there is no interval, nothing tells.",
 )
 
 
@@ -63,8 +63,12 @@ def _files(comparison: Comparison) -> list[str]:
 
 
 def _legend(comparison: Comparison) -> list[str]:
-    intervals = f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}."
-    return [*LEGEND, *([printable(intervals)] if comparison.draws else [])]
+    used = {apart.method for row in comparison.rows for apart in row.differences if apart is not None}
+    told = {
+        "bootstrap": f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}.",
+        "jackknife": "(low, high): 95% interval by a paired jackknife, for the agreement of clusters with labels.",
+    }
+    return [*LEGEND, *(printable(line) for method, line in told.items() if method in used)]
 
 
 def _warnings(comparison: Comparison) -> list[str]:
@@ -102,7 +106,7 @@ def _name(row: ComparedRow, rows: list[ComparedRow]) -> str:
 def _value(row: MetricResult | None) -> str:
     if row is None:
         return "-"
-    spread = "" if row.stderr is None or math.isnan(row.value) else f" ± {Z_95 * row.stderr:.2g}"
+    spread = "" if row.stderr is None or math.isnan(row.value) else f" ± {half_width(row.stderr, row.stderr_df):.2g}"
     return f"{'~' if row.approximate else ''}{format_value(row.value)}{spread}"
 
 
@@ -121,7 +125,9 @@ def _interval(difference: Difference) -> str:
     if difference.interval is None:
         return ""
     low, high = difference.interval
-    return f" [{low:+.4f}, {high:+.4f}]" if difference.method == "bootstrap" else f" ± {(high - low) / 2:.2g}"
+    if difference.method == "standard errors":
+        return f" ± {(high - low) / 2:.2g}"
+    return f" [{low:+.4f}, {high:+.4f}]" if difference.method == "bootstrap" else f" ({low:+.4f}, {high:+.4f})"
 
 
 def _verdict(difference: Difference) -> str:

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpubench import rows
+from gpubench.intervals import half_width_of_difference
 
 if TYPE_CHECKING:
     from gpubench.bootstrap import Drawn
     from gpubench.types import MetricResult
-
-Z_95 = 1.96
-"""Standard errors on each side of a value in its 95% interval."""
 
 ROUNDING = 1e-6
 """Relative and absolute; processors and engines that add in another order differ by less."""
@@ -29,9 +27,10 @@ class Difference:
     ----------
     value : its value minus the first one; NaN where either is undefined
     interval : 95% interval of that; None where there is none
-    method : how the interval was found: "bootstrap", the percentiles of the differences under draws of cells or donors
-        that both scores share; or "standard errors", value ± 1.96 √(s₁² + s₂²) with the standard errors s of both
-        numbers, which is rather too wide than too narrow, since scores of the same cells go up and down together
+    method : how the interval was found: "bootstrap" or "jackknife", from draws of cells or donors that both scores
+        share (see `gpubench.bootstrap`); or "standard errors", value ± t √(s₁² + s₂²) with the standard errors s of
+        both numbers and Student's t by Welch's degrees of freedom, for the scatter of five folds is itself uncertain.
+        That is rather too wide than too narrow where scores of the same cells go up and down together
     reason : why there is no interval
     equal : whether they differ by rounding at most
     better : whether it is better than the first; None where they are equal or undefined, or neither end is better
@@ -39,7 +38,7 @@ class Difference:
 
     value: float
     interval: tuple[float, float] | None
-    method: Literal["bootstrap", "standard errors"] | None
+    method: Literal["bootstrap", "jackknife", "standard errors"] | None
     reason: str
     equal: bool
     better: bool | None
@@ -70,7 +69,7 @@ def difference(
 
     Parameters
     ----------
-    drawn : what the bootstrap says; None where nothing was drawn. Where it has no interval, standard errors are used,
+    drawn : what the draws say; None where nothing was drawn. Where it has no interval, standard errors are used,
         unless donors were drawn
     """
     value = other.value - first.value
@@ -78,10 +77,10 @@ def difference(
     decided = higher_is_better is not None and not same and not math.isnan(value)
     better = (value > 0) == higher_is_better if decided else None
     if drawn is not None and drawn.interval is not None:
-        return Difference(value, drawn.interval, "bootstrap", "", same, better)
+        return Difference(value, drawn.interval, drawn.method, "", same, better)
     of_donors = drawn is not None and drawn.of_donors
     if not (of_donors or first.stderr is None or other.stderr is None or math.isnan(value)):
-        half = Z_95 * math.hypot(first.stderr, other.stderr)
+        half = half_width_of_difference((first.stderr, first.stderr_df), (other.stderr, other.stderr_df))
         return Difference(value, (value - half, value + half), "standard errors", "", same, better)
     reason = NO_STANDARD_ERROR if drawn is None else drawn.reason
     return Difference(value, None, None, reason, same, better)

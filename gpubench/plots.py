@@ -12,6 +12,7 @@ import numpy as np
 
 from gpubench.cells import CLUSTER, CellColumn, CellScores
 from gpubench.errors import InputError
+from gpubench.intervals import half_width
 from gpubench.metrics import METRICS
 from gpubench.rows import telling_params
 from gpubench.spread import Spread, spreads, standard_error
@@ -30,7 +31,6 @@ WIDTH_IN = 3.5
 """Of a column of a journal."""
 
 _ROW_IN = 0.14
-_Z95 = 1.96
 _MEAN = "MEAN"
 _LONGEST = 28
 
@@ -80,7 +80,7 @@ def _style() -> Iterator[None]:
 def scores_figure(rows: Sequence[MetricResult], cells: CellScores) -> Figure:
     """Bars for each metric and embedding, with intervals of 95%.
 
-    They are 1.96 standard errors to each side: those of the rows, else those that follow from the scatter of the cells.
+    They follow by Student's t from the standard errors of the rows, else from the scatter of the cells.
     Of a metric with rows for several parameters the means are shown, where there are any.
     """
     embeddings = list(dict.fromkeys(row.embedding for row in rows))
@@ -96,7 +96,7 @@ def scores_figure(rows: Sequence[MetricResult], cells: CellScores) -> Figure:
                 [y + (i - (len(embeddings) - 1) / 2) * height for y, _ in found],
                 [row.value for _, row in found],
                 height,
-                xerr=[_Z95 * (_stderr(row, cells) or 0.0) for _, row in found],
+                xerr=[_half_width(row, cells) for _, row in found],
                 color=COLORS[i % len(COLORS)],
                 error_kw={"elinewidth": 0.6, "ecolor": "#444444"},
                 label=str(i),
@@ -136,11 +136,13 @@ def _lines_of_metric(metric: str, rows: Sequence[MetricResult]) -> list[tuple[st
     return list(lines.items())
 
 
-def _stderr(row: MetricResult, cells: CellScores) -> float | None:
+def _half_width(row: MetricResult, cells: CellScores) -> float:
+    """Half of the interval of a row; 0 where nothing tells."""
     if row.stderr is not None:
-        return row.stderr
+        return half_width(row.stderr, row.stderr_df)
     columns = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
-    return standard_error(columns[0], cells.groups.get("label")) if len(columns) == 1 else None
+    found = standard_error(columns[0], cells.groups.get("label")) if len(columns) == 1 else None
+    return 0.0 if found is None else half_width(found, None)
 
 
 def breakdown_figure(columns: Sequence[CellColumn], labels: Labels, by: str) -> Figure:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the layout of `results.json`."""
 
+_FLOATS = ("value", "stderr", "stderr_df", "seconds")
+"""Columns of numbers that may be missing."""
+
 _WIDTH = 100
 _ROWS_SHOWN = 50
 
@@ -124,7 +127,7 @@ class Result:
         import pandas as pd
 
         frame = pd.DataFrame(rows.to_columns(self.results))
-        return frame.astype({"value": float, "stderr": float, "n": int, "seconds": float, "approximate": bool})
+        return frame.astype({**dict.fromkeys(_FLOATS, float), "n": int, "approximate": bool})
 
     def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
         """Return the rows as `czbenchmarks.metrics.types.MetricResult`, in its order and with its parameters.
@@ -257,7 +260,7 @@ class Result:
 
         types = {
             **dict.fromkeys(("embedding", "task", "metric", "note"), pa.string()),
-            **dict.fromkeys(("value", "stderr", "seconds"), pa.float64()),
+            **dict.fromkeys(_FLOATS, pa.float64()),
             "n": pa.int64(),
             "approximate": pa.bool_(),
         }

@@ -50,7 +50,7 @@ def from_dict(row: Mapping[str, Any]) -> MetricResult:
 
 def score_to_dict(score: Score) -> dict[str, Any]:
     """Make the JSON object of a score."""
-    fields_of_score = ("n", "stderr", "note", "params", "approximate")
+    fields_of_score = ("n", "stderr", "stderr_df", "note", "params", "approximate")
     return {"value": plain(float(score)), **{name: plain(getattr(score, name)) for name in fields_of_score}}
 
 

@@ -150,6 +150,7 @@ class Score(float):
     ----------
     n : cells that the value is made of
     stderr : standard error where the value is an estimate, else None
+    stderr_df : its degrees of freedom, where it is the scatter of few values, such as those of five folds
     note : what was left out, or why the value is undefined (NaN)
     params : parameters that decided the number
     approximate : whether an approximate method was used
@@ -159,6 +160,7 @@ class Score(float):
 
     n: int
     stderr: float | None
+    stderr_df: int | None
     note: str
     params: dict[str, Any]
     approximate: bool
@@ -170,6 +172,7 @@ class Score(float):
         *,
         n: int = 0,
         stderr: float | None = None,
+        stderr_df: int | None = None,
         note: str = "",
         params: Mapping[str, Any] | None = None,
         approximate: bool = False,
@@ -179,6 +182,7 @@ class Score(float):
         self = super().__new__(cls, value)
         self.n = n
         self.stderr = stderr
+        self.stderr_df = stderr_df
         self.note = note
         self.params = dict(params or {})
         self.approximate = approximate
@@ -195,6 +199,7 @@ class MetricResult:
     embedding, task, metric : ids
     value : NaN where the metric is undefined; then `note` says why
     stderr : standard error of the value where it is an estimate
+    stderr_df : its degrees of freedom, where it is the scatter of few values, such as those of five folds
     params : parameters that tell this row from others of the same metric (classifier, condition, species ...)
     n : cells used
     seconds : time that this number took beyond what it shares with others
@@ -212,3 +217,4 @@ class MetricResult:
     seconds: float = 0.0
     approximate: bool = False
     note: str = ""
+    stderr_df: int | None = None

@@ -86,7 +86,7 @@ def test_labels_and_scores_come_back_as_they_were(tmp_path: Path, timeline: Time
     compute(tmp_path, timeline, labels, LABELS)
     back, _, _ = compute(tmp_path, timeline, None, LABELS)
     assert (back.names, back.key, back.codes.tolist()) == (labels.names, labels.key, [0, 1, 0])
-    score = Score(1 / 3, n=7, stderr=0.1, note="n", params={"k": np.int64(3)}, approximate=True)
+    score = Score(1 / 3, n=7, stderr=0.1, stderr_df=4, note="n", params={"k": np.int64(3)}, approximate=True)
     for this in (score, Score(float("nan"), note="undefined")):
         back = score_from_dict(json.loads(json.dumps(score_to_dict(this))))
         assert repr(back) == repr(this)

@@ -103,14 +103,25 @@ def test_rows_of_one_file_that_agree_in_everything_are_all_kept() -> None:
 def test_noise_is_what_the_formula_says(a: float, b: float, s: float, t: float) -> None:
     (row,) = pair(replace(LR, value=a, stderr=s), replace(LR, value=b, stderr=t)).rows
     difference = row.differences[1]
-    half = 1.96 * math.sqrt(s * s + t * t)
+    half = 1.959963984540054 * math.sqrt(s * s + t * t)
     assert difference.interval == pytest.approx((b - a - half, b - a + half))
-    if abs(abs(b - a) - half) > 1e-12:
+    if abs(abs(b - a) - half) > 1e-6:
         assert difference.beyond_noise == (abs(b - a) > half)
     equal = abs(b - a) <= 1e-6
     assert difference.equal == equal
     assert difference.better == (None if equal else b > a)
     assert row.best() == (frozenset() if equal else frozenset({int(b > a)}))
+
+
+def test_the_scatter_of_few_folds_is_uncertain() -> None:
+    five = replace(LR, stderr_df=4)
+    (row,) = pair(five, replace(five, value=0.83)).rows
+    half = 2.306004 * math.sqrt(2) * 0.01  # Student's t with 8 degrees of freedom, for equal errors of 4 each
+    assert row.differences[1].interval == pytest.approx((0.03 - half, 0.03 + half))
+    assert row.differences[1].beyond_noise is False
+    (row,) = pair(five, replace(LR, value=0.83, stderr=1e-9)).rows
+    assert row.differences[1].interval[1] == pytest.approx(0.03 + 2.776445 * 0.01)
+    assert "0.8000 ± 0.028 " in str(pair(five, replace(five, value=0.83)))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ LAYERS = (
         "folders",
         "machine",
         "interchange",
+        "intervals",
         "bootstrap",
         "plots",
         "spread",

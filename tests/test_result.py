@@ -104,6 +104,7 @@ def test_json_is_strict_and_has_the_documented_layout(tmp_path: Path) -> None:
         "metric": "batch_silhouette",
         "value": None,
         "stderr": None,
+        "stderr_df": None,
         "params": {},
         "n": 0,
         "seconds": 0.0,
@@ -144,7 +145,7 @@ def test_an_infinite_value_becomes_undefined_with_the_reason(value: float) -> No
 def test_frame_has_a_column_for_each_parameter() -> None:
     frame = make_result(LR, KNN, UNDEFINED).to_frame()
     assert list(frame.columns) == [
-        *("embedding", "task", "metric", "value", "stderr", "n", "seconds", "approximate", "note"),
+        *("embedding", "task", "metric", "value", "stderr", "n", "seconds", "approximate", "note", "stderr_df"),
         *("classifier", "param_n"),
     ]
     assert frame["value"].tolist()[:2] == [LR.value, KNN.value]
@@ -166,8 +167,8 @@ def test_an_empty_result_can_be_written_and_shown(tmp_path: Path) -> None:
     result = make_result(skipped=[{"task": "embedding", "reason": "it needs label"}])
     for write in (result.to_json, result.to_csv, result.to_parquet):
         write(tmp_path / "r")
-    assert pd.read_parquet(tmp_path / "r").shape == (0, 9)
-    assert result.to_frame().shape == (0, 9)
+    assert pd.read_parquet(tmp_path / "r").shape == (0, 10)
+    assert result.to_frame().shape == (0, 10)
     assert "embedding: it needs label" in str(result)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from gpubench.bootstrap.draws import Drawn, bootstrap_differences, bootstrap_values
-from gpubench.bootstrap.resampling import N_RESAMPLES, SEED, Resampler, percentile_interval
+from gpubench.bootstrap.draws import Drawn, draw_differences
+from gpubench.bootstrap.resampling import N_RESAMPLES, SEED, Resampler
 
 __all__ = [
     "N_RESAMPLES",
     "SEED",
     "Drawn",
     "Resampler",
-    "bootstrap_differences",
-    "bootstrap_values",
-    "percentile_interval",
+    "draw_differences",
 ]

@@ -1,6 +1,6 @@
-"""How far a score, or the difference of two scores of the same cells, moves when cells, or donors, are drawn anew.
+"""How far the difference of two scores of the same cells moves when cells, or donors, are drawn anew or left out.
 
-Of a difference both scores are computed from the same draws, so that what moves both of them is not noise. Clusters,
+Both scores are computed from the same draws, so that what moves both of them is not noise. Clusters,
 classifiers and neighbours are those of the runs: what is drawn is which cells are scored.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from gpubench.bootstrap.parts import Counts, Values, parts_of
-from gpubench.bootstrap.resampling import Resampler, percentile_interval
+from gpubench.bootstrap.resampling import Resampler, jackknife_interval, percentile_interval
 from gpubench.bootstrap.statistics import mean_over_cells, mean_over_labels
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from gpubench.cells import CellScores
     from gpubench.types import MetricResult
 
-NO_CELLS = "there are no values of cells"
 NOT_BOTH = "not both files have a cells.parquet"
 OTHER_CELLS = "the files are not of the same cells"
+ONE_DONOR = "all cells that count are of one donor"
 NOT_ITS_CELLS = "the values of its cells do not make it up"
 
 ROUNDING = 1e-4
@@ -43,12 +43,14 @@ class Drawn:
 
     Attributes
     ----------
-    interval : 95% percentile interval of it; None where the cells do not tell
+    interval : 95% interval of it; None where the cells do not tell
+    method : "bootstrap", the percentiles of draws; "jackknife" for the agreement of clusters with labels
     reason : why there is none
     of_donors : whether donors were drawn, in whose place standard errors over cells or folds cannot stand
     """
 
     interval: tuple[float, float] | None
+    method: Literal["bootstrap", "jackknife"] | None = None
     reason: str = ""
     of_donors: bool = False
 
@@ -66,18 +68,7 @@ def same_cells(first: CellScores, other: CellScores) -> str:
     return ""
 
 
-def bootstrap_values(cells: CellScores, rows: Sequence[MetricResult], resampler: Resampler) -> list[Drawn]:
-    """Draw the values of rows; one for each row.
-
-    Parameters
-    ----------
-    cells : what the run keeps of each cell
-    resampler : of that many cells
-    """
-    return _draw([cells], [(row,) for row in rows], resampler) if cells.columns else [Drawn(None, NO_CELLS)] * len(rows)
-
-
-def bootstrap_differences(
+def draw_differences(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
 ) -> list[Drawn]:
     """Draw the differences of rows, the other less the first; one for each pair.
@@ -88,42 +79,40 @@ def bootstrap_differences(
     pairs : a row of the first and one of the other
     resampler : of that many cells
     """
-    reason = same_cells(first, other)
-    return [Drawn(None, reason)] * len(pairs) if reason else _draw([first, other], pairs, resampler)
-
-
-def _draw(
-    sides: Sequence[CellScores], together: Sequence[tuple[MetricResult, ...]], resampler: Resampler
-) -> list[Drawn]:
-    """Draw numbers that follow from a row of each side."""
+    apart = same_cells(first, other)
+    if apart:
+        return [Drawn(None, reason=apart)] * len(pairs)
     reasons: dict[int, str] = {}
     values: dict[int, list[Values]] = {}
     counts: dict[int, list[Counts]] = {}
-    for i, rows in enumerate(together):
-        parts = [parts_of(row, cells) for row, cells in zip(rows, sides, strict=True)]
+    for i, rows in enumerate(pairs):
+        parts = [parts_of(row, cells) for row, cells in zip(rows, (first, other), strict=True)]
         if len(of_values := [part for part in parts if isinstance(part, Values)]) == len(parts):
             values[i] = of_values
         elif len(of_counts := [part for part in parts if isinstance(part, Counts)]) == len(parts):
             counts[i] = of_counts
         else:
             reasons[i] = next((part for part in parts if isinstance(part, str)), NOT_ITS_CELLS)
-    label = sides[0].groups.get("label")
-    codes = np.zeros(sides[0].n_cells, np.int32) if label is None else label.codes
+    label = first.groups.get("label")
+    codes = np.zeros(first.n_cells, np.int32) if label is None else label.codes
     drawn = {**_of_values(values, codes, resampler), **_of_all_counts(counts, resampler)}
-    return [_interval(rows, drawn[i]) if i in drawn else Drawn(None, reasons[i]) for i, rows in enumerate(together)]
+    return [_interval(rows, drawn[i]) if i in drawn else Drawn(None, reason=reasons[i]) for i, rows in enumerate(pairs)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """What the scores are by the cells as they are, and the number that is drawn in each resample."""
+    """What both scores are by the cells as they are, and their difference in each draw.
+
+    Attributes
+    ----------
+    points : of the first and the other
+    drawn : the other less the first
+    method : how an interval follows from them
+    """
 
     points: tuple[float, ...]
     drawn: Floats
-
-
-def _combined(scores: Sequence[Floats]) -> Floats:
-    """The score itself, or of two the other less the first."""
-    return scores[0] if len(scores) == 1 else scores[1] - scores[0]
+    method: Literal["bootstrap", "jackknife"]
 
 
 def _of_values(
@@ -144,9 +133,9 @@ def _of_values(
                 + place.centre
                 for part, place in zip(parts, places[i], strict=True)
             ]
-            drawn[i].append(_combined(scores))
+            drawn[i].append(scores[1] - scores[0])
     return {
-        i: _Replicates(tuple(_point(part, label) for part in parts), np.concatenate(drawn[i]))
+        i: _Replicates(tuple(_point(part, label) for part in parts), np.concatenate(drawn[i]), "bootstrap")
         for i, parts in together.items()
     }
 
@@ -204,7 +193,7 @@ def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -
     some = next(iter(together.values()))
     codes, firsts = _categories([column for part in some for column in part.columns])
     if not len(firsts):
-        return {i: _Replicates((np.nan,) * len(some), np.empty(0)) for i in together}
+        return {i: _Replicates((np.nan,) * len(some), np.empty(0), "bootstrap") for i in together}
     of_categories = [[column[firsts].astype(np.int64) for column in part.columns] for part in some]
     statistics = {
         i: [part.statistic(columns) for part, columns in zip(parts, of_categories, strict=True)]
@@ -212,11 +201,16 @@ def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -
     }
     counts = np.bincount(codes[codes >= 0], minlength=len(firsts)).astype(np.float64)[:, None]
     drawn: dict[int, list[Floats]] = {i: [] for i in together}
-    for weights in resampler.tables(codes, len(firsts)):
-        for i, scores in statistics.items():
-            drawn[i].append(_combined([score(weights) for score in scores]))
+    smooth = some[0].smooth
+    for weights in (resampler.tables_without if smooth else resampler.tables)(codes, len(firsts)):
+        for i, (first, other) in statistics.items():
+            drawn[i].append(other(weights) - first(weights))
     return {
-        i: _Replicates(tuple(float(score(counts)[0]) for score in scores), np.concatenate(drawn[i]))
+        i: _Replicates(
+            tuple(float(score(counts)[0]) for score in scores),
+            np.concatenate(drawn[i]),
+            "jackknife" if smooth else "bootstrap",
+        )
         for i, scores in statistics.items()
     }
 
@@ -240,9 +234,14 @@ def _interval(rows: Sequence[MetricResult], replicates: _Replicates) -> Drawn:
     """The interval, once it is sure that cells and rows belong together."""
     for row, point in zip(rows, replicates.points, strict=True):
         if not np.isclose(row.value, point, rtol=ROUNDING, atol=ROUNDING):
-            return Drawn(None, NOT_ITS_CELLS)
+            return Drawn(None, reason=NOT_ITS_CELLS)
     drawn = replicates.drawn
     defined = drawn[np.isfinite(drawn)]
     if len(defined) < LEAST_DEFINED * len(drawn):
-        return Drawn(None, f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
-    return Drawn(percentile_interval(defined))
+        return Drawn(None, reason=f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
+    first, other = replicates.points
+    if replicates.method == "bootstrap":
+        return Drawn(percentile_interval(other - first, defined), "bootstrap")
+    if len(defined) < 2:
+        return Drawn(None, reason=ONE_DONOR)
+    return Drawn(jackknife_interval(other - first, defined), "jackknife")

@@ -50,12 +50,14 @@ class Counts:
     ----------
     key : scores of one run with the same key have the same columns
     columns : codes (n,) each; -1 in any of them for cells that do not count
+    smooth : whether it changes little with any one cell, and is the worse for copies of cells
     statistic : from the codes of the categories, kinds of cells that agree in all columns, makes the function of their
         weights
     """
 
     key: tuple[str, ...]
     columns: tuple[NDArray[np.int32], ...]
+    smooth: bool
     statistic: Callable[[Sequence[Codes]], Callable[[Floats], Floats]]
 
 
@@ -72,7 +74,9 @@ def parts_of(row: MetricResult, cells: CellScores) -> Values | Counts | str:
     clusters = cells.select(embedding=row.embedding, task=row.task, metric=CLUSTER)
     if row.metric in _AGREEMENTS and len(clusters) == 1:
         columns = label.codes, _codes(clusters[0])
-        return Counts((row.embedding, row.task), columns, partial(_agreement, cast("Any", row.metric)))
+        return Counts(
+            (row.embedding, row.task), columns, smooth=True, statistic=partial(_agreement, cast("Any", row.metric))
+        )
     return _predicted(row, cells, label.codes)
 
 
@@ -93,12 +97,19 @@ def _predicted(row: MetricResult, cells: CellScores, label: NDArray[np.int32]) -
         folds = cells.select(**of_row, metric=FOLD)
         if len(folds) != 1:
             return NO_VALUES
-        return Counts(key, (_codes(folds[0]), label, *answers), partial(_mean_prediction, measure, shared_only=False))
+        return Counts(
+            key,
+            (_codes(folds[0]), label, *answers),
+            smooth=False,
+            statistic=partial(_mean_prediction, measure, shared_only=False),
+        )
     species = cells.groups.get("species")
     if species is None or row.params.get("test_species") not in species.names:
         return NO_VALUES
     tested = np.where(species.codes == species.names.index(row.params["test_species"]), 0, -1).astype(np.int32)
-    return Counts(key, (tested, label, *answers), partial(_mean_prediction, measure, shared_only=True))
+    return Counts(
+        key, (tested, label, *answers), smooth=False, statistic=partial(_mean_prediction, measure, shared_only=True)
+    )
 
 
 def _agreement(metric: Any, codes: Sequence[Codes]) -> Callable[[Floats], Floats]:

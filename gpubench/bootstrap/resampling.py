@@ -1,15 +1,24 @@
 """Weights of cells that are drawn anew, and sums under them: means and tables of counts are all that scores need.
 
-Cells that are drawn with replacement are cells with whole-numbered weights. Of values of cells the weights are Poisson
-distributed with mean 1, each independent of the others, so that a million cells are weighted block by block and nothing
-but sums is kept; scores are ratios of such sums, in which the total does not matter. Of counts the weights are
-multinomial, which is what drawing the cells of a table does to its counts. Donors are drawn whole, as in the cluster
-bootstrap: all cells of a donor have the weight of the donor.
+Cells that are drawn with replacement are cells with whole-numbered weights. Of values of cells the weights are
+Poisson distributed with mean 1, each independent of the others, so that a million cells are weighted block by block
+and nothing but sums is kept; scores are ratios of such sums, in which the total does not matter. Of counts the
+weights are multinomial, which is what drawing the cells of a table does to its counts. Donors are drawn whole, as in
+the cluster bootstrap: all cells of a donor have the weight of the donor. Draws lack some rare labels, which other
+cells would not, so that their mean lies beside the score: intervals are percentiles moved by that much.
+
+ARI and NMI are not drawn with replacement: copies of a cell are in one cluster and have one label, so that
+clusterings agree the better the more copies there are. With 5,000 cells in 40 clusters percentiles of NMI miss its
+expectation in 99 of 100 simulated data sets, those of ARI in one of five, and bias-corrected intervals are no better.
+They are computed without one group of cells, or one donor, at a time, which makes no copies: the delete-a-group
+jackknife. Its intervals hold the expectation in 93 to 97 of 100 (tests/bootstrap/test_coverage.py). It needs scores
+that are smooth in the counts, which those of classes are not: the last cell of a class takes a whole class with it.
 
 References
 ----------
 Efron & Tibshirani (1993), An Introduction to the Bootstrap. Chamandy et al. (2012), Estimating Uncertainty for Massive
-Data Streams. Field & Welsh (2007), doi:10.1111/j.1467-9868.2007.00593.x.
+Data Streams. Field & Welsh (2007), doi:10.1111/j.1467-9868.2007.00593.x. Kott (2001), The Delete-a-Group Jackknife,
+Journal of Official Statistics 17.
 """
 
 from __future__ import annotations
@@ -23,6 +32,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.intervals import half_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,6 +122,34 @@ class Resampler:
         for weights in self.donor_weights(MOST_COUNTS // n_codes):
             yield by_donor @ weights
 
+    def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
+        """Count cells by code without one group of them at a time.
+
+        The groups are the donors, or else `n_resamples` groups of cells drawn at random, of one size but for one cell.
+
+        Parameters
+        ----------
+        codes : (n,) below `n_codes`; -1 for cells that are not counted, nor in any group
+
+        Yields
+        ------
+        (n_codes, r) for the next r groups
+        """
+        from scipy.sparse import coo_array
+
+        counted = np.flatnonzero(codes >= 0)
+        if self.donors is None:
+            rng = np.random.default_rng((self.seed, 1))
+            groups = rng.permutation(len(counted)) % self.n_resamples
+        else:
+            groups = np.unique(self.donors[counted], return_inverse=True)[1]
+        n_groups = int(groups.max(initial=-1)) + 1
+        all_of_them = np.bincount(codes[counted], minlength=n_codes).astype(np.float64)[:, None]
+        by_group: Any = coo_array((np.ones(len(counted)), (codes[counted], groups)), (n_codes, n_groups)).tocsc()
+        step = max(1, min(CHUNK, MOST_COUNTS // n_codes))
+        for start in range(0, n_groups, step):
+            yield all_of_them - by_group[:, start : start + step].toarray()
+
     def donor_weights(self, most: int = CHUNK) -> Iterator[NDArray[np.float64]]:
         """How often each donor is drawn; (donors, r) for the next r resamples, `most` at most."""
         rng = np.random.default_rng((self.seed, 2))
@@ -171,10 +209,26 @@ def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[n
     return np.argsort(strata, kind="stable"), blocks
 
 
-def percentile_interval(replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Ends of the interval that holds the middle share `level` of the replicates."""
-    low, high = np.percentile(replicates, [50 * (1 - level), 50 * (1 + level)])
+def percentile_interval(value: float, replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The interval that holds the middle share `level` of the draws, moved so that their mean is the value."""
+    low, high = np.percentile(replicates, [50 * (1 - level), 50 * (1 + level)]) - replicates.mean() + value
     return float(low), float(high)
+
+
+def jackknife_interval(value: float, without: NDArray[np.float64]) -> tuple[float, float]:
+    r"""The 95% interval around a value.
+
+    .. math:: x \pm t_{G-1} \sqrt{\frac{G-1}{G} \sum_g (x_g - \bar x)^2}
+
+    Parameters
+    ----------
+    value : x, of all cells
+    without : (G,) the same without each of two or more groups
+    """
+    n_groups = len(without)
+    stderr = float(np.sqrt((n_groups - 1) / n_groups * np.square(without - without.mean()).sum()))
+    half = half_width(stderr, n_groups - 1)
+    return value - half, value + half
 
 
 def _poisson_by_bits() -> NDArray[np.float32]:

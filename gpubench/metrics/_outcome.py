@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 
@@ -195,9 +195,8 @@ def mean_over_folds(scores: Sequence[Score]) -> Score:
     values = np.array(scores, np.float64)
     params = {name: value for score in scores for name, value in score.params.items()}
     approximate = any(score.approximate for score in scores)
-    return Score(
-        _mean_of_defined(values), n=n, stderr=_standard_error(values), note=note, params=params, approximate=approximate
-    )
+    mean, scatter = _mean_of_defined(values), _standard_error(values)
+    return Score(mean, n=n, **scatter, note=note, params=params, approximate=approximate)
 
 
 def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
@@ -212,8 +211,8 @@ def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
         return Score(np.nan, n=n, note="; ".join(notes))
     means = np.array([_mean_of_defined(of_set) for of_set in values.T])
     approximate = any(score.approximate for of_sets in scores for score in of_sets)
-    mean, stderr = _mean_of_defined(values), _standard_error(means)
-    return Score(mean, n=n, stderr=stderr, note="; ".join(notes), approximate=approximate)
+    mean, scatter = _mean_of_defined(values), _standard_error(means)
+    return Score(mean, n=n, **scatter, note="; ".join(notes), approximate=approximate)
 
 
 def _mean_of_defined(values: NDArray[np.float64]) -> float:
@@ -221,6 +220,14 @@ def _mean_of_defined(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else np.nan
 
 
-def _standard_error(values: NDArray[np.float64]) -> float | None:
+class _Scatter(TypedDict, total=False):
+    stderr: float
+    stderr_df: int
+
+
+def _standard_error(values: NDArray[np.float64]) -> _Scatter:
+    """The standard error of the mean with its degrees of freedom; nothing of a single value."""
     defined = values[~np.isnan(values)]
-    return float(defined.std(ddof=1) / np.sqrt(defined.size)) if defined.size > 1 else None
+    if defined.size < 2:
+        return {}
+    return {"stderr": float(defined.std(ddof=1) / np.sqrt(defined.size)), "stderr_df": defined.size - 1}

@@ -236,6 +236,7 @@ def _noting(score: Score, note: str) -> Score:
         score,
         n=score.n,
         stderr=score.stderr,
+        stderr_df=score.stderr_df,
         note=joined(score.note, note),
         params=score.params,
         approximate=score.approximate,

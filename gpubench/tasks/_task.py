@@ -236,6 +236,7 @@ def to_row(
         metric=metric,
         value=float(score),
         stderr=score.stderr,
+        stderr_df=score.stderr_df,
         params={**score.params, **(params or {})},
         n=score.n,
         seconds=seconds,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpubench.bootstrap import Resampler, percentile_interval, resampling
-from gpubench.bootstrap.resampling import BLOCK, CHUNK, cut_into_blocks
+from gpubench.bootstrap import Resampler, resampling
+from gpubench.bootstrap.resampling import BLOCK, CHUNK, cut_into_blocks, jackknife_interval, percentile_interval
 
 
 def weights_of_cells(resampler: Resampler, strata: np.ndarray) -> np.ndarray:
@@ -73,6 +73,33 @@ def test_tables_are_drawn_in_their_proportions() -> None:
     assert tables[0].std() == pytest.approx(4, rel=0.06), "sqrt(100 * 0.2 * 0.8)"
 
 
+@given(st.lists(st.integers(-1, 4), max_size=40), st.integers(1, 50))
+def test_tables_without_a_group_lack_each_cell_once(codes: list[int], n_groups: int) -> None:
+    given_codes = np.array(codes, np.int64)
+    found = list(Resampler(len(codes), n_resamples=n_groups).tables_without(given_codes, 5))
+    counts = np.bincount(given_codes[given_codes >= 0], minlength=5)
+    n_groups = min(n_groups, counts.sum())
+    left_out = counts[:, None] - (np.concatenate(found, axis=1) if found else np.zeros((5, 0)))
+    assert left_out.shape == (5, n_groups)
+    assert_array_equal(left_out.sum(axis=1), counts)
+    assert n_groups == 0 or np.ptp(left_out.sum(axis=0)) <= 1, "groups are of one size"
+
+
+def test_groups_are_drawn_at_random() -> None:
+    codes = np.repeat([0, 1], [2000, 8000])
+    found = np.concatenate(list(Resampler(10_000, n_resamples=100).tables_without(codes, 2)), axis=1)
+    left_out = 2000 - found[0]
+    assert left_out.mean() == 20
+    assert 2 < left_out.std() < 6, "4, the square root of 100 * 0.2 * 0.8; cells are in order in the file"
+
+
+def test_donors_are_left_out_whole() -> None:
+    donors = np.array([3, 3, 0, 0, 0, 7, 7, 7, 7, 5], np.int32)
+    codes = np.array([0, 1, 0, 0, 1, 1, 1, 1, 0, -1])
+    (found,) = Resampler(10, donors=donors).tables_without(codes, 2)
+    assert_array_equal(found, np.array([[2, 3, 3], [4, 4, 2]]), "without 0, 3 and 7; the cell of 5 is not counted")
+
+
 def test_donors_are_drawn_whole() -> None:
     rng = np.random.default_rng(0)
     n = 60
@@ -92,6 +119,13 @@ def test_donors_are_drawn_whole() -> None:
             assert tables[stratum, r] == weights[inside].sum()
 
 
-def test_a_percentile_interval_holds_the_middle() -> None:
-    assert percentile_interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
-    assert percentile_interval(np.arange(1001.0), level=0.5) == pytest.approx((250.0, 750.0))
+def test_a_percentile_interval_holds_the_middle_around_the_value() -> None:
+    assert percentile_interval(500.0, np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+    assert percentile_interval(0.0, np.arange(1001.0), level=0.5) == pytest.approx((-250.0, 250.0))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = np.random.default_rng(0).standard_normal(12)
+    low, high = jackknife_interval(x.mean(), (x.sum() - x) / 11)
+    assert (low + high) / 2 == pytest.approx(x.mean())
+    assert (high - low) / 2 == pytest.approx(2.2010 * x.std(ddof=1) / np.sqrt(12), rel=1e-4)

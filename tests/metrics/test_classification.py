@@ -141,7 +141,7 @@ def test_every_id_has_a_metric_that_can_be_pickled(engine: Engine) -> None:
 def test_mean_over_folds_leaves_out_undefined_folds_and_says_so() -> None:
     score = mean_over_folds([Score(0.5, n=10), Score(np.nan, n=9, note="why"), Score(0.7, n=10)])
     assert score == pytest.approx(0.6)
-    assert score.stderr == pytest.approx(0.1)
+    assert (score.stderr, score.stderr_df) == (pytest.approx(0.1), 1)
     assert score.n == 29
     assert score.note == "why (1 of 3 folds)"
     assert np.isnan(mean_over_folds([Score(np.nan, n=3, note="why")] * 2))

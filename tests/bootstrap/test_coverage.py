@@ -1,0 +1,64 @@
+"""Intervals of scores that count clusters or classes hold what they should as often as they say, in simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gpubench.bootstrap import Resampler
+from gpubench.bootstrap.resampling import jackknife_interval, percentile_interval
+from gpubench.bootstrap.statistics import agreement, prediction
+
+WORLDS = 150
+
+
+def joint_shares(n_labels: int, n_clusters: int, purity: float, rng: np.random.Generator) -> np.ndarray:
+    """(labels, clusters) shares of cells: each label mostly in one cluster, the rest uneven."""
+    shares = rng.dirichlet(np.full(n_clusters, 0.5), n_labels) * (1 - purity)
+    shares[np.arange(n_labels), np.arange(n_labels) % n_clusters] += purity
+    return shares * rng.dirichlet(np.full(n_labels, 3.0))[:, None]
+
+
+def coverage(score: Callable[[np.ndarray], np.ndarray], shares: np.ndarray, n: int, seed: int) -> dict[str, float]:
+    """How often intervals hold the expectation of the score of n cells."""
+    rng = np.random.default_rng(seed)
+    expected = np.nanmean(score(rng.multinomial(n, shares, 3000).T.astype(float)))
+    hits = {"jackknife": 0, "percentiles": 0, "not moved": 0}
+    for world in range(WORLDS):
+        counts = rng.multinomial(n, shares)
+        codes = np.repeat(np.arange(len(shares)), counts)
+        tables = Resampler(n, n_resamples=100, seed=world).tables_without(codes, len(shares))
+        copies = rng.multinomial(n, counts / n, 200).T.astype(float)
+        value = float(score(counts[:, None].astype(float))[0])
+        intervals = {
+            "jackknife": jackknife_interval(value, np.concatenate([score(table) for table in tables])),
+            "percentiles": percentile_interval(value, score(copies)),
+            "not moved": tuple(np.percentile(score(copies), [2.5, 97.5])),
+        }
+        for how, (low, high) in intervals.items():
+            hits[how] += low <= expected <= high
+    return {how: count / WORLDS for how, count in hits.items()}
+
+
+@pytest.mark.parametrize(("n", "n_labels", "n_clusters", "purity"), [(200, 6, 10, 0.6), (5000, 30, 40, 0.3)])
+@pytest.mark.parametrize("metric", ["normalized_mutual_info", "adjusted_rand_index"])
+def test_of_clusters(metric: str, n: int, n_labels: int, n_clusters: int, purity: float) -> None:
+    shares = joint_shares(n_labels, n_clusters, purity, np.random.default_rng(0)).ravel()
+    labels, clusters = np.divmod(np.arange(len(shares)), n_clusters)
+    held = coverage(agreement(metric, labels, clusters), shares, n, seed=1)
+    assert 0.88 <= held["jackknife"] <= 1, "95% within four standard errors of a share of 150"
+    if (metric, n) == ("normalized_mutual_info", 5000):
+        assert held["not moved"] < 0.2, "copies of cells make clusterings agree, which is why they are not drawn"
+
+
+@pytest.mark.parametrize(("measure", "least"), [("accuracy", 0.88), ("f1", 0.88), ("recall", 0.8)])
+def test_of_classes(measure: str, least: float) -> None:
+    n_classes, rng = 20, np.random.default_rng(0)
+    shares = joint_shares(n_classes, n_classes, 0.7, rng) * rng.dirichlet(np.full(n_classes, 0.5))[:, None]
+    shares = np.stack([shares / shares.sum()] * 3).ravel() / 3
+    folds, actual, called = np.unravel_index(np.arange(len(shares)), (3, n_classes, n_classes))
+    held = coverage(prediction(measure, folds, actual, called, n_classes), shares, 1000, seed=2)
+    assert least <= held["percentiles"] <= 1
+    assert held["percentiles"] >= held["not moved"] - 0.03, "where labels are rare, their draws lack some"
