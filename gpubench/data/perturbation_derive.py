@@ -12,7 +12,7 @@ from gpubench.data.differential_expression import DifferentialExpression, differ
 from gpubench.data.expression import Expression, index_names, read_expression, to_csr
 from gpubench.data.messages import close_matches, quoted
 from gpubench.data.normalization import log_normalized, measure_depth
-from gpubench.data.perturbation_truth import ControlMap, Criteria, Truth, truth_of
+from gpubench.data.perturbation_truth import CONDITION, ControlMap, Criteria, Truth, truth_of
 from gpubench.data.reading import read
 from gpubench.errors import InputError
 from gpubench.seeds import check_seed
@@ -77,7 +77,7 @@ def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_cor
 def derive_truth(dataset: Any, *, condition: str, control: str, seed: int, criteria: Criteria) -> Truth:
     """Derive in memory what `prepare_perturbation` writes, and choose the genes to score."""
     prepared = derive(dataset, condition=condition, control=control, seed=seed)
-    truth = truth_of(prepared.table, prepared.control_map, condition="condition", seed=seed, criteria=criteria)
+    truth = truth_of(prepared.table, prepared.control_map, condition=CONDITION, seed=seed, criteria=criteria)
     derived = "changed genes and controls derived from the dataset"
     return replace(truth, note=f"{derived}; {prepared.note}" if prepared.note else derived)
 
@@ -133,7 +133,7 @@ def _table(tested: DifferentialExpression, conditions: list[str], genes: list[st
     c, g = tested.scores.shape
     return pd.DataFrame(
         {
-            "condition": pd.Categorical.from_codes(np.repeat(np.arange(c), g), pd.Index(conditions)),
+            CONDITION: pd.Categorical.from_codes(np.repeat(np.arange(c), g), pd.Index(conditions)),
             "gene_id": pd.Categorical.from_codes(np.tile(np.arange(g), c), pd.Index(genes)),
             "logfoldchange": tested.log2_fold_changes.ravel(),
             "pval_adj": tested.adjusted_p_values.ravel(),

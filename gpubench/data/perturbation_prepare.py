@@ -14,14 +14,12 @@ import numpy as np
 
 from gpubench.data.messages import quoted, reading
 from gpubench.data.perturbation_derive import Preparation, derive
-from gpubench.data.perturbation_truth import CONTROL_MAP_KEY, DE_KEY, ControlMap
+from gpubench.data.perturbation_truth import CONDITION, CONTROL_MAP_KEY, DE_KEY, ControlMap
 from gpubench.data.store import open_zarr
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
     import h5py
-
-_CONDITION = "condition"
 
 
 def prepare_perturbation(
@@ -60,7 +58,7 @@ def prepare_perturbation(
         prepared = derive(source, condition=condition, control=control, seed=seed, tie_correct=tie_correct)
         _require_storable(prepared.control_map)
         _copy(source, copy)
-        _write_layout(copy, prepared, add_column=condition != _CONDITION)
+        _write_layout(copy, prepared, add_column=condition != CONDITION)
     return prepared
 
 
@@ -115,11 +113,11 @@ def _write_layout(path: Path, prepared: Preparation, *, add_column: bool) -> Non
         uns = file.require_group("uns")
         if "column-order" not in obs.attrs:
             raise InputError("dataset was written by AnnData before 0.7; read it with a newer one and write it again")
-        if add_column and _CONDITION in obs:
-            raise InputError(f"dataset has another column {_CONDITION!r} in obs, where the conditions go; rename it")
+        if add_column and CONDITION in obs:
+            raise InputError(f"dataset has another column {CONDITION!r} in obs, where the conditions go; rename it")
         if add_column:
-            write_elem(obs, _CONDITION, pd.Categorical.from_codes(labels.codes, pd.Index(labels.names)))
-            obs.attrs["column-order"] = [*obs.attrs["column-order"], _CONDITION]
+            write_elem(obs, CONDITION, pd.Categorical.from_codes(labels.codes, pd.Index(labels.names)))
+            obs.attrs["column-order"] = [*obs.attrs["column-order"], CONDITION]
         write_elem(uns, DE_KEY, prepared.table)
         write_elem(uns, CONTROL_MAP_KEY, {})
         for name, pairs in prepared.control_map.items():

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DE_KEY = "de_results_wilcoxon"
 CONTROL_MAP_KEY = "control_cells_map"
+CONDITION = "condition"
+"""What a prepared file calls the condition, in the table of differential expression and of the cells."""
+
 TASK_DE_KEY = "de_results"
 TASK_TARGETS_KEY = "target_conditions_dict"
 
@@ -122,7 +125,7 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
     Parameters
     ----------
     dataset : path of an h5ad file or a zarr store, or an AnnData
-    condition : column of the table with the condition
+    condition : column of the table with the condition; or of the cells, where the table calls it `CONDITION`
 
     Raises
     ------
@@ -146,6 +149,8 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
     table = pd.DataFrame(uns[DE_KEY])
     if "gene_id" not in table:  # the other name that cz-benchmarks takes
         table = table.rename(columns={"gene": "gene_id"})
+    if condition not in table and _is_column(dataset, condition):  # as `prepare_perturbation` writes it
+        table = table.rename(columns={CONDITION: condition})
     return truth_of(table, control_map, condition=condition, seed=seed, criteria=criteria)
 
 
@@ -186,6 +191,12 @@ def _by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) ->
                 " keep one row for each gene of a condition"
             )
     return changes
+
+
+def _is_column(dataset: Any, name: str) -> bool:
+    """Whether the cells of a dataset have a column of that name."""
+    obs = open_source(dataset).obs
+    return obs is not None and name in obs.names()
 
 
 class Uns(Protocol):

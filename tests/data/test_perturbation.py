@@ -270,6 +270,13 @@ def test_a_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> N
         read_perturbation(plain, plain, condition="knock_down")
 
 
+def test_a_prepared_file_knows_the_column_that_it_was_prepared_by(prepared: Path, screen: ad.AnnData) -> None:
+    found = read_perturbation(prepared, predict(screen), condition="knock_down")
+    assert [one.name for one in found.conditions] == ["KD_A", "KD_B"]
+    with pytest.raises(InputError, match=r"\['de_results_wilcoxon'\] has no column 'knockdown'"):
+        read_perturbation(prepared, predict(screen), condition="knockdown")
+
+
 def test_every_way_to_store_the_layout_reads_the_same(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     expected = read_perturbation(prepared, prepared)
     table = loaded.uns[DE]
@@ -381,8 +388,6 @@ def test_malformed_layouts(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -
     refused(r"no pairs for 1 of 2 conditions \('KD_A'\)", **{MAP: {"KD_B": pairs["KD_B"]}})
     refused(r"\['KD_A'\] must map each treated cell to the name of one control", **{MAP: {"KD_A": np.array(["cell0"])}})
     refused(r"\['KD_A'\] must map", **{MAP: {**pairs, "KD_A": {"cell1": np.array(["cell2", "cell3"])}}})
-    with pytest.raises(InputError, match=r"has no column 'knock_down'"):
-        read_perturbation(prepared, prepared, condition="knock_down")
     with pytest.raises(InputError, match="dataset is not AnnData"):
         read_perturbation(np.zeros((3, 2)), predict(loaded))
 
