@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
@@ -31,7 +30,6 @@ def test_arguments_become_flags(message: str, said: str | None) -> None:
 
 def test_every_flag_exists() -> None:
     commands = typer.main.get_command(app)
-    assert isinstance(commands, click.Group) or hasattr(commands, "commands")
     flags = {flag for command in commands.commands.values() for option in command.params for flag in option.opts}
     assert {f"--{name.replace('_', '-')}" for name in FLAGS} <= flags
 
