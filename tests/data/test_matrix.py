@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -14,6 +15,7 @@ import scipy.sparse
 import zarr
 
 from gpubench.data import StackedRows, as_rows, read_rows
+from gpubench.data.host import is_on_device, to_host
 from gpubench.data.rows import SlicedRows
 from gpubench.errors import InputError
 from gpubench.types import RowSource
@@ -94,6 +96,56 @@ def test_torch():
     np.testing.assert_array_equal(as_rows(torch.from_numpy(values).T, "X"), values.T)
     with pytest.raises(InputError, match=r"^X is a sparse torch tensor; give X.to_dense\(\)"):
         as_rows(torch.from_numpy(values).to_sparse(), "X")
+
+
+class StrictTensor:
+    """Refuses `numpy()` as torch does: on a device, requiring grad, sparse, in bfloat16, with lazy signs."""
+
+    __module__ = "torch"
+
+    def __init__(self, x: np.ndarray, kind: str = "torch.float32", device: str = "cpu", **is_: bool) -> None:
+        self._x, self.dtype, self._is = x, kind, is_
+        self.device = SimpleNamespace(type=device)
+        self.layout = "torch.sparse_coo" if is_.get("sparse") else "torch.strided"
+        self.shape = x.shape
+
+    def _changed(self, kind: str | None = None, device: str | None = None, **is_: bool) -> StrictTensor:
+        return StrictTensor(self._x, kind or self.dtype, device or self.device.type, **(self._is | is_))
+
+    def detach(self) -> StrictTensor:
+        return self._changed(grad=False)
+
+    def cpu(self) -> StrictTensor:
+        return self._changed(device="cpu")
+
+    def float(self) -> StrictTensor:
+        return self._changed("torch.float32")
+
+    def resolve_conj(self) -> StrictTensor:
+        return self._changed(conj=False)
+
+    def resolve_neg(self) -> StrictTensor:
+        return self._changed(neg=False)
+
+    def numpy(self) -> np.ndarray:
+        if self.dtype == "torch.bfloat16" or self.device.type != "cpu" or any(self._is.values()):
+            raise TypeError("torch would refuse")
+        return self._x
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"kind": "torch.bfloat16"}, {"device": "cuda"}, {"grad": True}, {"conj": True, "neg": True}], ids=str
+)
+def test_what_torch_refuses_is_asked_of_it_first(how: dict[str, Any]) -> None:
+    x = VALUES.astype("f4")
+    host = to_host(StrictTensor(x, **how), "X")
+    assert host is x
+    assert is_on_device(StrictTensor(x, **how)) == ("device" in how)
+
+
+def test_sparse_tensors_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^X is a sparse torch tensor; give X.to_dense\(\)"):
+        to_host(StrictTensor(VALUES, sparse=True), "X")
 
 
 class Exporter:
