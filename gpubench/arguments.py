@@ -92,6 +92,19 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def parse_cluster(scheduler: str | None, workers: int | None) -> str | int | None:
+    """Where to run on Dask: at a scheduler, or on workers to be started; None: neither is asked for.
+
+    Raises
+    ------
+    InputError
+        Both are.
+    """
+    if scheduler is not None and workers is not None:
+        raise InputError("--workers starts a cluster of its own, and --scheduler names another; leave one of them out")
+    return workers if scheduler is None else scheduler
+
+
 def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
     """Look scikit-learn scorers up by name; None where no name is given.
 

@@ -195,7 +195,7 @@ class Checkpoint:
         text = json.dumps(content).encode()
         try:
             for of, array in part.arrays.items():
-                write_atomically(self._array(key, of), partial(np.save, arr=array))
+                write_atomically(self._array(key, of), partial(np.save, arr=np.asarray(array)))
             # Not forced to the disk: what a power cut leaves torn is known by its digest.
             write_atomically(self.folder / f"{key}.part.json", lambda file: file.write(text), sync=False)
         except InputError as error:

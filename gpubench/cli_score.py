@@ -58,6 +58,10 @@ One file for each species:
 
   gpubench score human.h5ad mouse.h5ad -e X_uce --label cell_type --species organism
 
+On the workers of a Dask cluster:
+
+  gpubench score atlas.h5ad -e X_scvi --label cell_type --scheduler tcp://head:8786
+
 [bold]gpubench tasks[/bold] lists what each task needs and the names for --option.
 """
 
@@ -117,7 +121,7 @@ def score(
         ),
     ] = None,
     engine: Annotated[
-        str, _choice(metavar="NAME", help="auto, cpu or cuda.", autocompletion=completion.engine_names)
+        str, _choice(metavar="NAME", help="auto, cpu, cuda or dask.", autocompletion=completion.engine_names)
     ] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
     knn: Annotated[str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")] = "auto",
@@ -126,6 +130,13 @@ def score(
     ] = "exact",
     exact: Annotated[bool, _choice(help="Compare all cells with all and train on all, however long it takes.")] = False,
     threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
+    scheduler: Annotated[
+        str | None,
+        _choice(metavar="ADDRESS|FILE", help="Run on this Dask cluster: tcp://host:8786, or a scheduler file."),
+    ] = None,
+    workers: Annotated[
+        int | None, _choice(metavar="NUMBER", help="Run on so many Dask workers, started on this machine.")
+    ] = None,
     memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
     out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
     format_: Annotated[
@@ -175,6 +186,7 @@ def score(
             "precision": precision,
             "exact": exact,
             "threads": threads,
+            "cluster": arguments.parse_cluster(scheduler, workers),
             "memory": None if memory is None else arguments.parse_bytes(memory),
             **arguments.parse_options(option or []),
         }

@@ -25,3 +25,7 @@ def message_of(error: Exception) -> str:
 
 class EngineUnavailable(GpubenchError, RuntimeError):
     """A named engine cannot start here; the message says which package or device is missing."""
+
+
+class ClusterError(GpubenchError, RuntimeError):
+    """A cluster has failed the run: workers ended again and again, or nobody answers any more."""

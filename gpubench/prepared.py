@@ -74,6 +74,7 @@ def prepare(
     knn: str,
     precision: Precision,
     exact: bool,
+    cluster: Any,
     listener: Listener | None,
     options: Mapping[str, Any],
 ) -> Prepared:
@@ -106,6 +107,7 @@ def prepare(
             knn=knn,
             precision=precision,
             exact=exact,
+            cluster=cluster,
         )
     else:
         timeline = engine.timeline

@@ -46,6 +46,7 @@ def score(
     knn: str = "auto",
     precision: Precision = "exact",
     exact: bool = False,
+    cluster: Any = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     listener: Listener | None = None,
     **options: Any,
@@ -71,13 +72,15 @@ def score(
         embeddings
     tasks : ids of the tasks, or "auto": all of cz-benchmarks whose inputs are given; "scib" is run where it is named
     scorers : further scores of the prediction tasks: name -> f(y_true, y_pred), or a scikit-learn scorer
-    engine : "auto", "cpu", "cuda", or an engine already started
+    engine : "auto", "cpu", "cuda", "dask", or an engine already started
     seed : of everything random
     threads : CPU threads; None: all
     memory : bytes to use at most beyond the input; None: 80% of what is free
     knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : compare all cells with all and train on all, however long it takes, see `gpubench.get_engine`
+    cluster : of Dask: the address of a scheduler, a scheduler file, a number of workers to start here, or a `Client`,
+        see `gpubench.get_engine`
     checkpoint : folder in which finished parts are kept while the run goes on, below `.checkpoint`: a run that was
         stopped or killed takes them over when it is started again, and gives the same numbers. What has ended whole
         leaves nothing there; a `Checkpoint` that is open already is left to whoever opened it
@@ -120,6 +123,7 @@ def score(
         knn=knn,
         precision=precision,
         exact=exact,
+        cluster=cluster,
         listener=listener,
         options=options,
     )

@@ -13,7 +13,7 @@ from gpubench import data as readers
 from gpubench.answering import answering
 from gpubench.cells import CellScores
 from gpubench.checkpoint import Kept, digest_of
-from gpubench.engines.embedding import Embedding, digest_of_cells, fingerprint_of
+from gpubench.engines.embedding import Embedding, fingerprint_of
 from gpubench.errors import InputError, message_of
 from gpubench.metrics._checks import check_groups, check_several
 from gpubench.tasks import TASKS
@@ -220,7 +220,7 @@ class Runner:
         kept = self._kept
         if kept.checkpoint:
             with self._engine.timeline.stage("digest"):
-                kept = kept.on(digest_of_cells(self._engine, x))
+                kept = kept.on(self._engine.digest(x))
         return Embedding(self._engine, x, name, kept)
 
     def _kept_rows(self, embedding: Embedding) -> Kept:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock, Thread, get_ident
 from typing import Any, Protocol
@@ -14,6 +14,26 @@ from typing import Any, Protocol
 _TRACK = {"pid": 1, "tid": 1}
 _TOLD = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
 """What a trace says of a stage; files of older versions have less."""
+
+
+@dataclass(slots=True)
+class WorkerShare:
+    """What one worker of a cluster did for a stage.
+
+    Attributes
+    ----------
+    worker : its address, or its number
+    start_s : when its first task began, in seconds since the timeline began
+    seconds : from then until its last task ended
+    busy_s : what its tasks took together
+    tasks : how many
+    """
+
+    worker: str
+    start_s: float
+    seconds: float
+    busy_s: float
+    tasks: int
 
 
 @dataclass(slots=True)
@@ -29,6 +49,7 @@ class Span:
     peak_bytes : highest memory in use while it ran (resident memory on the CPU, None where it cannot be read)
     flop : floating-point operations of the distances and products computed, as far as operations count them
     moved_bytes : bytes that had to be read and written, every array once, as far as operations count them
+    workers : on a cluster, what each of its workers did
     """
 
     path: str
@@ -38,6 +59,7 @@ class Span:
     peak_bytes: int | None = None
     flop: int = 0
     moved_bytes: int = 0
+    workers: list[WorkerShare] = field(default_factory=list)
 
 
 class Listener(Protocol):
@@ -204,13 +226,33 @@ class Timeline:
         if self.listener and self._open:
             self.listener.advanced(self._open[-1].path, done, total)
 
+    @property
+    def path(self) -> str:
+        """The innermost stage that is open; empty where none is."""
+        return self._open[-1].path if self._open else ""
+
+    def elsewhere(
+        self, path: str, worker: str, first_ago_s: float, last_ago_s: float, busy_s: float, tasks: int
+    ) -> None:
+        """Note what a worker of a cluster did for the last stage of this path.
+
+        Parameters
+        ----------
+        first_ago_s, last_ago_s : how long ago its first task began and its last one ended, by the clocks of both
+        """
+        now = time.perf_counter() - self._origin
+        span = next((span for span in reversed(self._spans) if span.path == path), None)
+        if span is not None:
+            span.workers.append(WorkerShare(worker, now - first_ago_s, first_ago_s - last_ago_s, busy_s, tasks))
+
     def spans(self) -> list[Span]:
         """All stages in the order they began."""
         return list(self._spans)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """All stages as JSON-ready dictionaries."""
-        return [asdict(span) for span in self._spans]
+        """All stages as JSON-ready dictionaries; of workers nothing is said where there are none."""
+        stages = [asdict(span) for span in self._spans]
+        return [stage if stage["workers"] else {k: v for k, v in stage.items() if k != "workers"} for stage in stages]
 
     def beside(self, n_bytes: int) -> None:
         """Count the memory that another process held for this one in the stages now open."""

@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ EMULATED = "emulated"
 NUMPY = "numpy"
 """The CPU engine as it is where no compiler was there to build its tiles."""
 
+DASK = "dask"
+"""The Dask engine on a cluster of two processes of one thread each, which all tests share."""
+
 TILED = {"test_knn", "test_silhouette_widths", "test_same_bits"}
 """Tests of what the compiled tiles do; they run without them as well."""
 
@@ -36,6 +40,9 @@ ON_EMULATION = {"test_fuzzy_graph", "test_integration", "test_neighborhoods", "t
 """Tests of operations that run on the host emulation of the CUDA engine as well, where there is a C++ compiler.
 
 Other operations have tests of their own there, of fewer cells: `engines/test_cuda_host.py`."""
+
+ON_DASK = {"test_same_bits"}
+"""Tests of operations that run on Dask as well; with `--engine dask` all do."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,8 +72,21 @@ def _engine_names(config: pytest.Config, module: str) -> list[str]:
     """Engines to test. One that was named is not skipped where it cannot start: its tests are errors."""
     named: list[str] | None = config.getoption("--engine")
     emulated = module in ON_EMULATION and shutil.which(os.environ.get("CXX", "g++"))
-    more = [*([NUMPY] if module in TILED else []), *([EMULATED] if emulated else [])]
-    return named or [*(name for name in ENGINES if _starts(name)), *more]
+    more = [
+        *([DASK] if module in ON_DASK and find_spec("distributed") else []),
+        *([NUMPY] if module in TILED else []),
+        *([EMULATED] if emulated else []),
+    ]
+    return named or [*(name for name in ENGINES if name != DASK and _starts(name)), *more]
+
+
+@cache
+def _dask_client() -> Any:
+    """A client of two workers on this machine, which listen to it alone; they end with this process."""
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1")
+    return Client(cluster, set_as_default=False)
 
 
 @cache
@@ -103,6 +123,8 @@ def _start(name: str, **options: Any) -> Engine:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(cpu_native.VARIABLE, NUMPY)
             return get_engine("cpu", **options)
+    if name == DASK:
+        return get_engine(name, **{"cluster": _dask_client(), **options})
     if name != EMULATED:
         return get_engine(name, **options)
     from emulated import EmulatedDevice, emulate_in_session, start

@@ -69,6 +69,9 @@ DOORS = {
     "cuml": "engines/cuda*.py",
     "cupy": "engines/cuda*.py",
     "cuvs": "engines/cuda*.py",
+    "dask": "engines/dask*.py",
+    "dask_cuda": "engines/dask*.py",
+    "distributed": "engines/dask*.py",
     "faiss": "engines/c*.py",
     "h5py": "data/*.py",
     "igraph": "engines/cpu*.py",
@@ -79,6 +82,8 @@ DOORS = {
 HEAVY = {
     "anndata",
     "cupy",
+    "dask",
+    "distributed",
     "faiss",
     "h5py",
     "igraph",

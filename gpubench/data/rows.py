@@ -44,29 +44,29 @@ class SlicedRows:
     A chunked array is decompressed a chunk at a time, so a block is read to the end of its last chunk, and what is
     beyond the block is kept for the next one: whoever reads from top to bottom reads each chunk once.
 
-    Parameters
+    Attributes
     ----------
-    x : has shape and dtype; a slice of it is an array, or has `toarray`
+    node : has shape and dtype; a slice of it is an array, or has `toarray`
     what : for messages
     """
 
-    def __init__(self, x: Any, what: str) -> None:
-        self._x = x
-        self._what = what
-        chunks = getattr(x, "chunks", None)
+    def __init__(self, node: Any, what: str) -> None:
+        self.node = node
+        self.what = what
+        chunks = getattr(node, "chunks", None)
         self._chunk_rows = int(chunks[0]) if chunks else 1
         self._kept: tuple[int, NDArray[Any]] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, d)."""
-        n, d = self._x.shape
+        n, d = self.node.shape
         return int(n), int(d)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype as stored."""
-        dtype: np.dtype[Any] = self._x.dtype
+        dtype: np.dtype[Any] = self.node.dtype
         return dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -93,8 +93,8 @@ class SlicedRows:
         return rows[offset : offset + stop - start]
 
     def _slice(self, start: int, stop: int) -> NDArray[Any]:
-        with reading(f"{self._what}: rows {start:,} to {stop:,}"):
-            block = self._x[start:stop]
+        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
+            block = self.node[start:stop]
             return np.asarray(block.toarray() if hasattr(block, "toarray") else block)
 
 
@@ -103,7 +103,7 @@ class CsrMatrixRows(SlicedRows):
 
     def read_csr(self, start: int, stop: int) -> Any:
         """Return rows [start, stop) as a CSR matrix."""
-        return self._x[start:stop]
+        return self.node[start:stop]
 
 
 class StackedRows:

@@ -46,15 +46,15 @@ class _StoredSparse(ABC):
     """What CSR and CSC groups have in common."""
 
     def __init__(self, node: Node, what: str) -> None:
-        self._node = node
-        self._what = what
+        self.node = node
+        self.what = what
         shape = node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
         self.shape = (int(shape[0]), int(shape[1]))
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype as stored."""
-        dtype: np.dtype[Any] = self._node["data"].dtype
+        dtype: np.dtype[Any] = self.node["data"].dtype
         return dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -68,7 +68,7 @@ class _StoredSparse(ABC):
     def _check_indices(self, indices: NDArray[Any], limit: int) -> None:
         """SciPy writes out of bounds where a damaged file says so."""
         if indices.size and not 0 <= indices.min() <= indices.max() < limit:
-            raise InputError(f"{self._what} has indices beyond its shape {self.shape}; the file is damaged")
+            raise InputError(f"{self.what} has indices beyond its shape {self.shape}; the file is damaged")
 
 
 class CsrRows(_StoredSparse):
@@ -76,20 +76,20 @@ class CsrRows(_StoredSparse):
 
     @cached_property
     def _indptr(self) -> NDArray[np.int64]:
-        indptr = np.asarray(self._node["indptr"][:], np.int64)
+        indptr = np.asarray(self.node["indptr"][:], np.int64)
         if len(indptr) != self.shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-            raise InputError(f"{self._what} has row pointers that do not fit its shape; the file is damaged")
+            raise InputError(f"{self.what} has row pointers that do not fit its shape; the file is damaged")
         return indptr
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
         """Return rows [start, stop) as a CSR matrix."""
         from scipy.sparse import csr_matrix
 
-        with reading(f"{self._what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
             low, high = int(self._indptr[start]), int(self._indptr[stop])
-            indices = np.asarray(self._node["indices"][low:high])
+            indices = np.asarray(self.node["indices"][low:high])
             self._check_indices(indices, self.shape[1])
-            entries = (self._node["data"][low:high], indices, self._indptr[start : stop + 1] - low)
+            entries = (self.node["data"][low:high], indices, self._indptr[start : stop + 1] - low)
             return csr_matrix(entries, shape=(stop - start, self.shape[1]))
 
 
@@ -100,10 +100,10 @@ class CscRows(_StoredSparse):
     def _csr(self) -> csr_matrix:
         from scipy.sparse import csc_matrix
 
-        with reading(self._what):
-            indices = np.asarray(self._node["indices"][:])
+        with reading(self.what):
+            indices = np.asarray(self.node["indices"][:])
             self._check_indices(indices, self.shape[0])
-            entries = (self._node["data"][:], indices, self._node["indptr"][:])
+            entries = (self.node["data"][:], indices, self.node["indptr"][:])
             return csc_matrix(entries, shape=self.shape).tocsr()
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
@@ -121,15 +121,16 @@ class ColumnRows:
         text = [name for name in names if is_group(node[name]) or node[name].dtype.kind not in "fiub"]
         if text:
             raise InputError(f"{what} has columns that are not plain numbers: {quoted(text)}; store it as an array")
+        self.node = node
         self._columns = [node[name] for name in names]
-        self._what = what
+        self.what = what
         self.shape = (int(node[index].shape[0]), len(names))
         self.dtype = np.result_type(*(column.dtype for column in self._columns)) if names else np.dtype(np.float64)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
         block = np.empty((stop - start, self.shape[1]), self.dtype)
-        with reading(f"{self._what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
             for j, column in enumerate(self._columns):
                 block[:, j] = column[start:stop]
         return block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import EngineUnavailable, InputError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine, Precision
     from gpubench.timeline import Timeline
 
-ENGINES = ("cpu", "cuda")
+ENGINES = ("cpu", "cuda", "dask")
 KNN_METHODS = ("auto", "exact", "leaves", "ivf")
 PRECISIONS = ("exact", "fast")
 
@@ -26,12 +27,14 @@ def get_engine(
     knn: str = "auto",
     precision: Precision = "exact",
     exact: bool = False,
+    cluster: Any = None,
 ) -> Engine:
     """Start an engine.
 
     Parameters
     ----------
-    name : "auto" (the best that works here), "cpu" or "cuda". A named engine starts or raises.
+    name : "auto" (the best that works here; "dask" where a cluster is given), "cpu", "cuda" or "dask". A named engine
+        starts or raises.
     seed : seed of everything random, from 0 to 2^32 - 1
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
@@ -43,6 +46,8 @@ def get_engine(
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
         estimated from a sample of the cells, and random forests not trained on one, as only the CPU engine does
+    cluster : where the engine "dask" runs: the address of a scheduler, the path of a scheduler file, how many workers
+        to start on this machine, or a `Client` or cluster of Dask. None: workers on all cores of this machine
 
     Raises
     ------
@@ -51,14 +56,7 @@ def get_engine(
     EngineUnavailable
         The named engine cannot start here.
     """
-    if name not in ("auto", *ENGINES):
-        raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}")
-    if knn not in KNN_METHODS:
-        raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
-    if exact and knn not in ("auto", "exact"):
-        raise InputError(f"knn={knn!r} is approximate, which exact forbids; leave one of them out")
+    _check(name, knn, precision, exact=exact, has_cluster=cluster is not None)
     options: dict[str, Any] = {
         "seed": check_seed(seed),
         "threads": threads,
@@ -66,6 +64,8 @@ def get_engine(
         "timeline": timeline,
         "knn": "exact" if exact else knn,
     }
+    if name == "dask" or cluster is not None:
+        return _start_dask(cluster=cluster, exact=exact, **options)
     chosen = ""
     if name == "cuda" or (name == "auto" and knn != "leaves"):  # leaves are of the CPU
         try:
@@ -84,6 +84,20 @@ def get_engine(
     return engine
 
 
+def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: bool) -> None:
+    """Refuse what is unknown, and what contradicts itself."""
+    if name not in ("auto", *ENGINES):
+        raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}")
+    if knn not in KNN_METHODS:
+        raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
+    if exact and knn not in ("auto", "exact"):
+        raise InputError(f"knn={knn!r} is approximate, which exact forbids; leave one of them out")
+    if has_cluster and name not in ("auto", "dask"):
+        raise InputError(f"cluster is of the engine dask, not of {name}; leave one of them out")
+
+
 def _start_cuda(**options: Any) -> Engine:
     from gpubench.engines.cuda_device import Device
 
@@ -91,3 +105,11 @@ def _start_cuda(**options: Any) -> Engine:
     from gpubench.engines.cuda import CudaEngine
 
     return CudaEngine(device=device, **options)
+
+
+def _start_dask(**options: Any) -> Engine:
+    if find_spec("distributed") is None:
+        raise EngineUnavailable('engine="dask" needs Dask; install it with: pip install "gpubench[dask]"')
+    from gpubench.engines.dask import DaskEngine
+
+    return DaskEngine(**options)

@@ -6,6 +6,7 @@ CPU and a CUDA version, and their docstrings are the specification that both are
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from types import ModuleType
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Distance = Literal["euclidean", "cosine"]
 ClassifierKind = Literal["lr", "knn", "rf"]
 Precision = Literal["exact", "fast"]
+
+DIGEST_BLOCK_BYTES = 64 << 20
 
 
 class Classifier(Protocol):
@@ -49,7 +52,7 @@ class Engine(ABC):
 
     Attributes
     ----------
-    name : "cpu", "cuda"
+    name : "cpu", "cuda", "dask"
     device : the device in words, for provenance
     xp : the array module
     seed : seed of everything random; the same seed gives the same bits whatever the number of threads
@@ -62,6 +65,7 @@ class Engine(ABC):
         are estimated from a sample of cells; infinite: never
     notes : what did not run as asked, such as a step that had to leave the device
     chosen : why this engine, where it was not named
+    brings_neighbors : whether neighbour graphs are on this machine, so that they can be kept for a restart
     """
 
     name: str
@@ -75,6 +79,7 @@ class Engine(ABC):
     exact_products: float
     notes: list[str]
     chosen: str = ""
+    brings_neighbors: bool = True
 
     def get_ready(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing to do is an answer
         """Begin to load, in the background, what will be needed for n cells: packages take long to import.
@@ -112,6 +117,15 @@ class Engine(ABC):
     @abstractmethod
     def to_host(self, x: Array) -> NDArray[Any]:
         """Copy an array of this engine to the host; on the CPU the array itself."""
+
+    def digest(self, x: Array) -> str:
+        """Tell cells that were put from any others; every value counts. 64 hexadecimal digits."""
+        n, d = x.shape
+        digest = hashlib.sha256(f"{n} x {d}".encode())
+        step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
+        for start in range(0, n, step):
+            digest.update(self.to_host(x[start : start + step]).data)
+        return digest.hexdigest()
 
     @abstractmethod
     def knn(self, x: Array, k: int) -> Knn:

@@ -35,32 +35,53 @@ def widths_of_cells(
     """Euclidean silhouette widths of `cells`, (m,); see `Engine.silhouette_widths`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
-    rows = CentredRows(x, segments, blocks)
-    segment_of_cell = np.empty(len(x), np.int64)
-    segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
-    segment = segment_of_cell[cells]
+    sample = Sample(cells, x, segments, blocks, CentredRows(x, segments, blocks))
+    sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
+    workers.count(work.sampled(sizes, len(x), x.shape[1]))
     widths = np.empty(len(cells))
+    workers.run(sample.pieces, lambda: sample.comparer(tiles, widths))
+    return widths
 
-    def make_worker() -> Callable[[tuple[NDArray[np.int64], list[Block]]], None]:
-        summer = make_summer(tiles, x.shape[1])
+
+class Sample:
+    """Some cells among all of their groups.
+
+    Attributes
+    ----------
+    pieces : cells (positions in the sample) of one group, and the blocks of their group
+    """
+
+    def __init__(
+        self,
+        cells: NDArray[np.int64],
+        x: NDArray[np.float32],
+        segments: Segments,
+        blocks: list[Block],
+        rows: CentredRows,
+    ) -> None:
+        self._cells, self._x, self._sizes, self._rows = cells, x, segments.sizes, rows
+        segment_of_cell = np.empty(len(x), np.int64)
+        segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
+        self._segment = segment_of_cell[cells]
+        self.pieces = _pieces(self._segment, segments, blocks)
+
+    def comparer(
+        self, tiles: Tiles | None, widths: NDArray[np.float64]
+    ) -> Callable[[tuple[NDArray[np.int64], list[Block]]], None]:
+        """Make a worker, which writes the widths of the pieces that it is given."""
+        summer = make_summer(tiles, self._x.shape[1])
 
         def compare(piece: tuple[NDArray[np.int64], list[Block]]) -> None:
             which, others = piece
             first, last = others[0].first, others[-1].last
             sums = np.zeros((last - first, len(which)))
             for block in others:
-                left, right = rows.of_cells(x[cells[which]], block), rows.side(block)
+                left, right = self._rows.of_cells(self._x[self._cells[which]], block), self._rows.side(block)
                 found = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
                 sums[block.first - first : block.last - first] += found[0]
-            widths[which] = _widths(sums, segments.sizes[first:last], segment[which] - first)
+            widths[which] = _widths(sums, self._sizes[first:last], self._segment[which] - first)
 
         return compare
-
-    pieces = _pieces(segment, segments, blocks)
-    sizes = ((len(which), others[-1].stop - others[0].start) for which, others in pieces)
-    workers.count(work.sampled(sizes, len(x), x.shape[1]))
-    workers.run(pieces, make_worker)
-    return widths
 
 
 def _pieces(

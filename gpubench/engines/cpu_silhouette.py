@@ -110,15 +110,20 @@ class _TileWorker:
 
     def silhouette_tile(self, i: Block, j: Block) -> None:
         """Add the distances of one tile to the sums of both sides."""
-        left, right, same = self._rows.side(i), self._rows.beside(j, i), i is j
-        sums = self._summer.sums(left, right, same=same)
-        if sums is None:
-            sums = sums_in_float64(left.in_float64(), self._rows.beside(j, i, np.float64), same=same)
-        self._add(i, j, sums[0])
-        if not same:
-            self._add(j, i, sums[1])
-
-    def _add(self, block: Block, to: Block, sums: NDArray[np.floating]) -> None:
-        fixed = np.rint(sums * np.float64(self._sums.unit)).astype(np.int64)
+        of_left, of_right = fixed_tile_sums(self._rows, self._summer, i, j, self._sums.unit)
         with self._lock:
-            self._sums.of(block, to)[...] += fixed
+            self._sums.of(i, j)[...] += of_left
+            if i is not j:
+                self._sums.of(j, i)[...] += of_right
+
+
+def fixed_tile_sums(
+    rows: CentredRows, summer: Summer, i: Block, j: Block, unit: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums of the distances of a tile in fixed point, to the segments of the other block: (segments, rows) for both."""
+    left, right, same = rows.side(i), rows.beside(j, i), i is j
+    sums = summer.sums(left, right, same=same)
+    if sums is None:
+        sums = sums_in_float64(left.in_float64(), rows.beside(j, i, np.float64), same=same)
+    of_left, of_right = (np.rint(side * np.float64(unit)).astype(np.int64) for side in sums)
+    return of_left, of_right

@@ -59,6 +59,59 @@ def search(
         _search_part(sides, part, CandidateStore(tiles, part, k, sides.n_others), out, workers)
 
 
+def search_pair(
+    tiles: Tiles,
+    x: NDArray[np.float32],
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    farthest: NDArray[np.float32],
+    out: Neighbors,
+    workers: Workers,
+) -> None:
+    """Find for each cell of one side those of its neighbours on the other side that are near enough.
+
+    Parameters
+    ----------
+    sides : all cells of `x`, near ones together (see `near_order`); every pair between them is compared once
+    farthest : (n,) how far a neighbour of each cell may be; it is written whether any so near may have been missed
+    out : -1 where a cell has fewer neighbours
+    """
+    order = np.concatenate(sides)
+    both = _Sides(tiles, x, x, workers, order)
+    store = CandidateStore(tiles, range(len(x)), out.indices.shape[1], both.n_others)
+    limits = both.limits(farthest[order])
+    store.arrays[2][: len(x)] = limits
+    rows, columns = range(len(sides[0])), range(len(sides[0]), len(x))
+    size = _block(both.d)
+    step = max(1, CALL_PRODUCTS // (size * size * both.d)) * size
+    assert len(rows) % tiles.columns == 0, "columns are packed in panels, and the other side begins with one"
+    calls = [(part, where, True) for where in _cut(columns, step) for part in _cut(rows, size)]
+    workers.run(calls, lambda: lambda call: both.offer(store, call))
+    out.indices[:] = -1
+    workers.run(_cut(range(len(x)), size), lambda: lambda part: both.finish(store, part, out))
+    # where a cell had room for all that came, nothing was missed, however few they are
+    out.uncertain[order[store.arrays[2][: len(x)] == limits]] = False
+
+
+def order_exactly(
+    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int32], out: Neighbors
+) -> None:
+    """Order candidates of each query by (exact distance, id) and keep the nearest.
+
+    Parameters
+    ----------
+    ids : (m, c) cells, each once in its row; -1 where there is none
+    """
+    m, c = ids.shape
+    there = ids >= 0
+    positions = np.argsort(~there, axis=1, kind="stable") + np.arange(m)[:, None] * c
+    nothing = np.zeros(m)
+    tiles.topk_finish(
+        *(queries, x, x.shape[1], np.arange(m), np.maximum(ids, 0).ravel().astype(np.int64), m, c, c),
+        *(positions.astype(np.uint64), there.sum(axis=1, dtype=np.int32), np.zeros(m, np.float32)),
+        *(nothing, 0.0, 0.0, 1.0, True, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+    )
+
+
 def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: Workers) -> None:
     if sides.same:
         workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
@@ -148,14 +201,22 @@ class _Sides:
     n_columns, d : all cells, and their dimensions
     """
 
-    def __init__(self, tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], workers: Workers) -> None:
+    def __init__(
+        self,
+        tiles: Tiles,
+        queries: NDArray[np.float32],
+        x: NDArray[np.float32],
+        workers: Workers,
+        order: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Prepare both sides; `order` is of cells that are compared with each other, None: near cells together."""
         self._tiles, self._queries, self._x = tiles, queries, x
         self.same = queries is x
         self.n_columns, self.d = x.shape
         self.n_others = len(x) - self.same
         self._scaling = Scaling(x, queries)
         if self.same:
-            self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED)
+            self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED) if order is None else order
         else:
             # a random order bounds how often a row finds something nearer than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
@@ -181,6 +242,12 @@ class _Sides:
             *(rows, squares, where.start, len(rows), self._panels, self._squares, columns.start, columns.stop),
             *(self.d, self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
         )
+
+    def limits(self, farthest: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What products of the row at each position must be below, so that none is missed that is at most so far."""
+        rounding = Rounding.of(self._squares[: self.n_columns], self._largest, self.d, self._scaling.scale)
+        limits = rounding.reaching(np.nextafter(farthest, np.float32(np.inf)).astype(np.float64))
+        return np.nextafter(limits.astype(np.float32), np.float32(np.inf))
 
     def finish(self, candidates: CandidateStore, where: range, out: Neighbors) -> None:
         """Order the candidates of some rows and write the nearest."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DIGEST_BLOCK_BYTES = 64 << 20
-
 
 class Embedding:
     """Cells on an engine's device. Made once, handed to every metric.
@@ -69,9 +67,8 @@ class Embedding:
             raise InputError(f"k={k} neighbours cannot be found among {self.n} cells; use 1 to {self.n - 1}")
         if self._knn is None or self._knn.k < k:
             self.planned_k = planned = max(self.planned_k, k)
-            self._knn = self.kept.part(
-                "knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned
-            )
+            kept = self.kept if self.engine.brings_neighbors else self.kept.nowhere()
+            self._knn = kept.part("knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned)
         return self._knn.head(k)
 
     def shared(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Hashable) -> T:
@@ -99,16 +96,6 @@ def _knn_codec(engine: Engine) -> Codec[Knn]:
         return Knn(*(engine.xp.asarray(part.arrays[name]) for name in ("indices", "distances")), **part.value)
 
     return Codec(pack, unpack)
-
-
-def digest_of_cells(engine: Engine, x: Array) -> str:
-    """Tell cells that were put from any others; every value counts."""
-    n, d = x.shape
-    digest = hashlib.sha256(f"{n} x {d}".encode())
-    step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
-    for start in range(0, n, step):
-        digest.update(engine.to_host(x[start : start + step]).data)
-    return digest.hexdigest()
 
 
 def fingerprint_of(codes: NDArray[np.int32]) -> str:

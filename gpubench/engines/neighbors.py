@@ -91,6 +91,13 @@ class Rounding:
         """The same for some of the rows."""
         return Rounding(self.norms[rows], self.largest, self.factor, self.scale)
 
+    def reaching(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances from products are at most this for all cells that are at most so far; (m,)."""
+        far = distances * self.scale
+        reach = np.minimum(self.largest, (self.norms + far) * REACH_MARGIN)
+        bounds: NDArray[np.float64] = far**2 + self.factor * (self.norms + reach) ** 2
+        return bounds
+
     def unseen(self, limits: Floats, kth: NDArray[np.float64]) -> NDArray[np.float64]:
         """No cell whose product was not below `limits` is nearer than this, or else it is further than the k-th.
 

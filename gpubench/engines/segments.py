@@ -61,10 +61,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Blocks [first, last) of a group whose sums are held at the same time; the group ends at block `group_last`."""
+    """Blocks [first, last) of a group, [group_first, group_last), whose sums are held at the same time."""
 
     first: int
     last: int
+    group_first: int
     group_last: int
 
 
@@ -132,8 +133,10 @@ def isolate(segments: Segments, blocks: list[Block], apart: NDArray[np.bool_]) -
 def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterator[Pass]:
     """Split the work so that the sums of one pass fit the memory; whole panels only, at least one."""
     group_of = [int(segments.group[block.first]) for block in blocks]
-    first = 0
+    first = group_first = 0
     while first < len(blocks):
+        if group_of[first] != group_of[group_first]:
+            group_first = first
         group_last = first
         while group_last < len(blocks) and group_of[group_last] == group_of[first]:
             group_last += 1
@@ -142,11 +145,11 @@ def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterat
             panel_last = last
             while panel_last < group_last and blocks[panel_last].panel == blocks[last].panel:
                 panel_last += 1
-            part = Pass(first, panel_last, group_last)
+            part = Pass(first, panel_last, group_first, group_last)
             if last > first and Sums.n_bytes(blocks, part) > memory_bytes:
                 break
             last = panel_last
-        yield Pass(first, last, group_last)
+        yield Pass(first, last, group_first, group_last)
         first = last
 
 
@@ -181,6 +184,18 @@ def own_means(own: NDArray[np.float64], segments: Segments) -> NDArray[np.float6
     return of_cells
 
 
+def unit_of(reach: float, n_cells: int, bits: int = 62) -> float:
+    """What a distance is multiplied by in fixed point, a power of two; the same however the group is cut.
+
+    Parameters
+    ----------
+    reach : the largest possible distance
+    n_cells : of the group
+    bits : that the largest possible sum uses
+    """
+    return float(2.0 ** np.floor(bits - np.log2(max(reach, 1.0) * (n_cells + 1))))
+
+
 class Sums:
     """Sums of distances from cells to segments in fixed point, for one pass.
 
@@ -204,7 +219,7 @@ class Sums:
         self._end = blocks[part.group_last - 1].stop
         self._first = blocks[part.first].first
         self._segments = segments
-        self.unit = float(2.0 ** np.floor(bits - np.log2(max(reach, 1.0) * (self._end - self._start + 1))))
+        self.unit = unit_of(reach, self._end - blocks[part.group_first].start, bits)
 
     @staticmethod
     def _shapes(blocks: list[Block], part: Pass) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,0 +1,347 @@
+"""The Dask engine: the operations of the CPU engine as tasks on the workers of a cluster, with the same bits.
+
+Every worker reads the embedding once, from the file or from what the client has handed over. What is done for every
+cell, or every pair of cells, is cut into tasks: exact neighbours, Euclidean silhouettes, and what neighbours say of a
+column. What needs the whole graph or all cells at once runs on one worker, as the CPU engine does it there: graphs,
+communities, components, approximate neighbours, cosine distances, k-means, classifiers. Neighbours and values of cells
+stay on the workers (see `dask_array`).
+"""
+
+from __future__ import annotations
+
+import uuid
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.data import as_rows
+from gpubench.data.places import place_of
+from gpubench.engines import (
+    dask_array,
+    dask_connect,
+    dask_knn,
+    dask_lookup,
+    dask_silhouette,
+    dask_worker,
+    planner,
+    work,
+)
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.dask_array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
+from gpubench.engines.dask_classifiers import ClusterClassifier, LinearClusterClassifier
+from gpubench.engines.dask_cluster import Cluster, quiet
+from gpubench.engines.dask_handover import Handover
+from gpubench.engines.dask_silhouette import Columns
+from gpubench.engines.dask_worker import Held, Recipe
+from gpubench.engines.segments import sort_cells
+from gpubench.errors import EngineUnavailable, InputError
+from gpubench.timeline import Timeline
+from gpubench.types import Array, Graph, Knn, RowSource
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+COPIES = 2.5
+"""Matrices that a worker holds at most: the cells, the same sorted and centred, and blocks of them."""
+
+
+class DaskEngine(Engine):
+    """Runs on the workers of a Dask cluster; see `Engine` for what each operation computes.
+
+    Attributes
+    ----------
+    cluster : the workers
+    """
+
+    name = "dask"
+    precision = "exact"
+    brings_neighbors = False
+
+    def __init__(
+        self,
+        *,
+        cluster: Any = None,
+        seed: int = 42,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timeline: Timeline | None = None,
+        knn: str = "auto",
+        exact: bool = False,
+    ) -> None:
+        self.xp: Any = ClusterNumpy()
+        self.timeline = timeline or Timeline()
+        self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
+        self.seed, self.knn_method, self.exact_products = seed, knn, self._here.exact_products
+        self.notes = []
+        client, started = dask_connect.connect(cluster, memory_bytes)
+        quiet()
+        handover = Handover()
+        self.cluster = Cluster(client, self.timeline, handover)
+        # arrays that are on the cluster hold it, and may be looked at when this engine is gone
+        self._close = weakref.finalize(self.cluster, _close, started and client, started, handover)
+        workers = self.cluster.workers()
+        dask_connect.check_versions(self.cluster.on_each(dask_connect.versions_here), dask_connect.versions_here())
+        tiles = set(self.cluster.on_each(dask_connect.tiles_here).values())
+        if len(tiles) > 1:
+            raise EngineUnavailable(
+                f"workers have processors of several kinds (tiles of {', '.join(sorted(tiles))}), whose numbers differ"
+                " in the last bits; set GPUBENCH_TILES to one that all have"
+            )
+        handover.look(self.cluster.on_each)
+        self._handover = handover
+        n_threads = {int(worker["nthreads"]) for worker in workers.values()}
+        limits = [int(worker["memory_limit"]) // int(worker["nthreads"]) for worker in workers.values()]
+        least = min((limit for limit in limits if limit > 0), default=planner.free_memory_bytes() // len(workers))
+        self.worker_bytes = int(planner.SHARE_OF_FREE * least)
+        self.memory_bytes = self.worker_bytes if memory_bytes is None else planner.budget_bytes(memory_bytes)
+        self._recipe = Recipe(seed, knn, exact, max(self.worker_bytes, planner.LEAST_BUDGET_BYTES), min(n_threads))
+        of_threads = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted(n_threads))
+        self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"
+        self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
+
+    def close(self) -> None:
+        """End the workers that were started here; others are left alone."""
+        self._close()
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+        """See `Engine.put`: every worker that there is reads the cells, from the file where there is one."""
+        if isinstance(x, ClusterArray):
+            return x
+        with self.timeline.stage("put"):
+            rows = as_rows(x, name)
+            n, d = (int(size) for size in rows.shape)
+            self._require(n, d, name)
+            key = uuid.uuid4().hex
+            place = place_of(rows)
+            if place is None:
+                place = self._handed_over(rows, name)
+            if isinstance(
+                place, np.ndarray
+            ):  # workers see nothing of this machine: Dask takes the cells to all of them
+                future = self.cluster.client.scatter(place, broadcast=True, direct=True)
+                return ClusterArray(self.cluster, future, ((n, d), np.dtype(np.float32)))
+            held = Held(key, place, name, self._recipe)
+            self.cluster.on_every_worker("put", dask_worker.value_of, held)
+            self.timeline.put(4 * n * d)
+        return ClusterArray(self.cluster, held, ((n, d), np.dtype(np.float32)))
+
+    def _handed_over(self, rows: Any, name: str) -> Any:
+        """Bring cells that are in no file of their own to where workers can read them; refuse what cannot be scored."""
+        cells = self._here.put(rows, name)
+        self._here.release(cells)
+        return cells if self._handover.folder is None else self._handover.leave_matrix(cells)
+
+    def _require(self, n: int, d: int, name: str) -> None:
+        needs = COPIES * 4 * n * d
+        if needs > self.worker_bytes:
+            raise InputError(
+                f"{name} ({n:,} x {d}) takes {needs / 1e9:.1f} GB on each worker, but {self.worker_bytes / 1e9:.1f} GB"
+                " may be used; start fewer workers with more memory each, or use fewer cells"
+            )
+
+    def release(self, x: Array) -> None:
+        """See `Engine.release`."""
+        if isinstance(x, ClusterArray) and isinstance(x.argument, Held):
+            self.cluster.release(x.argument.key)
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        return np.asarray(x)
+
+    def digest(self, x: Array) -> str:
+        """See `Engine.digest`; computed by the worker that has the cells."""
+        return str(self._fetched("digest", x))
+
+    def knn(self, x: Array, k: int) -> Knn:
+        """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
+        cells = self._on(x)
+        n, d = cells.shape
+        if not 1 <= k < n:
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
+        method = self._here.method(n, d)
+        if method == "exact":
+            self.timeline.work(*work.search(n, n, d, k, symmetric=True))
+            return dask_knn.exact_knn(self.cluster, cells.argument, _key_of(cells), (n, d), k, self._recipe)
+        block = self.cluster.submit("knn", dask_knn.whole_search, cells, k, replace(self._recipe, knn=method))
+        self.cluster.wait([block])
+        told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
+        return Knn(*dask_array.tables(self.cluster, [block], (n, k)), *told)
+
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """See `Engine.knn_between`; on one worker."""
+        queries, x = self._on(queries), self._on(x)
+        if not 1 <= k <= x.shape[0]:
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {x.shape[0]}")
+        n, d = x.shape
+        self.timeline.work(*work.search(queries.shape[0], n, d, k, symmetric=False))
+        found = self._there("knn_between", queries, x, k)
+        indices, distances = self._fields(found, "indices", "distances")
+        return Knn(indices, distances)
+
+    def silhouette_widths(
+        self,
+        x: Array,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
+    ) -> Array:
+        """See `Engine.silhouette_widths`."""
+        x, segments = self._on(x), sort_cells(clusters, groups)
+        d = x.shape[1]
+        if metric != "euclidean":
+            self.timeline.work(*work.closed_silhouettes(segments, d))
+            return self._there("silhouette_widths", x, clusters, groups, metric, cells)
+        on = self._columns(x, clusters, groups)
+        if cells is None:
+            self.timeline.work(*work.silhouettes(segments, d))
+            return self._array(dask_silhouette.silhouette_widths(self.cluster, on, segments, d, self._recipe))
+        own, others = dask_silhouette.compared(cells, segments)
+        self.timeline.work(*work.sampled(zip(own, others, strict=True), x.shape[0], d))
+        return self._array(dask_silhouette.sampled_widths(self.cluster, on, cells, own, self._recipe))
+
+    def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
+        """See `Engine.mean_distances`."""
+        x, alone = self._on(x), np.zeros_like(clusters)
+        segments, d = sort_cells(alone, clusters), x.shape[1]
+        if metric != "euclidean":
+            self.timeline.work(*work.closed_silhouettes(segments, d))
+            return self._there("mean_distances", x, clusters, metric)
+        self.timeline.work(*work.silhouettes(segments, d))
+        on = self._columns(x, alone, clusters)
+        return self._array(dask_silhouette.mean_distances(self.cluster, on, segments, d, self._recipe))
+
+    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> Array:
+        """See `Engine.neighbor_entropy`."""
+        if not isinstance(knn.indices, BlockTable):
+            return self._of_other_graph("neighbor_entropy", knn, codes, n_codes)
+        return self._looked_up(knn, dask_lookup.entropy, codes, n_codes)
+
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> Array:
+        """See `Engine.neighbor_value_distance`."""
+        if not isinstance(knn.indices, BlockTable):
+            return self._of_other_graph("neighbor_value_distance", knn, values, k_per_cell)
+        return self._looked_up(knn, dask_lookup.value_distance, values, k_per_cell)
+
+    def neighbor_simpson(self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float) -> Array:
+        """See `Engine.neighbor_simpson`."""
+        if not isinstance(knn.indices, BlockTable):
+            return self._of_other_graph("neighbor_simpson", knn, codes, n_codes, perplexity)
+        return self._looked_up(knn, dask_lookup.simpson, codes, n_codes, perplexity)
+
+    def neighbor_chi_square(self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]) -> Array:
+        """See `Engine.neighbor_chi_square`."""
+        if not isinstance(knn.indices, BlockTable):
+            return self._of_other_graph("neighbor_chi_square", knn, codes, shares)
+        return self._looked_up(knn, dask_lookup.chi_square, codes, shares)
+
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`; on the worker to which the neighbours are brought."""
+        self.timeline.work(*work.look_up(knn, 8))
+        graph = self._there("fuzzy_graph", self._whole(knn))
+        return Graph(*self._fields(graph, "indptr", "indices", "weights"))
+
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`; on one worker."""
+        return self._codes("leiden", graph, resolution, n_iterations)
+
+    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
+        """See `Engine.kmeans`; on one worker."""
+        return self._codes("kmeans", self._on(x), n_clusters)
+
+    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See `Engine.strong_components`; on one worker."""
+        whole = self._whole(edges) if isinstance(edges, Knn) else edges
+        return self._codes("strong_components", whole, codes)
+
+    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
+        """See `Engine.diffusion_map`; on one worker."""
+        return self._there("diffusion_map", graph, cells, n_components)
+
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """See `Engine.contingency`; the columns are here, and counting takes less than sending them."""
+        return self._here.contingency(rows, columns, n_rows, n_columns)
+
+    def rank(self, values: Array) -> Array:
+        """See `Engine.rank`; where the values are."""
+        return self._there("rank", values) if isinstance(values, ClusterArray) else self._here.rank(values)
+
+    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`; on one worker."""
+        return np.asarray(self._there("group_means", self._on(x), codes, n_groups))
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`; trained on one worker, and asked where it is."""
+        self._here.classifier(kind, **params)  # refuses what cannot be, before anything is sent
+        made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
+        return made(self.cluster, self._recipe, kind, params)
+
+    def _on(self, x: Array) -> ClusterArray:
+        """An array on the cluster."""
+        on: ClusterArray = x if isinstance(x, ClusterArray) else self.put(x)
+        return on
+
+    def _array(self, future: Any) -> Any:
+        return ClusterArray(self.cluster, future)
+
+    def _there(self, operation: str, *args: Any) -> Any:
+        """Run an operation on one worker, and leave its answer there."""
+        future = self.cluster.submit(operation, dask_worker.on_engine, self._recipe, operation, args, {})
+        self.cluster.wait([future])
+        return self._array(future)
+
+    def _fetched(self, operation: str, *args: Any) -> Any:
+        return self.cluster.fetch(self._there(operation, *args).argument)
+
+    def _codes(self, operation: str, *args: Any) -> NDArray[np.int32]:
+        """Codes of cells, which cross as the smallest integers that hold them."""
+        found = self._there(operation, *args)
+        return np.asarray(self.cluster.fetch(self.cluster.submit("codes", _smallest, found))).astype(np.int32)
+
+    def _fields(self, found: ClusterArray, *names: str) -> list[ClusterArray]:
+        return [self._array(self.cluster.submit(name, getattr, found, name)) for name in names]
+
+    def _whole(self, knn: Knn) -> Any:
+        """A neighbour graph on one worker."""
+        if not isinstance(knn.indices, BlockTable):
+            return knn
+        return self._array(self.cluster.submit("whole", whole_knn, knn.indices.blocks, *knn.indices.shape))
+
+    def _looked_up(self, knn: Knn, function: Any, *args: Any) -> Any:
+        value_bytes = 8 if function in (dask_lookup.value_distance, dask_lookup.simpson) else 4
+        self.timeline.work(*work.look_up(knn, value_bytes))
+        return dask_lookup.look_up(self.cluster, knn, function, *args)
+
+    def _of_other_graph(self, operation: str, knn: Knn, *args: Any) -> Any:
+        """Of a graph that is not in blocks: where it is."""
+        if isinstance(knn.indices, np.ndarray):
+            return getattr(self._here, operation)(knn, *args)
+        return self._there(operation, knn, *args)
+
+    def _columns(self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Columns:
+        """Cells and their columns, as tasks are told of them."""
+        told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
+        return Columns(x.argument, f"{_key_of(x)} {uuid.uuid4().hex}", *told)
+
+
+def _smallest(codes: NDArray[np.int32]) -> NDArray[Any]:
+    return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
+
+
+def _key_of(cells: ClusterArray) -> str:
+    """Tells an array from every other."""
+    return str(cells.argument.key)
+
+
+def _close(client: Any, cluster: Any, handover: Handover) -> None:
+    if cluster is not None:
+        client.close()
+        cluster.close()
+    handover.close()

@@ -1,0 +1,90 @@
+"""Classifiers on a cluster: trained by one worker, and asked by the one that has them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines.base import Engine
+from gpubench.engines.dask_array import ClusterArray
+from gpubench.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from gpubench.engines.dask_cluster import Cluster
+    from gpubench.engines.dask_worker import Recipe
+
+
+class ClusterClassifier:
+    """A classifier on a worker; see `Classifier`."""
+
+    def __init__(self, cluster: Cluster, recipe: Recipe, kind: str, params: Mapping[str, Any]) -> None:
+        self._cluster = cluster
+        self._making = recipe, kind, dict(params)
+        self._fitted: Any = None
+        self.note = ""
+
+    def fit(self, x: Any, codes: NDArray[np.int32], n_classes: int) -> ClusterClassifier:
+        """See `Classifier.fit`."""
+        self._fitted = self._cluster.submit("fit", fitted, *self._making, x, codes, n_classes)
+        self.note = str(self._cluster.fetch(self._cluster.submit("note", getattr, self._fitted, "note")))
+        return self
+
+    def predict_proba(self, x: Any) -> Any:
+        """See `Classifier.predict_proba`."""
+        return self._asked("predict_proba", x)
+
+    def _asked(self, method: str, x: Any) -> ClusterArray:
+        future = self._cluster.submit(method, ask, self._fitted, method, x)
+        self._cluster.wait([future])
+        return ClusterArray(self._cluster, future)
+
+
+class LinearClusterClassifier(ClusterClassifier):
+    """One that has logits."""
+
+    def decision_function(self, x: Any) -> Any:
+        """(m, n_classes) logits."""
+        return self._asked("decision_function", x)
+
+
+class Fitted:
+    """A trained classifier, which can move to another worker: what it learnt goes, and its engine is made there."""
+
+    def __init__(self, recipe: Recipe, kind: Any, params: dict[str, Any]) -> None:
+        self._making = recipe, kind, params
+        self.classifier: Any = recipe.start().classifier(kind, **params)
+
+    @property
+    def note(self) -> str:
+        """See `Classifier`."""
+        return str(self.classifier.note)
+
+    def __getstate__(self) -> Any:
+        of_the_worker = (ModuleType, Timeline, Engine)
+        learnt = {name: value for name, value in vars(self.classifier).items() if not isinstance(value, of_the_worker)}
+        return self._making, learnt
+
+    def __setstate__(self, state: Any) -> None:
+        making, learnt = state
+        Fitted.__init__(self, *making)
+        vars(self.classifier).update(learnt)
+
+
+def fitted(
+    recipe: Recipe, kind: Any, params: dict[str, Any], x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int
+) -> Fitted:
+    """Train a classifier."""
+    trained = Fitted(recipe, kind, params)
+    trained.classifier.fit(np.ascontiguousarray(x), np.asarray(codes), n_classes)
+    return trained
+
+
+def ask(trained: Fitted, method: str, x: NDArray[np.float32]) -> Any:
+    """Ask a classifier about cells."""
+    return getattr(trained.classifier, method)(np.ascontiguousarray(x))

@@ -1,0 +1,220 @@
+"""A Dask cluster: connected or started, its versions compared, tasks sent, answers waited for and brought here."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from gpubench.engines import dask_worker
+from gpubench.engines.dask_array import ClusterArray
+from gpubench.engines.dask_handover import Handover
+from gpubench.errors import ClusterError
+from gpubench.types import Graph, Knn
+
+if TYPE_CHECKING:
+    from gpubench.timeline import Timeline
+
+LOOK_S = 0.2
+"""How often it is looked how far the tasks are, and whether the run is to stop."""
+
+LOST_S = 20.0
+"""How long a scheduler may not answer before the run ends."""
+
+COLLECT_S = 0.2
+"""Stages that took less are not asked for what each worker did."""
+
+MERGED = 16
+"""Answers that are merged at a time."""
+
+
+class Cluster:
+    """Tasks and answers of one run.
+
+    Attributes
+    ----------
+    client : Dask's
+    """
+
+    def __init__(self, client: Any, timeline: Timeline, handover: Handover) -> None:
+        self.client = client
+        self._timeline = timeline
+        self._handover = handover
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Address -> what the scheduler knows of a worker.
+
+        Raises
+        ------
+        ClusterError
+            There is none, or the scheduler does not answer.
+        """
+        workers: dict[str, dict[str, Any]] = self.client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise ClusterError("the cluster has no workers; start some, or wait until they have started")
+        return workers
+
+    @property
+    def n_slots(self) -> int:
+        """Tasks that run at a time."""
+        return sum(int(worker["nthreads"]) for worker in self.workers().values())
+
+    def submit(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function on a worker; the future of its answer. Large arrays among its arguments go their own way."""
+        return self._send(name, dask_worker.call, function, self.packed(args), self.packed(kwargs))
+
+    def submit_each(self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Call a function with each of several arguments, those named first as soon as there is room."""
+        token = uuid.uuid4().hex[:8]
+        stage = self._timeline.path
+        return [
+            self.client.submit(
+                dask_worker.timed, stage, dask_worker.call, function, self.packed(tuple(args)), {},
+                key=(f"{name}-{token}", i), pure=False, priority=-i,
+            )
+            for i, args in enumerate(calls)
+        ]  # fmt: skip
+
+    def merged(
+        self, name: str, function: Callable[..., Any], found: list[tuple[Any, int]], *args: Any
+    ) -> list[tuple[Any, int]]:
+        """Merge answers as a tree until few are left; a merge gives a tuple of one, and takes pairs (answer, which)."""
+        while len(found) > MERGED:
+            groups = [found[start : start + MERGED] for start in range(0, len(found), MERGED)]
+            found = [(self.submit(name, function, of_group, *args), 0) for of_group in groups]
+        return found
+
+    def _send(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        key = f"{name}-{uuid.uuid4().hex[:8]}"
+        return self.client.submit(dask_worker.timed, self._timeline.path, function, *args, key=key, pure=False)
+
+    def on_every_worker(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Run a task on each worker that there is, or in its place, and wait for all."""
+        token = uuid.uuid4().hex[:8]
+        stage = self._timeline.path
+        self.wait([
+            self.client.submit(
+                dask_worker.timed, stage, _without_answer, function, args,
+                key=(f"{name}-{token}", i), pure=False, workers=[address], allow_other_workers=True,
+            )
+            for i, address in enumerate(self.workers())
+        ])  # fmt: skip
+
+    def packed(self, given: Any) -> Any:
+        """Arguments as tasks take them."""
+        if isinstance(given, ClusterArray):
+            return given.argument
+        if isinstance(given, Knn | Graph):
+            told = {field.name: self.packed(getattr(given, field.name)) for field in fields(given)}
+            return {dask_worker.MADE_OF: type(given), **told}
+        if isinstance(given, list | tuple):
+            return type(given)(map(self.packed, given))
+        if isinstance(given, dict):
+            return {name: self.packed(value) for name, value in given.items()}
+        return self._handover.handed(given)
+
+    def fetch(self, future: Any) -> Any:
+        """Wait for an answer and bring it here, straight from its worker."""
+        if isinstance(future, dask_worker.Held):
+            future = self.submit("matrix", _as_it_is, future)
+        self.wait([future])
+        return self._guarded(lambda: self.client.gather(future, direct=True))
+
+    def wait(self, futures: Sequence[Any]) -> None:
+        """Wait until all tasks have ended; the timeline hears how far they are.
+
+        Raises
+        ------
+        ClusterError
+            Workers ended again and again with a task, or the scheduler is lost.
+        Exception
+            What a task raised.
+        """
+        from distributed import wait
+
+        begin = time.monotonic()
+        lost_since: float | None = None
+        try:
+            while True:
+                with suppress(TimeoutError), self.client.as_current():
+                    wait(futures, timeout=LOOK_S)
+                done = sum(future.status != "pending" for future in futures)
+                self._raise_failed(futures)
+                if len(futures) > 1:
+                    self._timeline.advance(done, len(futures))
+                else:
+                    self._timeline.heed()
+                if done == len(futures):
+                    break
+                lost_since = None if self.client.status == "running" else lost_since or time.monotonic()
+                self._heed_loss(lost_since)
+        except BaseException:
+            self.client.cancel([future for future in futures if future.status == "pending"], force=False)
+            raise
+        if time.monotonic() - begin > COLLECT_S:
+            self._collect()
+
+    def _heed_loss(self, since: float | None) -> None:
+        if since is not None and time.monotonic() - since > LOST_S:
+            raise ClusterError(self._told("the scheduler does not answer any more"))
+
+    def _raise_failed(self, futures: Sequence[Any]) -> None:
+        for future in futures:
+            if future.status in ("error", "cancelled", "lost"):
+                self._guarded(lambda future=future: future.result(timeout=LOST_S))  # type: ignore[misc]
+
+    def _guarded(self, ask: Callable[[], Any]) -> Any:
+        """Ask for an answer; errors of the cluster itself are put into words."""
+        from distributed import CancelledError, KilledWorker
+        from distributed.comm.core import CommClosedError
+
+        try:
+            return ask()
+        except KilledWorker as error:
+            raise ClusterError(
+                self._told(
+                    f"{error.allowed_failures + 1} workers ended while they computed it, the last"
+                    f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
+                    " give workers more memory, or fewer threads each, or use fewer cells"
+                )
+            ) from error
+        except (CancelledError, CommClosedError, TimeoutError) as error:
+            what = "the connection to the scheduler was lost, or data that only workers that ended had"
+            raise ClusterError(self._told(f"{what} ({type(error).__name__})")) from error
+
+    def _told(self, what: str) -> str:
+        return f"stage {self._timeline.path or 'start'}: {what}; what is finished is kept where --out was given"
+
+    def _collect(self) -> None:
+        """Ask every worker what it did, for the timeline."""
+        now = time.time()
+        for address, stages in self.on_each(dask_worker.take_busy).items():
+            for stage, (first_s, last_s, busy_s, tasks) in stages.items():
+                self._timeline.elsewhere(stage, address, now - first_s, now - last_s, busy_s, tasks)
+
+    def on_each(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Call a function on every worker, beside its tasks; those that end meanwhile are left out."""
+        answers: dict[str, Any] = self.client.run(function, *args, on_error="ignore")
+        return answers
+
+    def release(self, key: str) -> None:
+        """Let workers forget a matrix."""
+        self.on_each(dask_worker.forget, key)
+
+
+def _without_answer(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    function(*args)
+
+
+def _as_it_is(array: Any) -> Any:
+    return array
+
+
+def quiet() -> None:
+    """Workers that end are told of where it matters; Dask's own lines about them are for its log."""
+    for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.ERROR)

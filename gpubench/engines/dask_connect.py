@@ -1,0 +1,133 @@
+"""Finding a Dask cluster or starting one on this machine, and comparing what runs on its workers."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gpubench.checkpoint import digest_of_code
+from gpubench.engines import cpu_native
+from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.errors import EngineUnavailable, InputError
+
+COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
+"""Packages whose versions decide numbers, or whether workers understand each other."""
+
+CONNECT_S = 15
+
+FAILURES = 10
+"""Workers that may end with the same task, on a cluster that is started here, before the task counts as the cause."""
+
+
+def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, Any]:
+    """Dask's client, and the cluster where one was started here (else None).
+
+    Parameters
+    ----------
+    cluster : a number of workers to start on this machine; the address of a scheduler; the path of a scheduler file;
+        a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores, or GPUs
+    memory_bytes : what all workers that are started here may use; None: Dask's default, what there is
+
+    Raises
+    ------
+    EngineUnavailable
+        Dask is not installed, or nothing answers.
+    InputError
+        It is none of these.
+    """
+    from distributed import Client
+
+    if isinstance(cluster, Client):
+        if cluster.asynchronous:
+            raise InputError("cluster is an asynchronous Client; give one that was made without asynchronous=True")
+        return cluster, None
+    if cluster is None or (isinstance(cluster, int) and not isinstance(cluster, bool)):
+        started = _start(cluster, memory_bytes)
+        return Client(started, set_as_default=False), started
+    if not isinstance(cluster, str | Path) and not hasattr(cluster, "scheduler_address"):
+        raise InputError(f"cluster={cluster!r} is no cluster; give an address, a scheduler file, a number or a Client")
+    return _client_of(cluster), None
+
+
+def _client_of(cluster: Any) -> Any:
+    from distributed import Client
+
+    given: dict[str, Any] = {"address": cluster}
+    if isinstance(cluster, str | Path) and "://" not in str(cluster) and not _is_address(str(cluster)):
+        if not Path(cluster).is_file():
+            raise InputError(f"cluster={str(cluster)!r} is neither an address (tcp://host:8786) nor a scheduler file")
+        given = {"scheduler_file": str(cluster)}
+    try:
+        return Client(**given, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        what = cluster if isinstance(cluster, str | Path) else type(cluster).__name__
+        raise EngineUnavailable(f"no Dask scheduler answers at {what}: {_one_line(error)}") from error
+
+
+def _is_address(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    return bool(host and colon) and port.isdigit()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
+    """Start workers on this machine, that listen to it alone: one for each GPU, or of one thread each on the CPU."""
+    import dask
+    from distributed import LocalCluster
+
+    if n_workers is not None and n_workers < 1:
+        raise InputError(f"workers={n_workers}: at least one is needed")
+    if find_spec("dask_cuda") is not None:
+        from dask_cuda import LocalCUDACluster
+
+        devices = None if n_workers is None else list(range(n_workers))
+        return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, rmm_pool_size=0.8, dashboard_address=None)
+    wanted = n_workers or usable_cores()
+    limit = "auto" if memory_bytes is None else memory_bytes // wanted
+    with dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}):
+        return LocalCluster(
+            n_workers=wanted, threads_per_worker=1, memory_limit=limit, dashboard_address=None, host="127.0.0.1"
+        )
+
+
+def versions_here() -> dict[str, str]:
+    """What decides numbers in this process."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2]), "gpubench": digest_of_code()[:12]}
+    for name in COMPARED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def tiles_here() -> str:
+    """The compiled tiles that this process uses."""
+    found = cpu_native.load()
+    return found.name if found else cpu_native.NUMPY
+
+
+def check_versions(of_workers: dict[str, dict[str, str]], here: dict[str, str]) -> None:
+    """Refuse workers that would compute with something else.
+
+    Raises
+    ------
+    EngineUnavailable
+        What differs, on how many workers, and on which first.
+    """
+    for name, own in here.items():
+        others = {address: found[name] for address, found in of_workers.items() if found[name] != own}
+        if others:
+            theirs = ", ".join(f"{found} on {count}" for found, count in Counter(others.values()).items())
+            what = "gpubench's code" if name == "gpubench" else name
+            raise EngineUnavailable(
+                f"{what} differs between this process ({own}) and workers ({theirs} of {len(of_workers)}, first"
+                f" {next(iter(others))}); install the same versions everywhere"
+            )

@@ -1,0 +1,199 @@
+"""Exact neighbours on a cluster: parts of the cells are compared in pairs, and what each pair finds is merged.
+
+Cells are brought into an order in which near ones stand together, and cut into parts. First each part is compared with
+itself, which tells how far the neighbours of its cells are at most. Then tasks compare two parts, each pair of cells
+once, and keep what is nearer; few pairs are. Of all that the tasks of a part have found the k nearest are taken: exact
+distances decide, so that the cut and the workers leave no trace in the result.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines import cpu_neighbors, cpu_topk
+from gpubench.engines.cpu_neighbors import ExactSearch
+from gpubench.engines.dask_array import tables
+from gpubench.engines.dask_worker import kept
+from gpubench.engines.near_order import near_order
+from gpubench.engines.neighbors import Neighbors, Scaling
+from gpubench.types import Knn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.dask_array import Block
+    from gpubench.engines.dask_cluster import Cluster
+    from gpubench.engines.dask_worker import Recipe
+
+PAIR_PRODUCTS = 1.2e11
+"""Differences of two values of one task, a few seconds on one core."""
+
+TASKS_A_SLOT = 6
+"""Tasks that there are for each that runs at a time, at least, so that all end at about the same time."""
+
+MOST_PARTS = 400
+"""Parts that cells are cut into at most: 80,000 pairs."""
+
+SEED = 0  # of the order, on which no result depends
+
+
+def part_rows(n: int, d: int, n_slots: int) -> int:
+    """Cells of a part, a multiple of a block."""
+    for_time = (PAIR_PRODUCTS / d) ** 0.5
+    for_balance = n / (2 * TASKS_A_SLOT * n_slots) ** 0.5
+    rows = max(min(for_time, for_balance), n / MOST_PARTS, 1)
+    return -(-int(rows) // cpu_topk.BLOCK) * cpu_topk.BLOCK
+
+
+def exact_knn(cluster: Cluster, x: Any, key: str, shape: tuple[int, int], k: int, recipe: Recipe) -> Knn:
+    """Find the k nearest other cells of each cell; see `Engine.knn`.
+
+    Parameters
+    ----------
+    x : what stands for the cells in a task
+    key : tells these cells from others that workers hold
+    """
+    n, d = shape
+    rows = part_rows(n, d, cluster.n_slots)
+    parts = [(start, min(start + rows, n)) for start in range(0, n, rows)]
+    alone = cluster.submit_each("knn", search_part, [(x, key, part, k, recipe) for part in parts])
+    found = [[(future, 0)] for future in alone]
+    pairs = list(combinations(range(len(parts)), 2))
+    calls = [(x, key, parts[i], parts[j], k, alone[i], alone[j], recipe) for i, j in pairs]
+    together = cluster.submit_each("knn", compare_parts, calls)
+    for (i, j), future in zip(pairs, together, strict=True):
+        found[i].append((future, 0))
+        found[j].append((future, 1))
+    blocks = []
+    for of_part, part in zip(found, parts, strict=True):
+        told = x, key, part, k, recipe
+        few = cluster.merged("merge_knn", merge, of_part, *told)
+        blocks.append(cluster.submit("merge_knn", block_of, few, *told))
+    cluster.wait([*alone, *together, *blocks])
+    return Knn(*tables(cluster, blocks, (n, k)))
+
+
+Some = tuple["NDArray[np.int32]", "NDArray[np.int32]"]
+"""Neighbours of the cells of a part, as many as were found of each: how many, (m,), and all, one after another."""
+
+
+def search_part(
+    x: NDArray[np.float32], key: str, part: tuple[int, int], k: int, recipe: Recipe
+) -> tuple[Some, NDArray[np.float32]]:
+    """Neighbours of the cells of a part among themselves, and how far the k-th is."""
+    cells = _order(x, key)[slice(*part)]
+    n_found = min(k, len(cells) - 1)
+    if n_found == 0:
+        return _some(np.full((len(cells), 1), -1, np.int32)), np.full(len(cells), np.inf, np.float32)
+    engine = recipe.start(threads=1)
+    in_order = np.sort(cells)  # so that ties are decided as among all cells
+    own = x[in_order]
+    found = ExactSearch(engine.workers, engine.tiles, engine.left_bytes).knn_between(own, own, n_found)
+    where = np.searchsorted(in_order, cells)
+    farthest = found.distances[where, -1] if n_found == k else np.full(len(cells), np.inf, np.float32)
+    return _some(in_order[found.indices[where]].astype(np.int32)), farthest
+
+
+def compare_parts(
+    x: NDArray[np.float32],
+    key: str,
+    first: tuple[int, int],
+    second: tuple[int, int],
+    k: int,
+    of_first: tuple[Some, NDArray[np.float32]],
+    of_second: tuple[Some, NDArray[np.float32]],
+    recipe: Recipe,
+) -> tuple[Some, Some]:
+    """Neighbours of the cells of each part among those of the other: those nearer than what the own part has."""
+    engine = recipe.start(threads=1)
+    order = _order(x, key)
+    sides = order[slice(*first)], order[slice(*second)]
+    cells = np.sort(np.concatenate(sides))  # so that ties are decided as among all cells
+    own = x[cells]
+    where = np.searchsorted(cells, sides[0]), np.searchsorted(cells, sides[1])
+    out = Neighbors.empty(len(cells), min(k, len(cells) - 1))
+    if engine.tiles is None:
+        out.indices[:] = (
+            ExactSearch(engine.workers, None, engine.left_bytes).knn_between(own, own, out.indices.shape[1]).indices
+        )
+    else:
+        farthest = np.empty(len(cells), np.float32)
+        farthest[where[0]], farthest[where[1]] = of_first[1], of_second[1]
+        cpu_topk.search_pair(engine.tiles, own, where, farthest, out, engine.workers)
+        uncertain = np.flatnonzero(out.uncertain)
+        cpu_neighbors.search_rows(own, own, np.arange(len(own)), uncertain, out, engine.workers)
+    of_side = np.zeros(len(cells), np.int8)
+    of_side[where[1]] = 1
+    answers = []
+    for number, side in enumerate(where):
+        ids = out.indices[side]
+        # those of the own side are found where it is compared with itself
+        there = (ids >= 0) & (of_side[ids] != number)
+        answers.append(_some(np.where(there, cells[ids], -1).astype(np.int32)))
+    return answers[0], answers[1]
+
+
+def _some(ids: NDArray[np.int32]) -> Some:
+    """Leave out what is -1."""
+    there = ids >= 0
+    return there.sum(axis=1, dtype=np.int32), ids[there]
+
+
+def _side_by_side(found: list[tuple[tuple[Any, ...], int]]) -> NDArray[np.int32]:
+    """(m, most) everything that tasks have found of the cells of a part, -1 at the end of rows."""
+    some: list[Some] = [of_task[side] for of_task, side in found]
+    ends = np.sum([counts for counts, _ in some], axis=0)
+    ids = np.full((len(ends), max(int(ends.max()), 1)), -1, np.int32)
+    begin = np.zeros(len(ends), np.int64)
+    for counts, flat in some:
+        rows = np.repeat(np.arange(len(counts)), counts)
+        ids[rows, begin[rows] + np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)] = flat
+        begin += counts
+    return ids
+
+
+def block_of(
+    found: list[tuple[tuple[Any, ...], int]],
+    x: NDArray[np.float32],
+    key: str,
+    part: tuple[int, int],
+    k: int,
+    recipe: Recipe,
+) -> Block:
+    """The k nearest of what tasks have found for the cells of a part."""
+    engine = recipe.start(threads=1)
+    cells = _order(x, key)[slice(*part)]
+    queries = x[cells]
+    ids = _side_by_side(found)
+    out = Neighbors.empty(len(cells), k)
+    out.indices[:] = -1
+    if engine.tiles is not None:
+        cpu_topk.order_exactly(engine.tiles, queries, x, ids, out)
+    else:
+        cpu_neighbors.rerank(queries, x, ids.astype(np.int64), None, out, np.arange(len(cells)))
+    return cells, out.indices, out.distances
+
+
+def merge(found: list[Any], *told: Any) -> tuple[Some]:
+    """The k nearest of what some tasks have found, as they give them."""
+    return (_some(block_of(found, *told)[1]),)
+
+
+def _order(x: NDArray[np.float32], key: str) -> NDArray[np.int64]:
+    """The cells, near ones together; this worker's, made once."""
+    return kept(("order", key), lambda: near_order(x, Scaling(x, x), cpu_topk.LEAF, SEED))
+
+
+def whole_search(x: NDArray[np.float32], k: int, recipe: Recipe) -> tuple[Any, ...]:
+    """A block of all cells, found on one worker as the engine there does, and how it was found."""
+    found = recipe.start().knn(x, k)
+    return None, found.indices, found.distances, (found.method, dict(found.params), found.recall)
+
+
+def told_of(block: Any) -> tuple[Any, ...]:
+    """How the neighbours were found."""
+    told: tuple[Any, ...] = block[3]
+    return told
