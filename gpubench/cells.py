@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import InputError
@@ -47,6 +47,12 @@ class CellColumn:
     names: tuple[str, ...] | None = None
     mean_over: MeanOver = "cells"
 
+    def here(self) -> CellColumn:
+        """The same with its values on this machine: those of a cluster stay there until they are looked at."""
+        import numpy as np
+
+        return replace(self, values=np.asarray(self.values))
+
 
 @dataclass(frozen=True, slots=True)
 class CellView:
@@ -85,7 +91,8 @@ class CellScores:
 
     def select(self, **wanted: Any) -> list[CellColumn]:
         """Columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""
-        return [column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items())]
+        chosen = (column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items()))
+        return [column.here() for column in chosen]
 
     def find(self, metric: str, **wanted: Any) -> CellColumn:
         """Return the one column of a metric.

@@ -57,7 +57,7 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     if cells.times is not None:
         columns.append(("time_value", pa.array(cells.times)))
         described.append({"kind": "times"})
-    for column in cells.columns:
+    for column in (column.here() for column in cells.columns):
         name = "/".join([column.embedding, column.task, column.metric, *column.params.values()])
         array = pa.array(column.values) if column.names is None else _categories(column.values, column.names)
         columns.append((name, array))

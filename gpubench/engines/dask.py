@@ -161,7 +161,7 @@ class DaskEngine(Engine):
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
-        method = self._here.method(n, d)
+        method = self.method(n, d, k)
         if method == "exact":
             self.timeline.work(*work.search(n, n, d, k, symmetric=True))
             return dask_knn.exact_knn(self.cluster, cells.argument, _key_of(cells), (n, d), k, self._recipe)
@@ -170,16 +170,26 @@ class DaskEngine(Engine):
         told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
         return Knn(*dask_array.tables(self.cluster, [block], (n, k)), *told)
 
+    def method(self, n: int, d: int, k: int = 1) -> str:
+        """See `Engine.method`; that of the CPU engine, whose bits these are."""
+        return self._here.method(n, d, k)
+
+    def estimates_neighborhoods(self, n: int, d: int) -> bool:
+        """See `Engine.estimates_neighborhoods`; as the CPU engine."""
+        return self._here.estimates_neighborhoods(n, d)
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`; as the CPU engine."""
+        return self._here.most_training_cells(kind, n)
+
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`; on one worker."""
+        """See `Engine.knn_between`; the queries are shared out among the workers."""
         queries, x = self._on(queries), self._on(x)
-        if not 1 <= k <= x.shape[0]:
-            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {x.shape[0]}")
-        n, d = x.shape
-        self.timeline.work(*work.search(queries.shape[0], n, d, k, symmetric=False))
-        found = self._there("knn_between", queries, x, k)
-        indices, distances = self._fields(found, "indices", "distances")
-        return Knn(indices, distances)
+        m, (n, d) = queries.shape[0], x.shape
+        if not 1 <= k <= n:
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {n}")
+        self.timeline.work(*work.search(m, n, d, k, symmetric=False))
+        return dask_knn.knn_between(self.cluster, queries.argument, x.argument, (m, n, d), k, self._recipe)
 
     def silhouette_widths(
         self,
@@ -214,10 +224,12 @@ class DaskEngine(Engine):
         on = self._columns(x, alone, clusters)
         return self._array(dask_silhouette.mean_distances(self.cluster, on, segments, d, self._recipe))
 
-    def neighbor_entropy(self, knn: Knn, codes: NDArray[np.int32], n_codes: int) -> Array:
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> Array:
         """See `Engine.neighbor_entropy`."""
-        if not isinstance(knn.indices, BlockTable):
-            return self._of_other_graph("neighbor_entropy", knn, codes, n_codes)
+        if not isinstance(knn.indices, BlockTable) or cells is not None:
+            return self._of_other_graph("neighbor_entropy", knn, codes, n_codes, cells)
         return self._looked_up(knn, dask_lookup.entropy, codes, n_codes)
 
     def neighbor_value_distance(

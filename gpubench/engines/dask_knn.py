@@ -37,6 +37,9 @@ TASKS_A_SLOT = 6
 MOST_PARTS = 400
 """Parts that cells are cut into at most: 80,000 pairs."""
 
+LEAST_QUERIES = 256
+"""Queries of a task at least: the other side is packed for each."""
+
 SEED = 0  # of the order, on which no result depends
 
 
@@ -180,6 +183,30 @@ def block_of(
 def merge(found: list[Any], *told: Any) -> tuple[Some]:
     """The k nearest of what some tasks have found, as they give them."""
     return (_some(block_of(found, *told)[1]),)
+
+
+def knn_between(cluster: Cluster, queries: Any, x: Any, shape: tuple[int, int, int], k: int, recipe: Recipe) -> Knn:
+    """Find the k nearest cells of each query; see `Engine.knn_between`.
+
+    Parameters
+    ----------
+    shape : queries, cells, dimensions
+    """
+    m, n, d = shape
+    rows = max(min(int(PAIR_PRODUCTS / n / d), -(-m // (TASKS_A_SLOT * cluster.n_slots))), LEAST_QUERIES)
+    calls = [(queries, x, (start, min(start + rows, m)), k, recipe) for start in range(0, m, rows)]
+    blocks = cluster.submit_each("knn_between", search_rows, calls)
+    cluster.wait(blocks)
+    return Knn(*tables(cluster, blocks, (m, k)))
+
+
+def search_rows(
+    queries: NDArray[np.float32], x: NDArray[np.float32], rows: tuple[int, int], k: int, recipe: Recipe
+) -> Block:
+    """The nearest cells of some queries."""
+    engine = recipe.start(threads=1)
+    found = engine.knn_between(np.ascontiguousarray(queries[slice(*rows)]), x, k)
+    return np.arange(*rows), found.indices, found.distances
 
 
 def _order(x: NDArray[np.float32], key: str) -> NDArray[np.int64]:

@@ -55,8 +55,7 @@ def put_together(found: list[Values], n: int) -> NDArray[np.float64]:
 def entropy(knn: Knn, cells: NDArray[np.int64], codes: NDArray[Any], n_codes: int) -> NDArray[np.float64]:
     """See `Engine.neighbor_entropy`."""
     out = np.empty(len(cells))
-    neighbors, own_first = _own_first(knn, cells, codes)
-    cpu_kernels.neighbor_entropy(neighbors, own_first, n_codes, 0, len(cells), out)
+    cpu_kernels.neighbor_entropy(knn.indices, codes[cells], codes, n_codes, 0, len(cells), out)
     return out
 
 
