@@ -51,7 +51,8 @@ class CellColumn:
         """The same with its values on this machine: those of a cluster stay there until they are looked at."""
         import numpy as np
 
-        return replace(self, values=np.asarray(self.values))
+        values: Any = np.asarray(self.values)
+        return replace(self, values=values)
 
 
 @dataclass(frozen=True, slots=True)
