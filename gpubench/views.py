@@ -9,6 +9,7 @@ import numpy as np
 
 from gpubench.cells import CellView
 from gpubench.data import has_embedding, read_matrix, read_rows
+from gpubench.engines.planner import PIECE_VALUES
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ CELLS = 20_000
 
 COMPONENTS = "first two principal components"
 
-_PIECE_VALUES = 1 << 22
 _KEPT_VALUES = 1 << 24
 _BLOCK_ROWS = 1 << 18
 _DIRECTIONS, _ROUNDS = 12, 10
@@ -81,7 +81,7 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     """
     engine, xp, d = embedding.engine, embedding.engine.xp, embedding.d
     rows = drawn_cells(embedding.n, seed)
-    step = max(1, _PIECE_VALUES // d)
+    step = max(1, PIECE_VALUES // d)
     pieces = [xp.asarray(rows[start : start + step]) for start in range(0, len(rows), step)]
     mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
     # by a power of two, which changes no digit, so that squares of very large or small values stay within float32

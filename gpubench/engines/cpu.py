@@ -155,6 +155,11 @@ class CpuEngine(Engine):
         return found
 
     @property
+    def tiles_of_numpy(self) -> bool:
+        """Whether distances are products of NumPy, for there are no compiled tiles."""
+        return self._tiles is None
+
+    @property
     def _exact(self) -> ExactSearch:
         """Exact search with the memory that there is now."""
         return ExactSearch(self._workers, self._tiles, self._budget.left)

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpubench.engines import cpu_leaves, cpu_leiden, planner
+from gpubench.engines import cpu_kernels, cpu_leaves, cpu_leiden, cpu_neighbors, planner
 from gpubench.engines.cpu_forest import INTELEX, N_TREES, forest_package
 from gpubench.engines.cpu_topk import STORE_SHARE, CandidateStore
+from gpubench.engines.votes import N_VOTES, graph_neighbors
 
 if TYPE_CHECKING:
+    from gpubench.engines.base import ClassifierKind
     from gpubench.engines.cpu import CpuEngine
     from gpubench.engines.cpu_rates import Rates
     from gpubench.engines.steps import Step
@@ -38,13 +40,20 @@ TREE_NODES, NODE_BYTES = 0.3, 64
 """Nodes of a tree for each training cell where labels overlap, and bytes of a node beside its shares of the classes."""
 
 LBFGS_STEPS = 30
-RANKED_VALUES = 1 << 24
-VIEW_PASSES, VIEW_VALUES = 12, 1 << 22
+VIEW_PASSES = 12
 SAMPLED_CELLS = 25_000
 """Cells that an estimate is drawn from, for the usual scatter."""
 
-LEAVES_OVERHEAD = 2.5
+LEAVES_OVERHEAD = 1.2
 """What a pair of cells takes in a leaf, beside one in exact search: leaves are small and write their candidates."""
+
+ONE_SET = 200_000
+"""Cells up to which one set of leaders is enough; of `MORE_CELLS` times as many it takes one more, and so on."""
+
+MORE_CELLS = 5
+
+INTELEX_SPEED = 5
+"""How many times as fast as scikit-learn, by which the rate is measured, forests of scikit-learn-intelex are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +93,6 @@ class _Given:
     def __getitem__(self, name: str) -> Any:
         return self.sizes[name]
 
-    def search_s(self, pairs: float, n: int, k: int) -> float:
-        """Seconds to find k neighbours of n cells by comparing so many pairs."""
-        return self.rates.search_s(pairs, n, self["d"], k)
-
 
 def _put(given: _Given) -> Cost:
     values, itemsize = given["n"] * given["d"], given["itemsize"]
@@ -100,7 +105,7 @@ def _put(given: _Given) -> Cost:
 def _view(given: _Given) -> Cost:
     values = given["n"] * given["d"]
     seconds = VIEW_PASSES * 24 * values / given.rates.copied_bytes_s
-    return Cost(scratch_bytes=28 * min(values, VIEW_VALUES), seconds=seconds)
+    return Cost(scratch_bytes=28 * min(values, planner.PIECE_VALUES), seconds=seconds)
 
 
 def _knn(given: _Given) -> Cost:
@@ -110,15 +115,36 @@ def _knn(given: _Given) -> Cost:
     held = 8 * n * k + n
     if method == "exact":
         block = min(store, int(STORE_SHARE * given.memory_bytes))
-        return Cost(method, held, 8 * n * d + 64 * n, block, seconds=given.search_s(n * n / 2, n, k))
+        seconds = given.rates.search_s(n * n / 2, n, d, k)
+        return Cost(method, held, _exact_bytes(given, n, d, k), block, seconds=seconds)
+    scratch, block, seconds = _leaves(given, n, d, k)
+    return Cost(method, held, scratch, block, seconds=seconds)
+
+
+def _exact_bytes(given: _Given, n: int, d: int, k: int) -> int:
+    """Of an exact search among n cells: the other side of the tiles; with those of NumPy what each thread holds."""
+    if given.engine.tiles_of_numpy:
+        rows, columns = cpu_neighbors.BLOCK_ROWS, cpu_neighbors.BLOCK_COLUMNS
+        a_thread = 12 * rows * columns + 60 * rows * max(2 * k, cpu_kernels.MIN_BUFFER) + 20 * cpu_kernels.DIFFERENCES
+        return 8 * n * (d + 2) + 64 * n + given.engine.n_threads * a_thread
+    return 8 * n * d + 64 * n
+
+
+def _leaves(given: _Given, n: int, d: int, k: int) -> tuple[int, int, float]:
+    """Scratch and blocks in bytes, and seconds, of a search in leaves, or one like it."""
     leaf = max(cpu_leaves.LEAF, cpu_leaves.LEAF_NEIGHBORS * k)
     joined = min(cpu_leaves.LEADERS, max(1, n // leaf))
-    scratch = store + 4 * n * cpu_leaves.NEAR + 48 * n * joined + 8 * n * d
-    inside = n * joined * leaf / 2
-    with_leaders = n * (joined * n / leaf)
-    near = n * cpu_leaves.NEAR**2 * 2
-    seconds = given.search_s(LEAVES_OVERHEAD * (inside + near) + with_leaders, n, k)
-    return Cost(method, held, scratch, seconds=seconds)
+    leaders = max(1, joined * n // leaf)
+    principal = int(4 * cpu_leaves.SEEN_DIMS * d * n)
+    sampled = principal + 4 * n * d + 12 * n
+    searched = principal + CandidateStore.bytes_a_row(k, n - 1) * n + 8 * n * joined + 8 * n
+    sorted_or_near = max(16 * n * joined, 4 * n * cpu_leaves.NEAR)
+    with_leaders = CandidateStore.bytes_a_row(joined, leaders) * n
+    block = max(0, min(with_leaders, int(STORE_SHARE * given.memory_bytes)) - sorted_or_near)
+    n_sets = min(cpu_leaves.MAX_SETS, max(1.0, 1 + math.log(n / ONE_SET, MORE_CELLS)))
+    inside = given.rates.search_s(LEAVES_OVERHEAD * n * joined * leaf / 2, n, d, k)
+    seconds = n_sets * (inside + given.rates.queries_s(n, leaders, d))
+    return max(sampled, searched + sorted_or_near), block, seconds
 
 
 def _leiden(given: _Given) -> Cost:
@@ -140,7 +166,7 @@ def _estimate(given: _Given) -> Cost:
     n, d, k = (given[name] for name in ("n", "d", "k"))
     drawn = min(n, SAMPLED_CELLS)
     scratch = 4 * n * (d + 3) + drawn * (CandidateStore.bytes_a_row(k, n) + 8 * k + 4 * d)
-    return Cost("estimated", 4 * n, scratch, seconds=given.rates.between_s(float(drawn * n), d))
+    return Cost("estimated", 4 * n, scratch, seconds=given.rates.queries_s(drawn, n, d))
 
 
 def _silhouette(given: _Given) -> Cost:
@@ -153,39 +179,66 @@ def _silhouette(given: _Given) -> Cost:
     return Cost("exact", 12 * n, scratch, block, seconds=given.rates.silhouette_s(pairs / 2, d))
 
 
-def _fold_bytes(given: _Given) -> int:
-    """Of a fold: its cells, the scaling in float64, probabilities, and their ranks."""
-    n, d, classes, folds = (int(given[name]) for name in ("n", "d", "classes", "folds"))
-    test = -(-n // folds)
-    scaling = min(24 * n * d, 96 << 20)
-    ranked = max(test, min(test * classes, RANKED_VALUES))
-    return 8 * n * d + scaling + 16 * test * classes + 40 * ranked + 16 * n
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """One fold of n cells.
+
+    Attributes
+    ----------
+    train, test, used : cells to train on, to test, and those that are trained on
+    held_bytes : the rows, folds and answers of all cells
+    scratch_bytes : cells to train on and to test, positions, the scaling in float64, probabilities and their ranks
+    """
+
+    train: int
+    test: int
+    used: int
+    held_bytes: int
+    scratch_bytes: int
+
+    @classmethod
+    def of(cls, given: _Given, kind: ClassifierKind) -> _Fold:
+        n, d, classes, folds = (int(given[name]) for name in ("n", "d", "classes", "folds"))
+        test = -(-n // folds)
+        train = n - test
+        used = given.engine.most_training_cells(kind, train)
+        cells = 4 * used * d + 24 * train + (40 * train if used < train else 0) + 8 * test * d
+        scaling = 24 * min(used * d, planner.SCALED_VALUES)
+        ranked = max(test, min(test * classes, planner.RANKED_VALUES))
+        answered = 12 * test * classes + 16 * ranked + 40 * given.engine.n_threads * test
+        return cls(train, test, used, 20 * n, cells + max(scaling, answered))
 
 
 def _lr(given: _Given) -> Cost:
-    n, folds = given["n"], given["folds"]
-    flop = 4.0 * n * (folds - 1) * given["d"] * given["classes"] * LBFGS_STEPS
+    fold = _Fold.of(given, "lr")
+    flop = 4.0 * given["folds"] * fold.used * given["d"] * given["classes"] * LBFGS_STEPS
     seconds = flop / given.rates.logistic_flop_s
-    return Cost("", 4 * n, _fold_bytes(given), packages=("scikit-learn",), seconds=seconds)
+    return Cost("", fold.held_bytes, fold.scratch_bytes, packages=("scikit-learn",), seconds=seconds)
 
 
 def _knn_votes(given: _Given) -> Cost:
-    n, d, folds = given["n"], given["d"], given["folds"]
-    test = -(-n // folds)
-    store = min(CandidateStore.bytes_a_row(5, n) * test, int(STORE_SHARE * given.memory_bytes))
-    seconds = folds * given.rates.between_s(float(n - test) * test, d)
-    return Cost("exact", 4 * n, _fold_bytes(given) + 4 * n * d, store, seconds=seconds)
+    fold, n, d, folds = _Fold.of(given, "knn"), given["n"], given["d"], given["folds"]
+    k = graph_neighbors(folds)
+    method = given.engine.method(n, d, k)
+    packages = ("scikit-learn",)
+    if method == "exact":
+        store = min(CandidateStore.bytes_a_row(N_VOTES, n) * fold.test, int(STORE_SHARE * given.memory_bytes))
+        scratch = fold.scratch_bytes + _exact_bytes(given, fold.train, d, N_VOTES) // 2
+        seconds = folds * given.rates.queries_s(fold.test, fold.train, d)
+        return Cost(method, fold.held_bytes, scratch, store, packages, seconds)
+    search, block, seconds = _leaves(given, n, d, k)
+    scratch = max(fold.scratch_bytes, 4 * n * d + 8 * n * k + search)
+    return Cost(method, fold.held_bytes + 4 * n * N_VOTES, scratch, block, packages, seconds)
 
 
 def _rf(given: _Given) -> Cost:
-    n, d, folds = given["n"], given["d"], given["folds"]
-    train = n - -(-n // folds)
-    used = given.engine.most_training_cells("rf", train)
-    package = forest_package(used)
-    trees = int(N_TREES * TREE_NODES * used) * (NODE_BYTES + 8 * given["classes"])
-    seconds = folds * N_TREES * used * math.log2(max(used, 2)) / given.rates.split_cells_s
-    scratch = _fold_bytes(given) + trees + 8 * used * d
-    return Cost(package, 4 * n, scratch, packages=("scikit-learn", package), seconds=seconds)
+    fold = _Fold.of(given, "rf")
+    package = forest_package(fold.used)
+    trees = int(N_TREES * TREE_NODES * fold.used) * (NODE_BYTES + 8 * given["classes"])
+    speed = given.rates.split_cells_s * (INTELEX_SPEED if package == INTELEX else 1)
+    seconds = given["folds"] * N_TREES * fold.used * math.log2(max(fold.used, 2)) / speed
+    scratch = fold.scratch_bytes + trees + 8 * fold.used * given["d"]
+    return Cost(package, fold.held_bytes, scratch, packages=("scikit-learn", package), seconds=seconds)
 
 
 _COSTS: dict[str, Callable[[_Given], Cost]] = {

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from gpubench.engines.cpu import CpuEngine
 
 CELLS, FEW, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
+QUERIED = (500, 4000), (2000, 30_000)
+"""Cells whose neighbours are searched among how many others; of fewer, beginning takes longer than comparing."""
+
 CLASSES, TREES = 10, 4
 
 
@@ -33,7 +36,7 @@ class Rates:
     Attributes
     ----------
     search : seconds of exact search are search[0] pairs + search[1] pairs d + search[2] n k + search[3] n k d
-    between : seconds of the neighbours of other cells are between[0] pairs + between[1] pairs d
+    queries : seconds of the neighbours of other cells are queries[0] pairs + queries[1] pairs d + queries[2] rows
     silhouette : seconds of silhouettes are silhouette[0] pairs + silhouette[1] pairs d
     graph_edges_s : neighbours a second that become a graph and communities, of `graph_cells` cells
     looked_up_s : neighbours a second whose value is looked up
@@ -43,7 +46,7 @@ class Rates:
     """
 
     search: tuple[float, ...]
-    between: tuple[float, ...]
+    queries: tuple[float, ...]
     silhouette: tuple[float, ...]
     graph_edges_s: float
     looked_up_s: float
@@ -56,16 +59,16 @@ class Rates:
         """Seconds to find k neighbours of n cells by comparing so many pairs."""
         return float(np.dot(self.search, (pairs, pairs * d, n * k, n * k * d)))
 
-    def between_s(self, pairs: float, d: int) -> float:
-        """Seconds to find a few neighbours among other cells by comparing so many pairs."""
-        return float(np.dot(self.between, (pairs, pairs * d)))
+    def queries_s(self, m: float, n: float, d: int) -> float:
+        """Seconds to find a few neighbours of m cells among n others."""
+        return float(np.dot(self.queries, (m * n, m * n * d, m)))
 
     def silhouette_s(self, pairs: float, d: int) -> float:
         """Seconds to sum up the distances of so many pairs."""
         return float(np.dot(self.silhouette, (pairs, pairs * d)))
 
 
-UNKNOWN = Rates((1.0,) * 4, (1.0,) * 2, (1.0,) * 2, 1.0, 1.0, 1.0, 1.0, 1.0)
+UNKNOWN = Rates((1.0,) * 4, (1.0,) * 3, (1.0,) * 2, 1.0, 1.0, 1.0, 1.0, 1.0)
 """Stands in where nobody asks for seconds."""
 
 
@@ -83,7 +86,7 @@ def measure_rates(engine: CpuEngine) -> Rates:
     forest = RandomForest(0, engine.n_threads, n_estimators=TREES)
     return Rates(
         search=_search(engine, x),
-        between=_between(engine, x),
+        queries=_queries(engine, rng),
         silhouette=_silhouette(engine, x, codes),
         graph_edges_s=CELLS * 14 / _seconds(lambda: engine.leiden(engine.fuzzy_graph(knn))),
         looked_up_s=_looked_up(engine, rng, codes),
@@ -106,10 +109,13 @@ def _search(engine: CpuEngine, x: dict[int, NDArray[np.float32]]) -> tuple[float
     return _fit(rows, [_seconds(lambda d=d, k=k: engine.knn(x[d], k)) for d in DIMS for k in NEIGHBORS])  # type: ignore[misc]
 
 
-def _between(engine: CpuEngine, x: dict[int, NDArray[np.float32]]) -> tuple[float, ...]:
-    half = CELLS // 2
-    seconds = [_seconds(lambda d=d: engine.knn_between(x[d][:half], x[d][half:], 5)) for d in DIMS]  # type: ignore[misc]
-    return _fit([(half**2, half**2 * d) for d in DIMS], seconds)
+def _queries(engine: CpuEngine, rng: np.random.Generator) -> tuple[float, ...]:
+    sizes = [(m, n, d) for d in DIMS for m, n in QUERIED]
+    seconds = []
+    for m, n, d in sizes:
+        x = _cells(rng, np.zeros(m + n, np.int32), d)
+        seconds.append(_seconds(lambda x=x, m=m: engine.knn_between(x[:m], x[m:], 5)))  # type: ignore[misc]
+    return _fit([(m * n, m * n * d, m) for m, n, d in sizes], seconds)
 
 
 def _silhouette(engine: CpuEngine, x: dict[int, NDArray[np.float32]], codes: NDArray[np.int32]) -> tuple[float, ...]:

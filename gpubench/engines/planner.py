@@ -20,6 +20,12 @@ SHARE_OF_FREE = 0.8
 LEAST_BUDGET_BYTES = 64 << 20
 READ_BLOCK_BYTES = 64 << 20
 
+PIECE_VALUES, SCALED_VALUES = 1 << 22, 1 << 22
+"""Values that are centred, or brought to one scale, at a time; several copies of them are in float64."""
+
+RANKED_VALUES = 1 << 24
+"""Probabilities that are ranked at a time, and their ranks."""
+
 
 def free_memory_bytes() -> int:
     """Memory that this process can still get: what the system has free, within the limit of its control group."""

@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import numpy as np
 
 from gpubench.data.messages import quoted
+from gpubench.engines.planner import RANKED_VALUES
 from gpubench.types import Array, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.base import Engine
-
-
-RANKED_VALUES = 1 << 24
-"""Probabilities that are ranked at a time: several copies of them are made on the way."""
 
 
 class Outcome:

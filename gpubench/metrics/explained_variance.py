@@ -8,6 +8,7 @@ import numpy as np
 
 from gpubench.data import as_numeric, encode_labels
 from gpubench.engines.embedding import Embedding, on_engine
+from gpubench.engines.planner import PIECE_VALUES
 from gpubench.errors import InputError
 from gpubench.metrics._metric import metric
 from gpubench.types import Score
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpubench.engines.base import Engine
-
-PIECE_VALUES = 1 << 22
-"""Values that stand in float64 at a time."""
 
 ROUNDING = 1e-12
 """A smaller share of the variance is what sums of float64 leave over, and counts as none."""

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.engines.planner import SCALED_VALUES
 from gpubench.types import Array
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
-
-BLOCK_VALUES = 1 << 22
-"""Values that stand in float64 at a time."""
 
 
 class Scaling:
@@ -24,7 +22,7 @@ class Scaling:
     def __init__(self, engine: Engine, x: Array, *, centre: bool) -> None:
         xp = engine.xp
         n, d = x.shape
-        step = max(1, BLOCK_VALUES // d)
+        step = max(1, SCALED_VALUES // d)
         blocks = [slice(start, start + step) for start in range(0, n, step)]
         mean = sum(x[rows].sum(axis=0, dtype=np.float64) for rows in blocks) / n
         variance = sum(((x[rows] - mean) ** 2).sum(axis=0) for rows in blocks) / n

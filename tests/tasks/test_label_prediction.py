@@ -173,7 +173,7 @@ def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: 
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scaling, "BLOCK_VALUES", 1000)  # several blocks
+    monkeypatch.setattr(_scaling, "SCALED_VALUES", 1000)  # several blocks
     x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
     peer = StandardScaler(with_mean=centre).fit(x)
     scaled = _scaling.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
