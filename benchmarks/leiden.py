@@ -87,7 +87,7 @@ def _child(what: str, folder: str, n: str, seed: str) -> None:
         return
     from gpubench.types import Graph
 
-    graph = Graph(*(np.load(place / f"{name}.npy") for name in ("indptr", "indices", "weights")))
+    graph = Graph(*(np.load(place / f"{name}.npy", mmap_mode="r") for name in ("indptr", "indices", "weights")))
     begin = time.perf_counter()
     codes = METHODS[what](graph, int(seed))
     seconds = time.perf_counter() - begin
@@ -121,24 +121,34 @@ def modularity(graph: Any, codes: Any) -> float:
 
 def igraph_both(graph: Any, seed: int) -> Any:
     """As cz-benchmarks and scanpy call it: every edge in both directions, two iterations."""
-    sources = np.repeat(np.arange(graph.n), np.diff(graph.indptr))
-    return _igraph(graph.n, sources, graph.indices, graph.weights, seed)
-
-
-def igraph_once(graph: Any, seed: int) -> Any:
-    """Every edge once, as gpubench calls it for many cells."""
-    return _igraph(graph.n, *_edges_once(graph), seed)
-
-
-def _igraph(n: int, sources: Any, targets: Any, weights: Any, seed: int) -> Any:
     import random
 
     import igraph
 
-    network = igraph.Graph(n=n, edges=np.column_stack([sources, targets]))
+    sources = np.repeat(np.arange(graph.n), np.diff(graph.indptr))
+    weights = graph.weights
+    network = igraph.Graph(n=graph.n, edges=np.column_stack([sources, graph.indices]))
     random.seed(seed)
     found = network.community_leiden("modularity", weights=weights.tolist(), n_iterations=2)
     return np.asarray(found.membership)
+
+
+def igraph_once(graph: Any, seed: int) -> Any:
+    """Every edge once, as gpubench calls it for many cells; two iterations."""
+    return _by_gpubench(graph, "igraph", seed)
+
+
+def networkit_one(graph: Any, seed: int) -> Any:
+    """On one thread, as gpubench calls it for very many cells; two iterations."""
+    return _by_gpubench(graph, "networkit", seed)
+
+
+def _by_gpubench(graph: Any, package: str, seed: int) -> Any:
+    from gpubench.engines import cpu_communities
+
+    cpu_communities.BOTH_DIRECTIONS_UP_TO = 0
+    edges = cpu_communities.Edges.empty(graph.n, len(graph.indices) // 2, package)
+    return cpu_communities.PACKAGES[package](edges.take(cpu_communities.blocks_of(graph)), 1.0, 2, seed)
 
 
 def _edges_once(graph: Any) -> tuple[Any, Any, Any]:
@@ -177,7 +187,8 @@ METHODS: dict[str, Callable[[Any, int], Any]] = {
     "igraph_both": igraph_both,
     "igraph_once": igraph_once,
     "leidenalg": leidenalg,
-    "networkit": networkit,
+    "networkit_all": networkit,
+    "networkit_one": networkit_one,
 }
 
 

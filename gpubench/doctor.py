@@ -52,6 +52,7 @@ class OptionalPackage:
 
 OPTIONAL = (
     OptionalPackage("faiss-cpu", "cpu", "finding neighbours among very many cells"),
+    OptionalPackage("networkit", "cpu", "Leiden communities of half a million cells and more"),
     OptionalPackage("scikit-learn-intelex", "cpu", "random forests in the label prediction tasks"),
 )
 

@@ -17,6 +17,7 @@ PACKAGES = (
     "scikit-learn-intelex",
     "faiss-cpu",
     "igraph",
+    "networkit",
     "threadpoolctl",
     "anndata",
     "h5py",

@@ -75,6 +75,7 @@ DOORS = {
     "faiss": "engines/c*.py",
     "h5py": "data/*.py",
     "igraph": "engines/cpu*.py",
+    "networkit": "engines/cpu*.py",
     "pylibcugraph": "engines/cuda*.py",
     "zarr": "data/*.py",
 }
@@ -87,6 +88,7 @@ HEAVY = {
     "faiss",
     "h5py",
     "igraph",
+    "networkit",
     "jinja2",
     "matplotlib",
     "numba",

@@ -1,8 +1,8 @@
 """Leiden communities of large graphs in a process of their own.
 
-igraph keeps the interpreter's lock while it builds and walks a graph, for minutes where there are millions of cells; no
-other thread of the process, and no Ctrl-C, would be heard in that time. The same code runs there, so the communities
-are the same.
+igraph and networkit keep the interpreter's lock while they build and walk a graph, for minutes where there are millions
+of cells; no other thread of the process, and no Ctrl-C, would be heard in that time. The same code runs there, so the
+communities are the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines import cpu_graph
+from gpubench.engines import cpu_communities
 from gpubench.processes import lacked_memory, why_ended
 from gpubench.timeline import process_peak_bytes
 from gpubench.types import Graph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
     from gpubench.timeline import Timeline
@@ -39,8 +41,14 @@ LOOK_S = 0.05
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gpubench.engines.cpu_leiden import main; main()"
 
 
-def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeline: Timeline) -> NDArray[np.int32]:
-    """See `cpu_graph.leiden`.
+def leiden(
+    take: Callable[[], Graph], resolution: float, n_iterations: int, seed: int, timeline: Timeline
+) -> NDArray[np.int32]:
+    """See `cpu_communities.communities`.
+
+    Parameters
+    ----------
+    take : hands the graph over; it is forgotten once the process has it, which needs the memory
 
     Raises
     ------
@@ -49,15 +57,25 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeli
     RuntimeError
         It has ended before its work was done for another reason, which is the last line that it wrote.
     """
+    graph = take()
     if len(graph.indices) < MANY_EDGES or not sys.executable:
-        return cpu_graph.leiden(graph, resolution, n_iterations, seed)
-    arguments = {"n": graph.n, "nnz": len(graph.indices), "resolution": resolution, "n_iterations": n_iterations}
+        return cpu_communities.communities(graph, resolution, n_iterations, seed)
+    arguments = {
+        "package": cpu_communities.package_for(graph.n),
+        "n": graph.n,
+        "m": cpu_communities.count_edges(graph),
+        "resolution": resolution,
+        "n_iterations": n_iterations,
+        "seed": seed,
+    }
     path = json.dumps(list(map(str, sys.path)))  # some put paths there that are no strings
-    command = [sys.executable, "-c", _CHILD, path, json.dumps({**arguments, "seed": seed})]
+    command = [sys.executable, "-c", _CHILD, path, json.dumps(arguments)]
     codes, peak_bytes = np.empty(graph.n, np.int32), np.zeros(1, np.int64)
+    take = [graph].pop
+    del graph
     with TemporaryFile() as complaints:
         with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=complaints, bufsize=0) as process:
-            talk = Thread(target=_talk, args=(process, graph, (codes, peak_bytes)), daemon=True)
+            talk = Thread(target=_talk, args=(process, take, (codes, peak_bytes)), daemon=True)
             talk.start()
             try:
                 while talk.is_alive():
@@ -76,23 +94,17 @@ def leiden(graph: Graph, resolution: float, n_iterations: int, seed: int, timeli
     return codes
 
 
-def _talk(process: subprocess.Popen[bytes], graph: Graph, answers: tuple[NDArray[Any], ...]) -> None:
+def _talk(process: subprocess.Popen[bytes], take: Callable[[], Graph], answers: tuple[NDArray[Any], ...]) -> None:
     """Send the graph and read the answers; a process that has ended before is known by its return code."""
     assert process.stdin
     assert process.stdout
     with suppress(BrokenPipeError), process.stdin as pipe:
-        for array in _as_sent(graph):
-            _write(pipe, array)
+        for block in cpu_communities.blocks_of(take()):
+            _write(pipe, np.array([len(block[0])]))
+            for array in block:
+                _write(pipe, np.ascontiguousarray(array))
     for answer in answers:
         _read_into(process.stdout, answer)
-
-
-def _as_sent(graph: Graph) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    return (
-        np.ascontiguousarray(graph.indptr, np.int64),
-        np.ascontiguousarray(graph.indices, np.int32),
-        np.ascontiguousarray(graph.weights, np.float64),
-    )
 
 
 def _write(pipe: IO[bytes], array: NDArray[Any]) -> None:
@@ -113,14 +125,28 @@ def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
 
 
 def main() -> None:
-    """What the process does: a graph comes from standard input, codes and peak memory go to standard output."""
+    """What the process does: edges come from standard input, codes and peak memory go to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the run ends this process itself
     given = json.loads(sys.argv[2])
-    n, nnz = given.pop("n"), given.pop("nnz")
-    graph = Graph(np.empty(n + 1, np.int64), np.empty(nnz, np.int32), np.empty(nnz, np.float64))
-    for array in (graph.indptr, graph.indices, graph.weights):
-        if not _read_into(sys.stdin.buffer, array):
-            os._exit(1)  # nobody waits for the answer
-    for answer in (cpu_graph.leiden(graph, **given), np.array([process_peak_bytes() or 0])):
+    n, m, package = (given.pop(name) for name in ("n", "m", "package"))
+    edges = cpu_communities.Edges.empty(n, m, package).take(_sent_blocks(m))
+    for answer in (cpu_communities.PACKAGES[package](edges, **given), np.array([process_peak_bytes() or 0])):
         sys.stdout.buffer.write(answer.data)
     sys.stdout.buffer.flush()
+
+
+def _sent_blocks(m: int) -> Iterator[cpu_communities.Block]:
+    """The m edges as they come in."""
+    size = np.empty(1, np.int64)
+    while m:
+        _read_or_end(size)
+        block = np.empty(size[0], np.int32), np.empty(size[0], np.int32), np.empty(size[0])
+        for array in block:
+            _read_or_end(array)
+        yield block
+        m -= int(size[0])
+
+
+def _read_or_end(array: NDArray[Any]) -> None:
+    if not _read_into(sys.stdin.buffer, array):
+        os._exit(1)  # nobody waits for the answer

@@ -20,7 +20,7 @@ from gpubench.errors import InputError
 VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
-SOURCES = ("product.hpp", "nearest.hpp", "topk.cpp", "leaves.cpp", "silhouette.cpp", "supported.cpp")
+SOURCES = ("product.hpp", "nearest.hpp", "topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "supported.cpp")
 """What the libraries are compiled from, in the order in which their digest is taken."""
 
 _FOLDER = Path(__file__).parent / "native"
@@ -56,6 +56,9 @@ class Tiles:
         self.nearest_ids = declared["nearest_ids"]
         self.join_near = declared["join_near"]
         self.silhouette_tile = declared["silhouette_tile"]
+        self.count_edges = declared["count_edges"]
+        self.write_edges = declared["write_edges"]
+        self.sort_edges = declared["sort_edges"]
 
 
 def load(name: str | None = None) -> Tiles | None:
@@ -135,6 +138,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             *(_I64, _INT, _I64, _INT, _F64, _F64),
         ),
     ),
+    "count_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64)),
+    "write_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64, _I32, _F64)),
+    "sort_edges": (None, (_I64, _INT, _INT, _I32, _F64)),
 }
 """Result and arguments of each function; arrays are checked for their dtype and for being C-contiguous."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gpubench.engines import cpu_graph
+from gpubench.engines import cpu_communities
 from gpubench.engines.cuda_tables import LANES_A_CELL, row_stride
 from gpubench.types import Array, Graph, Knn
 
@@ -79,7 +79,7 @@ def _is_absurd(codes: NDArray[np.int32], n_joined: int, n: int) -> bool:
 
 
 def _by_igraph(device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    return cpu_graph.leiden(on_host(device, graph), resolution, n_iterations, seed)
+    return cpu_communities.communities(on_host(device, graph), resolution, n_iterations, seed)
 
 
 def on_host(device: Device, edges: EdgesT) -> EdgesT:
@@ -133,4 +133,4 @@ def _all_cells(xp: Any, vertices: Array, found: Array, n: int) -> NDArray[np.int
     codes[xp.asnumpy(vertices)] = xp.asnumpy(found)
     alone = np.flatnonzero(codes < 0)
     codes[alone] = codes.max(initial=-1) + 1 + np.arange(len(alone))
-    return cpu_graph.by_size(np.unique(codes, return_inverse=True)[1])
+    return cpu_communities.by_size(np.unique(codes, return_inverse=True)[1])

@@ -12,7 +12,7 @@ from gpubench.engines import get_engine
 from gpubench.engines.embedding import on_engine
 from gpubench.errors import InputError
 from gpubench.metrics._metric import metric
-from gpubench.types import Labels, Score
+from gpubench.types import Graph, Labels, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,10 +137,12 @@ def leiden_clusters(
     engine = embedding.engine
     knn = embedding.knn(min(n_neighbors, embedding.n) - 1)
 
-    def find() -> Labels:
+    def graph() -> Graph:
         with engine.timeline.stage("fuzzy_graph"):
-            graph = engine.fuzzy_graph(knn)
-        codes = engine.leiden(graph, resolution, n_iterations)
+            return engine.fuzzy_graph(knn)
+
+    def find() -> Labels:
+        codes = engine.leiden(graph(), resolution, n_iterations)  # nobody else holds it, for it is large
         return Labels(codes, tuple(map(str, range(int(codes.max()) + 1))), "leiden")
 
     return embedding.shared("leiden", find, LABELS, knn.k, resolution, n_iterations)

@@ -43,8 +43,8 @@ def silhouette_label(
     Returns
     -------
     Score
-        In [0, 1]; 1 is best, 0.5 means no separation. Beyond some 10^14 differences of two values (a million cells of
-        100 dimensions) estimated from a sample of cells, with a standard error of 0.002 or less; see `exact` of
+        In [0, 1]; 1 is best, 0.5 means no separation. Beyond 2 * 10^13 differences of two values (632,000 cells of 50
+        dimensions) estimated from a sample of cells, with a standard error of 0.002 or less; see `exact` of
         `gpubench.get_engine`.
 
     Raises

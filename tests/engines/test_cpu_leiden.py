@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpubench.engines import cpu_graph, cpu_leiden
+from gpubench.engines import cpu_communities, cpu_leiden
 from gpubench.engines.cpu import CpuEngine
 from gpubench.timeline import Timeline
 from gpubench.types import Graph
@@ -31,15 +31,21 @@ def in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_a_process")
-def test_communities_are_the_same_and_the_memory_is_counted(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = cpu_graph.leiden(graph, 0.7, 2, 5)
-    monkeypatch.delattr(cpu_graph, "leiden")
+@pytest.mark.parametrize("both_directions", [True, False])
+def test_communities_are_the_same_and_the_memory_is_counted(
+    graph: Graph, both_directions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not both_directions:
+        monkeypatch.setattr(cpu_communities, "BOTH_DIRECTIONS_UP_TO", 0)
+    monkeypatch.setattr(cpu_communities, "ROWS_A_BLOCK", 100)
+    here = cpu_communities.communities(graph, 0.7, 2, 5)
+    monkeypatch.delattr(cpu_communities, "communities")
     monkeypatch.setattr("sys.path", [*sys.path, Path("no string")])  # which Python passes over
     timeline = Timeline()
     with timeline.stage("without") as without:
         pass
     with timeline.stage("leiden") as span:
-        there = cpu_leiden.leiden(graph, 0.7, 2, 5, timeline)
+        there = cpu_leiden.leiden([graph].pop, 0.7, 2, 5, timeline)
     np.testing.assert_array_equal(there, here)
     assert there.max() > 0
     if without.peak_bytes is not None:
@@ -49,7 +55,7 @@ def test_communities_are_the_same_and_the_memory_is_counted(graph: Graph, monkey
 
 def test_small_graphs_stay(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("subprocess.Popen")
-    cpu_leiden.leiden(graph, 1.0, 2, 0, Timeline())
+    cpu_leiden.leiden([graph].pop, 1.0, 2, 0, Timeline())
 
 
 @pytest.mark.usefixtures("in_a_process")
@@ -58,7 +64,7 @@ def test_a_run_that_is_stopped_ends_the_process(graph: Graph) -> None:
     timeline.stop(threading.current_thread())
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        cpu_leiden.leiden(graph, 1.0, 2, 0, timeline)
+        cpu_leiden.leiden([graph].pop, 1.0, 2, 0, timeline)
     assert time.monotonic() - begin < 2
 
 
@@ -79,4 +85,4 @@ def test_a_process_that_dies_is_told(
 ) -> None:
     monkeypatch.setattr(cpu_leiden, "_CHILD", how)
     with pytest.raises(error, match=said):
-        cpu_leiden.leiden(graph, 1.0, 2, 0, Timeline())
+        cpu_leiden.leiden([graph].pop, 1.0, 2, 0, Timeline())

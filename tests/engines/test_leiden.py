@@ -13,9 +13,9 @@ from cells import make_cells
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines import cpu_graph
+from gpubench.engines import cpu_communities
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu_graph import _IgraphRandom
+from gpubench.engines.cpu_igraph import IgraphRandom
 from gpubench.types import Graph
 
 
@@ -60,7 +60,7 @@ def test_planted_blocks_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not both_directions:
-        monkeypatch.setattr(cpu_graph, "BOTH_DIRECTIONS_UP_TO", 0)
+        monkeypatch.setattr(cpu_communities, "BOTH_DIRECTIONS_UP_TO", 0)
     weights, block = planted(sizes, 0.5, 0.02, rng)
     codes = engine.leiden(to_graph(engine, weights))
     check_codes(codes, len(block))
@@ -125,7 +125,7 @@ def test_the_seed_decides(start_engine: Callable[..., Engine]) -> None:
 
 def test_igraph_gets_the_random_numbers_that_it_asks_for() -> None:
     """Ends of a range included, as those of Python's `random`, whose place the generator takes."""
-    random, again, legacy = _IgraphRandom(3), _IgraphRandom(3), np.random.RandomState(3)
+    random, again, legacy = IgraphRandom(3), IgraphRandom(3), np.random.RandomState(3)
     assert {random.randint(2, 5) for _ in range(200)} == {2, 3, 4, 5}
     assert {random.getrandbits(2) for _ in range(200)} == {0, 1, 2, 3}
     assert max(random.getrandbits(32) for _ in range(200)) >= 2**31
@@ -140,7 +140,7 @@ def test_igraph_is_the_same_before_and_after() -> None:
     code = """
 import sys
 import numpy as np
-from gpubench.engines import cpu_graph
+from gpubench.engines import cpu_communities, cpu_igraph
 from gpubench.types import Graph
 rng = np.random.default_rng(0)
 upper = np.triu(rng.random((60, 60)) * (rng.random((60, 60)) < 0.2), 1)
@@ -148,16 +148,16 @@ weights = upper + upper.T
 sources, targets = np.nonzero(weights)
 indptr = np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=60))])
 graph = Graph(indptr, targets.astype(np.int32), weights[sources, targets])
-ours = cpu_graph.leiden(graph, 1.5, 2, 7)
+ours = cpu_communities.communities(graph, 1.5, 2, 7)
 assert "matplotlib" not in sys.modules
 import random
 import igraph
-assert issubclass(igraph.Graph, cpu_graph._igraph().GraphBase)
+assert issubclass(igraph.Graph, cpu_igraph.igraph_core().GraphBase)
 network = igraph.Graph(n=60, edges=np.column_stack([sources, targets]))
-igraph.set_random_number_generator(cpu_graph._IgraphRandom(7))
+igraph.set_random_number_generator(cpu_igraph.IgraphRandom(7))
 theirs = network.community_leiden("modularity", weights=graph.weights.tolist(), resolution=1.5, n_iterations=2)
-assert (cpu_graph.by_size(np.array(theirs.membership)) == ours).all()
-again = cpu_graph.leiden(graph, 1.5, 2, 7)
+assert (cpu_communities.by_size(np.array(theirs.membership)) == ours).all()
+again = cpu_communities.communities(graph, 1.5, 2, 7)
 assert (again == ours).all()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
