@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpubench.engines import cpu_kernels, cpu_leaves, cpu_leiden, cpu_neighbors, planner
+from gpubench.engines import cpu_communities, cpu_kernels, cpu_leaves, cpu_leiden, cpu_neighbors, planner
 from gpubench.engines.cpu_forest import INTELEX, N_TREES, forest_package
 from gpubench.engines.cpu_topk import STORE_SHARE, CandidateStore
 from gpubench.engines.votes import N_VOTES, graph_neighbors
@@ -29,9 +29,12 @@ SUMS_SHARE = 0.25
 PACKAGES_BYTES = {"igraph": 70 << 20, "scikit-learn": 130 << 20, INTELEX: 100 << 20}
 """What stays in memory of packages, and of those that they import."""
 
-FUZZY_BYTES, EDGE_BYTES, PROCESS_BYTES = 150, 300, 80 << 20
-"""Of UMAP's graph for each neighbour, of igraph for each stored edge (a network, and Python's numbers beside it), and
-of a process of its own."""
+SCIPY_BYTES = 150
+"""Of UMAP's graph for each neighbour, where it is not joined by compiled tiles."""
+
+EDGE_BYTES = {"igraph": 130, "networkit": 90}
+PROCESS_BYTES = {"igraph": 80 << 20, "networkit": 240 << 20}
+"""Of each package that finds communities for an edge, and for a process of its own."""
 
 MUTUAL = 1.5
 """Stored edges of UMAP's graph for each neighbour: neighbours that are not mutual are stored twice."""
@@ -148,13 +151,17 @@ def _leaves(given: _Given, n: int, d: int, k: int) -> tuple[int, int, float]:
 
 
 def _leiden(given: _Given) -> Cost:
-    edges = given["n"] * given["k"]
-    stored = int(MUTUAL * edges)
-    elsewhere = PROCESS_BYTES if stored >= cpu_leiden.MANY_EDGES else 0
-    scratch = max(FUZZY_BYTES * edges, 20 * stored + EDGE_BYTES * stored + elsewhere)
-    growth = max(1.0, given["n"] / given.rates.graph_cells) ** 0.15  # caches hold less and less of the graph
-    seconds = edges * growth / given.rates.graph_edges_s
-    return Cost(held_bytes=4 * given["n"], scratch_bytes=scratch, packages=("igraph",), seconds=seconds)
+    n, neighbors = given["n"], given["n"] * given["k"]
+    stored = int(MUTUAL * neighbors)
+    package = cpu_communities.package_for(n)
+    edges = stored if n <= cpu_communities.BOTH_DIRECTIONS_UP_TO else stored // 2
+    found = EDGE_BYTES[package] * edges
+    beside = stored >= cpu_leiden.MANY_EDGES  # in a process of its own, which forgets the graph once it has the edges
+    joined = SCIPY_BYTES * neighbors if given.engine.tiles_of_numpy else 12 * (neighbors + stored) + 24 * n
+    scratch = max(joined, found + PROCESS_BYTES[package] if beside else 12 * stored + found)
+    growth = max(1.0, n / given.rates.graph_cells) ** 0.15  # caches hold less and less of the graph
+    seconds = neighbors * growth / given.rates.graph_edges_s
+    return Cost(package, 4 * n, scratch, packages=("igraph",), seconds=seconds)
 
 
 def _look_up(given: _Given) -> Cost:

@@ -128,9 +128,10 @@ def main() -> None:
     """What the process does: edges come from standard input, codes and peak memory go to standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the run ends this process itself
     given = json.loads(sys.argv[2])
-    n, m, package = (given.pop(name) for name in ("n", "m", "package"))
-    edges = cpu_communities.Edges.empty(n, m, package).take(_sent_blocks(m))
-    for answer in (cpu_communities.PACKAGES[package](edges, **given), np.array([process_peak_bytes() or 0])):
+    edges = cpu_communities.Edges.empty(given["n"], given["m"], given["package"]).take(_sent_blocks(given["m"]))
+    find = cpu_communities.PACKAGES[given["package"]]
+    codes = find(edges, given["resolution"], given["n_iterations"], given["seed"])
+    for answer in (codes, np.array([process_peak_bytes() or 0])):
         sys.stdout.buffer.write(answer.data)
     sys.stdout.buffer.flush()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpubench.engines import cpu_native, cpu_topk
+from gpubench.engines import cpu_graph, cpu_native, cpu_topk
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.near_order import near_order
@@ -51,6 +53,27 @@ def test_neighbours_of_few_cells(tiles: str, n: int, d: int, rng: np.random.Gene
         indices, distances = reference.knn(x, k)
         assert_array_equal(found.indices, indices)
         assert_allclose(found.distances, distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tiles", cpu_native.available())
+@given(n=st.integers(2, 60), k=st.integers(1, 9), seed=st.integers(0, 100))
+def test_graphs_are_those_of_scipy(tiles: str, n: int, k: int, seed: int) -> None:
+    """To the bit, weights of 0 and pieces of rows on several threads included."""
+    rng, k = np.random.default_rng(seed), min(k, n - 1)
+    indices = np.array([rng.permutation(np.delete(np.arange(n), i))[:k] for i in range(n)], np.int32)
+    memberships = rng.choice([0.0, 1.0, 1e-300, 0.3], (n, k)) * rng.random((n, k))
+    compiled = cpu_native.load(tiles)
+    assert compiled is not None
+
+    def over_rows(n_rows: int, work: Callable[[int, int], None]) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda start: work(start, min(start + 7, n_rows)), range(0, n_rows, 7)))
+
+    ours = cpu_graph.symmetrise(indices, memberships, compiled, over_rows)
+    theirs = cpu_graph.symmetrise(indices, memberships, None, over_rows)
+    for name in ("indptr", "indices", "weights"):
+        assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        assert getattr(ours, name).dtype == getattr(theirs, name).dtype
 
 
 @pytest.mark.parametrize("n", sizes(cpu_topk.BLOCK, 2 * cpu_topk.BLOCK))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpubench.engines import cpu_communities
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_igraph import IgraphRandom
 from gpubench.types import Graph
 
@@ -65,6 +66,43 @@ def test_planted_blocks_are_found(
     codes = engine.leiden(to_graph(engine, weights))
     check_codes(codes, len(block))
     assert reference.adjusted_rand_index(codes, block) == 1
+
+
+class TestNetworkit:
+    """Where there are very many cells."""
+
+    @pytest.fixture(autouse=True)
+    def few_are_very_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("networkit", reason="networkit is not installed")
+        monkeypatch.setattr(cpu_communities, "NETWORKIT_FROM", 1)
+        monkeypatch.setattr(cpu_communities, "BOTH_DIRECTIONS_UP_TO", 0)
+
+    def test_planted_communities_are_found(self, rng: np.random.Generator) -> None:
+        engine = CpuEngine()
+        weights, block = planted([30, 20, 12], 0.5, 0.02, rng)
+        codes = engine.leiden(to_graph(engine, weights))
+        check_codes(codes, len(block))
+        assert reference.adjusted_rand_index(codes, block) == 1
+        assert engine.notes == ["Leiden communities of 1 cells and more are found by networkit"]
+
+    def test_modularity_is_that_of_igraph(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = CpuEngine()
+        cells = make_cells(2000, 10, seed=1)
+        graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
+        weights = reference.fuzzy_graph(*reference.knn(cells.x, 14))
+        ours = reference.modularity(weights, engine.leiden(graph))
+        monkeypatch.setattr(cpu_communities, "NETWORKIT_FROM", 10**9)
+        assert ours == pytest.approx(reference.modularity(weights, engine.leiden(graph)), abs=0.01)
+
+    def test_resolution_and_seed_count(self) -> None:
+        engine = CpuEngine()
+        x = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+        graph = engine.fuzzy_graph(engine.knn(engine.put(x), 14))
+        n_communities = [engine.leiden(graph, resolution=r).max() + 1 for r in (0.05, 1.0, 20.0)]
+        assert n_communities[0] < n_communities[1] < n_communities[2]
+        codes = [CpuEngine(seed=seed).leiden(graph) for seed in (1, 1, 2)]
+        assert_array_equal(codes[0], codes[1])
+        assert (codes[0] != codes[2]).any()
 
 
 def test_modularity_is_no_worse_than_that_of_the_labels(engine: Engine) -> None:
