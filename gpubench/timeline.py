@@ -22,7 +22,7 @@ class WorkerShare:
 
     Attributes
     ----------
-    worker : its address, or its number
+    worker : its number, as "worker 1"; addresses are nobody's business
     start_s : when its first task began, in seconds since the timeline began
     seconds : from then until its last task ended
     busy_s : what its tasks took together
@@ -295,4 +295,23 @@ def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if innermost and stage["peak_bytes"] is not None:
             memory = {"bytes": stage["peak_bytes"]}
             events.append({"name": "peak memory", "ph": "C", "ts": begin, **_TRACK, "args": memory})
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
+    return {"traceEvents": [*events, *_worker_events(stages)], "displayTimeUnit": "ms"}
+
+
+def _worker_events(stages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tracks of the workers of a cluster: for each stage from its first task there to its last."""
+    shares = [(stage["path"], share) for stage in stages for share in stage.get("workers", ())]
+    tracks = {name: tid for tid, name in enumerate(dict.fromkeys(share["worker"] for _, share in shares), 2)}
+    for name, tid in tracks.items():
+        yield {"name": "thread_name", "ph": "M", "pid": _TRACK["pid"], "tid": tid, "args": {"name": name}}
+    for path, share in shares:
+        yield {
+            "name": path.rsplit("/", 1)[-1],
+            "cat": "gpubench",
+            "ph": "X",
+            "ts": share["start_s"] * 1e6,
+            "dur": share["seconds"] * 1e6,
+            "pid": _TRACK["pid"],
+            "tid": tracks[share["worker"]],
+            "args": {"path": path, "busy_s": share["busy_s"], "tasks": share["tasks"]},
+        }

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cells import Cells, make_cells
 from hypothesis import settings
+from shared_dask import shared_client
 
 from gpubench.engines import ENGINES, cpu_native, get_engine
 from gpubench.engines.base import Engine
@@ -81,15 +82,6 @@ def _engine_names(config: pytest.Config, module: str) -> list[str]:
 
 
 @cache
-def _dask_client() -> Any:
-    """A client of two workers on this machine, which listen to it alone; they end with this process."""
-    from distributed import Client, LocalCluster
-
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1")
-    return Client(cluster, set_as_default=False)
-
-
-@cache
 def _starts(name: str) -> bool:
     try:
         get_engine(name)
@@ -124,7 +116,7 @@ def _start(name: str, **options: Any) -> Engine:
             patch.setenv(cpu_native.VARIABLE, NUMPY)
             return get_engine("cpu", **options)
     if name == DASK:
-        return get_engine(name, **{"cluster": _dask_client(), **options})
+        return get_engine(name, **{"cluster": shared_client(), **options})
     if name != EMULATED:
         return get_engine(name, **options)
     from emulated import EmulatedDevice, emulate_in_session, start

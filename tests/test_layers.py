@@ -70,7 +70,6 @@ DOORS = {
     "cupy": "engines/cuda*.py",
     "cuvs": "engines/cuda*.py",
     "dask": "engines/dask*.py",
-    "dask_cuda": "engines/dask*.py",
     "distributed": "engines/dask*.py",
     "faiss": "engines/c*.py",
     "h5py": "data/*.py",

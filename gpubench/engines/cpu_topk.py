@@ -48,9 +48,15 @@ def search(
     out: Neighbors,
     workers: Workers,
     memory_bytes: int,
+    order: NDArray[np.int64] | None = None,
 ) -> None:
-    """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour."""
-    sides = _Sides(tiles, queries, x, workers)
+    """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour.
+
+    Parameters
+    ----------
+    order : of cells that are compared with each other, near ones together; None: it is found
+    """
+    sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
     row_bytes = CandidateStore.bytes_a_row(k, sides.n_others)
     rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK

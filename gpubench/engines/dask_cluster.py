@@ -44,6 +44,7 @@ class Cluster:
         self.client = client
         self._timeline = timeline
         self._handover = handover
+        self._numbers: dict[str, int] = {}  # of workers, in the order in which they are heard of
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Address -> what the scheduler knows of a worker.
@@ -68,7 +69,7 @@ class Cluster:
         return self._send(name, dask_worker.call, function, self.packed(args), self.packed(kwargs))
 
     def submit_each(self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
-        """Call a function with each of several arguments, those named first as soon as there is room."""
+        """Call a function with each of several arguments, the first ones first."""
         token = uuid.uuid4().hex[:8]
         stage = self._timeline.path
         return [
@@ -150,13 +151,17 @@ class Cluster:
                     self._timeline.heed()
                 if done == len(futures):
                     break
-                lost_since = None if self.client.status == "running" else lost_since or time.monotonic()
+                lost_since = None if self._status() == "running" else lost_since or time.monotonic()
                 self._heed_loss(lost_since)
         except BaseException:
             self.client.cancel([future for future in futures if future.status == "pending"], force=False)
             raise
         if time.monotonic() - begin > COLLECT_S:
             self._collect()
+
+    def _status(self) -> str:
+        """Whether the scheduler answers: "running"."""
+        return str(self.client.status)
 
     def _heed_loss(self, since: float | None) -> None:
         if since is not None and time.monotonic() - since > LOST_S:
@@ -175,9 +180,10 @@ class Cluster:
         try:
             return ask()
         except KilledWorker as error:
+            n_lost = error.allowed_failures + 1
             raise ClusterError(
                 self._told(
-                    f"{error.allowed_failures + 1} workers ended while they computed it, the last"
+                    f"{n_lost} worker{'s' if n_lost > 1 else ''} ended while they computed it, the last"
                     f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
                     " give workers more memory, or fewer threads each, or use fewer cells"
                 )
@@ -194,7 +200,8 @@ class Cluster:
         now = time.time()
         for address, stages in self.on_each(dask_worker.take_busy).items():
             for stage, (first_s, last_s, busy_s, tasks) in stages.items():
-                self._timeline.elsewhere(stage, address, now - first_s, now - last_s, busy_s, tasks)
+                number = self._numbers.setdefault(address, len(self._numbers) + 1)
+                self._timeline.elsewhere(stage, f"worker {number}", now - first_s, now - last_s, busy_s, tasks)
 
     def on_each(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """Call a function on every worker, beside its tasks; those that end meanwhile are left out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, Any]:
     Parameters
     ----------
     cluster : a number of workers to start on this machine; the address of a scheduler; the path of a scheduler file;
-        a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores, or GPUs
+        a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores
     memory_bytes : what all workers that are started here may use; None: Dask's default, what there is
 
     Raises
@@ -78,22 +77,21 @@ def _one_line(error: Exception) -> str:
 
 
 def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
-    """Start workers on this machine, that listen to it alone: one for each GPU, or of one thread each on the CPU."""
+    """Start workers of one thread each on this machine, which listen to it alone."""
     import dask
     from distributed import LocalCluster
 
     if n_workers is not None and n_workers < 1:
         raise InputError(f"workers={n_workers}: at least one is needed")
-    if find_spec("dask_cuda") is not None:
-        from dask_cuda import LocalCUDACluster
-
-        devices = None if n_workers is None else list(range(n_workers))
-        return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, rmm_pool_size=0.8, dashboard_address=None)
     wanted = n_workers or usable_cores()
     limit = "auto" if memory_bytes is None else memory_bytes // wanted
     with dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}):
         return LocalCluster(
-            n_workers=wanted, threads_per_worker=1, memory_limit=limit, dashboard_address=None, host="127.0.0.1"
+            n_workers=wanted,
+            threads_per_worker=1,
+            memory_limit=limit,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
         )
 
 

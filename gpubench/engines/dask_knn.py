@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gpubench.engines.dask_array import Block
     from gpubench.engines.dask_cluster import Cluster
-    from gpubench.engines.dask_worker import Recipe
+    from gpubench.engines.dask_worker import Recipe, WorkerEngine
 
 PAIR_PRODUCTS = 1.2e11
 """Differences of two values of one task, a few seconds on one core."""
@@ -94,8 +94,13 @@ def search_part(
     engine = recipe.start(threads=1)
     in_order = np.sort(cells)  # so that ties are decided as among all cells
     own = x[in_order]
-    found = ExactSearch(engine.workers, engine.tiles, engine.left_bytes).knn_between(own, own, n_found)
     where = np.searchsorted(in_order, cells)
+    found = Neighbors.empty(len(own), n_found)
+    if engine.tiles is None:
+        _search_without_tiles(own, found, engine)
+    else:
+        cpu_topk.search(engine.tiles, own, own, found, engine.workers, engine.left_bytes, where)
+        _search_uncertain(own, found, engine)
     farthest = found.distances[where, -1] if n_found == k else np.full(len(cells), np.inf, np.float32)
     return _some(in_order[found.indices[where]].astype(np.int32)), farthest
 
@@ -119,15 +124,12 @@ def compare_parts(
     where = np.searchsorted(cells, sides[0]), np.searchsorted(cells, sides[1])
     out = Neighbors.empty(len(cells), min(k, len(cells) - 1))
     if engine.tiles is None:
-        out.indices[:] = (
-            ExactSearch(engine.workers, None, engine.left_bytes).knn_between(own, own, out.indices.shape[1]).indices
-        )
+        _search_without_tiles(own, out, engine)
     else:
         farthest = np.empty(len(cells), np.float32)
         farthest[where[0]], farthest[where[1]] = of_first[1], of_second[1]
         cpu_topk.search_pair(engine.tiles, own, where, farthest, out, engine.workers)
-        uncertain = np.flatnonzero(out.uncertain)
-        cpu_neighbors.search_rows(own, own, np.arange(len(own)), uncertain, out, engine.workers)
+        _search_uncertain(own, out, engine)
     of_side = np.zeros(len(cells), np.int8)
     of_side[where[1]] = 1
     answers = []
@@ -137,6 +139,17 @@ def compare_parts(
         there = (ids >= 0) & (of_side[ids] != number)
         answers.append(_some(np.where(there, cells[ids], -1).astype(np.int32)))
     return answers[0], answers[1]
+
+
+def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
+    """Search among all cells of both parts by NumPy's products."""
+    found = ExactSearch(engine.workers, None, engine.left_bytes).knn_between(x, x, out.indices.shape[1])
+    out.indices[:], out.distances[:] = found.indices, found.distances
+
+
+def _search_uncertain(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
+    """Search again for the cells that may have missed a nearer one, among all cells of both parts."""
+    cpu_neighbors.search_rows(x, x, np.arange(len(x)), np.flatnonzero(out.uncertain), out, engine.workers)
 
 
 def _some(ids: NDArray[np.int32]) -> Some:

@@ -1,0 +1,203 @@
+"""The Dask engine: what is its own. That it computes what the others do is tested with them, by `--engine dask`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+from trace_format import violations
+
+pytest.importorskip("distributed", reason="Dask is not installed")
+
+from distributed import LocalCluster
+from shared_dask import shared_client
+
+import gpubench as gb
+from gpubench.engines import dask_cluster, dask_connect, get_engine
+from gpubench.engines.dask import DaskEngine
+from gpubench.errors import ClusterError, EngineUnavailable, InputError
+from gpubench.timeline import chrome_trace
+
+N, K = 3_001, 15
+"""Several parts of neighbours and of silhouettes, whose last ones are not full."""
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(N, 20, n_labels=12, n_batches=4, seed=5)
+
+
+@pytest.fixture
+def engine() -> DaskEngine:
+    return DaskEngine(cluster=shared_client())
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[LocalCluster]:
+    """Workers that a test may kill."""
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
+        yield cluster
+
+
+def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
+    """What is cut into tasks."""
+    on = engine.put(x)
+    knn = engine.knn(on, K)
+    between = engine.knn_between(on[:701], on, K)
+    some = np.arange(0, N, 3)
+    answers = [
+        *(knn.indices, knn.distances, between.indices, between.distances),
+        engine.silhouette_widths(on, cells.label),
+        engine.silhouette_widths(on, cells.batch, cells.label),
+        engine.silhouette_widths(on, cells.batch, cells.label, cells=some),
+        engine.mean_distances(on, cells.label),
+        engine.neighbor_entropy(knn, cells.batch, 4),
+        engine.neighbor_value_distance(knn, cells.time, np.arange(N) % K + 1),
+        engine.neighbor_simpson(knn, cells.batch, 4, 5.0),
+        engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
+        engine.leiden(engine.fuzzy_graph(knn)),
+    ]
+    return [np.asarray(answer).tobytes() for answer in answers]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
+def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cells: Cells) -> None:
+    """Workers are threads of this process, which start at once; those of all other tests are two processes."""
+    with LocalCluster(n_workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        found = computed(DaskEngine(cluster=cluster), cells, cells.x)
+    assert found == computed(get_engine("cpu", threads=1), cells, cells.x)
+
+
+def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine, rng: np.random.Generator) -> None:
+    codes = np.concatenate([np.zeros(2500, np.int32), np.arange(1, N - 2500 + 1, dtype=np.int32)])
+    x = rng.standard_normal((N, 7))
+    groups = np.repeat(np.arange(3, dtype=np.int32), [2700, 300, 1])
+    for given in ((codes, None), (codes, groups), (codes // 2, groups)):
+        expected = get_engine("cpu").silhouette_widths(x.astype(np.float32), *given)
+        assert np.asarray(engine.silhouette_widths(engine.put(x), *given)).tobytes() == expected.tobytes()
+
+
+def test_cells_stay_on_the_workers(engine: DaskEngine, cells: Cells) -> None:
+    """Of a score only numbers come here, and it is the same to the bit."""
+    score = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine=engine)
+    assert not isinstance(score.cells, np.ndarray)
+    expected = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine="cpu")
+    assert score == expected
+    np.testing.assert_array_equal(np.asarray(score.cells), expected.cells)
+
+
+def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
+    tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
+    np.save(tmp_path / "cells.npy", cells.x)
+    path = str(tmp_path / "cells.npy")
+    engine = DaskEngine(cluster=shared_client())
+    found = gb.score(path, tasks=tasks, engine=engine, checkpoint=tmp_path / "out", **given)
+    expected = gb.score(path, tasks=tasks, engine="cpu", **given)
+    assert [(row.metric, row.value, row.note) for row in found.results] == [
+        (row.metric, row.value, row.note) for row in expected.results
+    ]
+    assert not found.failures
+    for column in expected.cells.columns:
+        own = found.cells.find(column.metric, task=column.task)
+        np.testing.assert_array_equal(own.values, column.values)
+    busy = {share["worker"]: share["tasks"] for stage in found.timeline for share in stage.get("workers", ())}
+    assert set(busy) <= {"worker 1", "worker 2"}
+    assert busy
+    assert not violations(chrome_trace(found.timeline))
+    assert "127.0.0.1" not in str(found.provenance), "addresses are not for results"
+    assert found.provenance["engine"]["chosen"] == "2 workers of 1 thread"
+
+
+def test_a_worker_that_is_killed_leaves_no_trace(own_cluster: LocalCluster, tmp_path: Path) -> None:
+    cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
+    np.save(tmp_path / "cells.npy", cells.x)
+    engine = DaskEngine(cluster=own_cluster)
+    x = engine.put(np.load(tmp_path / "cells.npy", mmap_mode="r"))
+    (pid,) = engine.cluster.on_each(os.getpid).values()
+    killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    knn, widths = engine.knn(x, K), engine.silhouette_widths(x, cells.label)
+    killer.join()
+    assert pid not in engine.cluster.on_each(os.getpid).values()
+    cpu = get_engine("cpu")
+    expected = cpu.knn(cells.x, K)
+    np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
+    np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
+    np.testing.assert_array_equal(np.asarray(widths), cpu.silhouette_widths(cells.x, cells.label))
+
+
+def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_connect, "FAILURES", 0)
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: 1 worker.*more memory") as error:
+        engine.cluster.fetch(engine.cluster.submit("knn", os._exit, 1))
+    assert "\n" not in str(error.value)
+    engine.close()
+
+
+def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = engine.cluster.submit("wait", time.sleep, 1.5)
+    monkeypatch.setattr(dask_cluster, "LOST_S", 0.3)
+    monkeypatch.setattr(engine.cluster, "_status", lambda: "connecting")
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
+        engine.cluster.wait([waiting])
+
+
+@pytest.mark.parametrize("name", ["numpy", "gpubench", "python"])
+def test_workers_with_other_versions_are_refused(name: str) -> None:
+    here = dask_connect.versions_here()
+    same, other = dict(here), {**here, name: "0.0"}
+    dask_connect.check_versions({"tcp://a:1": same}, here)
+    with pytest.raises(EngineUnavailable, match=r"0\.0 on 1 of 2, first tcp://b:1\); install the same versions"):
+        dask_connect.check_versions({"tcp://a:1": same, "tcp://b:1": other}, here)
+
+
+@pytest.mark.parametrize("cluster", [0, -1, 1.5, True, "nowhere.json", object()])
+def test_what_is_no_cluster(cluster: Any) -> None:
+    with pytest.raises(InputError, match=r"^(cluster|workers)="):
+        get_engine("dask", cluster=cluster)
+
+
+def test_a_scheduler_that_is_not_there() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dask_connect, "CONNECT_S", 0.5)
+        with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as error:
+            get_engine("dask", cluster="tcp://127.0.0.1:9")
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_is_of_dask_alone() -> None:
+    with pytest.raises(InputError, match="cluster is of the engine dask, not of cpu"):
+        get_engine("cpu", cluster=2)
+
+
+def test_cells_that_fit_no_worker_are_refused(engine: DaskEngine, cells: Cells) -> None:
+    engine.worker_bytes = 100_000
+    with pytest.raises(InputError, match=r"^X \(3,001 x 20\) takes .* on each worker, but .* may be used; start fewer"):
+        engine.put(cells.x)
+
+
+def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, tmp_path: Path) -> None:
+    x = np.zeros((900, 7), np.float32)
+    x[[17, 400], 3] = np.nan
+    np.save(tmp_path / "emb.npy", x)
+    with pytest.raises(InputError, match=r"^emb: 2 of 900 rows .*17.*400"):
+        engine.put(np.load(tmp_path / "emb.npy", mmap_mode="r"), "emb")
+    (tmp_path / "emb.npy").unlink()
+
+
+def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
+    engine._handover.close()
+    engine._handover.folder = None
+    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
+    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()
