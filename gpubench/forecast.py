@@ -77,11 +77,9 @@ def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
     k = min(max(task.graph_k(options, engine, n, d) for task in tasks), n - 1)
     columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
     sizes = Sizes(int(n), int(d), int(k), columns, engine.estimates_neighborhoods(n, d))
-    mapped = isinstance(matrix, np.memmap)
-    in_place = (
-        isinstance(matrix, np.ndarray) and not mapped and matrix.dtype == np.float32 and matrix.flags.c_contiguous
-    )
-    yield "put", put_step(sizes, matrix.dtype.itemsize, copied=not in_place, mapped=mapped)
+    in_memory = isinstance(matrix, np.ndarray) and not isinstance(matrix, np.memmap)
+    in_place = in_memory and matrix.dtype == np.float32 and matrix.flags.c_contiguous
+    yield "put", put_step(sizes, matrix.dtype.itemsize, copied=not in_place)
     yield "view", view_step(sizes, CELLS)
     if k > 0:
         yield "knn", knn_step(sizes)

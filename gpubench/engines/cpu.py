@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.data import FiniteCheck, as_rows
 from gpubench.engines import (
     cpu_approximate,
     cpu_communities,
@@ -18,6 +17,7 @@ from gpubench.engines import (
     cpu_leaves,
     cpu_leiden,
     cpu_native,
+    cpu_put,
     cpu_sampled,
     cpu_silhouette,
     kmeans,
@@ -107,28 +107,7 @@ class CpuEngine(Engine):
         if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
-            source = as_rows(x, name)
-            n, d = source.shape
-            in_place = _as_it_is(source)
-            if in_place is None:
-                planner.require(4 * n * d, self.memory_bytes, f"{name} as float32 ({n:,} x {d})")
-                array = self._budget.hold(np.empty((n, d), np.float32))
-            else:
-                array = in_place
-            written = 0 if in_place is not None else array.nbytes
-            self.timeline.work(0, n * d * source.dtype.itemsize + written)
-            check = FiniteCheck(name)
-            step = planner.read_block_rows(d, source.dtype.itemsize)
-            for start in range(0, n, step):
-                stop = min(start + step, n)
-                block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
-                check.add(block, start)
-                if in_place is None:
-                    with np.errstate(over="ignore"):  # what does not fit float32 is refused below
-                        array[start:stop] = block
-                self.timeline.advance(stop, n)
-            check.finish(n)
-            self.timeline.put(array.nbytes)
+            array = cpu_put.put(x, name, self._budget, self.timeline)
         self._checked[id(array)] = array
         return array
 
@@ -325,10 +304,3 @@ class CpuEngine(Engine):
         """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""
         step = max(1, min(ROWS_A_PIECE, VALUES_A_PIECE // width))
         self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))
-
-
-def _as_it_is(source: NDArray[Any] | RowSource) -> NDArray[np.float32] | None:
-    """The array itself where it can be used in place, else None. A memory map is read once instead of for each tile."""
-    if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
-        return None
-    return source if source.dtype == np.float32 and source.flags.c_contiguous else None

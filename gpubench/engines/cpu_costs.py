@@ -99,7 +99,7 @@ class _Given:
 
 def _put(given: _Given) -> Cost:
     values, itemsize = given["n"] * given["d"], given["itemsize"]
-    held = (4 * values if given["copied"] else 0) + (values * itemsize if given["mapped"] else 0)
+    held = 4 * values if given["copied"] else 0
     block = min(values * itemsize, planner.READ_BLOCK_BYTES)
     seconds = values * (itemsize + 4) / given.rates.copied_bytes_s
     return Cost(held_bytes=held, scratch_bytes=3 * block, seconds=seconds)

@@ -60,9 +60,9 @@ class Step:
     remedy: str = "use fewer cells"
 
 
-def put_step(sizes: Sizes, itemsize: int, *, copied: bool, mapped: bool) -> Step:
-    """The embedding on its way to the engine; pages of a file that is mapped count as memory once they are read."""
-    of_all = {"n": sizes.n, "d": sizes.d, "itemsize": itemsize, "copied": copied, "mapped": mapped}
+def put_step(sizes: Sizes, itemsize: int, *, copied: bool) -> Step:
+    """The embedding on its way to the engine."""
+    of_all = {"n": sizes.n, "d": sizes.d, "itemsize": itemsize, "copied": copied}
     return Step("put", "put", of_all)
 
 

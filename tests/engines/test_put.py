@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
 from gpubench.errors import InputError
+from gpubench.timeline import resident_bytes
 
 VALUES = np.array([[1.5, -2, 3], [0, 5, 6]])
 
@@ -121,3 +127,20 @@ def test_values_beyond_float32_are_refused_not_made_infinite(engine: Engine) -> 
 def test_what_is_no_matrix_of_real_numbers(engine: Engine, x: object) -> None:
     with pytest.raises(InputError, match=r"^emb\b"):
         engine.put(x, "emb")
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back where the system has a way")
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_pages_of_a_file_do_not_stay_beside_their_copy(tmp_path: Path, mode: Any) -> None:
+    values = np.random.default_rng(0).random((1 << 20, 16), np.float32)
+    np.save(tmp_path / "x.npy", values)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    if mode == "c":
+        mapped[5] = values[5] = 7  # which is nowhere but in this process
+    before = resident_bytes() or 0
+    put = CpuEngine(threads=1).put(mapped)
+    grown = (resident_bytes() or 0) - before
+    assert_array_equal(put, values)
+    assert_array_equal(mapped, values)
+    if mode != "c":
+        assert grown < 1.5 * values.nbytes
