@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
     except (GpubenchError, MemoryError) as error:
         return _complain(in_flags(message_of(error)))
+    except OSError as error:  # such as a folder that may not be entered, wherever a path is first looked at
+        if error.filename is None:
+            raise
+        return _complain(f"{str(error.filename)!r} cannot be used: {error.strerror}; check the path, or choose another")
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
 

@@ -22,7 +22,7 @@ def reporting(verbose: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("gpubench: interrupted before any task was finished\n")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (GpubenchError, MemoryError):
+    except (GpubenchError, MemoryError, OSError):
         if verbose:
             traceback.print_exc()
         raise

@@ -107,7 +107,8 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
         with tempfile.TemporaryFile(dir=nearest) as file:
             file.write(b"\0")
     except OSError as error:
-        raise cannot_write(nearest, error, f"{name}={str(folder)!r} cannot be written") from error
+        given = f"{name} {str(folder)!r}" if name.startswith("-") else f"{name}={str(folder)!r}"
+        raise cannot_write(nearest, error, f"{given} cannot be written") from error
 
 
 def cannot_write(folder: Path, error: OSError, what: str) -> InputError:

@@ -213,13 +213,16 @@ class Result:
             raise InputError(f"{str(path)!r} is not a JSON file ({error}); pass a results.json") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
-            raise InputError(f"{str(path)!r} has schema {schema!r}; this version of gpubench reads schema {SCHEMA}")
+            has = "is not a result of gpubench" if schema is None else f"has schema {schema!r}"
+            raise InputError(f"{str(path)!r} {has}; this version of gpubench reads results.json of schema {SCHEMA}")
         try:
             names = [field.name for field in fields(cls) if field.name not in ("results", "cells")]
             rest = {name: content[name] for name in names}
             result = cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{str(path)!r} is not a whole result ({error!r}); score again") from error
+            raise InputError(
+                f"{str(path)!r} is not a whole result ({error!r}); pass a results.json, or score again"
+            ) from error
         found = read_cells(Path(path).with_name(CELLS_NAME), result.results) if cells else None
         return result if found is None else replace(result, cells=found)
 

@@ -63,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "truncated.h5ad").write_bytes(content[: len(content) // 2])
     (folder / "text.h5ad").write_text("not cells\n")
     (folder / "empty.h5ad").touch()
+    (folder / "empty.npy").touch()
     np.save(folder / "emb.npy", x)
     np.save(folder / "complex.npy", x + 1j)
     np.save(folder / "object.npy", x.astype(object), allow_pickle=True)
@@ -124,7 +125,14 @@ BAD_INPUT = {
     "truncated file": (["truncated.h5ad", "--label", "cell_type"], "truncated.h5ad .*copy or download it again"),
     "not HDF5": (["text.h5ad", "--label", "cell_type"], "text.h5ad is not an HDF5 file"),
     "empty file": (["empty.h5ad", "--label", "cell_type"], "empty.h5ad is empty"),
-    "a folder": ([".", "--label", "cell_type"], r"\. "),
+    "empty array": (["empty.npy", *ARRAY], "empty.npy is empty; check the path, or copy it again"),
+    "a folder": ([".", "--label", "cell_type"], r"\. is a folder, and not a zarr group of AnnData; give a file"),
+    "no expression": (
+        ["cells.h5ad", "--predictions", "cells.h5ad", "--control", "x"],
+        "cells.h5ad has no expression in X; give a file that has it",
+    ),
+    "little memory": ([*SEPARATION, "--memory", "10kB"], r"--memory 10,000 bytes is too little .*67.1 MB"),
+    "a name that is too long": ([*SEPARATION, "--trace", "x" * 300], "'x+' cannot be used: File name too long; check"),
     "zero cells": (["none.h5ad", "-e", "X_pca", "--label", "cell_type"], "no (rows|cells)"),
     "one cell": (["one.h5ad", "-e", "X_pca", "--label", "cell_type"], "1 cell; at least two are needed"),
     "one label": (["cells.h5ad", "-e", "X_pca", "--label", "one"], "label has one value .'same'. in all 60 rows"),

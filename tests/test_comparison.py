@@ -220,7 +220,7 @@ BAD = {
     "missing": (["a", "no.json"], "'no.json' cannot be read: No such file"),
     "empty folder": (["a", "empty"], "'empty' is a folder without results.json"),
     "no result": (["a", "text.json"], "'text.json' is not a JSON file"),
-    "newer": (["a", "newer.json"], "has schema 99; this version of gpubench reads schema 1"),
+    "newer": (["a", "newer.json"], "has schema 99; this version of gpubench reads results.json of schema 1"),
     "one file": (["a"], "compare: a has one embedding, 'X_pca'; give another result"),
     "no file": ([], "Missing argument.*see gpubench compare --help"),
     "format": (["a", "b.json", "--format", "xml"], "--format 'xml' is unknown; use table or json"),

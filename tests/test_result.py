@@ -191,8 +191,8 @@ def test_value_says_what_is_there() -> None:
     [
         (None, "cannot be read: No such file or directory"),
         ("{", "is not a JSON file"),
-        ("[1]", "has schema None"),
-        ('{"schema": 99}', "has schema 99; this version of gpubench reads schema 1"),
+        ("[1]", "is not a result of gpubench; this version"),
+        ('{"schema": 99}', "has schema 99; this version of gpubench reads results.json of schema 1"),
         ('{"schema": 1, "results": []}', "is not a whole result"),
         ("\x00\xff", "is not a JSON file"),
     ],

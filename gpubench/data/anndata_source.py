@@ -48,6 +48,18 @@ class AnnDataSource(ABC):
         """A matrix of obsm, X, or a layer."""
         return self._matrix(*self._place(name))
 
+    def expression(self) -> Any:
+        """X, whatever the keys of obsm are.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        if not self._has_x():
+            raise InputError(f"{self.where} has no expression in X; give a file that has it")
+        return self._matrix("X", "")
+
     def _place(self, name: str) -> tuple[str, str]:
         """Where an embedding is: ("obsm", key), ("X", ""), ("layers", key)."""
         if name in self._obsm_keys():

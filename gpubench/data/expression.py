@@ -89,8 +89,10 @@ def read_expression(source: Any, name: str = "data") -> Expression:
         cells = genes = None
         if isinstance(opened, AnnDataSource):
             cells, genes = _as_texts(opened.cell_ids()), _as_texts(opened.gene_ids())
-        (x,) = opened.choose(["X"])
-        rows = as_rows(opened.embedding(x), f"X of {name}")
+            x = opened.expression()
+        else:
+            x = opened.embedding(*opened.choose(["X"]))
+        rows = as_rows(x, f"X of {name}")
     for names, length, what in ((cells, rows.shape[0], "cells"), (genes, rows.shape[1], "genes")):
         if names is not None and len(names) != length:
             raise InputError(f"{name} has {len(names):,} names of {what} but {length:,} in X; write the file again")

@@ -208,6 +208,8 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Path], A
         raise InputError(f"{argument}: {path} does not exist{_beside(path)}; check the path")
     if opener is None:
         raise InputError(f"{argument}: the format of {path} is unknown; give one of: {', '.join(formats)}")
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{argument}: {path} is empty; check the path, or copy it again")
     return opener(path)
 
 

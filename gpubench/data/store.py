@@ -23,11 +23,11 @@ def open_hdf5(path: Path) -> Node:
     import h5py
 
     with reading(str(path)):
-        with path.open("rb") as file:
-            empty = not file.read(1)
+        path.open("rb").close()  # h5py says of a file that may not be read that it is no HDF5
         if not h5py.is_hdf5(path):
-            what = "is empty" if empty else "is not an HDF5 file"
-            raise InputError(f"{path} {what}, so it cannot be an h5ad file; check the path, or copy it again")
+            raise InputError(
+                f"{path} is not an HDF5 file, so it cannot be an h5ad file; check the path, or copy it again"
+            )
         try:
             return h5py.File(path, "r")
         except OSError as error:
@@ -53,7 +53,10 @@ def open_zarr(path: Path) -> Node:
             store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
             return zarr.open_group(store, mode="r")
         except (FileNotFoundError, zarr.errors.ContainsArrayError) as error:
-            raise InputError(f"{path} is not a zarr group of AnnData; give the store that write_zarr wrote") from error
+            what = "is a folder, and " if path.is_dir() else "is "
+            raise InputError(
+                f"{path} {what}not a zarr group of AnnData; give a file, or the store that write_zarr wrote"
+            ) from error
 
 
 def is_group(node: Node) -> bool:

@@ -45,7 +45,8 @@ def budget_bytes(wanted: int | None) -> int:
     if wanted is None:
         return int(SHARE_OF_FREE * free_memory_bytes())
     if wanted < LEAST_BUDGET_BYTES:
-        raise InputError(f"memory={wanted} bytes is too little for any run; allow at least {LEAST_BUDGET_BYTES:,}")
+        least = f"{bytes_text(LEAST_BUDGET_BYTES)} ({LEAST_BUDGET_BYTES:,} bytes)"
+        raise InputError(f"memory={wanted:,} bytes is too little for any run; allow at least {least}")
     return wanted
 
 

@@ -108,7 +108,7 @@ def _check_tasks(tasks: Sequence[str]) -> None:
     known = [task.id for task in TASKS.values() if "predictions" not in task.needs]
     for task in tasks:
         if task not in known:
-            raise InputError(f"task {task!r} cannot be profiled{close_matches(task, known)}; use: {', '.join(known)}")
+            raise InputError(f"task {task!r} cannot be profiled{close_matches(task, known)}; use one that can")
 
 
 def _tell(listener: Listener | None, what: str) -> Callable[[str], None]:

@@ -156,7 +156,7 @@ def test_what_has_no_baseline(tmp_path: Path) -> None:
     no_x = tmp_path / "no_x.h5ad"
     ad.AnnData(obs=pd.DataFrame(index=["a", "b"])).write_h5ad(no_x)
     for baseline in (pca_baseline, expression_baseline):
-        with pytest.raises(InputError, match="'X' is not in"):
+        with pytest.raises(InputError, match="has no expression in X; give a file that has it"):
             baseline(no_x)
 
 
@@ -189,3 +189,8 @@ def test_matrices_by_name_need_one_called_x(counts: np.ndarray) -> None:
     assert_array_equal(pca_baseline({"X": counts}, n_components=3).rows, pca_baseline(counts, n_components=3).rows)
     with pytest.raises(InputError, match="'X' is not in data"):
         pca_baseline({"X_pca": counts})
+
+
+def test_expression_is_x_whatever_the_embeddings_are_called() -> None:
+    cells = ad.AnnData(np.eye(3, dtype=np.float32), obsm={"X": np.zeros((3, 2))})
+    assert_array_equal(read_expression(cells).read(0, 3), np.eye(3))

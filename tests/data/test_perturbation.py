@@ -172,7 +172,7 @@ def spoil(adata: ad.AnnData, how: str) -> ad.AnnData:
         ("column", r"another column 'condition' in obs"),
         ("missing", r"knock_down: 16 of 196 rows have no value"),
         ("controls only", r"'knock_down' holds nothing but 'non-targeting'"),
-        ("no X", r"'X' is not in"),
+        ("no X", r"has no expression in X; give a file"),
     ],
 )
 def test_what_cannot_be_prepared(screen: ad.AnnData, tmp_path: Path, how: str, message: str) -> None:

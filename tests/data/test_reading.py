@@ -274,7 +274,7 @@ def test_damaged_tables(tmp_path):
     with pytest.raises(InputError, match=r"obs\.csv\.gz cannot be read \("):
         read(X, columns={"label": "cell_type"}, obs=path)
     (tmp_path / "obs.csv").touch()
-    with pytest.raises(InputError, match=r"obs\.csv cannot be read \("):
+    with pytest.raises(InputError, match=r"^obs: .*obs\.csv is empty; check the path"):
         read(X, columns={"label": "cell_type"}, obs=tmp_path / "obs.csv")
     with pytest.raises(InputError, match=r"^obs: .*labels\.csv does not exist"):
         read(X, columns={"label": "cell_type"}, obs=tmp_path / "labels.csv")

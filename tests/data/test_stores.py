@@ -240,7 +240,7 @@ def test_not_hdf5(tmp_path):
     ):
         read(path)
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"page\.h5ad is empty, so it cannot be an h5ad file"):
+    with pytest.raises(InputError, match=r"page\.h5ad is empty; check the path, or copy it again"):
         read(path)
 
 
@@ -343,7 +343,7 @@ def test_no_permission(tmp_path, adata, monkeypatch):
 def test_folders_and_other_formats(tmp_path):
     folder = tmp_path / "folder.h5ad"
     folder.mkdir()
-    with pytest.raises(InputError, match=r"folder\.h5ad is not a zarr group of AnnData"):
+    with pytest.raises(InputError, match=r"folder\.h5ad is a folder, and not a zarr group of AnnData"):
         read(folder)
     (tmp_path / "cells.rds").touch()
     with pytest.raises(InputError, match=r"^data: the format of .*cells\.rds is unknown; give one of: \.h5ad, "):
@@ -359,7 +359,7 @@ def test_files_that_are_no_anndata(tmp_path):
     with pytest.raises(InputError, match=r"other\.zarr is not AnnData: it has no obs"):
         read(tmp_path / "other.zarr")
     zarr.create_array(tmp_path / "array.zarr", data=np.eye(2))
-    with pytest.raises(InputError, match=r"array\.zarr is not a zarr group of AnnData"):
+    with pytest.raises(InputError, match=r"array\.zarr is a folder, and not a zarr group of AnnData"):
         read(tmp_path / "array.zarr")
 
 

@@ -182,7 +182,10 @@ BAD = {
     "few cells": (["--cells", "10"], r"--cells \[10\] cannot be profiled; give numbers of at least 200"),
     "dims": (["--dims", ""], "--dims '' is no whole number"),
     "task": (["--task", "clusterin"], "task 'clusterin' cannot be profiled .*did you mean 'clustering'"),
-    "predictions": (["--task", "perturbation_expression_prediction"], "cannot be profiled.*; use: clustering"),
+    "predictions": (
+        ["--task", "perturbation_expression_prediction"],
+        "cannot be profiled .*'clustering'.*; use one that can",
+    ),
     "memory": (["--memory", "much"], "--memory 'much' is no amount"),
 }
 
