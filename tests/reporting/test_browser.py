@@ -163,6 +163,17 @@ def test_tables_and_links_are_reached_by_the_keyboard(browser: Any, folder: Path
     page.close()
 
 
+def test_two_embeddings_fit_beside_each_other_on_a_phone(browser: Any, folder: Path) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 780})
+    page.goto((folder / "full.html").as_uri())
+    name, value, other = page.locator(".scores tr:has-text('Adjusted Rand index')").first.locator("> *").all()[:3]
+    assert name.bounding_box()["x"] >= 0
+    assert value.bounding_box()["width"] > 60
+    box = other.bounding_box()
+    assert box["x"] + box["width"] <= 360 - 16, "the margin of the page"
+    page.close()
+
+
 def test_everything_is_printed(browser: Any, folder: Path) -> None:
     page = browser.new_page()
     page.goto((folder / "many.html").as_uri())
