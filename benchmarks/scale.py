@@ -1,0 +1,176 @@
+"""The suite on more and more cells: seconds and memory of every stage.
+
+    python benchmarks/scale.py --n 10000 30000 100000 300000 1000000 3000000 13000000
+
+Each size is a run of `gpubench score` in a fresh process, from a memory-mapped .npy file, with all tasks of one
+embedding. Random forests, whose training cells are capped, are left out beyond --forests. Memory is that of the process
+and of the processes that it starts, together, looked at ten times a second; pages of the input file that the system
+keeps for everybody do not count. Writes results/scale.json, one row for each size (those of earlier runs stay), and
+results/scale.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import measure
+
+PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "scikit-learn-intelex", "igraph", "networkit")
+TASKS = ("clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization")
+LOOK_S = 0.1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the given sizes."""
+    given = _parse(arguments)
+    path = given.out / "scale.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    given.out.mkdir(parents=True, exist_ok=True)
+    for n in given.n:
+        row = _measure(n, given)
+        rows = sorted([*(other for other in rows if other["n"] != n), row], key=lambda row: int(row["n"]))
+        path.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        print(f"{n:,} cells: {row['seconds']:.0f} s, {row['peak_bytes'] / 1e9:.1f} GB", file=sys.stderr)
+    draw(rows, given.out / "scale.svg")
+
+
+def _measure(n: int, given: argparse.Namespace) -> dict[str, Any]:
+    """One run, with its rows of the result and of the timeline."""
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        cells = Path(given.folder or folder, str(n))
+        if not (cells / "obs.parquet").exists():
+            make = [sys.executable, str(measure.HERE / "synthetic.py"), str(cells), "--n", str(n), "--d", str(given.d)]
+            subprocess.run(make, check=True)
+        out = Path(folder, "out")
+        command = [str(Path(sys.executable).with_name("gpubench")), "score", str(cells / "x.npy")]
+        command += ["--obs", str(cells / "obs.parquet"), "--label", "label", "--batch", "batch", "--time", "time"]
+        command += [part for task in TASKS for part in ("--task", task)]
+        command += ["--engine", "cpu", "--out", str(out), "--quiet"]
+        if n > given.forests:
+            command += ["--option", "classifiers=lr,knn"]
+        if given.memory:
+            command += ["--memory", given.memory]
+        begin = time.perf_counter()
+        peak = _watch(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        seconds = time.perf_counter() - begin
+        result = json.loads((out / "results.json").read_text())
+    return {
+        "n": n,
+        "d": given.d,
+        "forests": n <= given.forests,
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "stages": _stages(result["timeline"]),
+        "results": [
+            {name: row[name] for name in ("task", "metric", "value", "stderr", "params", "approximate", "note")}
+            for row in result["results"]
+        ],
+        "versions": measure.versions(sys.executable, PACKAGES),
+        "machine": measure.machine_facts(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _watch(process: subprocess.Popen[bytes]) -> int:
+    """The most memory that a process and its descendants have held together until it ended."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_private_bytes, _descendants(process.pid))))
+        time.sleep(LOOK_S)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return peak
+
+
+def _descendants(pid: int) -> list[int]:
+    found, open_ = [], [pid]
+    while open_:
+        found.append(open_.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                open_ += map(int, task.read_text().split())
+            except OSError:  # it has ended meanwhile
+                continue
+    return found
+
+
+def _private_bytes(pid: int) -> int:
+    """Resident memory without pages of files."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended meanwhile
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+
+
+def _stages(timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stages of the embedding and of its tasks, and the two classifiers; those inside of them are in their time."""
+    kept = []
+    for stage in timeline:
+        path = stage["path"].split("/")[1:]
+        depth = 3 if path[:1] == ["label_prediction"] else 2
+        if path and len(path) < depth + 1 and (path[0] not in TASKS or len(path) > 1) and not _is_fold(path):
+            kept.append({"stage": "/".join(path), "seconds": stage["seconds"], "peak_bytes": stage["peak_bytes"]})
+    return kept
+
+
+def _is_fold(path: list[str]) -> bool:
+    return path[0] == "label_prediction" and len(path) > 2
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds of each stage and memory of the run against cells, both axes logarithmic."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    times, memory = figure.subplots(1, 2)
+    stages = list(dict.fromkeys(stage["stage"] for row in rows for stage in row["stages"]))
+    longest = {name: max(_seconds(row, name) for row in rows) for name in stages}
+    shown = sorted(stages, key=longest.__getitem__, reverse=True)[:9]
+    colors = [*mpl.color_sequences["petroff10"][:9]]
+    for name, color in zip(shown, colors, strict=False):
+        points = [(row["n"], _seconds(row, name)) for row in rows if _seconds(row, name) > 0]
+        times.plot(*zip(*points, strict=True), marker="o", markersize=3, lw=1.2, label=name, color=color)
+    cells = [row["n"] for row in rows]
+    times.plot(cells, [row["seconds"] for row in rows], color="black", marker="o", markersize=3, label="whole run")
+    times.set_ylabel("seconds")
+    times.legend(frameon=False, fontsize=7)
+    memory.plot(cells, [row["peak_bytes"] / 1e9 for row in rows], color="black", marker="o", label="run")
+    memory.plot(cells, [4 * row["n"] * row["d"] / 1e9 for row in rows], color="gray", ls="--", label="the cells")
+    memory.set_ylabel("GB at the peak")
+    memory.legend(frameon=False, fontsize=8)
+    for axes in (times, memory):
+        axes.set(xscale="log", yscale="log", xlabel="cells")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def _seconds(row: dict[str, Any], name: str) -> float:
+    return sum(float(stage["seconds"]) for stage in row["stages"] if stage["stage"] == name)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 13_000_000]
+    parser.add_argument("--n", type=int, nargs="+", default=sizes, help="cells")
+    parser.add_argument("--d", type=int, default=50, help="dimensions")
+    parser.add_argument("--forests", type=int, default=300_000, help="cells up to which random forests are grown")
+    parser.add_argument(
+        "--folder", help="where cells are looked for, and kept; by default they are made anew each time"
+    )
+    parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the results")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
