@@ -157,12 +157,13 @@ class Trained:
 class Voted:
     """The votes for the cells of one fold, which are known; see `Predictor`."""
 
-    note = "neighbours from one graph of all cells, scaled together; exact=True searches each fold"
     has_decision_function = False
 
     def __init__(self, cells: TrainingCells, tested: Array, proba: Array, search: Mapping[str, Any]) -> None:
         """Know the probabilities of the unscaled cells `tested`, who were voted for by some training cells."""
         self.engine, self.names, self.search = cells.engine, cells.labels.names, search
+        found = f"{search['knn']}, recall {search['recall']:.3f}"
+        self.note = f"neighbours from one graph of all cells, scaled together ({found}); exact=True searches each fold"
         self.present = np.unique(cells.labels.codes[cells.chosen()])
         self._tested, self._proba = tested, proba
 
