@@ -25,6 +25,13 @@ MADE_HERE = ("item", "tobytes", "tofile", "tolist")
 """Methods that make no array."""
 
 
+_SUMS = (np.mean, np.nanmean, np.sum, np.nansum, np.average, np.std, np.var, np.bincount, np.count_nonzero, np.dot)
+_ORDERS = (np.median, np.percentile, np.quantile, np.max, np.min, np.argmax, np.argmin, np.argsort, np.sort)
+_SHAPES = (np.concatenate, np.stack, np.transpose, np.reshape, np.ravel, np.take_along_axis)
+RUN_THERE = frozenset((*_SUMS, *_ORDERS, *_SHAPES, np.where, np.clip, np.round, np.any, np.all))
+"""Functions of NumPy that make one array; others are given the values here."""
+
+
 class Remote(Protocol):
     """What an array needs of the cluster that it is on."""
 
@@ -101,7 +108,9 @@ class ClusterArray(NDArrayOperatorsMixin):
         return target
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return self._ask(function, *args, **kwargs)
+        if function in RUN_THERE:
+            return self._ask(function, *args, **kwargs)
+        return function(*_brought_here(args), **_brought_here(kwargs))
 
     def __getitem__(self, key: Any) -> ClusterArray:
         return self._ask(operator.getitem, self, key)
@@ -223,6 +232,15 @@ class ClusterNumpy:
         if isinstance(a, ClusterArray):
             return a._ask(function, a, *args, **kwargs)  # noqa: SLF001 - two halves of one array
         return function(a, *args, **kwargs)
+
+
+def _brought_here(given: Any) -> Any:
+    """Arguments with the values of their arrays."""
+    if isinstance(given, ClusterArray):
+        return np.asarray(given)
+    if isinstance(given, list | tuple):
+        return type(given)(map(_brought_here, given))
+    return {name: _brought_here(value) for name, value in given.items()} if isinstance(given, dict) else given
 
 
 def _describe(array: Any) -> tuple[tuple[int, ...], Any]:

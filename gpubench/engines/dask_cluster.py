@@ -28,6 +28,8 @@ LOST_S = 20.0
 COLLECT_S = 0.2
 """Stages that took less are not asked for what each worker did."""
 
+RUNNING = "running"
+
 MERGED = 16
 """Answers that are merged at a time."""
 
@@ -70,6 +72,7 @@ class Cluster:
 
     def submit_each(self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
         """Call a function with each of several arguments, the first ones first."""
+        self._require_scheduler()
         token = uuid.uuid4().hex[:8]
         stage = self._timeline.path
         return [
@@ -90,6 +93,7 @@ class Cluster:
         return found
 
     def _send(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        self._require_scheduler()
         key = f"{name}-{uuid.uuid4().hex[:8]}"
         return self.client.submit(dask_worker.timed, self._timeline.path, function, *args, key=key, pure=False)
 
@@ -151,7 +155,7 @@ class Cluster:
                     self._timeline.heed()
                 if done == len(futures):
                     break
-                lost_since = None if self._status() == "running" else lost_since or time.monotonic()
+                lost_since = None if self._status() == RUNNING else lost_since or time.monotonic()
                 self._heed_loss(lost_since)
         except BaseException:
             self.client.cancel([future for future in futures if future.status == "pending"], force=False)
@@ -160,8 +164,12 @@ class Cluster:
             self._collect()
 
     def _status(self) -> str:
-        """Whether the scheduler answers: "running"."""
+        """Whether the scheduler answers: `RUNNING`."""
         return str(self.client.status)
+
+    def _require_scheduler(self) -> None:
+        if self._status() != RUNNING:
+            raise ClusterError(self._told("the scheduler does not answer any more"))
 
     def _heed_loss(self, since: float | None) -> None:
         if since is not None and time.monotonic() - since > LOST_S:
@@ -175,6 +183,7 @@ class Cluster:
     def _guarded(self, ask: Callable[[], Any]) -> Any:
         """Ask for an answer; errors of the cluster itself are put into words."""
         from distributed import CancelledError, KilledWorker
+        from distributed.client import FuturesCancelledError
         from distributed.comm.core import CommClosedError
 
         try:
@@ -188,7 +197,7 @@ class Cluster:
                     " give workers more memory, or fewer threads each, or use fewer cells"
                 )
             ) from error
-        except (CancelledError, CommClosedError, TimeoutError) as error:
+        except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
             what = "the connection to the scheduler was lost, or data that only workers that ended had"
             raise ClusterError(self._told(f"{what} ({type(error).__name__})")) from error
 
@@ -204,13 +213,21 @@ class Cluster:
                 self._timeline.elsewhere(stage, f"worker {number}", now - first_s, now - last_s, busy_s, tasks)
 
     def on_each(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Call a function on every worker, beside its tasks; those that end meanwhile are left out."""
+        """Call a function on every worker, beside its tasks; those that end meanwhile are left out.
+
+        Raises
+        ------
+        ClusterError
+            The scheduler is lost.
+        """
+        self._require_scheduler()
         answers: dict[str, Any] = self.client.run(function, *args, on_error="ignore")
         return answers
 
     def release(self, key: str) -> None:
-        """Let workers forget a matrix."""
-        self.on_each(dask_worker.forget, key)
+        """Let workers forget a matrix; those that are lost hold none."""
+        if self._status() == RUNNING:
+            self.on_each(dask_worker.forget, key)
 
 
 def _without_answer(function: Callable[..., Any], args: tuple[Any, ...]) -> None:

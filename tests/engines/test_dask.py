@@ -94,6 +94,29 @@ def test_cells_stay_on_the_workers(engine: DaskEngine, cells: Cells) -> None:
     np.testing.assert_array_equal(np.asarray(score.cells), expected.cells)
 
 
+def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.random.Generator) -> None:
+    """Metrics are written for arrays: functions, operators, methods and writing give what they give on any."""
+    host = rng.standard_normal((40, 3)).astype(np.float32)
+    codes = np.arange(40, dtype=np.int32) % 4
+
+    def compute(x: Any) -> list[Any]:
+        y = x[5:30] * 2 - x[0]
+        y -= y.mean(axis=0)
+        y[y < 0] = 0
+        y[np.asarray(y).max(axis=1) > 3, -1] = 9
+        total = np.zeros(3)
+        total += x.sum(axis=0, dtype=np.float64)
+        parts = np.split(x[:, 0], [10, 15])
+        unique = np.unique(x > 0, return_counts=True)[1]
+        weighted = np.bincount(codes, weights=x[:, 1])
+        median, ranks = np.median(x, axis=0), np.argsort(x[:, 2])
+        more = [*parts, unique, weighted, median, ranks, x.T @ x, np.where(x > 0, x, 0), float(x.max()), x.tolist()]
+        return [y, total, len(y), y.shape, y.dtype, y.ndim, *more]
+
+    for found, expected in zip(compute(engine.put(host)), compute(host), strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
 def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
     tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
