@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from gpubench.errors import InputError
-
 
 def report_command(
     results: Annotated[
@@ -17,12 +15,12 @@ def report_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="The file to write.")] = Path("report.html"),
 ) -> None:
     """Write results as one HTML page that works offline: scores, definitions, notes, time, memory and provenance."""
+    from gpubench.output import check_file
     from gpubench.reporting import report
     from gpubench.reporting.runs import read_runs
 
+    check_file(out, "--out", "report.html")
     runs = read_runs(results)
-    if out.is_dir():
-        raise InputError(f"--out {str(out)!r} is a folder; name the file, such as {out / 'report.html'}")
     replaces = out.exists()
     report(runs, out)
     typer.echo(f"Wrote {out}{' in place of the older one' if replaces else ''}")

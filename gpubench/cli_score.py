@@ -160,12 +160,12 @@ def score(
     with reporting(verbose):
         from gpubench import arguments, run
         from gpubench.checkpoint import Checkpoint
-        from gpubench.output import check_trace, chosen_output
+        from gpubench.output import check_file, chosen_output
         from gpubench.progress import Progress
 
         output = chosen_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
-            check_trace(trace)
+            check_file(trace, "--trace", "trace.json")
         given = {
             "label": label,
             "batch": batch,

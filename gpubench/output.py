@@ -85,8 +85,8 @@ class Output:
         return lines
 
 
-def check_trace(path: Path) -> None:
-    """Make sure, before anything is computed, that a trace can be written.
+def check_file(path: Path, flag: str, example: str) -> None:
+    """Make sure, before anything is computed, that a file can be written.
 
     Raises
     ------
@@ -94,12 +94,12 @@ def check_trace(path: Path) -> None:
         Its folder cannot be written, or does not exist, or the path is a folder.
     """
     if path.is_dir():
-        raise InputError(f"--trace {str(path)!r} is a folder; name a file, such as trace.json")
+        raise InputError(f"{flag} {str(path)!r} is a folder; name a file, such as {path / example}")
     if not path.parent.exists():
         raise InputError(
-            f"--trace {str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
+            f"{flag} {str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
         )
-    check_writable_folder(path.parent, "--trace")
+    check_writable_folder(path.parent, flag)
 
 
 def chosen_output(

@@ -46,6 +46,7 @@ class Plan:
     memory_bytes : what the run may use beyond its input
     device : on which it would run
     measured : the day on which the machine's rates were measured
+    notes : what the engine does otherwise than asked, and why rates are measured again
     """
 
     stages: Sequence[Stage]
@@ -54,6 +55,7 @@ class Plan:
     memory_bytes: int
     device: str
     measured: str
+    notes: Sequence[str] = ()
 
     @property
     def used_bytes(self) -> int:
@@ -94,7 +96,7 @@ class Plan:
         lines.append(f"{used} beyond the data at most, of {may} that may be used; the process will hold {holds}.")
         if self.not_known:
             lines.append(f"Not in this plan, for nothing is known of them: {', '.join(self.not_known)}.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"{note[0].upper()}{note[1:]}." for note in self.notes)])
 
     __repr__ = __str__
 
@@ -132,7 +134,8 @@ def plan(
     unknown = [task.id for task in prepared.tasks if task.steps is None]
     baselines = [f"baseline_{name}" for name in prepared.baselines]
     stages = list(stages_of(prepared, rates))
-    return Plan(stages, [*unknown, *baselines], process_bytes, engine.memory_bytes, engine.device, measured)
+    told = process_bytes, engine.memory_bytes, engine.device, measured, tuple(engine.notes)
+    return Plan(stages, [*unknown, *baselines], *told)
 
 
 def rates_of(engine: CpuEngine, *, measure_again: bool = False) -> tuple[Rates, str]:

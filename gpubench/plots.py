@@ -54,7 +54,8 @@ def plot(
     if kind == "breakdown":
         columns = [column for column in cells.select(**chosen) if column.names is None]
         _only_one({(column.task, column.metric) for column in columns}, "task and metric")
-        return breakdown_figure(columns, _groups(cells, by), by)
+        labels = _groups(cells, by)
+        return breakdown_figure(columns, labels, by, _in_time(labels, cells.times) if by == "time" else None)
     if kind == "view":
         _only_one(names := {row.embedding for row in results} if embedding is None else {embedding}, "embedding")
         return view_figure(cells, names.pop(), by)
@@ -145,8 +146,22 @@ def _half_width(row: MetricResult, cells: CellScores) -> float:
     return 0.0 if found is None else half_width(found, None)
 
 
-def breakdown_figure(columns: Sequence[CellColumn], labels: Labels, by: str) -> Figure:
-    """How the values of cells spread in each group: nine tenths of them, half of them, and the median."""
+def _in_time(labels: Labels, times: NDArray[np.float64] | None) -> list[str] | None:
+    """Time points in order of time, which is not that of their names: "10" comes before "9"."""
+    if times is None:
+        return None
+    of_code = np.empty(labels.n_classes)
+    of_code[labels.codes] = times
+    return [labels.names[code] for code in np.argsort(of_code)]
+
+
+def breakdown_figure(
+    columns: Sequence[CellColumn], labels: Labels, by: str, order: Sequence[str] | None = None
+) -> Figure:
+    """How the values of cells spread in each group: nine tenths of them, half of them, and the median.
+
+    Groups stand in `order`, or else the lowest mean comes first.
+    """
     embeddings = [column.embedding for column in columns]
     found = [spreads(column, labels) for column in columns]
     means = {
@@ -154,7 +169,7 @@ def breakdown_figure(columns: Sequence[CellColumn], labels: Labels, by: str) -> 
         for name in labels.names
         if any(name in of for of in found)
     }
-    names = sorted(means, key=lambda name: means[name])
+    names = [name for name in order or sorted(means, key=lambda name: means[name]) if name in means]
     step = _ROW_IN * (len(columns) + 0.5)
     with _style():
         figure, axes = _new(step * len(names) + 0.55 + 0.15 * (len(columns) > 1))

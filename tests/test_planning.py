@@ -176,12 +176,15 @@ def test_rates_are_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.
     assert measured == [1, 2, 1, 1, 1, 1, 1]
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_told(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "file"))
     engine = CpuEngine(threads=1)
     assert rates_of(engine)[0] == FAST
     assert "so rates are measured each time" in engine.notes[0]
+    assert str(gb.plan(**given)).endswith("cannot be written, so rates are measured each time.")
 
 
 def test_rates_of_this_machine_are_those_of_a_machine() -> None:

@@ -75,6 +75,13 @@ def test_no_standard_error_where_nothing_scatters() -> None:
     assert standard_error(CellColumn("X", "t", "m", np.ones(3, np.float32), mean_over="labels"), None) is None
 
 
+def test_a_breakdown_by_time_is_in_order_of_time() -> None:
+    result = cells_result(600, ["a", "b"], times=12)
+    metric = next(column.metric for column in result.cells.columns if column.task == "sequential_organization")
+    figure = result.plot("breakdown", task="sequential_organization", metric=metric, by="time")
+    assert names_of(figure) == [f"{time:g}" for time in sorted(set(result.cells.times.tolist()))]
+
+
 def test_a_breakdown_has_the_lowest_first(result: Result) -> None:
     figure = result.plot("breakdown", task="batch_integration", metric="entropy_per_cell")
     values = result.cells.find("entropy_per_cell", embedding="X").values

@@ -31,7 +31,7 @@ def split_embeddings(
     Raises
     ------
     InputError
-        Two files of one name.
+        Two files of one name, or a file of the name of a key.
     """
     if embeddings is None:
         return None, {}
@@ -41,13 +41,14 @@ def split_embeddings(
     keys: list[str] = []
     files: dict[str, Any] = {}
     for given in dict.fromkeys(listed):
-        if not is_file_name(given, suffixes):
-            keys.append(given)
-            continue
-        name = stem(Path(given))
+        is_file = is_file_name(given, suffixes)
+        name = stem(Path(given)) if is_file else given
         if name in files or name in keys:
             raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
-        files[name] = given
+        if is_file:
+            files[name] = given
+        else:
+            keys.append(name)
     return keys, files
 
 

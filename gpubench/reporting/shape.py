@@ -130,9 +130,9 @@ def comparisons(runs: Mapping[str, Result]) -> list[Comparison]:
 
 
 def _comparable(result: Result, name: str) -> str:
-    """A key that runs share whose numbers may be compared; arrays have no name, so their content counts."""
+    """A key that runs share whose numbers may be compared: those of cells of the same columns, whatever their files."""
     dataset, options = _dataset(result), result.provenance.get("options", {})
-    cells = dataset.get("source") or dataset.get("fingerprint") or name
+    cells = dataset.get("columns") or dataset.get("source") or dataset.get("fingerprint") or name
     scoring = {key: value for key, value in options.items() if key not in _NOT_SCORING}
     return json.dumps([cells, dataset.get("n_cells"), scoring], sort_keys=True, default=str)
 
@@ -155,7 +155,9 @@ def _comparison(runs: Mapping[str, Result]) -> Comparison:
         if item["task"] not in scored
     }
     return Comparison(
-        source=printable(str(dataset.get("source") or "arrays")),
+        source=printable(
+            ", ".join(dict.fromkeys(str(_dataset(result).get("source") or "arrays") for result in runs.values()))
+        ),
         seed=first.provenance.get("seed"),
         n_cells=dataset.get("n_cells"),
         embeddings=tuple(printable(name) for name, _, _ in columns),

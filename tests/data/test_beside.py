@@ -67,6 +67,8 @@ def test_what_does_not_fit_is_refused(cells: ad.AnnData, tmp_path: Path) -> None
         ("reversed.h5ad", r"reversed.h5ad has several embeddings; name one"),
         ("one.h5ad", r"'one': 24 of 24 rows of one.h5ad are other cells .* row 0 is 'cell23', not 'cell0'"),
         (["emb.npy", "other/emb.npy"], r"two are called 'emb'; give a mapping name -> path"),
+        (["X_pca", "other/X_pca.npy"], r"two are called 'X_pca'; give a mapping name -> path"),
+        (["other/X_pca.npy", "X_pca"], r"two are called 'X_pca'; give a mapping name -> path"),
     ):
         with pytest.raises(gb.InputError, match=message):
             read("cells.h5ad", embeddings=given)

@@ -44,6 +44,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["report", str(tmp_path / "results.json"), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"Wrote {out} in place of the older one\n"
     assert main(["report", str(tmp_path), "-o", str(tmp_path)]) == 2
-    assert "is a folder; name the file" in capsys.readouterr().err
+    assert "is a folder; name a file" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "no"), "-o", str(out)]) == 2
     assert "cannot be read" in capsys.readouterr().err

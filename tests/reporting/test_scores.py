@@ -10,6 +10,7 @@ from report_cases import make_result, row
 
 from gpubench.reporting.scores import score_rows
 from gpubench.reporting.shape import comparisons
+from gpubench.result import Result
 
 
 def best(metric: str, *values: float) -> list[bool]:
@@ -76,6 +77,18 @@ def test_runs_on_the_same_cells_share_a_table() -> None:
     first, second = comparisons(runs)
     assert (first.source, first.embeddings) == ("cells.h5ad", ("X_pca", "X_scvi", "X_b"))
     assert (second.source, second.embeddings) == ("others.h5ad", ("X_pca",))
+
+
+def test_files_of_the_same_cells_share_a_table() -> None:
+    def of_file(source: str, columns: str) -> Result:
+        result = make_result(row(embedding=source.partition(".")[0]), source=source)
+        dataset = {**result.provenance["dataset"], "columns": columns}
+        return replace(result, provenance={**result.provenance, "dataset": dataset})
+
+    runs = {"a": of_file("pca.npy", "c1"), "b": of_file("scvi.npy", "c1"), "c": of_file("pca.npy", "c2")}
+    first, second = comparisons(runs)
+    assert (first.source, first.embeddings) == ("pca.npy, scvi.npy", ("pca", "scvi"))
+    assert second.source == "pca.npy", "the same name, but other cells"
 
 
 def test_an_embedding_of_two_runs_says_which() -> None:
