@@ -165,9 +165,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, nargs="+", default=sizes, help="cells")
     parser.add_argument("--d", type=int, default=50, help="dimensions")
     parser.add_argument("--forests", type=int, default=300_000, help="cells up to which random forests are grown")
-    parser.add_argument(
-        "--folder", help="where cells are looked for, and kept; by default they are made anew each time"
-    )
+    parser.add_argument("--folder", help="where cells are looked for, and kept; else they are made anew")
+    parser.add_argument("--memory", help="what a run may use beyond its input, such as 18GB")
     parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the results")
     return parser.parse_args(arguments)
 
