@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 BLOCK_ROWS = 256
 BLOCK_COLUMNS = 2048
 
+KEPT_BYTES = 1 << 28
+"""The right side of all tiles is kept where it takes no more; else a tile's is made for each block of queries, which
+costs little beside its product."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExactSearch:
@@ -93,9 +97,9 @@ class _Operands:
     Attributes
     ----------
     queries, x : as given
-    order : (n,) the cell at each position of `right`: all of them in random order, so that any tile is a sample
-    own : (m,) the position of each query's own cell in `right`, or None
-    left, right : (m, d + 2) and (n, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
+    order : (n,) the cell at each position of the right side: all of them in random order, so that any tile is a sample
+    own : (m,) the position of each query's own cell on the right side, or None
+    left : (m, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
     rounding : how far a tile's squared distances may be from the exact ones
     """
 
@@ -104,16 +108,31 @@ class _Operands:
     ) -> None:
         self.queries, self.x = queries, x
         self.order = np.random.default_rng(len(x)).permutation(len(x))
-        position = np.empty_like(self.order)
-        position[self.order] = np.arange(len(x))
-        self.own = None if own is None else position[own]
+        self.own = None
+        if own is not None:
+            position = np.empty_like(self.order)
+            position[self.order] = np.arange(len(x))
+            self.own = position[own]
+        self._scaling, self._dtype = Scaling(x, queries), dtype
+        self.left = _widen(queries, self._scaling, dtype)
         d = x.shape[1]
-        scaling = Scaling(x, queries)
-        self.left = _widen(queries, scaling, dtype)
-        self.right = (self.left if queries is x else _widen(x, scaling, dtype))[self.order]
-        self.right[:, :d] *= -2
-        self.right[:, [d, d + 1]] = self.right[:, [d + 1, d]]
-        self.rounding = Rounding.of(self.left[:, d], float(self.right[:, d + 1].max()), d, scaling.scale)
+        firsts = range(0, len(x), BLOCK_COLUMNS)
+        self._kept: list[Floats] = []
+        if len(x) * (d + 2) * self.left.itemsize <= KEPT_BYTES:
+            self._kept = [self._widened(first) for first in firsts]
+        largest = max(float(self.right(first)[:, d + 1].max()) for first in firsts)
+        self.rounding = Rounding.of(self.left[:, d], largest, d, self._scaling.scale)
+
+    def right(self, first: int) -> Floats:
+        """(columns, d + 2): the right side of the tile that begins at this position."""
+        return self._kept[first // BLOCK_COLUMNS] if self._kept else self._widened(first)
+
+    def _widened(self, first: int) -> Floats:
+        d = self.x.shape[1]
+        right = _widen(self.x[self.order[first : first + BLOCK_COLUMNS]], self._scaling, self._dtype)
+        right[:, :d] *= -2
+        right[:, [d, d + 1]] = right[:, [d + 1, d]]
+        return right
 
 
 def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
@@ -144,9 +163,9 @@ def _search_block(
 ) -> None:
     left = operands.left[block]
     own = None if operands.own is None else operands.own[block]
-    candidates = Candidates(len(left), keep, len(operands.right), buffer.dtype)
-    for first in range(0, len(operands.right), BLOCK_COLUMNS):
-        right = operands.right[first : first + BLOCK_COLUMNS]
+    candidates = Candidates(len(left), keep, len(operands.x), buffer.dtype)
+    for first in range(0, len(operands.x), BLOCK_COLUMNS):
+        right = operands.right(first)
         tile = buffer.ravel()[: len(left) * len(right)].reshape(len(left), len(right))
         np.matmul(left, right.T, out=tile)
         if own is not None:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from gpubench.engines import cpu_neighbors
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu_parallel import Workers
+from gpubench.timeline import Timeline
 from gpubench.types import Knn
 
 SIZES = (2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
@@ -208,3 +210,18 @@ def test_a_cell_far_from_all_does_not_make_the_others_uncertain(
     knn = engine_at_scale.knn(engine_at_scale.put(x), 15)
     assert_array_equal(engine_at_scale.to_host(knn.indices), reference.knn(x, 15)[0])
     assert sum(searched_again) <= 2
+
+
+def test_tiles_that_are_made_anew_are_the_same(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are searched in float64, among so many cells that one side of the tiles is not kept."""
+    x = rng.integers(0, 4, (2500, 3)).astype(np.float32)
+    rows = np.arange(0, 2500, 7)
+    found = []
+    for kept_bytes in (cpu_neighbors.KEPT_BYTES, 0):
+        monkeypatch.setattr(cpu_neighbors, "KEPT_BYTES", kept_bytes)
+        out = cpu_neighbors.Neighbors.empty(len(x), 9)
+        cpu_neighbors.search_rows(x, x, np.arange(len(x)), rows, out, Workers(2, Timeline()))
+        found.append((out.indices[rows], out.distances[rows]))
+    assert_array_equal(found[0][0], found[1][0])
+    assert_array_equal(found[0][1], found[1][1])
+    assert_array_equal(found[0][0][:50], reference.knn(x, 9)[0][rows[:50]])
