@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from functools import cache
 from typing import Any
 
@@ -12,4 +13,7 @@ def shared_client() -> Any:
     from distributed import Client, LocalCluster
 
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1")
-    return Client(cluster, set_as_default=False)
+    client = Client(cluster, set_as_default=False)
+    for one in (cluster, client):  # the last one first
+        atexit.register(one.close)
+    return client

@@ -9,6 +9,7 @@ stay on the workers (see `dask_array`).
 
 from __future__ import annotations
 
+import atexit
 import uuid
 import weakref
 from dataclasses import replace
@@ -76,12 +77,15 @@ class DaskEngine(Engine):
         self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
         self.seed, self.knn_method, self.exact_products = seed, knn, self._here.exact_products
         self.notes = []
-        client, started = dask_connect.connect(cluster, memory_bytes)
+        client, opened = dask_connect.connect(cluster, memory_bytes)
         quiet()
         handover = Handover()
         self.cluster = Cluster(client, self.timeline, handover)
         # arrays that are on the cluster hold it, and may be looked at when this engine is gone
-        self._close = weakref.finalize(self.cluster, _close, started and client, started, handover)
+        self._close = weakref.finalize(self.cluster, _close, [*opened, handover])
+        # before Dask ends its own threads, which it does where Python calls finalizers
+        self._close.atexit = False
+        atexit.register(self._close)
         workers = self.cluster.workers()
         dask_connect.check_versions(self.cluster.on_each(dask_connect.versions_here), dask_connect.versions_here())
         tiles = set(self.cluster.on_each(dask_connect.tiles_here).values())
@@ -103,7 +107,7 @@ class DaskEngine(Engine):
         self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
 
     def close(self) -> None:
-        """End the workers that were started here; others are left alone."""
+        """Let the cluster go, and end the workers that were started here."""
         self._close()
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
@@ -352,8 +356,6 @@ def _key_of(cells: ClusterArray) -> str:
     return str(cells.argument.key)
 
 
-def _close(client: Any, cluster: Any, handover: Handover) -> None:
-    if cluster is not None:
-        client.close()
-        cluster.close()
-    handover.close()
+def _close(opened: list[Any]) -> None:
+    for one in opened:
+        one.close()

@@ -22,8 +22,8 @@ FAILURES = 10
 """Workers that may end with the same task, on a cluster that is started here, before the task counts as the cause."""
 
 
-def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, Any]:
-    """Dask's client, and the cluster where one was started here (else None).
+def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
+    """Dask's client, and what was opened for it and is to be closed, in that order.
 
     Parameters
     ----------
@@ -43,13 +43,15 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, Any]:
     if isinstance(cluster, Client):
         if cluster.asynchronous:
             raise InputError("cluster is an asynchronous Client; give one that was made without asynchronous=True")
-        return cluster, None
+        return cluster, []
     if cluster is None or (isinstance(cluster, int) and not isinstance(cluster, bool)):
         started = _start(cluster, memory_bytes)
-        return Client(started, set_as_default=False), started
+        client = Client(started, set_as_default=False)
+        return client, [client, started]
     if not isinstance(cluster, str | Path) and not hasattr(cluster, "scheduler_address"):
         raise InputError(f"cluster={cluster!r} is no cluster; give an address, a scheduler file, a number or a Client")
-    return _client_of(cluster), None
+    client = _client_of(cluster)
+    return client, [client]
 
 
 def _client_of(cluster: Any) -> Any:
