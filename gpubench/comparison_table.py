@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 from gpubench.intervals import half_width
 from gpubench.rows import telling_params
 from gpubench.table import format_value, printable
+from gpubench.terminal import Terminal
 
 if TYPE_CHECKING:
     from gpubench.comparison import ComparedRow, Comparison
@@ -36,26 +37,13 @@ def show(comparison: Comparison, stream: TextIO) -> None:
     if not stream.isatty():
         stream.write(f"{to_text(comparison)}\n")
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    for line in _files(comparison):
-        console.print(Text(line))
+    terminal = Terminal(stream)
+    terminal.lines(_files(comparison))
     for title, (header, *rows) in _sections(comparison):
-        console.print(Text(f"\n{title}", "bold"))
-        drawn = Table(box=SIMPLE_HEAD)
-        for column in header:
-            drawn.add_column(Text(column), overflow="fold")
-        for row in rows:
-            drawn.add_row(*(Text(cell, "bold green" if cell.endswith("*") else "") for cell in row))
-        console.print(drawn)
-    for line in _legend(comparison):
-        console.print(Text(line, "dim"))
-    for line in _warnings(comparison):
-        console.print(Text(line, "bold yellow"))
+        styled = [(row, ["bold green" if cell.endswith("*") else "" for cell in row]) for row in rows]
+        terminal.table(title, header, styled, numbers=False)
+    terminal.lines(_legend(comparison), "dim")
+    terminal.lines(_warnings(comparison), "bold yellow")
 
 
 def _files(comparison: Comparison) -> list[str]:

@@ -245,9 +245,7 @@ class Result:
         InputError
             The file cannot be written.
         """
-        columns = rows.to_columns(self.results)
-        lines = [columns, *zip(*columns.values(), strict=True)]
-        text = "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+        text = rows.to_csv(self.results)
         write_atomically(path, lambda file: file.write(_encode(text)))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
@@ -290,13 +288,6 @@ class Result:
 
 def _get(row: MetricResult, key: str) -> Any:
     return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
-
-
-def _csv_cell(value: Any) -> str:
-    """Quote where RFC 4180 asks for it; csv.writer with plain line ends leaves a carriage return unquoted."""
-    value = rows.plain(value)
-    text = "" if value is None else str(value)
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
 def _encode(text: str) -> bytes:

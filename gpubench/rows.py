@@ -81,6 +81,20 @@ def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
     return columns
 
 
+def to_csv(results: Sequence[MetricResult]) -> str:
+    """Lay the columns of rows out as CSV in full precision; NaN and missing values are empty."""
+    columns = to_columns(results)
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+
+
+def _csv_cell(value: Any) -> str:
+    """Quote where RFC 4180 asks for it; csv.writer with plain line ends leaves a carriage return unquoted."""
+    value = plain(value)
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+
+
 def _scalar(value: Any) -> Any:
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from gpubench.profiling.growth import LEAST_SPAN, SHORTEST_S
 from gpubench.profiling.profile import WHOLE
 from gpubench.table import printable
+from gpubench.terminal import Terminal
 
 if TYPE_CHECKING:
     from gpubench.profiling.growth import Exponent
@@ -51,26 +52,13 @@ def show(profile: Profile, stream: TextIO) -> None:
     if not stream.isatty():
         stream.write(f"{to_text(profile)}\n")
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    for line in headings(profile):
-        console.print(Text(line))
+    terminal = Terminal(stream)
+    terminal.lines(headings(profile))
     for section in sections(profile):
-        console.print(Text(f"\n{section.title}", "bold"))
-        drawn = Table(box=SIMPLE_HEAD)
-        for i, column in enumerate(section.header):
-            drawn.add_column(Text(column), justify="right" if i else "left", no_wrap=i == 0)
-        for row in section.rows:
-            drawn.add_row(*(Text(cell, "bold" if row[0] == WHOLE else "") for cell in row))
-        console.print(drawn)
-    for line in LEGEND:
-        console.print(Text(line, "dim"))
-    for line in remarks(profile):
-        console.print(Text(line, "bold yellow"))
+        styled = [(row, ["bold" if row[0] == WHOLE else ""] * len(row)) for row in section.rows]
+        terminal.table(section.title, section.header, styled, numbers=True)
+    terminal.lines(LEGEND, "dim")
+    terminal.lines(remarks(profile), "bold yellow")
 
 
 def headings(profile: Profile) -> list[str]:
