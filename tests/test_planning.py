@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import plan_case
@@ -19,11 +19,12 @@ import gpubench as gb
 from gpubench import planning
 from gpubench.cli import main
 from gpubench.engines import cpu_native, get_engine
+from gpubench.engines.base import ClassifierKind
 from gpubench.engines.cpu import CpuEngine
-from gpubench.engines.cpu_costs import cost
+from gpubench.engines.cpu_costs import Cost, cost
 from gpubench.engines.cpu_rates import UNKNOWN, Rates, measure_rates
 from gpubench.engines.planner import LEAST_BUDGET_BYTES, Budget
-from gpubench.engines.steps import Sizes, knn_step
+from gpubench.engines.steps import Sizes, classifier_steps, knn_step
 from gpubench.errors import InputError
 from gpubench.planning import rates_of
 from gpubench.tasks import label_prediction
@@ -122,6 +123,26 @@ def test_more_cells_dimensions_and_neighbours_take_more() -> None:
             assert of(n, 50, 15)[0] < of(*more)[0]
             assert of(n, 50, 15)[1] < of(*more)[1]
     assert cost(knn_step(Sizes(5_000_000, 50, 15)), engine, 10**10, UNKNOWN).how == engine.method(5_000_000, 50)
+
+
+def test_plans_of_classifiers_know_what_very_many_cells_change() -> None:
+    quick, exact = (
+        CpuEngine(threads=1, memory_bytes=10**11, knn=knn, exact=knn == "exact") for knn in ("auto", "exact")
+    )
+
+    def of(engine: CpuEngine, n: int) -> dict[str, Cost]:
+        steps = classifier_steps(Sizes(n, 50), n, 5, 30, get_args(ClassifierKind))
+        return {step.name: cost(step, engine, 10**11, FAST) for step in steps}
+
+    few, many = of(quick, 60_000), of(quick, 10_000_000)
+    assert (few["knn"].how, many["knn"].how) == ("exact", quick.method(10_000_000, 50))
+    assert few == of(exact, 60_000)
+    assert of(exact, 10_000_000)["knn"].how == "exact"
+    for kind in ("lr", "knn", "rf"):
+        assert few[kind].seconds < many[kind].seconds < of(exact, 10_000_000)[kind].seconds
+        assert few[kind].scratch_bytes < many[kind].scratch_bytes
+    chosen = classifier_steps(Sizes(9, 5), 9, 5, 3, ("lr",))
+    assert [(step.name, step.remedy) for step in chosen] == [("lr", "choose classifiers without lr")]
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(

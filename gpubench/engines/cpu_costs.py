@@ -55,6 +55,9 @@ ONE_SET = 200_000
 
 MORE_CELLS = 5
 
+RANKED_LOOK_UPS = 15
+"""Neighbours whose value is looked up in the time in which a probability is ranked."""
+
 INTELEX_SPEED = 5
 """How many times as fast as scikit-learn, by which the rate is measured, forests of scikit-learn-intelex are."""
 
@@ -195,6 +198,7 @@ class _Fold:
     train, test, used : cells to train on, to test, and those that are trained on
     held_bytes : the rows, folds and answers of all cells
     scratch_bytes : cells to train on and to test, positions, the scaling in float64, probabilities and their ranks
+    scored_s : seconds until the answers of all folds are scored
     """
 
     train: int
@@ -202,6 +206,7 @@ class _Fold:
     used: int
     held_bytes: int
     scratch_bytes: int
+    scored_s: float
 
     @classmethod
     def of(cls, given: _Given, kind: ClassifierKind) -> _Fold:
@@ -213,13 +218,14 @@ class _Fold:
         scaling = 24 * min(used * d, planner.SCALED_VALUES)
         ranked = max(test, min(test * classes, planner.RANKED_VALUES))
         answered = 12 * test * classes + 16 * ranked + 40 * given.engine.n_threads * test
-        return cls(train, test, used, 20 * n, cells + max(scaling, answered))
+        scored_s = RANKED_LOOK_UPS * n * classes / given.rates.looked_up_s
+        return cls(train, test, used, 20 * n, cells + max(scaling, answered), scored_s)
 
 
 def _lr(given: _Given) -> Cost:
     fold = _Fold.of(given, "lr")
     flop = 4.0 * given["folds"] * fold.used * given["d"] * given["classes"] * LBFGS_STEPS
-    seconds = flop / given.rates.logistic_flop_s
+    seconds = flop / given.rates.logistic_flop_s + fold.scored_s
     return Cost("", fold.held_bytes, fold.scratch_bytes, packages=("scikit-learn",), seconds=seconds)
 
 
@@ -243,7 +249,7 @@ def _rf(given: _Given) -> Cost:
     package = forest_package(fold.used)
     trees = int(N_TREES * TREE_NODES * fold.used) * (NODE_BYTES + 8 * given["classes"])
     speed = given.rates.split_cells_s * (INTELEX_SPEED if package == INTELEX else 1)
-    seconds = given["folds"] * N_TREES * fold.used * math.log2(max(fold.used, 2)) / speed
+    seconds = given["folds"] * N_TREES * fold.used * math.log2(max(fold.used, 2)) / speed + fold.scored_s
     scratch = fold.scratch_bytes + trees + 8 * fold.used * given["d"]
     return Cost(package, fold.held_bytes, scratch, packages=("scikit-learn", package), seconds=seconds)
 
