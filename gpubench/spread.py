@@ -44,8 +44,8 @@ def standard_error(column: CellColumn, labels: Labels | None) -> float | None:
 
     .. math:: SE^2 = \frac{s^2}{n}, \qquad SE^2 = \frac{1}{L^2} \sum_l \frac{s_l^2}{n_l}
 
-    of a mean over cells, and of a mean over labels. None where a mean over labels comes without them, and for fewer
-    than two values.
+    of a mean over cells, and of a mean over labels, to which a label of one cell adds nothing, since its scatter is not
+    known. None where a mean over labels comes without them, and for fewer than two values.
     """
     if column.mean_over == "labels" and labels is None:
         return None
