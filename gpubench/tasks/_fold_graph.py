@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,55 +21,57 @@ if TYPE_CHECKING:
     from gpubench.tasks._folds import Folds
 
 
+@dataclass(frozen=True)
 class FoldGraph:
     """The nearest cells in other folds, where the engine would not compare so many cells with all.
 
     They are searched for once, not for each fold, so they are scaled once as well: by the standard deviations of all
     cells, which differ from those of a fold's training cells in the third digit or later.
+
+    Attributes
+    ----------
+    x : (n, d) cells
+    rows : (m,) those that take part
+    labels, folds : of the m cells
+    centre : as in `Scaling`
+    parts : where the graph is kept, or taken from
     """
 
-    def __init__(
-        self, engine: Engine, x: Array, rows: NDArray[np.int64], labels: Labels, folds: Folds, *, centre: bool
-    ) -> None:
-        """Name the cells, rows (m,) of x, with their labels (m,) and folds."""
-        self._engine, self._x, self._rows, self._labels, self._folds = engine, x, rows, labels, folds
-        self._centre = centre
-        self._voters: Voters | None = None
+    engine: Engine
+    x: Array
+    rows: NDArray[np.int64]
+    labels: Labels
+    folds: Folds
+    centre: bool
+    parts: Kept
 
-    @classmethod
-    def of(
-        cls,
-        engine: Engine,
-        x: Array,
-        rows: NDArray[np.int64],
-        labels: Labels,
-        folds: Folds,
-        *,
-        centre: bool,
-    ) -> Self | None:
-        """Make one where the engine would search the cells approximately, else None."""
-        k = graph_neighbors(len(folds))
-        enough = len(rows) - np.bincount(folds.codes).max() >= N_VOTES and len(rows) > k
-        if not enough or engine.method(len(rows), x.shape[1], k) == "exact":
-            return None
-        return cls(engine, x, rows, labels, folds, centre=centre)
-
-    def find(self, parts: Kept, *facts: Any) -> None:
-        """Search, or take the graph over from an earlier run; `facts` tell it from other graphs of the embedding."""
-        self._voters = parts.part("graph", self._search, _codec(self._engine), *facts)
+    @property
+    def serves(self) -> bool:
+        """Whether the engine would search so many cells approximately, and each has enough cells in other folds."""
+        m, k = len(self.rows), graph_neighbors(len(self.folds))
+        enough = m - np.bincount(self.folds.codes).max() >= N_VOTES and m > k
+        return bool(enough and self.engine.method(m, self.x.shape[1], k) != "exact")
 
     def voted(self, i: int, tested: Array, cells: TrainingCells) -> Voted:
-        """The classifier of fold i, tested on the unscaled cells `tested`."""
-        assert self._voters is not None
-        voters, labels = self._voters, self._labels
-        proba = voters.of_fold(self._engine, self._folds[i].test, labels.codes, labels.n_classes)
-        search = {"knn": voters.method, "recall": voters.recall}
-        return Voted(cells, tested, proba, search)
+        """The classifier of fold i, tested on the unscaled cells `tested`; the first that is asked for searches.
+
+        Raises
+        ------
+        InputError
+            The graph does not fit the memory.
+        """
+        voters, labels = self._voters, self.labels
+        proba = voters.of_fold(self.engine, self.folds[i].test, labels.codes, labels.n_classes)
+        return Voted(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
+
+    @cached_property
+    def _voters(self) -> Voters:
+        return self.parts.part("graph", self._search, _codec(self.engine))
 
     def _search(self) -> Voters:
-        cells = self._x[self._rows]
-        scaled = Scaling(self._engine, cells, centre=self._centre).apply(cells)
-        return nearest_in_other_folds(self._engine, scaled, self._folds.codes)
+        cells = self.x[self.rows]
+        scaled = Scaling(self.engine, cells, centre=self.centre).apply(cells)
+        return nearest_in_other_folds(self.engine, scaled, self.folds.codes)
 
 
 def _codec(engine: Engine) -> Codec[Voters]:

@@ -170,12 +170,14 @@ class Contest:
         if cells is not None:
             keep_folds(self._given, self._recipe.task, params, cells, folds)
         training = [self.cells_to_train(x, labels, rows, lambda i=i: folds[i].train) for i in range(len(folds))]
-        graph = FoldGraph.of(self._engine, x, rows, labels, folds, centre=self._recipe.centre) if free else None
+        kept = self._given.parts.on(self._recipe.task, params)
+        graph = FoldGraph(self._engine, x, rows, labels, folds, self._recipe.centre, kept)
+        one_graph = free and graph.serves
 
         def take(kind: ClassifierKind, i: int) -> tuple[Callable[[], Predictor], Sequence[TestSet]]:
             test = folds[i].test
             tested = TestSet(x[rows[test]], labels.codes[test], cells=None if cells is None else cells[test])
-            if kind == "knn" and graph:
+            if kind == "knn" and one_graph:
                 return partial(graph.voted, i, tested.x, training[i]), [tested]
             return partial(self.train, kind, training[i]), [tested]
 
@@ -184,8 +186,6 @@ class Contest:
             begin = time.perf_counter()
             of_folds: list[Tested] = []
             with self._engine.timeline.stage(kind):
-                if kind == "knn" and graph:
-                    graph.find(self._given.parts, self._recipe.task, params)
                 for i in range(len(folds)):
                     of_folds += self.train_and_score(f"fold {i + 1}", kind, partial(take, kind, i), params)
                     self._engine.timeline.advance(len(of_folds), len(folds))

@@ -251,6 +251,16 @@ def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
     np.testing.assert_array_equal(*answers)
 
 
+def test_a_graph_that_does_not_fit_costs_only_its_own_numbers(many: Cells, leaves: CpuEngine) -> None:
+    def refuse(*_: Any) -> None:
+        raise InputError("the candidates take 9 GB")
+
+    with patch.object(leaves, "knn", refuse):
+        rows = run(leaves, many, options={"classifiers": ("lr", "knn")})
+    assert rows["knn"]["f1"].note == "knn cannot be trained: the candidates take 9 GB"
+    assert not np.isnan(rows["lr"]["f1"].value)
+
+
 def test_scorers_ask_one_graph(many: Cells, leaves: CpuEngine) -> None:
     found = knn_only(many, leaves, scorers={"balanced": balanced_accuracy_score})
     assert found["balanced"].value == pytest.approx(found["recall"].value, abs=1e-12)
@@ -268,7 +278,7 @@ def test_the_graph_is_taken_over_by_the_next_run(many: Cells, leaves: CpuEngine,
         again = gb.score(
             many.x, label=many.label, tasks="label_prediction", classifiers="knn", engine=engine, checkpoint=checkpoint
         )
-    assert any(stage["path"].endswith("knn/graph (taken over)") for stage in again.timeline)
+    assert any(stage["path"].endswith("knn/fold 1/graph (taken over)") for stage in again.timeline)
     assert any(stage["path"].endswith("knn/fold 1") for stage in again.timeline)
     assert [row.value for row in again.results] == [row.value for row in first.results]
 
