@@ -3,8 +3,8 @@
     python benchmarks/cluster_model.py
 
 Writes results/cluster_model.json and prints a table for 13 million, 100 million and a billion cells on 8, 64 and 512
-workers: on cores as measured, and on GPUs at an assumed rate. No GPU was measured, and the Dask engine does not use
-GPUs yet: those rows say what the cut of the work would allow if its tasks ran at that rate.
+workers: on machines of 16 cores at the measured rate, and on GPUs at an assumed one. No GPU was measured, and the Dask
+engine does not use GPUs yet: those rows say what the cut of the work would allow if its tasks ran at that rate.
 
 The model: a stage that compares all cells costs n^2 d / 2 differences of two values, in tasks that are cut as the
 engine cuts them. Its time is the larger of what the workers compute and what the scheduler hands out, plus what each
@@ -132,7 +132,7 @@ def main() -> None:
     """Print and write the table."""
     measured = json.loads((RESULTS / "cluster.json").read_text())["speed"]
     rate, checked = check(measured)
-    kinds = (Worker("core", rate, 3.2e10, assumed=False), Worker("GPU", 5e13, 1.2e11, assumed=True))
+    kinds = (Worker("16-core machine", 16 * rate, 1.2e11, assumed=False), Worker("GPU", 5e13, 1.2e11, assumed=True))
     rows = [predict(n, D, n_workers, kind) for kind in kinds for n in CELLS for n_workers in WORKERS]
     report = {"kinds": [asdict(kind) for kind in kinds], "checked": checked, "rows": rows}
     (RESULTS / "cluster_model.json").write_text(json.dumps(report, indent=2) + "\n")

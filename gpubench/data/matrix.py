@@ -24,7 +24,8 @@ def as_rows(x: Any, name: str) -> Rows:
     Parameters
     ----------
     x : NumPy array or memmap, nested list, pandas DataFrame, torch tensor, CuPy array, DLPack exporter, SciPy (or
-        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, `RowSource`
+        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, array of Dask,
+        `RowSource`
     name : the argument that messages name
 
     Returns
@@ -64,8 +65,8 @@ def _is_sparse(x: Any) -> bool:
 
 
 def _is_stored(x: Any) -> bool:
-    """Whether `x` is an array on disk that slices by rows: of h5py, zarr, or AnnData's backed mode."""
-    return hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata"))
+    """Whether `x` is an array that slices by rows and is somewhere else: of h5py, zarr, AnnData's backed mode, Dask."""
+    return hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
 
 
 def _check_shape(shape: tuple[int, ...], name: str) -> None:

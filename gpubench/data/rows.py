@@ -54,7 +54,7 @@ class SlicedRows:
         self.node = node
         self.what = what
         chunks = getattr(node, "chunks", None)
-        self._chunk_rows = int(chunks[0]) if chunks else 1
+        self._chunk_rows = int(np.max(chunks[0])) if chunks else 1  # Dask has the size of every chunk
         self._kept: tuple[int, NDArray[Any]] | None = None
 
     @property

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.data import as_rows
+from gpubench.data.host import comes_from
 from gpubench.data.places import place_of
 from gpubench.engines import (
     dask_array,
@@ -118,6 +119,8 @@ class DaskEngine(Engine):
             rows = as_rows(x, name)
             n, d = (int(size) for size in rows.shape)
             self._require(n, d, name)
+            if comes_from(getattr(rows, "node", None), "dask"):
+                return self._from_dask(rows, name)
             key = uuid.uuid4().hex
             place = place_of(rows)
             if place is None:
@@ -131,6 +134,14 @@ class DaskEngine(Engine):
             self.cluster.on_every_worker("put", dask_worker.value_of, held)
             self.timeline.put(4 * n * d)
         return ClusterArray(self.cluster, held, ((n, d), np.dtype(np.float32)))
+
+    def _from_dask(self, rows: Any, name: str) -> ClusterArray:
+        """The chunks of an array of Dask together on one worker, from which Dask takes them to the others."""
+        whole = self.cluster.client.compute(rows.node)
+        future = self.cluster.submit("put", dask_worker.checked, whole, name, self._recipe)
+        self.cluster.wait([whole, future])
+        self.timeline.put(4 * rows.shape[0] * rows.shape[1])
+        return ClusterArray(self.cluster, future, (rows.shape, np.dtype(np.float32)))
 
     def _handed_over(self, rows: Any, name: str) -> Any:
         """Bring cells that are in no file of their own to where workers can read them; refuse what cannot be scored."""

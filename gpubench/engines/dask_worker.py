@@ -229,6 +229,11 @@ def call(function: Callable[..., T], args: Any, kwargs: Any) -> T:
     return function(*value_of(args), **value_of(kwargs))
 
 
+def checked(x: NDArray[Any], name: str, recipe: Recipe) -> NDArray[np.float32]:
+    """Cells as an engine takes them; see `Engine.put`."""
+    return recipe.start().put(x, name)
+
+
 def on_engine(recipe: Recipe, operation: str, args: Any, kwargs: Any) -> Any:
     """Run an operation of the worker's engine."""
     return getattr(recipe.start(), operation)(*value_of(args), **value_of(kwargs))

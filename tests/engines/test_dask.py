@@ -17,6 +17,7 @@ from trace_format import violations
 
 pytest.importorskip("distributed", reason="Dask is not installed")
 
+import dask.array
 from distributed import LocalCluster
 from shared_dask import shared_client
 
@@ -217,6 +218,17 @@ def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, t
     with pytest.raises(InputError, match=r"^emb: 2 of 900 rows .*17.*400"):
         engine.put(np.load(tmp_path / "emb.npy", mmap_mode="r"), "emb")
     (tmp_path / "emb.npy").unlink()
+
+
+@pytest.mark.parametrize("name", ["dask", "cpu"])
+def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
+    """Its chunks stay on the workers; another engine reads it in blocks."""
+    x = dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8))
+    on: Any = engine if name == "dask" else get_engine(name)
+    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
+    assert np.asarray(on.silhouette_widths(on.put(x), cells.label)).tobytes() == expected.tobytes()
+    with pytest.raises(InputError, match=r"^emb: 1 of 10 rows"):
+        on.put(dask.array.where(dask.array.arange(10, chunks=4)[:, None] == 7, np.nan, 0.0), "emb")
 
 
 def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
