@@ -220,8 +220,9 @@ class Result:
             rest = {name: content[name] for name in names}
             result = cls(results=[rows.from_dict(row) for row in content["results"]], **rest)
         except (KeyError, TypeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(
-                f"{str(path)!r} is not a whole result ({error!r}); pass a results.json, or score again"
+                f"{str(path)!r} is not a whole result: {why}; pass a results.json, or score again"
             ) from error
         found = read_cells(Path(path).with_name(CELLS_NAME), result.results) if cells else None
         return result if found is None else replace(result, cells=found)

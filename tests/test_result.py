@@ -193,7 +193,7 @@ def test_value_says_what_is_there() -> None:
         ("{", "is not a JSON file"),
         ("[1]", "is not a result of gpubench; this version"),
         ('{"schema": 99}', "has schema 99; this version of gpubench reads results.json of schema 1"),
-        ('{"schema": 1, "results": []}', "is not a whole result"),
+        ('{"schema": 1, "results": []}', "is not a whole result: it has no 'provenance'; pass a results.json"),
         ("\x00\xff", "is not a JSON file"),
     ],
 )
