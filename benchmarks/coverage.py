@@ -20,10 +20,10 @@ from typing import Any
 
 import measure
 import numpy as np
-from synthetic import make
 
 from gpubench.engines.cpu import CpuEngine
 from gpubench.metrics import entropy_per_cell, silhouette_batch, silhouette_label
+from gpubench.profiling.synthetic import make
 
 LEAST = 0.93
 

@@ -9,6 +9,7 @@ dimensions give the order.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,13 @@ LEAF_NEIGHBORS = 15
 
 MAX_LEAF = 4
 """Leaves of more than this many times the average are cut into parts: the work grows with the square."""
+
+FEW_LEADERS = 8000
+"""Leaders up to which each cell is compared with all of them. Of more, with those that are near the same pivots: some
+of the leaders themselves, about as many as the square root of their number."""
+
+NEAR_PIVOTS = 32
+"""Pivots nearest to that of a cell whose leaders it is compared with."""
 
 NEAR = 12
 """Nearest cells of each whose nearest cells are looked at in a round."""
@@ -85,15 +93,16 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
         return share_found(sample, true, search.finish(sample).indices[sample])
 
     n_sets = n_rounds = 0
-    while n_sets < MAX_SETS and (not n_sets or recall() < WANTED_RECALL):
-        search.join_leaves(n_joined, leaf, seed + n_sets)
-        n_sets += 1
-    while n_rounds < MAX_ROUNDS and recall() < WANTED_RECALL:
-        if n_rounds:
+    share = 0.0
+    while share < WANTED_RECALL and n_rounds < MAX_ROUNDS:
+        sets_first = n_sets < MAX_SETS
+        if sets_first or n_rounds:
             search.join_leaves(n_joined, leaf, seed + n_sets)
             n_sets += 1
-        search.join_near()
-        n_rounds += 1
+        if not sets_first:
+            search.join_near()
+            n_rounds += 1
+        share = recall()
     found = search.finish_all()
     params = {"leaf": leaf, "leaves_joined": n_joined * n_sets, "rounds": n_rounds}
     if seen is not x:
@@ -132,6 +141,27 @@ def _neighbors_remain(
     n_kept, _ = CandidateStore.sizes(k, len(seen) - 1)
     kept = exact.knn_between(seen[sample], seen, min(n_kept + 1, len(seen))).indices
     return share_found(sample, true, kept) >= SEEN_NEIGHBORS
+
+
+def _nearest_leaders(
+    x: NDArray[np.float32], leaders: NDArray[np.int64], n_joined: int, exact: ExactSearch, seed: int
+) -> NDArray[np.int32]:
+    """The nearest few leaders of each cell, (n, n_joined) positions among them; of very many leaders mostly those."""
+    if len(leaders) <= FEW_LEADERS:
+        found: NDArray[np.int32] = exact.knn_between(x.view(), x[leaders], n_joined).indices
+        return found
+    pivots = np.random.default_rng(seed).choice(leaders, math.isqrt(len(leaders)), replace=False)
+    pivot: NDArray[np.int32] = exact.knn_between(x.view(), x[pivots], 1).indices[:, 0]
+    near = exact.knn_between(x[pivots], x[pivots], min(NEAR_PIVOTS, len(pivots))).indices
+    of_pivots = np.split(np.argsort(pivot, kind="stable"), np.cumsum(np.bincount(pivot, minlength=len(pivots)))[:-1])
+    joined = np.empty((len(x), n_joined), np.int32)
+    for cells, around in zip(of_pivots, near, strict=True):
+        candidates = np.flatnonzero(np.isin(pivot[leaders], around))
+        if len(candidates) < n_joined:  # copies: pivots without a leader of their own
+            candidates = np.arange(len(leaders))
+        if len(cells):
+            joined[cells] = candidates[exact.knn_between(x[cells], x[leaders[candidates]], n_joined).indices]
+    return joined
 
 
 def _leaves(
@@ -178,7 +208,7 @@ class _Search:
         x, workers, (n, d) = self._seen, self._exact.workers, self._seen.shape
         n_leaders = max(1, n_joined * n // leaf)
         leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
-        joined = self._exact.knn_between(x.view(), x[leaders], min(n_joined, len(leaders))).indices
+        joined = _nearest_leaders(x, leaders, min(n_joined, len(leaders)), self._exact, seed)
         leaves = _leaves(x, joined, len(leaders), leaf, self.scaling, seed)
         workers.count(work.leaves([len(cells) for cells in leaves], d))
         workers.run(leaves, lambda: self._join_leaf)

@@ -107,6 +107,25 @@ def test_rounds_follow_until_the_recall_is_enough(
 
 
 @WHERE_IT_RUNS["leaves"]
+def test_of_very_many_leaders_those_near_the_same_pivots_are_compared(
+    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(cpu_leaves, "LEAF", 20)
+    monkeypatch.setattr(cpu_leaves, "LEAF_NEIGHBORS", 1)
+    x = make_cells(3000, 8, n_labels=6, seed=5).x
+    x[:400] = x[0]  # copies, some of them leaders and pivots
+    with_all = start_engine(knn="leaves").knn(x, 6)
+    monkeypatch.setattr(cpu_leaves, "FEW_LEADERS", 100)
+    monkeypatch.setattr(cpu_leaves, "NEAR_PIVOTS", 8)
+    found = [start_engine(knn="leaves", threads=threads).knn(x, 6) for threads in (1, 2)]
+    assert_array_equal(found[0].indices, found[1].indices)
+    assert (found[0].indices != with_all.indices).any()
+    assert found[0].recall is not None
+    assert found[0].recall > 0.95
+    assert all(len(set(row)) == 6 for row in found[0].indices.tolist()), "a neighbour is found twice"
+
+
+@WHERE_IT_RUNS["leaves"]
 def test_cells_of_few_directions_meet_in_those(start_engine: Callable[..., Engine], rng: np.random.Generator) -> None:
     x = (rng.standard_normal((3000, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
     x += 0.05 * rng.standard_normal(x.shape).astype(np.float32)
