@@ -148,8 +148,10 @@ def _leaves(given: _Given, n: int, d: int, k: int) -> tuple[int, int, float]:
     with_leaders = CandidateStore.bytes_a_row(joined, leaders) * n
     block = max(0, min(with_leaders, int(STORE_SHARE * given.memory_bytes)) - sorted_or_near)
     n_sets = min(cpu_leaves.MAX_SETS, max(1.0, 1 + math.log(n / ONE_SET, MORE_CELLS)))
+    pivots = math.isqrt(leaders)
+    compared = leaders if leaders <= cpu_leaves.FEW_LEADERS else pivots + cpu_leaves.NEAR_PIVOTS * leaders // pivots
     inside = given.rates.search_s(LEAVES_OVERHEAD * n * joined * leaf / 2, n, d, k)
-    seconds = n_sets * (inside + given.rates.queries_s(n, leaders, d))
+    seconds = n_sets * (inside + given.rates.queries_s(n, compared, d))
     return max(sampled, searched + sorted_or_near), block, seconds
 
 
