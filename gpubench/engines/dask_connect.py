@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpubench.checkpoint import digest_of_code
-from gpubench.engines import cpu_native
+from gpubench.engines import cpu_native, dask_worker
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.errors import EngineUnavailable, InputError
 
@@ -94,6 +94,7 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
             memory_limit=limit,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            preload=dask_worker.__name__,
         )
 
 

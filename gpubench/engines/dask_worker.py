@@ -6,6 +6,8 @@ also on one that has just taken the place of another.
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -186,6 +188,15 @@ def value_of(given: Any) -> Any:
         values = {name: value_of(value) for name, value in given.items() if name != MADE_OF}
         return given[MADE_OF](**values) if MADE_OF in given else values
     return given
+
+
+def dask_setup(_: Any) -> None:
+    """What a worker does when it starts where this module is its preload: a terminal's Ctrl-C is for the client.
+
+    The client ends the workers that it has started.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(slots=True)
