@@ -30,7 +30,7 @@ def profile_command(
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of everything random.")] = 42,
     knn: Annotated[
-        str, typer.Option(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")
+        str, typer.Option(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(metavar="NUMBER", help="CPU threads; all by default.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most memory beyond the data, as 4GB.")] = None,

@@ -124,7 +124,11 @@ def score(
         str, _choice(metavar="NAME", help="auto, cpu, cuda or dask.", autocompletion=completion.engine_names)
     ] = "auto",
     seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
-    knn: Annotated[str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves or ivf.")] = "auto",
+    knn: Annotated[
+        str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
+    ] = "auto",
+        str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
+    ] = "auto",
     precision: Annotated[
         str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
     ] = "exact",

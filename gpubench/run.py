@@ -76,7 +76,7 @@ def score(
     seed : of everything random
     threads : CPU threads; None: all
     memory : bytes to use at most beyond the input; None: 80% of what is free
-    knn : how neighbours are searched: "auto", "exact", "leaves" or "ivf", see `gpubench.get_engine`
+    knn : how neighbours are searched: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : compare all cells with all and train on all, however long it takes, see `gpubench.get_engine`
     cluster : of Dask: the address of a scheduler, a scheduler file, a number of workers to start here, or a `Client`,

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from gpubench.timeline import Timeline
 
 ENGINES = ("cpu", "cuda", "dask")
-KNN_METHODS = ("auto", "exact", "leaves", "ivf")
+KNN_METHODS = ("auto", "exact", "leaves", "ivf", "nn_descent")
+OF_THE_CPU = ("leaves", "nn_descent")
+"""Searches that only the CPU engine has, and the Dask engine on its workers."""
+
 PRECISIONS = ("exact", "fast")
 
 
@@ -39,9 +42,9 @@ def get_engine(
     threads : CPU threads; None: all that this process may use
     memory_bytes : what the run may use beyond its input; None: 80% of what is free
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "leaves" or "ivf" (approximate), or "auto": exact up to 316,000 cells of
-        50 dimensions, or 100,000 of any number, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say
-        which, and the recall
+    knn : how neighbours are searched: "exact", "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
+        which are approximate, or "auto": exact up to 316,000 cells of 50 dimensions, or 100,000 of any number, then
+        leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
         each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
@@ -67,7 +70,7 @@ def get_engine(
     if name == "dask" or cluster is not None:
         return _start_dask(cluster=cluster, exact=exact, **options)
     chosen = ""
-    if name == "cuda" or (name == "auto" and knn != "leaves"):  # leaves are of the CPU
+    if name == "cuda" or (name == "auto" and knn not in OF_THE_CPU):
         try:
             engine = _start_cuda(precision=precision, **options)
         except EngineUnavailable as error:

@@ -129,6 +129,8 @@ class CpuEngine(Engine):
             found = cpu_leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
         elif method == "ivf":
             found = cpu_approximate.ivf_knn(x, k, self._exact, self.seed)
+        elif method == "nn_descent":
+            found = cpu_approximate.nn_descent_knn(x, k, self._exact, self.seed)
         else:
             found = self._exact.knn_between(x, x, k)
         self._budget.hold(found.indices)
@@ -146,7 +148,7 @@ class CpuEngine(Engine):
         return ExactSearch(self._workers, self._tiles, self._budget.left)
 
     def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all of them are found in the same way
-        """See `Engine.method`: "exact", "leaves" or "ivf"."""
+        """See `Engine.method`: "exact", "leaves", "ivf" or "nn_descent"."""
         if self.knn_method != "auto":
             return self.knn_method
         if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:

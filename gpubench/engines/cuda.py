@@ -75,8 +75,8 @@ class CudaEngine(Engine):
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed")
-        if knn == "leaves":
-            raise InputError("knn='leaves' is of the engine 'cpu'; use knn='ivf' for an approximate search on a GPU")
+        if knn in ("leaves", "nn_descent"):
+            raise InputError(f"knn={knn!r} is of the engine 'cpu'; use knn='ivf' for an approximate search on a GPU")
         self.gpu = device or Device.find()
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed

@@ -19,6 +19,9 @@ from gpubench.metrics import entropy_per_cell, sequential_alignment
 
 WHERE_IT_RUNS = {
     "ivf": pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed"),
+    "nn_descent": pytest.mark.skipif(
+        not importlib.util.find_spec("pynndescent"), reason="pynndescent is not installed"
+    ),
     "leaves": pytest.mark.skipif(not cpu_native.available(), reason="gpubench was installed without a C++ compiler"),
 }
 each_method = pytest.mark.parametrize(
