@@ -127,8 +127,6 @@ def score(
     knn: Annotated[
         str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
     ] = "auto",
-        str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
-    ] = "auto",
     precision: Annotated[
         str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
     ] = "exact",
