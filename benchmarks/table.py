@@ -1,8 +1,8 @@
-"""Writes the measured figures as the README's table of speed.
+"""Writes the measured figures as the README's tables of speed.
 
     python benchmarks/table.py --write
 
-puts it between the README's marks; without --write it is printed.
+puts each between the README's marks for it; without --write they are printed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any
 from cases import CASES
 
 HERE = Path(__file__).resolve().parent
-BEGIN = "<!-- speed: written by python benchmarks/table.py --write -->\n"
-END = "<!-- end of speed -->\n"
 
 
 def table(results: Path = HERE / "results") -> str:
@@ -67,22 +65,51 @@ def _machine(report: dict[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB"
 
 
-def with_table(readme: str, speed: str) -> str:
-    """The README's text with the table between its marks."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{speed}{END}{after}"
+def neighbors_table(results: Path = HERE / "results") -> str:
+    """The table of neighbour graphs beside other packages, at the recall that was asked for."""
+    path = results / "neighbors.json"
+    if not path.exists():
+        return ""
+    head = [
+        "| neighbours | intrinsic dimension | gpubench | pynndescent, warm | pynndescent, cold | faiss IVF |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *map(_neighbors_row, json.loads(path.read_text())["rows"])]) + "\n"
+
+
+def _neighbors_row(row: dict[str, Any]) -> str:
+    graph = row["graph"]
+    what = f"{graph['k']} of {graph['n']:,} × {graph['d']}, recall {graph['recall']}"
+    ours = row["median_s"]["gpubench"]
+    cells = [what, str(row["intrinsic"]), f"{ours:.3g} s"]
+    for method in ("pynndescent_warm", "pynndescent_cold", "faiss_ivf"):
+        seconds = row["median_s"].get(method)
+        cells.append("" if seconds is None else f"{seconds:.3g} s: **{seconds / ours:.3g} times**")
+    return f"| {' | '.join(cells)} |"
+
+
+TABLES = {"speed": table, "neighbours": neighbors_table}
+"""Name in the README's marks -> what writes the table between them."""
+
+
+def with_tables(readme: str) -> str:
+    """The README's text with each table between its marks."""
+    for name, write in TABLES.items():
+        before, begin, rest = readme.partition(f"<!-- {name}: written by python benchmarks/table.py --write -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+        readme = f"{before}{begin}{write()}{end}{after}"
+    return readme
 
 
 def main() -> None:
-    """Print the table, or write it."""
+    """Print the tables, or write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into the README")
+    parser.add_argument("--write", action="store_true", help="put them into the README")
     if parser.parse_args().write:
         readme = HERE.parent / "README.md"
-        readme.write_text(with_table(readme.read_text(), table()))
+        readme.write_text(with_tables(readme.read_text()))
     else:
-        print(table(), end="")
+        print(*(write() for write in TABLES.values()), sep="\n", end="")
 
 
 if __name__ == "__main__":
