@@ -54,6 +54,7 @@ GRAPHS = (
     Graph("wide", 200_000, 512, 15, 0.95, {"faiss_ivf": 1.5, "pynndescent_warm": 1.5}),
 )
 INTRINSIC = (10, 20, 40)
+METHODS = ("gpubench", "pynndescent_warm", "pynndescent_cold", "faiss_ivf")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,7 +143,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 [row["median_s"][method] for row in own],
                 0.75 / len(methods),
                 label=method.replace("_", " "),
-                color=mpl.color_sequences["petroff10"][i],
+                color=mpl.color_sequences["petroff10"][METHODS.index(method)],
             )
             axes.bar_label(
                 bars, [f"{min(run['recall'] for run in row['runs'][_method(method)]):.2f}" for row in own], size=7
@@ -151,7 +152,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("intrinsic dimension")
         axes.set_title(f"{graph.n:,} × {graph.d}, k = {graph.k}", size=10)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    shown = {label: bars for axes in figure.axes for bars, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("seconds (above the bar: recall)")
     figure.savefig(path)
 
