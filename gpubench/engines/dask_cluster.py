@@ -157,9 +157,10 @@ class Cluster:
                     break
                 lost_since = None if self._status() == RUNNING else lost_since or time.monotonic()
                 self._heed_loss(lost_since)
-        except BaseException:
-            self.client.cancel([future for future in futures if future.status == "pending"], force=False)
-            raise
+        finally:
+            pending = [future for future in futures if future.status == "pending"]
+            if pending:  # the run is to stop, or one of them has failed
+                self.client.cancel(pending, force=False)
         if time.monotonic() - begin > COLLECT_S:
             self._collect()
 

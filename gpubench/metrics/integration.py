@@ -62,7 +62,7 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     used = min(n_neighbors, embedding.n)
     note = "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"
     if embedding.engine.estimates_neighborhoods(embedding.n, embedding.d):
-        return _estimated(embedding, batches, used)
+        return _estimated(embedding, batches, used, note)
     knn = embedding.knn(used - 1)
     entropy = embedding.engine.neighbor_entropy(knn, batches.codes, batches.n_classes)
     largest = np.log(batches.n_classes)
@@ -76,7 +76,7 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     )
 
 
-def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int) -> Score:
+def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int, note: str) -> Score:
     """Estimate the score from a sample of cells, each compared with all cells."""
     engine, largest = embedding.engine, np.log(batches.n_classes)
     cells = np.full(embedding.n, np.nan, np.float32)
@@ -90,11 +90,12 @@ def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int) -> Score
     used, strata = np.unique(batches.codes, return_inverse=True)
     shares = np.bincount(strata, minlength=len(used)) / embedding.n
     value, stderr, n = mean_of_labels(strata.astype(np.int32), shares, entropy_of, engine.seed)
+    told = f"estimated from {n:,} of {embedding.n:,} cells; exact=True looks at the neighbours of all"
     return Score(
         min(1.0, value),
         n=n,
         stderr=stderr,
-        note=f"estimated from {n:,} of {embedding.n:,} cells; exact=True looks at the neighbours of all",
+        note="; ".join(filter(None, (note, told))),
         params={"n_neighbors": n_neighbors},
         approximate=True,
         cells=cells,

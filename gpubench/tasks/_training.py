@@ -173,9 +173,9 @@ class Voted:
             raise ValueError("only the votes for the tested cells are known")
         return self._proba
 
-    def decision_function(self, x: Any) -> Array:
-        """There are no logits."""
-        raise NotImplementedError
+    def decision_function(self, x: Any) -> Array:  # noqa: ARG002 - of no cells
+        """Refuse: votes have no logits (ValueError), see `has_decision_function`."""
+        raise ValueError("votes have no logits")
 
 
 @dataclass(frozen=True, slots=True)

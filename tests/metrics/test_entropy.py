@@ -131,6 +131,12 @@ class TestEstimates:
         assert score == pytest.approx(reference.entropy_per_cell(x, batch, 30), abs=1e-9)
 
     @pytest.mark.usefixtures("few_are_many")
+    def test_a_cut_is_told(self) -> None:
+        x, batch = np.arange(60.0)[:, None], np.arange(60) % 3
+        score = entropy_per_cell(x, batch, n_neighbors=200, engine=get_engine("cpu"))
+        assert score.note.startswith("n_neighbors cut from 200 to 60, the number of cells; estimated from")
+
+    @pytest.mark.usefixtures("few_are_many")
     def test_a_method_that_was_named_is_used(self) -> None:
         cells = make_cells(400, 5, n_labels=3, n_batches=2, seed=3)
         score = entropy_per_cell(cells.x, cells.batch, n_neighbors=20, engine=get_engine("cpu", knn="exact"))
