@@ -16,6 +16,8 @@ from gpubench.engines.cpu_parallel import usable_cores
 
 HERE = Path(__file__).resolve().parent
 
+LOOK_S = 0.1
+
 
 def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
     """Run a command to its end.
@@ -52,6 +54,46 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
 def _read(file: Any) -> str:
     file.seek(0)
     return str(file.read())
+
+
+def watch(process: subprocess.Popen[bytes]) -> int:
+    """The most memory that a process and its descendants have held together until it ended, in bytes.
+
+    They are looked at ten times a second. Pages of files, which the system keeps for everybody, do not count.
+
+    Raises
+    ------
+    CalledProcessError
+        It failed.
+    """
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_private_bytes, _descendants(process.pid))))
+        time.sleep(LOOK_S)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return peak
+
+
+def _descendants(pid: int) -> list[int]:
+    found, open_ = [], [pid]
+    while open_:
+        found.append(open_.pop())
+        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+            try:
+                open_ += map(int, task.read_text().split())
+            except OSError:  # it has ended meanwhile
+                continue
+    return found
+
+
+def _private_bytes(pid: int) -> int:
+    """Resident memory without pages of files."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended meanwhile
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def machine_facts() -> dict[str, Any]:

@@ -26,7 +26,6 @@ import measure
 
 PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "scikit-learn-intelex", "igraph", "networkit")
 TASKS = ("clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization")
-LOOK_S = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +59,7 @@ def _measure(n: int, given: argparse.Namespace) -> dict[str, Any]:
         if given.memory:
             command += ["--memory", given.memory]
         begin = time.perf_counter()
-        peak = _watch(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        peak = measure.watch(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         seconds = time.perf_counter() - begin
         result = json.loads((out / "results.json").read_text())
     return {
@@ -78,38 +77,6 @@ def _measure(n: int, given: argparse.Namespace) -> dict[str, Any]:
         "machine": measure.machine_facts(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _watch(process: subprocess.Popen[bytes]) -> int:
-    """The most memory that a process and its descendants have held together until it ended."""
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, sum(map(_private_bytes, _descendants(process.pid))))
-        time.sleep(LOOK_S)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return peak
-
-
-def _descendants(pid: int) -> list[int]:
-    found, open_ = [], [pid]
-    while open_:
-        found.append(open_.pop())
-        for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
-            try:
-                open_ += map(int, task.read_text().split())
-            except OSError:  # it has ended meanwhile
-                continue
-    return found
-
-
-def _private_bytes(pid: int) -> int:
-    """Resident memory without pages of files."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended meanwhile
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def _stages(timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
