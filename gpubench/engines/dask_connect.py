@@ -87,7 +87,14 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
         raise InputError(f"workers={n_workers}: at least one is needed")
     wanted = n_workers or usable_cores()
     limit = "auto" if memory_bytes is None else memory_bytes // wanted
-    with dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}):
+    # with the trim threshold that Dask sets, each temporary array is of new pages: tiles take a quarter longer
+    environment = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
+    settings = {
+        "distributed.scheduler.allowed-failures": FAILURES,
+        "distributed.nanny.pre-spawn-environ": environment,
+    }
+    with dask.config.set(settings):
         return LocalCluster(
             n_workers=wanted,
             threads_per_worker=1,
