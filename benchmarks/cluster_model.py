@@ -20,7 +20,7 @@ from typing import Any
 import measure
 
 from gpubench.engines.dask import COPIES
-from gpubench.engines.dask_silhouette import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
+from gpubench.engines.dask_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
 
 RESULTS = measure.HERE / "results"
 

@@ -1,6 +1,7 @@
 """Silhouette widths of some cells, each compared with all cells of its group.
 
-Where there are too many cells to compare all with all, the widths of a sample estimate the mean.
+Where there are too many cells to compare all with all, the widths of a sample estimate the mean. Sums are in fixed
+point, so that they can be added in any order.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.engines import work
-from gpubench.engines.cpu_tiles import BLOCK_ROWS, CentredRows, make_summer, sums_in_float64
-from gpubench.engines.segments import Block, Segments, cut, sort_cells
+from gpubench.engines.cpu_tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
+from gpubench.engines.segments import Block, Segments, cut, sort_cells, unit_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 CELLS_A_PIECE = 128
 """Cells that a worker compares with their group at a time."""
+
+
+Piece = tuple["NDArray[np.int64]", list[Block]]
+"""Cells (positions in the sample) of one group, and the blocks of their group."""
 
 
 def widths_of_cells(
@@ -35,12 +40,45 @@ def widths_of_cells(
     """Euclidean silhouette widths of `cells`, (m,); see `Engine.silhouette_widths`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
-    sample = Sample(cells, x, segments, blocks, CentredRows(x, segments, blocks))
+    sample = Sample(segments_of(cells, segments), segments, blocks)
+    rows = CentredRows.of_all(x, segments, blocks)
     sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
     workers.count(work.sampled(sizes, len(x), x.shape[1]))
     widths = np.empty(len(cells))
-    workers.run(sample.pieces, lambda: sample.comparer(tiles, widths))
+
+    def make_worker() -> Callable[[Piece], None]:
+        summer = make_summer(tiles, rows.d)
+
+        def compare(piece: Piece) -> None:
+            which, others = piece
+            sums = sums_to(others, x[cells[which]], rows, summer, sample.unit(others, rows.reach))
+            widths[which] = sample.widths(which, others, sums)
+
+        return compare
+
+    workers.run(sample.pieces, make_worker)
     return widths
+
+
+def segments_of(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
+    """The segment that each of some cells is in."""
+    segment_of_cell = np.empty(len(segments.order), np.int64)
+    segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
+    found: NDArray[np.int64] = segment_of_cell[cells]
+    return found
+
+
+def sums_to(
+    blocks: list[Block], cells: NDArray[np.float32], rows: CentredRows, summer: Summer, unit: float
+) -> NDArray[np.int64]:
+    """Sums of the distances of some cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
+    first = blocks[0].first
+    sums = np.zeros((blocks[-1].last - first, len(cells)), np.int64)
+    for block in blocks:
+        left, right = rows.of_cells(cells, block), rows.side(block)
+        found = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
+        sums[block.first - first : block.last - first] += np.rint(found[0] * np.float64(unit)).astype(np.int64)
+    return sums
 
 
 class Sample:
@@ -48,46 +86,25 @@ class Sample:
 
     Attributes
     ----------
-    pieces : cells (positions in the sample) of one group, and the blocks of their group
+    segment : (m,) the segment of each cell
+    pieces : what is compared at a time
     """
 
-    def __init__(
-        self,
-        cells: NDArray[np.int64],
-        x: NDArray[np.float32],
-        segments: Segments,
-        blocks: list[Block],
-        rows: CentredRows,
-    ) -> None:
-        self._cells, self._x, self._sizes, self._rows = cells, x, segments.sizes, rows
-        segment_of_cell = np.empty(len(x), np.int64)
-        segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
-        self._segment = segment_of_cell[cells]
-        self.pieces = _pieces(self._segment, segments, blocks)
+    def __init__(self, segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> None:
+        self.segment, self._sizes = segment, segments.sizes
+        self.pieces = _pieces(segment, segments, blocks)
 
-    def comparer(
-        self, tiles: Tiles | None, widths: NDArray[np.float64]
-    ) -> Callable[[tuple[NDArray[np.int64], list[Block]]], None]:
-        """Make a worker, which writes the widths of the pieces that it is given."""
-        summer = make_summer(tiles, self._x.shape[1])
+    def unit(self, others: list[Block], reach: float) -> float:
+        """What distances of a piece to its group are multiplied by."""
+        return unit_of(reach, others[-1].stop - others[0].start)
 
-        def compare(piece: tuple[NDArray[np.int64], list[Block]]) -> None:
-            which, others = piece
-            first, last = others[0].first, others[-1].last
-            sums = np.zeros((last - first, len(which)))
-            for block in others:
-                left, right = self._rows.of_cells(self._x[self._cells[which]], block), self._rows.side(block)
-                found = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
-                sums[block.first - first : block.last - first] += found[0]
-            widths[which] = _widths(sums, self._sizes[first:last], self._segment[which] - first)
-
-        return compare
+    def widths(self, which: NDArray[np.int64], others: list[Block], sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(b - a) / max(a, b) of a piece from its sums to all segments of the group, (segments, cells), in any unit."""
+        first, last = others[0].first, others[-1].last
+        return _widths(sums, self._sizes[first:last], self.segment[which] - first)
 
 
-def _pieces(
-    segment: NDArray[np.int64], segments: Segments, blocks: list[Block]
-) -> list[tuple[NDArray[np.int64], list[Block]]]:
-    """Cells (positions in `segment`) of one group, and the blocks of their group."""
+def _pieces(segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> list[Piece]:
     pieces = []
     order = np.argsort(segment, kind="stable")
     first_block = 0
@@ -104,7 +121,7 @@ def _pieces(
     return pieces
 
 
-def _widths(sums: NDArray[np.float64], sizes: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.float64]:
+def _widths(sums: NDArray[np.int64], sizes: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.float64]:
     """(b - a) / max(a, b) from sums of distances (segments, cells); 0 for singletons and where both are 0."""
     column = np.arange(sums.shape[1])
     a = sums[own, column] / np.maximum(sizes[own] - 1, 1)

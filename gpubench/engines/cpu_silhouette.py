@@ -81,7 +81,7 @@ def _euclidean_means(
     compiled: Tiles | None,
 ) -> None:
     blocks = cut(segments, BLOCK_ROWS)
-    rows = CentredRows(x, segments, blocks)
+    rows = CentredRows.of_all(x, segments, blocks)
     for part in passes(segments, blocks, memory_bytes // 4):
         sums = Sums(np, segments, blocks, part, rows.reach)
         tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]

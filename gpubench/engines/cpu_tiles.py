@@ -8,7 +8,10 @@ float64.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,46 +159,100 @@ def _sum_rows(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArr
     return np.stack([part.sum(axis=0) for part in np.split(distances, cuts[1:])])
 
 
-class CentredRows:
-    """Sorted rows, each block centred on its panel's mean and scaled to an extent of at most 1, in float32.
-
-    Means are rounded to float32, so identical cells become exact zeros.
+@dataclass(frozen=True, slots=True)
+class Centring:
+    """What sorted rows are centred on and scaled by; it is the same however the rows are cut.
 
     Attributes
     ----------
-    rows : (n, d) float32
-    squares : (n,) float32, squared norms of `rows`
+    means : (panels, d) float32, as the rows are after scaling
+    scale : what rows are multiplied by, a power of two
+    """
+
+    means: NDArray[np.float32]
+    scale: float
+
+    @classmethod
+    def of(
+        cls, sums: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32], blocks: list[Block]
+    ) -> Centring:
+        """From the sums of all blocks (see `block_sums`), and the smallest and largest value of each dimension.
+
+        Means are rounded to float32, so identical cells become exact zeros.
+        """
+        extent = float((high.astype(np.float64) - low).max())
+        # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
+        scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
+        firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
+        sizes = np.array([stop - start for start, stop in panels(blocks)])
+        means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)
+        return cls(means * np.float32(scale), float(scale))
+
+    def centre(self, rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float32]:
+        """Centre and scale the rows of consecutive blocks where they are; returns their squared norms."""
+        squares = np.empty(len(rows), np.float32)
+        scale, first = np.float32(self.scale), blocks[0].start
+        for start, stop, panel in _of_one_panel(blocks):
+            part = rows[start - first : stop - first]
+            part *= scale
+            part -= self.means[panel]
+            np.einsum("ij,ij->i", part, part, out=squares[start - first : stop - first])
+        return squares
+
+
+def block_sums(rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float64]:
+    """(blocks, d) sums over the rows of each of some consecutive blocks."""
+    first = blocks[0].start
+    return np.stack([rows[b.start - first : b.stop - first].sum(axis=0, dtype=np.float64) for b in blocks])
+
+
+def _of_one_panel(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
+    """(first row, last + 1, panel) of each run of blocks of the same panel."""
+    for panel, run in groupby(blocks, key=attrgetter("panel")):
+        of_panel = list(run)
+        yield of_panel[0].start, of_panel[-1].stop, panel
+
+
+class CentredRows:
+    """Sorted rows, or runs of them, each block centred on its panel's mean and scaled to an extent of at most 1.
+
+    Attributes
+    ----------
+    runs : where each run of rows begins, its rows (m, d) float32, and their squared norms
     scale : what they were multiplied by, a power of two
     reach : no two rows are further apart than this
     """
 
-    def __init__(self, x: NDArray[np.float32], segments: Segments, blocks: list[Block]) -> None:
-        self.rows = x[segments.order]
-        self.squares = np.empty(len(x), np.float32)
-        spans = panels(blocks)
-        self._means = np.stack([self.rows[a:b].mean(axis=0, dtype=np.float64).astype(np.float32) for a, b in spans])
-        low, high = self.rows.min(axis=0), self.rows.max(axis=0)
-        extent = float((high.astype(np.float64) - low).max())
-        # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
-        self.scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
-        scale = np.float32(self.scale)
-        for mean, (start, stop) in zip(self._means, spans, strict=True):
-            part = self.rows[start:stop]
-            part -= mean
-            part *= scale
-            np.einsum("ij,ij->i", part, part, out=self.squares[start:stop])
-        self._means *= scale
-        self.reach = float(np.sqrt(self.rows.shape[1]))
+    def __init__(self, runs: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]], centring: Centring) -> None:
+        self.runs = runs
+        self.scale = centring.scale
+        self._means = centring.means
+        self.reach = float(np.sqrt(self.d))
+
+    @classmethod
+    def of_all(cls, x: NDArray[np.float32], segments: Segments, blocks: list[Block]) -> CentredRows:
+        """All rows, sorted."""
+        rows = x[segments.order]
+        centring = Centring.of(block_sums(rows, blocks), rows.min(axis=0), rows.max(axis=0), blocks)
+        return cls([(0, rows, centring.centre(rows, blocks))], centring)
+
+    @property
+    def d(self) -> int:
+        """Dimensions."""
+        return int(self.runs[0][1].shape[1])
 
     def side(self, block: Block) -> Side:
         """The rows of a block, centred on its panel's mean."""
-        return Side(self.rows[block.start : block.stop], self.squares[block.start : block.stop], block.cuts)
+        first, rows, squares = next(run for run in self.runs if run[0] <= block.start < run[0] + len(run[1]))
+        where = slice(block.start - first, block.stop - first)
+        return Side(rows[where], squares[where], block.cuts)
 
     def beside(self, block: Block, other: Block, dtype: type = np.float32) -> Side:
         """The rows of a block, centred on the mean of another block's panel."""
+        own = self.side(block)
         if block.panel == other.panel and dtype is np.float32:
-            return self.side(block)
-        rows: NDArray[np.floating] = self.rows[block.start : block.stop].astype(dtype)
+            return own
+        rows: NDArray[np.floating] = own.rows.astype(dtype)
         if block.panel != other.panel:
             rows += (self._means[block.panel].astype(np.float64) - self._means[other.panel]).astype(dtype)
         return Side.of(rows, block.cuts)

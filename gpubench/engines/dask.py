@@ -32,10 +32,12 @@ from gpubench.engines import (
 )
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cpu_sampled import segments_of
 from gpubench.engines.dask_array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
 from gpubench.engines.dask_classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask_cluster import Cluster, quiet
 from gpubench.engines.dask_handover import Handover
+from gpubench.engines.dask_parts import compared
 from gpubench.engines.dask_silhouette import Columns
 from gpubench.engines.dask_worker import Held, Recipe
 from gpubench.engines.segments import sort_cells
@@ -224,9 +226,9 @@ class DaskEngine(Engine):
         if cells is None:
             self.timeline.work(*work.silhouettes(segments, d))
             return self._array(dask_silhouette.silhouette_widths(self.cluster, on, segments, d, self._recipe))
-        own, others = dask_silhouette.compared(cells, segments)
-        self.timeline.work(*work.sampled(zip(own, others, strict=True), x.shape[0], d))
-        return self._array(dask_silhouette.sampled_widths(self.cluster, on, cells, own, self._recipe))
+        sizes = compared(segments_of(cells, segments), segments)
+        self.timeline.work(*work.sampled(sizes, x.shape[0], d))
+        return self._array(dask_silhouette.sampled_widths(self.cluster, on, cells, segments, self._recipe))
 
     def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
         """See `Engine.mean_distances`."""
