@@ -38,23 +38,22 @@ def compare(
         float | None, typer.Option(metavar="NUMBER", help="What --fail-if-worse lets pass; 0 by default.")
     ] = None,
     donor: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Draw the cells of a donor together: noise of other donors.")
+        str | None, typer.Option(metavar="COLUMN", help="Leave out each donor in turn: noise of other donors.")
     ] = None,
     obs: Annotated[
         str | None,
         typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad with the column, where the results lack it."),
     ] = None,
-    resamples: Annotated[
-        int, typer.Option(metavar="NUMBER", help="How often cells or donors are drawn; 0: not at all.")
-    ] = 1000,
+    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="How often cells are drawn; 0: not at all.")] = 1000,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the draws.")] = 42,
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
 ) -> int:
     """Put results side by side: differences from the first, what is better, and whether it is more than noise.
 
-    Noise is how far a difference moves when other cells, or other donors, are drawn.
+    Noise is how far a difference moves with other cells, or with other donors.
 
-    A bootstrap of the values in cells.parquet gives 95% intervals; other numbers have standard errors, or a reason.
+    Of values in cells.parquet a bootstrap of cells, or a jackknife over donors, gives 95% intervals; other numbers have
+    standard errors, or a reason.
     """
     if format_ not in ("table", "json"):
         raise InputError(f"--format {format_!r} is unknown; use table or json")

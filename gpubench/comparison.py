@@ -39,7 +39,7 @@ class ComparedRow:
     task, metric, params : what the rows agree in; of the parameters those that were asked for
     higher_is_better : None where neither end is better, or it is not known, as of a scorer of the user's
     results : a row of each file, or None
-    drawn : what the bootstrap says of each file's difference from the first; None where nothing was drawn
+    drawn : what draws say of each file's difference from the first; None where nothing was drawn
     differences : of each file from the first; None for the first and where either row is missing
     """
 
@@ -86,7 +86,7 @@ class Comparison:
     names : of the files, in the order given; of one file those of its embeddings
     rows : each number once, in the order in which it first appears
     warnings : why the files may not be comparable
-    draws : what the intervals of the bootstrap are of; empty where there is none
+    draws : what intervals by draws, or by leaving donors out, are of; empty where there is none
     """
 
     names: tuple[str, ...]
@@ -196,16 +196,16 @@ def compare(
     one embedding, the embeddings are compared with each other, whatever their names.
 
     Differences of scores that are made of values of cells get a 95% interval by a paired bootstrap: the same cells are
-    drawn for both. Clusters, classifiers and neighbours stay those of the runs.
+    drawn for both, or the same donors left out of both. Clusters, classifiers and neighbours stay those of the runs.
 
     Parameters
     ----------
     files : results.json files, folders that hold one, or `Result` objects; the values of the cells are read from the
         cells.parquet beside them. A single one stands for its embeddings
-    donor : draw the cells of a donor together: a column of the results, such as "batch", or of `obs`. Says how scores
-        move with other donors, and other numbers get no interval
+    donor : a column of the results, such as "batch", or of `obs`. Each donor is left out in turn instead of cells being
+        drawn, which says how scores move with other donors; other numbers get no interval
     obs : the table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
-    resamples : how often cells or donors are drawn; 0: not at all, standard errors alone give intervals
+    resamples : how often cells are drawn; 0: not at all, standard errors alone give intervals
     seed : of the draws
 
     Raises
@@ -230,11 +230,11 @@ def compare(
     tables = [_by_key(result.results, named=not one_each) for result in results]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     together = [[table.get(key) for table in tables] for key in keys]
-    drawn, draws, warnings = draw(results, together, donor=donor, obs=obs, n_resamples=resamples, seed=seed)
+    drawn, draws = draw(results, together, donor=donor, obs=obs, n_resamples=resamples, seed=seed)
     return Comparison(
         names=tuple(names),
         rows=tuple(_compared(of_row, of_draws) for of_row, of_draws in zip(together, drawn, strict=True)),
-        warnings=(*comparability_warnings(names, results), *warnings),
+        warnings=tuple(comparability_warnings(names, results)),
         draws=draws,
     )
 

@@ -1,4 +1,4 @@
-"""The bootstrap of a comparison: which rows are drawn together, of cells or of donors."""
+"""Intervals of a comparison: which rows are drawn together, of cells, or by leaving donors out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench.bootstrap import Drawn, Resampler, draw_differences
-from gpubench.bootstrap.donors import FEW, find_donors
+from gpubench.bootstrap.donors import find_donors
 from gpubench.errors import InputError
 from gpubench.seeds import check_seed
 
@@ -32,7 +32,7 @@ def check_draws(n_resamples: int, seed: int, donor: str | None, obs: Any) -> Non
     if n_resamples != 0 and n_resamples < FEWEST_RESAMPLES:
         raise InputError(f"resamples={n_resamples} cannot be used; give at least {FEWEST_RESAMPLES}, or 0 for none")
     if donor is not None and n_resamples == 0:
-        raise InputError(f"donor={donor!r} is drawn by the bootstrap; leave it out, or resamples=0")
+        raise InputError(f"donor={donor!r} asks for intervals, and resamples=0 for none; leave one of them out")
     if obs is not None and donor is None:
         raise InputError("obs is where the donors are looked up; name their column with donor, or leave it out")
 
@@ -45,7 +45,7 @@ def draw(
     obs: Any,
     n_resamples: int,
     seed: int,
-) -> tuple[list[dict[int, Drawn]], str, list[str]]:
+) -> tuple[list[dict[int, Drawn]], str]:
     """Draw the differences of all rows from those of the first result.
 
     Parameters
@@ -54,11 +54,11 @@ def draw(
 
     Returns
     -------
-    For each number what was drawn, by the place of the result; what the draws are of; warnings.
+    For each number what was drawn, by the place of the result; what the intervals are of.
     """
     drawn: list[dict[int, Drawn]] = [{} for _ in together]
     if n_resamples == 0:
-        return drawn, "", []
+        return drawn, ""
     donors = None if donor is None else find_donors(results, donor, obs)
     resampler = Resampler(
         results[0].cells.n_cells,
@@ -76,11 +76,10 @@ def draw(
         for i, one in zip(pairs, found, strict=True):
             drawn[i][place] = replace(one, of_donors=donors is not None)
     if not any(one.interval for of_row in drawn for one in of_row.values()):
-        return drawn, "", []
-    what = "cells" if donors is None else f"the {donors.n_classes:,} donors of {donor!r}"
-    few = donors is not None and donors.n_classes < FEW
-    warning = f"{what} are few: intervals of so few are rather too narrow"
-    return drawn, f"{n_resamples:,} draws of {what}, seed {seed}", [warning] if few else []
+        return drawn, ""
+    if donors is not None:
+        return drawn, f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
+    return drawn, f"{n_resamples:,} draws of cells, seed {seed}"
 
 
 def _defined(row: MetricResult | None) -> bool:

@@ -52,9 +52,11 @@ def _files(comparison: Comparison) -> list[str]:
 
 def _legend(comparison: Comparison) -> list[str]:
     used = {apart.method for row in comparison.rows for apart in row.differences if apart is not None}
+    of_donors = any(one.of_donors for row in comparison.rows for one in row.drawn.values())
+    what = comparison.draws if of_donors else "for the agreement of clusters with labels"
     told = {
         "bootstrap": f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}.",
-        "jackknife": "(low, high): 95% interval by a paired jackknife, for the agreement of clusters with labels.",
+        "jackknife": f"(low, high): 95% interval by a paired jackknife, {what}.",
     }
     return [*LEGEND, *(printable(line) for method, line in told.items() if method in used)]
 

@@ -27,10 +27,10 @@ class Difference:
     ----------
     value : its value minus the first one; NaN where either is undefined
     interval : 95% interval of that; None where there is none
-    method : how the interval was found: "bootstrap" or "jackknife", from draws of cells or donors that both scores
-        share (see `gpubench.bootstrap`); or "standard errors", value ± t √(s₁² + s₂²) with the standard errors s of
-        both numbers and Student's t by Welch's degrees of freedom, for the scatter of five folds is itself uncertain.
-        That is rather too wide than too narrow where scores of the same cells go up and down together
+    method : how the interval was found: "bootstrap" or "jackknife", from draws of cells, or donors left out, that both
+        scores share (see `gpubench.bootstrap`); or "standard errors", value ± t √(s₁² + s₂²) with the standard errors
+        s of both numbers and Student's t by Welch's degrees of freedom, for the scatter of five folds is itself
+        uncertain. That is rather too wide than too narrow where scores of the same cells go up and down together
     reason : why there is no interval
     equal : whether they differ by rounding at most
     better : whether it is better than the first; None where they are equal or undefined, or neither end is better

@@ -18,9 +18,9 @@ from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.folders import cache_folder
 from gpubench.forecast import Stage, is_known, refusal, stages_of
+from gpubench.memory import resident_bytes
 from gpubench.prepared import prepare
 from gpubench.run import score
-from gpubench.timeline import resident_bytes
 from gpubench.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:

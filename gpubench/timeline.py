@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from threading import Lock, Thread, get_ident
 from typing import Any, Protocol
+
+from gpubench.memory import PeakMemory, resident_bytes
 
 _TRACK = {"pid": 1, "tid": 1}
 _TOLD = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
@@ -88,57 +88,6 @@ class Gauge(Protocol):
         """Close the last range."""
 
 
-class _PeakMemory:
-    """Peak resident memory between two moments.
-
-    Linux keeps one high-water mark a process; it is reset when a stage begins, and what it showed until then is
-    credited to the stages already open. Elsewhere the mark cannot be reset, and the process's peak so far stands in.
-    """
-
-    STATUS = Path("/proc/self/status")
-    _RESET = Path("/proc/self/clear_refs")
-
-    def __init__(self) -> None:
-        self._resets = self._try_reset()
-
-    def _try_reset(self) -> bool:
-        try:
-            self._RESET.write_text("5")
-        except OSError:
-            return False
-        return True
-
-    def restart(self) -> None:
-        if self._resets:
-            self._try_reset()
-
-    def read_bytes(self) -> int | None:
-        if self._resets:
-            for line in self.STATUS.read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return process_peak_bytes()
-
-
-def resident_bytes() -> int | None:
-    """The memory that this process holds now; its peak so far where the system does not say."""
-    if _PeakMemory.STATUS.exists():
-        for line in _PeakMemory.STATUS.read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    return process_peak_bytes()
-
-
-def process_peak_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not say."""
-    if sys.platform == "win32":  # no resource module there
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 class Timeline:
     """Records the stages of one run.
 
@@ -149,7 +98,7 @@ class Timeline:
         self._origin = time.perf_counter()
         self._open: list[Span] = []
         self._spans: list[Span] = []
-        self._memory = _PeakMemory()
+        self._memory = PeakMemory()
         self._device_peak = device_peak
         self._gauge: Gauge | None = None
         self._lock = Lock()
@@ -255,15 +204,21 @@ class Timeline:
         return [stage if stage["workers"] else {k: v for k, v in stage.items() if k != "workers"} for stage in stages]
 
     def beside(self, n_bytes: int) -> None:
-        """Count the memory that another process held for this one in the stages now open."""
-        self._credit_peak(n_bytes)
+        """Count memory that another process holds for this one, with what this one holds now, in the stages now open.
 
-    def _credit_peak(self, beside: int = 0) -> None:
-        peak = self._device_peak() if self._device_peak else self._memory.read_bytes()
-        if peak is None:
-            return
-        for span in self._open:
-            span.peak_bytes = max(span.peak_bytes or 0, peak + beside)
+        The memory of a device is another, to which neither adds.
+        """
+        if self._device_peak is None:
+            self._credit((resident_bytes() or 0) + n_bytes)
+
+    def _credit_peak(self) -> None:
+        # what was held before a stage began counts in those already open; then the mark begins anew
+        self._credit(self._device_peak() if self._device_peak else self._memory.read_bytes())
+
+    def _credit(self, peak: int | None) -> None:
+        if peak is not None:
+            for span in self._open:
+                span.peak_bytes = max(span.peak_bytes or 0, peak)
 
 
 def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

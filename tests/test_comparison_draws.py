@@ -1,4 +1,4 @@
-"""Intervals of the bootstrap in a comparison: over cells, over donors, and what they decide."""
+"""Intervals by draws in a comparison: over cells, over donors, and what they decide."""
 
 from __future__ import annotations
 
@@ -79,12 +79,7 @@ def test_donors_are_a_column_of_the_results_or_of_a_table() -> None:
     assert over_donors != over_cells
     assert differences(resamples=200, donor="batch") == over_donors, "its role"
     assert differences(resamples=200, donor="donor", obs="good/obs.csv") == over_donors
-    assert gb.compare(["good", "bad"], donor="donor").draws == "1,000 draws of the 12 donors of 'donor', seed 42"
-
-
-def test_few_donors_are_warned_of() -> None:
-    (warning,) = [line for line in gb.compare(["good", "close"], donor="label").warnings if "narrow" in line]
-    assert warning == "the 3 donors of 'label' are few: intervals of so few are rather too narrow"
+    assert gb.compare(["good", "bad"], donor="donor").draws == "leaving out each of the 12 donors of 'donor' in turn"
 
 
 def test_where_donors_are_drawn_standard_errors_are_of_no_use() -> None:
@@ -103,6 +98,9 @@ def test_the_table_shows_intervals_and_why_there_are_none() -> None:
         r"silhouette_score 0\.\d{4} \* 0\.\d{4} -0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\] worse, beyond noise", text
     )
     assert "95% interval of the difference by a paired bootstrap, 1,000 draws of cells, seed 42." in text
+    text = re.sub(" +", " ", str(gb.compare(["good", "bad"], donor="donor")))
+    assert re.search(r"silhouette_score 0\.\d{4} \* 0\.\d{4} -0\.\d{4} \(-0\.\d{4}, -0\.\d{4}\) worse", text)
+    assert "95% interval by a paired jackknife, leaving out each of the 12 donors of 'donor' in turn." in text
     text = str(gb.compare(["good", "alone"]))
     assert "worse; no interval: not both files have a cells.parquet" in text
     assert "bootstrap" not in text
@@ -127,20 +125,20 @@ def test_what_is_within_noise_does_not_fail(flags: list[str], code: int, capsys:
 def test_json_says_how_intervals_were_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "good", "bad", "--format", "json", "--donor", "donor", "--obs", "good/obs.csv"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["draws"] == "1,000 draws of the 12 donors of 'donor', seed 42"
+    assert content["draws"] == "leaving out each of the 12 donors of 'donor' in turn"
     for row in content["rows"]:
-        assert row["differences"][1]["method"] == "bootstrap"
+        assert row["differences"][1]["method"] == "jackknife"
         assert len(row["differences"][1]["interval"]) == 2
 
 
 BAD = {
     "donor": ({"donor": "doner"}, "donor='doner' is not among the columns of the results .*did you mean 'donor'"),
     "column": ({"donor": "x", "obs": "good/obs.csv"}, "donor='x' is not a column of good/obs.csv"),
-    "one": ({"donor": "all", "obs": {"all": ["a"] * N}}, "donor='all' has one value, and drawing needs two"),
+    "one": ({"donor": "all", "obs": {"all": ["a"] * N}}, "donor='all' has one value, and an interval needs two"),
     "length": ({"donor": "all", "obs": {"all": ["a", "b"]}}, "donor has 2 values but the embedding has 240 rows"),
     "obs": ({"obs": "good/obs.csv"}, "obs is where the donors are looked up; name their column with donor"),
     "resamples": ({"resamples": 10}, "resamples=10 cannot be used; give at least 100, or 0 for none"),
-    "none": ({"resamples": 0, "donor": "donor"}, "donor='donor' is drawn by the bootstrap; leave it out"),
+    "none": ({"resamples": 0, "donor": "donor"}, "donor='donor' asks for intervals, and resamples=0 for none"),
     "seed": ({"seed": -1}, "seed=-1 is no whole number"),
 }
 

@@ -21,7 +21,7 @@ PACKAGE = Path(gpubench.__file__).parent
 # From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
 LAYERS = (
     ("errors", "types", "units"),
-    ("seeds", "files", "rows", "processes", "terminal"),
+    ("seeds", "files", "memory", "rows", "processes", "terminal"),
     ("timeline", "cells"),
     ("answering", "checkpoint"),
     ("data", "demo"),

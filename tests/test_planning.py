@@ -26,9 +26,9 @@ from gpubench.engines.cpu_rates import UNKNOWN, Rates, measure_rates
 from gpubench.engines.planner import LEAST_BUDGET_BYTES, Budget
 from gpubench.engines.steps import Sizes, classifier_steps, knn_step
 from gpubench.errors import InputError
+from gpubench.memory import resident_bytes
 from gpubench.planning import rates_of
 from gpubench.tasks import label_prediction
-from gpubench.timeline import resident_bytes
 
 FAST = Rates((1e-9, 1e-11, 1e-7, 1e-9), (1e-9, 1e-11, 1e-7), (1e-9, 1e-11), 1e6, 1e8, 1e10, 1e6, 1e9)
 

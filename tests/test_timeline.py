@@ -102,6 +102,32 @@ def test_peak_memory_is_that_of_the_stage() -> None:
     assert peak["outer"] == peak["outer/large"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is held now")
+def test_memory_of_another_process_counts_with_what_is_held_at_the_same_time() -> None:
+    timeline = Timeline()
+    with timeline.stage("nothing") as nothing:
+        pass
+    with timeline.stage("after the other") as after:
+        block = np.ones(200 * MEGABYTE, np.uint8)
+        del block  # handed over, then the other process grows
+        timeline.beside(150 * MEGABYTE)
+    with timeline.stage("together") as together:
+        block = np.ones(200 * MEGABYTE, np.uint8)
+        timeline.beside(150 * MEGABYTE)
+        del block
+    assert nothing.peak_bytes is not None
+    for span, megabytes in ((after, 200), (together, 350)):
+        assert span.peak_bytes is not None
+        assert abs(span.peak_bytes - nothing.peak_bytes - megabytes * MEGABYTE) < 50 * MEGABYTE
+
+
+def test_memory_of_another_process_is_none_of_the_device() -> None:
+    timeline = Timeline(device_peak=lambda: 5)
+    with timeline.stage("a") as span:
+        timeline.beside(100)
+    assert span.peak_bytes == 5
+
+
 def test_peak_memory_of_a_device() -> None:
     peaks = iter([5, 9, 7, 3])
     timeline = Timeline(device_peak=lambda: next(peaks))

@@ -1,4 +1,4 @@
-"""The bootstrap: how far scores move when other cells, or other donors, are drawn."""
+"""The bootstrap: how far scores move when other cells are drawn, or donors left out."""
 
 from __future__ import annotations
 

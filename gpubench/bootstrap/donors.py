@@ -1,4 +1,4 @@
-"""The donors whose cells are drawn together."""
+"""The donors whose cells are left out together."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from gpubench.errors import InputError
 if TYPE_CHECKING:
     from gpubench.result import Result
     from gpubench.types import Labels
-
-FEW = 10
-"""Fewer donors than this say little about other donors: intervals are too narrow then."""
 
 
 def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[str] | Any | None) -> Labels:
@@ -51,5 +48,5 @@ def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[s
             )
         donors = known[column]
     if donors.n_classes < 2:
-        raise InputError(f"donor={column!r} has one value, and drawing needs two donors at least")
+        raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least")
     return donors

@@ -1,4 +1,4 @@
-"""How far the difference of two scores of the same cells moves when cells, or donors, are drawn anew or left out.
+"""How far the difference of two scores of the same cells moves when cells are drawn anew, or donors are left out.
 
 Both scores are computed from the same draws, so that what moves both of them is not noise. Clusters,
 classifiers and neighbours are those of the runs: what is drawn is which cells are scored.
@@ -44,7 +44,7 @@ class Drawn:
     Attributes
     ----------
     interval : 95% interval of it; None where the cells do not tell
-    method : "bootstrap", the percentiles of draws; "jackknife" for the agreement of clusters with labels
+    method : "bootstrap", the percentiles of draws; "jackknife" over donors, and where clusters agree with labels
     reason : why there is none
     of_donors : whether donors were drawn, in whose place standard errors over cells or folds cannot stand
     """
@@ -106,13 +106,15 @@ class _Replicates:
     Attributes
     ----------
     points : of the first and the other
-    drawn : the other less the first
+    drawn : the other less the first; of a jackknife without each group
     method : how an interval follows from them
+    shares : of the scores that each donor makes up, where donors are left out
     """
 
     points: tuple[float, ...]
     drawn: Floats
     method: Literal["bootstrap", "jackknife"]
+    shares: Floats | None = None
 
 
 def _of_values(
@@ -134,10 +136,15 @@ def _of_values(
                 for part, place in zip(parts, places[i], strict=True)
             ]
             drawn[i].append(scores[1] - scores[0])
-    return {
-        i: _Replicates(tuple(_point(part, label) for part in parts), np.concatenate(drawn[i]), "bootstrap")
-        for i, parts in together.items()
-    }
+    points = {i: tuple(_point(part, label) for part in parts) for i, parts in together.items()}
+    if resampler.donors is None:
+        return {i: _Replicates(points[i], np.concatenate(drawn[i]), "bootstrap") for i in together}
+    found = {}
+    for i, parts in together.items():
+        shares = np.mean([_shares(part, label, resampler.donors) for part in parts], axis=0)
+        counts = shares > 0  # a donor none of whose cells count is no donor
+        found[i] = _Replicates(points[i], np.concatenate(drawn[i])[counts], "jackknife", shares[counts])
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +188,15 @@ def _point(part: Values, label: NDArray[np.int32]) -> float:
     return float(mean_over_labels(sums, counts)[0])
 
 
+def _shares(part: Values, label: NDArray[np.int32], donors: NDArray[np.int32]) -> Floats:
+    """What each donor's values weigh in the score; they sum to 1 where there is a value."""
+    defined = np.flatnonzero(~np.isnan(part.of_cells))
+    strata = label[defined] if part.over_labels else np.zeros(len(defined), np.int32)
+    sizes = np.bincount(strata)
+    weights = 1 / (sizes[strata] * float(np.count_nonzero(sizes)))
+    return np.bincount(donors[defined], weights, int(donors.max()) + 1).astype(np.float64)
+
+
 def _of_all_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -> dict[int, _Replicates]:
     """Scores of tables, by their number; those of the same table together."""
     of_table: dict[tuple[tuple[str, ...], ...], dict[int, Sequence[Counts]]] = {}
@@ -201,15 +217,20 @@ def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -
     }
     counts = np.bincount(codes[codes >= 0], minlength=len(firsts)).astype(np.float64)[:, None]
     drawn: dict[int, list[Floats]] = {i: [] for i in together}
-    smooth = some[0].smooth
-    for weights in (resampler.tables_without if smooth else resampler.tables)(codes, len(firsts)):
+    leave_out = some[0].smooth or resampler.donors is not None
+    shares = None
+    if resampler.donors is not None:
+        sizes = np.bincount(resampler.donors[codes >= 0])
+        shares = sizes[sizes > 0] / sizes.sum()
+    for weights in (resampler.tables_without if leave_out else resampler.tables)(codes, len(firsts)):
         for i, (first, other) in statistics.items():
             drawn[i].append(other(weights) - first(weights))
     return {
         i: _Replicates(
             tuple(float(score(counts)[0]) for score in scores),
             np.concatenate(drawn[i]),
-            "jackknife" if smooth else "bootstrap",
+            "jackknife" if leave_out else "bootstrap",
+            shares,
         )
         for i, scores in statistics.items()
     }
@@ -236,12 +257,14 @@ def _interval(rows: Sequence[MetricResult], replicates: _Replicates) -> Drawn:
         if not np.isclose(row.value, point, rtol=ROUNDING, atol=ROUNDING):
             return Drawn(None, reason=NOT_ITS_CELLS)
     drawn = replicates.drawn
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < LEAST_DEFINED * len(drawn):
-        return Drawn(None, reason=f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
     first, other = replicates.points
+    defined = drawn[np.isfinite(drawn)]
     if replicates.method == "bootstrap":
+        if len(defined) < LEAST_DEFINED * len(drawn):
+            return Drawn(None, reason=f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
         return Drawn(percentile_interval(other - first, defined), "bootstrap")
-    if len(defined) < 2:
+    if len(drawn) < 2:
         return Drawn(None, reason=ONE_DONOR)
-    return Drawn(jackknife_interval(other - first, defined), "jackknife")
+    if len(defined) < len(drawn):
+        return Drawn(None, reason=f"it is undefined without {len(drawn) - len(defined)} of the {len(drawn)} donors")
+    return Drawn(jackknife_interval(other - first, drawn, replicates.shares), "jackknife")

@@ -3,9 +3,8 @@
 Cells that are drawn with replacement are cells with whole-numbered weights. Of values of cells the weights are
 Poisson distributed with mean 1, each independent of the others, so that a million cells are weighted block by block
 and nothing but sums is kept; scores are ratios of such sums, in which the total does not matter. Of counts the
-weights are multinomial, which is what drawing the cells of a table does to its counts. Donors are drawn whole, as in
-the cluster bootstrap: all cells of a donor have the weight of the donor. Draws lack some rare labels, which other
-cells would not, so that their mean lies beside the score: intervals are percentiles moved by that much.
+weights are multinomial, which is what drawing the cells of a table does to its counts. Draws lack some rare labels,
+which other cells would not, so that their mean lies beside the score: intervals are percentiles moved by that much.
 
 ARI and NMI are not drawn with replacement: copies of a cell are in one cluster and have one label, so that
 clusterings agree the better the more copies there are. With 5,000 cells in 40 clusters percentiles of NMI miss its
@@ -14,11 +13,16 @@ They are computed without one group of cells, or one donor, at a time, which mak
 jackknife. Its intervals hold the expectation in 93 to 97 of 100 (tests/bootstrap/test_coverage.py). It needs scores
 that are smooth in the counts, which those of classes are not: the last cell of a class takes a whole class with it.
 
+Donors are few, and percentiles of draws with replacement are too narrow then: of 6 donors they hold a mean in 84 of 100
+simulated data sets, of 12 in 88. All scores are computed without one donor at a time, and the interval is that of
+Student's t with the degrees of freedom that donors of such sizes have, see `jackknife_interval`. It holds the
+expectation in 94 or more of 100, of scores of classes as well.
+
 References
 ----------
 Efron & Tibshirani (1993), An Introduction to the Bootstrap. Chamandy et al. (2012), Estimating Uncertainty for Massive
-Data Streams. Field & Welsh (2007), doi:10.1111/j.1467-9868.2007.00593.x. Kott (2001), The Delete-a-Group Jackknife,
-Journal of Official Statistics 17.
+Data Streams. Kott (2001), The Delete-a-Group Jackknife, Journal of Official Statistics 17. Bell & McCaffrey (2002),
+Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples, Survey Methodology 28.
 """
 
 from __future__ import annotations
@@ -59,7 +63,7 @@ class Resampler:
     Attributes
     ----------
     n_cells, n_resamples, seed : as given
-    donors : (n,) codes of the donors, which are drawn instead of cells, or None
+    donors : (n,) codes of the donors, each of which is left out in turn instead of cells being drawn, or None
     """
 
     def __init__(
@@ -74,12 +78,11 @@ class Resampler:
         self.n_cells, self.n_resamples, self.seed = n_cells, n_resamples, seed
         self.donors = donors
         self._threads = threads or usable_cores()
-        self._n_donors = 0 if donors is None else int(donors.max()) + 1
 
     def sums(
         self, values: NDArray[np.float32], strata: NDArray[np.int32], n_strata: int
     ) -> Iterator[NDArray[np.float64]]:
-        """Sum values by stratum under the weights of each resample.
+        """Sum values by stratum under the weights of each resample, or without each donor.
 
         Parameters
         ----------
@@ -88,12 +91,12 @@ class Resampler:
 
         Yields
         ------
-        (n_strata, c, r) for the next r resamples, until there are `n_resamples`
+        (n_strata, c, r) for the next r resamples, until there are `n_resamples`, or for the next r donors
         """
         yield from (
             self._sums_of_cells(values, strata, n_strata)
             if self.donors is None
-            else self._sums_of_donors(values, strata, n_strata, self.donors)
+            else self._sums_without_donors(values, strata, n_strata, self.donors)
         )
 
     def tables(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
@@ -107,20 +110,10 @@ class Resampler:
         ------
         (n_codes, r) for the next r resamples
         """
-        counted = codes >= 0
-        if self.donors is None:
-            counts = np.bincount(codes[counted], minlength=n_codes)
-            rng = np.random.default_rng((self.seed, 1))
-            for _, size in self._chunks(MOST_COUNTS // n_codes):
-                yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
-            return
-        from scipy.sparse import coo_array
-
-        ones = np.ones(int(counted.sum()))
-        shape = (n_codes, self._n_donors)
-        by_donor: Any = coo_array((ones, (codes[counted], self.donors[counted])), shape).tocsr()
-        for weights in self.donor_weights(MOST_COUNTS // n_codes):
-            yield by_donor @ weights
+        counts = np.bincount(codes[codes >= 0], minlength=n_codes)
+        rng = np.random.default_rng((self.seed, 1))
+        for _, size in self._chunks(MOST_COUNTS // n_codes):
+            yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
 
     def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
         """Count cells by code without one group of them at a time.
@@ -149,13 +142,6 @@ class Resampler:
         step = max(1, min(CHUNK, MOST_COUNTS // n_codes))
         for start in range(0, n_groups, step):
             yield all_of_them - by_group[:, start : start + step].toarray()
-
-    def donor_weights(self, most: int = CHUNK) -> Iterator[NDArray[np.float64]]:
-        """How often each donor is drawn; (donors, r) for the next r resamples, `most` at most."""
-        rng = np.random.default_rng((self.seed, 2))
-        share = np.full(self._n_donors, 1 / self._n_donors)
-        for _, size in self._chunks(most):
-            yield np.ascontiguousarray(rng.multinomial(self._n_donors, share, size).T, np.float64)
 
     def cell_weights(self, chunk: int, block: int, n_resamples: int, n_cells: int) -> NDArray[np.float32]:
         """Poisson weights (n_resamples, n_cells) of a block of cells in a chunk of resamples."""
@@ -187,14 +173,16 @@ class Resampler:
                     sums[stratum] += found
                 yield sums
 
-    def _sums_of_donors(
+    def _sums_without_donors(
         self, values: NDArray[np.float32], strata: NDArray[np.int32], n_strata: int, donors: NDArray[np.int32]
     ) -> Iterator[NDArray[np.float64]]:
-        places, n_places = strata.astype(np.int64) * self._n_donors + donors, n_strata * self._n_donors
+        n_donors = int(donors.max()) + 1
+        places, n_places = strata.astype(np.int64) * n_donors + donors, n_strata * n_donors
         sums = np.stack([np.bincount(places, column, n_places) for column in values.T])
-        by_donor = sums.reshape(-1, n_strata, self._n_donors).swapaxes(0, 1)
-        for weights in self.donor_weights():
-            yield by_donor @ weights
+        by_donor = sums.reshape(-1, n_strata, n_donors).swapaxes(0, 1)
+        all_of_them = by_donor.sum(axis=2, keepdims=True)
+        for start in range(0, n_donors, CHUNK):
+            yield all_of_them - by_donor[:, :, start : start + CHUNK]
 
 
 def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
@@ -215,20 +203,53 @@ def percentile_interval(value: float, replicates: NDArray[np.float64], level: fl
     return float(low), float(high)
 
 
-def jackknife_interval(value: float, without: NDArray[np.float64]) -> tuple[float, float]:
+def jackknife_interval(
+    value: float, without: NDArray[np.float64], shares: NDArray[np.float64] | None = None
+) -> tuple[float, float]:
     r"""The 95% interval around a value.
 
-    .. math:: x \pm t_{G-1} \sqrt{\frac{G-1}{G} \sum_g (x_g - \bar x)^2}
+    .. math:: x \pm t_\nu \sqrt{\frac{G-1}{G} \sum_g (x_g - \bar x)^2}
 
     Parameters
     ----------
     value : x, of all cells
     without : (G,) the same without each of two or more groups
+    shares : (G,) of the score that each group makes up, which give the degrees of freedom; None: groups of one size
     """
     n_groups = len(without)
     stderr = float(np.sqrt((n_groups - 1) / n_groups * np.square(without - without.mean()).sum()))
-    half = half_width(stderr, n_groups - 1)
+    half = half_width(stderr, n_groups - 1 if shares is None else degrees_of_freedom(shares))
     return value - half, value + half
+
+
+def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
+    r"""Degrees of freedom of the jackknife of a mean over groups, of which a few large ones may hold most cells.
+
+    Without group g, of share w_g and mean m_g, a mean :math:`\bar m = \sum_g w_g m_g` moves by
+    :math:`w_g (\bar m - m_g) / (1 - w_g)`. The sum of the squares is a quadratic form :math:`m^T A m`. Where the means
+    of groups scatter independently and alike it has the mean and the variance of a chi-square, by Satterthwaite, of
+
+    .. math:: \nu = \frac{(\operatorname{tr} A)^2}{\operatorname{tr} A^2}, \qquad
+        A = (I - 1 w^T)^T \operatorname{diag}(c) (I - 1 w^T), \qquad c_g = \frac{w_g^2}{(1 - w_g)^2}
+
+    degrees of freedom: G - 1 for groups of one size, fewer for others.
+
+    Parameters
+    ----------
+    shares : (G,) above 0 and below 1, which sum to 1
+
+    References
+    ----------
+    Bell & McCaffrey (2002), Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples.
+    """
+    pulls, both = np.square(shares / (1 - shares)), float(np.square(shares).sum())
+    trace = of_square = 0.0
+    for i, share in enumerate(shares):  # row i of (I - 1 w^T)(I - 1 w^T)^T
+        row = both - share - shares
+        row[i] += 1
+        trace += pulls[i] * row[i]
+        of_square += pulls[i] * (pulls @ np.square(row))
+    return float(trace**2 / of_square)
 
 
 def _poisson_by_bits() -> NDArray[np.float32]:

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines import cpu_communities
+from gpubench.memory import peak_bytes_of, process_peak_bytes
 from gpubench.processes import lacked_memory, why_ended
-from gpubench.timeline import process_peak_bytes
 from gpubench.types import Graph
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def leiden(
             try:
                 while talk.is_alive():
                     talk.join(LOOK_S)
+                    timeline.beside(peak_bytes_of(process.pid) or 0)  # with what this one holds of the graph by now
                     timeline.heed()
             finally:
                 if talk.is_alive():  # the run is to stop, and nobody waits for the answer

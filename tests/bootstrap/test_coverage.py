@@ -62,3 +62,30 @@ def test_of_classes(measure: str, least: float) -> None:
     held = coverage(prediction(measure, folds, actual, called, n_classes), shares, 1000, seed=2)
     assert least <= held["percentiles"] <= 1
     assert held["percentiles"] >= held["not moved"] - 0.03, "where labels are rare, their draws lack some"
+
+
+@pytest.mark.parametrize(("n_donors", "uneven"), [(6, 0.3), (10, 1.0)])
+@pytest.mark.parametrize("measure", ["f1", "recall"])
+def test_of_classes_over_few_donors(measure: str, n_donors: int, uneven: float) -> None:
+    n_classes, n_worlds, rng = 6, 500, np.random.default_rng(0)
+    actual, called = np.divmod(np.arange(n_classes**2), n_classes)
+    score = prediction(measure, np.zeros_like(actual), actual, called, n_classes)
+    common = rng.dirichlet(np.full(n_classes, 2.0))
+
+    def draw_donors(worlds: int) -> np.ndarray:
+        """(K, worlds, donors) cells of each kind: donors have their own mixture, and their own success by class."""
+        right = rng.beta(6, 2, (worlds, n_donors, n_classes, 1))
+        said = np.where(np.eye(n_classes, dtype=bool), right, (1 - right) / (n_classes - 1))
+        mixture = rng.dirichlet(6 * n_classes * common, (worlds, n_donors))
+        sizes = np.exp(4 + uneven * rng.standard_normal((worlds, n_donors))).astype(int) + 2
+        shares = (mixture[..., None] * said).reshape(worlds, n_donors, -1)
+        return np.moveaxis(rng.multinomial(sizes, shares / shares.sum(axis=-1, keepdims=True)), -1, 0).astype(float)
+
+    expected = float(np.mean(score(draw_donors(5000).sum(axis=2))))
+    hits = 0
+    for tables in np.moveaxis(draw_donors(n_worlds), 1, 0):
+        every = tables.sum(axis=1, keepdims=True)
+        shares = tables.sum(axis=0) / tables.sum()
+        low, high = jackknife_interval(float(score(every)[0]), score(every - tables), shares)
+        hits += low <= expected <= high
+    assert hits / n_worlds >= 0.93, "95% less two standard errors of a share of 500"

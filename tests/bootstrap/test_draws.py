@@ -118,9 +118,9 @@ def test_predictions_are_those_of_a_plain_loop_over_donors(results: tuple[Result
         for result in results
     ]
     folds = results[0].cells.find(FOLD, task="label_prediction").values
-    replicates = []
-    for weights in np.concatenate(list(resampler.donor_weights()), axis=1).T:
-        cells = np.arange(N).repeat(weights[CELLS.batch].astype(int))
+    without = []
+    for donor in range(4):
+        cells = np.flatnonzero(CELLS.batch != donor)
         one, two = (
             np.mean(
                 [
@@ -132,11 +132,30 @@ def test_predictions_are_those_of_a_plain_loop_over_donors(results: tuple[Result
             )
             for of_result in answers
         )
-        replicates.append(two - one)
+        without.append(two - one)
     key = ("label_prediction", "mean_fold_accuracy", "MEAN(knn,lr)", None, None)
     value, one = drawn[key]
-    assert one.method == "bootstrap"
-    assert one.interval == pytest.approx(percentile_interval(value, np.array(replicates)), abs=1e-9)
+    assert one.method == "jackknife"
+    expected = jackknife_interval(value, np.array(without), np.bincount(CELLS.batch) / N)
+    assert one.interval == pytest.approx(expected, abs=1e-9)
+
+
+def test_means_over_donors_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> None:
+    drawn = draw(results, Resampler(N, donors=CELLS.batch))
+    for task, metric, by_label in (
+        ("embedding", "silhouette_score", False),
+        ("batch_integration", "batch_silhouette", True),
+    ):
+        one, two = (result.cells.find(metric, task=task).values.astype(float) for result in results)
+        groups = [CELLS.label == label for label in range(3)] if by_label else [np.ones(N, bool)]
+        without = [
+            np.mean([v[g & (CELLS.batch != donor)].mean() for g in groups]) for v in (one, two) for donor in range(4)
+        ]
+        shares = np.mean([np.bincount(CELLS.batch[g], minlength=4) / g.sum() for g in groups], axis=0)
+        value, one = drawn[task, metric, None, None, None]
+        apart = np.array(without[4:]) - without[:4]
+        assert one.interval == pytest.approx(jackknife_interval(value, apart, shares), abs=1e-6), metric
+        assert one.method == "jackknife"
 
 
 def test_little_memory_draws_the_same(results: tuple[Result, Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,19 +197,52 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
     assert 0.89 <= hits / n_worlds <= 0.99
 
 
-def test_donors_cover_where_cells_do_not() -> None:
+@pytest.mark.parametrize(
+    ("n_donors", "uneven", "effect"),
+    [(6, 0.0, "normal"), (6, 1.0, "normal"), (9, 1.0, "skewed"), (12, 1.5, "normal"), (12, 1.0, "of size")],
+)
+def test_intervals_over_few_donors_hold_what_they_say(n_donors: int, uneven: float, effect: str) -> None:
     rng = np.random.default_rng(1)
-    n_donors, size, n_worlds = 25, 20, 200
-    donors = np.repeat(np.arange(n_donors), size).astype(np.int32)
-    hits = {"cells": 0, "donors": 0}
+    n_worlds, hits = 500, {"cells": 0, "donors": 0}
+
+    def make_donors(n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sizes, and by how much a donor's cells score better in the second run."""
+        log_sizes = 3 + uneven * rng.standard_normal(n)
+        apart = rng.exponential(size=n) - 1 if effect == "skewed" else rng.standard_normal(n)
+        return np.exp(log_sizes).astype(int) + 1, apart + (0.5 * (log_sizes - 3) if effect == "of size" else 0)
+
+    sizes, apart = make_donors(1_000_000)
+    true = (sizes * apart).sum() / sizes.sum()
     for world in range(n_worlds):
-        apart = rng.normal(0, 1, n_donors)[donors] + rng.normal(0, 0.5, len(donors))  # donors differ in the difference
-        for what, drawn in (("cells", None), ("donors", donors)):
-            resampler = Resampler(len(donors), n_resamples=200, seed=world, threads=1, donors=drawn)
-            low, high = interval_of(np.zeros(len(donors)), apart, resampler)
-            hits[what] += low <= 0 <= high
-    assert hits["donors"] / n_worlds > 0.85
-    assert hits["cells"] / n_worlds < 0.6
+        sizes, apart = make_donors(n_donors)
+        donors = np.repeat(np.arange(n_donors, dtype=np.int32), sizes)
+        other = apart[donors] + rng.normal(0, 0.5, len(donors))
+        for what, left_out in (("cells", None), ("donors", donors)):
+            if what == "donors" or world < 50:
+                resampler = Resampler(len(donors), n_resamples=100, seed=world, threads=1, donors=left_out)
+                low, high = interval_of(np.zeros(len(donors)), other, resampler)
+                hits[what] += low <= true <= high
+    assert hits["donors"] / n_worlds >= 0.93, "95% less two standard errors of a share of 500"
+    assert hits["cells"] / 50 < 0.7, "cells of a donor are alike, which their draws do not know"
+
+
+def test_donors_without_a_value_are_none() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, 400)
+    donors = np.repeat(np.arange(8), 50).astype(np.int32)
+    some = donors < 6
+    of_all = np.where(some, values, np.nan)
+    found = interval_of(np.where(some, 0, np.nan), of_all, Resampler(400, donors=donors))
+    assert found == pytest.approx(interval_of(np.zeros(300), values[some], Resampler(300, donors=donors[some])))
+
+
+def test_a_score_that_needs_one_donor_has_no_interval() -> None:
+    donors = np.repeat([0, 1], N // 2).astype(np.int32)
+    (first, a), (other, b) = simulated(np.where(donors, np.nan, 0.3)), simulated(np.linspace(0, 1, N))
+    (drawn,) = draw_differences(first, other, [(a, b)], Resampler(N, donors=donors))
+    assert drawn == Drawn(None, reason="it is undefined without 1 of the 2 donors")
+    (drawn,) = draw_differences(first, first, [(a, a)], Resampler(N, donors=donors))
+    assert drawn == Drawn(None, reason="all cells that count are of one donor")
 
 
 def test_cells_without_a_value_do_not_count() -> None:

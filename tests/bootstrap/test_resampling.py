@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.bootstrap import Resampler, resampling
-from gpubench.bootstrap.resampling import BLOCK, CHUNK, cut_into_blocks, jackknife_interval, percentile_interval
+from gpubench.bootstrap.resampling import (
+    BLOCK,
+    CHUNK,
+    cut_into_blocks,
+    degrees_of_freedom,
+    jackknife_interval,
+    percentile_interval,
+)
 
 
 def weights_of_cells(resampler: Resampler, strata: np.ndarray) -> np.ndarray:
@@ -100,23 +107,18 @@ def test_donors_are_left_out_whole() -> None:
     assert_array_equal(found, np.array([[2, 3, 3], [4, 4, 2]]), "without 0, 3 and 7; the cell of 5 is not counted")
 
 
-def test_donors_are_drawn_whole() -> None:
+def test_sums_lack_each_donor_once() -> None:
     rng = np.random.default_rng(0)
-    n = 60
-    donors, strata = rng.integers(0, 5, n).astype(np.int32), rng.integers(0, 3, n).astype(np.int32)
+    n, n_donors = 600, CHUNK + 5
+    donors, strata = rng.integers(0, n_donors, n).astype(np.int32), rng.integers(0, 3, n).astype(np.int32)
+    donors[0] = n_donors - 1
     values = rng.standard_normal((n, 2)).astype(np.float32)
-    resampler = Resampler(n, n_resamples=140, donors=donors)
-    drawn = np.concatenate(list(resampler.donor_weights()), axis=1)
-    assert drawn.shape == (5, 140)
-    assert (drawn.sum(axis=0) == 5).all()
-    sums = np.concatenate(list(resampler.sums(values, strata, 3)), axis=2)
-    tables = np.concatenate(list(resampler.tables(strata.astype(np.int64), 3)), axis=1)
-    for r in (0, 139):
-        weights = drawn[donors, r]
+    sums = np.concatenate(list(Resampler(n, donors=donors).sums(values, strata, 3)), axis=2)
+    assert sums.shape == (3, 2, n_donors)
+    for donor in (0, CHUNK - 1, CHUNK, n_donors - 1):
         for stratum in range(3):
-            inside = strata == stratum
-            assert_allclose(sums[stratum, :, r], weights[inside] @ values[inside], atol=1e-5)
-            assert tables[stratum, r] == weights[inside].sum()
+            inside = (strata == stratum) & (donors != donor)
+            assert_allclose(sums[stratum, :, donor], values[inside].sum(axis=0, dtype=float), atol=1e-5)
 
 
 def test_a_percentile_interval_holds_the_middle_around_the_value() -> None:
@@ -129,3 +131,18 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     low, high = jackknife_interval(x.mean(), (x.sum() - x) / 11)
     assert (low + high) / 2 == pytest.approx(x.mean())
     assert (high - low) / 2 == pytest.approx(2.2010 * x.std(ddof=1) / np.sqrt(12), rel=1e-4)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=12))
+def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes: list[int]) -> None:
+    w = np.array(sizes) / sum(sizes)
+    centring = np.eye(len(w)) - np.outer(np.ones(len(w)), w)
+    form = centring.T @ np.diag((w / (1 - w)) ** 2) @ centring
+    expected = np.trace(form) ** 2 / np.trace(form @ form)
+    assert degrees_of_freedom(w) == pytest.approx(expected, rel=1e-6)
+    assert 1 - 1e-9 <= expected <= len(w) - 1 + 1e-9
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 40])
+def test_groups_of_one_size_have_one_degree_of_freedom_less_than_there_are(n_groups: int) -> None:
+    assert degrees_of_freedom(np.full(n_groups, 1 / n_groups)) == pytest.approx(n_groups - 1)

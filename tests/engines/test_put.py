@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import CpuEngine
 from gpubench.errors import InputError
-from gpubench.timeline import resident_bytes
+from gpubench.memory import resident_bytes
 
 VALUES = np.array([[1.5, -2, 3], [0, 5, 6]])
 
