@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench import machine, rows, run, table
 from gpubench.cells_file import NAME as CELLS
 from gpubench.checkpoint import Checkpoint
+from gpubench.data.urls import Url, file_of
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.output import Output
+from gpubench.registered import is_dataset_name
 from gpubench.result import Result
 from gpubench.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gpubench.datasets.entry import Entry
     from gpubench.planning import Plan
     from gpubench.runfile import PlannedRun
@@ -140,13 +142,19 @@ def _lines(name: str, result: Result) -> Iterator[tuple[str, ...]]:
 def _digest(plan: PlannedRun) -> str | None:
     """What decides the scores of a run: what it asks for, its files as they are now, the datasets, the version.
 
-    None where nothing tells whether an input is still the same: a store of many files.
+    None where nothing tells whether an input is still the same: a store of many files, a server that does not say.
     """
     datasets = _catalogued(plan.arguments["data"])
     local = [entry.path for entry in datasets if entry and entry.path and not entry.is_remote]
-    files = {}
+    files: dict[str, Sequence[Any]] = {}
     for text in [*_texts(plan.arguments), *local]:
-        path = Path(text)
+        path = file_of(text)
+        if isinstance(path, Url):
+            identity = () if path.suffix == ".zarr" else path.require("data").identity
+            if not identity:
+                return None
+            files[text] = identity
+            continue
         if path.is_dir():
             return None
         if path.is_file():
@@ -159,7 +167,7 @@ def _digest(plan: PlannedRun) -> str | None:
 
 def _catalogued(data: Any) -> list[Entry | None]:
     """What the catalogues say of the datasets of a run; None where they no longer have one."""
-    names = [text for text in _texts(data) if not os.path.lexists(text)]
+    names = [text for text in _texts(data) if is_dataset_name(text)]
     if not names:
         return []
     from gpubench.datasets.catalogue import read_catalogues

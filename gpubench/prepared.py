@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.answering import answering
+from gpubench.data.urls import shown
 from gpubench.engines import get_engine
 from gpubench.errors import InputError
 from gpubench.registered import Given, look_up
@@ -147,7 +148,7 @@ def _given(columns: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _named(value: Any) -> str:
-    return value if isinstance(value, str) else "array"
+    return shown(value) if isinstance(value, str) else "array"
 
 
 def _options(options: Mapping[str, Any]) -> Options:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubench.data.urls import file_of, shown
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _look_up_each(given: Given, parts: dict[Any, Any], obs: Any, listener: Liste
         given,
         data=list(data.values()) if given.columns.get("species") is not None else data,
         columns=columns,
-        source=", ".join(str(part) for part in parts.values()),
+        source=", ".join(map(shown, parts.values())),
         files=[file for _, _, file in found.values()],
     )
 
@@ -110,7 +110,7 @@ def _species(parts: dict[Any, Any], entries: dict[Any, Entry]) -> dict[Any, str]
     organisms = {key: entries[key].organism if key in entries else None for key in parts}
     if None not in organisms.values() and len(set(organisms.values())) == len(parts):
         return {key: str(organism) for key, organism in organisms.items()}
-    return {key: Path(str(part)).name.partition(".")[0] for key, part in parts.items()}
+    return {key: file_of(str(part)).name.partition(".")[0] for key, part in parts.items()}
 
 
 def is_dataset_name(data: Any) -> bool:

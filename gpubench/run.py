@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.checkpoint import Checkpoint, Kept
+from gpubench.data.urls import shown
 from gpubench.forecast import check_fits
 from gpubench.prepared import prepare
 from gpubench.provenance import provenance, what_decides
@@ -55,9 +56,9 @@ def score(
 
     Parameters
     ----------
-    data : path (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array, or
-        several of these: one for each species, as a list or as a dict species -> data. A name such as "tsv2_blood" is a
-        dataset of `gpubench.datasets`, which is fetched if it is not in the cache
+    data : path or URL (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array,
+        or several of these: one for each species, as a list or as a dict species -> data. A name such as "tsv2_blood"
+        is a dataset of `gpubench.datasets`, which is fetched if it is not in the cache
     embeddings : keys of `obsm`, or "X"; paths of files with one embedding of the same cells, row by row; or a dict
         name -> key, path or matrix. None: the only one there is
     label, batch, time, species, sample : name of a column of `obs`, or an array of n values. None: of a dataset of
@@ -142,7 +143,7 @@ def score(
             own.end(whole=not (run.interrupted or run.failures))
     if parts:
         engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
-    named = str(given.data) if isinstance(given.data, str) else None
+    named = shown(given.data) if isinstance(given.data, str) else None
     return Result(
         results=run.rows,
         provenance=provenance(

@@ -27,6 +27,7 @@ from typing import Any, get_args
 from gpubench import data as readers
 from gpubench.arguments import parse_bytes, parse_scorers
 from gpubench.data.messages import close_matches
+from gpubench.data.urls import is_url
 from gpubench.documents import Value, read_document
 from gpubench.engines import ENGINES, KNN_METHODS
 from gpubench.engines.base import Precision
@@ -99,6 +100,8 @@ def _text(value: Value, key: str, _: Path) -> str:
 
 
 def _file(value: Value, key: str, folder: Path) -> str:
+    if is_url(value.text(key)):
+        return value.text(key)
     path = folder / value.text(key)
     if not path.exists():
         raise value.error(f"{key}: {path} does not exist; check the path")
@@ -176,6 +179,8 @@ def _data(value: Value, _key: str, folder: Path) -> Any:
 def _source(value: Value, folder: Path) -> str:
     """A path from the run file's folder, or the name of a dataset that is known."""
     text = value.text("data")
+    if is_url(text):
+        return text
     path = folder / text
     if path.exists():
         return str(path)

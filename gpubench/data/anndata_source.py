@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from gpubench.data.source import NamedColumns, Table, unknown_embedding
 from gpubench.data.store import Node, is_group, open_hdf5, open_zarr
 from gpubench.data.stored_columns import StoredTable
 from gpubench.data.stored_matrices import FieldRows, stored_rows
+from gpubench.data.urls import File
 from gpubench.errors import InputError
 
 
@@ -201,11 +201,11 @@ def is_anndata(x: Any) -> bool:
     return comes_from(x, "anndata") and all(hasattr(x, name) for name in ("obsm", "obs", "layers", "n_obs"))
 
 
-def open_h5ad(path: Path) -> StoredAnnData:
+def open_h5ad(path: File) -> StoredAnnData:
     """Open an .h5ad file."""
     return StoredAnnData(open_hdf5(path), str(path))
 
 
-def open_zarr_anndata(path: Path) -> StoredAnnData:
+def open_zarr_anndata(path: File) -> StoredAnnData:
     """Open a zarr store of AnnData."""
     return StoredAnnData(open_zarr(path), str(path))

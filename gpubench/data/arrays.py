@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubench.data.file_rows import UNNAMED, NpyRows, ParquetRows, npy_header
 from gpubench.data.messages import quoted, reading
 from gpubench.data.source import NamedArrays, OneMatrix
+from gpubench.data.urls import File, Url
 from gpubench.errors import InputError
 
-_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
-
-def stem(path: Path) -> str:
+def stem(path: File) -> str:
     """The name of a file without its suffixes: "emb" for emb.csv.gz."""
     return path.name.partition(".")[0] or path.name
 
 
-def open_npy(path: Path) -> OneMatrix:
-    """Open an .npy file as a memmap."""
+def open_npy(path: File) -> OneMatrix:
+    """Open an .npy file as a memmap; one behind a URL is read in ranges of rows."""
+    if isinstance(path, Url):
+        return OneMatrix(NpyRows(path), stem(path), str(path))
     with reading(str(path)):
         return OneMatrix(np.lib.format.open_memmap(path, mode="r"), stem(path), str(path))
 
@@ -31,7 +33,7 @@ def open_npy(path: Path) -> OneMatrix:
 class NpzArrays(NamedArrays):
     """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         archive = _Archive(path)
         super().__init__(archive, str(path), archive.names(2))
         self.obs = _NpzColumns(archive, str(path))
@@ -61,10 +63,10 @@ class _NpzColumns:
 class _Archive(Mapping[str, "NDArray[Any]"]):
     """The arrays of an .npz archive by name. Shapes come from the headers; an array is read when it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         self._path = path
         with reading(str(path)):
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(_readable(path))
             members = [Path(name) for name in self._zip.namelist()]
             self._n_dims = {member.stem: len(self._shape(member.name)) for member in members if member.suffix == ".npy"}
 
@@ -85,18 +87,17 @@ class _Archive(Mapping[str, "NDArray[Any]"]):
 
     def _shape(self, member: str) -> tuple[int, ...]:
         with self._zip.open(member) as file:
-            read_header = _HEADER_READERS.get(np.lib.format.read_magic(file))
-            return read_header(file)[0] if read_header else ()
+            return npy_header(file)[0]
 
 
 class ParquetTable:
     """A table in a parquet file; a column is read when it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         import pyarrow.parquet
 
         with reading(str(path)):
-            self._file = pyarrow.parquet.ParquetFile(path)
+            self._file = pyarrow.parquet.ParquetFile(_readable(path))
         self.where = str(path)
 
     def names(self) -> list[str]:
@@ -116,15 +117,15 @@ class TextTable:
     null are missing values.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         from pyarrow import csv
 
         self._path = path
-        self._parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.suffixes else ",")
+        self._parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name else ",")
         self.where = str(path)
         with reading(self.where):
             path.open("rb").close()
-            with csv.open_csv(path, parse_options=self._parse) as file:
+            with csv.open_csv(self._opened(), parse_options=self._parse) as file:
                 self._names = list(file.schema.names)
 
     def names(self) -> list[str]:
@@ -142,20 +143,46 @@ class TextTable:
             strings_can_be_null=True,
         )
         with reading(f"column {name!r} of {self.where}"):
-            table = csv.read_csv(self._path, parse_options=self._parse, convert_options=convert)
+            table = csv.read_csv(self._opened(), parse_options=self._parse, convert_options=convert)
             return table.column(name)
 
+    def _opened(self) -> Any:
+        """What Arrow reads: it knows by the name of a path whether that is compressed."""
+        import pyarrow as pa
 
-def open_matrix_table(path: Path) -> OneMatrix:
-    """Read a table all of whose columns are numbers as an embedding; a first column without a name is the index."""
+        if isinstance(self._path, Path):
+            return self._path
+        return pa.input_stream(self._path.open(), compression="gzip" if self._path.suffix == ".gz" else None)
+
+
+class ParquetMatrix(OneMatrix):
+    """An embedding in a Parquet file, whose index may name the cells."""
+
+    def __init__(self, path: File) -> None:
+        self._rows = ParquetRows(path)
+        super().__init__(self._rows, stem(path), str(path))
+
+    def cell_ids(self) -> NDArray[Any] | None:
+        """The index, where it names the cells."""
+        names: NDArray[Any] | None = self._rows.row_names()
+        return names
+
+
+def open_matrix_table(path: File) -> OneMatrix:
+    """A table all of whose columns are numbers as an embedding; a first column without a name is the index."""
+    if path.suffix in (".parquet", ".pq"):
+        return ParquetMatrix(path)
     import pandas as pd
 
     with reading(str(path)):
-        if path.suffix in (".parquet", ".pq"):
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
+        compression: Any = "gzip" if path.suffix == ".gz" else None
+        frame = pd.read_csv(_readable(path), sep="\t" if ".tsv" in path.name else ",", compression=compression)
     first = str(frame.columns[0]) if len(frame.columns) else ""
-    if first.startswith("Unnamed: "):  # how pandas calls a column without a name
+    if first.startswith(UNNAMED):
         frame = frame.set_index(first)
     return OneMatrix(frame, stem(path), str(path))
+
+
+def _readable(path: File) -> Any:
+    """What libraries open: a path, or an open file where there is a URL."""
+    return path.open() if isinstance(path, Url) else path

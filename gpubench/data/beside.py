@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpubench.data.arrays import stem
 from gpubench.data.source import Source
+from gpubench.data.urls import file_of, is_url
 from gpubench.errors import InputError
 
 
@@ -42,7 +42,7 @@ def split_embeddings(
     files: dict[str, Any] = {}
     for given in dict.fromkeys(listed):
         is_file = is_file_name(given, suffixes)
-        name = stem(Path(given)) if is_file else given
+        name = stem(file_of(given)) if is_file else given
         if name in files or name in keys:
             raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
         if is_file:
@@ -53,8 +53,10 @@ def split_embeddings(
 
 
 def is_file_name(given: Any, suffixes: Collection[str]) -> bool:
-    """Whether an embedding is meant as a file: a path object, or a text that ends like one."""
-    return isinstance(given, os.PathLike) or (isinstance(given, str) and given.lower().endswith(tuple(suffixes)))
+    """Whether an embedding is meant as a file: a path object, a URL, or a text that ends like one."""
+    if isinstance(given, os.PathLike) or is_url(given):
+        return True
+    return isinstance(given, str) and given.lower().endswith(tuple(suffixes))
 
 
 def check_same_cells(name: str, file: Any, theirs: Source, data: Source) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from gpubench.data.urls import redacted, with_network_errors
 from gpubench.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,17 +74,29 @@ def reading(what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{what} does not exist; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{what} cannot be read: permission denied; ask its owner for access, or copy it") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{what} is a folder; give a file, or a zarr store") from error
-    except MemoryError as error:
-        reason = " ".join(str(error).split()) or "no more is free"
-        raise InputError(
-            f"{what} does not fit into memory ({reason}); use fewer cells, or copy it again if it is damaged"
-        ) from error
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what} cannot be read ({reason}); if it is damaged, copy or download it again") from error
+    except with_network_errors(*_DAMAGED, MemoryError) as error:
+        raise InputError(f"{what} {_wrong(error)}") from (None if _shows_secrets(error) else error)
+
+
+def _wrong(error: Exception) -> str:
+    """What is wrong, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist; check the path"
+    if isinstance(error, PermissionError):
+        return "cannot be read: permission denied; ask its owner for access, or copy it"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; give a file, or a zarr store"
+    reason = redacted(" ".join(str(error).split()))
+    if isinstance(error, MemoryError):
+        told = reason or "no more is free"
+        return f"does not fit into memory ({told}); use fewer cells, or copy it again if it is damaged"
+    return f"cannot be read ({reason or type(error).__name__}); if it is damaged, copy or download it again"
+
+
+def _shows_secrets(error: BaseException | None) -> bool:
+    """Whether a traceback of the error, and of what it came from, would show credentials of a URL."""
+    while error is not None:
+        if redacted(str(error)) != str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.data.file_rows import NpyRows, ParquetRows
 from gpubench.data.host import comes_from
 from gpubench.data.messages import reading
-from gpubench.data.store import open_hdf5, open_zarr
+from gpubench.data.store import home_of, open_hdf5, open_zarr
 from gpubench.data.stored_matrices import stored_rows
+from gpubench.data.urls import File, Url
 
 if TYPE_CHECKING:
     from gpubench.data.matrix import Rows
@@ -23,13 +25,13 @@ class Place:
 
     Attributes
     ----------
-    path : absolute
-    format : "npy", "hdf5" or "zarr"
+    path : absolute, or a URL
+    format : "npy", "parquet", "hdf5" or "zarr"
     node : which of the arrays of an HDF5 file or a zarr store
     what : for messages
     """
 
-    path: str
+    path: str | Url
     format: str
     node: str
     what: str
@@ -42,11 +44,17 @@ class Place:
         InputError
             It is not there for this process, or damaged.
         """
-        path = Path(self.path)
+        file: File = self.path if isinstance(self.path, Url) else Path(self.path)
+        if isinstance(file, Url) and self.format != "zarr":
+            file.require()
         if self.format == "npy":
-            with reading(self.path):
-                return np.lib.format.open_memmap(path, mode="r")
-        root = open_hdf5(path) if self.format == "hdf5" else open_zarr(path)
+            if isinstance(file, Url):
+                return NpyRows(file)
+            with reading(str(file)):
+                return np.lib.format.open_memmap(file, mode="r")
+        if self.format == "parquet":
+            return ParquetRows(file)
+        root = open_hdf5(file) if self.format == "hdf5" else open_zarr(file)
         with reading(self.what):
             rows: Rows = stored_rows(root[self.node], self.what)
             return rows
@@ -61,12 +69,19 @@ def place_of(rows: Rows) -> Place | None:
     """
     if isinstance(rows, np.memmap):
         return _of_memmap(rows)
+    if isinstance(rows, NpyRows | ParquetRows):
+        return _of_home(rows.file, "npy" if isinstance(rows, NpyRows) else "parquet", "", str(rows.file))
     node: Any = getattr(rows, "node", None)
-    what: str = getattr(rows, "what", "")
+    home, what = home_of(node), getattr(rows, "what", "")
     if comes_from(node, "h5py"):
-        return Place(str(Path(node.file.filename).absolute()), "hdf5", node.name, what)
-    root = getattr(getattr(node, "store", None), "root", None) if comes_from(node, "zarr") else None
-    return None if root is None else Place(str(Path(root).absolute()), "zarr", node.path, what)
+        return _of_home(home, "hdf5", node.name, what)
+    return None if home is None else _of_home(home, "zarr", node.path, what)
+
+
+def _of_home(home: File | None, kind: str, node: str, what: str) -> Place | None:
+    if home is None or (isinstance(home, Url) and not home.is_shared):
+        return None
+    return Place(home if isinstance(home, Url) else str(home.absolute()), kind, node, what)
 
 
 def _of_memmap(array: np.memmap[Any, Any]) -> Place | None:

@@ -16,10 +16,11 @@ from gpubench.data.host import comes_from
 from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import close_matches, nearest, quoted, reading
 from gpubench.data.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
+from gpubench.data.urls import Url, file_of, is_url, shown
 from gpubench.errors import InputError
 from gpubench.types import Dataset, Labels
 
-_STORES: dict[str, Callable[[Path], Source]] = {
+_STORES: dict[str, Callable[[Any], Source]] = {
     ".h5ad": open_h5ad,
     ".h5": open_h5ad,
     ".hdf5": open_h5ad,
@@ -27,14 +28,14 @@ _STORES: dict[str, Callable[[Path], Source]] = {
     ".zarr.zip": open_zarr_anndata,
     ".npz": NpzArrays,
 }
-_MATRICES: dict[str, Callable[[Path], Source]] = {
+_MATRICES: dict[str, Callable[[Any], Source]] = {
     ".npy": open_npy,
     **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
 }
 SUFFIXES = (*_STORES, *_MATRICES)
 """How files with embeddings end."""
 
-_TABLES: dict[str, Callable[[Path], Table]] = {
+_TABLES: dict[str, Callable[[Any], Table]] = {
     **dict.fromkeys((".parquet", ".pq"), ParquetTable),
     **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), TextTable),
 }
@@ -53,7 +54,7 @@ def read(
     Parameters
     ----------
     source : path of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see `as_rows`);
-        or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
+        or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps. The paths may be URLs.
     embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
         it; paths of files with one embedding of the same cells, row by row; or a mapping name -> key, path or matrix.
         None: the only one there is. Empty: none is read.
@@ -82,7 +83,7 @@ def read(
             obs=values,
             n_cells=_count_cells(opened, matrices, values),
             cell_ids=opened.cell_ids() if cell_ids else None,
-            source=str(source) if _is_path(source) else None,
+            source=shown(source) if _is_path(source) else None,
         )
 
 
@@ -92,9 +93,9 @@ def split_name(text: str) -> tuple[str, str]:
     A file whose name has an equals sign is meant as a whole where it exists.
     """
     name, equals, place = text.partition("=")
-    if equals and name and is_file_name(place, SUFFIXES) and not os.path.lexists(text):
+    if equals and name and not is_url(text) and is_file_name(place, SUFFIXES) and not os.path.lexists(text):
         return name, place
-    return (stem(Path(text)) if is_file_name(text, SUFFIXES) else text), text
+    return (stem(file_of(text)) if is_file_name(text, SUFFIXES) else text), text
 
 
 def read_matrix(source: Any, given: Any, name: str) -> Rows:
@@ -113,7 +114,7 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
     """
     if not _is_path(given):
         return as_rows(given, name)
-    if os.path.lexists(given):
+    if is_url(given) or os.path.lexists(given):
         with reading_source(given):
             opened = open_source(given)
             return as_rows(opened.embedding(opened.choose(None)[0]), name)
@@ -145,10 +146,8 @@ def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
 
 def has_embedding(source: Any, name: str) -> bool:
     """Whether a source as in `read` has an embedding of that name."""
-    if _is_path(source) and Path(source).name.lower().endswith(
-        tuple(_MATRICES)
-    ):  # has no names, and may be slow to open
-        return False
+    if _is_path(source) and file_of(source).name.lower().endswith(tuple(_MATRICES)):
+        return False  # has no names, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
 
@@ -158,7 +157,7 @@ def _read_beside(data: Source, source: Any, given: Any, name: str) -> Rows:
     if is_file_name(given, SUFFIXES):
         file, rows = open_matrix(given, name)
         with reading_source(given):
-            check_same_cells(name, given, file, data)
+            check_same_cells(name, shown(given), file, data)
     else:
         rows = read_matrix(source, given, name)
     n_cells = data.n_cells()
@@ -198,19 +197,27 @@ def open_table(obs: Any) -> Table:
     raise InputError(f"obs is of type {type(obs).__name__}, not a table; give a DataFrame or the path of a table")
 
 
-def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Path], Any]], argument: str) -> Any:
-    path = Path(path).expanduser()
-    name = path.name.lower()
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Any], Any]], argument: str) -> Any:
+    file = file_of(path)
+    name = file.name.lower()
     opener = next((opener for suffix, opener in formats.items() if name.endswith(suffix)), None)
-    if path.is_dir():
+    if isinstance(file, Url):
+        return _open_url(file, opener, formats, argument)
+    if file.is_dir():
         opener = open_zarr_anndata
-    elif not os.path.lexists(path):
-        raise InputError(f"{argument}: {path} does not exist{_beside(path)}; check the path")
+    elif not os.path.lexists(file):
+        raise InputError(f"{argument}: {file} does not exist{_beside(file)}; check the path")
     if opener is None:
-        raise InputError(f"{argument}: the format of {path} is unknown; give one of: {', '.join(formats)}")
-    if path.is_file() and not path.stat().st_size:
-        raise InputError(f"{argument}: {path} is empty; check the path, or copy it again")
-    return opener(path)
+        raise InputError(f"{argument}: the format of {file} is unknown; give one of: {', '.join(formats)}")
+    if file.is_file() and not file.stat().st_size:
+        raise InputError(f"{argument}: {file} is empty; check the path, or copy it again")
+    return opener(file)
+
+
+def _open_url(url: Url, opener: Callable[[Any], Any] | None, formats: Mapping[str, Any], argument: str) -> Any:
+    if opener is None:
+        raise InputError(f"{argument}: the format of {url} is unknown; give one of: {', '.join(formats)}")
+    return opener(url if opener is open_zarr_anndata else url.require(argument))
 
 
 def _beside(path: Path) -> str:
@@ -227,7 +234,7 @@ def _is_path(source: Any) -> bool:
 
 def reading_source(source: Any) -> AbstractContextManager[None]:
     """Name the file in errors of a damaged one, whose bytes may fail anywhere; other sources are not guarded."""
-    return reading(str(source)) if _is_path(source) else nullcontext()
+    return reading(shown(source)) if _is_path(source) else nullcontext()
 
 
 def _column(table: Table | None, role: str, given: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from gpubench.data.matrix import Rows, as_rows
 from gpubench.data.messages import quoted
 from gpubench.data.reading import SUFFIXES, open_matrix, read
 from gpubench.data.rows import StackedRows
+from gpubench.data.urls import file_of
 from gpubench.errors import InputError
 from gpubench.types import Dataset
 
@@ -83,7 +83,7 @@ def _named(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
         return {f"data[{i}]": source for i, source in enumerate(sources)}
     if not all(isinstance(source, str | os.PathLike) for source in sources):
         raise InputError("data: sources that are not files have no names; give a mapping species -> source, or species")
-    named = {stem(Path(path)): path for path in sources}
+    named = {stem(file_of(path)): path for path in sources}
     if len(named) < len(sources):
         raise InputError(
             f"data: files share a name ({quoted(list(named))}); give a mapping species -> file, or species"

@@ -21,6 +21,7 @@ import numpy as np
 
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_parallel import one_blas_thread
+from gpubench.errors import GpubenchError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -218,6 +219,9 @@ def timed(stage: str, function: Callable[..., T], *args: Any) -> T:
     begin = time.time()
     try:
         return function(*args)
+    except GpubenchError as error:  # what it came from may not travel, and may show what the message leaves out
+        error.__cause__ = error.__context__ = None
+        raise
     finally:
         end = time.time()
         with _busy_lock:

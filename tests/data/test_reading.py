@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 from stores import N_CELLS, dense, make_anndata, write_h5ad, zarr_writer
 
-from gpubench.data import as_numeric, encode_labels, fingerprint, read
+from gpubench.data import as_numeric, encode_labels, fingerprint, read, read_rows
 from gpubench.demo import demo_path
 from gpubench.errors import InputError
 from gpubench.types import RowSource
@@ -287,14 +287,14 @@ def test_damaged_tables(tmp_path):
 def test_tables_as_embeddings(tmp_path, name):
     frame = pd.DataFrame(X, columns=["pc1", "pc2", "pc3"])
     path = write_table(frame, tmp_path / name)
-    np.testing.assert_array_equal(read(path).embeddings["obs"], X)
+    np.testing.assert_array_equal(read_rows(read(path).embeddings["obs"], 0, 4), X)
     named = write_table(frame.set_axis(list("abcd"), axis=0), tmp_path / name)
     dataset = read(named, embeddings="pca", cell_ids=True)
-    np.testing.assert_array_equal(dataset.embeddings["pca"], X)
+    np.testing.assert_array_equal(read_rows(dataset.embeddings["pca"], 0, 4), X)
     assert dataset.cell_ids is not None
     assert list(dataset.cell_ids) == list("abcd")
     write_table(frame.assign(donor="x"), path)
-    with pytest.raises(InputError, match=r"^obs has columns that are not numbers: 'donor'; leave them out$"):
+    with pytest.raises(InputError, match=r"obs(\.parquet)? has columns that are not numbers: 'donor'; leave them out$"):
         read(path)
 
 

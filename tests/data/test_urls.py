@@ -1,0 +1,196 @@
+"""Inputs behind URLs: read like files, with nothing shown of what a URL has of credentials."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from stores import N_CELLS, make_anndata, write_h5ad, zarr_writer
+
+import gpubench as gb
+from gpubench.checkpoint import Checkpoint
+from gpubench.data import fingerprint, read, read_rows
+from gpubench.data.places import place_of
+from gpubench.data.urls import Url, redacted, shown
+from gpubench.errors import InputError
+
+PASSWORD, TOKEN = "passw0rd", "aBcD%2Fsignature"
+STORES = ["cells.h5ad", "cells2.zarr", "cells3.zarr"]
+MATRICES = ["emb.npy", "fortran.npy", "emb.parquet", "emb.csv.gz", "emb.npz"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cells in every format."""
+    path = tmp_path_factory.mktemp("cells")
+    adata = make_anndata()
+    for write in (write_h5ad, zarr_writer(2), zarr_writer(3)):
+        write(adata, path)
+    x = adata.obsm["X_pca"]
+    np.save(path / "emb.npy", x)
+    np.save(path / "fortran.npy", np.asfortranarray(x))
+    np.savez(path / "emb.npz", emb=x)
+    pd.DataFrame(x, index=adata.obs_names).to_parquet(path / "emb.parquet", row_group_size=7)
+    pd.DataFrame(x.astype(np.float64)).to_csv(path / "emb.csv.gz", index=False)
+    adata.obs.to_parquet(path / "obs.parquet")
+    return path
+
+
+@pytest.fixture(scope="module")
+def memory(folder: Path) -> Iterator[str]:
+    """The folder on a file system that is no disk."""
+    files = fsspec.filesystem("memory")
+    files.put(str(folder), "/urls", recursive=True)
+    yield "memory://urls"
+    files.rm("/urls", recursive=True)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_stores(folder: Path, memory: str, name: str) -> None:
+    asked: dict[str, Any] = {
+        "embeddings": ["X_pca", "csr", "X"],
+        "columns": {"label": "cell_type", "batch": "barcode"},
+        "cell_ids": True,
+    }
+    found, expected = read(f"{memory}/{name}", **asked), read(folder / name, **asked)
+    assert found.source == f"{memory}/{name}"
+    assert fingerprint(found) == fingerprint(expected)
+    np.testing.assert_array_equal(found.cell_ids, expected.cell_ids)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices(folder: Path, memory: str, name: str) -> None:
+    x = np.load(folder / "emb.npy")
+    found = read(f"{memory}/cells.h5ad", embeddings=[f"{memory}/{name}"], obs=f"{memory}/obs.parquet")
+    (rows,) = found.embeddings.values()
+    assert list(found.embeddings) == [name.partition(".")[0]]
+    for start, stop in ((0, N_CELLS), (9, 25), (3, 4), (20, N_CELLS)):
+        np.testing.assert_array_equal(read_rows(rows, start, stop).astype(np.float32), x[start:stop])
+
+
+def test_a_file_of_this_machine_is_a_path(folder: Path) -> None:
+    rows = read(f"file://{folder}/emb.npy").embeddings["emb"]
+    assert isinstance(rows, np.memmap)
+
+
+def test_parquet_is_read_by_others_as_pandas_reads_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"a": np.float32([0.1, 2, 3, 4]), "b": pd.array([1, None, 3, 2**40], "Int64"), "c": [True, False, True, True]},
+        index=list("wxyz"),
+    )
+    frame.to_parquet(tmp_path / "emb.parquet", row_group_size=3)
+    rows = read(tmp_path / "emb.parquet").embeddings["emb"]
+    place = place_of(rows)
+    assert place is not None
+    expected = frame.to_numpy(np.float64, na_value=np.nan)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(place)).open().read(1, 4), expected[1:4])
+
+
+def test_only_ranges_are_read(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read(f"{memory}/emb.npy").embeddings["emb"]
+    read_bytes: list[int] = []
+    monkeypatch.setattr(Url, "read", lambda _, start, stop: read_bytes.append(stop - start) or bytes(stop - start))
+    assert rows.read(5, 9).shape == (4, 5)
+    assert read_bytes == [4 * 5 * 4]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://urls/none.npy", r"^data: memory://urls/none\.npy does not exist; check the address$"),
+        ("memory://urls/none.zarr", r"^memory://urls/none\.zarr is not a zarr group of AnnData"),
+        ("memory://urls/obs.txt", r"^data: the format of memory://urls/obs\.txt is unknown"),
+        ("no-such://host/emb.npy", r"^data: no-such://host/emb\.npy cannot be opened \(Protocol not known"),
+        (f"https://host/cells.zarr?sig={TOKEN}", r"^https://host/cells\.zarr: a store of many files cannot"),
+        (
+            f"http://u:{PASSWORD}@127.0.0.1:9/emb.npy?sig={TOKEN}",
+            r"^data: http://127\.0\.0\.1:9/emb\.npy (cannot|needs)",
+        ),
+    ],
+)
+def test_what_cannot_be_read(memory: str, url: str, message: str) -> None:
+    assert memory
+    with pytest.raises(InputError, match=message) as error:
+        read(url)
+    assert "\n" not in str(error.value)
+    assert not _secrets_in(str(error.value))
+    assert error.value.__suppress_context__ or not _secrets_in(str(error.value.__cause__))
+
+
+@pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_a_protocol_whose_package_is_missing(protocol: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"^data: {protocol}://b/emb\.npy needs the package .*pip install {package}$"):
+        read(f"{protocol}://b/emb.npy")
+
+
+def test_fsspec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(InputError, match=r'^data: s3://b/emb\.npy needs fsspec; .*pip install "gpubench\[remote\]"$'):
+        read("s3://b/emb.npy")
+
+
+def _secrets_in(text: str) -> list[str]:
+    return [secret for secret in (PASSWORD, TOKEN, "aBcD/signature", "u:") if secret in text]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://u:p@host:8080/dir/emb.npy?sig=x#part", "https://host:8080/dir/emb.npy"),
+        ("https://u:p/w@host/emb.npy", "https://host/emb.npy"),
+        ("https://host:8080/dir@1/emb.npy", "https://host:8080/dir@1/emb.npy"),
+        ("simplecache::s3://key@bucket/a", "simplecache::s3://bucket/a"),
+        ("emb?.npy", "emb?.npy"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, expected: str) -> None:
+    assert shown(url) == expected
+
+
+def test_secrets_are_found_in_what_others_say() -> None:
+    url = Url(f"https://u:{PASSWORD}@host/emb.npy?sig={TOKEN}")
+    told = f"GET /emb.npy?sig={TOKEN} (user u, {PASSWORD}), aBcD/signature; url='https://u:{PASSWORD}@host/e?a=b'"
+    assert not _secrets_in(redacted(told))
+    assert not _secrets_in(repr(url) + str(url) + repr(pickle.loads(pickle.dumps(url))))
+
+
+def test_a_file_that_changes_under_way_is_refused(folder: Path) -> None:
+    files = fsspec.filesystem("memory")
+    files.put(str(folder / "emb.npy"), "/changing.npy")
+    url = Url("memory://changing.npy").require("data")
+    files.put(str(folder / "fortran.npy"), "/changing.npy")
+    with pytest.raises(InputError, match=r"^data: memory://changing\.npy has changed since the run began"):
+        pickle.loads(pickle.dumps(url)).require("data")
+    files.rm("/changing.npy")
+
+
+def test_a_run_and_its_resumption(
+    memory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished parts are found again by what the file holds, whatever its address; the address is in no result."""
+    given: dict[str, Any] = {"label": "cell_type", "tasks": "embedding", "engine": "cpu"}
+    url = f"{memory}/cells.h5ad?token={TOKEN}"
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem._strip_protocol", classmethod(_without_query))
+    with caplog.at_level(logging.DEBUG, logger="gpubench"), Checkpoint(tmp_path) as checkpoint:
+        first = gb.score(url, ["X_pca"], checkpoint=checkpoint, **given)
+    with Checkpoint(tmp_path) as checkpoint:
+        second = gb.score(url, ["X_pca"], checkpoint=checkpoint, **given)
+        assert checkpoint.taken
+    assert [row.value for row in first.results] == [row.value for row in second.results]
+    written = json.dumps([first.provenance, first.timeline, first.skipped]) + caplog.text
+    assert not _secrets_in(written)
+    assert first.provenance["dataset"]["source"] == f"{memory}/cells.h5ad"
+
+
+def _without_query(_: Any, path: str) -> str:
+    return "/" + path.removeprefix("memory://").partition("?")[0].strip("/")
