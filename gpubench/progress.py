@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
+
+from gpubench.terminal import Drawing
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
 
 
-class Progress:
-    """A `Listener` that draws the running stage on standard error while it is a terminal, and nothing in a pipe.
+class Progress(Drawing["Live"]):
+    """A `Listener` that draws the running stage, see `Drawing`.
 
-    Use it in a `with` statement, so that the line is taken away again whatever happens inside. Listening only notes
-    where the run is, and a thread of its own draws a few times a second, so the run never waits for the terminal.
-
-    Parameters
-    ----------
-    stream : where to draw; None: standard error
-    shown : False to draw nothing even on a terminal
+    Listening only notes where the run is, and a thread of its own draws a few times a second, so the run never waits
+    for the terminal.
     """
 
     _DRAWN_PER_SECOND = 8
 
     def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
-        self._stream = stream or sys.stderr
-        self._shown = shown and self._stream.isatty()
+        super().__init__(stream, shown=shown)
         self._begin = time.monotonic()
-        self._state: tuple[str, int, int] = (
-            "starting",
-            0,
-            0,
-        )  # replaced as a whole, so that a drawing never mixes two stages
+        # replaced as a whole, so that a drawing never mixes two stages
+        self._state: tuple[str, int, int] = ("starting", 0, 0)
 
-    def __enter__(self) -> Self:
+    def _live(self, console: Console) -> Live:
+        from rich.live import Live
+
         self._begin = time.monotonic()
-        if self._shown:
-            from rich.console import Console
-            from rich.live import Live
-
-            console = Console(file=self._stream)
-            self._live = Live(self, console=console, refresh_per_second=self._DRAWN_PER_SECOND, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._shown:
-            self._live.stop()
+        return Live(self, console=console, refresh_per_second=self._DRAWN_PER_SECOND, transient=True)
 
     def started(self, path: str) -> None:
         """See `gpubench.timeline.Listener.started`."""

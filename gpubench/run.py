@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench import data as readers
 from gpubench.checkpoint import Checkpoint, Kept
 from gpubench.data.urls import shown
+from gpubench.errors import telling_of_memory
 from gpubench.forecast import check_fits
 from gpubench.prepared import prepare
 from gpubench.provenance import provenance, what_decides
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gpubench.timeline import Listener
 
 
+@telling_of_memory()
 def score(
     data: Any,
     embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
@@ -100,6 +102,8 @@ def score(
         others were scored is listed in the failures instead.
     EngineUnavailable
         The named engine cannot start here.
+    OutOfMemory
+        Nothing was scored before memory ran out; what fails for want of it later is listed in the failures.
     """
     prepared = prepare(
         data,

@@ -1,9 +1,62 @@
-"""Tables on a terminal, with lines and colour; what a pipe gets is plain text."""
+"""What a terminal shows: tables with lines and colour, and drawings that move; what a pipe gets is plain text."""
 
 from __future__ import annotations
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class _Live(Protocol):
+    """What rich draws anew again and again, in a thread of its own."""
+
+    def start(self) -> None:
+        """Begin to draw."""
+
+    def stop(self) -> None:
+        """Take the drawing away."""
+
+
+L = TypeVar("L", bound=_Live)
+
+
+class Drawing(ABC, Generic[L]):
+    """What moves on standard error while it is a terminal; nothing is drawn in a pipe.
+
+    Use it in a `with` statement, so that the drawing is taken away again whatever happens inside.
+
+    Parameters
+    ----------
+    stream : where to draw; None: standard error
+    shown : False to draw nothing even on a terminal
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
+        self._stream = stream or sys.stderr
+        self._shown = shown and self._stream.isatty()
+
+    @abstractmethod
+    def _live(self, console: Console) -> L:
+        """Make what is drawn."""
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            from rich.console import Console
+
+            self._drawn = self._live(Console(file=self._stream))
+            self._drawn.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._drawn.stop()
 
 
 class Terminal:

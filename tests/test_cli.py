@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from stores import zarr_writer
 
+import gpubench as gb
 from gpubench import cli
 from gpubench.cli import main
 from gpubench.engines.cpu import CpuEngine
@@ -367,7 +368,7 @@ def test_one_file_for_each_species(tmp_path: Path) -> None:
 
 
 KNN = "gpubench.engines.cpu.CpuEngine.knn"
-NO_ROOM = "out of memory (no room); use fewer cells, or smaller blocks with --memory 4GB"
+NO_ROOM = "out of memory (no room); use fewer cells, or smaller blocks with --memory 4GB (in Python memory, in bytes)"
 
 
 def raise_no_room(*_: Any, **__: Any) -> Any:
@@ -393,6 +394,13 @@ def test_running_out_of_memory_is_one_line(
     assert (out / "results.json").read_bytes() == OLD
     assert main(["score", *CLUSTERING, "--verbose"]) == 2
     assert re.fullmatch(r"Traceback.*\ngpubench: out of memory[^\n]*\n", capsys.readouterr().err, re.DOTALL)
+
+
+def test_python_is_told_what_to_do_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubench.engines.cpu.CpuEngine.put", raise_no_room)
+    with pytest.raises(MemoryError, match=re.escape(NO_ROOM)) as raised:
+        gb.score(np.eye(40), label=["a", "b"] * 20, tasks="embedding", engine="cpu")
+    assert isinstance(raised.value, gb.GpubenchError)
 
 
 @pytest.mark.parametrize("method", ["put", "knn"])

@@ -268,27 +268,12 @@ class CpuEngine(Engine):
     def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """See `Engine.rank`."""
         ranks = np.empty(values.shape)
-
-        def rank_rows(first: int, last: int) -> None:
-            for row, out in zip(values[first:last], ranks[first:last], strict=True):
-                order = np.argsort(row, kind="stable")
-                ordered = row[order]
-                starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-                sizes = np.diff(np.append(starts, len(row)))
-                out[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
-
-        self._over_rows(len(values), rank_rows, values.shape[1])
+        self._over_rows(len(values), lambda a, b: cpu_kernels.average_ranks(values, a, b, ranks), values.shape[1])
         return ranks
 
     def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """See `Engine.group_means`."""
-        order = np.argsort(codes, kind="stable")
-        sizes = np.bincount(codes, minlength=n_groups)
-        means = np.full((n_groups, x.shape[1]), np.nan)
-        for group, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
-            if len(rows):
-                means[group] = x[rows].mean(axis=0, dtype=np.float64)
-        return means
+        return cpu_kernels.group_means(x, codes, n_groups)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""

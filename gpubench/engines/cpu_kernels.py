@@ -232,3 +232,24 @@ def _pieces(start: int, stop: int, rows: int) -> Iterator[slice]:
     """Slices of at most `rows` rows, at least one."""
     step = max(1, rows)
     return (slice(begin, min(begin + step, stop)) for begin in range(start, stop, step))
+
+
+def average_ranks(values: NDArray[Any], first: int, last: int, out: NDArray[np.float64]) -> None:
+    """Ranks from 1 inside rows `first` to `last` of values (m, n); equal values share the mean of theirs."""
+    for row, ranks in zip(values[first:last], out[first:last], strict=True):
+        order = np.argsort(row, kind="stable")
+        ordered = row[order]
+        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        sizes = np.diff(np.append(starts, len(row)))
+        ranks[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
+
+
+def group_means(x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+    """Means of the rows of each group, (n_groups, d); NaN of an empty one."""
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes, minlength=n_groups)
+    means = np.full((n_groups, x.shape[1]), np.nan)
+    for group, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
+        if len(rows):
+            means[group] = x[rows].mean(axis=0, dtype=np.float64)
+    return means

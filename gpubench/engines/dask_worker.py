@@ -11,7 +11,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from threading import Lock
@@ -138,24 +139,31 @@ class _Kept:
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
         """What is kept under the key, made now where there is nothing."""
-        with self._lock:
-            found = self._made.get(key)
-            mine = found is None
-            if found is None:
-                found = self._made[key] = Future()
-                while len(self._made) > KEPT:
-                    self._made.popitem(last=False)
-            self._made.move_to_end(key)
-        if mine:
-            try:
-                found.set_result(make())
-            except BaseException as error:
+        while True:
+            with self._lock:
+                found = self._made.get(key)
+                mine = found is None
+                if found is None:
+                    found = self._made[key] = Future()
+                    while len(self._made) > KEPT:
+                        self._made.popitem(last=False)
+                self._made.move_to_end(key)
+            if mine:
+                self._fill(found, key, make)
+            with suppress(CancelledError):  # whoever was making it has failed: try here, and say why it fails
+                made: T = found.result()
+                return made
+
+    def _fill(self, empty: Future[T], key: Any, make: Callable[[], T]) -> None:
+        """Make what is to be kept; whatever happens, nobody waits for it for ever."""
+        try:
+            empty.set_result(make())
+        finally:
+            if not empty.done():
                 with self._lock:
-                    self._made.pop(key, None)
-                found.set_exception(error)
-                raise
-        made: T = found.result()
-        return made
+                    if self._made.get(key) is empty:
+                        del self._made[key]
+                empty.cancel()
 
     def forget(self, key: str) -> None:
         """Let go of a matrix and of what was derived from it."""

@@ -1,0 +1,42 @@
+"""What a worker keeps: made once, and by the next who asks where making it has failed."""
+
+from __future__ import annotations
+
+from threading import Event, Thread
+
+import pytest
+
+pytest.importorskip("distributed", reason="pip install gpubench[dask]")
+
+from gpubench.engines.dask_worker import _Kept
+
+
+def test_what_is_kept_is_made_once() -> None:
+    kept, made = _Kept(), []
+    for _ in range(2):
+        assert kept.get("key", lambda: made.append(1) or len(made)) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no rows"), SystemExit()])
+def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
+    kept, began, goes_on, answers = _Kept(), Event(), Event(), []
+
+    def fail() -> int:
+        began.set()
+        assert goes_on.wait(10)
+        raise error
+
+    def make_first() -> None:
+        with pytest.raises(type(error)):
+            kept.get("key", fail)
+
+    first = Thread(target=make_first)
+    second = Thread(target=lambda: answers.append(kept.get("key", lambda: 7)))
+    first.start()
+    assert began.wait(10)
+    second.start()
+    goes_on.set()
+    first.join(10)
+    second.join(10)
+    assert answers == [7]
+    assert kept.get("key", lambda: 8) == 7
