@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.cpu_costs import cost
+from gpubench.engines.cpu_costs import Cost, cost
 from gpubench.engines.cpu_rates import UNKNOWN, Rates
 from gpubench.engines.steps import Sizes, Step, knn_step, put_step, view_step
 from gpubench.errors import InputError
@@ -34,6 +34,8 @@ class Stage:
     packages : what it imports
     seconds : how long it takes
     remedy : what makes it smaller
+    beside : beside what the bytes are counted
+    option : what gives it more room
     """
 
     path: str
@@ -43,20 +45,28 @@ class Stage:
     packages: tuple[str, ...]
     seconds: float
     remedy: str
+    beside: str = "beyond the data"
+    option: str = "raise memory"
 
 
 def is_known(engine: Engine) -> bool:
-    """Whether the costs of an engine are known: those of the CPU engine are."""
-    return engine.name == "cpu"
+    """Whether the costs of an engine are known: those of the CPU engine are, and so those of Dask's workers."""
+    return engine.name in ("cpu", "dask")
+
+
+def budget_of(engine: Any) -> int:
+    """What a run may use beyond its input; on Dask each worker, the cells included."""
+    return int(engine.worker_bytes if engine.name == "dask" else engine.memory_bytes)
 
 
 def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
-    """The stages of a run on the CPU engine; baselines and tasks without known steps are left out."""
+    """The stages of a run; baselines and tasks without known steps are left out."""
     engine: Any = prepared.engine
+    budget = budget_of(engine)
     for name, matrix in (prepared.dataset.embeddings if prepared.dataset else {}).items():
         held = 0
         for path, step in _steps(prepared, matrix):
-            expected = cost(step, engine, max(0, engine.memory_bytes - held), rates)
+            expected = _cost(step, engine, max(0, budget - held), rates)
             held += expected.held_bytes
             least = held + expected.scratch_bytes
             yield Stage(
@@ -67,7 +77,23 @@ def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
                 expected.packages,
                 expected.seconds,
                 step.remedy,
+                **_words(engine, least),
             )
+
+
+def _cost(step: Step, engine: Any, memory_bytes: int, rates: Rates) -> Cost:
+    if engine.name != "dask":
+        return cost(step, engine, memory_bytes, rates)
+    from gpubench.engines import dask_costs
+
+    return dask_costs.cost(step, engine.of_workers, memory_bytes, rates)
+
+
+def _words(engine: Any, needs: int) -> dict[str, str]:
+    """What a refusal says of an engine."""
+    if engine.name != "dask":
+        return {}
+    return {"beside": "on a worker", "option": engine.of_workers.option(needs)}
 
 
 def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
@@ -98,7 +124,7 @@ def check_fits(prepared: Prepared) -> None:
     """
     if not is_known(prepared.engine):
         return
-    budget = prepared.engine.memory_bytes
+    budget = budget_of(prepared.engine)
     for stage in stages_of(prepared):
         if stage.least_bytes > budget:
             raise InputError(refusal(stage, budget))
@@ -107,4 +133,4 @@ def check_fits(prepared: Prepared) -> None:
 def refusal(stage: Stage, budget: int) -> str:
     """Why a stage cannot run."""
     needs, has = bytes_text(stage.least_bytes), bytes_text(budget)
-    return f"{stage.path} takes {needs} beyond the data, but {has} may be used; raise memory, or {stage.remedy}"
+    return f"{stage.path} takes {needs} {stage.beside}, but {has} may be used; {stage.option}, or {stage.remedy}"

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpubench import machine
 from gpubench.checkpoint import digest_of
@@ -17,14 +18,11 @@ from gpubench.engines.cpu_rates import Rates, measure_rates
 from gpubench.errors import InputError
 from gpubench.files import write_atomically
 from gpubench.folders import cache_folder
-from gpubench.forecast import Stage, is_known, refusal, stages_of
+from gpubench.forecast import Stage, budget_of, is_known, refusal, stages_of
 from gpubench.memory import resident_bytes
 from gpubench.prepared import prepare
 from gpubench.run import score
 from gpubench.units import bytes_text, seconds_text
-
-if TYPE_CHECKING:
-    from gpubench.engines.cpu import CpuEngine
 
 RATES = "rates.json"
 """The file of the measured rates in the cache folder: one entry for each machine and number of threads."""
@@ -47,6 +45,7 @@ class Plan:
     device : on which it would run
     measured : the day on which the machine's rates were measured
     notes : what the engine does otherwise than asked, and why rates are measured again
+    workers : of a Dask cluster; where there are any, the memory of stages is that of the worker that holds most
     """
 
     stages: Sequence[Stage]
@@ -56,6 +55,7 @@ class Plan:
     device: str
     measured: str
     notes: Sequence[str] = ()
+    workers: int = 0
 
     @property
     def used_bytes(self) -> int:
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that the process will hold."""
+        """The most memory that the process will hold; that of a worker where there are workers."""
         packages = {package for stage in self.stages for package in stage.packages}
         imported = sum(PACKAGES_BYTES.get(package, 0) for package in packages)  # in the background, from the start
         return self.process_bytes + SMALL_BYTES + imported + self.used_bytes
@@ -91,9 +91,11 @@ class Plan:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        lines += ["", f"About {seconds_text(self.seconds)} on {self.device}, by its rates of {self.measured}."]
+        device = f"{self.workers} {self.device}" if self.workers else self.device
+        lines += ["", f"About {seconds_text(self.seconds)} on {device}, by its rates of {self.measured}."]
         used, may, holds = map(bytes_text, (self.used_bytes, self.memory_bytes, self.peak_bytes))
-        lines.append(f"{used} beyond the data at most, of {may} that may be used; the process will hold {holds}.")
+        beside, whose = ("on a worker", "its") if self.workers else ("beyond the data", "the")
+        lines.append(f"{used} {beside} at most, of {may} that may be used; {whose} process will hold {holds}.")
         if self.not_known:
             lines.append(f"Not in this plan, for nothing is known of them: {', '.join(self.not_known)}.")
         return "\n".join([*lines, *(f"{note[0].upper()}{note[1:]}." for note in self.notes)])
@@ -120,7 +122,7 @@ def plan(
     Raises
     ------
     InputError
-        What `gpubench.score` refuses, or an engine other than the CPU's.
+        What `gpubench.score` refuses, or an engine whose costs are not known.
     """
     bound = signature(score).bind(data, embeddings, **given)
     bound.apply_defaults()
@@ -134,17 +136,27 @@ def plan(
     unknown = [task.id for task in prepared.tasks if task.steps is None]
     baselines = [f"baseline_{name}" for name in prepared.baselines]
     stages = list(stages_of(prepared, rates))
-    told = process_bytes, engine.memory_bytes, engine.device, measured, tuple(engine.notes)
-    return Plan(stages, [*unknown, *baselines], *told)
+    told = process_bytes, budget_of(engine), engine.device, measured, tuple(engine.notes)
+    return Plan(stages, [*unknown, *baselines], *told, engine.of_workers.count if engine.name == "dask" else 0)
 
 
-def rates_of(engine: CpuEngine, *, measure_again: bool = False) -> tuple[Rates, str]:
-    """The machine's rates and the day on which they were measured; measured now where nothing is in the cache."""
+def rates_of(engine: Any, *, measure_again: bool = False) -> tuple[Rates, str]:
+    """The machine's rates and the day on which they were measured; measured now where nothing is in the cache.
+
+    Parameters
+    ----------
+    engine : that of the CPU, or of Dask, of which those of one worker are measured
+    """
     file = cache_folder() / RATES
     known = _read(file)
-    key = digest_of(machine.cpu_model(), engine.device, machine.package_version("gpubench"))
+    if engine.name == "dask":
+        model = min(engine.cluster.on_each(machine.cpu_model).values())
+        device, measure = f"worker: {engine.of_workers.engine.device}", engine.measure_rates
+    else:
+        model, device, measure = machine.cpu_model(), engine.device, partial(measure_rates, engine)
+    key = digest_of(model, device, machine.package_version("gpubench"))
     if key not in known or measure_again:
-        known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": asdict(measure_rates(engine))}
+        known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": asdict(measure())}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda out: out.write(json.dumps(known, indent=1).encode()))

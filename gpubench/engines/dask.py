@@ -13,6 +13,7 @@ import atexit
 import uuid
 import weakref
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from gpubench.data.places import place_of
 from gpubench.engines import (
     dask_array,
     dask_connect,
+    dask_costs,
     dask_knn,
     dask_lookup,
     dask_silhouette,
@@ -47,6 +49,9 @@ from gpubench.types import Array, Graph, Knn, RowSource
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from gpubench.engines.cpu_rates import Rates
+    from gpubench.engines.dask_costs import Workers
 
 COPIES = 2.5
 """Matrices that a worker holds at most: the cells, the same sorted and centred, and blocks of them."""
@@ -89,6 +94,7 @@ class DaskEngine(Engine):
         # before Dask ends its own threads, which it does where Python calls finalizers
         self._close.atexit = False
         atexit.register(self._close)
+        self._started = len(opened) > 1
         workers = self.cluster.workers()
         dask_connect.check_versions(self.cluster.on_each(dask_connect.versions_here), dask_connect.versions_here())
         tiles = set(self.cluster.on_each(dask_connect.tiles_here).values())
@@ -108,6 +114,15 @@ class DaskEngine(Engine):
         of_threads = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted(n_threads))
         self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"
         self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
+
+    @cached_property
+    def of_workers(self) -> Workers:
+        """The workers, as plans see them."""
+        return dask_costs.look(self.cluster, self._recipe, self.worker_bytes, COPIES, started=self._started)
+
+    def measure_rates(self) -> Rates:
+        """Run each operation on few cells on one worker and see how long it takes."""
+        return dask_costs.rates_on(self.cluster, self._recipe)
 
     def close(self) -> None:
         """Let the cluster go, and end the workers that were started here."""
