@@ -70,32 +70,37 @@ def search_pair(
     x: NDArray[np.float32],
     sides: tuple[NDArray[np.int64], NDArray[np.int64]],
     farthest: NDArray[np.float32],
-    out: Neighbors,
+    k: int,
     workers: Workers,
-) -> None:
+    scaling: Scaling,
+) -> tuple[CandidateStore, NDArray[np.int64]]:
     """Find for each cell of one side those of its neighbours on the other side that are near enough.
 
     Parameters
     ----------
-    sides : all cells of `x`, near ones together (see `near_order`); every pair between them is compared once
-    farthest : (n,) how far a neighbour of each cell may be; it is written whether any so near may have been missed
-    out : -1 where a cell has fewer neighbours
+    sides : some cells of `x`, near ones together (see `near_order`); every pair between them is compared once
+    farthest : how far a neighbour may be of each cell, those of one side before those of the other
+    scaling : of `x`
+
+    Returns
+    -------
+    What is near enough of each cell, or the nearest k and a few more where that is less; cells are positions in both
+    sides, one after the other. And the positions of those that may have missed one that is nearer.
     """
     order = np.concatenate(sides)
-    both = _Sides(tiles, x, x, workers, order)
-    store = CandidateStore(tiles, range(len(x)), out.indices.shape[1], both.n_others)
-    limits = both.limits(farthest[order])
-    store.arrays[2][: len(x)] = limits
-    rows, columns = range(len(sides[0])), range(len(sides[0]), len(x))
+    both = _Sides(tiles, x, x, workers, order, scaling)
+    m, n_first = len(order), len(sides[0])
+    store = CandidateStore(tiles, range(m), k, both.n_others)
+    limits = both.limits(farthest)
+    store.arrays[2][:m] = limits
     size = _block(both.d)
     step = max(1, CALL_PRODUCTS // (size * size * both.d)) * size
-    assert len(rows) % tiles.columns == 0, "columns are packed in panels, and the other side begins with one"
-    calls = [(part, where, True) for where in _cut(columns, step) for part in _cut(rows, size)]
+    assert n_first % tiles.columns == 0, "columns are packed in panels, and the other side begins with one"
+    calls = [(part, where, True) for where in _cut(range(n_first, m), step) for part in _cut(range(n_first), size)]
     workers.run(calls, lambda: lambda call: both.offer(store, call))
-    out.indices[:] = -1
-    workers.run(_cut(range(len(x)), size), lambda: lambda part: both.finish(store, part, out))
-    # where a cell had room for all that came, nothing was missed, however few they are
-    out.uncertain[order[store.arrays[2][: len(x)] == limits]] = False
+    # where a cell had room for all that came, nothing was missed
+    crowded = np.flatnonzero(store.arrays[2][:m] != limits)
+    return store, crowded[both.may_have_missed(store, crowded, k)]
 
 
 def order_exactly(
@@ -105,15 +110,13 @@ def order_exactly(
 
     Parameters
     ----------
-    ids : (m, c) cells, each once in its row; -1 where there is none
+    ids : (m, c) cells, each once in its row; -1 at the end of rows that have fewer
     """
     m, c = ids.shape
-    there = ids >= 0
-    positions = np.argsort(~there, axis=1, kind="stable") + np.arange(m)[:, None] * c
     nothing = np.zeros(m)
     tiles.topk_finish(
-        *(queries, x, x.shape[1], np.arange(m), np.maximum(ids, 0).ravel().astype(np.int64), m, c, c),
-        *(positions.astype(np.uint64), there.sum(axis=1, dtype=np.int32), np.zeros(m, np.float32)),
+        *(queries, x, x.shape[1], np.arange(m), ids.ravel().astype(np.int64), m, c, c),
+        *(np.arange(m * c, dtype=np.uint64), (ids >= 0).sum(axis=1, dtype=np.int32), np.zeros(m, np.float32)),
         *(nothing, 0.0, 0.0, 1.0, True, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
     )
 
@@ -191,6 +194,17 @@ class CandidateStore:
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
+    def of_rows(self, rows: slice) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """How many candidates each of some rows has, and all their positions, one row after another."""
+        candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
+        there = np.arange(self.space) < counts[:, None]
+        return counts, (candidates[there] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+    def replace(self, row: int, positions: NDArray[np.int64]) -> None:
+        """Let a row have other candidates, which are handed on and not compared any more."""
+        self.arrays[0][row, : len(positions)] = positions
+        self.arrays[1][row] = len(positions)
+
     @classmethod
     def bytes_a_row(cls, k: int, n_others: int) -> int:
         """What one row takes."""
@@ -214,23 +228,31 @@ class _Sides:
         x: NDArray[np.float32],
         workers: Workers,
         order: NDArray[np.int64] | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
-        """Prepare both sides; `order` is of cells that are compared with each other, None: near cells together."""
+        """Prepare both sides.
+
+        Parameters
+        ----------
+        order : the cells that are compared with each other, near ones together; None: all
+        scaling : of these cells, or of more; None: it is found
+        """
         self._tiles, self._queries, self._x = tiles, queries, x
         self.same = queries is x
-        self.n_columns, self.d = x.shape
-        self.n_others = len(x) - self.same
-        self._scaling = Scaling(x, queries)
+        self.d = x.shape[1]
+        self._scaling = scaling or Scaling(x, queries)
         if self.same:
             self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED) if order is None else order
         else:
             # a random order bounds how often a row finds something nearer than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
-        padded = -(-len(x) // tiles.columns) * tiles.columns
-        self._panels = np.empty(padded * x.shape[1], np.float32)
+        self.n_columns = len(self._column_ids)
+        self.n_others = self.n_columns - self.same
+        padded = -(-self.n_columns // tiles.columns) * tiles.columns
+        self._panels = np.empty(padded * self.d, np.float32)
         self._squares = np.full(padded, np.inf, np.float32)
-        workers.run(_cut(range(len(x)), _block(self.d)), lambda: self._pack)
-        self._largest = float(self._squares[: len(x)].max())
+        workers.run(_cut(range(self.n_columns), _block(self.d)), lambda: self._pack)
+        self._largest = float(self._squares[: self.n_columns].max())
 
     def start(self, to: CandidateStore, where: range) -> None:
         """Compare the cells of a leaf, which have no candidates yet, with each other."""
@@ -266,6 +288,20 @@ class _Sides:
             *(rounding.norms, rounding.largest, rounding.factor, rounding.scale),
             *(candidates.keep == self.n_others, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
         )
+
+    def may_have_missed(self, candidates: CandidateStore, positions: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+        """Whether each of some cells may have one among its nearest k that is no candidate."""
+        queries = self._x[self._row_ids[positions]]
+        rows = self._scaling.rows(queries)
+        rounding = Rounding.of(np.einsum("ij,ij->i", rows, rows), self._largest, self.d, self._scaling.scale)
+        out = Neighbors.empty(len(queries), k)
+        self._tiles.topk_finish(
+            *(queries, self._x, self.d, np.arange(len(queries)), self._column_ids, len(queries)),
+            *(candidates.keep, candidates.space, *(array[positions] for array in candidates.arrays)),
+            *(rounding.norms, rounding.largest, rounding.factor, rounding.scale, False, False),
+            *(k, out.indices, out.distances, out.uncertain),
+        )
+        return out.uncertain
 
     def _rows(self, where: range) -> tuple[Any, Any]:
         rows = self._scaling.rows(self._queries[self._row_ids[where.start : where.stop]])

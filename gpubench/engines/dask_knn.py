@@ -8,6 +8,7 @@ distances decide, so that the cut and the workers leave no trace in the result.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 PAIR_PRODUCTS = 1.2e11
 """Differences of two values of one task, a few seconds on one core."""
 
-TASKS_A_SLOT = 6
-"""Tasks that there are for each that runs at a time, at least, so that all end at about the same time."""
+TASKS_A_SLOT = 4
+"""Tasks that there are for each that runs at a time, at least."""
 
-MOST_PARTS = 400
-"""Parts that cells are cut into at most: 80,000 pairs."""
+MOST_PARTS = 300
+"""Parts that cells are cut into at most, or half as many more where that divides better: 100,000 pairs."""
+
+ROW_PRODUCTS = 1000
+"""What a task does for each of its rows beside comparing it, in comparisons with another row."""
 
 LEAST_QUERIES = 256
 """Queries of a task at least: the other side is packed for each."""
@@ -44,11 +48,22 @@ SEED = 0  # of the order, on which no result depends
 
 
 def part_rows(n: int, d: int, n_slots: int) -> int:
-    """Cells of a part, a multiple of a block."""
-    for_time = (PAIR_PRODUCTS / d) ** 0.5
-    for_balance = n / (2 * TASKS_A_SLOT * n_slots) ** 0.5
-    rows = max(min(for_time, for_balance), n / MOST_PARTS, 1)
-    return -(-int(rows) // cpu_topk.BLOCK) * cpu_topk.BLOCK
+    """Cells of a part, a multiple of a block.
+
+    Tasks take at most a few seconds, and there are some for each slot; of the numbers of parts from there on that is
+    taken with which the slots are expected to be done first: with few tasks it matters how they divide among them.
+    """
+    for_time = n / (PAIR_PRODUCTS / d) ** 0.5
+    for_balance = (2 * TASKS_A_SLOT * n_slots) ** 0.5
+    least = math.ceil(min(max(for_time, for_balance), MOST_PARTS))
+    parts = min(range(least, least + least // 2 + 1), key=lambda parts: _expected(parts, n / parts, n_slots))
+    return math.ceil(n / parts / cpu_topk.BLOCK) * cpu_topk.BLOCK
+
+
+def _expected(parts: int, rows: float, n_slots: int) -> float:
+    """How long the slots compare parts of so many rows with themselves, and then pairs of them."""
+    alone, pair = rows**2 / 2 + rows * ROW_PRODUCTS, rows**2 + 2 * rows * ROW_PRODUCTS
+    return math.ceil(parts / n_slots) * alone + math.ceil(math.comb(parts, 2) / n_slots) * pair
 
 
 def exact_knn(cluster: Cluster, x: Any, key: str, shape: tuple[int, int], k: int, recipe: Recipe) -> Knn:
@@ -102,7 +117,7 @@ def search_part(
         cpu_topk.search(engine.tiles, own, own, found, engine.workers, engine.left_bytes, where)
         _search_uncertain(own, found, engine)
     farthest = found.distances[where, -1] if n_found == k else np.full(len(cells), np.inf, np.float32)
-    return _some(in_order[found.indices[where]].astype(np.int32)), farthest
+    return _some(in_order[found.indices[where]]), farthest
 
 
 def compare_parts(
@@ -119,26 +134,48 @@ def compare_parts(
     engine = recipe.start(threads=1)
     order = _order(x, key)
     sides = order[slice(*first)], order[slice(*second)]
-    cells = np.sort(np.concatenate(sides))  # so that ties are decided as among all cells
-    own = x[cells]
-    where = np.searchsorted(cells, sides[0]), np.searchsorted(cells, sides[1])
-    out = Neighbors.empty(len(cells), min(k, len(cells) - 1))
+    both, n_first = np.concatenate(sides), len(sides[0])
     if engine.tiles is None:
-        _search_without_tiles(own, out, engine)
-    else:
-        farthest = np.empty(len(cells), np.float32)
-        farthest[where[0]], farthest[where[1]] = of_first[1], of_second[1]
-        cpu_topk.search_pair(engine.tiles, own, where, farthest, out, engine.workers)
-        _search_uncertain(own, out, engine)
-    of_side = np.zeros(len(cells), np.int8)
-    of_side[where[1]] = 1
-    answers = []
-    for number, side in enumerate(where):
-        ids = out.indices[side]
-        # those of the own side are found where it is compared with itself
-        there = (ids >= 0) & (of_side[ids] != number)
-        answers.append(_some(np.where(there, cells[ids], -1).astype(np.int32)))
+        found = _other_side(x, both, n_first, np.arange(len(both)), k, engine)
+        return _some(found[:n_first]), _some(found[n_first:])
+    farthest = np.concatenate([of_first[1], of_second[1]])
+    scaling = kept(("scaling", key), lambda: Scaling(x, x))
+    store, missing = cpu_topk.search_pair(engine.tiles, x, sides, farthest, k, engine.workers, scaling)
+    place = np.argsort(both) if len(missing) else both
+    for row, cells in zip(missing, _other_side(x, both, n_first, missing, k, engine), strict=True):
+        store.replace(row, place[np.searchsorted(both, cells[cells >= 0], sorter=place)])
+    answers = [
+        (counts, both[positions].astype(np.int32))
+        for counts, positions in map(store.of_rows, (slice(0, n_first), slice(n_first, len(both))))
+    ]
     return answers[0], answers[1]
+
+
+def _other_side(
+    x: NDArray[np.float32],
+    both: NDArray[np.int64],
+    n_first: int,
+    positions: NDArray[np.int64],
+    k: int,
+    engine: WorkerEngine,
+) -> NDArray[np.int64]:
+    """Of the nearest among the cells of both sides those on the other side, (m, k); -1 in the place of the others.
+
+    Parameters
+    ----------
+    both : the cells of one side, which are `n_first`, and of the other
+    positions : of the cells in question
+    """
+    if not len(positions):
+        return np.empty((0, k), np.int64)
+    cells = np.sort(both)  # so that ties are decided as among all cells
+    own, rows = x[cells], np.searchsorted(cells, both[positions])
+    out = Neighbors.empty(len(cells), min(k, len(cells) - 1))
+    cpu_neighbors.search_rows(own, own, np.arange(len(cells)), rows, out, engine.workers)
+    in_first = np.zeros(len(cells), np.bool_)
+    in_first[np.searchsorted(cells, both[:n_first])] = True
+    found = out.indices[rows]
+    return np.where(in_first[found] != in_first[rows][:, None], cells[found], -1)
 
 
 def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
@@ -152,10 +189,10 @@ def _search_uncertain(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngi
     cpu_neighbors.search_rows(x, x, np.arange(len(x)), np.flatnonzero(out.uncertain), out, engine.workers)
 
 
-def _some(ids: NDArray[np.int32]) -> Some:
+def _some(ids: NDArray[Any]) -> Some:
     """Leave out what is -1."""
     there = ids >= 0
-    return there.sum(axis=1, dtype=np.int32), ids[there]
+    return there.sum(axis=1, dtype=np.int32), ids[there].astype(np.int32)
 
 
 def _side_by_side(found: list[tuple[tuple[Any, ...], int]]) -> NDArray[np.int32]:

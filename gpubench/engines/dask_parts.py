@@ -84,15 +84,15 @@ class Part:
 def pairs(parts: list[Part]) -> Iterator[tuple[int, int]]:
     """The parts that are compared, by number: those of a large group each with itself and with all others.
 
-    Those of one part follow each other, so that it is soon known what was found of it.
+    A part with itself, which is half the work, comes last, so that all workers end at about the same time.
     """
     first = 0
     while first < len(parts):
         last = first + 1
         while parts[first].group is not None and last < len(parts) and parts[last].group == parts[first].group:
             last += 1
-        yield from ((i, i) for i in range(first, last))
         yield from combinations(range(first, last), 2)
+        yield from ((i, i) for i in range(first, last))
         first = last
 
 
