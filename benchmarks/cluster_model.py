@@ -19,8 +19,8 @@ from typing import Any
 
 import measure
 
-from gpubench.engines.dask import COPIES
 from gpubench.engines.dask_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
+from gpubench.engines.dask_put import COPIES
 
 RESULTS = measure.HERE / "results"
 

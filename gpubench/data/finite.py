@@ -36,6 +36,11 @@ class FiniteCheck:
         self._not_finite.append(start + np.flatnonzero(~finite.all(axis=1)))
         self._too_large.append(start + np.flatnonzero((finite & (np.abs(block) > FLOAT32_MAX)).any(axis=1)))
 
+    def join(self, other: FiniteCheck) -> None:
+        """Take what was found in other blocks."""
+        self._not_finite += other._not_finite
+        self._too_large += other._too_large
+
     def finish(self, n: int) -> None:
         """Raise if any of the n rows cannot be scored.
 

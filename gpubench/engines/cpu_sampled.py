@@ -13,7 +13,7 @@ import numpy as np
 
 from gpubench.engines import work
 from gpubench.engines.cpu_tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
-from gpubench.engines.segments import Block, Segments, cut, sort_cells, unit_of
+from gpubench.engines.segments import Block, Segments, cut, sort_cells, unit_of, widths_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,10 +127,4 @@ def _widths(sums: NDArray[np.int64], sizes: NDArray[np.int64], own: NDArray[np.i
     a = sums[own, column] / np.maximum(sizes[own] - 1, 1)
     means = sums / sizes[:, None]
     means[own, column] = np.inf
-    b = means.min(axis=0)
-    largest = np.maximum(a, b)
-    widths: NDArray[np.float64] = np.zeros(len(a))
-    np.divide(b - a, largest, out=widths, where=(largest > 0) & np.isfinite(b))
-    widths[sizes[own] == 1] = 0.0
-    widths[np.isinf(b)] = np.nan
-    return widths
+    return widths_of(a, means.min(axis=0), sizes[own] == 1)

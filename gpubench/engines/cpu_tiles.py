@@ -188,6 +188,11 @@ class Centring:
         means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)
         return cls(means * np.float32(scale), float(scale))
 
+    @property
+    def reach(self) -> float:
+        """No two centred rows are further apart than this."""
+        return float(np.sqrt(self.means.shape[1]))
+
     def centre(self, rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float32]:
         """Centre and scale the rows of consecutive blocks where they are; returns their squared norms."""
         squares = np.empty(len(rows), np.float32)
@@ -227,7 +232,7 @@ class CentredRows:
         self.runs = runs
         self.scale = centring.scale
         self._means = centring.means
-        self.reach = float(np.sqrt(self.d))
+        self.reach = centring.reach
 
     @classmethod
     def of_all(cls, x: NDArray[np.float32], segments: Segments, blocks: list[Block]) -> CentredRows:

@@ -1,8 +1,8 @@
 """The Dask engine: the operations of the CPU engine as tasks on the workers of a cluster, with the same bits.
 
-Every worker reads the embedding once, from the file or from what the client has handed over. What is done for every
-cell, or every pair of cells, is cut into tasks: exact neighbours, Euclidean silhouettes, and what neighbours say of a
-column. What needs the whole graph or all cells at once runs on one worker, as the CPU engine does it there: graphs,
+Every worker reads the embedding once, from the file or from what the client has handed over; where it does not fit, each
+has some blocks of it (`dask_put`). What is done for every cell, or every pair of cells, is cut into tasks: exact
+neighbours, Euclidean silhouettes, and what neighbours say of a column. What needs the whole graph or all cells at once runs on one worker, as the CPU engine does it there: graphs,
 communities, components, approximate neighbours, cosine distances, k-means, classifiers. Neighbours and values of cells
 stay on the workers (see `dask_array`).
 """
@@ -14,15 +14,15 @@ import uuid
 import weakref
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from gpubench.data import as_rows
-from gpubench.data.host import comes_from
-from gpubench.data.places import place_of
 from gpubench.engines import (
     dask_array,
+    dask_block_knn,
+    dask_block_sampled,
+    dask_block_silhouette,
     dask_connect,
     dask_costs,
     dask_knn,
@@ -36,14 +36,16 @@ from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_sampled import segments_of
 from gpubench.engines.dask_array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
+from gpubench.engines.dask_blocks import BlockRows
 from gpubench.engines.dask_classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask_cluster import Cluster, quiet
 from gpubench.engines.dask_handover import Handover
 from gpubench.engines.dask_parts import compared
+from gpubench.engines.dask_put import Placement
 from gpubench.engines.dask_silhouette import Columns
 from gpubench.engines.dask_worker import Held, Recipe
 from gpubench.engines.segments import sort_cells
-from gpubench.errors import EngineUnavailable, InputError
+from gpubench.errors import EngineUnavailable
 from gpubench.timeline import Timeline
 from gpubench.types import Array, Graph, Knn, RowSource
 
@@ -53,9 +55,6 @@ if TYPE_CHECKING:
     from gpubench.engines.cpu_rates import Rates
     from gpubench.engines.dask_costs import Workers
 
-COPIES = 2.5
-"""Matrices that a worker holds at most: the cells, the same sorted and centred, and blocks of them."""
-
 
 class DaskEngine(Engine):
     """Runs on the workers of a Dask cluster; see `Engine` for what each operation computes.
@@ -63,6 +62,7 @@ class DaskEngine(Engine):
     Attributes
     ----------
     cluster : the workers
+    placement : how embeddings are put on them
     """
 
     name = "dask"
@@ -104,13 +104,14 @@ class DaskEngine(Engine):
                 " in the last bits; set GPUBENCH_TILES to one that all have"
             )
         handover.look(self.cluster.on_each)
-        self._handover = handover
         n_threads = {int(worker["nthreads"]) for worker in workers.values()}
-        limits = [int(worker["memory_limit"]) // int(worker["nthreads"]) for worker in workers.values()]
+        limits = [int(worker["memory_limit"]) for worker in workers.values()]
         least = min((limit for limit in limits if limit > 0), default=planner.free_memory_bytes() // len(workers))
-        self.worker_bytes = int(planner.SHARE_OF_FREE * least)
-        self.memory_bytes = self.worker_bytes if memory_bytes is None else planner.budget_bytes(memory_bytes)
-        self._recipe = Recipe(seed, knn, exact, max(self.worker_bytes, planner.LEAST_BUDGET_BYTES), min(n_threads))
+        worker_bytes = int(planner.SHARE_OF_FREE * least)
+        a_task = worker_bytes // max(n_threads)
+        self.memory_bytes = a_task if memory_bytes is None else planner.budget_bytes(memory_bytes)
+        self._recipe = Recipe(seed, knn, exact, max(a_task, planner.LEAST_BUDGET_BYTES), min(n_threads))
+        self.placement = Placement(self.cluster, handover, self._here, self._recipe, worker_bytes, max(n_threads))
         of_threads = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted(n_threads))
         self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"
         self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
@@ -129,54 +130,17 @@ class DaskEngine(Engine):
         self._close()
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
-        """See `Engine.put`: every worker that there is reads the cells, from the file where there is one."""
+        """See `Engine.put`: workers read the cells, from the file where there is one; see `dask_put`."""
         if isinstance(x, ClusterArray):
             return x
         with self.timeline.stage("put"):
-            rows = as_rows(x, name)
-            n, d = (int(size) for size in rows.shape)
-            self._require(n, d, name)
-            if comes_from(getattr(rows, "node", None), "dask"):
-                return self._from_dask(rows, name)
-            key = uuid.uuid4().hex
-            place = place_of(rows)
-            if place is None:
-                place = self._handed_over(rows, name)
-            if isinstance(
-                place, np.ndarray
-            ):  # workers see nothing of this machine: Dask takes the cells to all of them
-                future = self.cluster.client.scatter(place, broadcast=True, direct=True)
-                return ClusterArray(self.cluster, future, ((n, d), np.dtype(np.float32)))
-            held = Held(key, place, name, self._recipe)
-            self.cluster.on_every_worker("put", dask_worker.value_of, held)
-            self.timeline.put(4 * n * d)
-        return ClusterArray(self.cluster, held, ((n, d), np.dtype(np.float32)))
-
-    def _from_dask(self, rows: Any, name: str) -> ClusterArray:
-        """The chunks of an array of Dask together on one worker, from which Dask takes them to the others."""
-        whole = self.cluster.client.compute(rows.node)
-        future = self.cluster.submit("put", dask_worker.checked, whole, name, self._recipe)
-        self.cluster.wait([whole, future])
-        self.timeline.put(4 * rows.shape[0] * rows.shape[1])
-        return ClusterArray(self.cluster, future, (rows.shape, np.dtype(np.float32)))
-
-    def _handed_over(self, rows: Any, name: str) -> Any:
-        """Bring cells that are in no file of their own to where workers can read them; refuse what cannot be scored."""
-        cells = self._here.put(rows, name)
-        self._here.release(cells)
-        return cells if self._handover.folder is None else self._handover.leave_matrix(cells)
-
-    def _require(self, n: int, d: int, name: str) -> None:
-        needs = COPIES * 4 * n * d
-        if needs > self.worker_bytes:
-            raise InputError(
-                f"{name} ({n:,} x {d}) takes {needs / 1e9:.1f} GB on each worker, but {self.worker_bytes / 1e9:.1f} GB"
-                " may be used; start fewer workers with more memory each, or use fewer cells"
-            )
+            placed, n_bytes = self.placement.put(x, name)
+            self.timeline.put(n_bytes)
+        return placed
 
     def release(self, x: Array) -> None:
         """See `Engine.release`."""
-        if isinstance(x, ClusterArray) and isinstance(x.argument, Held):
+        if isinstance(x, ClusterArray) and not _in_blocks(x) and isinstance(x.argument, Held):
             self.cluster.release(x.argument.key)
 
     def to_host(self, x: Array) -> NDArray[Any]:
@@ -185,7 +149,7 @@ class DaskEngine(Engine):
 
     def digest(self, x: Array) -> str:
         """See `Engine.digest`; computed by the worker that has the cells."""
-        return str(self._fetched("digest", x))
+        return x.digest() if isinstance(x, BlockRows) else str(self._fetched("digest", x))
 
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
@@ -196,7 +160,11 @@ class DaskEngine(Engine):
         method = self.method(n, d, k)
         if method == "exact":
             self.timeline.work(*work.search(n, n, d, k, symmetric=True))
+            if _in_blocks(cells):
+                return dask_block_knn.exact_knn(cells, k, self._recipe)
             return dask_knn.exact_knn(self.cluster, cells.argument, _key_of(cells), (n, d), k, self._recipe)
+        if isinstance(cells, BlockRows):
+            cells.require_one_worker(f"approximate neighbours ({method}) need", 'ask for exact ones (knn="exact")')
         block = self.cluster.submit("knn", dask_knn.whole_search, cells, k, replace(self._recipe, knn=method))
         self.cluster.wait([block])
         told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
@@ -221,6 +189,8 @@ class DaskEngine(Engine):
         if not 1 <= k <= n:
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {n}")
         self.timeline.work(*work.search(m, n, d, k, symmetric=False))
+        if _in_blocks(x):
+            return dask_block_knn.knn_between(queries, x, k, self._recipe)
         return dask_knn.knn_between(self.cluster, queries.argument, x.argument, (m, n, d), k, self._recipe)
 
     def silhouette_widths(
@@ -237,12 +207,19 @@ class DaskEngine(Engine):
         if metric != "euclidean":
             self.timeline.work(*work.closed_silhouettes(segments, d))
             return self._there("silhouette_widths", x, clusters, groups, metric, cells)
-        on = self._columns(x, clusters, groups)
         if cells is None:
             self.timeline.work(*work.silhouettes(segments, d))
+        else:
+            sizes = compared(segments_of(cells, segments), segments)
+            self.timeline.work(*work.sampled(sizes, x.shape[0], d))
+        if _in_blocks(x):
+            if cells is not None:
+                return self._array(dask_block_sampled.sampled_widths(x, segments, cells, self._recipe))
+            codes = [None if column is None else self.cluster.packed(column) for column in (clusters, groups)]
+            return self._array(dask_block_silhouette.silhouette_widths(x, segments, codes, self._recipe))
+        on = self._columns(x, clusters, groups)
+        if cells is None:
             return self._array(dask_silhouette.silhouette_widths(self.cluster, on, segments, d, self._recipe))
-        sizes = compared(segments_of(cells, segments), segments)
-        self.timeline.work(*work.sampled(sizes, x.shape[0], d))
         return self._array(dask_silhouette.sampled_widths(self.cluster, on, cells, segments, self._recipe))
 
     def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
@@ -253,6 +230,9 @@ class DaskEngine(Engine):
             self.timeline.work(*work.closed_silhouettes(segments, d))
             return self._there("mean_distances", x, clusters, metric)
         self.timeline.work(*work.silhouettes(segments, d))
+        if _in_blocks(x):
+            codes = [self.cluster.packed(column) for column in (alone, clusters)]
+            return self._array(dask_block_silhouette.mean_distances(x, segments, codes, self._recipe))
         on = self._columns(x, alone, clusters)
         return self._array(dask_silhouette.mean_distances(self.cluster, on, segments, d, self._recipe))
 
@@ -337,6 +317,9 @@ class DaskEngine(Engine):
 
     def _there(self, operation: str, *args: Any) -> Any:
         """Run an operation on one worker, and leave its answer there."""
+        for arg in args:
+            if isinstance(arg, BlockRows):
+                arg.require_one_worker(f"{operation} needs")
         future = self.cluster.submit(operation, dask_worker.on_engine, self._recipe, operation, args, {})
         self.cluster.wait([future])
         return self._array(future)
@@ -377,6 +360,11 @@ class DaskEngine(Engine):
 
 def _smallest(codes: NDArray[np.int32]) -> NDArray[Any]:
     return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
+
+
+def _in_blocks(x: ClusterArray) -> TypeGuard[BlockRows]:
+    """Whether the cells are in blocks, and nobody has written to them."""
+    return isinstance(x, BlockRows) and bool(x.blocks)
 
 
 def _key_of(cells: ClusterArray) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gpubench.engines import dask_worker
@@ -29,6 +30,9 @@ COLLECT_S = 0.2
 """Stages that took less are not asked for what each worker did."""
 
 RUNNING = "running"
+
+AHEAD = 2
+"""Tasks that are sent for each that runs at a time, where their inputs are large."""
 
 MERGED = 16
 """Answers that are merged at a time."""
@@ -70,18 +74,71 @@ class Cluster:
         """Call a function on a worker; the future of its answer. Large arrays among its arguments go their own way."""
         return self._send(name, dask_worker.call, function, self.packed(args), self.packed(kwargs))
 
-    def submit_each(self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]]) -> list[Any]:
-        """Call a function with each of several arguments, the first ones first."""
+    def submit_each(
+        self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, spread: bool = False
+    ) -> list[Any]:
+        """Call a function with each of several arguments, the first ones first.
+
+        Parameters
+        ----------
+        spread : on the workers in turn, as long as they are there
+        """
+        return list(self._sent(name, function, calls, list(self.workers()) if spread else []))
+
+    def _sent(
+        self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], addresses: Sequence[str] = ()
+    ) -> Iterator[Any]:
         self._require_scheduler()
         token = uuid.uuid4().hex[:8]
         stage = self._timeline.path
-        return [
-            self.client.submit(
+        for i, args in enumerate(calls):
+            there = {"workers": [addresses[i % len(addresses)]], "allow_other_workers": True} if addresses else {}
+            yield self.client.submit(
                 dask_worker.timed, stage, dask_worker.call, function, self.packed(tuple(args)), {},
-                key=(f"{name}-{token}", i), pure=False, priority=-i,
-            )
-            for i, args in enumerate(calls)
-        ]  # fmt: skip
+                key=(f"{name}-{token}", i), pure=False, priority=-i, **there,
+            )  # fmt: skip
+
+    def in_turn(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        calls: Iterable[Sequence[Any]],
+        n_calls: int,
+        done: Callable[[int, Any], None],
+    ) -> None:
+        """Call a function with each of several arguments, so few at a time that workers hold the inputs of few.
+
+        Dask brings the inputs of all tasks that could run to the workers at once; those of a task that is not sent yet
+        stay where they are.
+
+        Parameters
+        ----------
+        done : is given the number of each call that has ended, and the future of its answer
+        """
+        from distributed import wait
+
+        most = AHEAD * self.n_slots
+        sent = enumerate(self._sent(name, function, calls))
+        running: dict[Any, int] = {}
+        lost_since: float | None = None
+        n_done = 0
+        try:
+            while True:
+                running |= {future: i for i, future in islice(sent, most - len(running))}
+                if not running:
+                    break
+                with suppress(TimeoutError), self.client.as_current():
+                    wait(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED")
+                self._raise_failed(list(running))
+                for future in [future for future in running if future.done()]:
+                    done(running.pop(future), future)
+                    n_done += 1
+                self._timeline.advance(n_done, n_calls)
+                lost_since = None if self._status() == RUNNING else lost_since or time.monotonic()
+                self._heed_loss(lost_since)
+        finally:
+            if running:  # the run is to stop, or one of them has failed
+                self.client.cancel(list(running), force=False)
 
     def merged(
         self, name: str, function: Callable[..., Any], found: list[tuple[Any, int]], *args: Any
@@ -128,6 +185,12 @@ class Cluster:
             future = self.submit("matrix", _as_it_is, future)
         self.wait([future])
         return self._guarded(lambda: self.client.gather(future, direct=True))
+
+    def fetch_each(self, futures: Sequence[Any]) -> list[Any]:
+        """Wait for answers and bring them here."""
+        self.wait(futures)
+        answers: list[Any] = self._guarded(lambda: self.client.gather(list(futures), direct=True))
+        return answers
 
     def wait(self, futures: Sequence[Any]) -> None:
         """Wait until all tasks have ended; the timeline hears how far they are.

@@ -33,7 +33,7 @@ def near_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -
         if len(cells) <= leaf:
             leaves.append(cells)
             continue
-        along = x[cells] @ _direction(scaling.rows(x[rng.choice(cells, min(len(cells), SAMPLE), replace=False)]), rng)
+        along = x[cells] @ direction_of(scaling.rows(x[rng.choice(cells, min(len(cells), SAMPLE), replace=False)]), rng)
         n_leaves = -(-len(cells) // leaf)
         half = n_leaves // 2 * leaf
         order = np.argpartition(along, half)
@@ -41,7 +41,7 @@ def near_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -
     return np.concatenate(leaves)
 
 
-def _direction(sample: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def direction_of(sample: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Roughly the first principal direction of a sample of centred and scaled cells."""
     centred: NDArray[np.float32] = sample - sample.mean(axis=0)
     direction: NDArray[np.float32] = rng.standard_normal(centred.shape[1:]).astype(np.float32)

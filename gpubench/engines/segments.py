@@ -162,14 +162,20 @@ def widths_from_means(
     ----------
     own, nearest : (n,) a and b in sorted order; b is infinite where there is no other cluster, and the width NaN
     """
-    largest = np.maximum(own, nearest)
-    widths = np.zeros(len(own))
-    np.divide(nearest - own, largest, out=widths, where=(largest > 0) & np.isfinite(nearest))
-    widths[np.repeat(segments.sizes == 1, segments.sizes)] = 0.0
-    widths[np.isinf(nearest)] = np.nan
+    widths = widths_of(own, nearest, np.repeat(segments.sizes == 1, segments.sizes))
     of_cells = np.empty(len(own))
     of_cells[segments.order] = widths
     return of_cells
+
+
+def widths_of(own: NDArray[np.float64], nearest: NDArray[np.float64], alone: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(b - a) / max(a, b); 0 for cells that are alone in their cluster and where both are 0, NaN where b is infinite."""
+    largest = np.maximum(own, nearest)
+    widths = np.zeros(len(own))
+    np.divide(nearest - own, largest, out=widths, where=(largest > 0) & np.isfinite(nearest))
+    widths[alone] = 0.0
+    widths[np.isinf(nearest)] = np.nan
+    return widths
 
 
 def own_means(own: NDArray[np.float64], segments: Segments) -> NDArray[np.float64]:
