@@ -1,10 +1,10 @@
 """The Dask engine: the operations of the CPU engine as tasks on the workers of a cluster, with the same bits.
 
-Every worker reads the embedding once, from the file or from what the client has handed over; where it does not fit, each
-has some blocks of it (`dask_put`). What is done for every cell, or every pair of cells, is cut into tasks: exact
-neighbours, Euclidean silhouettes, and what neighbours say of a column. What needs the whole graph or all cells at once runs on one worker, as the CPU engine does it there: graphs,
-communities, components, approximate neighbours, cosine distances, k-means, classifiers. Neighbours and values of cells
-stay on the workers (see `dask_array`).
+Every worker reads the embedding once, from the file or from what the client has handed over; where it does not fit,
+each has some blocks of its rows (`dask_put`). What is done for every cell, or every pair of cells, is cut into tasks:
+exact neighbours, Euclidean silhouettes, and what neighbours say of a column. What needs the whole graph or all cells at
+once runs on one worker, as the CPU engine does it there (`dask_one`). Neighbours and values of cells stay on the
+workers (see `dask_array`).
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ from gpubench.engines import (
     dask_knn,
     dask_lookup,
     dask_silhouette,
-    dask_worker,
     planner,
     work,
 )
-from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.base import ClassifierKind, Distance
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_sampled import segments_of
-from gpubench.engines.dask_array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
+from gpubench.engines.dask_array import BlockTable, ClusterArray, ClusterNumpy
 from gpubench.engines.dask_blocks import BlockRows
-from gpubench.engines.dask_classifiers import ClusterClassifier, LinearClusterClassifier
-from gpubench.engines.dask_cluster import Cluster, quiet
+from gpubench.engines.dask_cluster import Cluster
 from gpubench.engines.dask_handover import Handover
+from gpubench.engines.dask_one import OneWorkerEngine
 from gpubench.engines.dask_parts import compared
 from gpubench.engines.dask_put import Placement
 from gpubench.engines.dask_silhouette import Columns
@@ -47,7 +46,7 @@ from gpubench.engines.dask_worker import Held, Recipe
 from gpubench.engines.segments import sort_cells
 from gpubench.errors import EngineUnavailable
 from gpubench.timeline import Timeline
-from gpubench.types import Array, Graph, Knn, RowSource
+from gpubench.types import Array, Knn, RowSource
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from gpubench.engines.dask_costs import Workers
 
 
-class DaskEngine(Engine):
+class DaskEngine(OneWorkerEngine):
     """Runs on the workers of a Dask cluster; see `Engine` for what each operation computes.
 
     Attributes
@@ -86,7 +85,7 @@ class DaskEngine(Engine):
         self.seed, self.knn_method, self.exact_products = seed, knn, self._here.exact_products
         self.notes = []
         client, opened = dask_connect.connect(cluster, memory_bytes)
-        quiet()
+        dask_connect.quiet()
         handover = Handover()
         self.cluster = Cluster(client, self.timeline, handover)
         # arrays that are on the cluster hold it, and may be looked at when this engine is gone
@@ -142,14 +141,6 @@ class DaskEngine(Engine):
         """See `Engine.release`."""
         if isinstance(x, ClusterArray) and not _in_blocks(x) and isinstance(x.argument, Held):
             self.cluster.release(x.argument.key)
-
-    def to_host(self, x: Array) -> NDArray[Any]:
-        """See `Engine.to_host`."""
-        return np.asarray(x)
-
-    def digest(self, x: Array) -> str:
-        """See `Engine.digest`; computed by the worker that has the cells."""
-        return x.digest() if isinstance(x, BlockRows) else str(self._fetched("digest", x))
 
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
@@ -264,102 +255,15 @@ class DaskEngine(Engine):
             return self._of_other_graph("neighbor_chi_square", knn, codes, shares)
         return self._looked_up(knn, dask_lookup.chi_square, codes, shares)
 
-    def fuzzy_graph(self, knn: Knn) -> Graph:
-        """See `Engine.fuzzy_graph`; on the worker to which the neighbours are brought."""
-        self.timeline.work(*work.look_up(knn, 8))
-        graph = self._there("fuzzy_graph", self._whole(knn))
-        return Graph(*self._fields(graph, "indptr", "indices", "weights"))
-
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """See `Engine.leiden`; on one worker."""
-        return self._codes("leiden", graph, resolution, n_iterations)
-
-    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
-        """See `Engine.kmeans`; on one worker."""
-        return self._codes("kmeans", self._on(x), n_clusters)
-
-    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """See `Engine.strong_components`; on one worker."""
-        whole = self._whole(edges) if isinstance(edges, Knn) else edges
-        return self._codes("strong_components", whole, codes)
-
-    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
-        """See `Engine.diffusion_map`; on one worker."""
-        return self._there("diffusion_map", graph, cells, n_components)
-
-    def contingency(
-        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
-    ) -> NDArray[np.int64]:
-        """See `Engine.contingency`; the columns are here, and counting takes less than sending them."""
-        return self._here.contingency(rows, columns, n_rows, n_columns)
-
-    def rank(self, values: Array) -> Array:
-        """See `Engine.rank`; where the values are."""
-        return self._there("rank", values) if isinstance(values, ClusterArray) else self._here.rank(values)
-
-    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`; on one worker."""
-        return np.asarray(self._there("group_means", self._on(x), codes, n_groups))
-
-    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
-        """See `Engine.classifier`; trained on one worker, and asked where it is."""
-        self._here.classifier(kind, **params)  # refuses what cannot be, before anything is sent
-        made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
-        return made(self.cluster, self._recipe, kind, params)
-
-    def _on(self, x: Array) -> ClusterArray:
-        """An array on the cluster."""
-        on: ClusterArray = x if isinstance(x, ClusterArray) else self.put(x)
-        return on
-
-    def _array(self, future: Any) -> Any:
-        return ClusterArray(self.cluster, future)
-
-    def _there(self, operation: str, *args: Any) -> Any:
-        """Run an operation on one worker, and leave its answer there."""
-        for arg in args:
-            if isinstance(arg, BlockRows):
-                arg.require_one_worker(f"{operation} needs")
-        future = self.cluster.submit(operation, dask_worker.on_engine, self._recipe, operation, args, {})
-        self.cluster.wait([future])
-        return self._array(future)
-
-    def _fetched(self, operation: str, *args: Any) -> Any:
-        return self.cluster.fetch(self._there(operation, *args).argument)
-
-    def _codes(self, operation: str, *args: Any) -> NDArray[np.int32]:
-        """Codes of cells, which cross as the smallest integers that hold them."""
-        found = self._there(operation, *args)
-        return np.asarray(self.cluster.fetch(self.cluster.submit("codes", _smallest, found))).astype(np.int32)
-
-    def _fields(self, found: ClusterArray, *names: str) -> list[ClusterArray]:
-        return [self._array(self.cluster.submit(name, getattr, found, name)) for name in names]
-
-    def _whole(self, knn: Knn) -> Any:
-        """A neighbour graph on one worker."""
-        if not isinstance(knn.indices, BlockTable):
-            return knn
-        return self._array(self.cluster.submit("whole", whole_knn, knn.indices.blocks, *knn.indices.shape))
-
     def _looked_up(self, knn: Knn, function: Any, *args: Any) -> Any:
         value_bytes = 8 if function in (dask_lookup.value_distance, dask_lookup.simpson) else 4
         self.timeline.work(*work.look_up(knn, value_bytes))
         return dask_lookup.look_up(self.cluster, knn, function, *args)
 
-    def _of_other_graph(self, operation: str, knn: Knn, *args: Any) -> Any:
-        """Of a graph that is not in blocks: where it is."""
-        if isinstance(knn.indices, np.ndarray):
-            return getattr(self._here, operation)(knn, *args)
-        return self._there(operation, knn, *args)
-
     def _columns(self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Columns:
         """Cells and their columns, as tasks are told of them."""
         told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
         return Columns(x.argument, f"{_key_of(x)} {uuid.uuid4().hex}", *told)
-
-
-def _smallest(codes: NDArray[np.int32]) -> NDArray[Any]:
-    return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
 
 
 def _in_blocks(x: ClusterArray) -> TypeGuard[BlockRows]:

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines import cpu_neighbors, cpu_topk
+from gpubench.engines.cpu_kernels import DIFFERENCES, exact_distances
 from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.dask_array import tables
 from gpubench.engines.dask_blocks import FLIGHT_SHARE, second
+from gpubench.engines.dask_found import Near, nearest
+from gpubench.engines.dask_gather import Gathered
 from gpubench.engines.dask_knn import LEAST_QUERIES, MOST_PARTS, PAIR_PRODUCTS, TASKS_A_SLOT, part_rows
 from gpubench.engines.dask_near import counts_of, keys_of, ranks_in, starts_of, tree_of
 from gpubench.engines.dask_shuffle import most_parts, shuffle
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
     from gpubench.engines.dask_cluster import Cluster
     from gpubench.engines.dask_shuffle import Some
     from gpubench.engines.dask_worker import Recipe, WorkerEngine
-
-MERGED = 8
-"""Answers about the same cells that wait to be put together."""
 
 SAMPLE_OF_KEY = 48
 """Cells of the sample for each leaf of the tree."""
@@ -61,23 +61,6 @@ class NearPart:
     order: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
-    """Neighbours of some cells, as many as were found of each.
-
-    Attributes
-    ----------
-    row, ids : (found,) which cell's, ascending, and which cell it is
-    distances : (found,) float32 as the engine gives them
-    squared : (found,) float64, which tells apart what is equal in float32
-    """
-
-    row: NDArray[np.int32]
-    ids: NDArray[np.int32]
-    distances: NDArray[np.float32]
-    squared: NDArray[np.float64]
-
-
 def near_rows(n: int, d: int, n_blocks: int, n_slots: int, most_bytes: int) -> int:
     """Cells of a part, a multiple of a block of the search."""
     at_most = max(1, int(FLIGHT_SHARE * most_bytes) // (4 * d)) // cpu_topk.BLOCK * cpu_topk.BLOCK
@@ -96,7 +79,7 @@ def exact_knn(x: BlockRows, k: int, recipe: Recipe) -> Knn:
     farthest = cluster.submit_each("farthest", second, [(one,) for one in alone])
     cluster.wait(farthest)
     pairs = list(combinations(range(len(parts)), 2))
-    gathered = Gathered(cluster, k, [len(parts)] * len(parts), [stop - start for start, stop in edges])
+    gathered = _gathered(cluster, [len(parts)] * len(parts), k)
     for number, future in enumerate(alone):
         gathered.add(number, future, 0)
     del alone
@@ -126,29 +109,11 @@ def _near_ranks(x: BlockRows, n_parts: int) -> list[Any]:
     return cluster.submit_each("ranks", ranks_in, [(of_block, starts, i) for i, of_block in enumerate(keys)])
 
 
-class Gathered:
-    """Puts together what tasks have found for each part while others still run.
+def _gathered(cluster: Cluster, n_answers: list[int], k: int) -> Gathered:
+    def merge(_: int, found: Any) -> Any:
+        return cluster.submit("merge_knn", nearest, found, k)
 
-    Attributes
-    ----------
-    found : futures of the `k` nearest of each part, once all its answers are there
-    """
-
-    def __init__(self, cluster: Cluster, k: int, n_answers: list[int], sizes: list[int]) -> None:
-        self._cluster, self._k, self._missing, self._sizes = cluster, k, list(n_answers), sizes
-        self._waiting: list[list[tuple[Any, int]]] = [[] for _ in sizes]
-        self.found: list[Any] = [None] * len(sizes)
-
-    def add(self, part: int, future: Any, side: int) -> None:
-        """Take what a task has found for a part; its answer is several, of which this is one."""
-        waiting = self._waiting[part]
-        waiting.append((future, side))
-        self._missing[part] -= 1
-        if len(waiting) < MERGED and self._missing[part]:
-            return
-        merged = self._cluster.submit("merge_knn", nearest, waiting, self._k)
-        self._waiting[part] = [(merged, 0)]
-        self.found[part] = merged
+    return Gathered(n_answers, merge, merge)
 
 
 def near_part(pieces: list[Some], m: int) -> NearPart:
@@ -228,28 +193,12 @@ def _search_uncertain(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngi
 
 def _near(row: NDArray[np.integer], found: NDArray[np.integer], distances: NDArray[np.float32], part: NearPart) -> Near:
     """Neighbours by their positions in a part."""
-    squared = cpu_neighbors.exact_distances(part.rows[:0], part.rows, found[:0, None].astype(np.int64)).ravel()
-    step = max(1, (1 << 18) // part.rows.shape[1])
-    parts = [squared]
+    squared, step = np.empty(len(row)), max(1, DIFFERENCES // part.rows.shape[1])
     for start in range(0, len(row), step):
         some = slice(start, start + step)
         ids = found[some, None].astype(np.int64)
-        parts.append(cpu_neighbors.exact_distances(part.rows[row[some]], part.rows, ids).ravel())
-    return Near(row.astype(np.int32), part.ids[found].astype(np.int32), distances, np.concatenate(parts))
-
-
-def nearest(found: list[tuple[tuple[Near, ...], int]], k: int) -> tuple[Near]:
-    """The k nearest of what some tasks have found for the same cells."""
-    some = [of_task[side] for of_task, side in found]
-    row, ids, distances, squared = (
-        np.concatenate([getattr(near, name) for near in some]) for name in ("row", "ids", "distances", "squared")
-    )
-    order = np.lexsort((ids, squared, distances, row))
-    row = row[order]
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    rank = np.arange(len(row)) - np.repeat(starts, np.diff(np.append(starts, len(row))))
-    kept = order[rank < k]
-    return (Near(row[rank < k], ids[kept], distances[kept], squared[kept]),)
+        squared[some] = exact_distances(part.rows[row[some]], part.rows, ids)[:, 0]
+    return Near(row.astype(np.int32), part.ids[found].astype(np.int32), distances, squared)
 
 
 def block_of(found: tuple[Near], part: NearPart, k: int) -> Block:
@@ -264,7 +213,7 @@ def knn_between(queries: ClusterArray, x: BlockRows, k: int, recipe: Recipe) -> 
     rows = query_rows(m, x.edges[1] - x.edges[0], d, len(x.blocks), cluster.n_slots)
     spans = [(start, min(start + rows, m)) for start in range(0, m, rows)]
     given = queries.argument
-    gathered = Gathered(cluster, k, [len(x.blocks)] * len(spans), [stop - start for start, stop in spans])
+    gathered = _gathered(cluster, [len(x.blocks)] * len(spans), k)
     calls = ((given, span, block, first, k, recipe) for span in spans for block, first, _ in x.spans())
     n_blocks = len(x.blocks)
     cluster.in_turn(
@@ -297,7 +246,7 @@ def search_block(
     """The nearest cells of some queries in a block, which begins with cell `first`."""
     own = np.ascontiguousarray(queries[slice(*rows)])
     found = recipe.start(threads=1).knn_between(own, block, min(k, len(block)))
-    squared = cpu_neighbors.exact_distances(own, block, found.indices.astype(np.int64))
+    squared = exact_distances(own, block, found.indices.astype(np.int64))
     row = np.repeat(np.arange(len(own), dtype=np.int32), found.indices.shape[1])
     return (Near(row, (found.indices + first).astype(np.int32).ravel(), found.distances.ravel(), squared.ravel()),)
 

@@ -1,4 +1,4 @@
-"""Silhouettes of some cells of an embedding in blocks: they are brought together, and compared with each part in turn."""
+"""Silhouettes of some cells of an embedding in blocks: they are brought together, and compared with each part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubench.engines.cpu_sampled import CELLS_A_PIECE, Sample, segments_of, sums_to
 from gpubench.engines.cpu_tiles import make_summer
-from gpubench.engines.dask_block_silhouette import centred, layout_here, sort
+from gpubench.engines.dask_block_silhouette import centred, layout_of, sort
 from gpubench.engines.dask_parts import TASK_PRODUCTS
 from gpubench.engines.dask_sums import Found, found_in, means, together
 from gpubench.engines.segments import widths_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gpubench.engines.cpu_tiles import Centring
+    from gpubench.engines.dask_block_silhouette import Sorting
     from gpubench.engines.dask_blocks import BlockRows
     from gpubench.engines.dask_parts import Layout, Part, Span
     from gpubench.engines.dask_worker import Recipe
@@ -42,14 +42,14 @@ def sampled_widths(x: BlockRows, segments: Segments, cells: NDArray[np.int64], r
     which = [(i, number) for i, (_, numbers) in enumerate(runs) for number in numbers]
     found: list[list[Any]] = [[] for _ in runs]
     calls = (
-        (there.rows[number], rows, of_rows, there.centring, *there.told, there.parts[number], runs[i][0], recipe)
+        (there.rows[number], rows, of_rows, there.sorting, there.parts[number], runs[i][0], recipe)
         for i, number in which
     )
     cluster.in_turn("silhouette", compare, calls, len(which), lambda n, future: found[which[n][0]].append(future))
     widths = cluster.submit_each(
         "fold",
         widths_of_run,
-        [(of_run, of_rows, there.centring, *there.told, run) for (run, _), of_run in zip(runs, found, strict=True)],
+        [(of_run, of_rows, there.sorting, run) for (run, _), of_run in zip(runs, found, strict=True)],
     )
     values = cluster.submit("widths", put_back, widths, order)
     cluster.wait([*widths, values])
@@ -87,17 +87,14 @@ def compare(
     rows: NDArray[np.float32],
     cells: NDArray[np.float32],
     segment: NDArray[np.int64],
-    centring: Centring,
-    key: str,
-    starts: NDArray[np.int64],
-    group: NDArray[np.int64],
+    sorting: Sorting,
     part: Part,
     run: list[Piece],
     recipe: Recipe,
 ) -> list[Found]:
     """What is found of some cells from a part; of each piece."""
-    layout = layout_here(key, starts, group)
-    own = centred(layout, centring, [(part, rows)])
+    layout = layout_of(sorting[1])
+    own = centred(layout, sorting[0], [(part, rows)])
     summer = make_summer(recipe.start(threads=1).tiles, own.d)
     found = []
     for start, stop, of_group in run:
@@ -111,19 +108,16 @@ def compare(
 def widths_of_run(
     found: list[list[Found]],
     segment: NDArray[np.int64],
-    centring: Centring,
-    key: str,
-    starts: NDArray[np.int64],
-    group: NDArray[np.int64],
+    sorting: Sorting,
     run: list[Piece],
 ) -> NDArray[np.float64]:
     """Widths of the cells of some pieces, of which everything was found."""
-    layout, widths = layout_here(key, starts, group), []
+    layout, widths = layout_of(sorting[1]), []
     for number, (start, stop, of_group) in enumerate(run):
         merged, own = together([(tuple(of_part), number) for of_part in found]), segment[start:stop]
-        merged.finish(layout, own, layout.unit(of_group, centring.reach))
+        merged.finish(layout, own, layout.unit(of_group, sorting[0].reach))
         alone = layout.segments.sizes[own] == 1
-        widths.append(widths_of(*means(merged, stop - start, centring.scale), alone))
+        widths.append(widths_of(*means(merged, stop - start, sorting[0].scale), alone))
     return np.concatenate(widths)
 
 

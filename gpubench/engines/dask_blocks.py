@@ -1,7 +1,7 @@
 """An embedding in blocks of rows, each on one of the workers: where a worker's memory is too small for all cells.
 
-Blocks are read by the workers that hold them; one that is lost with its worker is read again by Dask where it is needed.
-Tasks are given the blocks that they need by Dask, from worker to worker.
+Blocks are read by the workers that hold them; one that is lost with its worker is read again where it is needed. Dask
+takes the blocks that a task needs from worker to worker.
 """
 
 from __future__ import annotations

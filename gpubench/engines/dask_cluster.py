@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,14 +105,9 @@ class Cluster:
         n_calls: int,
         done: Callable[[int, Any], None],
     ) -> None:
-        """Call a function with each of several arguments, so few at a time that workers hold the inputs of few.
+        """Call a function with each of several arguments, few at a time; `done` is given number and future of each.
 
-        Dask brings the inputs of all tasks that could run to the workers at once; those of a task that is not sent yet
-        stay where they are.
-
-        Parameters
-        ----------
-        done : is given the number of each call that has ended, and the future of its answer
+        Dask brings the inputs of all tasks that were sent to the workers at once.
         """
         from distributed import wait
 
@@ -134,8 +128,7 @@ class Cluster:
                     done(running.pop(future), future)
                     n_done += 1
                 self._timeline.advance(n_done, n_calls)
-                lost_since = None if self._status() == RUNNING else lost_since or time.monotonic()
-                self._heed_loss(lost_since)
+                lost_since = self._heed_loss(lost_since)
         finally:
             if running:  # the run is to stop, or one of them has failed
                 self.client.cancel(list(running), force=False)
@@ -218,8 +211,7 @@ class Cluster:
                     self._timeline.heed()
                 if done == len(futures):
                     break
-                lost_since = None if self._status() == RUNNING else lost_since or time.monotonic()
-                self._heed_loss(lost_since)
+                lost_since = self._heed_loss(lost_since)
         finally:
             pending = [future for future in futures if future.status == "pending"]
             if pending:  # the run is to stop, or one of them has failed
@@ -235,9 +227,14 @@ class Cluster:
         if self._status() != RUNNING:
             raise ClusterError(self._told("the scheduler does not answer any more"))
 
-    def _heed_loss(self, since: float | None) -> None:
-        if since is not None and time.monotonic() - since > LOST_S:
+    def _heed_loss(self, since: float | None) -> float | None:
+        """Since when the scheduler does not answer; None: it does."""
+        if self._status() == RUNNING:
+            return None
+        since = since or time.monotonic()
+        if time.monotonic() - since > LOST_S:
             raise ClusterError(self._told("the scheduler does not answer any more"))
+        return since
 
     def _raise_failed(self, futures: Sequence[Any]) -> None:
         for future in futures:
@@ -300,9 +297,3 @@ def _without_answer(function: Callable[..., Any], args: tuple[Any, ...]) -> None
 
 def _as_it_is(array: Any) -> Any:
     return array
-
-
-def quiet() -> None:
-    """Workers that end are told of where it matters; Dask's own lines about them are for its log."""
-    for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
-        logging.getLogger(name).setLevel(logging.ERROR)

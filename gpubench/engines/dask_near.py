@@ -38,7 +38,8 @@ class Tree:
         for _ in range(self.depth):
             along = np.einsum("ij,ij->i", rows, self.directions[node])
             node = 2 * node + 1 + (along > self.cuts[node])
-        return node - (2**self.depth - 1)
+        leaves: NDArray[np.int64] = node - (2**self.depth - 1)
+        return leaves
 
 
 def tree_of(sample: NDArray[np.float32], depth: int, seed: int) -> Tree:
@@ -74,7 +75,7 @@ def counts_of(keys: NDArray[np.uint16], depth: int) -> NDArray[np.int64]:
 
 
 def starts_of(counts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """(blocks, leaves) where the rows of a block begin in each leaf, among all cells in the order of leaf, then cell."""
+    """(blocks, leaves) where the rows of a block begin in each leaf, among all cells ordered by leaf, then cell."""
     of_leaves = np.stack(counts)
     before_leaf = np.concatenate([[0], np.cumsum(of_leaves.sum(axis=0))[:-1]])
     starts: NDArray[np.int64] = before_leaf + np.cumsum(of_leaves, axis=0) - of_leaves

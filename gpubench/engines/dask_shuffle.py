@@ -1,7 +1,7 @@
 """Rows of an embedding in blocks brought into another order, in parts on the workers.
 
-Each part is put together from its rows in every block, a few parts at a time, so that no worker ever holds more than its
-blocks, its parts and what comes in for the next ones.
+Each part is put together from its rows in every block, a few parts at a time, so that no worker ever holds more than
+its blocks, its parts and what comes in for the next ones.
 """
 
 from __future__ import annotations

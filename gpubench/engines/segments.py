@@ -169,7 +169,7 @@ def widths_from_means(
 
 
 def widths_of(own: NDArray[np.float64], nearest: NDArray[np.float64], alone: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(b - a) / max(a, b); 0 for cells that are alone in their cluster and where both are 0, NaN where b is infinite."""
+    """(b - a) / max(a, b); 0 for cells alone in their cluster and where both are 0, NaN where b is infinite."""
     largest = np.maximum(own, nearest)
     widths = np.zeros(len(own))
     np.divide(nearest - own, largest, out=widths, where=(largest > 0) & np.isfinite(nearest))

@@ -71,10 +71,18 @@ def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
 def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cells: Cells) -> None:
-    """Workers are threads of this process, which start at once; those of all other tests are two processes."""
-    with LocalCluster(n_workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
-        found = computed(DaskEngine(cluster=cluster), cells, cells.x)
-    assert found == computed(get_engine("cpu", threads=1), cells, cells.x)
+    """Workers are threads of this process, which start at once; those of all other tests are two processes.
+
+    In blocks no worker has all cells.
+    """
+    expected = computed(get_engine("cpu", threads=1), cells, cells.x)
+    with LocalCluster(
+        n_workers=n_workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        engine = DaskEngine(cluster=cluster)
+        assert computed(engine, cells, cells.x) == expected
+        engine.placement.wanted = "blocks"
+        assert computed(engine, cells, cells.x) == expected
 
 
 def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine, rng: np.random.Generator) -> None:
@@ -206,8 +214,10 @@ def test_a_cluster_is_of_dask_alone() -> None:
 
 
 def test_cells_that_fit_no_worker_are_refused(engine: DaskEngine, cells: Cells) -> None:
-    engine.worker_bytes = 100_000
-    with pytest.raises(InputError, match=r"^X \(3,001 x 20\) takes .* on each worker, but .* may be used; start fewer"):
+    engine.placement.worker_bytes = 100_000
+    with pytest.raises(
+        InputError, match=r"^X \(3,001 x 20\) takes .* on each of 2 workers in blocks, but .*; start more"
+    ):
         engine.put(cells.x)
 
 
@@ -232,7 +242,7 @@ def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
 
 
 def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
-    engine._handover.close()
-    engine._handover.folder = None
+    engine.placement.handover.close()
+    engine.placement.handover.folder = None
     expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
     assert np.asarray(engine.silhouette_widths(engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()
