@@ -115,10 +115,19 @@ class DaskEngine(OneWorkerEngine):
         self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"
         self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
 
+    @property
+    def worker_bytes(self) -> int:
+        """What one worker may hold."""
+        return self.placement.worker_bytes
+
+    @worker_bytes.setter
+    def worker_bytes(self, n_bytes: int) -> None:
+        self.placement.worker_bytes = n_bytes
+
     @cached_property
     def of_workers(self) -> Workers:
         """The workers, as plans see them."""
-        return dask_costs.look(self.cluster, self._recipe, self.worker_bytes, COPIES, started=self._started)
+        return dask_costs.look(self.cluster, self._recipe, self.placement, started=self._started)
 
     def measure_rates(self) -> Rates:
         """Run each operation on few cells on one worker and see how long it takes."""

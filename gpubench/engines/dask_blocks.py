@@ -171,9 +171,11 @@ def edges_of(n: int, d: int, n_workers: int, most_bytes: int) -> list[int]:
     return [*range(0, n, rows), n]
 
 
-def worker_needs(n: int, d: int, n_workers: int, part_bytes: int, n_threads: int) -> int:
-    """Bytes of one of several workers that hold the cells in blocks."""
-    return int(COPIES * 4 * n * d / n_workers) + PARTS_IN_FLIGHT * n_threads * part_bytes
+def worker_needs(n: int, d: int, n_workers: int, worker_bytes: int, n_threads: int) -> int:
+    """Bytes of one of several workers that hold the cells in blocks; it may hold `worker_bytes`."""
+    matrix = 4 * n * d
+    part = min(int(FLIGHT_SHARE * worker_bytes), matrix)
+    return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * part
 
 
 def read_place(cluster: Cluster, place: Place, edges: list[int], name: str) -> list[Any]:

@@ -9,21 +9,26 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpubench.engines import cpu_costs, dask_knn, dask_parts, dask_worker, planner
+from gpubench.engines import cpu_costs, dask_blocks, dask_knn, dask_parts, dask_worker, planner
 from gpubench.engines.cpu_costs import Cost
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cpu_rates import Rates, measure_rates
 from gpubench.engines.cpu_topk import CandidateStore
+from gpubench.engines.dask_put import COPIES
 from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
     from gpubench.engines.cpu import CpuEngine
     from gpubench.engines.dask_cluster import Cluster
+    from gpubench.engines.dask_put import Placement, Placing
     from gpubench.engines.dask_worker import Recipe
     from gpubench.engines.steps import Step
 
 BEGIN_S = 0.05
 """Until the first task of an operation runs, and its answer is here."""
+
+ORDER_BYTES = 40
+"""For each cell on the worker that brings values into the order of the cells."""
 
 TASK_S = 0.004
 """Of the scheduler for each task; it hands them out one after another."""
@@ -42,7 +47,7 @@ class Workers:
     threads : of each; the fewest
     at_a_time : how many compute at their full speed at a time, where their machines have fewer cores than they threads
     worker_bytes : what one may use
-    copies : matrices that one holds at most, see `gpubench.engines.dask`
+    placing : where cells are placed as was asked for, see `dask_put`
     started : whether they were started for this run
     engine : one like that of a worker
     """
@@ -51,7 +56,7 @@ class Workers:
     threads: int
     at_a_time: float
     worker_bytes: int
-    copies: float
+    placing: Placing
     started: bool
     engine: CpuEngine
 
@@ -59,12 +64,22 @@ class Workers:
         """What makes room for so many bytes on a worker."""
         fit = int(self.count * self.worker_bytes / max(needs, 1))
         if not self.started:
-            limit = math.ceil(needs * self.threads / planner.SHARE_OF_FREE / 1e9)
+            limit = math.ceil(needs / planner.SHARE_OF_FREE / 1e9)
             return f"start workers with --memory-limit {limit}GB"
         return f"use --workers {fit}" if fit else f"raise memory above {bytes_text(self.count * needs)}"
 
+    def in_blocks(self, n: int, d: int) -> bool:
+        """Whether each has some of the cells."""
+        fits = COPIES * 4 * n * d <= self.worker_bytes
+        return self.placing == "blocks" or (self.placing == "auto" and not fits)
 
-def look(cluster: Cluster, recipe: Recipe, worker_bytes: int, copies: float, *, started: bool) -> Workers:
+    def beside_blocks(self, n: int, d: int) -> int:
+        """What one holds of cells that are cut into tasks, beside its blocks."""
+        needs = dask_blocks.worker_needs(n, d, self.count, self.worker_bytes, self.threads)
+        return needs - 4 * n * d // self.count
+
+
+def look(cluster: Cluster, recipe: Recipe, placement: Placement, *, started: bool) -> Workers:
     """Ask a cluster what plans need to know."""
     workers = cluster.workers()
     cores = cluster.on_each(usable_cores)
@@ -74,7 +89,7 @@ def look(cluster: Cluster, recipe: Recipe, worker_bytes: int, copies: float, *, 
         on_host[worker["host"]] = threads + int(worker["nthreads"]), max(known, cores.get(address, 0))
     at_a_time = sum(min(threads, known) for threads, known in on_host.values()) / recipe.threads
     engine = dask_worker.WorkerEngine(recipe, recipe.threads)
-    return Workers(len(workers), recipe.threads, at_a_time, worker_bytes, copies, started, engine)
+    return Workers(len(workers), recipe.threads, at_a_time, placement.worker_bytes, placement.wanted, started, engine)
 
 
 def rates_on(cluster: Cluster, recipe: Recipe) -> Rates:
@@ -97,17 +112,23 @@ def cost(step: Step, workers: Workers, memory_bytes: int, rates: Rates) -> Cost:
     if step.operation in SHARED_OUT:
         return _shared_out(step, workers, alone)
     brought = 8 * step.sizes["n"] * step.sizes["k"] if step.operation == "leiden" else 0
+    if "d" in step.sizes and workers.in_blocks(int(step.sizes["n"]), int(step.sizes["d"])):
+        brought += int(dask_blocks.WHOLE_COPIES * 4 * step.sizes["n"] * step.sizes["d"])
     how = f"{alone.how}, one worker" if alone.how else "one worker"
     return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought, seconds=alone.seconds + BEGIN_S)
 
 
 def _put(step: Step, workers: Workers, alone: Cost) -> Cost:
     """Every worker reads the cells; those of a machine at the same time, so that they do not wait for each other."""
-    matrix = 4 * step.sizes["n"] * step.sizes["d"]
+    n, d = int(step.sizes["n"]), int(step.sizes["d"])
+    matrix = 4 * n * d
+    if workers.in_blocks(n, d):
+        beside = max(min(alone.scratch_bytes, 3 * matrix // workers.count), workers.beside_blocks(n, d))
+        return Cost("blocks", matrix // workers.count, beside, seconds=alone.seconds / workers.at_a_time + BEGIN_S)
     return Cost(
         "each worker",
         matrix,
-        max(alone.scratch_bytes, int((workers.copies - 1) * matrix)),
+        max(alone.scratch_bytes, int((COPIES - 1) * matrix)),
         seconds=alone.seconds * workers.count / workers.at_a_time + BEGIN_S,
     )
 
@@ -118,6 +139,9 @@ def _exact_knn(step: Step, workers: Workers, alone: Cost) -> Cost:
     parts = -(-n // rows)
     a_task = 2 * rows * (4 * d + 8 * d + CandidateStore.bytes_a_row(k, max(n - 1, 1)))
     graph = 12 * n * k // workers.count
+    if workers.in_blocks(n, d):
+        scratch = workers.beside_blocks(n, d) + 4 * graph  # what is found has ids and distances in two precisions
+        return Cost("exact", graph, scratch, seconds=_seconds(alone.seconds, parts * (parts + 1) // 2, workers))
     scratch = 16 * n + 4 * n * d + 2 * graph + workers.threads * a_task  # near cells are looked for in a scaled copy
     return Cost(
         "exact",
@@ -130,7 +154,9 @@ def _exact_knn(step: Step, workers: Workers, alone: Cost) -> Cost:
 def _shared_out(step: Step, workers: Workers, alone: Cost) -> Cost:
     sizes: dict[str, Any] = dict(step.sizes)
     held, scratch, n_tasks = alone.held_bytes, alone.scratch_bytes, dask_parts.TASKS_A_SLOT * workers.count
-    if step.operation == "silhouette_widths":
+    if step.operation != "look_up" and workers.in_blocks(sizes["n"], sizes["d"]):
+        scratch = workers.beside_blocks(sizes["n"], sizes["d"]) + ORDER_BYTES * sizes["n"]
+    elif step.operation == "silhouette_widths":
         held += 4 * sizes["n"] * sizes["d"]  # sorted and centred; a worker keeps it for the next silhouette
         scratch += workers.threads * min(16 * sizes["sums"], dask_parts.SUM_BYTES)
         n_tasks *= dask_parts.TASKS_A_SLOT

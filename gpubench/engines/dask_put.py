@@ -76,8 +76,7 @@ class Placement:
         needs = int(COPIES * 4 * n * d)
         if self.wanted == "whole" or (self.wanted == "auto" and needs <= self.worker_bytes):
             return False
-        part_bytes = min(int(dask_blocks.FLIGHT_SHARE * self.worker_bytes), 4 * n * d)
-        in_blocks = dask_blocks.worker_needs(n, d, n_workers, part_bytes, self.n_threads)
+        in_blocks = dask_blocks.worker_needs(n, d, n_workers, self.worker_bytes, self.n_threads)
         if self.wanted == "auto" and in_blocks > self.worker_bytes:
             raise InputError(
                 f"{name} ({n:,} x {d}) takes {bytes_text(in_blocks)} on each of {n_workers} workers in blocks, but"

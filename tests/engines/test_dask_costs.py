@@ -17,8 +17,9 @@ from gpubench.engines import dask_costs
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cpu_rates import Rates
-from gpubench.engines.dask import COPIES, DaskEngine
+from gpubench.engines.dask import DaskEngine
 from gpubench.engines.dask_costs import Workers, cost
+from gpubench.engines.dask_put import COPIES
 from gpubench.engines.dask_worker import Recipe
 from gpubench.engines.steps import Sizes, Step, knn_step, leiden_step, look_up_step, put_step, silhouette_step
 from gpubench.errors import InputError
@@ -31,7 +32,7 @@ SIZES = Sizes(N, 50, 15, {"label": Labels(np.arange(N, dtype=np.int32) % 8, tupl
 
 def workers(count: int, **changed: Any) -> Workers:
     engine = CpuEngine(threads=1, memory_bytes=10**10)
-    return replace(Workers(count, 1, float(count), 10**10, COPIES, started=True, engine=engine), **changed)
+    return replace(Workers(count, 1, float(count), 10**10, "auto", started=True, engine=engine), **changed)
 
 
 def seconds(step: Step, count: int, **changed: Any) -> float:
@@ -67,10 +68,25 @@ def test_memory_of_a_worker() -> None:
     assert cost(leiden_step(SIZES, 15), workers(4), 10**10, FAST).how == "igraph, one worker"
 
 
+def test_memory_of_a_worker_of_blocks() -> None:
+    """Where all cells do not fit one, each holds less the more there are; what needs all takes them whole."""
+    matrix = 4 * N * 50
+    silhouettes = silhouette_step("silhouette", SIZES, "label")
+
+    def held(step: Step, count: int) -> int:
+        expected = cost(step, workers(count, worker_bytes=matrix), 10**10, FAST)
+        return expected.held_bytes + expected.scratch_bytes
+
+    assert cost(put_step(SIZES, 4, copied=True), workers(8, worker_bytes=matrix), 10**10, FAST).how == "blocks"
+    for step in (put_step(SIZES, 4, copied=True), knn_step(SIZES), silhouettes):
+        assert held(step, 64) < held(step, 8) < matrix
+    assert held(Step("kmeans", "lr", {"n": N, "d": 50, "folds": 5, "classes": 8}), 64) > 2 * matrix
+
+
 def test_the_option_that_makes_it_fit() -> None:
     assert workers(4).option(2 * 10**10) == "use --workers 2"
     assert workers(4).option(10**11).startswith("raise memory above 400")
-    assert workers(4, started=False, threads=2).option(2 * 10**10) == "start workers with --memory-limit 50GB"
+    assert workers(4, started=False).option(2 * 10**10) == "start workers with --memory-limit 25GB"
 
 
 def test_a_plan_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -84,7 +100,7 @@ def test_a_plan_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> No
     assert [stage.path for stage in plan.stages][:3] == ["X/put", "X/view", "X/knn"]
     assert "on 2 workers of a Dask cluster" in str(plan)
     assert "on a worker at most" in str(plan)
-    engine.worker_bytes, engine.__dict__["of_workers"] = 500_000, replace(engine.of_workers, worker_bytes=500_000)
+    engine.worker_bytes, engine.__dict__["of_workers"] = 200_000, replace(engine.of_workers, worker_bytes=200_000)
     with pytest.raises(InputError, match=r"^X/put takes .* on a worker, but .*; start workers with --memory-limit 1GB"):
         gb.score(**given)
     assert gb.plan(**given).refusal.startswith("X/put takes")
