@@ -164,9 +164,7 @@ def compare_parts(
     if engine.tiles is None:
         _search_without_tiles(both.rows, out, engine)
     else:
-        sides = where[0][first.order], where[1][other.order]
-        cpu_topk.search_pair(engine.tiles, both.rows, sides, farthest, out, engine.workers)
-        _search_uncertain(both.rows, out, engine)
+        _search_pair(both.rows, (where[0][first.order], where[1][other.order]), farthest, out, engine)
     is_other = np.zeros(len(ids), np.bool_)
     is_other[where[1]] = True
     answers = []
@@ -178,6 +176,27 @@ def compare_parts(
         near = _near(side[row], found[there], out.distances[side][there], both)
         answers.append(Near(row.astype(np.int32), near.ids, near.distances, near.squared))
     return answers[0], answers[1]
+
+
+def _search_pair(
+    x: NDArray[np.float32],
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    farthest: NDArray[np.float32],
+    out: Neighbors,
+    engine: WorkerEngine,
+) -> None:
+    """Find the neighbours of the cells of each side on the other; -1 where there are fewer that are near enough."""
+    cells, k = np.concatenate(sides), out.indices.shape[1]
+    scaling = Scaling(x, x)
+    store, missing = cpu_topk.search_pair(engine.tiles, x, sides, farthest[cells], k, engine.workers, scaling)
+    counts, positions = store.of_rows(slice(0, len(cells)))
+    ids = np.full((len(cells), max(int(counts.max()), 1)), -1, np.int32)
+    ids[np.arange(ids.shape[1]) < counts[:, None]] = cells[positions]
+    found = Neighbors.empty(len(cells), k)
+    found.indices[:] = -1
+    cpu_topk.order_exactly(engine.tiles, x[cells], x, ids, found)
+    out.indices[cells], out.distances[cells] = found.indices, found.distances
+    cpu_neighbors.search_rows(x, x, np.arange(len(x)), cells[missing], out, engine.workers)
 
 
 def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
