@@ -7,6 +7,7 @@ depends on, so what has changed is computed anew.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -23,8 +24,6 @@ from gpubench.rows import plain
 from gpubench.types import Labels
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
 
     from gpubench.timeline import Timeline
@@ -135,9 +134,18 @@ class Checkpoint:
         if lock is None:
             return
         with lock:
+            if not self._holds(lock):
+                return
             parts = list(self.folder.glob(PARTS))
             if self._whole or not any(file.suffix == ".json" for file in parts):
                 self._remove(parts, lock)
+
+    def _holds(self, lock: IO[bytes]) -> bool:
+        """Whether the folder is still this run's: someone may have removed it, and another run made it again."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), (self.folder / LOCK).stat())
+        except FileNotFoundError:
+            return False
 
     def _remove(self, parts: list[Path], lock: IO[bytes]) -> None:
         """Remove what this class has made, and nothing else; what names arrays goes before them."""

@@ -7,7 +7,7 @@ import re
 FLAGS = (
     "baseline", "batch", "cells", "condition", "control", "dims", "donor", "engine", "exact", "knn", "label", "memory",
     "obs", "out", "precision", "predictions", "pre_integrated", "resamples", "sample", "seed", "species", "threads",
-    "time", "tolerance",
+    "time", "tolerance", "workers",
 )  # fmt: skip
 """Arguments whose flag has the same name, with dashes."""
 

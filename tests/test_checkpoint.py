@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,27 @@ def test_other_facts_are_computed_anew(
     compute(tmp_path, timeline, 1, PLAIN, *facts)
     assert compute(tmp_path, timeline, 2, PLAIN, *others)[:2] == (2, 1)
     assert compute(tmp_path, timeline, 3, PLAIN, *facts)[:2] == (1, 0)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_folder_that_someone_removes_meanwhile_ends_no_run(whole: bool, tmp_path: Path, timeline: Timeline) -> None:
+    with Checkpoint(tmp_path / "out") as checkpoint:
+        kept_in(checkpoint, timeline).part("part", Computed(1), PLAIN)
+        shutil.rmtree(tmp_path / "out")
+        assert kept_in(checkpoint, timeline).part("other", Computed(2), PLAIN) == 2
+        (line,) = checkpoint.end(whole=whole)
+    assert "not kept any more" in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed there")
+def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: Path, timeline: Timeline) -> None:
+    with Checkpoint(tmp_path) as first:
+        shutil.rmtree(first.folder)
+        with Checkpoint(tmp_path) as second:
+            kept_in(second, timeline).part("part", Computed(1), PLAIN)
+            first.end(whole=True)
+            first.__exit__()
+            assert [file.suffix for file in second.folder.glob("*.part.*")] == [".json"]
 
 
 def test_parts_that_depend_on_other_things_are_apart(tmp_path: Path, timeline: Timeline) -> None:

@@ -55,4 +55,5 @@ def _add_rows(digest: Any, name: str, rows: Rows) -> None:
     digest.update(repr(("embedding", name, int(n), int(d), rows.dtype.name)).encode())
     for start in np.unique(np.linspace(0, max(n - _BLOCK_ROWS, 0), _N_BLOCKS).astype(np.int64)):
         block = read_rows(rows, int(start), min(int(start) + _BLOCK_ROWS, int(n)))
-        digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
+        # as bytes, for there is no memoryview of long doubles
+        digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).view(np.uint8).data)

@@ -243,8 +243,11 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
         return given
     if table is None:
         raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values themselves")
-    if given not in table.names():
+    count = table.names().count(given)
+    if count == 0:
         raise InputError(f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}")
+    if count > 1:
+        raise InputError(f"{role}={given!r}: {table.where} has {count} columns of that name; rename all but one")
     return table.column(given)
 
 

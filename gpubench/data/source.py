@@ -160,8 +160,8 @@ class NamedColumns:
         self.where = where
 
     def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self._keys())
+        """Names of the columns; one that occurs twice is there twice."""
+        return [str(key) for key in self._columns.keys()]  # noqa: SIM118 - a DataFrame is no mapping
 
     def column(self, name: str) -> Any:
         """The column as it is."""

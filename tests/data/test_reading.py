@@ -8,6 +8,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.sparse
 from stores import N_CELLS, dense, make_anndata, write_h5ad, zarr_writer
@@ -262,6 +264,20 @@ def test_a_table_given_takes_the_place_of_that_of_the_source():
     assert encode_labels(dataset.obs["label"], "label").names == ("a", "b")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+def test_a_name_that_two_columns_have_says_nothing(tmp_path, kind):
+    obs = tmp_path / f"obs.{kind}"
+    columns = [["a", "b", "a", "b"], ["c", "c", "d", "d"]]
+    if kind == "csv":
+        obs.write_text("label,label\n" + "".join(f"{a},{b}\n" for a, b in zip(*columns, strict=True)))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_arrays(list(map(pa.array, columns)), ["label", "label"]), obs)
+    else:
+        obs = pd.DataFrame(np.transpose(columns), columns=["label", "label"])
+    with pytest.raises(InputError, match=r"label='label': .*obs.* has 2 columns of that name; rename all but one"):
+        read(np.eye(4), columns={"label": "label"}, obs=obs)
+
+
 def test_damaged_tables(tmp_path):
     path = write_table(TABLE, tmp_path / "obs.parquet")
     path.write_bytes(path.read_bytes()[:-20])
@@ -313,6 +329,12 @@ def test_the_same_content_has_the_same_fingerprint(tmp_path):
     assert fingerprint_of(X.astype(">f4")) == known
     assert fingerprint_of(scipy.sparse.csc_array(X)) == known
     assert fingerprint_of(X, pd.Categorical(["a", "b", "a", "a"], ["b", "c", "a"])) == known
+
+
+def test_long_doubles_have_a_fingerprint():
+    one, two = (np.eye(4, dtype=np.longdouble) * scale for scale in (1, 2))
+    assert fingerprint_of(one) == fingerprint_of(one.copy())
+    assert fingerprint_of(one) != fingerprint_of(two)
 
 
 def test_other_content_has_another_fingerprint():
