@@ -18,7 +18,7 @@ import gpubench as gb
 from gpubench.checkpoint import Checkpoint
 from gpubench.tasks import _prediction, label_prediction
 
-N = 800
+N = 500
 
 SMALL_FORESTS = _prediction.Recipe(
     "label_prediction", centre=False, mean_of=("lr", "knn", "rf"), params={"rf": {"n_estimators": 5}}

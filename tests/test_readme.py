@@ -13,11 +13,12 @@ import numpy as np
 import perturbed
 import pytest
 import typer
+from resume_cases import SMALL_FORESTS
 
 import gpubench as gb
 from gpubench import arguments, cli
 from gpubench.demo import demo_path
-from gpubench.tasks import TASKS
+from gpubench.tasks import TASKS, label_prediction
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,7 +37,8 @@ def gpubench_commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the README names."""
+    """A working folder with the files that the README names; forests are small, for speed."""
+    monkeypatch.setattr(label_prediction, "RECIPE", SMALL_FORESTS)
     monkeypatch.chdir(tmp_path)
     cells = anndata.read_h5ad(demo_path())[::4]
     cells.write_h5ad("cells.h5ad")

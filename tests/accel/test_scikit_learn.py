@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 import sklearn.metrics
 from cells import Cells
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubench import accel
@@ -59,6 +59,7 @@ def test_far_from_the_origin(small_cells: Cells) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_score_of_a_sample(seed: int) -> None:
     rng = np.random.default_rng(seed)
