@@ -50,8 +50,8 @@ class Stage:
 
 
 def is_known(engine: Engine) -> bool:
-    """Whether the costs of an engine are known: those of the CPU engine are, and so those of Dask's workers."""
-    return engine.name in ("cpu", "dask")
+    """Whether the costs of an engine are known: those of the CPU engine are, and so those of Dask's workers on CPUs."""
+    return engine.name == "cpu" or (engine.name == "dask" and not getattr(engine, "uses_gpus", False))
 
 
 def budget_of(engine: Any) -> int:

@@ -34,8 +34,9 @@ def resolve(*extras: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("cuda", ["12", "13"])
 def test_the_cuda_extras_resolve_with_one_release_of_rapids(cuda: str) -> None:
-    versions = resolve(f"cuda{cuda}", "test")
-    releases = {versions[f"{name}-cu{cuda}"].rpartition(".")[0] for name in ("cuml", "pylibcugraph", "libcugraph")}
+    versions = resolve(f"cuda{cuda}", "dask", "dask-cuda", "remote", "test")
+    names = *(f"{name}-cu{cuda}" for name in ("cuml", "pylibcugraph", "libcugraph")), "dask-cuda"
+    releases = {versions[name].rpartition(".")[0] for name in names}
     assert len(releases) == 1
     assert f"cupy-cuda{cuda}x" in versions
     assert f"nvidia-cuda-nvrtc-cu{cuda}" in versions or "nvidia-cuda-nvrtc" in versions

@@ -114,5 +114,7 @@ def _start_dask(**options: Any) -> Engine:
     if find_spec("distributed") is None:
         raise EngineUnavailable('engine="dask" needs Dask; install it with: pip install "gpubench[dask]"')
     from gpubench.engines.dask import DaskEngine
+    from gpubench.engines.dask_gpus import on_gpus
 
-    return DaskEngine(**options)
+    engine = DaskEngine(**options)
+    return engine if engine.knn_method in OF_THE_CPU else on_gpus(engine)

@@ -56,6 +56,16 @@ def driver_version() -> str | None:
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
+def count_gpus() -> int:
+    """GPUs that CuPy sees; 0 where it cannot work."""
+    try:
+        import cupy
+
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except BROKEN:
+        return 0
+
+
 def install_command(driver: str | None = None) -> str:
     """The command that installs what the CUDA engine needs, for the CUDA version of the driver."""
     extra = "cuda12" if driver is not None and driver.startswith("12.") else "cuda13"

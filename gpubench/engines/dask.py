@@ -62,11 +62,13 @@ class DaskEngine(OneWorkerEngine):
     ----------
     cluster : the workers
     placement : how embeddings are put on them
+    uses_gpus : whether the workers compute on GPUs
     """
 
     name = "dask"
     precision = "exact"
     brings_neighbors = False
+    uses_gpus = False
 
     def __init__(
         self,

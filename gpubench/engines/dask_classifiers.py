@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.engines import dask_cuda
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cuda_device import Device
 from gpubench.engines.dask_array import ClusterArray
 from gpubench.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -58,7 +62,8 @@ class Fitted:
 
     def __init__(self, recipe: Recipe, kind: Any, params: dict[str, Any]) -> None:
         self._making = recipe, kind, params
-        self.classifier: Any = recipe.start().classifier(kind, **params)
+        self.engine: Any = recipe.start() if recipe.engine == "cpu" else dask_cuda.engine_of(recipe)
+        self.classifier: Any = self.engine.classifier(kind, **params)
 
     @property
     def note(self) -> str:
@@ -66,7 +71,7 @@ class Fitted:
         return str(self.classifier.note)
 
     def __getstate__(self) -> Any:
-        of_the_worker = (ModuleType, Timeline, Engine)
+        of_the_worker = (ModuleType, Timeline, Engine, Device)
         learnt = {name: value for name, value in vars(self.classifier).items() if not isinstance(value, of_the_worker)}
         return self._making, learnt
 
@@ -81,10 +86,24 @@ def fitted(
 ) -> Fitted:
     """Train a classifier."""
     trained = Fitted(recipe, kind, params)
-    trained.classifier.fit(np.ascontiguousarray(x), np.asarray(codes), n_classes)
+    with _using(trained, x) as cells:
+        trained.classifier.fit(cells, np.asarray(codes), n_classes)
     return trained
 
 
 def ask(trained: Fitted, method: str, x: NDArray[np.float32]) -> Any:
     """Ask a classifier about cells."""
-    return getattr(trained.classifier, method)(np.ascontiguousarray(x))
+    with _using(trained, x) as cells:
+        answer = getattr(trained.classifier, method)(cells)
+        return answer if isinstance(answer, np.ndarray) else trained.engine.to_host(answer)
+
+
+@contextmanager
+def _using(trained: Fitted, x: Any) -> Iterator[Any]:
+    """Cells where the classifier's engine has them."""
+    cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
+    if isinstance(trained.engine, CpuEngine):
+        yield cells
+    else:
+        with dask_cuda.one_at_a_time:
+            yield dask_cuda.on_device(trained.engine, cells)

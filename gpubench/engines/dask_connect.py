@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import platform
 from collections import Counter
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gpubench.checkpoint import digest_of_code
 from gpubench.engines import cpu_native, dask_worker
 from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.engines.cuda_device import count_gpus, driver_version
 from gpubench.errors import EngineUnavailable, InputError
 
 COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
 """Packages whose versions decide numbers, or whether workers understand each other."""
 
 CONNECT_S = 15
+
+RMM_POOL_SHARE = 0.25
+"""Of a GPU's memory, the pool that cuML and cuGraph begin with; it grows. The rest is for gpubench's own arrays."""
 
 TICK = "200ms"
 """How often processes started here look at themselves; by default a hundred times a second, beside the arithmetic."""
@@ -83,13 +89,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
-    """Start workers of one thread each on this machine, which listen to it alone."""
+    """Start workers of one thread each on this machine, which listen to it alone; of GPUs each has one."""
     import dask
-    from distributed import LocalCluster
 
     if n_workers is not None and n_workers < 1:
         raise InputError(f"workers={n_workers}: at least one is needed")
-    wanted = n_workers or usable_cores()
+    n_gpus = usable_gpus()
+    if n_gpus and n_workers and n_workers > n_gpus:
+        raise InputError(
+            f"workers={n_workers}: this machine has {n_gpus} GPU{'s' if n_gpus > 1 else ''}, one for each worker; start"
+            ' as many, or hide them with CUDA_VISIBLE_DEVICES=""'
+        )
+    wanted = n_workers or n_gpus or usable_cores()
     limit = "auto" if memory_bytes is None else memory_bytes // wanted
     # with the trim threshold that Dask sets, each temporary array is of new pages: tiles take a quarter longer
     environment = dict(dask.config.get("distributed.nanny.pre-spawn-environ"))
@@ -101,14 +112,43 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
         "distributed.worker.profile.interval": TICK,
     }
     with dask.config.set(settings):
-        return LocalCluster(
+        return _cluster_class(n_gpus)(
             n_workers=wanted,
             threads_per_worker=1,
             memory_limit=limit,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            preload=dask_worker.__name__,
+            preload=[dask_worker.__name__],
         )
+
+
+def usable_gpus() -> int:
+    """GPUs that the CUDA engine could use; 0 without a driver or CuPy."""
+    if driver_version() is None or find_spec("cupy") is None:
+        return 0
+    return count_gpus()
+
+
+def _cluster_class(n_gpus: int) -> Any:
+    """What starts workers here.
+
+    Raises
+    ------
+    EngineUnavailable
+        There are GPUs, but nothing that gives each worker its own.
+    """
+    if not n_gpus:
+        from distributed import LocalCluster
+
+        return LocalCluster
+    if find_spec("dask_cuda") is None:
+        raise EngineUnavailable(
+            "this machine has GPUs, and workers that have one each are started by dask-cuda; install it with:"
+            ' pip install "gpubench[dask-cuda]", or hide the GPUs with CUDA_VISIBLE_DEVICES=""'
+        )
+    from dask_cuda import LocalCUDACluster
+
+    return partial(LocalCUDACluster, rmm_pool_size=RMM_POOL_SHARE)
 
 
 def versions_here() -> dict[str, str]:

@@ -65,8 +65,8 @@ def value_distance(
     """See `Engine.neighbor_value_distance`."""
     out = np.empty(len(cells))
     counts = np.full(len(cells), knn.k, np.int64) if k_per_cell is None else k_per_cell[cells]
-    neighbors, own_first = _own_first(knn, cells, values)
-    cpu_kernels.neighbor_value_distance(neighbors, own_first, counts, 0, len(cells), out)
+    neighbors, column = own_first(knn, cells, values)
+    cpu_kernels.neighbor_value_distance(neighbors, column, counts, 0, len(cells), out)
     return out
 
 
@@ -86,13 +86,13 @@ def chi_square(
     knn: Knn, cells: NDArray[np.int64], codes: NDArray[Any], shares: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """See `Engine.neighbor_chi_square`."""
-    neighbors, own_first = _own_first(knn, cells, codes)
+    neighbors, column = own_first(knn, cells, codes)
     around = Knn(neighbors, knn.distances)
-    found: NDArray[np.float64] = neighborhoods.neighbor_chi_square(np, around, own_first, shares, _over_rows)
+    found: NDArray[np.float64] = neighborhoods.neighbor_chi_square(np, around, column, shares, _over_rows)
     return found
 
 
-def _own_first(knn: Knn, cells: NDArray[np.int64], column: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
+def own_first(knn: Knn, cells: NDArray[np.int64], column: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """The column with the values of these cells before those of all, and neighbours that point behind them.
 
     So row i of the block is of value i, as the kernels have it where they are given all cells.

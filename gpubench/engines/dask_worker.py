@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -46,6 +47,7 @@ class Recipe:
     ----------
     memory_bytes : what one task may use beyond the matrix
     threads : of a task that has a worker for itself
+    engine : "cpu", or "cuda" where every worker has a GPU
     """
 
     seed: int
@@ -53,6 +55,7 @@ class Recipe:
     exact: bool
     memory_bytes: int
     threads: int = 1
+    engine: str = "cpu"
 
     def start(self, threads: int | None = None) -> WorkerEngine:
         """Make the engine; it holds nothing, so that every task has its own."""
@@ -119,8 +122,18 @@ class Held:
         return self.recipe.start().put(self.place.open(), self.name)
 
 
+class Description(ABC):
+    """Stands for something in the arguments of a task."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def load(self) -> Any:
+        """What it stands for on this worker."""
+
+
 @dataclass(frozen=True, slots=True)
-class Handed:
+class Handed(Description):
     """An array that the client has left in a folder that workers see."""
 
     path: str
@@ -189,7 +202,7 @@ def value_of(given: Any) -> Any:
     """What a description stands for on this worker; containers are looked through, all else is as it is."""
     if isinstance(given, Held):
         return kept(("matrix", given.key), given.load)
-    if isinstance(given, Handed):
+    if isinstance(given, Description):
         return given.load()
     if isinstance(given, list | tuple):
         return type(given)(map(value_of, given))
