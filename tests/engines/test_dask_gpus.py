@@ -146,6 +146,15 @@ def test_cells_are_copied_to_a_gpu_once_and_let_go(
     assert len(copied) == 2
 
 
+@needs_compiler
+def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells: Cells) -> None:
+    engine.placement.wanted = "blocks"
+    with pytest.raises(
+        InputError, match=r"^emb \(130 x 9\) does not fit the host memory of a worker .* hold all cells"
+    ):
+        engine.put(cells.x, "emb")
+
+
 def test_rows_of_a_task() -> None:
     assert rows_a_task(1_000_000, 1_000_000, 50, 8) == 31_250
     assert rows_a_task(10_000, 10_000, 50, 8) == dask_gpus.LEAST_ROWS
