@@ -5,8 +5,8 @@
 Each size is a run of `gpubench score` in a fresh process, from a memory-mapped .npy file, with all tasks of one
 embedding. Random forests, whose training cells are capped, are left out beyond --forests. Memory is that of the process
 and of the processes that it starts, together, looked at ten times a second; pages of the input file that the system
-keeps for everybody do not count. Writes results/scale.json, one row for each size (those of earlier runs stay), and
-results/scale.svg.
+keeps for everybody do not count; in the peaks of stages, which are those of the timeline, they do. Writes
+results/scale.json, one row for each size (those of earlier runs stay), and results/scale.svg.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ import measure
 
 PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "scikit-learn-intelex", "igraph", "networkit")
 TASKS = ("clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization")
+
+SHOWN = 9
+"""Stages that are drawn."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,35 +98,43 @@ def _is_fold(path: list[str]) -> bool:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds of each stage and memory of the run against cells, both axes logarithmic."""
+    """Seconds and memory of the stages that take longest, and of the run, against cells; all axes logarithmic."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    times, memory = figure.subplots(1, 2)
-    stages = list(dict.fromkeys(stage["stage"] for row in rows for stage in row["stages"]))
-    longest = {name: max(_seconds(row, name) for row in rows) for name in stages}
-    shown = sorted(stages, key=longest.__getitem__, reverse=True)[:9]
-    colors = [*mpl.color_sequences["petroff10"][:9]]
-    for name, color in zip(shown, colors, strict=False):
-        points = [(row["n"], _seconds(row, name)) for row in rows if _seconds(row, name) > 0]
-        times.plot(*zip(*points, strict=True), marker="o", markersize=3, lw=1.2, label=name, color=color)
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    panels = dict(zip(("seconds", "peak_bytes"), figure.subplots(1, 2), strict=True))
+    stages = dict.fromkeys(stage["stage"] for row in rows for stage in row["stages"])
+    longest = {name: max(seconds for _, seconds in _of_stage(rows, name, "seconds")) for name in stages}
+    shown = sorted(stages, key=longest.__getitem__, reverse=True)[:SHOWN]
     cells = [row["n"] for row in rows]
-    times.plot(cells, [row["seconds"] for row in rows], color="black", marker="o", markersize=3, label="whole run")
-    times.set_ylabel("seconds")
-    times.legend(frameon=False, fontsize=7)
-    memory.plot(cells, [row["peak_bytes"] / 1e9 for row in rows], color="black", marker="o", label="run")
-    memory.plot(cells, [4 * row["n"] * row["d"] / 1e9 for row in rows], color="gray", ls="--", label="the cells")
-    memory.set_ylabel("GB at the peak")
-    memory.legend(frameon=False, fontsize=8)
-    for axes in (times, memory):
+    for figure_of, axes in panels.items():
+        for name, color in zip(shown, mpl.color_sequences["petroff10"], strict=False):
+            points = _of_stage(rows, name, figure_of)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, lw=1.2, label=name, color=color)
+        axes.plot(cells, [row[figure_of] for row in rows], color="black", marker="o", markersize=3, label="whole run")
         axes.set(xscale="log", yscale="log", xlabel="cells")
+        axes.grid(visible=True, lw=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    panels["seconds"].set_ylabel("seconds")
+    panels["peak_bytes"].set_ylabel("bytes at the peak")
+    panels["peak_bytes"].plot(
+        cells, [4 * row["n"] * row["d"] for row in rows], color="gray", ls="--", label="the cells"
+    )
+    handles, labels = panels["peak_bytes"].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path)
 
 
-def _seconds(row: dict[str, Any], name: str) -> float:
-    return sum(float(stage["seconds"]) for stage in row["stages"] if stage["stage"] == name)
+def _of_stage(rows: list[dict[str, Any]], name: str, figure_of: str) -> list[tuple[int, float]]:
+    """(cells, figure) of the runs that have it; a stage that a run has several times counts once."""
+    combine = sum if figure_of == "seconds" else max
+    points = []
+    for row in rows:
+        own = [stage[figure_of] for stage in row["stages"] if stage["stage"] == name]
+        if own and None not in own:
+            points.append((row["n"], combine(own)))
+    return points
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

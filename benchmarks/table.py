@@ -88,7 +88,55 @@ def _neighbors_row(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-TABLES = {"speed": table, "neighbours": neighbors_table}
+def scale_table(results: Path = HERE / "results") -> str:
+    """The table of whole suites of more and more cells."""
+    path = results / "scale.json"
+    if not path.exists():
+        return ""
+    head = ["| cells | label prediction | time | memory at the peak |", "|---|---|---|---|"]
+    return "\n".join([*head, *map(_scale_row, json.loads(path.read_text())["rows"])]) + "\n"
+
+
+def _scale_row(row: dict[str, Any]) -> str:
+    forests = "lr, knn, rf" if row["forests"] else "lr, knn"
+    minutes, seconds = divmod(round(row["seconds"]), 60)
+    busy = "" if row["machine"].get("idle", True) else ", on a machine in use"
+    time = f"{minutes} min {seconds} s{busy}" if minutes else f"{seconds} s"
+    return f"| {row['n']:,} × {row['d']} | {forests} | {time} | {row['peak_bytes'] / 1e9:.3g} GB |"
+
+
+def leiden_table(results: Path = HERE / "results") -> str:
+    """The table of implementations of Leiden: processor time, memory and quality."""
+    path = results / "leiden.json"
+    if not path.exists():
+        return ""
+    head = [
+        "| cells | implementation | processor time | memory | modularity | ARI with the labels | ARI between seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *map(_leiden_row, json.loads(path.read_text())["rows"])]) + "\n"
+
+
+def _leiden_row(row: dict[str, Any]) -> str:
+    cells = [f"{row['n']:,}", LEIDEN[row["method"]]]
+    if "not_ended_within_s" in row:
+        cells += [f"not ended after {row['not_ended_within_s']:.0f} s", "", "", "", ""]
+    else:
+        between = row["ari_between_seeds"]
+        cells += [f"{row['processor_s']:.3g} s", f"{row['peak_bytes'] / 1e9:.2g} GB", f"{row['modularity']:.4f}"]
+        cells += [f"{row['ari_label']:.3f}", "" if between is None else f"{between:.3f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+LEIDEN = {
+    "igraph_both": "igraph, every edge in both directions, as scanpy calls it",
+    "igraph_once": "igraph, every edge once",
+    "leidenalg": "leidenalg",
+    "networkit_all": "networkit on all cores",
+    "networkit_one": "networkit on one thread",
+}
+
+TABLES = {"speed": table, "neighbours": neighbors_table, "scale": scale_table, "leiden": leiden_table}
 """Name in the README's marks -> what writes the table between them."""
 
 
