@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.engines.cpu_kernels import positions
+from gpubench.engines.neighbors import scale_of
 from gpubench.engines.segments import Block, Segments, panels
 
 if TYPE_CHECKING:
@@ -182,11 +183,11 @@ class Centring:
         """
         extent = float((high.astype(np.float64) - low).max())
         # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
-        scale = 2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0
+        scale = scale_of(extent)
         firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
         sizes = np.array([stop - start for start, stop in panels(blocks)])
         means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)
-        return cls(means * np.float32(scale), float(scale))
+        return cls(means * np.float32(scale), scale)
 
     @property
     def reach(self) -> float:

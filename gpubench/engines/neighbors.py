@@ -45,13 +45,18 @@ class Scaling:
     def __init__(self, x: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
         self.center: NDArray[np.float32] = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         extent = max(_extent(side, self.center) for side in ((x,) if queries is x else (x, queries)))
-        self.scale = float(2.0 ** -np.ceil(np.log2(extent)) if extent > 0 else 1.0)
+        self.scale = scale_of(extent)
 
     def rows(self, cells: NDArray[np.float32], dtype: Any = np.float32, out: Floats | None = None) -> Floats:
         """Centred and scaled cells, (m, d) of `dtype`."""
         rows = np.subtract(cells, self.center.astype(dtype), dtype=dtype, out=out)
         rows *= dtype(self.scale)
         return rows
+
+
+def scale_of(extent: float) -> float:
+    """The power of two that brings an extent to at most 1, or as near as a float32 can."""
+    return float(2.0 ** np.clip(-np.ceil(np.log2(extent)), -126, 126)) if extent > 0 else 1.0
 
 
 def _extent(x: NDArray[np.float32], center: NDArray[np.float32]) -> float:

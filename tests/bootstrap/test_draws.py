@@ -199,7 +199,14 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
 
 @pytest.mark.parametrize(
     ("n_donors", "uneven", "effect"),
-    [(6, 0.0, "normal"), (6, 1.0, "normal"), (9, 1.0, "skewed"), (12, 1.5, "normal"), (12, 1.0, "of size")],
+    [
+        (3, 1.0, "normal"),
+        (6, 0.0, "normal"),
+        (6, 1.0, "normal"),
+        (9, 1.0, "skewed"),
+        (12, 1.5, "normal"),
+        (12, 1.0, "of size"),
+    ],
 )
 def test_intervals_over_few_donors_hold_what_they_say(n_donors: int, uneven: float, effect: str) -> None:
     rng = np.random.default_rng(1)

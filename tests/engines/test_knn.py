@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpubench.engines import cpu_neighbors
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_parallel import Workers
 from gpubench.timeline import Timeline
 from gpubench.types import Knn
@@ -141,6 +142,12 @@ def test_offset_and_scale(engine: Engine, offset: float, scale: float) -> None:
     x = (make_cells(600, 12, seed=4).x.astype(np.float64) * scale + offset).astype(np.float32)
     check_knn(engine, x, 15)
     check_between(engine, x[:50], x, 15)
+
+
+@pytest.mark.parametrize("scale", [1e-41, 1e37])
+def test_the_ends_of_what_float32_holds(scale: float) -> None:
+    x = (make_cells(400, 12, seed=4).x.astype(np.float64) * scale).astype(np.float32)
+    check_knn(CpuEngine(threads=1), x, 15)
 
 
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tolerance import assert_as_good_as_plain, plain_silhouette_widths
 
 from gpubench.engines.base import Distance, Engine
+from gpubench.engines.cpu import CpuEngine
 
 SIZES = (1, 2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)
@@ -149,6 +150,11 @@ def test_offset_and_scale(engine: Engine, offset: float, scale: float, metric: D
     x = (cells.x.astype(np.float64) * scale + offset).astype(np.float32)
     check(engine, x, cells.label, metric=metric)
     check(engine, x, cells.batch, cells.label, metric)
+
+
+def test_the_least_that_float32_holds() -> None:
+    cells = make_cells(400, 12, seed=4)
+    check(CpuEngine(threads=1), (cells.x.astype(np.float64) * 1e-41).astype(np.float32), cells.label)
 
 
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])
