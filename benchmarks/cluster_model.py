@@ -6,9 +6,10 @@ Writes results/cluster_model.json and prints a table for 13 million, 100 million
 workers: on machines of 16 cores at the measured rate, and on GPUs at an assumed one. No GPU was measured, and the Dask
 engine does not use GPUs yet: those rows say what the cut of the work would allow if its tasks ran at that rate.
 
-The model: a stage that compares all cells costs n^2 d / 2 differences of two values, in tasks that are cut as the
-engine cuts them. Its time is the larger of what the workers compute and what the scheduler hands out, plus what each
-worker reads and sorts for itself, plus one task at the end. A worker holds COPIES times the embedding.
+The model: a stage that compares all cells costs n^2 d / 2 differences of two values, one that compares SAMPLED cells
+with all n SAMPLED d, in tasks that are cut as the engine cuts them. Its time is the largest of what the workers
+compute, what they bring each other and what the scheduler hands out, plus what they read and sort. Where COPIES times
+the embedding fit a worker each reads all of it; else each has blocks, and of parts on their way to tasks a few.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 import measure
 
+from gpubench.engines import dask_blocks
 from gpubench.engines.dask_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
 from gpubench.engines.dask_put import COPIES
+from gpubench.engines.dask_shuffle import most_parts, n_tasks
 
 RESULTS = measure.HERE / "results"
 
@@ -39,6 +42,9 @@ SORTED_BYTES_S = 1e9
 
 WIRE_BYTES_S = 1e9
 """Assumed: what one worker receives from others."""
+
+MOST_HOURS, MOST_TASKS = 24, 100_000
+"""Beyond which a run is not worth it, and a graph is too large for one scheduler."""
 
 FOUND_BYTES = 32
 """What a silhouette task answers for each row of both sides: two means, and sums to two clusters that are cut."""
@@ -61,54 +67,74 @@ class Worker:
     assumed: bool
 
 
-def predict(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, Any]:
-    """Seconds and bytes of one Euclidean silhouette of all cells."""
-    products = n * n / 2 * d
+SAMPLED = 60_000
+"""Cells that an estimate with a standard error of 0.002 draws, of labels with much scatter."""
+
+
+def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = False) -> dict[str, Any]:
+    """Seconds and bytes of one Euclidean silhouette of all cells, or of a sample among all."""
+    part_bytes = dask_blocks.part_bytes(int(worker.memory_bytes), 1)
+    whole = COPIES * 4 * n * d <= worker.memory_bytes
+    products = float(SAMPLED) * n * d if sampled else n * n / 2 * d
+    if whole:
+        memory, n_blocks, at_most, largest = COPIES * 4 * n * d, 0, MOST_PARTS, float(n)
+    else:
+        memory = float(dask_blocks.worker_needs(n, d, n_workers, part_bytes, 1))
+        n_blocks = len(dask_blocks.edges_of(n, d, n_workers, part_bytes)) - 1
+        at_most = most_parts(n_blocks, MOST_PARTS)
+        largest = part_bytes / (4 * d)
     a_task = min(TASK_PRODUCTS, products / (TASKS_A_SLOT * n_workers))
-    rows = min(max((a_task / d) ** 0.5, n / MOST_PARTS, 1.0), n)
+    rows = min(max((min(TASK_PRODUCTS, n * n / 2 * d) / d) ** 0.5, n / at_most, 1.0), n, largest)
     parts = -(-n // int(rows))
-    n_tasks = parts * (parts + 1) // 2
-    task_s = products / n_tasks / worker.products_s
+    n_compared = max(parts, int(products / a_task)) if sampled else parts * (parts + 1) // 2
+    task_s = products / n_compared / worker.products_s
+    moved = 0.0 if whole else n_compared * (1 if sampled else 2) * 4 * rows * d
+    answers = n_compared * (FOUND_BYTES * SAMPLED / max(1, n_compared // parts) if sampled else 2 * rows * FOUND_BYTES)
+    shuffled = 0 if whole else n_tasks(n_blocks, parts)
+    share = 1 if whole else n_workers
     stages = {
-        "read_s": max(4 * n * d / READ_BYTES_S, n_workers * 4 * n * d / STORAGE_BYTES_S),
-        "sort_s": 4 * n * d / SORTED_BYTES_S,
-        "compute_s": max(products / worker.products_s / n_workers, task_s * -(-n_tasks // n_workers)),
-        "schedule_s": n_tasks * SCHEDULED_S,
-        "transfer_s": n_tasks * 2 * rows * FOUND_BYTES / n_workers / WIRE_BYTES_S,
+        "read_s": max(4 * n * d / share / READ_BYTES_S, n_workers * 4 * n * d / share / STORAGE_BYTES_S),
+        "sort_s": 4 * n * d / share / SORTED_BYTES_S + shuffled * SCHEDULED_S,
+        "compute_s": max(products / worker.products_s / n_workers, task_s * -(-n_compared // n_workers)),
+        "schedule_s": n_compared * SCHEDULED_S,
+        "transfer_s": (moved + answers) / n_workers / WIRE_BYTES_S,
     }
-    seconds = (
-        stages["read_s"] + stages["sort_s"] + max(stages["compute_s"], stages["schedule_s"]) + stages["transfer_s"]
-    )
-    memory = COPIES * 4 * n * d
+    busiest = max(stages[name] for name in ("compute_s", "schedule_s", "transfer_s"))
+    seconds = stages["read_s"] + stages["sort_s"] + busiest
+    fits = memory <= worker.memory_bytes
     return {
         "n": n,
         "d": d,
         "workers": n_workers,
         "worker": worker.name,
         "assumed": worker.assumed,
-        "tasks": n_tasks,
+        "compares": "a sample" if sampled else "all",
+        "placed": "whole" if whole else "blocks",
+        "tasks": n_compared + shuffled,
         "task_s": task_s,
         **stages,
         "seconds": seconds,
         "efficiency": products / worker.products_s / n_workers / seconds,
         "memory_bytes": memory,
-        "fits": memory <= worker.memory_bytes,
-        "limit": _limit(stages, fits=memory <= worker.memory_bytes),
+        "fits": fits,
+        "limit": _limit(stages, n_compared + shuffled, fits=fits, hours=seconds / 3600),
     }
 
 
-def _limit(stages: dict[str, float], *, fits: bool) -> str:
-    """Why more workers would not help much; the first thing that stands in the way."""
+def _limit(stages: dict[str, float], tasks: int, *, fits: bool, hours: float) -> str:
+    """What stands in the way first."""
     if not fits:
-        return "a worker cannot hold the embedding"
+        return "blocks and sorted parts do not fit a worker"
+    if tasks > MOST_TASKS:
+        return f"more than {MOST_TASKS:,} tasks"
     slowest = max(stages, key=lambda stage: stages[stage])
     reasons = {
-        "read_s": "every worker reads the whole embedding",
-        "sort_s": "every worker sorts all cells",
+        "read_s": "the file system",
+        "sort_s": "sorting: a task for each block of each part",
         "schedule_s": "the scheduler hands out one task after another",
-        "transfer_s": "answers are merged",
+        "transfer_s": "parts on their way to tasks",
     }
-    return reasons.get(slowest, "nothing yet")
+    return reasons.get(slowest, "arithmetic") + ("; compare a sample" if hours > MOST_HOURS else "")
 
 
 def check(measured: dict[str, Any]) -> tuple[float, list[dict[str, Any]]]:
@@ -133,19 +159,26 @@ def main() -> None:
     measured = json.loads((RESULTS / "cluster.json").read_text())["speed"]
     rate, checked = check(measured)
     kinds = (Worker("16-core machine", 16 * rate, 1.2e11, assumed=False), Worker("GPU", 5e13, 1.2e11, assumed=True))
-    rows = [predict(n, D, n_workers, kind) for kind in kinds for n in CELLS for n_workers in WORKERS]
+    rows = [
+        predict(n, D, n_workers, kind, sampled=sampled)
+        for sampled in (False, True)
+        for kind in kinds
+        for n in CELLS
+        for n_workers in WORKERS
+    ]
     report = {"kinds": [asdict(kind) for kind in kinds], "checked": checked, "rows": rows}
     (RESULTS / "cluster_model.json").write_text(json.dumps(report, indent=2) + "\n")
     for row in checked:
         print(f"{row['workers']} workers: {row['measured_s']:.1f} s, predicted {row['predicted_s']:.1f} s")
-    print("\n| cells x 512 | workers | tasks | a task | time | memory of a worker | what stops it |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| cells x 512 | compared | workers | tasks | a task | time | memory of a worker | what takes longest |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         kind = f"{row['worker']}s (assumed)" if row["assumed"] else f"{row['worker']}s"
         time = f"{row['seconds'] / 3600:.2g} h" if row["fits"] else "does not fit"
-        memory = f"{row['memory_bytes'] / 1e9:.0f} GB"
+        memory = f"{row['memory_bytes'] / 1e9:.0f} GB, {row['placed']}"
         told = (
             f"{row['n']:,}",
+            row["compares"],
             f"{row['workers']} {kind}",
             f"{row['tasks']:,}",
             f"{row['task_s']:.2g} s",

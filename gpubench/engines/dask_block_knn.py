@@ -18,7 +18,7 @@ from gpubench.engines import cpu_neighbors, cpu_topk
 from gpubench.engines.cpu_kernels import DIFFERENCES, exact_distances
 from gpubench.engines.cpu_neighbors import ExactSearch
 from gpubench.engines.dask_array import tables
-from gpubench.engines.dask_blocks import FLIGHT_SHARE, second
+from gpubench.engines.dask_blocks import second
 from gpubench.engines.dask_found import Near, nearest
 from gpubench.engines.dask_gather import Gathered
 from gpubench.engines.dask_knn import LEAST_QUERIES, MOST_PARTS, PAIR_PRODUCTS, TASKS_A_SLOT, part_rows
@@ -61,9 +61,9 @@ class NearPart:
     order: NDArray[np.int64]
 
 
-def near_rows(n: int, d: int, n_blocks: int, n_slots: int, most_bytes: int) -> int:
+def near_rows(n: int, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> int:
     """Cells of a part, a multiple of a block of the search."""
-    at_most = max(1, int(FLIGHT_SHARE * most_bytes) // (4 * d)) // cpu_topk.BLOCK * cpu_topk.BLOCK
+    at_most = part_bytes // (4 * d) // cpu_topk.BLOCK * cpu_topk.BLOCK
     fewest = -(-n // most_parts(n_blocks, MOST_PARTS))
     wanted = max(part_rows(n, d, n_slots), -(-fewest // cpu_topk.BLOCK) * cpu_topk.BLOCK)
     return max(cpu_topk.BLOCK, min(wanted, at_most))
@@ -72,7 +72,7 @@ def near_rows(n: int, d: int, n_blocks: int, n_slots: int, most_bytes: int) -> i
 def exact_knn(x: BlockRows, k: int, recipe: Recipe) -> Knn:
     """Find the k nearest other cells of each cell; see `Engine.knn`."""
     cluster, (n, d) = x.cluster, x.shape
-    rows = near_rows(n, d, len(x.blocks), cluster.n_slots, x.most_bytes)
+    rows = near_rows(n, d, len(x.blocks), cluster.n_slots, x.facts.part_bytes)
     edges = [(start, min(start + rows, n)) for start in range(0, n, rows)]
     parts = shuffle(cluster, x, _near_ranks(x, len(edges)), edges, near_part)
     alone = cluster.submit_each("knn", search_part, [(part, k, recipe) for part in parts])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.cpu_tiles import CentredRows, Centring, block_sums, make_summer
-from gpubench.engines.dask_blocks import FLIGHT_SHARE
 from gpubench.engines.dask_gather import Gathered
 from gpubench.engines.dask_parts import MOST_PARTS, Layout, Part, pairs, parts_of
 from gpubench.engines.dask_shuffle import most_parts, ranks_of, shuffle, sorted_rows
@@ -48,14 +47,9 @@ class SortedCells:
     sorting: tuple[Any, Any]
 
 
-def cut_of(layout: Layout, d: int, n_blocks: int, n_slots: int, most_bytes: int) -> list[Part]:
-    """The parts that cells in so many blocks are sorted into.
-
-    Parameters
-    ----------
-    most_bytes : what one worker may hold
-    """
-    rows = max(1, int(FLIGHT_SHARE * most_bytes) // (4 * d))
+def cut_of(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> list[Part]:
+    """The parts that cells in so many blocks are sorted into, of so many bytes at most."""
+    rows = max(1, part_bytes // (4 * d))
     return parts_of(layout, d, n_slots, most_parts=most_parts(n_blocks, MOST_PARTS), most_rows=rows)
 
 
@@ -70,7 +64,7 @@ def sort(x: BlockRows, segments: Segments) -> SortedCells:
         return known
     known = x.sorted = None  # first let go of the others
     cluster, layout = x.cluster, Layout(segments)
-    parts = cut_of(layout, x.shape[1], len(x.blocks), cluster.n_slots, x.most_bytes)
+    parts = cut_of(layout, x.shape[1], len(x.blocks), cluster.n_slots, x.facts.part_bytes)
     rank = np.empty(layout.n, np.uint32)
     rank[segments.order] = np.arange(layout.n, dtype=np.uint32)
     edges = [layout.rows_of(part.span) for part in parts]

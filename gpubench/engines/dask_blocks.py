@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,11 @@ COPIES = 2.2
 """Times its share of the embedding that a worker holds: the cells, the same sorted, and what Dask is moving."""
 
 FLIGHT_SHARE = 1 / 48
-"""Share of a worker's memory that one part of the cells may take; a task has two, as they are and centred, and the next
-tasks have theirs already."""
+"""Share that one part of the cells may take of the memory that a worker has for each of its threads; a task has two, as
+they are and centred, and the next tasks have theirs already."""
 
 PARTS_IN_FLIGHT = 12
-"""Parts of the largest size that each task that runs at a time accounts for."""
+"""Parts of the largest size for each task that runs at a time."""
 
 BLOCKS_A_WORKER = 4
 
@@ -43,6 +43,23 @@ WHOLE_COPIES = 2.5
 """Matrices that one worker holds that is brought all cells: they, their blocks, and what is computed from them."""
 
 
+class Facts(NamedTuple):
+    """What blocks of rows have in common.
+
+    Attributes
+    ----------
+    d : dimensions
+    name : for messages
+    most_bytes : what one worker may hold
+    part_bytes : what a part of the cells may take
+    """
+
+    d: int
+    name: str
+    most_bytes: int
+    part_bytes: int
+
+
 class BlockRows(ClusterArray):
     """A matrix in blocks of rows on the workers, (n, d).
 
@@ -50,17 +67,16 @@ class BlockRows(ClusterArray):
     ----------
     blocks : futures of float32 arrays
     edges : the first row of each block, and n
-    name : for messages
-    most_bytes : what one worker may hold
+    facts : what they have in common
     sorted : cells as they were sorted last, see `dask_block_silhouette`
     """
 
-    def __init__(self, cluster: Cluster, blocks: list[Any], edges: list[int], facts: tuple[int, str, int]) -> None:
-        d, self.name, self.most_bytes = facts
+    def __init__(self, cluster: Cluster, blocks: list[Any], edges: list[int], facts: Facts) -> None:
+        self.facts = facts
         self._whole: Any = None
         self.blocks, self.edges = blocks, edges
         self.sorted: Any = None
-        super().__init__(cluster, None, ((edges[-1], d), np.dtype(np.float32)))
+        super().__init__(cluster, None, ((edges[-1], facts.d), np.dtype(np.float32)))
 
     @property
     def cluster(self) -> Cluster:
@@ -98,11 +114,11 @@ class BlockRows(ClusterArray):
         """
         n, d = self.shape
         needs = int(WHOLE_COPIES * 4 * n * d)
-        if needs > self.most_bytes:
+        if needs > self.facts.most_bytes:
             raise InputError(
-                f"{self.name} ({n:,} x {d}) is in blocks on the workers, and {who} all cells on one:"
-                f" {bytes_text(needs)}, but {bytes_text(self.most_bytes)} may be used; start workers with more memory"
-                f"{f', or {remedy}' if remedy else ''}"
+                f"{self.facts.name} ({n:,} x {d}) is in blocks on the workers, and {who} all cells on one:"
+                f" {bytes_text(needs)}, but {bytes_text(self.facts.most_bytes)} may be used; start workers with more"
+                f" memory{f', or {remedy}' if remedy else ''}"
             )
 
     def spans(self) -> list[tuple[Any, int, int]]:
@@ -131,15 +147,15 @@ class BlockRows(ClusterArray):
         some = some or [(self.blocks[0], slice(0, 0), 0)]
         edges = np.cumsum([0, *(count for _, _, count in some)]).tolist()
         calls = [(block, key) for block, key, _ in some]
-        return BlockRows(self.cluster, self.cluster.submit_each("rows", take, calls), edges, self._facts_of_rows())
+        return BlockRows(self.cluster, self.cluster.submit_each("rows", take, calls), edges, self.facts)
 
     def _gathered(self, cells: NDArray[Any]) -> ClusterArray:
         """Rows in any order, together on one worker."""
         n, d = self.shape
-        if 4 * len(cells) * d * 2 > self.most_bytes:
+        if 4 * len(cells) * d * 2 > self.facts.most_bytes:
             raise InputError(
-                f"{len(cells):,} cells of {self.name} take {bytes_text(8 * len(cells) * d)} on one worker, but"
-                f" {bytes_text(self.most_bytes)} may be used; start workers with more memory"
+                f"{len(cells):,} cells of {self.facts.name} take {bytes_text(8 * len(cells) * d)} on one worker, but"
+                f" {bytes_text(self.facts.most_bytes)} may be used; start workers with more memory"
             )
         wanted = np.where(cells < 0, cells + n, cells).astype(np.int64)
         of_block = np.searchsorted(self.edges, wanted, "right") - 1
@@ -149,33 +165,29 @@ class BlockRows(ClusterArray):
         future = self.cluster.submit("rows", in_order, rows, [where for _, where in some], (len(cells), d))
         return ClusterArray(self.cluster, future, ((len(cells), d), np.dtype(np.float32)))
 
-    def _facts_of_rows(self) -> tuple[int, str, int]:
-        return self.shape[1], self.name, self.most_bytes
-
     def digest(self) -> str:
         """Tell these cells from any others; it does not depend on the blocks. 64 hexadecimal digits."""
         of_blocks = self.cluster.submit_each("digest", digests, [(block,) for block in self.blocks])
         return str(self.cluster.fetch(self.cluster.submit("digest", digest_of, of_blocks, self.shape)))
 
 
-def edges_of(n: int, d: int, n_workers: int, most_bytes: int) -> list[int]:
-    """First rows of blocks of a multiple of `DIGEST_ROWS`, about as many for each worker, and n.
+def part_bytes(worker_bytes: int, n_threads: int) -> int:
+    """What a part of the cells may take on workers of so many threads."""
+    return int(FLIGHT_SHARE * worker_bytes / n_threads)
 
-    Parameters
-    ----------
-    most_bytes : what one worker may hold
-    """
+
+def edges_of(n: int, d: int, n_workers: int, part_bytes: int) -> list[int]:
+    """First rows of blocks of a multiple of `DIGEST_ROWS`, about as many for each worker, and n."""
     a_worker = BLOCKS_A_WORKER if n_workers <= 32 else 2 if n_workers <= 256 else 1
-    rows = min(-(-n // (a_worker * n_workers)), max(1, int(FLIGHT_SHARE * 2 * most_bytes) // (4 * d)))
+    rows = min(-(-n // (a_worker * n_workers)), max(1, 2 * part_bytes // (4 * d)))
     rows = -(-rows // DIGEST_ROWS) * DIGEST_ROWS
     return [*range(0, n, rows), n]
 
 
-def worker_needs(n: int, d: int, n_workers: int, worker_bytes: int, n_threads: int) -> int:
-    """Bytes of one of several workers that hold the cells in blocks; it may hold `worker_bytes`."""
+def worker_needs(n: int, d: int, n_workers: int, part_bytes: int, n_threads: int) -> int:
+    """Bytes of one of several workers that hold the cells in blocks."""
     matrix = 4 * n * d
-    part = min(int(FLIGHT_SHARE * worker_bytes), matrix)
-    return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * part
+    return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * min(part_bytes, matrix)
 
 
 def read_place(cluster: Cluster, place: Place, edges: list[int], name: str) -> list[Any]:

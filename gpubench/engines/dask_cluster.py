@@ -59,7 +59,10 @@ class Cluster:
         ClusterError
             There is none, or the scheduler does not answer.
         """
-        workers: dict[str, dict[str, Any]] = self.client.scheduler_info(n_workers=-1)["workers"]
+        # Client.scheduler_info may give what a look without workers, every few seconds, has put in its place meanwhile
+        self._require_scheduler()
+        found = self._guarded(lambda: self.client.sync(self.client.scheduler.identity, n_workers=-1))
+        workers: dict[str, dict[str, Any]] = found["workers"]
         if not workers:
             raise ClusterError("the cluster has no workers; start some, or wait until they have started")
         return workers
@@ -105,10 +108,8 @@ class Cluster:
         n_calls: int,
         done: Callable[[int, Any], None],
     ) -> None:
-        """Call a function with each of several arguments, few at a time; `done` is given number and future of each.
-
-        Dask brings the inputs of all tasks that were sent to the workers at once.
-        """
+        """Call a function with each of several arguments, few at a time; `done` is given number and future of each."""
+        # Dask brings the inputs of all tasks that were sent to the workers at once
         from distributed import wait
 
         most = AHEAD * self.n_slots

@@ -75,7 +75,8 @@ class Workers:
 
     def beside_blocks(self, n: int, d: int) -> int:
         """What one holds of cells that are cut into tasks, beside its blocks."""
-        needs = dask_blocks.worker_needs(n, d, self.count, self.worker_bytes, self.threads)
+        part_bytes = dask_blocks.part_bytes(self.worker_bytes, self.threads)
+        needs = dask_blocks.worker_needs(n, d, self.count, part_bytes, self.threads)
         return needs - 4 * n * d // self.count
 
 

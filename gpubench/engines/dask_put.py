@@ -14,7 +14,7 @@ from gpubench.data.host import comes_from
 from gpubench.data.places import place_of
 from gpubench.engines import dask_blocks, dask_worker
 from gpubench.engines.dask_array import ClusterArray
-from gpubench.engines.dask_blocks import BlockRows
+from gpubench.engines.dask_blocks import BlockRows, Facts
 from gpubench.engines.dask_worker import Held, Recipe
 from gpubench.errors import InputError
 from gpubench.units import bytes_text
@@ -53,6 +53,11 @@ class Placement:
     n_threads: int
     wanted: Placing = "auto"
 
+    @property
+    def part_bytes(self) -> int:
+        """What a part of cells in blocks may take."""
+        return dask_blocks.part_bytes(self.worker_bytes, self.n_threads)
+
     def put(self, x: ArrayLike | RowSource, name: str) -> tuple[ClusterArray, int]:
         """The cells on the cluster, and how many bytes they take there; see `Engine.put`.
 
@@ -76,7 +81,7 @@ class Placement:
         needs = int(COPIES * 4 * n * d)
         if self.wanted == "whole" or (self.wanted == "auto" and needs <= self.worker_bytes):
             return False
-        in_blocks = dask_blocks.worker_needs(n, d, n_workers, self.worker_bytes, self.n_threads)
+        in_blocks = dask_blocks.worker_needs(n, d, n_workers, self.part_bytes, self.n_threads)
         if self.wanted == "auto" and in_blocks > self.worker_bytes:
             raise InputError(
                 f"{name} ({n:,} x {d}) takes {bytes_text(in_blocks)} on each of {n_workers} workers in blocks, but"
@@ -106,7 +111,7 @@ class Placement:
     def _blocks(self, rows: Any, shape: tuple[int, int], name: str, *, from_dask: bool) -> BlockRows:
         """Each worker reads its own rows."""
         n, d = shape
-        edges = dask_blocks.edges_of(n, d, len(self.cluster.workers()), self.worker_bytes)
+        edges = dask_blocks.edges_of(n, d, len(self.cluster.workers()), self.part_bytes)
         if from_dask:
             blocks = dask_blocks.take_chunks(self.cluster, rows.node, edges, name)
         else:
@@ -116,7 +121,7 @@ class Placement:
                 blocks = self.cluster.client.scatter(parts, direct=True)
             else:
                 blocks = dask_blocks.read_place(self.cluster, place, edges, name)
-        return BlockRows(self.cluster, blocks, edges, (d, name, self.worker_bytes))
+        return BlockRows(self.cluster, blocks, edges, Facts(d, name, self.worker_bytes, self.part_bytes))
 
     def _place(self, rows: Any, name: str) -> Any:
         """Where workers can read the cells; the cells themselves, checked, where there is no such place."""

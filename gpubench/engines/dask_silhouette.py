@@ -15,7 +15,7 @@ from gpubench.engines.cpu_sampled import CELLS_A_PIECE, Sample, segments_of, sum
 from gpubench.engines.cpu_tiles import CentredRows, make_summer
 from gpubench.engines.dask_parts import TASKS_A_SLOT, Layout, Part, compared, pairs, parts_of
 from gpubench.engines.dask_sums import Found, means, sum_pair, together
-from gpubench.engines.dask_worker import kept
+from gpubench.engines.dask_worker import SORTED, kept
 from gpubench.engines.segments import Segments, own_means, sort_cells, widths_from_means
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Sorted:
     @classmethod
     def here(cls, x: NDArray[np.float32], key: str, clusters: NDArray[Any], groups: NDArray[Any] | None) -> Sorted:
         """Those of this worker."""
-        return kept(("sorted", *key.split()), lambda: cls(x, clusters, groups))
+        return kept((SORTED, *key.split()), lambda: cls(x, clusters, groups))
 
 
 def silhouette_widths(cluster: Cluster, columns: Columns, segments: Segments, d: int, recipe: Recipe) -> Any:

@@ -38,6 +38,9 @@ MADE_OF = "gpubench made of"
 KEPT = 8
 """Things that a worker keeps: matrices, and what was derived from them."""
 
+SORTED = "sorted"
+"""First word of the key of sorted cells, of which a worker keeps those of one column."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -157,6 +160,8 @@ class _Kept:
                 found = self._made.get(key)
                 mine = found is None
                 if found is None:
+                    if key[0] == SORTED:
+                        self._let_go_of_sorted()
                     found = self._made[key] = Future()
                     while len(self._made) > KEPT:
                         self._made.popitem(last=False)
@@ -177,6 +182,11 @@ class _Kept:
                     if self._made.get(key) is empty:
                         del self._made[key]
                 empty.cancel()
+
+    def _let_go_of_sorted(self) -> None:
+        """Cells are sorted anew for each column: what was sorted for another is as large as the matrix."""
+        for key in [key for key, made in self._made.items() if key[0] == SORTED and made.done()]:
+            del self._made[key]
 
     def forget(self, key: str) -> None:
         """Let go of a matrix and of what was derived from it."""

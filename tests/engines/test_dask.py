@@ -22,7 +22,7 @@ from distributed import LocalCluster
 from shared_dask import shared_client
 
 import gpubench as gb
-from gpubench.engines import dask_cluster, dask_connect, get_engine
+from gpubench.engines import dask_cluster, dask_connect, dask_worker, get_engine
 from gpubench.engines.dask import DaskEngine
 from gpubench.errors import ClusterError, EngineUnavailable, InputError
 from gpubench.timeline import chrome_trace
@@ -92,6 +92,17 @@ def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine,
     for given in ((codes, None), (codes, groups), (codes // 2, groups)):
         expected = get_engine("cpu").silhouette_widths(x.astype(np.float32), *given)
         assert np.asarray(engine.silhouette_widths(engine.put(x), *given)).tobytes() == expected.tobytes()
+
+
+def test_a_worker_keeps_cells_sorted_for_one_column(engine: DaskEngine, cells: Cells) -> None:
+    x = engine.put(cells.x)
+    for codes in (cells.label, cells.batch, cells.label):
+        engine.silhouette_widths(x, codes)
+    assert set(engine.cluster.on_each(n_sorted).values()) <= {0, 1}
+
+
+def n_sorted() -> int:
+    return sum(key[0] == dask_worker.SORTED for key in dask_worker._kept._made)
 
 
 def test_cells_stay_on_the_workers(engine: DaskEngine, cells: Cells) -> None:

@@ -26,7 +26,7 @@ from gpubench.engines.dask import DaskEngine
 from gpubench.engines.dask_block_knn import near_rows, query_rows
 from gpubench.engines.dask_block_sampled import pieces_of, runs_of
 from gpubench.engines.dask_block_silhouette import cut_of
-from gpubench.engines.dask_blocks import BlockRows, edges_of
+from gpubench.engines.dask_blocks import BlockRows, edges_of, part_bytes
 from gpubench.engines.dask_near import counts_of, keys_of, ranks_in, starts_of, tree_of
 from gpubench.engines.dask_parts import Layout, pairs
 from gpubench.engines.dask_shuffle import n_tasks
@@ -209,17 +209,18 @@ def test_a_whole_run(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
 
 def test_tasks_of_a_hundred_million_cells_on_64_workers() -> None:
     """Of everything that is compared: how many tasks, and how many differences of two values each."""
-    n, d, n_workers, worker_bytes, rate = 100_000_000, 50, 64, 12 << 30, 3e10
-    edges = edges_of(n, d, n_workers, worker_bytes)
+    n, d, n_workers, rate = 100_000_000, 50, 64, 3e10
+    most = part_bytes(12 << 30, 1)
+    edges = edges_of(n, d, n_workers, most)
     n_blocks = len(edges) - 1
     sizes = np.diff(np.linspace(0, n, 61).astype(np.int64))
     segments = Segments(np.empty(0, np.int64), np.concatenate([[0], np.cumsum(sizes)]), np.zeros(60, np.int64))
     layout = Layout(segments)
-    parts = cut_of(layout, d, n_blocks, n_workers, worker_bytes)
+    parts = cut_of(layout, d, n_blocks, n_workers, most)
     n_pairs = sum(1 for _ in pairs(parts))
     shuffled = n_tasks(n_blocks, len(parts))
     assert shuffled + n_pairs * 1.3 < 100_000
-    rows = near_rows(n, d, n_blocks, n_workers, worker_bytes)
+    rows = near_rows(n, d, n_blocks, n_workers, most)
     n_parts = -(-n // rows)
     assert n_tasks(n_blocks, n_parts) + n_parts * n_parts / 2 * 1.3 < 100_000
     # what runs of so many cells: 60,000 of them compared with all, 20,000 of them for their neighbours
