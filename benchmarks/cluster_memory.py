@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=200_000)
     parser.add_argument("--d", type=int, default=256)
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--limit", type=float, default=400, help="MB that a worker of blocks may hold, as it is told")
     parser.add_argument("--knn", action="store_true", help="exact neighbours of all cells as well")
     parser.add_argument("--out", type=Path, default=measure.HERE / "results")
     given = parser.parse_args(arguments)
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         np.save(path, cells.x)
         for n_workers in given.workers:
             for placing in PLACINGS:
-                rows.append(_measured(path, cells, n_workers, placing, all_neighbors=given.knn))
+                limit = int(given.limit * 1e6) if placing == "blocks" else None
+                rows.append(_measured(path, cells, n_workers, limit, all_neighbors=given.knn))
                 print(json.dumps(rows[-1]))
     report = {"n": given.n, "d": given.d, "embedding_bytes": 4 * given.n * given.d, "rows": rows}
     report |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": measure.machine_facts()}
@@ -57,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (given.out / "cluster_memory.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _measured(path: Path, cells: Any, n_workers: int, placing: str, *, all_neighbors: bool) -> dict[str, Any]:
+def _measured(path: Path, cells: Any, n_workers: int, limit: int | None, *, all_neighbors: bool) -> dict[str, Any]:
     engine: Any = get_engine("dask", cluster=n_workers)
+    placing = "whole" if limit is None else "blocks"
     engine.placement.wanted = placing
+    engine.placement.worker_bytes = limit or engine.placement.worker_bytes
     pids = list(engine.cluster.on_each(os.getpid).values())
     before = [_own_bytes(pid) for pid in pids]
     begin = time.monotonic()
@@ -78,6 +82,7 @@ def _measured(path: Path, cells: Any, n_workers: int, placing: str, *, all_neigh
     return {
         "workers": n_workers,
         "placing": placing,
+        "limit_bytes": limit,
         "seconds": seconds,
         "before_bytes": max(before),
         "peak_bytes": max(peaks),
