@@ -91,7 +91,8 @@ class Plan:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-        device = f"{self.workers} {self.device}" if self.workers else self.device
+        how_many = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        device = self.device.replace("workers", how_many, 1) if self.workers else self.device
         lines += ["", f"About {seconds_text(self.seconds)} on {device}, by its rates of {self.measured}."]
         used, may, holds = map(bytes_text, (self.used_bytes, self.memory_bytes, self.peak_bytes))
         beside, whose = ("on a worker", "its") if self.workers else ("beyond the data", "the")

@@ -17,11 +17,14 @@ import pytest
 from stores import N_CELLS, make_anndata, write_h5ad, zarr_writer
 
 import gpubench as gb
+from gpubench.batch import has_ended, output_of, score_run
 from gpubench.checkpoint import Checkpoint
 from gpubench.data import fingerprint, read, read_rows
 from gpubench.data.places import place_of
 from gpubench.data.urls import Url, redacted, shown
 from gpubench.errors import InputError
+from gpubench.output import Output
+from gpubench.runfile import read_run_file
 
 PASSWORD, TOKEN = "passw0rd", "aBcD%2Fsignature"
 STORES = ["cells.h5ad", "cells2.zarr", "cells3.zarr"]
@@ -194,3 +197,21 @@ def test_a_run_and_its_resumption(
 
 def _without_query(_: Any, path: str) -> str:
     return "/" + path.removeprefix("memory://").partition("?")[0].strip("/")
+
+
+def test_a_run_file_names_urls_and_knows_files_that_have_changed(memory: str, folder: Path, tmp_path: Path) -> None:
+    """A run that has ended is taken over as long as its files are the same, and scored anew where nobody can tell."""
+    (tmp_path / "run.yaml").write_text(
+        f"runs:\n  a:\n    data: {memory}/cells.h5ad\n    embeddings: [memory://emb.npy]\n    label: cell_type\n"
+        f"    tasks: [embedding]\n    engine: cpu\n"
+    )
+    files = fsspec.filesystem("memory")
+    files.put(str(folder / "emb.npy"), "/emb.npy")
+    (planned,) = read_run_file(tmp_path / "run.yaml")
+    assert planned.arguments["embeddings"] == {"emb": "memory://emb.npy"}
+    output = output_of(planned, Output(tmp_path / "out", ["json"]))
+    assert score_run(planned, output, None)[0].results
+    assert has_ended(planned, output)
+    files.put(str(folder / "fortran.npy"), "/emb.npy")
+    assert not has_ended(planned, output)
+    files.rm("/emb.npy")
