@@ -28,7 +28,8 @@ LOST_S = 20.0
 COLLECT_S = 0.2
 """Stages that took less are not asked for what each worker did."""
 
-RUNNING = "running"
+UNDER_WAY = ("pending", "lost")
+"""What Dask calls tasks that have not ended, and those whose answer was lost with its worker and is computed again."""
 
 AHEAD = 2
 """Tasks that are sent for each that runs at a time, where their inputs are large."""
@@ -204,7 +205,7 @@ class Cluster:
             while True:
                 with suppress(TimeoutError), self.client.as_current():
                     wait(futures, timeout=LOOK_S)
-                done = sum(future.status != "pending" for future in futures)
+                done = sum(future.status not in UNDER_WAY for future in futures)
                 self._raise_failed(futures)
                 if len(futures) > 1:
                     self._timeline.advance(done, len(futures))
@@ -214,23 +215,23 @@ class Cluster:
                     break
                 lost_since = self._heed_loss(lost_since)
         finally:
-            pending = [future for future in futures if future.status == "pending"]
+            pending = [future for future in futures if future.status in UNDER_WAY]
             if pending:  # the run is to stop, or one of them has failed
                 self.client.cancel(pending, force=False)
         if time.monotonic() - begin > COLLECT_S:
             self._collect()
 
-    def _status(self) -> str:
-        """Whether the scheduler answers: `RUNNING`."""
-        return str(self.client.status)
+    def _answers(self) -> bool:
+        """Whether the scheduler does."""
+        return bool(self.client.status == "running")
 
     def _require_scheduler(self) -> None:
-        if self._status() != RUNNING:
+        if not self._answers():
             raise ClusterError(self._told("the scheduler does not answer any more"))
 
     def _heed_loss(self, since: float | None) -> float | None:
         """Since when the scheduler does not answer; None: it does."""
-        if self._status() == RUNNING:
+        if self._answers():
             return None
         since = since or time.monotonic()
         if time.monotonic() - since > LOST_S:
@@ -239,7 +240,7 @@ class Cluster:
 
     def _raise_failed(self, futures: Sequence[Any]) -> None:
         for future in futures:
-            if future.status in ("error", "cancelled", "lost"):
+            if future.status in ("error", "cancelled"):
                 self._guarded(lambda future=future: future.result(timeout=LOST_S))  # type: ignore[misc]
 
     def _guarded(self, ask: Callable[[], Any]) -> Any:
@@ -288,7 +289,7 @@ class Cluster:
 
     def release(self, key: str) -> None:
         """Let workers forget a matrix; those that are lost hold none."""
-        if self._status() == RUNNING:
+        if self._answers():
             self.on_each(dask_worker.forget, key)
 
 

@@ -160,6 +160,11 @@ def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
     assert found.provenance["engine"]["chosen"] == "2 workers of 1 thread"
 
 
+def slept(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def test_a_worker_that_is_killed_leaves_no_trace(own_cluster: LocalCluster, tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
@@ -176,6 +181,18 @@ def test_a_worker_that_is_killed_leaves_no_trace(own_cluster: LocalCluster, tmp_
     np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
     np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
     np.testing.assert_array_equal(np.asarray(widths), cpu.silhouette_widths(cells.x, cells.label))
+
+
+def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again(
+    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DaskEngine(cluster=own_cluster)
+    monkeypatch.setattr(dask_cluster, "LOST_S", 0.2)  # less than a worker takes to start
+    (pid,) = engine.cluster.on_each(os.getpid).values()
+    answered, later = engine.cluster.submit_each("sleep", slept, [(0.0,), (0.6,)])
+    assert answered.result() == 0.0
+    os.kill(pid, signal.SIGKILL)
+    assert engine.cluster.fetch_each([answered, later]) == [0.0, 0.6]
 
 
 def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
