@@ -34,7 +34,7 @@ def test_workers_read_urls_for_themselves(tmp_path: Path, monkeypatch: pytest.Mo
     np.save(tmp_path / "emb.npy", x)
     pd.DataFrame(x).to_parquet(tmp_path / "emb.parquet")
     engine = DaskEngine(cluster=shared_client())
-    monkeypatch.setattr(engine, "_handed_over", lambda *_: pytest.fail("the cells went through the client"))
+    monkeypatch.setattr(engine.placement.here, "put", lambda *_: pytest.fail("the cells went through the client"))
     with s3.serve() as (client, proxy):
         for file in tmp_path.rglob("*"):
             if file.is_file():
@@ -44,10 +44,13 @@ def test_workers_read_urls_for_themselves(tmp_path: Path, monkeypatch: pytest.Mo
             query = "" if name.endswith(".zarr") else f"?token={TOKEN}"
             asked: Any = ["X_pca"] if name.startswith("cells") else None
             (rows,) = read(f"{proxy.url}/{s3.BUCKET}/{name}{query}", embeddings=asked).embeddings.values()
-            on = engine.put(rows)
-            np.testing.assert_array_equal(np.asarray(on), x)
-            assert TOKEN not in repr(on.argument)
-            engine.release(on)
+            for placing in ("whole", "blocks"):
+                engine.placement.wanted = placing
+                on = engine.put(rows)
+                np.testing.assert_array_equal(np.asarray(on), x)
+                assert TOKEN not in repr(on.argument)
+                engine.release(on)
+        engine.placement.wanted = "auto"
         url = f"{proxy.url}/{s3.BUCKET}/cells.h5ad?token={TOKEN}"
         result = gb.score(url, ["X_pca"], label="cell_type", tasks="embedding", engine=engine)
         assert not result.failures
