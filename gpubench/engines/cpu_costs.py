@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.engines import cpu_communities, cpu_kernels, cpu_leaves, cpu_leiden, cpu_neighbors, planner
+from gpubench.engines.cpu_candidates import CandidateStore
 from gpubench.engines.cpu_forest import INTELEX, N_TREES, forest_package
-from gpubench.engines.cpu_topk import STORE_SHARE, CandidateStore
+from gpubench.engines.cpu_topk import STORE_SHARE
 from gpubench.engines.votes import N_VOTES, graph_neighbors
 
 if TYPE_CHECKING:

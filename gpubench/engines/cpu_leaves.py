@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.engines import cpu_neighbors, planner, work
+from gpubench.engines.cpu_candidates import CandidateStore
 from gpubench.engines.cpu_parallel import one_blas_thread
-from gpubench.engines.cpu_topk import CandidateStore
 from gpubench.engines.near_order import near_order
 from gpubench.engines.neighbors import Neighbors, Scaling
 from gpubench.engines.recall import sample_of, share_found

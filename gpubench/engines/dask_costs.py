@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench.engines import cpu_costs, dask_blocks, dask_knn, dask_parts, dask_worker, planner
+from gpubench.engines.cpu_candidates import CandidateStore
 from gpubench.engines.cpu_costs import Cost
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cpu_rates import Rates, measure_rates
-from gpubench.engines.cpu_topk import CandidateStore
 from gpubench.engines.dask_put import COPIES
 from gpubench.units import bytes_text
 

@@ -208,7 +208,7 @@ def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch
 def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = engine.cluster.submit("wait", time.sleep, 1.5)
     monkeypatch.setattr(dask_cluster, "LOST_S", 0.3)
-    monkeypatch.setattr(engine.cluster, "_status", lambda: "connecting")
+    monkeypatch.setattr(engine.cluster, "_answers", lambda: False)
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
         engine.cluster.wait([waiting])
 
