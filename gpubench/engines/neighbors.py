@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Floats = Any  # an array of float32 or float64
 
+CENTER_ROWS = 1000
+"""Rows that the centre is the median of, in each dimension, at most."""
+
 EXTENT_ROWS = 8192
 """Rows whose largest difference from the centre is looked for at a time."""
 
@@ -38,12 +41,12 @@ class Scaling:
 
     Attributes
     ----------
-    center : (d,) the mean of the cells, rounded to float32
+    center : (d,) where most cells are: a mean would follow few that are far out, and cost the others their digits
     scale : a power of two, which rounds nothing; squares of values up to 1 cannot overflow
     """
 
     def __init__(self, x: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
-        self.center: NDArray[np.float32] = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.center: NDArray[np.float32] = np.median(x[:: -(-len(x) // CENTER_ROWS)], axis=0).astype(np.float32)
         extent = max(_extent(side, self.center) for side in ((x,) if queries is x else (x, queries)))
         self.scale = scale_of(extent)
 

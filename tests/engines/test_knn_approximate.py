@@ -207,3 +207,12 @@ def test_few_cells_are_searched_exactly(engine: Engine, cells: Cells) -> None:
 def test_an_unknown_method_is_refused(start_engine: Callable[..., Engine]) -> None:
     with pytest.raises(InputError, match="knn='annoy' is unknown"):
         start_engine(knn="annoy")
+
+
+@WHERE_IT_RUNS["leaves"]
+def test_a_few_cells_far_out_do_not_cost_the_others_their_digits(start_engine: Callable[..., Engine]) -> None:
+    x = make_cells(4000, 8, n_labels=6, seed=5).x
+    x[[7, 900]] *= np.float32(1e9)
+    found = start_engine(knn="leaves").knn(x, 6)
+    assert found.recall is not None
+    assert found.recall > 0.95
