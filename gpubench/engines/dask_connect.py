@@ -26,8 +26,8 @@ RMM_POOL_SHARE = 0.25
 """Of a GPU's memory, the pool that cuML and cuGraph begin with; it grows. The rest is for gpubench's own arrays."""
 
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
-"""Of the processes started here: memory that arrays leave is used again. With Dask's default of 64 KiB each temporary array
-is of new pages, and neighbours take a fifth longer."""
+"""Of the processes started here: memory that arrays leave is used again. With Dask's default, 64 KiB, each temporary
+array is of new pages, and neighbours take a fifth longer."""
 
 TICK = "200ms"
 """How often processes started here look at themselves; by default a hundred times a second, beside the arithmetic."""
