@@ -113,8 +113,7 @@ class Cluster:
         # Dask brings the inputs of all tasks that were sent to the workers at once
         from distributed import wait
 
-        most = AHEAD * self.n_slots
-        sent = enumerate(self._sent(name, function, calls))
+        most, sent = AHEAD * self.n_slots, enumerate(self._sent(name, function, calls))
         running: dict[Any, int] = {}
         lost_since: float | None = None
         n_done = 0

@@ -146,11 +146,11 @@ def test_one_cluster_of_many_parts_and_many_tiny_ones(
 
 def test_neighbours_of_copies(engine: DaskEngine, rng: np.random.Generator) -> None:
     """Copies tie, and all of them are in one leaf of the tree of cuts; cells with few others near; k above a part."""
-    x = np.repeat(rng.standard_normal((5, 3)), 500, axis=0).astype(np.float32)
+    x = np.repeat(rng.standard_normal((5, 3)), 300, axis=0).astype(np.float32)
     x[::7] = rng.standard_normal((len(x[::7]), 3))
     x = x[rng.permutation(len(x))]
     on, cpu = engine.put(x), get_engine("cpu")
-    for k in (3, 600):
+    for k in (3, 350):
         found, expected = engine.knn(on, k), cpu.knn(x, k)
         np.testing.assert_array_equal(np.asarray(found.indices), expected.indices)
         np.testing.assert_array_equal(np.asarray(found.distances), expected.distances)
