@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench.engines import dask_worker
 from gpubench.engines.dask_array import ClusterArray
 from gpubench.engines.dask_handover import Handover
+from gpubench.engines.dask_vigil import LOST_S, Vigil, answers
 from gpubench.errors import ClusterError
 from gpubench.types import Graph, Knn
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 """How often it is looked how far the tasks are, and whether the run is to stop."""
-
-LOST_S = 20.0
-"""How long a scheduler may not answer before the run ends."""
 
 COLLECT_S = 0.2
 """Stages that took less are not asked for what each worker did."""
@@ -115,7 +113,7 @@ class Cluster:
 
         most, sent = AHEAD * self.n_slots, enumerate(self._sent(name, function, calls))
         running: dict[Any, int] = {}
-        lost_since: float | None = None
+        vigil = Vigil(self.client, self._told)
         n_done = 0
         try:
             while True:
@@ -129,7 +127,7 @@ class Cluster:
                     done(running.pop(future), future)
                     n_done += 1
                 self._timeline.advance(n_done, n_calls)
-                lost_since = self._heed_loss(lost_since)
+                vigil.look()
         finally:
             if running:  # the run is to stop, or one of them has failed
                 self.client.cancel(list(running), force=False)
@@ -199,7 +197,7 @@ class Cluster:
         from distributed import wait
 
         begin = time.monotonic()
-        lost_since: float | None = None
+        vigil = Vigil(self.client, self._told)
         try:
             while True:
                 with suppress(TimeoutError), self.client.as_current():
@@ -212,7 +210,7 @@ class Cluster:
                     self._timeline.heed()
                 if done == len(futures):
                     break
-                lost_since = self._heed_loss(lost_since)
+                vigil.look()
         finally:
             pending = [future for future in futures if future.status in UNDER_WAY]
             if pending:  # the run is to stop, or one of them has failed
@@ -220,22 +218,9 @@ class Cluster:
         if time.monotonic() - begin > COLLECT_S:
             self._collect()
 
-    def _answers(self) -> bool:
-        """Whether the scheduler does."""
-        return bool(self.client.status == "running")
-
     def _require_scheduler(self) -> None:
-        if not self._answers():
+        if not answers(self.client):
             raise ClusterError(self._told("the scheduler does not answer any more"))
-
-    def _heed_loss(self, since: float | None) -> float | None:
-        """Since when the scheduler does not answer; None: it does."""
-        if self._answers():
-            return None
-        since = since or time.monotonic()
-        if time.monotonic() - since > LOST_S:
-            raise ClusterError(self._told("the scheduler does not answer any more"))
-        return since
 
     def _raise_failed(self, futures: Sequence[Any]) -> None:
         for future in futures:
@@ -288,7 +273,7 @@ class Cluster:
 
     def release(self, key: str) -> None:
         """Let workers forget a matrix; those that are lost hold none."""
-        if self._answers():
+        if answers(self.client):
             self.on_each(dask_worker.forget, key)
 
 

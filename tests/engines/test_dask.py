@@ -22,7 +22,7 @@ from distributed import LocalCluster
 from shared_dask import shared_client
 
 import gpubench as gb
-from gpubench.engines import dask_cluster, dask_connect, dask_worker, get_engine
+from gpubench.engines import dask_cluster, dask_connect, dask_vigil, dask_worker, get_engine
 from gpubench.engines.dask import DaskEngine
 from gpubench.errors import ClusterError, EngineUnavailable, InputError
 from gpubench.timeline import chrome_trace
@@ -207,9 +207,21 @@ def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch
 
 def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = engine.cluster.submit("wait", time.sleep, 1.5)
-    monkeypatch.setattr(dask_cluster, "LOST_S", 0.3)
-    monkeypatch.setattr(engine.cluster, "_answers", lambda: False)
+    monkeypatch.setattr(dask_vigil, "LOST_S", 0.3)
+    monkeypatch.setattr(dask_vigil, "answers", lambda client: False)  # noqa: ARG005 - as it is
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
+        engine.cluster.wait([waiting])
+
+
+def test_a_cluster_whose_workers_all_ended_ends_the_run(
+    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DaskEngine(cluster=own_cluster)
+    waiting = engine.cluster.submit("wait", time.sleep, 60)
+    monkeypatch.setattr(dask_vigil, "WORKERLESS_S", 0.5)
+    monkeypatch.setattr(dask_vigil, "ASK_S", 0.1)
+    own_cluster.scale(0)
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: all workers have ended"):
         engine.cluster.wait([waiting])
 
 
