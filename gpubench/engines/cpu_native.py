@@ -52,6 +52,7 @@ class Tiles:
         self.topk_start = declared["topk_start"]
         self.topk_tiles = declared["topk_tiles"]
         self.topk_finish = declared["topk_finish"]
+        self.exact_squared = declared["exact_squared"]
         self.join_leaf = declared["join_leaf"]
         self.nearest_ids = declared["nearest_ids"]
         self.join_near = declared["join_near"]
@@ -128,6 +129,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             *(_FLAG, _FLAG, _INT, _I32, _F32, _BOOL),
         ),
     ),
+    "exact_squared": (None, (_F32, _F32, _INT, _I64, _I64, _INT, _F64)),
     "join_leaf": (None, (_F32, _F32, _I64, _INT, _INT, *_STORE, _BYTE)),
     "nearest_ids": (None, (_INT, _INT, *_STORE, _INT, _I32)),
     "join_near": (None, (_F32, _INT, _INT, _INT, _DOUBLE, _I32, _INT, *_STORE)),

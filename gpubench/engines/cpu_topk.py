@@ -104,6 +104,15 @@ def search_pair(
     return store, crowded[both.may_have_missed(store, crowded, k)]
 
 
+def exact_squared(
+    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], rows: NDArray[Any], cells: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Exact squared distances of query `rows[i]` and cell `cells[i]`, to the bit those that order neighbours; (m,)."""
+    squared = np.empty(len(rows))
+    tiles.exact_squared(queries, x, x.shape[1], rows.astype(np.int64), cells.astype(np.int64), len(rows), squared)
+    return squared
+
+
 def order_exactly(
     tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int32], out: Neighbors
 ) -> None:

@@ -89,7 +89,7 @@ class DaskEngine(OneWorkerEngine):
         client, opened = dask_connect.connect(cluster, memory_bytes)
         dask_connect.quiet()
         handover = Handover()
-        self.cluster = Cluster(client, self.timeline, handover)
+        self.cluster = Cluster(client, self.timeline, handover, *opened[1:])
         # arrays that are on the cluster hold it, and may be looked at when this engine is gone
         self._close = weakref.finalize(self.cluster, _close, [*opened, handover])
         # before Dask ends its own threads, which it does where Python calls finalizers

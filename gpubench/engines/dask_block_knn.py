@@ -129,9 +129,10 @@ def search_part(part: NearPart, k: int, recipe: Recipe) -> tuple[Near, NDArray[n
     m = len(part.ids)
     n_found = min(k, m - 1)
     farthest = np.full(m, np.inf, np.float32)
+    engine = recipe.start(threads=1)
     if n_found == 0:
-        return _near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), part), farthest
-    found, engine = Neighbors.empty(m, n_found), recipe.start(threads=1)
+        return _near(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), part, engine), farthest
+    found = Neighbors.empty(m, n_found)
     if engine.tiles is None:
         _search_without_tiles(part.rows, found, engine)
     else:
@@ -140,7 +141,7 @@ def search_part(part: NearPart, k: int, recipe: Recipe) -> tuple[Near, NDArray[n
     if n_found == k:
         farthest = found.distances[:, -1].copy()
     row = np.repeat(np.arange(m), n_found)
-    return _near(row, found.indices.ravel(), found.distances.ravel(), part), farthest
+    return _near(row, found.indices.ravel(), found.distances.ravel(), part, engine), farthest
 
 
 def compare_parts(
@@ -173,7 +174,7 @@ def compare_parts(
         # those of the own side are found where it is compared with itself
         there = (found >= 0) & (is_other[found] != bool(number)) & (out.distances[side] <= farthest[side][:, None])
         row = np.nonzero(there)[0]
-        near = _near(side[row], found[there], out.distances[side][there], both)
+        near = _near(side[row], found[there], out.distances[side][there], both, engine)
         answers.append(Near(row.astype(np.int32), near.ids, near.distances, near.squared))
     return answers[0], answers[1]
 
@@ -210,14 +211,33 @@ def _search_uncertain(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngi
     cpu_neighbors.search_rows(x, x, np.arange(len(x)), np.flatnonzero(out.uncertain), out, engine.workers)
 
 
-def _near(row: NDArray[np.integer], found: NDArray[np.integer], distances: NDArray[np.float32], part: NearPart) -> Near:
+def _near(
+    row: NDArray[np.integer],
+    found: NDArray[np.integer],
+    distances: NDArray[np.float32],
+    part: NearPart,
+    engine: WorkerEngine,
+) -> Near:
     """Neighbours by their positions in a part."""
-    squared, step = np.empty(len(row)), max(1, DIFFERENCES // part.rows.shape[1])
+    squared = _squared(part.rows, part.rows, row, found, engine)
+    return Near(row.astype(np.int32), part.ids[found].astype(np.int32), distances, squared)
+
+
+def _squared(
+    queries: NDArray[np.float32],
+    x: NDArray[np.float32],
+    row: NDArray[np.integer],
+    found: NDArray[np.integer],
+    engine: WorkerEngine,
+) -> NDArray[np.float64]:
+    """Squared distances of pairs with the bits by which the engine orders them."""
+    if engine.tiles is not None:
+        return cpu_topk.exact_squared(engine.tiles, queries, x, row, found)
+    squared, step = np.empty(len(row)), max(1, DIFFERENCES // x.shape[1])
     for start in range(0, len(row), step):
         some = slice(start, start + step)
-        ids = found[some, None].astype(np.int64)
-        squared[some] = exact_distances(part.rows[row[some]], part.rows, ids)[:, 0]
-    return Near(row.astype(np.int32), part.ids[found].astype(np.int32), distances, squared)
+        squared[some] = exact_distances(queries[row[some]], x, found[some, None].astype(np.int64))[:, 0]
+    return squared
 
 
 def block_of(found: tuple[Near], part: NearPart, k: int) -> Block:
@@ -263,11 +283,11 @@ def search_block(
     recipe: Recipe,
 ) -> tuple[Near]:
     """The nearest cells of some queries in a block, which begins with cell `first`."""
-    own = np.ascontiguousarray(queries[slice(*rows)])
-    found = recipe.start(threads=1).knn_between(own, block, min(k, len(block)))
-    squared = exact_distances(own, block, found.indices.astype(np.int64))
-    row = np.repeat(np.arange(len(own), dtype=np.int32), found.indices.shape[1])
-    return (Near(row, (found.indices + first).astype(np.int32).ravel(), found.distances.ravel(), squared.ravel()),)
+    own, engine = np.ascontiguousarray(queries[slice(*rows)]), recipe.start(threads=1)
+    found = engine.knn_between(own, block, min(k, len(block)))
+    row, cells = np.repeat(np.arange(len(own), dtype=np.int32), found.indices.shape[1]), found.indices.ravel()
+    squared = _squared(own, block, row, cells, engine)
+    return (Near(row, (cells + first).astype(np.int32), found.distances.ravel(), squared),)
 
 
 def block_of_queries(found: tuple[Near], span: tuple[int, int], k: int) -> Block:

@@ -44,8 +44,10 @@ class Cluster:
     client : Dask's
     """
 
-    def __init__(self, client: Any, timeline: Timeline, handover: Handover) -> None:
+    def __init__(self, client: Any, timeline: Timeline, handover: Handover, started: Any = None) -> None:
+        """Of a client; `started` is Dask's cluster where it was started for this run."""
         self.client = client
+        self._started = None if started is None else (started, len(started.workers))
         self._timeline = timeline
         self._handover = handover
         self._numbers: dict[str, int] = {}  # of workers, in the order in which they are heard of
@@ -113,7 +115,7 @@ class Cluster:
 
         most, sent = AHEAD * self.n_slots, enumerate(self._sent(name, function, calls))
         running: dict[Any, int] = {}
-        vigil = Vigil(self.client, self._told)
+        vigil = Vigil(self.client, self._started, self._told)
         n_done = 0
         try:
             while True:
@@ -197,7 +199,7 @@ class Cluster:
         from distributed import wait
 
         begin = time.monotonic()
-        vigil = Vigil(self.client, self._told)
+        vigil = Vigil(self.client, self._started, self._told)
         try:
             while True:
                 with suppress(TimeoutError), self.client.as_current():

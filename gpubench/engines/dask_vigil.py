@@ -24,11 +24,17 @@ def answers(client: Any) -> bool:
 
 
 class Vigil:
-    """Looks after the scheduler and the workers of a client."""
+    """Looks after the scheduler and the workers of a client.
 
-    def __init__(self, client: Any, told: Callable[[str], str]) -> None:
-        """Begin; `told` makes a message of what is wrong."""
-        self._client, self._told = client, told
+    Parameters
+    ----------
+    started : Dask's cluster, where it was started here, and its workers; Dask gives those up that end again while they
+        start, so that new ones are asked for
+    told : makes a message of what is wrong
+    """
+
+    def __init__(self, client: Any, started: tuple[Any, int] | None, told: Callable[[str], str]) -> None:
+        self._client, self._started, self._told = client, started, told
         self._answered = self._had_workers = self._asked = time.monotonic()
 
     def look(self) -> None:
@@ -48,7 +54,11 @@ class Vigil:
         if now - self._asked < ASK_S:
             return
         self._asked = now
-        if self._client.scheduler_info(n_workers=1)["workers"]:
+        n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+        if self._started and n_workers < self._started[1]:
+            cluster, wanted = self._started
+            cluster.scale(wanted)
+        if n_workers:
             self._had_workers = now
         elif now - self._had_workers > WORKERLESS_S:
             what = f"all workers have ended and none has come for {WORKERLESS_S:.0f} s; look into their logs"

@@ -213,6 +213,19 @@ def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: 
         engine.cluster.wait([waiting])
 
 
+def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does where one does not come back in time, as when it ends again while it starts."""
+    monkeypatch.setattr(dask_vigil, "ASK_S", 0.1)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
+        engine = get_engine("dask", cluster=1)
+        assert isinstance(engine, DaskEngine)
+        waiting = engine.cluster.submit("sleep", slept, 0.5)
+        (pid,) = engine.cluster.on_each(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        assert engine.cluster.fetch(waiting) == 0.5
+        engine.close()
+
+
 def test_a_cluster_whose_workers_all_ended_ends_the_run(
     own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,13 @@ EXPORT void topk_start(const float* rows, const float* row_squares, int64_t row_
     }
 }
 
+// Exact squared distances of m pairs, as those that decide the order in topk_finish: of query rows[i] and cell
+// cells[i].
+EXPORT void exact_squared(const float* queries, const float* x, int64_t d, const int64_t* rows, const int64_t* cells,
+                          int64_t m, double* squared) {
+    for (int64_t i = 0; i < m; ++i) squared[i] = squared_distance(queries + rows[i] * d, x + cells[i] * d, d);
+}
+
 // Order the candidates of m rows by (exact distance, id) and write the k nearest.
 //
 // queries (.., d) and x (.., d), as the user gave them; row_ids (m,) and column_ids: which query and which cell is at a
