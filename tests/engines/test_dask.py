@@ -165,10 +165,11 @@ def slept(seconds: float) -> float:
     return seconds
 
 
-def test_a_worker_that_is_killed_leaves_no_trace(own_cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
-    engine = DaskEngine(cluster=own_cluster)
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
     x = engine.put(np.load(tmp_path / "cells.npy", mmap_mode="r"))
     (pid,) = engine.cluster.on_each(os.getpid).values()
     killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
@@ -184,15 +185,17 @@ def test_a_worker_that_is_killed_leaves_no_trace(own_cluster: LocalCluster, tmp_
 
 
 def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again(
-    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = DaskEngine(cluster=own_cluster)
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
     monkeypatch.setattr(dask_cluster, "LOST_S", 0.2)  # less than a worker takes to start
-    (pid,) = engine.cluster.on_each(os.getpid).values()
     answered, later = engine.cluster.submit_each("sleep", slept, [(0.0,), (0.6,)])
-    assert answered.result() == 0.0
+    assert engine.cluster.fetch(answered) == 0.0
+    (pid,) = engine.cluster.on_each(os.getpid).values()
     os.kill(pid, signal.SIGKILL)
     assert engine.cluster.fetch_each([answered, later]) == [0.0, 0.6]
+    engine.close()
 
 
 def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
