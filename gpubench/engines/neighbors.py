@@ -46,7 +46,9 @@ class Scaling:
     """
 
     def __init__(self, x: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
-        self.center: NDArray[np.float32] = np.median(x[:: -(-len(x) // CENTER_ROWS)], axis=0).astype(np.float32)
+        # in float64, for half the sum of two middle values may be all that float32 holds
+        sample = x[:: -(-len(x) // CENTER_ROWS)].astype(np.float64)
+        self.center: NDArray[np.float32] = np.median(sample, axis=0).astype(np.float32)
         extent = max(_extent(side, self.center) for side in ((x,) if queries is x else (x, queries)))
         self.scale = scale_of(extent)
 

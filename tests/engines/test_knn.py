@@ -18,6 +18,7 @@ from gpubench.engines import cpu_neighbors
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_parallel import Workers
+from gpubench.engines.neighbors import Scaling
 from gpubench.timeline import Timeline
 from gpubench.types import Knn
 
@@ -232,3 +233,11 @@ def test_tiles_that_are_made_anew_are_the_same(rng: np.random.Generator, monkeyp
     assert_array_equal(found[0][0], found[1][0])
     assert_array_equal(found[0][1], found[1][1])
     assert_array_equal(found[0][0][:50], reference.knn(x, 9)[0][rows[:50]])
+
+
+def test_the_middle_of_values_that_float32_just_holds_is_found() -> None:
+    x = np.full((200, 3), 3e38, np.float32)
+    x[::3] *= np.float32(0.9)
+    center = Scaling(x, x).center
+    assert np.isfinite(center).all()
+    assert (center <= x.max()).all()
