@@ -131,6 +131,16 @@ def test_json_says_how_intervals_were_found(capsys: pytest.CaptureFixture[str]) 
         assert len(row["differences"][1]["interval"]) == 2
 
 
+def test_donors_are_not_those_of_other_cells() -> None:
+    """A third file, of other cells, has a column of the name that was asked for."""
+    without = gb.score(CELLS.x, label=CELLS.label, tasks=["embedding"], engine="cpu")
+    some = {"label": CELLS.label[:200], "batch": CELLS.batch[:200]}
+    others = gb.score(CELLS.x[:200], **some, tasks=["embedding"], engine="cpu")
+    assert "batch" in others.cells.groups
+    with pytest.raises(InputError, match="donor='batch' is not among the columns of the results"):
+        gb.compare([without, without, others], donor="batch")
+
+
 BAD = {
     "donor": ({"donor": "doner"}, "donor='doner' is not among the columns of the results .*did you mean 'donor'"),
     "column": ({"donor": "x", "obs": "good/obs.csv"}, "donor='x' is not a column of good/obs.csv"),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from gpubench.bootstrap.draws import same_cells
 from gpubench.data import close_matches, read_labels
 from gpubench.errors import InputError
 
@@ -37,6 +38,8 @@ def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[s
     else:
         known: dict[str, Labels] = {}
         for result in with_cells:
+            if same_cells(with_cells[0].cells, result.cells):  # its column is of other cells
+                continue
             options = result.provenance.get("options", {})
             for role, labels in result.cells.groups.items():
                 known.setdefault(str(options.get(role, role)), labels)

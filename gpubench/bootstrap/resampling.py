@@ -242,14 +242,22 @@ def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
     ----------
     Bell & McCaffrey (2002), Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples.
     """
-    pulls, both = np.square(shares / (1 - shares)), float(np.square(shares).sum())
+    rest, rest_squared = _of_the_others(shares), _of_the_others(np.square(shares))
+    pulls = np.square(shares / rest)
     trace = of_square = 0.0
     for i, share in enumerate(shares):  # row i of (I - 1 w^T)(I - 1 w^T)^T
-        row = both - share - shares
-        row[i] += 1
+        row = rest_squared[i] - share * rest[i] - shares
+        row[i] = rest[i] ** 2 + rest_squared[i]
         trace += pulls[i] * row[i]
         of_square += pulls[i] * (pulls @ np.square(row))
     return float(trace**2 / of_square)
+
+
+def _of_the_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each value the sum of all others; of one that is nearly all of them a difference would have no digits."""
+    before, after = (np.concatenate([[0.0], np.cumsum(side)]) for side in (values[:-1], values[:0:-1]))
+    others: NDArray[np.float64] = before + after[::-1]
+    return others
 
 
 def _poisson_by_bits() -> NDArray[np.float32]:

@@ -143,6 +143,12 @@ def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes: list[int]) ->
     assert 1 - 1e-9 <= expected <= len(w) - 1 + 1e-9
 
 
+@pytest.mark.parametrize("rare", [1e-3, 1e-9, 1e-17])
+def test_a_donor_of_nearly_all_cells_leaves_one_degree_of_freedom(rare: float) -> None:
+    assert degrees_of_freedom(np.array([1 - rare, rare])) == pytest.approx(1)
+    assert degrees_of_freedom(np.array([rare, 1 - 2 * rare, rare])) == pytest.approx(1, abs=2e-3)
+
+
 @pytest.mark.parametrize("n_groups", [2, 3, 40])
 def test_groups_of_one_size_have_one_degree_of_freedom_less_than_there_are(n_groups: int) -> None:
     assert degrees_of_freedom(np.full(n_groups, 1 / n_groups)) == pytest.approx(n_groups - 1)
