@@ -79,6 +79,13 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     ----------
     Halko, Martinsson & Tropp (2011), doi:10.1137/090771806.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # with more, BLAS sums in another order
+        return _principal_view(embedding, seed)
+
+
+def _principal_view(embedding: Embedding, seed: int) -> CellView:
     engine, xp, d = embedding.engine, embedding.engine.xp, embedding.d
     rows = drawn_cells(embedding.n, seed)
     step = max(1, PIECE_VALUES // d)

@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import gpubench as gb
 from gpubench import views
@@ -47,6 +48,15 @@ def test_values_whose_squares_are_beyond_float32(engine: Engine, rng: np.random.
     scaled = np.ldexp(x, exponent)
     as_they_are, large_or_small = (principal_view(on_engine(cells, engine), seed=0).xy for cells in (x, scaled))
     assert np.array_equal(large_or_small, np.ldexp(as_they_are, exponent))
+
+
+def test_threads_of_blas_change_no_bit(start_engine: Callable[..., Engine], rng: np.random.Generator) -> None:
+    x = rng.normal(size=(20_000, 50)).astype(np.float32)
+    drawn = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            drawn.append(principal_view(on_engine(x, start_engine()), seed=0).xy.tobytes())
+    assert drawn[1:] == drawn[:1] * 2
 
 
 def test_many_cells_are_sampled(start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
