@@ -111,8 +111,6 @@ class Cluster:
     ) -> None:
         """Call a function with each of several arguments, few at a time; `done` is given number and future of each."""
         # Dask brings the inputs of all tasks that were sent to the workers at once
-        from distributed import wait
-
         most, sent = AHEAD * self.n_slots, enumerate(self._sent(name, function, calls))
         running: dict[Any, int] = {}
         vigil = Vigil(self.client, self._started, self._told)
@@ -122,10 +120,10 @@ class Cluster:
                 running |= {future: i for i, future in islice(sent, most - len(running))}
                 if not running:
                     break
-                with suppress(TimeoutError), self.client.as_current():
-                    wait(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED")
+                self._wait_shortly(list(running), "FIRST_COMPLETED")
+                ended = [future for future in running if future.done()]
                 self._raise_failed(list(running))
-                for future in [future for future in running if future.done()]:
+                for future in ended:
                     done(running.pop(future), future)
                     n_done += 1
                 self._timeline.advance(n_done, n_calls)
@@ -196,14 +194,11 @@ class Cluster:
         Exception
             What a task raised.
         """
-        from distributed import wait
-
         begin = time.monotonic()
         vigil = Vigil(self.client, self._started, self._told)
         try:
             while True:
-                with suppress(TimeoutError), self.client.as_current():
-                    wait(futures, timeout=LOOK_S)
+                self._wait_shortly(futures, "ALL_COMPLETED")
                 done = sum(future.status not in UNDER_WAY for future in futures)
                 self._raise_failed(futures)
                 if len(futures) > 1:
@@ -223,6 +218,15 @@ class Cluster:
     def _require_scheduler(self) -> None:
         if not answers(self.client):
             raise ClusterError(self._told("the scheduler does not answer any more"))
+
+    def _wait_shortly(self, futures: Sequence[Any], until: str) -> None:
+        """Wait for tasks."""
+        from distributed import CancelledError, wait
+        from distributed.client import FuturesCancelledError
+
+        # of tasks that are cancelled, as all are where the scheduler is lost, `_raise_failed` says so
+        with suppress(TimeoutError, CancelledError, FuturesCancelledError), self.client.as_current():
+            wait(futures, timeout=LOOK_S, return_when=until)
 
     def _raise_failed(self, futures: Sequence[Any]) -> None:
         for future in futures:

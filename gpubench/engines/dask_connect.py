@@ -164,6 +164,28 @@ def versions_here() -> dict[str, str]:
     return found
 
 
+def versions_of(client: Any) -> dict[str, dict[str, str]]:
+    """What decides numbers on each worker; those that end meanwhile are left out.
+
+    Raises
+    ------
+    EngineUnavailable
+        Workers have no gpubench that works, or all have ended.
+    """
+    answers: dict[str, Any] = client.run(versions_here, on_error="return")
+    found = {address: own for address, own in answers.items() if isinstance(own, dict)}
+    unable = {address: why for address, why in answers.items() if address not in found and not isinstance(why, OSError)}
+    if unable:
+        first, why = next(iter(unable.items()))
+        raise EngineUnavailable(
+            f"{len(unable)} of {len(answers)} workers cannot run gpubench (first {first}: {_one_line(why)}); install"
+            " the same versions everywhere"
+        )
+    if not found:
+        raise EngineUnavailable("no worker of the cluster says what it runs; look into their logs")
+    return found
+
+
 def tiles_here() -> str:
     """The compiled tiles that this process uses."""
     found = cpu_native.load()
