@@ -121,7 +121,7 @@ class TextTable:
         from pyarrow import csv
 
         self._path = path
-        self._parse = csv.ParseOptions(delimiter="\t" if ".tsv" in path.name else ",")
+        self._parse = csv.ParseOptions(delimiter=_separator(path))
         self.where = str(path)
         with reading(self.where):
             path.open("rb").close()
@@ -147,12 +147,10 @@ class TextTable:
             return table.column(name)
 
     def _opened(self) -> Any:
-        """What Arrow reads: it knows by the name of a path whether that is compressed."""
+        """What Arrow reads."""
         import pyarrow as pa
 
-        if isinstance(self._path, Path):
-            return self._path
-        return pa.input_stream(self._path.open(), compression="gzip" if self._path.suffix == ".gz" else None)
+        return pa.input_stream(_readable(self._path), compression=_compression(self._path))
 
 
 class ParquetMatrix(OneMatrix):
@@ -170,13 +168,13 @@ class ParquetMatrix(OneMatrix):
 
 def open_matrix_table(path: File) -> OneMatrix:
     """A table all of whose columns are numbers as an embedding; a first column without a name is the index."""
-    if path.suffix in (".parquet", ".pq"):
+    if path.suffix.lower() in (".parquet", ".pq"):
         return ParquetMatrix(path)
     import pandas as pd
 
     with reading(str(path)):
-        compression: Any = "gzip" if path.suffix == ".gz" else None
-        frame = pd.read_csv(_readable(path), sep="\t" if ".tsv" in path.name else ",", compression=compression)
+        compression: Any = _compression(path)
+        frame = pd.read_csv(_readable(path), sep=_separator(path), compression=compression)
     first = str(frame.columns[0]) if len(frame.columns) else ""
     if first.startswith(UNNAMED):
         frame = frame.set_index(first)
@@ -186,3 +184,12 @@ def open_matrix_table(path: File) -> OneMatrix:
 def _readable(path: File) -> Any:
     """What libraries open: a path, or an open file where there is a URL."""
     return path.open() if isinstance(path, Url) else path
+
+
+def _separator(path: File) -> str:
+    """Of the values of a row; upper and lower case of suffixes count as equal, as they do where formats are found."""
+    return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
+
+
+def _compression(path: File) -> str | None:
+    return "gzip" if path.suffix.lower() == ".gz" else None

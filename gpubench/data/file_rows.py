@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ class ParquetRows:
             self._index = _index_of(schema)
             fields = [schema.field(i) for i in range(len(schema)) if schema.field(i).name not in self._index]
         self._names = [field.name for field in fields]
+        twice = [name for name, count in Counter(self._names).items() if count > 1]
+        if twice:
+            raise InputError(f"{file} has several columns of one name: {quoted(twice)}; rename all but one of each")
         text = [field.name for field in fields if not _is_number(field.type)]
         if text:
             raise InputError(f"{file} has columns that are not numbers: {quoted(text)}; leave them out")
@@ -125,6 +129,7 @@ class ParquetRows:
         block = np.empty((stop - start, self.shape[1]), self.dtype)
         with self._lock, reading(f"{self.file}: rows {start:,} to {stop:,}"):
             at, rows, batches = self._rest_from(start)
+            self._rest = None  # whoever reads again after an error begins anew
             filled = 0
             while filled < len(block):
                 if not len(rows):

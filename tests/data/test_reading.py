@@ -314,6 +314,15 @@ def test_tables_as_embeddings(tmp_path, name):
         read(path)
 
 
+@pytest.mark.parametrize("name", [*(name.upper() for name in FORMATS), "of.tsv_files.csv"])
+def test_suffixes_count_in_any_case_and_at_the_end(tmp_path, name):
+    """As where the format is found."""
+    frame = pd.DataFrame(X, columns=["pc1", "pc2", "pc3"])
+    path = write_table(frame, tmp_path / (name.lower() if name.isupper() else name)).rename(tmp_path / name)
+    np.testing.assert_array_equal(read_rows(read(path, embeddings="pca").embeddings["pca"], 0, 4), X)
+    assert as_numeric(read(X, columns={"time": "pc1"}, obs=path).obs["time"], "time").tolist() == X[:, 0].tolist()
+
+
 # The name of the content
 
 
