@@ -8,7 +8,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from gpubench.errors import InputError
 
@@ -278,13 +278,15 @@ def _last_part(address: str) -> str:
 
 
 def _remember_secrets(address: str) -> None:
-    parts = urlsplit(address.rpartition("::")[2])
-    password = parts.netloc.rpartition("@")[0].partition(":")[2]
-    values = [value for _, value in parse_qsl(parts.query) if len(value) >= _LEAST_VALUE]
-    values += [parts.query] if len(parts.query) >= _LEAST_VALUE else []
+    url = address.rpartition("::")[2]
+    query, user = urlsplit(url).query, _USER.search(url)
+    password = user.group()[:-1].partition(":")[2] if user else ""
+    values = [query, *(part.partition("=")[2] for part in query.split("&"))]
+    values = [value for value in values if len(value) >= _LEAST_VALUE]
     values += [password] if len(password) >= _LEAST_PASSWORD else []
     for value in values:
-        _secrets.update((value, quote(value, safe=""), quote(value), unquote(value)))
+        for meant in (value, unquote(value), unquote_plus(value)):  # a plus is itself, or a space
+            _secrets.update((meant, quote(meant, safe=""), quote(meant)))
 
 
 def _reason(error: BaseException) -> str:

@@ -167,6 +167,19 @@ def test_secrets_are_found_in_what_others_say() -> None:
     assert not _secrets_in(repr(url) + str(url) + repr(pickle.loads(pickle.dumps(url))))
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://host/emb.npy?sv=1&sig=abcd+efgh%3D%3D", ["abcd+efgh==", "abcd efgh==", "abcd%2Befgh%3D%3D"]),
+        ("s3://key:ab/cd+efgh@bucket/emb.npy", ["ab/cd+efgh", "ab%2Fcd%2Befgh"]),
+        ("simplecache::https://u:ab%2Fcdef@host/emb.npy", ["ab/cdef", "ab%2Fcdef"]),
+    ],
+)
+def test_secrets_are_known_however_they_are_written(url: str, told: list[str]) -> None:
+    Url(url)
+    assert [redacted(f"{secret} is wrong") for secret in told] == ["*** is wrong"] * len(told)
+
+
 def test_a_file_that_changes_under_way_is_refused(folder: Path) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(folder / "emb.npy"), "/changing.npy")
