@@ -166,7 +166,7 @@ class Centring:
 
     Attributes
     ----------
-    means : (panels, d) float32, as the rows are after scaling
+    means : (panels, d) float32, as the rows are before scaling
     scale : what rows are multiplied by, a power of two
     """
 
@@ -187,7 +187,7 @@ class Centring:
         firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
         sizes = np.array([stop - start for start, stop in panels(blocks)])
         means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)
-        return cls(means * np.float32(scale), scale)
+        return cls(means, scale)
 
     @property
     def reach(self) -> float:
@@ -197,13 +197,26 @@ class Centring:
     def centre(self, rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float32]:
         """Centre and scale the rows of consecutive blocks where they are; returns their squared norms."""
         squares = np.empty(len(rows), np.float32)
-        scale, first = np.float32(self.scale), blocks[0].start
+        first = blocks[0].start
         for start, stop, panel in _of_one_panel(blocks):
-            part = rows[start - first : stop - first]
-            part *= scale
-            part -= self.means[panel]
+            part = self.move(rows[start - first : stop - first], panel)
             np.einsum("ij,ij->i", part, part, out=squares[start - first : stop - first])
         return squares
+
+    def move(self, rows: NDArray[np.float32], panel: int) -> NDArray[np.float32]:
+        """Centre and scale rows where they are, on the mean of a panel; returns them.
+
+        What shrinks is scaled first, and what grows is centred first: so neither differences of values that float32 just
+        holds overflow, nor a dimension in which all cells are far out.
+        """
+        scale, mean = np.float32(self.scale), self.means[panel]
+        if scale < 1:
+            rows *= scale
+            rows -= mean * scale
+        else:
+            rows -= mean
+            rows *= scale
+        return rows
 
 
 def block_sums(rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float64]:
@@ -232,7 +245,7 @@ class CentredRows:
     def __init__(self, runs: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]], centring: Centring) -> None:
         self.runs = runs
         self.scale = centring.scale
-        self._means = centring.means
+        self._centring = centring
         self.reach = centring.reach
 
     @classmethod
@@ -260,11 +273,11 @@ class CentredRows:
             return own
         rows: NDArray[np.floating] = own.rows.astype(dtype)
         if block.panel != other.panel:
-            rows += (self._means[block.panel].astype(np.float64) - self._means[other.panel]).astype(dtype)
+            means = self._centring.means
+            rows += ((means[block.panel].astype(np.float64) - means[other.panel]) * self.scale).astype(dtype)
         return Side.of(rows, block.cuts)
 
     def of_cells(self, cells: NDArray[np.float32], other: Block) -> Side:
         """Cells as the user gave them, centred and scaled as the rows of a block are: a cell of both has equal rows."""
-        rows: NDArray[np.float32] = cells * np.float32(self.scale)
-        rows -= self._means[other.panel]
+        rows = self._centring.move(cells.copy(), other.panel)
         return Side.of(rows, np.zeros(1, np.int64))

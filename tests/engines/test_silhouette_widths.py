@@ -157,6 +157,17 @@ def test_the_least_that_float32_holds() -> None:
     check(CpuEngine(threads=1), (cells.x.astype(np.float64) * 1e-41).astype(np.float32), cells.label)
 
 
+@pytest.mark.parametrize(("constant", "scale"), [(1e20, 1e-20), (3e38, 1e-3), (1e5, 1e-38), (3e38, 1e37)])
+def test_a_dimension_far_out_in_which_all_cells_are_equal_changes_nothing(constant: float, scale: float) -> None:
+    cells, engine = make_cells(400, 12, seed=4), CpuEngine(threads=1)
+    x = (cells.x.astype(np.float64) * scale).astype(np.float32)
+    expected = engine.silhouette_widths(x, cells.label)
+    beside = np.column_stack([np.full(len(x), constant, np.float32), x])
+    some = np.arange(0, len(x), 3)
+    assert_allclose(engine.silhouette_widths(beside, cells.label), expected, atol=1e-5)
+    assert_allclose(engine.silhouette_widths(beside, cells.label, cells=some), expected[some], atol=1e-5)
+
+
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])
 def test_clusters_far_apart_keep_their_spread(engine: Engine, gap: float) -> None:
     cells = make_cells(400, 12, seed=4)
