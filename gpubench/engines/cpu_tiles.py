@@ -206,8 +206,8 @@ class Centring:
     def move(self, rows: NDArray[np.float32], panel: int) -> NDArray[np.float32]:
         """Centre and scale rows where they are, on the mean of a panel; returns them.
 
-        What shrinks is scaled first, and what grows is centred first: so neither differences of values that float32 just
-        holds overflow, nor a dimension in which all cells are far out.
+        What shrinks is scaled first, and what grows is centred first: so neither differences of values that float32
+        just holds overflow, nor a dimension in which all cells are far out.
         """
         scale, mean = np.float32(self.scale), self.means[panel]
         if scale < 1:
