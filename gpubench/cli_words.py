@@ -11,7 +11,11 @@ FLAGS = (
 )  # fmt: skip
 """Arguments whose flag has the same name, with dashes."""
 
+RENAMED = {"cluster": "scheduler"}
+"""Arguments whose flag has another name."""
+
 PHRASES = {
+    "cluster is of the engine": "--scheduler and --workers are of the engine",
     "in embeddings": "with --embedding",
     "embeddings must name": "--embedding must name",
     "embeddings names": "--embedding names",
@@ -38,7 +42,7 @@ _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 _PHRASE = re.compile(
     "|".join(rf"(?<![\w-]){re.escape(phrase)}(?![\w.])" for phrase in sorted(PHRASES, key=len, reverse=True))
 )
-_GIVEN = re.compile(rf"(?<![\w-])({'|'.join(FLAGS)})=")
+_GIVEN = re.compile(rf"(?<![\w-])({'|'.join((*FLAGS, *RENAMED))})=")
 
 
 def in_flags(message: str) -> str:
@@ -49,4 +53,4 @@ def in_flags(message: str) -> str:
 
 
 def _flag(found: re.Match[str]) -> str:
-    return f"--{found[1].replace('_', '-')} "
+    return f"--{RENAMED.get(found[1], found[1]).replace('_', '-')} "

@@ -9,7 +9,7 @@ import typer
 
 import gpubench
 from gpubench.cli import app
-from gpubench.cli_words import FLAGS, PHRASES, in_flags
+from gpubench.cli_words import FLAGS, PHRASES, RENAMED, in_flags
 
 SAID = {
     "an argument": ("label='celltype' is not a column", "--label 'celltype' is not a column"),
@@ -18,6 +18,7 @@ SAID = {
     "a list": ("cells=[5] cannot be profiled", "--cells [5] cannot be profiled"),
     "a remedy": ("a.h5ad has several embeddings; name one in embeddings: 'a'", None),
     "another name": ("embeddings: two are called 'a'", "--embedding: two are called 'a'"),
+    "another flag": ("cluster='a.json' is no file", "--scheduler 'a.json' is no file"),
     "names of data": ("'label=3' is in embeddings.h5ad, and \"seed=1\", too", "'label=3' is in embeddings.h5ad, and"),
     "a flag": ("--memory 'x' is no amount; relabel=1", "--memory 'x' is no amount; relabel=1"),
 }
@@ -31,7 +32,7 @@ def test_arguments_become_flags(message: str, said: str | None) -> None:
 def test_every_flag_exists() -> None:
     commands = typer.main.get_command(app)
     flags = {flag for command in commands.commands.values() for option in command.params for flag in option.opts}
-    assert {f"--{name.replace('_', '-')}" for name in FLAGS} <= flags
+    assert {f"--{name.replace('_', '-')}" for name in (*FLAGS, *RENAMED.values())} <= flags
 
 
 def test_every_phrase_is_in_a_message() -> None:

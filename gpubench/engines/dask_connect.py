@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import warnings
 from collections import Counter
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from gpubench.checkpoint import digest_of_code
 from gpubench.engines import cpu_native, dask_worker
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cuda_device import count_gpus, driver_version
+from gpubench.engines.dask_address import client_arguments
 from gpubench.errors import EngineUnavailable, InputError
 
 COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
@@ -70,22 +72,17 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
 
 def _client_of(cluster: Any) -> Any:
     from distributed import Client
+    from distributed.versions import VersionMismatchWarning
 
-    given: dict[str, Any] = {"address": cluster}
-    if isinstance(cluster, str | Path) and "://" not in str(cluster) and not _is_address(str(cluster)):
-        if not Path(cluster).is_file():
-            raise InputError(f"cluster={str(cluster)!r} is neither an address (tcp://host:8786) nor a scheduler file")
-        given = {"scheduler_file": str(cluster)}
+    named = isinstance(cluster, str | Path)
+    given = client_arguments(str(cluster)) if named else {"address": cluster}
     try:
-        return Client(**given, timeout=CONNECT_S, set_as_default=False)
+        with warnings.catch_warnings():  # versions that matter are compared by `check_versions`
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            return Client(**given, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
-        what = cluster if isinstance(cluster, str | Path) else type(cluster).__name__
+        what = cluster if named else type(cluster).__name__
         raise EngineUnavailable(f"no Dask scheduler answers at {what}: {_one_line(error)}") from error
-
-
-def _is_address(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    return bool(host and colon) and port.isdigit()
 
 
 def _one_line(error: Exception) -> str:

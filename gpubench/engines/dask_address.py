@@ -1,0 +1,71 @@
+"""Addresses of schedulers and scheduler files, looked at before Dask's client waits for what can never answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpubench.errors import InputError
+
+WRITTEN = "write it as tcp://host:8786, as the scheduler prints it when it starts"
+
+
+def client_arguments(named: str) -> dict[str, str]:
+    """What Dask's `Client` is given for an address or the path of a scheduler file.
+
+    Raises
+    ------
+    InputError
+        It is neither, or what it says is no address.
+    """
+    if "://" in named or _has_port(named):
+        _check_address(named, f"cluster={named!r}")
+        return {"address": named}
+    file = Path(named)
+    if not file.is_file():
+        raise InputError(
+            f"cluster={named!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file"
+        )
+    _check_address(_address_in(file), f"the address in the scheduler file {named}")
+    return {"scheduler_file": named}
+
+
+def _has_port(named: str) -> bool:
+    host, _, port = named.rpartition(":")
+    return bool(host) and port.isdigit()
+
+
+def _check_address(address: str, what: str) -> None:
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    protocol, place = parse_address(address)
+    try:
+        get_backend(protocol)
+        if protocol != "inproc":
+            port = parse_host_port(place)[1]
+            if not 0 < port < 1 << 16:
+                raise ValueError(f"port {port} is none of 1 to 65535")
+    except ValueError as error:
+        raise InputError(f"{what} is no address of a Dask scheduler ({error}); {WRITTEN}") from error
+
+
+def _address_in(file: Path) -> str:
+    try:
+        held: Any = json.loads(file.read_text())
+        address = held["address"]
+    except OSError as error:
+        raise InputError(f"cluster={str(file)!r} cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_scheduler_file(file) from error
+    if not isinstance(address, str):
+        raise _no_scheduler_file(file)
+    return address
+
+
+def _no_scheduler_file(file: Path) -> InputError:
+    return InputError(
+        f"cluster={str(file)!r} is no scheduler file, for it holds no address; give the one that"
+        " dask scheduler --scheduler-file FILE has written"
+    )
