@@ -43,12 +43,15 @@ def _check_address(address: str, what: str) -> None:
     protocol, place = parse_address(address)
     try:
         get_backend(protocol)
-        if protocol != "inproc":
-            port = parse_host_port(place)[1]
-            if not 0 < port < 1 << 16:
-                raise ValueError(f"port {port} is none of 1 to 65535")
+        port = 0 if protocol == "inproc" else parse_host_port(place)[1]
     except ValueError as error:
-        raise InputError(f"{what} is no address of a Dask scheduler ({error}); {WRITTEN}") from error
+        raise _no_address(what, str(error)) from error
+    if port >= 1 << 16:
+        raise _no_address(what, f"port {port} is above 65535")
+
+
+def _no_address(what: str, why: str) -> InputError:
+    return InputError(f"{what} is no address of a Dask scheduler ({why}); {WRITTEN}")
 
 
 def _address_in(file: Path) -> str:

@@ -28,7 +28,7 @@ def test_addresses_and_scheduler_files(address: str, tmp_path: Path) -> None:
         ("http://127.0.0.1:8787", "unknown address scheme 'http'"),
         ("tcp://127.0.0.1", "missing port"),
         ("tcp://127.0.0.1:head", "head"),
-        ("tcp://127.0.0.1:99999", "port 99999 is none of 1 to 65535"),
+        ("tcp://127.0.0.1:99999", "port 99999 is above 65535"),
     ],
 )
 def test_what_is_no_address(address: str, why: str, tmp_path: Path) -> None:
