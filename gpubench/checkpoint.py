@@ -171,11 +171,15 @@ class Checkpoint:
             lines.append(f"What is finished is kept in {self.folder}: the same command goes on from there.")
         return lines
 
+    def holds(self, key: str) -> bool:
+        """Whether an earlier run has finished something under this key."""
+        return self._lock is not None and f"{key}.part.json" in self._finished_before
+
     def read(self, name: str, key: str) -> Part | None:
         """What an earlier run has finished under this key; None where there is nothing whole."""
-        file = f"{key}.part.json"
-        if file not in self._finished_before or self._lock is None:
+        if not self.holds(key):
             return None
+        file = f"{key}.part.json"
         try:
             part, seconds = self._read(file, key)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -243,6 +247,10 @@ class Kept:
     def nowhere(self) -> Kept:
         """Parts that are not kept, because nothing tells whether they would come out the same."""
         return Kept(self.timeline)
+
+    def holds(self, name: str, *facts: Any) -> bool:
+        """Whether an earlier run has finished a part."""
+        return self.checkpoint is not None and self.checkpoint.holds(self.on(name, *facts).depends_on)
 
     def part(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
         """Take a part over from an earlier run, or make and keep it.

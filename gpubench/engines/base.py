@@ -34,10 +34,13 @@ class Classifier(Protocol):
 
     Attributes
     ----------
-    note : what a reader of its scores should know once it is trained (which package, stopped early); may be empty
+    note : what a reader of its scores should know once it is trained (which package, stopped early); may be empty.
+        Where training has only begun it is waited for here, and fails here
     """
 
-    note: str
+    @property
+    def note(self) -> str:
+        """See above."""
 
     def fit(self, x: Array, codes: Array, n_classes: int) -> Classifier:
         """Train on x (n, d) float32 with codes (n,) int32; returns itself. A class may have no cells."""
@@ -68,6 +71,7 @@ class Engine(GraphOperations):
     notes : what did not run as asked, such as a step that had to leave the device
     chosen : why this engine, where it was not named
     brings_neighbors : whether neighbour graphs are on this machine, so that they can be kept for a restart
+    trainings : classifiers that are trained at the same time: `fit` and `predict_proba` of more than one only begin
     """
 
     name: str
@@ -82,6 +86,7 @@ class Engine(GraphOperations):
     notes: list[str]
     chosen: str = ""
     brings_neighbors: bool = True
+    trainings: int = 1
 
     def get_ready(self, operations: Collection[str], n: int) -> None:
         """Begin to load, in the background, what will be needed for n cells: packages take long to import.

@@ -55,7 +55,8 @@ def _as_it_is(source: NDArray[Any] | RowSource) -> NDArray[np.float32] | None:
     """The array itself where it can be used in place, else None. A memory map is read once instead of for each tile."""
     if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
         return None
-    return source if source.dtype == np.float32 and source.flags.c_contiguous else None
+    usable = source.dtype == np.float32 and source.flags.c_contiguous and source.flags.aligned
+    return source if usable else None
 
 
 def _let_pages_go(source: NDArray[Any] | RowSource) -> None:

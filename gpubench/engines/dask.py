@@ -97,6 +97,7 @@ class DaskEngine(OneWorkerEngine):
         atexit.register(self._close)
         self._started = len(opened) > 1
         workers = self.cluster.workers()
+        self.trainings = len(workers)
         dask_connect.check_versions(dask_connect.versions_of(client), dask_connect.versions_here())
         tiles = set(self.cluster.on_each(dask_connect.tiles_here).values())
         if len(tiles) > 1:

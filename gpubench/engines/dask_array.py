@@ -113,10 +113,21 @@ class ClusterArray(NDArrayOperatorsMixin):
         return function(*_brought_here(args), **_brought_here(kwargs))
 
     def __getitem__(self, key: Any) -> ClusterArray:
-        return self._ask(operator.getitem, self, key)
+        facts = None
+        if self._facts is not None and isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
+            facts = (len(key), *self.shape[1:]), self.dtype  # known without waiting for it
+        return ClusterArray(self._remote, self._remote.submit("getitem", operator.getitem, self, key), facts)
 
     def __setitem__(self, key: Any, values: Any) -> None:
         self.become(self._remote.submit("setitem", _with_items, self, key, values))
+
+    def made(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> ClusterArray:
+        """Another array of the same shape, by a function of NumPy that makes one."""
+        facts = None
+        if self._facts is not None and not args and "ndmin" not in kwargs:
+            facts = self.shape, np.dtype(kwargs.get("dtype") or self.dtype)
+        made = self._remote.submit(_name_of(function), function, self, *args, **kwargs)
+        return ClusterArray(self._remote, made, facts)
 
     def become(self, argument: Any) -> None:
         """Take other values of the same shape and dtype, as where it is written to."""
@@ -230,7 +241,7 @@ class ClusterNumpy:
 
     def _made(self, function: Any, a: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(a, ClusterArray):
-            return a._ask(function, a, *args, **kwargs)  # noqa: SLF001 - two halves of one array
+            return a.made(function, *args, **kwargs)
         return function(a, *args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Classifiers on a cluster: trained by one worker, and asked by the one that has them."""
+"""Classifiers on a cluster: each is trained by one worker, and asked by the one that has it; several at a time."""
 
 from __future__ import annotations
 
@@ -31,22 +31,30 @@ class ClusterClassifier:
         self._cluster = cluster
         self._making = recipe, kind, dict(params)
         self._fitted: Any = None
-        self.note = ""
+        self._note: str | None = None
 
     def fit(self, x: Any, codes: NDArray[np.int32], n_classes: int) -> ClusterClassifier:
-        """See `Classifier.fit`."""
+        """Begin to train; see `Classifier.fit`."""
         self._fitted = self._cluster.submit("fit", fitted, *self._making, x, codes, n_classes)
-        self.note = str(self._cluster.fetch(self._cluster.submit("note", getattr, self._fitted, "note")))
+        self._note = None
         return self
 
+    @property
+    def note(self) -> str:
+        """See `Classifier`."""
+        if self._fitted is None:
+            return ""
+        if self._note is None:
+            self._cluster.wait([self._fitted])
+            self._note = str(self._cluster.fetch(self._cluster.submit("note", getattr, self._fitted, "note")))
+        return self._note
+
     def predict_proba(self, x: Any) -> Any:
-        """See `Classifier.predict_proba`."""
+        """Begin to answer; see `Classifier.predict_proba`."""
         return self._asked("predict_proba", x)
 
     def _asked(self, method: str, x: Any) -> ClusterArray:
-        future = self._cluster.submit(method, ask, self._fitted, method, x)
-        self._cluster.wait([future])
-        return ClusterArray(self._cluster, future)
+        return ClusterArray(self._cluster, self._cluster.submit(method, ask, self._fitted, method, x))
 
 
 class LinearClusterClassifier(ClusterClassifier):

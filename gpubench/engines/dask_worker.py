@@ -209,7 +209,11 @@ def forget(key: str) -> None:
 
 
 def value_of(given: Any) -> Any:
-    """What a description stands for on this worker; containers are looked through, all else is as it is."""
+    """What a description stands for on this worker; containers are looked through.
+
+    Arrays that came from another worker may begin at any byte. NumPy and scikit-learn-intelex then take other ways,
+    whose last bits differ, so such arrays are copied; all else is as it is.
+    """
     if isinstance(given, Held):
         return kept(("matrix", given.key), given.load)
     if isinstance(given, Description):
@@ -219,6 +223,8 @@ def value_of(given: Any) -> Any:
     if isinstance(given, dict):
         values = {name: value_of(value) for name, value in given.items() if name != MADE_OF}
         return given[MADE_OF](**values) if MADE_OF in given else values
+    if isinstance(given, np.ndarray) and not given.flags.aligned:
+        return given.copy()
     return given
 
 

@@ -14,6 +14,7 @@ from gpubench.data.messages import quoted
 from gpubench.errors import InputError
 from gpubench.metrics._outcome import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
 from gpubench.tasks._fold_graph import FoldGraph
+from gpubench.tasks._fold_training import FoldTrainings
 from gpubench.tasks._folds import Folds
 from gpubench.tasks._predicted import Answers, keep_answers, keep_folds
 from gpubench.tasks._task import TaskInput, to_row
@@ -100,6 +101,10 @@ class Contest:
         facts = (self._recipe.task, kind, *facts)
         return self._parts.part(name, lambda: self._train_and_score(kind, *take()), TESTED, *facts)
 
+    def keeps(self, name: str, kind: ClassifierKind, *facts: Any) -> bool:
+        """Whether `train_and_score` will take the scores over."""
+        return self._parts.holds(name, self._recipe.task, kind, *facts)
+
     def _train_and_score(
         self, kind: ClassifierKind, train: Callable[[], Predictor], tests: Sequence[TestSet]
     ) -> list[Tested]:
@@ -107,12 +112,13 @@ class Contest:
             return [Tested(self._undefined(test, test.undefined)) for test in tests]
         try:
             trained = train()
+            note = trained.note  # where training has only begun, it fails here
         except InputError as error:
             reason = f"{kind} cannot be trained: {error}"
             return [Tested(self._undefined(test, test.undefined or reason)) for test in tests]
-        return [self._score(trained, test) for test in tests]
+        return [self._score(trained, test, note) for test in tests]
 
-    def _score(self, trained: Predictor, test: TestSet) -> Tested:
+    def _score(self, trained: Predictor, test: TestSet, note: str) -> Tested:
         if test.undefined:
             return Tested(self._undefined(test, test.undefined))
         proba = trained.predict_proba(test.x)
@@ -121,14 +127,14 @@ class Contest:
         scores = {measure.id: measure.of(outcome) for measure in MEASURES}
         unseen = [trained.names[c] for c in outcome.scored if c not in trained.present]
         if unseen:
-            note = f"AUROC is undefined: no training cells of {quoted(unseen)}"
-            scores["auroc"] = Score(np.nan, n=outcome.n, note=note)
+            why = f"AUROC is undefined: no training cells of {quoted(unseen)}"
+            scores["auroc"] = Score(np.nan, n=outcome.n, note=why)
         scores |= self._users_scores(trained, test, proba)
         answers = None if test.cells is None else Answers(test.cells, predicted, trained.names)
         for score in scores.values():
             score.params.update(trained.search)
             score.approximate = bool(trained.search)
-        return Tested({name: _noting(score, trained.note) for name, score in scores.items()}, answers)
+        return Tested({name: _noting(score, note) for name, score in scores.items()}, answers)
 
     def _users_scores(self, trained: Predictor, test: TestSet, proba: Array) -> Scores:
         if not self._scorers:
@@ -169,26 +175,14 @@ class Contest:
         """
         if cells is not None:
             keep_folds(self._given, self._recipe.task, params, cells, folds)
-        training = [self.cells_to_train(x, labels, rows, lambda i=i: folds[i].train) for i in range(len(folds))]
         kept = self._given.parts.on(self._recipe.task, params)
         graph = FoldGraph(self._engine, x, rows, labels, folds, self._recipe.centre, kept)
-        one_graph = free and graph.serves
-
-        def take(kind: ClassifierKind, i: int) -> tuple[Callable[[], Predictor], Sequence[TestSet]]:
-            test = folds[i].test
-            tested = TestSet(x[rows[test]], labels.codes[test], cells=None if cells is None else cells[test])
-            if kind == "knn" and one_graph:
-                return partial(graph.voted, i, tested.x, training[i]), [tested]
-            return partial(self.train, kind, training[i]), [tested]
-
+        one_graph = graph if free and graph.serves else None
+        trainings = FoldTrainings(self, self._engine, (x, rows, labels, cells), folds, one_graph)
         by_classifier: list[list[Scores]] = []
         for kind in self.kinds:
             begin = time.perf_counter()
-            of_folds: list[Tested] = []
-            with self._engine.timeline.stage(kind):
-                for i in range(len(folds)):
-                    of_folds += self.train_and_score(f"fold {i + 1}", kind, partial(take, kind, i), params)
-                    self._engine.timeline.advance(len(of_folds), len(folds))
+            of_folds = trainings.tested(kind, params)
             self.keep_answers(kind, params, of_folds)
             by_classifier.append([tested.scores for tested in of_folds])
             means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self.ids}

@@ -33,7 +33,8 @@ class Predictor(Protocol):
     engine : where it is
     names : of all classes
     present : codes of the classes that it was trained on
-    note : see `Classifier`, and how many cells it was trained on where those are not all
+    note : see `Classifier`, which fails here at the latest where it cannot be trained; and how many cells it was
+        trained on where those are not all
     search : how neighbours were searched where not exactly: parameters of the scores, see `search_params`
     has_decision_function : whether it has logits
     """
@@ -41,8 +42,10 @@ class Predictor(Protocol):
     engine: Engine
     names: tuple[str, ...]
     present: NDArray[np.int32]
-    note: str
     search: Mapping[str, Any]
+
+    @property
+    def note(self) -> str: ...
 
     @property
     def has_decision_function(self) -> bool: ...
@@ -131,8 +134,17 @@ class Trained:
         x, codes, self._scaling = cells.ready(chosen, engine.most_training_cells(kind, n), scaled=scaled)
         self.present = np.unique(codes)
         self._classifier = engine.classifier(kind, **params).fit(x, codes, cells.labels.n_classes)
-        drawn = f"trained on {len(codes):,} of {n:,} cells; exact=True trains on all" if len(codes) < n else ""
-        self.note = ", ".join(filter(None, (self._classifier.note, drawn)))
+        self._drawn = f"trained on {len(codes):,} of {n:,} cells; exact=True trains on all" if len(codes) < n else ""
+        self._asked: tuple[Any, Array] | None = None
+
+    @property
+    def note(self) -> str:
+        """See `Predictor`."""
+        return ", ".join(filter(None, (self._classifier.note, self._drawn)))
+
+    def ask(self, x: Any) -> None:
+        """Begin to answer for unscaled cells, which `predict_proba` is to be asked about."""
+        self._asked = x, self.predict_proba(x)
 
     @property
     def has_decision_function(self) -> bool:
@@ -141,6 +153,8 @@ class Trained:
 
     def predict_proba(self, x: Any) -> Array:
         """(m, L) float64 probabilities for unscaled cells."""
+        if self._asked is not None and self._asked[0] is x:
+            return self._asked[1]
         return self._classifier.predict_proba(self._scaled(x))
 
     def decision_function(self, x: Any) -> Array:

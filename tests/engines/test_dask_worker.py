@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from threading import Event, Thread
 
+import numpy as np
 import pytest
 
 pytest.importorskip("distributed", reason="pip install gpubench[dask]")
 
-from gpubench.engines.dask_worker import _Kept
+from gpubench.engines.dask_worker import MADE_OF, _Kept, value_of
+from gpubench.types import Knn
 
 
 def test_what_is_kept_is_made_once() -> None:
@@ -40,3 +42,15 @@ def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
     second.join(10)
     assert answers == [7]
     assert kept.get("key", lambda: 8) == 7
+
+
+def test_arrays_from_other_workers_lie_as_those_made_here() -> None:
+    x = np.arange(12, dtype=np.float32)
+    beside = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
+    assert not beside.flags.aligned
+    told = {"one": [beside, (beside,)], "knn": {MADE_OF: Knn, "indices": beside, "distances": x}}
+    found = value_of(told)
+    for array in (found["one"][0], found["one"][1][0], found["knn"].indices):
+        assert array.flags.aligned
+        assert (array == x).all()
+    assert found["knn"].distances is x

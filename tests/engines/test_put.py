@@ -65,6 +65,14 @@ def test_the_users_array_is_not_what_changes(engine: Engine) -> None:
     assert_array_equal(x, VALUES)
 
 
+def test_rows_that_begin_at_any_byte_are_copied_to_where_numbers_begin() -> None:
+    x = np.frombuffer(b"\0" + VALUES.astype(np.float32).tobytes(), np.uint8)[1:].view(np.float32).reshape(VALUES.shape)
+    assert not x.flags.aligned
+    on = CpuEngine().put(x)
+    assert on.flags.aligned
+    assert_array_equal(on, VALUES)
+
+
 def test_a_torch_tensor_is_taken_as_it_is(engine: Engine) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = VALUES.astype(np.float32)
