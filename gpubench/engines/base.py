@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -95,6 +96,15 @@ class Engine(GraphOperations):
 
         Nothing depends on it but the time that the first call takes. By default nothing is loaded.
         """
+
+    def beside(self, i: int) -> AbstractContextManager[None]:  # noqa: ARG002 - by default there is one place
+        """Where the engine has several `trainings`: all that begins in this context does so at one place.
+
+        Parameters
+        ----------
+        i : counts contexts, which get the places in turn
+        """
+        return nullcontext()
 
     def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - of any size it does not, by default
         """Whether means over large neighbourhoods of n cells are estimated from some cells with their exact neighbours.

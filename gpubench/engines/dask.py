@@ -49,6 +49,8 @@ from gpubench.timeline import Timeline
 from gpubench.types import Array, Knn, RowSource
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.cpu_rates import Rates
@@ -139,6 +141,10 @@ class DaskEngine(OneWorkerEngine):
     def close(self) -> None:
         """Let the cluster go, and end the workers that were started here."""
         self._close()
+
+    def beside(self, i: int) -> AbstractContextManager[None]:
+        """See `Engine.beside`: on one worker."""
+        return self.cluster.on_one(i)
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """See `Engine.put`: workers read the cells, from the file where there is one; see `dask_put`."""

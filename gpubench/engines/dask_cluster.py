@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpubench.engines import dask_worker
 from gpubench.engines.dask_array import ClusterArray
 from gpubench.engines.dask_handover import Handover
-from gpubench.engines.dask_vigil import LOST_S, Vigil, answers
+from gpubench.engines.dask_vigil import LOST_S, Vigil, answers, in_words
 from gpubench.errors import ClusterError
 from gpubench.types import Graph, Knn
 
@@ -50,6 +50,7 @@ class Cluster:
         self._started = None if started is None else (started, len(started.workers))
         self._timeline = timeline
         self._handover = handover
+        self._there: dict[str, Any] = {}  # where all that is submitted is to run
         self._numbers: dict[str, int] = {}  # of workers, in the order in which they are heard of
 
     def workers(self) -> dict[str, dict[str, Any]]:
@@ -95,7 +96,7 @@ class Cluster:
         token = uuid.uuid4().hex[:8]
         stage = self._timeline.path
         for i, args in enumerate(calls):
-            there = {"workers": [addresses[i % len(addresses)]], "allow_other_workers": True} if addresses else {}
+            there = _at(addresses[i % len(addresses)]) if addresses else self._there
             yield self.client.submit(
                 dask_worker.timed, stage, dask_worker.call, function, self.packed(tuple(args)), {},
                 key=(f"{name}-{token}", i), pure=False, priority=-i, **there,
@@ -144,7 +145,19 @@ class Cluster:
     def _send(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         self._require_scheduler()
         key = f"{name}-{uuid.uuid4().hex[:8]}"
-        return self.client.submit(dask_worker.timed, self._timeline.path, function, *args, key=key, pure=False)
+        return self.client.submit(
+            dask_worker.timed, self._timeline.path, function, *args, key=key, pure=False, **self._there
+        )
+
+    @contextmanager
+    def on_one(self, i: int) -> Iterator[None]:
+        """What is submitted meanwhile runs on the i-th of the workers, in turn, as long as it is there."""
+        addresses = list(self.workers())
+        self._there = _at(addresses[i % len(addresses)])
+        try:
+            yield
+        finally:
+            self._there = {}
 
     def on_every_worker(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Run a task on each worker that there is, or in its place, and wait for all."""
@@ -153,7 +166,7 @@ class Cluster:
         self.wait([
             self.client.submit(
                 dask_worker.timed, stage, _without_answer, function, args,
-                key=(f"{name}-{token}", i), pure=False, workers=[address], allow_other_workers=True,
+                key=(f"{name}-{token}", i), pure=False, **_at(address),
             )
             for i, address in enumerate(self.workers())
         ])  # fmt: skip
@@ -234,25 +247,7 @@ class Cluster:
                 self._guarded(lambda future=future: future.result(timeout=LOST_S))  # type: ignore[misc]
 
     def _guarded(self, ask: Callable[[], Any]) -> Any:
-        """Ask for an answer; errors of the cluster itself are put into words."""
-        from distributed import CancelledError, KilledWorker
-        from distributed.client import FuturesCancelledError
-        from distributed.comm.core import CommClosedError
-
-        try:
-            return ask()
-        except KilledWorker as error:
-            n_lost = error.allowed_failures + 1
-            raise ClusterError(
-                self._told(
-                    f"{n_lost} worker{'s' if n_lost > 1 else ''} ended while they computed it, the last"
-                    f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
-                    " give workers more memory, or fewer threads each, or use fewer cells"
-                )
-            ) from error
-        except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
-            what = "the connection to the scheduler was lost, or data that only workers that ended had"
-            raise ClusterError(self._told(f"{what} ({type(error).__name__})")) from error
+        return in_words(ask, self._told)
 
     def _told(self, what: str) -> str:
         return f"stage {self._timeline.path or 'start'}: {what}; what is finished is kept where --out was given"
@@ -281,6 +276,11 @@ class Cluster:
         """Let workers forget a matrix; those that are lost hold none."""
         if answers(self.client):
             self.on_each(dask_worker.forget, key)
+
+
+def _at(address: str) -> dict[str, Any]:
+    """What tells Dask where a task is to run, as long as there is such a worker."""
+    return {"workers": [address], "allow_other_workers": True}
 
 
 def _without_answer(function: Callable[..., Any], args: tuple[Any, ...]) -> None:

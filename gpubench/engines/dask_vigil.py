@@ -1,4 +1,4 @@
-"""Whether a cluster is still there while its tasks are waited for."""
+"""Whether a cluster is still there while its tasks are waited for, and what went wrong where it is not."""
 
 from __future__ import annotations
 
@@ -21,6 +21,38 @@ ASK_S = 2.0
 def answers(client: Any) -> bool:
     """Whether the scheduler does."""
     return bool(client.status == "running")
+
+
+def in_words(ask: Callable[[], Any], told: Callable[[str], str]) -> Any:
+    """Ask for an answer; errors of the cluster itself are put into words.
+
+    Parameters
+    ----------
+    told : makes a message of what is wrong
+
+    Raises
+    ------
+    ClusterError
+        Workers ended again and again with a task, or the scheduler is lost.
+    """
+    from distributed import CancelledError, KilledWorker
+    from distributed.client import FuturesCancelledError
+    from distributed.comm.core import CommClosedError
+
+    try:
+        return ask()
+    except KilledWorker as error:
+        n_lost = error.allowed_failures + 1
+        raise ClusterError(
+            told(
+                f"{n_lost} worker{'s' if n_lost > 1 else ''} ended while they computed it, the last"
+                f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
+                " give workers more memory, or fewer threads each, or use fewer cells"
+            )
+        ) from error
+    except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
+        what = "the connection to the scheduler was lost, or data that only workers that ended had"
+        raise ClusterError(told(f"{what} ({type(error).__name__})")) from error
 
 
 class Vigil:

@@ -75,8 +75,9 @@ class FoldTrainings:
     def _begin(self, kind: ClassifierKind, i: int) -> Begun | None:
         """Begin to train, and to test; None where that fails: it is done again in its turn, and told then."""
         try:
-            trained, test = self._contest.train(kind, self._training[i]), self._test_set(i)
-            trained.ask(test.x)
+            with self._engine.beside(i):
+                trained, test = self._contest.train(kind, self._training[i]), self._test_set(i)
+                trained.ask(test.x)
         except InputError:
             return None
         return trained, test
