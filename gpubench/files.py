@@ -13,9 +13,11 @@ from typing import IO
 
 from gpubench.errors import InputError
 
+_NO_SPACE = "free some space there or choose another folder"
 _REMEDIES = {
-    errno.ENOSPC: "free some space there or choose another folder",
-    errno.EDQUOT: "free some space there or choose another folder",
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    None: _NO_SPACE,  # NumPy says of an array that did not fit how much was written, and nothing else
     errno.EFBIG: "raise the file-size limit or choose another folder",
     errno.ENOENT: "make the folder first or choose another one",
     errno.ENOTDIR: "a part of that path is a file; choose another folder",
@@ -113,5 +115,5 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
 
 def cannot_write(folder: Path, error: OSError, what: str) -> InputError:
     """Make the error of a file that cannot be written, with what to do about it."""
-    remedy = _REMEDIES.get(error.errno or 0, _NO_PERMISSION)
+    remedy = _REMEDIES.get(error.errno, _NO_PERMISSION)
     return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}")

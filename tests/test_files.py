@@ -67,6 +67,16 @@ def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytes
     assert names(tmp_path) == []
 
 
+def test_an_array_that_does_not_fit_asks_for_space(tmp_path: Path) -> None:
+    """NumPy's error has no number."""
+
+    def write(_: IO[bytes]) -> None:
+        raise OSError("250000 requested and 4 written")
+
+    with pytest.raises(InputError, match=r"4 written \(.*\); free some space there or choose another folder$"):
+        write_atomically(tmp_path / "array.npy", write)
+
+
 def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
     """A real failure of the system, in a process of its own."""
     (tmp_path / "a").write_bytes(b"old")

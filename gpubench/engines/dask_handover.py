@@ -12,6 +12,8 @@ import numpy as np
 
 from gpubench.data.places import Place
 from gpubench.engines.dask_worker import Handed
+from gpubench.errors import InputError
+from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +61,25 @@ class Handover:
         return left
 
     def leave(self, array: Any) -> Handed:
-        """Write an array into the folder."""
+        """Write an array into the folder.
+
+        Raises
+        ------
+        InputError
+            It does not fit there.
+        """
         assert self.folder is not None
         self._n_files += 1
         path = self.folder / f"{self._n_files}.npy"
-        np.save(path, np.ascontiguousarray(array))
+        try:
+            np.save(path, np.ascontiguousarray(array))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"{bytes_text(array.nbytes)} for the workers cannot be written to {self.folder.parent}"
+                f" ({error.strerror or error}); free some space there, name another folder with TMPDIR, or give the"
+                " cells as a file"
+            ) from error
         return Handed(str(path))
 
     def leave_matrix(self, cells: NDArray[np.float32]) -> Place:
