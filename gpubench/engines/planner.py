@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gpubench import memory
 from gpubench.errors import InputError
 from gpubench.units import bytes_text
 
@@ -28,10 +27,9 @@ RANKED_VALUES = 1 << 24
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process can still get: what the system has free, within the limit of its control group."""
-    free = _system_free_bytes()
-    limit = _cgroup_free_bytes()
-    return free if limit is None else min(free, limit)
+    """Memory that this process can still get: what the system has free, within the limits of its control groups."""
+    free, left = memory.system_free_bytes(), memory.group_free_bytes()
+    return free if left is None else min(free, left)
 
 
 def budget_bytes(wanted: int | None) -> int:
@@ -105,24 +103,3 @@ def require_knn(n: int, d: int, k: int, budget: int) -> None:
 def read_block_rows(d: int, itemsize: int) -> int:
     """Rows of a (n, d) file to read at a time."""
     return max(1, READ_BLOCK_BYTES // max(1, d * itemsize))
-
-
-def _system_free_bytes() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    if hasattr(os, "sysconf"):  # macOS: no count of what is free, so a quarter of what there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return 4 << 30
-
-
-def _cgroup_free_bytes() -> int | None:
-    """What the control group leaves, or None where there is no limit."""
-    folder = Path("/sys/fs/cgroup")
-    limit, used = folder / "memory.max", folder / "memory.current"
-    if not (limit.exists() and used.exists()):
-        return None
-    text = limit.read_text().strip()
-    return None if text == "max" else max(0, int(text) - int(used.read_text()))

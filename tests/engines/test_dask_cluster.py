@@ -61,7 +61,7 @@ def test_arrays_that_do_not_fit_the_temporary_folder(monkeypatch: pytest.MonkeyP
     handover = Handover()
     assert handover.folder is not None
     monkeypatch.setattr(np, "save", save)
-    with pytest.raises(InputError, match=r"^1\.0 MB for the workers cannot be written to .*4 written\); free some space"):
+    with pytest.raises(InputError, match=r"^1\.0 MB for the workers cannot be written to .*4 written\); free"):
         handover.handed(np.zeros(250_000, np.float32))
     assert not list(handover.folder.iterdir())
     handover.close()

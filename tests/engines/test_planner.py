@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from gpubench import memory
 from gpubench.engines import planner
 from gpubench.errors import InputError
 
@@ -43,25 +42,9 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free(monkeypatch:
 def test_a_control_group_may_leave_less(
     system: int, group: int | None, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "_system_free_bytes", lambda: system)
-    monkeypatch.setattr(planner, "_cgroup_free_bytes", lambda: group)
+    monkeypatch.setattr(memory, "system_free_bytes", lambda: system)
+    monkeypatch.setattr(memory, "group_free_bytes", lambda: group)
     assert planner.free_memory_bytes() == free
-
-
-def test_what_the_system_says_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    7 kB\n")
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("1200\n")
-    places = {"/proc/meminfo": tmp_path / "meminfo", "/sys/fs/cgroup": tmp_path}
-    monkeypatch.setattr(planner, "Path", lambda path: places[path])
-    assert planner._system_free_bytes() == 7 * 1024
-    assert planner._cgroup_free_bytes() == 3800
-    (tmp_path / "memory.current").write_text("6000\n")
-    assert planner._cgroup_free_bytes() == 0
-    (tmp_path / "memory.max").write_text("max\n")
-    assert planner._cgroup_free_bytes() is None
-    (tmp_path / "memory.current").unlink()
-    assert planner._cgroup_free_bytes() is None
 
 
 @pytest.mark.parametrize(
