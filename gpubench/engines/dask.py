@@ -98,7 +98,7 @@ class DaskEngine(OneWorkerEngine):
         self._close.atexit = False
         atexit.register(self._close)
         self._started = len(opened) > 1
-        workers = self.cluster.workers()
+        dask_connect.check_limits(workers := self.cluster.workers())
         self.trainings = len(workers)
         dask_connect.check_versions(dask_connect.versions_of(client), dask_connect.versions_here())
         tiles = set(self.cluster.on_each(dask_connect.tiles_here).values())

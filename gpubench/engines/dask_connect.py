@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from gpubench.checkpoint import digest_of_code
-from gpubench.engines import cpu_native, dask_worker
+from gpubench.engines import cpu_native, dask_worker, planner
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cuda_device import count_gpus, driver_version
 from gpubench.engines.dask_address import client_arguments
 from gpubench.errors import EngineUnavailable, InputError
+from gpubench.units import bytes_text
 
 COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
 """Packages whose versions decide numbers, or whether workers understand each other."""
@@ -33,6 +34,10 @@ array is of new pages, and neighbours take a fifth longer."""
 
 TICK = "200ms"
 """How often processes started here look at themselves; by default a hundred times a second, beside the arithmetic."""
+
+LEAST_WORKER_BYTES = 250 * 10**6
+"""Of a worker: its process takes 100 MB before it has cells, tasks have at least 67 MB, and Dask lets a worker stand
+still, for ever if need be, that holds more than 80% of what it may."""
 
 FAILURES = 10
 """Workers that may end with the same task, on a cluster that is started here, before the task counts as the cause."""
@@ -102,7 +107,9 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
             ' as many, or hide them with CUDA_VISIBLE_DEVICES=""'
         )
     wanted = n_workers or n_gpus or usable_cores()
-    limit = "auto" if memory_bytes is None else memory_bytes // wanted
+    _check_room(wanted, memory_bytes)
+    # without a limit Dask shares out what the machine has
+    limit = {} if memory_bytes is None else {"memory_limit": memory_bytes // wanted}
     environment = dask.config.get("distributed.nanny.pre-spawn-environ") | ALLOCATOR
     settings = {
         "distributed.scheduler.allowed-failures": FAILURES,
@@ -114,11 +121,48 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
         return _cluster_class(n_gpus)(
             n_workers=wanted,
             threads_per_worker=1,
-            memory_limit=limit,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             preload=[dask_worker.__name__],
+            **limit,
         )
+
+
+def _check_room(n_workers: int, memory_bytes: int | None) -> None:
+    room = planner.free_memory_bytes() if memory_bytes is None else memory_bytes
+    enough = room // LEAST_WORKER_BYTES
+    if enough >= n_workers:
+        return
+    remedies = [f"start {enough} at most"] if enough else []
+    if memory_bytes is not None:
+        remedies.append(f"raise memory to {_in_mb(n_workers * LEAST_WORKER_BYTES)}")
+    raise InputError(
+        f"workers={n_workers}: {bytes_text(room)} of memory are too little, for each needs {_in_mb(LEAST_WORKER_BYTES)}"
+        f" even for few cells; {' or '.join(remedies) or 'free some memory'}"
+    )
+
+
+def check_limits(workers: dict[str, dict[str, Any]]) -> None:
+    """Refuse workers that would stand still before they have cells.
+
+    Raises
+    ------
+    EngineUnavailable
+        How many, how much the first of them may hold, and how much it needs.
+    """
+    limits = {address: int(worker["memory_limit"]) for address, worker in workers.items()}
+    low = {address: limit for address, limit in limits.items() if 0 < limit < LEAST_WORKER_BYTES}
+    if low:
+        first, limit = next(iter(low.items()))
+        raise EngineUnavailable(
+            f"{len(low)} of {len(workers)} workers may hold too little memory ({bytes_text(limit)}, first {first});"
+            f" start them with --memory-limit {_in_mb(LEAST_WORKER_BYTES)} or more"
+        )
+
+
+def _in_mb(n_bytes: int) -> str:
+    """As flags take it, to the byte."""
+    return f"{n_bytes // 10**6}MB"
 
 
 def usable_gpus() -> int:

@@ -19,10 +19,12 @@ pytest.importorskip("distributed", reason="Dask is not installed")
 
 import dask.array
 from distributed import LocalCluster
+from distributed.system import MEMORY_LIMIT
 from shared_dask import shared_client
 
 import gpubench as gb
-from gpubench.engines import dask_cluster, dask_connect, dask_vigil, dask_worker, get_engine
+from gpubench.engines import dask_cluster, dask_connect, dask_vigil, dask_worker, get_engine, planner
+from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.dask import DaskEngine
 from gpubench.errors import ClusterError, EngineUnavailable, InputError
 from gpubench.timeline import chrome_trace
@@ -252,6 +254,36 @@ def test_workers_with_other_versions_are_refused(name: str) -> None:
 def test_what_is_no_cluster(cluster: Any) -> None:
     with pytest.raises(InputError, match=r"^(cluster|workers)="):
         get_engine("dask", cluster=cluster)
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "memory", "refusal"),
+    [
+        (1000, None, r"^workers=1000: 20\.0 GB of memory are too little, for each needs 250MB .*; start 80 at most$"),
+        (5, 10**9, r"^workers=5: 1\.0 GB of memory .*; start 4 at most or raise memory to 1250MB$"),
+        (2, 150 * 10**6, r"^workers=2: 150 MB of memory .* few cells; raise memory to 500MB$"),
+    ],
+)
+def test_workers_that_would_have_too_little_memory_are_not_started(
+    n_workers: int, memory: int | None, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "free_memory_bytes", lambda: 20 * 10**9)
+    with pytest.raises(InputError, match=refusal):
+        dask_connect.connect(n_workers, memory)
+
+
+def test_workers_that_have_too_little_memory_are_refused() -> None:
+    enough = {"tcp://a:1": {"memory_limit": 0}, "tcp://b:1": {"memory_limit": 250 * 10**6}}  # 0: without a limit
+    dask_connect.check_limits(enough)
+    with pytest.raises(EngineUnavailable, match=r"^1 of 3 workers .* \(100 MB, first tcp://c:1\); .* 250MB or more$"):
+        dask_connect.check_limits({**enough, "tcp://c:1": {"memory_limit": 10**8}})
+
+
+def test_workers_started_here_share_out_the_memory() -> None:
+    engine = DaskEngine(cluster=usable_cores() + 2)
+    limits = [worker["memory_limit"] for worker in engine.cluster.workers().values()]
+    engine.close()
+    assert 0 < sum(limits) <= MEMORY_LIMIT
 
 
 def test_a_scheduler_that_is_not_there() -> None:
