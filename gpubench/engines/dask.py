@@ -42,7 +42,7 @@ from gpubench.engines.dask_one import OneWorkerEngine
 from gpubench.engines.dask_parts import compared
 from gpubench.engines.dask_put import Placement
 from gpubench.engines.dask_silhouette import Columns
-from gpubench.engines.dask_worker import Held, Recipe
+from gpubench.engines.dask_worker import Held, Recipe, quiet
 from gpubench.engines.segments import sort_cells
 from gpubench.errors import EngineUnavailable
 from gpubench.timeline import Timeline
@@ -89,7 +89,7 @@ class DaskEngine(OneWorkerEngine):
         self.seed, self.knn_method, self.exact_products = seed, knn, self._here.exact_products
         self.notes = []
         client, opened = dask_connect.connect(cluster, memory_bytes)
-        dask_connect.quiet()
+        quiet()
         handover = Handover()
         self.cluster = Cluster(client, self.timeline, handover, *opened[1:])
         # arrays that are on the cluster hold it, and may be looked at when this engine is gone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import warnings
 from collections import Counter
@@ -250,9 +249,3 @@ def check_versions(of_workers: dict[str, dict[str, str]], here: dict[str, str]) 
                 f"{what} differs between this process ({own}) and workers ({theirs} of {len(of_workers)}, first"
                 f" {next(iter(others))}); install the same versions everywhere"
             )
-
-
-def quiet() -> None:
-    """Workers that end are told of where it matters; Dask's own lines about them are for its log."""
-    for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
-        logging.getLogger(name).setLevel(logging.ERROR)

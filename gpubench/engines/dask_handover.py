@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
+import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.data.places import Place
 from gpubench.engines.dask_worker import Handed
 from gpubench.errors import InputError
+from gpubench.files import lock_file
 from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
@@ -22,6 +26,17 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 1 << 14
 """Arrays up to this size travel with the task."""
+
+LOCK = "in-use"
+"""A file in the folder that its process holds locked."""
+
+YOUNG_S = 60.0
+"""Folders that are not older may not be locked yet."""
+
+
+def prefix() -> str:
+    """How folders of this machine are called: what others lock in a shared folder may not be seen here."""
+    return f"gpubench-dask-{platform.node()}-"
 
 
 class Handover:
@@ -33,8 +48,9 @@ class Handover:
     """
 
     def __init__(self) -> None:
-        self.folder: Path | None = Path(tempfile.mkdtemp(prefix="gpubench-dask-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        remove_abandoned(Path(tempfile.gettempdir()))
+        self.folder: Path | None = Path(tempfile.mkdtemp(prefix=prefix()))
+        self._remove = weakref.finalize(self, _remove, self.folder, _locked(self.folder))
         self._n_files = 0
         self._known: dict[int, tuple[Any, Handed]] = {}
 
@@ -86,6 +102,31 @@ class Handover:
         """Write the cells into the folder."""
         path = self.leave(cells).path
         return Place(path, "npy", "", path)
+
+
+def remove_abandoned(place: Path) -> None:
+    """Remove folders of processes that were killed, which had no time to; they may be as large as the cells."""
+    for lock in place.glob(f"{prefix()}*/{LOCK}"):
+        # locked by a process that lives, of another user, or gone by now; where files cannot be locked nothing is known
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > YOUNG_S:
+                with lock_file(lock):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _locked(folder: Path) -> IO[bytes] | None:
+    """Hold the folder as long as this process lives; None where files cannot be locked, and folders are not removed."""
+    try:
+        return lock_file(folder / LOCK)
+    except OSError:
+        (folder / LOCK).unlink(missing_ok=True)
+        return None
+
+
+def _remove(folder: Path, lock: IO[bytes] | None) -> None:
+    if lock is not None:
+        lock.close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_there(folder: str) -> bool:

@@ -6,6 +6,7 @@ also on one that has just taken the place of another.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -228,11 +229,18 @@ def value_of(given: Any) -> Any:
     return given
 
 
+def quiet() -> None:
+    """Workers that end are told of where it matters; Dask's own lines about them are for its log."""
+    for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def dask_setup(_: Any) -> None:
     """What a worker does when it starts where this module is its preload: a terminal's Ctrl-C is for the client.
 
     The client ends the workers that it has started.
     """
+    quiet()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("distributed", reason="Dask is not installed")
@@ -18,8 +16,7 @@ from shared_dask import shared_client
 
 from gpubench.engines import dask_connect
 from gpubench.engines.dask import DaskEngine
-from gpubench.engines.dask_handover import Handover
-from gpubench.errors import ClusterError, EngineUnavailable, InputError
+from gpubench.errors import ClusterError, EngineUnavailable
 
 
 def wait_for_all(cluster: Any) -> None:
@@ -49,22 +46,6 @@ def test_tasks_that_dask_gives_up_end_the_run(wait: Callable[[Any], None]) -> No
             wait(engine.cluster)
         timer.join()
     assert "\n" not in str(error.value)
-
-
-def test_arrays_that_do_not_fit_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy says so, and leaves what it has written until then."""
-
-    def save(path: Path, _: Any) -> None:
-        path.write_bytes(b"half")
-        raise OSError("250000 requested and 4 written")
-
-    handover = Handover()
-    assert handover.folder is not None
-    monkeypatch.setattr(np, "save", save)
-    with pytest.raises(InputError, match=r"^1\.0 MB for the workers cannot be written to .*4 written\); free"):
-        handover.handed(np.zeros(250_000, np.float32))
-    assert not list(handover.folder.iterdir())
-    handover.close()
 
 
 def test_workers_without_gpubench_are_refused() -> None:
