@@ -100,7 +100,7 @@ class CudaEngine(Engine):
             return known
         with self.timeline.stage("put"):
             array = cuda_put.put(
-                self.gpu, x, name, room_bytes=self._room_bytes(), timeline=self.timeline, note=self._note
+                self.gpu, x, name, room_bytes=self.room_bytes(), timeline=self.timeline, note=self._note
             )
         self._checked[id(array)] = array
         return array
@@ -127,7 +127,7 @@ class CudaEngine(Engine):
             k,
             seed=self.seed,
             precision=self.precision,
-            room_bytes=self._room_bytes(),
+            room_bytes=self.room_bytes(),
             timeline=self.timeline,
         )
 
@@ -135,7 +135,7 @@ class CudaEngine(Engine):
         """See `Engine.method`: "exact" or "ivf"."""
         if self.knn_method != "auto":
             return self.knn_method
-        many = n > cuda_approximate.EXACT_UP_TO and cuda_approximate.fits(n, d, k, self._room_bytes())
+        many = n > cuda_approximate.EXACT_UP_TO and cuda_approximate.fits(n, d, k, self.room_bytes())
         return "ivf" if many else "exact"
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
@@ -152,7 +152,7 @@ class CudaEngine(Engine):
             x,
             k,
             precision=self.precision,
-            room_bytes=self._room_bytes(),
+            room_bytes=self.room_bytes(),
             timeline=self.timeline,
         )
 
@@ -178,18 +178,22 @@ class CudaEngine(Engine):
         own, _ = self._mean_distances(x, segments, metric)
         return own_means(self.to_host(own), segments)
 
+    def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> cuda_silhouette.Tiles:
+        """Tiles of Euclidean distances, for those who add up a share of them."""
+        return cuda_silhouette.Tiles(self.gpu, x, segments, self.precision, room_bytes)
+
     def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
         """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
         if metric == "cosine":
             self.timeline.work(*work.closed_silhouettes(segments, x.shape[1]))
-            return cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self._room_bytes())
+            return cuda_cosine.cosine_means(self.gpu, x, segments, room_bytes=self.room_bytes())
         self.timeline.work(*work.silhouettes(segments, x.shape[1]))
         return cuda_silhouette.euclidean_means(
             self.gpu,
             x,
             segments,
             precision=self.precision,
-            room_bytes=self._room_bytes(),
+            room_bytes=self.room_bytes(),
             timeline=self.timeline,
         )
 
@@ -259,7 +263,7 @@ class CudaEngine(Engine):
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`."""
-        return cuda_tables.rank(self.gpu, values, self._room_bytes())
+        return cuda_tables.rank(self.gpu, values, self.room_bytes())
 
     def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """See `Engine.group_means`."""
@@ -280,13 +284,13 @@ class CudaEngine(Engine):
 
         return most_training_cells(kind, n)
 
-    def _room_bytes(self) -> int:
+    def room_bytes(self) -> int:
         """What an operation may use now."""
         return min(self.memory_bytes, self.gpu.free_bytes())
 
     def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """Run array code over pieces of the n rows, of `width` values each."""
-        step = max(1, self._room_bytes() // (BYTES_A_VALUE * width))
+        step = max(1, self.room_bytes() // (BYTES_A_VALUE * width))
         for start in range(0, n, step):
             kernel(start, min(start + step, n))
 

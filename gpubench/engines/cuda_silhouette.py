@@ -8,7 +8,7 @@ is centred anew.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,15 +53,11 @@ def euclidean_means(
     """
     xp = device.xp
     own, nearest = xp.zeros(len(x)), xp.full(len(x), np.inf)
-    tiles = _Tiles(device, x, segments, precision, room_bytes)
-    plan = list(passes(segments, tiles.blocks, room_bytes // 4))
-    for part in plan:
-        what = f"the sums of distances from one cluster to {len(segments.sizes):,} clusters"
-        planner.require(Sums.n_bytes(tiles.blocks, part), room_bytes // 2, what, "use fewer clusters")
-    n_tiles = sum(_n_tiles(part) for part in plan)
+    tiles = Tiles(device, x, segments, precision, room_bytes)
+    n_tiles = sum(_n_tiles(part) for part in tiles.plan)
     done = 0
-    for part in plan:
-        sums = Sums(xp, segments, tiles.blocks, part, tiles.reach, SUM_BITS)
+    for part in tiles.plan:
+        sums = tiles.empty_sums(xp, part)
         for i in range(part.first, part.last):
             tiles.add_row(i, part.group_last, sums)
             done += part.group_last - i
@@ -76,11 +72,13 @@ def _n_tiles(part: Pass) -> int:
     return sum(part.group_last - i for i in range(part.first, part.last))
 
 
-class _Tiles:
+class Tiles:
     """The tiles of one embedding.
 
     Attributes
     ----------
+    segments : of the cells
+    plan : what is summed up at a time
     blocks : rows and columns of the tiles
     scale : multiplies cells into units of the operands, a power of two
     reach : no two cells are further apart than this, in units of the operands
@@ -88,6 +86,7 @@ class _Tiles:
 
     def __init__(self, device: Device, x: Array, segments: Segments, precision: str, room_bytes: int) -> None:
         xp = device.xp
+        self.segments = segments
         self._device, self._x = device, x
         self._keep_bytes = room_bytes // 4
         edge = tile_rows(room_bytes)
@@ -109,6 +108,10 @@ class _Tiles:
         self._codes = xp.asarray(_codes_in_blocks(segments, self.blocks))
         self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
         self._products = xp.empty(edge * (edge + ALIGN_COLUMNS), np.float32)
+        self.plan = list(passes(segments, self.blocks, room_bytes // 4))
+        for part in self.plan:
+            what = f"the sums of distances from one cluster to {len(segments.sizes):,} clusters"
+            planner.require(Sums.n_bytes(self.blocks, part), room_bytes // 2, what, "use fewer clusters")
 
     def _prepare(self, edge: int, counted: Array | None) -> None:
         """Make the operands of the blocks, around the means of the cells that count (None: all)."""
@@ -142,6 +145,10 @@ class _Tiles:
                 n += len(part)
             means.append(total / n)
         return xp.stack(means).astype(np.float32)
+
+    def empty_sums(self, xp: Any, part: Pass) -> Sums:
+        """Sums of a pass, in the memory of an array module."""
+        return Sums(xp, self.segments, self.blocks, part, self.reach, SUM_BITS)
 
     def add_row(self, i: int, last: int, sums: Sums) -> None:
         """Add the tiles of block i with itself and with the blocks after it, up to `last`."""

@@ -2,7 +2,7 @@
 
 Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
 GPU, the distance between two cells is computed twice. Entropy, LISI and kBET are looked up where the neighbours are.
-Silhouettes, whose tiles the CUDA engine cuts for one GPU, time, and what needs the whole graph run on one worker.
+Rows of tiles of Euclidean silhouettes are shared out. Time, and what needs the whole graph, runs on one worker.
 
 Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
 cells are formed on the hosts of the workers, and may differ from those formed on a GPU in the last bits.
@@ -10,18 +10,28 @@ cells are formed on the hosts of the workers, and may differ from those formed o
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.data import as_rows
-from gpubench.engines import dask_array, dask_cuda, dask_knn, dask_lookup, dask_worker, work
+from gpubench.engines import (
+    dask_array,
+    dask_cuda,
+    dask_cuda_silhouette,
+    dask_knn,
+    dask_lookup,
+    dask_worker,
+    work,
+)
 from gpubench.engines.cuda_classifiers import most_training_cells
 from gpubench.engines.dask import DaskEngine
 from gpubench.engines.dask_array import BlockTable, ClusterArray
 from gpubench.engines.dask_classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask_worker import Held
+from gpubench.engines.segments import sort_cells
 from gpubench.errors import InputError
 from gpubench.types import Array, Graph, Knn, RowSource
 from gpubench.units import bytes_text
@@ -32,9 +42,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.base import Classifier, ClassifierKind, Distance
+    from gpubench.engines.segments import Segments
 
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
+
+LEAST_PRODUCTS = 1e11
+"""Differences of two values from which on silhouettes are shared out: much less than a second on one GPU."""
 
 LEAST_ROWS = 4096
 """Rows of a task at least, which fill a GPU."""
@@ -162,12 +176,41 @@ class DaskGpuEngine(DaskEngine):
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
     ) -> Array:
-        """See `Engine.silhouette_widths`; on one worker."""
-        return self._there("silhouette_widths", self._on(x), clusters, groups, metric, cells)
+        """See `Engine.silhouette_widths`; Euclidean ones on all workers, unless there is little to do."""
+        x, segments = self._on(x), sort_cells(clusters, groups)
+        if not self._are_shared(segments, x.shape[1], metric):
+            return self._there("silhouette_widths", x, clusters, groups, metric, cells)
+        found = dask_cuda_silhouette.silhouette_widths(
+            self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe
+        )
+        widths = ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
+        return widths if cells is None else widths[cells]
 
     def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
-        """See `Engine.mean_distances`; on one worker."""
-        return self._there("mean_distances", self._on(x), clusters, metric)
+        """See `Engine.mean_distances`; Euclidean ones on all workers, unless there is little to do."""
+        x, alone = self._on(x), np.zeros_like(clusters)
+        if not self._are_shared(sort_cells(alone, clusters), x.shape[1], metric):
+            return self._there("mean_distances", x, clusters, metric)
+        found = dask_cuda_silhouette.mean_distances(
+            self.cluster, self._columns_on_gpus(x, alone, clusters), self._recipe
+        )
+        return ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
+
+    def _are_shared(self, segments: Segments, d: int, metric: Distance) -> bool:
+        """Whether the distances of a silhouette are shared out among the workers."""
+        if metric != "euclidean" or self.trainings == 1:
+            return False
+        todo = work.silhouettes(segments, d)
+        if todo.flop < LEAST_PRODUCTS:
+            return False
+        self.timeline.work(*todo)
+        return True
+
+    def _columns_on_gpus(
+        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None
+    ) -> dask_cuda_silhouette.Columns:
+        told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
+        return dask_cuda_silhouette.Columns(self._gpu(x), str(x.argument.key), uuid.uuid4().hex, *told)
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`; where the values are."""

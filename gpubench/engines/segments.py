@@ -239,6 +239,16 @@ class Sums:
         """What the sums of this pass take."""
         return sum(8 * rows * columns for rows, columns in cls._shapes(blocks, part))
 
+    @property
+    def tables(self) -> tuple[Array, Array]:
+        """All that was added up so far, as integers."""
+        return self._inside, self._after
+
+    def add(self, tables: tuple[Array, Array]) -> None:
+        """Add what was added up elsewhere for the same pass."""
+        self._inside += tables[0]
+        self._after += tables[1]
+
     def of(self, block: Block, to: Block) -> Array:
         """(segments of `to`, rows of `block`) int64, a view to add the sums of a tile to."""
         segments = slice(to.first - self._first, to.last - self._first)

@@ -20,12 +20,25 @@ pytest.importorskip("distributed", reason="Dask is not installed")
 
 from distributed import LocalCluster
 from emulated import EmulatedDevice, emulate_in_session, start
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gpubench as gb
-from gpubench.engines import cuda_neighbors, cuda_tiles, dask_connect, dask_cuda, dask_gpus, get_engine
+from gpubench.engines import (
+    cuda_neighbors,
+    cuda_silhouette,
+    cuda_tiles,
+    dask_connect,
+    dask_cuda,
+    dask_cuda_silhouette,
+    dask_gpus,
+    get_engine,
+)
+from gpubench.engines import segments as segments_module
 from gpubench.engines.cuda import CudaEngine
 from gpubench.engines.dask_cuda import check_alike
 from gpubench.engines.dask_gpus import DaskGpuEngine, rows_a_task
+from gpubench.engines.segments import Pass
 from gpubench.errors import EngineUnavailable, InputError
 
 K = 7
@@ -45,6 +58,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
     monkeypatch.setattr(cuda_tiles, "MAX_TILE_ROWS", 32)
     monkeypatch.setattr(cuda_neighbors, "ROWS_A_SEARCH", 40)
     monkeypatch.setattr(dask_gpus, "LEAST_ROWS", 1)
+    monkeypatch.setattr(dask_gpus, "LEAST_PRODUCTS", 0)
     engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30))
     monkeypatch.setattr(dask_cuda, "engine_of", lambda _: engine)
     monkeypatch.setattr(dask_cuda, "gpu_here", lambda: {**GPU, "place": uuid.uuid4().hex})
@@ -99,6 +113,33 @@ def test_the_bits_of_the_cuda_engine(cuda: CudaEngine, engine: DaskGpuEngine, ce
     found, expected = computed(engine), computed(cuda)
     assert [name for name in expected if found[name] != expected[name]] == []
     assert engine.notes == cuda.notes
+
+
+@needs_compiler
+def test_silhouettes_in_several_passes(
+    cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clusters = np.arange(cells.n, dtype=np.int32) // 12
+    expected = cuda.silhouette_widths(cuda.put(cells.x), clusters).tobytes()
+    n_passes = []
+
+    def passes(segments: Any, blocks: Any, _: int) -> Any:
+        parts = list(segments_module.passes(segments, blocks, 1))
+        n_passes.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(cuda_silhouette, "passes", passes)
+    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), clusters)).tobytes() == expected
+    assert n_passes[0] > 1
+
+
+@given(n=st.integers(1, 60), n_shares=st.integers(1, 9), first=st.integers(0, 5))
+def test_rows_of_tiles_are_shared_out_evenly(n: int, n_shares: int, first: int) -> None:
+    part = Pass(first, first + n, 0, first + n)
+    shares = [dask_cuda_silhouette.rows_of(part, share, n_shares) for share in range(n_shares)]
+    assert sorted(i for share in shares for i in share) == list(range(first, first + n))
+    n_tiles = [sum(part.group_last - i for i in share) for share in shares]
+    assert max(n_tiles) - min(n_tiles) <= n  # one row of tiles
 
 
 @needs_compiler
