@@ -89,9 +89,23 @@ class Vigil:
         n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
         if self._started and n_workers < self._started[1]:
             cluster, wanted = self._started
-            cluster.scale(wanted)
+            cluster.loop.add_callback(_replace, cluster, wanted)
         if n_workers:
             self._had_workers = now
         elif now - self._had_workers > WORKERLESS_S:
             what = f"all workers have ended and none has come for {WORKERLESS_S:.0f} s; look into their logs"
             raise ClusterError(self._told(what))
+
+
+def _replace(cluster: Any, wanted: int) -> None:
+    """Start new workers in the place of those that have ended for good; runs where the cluster does.
+
+    Dask forgets one that does not come back in time and starts another of that name. If the old one comes back at that
+    moment the new one is refused, and ends; but Dask goes on counting it as a worker.
+    """
+    from distributed.core import Status
+
+    for name, worker in list(cluster.workers.items()):
+        if worker.status in (Status.failed, Status.closed):
+            del cluster.workers[name]
+    cluster.scale(wanted)

@@ -229,6 +229,19 @@ def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyP
         engine.close()
 
 
+def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_vigil, "ASK_S", 0.1)
+    monkeypatch.setattr(dask_vigil, "WORKERLESS_S", 60.0)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
+        engine = get_engine("dask", cluster=1)
+        assert isinstance(engine, DaskEngine)
+        started, _ = engine.cluster._started
+        (nanny,) = started.workers.values()
+        started.sync(nanny.close)
+        assert engine.cluster.fetch(engine.cluster.submit("pid", os.getpid)) != os.getpid()
+        engine.close()
+
+
 def test_a_cluster_whose_workers_all_ended_ends_the_run(
     own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
