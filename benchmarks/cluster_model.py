@@ -3,8 +3,8 @@
     python benchmarks/cluster_model.py
 
 Writes results/cluster_model.json and prints a table for 13 million, 100 million and a billion cells on 8, 64 and 512
-workers: on machines of 16 cores at the measured rate, and on GPUs at an assumed one. No GPU was measured, and the Dask
-engine does not use GPUs yet: those rows say what the cut of the work would allow if its tasks ran at that rate.
+workers: on machines of 16 cores at the measured rate, and on GPUs at an assumed one. No GPU was measured: those rows
+say what the cut of the work would allow if tiles were computed at that rate.
 
 The model: a stage that compares all cells costs n^2 d / 2 differences of two values, one that compares SAMPLED cells
 with all n SAMPLED d, in tasks that are cut as the engine cuts them. Its time is the largest of what the workers
@@ -21,6 +21,9 @@ from typing import Any
 import measure
 
 from gpubench.engines import dask_blocks
+from gpubench.engines.cuda_tiles import MAX_TILE_ROWS
+from gpubench.engines.dask_cluster import MERGED
+from gpubench.engines.dask_cuda_silhouette import MOST_PIECES
 from gpubench.engines.dask_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
 from gpubench.engines.dask_put import COPIES
 from gpubench.engines.dask_shuffle import most_parts, n_tasks
@@ -66,6 +69,9 @@ class Worker:
     memory_bytes: float
     assumed: bool
 
+
+CLUSTERS = 30
+"""To which GPUs add up the distances of every cell."""
 
 SAMPLED = 60_000
 """Cells that an estimate with a standard error of 0.002 draws, of labels with much scatter."""
@@ -121,6 +127,43 @@ def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = F
     }
 
 
+def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, Any]:
+    """The same of all cells on GPUs: each adds up rows of tiles, and sums are put together in ranges of cells."""
+    products = n * n / 2 * d
+    n_rows = -(-n // MAX_TILE_ROWS)
+    share = -(-n_rows // n_workers) / n_rows  # rows of tiles are not cut
+    sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MOST_PIECES)
+    merges = -(-n_workers // MERGED)
+    received = n_workers * sums / min(n_workers, pieces * merges) + merges * sums / pieces + sums
+    stages = {
+        "read_s": max(4 * n * d / READ_BYTES_S, n_workers * 4 * n * d / STORAGE_BYTES_S),
+        "sort_s": 4 * n * d / WIRE_BYTES_S,
+        "compute_s": products / worker.products_s * share,
+        "schedule_s": n_workers * (1 + pieces) * SCHEDULED_S,
+        "transfer_s": received / WIRE_BYTES_S,
+    }
+    seconds, memory = sum(stages.values()), COPIES * 4.0 * n * d
+    fits = memory <= worker.memory_bytes
+    told = "the file system" if stages["read_s"] > stages["compute_s"] else _limit(stages, 0, fits=fits, hours=0)
+    return {
+        "n": n,
+        "d": d,
+        "workers": n_workers,
+        "worker": worker.name,
+        "assumed": worker.assumed,
+        "compares": "all",
+        "placed": "whole",
+        "tasks": n_workers * (1 + pieces),
+        "task_s": stages["compute_s"],
+        **stages,
+        "seconds": seconds,
+        "efficiency": products / worker.products_s / n_workers / seconds,
+        "memory_bytes": memory,
+        "fits": fits,
+        "limit": told if fits else "workers with GPUs hold all cells",
+    }
+
+
 def _limit(stages: dict[str, float], tasks: int, *, fits: bool, hours: float) -> str:
     """What stands in the way first."""
     if not fits:
@@ -158,14 +201,17 @@ def main() -> None:
     """Print and write the table."""
     measured = json.loads((RESULTS / "cluster.json").read_text())["speed"]
     rate, checked = check(measured)
-    kinds = (Worker("16-core machine", 16 * rate, 1.2e11, assumed=False), Worker("GPU", 5e13, 1.2e11, assumed=True))
+    machine, gpu = (
+        Worker("16-core machine", 16 * rate, 1.2e11, assumed=False),
+        Worker("GPU", 5e13, 1.2e11, assumed=True),
+    )
+    sizes = [(n, D, n_workers) for n in CELLS for n_workers in WORKERS]
     rows = [
-        predict(n, D, n_workers, kind, sampled=sampled)
-        for sampled in (False, True)
-        for kind in kinds
-        for n in CELLS
-        for n_workers in WORKERS
+        *(predict(*size, machine) for size in sizes),
+        *(predict_gpus(*size, gpu) for size in sizes),
+        *(predict(*size, machine, sampled=True) for size in sizes),
     ]
+    kinds = machine, gpu
     report = {"kinds": [asdict(kind) for kind in kinds], "checked": checked, "rows": rows}
     (RESULTS / "cluster_model.json").write_text(json.dumps(report, indent=2) + "\n")
     for row in checked:

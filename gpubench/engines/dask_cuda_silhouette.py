@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gpubench.engines.dask_cluster import Cluster
     from gpubench.engines.dask_worker import Recipe
 
+MOST_PIECES = 16
+"""Ranges of cells that sums are cut into at most, so that no worker receives all that the others have added up."""
+
 Tables = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """Sums of one pass; see `Sums.tables`."""
 
@@ -68,18 +71,26 @@ def _values(cluster: Cluster, columns: Columns, recipe: Recipe, name: str, finis
     try:
         plan: list[Pass] = cluster.fetch(cluster.submit("plan", plan_of, told))
         n_workers = len(cluster.workers())
-        calls = [(told, part, share, n_workers) for part in plan for share in range(n_workers)]
+        n_pieces = min(n_workers, MOST_PIECES)
+        calls = [(told, part, share, n_workers, n_pieces) for part in plan for share in range(n_workers)]
         futures = cluster.submit_each("silhouette", sums_of, calls, spread=True)
         means = []
         for i, part in enumerate(plan):
-            of_part = [(future, 0) for future in futures[i * n_workers : (i + 1) * n_workers]]
-            few = cluster.merged("merge_sums", merge, of_part)
-            means.append(cluster.submit("fold", fold, few, told, part))
+            of_part = futures[i * n_workers : (i + 1) * n_workers]
+            pieces = [_merged_piece(cluster, of_part, piece) for piece in range(n_pieces)]
+            means.append(cluster.submit("fold", fold, pieces, told, part))
         values = cluster.submit(name, finish, means, columns.clusters, columns.groups)
         cluster.wait([*futures, *means, values])
     finally:
         cluster.release(columns.token)  # tiles take up to a third of a GPU
     return values
+
+
+def _merged_piece(cluster: Cluster, shares: list[Any], piece: int) -> Any:
+    """The future of the sums of all shares for one range of cells."""
+    pieces = cluster.submit_each("piece", piece_of, [(share, piece) for share in shares])
+    few = cluster.merged("merge_sums", merge, [(future, 0) for future in pieces])
+    return cluster.submit("merge_sums", merge, few)
 
 
 def room_here(recipe: Recipe) -> int:
@@ -111,8 +122,8 @@ def plan_of(told: tuple[Any, ...]) -> list[Pass]:
         return _tiles_here(*told).plan
 
 
-def sums_of(told: tuple[Any, ...], part: Pass, share: int, n_shares: int) -> tuple[Tables]:
-    """What a share of the rows of tiles adds to the sums of a pass; see `rows_of`."""
+def sums_of(told: tuple[Any, ...], part: Pass, share: int, n_shares: int, n_pieces: int) -> list[Tables]:
+    """What a share of the rows of tiles adds to the sums of a pass, in ranges of cells; see `rows_of`."""
     *_, recipe = told
     engine = dask_cuda.engine_of(recipe)
     with dask_cuda.one_at_a_time:
@@ -120,8 +131,14 @@ def sums_of(told: tuple[Any, ...], part: Pass, share: int, n_shares: int) -> tup
         sums = tiles.empty_sums(engine.xp, part)
         for i in rows_of(part, share, n_shares):
             tiles.add_row(i, part.group_last, sums)
-        inside, after = map(engine.to_host, sums.tables)
-        return ((inside, after),)
+        tables = [engine.to_host(of) for of in sums.tables]
+    inside, after = ([np.ascontiguousarray(cut) for cut in np.array_split(of, n_pieces, axis=1)] for of in tables)
+    return list(zip(inside, after, strict=True))
+
+
+def piece_of(pieces: list[Tables], piece: int) -> tuple[Tables]:
+    """One range of cells."""
+    return (pieces[piece],)
 
 
 def rows_of(part: Pass, share: int, n_shares: int) -> list[int]:
@@ -136,13 +153,13 @@ def merge(found: list[tuple[tuple[Tables], int]]) -> tuple[Tables]:
     return ((np.sum(inside, axis=0), np.sum(after, axis=0)),)
 
 
-def fold(found: list[tuple[tuple[Tables], int]], told: tuple[Any, ...], part: Pass) -> Means:
+def fold(pieces: list[tuple[Tables]], told: tuple[Any, ...], part: Pass) -> Means:
     """Means of all cells from the sums of a pass; what the pass does not have is 0, and infinite."""
     with dask_cuda.one_at_a_time:
         tiles = _tiles_here(*told)
     sums = tiles.empty_sums(np, part)
-    for (tables,), _ in found:
-        sums.add(tables)
+    inside, after = zip(*(tables for (tables,) in pieces), strict=True)
+    sums.add((np.concatenate(inside, axis=1), np.concatenate(after, axis=1)))
     n = len(tiles.segments.order)
     own, nearest = np.zeros(n), np.full(n, np.inf)
     sums.fold_into(own, nearest)
