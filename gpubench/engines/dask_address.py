@@ -48,6 +48,24 @@ def _check_address(address: str, what: str) -> None:
         raise _no_address(what, str(error)) from error
     if port >= 1 << 16:
         raise _no_address(what, f"port {port} is above 65535")
+    if protocol in ("tls", "wss"):
+        _check_certificates(what)
+
+
+def _check_certificates(what: str) -> None:
+    """Refuse TLS without certificates: Dask's client does so as well, but is then waited for while it ends."""
+    from distributed.security import Security
+
+    try:
+        context = Security().get_connection_args("client").get("ssl_context")
+    except OSError as error:
+        told = " ".join(str(error).split())
+        raise InputError(f"{what}: certificates of Dask's distributed.comm.tls cannot be read ({told})") from error
+    if context is None:
+        raise InputError(
+            f"{what} needs certificates, and Dask's configuration has none; set distributed.comm.tls.ca-file,"
+            " distributed.comm.tls.client.cert and distributed.comm.tls.client.key"
+        )
 
 
 def _no_address(what: str, why: str) -> InputError:

@@ -9,12 +9,14 @@ import pytest
 
 pytest.importorskip("distributed", reason="Dask is not installed")
 
+import dask
+
 from gpubench.engines import get_engine
 from gpubench.engines.dask_address import client_arguments
 from gpubench.errors import InputError
 
 
-@pytest.mark.parametrize("address", ["tcp://head:8786", "tls://[::1]:8786", "head:8786", "ws://10.0.0.1:80"])
+@pytest.mark.parametrize("address", ["tcp://head:8786", "tcp://[::1]:8786", "head:8786", "ws://10.0.0.1:80"])
 def test_addresses_and_scheduler_files(address: str, tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"type": "Scheduler", "address": address}))
@@ -45,3 +47,11 @@ def test_what_is_no_scheduler_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "obs.csv").write_text(text)
     with pytest.raises(InputError, match=r"^cluster='.*obs\.csv' is no scheduler file, for it holds no address; give"):
         get_engine("dask", cluster=tmp_path / "obs.csv")
+
+
+@pytest.mark.parametrize(("certificate", "message"), [("", "needs certificates, .* set"), ("no.pem", "cannot be read")])
+def test_tls_without_certificates(certificate: str, message: str) -> None:
+    """Dask's client says so as well, and is then waited for while it ends."""
+    tls = {"distributed.comm.tls.ca-file": certificate, "distributed.comm.tls.client.cert": certificate}
+    with dask.config.set(tls), pytest.raises(InputError, match=rf"^cluster='tls://host:8786'.* {message}"):
+        client_arguments("tls://host:8786")
