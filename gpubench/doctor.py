@@ -56,6 +56,12 @@ OPTIONAL = (
     OptionalPackage("scikit-learn-intelex", "cpu", "random forests in the label prediction tasks"),
 )
 
+ELSEWHERE = (
+    ("distributed", "dask", "engine dask", "--workers and --scheduler"),
+    ("fsspec", "remote", "URLs", "files at https:// and s3:// addresses"),
+)
+"""Distribution, the extra of gpubench that installs it, what it makes possible, and where that is met."""
+
 CUDA_MODULES = {
     "cuml": "random forests run on the CPU without it",
     "pylibcugraph": "Leiden runs on the CPU without it",
@@ -66,7 +72,7 @@ CUDA_MODULES = {
 
 def examine() -> list[Finding]:
     """Look at the machine, and score a handful of cells."""
-    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_optional_packages(), *_blas()]
+    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_elsewhere(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -136,6 +142,15 @@ def _cuda() -> Iterator[Finding]:
             yield Finding(module, "missing", f"{cost}: {install_command(driver)}")
         else:
             yield Finding(module, "works", "used by the engine cuda")
+
+
+def _elsewhere() -> Iterator[Finding]:
+    for package, extra, about, what in ELSEWHERE:
+        version = machine.package_version(package)
+        if version is None:
+            yield Finding(about, "missing", f'for {what}: pip install "gpubench[{extra}]"')
+        else:
+            yield Finding(about, "works", f"{package} {version}; for {what}")
 
 
 def _optional_packages() -> Iterator[Finding]:

@@ -48,6 +48,19 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: 
     assert works(examine()), "a package that only makes things faster is not needed"
 
 
+@pytest.mark.parametrize(
+    ("about", "package", "extra"), [("engine dask", "distributed", "dask"), ("URLs", "fsspec", "remote")]
+)
+def test_clusters_and_urls(about: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "package_version", {package: "2.0"}.get)
+    assert find(about).state == "works"
+    assert find(about).text.startswith(f"{package} 2.0; for ")
+    monkeypatch.setattr(machine, "package_version", {}.get)
+    assert find(about).state == "missing"
+    assert find(about).text.endswith(f'pip install "gpubench[{extra}]"')
+    assert works([find(about)])
+
+
 def test_missing_tiles_come_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.cpu_native, "available", lambda: ("avx2", "generic"))
     assert find("compiled tiles") == Finding("compiled tiles", "works", "for avx2; speed up neighbours and silhouettes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import platform
 import warnings
 from collections import Counter
@@ -96,6 +97,7 @@ def _one_line(error: Exception) -> str:
 def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
     """Start workers of one thread each on this machine, which listen to it alone; of GPUs each has one."""
     import dask
+    from distributed.deploy.spec import close_clusters
 
     if n_workers is not None and n_workers < 1:
         raise InputError(f"workers={n_workers}: at least one is needed")
@@ -117,14 +119,19 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
         "distributed.worker.profile.interval": TICK,
     }
     with dask.config.set(settings):
-        return _cluster_class(n_gpus)(
-            n_workers=wanted,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            preload=[dask_worker.__name__],
-            **limit,
-        )
+        try:
+            return _cluster_class(n_gpus)(
+                n_workers=wanted,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                preload=[dask_worker.__name__],
+                **limit,
+            )
+        except KeyboardInterrupt:
+            # Dask would close at exit a cluster that is half started, and fail; it ends what processes there are anyway
+            atexit.unregister(close_clusters)
+            raise
 
 
 def _check_room(n_workers: int, memory_bytes: int | None) -> None:

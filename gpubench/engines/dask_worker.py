@@ -236,11 +236,9 @@ def quiet() -> None:
 
 
 def dask_setup(_: Any) -> None:
-    """What a worker does when it starts where this module is its preload: a terminal's Ctrl-C is for the client.
-
-    The client ends the workers that it has started.
-    """
+    """What a worker that the client started does first: Ctrl-C, and what tasks raise, are for the client alone."""
     quiet()
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -297,6 +299,37 @@ def test_workers_started_here_share_out_the_memory() -> None:
     limits = [worker["memory_limit"] for worker in engine.cluster.workers().values()]
     engine.close()
     assert 0 < sum(limits) <= MEMORY_LIMIT
+
+
+def test_workers_started_here_leave_errors_to_the_client(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.full((300, 4), np.nan, np.float32))
+    engine = DaskEngine(cluster=1)
+    with pytest.raises(InputError, match="300 of 300 rows hold NaN"):
+        engine.put(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    engine.close()
+    assert capfd.readouterr().err == ""
+
+
+INTERRUPTED = """
+import os, signal, threading
+import distributed
+from gpubench.engines import dask_connect
+if __name__ == "__main__":
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        dask_connect.connect(3, None)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text(INTERRUPTED)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == "interrupted\n"
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_scheduler_that_is_not_there() -> None:
