@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,20 @@ def _machine(report: dict[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB"
 
 
-def neighbors_table(results: Path = HERE / "results") -> str:
-    """The table of neighbour graphs beside other packages, at the recall that was asked for."""
-    path = results / "neighbors.json"
+def _of_report(path: Path, head: list[str], row: Callable[[dict[str, Any]], str]) -> str:
+    """A table of the rows of a report; empty where it has not been made."""
     if not path.exists():
         return ""
+    return "\n".join([*head, *map(row, json.loads(path.read_text())["rows"])]) + "\n"
+
+
+def neighbors_table(results: Path = HERE / "results") -> str:
+    """The table of neighbour graphs beside other packages, at the recall that was asked for."""
     head = [
         "| neighbours | intrinsic dimension | gpubench | pynndescent, warm | pynndescent, cold | faiss IVF |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join([*head, *map(_neighbors_row, json.loads(path.read_text())["rows"])]) + "\n"
+    return _of_report(results / "neighbors.json", head, _neighbors_row)
 
 
 def _neighbors_row(row: dict[str, Any]) -> str:
@@ -90,11 +95,8 @@ def _neighbors_row(row: dict[str, Any]) -> str:
 
 def scale_table(results: Path = HERE / "results") -> str:
     """The table of whole suites of more and more cells."""
-    path = results / "scale.json"
-    if not path.exists():
-        return ""
     head = ["| cells | label prediction | time | memory at the peak |", "|---|---|---|---|"]
-    return "\n".join([*head, *map(_scale_row, json.loads(path.read_text())["rows"])]) + "\n"
+    return _of_report(results / "scale.json", head, _scale_row)
 
 
 def _scale_row(row: dict[str, Any]) -> str:
@@ -107,14 +109,11 @@ def _scale_row(row: dict[str, Any]) -> str:
 
 def leiden_table(results: Path = HERE / "results") -> str:
     """The table of implementations of Leiden: processor time, memory and quality."""
-    path = results / "leiden.json"
-    if not path.exists():
-        return ""
     head = [
         "| cells | implementation | processor time | memory | modularity | ARI with the labels | ARI between seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([*head, *map(_leiden_row, json.loads(path.read_text())["rows"])]) + "\n"
+    return _of_report(results / "leiden.json", head, _leiden_row)
 
 
 def _leiden_row(row: dict[str, Any]) -> str:
