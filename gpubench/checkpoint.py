@@ -289,9 +289,11 @@ def digest_of(*facts: Any) -> str:
 def digest_of_code() -> str:
     """Of the files that gpubench itself is made of, for a version alone does not tell one being worked on."""
     package = Path(__file__).parent
+    files = {file.relative_to(package): file for file in package.rglob("*")}
+    if Path("kernels") not in files:  # in a wheel they are inside the package, in a checkout beside it
+        files |= {file.relative_to(package.parent): file for file in package.parent.glob("kernels/*")}
     digest = blake2b(digest_size=16)
-    for file in sorted(package.rglob("*")):
+    for name, file in sorted(files.items()):
         if file.suffix in (".py", ".so", ".pyd", ".dylib", ".cu", ".cuh"):
-            digest.update(file.relative_to(package).as_posix().encode())
-            digest.update(file.read_bytes())
+            digest.update(name.as_posix().encode() + file.read_bytes())
     return digest.hexdigest()

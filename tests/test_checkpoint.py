@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubench import files
+from gpubench import checkpoint, files
 from gpubench.checkpoint import ARRAY, LABELS, TAKEN_OVER, Checkpoint, Codec, Kept, Part, digest_of, digest_of_code
 from gpubench.errors import InputError
 from gpubench.rows import score_from_dict, score_to_dict
@@ -263,3 +263,17 @@ def test_digests_differ_where_facts_do() -> None:
     facts: list[Any] = [[], [1], ["1"], [1.0], [1, 2], [[1], 2], {"a": 1}, {"b": 1}, None, float("inf")]
     assert len({digest_of(fact) for fact in facts}) == len(facts)
     assert len(digest_of_code()) == 32
+
+
+def test_a_wheel_and_a_checkout_are_of_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for kernels, text in (("wheel/gpubench/kernels", "one"), ("checkout/kernels", "one"), ("changed/kernels", "two")):
+        package = tmp_path / kernels.split("/")[0] / "gpubench"
+        package.mkdir(parents=True)
+        (package / "checkpoint.py").write_text("code")
+        (tmp_path / kernels).mkdir()
+        (tmp_path / kernels / "rank.cu").write_text(text)
+        monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+        digests.append(digest_of_code())
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
