@@ -36,6 +36,9 @@ TASK_S = 0.004
 SHARED_OUT = ("look_up", "estimate", "silhouette_widths")
 """Operations that are cut into tasks for all workers, as exact neighbours are; others run on one."""
 
+FOLDS = ("lr", "knn_votes", "rf")
+"""Operations of each fold, several of which are on the workers at a time, unless one graph serves all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -115,8 +118,13 @@ def cost(step: Step, workers: Workers, memory_bytes: int, rates: Rates) -> Cost:
     brought = 8 * step.sizes["n"] * step.sizes["k"] if step.operation == "leiden" else 0
     if "d" in step.sizes and workers.in_blocks(int(step.sizes["n"]), int(step.sizes["d"])):
         brought += int(dask_blocks.WHOLE_COPIES * 4 * step.sizes["n"] * step.sizes["d"])
-    how = f"{alone.how}, one worker" if alone.how else "one worker"
-    return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought, seconds=alone.seconds + BEGIN_S)
+    where, seconds = "one worker", alone.seconds + BEGIN_S
+    if step.operation in FOLDS and not (step.operation == "knn_votes" and alone.how != "exact"):
+        folds = int(step.sizes["folds"])
+        rounds = math.ceil(folds / max(1, min(workers.count, int(workers.at_a_time))))
+        where, seconds = "a fold on each worker", alone.seconds * rounds / folds + folds * BEGIN_S
+    how = f"{alone.how}, {where}" if alone.how else where
+    return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought, seconds=seconds)
 
 
 def _put(step: Step, workers: Workers, alone: Cost) -> Cost:

@@ -18,7 +18,7 @@ from gpubench.engines.cpu import CpuEngine
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.cpu_rates import Rates
 from gpubench.engines.dask import DaskEngine
-from gpubench.engines.dask_costs import Workers, cost
+from gpubench.engines.dask_costs import BEGIN_S, Workers, cost
 from gpubench.engines.dask_put import COPIES
 from gpubench.engines.dask_worker import Recipe
 from gpubench.engines.steps import Sizes, Step, knn_step, leiden_step, look_up_step, put_step, silhouette_step
@@ -81,6 +81,20 @@ def test_memory_of_a_worker_of_blocks() -> None:
     for step in (put_step(SIZES, 4, copied=True), knn_step(SIZES), silhouettes):
         assert held(step, 64) < held(step, 8) < matrix
     assert held(Step("kmeans", "lr", {"n": N, "d": 50, "folds": 5, "classes": 8}), 64) > 2 * matrix
+
+
+def test_time_of_folds() -> None:
+    """Of five folds two workers have two at a time, so three in turn; from five on all are under way at once."""
+
+    def seconds(operation: str, count: int, n: int = N) -> float:
+        step = Step("folds", operation, {"n": n, "d": 50, "folds": 5, "classes": 8})
+        return cost(step, workers(count), 10**11, FAST).seconds - 5 * BEGIN_S
+
+    alone = seconds("rf", 1)
+    for count, rounds in ((2, 3), (4, 2), (5, 1), (9, 1)):
+        assert seconds("rf", count) == pytest.approx(alone * rounds / 5)
+    assert seconds("knn_votes", 5, n=20_000) < seconds("knn_votes", 1, n=20_000)
+    assert seconds("knn_votes", 5, n=10**7) == seconds("knn_votes", 1, n=10**7), "one graph serves all folds"
 
 
 def test_the_option_that_makes_it_fit() -> None:
