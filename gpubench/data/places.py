@@ -14,6 +14,7 @@ from gpubench.data.messages import reading
 from gpubench.data.store import home_of, open_hdf5, open_zarr
 from gpubench.data.stored_matrices import stored_rows
 from gpubench.data.urls import File, Url
+from gpubench.errors import InputError
 
 if TYPE_CHECKING:
     from gpubench.data.matrix import Rows
@@ -45,6 +46,11 @@ class Place:
             It is not there for this process, or damaged.
         """
         file: File = self.path if isinstance(self.path, Url) else Path(self.path)
+        if isinstance(file, Path) and not file.exists():
+            raise InputError(
+                f"{file} is not there for every worker; a path must mean the same on all machines: put the file into a"
+                " folder that they share, or give a URL"
+            )
         if isinstance(file, Url) and self.format != "zarr":
             file.require()
         if self.format == "npy":

@@ -25,9 +25,11 @@ from distributed.system import MEMORY_LIMIT
 from shared_dask import shared_client
 
 import gpubench as gb
+from gpubench.data.places import place_of
 from gpubench.engines import dask_cluster, dask_connect, dask_vigil, dask_worker, get_engine, planner
 from gpubench.engines.cpu_parallel import usable_cores
 from gpubench.engines.dask import DaskEngine
+from gpubench.engines.dask_worker import Held
 from gpubench.errors import ClusterError, EngineUnavailable, InputError
 from gpubench.timeline import chrome_trace
 
@@ -360,6 +362,16 @@ def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, t
     with pytest.raises(InputError, match=r"^emb: 2 of 900 rows .*17.*400"):
         engine.put(np.load(tmp_path / "emb.npy", mmap_mode="r"), "emb")
     (tmp_path / "emb.npy").unlink()
+
+
+def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> None:
+    np.save(tmp_path / "emb.npy", np.zeros((900, 7), np.float32))
+    x = np.load(tmp_path / "emb.npy", mmap_mode="r")
+    place = place_of(x)
+    assert place is not None
+    (tmp_path / "emb.npy").rename(tmp_path / "elsewhere.npy")
+    with pytest.raises(InputError, match=r"emb\.npy is not there for every worker; a path must mean the same"):
+        engine.cluster.on_every_worker("put", dask_worker.value_of, Held("key", place, "emb", engine._recipe))
 
 
 @pytest.mark.parametrize("name", ["dask", "cpu"])
