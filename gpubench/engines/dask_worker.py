@@ -233,6 +233,8 @@ def quiet() -> None:
     """Workers that end are told of where it matters; Dask's own lines about them are for its log."""
     for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # a scheduler that is lost is an error of the run; Dask adds a traceback of its attempts to connect again
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
 
 
 def dask_setup(_: Any) -> None:

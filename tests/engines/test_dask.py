@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -217,6 +218,11 @@ def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: 
     monkeypatch.setattr(dask_vigil, "answers", lambda client: False)  # noqa: ARG005 - as it is
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
         engine.cluster.wait([waiting])
+
+
+def test_dask_writes_no_traceback_when_a_scheduler_is_lost(engine: DaskEngine) -> None:
+    assert engine.cluster.workers()
+    assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
 def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
