@@ -167,7 +167,7 @@ def score(
 
         output = chosen_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
-            check_file(trace, "--trace", "trace.json")
+            check_file(trace, "--trace", "trace.json", made=out)
         given = {
             "label": label,
             "batch": batch,

@@ -85,8 +85,12 @@ class Output:
         return lines
 
 
-def check_file(path: Path, flag: str, example: str) -> None:
+def check_file(path: Path, flag: str, example: str, made: Path | None = None) -> None:
     """Make sure, before anything is computed, that a file can be written.
+
+    Parameters
+    ----------
+    made : a folder that will be made for other files before
 
     Raises
     ------
@@ -96,6 +100,8 @@ def check_file(path: Path, flag: str, example: str) -> None:
     if path.is_dir():
         raise InputError(f"{flag} {str(path)!r} is a folder; name a file, such as {path / example}")
     if not path.parent.exists():
+        if made is not None and path.parent.resolve() == made.resolve():
+            return
         raise InputError(
             f"{flag} {str(path)!r} cannot be written: there is no folder {str(path.parent)!r}; make it first"
         )

@@ -68,8 +68,14 @@ def provenance(
         "cpu": machine.cpu_model(),
         "cores": usable_cores(),
         "memory_bytes": machine.total_memory_bytes(),
-        "packages": machine.package_versions(),
+        "packages": machine.package_versions() | _of_engine(engine),
     }
+
+
+def _of_engine(engine: Engine) -> dict[str, str]:
+    """Versions of what moves tasks and answers, on which no number depends."""
+    names = ("dask", "distributed") if engine.name == "dask" else ()
+    return {name: version for name in names if (version := machine.package_version(name)) is not None}
 
 
 def what_decides(engine: Engine) -> dict[str, Any]:

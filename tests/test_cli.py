@@ -222,6 +222,14 @@ def test_a_trace_alone_is_something_to_keep(tmp_path: Path, capsys: pytest.Captu
     assert names(tmp_path) == ["trace.json"]
 
 
+def test_a_trace_may_go_to_the_folder_that_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, elsewhere = tmp_path / "r", tmp_path / "none" / "trace.json"
+    assert main(["score", *SEPARATION, "--quiet", "--out", str(out), "--trace", str(out / "trace.json")]) == 0
+    assert "trace.json" in names(out)
+    assert main(["score", *SEPARATION, "--quiet", "--out", str(out), "--trace", str(elsewhere)]) == 2
+    assert "make it first" in capsys.readouterr().err
+
+
 def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
         ["score", *SEPARATION, "--out", str(tmp_path / "new" / "r"), "--format", "json,csv", "--format", "parquet"]

@@ -90,6 +90,8 @@ def _wrong(error: Exception) -> str:
     if isinstance(error, MemoryError):
         told = reason or "no more is free"
         return f"does not fit into memory ({told}); use fewer cells, or copy it again if it is damaged"
+    if "range requests" in reason:  # as fsspec calls it
+        return "is on a server that hands out no parts of files; put simplecache:: before the URL, or download it"
     return f"cannot be read ({reason or type(error).__name__}); if it is damaged, copy or download it again"
 
 

@@ -158,6 +158,8 @@ class BlockRows(ClusterArray):
                 f" {bytes_text(self.facts.most_bytes)} may be used; start workers with more memory"
             )
         wanted = np.where(cells < 0, cells + n, cells).astype(np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < n):
+            raise IndexError(f"cells {cells.min()} ... {cells.max()} of {n}")
         of_block = np.searchsorted(self.edges, wanted, "right") - 1
         there = [(i, np.flatnonzero(of_block == i)) for i in range(len(self.blocks))]
         some = [(i, where) for i, where in there if len(where)]

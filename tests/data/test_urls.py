@@ -20,6 +20,7 @@ import gpubench as gb
 from gpubench.batch import has_ended, output_of, score_run
 from gpubench.checkpoint import Checkpoint
 from gpubench.data import fingerprint, read, read_rows
+from gpubench.data.messages import reading
 from gpubench.data.places import place_of
 from gpubench.data.urls import Url, redacted, shown
 from gpubench.errors import InputError
@@ -228,3 +229,11 @@ def test_a_run_file_names_urls_and_knows_files_that_have_changed(memory: str, fo
     files.put(str(folder / "fortran.npy"), "/emb.npy")
     assert not has_ended(planned, output)
     files.rm("/emb.npy")
+
+
+def test_a_server_without_ranges_is_told_with_what_helps() -> None:
+    said = "The HTTP server doesn't appear to support range requests. Open with block_size=0 for a streaming interface."
+    wanted = r"^https://a/x\.npy is on a server that .*; put simplecache:: before"
+    with pytest.raises(InputError, match=wanted) as told, reading("https://a/x.npy"):
+        raise ValueError(said)
+    assert "damaged" not in str(told.value)

@@ -157,6 +157,7 @@ def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path, monkeypatch
         (row.metric, row.value, row.note) for row in expected.results
     ]
     assert not found.failures
+    assert set(found.provenance["packages"]) - set(expected.provenance["packages"]) == {"dask", "distributed"}
     for column in expected.cells.columns:
         own = found.cells.find(column.metric, task=column.task)
         np.testing.assert_array_equal(own.values, column.values)

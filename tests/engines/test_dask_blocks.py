@@ -94,6 +94,8 @@ def test_rows_of_blocks(engine: DaskEngine, cells: Cells) -> None:
     keep = cells.label == 2
     for key in (slice(700, 1500), slice(None), slice(5, 5), keep, np.zeros(N, np.bool_), some, some[:0], 17):
         np.testing.assert_array_equal(np.asarray(x[key]), cells.x[key])
+    with pytest.raises(IndexError, match=f"of {N}"):
+        x[np.array([0, N])]
     assert isinstance(x[keep], BlockRows)
     codes = cells.batch[keep]
     widths = engine.silhouette_widths(x[keep], codes)
