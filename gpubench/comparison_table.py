@@ -108,7 +108,7 @@ def _difference(
         return "", "in neither" if first is other else "only in [1]" if other is None else "not in [1]"
     if math.isnan(difference.value):
         return "", "undefined"
-    return f"{difference.value:+.4f}{_interval(difference)}", _verdict(difference)
+    return f"{difference.value:+z.4f}{_interval(difference)}", _verdict(difference)
 
 
 def _interval(difference: Difference) -> str:
@@ -117,7 +117,7 @@ def _interval(difference: Difference) -> str:
     low, high = difference.interval
     if difference.method == "standard errors":
         return f" ± {(high - low) / 2:.2g}"
-    return f" [{low:+.4f}, {high:+.4f}]" if difference.method == "bootstrap" else f" ({low:+.4f}, {high:+.4f})"
+    return f" [{low:+z.4f}, {high:+z.4f}]" if difference.method == "bootstrap" else f" ({low:+z.4f}, {high:+z.4f})"
 
 
 def _verdict(difference: Difference) -> str:

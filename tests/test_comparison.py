@@ -132,7 +132,7 @@ def test_the_scatter_of_few_folds_is_uncertain() -> None:
         (LR, replace(LR, value=0.81), "+0.0100 ± 0.028 within noise"),
         (LR, replace(LR, value=0.81, stderr=None), "+0.0100 better; no interval: not both files have a cells.parquet"),
         (ARI, ARI, "+0.0000 equal"),
-        (ARI, replace(ARI, value=0.5 - 2e-9), "-0.0000 equal"),
+        (ARI, replace(ARI, value=0.5 - 2e-9), "+0.0000 equal"),
         (ARI, replace(ARI, value=math.nan, note="why"), "undefined"),
         (ERROR, replace(ERROR, value=1.0), "-1.0000 better; no interval: not both files have a cells.parquet"),
         (replace(ARI, metric="mine"), replace(ARI, metric="mine", value=0.9), "neither end is known to be better"),
