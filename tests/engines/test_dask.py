@@ -320,16 +320,27 @@ def test_workers_started_here_leave_errors_to_the_client(tmp_path: Path, capfd: 
 
 
 INTERRUPTED = """
-import os, signal, threading
+import os, signal
 import distributed
 from gpubench.engines import dask_connect
+
+begun = []
+instantiate = distributed.Nanny.instantiate
+
+async def interrupted(self):
+    begun.append(self)
+    if len(begun) == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return await instantiate(self)
+
 if __name__ == "__main__":
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    distributed.Nanny.instantiate = interrupted
     try:
         dask_connect.connect(3, None)
     except KeyboardInterrupt:
         print("interrupted")
 """
+"""Ctrl-C is hit when the first of three workers is about to start."""
 
 
 def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
