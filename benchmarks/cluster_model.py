@@ -108,18 +108,11 @@ def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = F
     busiest = max(stages[name] for name in ("compute_s", "schedule_s", "transfer_s"))
     seconds = stages["read_s"] + stages["sort_s"] + busiest
     fits = memory <= worker.memory_bytes
-    return {
-        "n": n,
-        "d": d,
-        "workers": n_workers,
-        "worker": worker.name,
-        "assumed": worker.assumed,
+    return _row((n, d, n_workers), worker, stages, seconds) | {
         "compares": "a sample" if sampled else "all",
         "placed": "whole" if whole else "blocks",
         "tasks": n_compared + shuffled,
         "task_s": task_s,
-        **stages,
-        "seconds": seconds,
         "efficiency": products / worker.products_s / n_workers / seconds,
         "memory_bytes": memory,
         "fits": fits,
@@ -145,23 +138,22 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
     seconds, memory = sum(stages.values()), COPIES * 4.0 * n * d
     fits = memory <= worker.memory_bytes
     told = "the file system" if stages["read_s"] > stages["compute_s"] else _limit(stages, 0, fits=fits, hours=0)
-    return {
-        "n": n,
-        "d": d,
-        "workers": n_workers,
-        "worker": worker.name,
-        "assumed": worker.assumed,
+    return _row((n, d, n_workers), worker, stages, seconds) | {
         "compares": "all",
         "placed": "whole",
         "tasks": n_workers * (1 + pieces),
         "task_s": stages["compute_s"],
-        **stages,
-        "seconds": seconds,
         "efficiency": products / worker.products_s / n_workers / seconds,
         "memory_bytes": memory,
         "fits": fits,
         "limit": told if fits else "workers with GPUs hold all cells",
     }
+
+
+def _row(size: tuple[int, int, int], worker: Worker, stages: dict[str, float], seconds: float) -> dict[str, Any]:
+    """What is computed, by whom, and how long it takes."""
+    who = dict(zip(("n", "d", "workers"), size, strict=True)) | {"worker": worker.name, "assumed": worker.assumed}
+    return {**who, **stages, "seconds": seconds}
 
 
 def _limit(stages: dict[str, float], tasks: int, *, fits: bool, hours: float) -> str:

@@ -6,6 +6,7 @@ All workers cut the cells into the same tiles as one GPU would, and sums are int
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def rows_of(part: Pass, share: int, n_shares: int) -> list[int]:
 def merge(found: list[tuple[tuple[Tables], int]]) -> tuple[Tables]:
     """Sums of several shares."""
     inside, after = zip(*(tables for (tables,), _ in found), strict=True)
-    return ((np.sum(inside, axis=0), np.sum(after, axis=0)),)
+    return ((reduce(np.add, inside), reduce(np.add, after)),)  # np.sum would copy all of them into one array first
 
 
 def fold(pieces: list[tuple[Tables]], told: tuple[Any, ...], part: Pass) -> Means:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.base import Classifier, ClassifierKind, Distance
-    from gpubench.engines.segments import Segments
 
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
@@ -177,8 +176,8 @@ class DaskGpuEngine(DaskEngine):
         cells: NDArray[np.int64] | None = None,
     ) -> Array:
         """See `Engine.silhouette_widths`; Euclidean ones on all workers, unless there is little to do."""
-        x, segments = self._on(x), sort_cells(clusters, groups)
-        if not self._are_shared(segments, x.shape[1], metric):
+        x = self._on(x)
+        if not self._are_shared(x, clusters, groups, metric):
             return self._there("silhouette_widths", x, clusters, groups, metric, cells)
         found = dask_cuda_silhouette.silhouette_widths(
             self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe
@@ -189,18 +188,20 @@ class DaskGpuEngine(DaskEngine):
     def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
         """See `Engine.mean_distances`; Euclidean ones on all workers, unless there is little to do."""
         x, alone = self._on(x), np.zeros_like(clusters)
-        if not self._are_shared(sort_cells(alone, clusters), x.shape[1], metric):
+        if not self._are_shared(x, alone, clusters, metric):
             return self._there("mean_distances", x, clusters, metric)
         found = dask_cuda_silhouette.mean_distances(
             self.cluster, self._columns_on_gpus(x, alone, clusters), self._recipe
         )
         return ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
 
-    def _are_shared(self, segments: Segments, d: int, metric: Distance) -> bool:
+    def _are_shared(
+        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None, metric: Distance
+    ) -> bool:
         """Whether the distances of a silhouette are shared out among the workers."""
         if metric != "euclidean" or self.trainings == 1:
             return False
-        todo = work.silhouettes(segments, d)
+        todo = work.silhouettes(sort_cells(clusters, groups), x.shape[1])
         if todo.flop < LEAST_PRODUCTS:
             return False
         self.timeline.work(*todo)
