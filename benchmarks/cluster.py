@@ -29,7 +29,7 @@ import measure
 import numpy as np
 
 import gpubench as gb
-from gpubench import machine
+from gpubench.core import machine
 from gpubench.engines import get_engine
 from gpubench.profiling.synthetic import make
 

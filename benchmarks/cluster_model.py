@@ -20,13 +20,13 @@ from typing import Any
 
 import measure
 
-from gpubench.engines import dask_blocks
-from gpubench.engines.cuda_tiles import MAX_TILE_ROWS
-from gpubench.engines.dask_cluster import MERGED
-from gpubench.engines.dask_cuda_silhouette import MOST_PIECES
-from gpubench.engines.dask_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
-from gpubench.engines.dask_put import COPIES
-from gpubench.engines.dask_shuffle import most_parts, n_tasks
+from gpubench.engines.cuda.tiles import MAX_TILE_ROWS
+from gpubench.engines.dask.blocks import rows as blocks_rows
+from gpubench.engines.dask.blocks.shuffle import most_parts, n_tasks
+from gpubench.engines.dask.cluster import MERGED
+from gpubench.engines.dask.gpu_silhouette import MOST_PIECES
+from gpubench.engines.dask.placement import COPIES
+from gpubench.engines.dask.silhouette_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
 
 RESULTS = measure.HERE / "results"
 
@@ -79,14 +79,14 @@ SAMPLED = 60_000
 
 def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = False) -> dict[str, Any]:
     """Seconds and bytes of one Euclidean silhouette of all cells, or of a sample among all."""
-    part_bytes = dask_blocks.part_bytes(int(worker.memory_bytes), 1)
+    part_bytes = blocks_rows.part_bytes(int(worker.memory_bytes), 1)
     whole = COPIES * 4 * n * d <= worker.memory_bytes
     products = float(SAMPLED) * n * d if sampled else n * n / 2 * d
     if whole:
         memory, n_blocks, at_most, largest = COPIES * 4 * n * d, 0, MOST_PARTS, float(n)
     else:
-        memory = float(dask_blocks.worker_needs(n, d, n_workers, part_bytes, 1))
-        n_blocks = len(dask_blocks.edges_of(n, d, n_workers, part_bytes)) - 1
+        memory = float(blocks_rows.worker_needs(n, d, n_workers, part_bytes, 1))
+        n_blocks = len(blocks_rows.edges_of(n, d, n_workers, part_bytes)) - 1
         at_most = most_parts(n_blocks, MOST_PARTS)
         largest = part_bytes / (4 * d)
     a_task = min(TASK_PRODUCTS, products / (TASKS_A_SLOT * n_workers))

@@ -21,7 +21,7 @@ from typing import Any
 import measure
 import numpy as np
 
-from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.metrics import entropy_per_cell, silhouette_batch, silhouette_label
 from gpubench.profiling.synthetic import make
 

@@ -20,8 +20,8 @@ import numpy as np
 
 import gpubench as gb
 from gpubench.engines import get_engine
-from gpubench.engines.cuda import CudaEngine
-from gpubench.provenance import provenance
+from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.running.provenance import provenance
 
 LABELS, BATCHES, TIMES = 30, 8, 6
 RATE_EDGE, RATE_REPEATS = 8192, 10

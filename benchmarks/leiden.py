@@ -99,7 +99,7 @@ def _child(what: str, folder: str, n: str, seed: str) -> None:
         _make(place, int(n))
         print("{}")
         return
-    from gpubench.types import Graph
+    from gpubench.core.types import Graph
 
     graph = Graph(*(np.load(place / f"{name}.npy", mmap_mode="r") for name in ("indptr", "indices", "weights")))
     begin, begin_processor = time.perf_counter(), time.process_time()
@@ -158,11 +158,11 @@ def networkit_one(graph: Any, seed: int) -> Any:
 
 
 def _by_gpubench(graph: Any, package: str, seed: int) -> Any:
-    from gpubench.engines import cpu_communities
+    from gpubench.engines.cpu import leiden
 
-    cpu_communities.BOTH_DIRECTIONS_UP_TO = 0
-    edges = cpu_communities.Edges.empty(graph.n, len(graph.indices) // 2, package)
-    return cpu_communities.PACKAGES[package](edges.take(cpu_communities.blocks_of(graph)), 1.0, 2, seed)
+    leiden.BOTH_DIRECTIONS_UP_TO = 0
+    edges = leiden.Edges.empty(graph.n, len(graph.indices) // 2, package)
+    return leiden.PACKAGES[package](edges.take(leiden.blocks_of(graph)), 1.0, 2, seed)
 
 
 def _edges_once(graph: Any) -> tuple[Any, Any, Any]:

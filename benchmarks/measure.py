@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpubench import machine
-from gpubench.engines.cpu_parallel import usable_cores
+from gpubench.core import machine
+from gpubench.core.machine import usable_cores
 
 HERE = Path(__file__).resolve().parent
 

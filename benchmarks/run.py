@@ -26,7 +26,7 @@ from typing import Any
 import measure
 from cases import CASES, Case
 
-from gpubench import machine
+from gpubench.core import machine
 
 PACKAGES = (
     *("gpubench", "numpy", "scipy", "numba", "scikit-learn", "faiss-cpu", "igraph"),

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpubench import data, datasets, metrics, tasks
-    from gpubench.comparison import compare
+    from gpubench.comparison.compare import compare
+    from gpubench.core.errors import EngineUnavailable, GpubenchError, InputError
     from gpubench.engines import get_engine
-    from gpubench.errors import EngineUnavailable, GpubenchError, InputError
-    from gpubench.planning import plan
     from gpubench.reporting import report
-    from gpubench.result import Result
-    from gpubench.run import score
+    from gpubench.results.result import Result
+    from gpubench.running.plan import plan
+    from gpubench.running.score import score
 
 __all__ = [
     "EngineUnavailable",
@@ -40,15 +40,15 @@ __version__ = "0.1.0"
 
 # name -> module; what is here is loaded when it is first used, so that `import gpubench` costs nothing
 _LAZY = {
-    "score": "gpubench.run",
-    "Result": "gpubench.result",
+    "score": "gpubench.running.score",
+    "Result": "gpubench.results.result",
     "report": "gpubench.reporting",
-    "plan": "gpubench.planning",
-    "compare": "gpubench.comparison",
+    "plan": "gpubench.running.plan",
+    "compare": "gpubench.comparison.compare",
     "get_engine": "gpubench.engines",
-    "EngineUnavailable": "gpubench.errors",
-    "GpubenchError": "gpubench.errors",
-    "InputError": "gpubench.errors",
+    "EngineUnavailable": "gpubench.core.errors",
+    "GpubenchError": "gpubench.core.errors",
+    "InputError": "gpubench.core.errors",
 }
 _MODULES = ("data", "datasets", "metrics", "tasks")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from gpubench.answering import is_work_left_behind
-from gpubench.cli import main
+from gpubench.cli.main import main
+from gpubench.running.interrupt import is_work_left_behind
 
 
 def run() -> None:

@@ -6,7 +6,7 @@
 // Shapes  rows, columns (n) int32 codes in [0, n_rows) and [0, n_columns); counts (n_rows, n_columns) int64, added to
 // Launch  a thread a cell; 4 * n_rows * n_columns bytes of shared memory where in_shared = 1; a block sees < 2^32 cells
 // Bytes   reads 8 a cell, adds 8 for each pair that a block has seen (8 a cell where in_shared = 0)
-// Twin    contingency in gpubench/engines/cpu.py
+// Twin    contingency in gpubench/engines/cpu/engine.py
 
 extern "C" __global__ void __launch_bounds__(1024)
     contingency(const int* __restrict__ rows, const int* __restrict__ columns, Index n, int n_rows, int n_columns,

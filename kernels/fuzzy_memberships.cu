@@ -10,7 +10,7 @@
 // Shapes  distances (n, k) float32, ascending, rows distances_stride apart; memberships (n, k) float64, written
 // Launch  8 lanes a cell
 // Bytes   reads 4 k a cell (again from L1 in each step of the bisection), writes 8 k
-// Twin    fuzzy_memberships in gpubench/engines/cpu_kernels.py
+// Twin    fuzzy_memberships in gpubench/engines/cpu/kernels.py
 
 constexpr int CELL_LANES = 8;
 constexpr int MAX_STEPS = 64;

@@ -10,7 +10,7 @@
 //         means (n_groups, d) float64, written
 // Launch  blocks of exactly 256 threads, one for each (group, 32 columns); 2048 bytes of shared memory
 // Bytes   reads 4 d + 4 a row (the order again for each 32 columns), writes 8 d a group
-// Twin    group_means in gpubench/engines/cpu.py
+// Twin    group_means in gpubench/engines/cpu/engine.py
 
 constexpr int GROUP_WARPS = 8;
 

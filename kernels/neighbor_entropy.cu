@@ -11,7 +11,7 @@
 // Launch  a warp a cell; 4 * bins bytes of shared memory a warp
 // Bytes   for each `bins` of the codes reads 4 (k + 1) a cell for the indices and as much at random for the codes,
 //         writes 8
-// Twin    neighbor_entropy in gpubench/engines/cpu_kernels.py
+// Twin    neighbor_entropy in gpubench/engines/cpu/kernels.py
 
 extern "C" __global__ void __launch_bounds__(256)
     neighbor_entropy(const int* __restrict__ indices, Index indices_stride, const int* __restrict__ own,

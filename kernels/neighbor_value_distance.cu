@@ -6,7 +6,7 @@
 //         out (n) float64, written
 // Launch  8 lanes a cell, whose sum has a fixed order
 // Bytes   reads 4 k_i a cell for the indices and 8 k_i at random for the values, writes 8
-// Twin    neighbor_value_distance in gpubench/engines/cpu_kernels.py
+// Twin    neighbor_value_distance in gpubench/engines/cpu/kernels.py
 
 constexpr int CELL_LANES = 8;
 

@@ -7,7 +7,7 @@
 //         ranks (n_rows, n) float64, written
 // Launch  grid (x, y): threads of x take the values of a row, y takes the rows
 // Bytes   reads 16 a value and its run's ends, writes 8 at random within the row
-// Twin    rank in gpubench/engines/cpu.py
+// Twin    rank in gpubench/engines/cpu/engine.py
 
 // The last position that holds the same value as `at`, going by `direction`; `room` positions lie on that side of it.
 __device__ inline Index end_of_run(const double* row, Index at, Index direction, Index room) {

@@ -18,7 +18,7 @@
 //         uncertain (n_rows) uint8, written
 // Launch  a block a row; 12 * size bytes of shared memory
 // Bytes   reads 4 d a candidate and 8 more, writes 8 k a row
-// Twin    rerank in gpubench/engines/cpu_neighbors.py
+// Twin    rerank in gpubench/engines/cpu/exact_knn.py
 
 extern "C" __global__ void __launch_bounds__(256)
     rerank(const float* __restrict__ queries, const float* __restrict__ x, int d, Index n_rows,

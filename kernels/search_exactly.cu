@@ -12,7 +12,7 @@
 //         candidates (n_rows, n_pieces, k) uint64, written: NO_CANDIDATE where a piece has fewer than k cells
 // Launch  a block for each (row, piece); 12 * size + 4 bytes of shared memory
 // Bytes   reads 4 n d for each row
-// Twin    search_exactly in gpubench/engines/cpu_kernels.py
+// Twin    search_exactly in gpubench/engines/cpu/kernels.py
 
 constexpr int CELLS_A_ROUND = 8;  // that a group of lanes compares between two barriers
 

@@ -29,7 +29,7 @@
 //         row_sums (column segments, n_rows), column_sums (row segments, n_columns) int64: rows a stride apart
 // Launch  a warp for each strip of 32 rows x 128 columns; at most 128 threads; 4224 bytes of shared memory a warp
 // Bytes   reads 4 a distance (from L2 where the tile fits); adds 8 for each row and column of a strip, 4 % of that
-// Twin    silhouette_tile in gpubench/engines/cpu_silhouette.py
+// Twin    silhouette_tile in gpubench/engines/cpu/silhouette.py
 
 constexpr int STRIP_ROWS = WARP;
 constexpr int LANE_COLUMNS = 4;

@@ -8,7 +8,7 @@
 //         joined (n, k) float64 and lone (n, k) uint8, written
 // Launch  a thread an edge
 // Bytes   reads 12 an edge, and the indices of a neighbour, up to 4 k, at random; writes 9
-// Twin    symmetrise in gpubench/engines/cpu_graph.py
+// Twin    symmetrise in gpubench/engines/cpu/graphs.py
 
 extern "C" __global__ void __launch_bounds__(256)
     symmetrise(const int* __restrict__ indices, Index indices_stride, const double* __restrict__ memberships, Index n,

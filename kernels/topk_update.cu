@@ -23,7 +23,7 @@
 //         limits (n_rows) uint64: NO_CANDIDATE at first; no cell that is left out has a key below the limit's
 // Launch  a warp a row; 1024 bytes of shared memory a warp
 // Bytes   reads 4 a distance (from L2 where the tile fits), and 20 a row; candidates are touched where something passes
-// Twin    topk_update in gpubench/engines/cpu_kernels.py
+// Twin    topk_update in gpubench/engines/cpu/kernels.py
 
 constexpr int LANE_COLUMNS = 4;
 constexpr int VOTE_COLUMNS = 4 * LANE_COLUMNS * WARP;  // 4 loads of a lane wait for memory at the same time

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from report_cases import make_result, row
 
-from gpubench.cells import CLUSTER, PREDICTED, CellColumn, CellScores, CellView
-from gpubench.result import Result
-from gpubench.types import Labels, MetricResult
-from gpubench.views import COMPONENTS, drawn_cells
+from gpubench.core.scores import CLUSTER, PREDICTED, CellColumn, CellScores, CellView, MetricResult
+from gpubench.core.types import Labels
+from gpubench.results.result import Result
+from gpubench.running.views import COMPONENTS, drawn_cells
 
 SCORES = {
     "embedding": ("silhouette_score",),

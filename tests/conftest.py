@@ -17,9 +17,10 @@ from cells import Cells, make_cells
 from hypothesis import settings
 from shared_dask import shared_client
 
-from gpubench.engines import ENGINES, cpu_native, get_engine
+from gpubench.core.errors import EngineUnavailable
+from gpubench.engines import ENGINES, get_engine
 from gpubench.engines.base import Engine
-from gpubench.errors import EngineUnavailable
+from gpubench.engines.cpu import compiled
 
 # Runs on shared machines take their time; what is generated must not change between two runs of the same commit in CI.
 settings.register_profile("dev", deadline=None, print_blob=True)
@@ -113,7 +114,7 @@ def start_engine(engine_name: str) -> Callable[..., Engine]:
 def _start(name: str, **options: Any) -> Engine:
     if name == NUMPY:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(cpu_native.VARIABLE, NUMPY)
+            patch.setenv(compiled.VARIABLE, NUMPY)
             return get_engine("cpu", **options)
     if name == DASK:
         return get_engine(name, **{"cluster": shared_client(), **options})

@@ -13,10 +13,10 @@ import numpy as np
 import strict_cupy
 from kernels.emulator import Compiler, Emulated
 
-from gpubench.engines import cuda_kernels
-from gpubench.engines.cuda import CudaEngine
-from gpubench.engines.cuda_device import BLOCK_THREADS, Device
-from gpubench.engines.cuda_signatures import KERNELS
+from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.device import BLOCK_THREADS, Device
+from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.signatures import KERNELS
 
 Emulate = Callable[[str], Emulated]
 
@@ -102,12 +102,12 @@ def emulate_in_session() -> Emulate:
     folder = tempfile.TemporaryDirectory()
     compiler = Compiler(Path(folder.name))
     assert compiler.missing is None, compiler.missing
-    compiler.prepare([(name, cuda_kernels.source(name), "address") for name in KERNELS])
+    compiler.prepare([(name, kernels.source(name), "address") for name in KERNELS])
     running: dict[str, Emulated] = {}
 
     def emulate(name: str) -> Emulated:
         if name not in running:
-            running[name] = Emulated(name, compiler.executable(name, cuda_kernels.source(name), "address"))
+            running[name] = Emulated(name, compiler.executable(name, kernels.source(name), "address"))
         return running[name]
 
     def end() -> None:

@@ -15,9 +15,9 @@ import reference_integration as integration
 from cells import Cells
 from numpy.typing import NDArray
 
+from gpubench.core.scores import Score
 from gpubench.engines.base import Engine
 from gpubench.metrics import METRICS
-from gpubench.types import Score
 
 Args = dict[str, Any]
 Change = Callable[[Args], Args]

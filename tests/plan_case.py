@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import gpubench as gb
-from gpubench.memory import resident_bytes
+from gpubench.core.memory import resident_bytes
 
 
 def cells(n: int, d: int) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from gpubench.core.scores import MetricResult
 from gpubench.data import encode_labels
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
-from gpubench.tasks._prediction import Recipe
+from gpubench.tasks._cross_validation import Recipe
 from gpubench.tasks._task import Options, TaskInput
-from gpubench.types import MetricResult
 
 FIVE = ("accuracy", "f1", "precision", "recall", "auroc")
 

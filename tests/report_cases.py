@@ -7,8 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-from gpubench.result import Result
-from gpubench.types import MetricResult
+from gpubench.core.scores import MetricResult
+from gpubench.results.result import Result
 
 HOSTILE = "<script>alert(1)</script>\"'>&amp;<img src=x onerror=alert(1)>\x07$\\frac{</style></svg>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

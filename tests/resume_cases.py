@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 import gpubench as gb
-from gpubench.checkpoint import Checkpoint
-from gpubench.tasks import _prediction, label_prediction
+from gpubench.core.checkpoint import Checkpoint
+from gpubench.tasks import _cross_validation, label_prediction
 
 N = 500
 
-SMALL_FORESTS = _prediction.Recipe(
+SMALL_FORESTS = _cross_validation.Recipe(
     "label_prediction", centre=False, mean_of=("lr", "knn", "rf"), params={"rf": {"n_estimators": 5}}
 )
 

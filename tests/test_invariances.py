@@ -16,10 +16,10 @@ from metric_cases import CASES, Case, Change, permute
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import METRICS
-from gpubench.types import Score
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 

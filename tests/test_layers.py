@@ -18,65 +18,41 @@ import gpubench
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = Path(gpubench.__file__).parent
 
-# From the lowest to the highest: a module may import its own layer and those below it, also inside functions.
+# From the lowest to the highest: a package may import itself and those above it in this list, also inside functions.
 LAYERS = (
-    ("errors", "types", "units"),
-    ("seeds", "files", "memory", "rows", "processes", "terminal"),
-    ("timeline", "cells"),
-    ("answering", "checkpoint"),
-    ("data", "demo"),
-    ("engines",),
-    ("metrics",),
-    ("tasks",),
-    (
-        "cells_file",
-        "documents",
-        "folders",
-        "machine",
-        "interchange",
-        "intervals",
-        "bootstrap",
-        "plots",
-        "spread",
-        "table",
-        "views",
-        "provenance",
-        "result",
-        "difference",
-        "comparability",
-        "comparison_draws",
-        "comparison",
-        "comparison_table",
-    ),
-    ("datasets",),
-    ("registered", "runner"),
-    ("prepared",),
-    ("forecast",),
-    ("run",),
-    ("planning", "reporting", "profiling"),
-    ("arguments", "batch", "completion", "doctor", "listing", "output", "progress", "runfile", "show"),
-    ("cli_exit", "cli_words"),
-    ("cli_compare", "cli_datasets", "cli_profile", "cli_report", "cli_runs", "cli_score"),
-    ("cli", "accel"),
-    ("__init__", "__main__"),
+    "core",
+    "data",
+    "datasets",
+    "engines",
+    "metrics",
+    "tasks",
+    "results",
+    "comparison",
+    "accel",
+    "reporting",
+    "running",
+    "profiling",
+    "cli",
+    "__init__",
+    "__main__",
 )
 
 # package -> where alone it may be imported
 DOORS = {
-    "anndata": "data/*.py",
-    "cudf": "engines/cuda*.py",
-    "cugraph": "engines/cuda*.py",
-    "cuml": "engines/cuda*.py",
-    "cupy": "engines/cuda*.py",
-    "cuvs": "engines/cuda*.py",
-    "dask": "engines/dask*.py",
-    "distributed": "engines/dask*.py",
-    "faiss": "engines/c*.py",
-    "h5py": "data/*.py",
-    "igraph": "engines/cpu*.py",
-    "networkit": "engines/cpu*.py",
-    "pylibcugraph": "engines/cuda*.py",
-    "zarr": "data/*.py",
+    "anndata": "data/**",
+    "cudf": "engines/cuda/*",
+    "cugraph": "engines/cuda/*",
+    "cuml": "engines/cuda/*",
+    "cupy": "engines/cuda/*",
+    "cuvs": "engines/cuda/*",
+    "dask": "engines/dask/*",
+    "distributed": "engines/dask/*",
+    "faiss": "engines/c*/*",
+    "h5py": "data/**",
+    "igraph": "engines/cpu/*",
+    "networkit": "engines/cpu/*",
+    "pylibcugraph": "engines/cuda/*",
+    "zarr": "data/**",
 }
 
 HEAVY = {
@@ -104,11 +80,10 @@ HEAVY = {
 
 
 def layer_of(module: str) -> int:
-    """The layer of "gpubench.data.rows", or of "gpubench" itself."""
+    """The layer of "gpubench.data.matrices", or of "gpubench" itself."""
     top = [*module.split("."), "__init__"][1]
-    layers = [i for i, names in enumerate(LAYERS) if top in names]
-    assert len(layers) == 1, f"give {module} its place in LAYERS"
-    return layers[0]
+    assert top in LAYERS, f"give {module} its place in LAYERS"
+    return LAYERS.index(top)
 
 
 def modules() -> list[Path]:
@@ -190,7 +165,8 @@ def run_python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".accel", ".datasets", ".engines", ".metrics", ".tasks", ".result", ".run", ".data"]
+    "module",
+    ["", ".accel", ".datasets", ".engines", ".metrics", ".tasks", ".results.result", ".running.score", ".data"],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     loaded = run_python(f"import sys, gpubench{module}; print(*sys.modules)").split()
@@ -209,7 +185,7 @@ def missing_of_kernels(repository: Path) -> list[str]:
     """What kernels/*.cu lack: a CPU twin and a test file, both of the kernel's name."""
     twins = {
         node.name
-        for path in (repository / "gpubench" / "engines").glob("cpu*.py")
+        for path in (repository / "gpubench" / "engines" / "cpu").glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     }
@@ -217,7 +193,7 @@ def missing_of_kernels(repository: Path) -> list[str]:
     for kernel in sorted((repository / "kernels").glob("*.cu")):
         test = Path("tests", "kernels", f"test_{kernel.stem}.py")
         if kernel.stem not in twins:
-            missing.append(f"{kernel.name}: no function {kernel.stem} in gpubench/engines/cpu*.py")
+            missing.append(f"{kernel.name}: no function {kernel.stem} in gpubench/engines/cpu/*")
         if not (repository / test).is_file():
             missing.append(f"{kernel.name}: no {test.as_posix()}")
     return missing
@@ -228,14 +204,14 @@ def test_every_kernel_has_twin_and_test() -> None:
 
 
 def test_a_kernel_without_twin_or_test_is_seen(tmp_path: Path) -> None:
-    for folder in ("kernels", "gpubench/engines", "tests/kernels"):
+    for folder in ("kernels", "gpubench/engines/cpu", "tests/kernels"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "gpubench/engines/cpu_kernels.py").write_text("def has_both(): ...\ndef has_twin(): ...\n")
+    (tmp_path / "gpubench/engines/cpu/kernels.py").write_text("def has_both(): ...\ndef has_twin(): ...\n")
     for name in ("has_both", "has_twin", "has_test"):
         (tmp_path / f"kernels/{name}.cu").touch()
     for name in ("has_both", "has_test"):
         (tmp_path / f"tests/kernels/test_{name}.py").touch()
     assert missing_of_kernels(tmp_path) == [
-        "has_test.cu: no function has_test in gpubench/engines/cpu*.py",
+        "has_test.cu: no function has_test in gpubench/engines/cpu/*",
         "has_twin.cu: no tests/kernels/test_has_twin.py",
     ]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import gpubench
-from gpubench.engines import cpu_native
+from gpubench.engines.cpu import compiled
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,7 +51,7 @@ def test_wheel_holds_the_package_and_the_kernels(wheel: set[str]) -> None:
     assert kernels
     shipped = {name for name in wheel if ".dist-info/" not in name and not name.endswith(".so")}
     assert shipped == files_below(ROOT / "gpubench") | kernels
-    assert {"gpubench/py.typed", "gpubench/demo/celllines.h5ad"} <= shipped
+    assert {"gpubench/py.typed", "gpubench/datasets/celllines.h5ad"} <= shipped
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
@@ -71,9 +71,9 @@ def test_a_compiler_that_fails_leaves_the_tiles_out(tmp_path: Path) -> None:
 
 
 def test_the_door_and_the_build_take_the_same_sources() -> None:
-    build_script = (ROOT / "gpubench/engines/native/hatch_build.py").read_text()
+    build_script = (ROOT / "gpubench/engines/cpu/native/hatch_build.py").read_text()
     found = re.findall(r'"(\w+\.[ch]pp)"', build_script)
-    assert sorted(found) == sorted(cpu_native.SOURCES)
+    assert sorted(found) == sorted(compiled.SOURCES)
 
 
 def test_wheel_holds_the_licence(wheel: set[str]) -> None:
@@ -85,7 +85,7 @@ def test_sdist_holds_what_developers_need(tmp_path: Path) -> None:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
     assert files_below(ROOT / "gpubench") | files_below(ROOT / "kernels") <= shipped
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".ci/run", "tests/reference.py"} <= shipped
-    assert {".docs/report.png", ".docs/first-session.md"} <= shipped
+    assert {"docs/report.png", "docs/first-session.md"} <= shipped
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -16,8 +16,8 @@ import typer
 from resume_cases import SMALL_FORESTS
 
 import gpubench as gb
-from gpubench import arguments, cli
-from gpubench.demo import demo_path
+from gpubench.cli import main, parse
+from gpubench.datasets.demo import demo_path
 from gpubench.tasks import TASKS, label_prediction
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = [
         (line, capsys.readouterr().err)
         for line in sorted(lines, key=lambda line: not line.startswith(FIRST))
-        if line not in BY_ANOTHER_TEST and cli.main(shlex.split(line)[1:])
+        if line not in BY_ANOTHER_TEST and main.main(shlex.split(line)[1:])
     ]
     assert not failed
 
@@ -111,16 +111,16 @@ def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_commands_exist(line: str) -> None:
     """Each command parses: its flags exist, what it requires is there."""
     _, name, *rest = shlex.split(line)
-    command = typer.main.get_command(cli.app).commands[name]
+    command = typer.main.get_command(main.app).commands[name]
     given = command.make_context(name, rest).params
-    arguments.parse_options(given.get("option") or [])
+    parse.parse_options(given.get("option") or [])
     assert set(given.get("task") or []) <= set(TASKS)
 
 
 def test_the_run_file_runs(folder: Path) -> None:
     (text,) = blocks(README, "yaml")
     Path("run.yaml").write_text(text)
-    assert cli.main(["score", "run.yaml", "--out", "results", "--quiet"]) == 0
+    assert main.main(["score", "run.yaml", "--out", "results", "--quiet"]) == 0
     assert {"pbmc", "half"} <= {path.name for path in Path("results").iterdir()}
 
 
@@ -128,7 +128,7 @@ def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.Captu
     lines = [line for block in blocks(README, "console") for line in block.splitlines()]
     assert lines
     for command, message in zip(lines[::2], lines[1::2], strict=True):
-        assert cli.main(shlex.split(command.removeprefix("$ gpubench "))) == cli.EXIT_BAD_INPUT
+        assert main.main(shlex.split(command.removeprefix("$ gpubench "))) == main.EXIT_BAD_INPUT
         assert capsys.readouterr().err.strip() == message
 
 

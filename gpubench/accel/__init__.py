@@ -3,7 +3,7 @@
 >>> import gpubench.accel
 >>> gpubench.accel.install()  # doctest: +SKIP
 
-From then on gpubench answers the functions of the table in `gpubench.accel.targets`. What it does not cover goes to
+From then on gpubench answers the functions in the tables of `PATCHES`. What it does not cover goes to
 the original, with the reason logged once and counted in `report()`. `python -m gpubench.accel script.py` does the
 same for a script, `%load_ext gpubench.accel` in a notebook, `pytest -p gpubench.accel.pytest_plugin` for a test suite.
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gpubench.accel import install, report
-from gpubench.errors import GpubenchError
+from gpubench.core.errors import GpubenchError
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from gpubench import metrics
 from gpubench.accel._inputs import column_reason, first_reason, matrix_reason
 from gpubench.accel.calls import Start, tell
-from gpubench.types import Knn, Labels
+from gpubench.core.types import Knn, Labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpubench.accel.report import Report
+from gpubench.core.errors import GpubenchError
 from gpubench.engines import get_engine
-from gpubench.errors import GpubenchError
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench import metrics
-from gpubench.accel import _clustering, _perturbation
+from gpubench.accel import _czbenchmarks_clustering, _czbenchmarks_perturbation
 from gpubench.accel._inputs import first_reason, labels_reason, matrix_reason
 from gpubench.accel.calls import Function, Start
 from gpubench.accel.patching import LocalName, Patch
@@ -126,7 +126,7 @@ def _registered(metric_id: str, ours: Function, covers: Function) -> Patch:
 
 
 def _pipeline(_: Any) -> type:
-    from gpubench.accel.classifiers import AcceleratedPipeline
+    from gpubench.accel._czbenchmarks_classifiers import AcceleratedPipeline
 
     return AcceleratedPipeline
 
@@ -142,14 +142,19 @@ PATCHES: tuple[Patch | LocalName, ...] = (
     _registered("f1_calculation", _of_labels(metrics.f1_calculation), _covers_averages),
     _registered("precision_calculation", _of_labels(metrics.precision_calculation), _covers_averages),
     _registered("recall_calculation", _of_labels(metrics.recall_calculation), _covers_averages),
-    Patch("czbenchmarks.tasks.utils", "cluster_embedding", _clustering.cluster_embedding, _clustering.covers),
+    Patch(
+        "czbenchmarks.tasks.utils",
+        "cluster_embedding",
+        _czbenchmarks_clustering.cluster_embedding,
+        _czbenchmarks_clustering.covers,
+    ),
     LocalName("czbenchmarks.tasks.label_prediction", "Pipeline", _pipeline),
     LocalName("czbenchmarks.tasks.single_cell.cross_species_label_prediction", "Pipeline", _pipeline),
     Patch(
         "czbenchmarks.tasks.single_cell.perturbation_expression_prediction",
         "PerturbationExpressionPredictionTask._run_task",
-        _perturbation.run_task,
-        _perturbation.covers,
+        _czbenchmarks_perturbation.run_task,
+        _czbenchmarks_perturbation.covers,
         "czbenchmarks perturbation",
     ),
 )

@@ -3,15 +3,114 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
+from gpubench.accel import czbenchmarks, garbage, scib, scikit_learn
 from gpubench.accel.calls import logger
-from gpubench.accel.deferring import DEFERRED
-from gpubench.accel.importing import ImportHook
+from gpubench.accel.deferring import DEFERRED, deferred
 from gpubench.accel.patching import Applied, LocalName, Patch, apply, held_elsewhere, read, restore, swap_names
-from gpubench.accel.targets import TARGETS, check_version, tables
+from gpubench.core.errors import InputError
 from gpubench.data import close_matches
-from gpubench.errors import InputError
+
+
+class ImportHook(MetaPathFinder):
+    """Calls back when one of some modules has been executed, before anything can import names from it."""
+
+    def __init__(self, modules: Collection[str], then: Callable[[str], None]) -> None:
+        self._modules = frozenset(modules)
+        self._then = then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Let the other finders find the module, and follow its execution."""
+        if fullname not in self._modules:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                self._follow(spec)
+                return spec
+        return None
+
+    def _follow(self, spec: ModuleSpec) -> None:
+        loader = spec.loader
+        if loader is None:
+            return
+        execute = loader.exec_module
+
+        def execute_and_tell(module: ModuleType) -> None:
+            with garbage.paused(), deferred(spec.name):
+                execute(module)
+            self._then(spec.name)
+
+        # On the loader of this one module: a loader of our own would hide what the module's loader can do besides.
+        loader.exec_module = execute_and_tell  # type: ignore[method-assign]
+
+
+TARGETS: dict[str, tuple[Patch | LocalName, ...]] = {
+    # czbenchmarks takes its silhouettes from scib_metrics
+    "czbenchmarks": (*czbenchmarks.PATCHES, *scib.SILHOUETTES),
+    "scib_metrics": (*scib.SILHOUETTES, *scib.PATCHES),
+    "sklearn": scikit_learn.PATCHES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """Versions that this is tested with.
+
+    Attributes
+    ----------
+    distribution : what the package is called where it is installed from
+    first, last : (major, minor), both included
+    """
+
+    distribution: str
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+    def __str__(self) -> str:
+        first, last = (".".join(map(str, version)) for version in (self.first, self.last))
+        return first if first == last else f"{first} to {last}"
+
+
+VERSIONS = {
+    "czbenchmarks": Tested("cz-benchmarks", (0, 15), (0, 15)),
+    "scib_metrics": Tested("scib-metrics", (0, 5), (0, 5)),
+    "sklearn": Tested("scikit-learn", (1, 5), (1, 9)),
+}
+"""Package -> versions."""
+
+
+def check_version(package: str) -> None:
+    """Warn of a version that this is not tested with."""
+    tested = VERSIONS[package]
+    version = metadata.version(tested.distribution)
+    release = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if not tested.first <= release <= tested.last:
+        warnings.warn(
+            f"gpubench.accel is tested with {tested.distribution} {tested}, and this is {version};"
+            " compare some numbers with those without it",
+            stacklevel=2,
+        )
+
+
+def tables() -> Mapping[str, dict[str, Any]]:
+    """Entries of czbenchmarks' registry of metrics: "metrics_registry[id]" -> attributes; none before its import."""
+    module = sys.modules.get("czbenchmarks.metrics.implementations")
+    registry = getattr(module, "metrics_registry", None)
+    if registry is None:
+        return {}
+    infos = {kind: registry.get_info(kind) for kind in registry.list_metrics()}
+    return {f"metrics_registry[{kind.value}]": vars(info) for kind, info in infos.items()}
 
 
 class Installation:

@@ -13,10 +13,10 @@ from gpubench.accel import garbage
 from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
 from gpubench.accel.calls import Function, Start, tell
 from gpubench.accel.patching import LocalName, Patch
+from gpubench.core.errors import InputError
+from gpubench.core.types import Labels
 from gpubench.data import encode_labels
-from gpubench.errors import InputError
-from gpubench.metrics._checks import check_groups
-from gpubench.types import Labels
+from gpubench.metrics._metric import check_groups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

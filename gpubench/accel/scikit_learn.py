@@ -11,7 +11,7 @@ from gpubench.accel.calls import Start
 from gpubench.accel.patching import Patch
 from gpubench.data import encode_labels
 from gpubench.engines.base import Distance
-from gpubench.metrics._checks import check_groups
+from gpubench.metrics._metric import check_groups
 
 
 def _silhouette_samples(start: Start, X: Any, labels: Any, *, metric: str, kwds: dict[str, Any]) -> Any:

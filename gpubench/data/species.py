@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.data.arrays import stem
-from gpubench.data.beside import is_file_name, split_embeddings
-from gpubench.data.categorical import CategoricalColumn
-from gpubench.data.columns import encode_labels
-from gpubench.data.matrix import Rows, as_rows
-from gpubench.data.messages import quoted
-from gpubench.data.reading import SUFFIXES, open_matrix, read
-from gpubench.data.rows import StackedRows
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.types import Dataset
+from gpubench.data.columns import CategoricalColumn, encode_labels
+from gpubench.data.formats.arrays import stem
+from gpubench.data.matrices import Rows, StackedRows, as_rows
+from gpubench.data.read import SUFFIXES, is_file_name, open_matrix, read, split_embeddings
 from gpubench.data.urls import file_of
-from gpubench.errors import InputError
-from gpubench.types import Dataset
 
 
 def read_species(

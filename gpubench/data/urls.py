@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\")\]]*")

@@ -93,9 +93,9 @@ def path(id: str, *, catalogue: Catalogues = ()) -> Path:  # noqa: A002 - the fi
     InputError
         No such dataset, or it is not there yet.
     """
+    from gpubench.core.errors import InputError
     from gpubench.datasets.cache import meant, place_of, recorded
     from gpubench.datasets.catalogue import local_file
-    from gpubench.errors import InputError
 
     entry = info(id, catalogue=catalogue)
     if not entry.is_remote:

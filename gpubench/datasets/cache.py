@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from gpubench.core.errors import InputError
+from gpubench.core.files import cache_folder, write_atomically
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.remote import Stat
-from gpubench.errors import InputError
-from gpubench.files import write_atomically
-from gpubench.folders import cache_folder
 
 _VERSION_DIGITS = 16
 """Hexadecimal digits that tell versions of a file apart in the names of its parts."""

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpubench.data.messages import close_matches
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.files import config_folder
+from gpubench.core.yaml_document import Value, read_document
 from gpubench.datasets import czbenchmarks
 from gpubench.datasets.entry import KEYS, Entry, absolute
-from gpubench.documents import Value, read_document
-from gpubench.errors import InputError
-from gpubench.folders import config_folder
 
 VARIABLE = "GPUBENCH_CATALOGUE"
 """Environment variable that names catalogues, separated like the folders of PATH."""

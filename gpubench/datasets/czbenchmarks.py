@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gpubench.documents import Value
+from gpubench.core.yaml_document import Value
 
 TARGET = "_target_"
 """The key that tells an entry of cz-benchmarks: the class that loads it."""

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gpubench.core.units import bytes_text
 from gpubench.datasets.cache import Record, meant, place_of, recorded
 from gpubench.datasets.entry import Entry
-from gpubench.units import bytes_text
 
 CHECKED = {
     "sha256": "by the SHA-256 of the catalogue",

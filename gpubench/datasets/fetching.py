@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
+from gpubench.core.errors import InputError
+from gpubench.core.files import CACHE, cannot_write, lock_file
+from gpubench.core.units import bytes_text
 from gpubench.datasets.cache import (
     Record,
     lock_of,
@@ -26,13 +29,9 @@ from gpubench.datasets.cache import (
 from gpubench.datasets.checksum import Corrupt, check
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.remote import Changed, Remote, Stat, Transient
-from gpubench.errors import InputError
-from gpubench.files import cannot_write, lock_file
-from gpubench.folders import CACHE
-from gpubench.units import bytes_text
 
 if TYPE_CHECKING:
-    from gpubench.timeline import Listener
+    from gpubench.core.timeline import Listener
 
 T = TypeVar("T")
 

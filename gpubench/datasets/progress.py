@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from gpubench.terminal import Drawing
+from gpubench.core.terminal import Drawing
 
 if TYPE_CHECKING:
     from rich import progress
@@ -32,16 +32,16 @@ class Transfer(Drawing["progress.Progress"]):
         )
 
     def started(self, path: str) -> None:
-        """See `gpubench.timeline.Listener.started`."""
+        """See `gpubench.core.timeline.Listener.started`."""
         if self._shown:
             self._tasks[path] = self._drawn.add_task(path, total=None)
 
     def advanced(self, path: str, done: int, total: int) -> None:
-        """See `gpubench.timeline.Listener.advanced`; here in bytes."""
+        """See `gpubench.core.timeline.Listener.advanced`; here in bytes."""
         if self._shown:
             self._drawn.update(self._tasks[path], completed=done, total=total)
 
     def ended(self, path: str, seconds: float) -> None:  # noqa: ARG002 - part of the protocol
-        """See `gpubench.timeline.Listener.ended`."""
+        """See `gpubench.core.timeline.Listener.ended`."""
         if self._shown:
             self._drawn.remove_task(self._tasks.pop(path))

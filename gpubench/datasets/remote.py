@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError
 
 if TYPE_CHECKING:
     import requests

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from gpubench.errors import EngineUnavailable, InputError
-from gpubench.seeds import check_seed
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.types import check_seed
 
 if TYPE_CHECKING:
+    from gpubench.core.timeline import Timeline
     from gpubench.engines.base import Engine, Precision
-    from gpubench.timeline import Timeline
 
 ENGINES = ("cpu", "cuda", "dask")
 KNN_METHODS = ("auto", "exact", "leaves", "ivf", "nn_descent")
@@ -80,7 +80,7 @@ def get_engine(
         else:
             engine.chosen = "auto: there is a GPU" if name == "auto" else ""
             return engine
-    from gpubench.engines.cpu import CpuEngine
+    from gpubench.engines.cpu.engine import CpuEngine
 
     engine = CpuEngine(exact=exact, **options)
     engine.chosen = chosen
@@ -102,10 +102,10 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
 
 
 def _start_cuda(**options: Any) -> Engine:
-    from gpubench.engines.cuda_device import Device
+    from gpubench.engines.cuda.device import Device
 
     device = Device.find()  # before the rest of the engine, which most machines have no use for
-    from gpubench.engines.cuda import CudaEngine
+    from gpubench.engines.cuda.engine import CudaEngine
 
     return CudaEngine(device=device, **options)
 
@@ -113,8 +113,8 @@ def _start_cuda(**options: Any) -> Engine:
 def _start_dask(**options: Any) -> Engine:
     if find_spec("distributed") is None:
         raise EngineUnavailable('engine="dask" needs Dask; install it with: pip install "gpubench[dask]"')
-    from gpubench.engines.dask import DaskEngine
-    from gpubench.engines.dask_gpus import on_gpus
+    from gpubench.engines.dask.engine import DaskEngine
+    from gpubench.engines.dask.gpu_engine import on_gpus
 
     engine = DaskEngine(**options)
     return engine if engine.knn_method in OF_THE_CPU else on_gpus(engine)

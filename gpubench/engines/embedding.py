@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from gpubench.checkpoint import Codec, Kept, Part
+from gpubench.core.checkpoint import Codec, Kept, Part
+from gpubench.core.errors import InputError
+from gpubench.core.types import Array, Knn
 from gpubench.engines import get_engine
-from gpubench.errors import InputError
-from gpubench.types import Array, Knn
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from gpubench import memory
-from gpubench.errors import InputError
-from gpubench.units import bytes_text
+from gpubench.core import memory
+from gpubench.core.errors import InputError
+from gpubench.core.units import bytes_text
 
 if TYPE_CHECKING:
     import numpy as np

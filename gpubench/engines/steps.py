@@ -11,8 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import Labels
     from gpubench.engines.base import ClassifierKind
-    from gpubench.types import Labels
 
 
 @dataclass(frozen=True, slots=True)

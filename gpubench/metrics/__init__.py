@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from gpubench.metrics._metric import Metric, MetricSpec
 from gpubench.metrics.aggregate import batch_correction, bio_conservation, total
-from gpubench.metrics.batch_tests import kbet, kbet_of_labels, kbet_per_label, kbet_tests
 from gpubench.metrics.classification import OF_LABELS, OF_ONE_TEST_SET, OVER_FOLDS
-from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
-from gpubench.metrics.connectivity import graph_connectivity
-from gpubench.metrics.correlation import jaccard, mean_squared_error, pearson_correlation, spearman_correlation
-from gpubench.metrics.explained_variance import pcr_comparison, principal_component_regression
-from gpubench.metrics.integration import entropy_per_cell
-from gpubench.metrics.label_clusters import (
+from gpubench.metrics.clustering import (
+    adjusted_rand_index,
     best_leiden_clusters,
     kmeans_clusters,
+    leiden_clusters,
     nmi_ari_cluster_labels_kmeans_ari,
     nmi_ari_cluster_labels_kmeans_nmi,
     nmi_ari_cluster_labels_leiden_ari,
     nmi_ari_cluster_labels_leiden_nmi,
+    normalized_mutual_info,
 )
+from gpubench.metrics.correlation import jaccard, mean_squared_error, pearson_correlation, spearman_correlation
+from gpubench.metrics.entropy import entropy_per_cell
+from gpubench.metrics.graph_connectivity import graph_connectivity
+from gpubench.metrics.kbet import kbet, kbet_of_labels, kbet_per_label, kbet_tests
 from gpubench.metrics.lisi import clisi_knn, ilisi_knn, lisi_knn
-from gpubench.metrics.sequential import sequential_alignment
+from gpubench.metrics.pcr import pcr_comparison, principal_component_regression
+from gpubench.metrics.sequential_alignment import sequential_alignment
 from gpubench.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label
 
 accuracy, f1, precision, recall, auroc = OF_ONE_TEST_SET

@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
-from gpubench.types import MeanOver, Score
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.types import Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from gpubench.core.scores import MeanOver, Score
+
+
+def one_for_each(values: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Values for `Score.cells`: as they are, or those of the cells that were kept, with NaN for the others.
+
+    Parameters
+    ----------
+    values : (m,), a value for each cell that was kept
+    kept : (n,) m of which are true; None: all
+    """
+    if kept is None or kept.all():
+        return values.astype(np.float32)
+    cells = np.full(len(kept), np.nan, np.float32)
+    cells[kept] = values
+    return cells
+
+
+def check_several(labels: Labels) -> None:
+    """Refuse a column with one value, where a score compares groups.
+
+    Raises
+    ------
+    InputError
+        Only one distinct value.
+    """
+    if labels.n_classes < 2:
+        raise InputError(
+            f"{labels.key} has one value ({labels.names[0]!r}) in all {len(labels):,} rows; at least two are needed"
+        )
+
+
+def check_groups(labels: Labels) -> None:
+    """Refuse a column that does not group cells: one value, or a different one in each row.
+
+    Raises
+    ------
+    InputError
+        Only one distinct value, or every value a singleton.
+    """
+    check_several(labels)
+    if labels.n_classes == len(labels):
+        raise InputError(
+            f"{labels.key} has a different value in each of its {len(labels):,} rows; give a column that groups cells"
+        )
+
 
 P = ParamSpec("P")
 

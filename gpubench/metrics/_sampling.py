@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.types import Array, Score
+from gpubench.core.scores import Score
+from gpubench.core.types import Array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

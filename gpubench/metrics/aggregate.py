@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gpubench.data.host import to_host
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
+from gpubench.data.matrices import to_host
 from gpubench.metrics._metric import metric
-from gpubench.types import Score
 
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
 from gpubench.data import as_numeric
-from gpubench.data.host import to_host
+from gpubench.data.matrices import to_host
 from gpubench.engines import get_engine
-from gpubench.errors import InputError
 from gpubench.metrics._metric import metric
-from gpubench.types import Score
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

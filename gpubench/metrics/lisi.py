@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
+from gpubench.core.types import Labels
 from gpubench.data import encode_labels
-from gpubench.errors import InputError
-from gpubench.metrics._checks import check_several
-from gpubench.metrics._metric import metric
-from gpubench.metrics._search import Neighborhoods, neighborhoods
-from gpubench.types import Labels, Score
+from gpubench.metrics._metric import check_several, metric
+from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.checkpoint import ARRAY
+from gpubench.core.checkpoint import ARRAY
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
+from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.errors import InputError
-from gpubench.metrics._cells import one_for_each
-from gpubench.metrics._checks import check_groups
-from gpubench.metrics._metric import metric
+from gpubench.metrics._metric import check_groups, metric, one_for_each
 from gpubench.metrics._sampling import sampled_silhouette, too_many
-from gpubench.types import Array, Labels, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,17 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpubench import rows, run
+from gpubench.core import scores
+from gpubench.core.errors import GpubenchError, message_of
+from gpubench.core.machine import usable_cores
+from gpubench.core.timeline import Timeline
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu_parallel import usable_cores
-from gpubench.errors import GpubenchError, message_of
 from gpubench.profiling.limits import measure_limits
 from gpubench.profiling.profile import EMBEDDING
 from gpubench.profiling.synthetic import Cells, make
-from gpubench.provenance import provenance
-from gpubench.result import Result
-from gpubench.timeline import Timeline
+from gpubench.results.result import Result
+from gpubench.running import score
+from gpubench.running.provenance import provenance
 
 WARM_UP_CELLS = 600
 """Enough for every label to have cells in every fold; a second or two, most of it imports."""
@@ -67,7 +68,7 @@ def score_cells(
         "base_bytes": max((stage["peak_bytes"] or 0 for stage in few.timeline), default=0),
         "timeline": many.timeline,
         "scores": [
-            {"task": row.task, "metric": row.metric, "value": rows.plain(row.value)}
+            {"task": row.task, "metric": row.metric, "value": scores.plain(row.value)}
             for row in many.results
             if str(row.params.get("classifier", MEAN)).startswith(MEAN)
         ],
@@ -78,7 +79,7 @@ def score_cells(
 
 def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engine: Engine) -> Result:
     """Score one embedding; half of the batches are one species, half another."""
-    return run.score(
+    return score.score(
         {EMBEDDING: cells.x},
         label=cells.label,
         batch=cells.batch,
@@ -94,15 +95,15 @@ class Announcer:
     """A `Listener` that names each stage as it begins."""
 
     def started(self, path: str) -> None:
-        """See `gpubench.timeline.Listener.started`."""
+        """See `gpubench.core.timeline.Listener.started`."""
         sys.stdout.write(f"{path}\n")
         sys.stdout.flush()
 
     def advanced(self, path: str, done: int, total: int) -> None:
-        """See `gpubench.timeline.Listener.advanced`."""
+        """See `gpubench.core.timeline.Listener.advanced`."""
 
     def ended(self, path: str, seconds: float) -> None:
-        """See `gpubench.timeline.Listener.ended`."""
+        """See `gpubench.core.timeline.Listener.ended`."""
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gpubench.files import write_atomically
-from gpubench.profiling.growth import fit_growth
-from gpubench.profiling.profile import WHOLE
+from gpubench.core.files import write_atomically
+from gpubench.profiling.profile import WHOLE, fit_growth
 from gpubench.profiling.table import power
 
 if TYPE_CHECKING:

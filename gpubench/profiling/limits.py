@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gpubench.types import Array
+from gpubench.core.types import Array
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine

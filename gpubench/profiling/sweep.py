@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.errors import InputError
-from gpubench.processes import lacked_memory, why_ended
+from gpubench.core.errors import InputError
+from gpubench.core.machine import lacked_memory, why_ended
 from gpubench.profiling.limits import Limits
 from gpubench.profiling.profile import Failure, Profile, Run, stages_of
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from gpubench.timeline import Listener
+    from gpubench.core.timeline import Listener
 
 CELLS = (10_000, 30_000, 100_000)
 DIMS = (50,)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from gpubench.profiling.growth import LEAST_SPAN, SHORTEST_S
-from gpubench.profiling.profile import WHOLE
-from gpubench.table import printable
-from gpubench.terminal import Terminal
+from gpubench.core.terminal import Terminal
+from gpubench.profiling.profile import LEAST_SPAN, SHORTEST_S, WHOLE
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
-    from gpubench.profiling.growth import Exponent
-    from gpubench.profiling.profile import Profile, Run, Stage
+    from gpubench.profiling.profile import Exponent, Profile, Run, Stage
 
 LEAST_SHARE = 0.01
 """Of the largest run; shorter stages are in the JSON file only."""

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gpubench.files import write_atomically
+from gpubench.core.files import write_atomically
 
 if TYPE_CHECKING:
-    from gpubench.result import Result
+    from gpubench.results.result import Result
 
 __all__ = ["report"]
 

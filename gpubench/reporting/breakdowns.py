@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpubench.metrics import METRICS
-from gpubench.reporting.shape import CellsOf
-from gpubench.spread import Spread, spreads
-from gpubench.table import printable
+from gpubench.reporting.content import CellsOf
+from gpubench.results.plots import Spread, spreads
+from gpubench.results.table import printable
 
 ROLES = {
     "embedding": ("label",),

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.cells import CLUSTER
-from gpubench.reporting.drawing import new_figure, style
-from gpubench.reporting.shape import CellsOf
-from gpubench.reporting.svg import ink, to_svg
-from gpubench.table import printable
-from gpubench.types import Labels
+from gpubench.core.scores import CLUSTER
+from gpubench.core.types import Labels
+from gpubench.reporting.content import CellsOf
+from gpubench.reporting.drawing import ink, new_figure, style, to_svg
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-    from gpubench.cells import CellScores, CellView
+    from gpubench.core.scores import CellScores, CellView
 
 MOST_EMBEDDINGS = 6
 """Embeddings that are drawn; a file of more would be slow to open."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.cells import CLUSTER, PREDICTED
+from gpubench.core.scores import CLUSTER, PREDICTED
 from gpubench.reporting.breakdowns import FEW
-from gpubench.reporting.shape import CellsOf
-from gpubench.table import printable
+from gpubench.reporting.content import CellsOf
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.cells import CellColumn
-    from gpubench.types import Labels
+    from gpubench.core.scores import CellColumn
+    from gpubench.core.types import Labels
 
 _LISTED = 10
 """Confusions that are named."""

@@ -6,22 +6,87 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
+from gpubench.core.errors import InputError
 from gpubench.reporting.breakdowns import Breakdown, breakdowns
-from gpubench.reporting.cell_figures import MOST_GROUPS, confusion_figure, spreads_figure
 from gpubench.reporting.cell_views import Look, looks
 from gpubench.reporting.confusions import Confusion, confusions
-from gpubench.reporting.facts import Facts, facts, packages
-from gpubench.reporting.figures import scores_figure, timeline_figure
-from gpubench.reporting.shape import Comparison, TaskPart, comparisons
+from gpubench.reporting.content import Comparison, TaskPart, comparisons
+from gpubench.reporting.figures import MOST_GROUPS, confusion_figure, scores_figure, spreads_figure, timeline_figure
 from gpubench.reporting.stages import Stage, stages
-from gpubench.table import printable
+from gpubench.results.result import Result
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from gpubench.result import Result
+
+Facts = list[tuple[str, str]]
+
+_BYTES = "memory_bytes"
+
+
+def facts(provenance: Mapping[str, Any]) -> Facts:
+    """Name and value of everything that a run says of itself, nested names joined, but for the packages."""
+    return [
+        (printable(name), printable(text))
+        for name, text in _flat({key: value for key, value in provenance.items() if key != "packages"})
+    ]
+
+
+def packages(provenance: Mapping[str, Any]) -> list[str]:
+    """Name and version of each package that a number may depend on."""
+    return [printable(f"{name} {version}") for name, version in provenance.get("packages", {}).items()]
+
+
+def _flat(values: Mapping[str, Any], outer: str = "") -> Facts:
+    flat: Facts = []
+    for key, value in values.items():
+        name = f"{outer} {key.replace('_', ' ')}".strip()
+        if isinstance(value, Mapping):
+            flat += _flat(value, name)
+        elif value not in (None, "", []):
+            flat.append((name.removesuffix(" bytes"), _text(key, value)))
+    return flat
+
+
+def _text(key: str, value: Any) -> str:
+    if key == _BYTES:
+        return f"{value / 1e9:.1f} GB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_NAME = "results.json"
+
+
+def read_runs(place: Path) -> dict[str, Result]:
+    """Read a result file, or all of a folder: its `*.json`, or else each `results.json` in the folders below.
+
+    Returns
+    -------
+    Name -> result; the name is what tells the file from the others.
+
+    Raises
+    ------
+    InputError
+        There is no result, or one of the files is none.
+    """
+    if not place.is_dir():
+        return {place.stem: Result.from_json(place)}
+    files = sorted(place.glob("*.json")) or sorted(place.rglob(_NAME))
+    if not files:
+        raise InputError(f"{str(place)!r} holds no result; give a results.json, or a folder that --out named")
+    return {_name(file, place): Result.from_json(file) for file in files}
+
+
+def _name(file: Path, folder: Path) -> str:
+    within = file.relative_to(folder)
+    return within.parent.as_posix() if within.name == _NAME and len(within.parts) > 1 else within.stem
+
 
 _FOLDED_ABOVE = 24
 """Rows of a task that are shown at once; of more the means are shown, and the others when asked for."""

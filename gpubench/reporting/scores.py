@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gpubench.metrics import METRICS
-from gpubench.rows import telling_params
-from gpubench.table import format_value, printable
+from gpubench.results.rows import telling_params
+from gpubench.results.table import format_value, printable
 
 if TYPE_CHECKING:
-    from gpubench.types import MetricResult
+    from gpubench.core.scores import MetricResult
 
 _MEAN = "MEAN"
 """How a parameter begins that names a mean over rows, as `MEAN(knn,lr,rf)`."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.table import printable
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.result import Result
+    from gpubench.results.result import Result
 
 _SHOWN, _LEAST_SHARE = 16, 0.005
 
@@ -28,7 +28,7 @@ class Stage:
     depth : how many stages it runs inside
     start_s, seconds : since the run began, and how long
     share : of the time of the whole run
-    peak_bytes, put_bytes : as in `gpubench.timeline.Span`
+    peak_bytes, put_bytes : as in `gpubench.core.timeline.Span`
     """
 
     name: str

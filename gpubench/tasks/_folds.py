@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpubench.data.messages import N_LISTED
-from gpubench.errors import InputError
-from gpubench.types import Labels
+from gpubench.core.errors import N_LISTED, InputError
+from gpubench.core.types import Labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.core.scores import MetricResult
+from gpubench.core.types import Labels
 from gpubench.engines.steps import Sizes, Step, neighborhoods_step, silhouette_step
-from gpubench.metrics.integration import entropy_per_cell
+from gpubench.metrics.entropy import entropy_per_cell
 from gpubench.metrics.silhouette import silhouette_batch
 from gpubench.tasks._task import Options, TaskInput, measure, require
-from gpubench.types import Labels, MetricResult
 
 METRICS = ("entropy_per_cell", "batch_silhouette")
 

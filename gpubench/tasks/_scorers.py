@@ -5,7 +5,7 @@ Labels are handed over as integer codes, in the order of their names, as cz-benc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,14 +13,37 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score, get_scorer, get_scorer_names, make_scorer
 from sklearn.utils.metaestimators import available_if
 
-from gpubench.data.messages import close_matches
-from gpubench.errors import InputError
-from gpubench.types import Score
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.scores import Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.tasks._training import Predictor
+    from gpubench.tasks._classifiers import Predictor
+
+
+def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
+    """Look scikit-learn scorers up by name; None where no name is given.
+
+    Raises
+    ------
+    InputError
+        No such scorer (with close matches).
+    """
+    if not names:
+        return None
+    from sklearn.metrics import get_scorer, get_scorer_names
+
+    from gpubench.data import close_matches
+
+    known = get_scorer_names()
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--scorer {name!r} is no scorer of scikit-learn{close_matches(name, known)}; use one that is"
+            )
+    return {name: get_scorer(name) for name in names}
+
 
 Scorer = Callable[["FittedClassifier", "NDArray[np.float32]", "NDArray[np.int32]"], float]
 _MADE_BY_SKLEARN = type(make_scorer(accuracy_score))

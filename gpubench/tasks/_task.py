@@ -9,21 +9,20 @@ from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
-from gpubench.cells import CellColumn, CellScores
-from gpubench.checkpoint import Codec, Kept, Part
+from gpubench.core.checkpoint import Codec, Kept, Part
+from gpubench.core.errors import InputError
+from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
+from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
 from gpubench.engines.embedding import Embedding
 from gpubench.engines.steps import Sizes, Step
-from gpubench.errors import InputError
 from gpubench.metrics._metric import Metric
-from gpubench.rows import score_from_dict, score_to_dict
-from gpubench.types import Labels, MetricResult, Score
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpubench.data.perturbation import PerturbationData
+    from gpubench.data.perturbation.predictions import PerturbationData
     from gpubench.engines.base import Engine
 
 T = TypeVar("T")

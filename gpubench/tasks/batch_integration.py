@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.core.scores import MetricResult
 from gpubench.tasks._mixing import METRICS, knn_k, score_mixing, steps
 from gpubench.tasks._task import Task, TaskInput
-from gpubench.types import MetricResult
 
 ID = "batch_integration"
 

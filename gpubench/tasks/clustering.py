@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gpubench.cells import CLUSTER, CellColumn
+from gpubench.core.scores import CLUSTER, CellColumn, MetricResult
 from gpubench.engines.steps import leiden_step
-from gpubench.metrics._search import search_params
+from gpubench.metrics._neighborhoods import search_params
 from gpubench.metrics.clustering import adjusted_rand_index, leiden_clusters, normalized_mutual_info
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
-from gpubench.types import MetricResult
 
 ID = "clustering"
 

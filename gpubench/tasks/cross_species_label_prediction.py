@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.data.messages import quoted
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.scores import MetricResult
+from gpubench.core.types import Array, Labels
+from gpubench.tasks._classifiers import Scores, TestSet, Trained
+from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, Contest, Recipe, joined
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
-from gpubench.tasks._prediction import IDS, MEAN_FOLD, Contest, Recipe, joined
 from gpubench.tasks._task import Task, TaskInput, require
-from gpubench.tasks._training import Scores, TestSet, Trained
-from gpubench.types import Array, Labels, MetricResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.core.scores import MetricResult
 from gpubench.engines.steps import silhouette_step
 from gpubench.metrics.silhouette import silhouette_label
 from gpubench.tasks._task import Task, TaskInput, measure, require
-from gpubench.types import MetricResult
 
 ID = "embedding"
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import MetricResult
+from gpubench.core.types import Labels
 from gpubench.engines.steps import Sizes, Step, classifier_steps
-from gpubench.errors import InputError
+from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, Contest, Recipe, joined
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
-from gpubench.tasks._prediction import IDS, MEAN_FOLD, Contest, Recipe, joined
 from gpubench.tasks._task import Options, Task, TaskInput, require
-from gpubench.types import Labels, MetricResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

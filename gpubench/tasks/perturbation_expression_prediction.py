@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.data.expression import check_finite
-from gpubench.data.finite import FiniteCheck
-from gpubench.data.messages import quoted
-from gpubench.data.perturbation import PerturbationData, PerturbedCondition
+from gpubench.core.errors import quoted
+from gpubench.core.scores import MetricResult, Score
+from gpubench.data.expression.matrix import check_finite
+from gpubench.data.matrices import FiniteCheck
+from gpubench.data.perturbation.predictions import PerturbationData, PerturbedCondition
 from gpubench.metrics.correlation import spearman_correlation
 from gpubench.tasks._task import Effect, Task, TaskInput, require, to_row
-from gpubench.types import MetricResult, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpubench.data.messages import quoted
+from gpubench.core.errors import quoted
+from gpubench.core.scores import MetricResult, Score
 from gpubench.metrics import lisi
 from gpubench.metrics.aggregate import batch_correction, bio_conservation, total
-from gpubench.metrics.batch_tests import kbet_per_label
-from gpubench.metrics.connectivity import graph_connectivity
-from gpubench.metrics.explained_variance import pcr_comparison
-from gpubench.metrics.label_clusters import nmi_ari_cluster_labels_kmeans_ari, nmi_ari_cluster_labels_kmeans_nmi
+from gpubench.metrics.clustering import nmi_ari_cluster_labels_kmeans_ari, nmi_ari_cluster_labels_kmeans_nmi
+from gpubench.metrics.graph_connectivity import graph_connectivity
+from gpubench.metrics.kbet import kbet_per_label
 from gpubench.metrics.lisi import clisi_knn, ilisi_knn
+from gpubench.metrics.pcr import pcr_comparison
 from gpubench.metrics.silhouette import bras, isolated_labels, silhouette_label
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, to_row
-from gpubench.types import MetricResult, Score
 
 ID = "scib"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpubench.core.scores import MetricResult
 from gpubench.engines.steps import Sizes, Step, look_up_step, silhouette_step
-from gpubench.metrics.sequential import DENSITY_NEIGHBORS, sequential_alignment
+from gpubench.metrics.sequential_alignment import DENSITY_NEIGHBORS, sequential_alignment
 from gpubench.metrics.silhouette import silhouette_label
 from gpubench.tasks._task import Options, Task, TaskInput, measure, require, with_note
-from gpubench.types import MetricResult
 
 ID = "sequential_organization"
 

@@ -17,8 +17,8 @@ import sklearn.metrics
 from cells import Cells
 
 from gpubench import accel
-from gpubench.accel import calls, targets
-from gpubench.errors import InputError
+from gpubench.accel import calls, installation
+from gpubench.core.errors import InputError
 
 NAME = "sklearn.metrics.silhouette_samples"
 
@@ -134,7 +134,7 @@ def test_wrong_options_leave_everything_as_it_was(options, message) -> None:
 
 
 def test_a_version_outside_of_the_tested_ones_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(targets.VERSIONS, "sklearn", targets.Tested("scikit-learn", (0, 1), (0, 2)))
+    monkeypatch.setitem(installation.VERSIONS, "sklearn", installation.Tested("scikit-learn", (0, 1), (0, 2)))
     with pytest.warns(UserWarning, match=r"tested with scikit-learn 0\.1 to 0\.2, and this is"):
         accel.install("sklearn", engine="cpu")
 

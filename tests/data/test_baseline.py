@@ -13,13 +13,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from stores import WRITERS
 
+from gpubench.core.errors import InputError
 from gpubench.data import as_rows, expression_baseline, pca_baseline
-from gpubench.data import expression as expression_module
-from gpubench.data.expression import read_expression
-from gpubench.data.normalization import log_normalized, measure_depth
-from gpubench.data.pca import principal_components
-from gpubench.data.variable_genes import highly_variable_genes, normalized_dispersions
-from gpubench.errors import InputError
+from gpubench.data.expression import matrix as expression_module
+from gpubench.data.expression.matrix import read_expression
+from gpubench.data.expression.normalize import log_normalized, measure_depth
+from gpubench.data.expression.pca import principal_components
+from gpubench.data.expression.variable_genes import highly_variable_genes, normalized_dispersions
 
 
 def make_counts(n: int = 150, n_genes: int = 400, seed: int = 0) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_both_sides_of_the_covariance(shape: tuple[int, int]) -> None:
 
 
 def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubench.data.pca._TILE", 16)
+    monkeypatch.setattr("gpubench.data.expression.pca._TILE", 16)
     counts = make_counts(300, 90)
     one, three = (pca_baseline(counts, n_components=12, threads=threads).rows for threads in (1, 3))
     assert_array_equal(one, three)

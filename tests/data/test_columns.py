@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.types import Labels
 from gpubench.data import CategoricalColumn, as_numeric, close_matches, encode_labels
-from gpubench.data.messages import quoted
-from gpubench.errors import InputError
-from gpubench.types import Labels
 
 TEXT = ["B cell", "T cell", "B cell", "NK"]
 CODES = [0, 2, 0, 1]
@@ -212,7 +211,7 @@ def test_categories_and_their_order_do_not_matter(codes, categories):
 
 
 def test_more_rows_than_a_block_are_encoded_the_same(monkeypatch, rng):
-    monkeypatch.setattr("gpubench.data.categorical._BLOCK_ROWS", 7)
+    monkeypatch.setattr("gpubench.data.columns._BLOCK_ROWS", 7)
     values = rng.choice(["a", "b", "c", 5, b"d"], size=100).astype(object)
     labels = encode_labels(values, "label")
     assert [labels.names[code] for code in labels.codes] == [

@@ -10,7 +10,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from scipy.sparse import csr_array
 
-from gpubench.data.differential_expression import benjamini_hochberg, differential_expression, rank_sum_scores
+from gpubench.data.perturbation.differential_expression import (
+    benjamini_hochberg,
+    differential_expression,
+    rank_sum_scores,
+)
 
 
 def naive_score(treated: np.ndarray, controls: np.ndarray, *, tie_correct: bool) -> float:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gpubench.core.errors import InputError
 from gpubench.data import FiniteCheck
-from gpubench.errors import InputError
 
 
 def check(x: np.ndarray, step: int = 1000) -> None:

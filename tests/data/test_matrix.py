@@ -14,11 +14,10 @@ import pytest
 import scipy.sparse
 import zarr
 
+from gpubench.core.errors import InputError
+from gpubench.core.types import RowSource
 from gpubench.data import StackedRows, as_rows, read_rows
-from gpubench.data.host import is_on_device, to_host
-from gpubench.data.rows import SlicedRows
-from gpubench.errors import InputError
-from gpubench.types import RowSource
+from gpubench.data.matrices import SlicedRows, is_on_device, to_host
 
 VALUES = np.arange(12).reshape(4, 3)
 

@@ -18,11 +18,11 @@ from scipy import stats
 from scipy.sparse import csc_matrix
 from stores import WRITERS
 
+from gpubench.core.errors import InputError
+from gpubench.core.types import Labels
 from gpubench.data import prepare_perturbation, read_perturbation
-from gpubench.data.perturbation_derive import draw_control_map
-from gpubench.data.perturbation_truth import Changes, Criteria, sample_targets
-from gpubench.errors import InputError
-from gpubench.types import Labels
+from gpubench.data.perturbation.derive import draw_control_map
+from gpubench.data.perturbation.truth import Changes, Criteria, sample_targets
 
 DE = "de_results_wilcoxon"
 MAP = "control_cells_map"

@@ -14,10 +14,10 @@ import pytest
 import scipy.sparse
 from stores import N_CELLS, dense, make_anndata, write_h5ad, zarr_writer
 
+from gpubench.core.errors import InputError
+from gpubench.core.types import RowSource
 from gpubench.data import as_numeric, encode_labels, fingerprint, read, read_rows
-from gpubench.demo import demo_path
-from gpubench.errors import InputError
-from gpubench.types import RowSource
+from gpubench.datasets.demo import demo_path
 
 X = np.arange(12, dtype="f4").reshape(4, 3)
 TABLE = pd.DataFrame({"cell_type": ["b", "a", "b", "a"], "time": [1.5, 2, 3, 4], "plate": ["01", "1", "01", "1"]})

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from stores import write_h5ad
 
+from gpubench.core.errors import InputError
 from gpubench.data import as_numeric, encode_labels, read_species
-from gpubench.errors import InputError
 
 
 def cells(n: int, types: list[str], *, d: int = 3, key: str = "X_pca", start: int = 0) -> ad.AnnData:

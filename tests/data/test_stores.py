@@ -26,9 +26,9 @@ from stores import (
     zarr_writer,
 )
 
+from gpubench.core.errors import InputError
+from gpubench.core.types import RowSource
 from gpubench.data import CategoricalColumn, as_numeric, encode_labels, read
-from gpubench.errors import InputError
-from gpubench.types import RowSource
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ import pytest
 from stores import N_CELLS, make_anndata, write_h5ad, zarr_writer
 
 import gpubench as gb
-from gpubench.batch import has_ended, output_of, score_run
-from gpubench.checkpoint import Checkpoint
+from gpubench.core.checkpoint import Checkpoint
+from gpubench.core.errors import InputError
 from gpubench.data import fingerprint, read, read_rows
-from gpubench.data.messages import reading
-from gpubench.data.places import place_of
+from gpubench.data.locations import place_of
+from gpubench.data.read_errors import reading
 from gpubench.data.urls import Url, redacted, shown
-from gpubench.errors import InputError
-from gpubench.output import Output
-from gpubench.runfile import read_run_file
+from gpubench.running.batch import has_ended, output_of, score_run
+from gpubench.running.output import Output
+from gpubench.running.run_file import read_run_file
 
 PASSWORD, TOKEN = "passw0rd", "aBcD%2Fsignature"
 STORES = ["cells.h5ad", "cells2.zarr", "cells3.zarr"]

@@ -13,8 +13,8 @@ import pytest
 
 import gpubench as gb
 from gpubench.datasets.catalogue import read_catalogues
+from gpubench.datasets.demo import demo_path
 from gpubench.datasets.entry import Entry
-from gpubench.demo import demo_path
 
 pytestmark = pytest.mark.usefixtures("cache")
 

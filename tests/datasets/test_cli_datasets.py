@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import s3
 
-from gpubench.cli import main
+from gpubench.cli.main import main
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_an_interrupted_fetch_says_that_it_can_go_on(
 
 def test_a_terminal_shows_how_far_it_is(catalogue: str) -> None:
     """On a terminal there is a bar, which is taken away at the end; NO_COLOR takes its colours."""
-    code = "import sys; from gpubench.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from gpubench.cli.main import main; sys.exit(main(sys.argv[1:]))"
     for colour in (True, False):
         ours, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm-256color", **({} if colour else {"NO_COLOR": "1"})}

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import s3
 
+from gpubench.core.errors import InputError
 from gpubench.datasets import fetching, remote
 from gpubench.datasets.cache import part_of, place_of, remove_leftovers
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.fetching import fetch
 from gpubench.datasets.remote import Remote
-from gpubench.errors import InputError
 
 Put = Callable[..., str]
 

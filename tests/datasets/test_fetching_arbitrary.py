@@ -10,10 +10,10 @@ import s3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpubench.core.errors import InputError
 from gpubench.datasets.cache import place_of
 from gpubench.datasets.entry import Entry
 from gpubench.datasets.fetching import fetch
-from gpubench.errors import InputError
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
 NUMBERS = itertools.count()

@@ -1,4 +1,4 @@
-"""The page .docs/first-session.md, run as it stands there: what is printed must be what the page says."""
+"""The page docs/first-session.md, run as it stands there: what is printed must be what the page says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import s3
 
 from gpubench import datasets
-from gpubench.cli import main
-from gpubench.demo import demo_path
+from gpubench.cli.main import main
+from gpubench.datasets.demo import demo_path
 
-PAGE = (Path(__file__).resolve().parents[2] / ".docs" / "first-session.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "first-session.md").read_text()
 
 
 def agrees(printed: str, told: str) -> bool:

@@ -18,8 +18,8 @@ import pytest
 import s3
 
 from gpubench import datasets
-from gpubench.cli import main
-from gpubench.demo import demo_path
+from gpubench.cli.main import main
+from gpubench.datasets.demo import demo_path
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Datasets by name, and run files\n")[2].partition("\n## ")[0]
@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_what_is_fetched(folder: Path, cache: Path, proxy: s3.Proxy
 
     proxy.faults.extend([s3.Fault(cut_after=20_000), s3.Fault(before=stall)])
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from gpubench.cli import main; sys.exit(main(['datasets', 'fetch', 'tsv2_blood']))"
+    code += "from gpubench.cli.main import main; sys.exit(main(['datasets', 'fetch', 'tsv2_blood']))"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ)
     assert begun.wait(30)
     process.send_signal(signal.SIGINT)

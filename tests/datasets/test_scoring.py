@@ -14,8 +14,8 @@ import s3
 from stores import zarr_writer
 
 import gpubench as gb
-from gpubench.cli import main
-from gpubench.demo import demo_path
+from gpubench.cli.main import main
+from gpubench.datasets.demo import demo_path
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_perturbation_dataset_names_condition_and_control(cells: ad.AnnData, m
         asked.update(given)
         raise gb.InputError("seen")
 
-    monkeypatch.setattr("gpubench.run.readers.read_perturbation", stop)
+    monkeypatch.setattr("gpubench.running.score.readers.read_perturbation", stop)
     for given, seen in (({}, ("gene", "nothing")), ({"condition": "c", "control": "n"}, ("c", "n"))):
         with pytest.raises(gb.InputError, match="seen"):
             gb.score("p", predictions="p.h5ad", **given)

@@ -9,8 +9,8 @@ from cells import make_cells
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from gpubench.core.types import Graph, Knn
 from gpubench.engines.base import Engine
-from gpubench.types import Graph, Knn
 
 # UMAP stops its search for sigma when the sum of the memberships is within 1e-5 of its target. All of them move the
 # same way with sigma, so each is within 1e-5 too; the union w + w' - w w' adds up two of them.

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import gpubench
-from gpubench.engines import ENGINES, cuda_device, get_engine
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.timeline import Timeline
+from gpubench.engines import ENGINES, get_engine
 from gpubench.engines.base import Engine
+from gpubench.engines.cuda import device
 from gpubench.engines.embedding import on_engine
-from gpubench.errors import EngineUnavailable, InputError
-from gpubench.timeline import Timeline
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", None])
@@ -67,14 +68,15 @@ def test_seeds_at_the_ends_of_their_range(seed: int) -> None:
 def test_auto_on_a_machine_without_a_driver_imports_little_of_the_cuda_engine() -> None:
     code = (
         "import sys\n"
-        "from gpubench.engines import cuda_device, get_engine\n"
-        "cuda_device.driver_version = lambda: None\n"
+        "from gpubench.engines import get_engine\n"
+        "from gpubench.engines.cuda import device\n"
+        "device.driver_version = lambda: None\n"
         "assert get_engine().name == 'cpu'\n"
         "print(*(name for name in sys.modules if 'cuda' in name or 'cupy' in name))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.rpartition(".")[2] for name in done.stdout.split()}
-    assert loaded == {"cuda_device", "cuda_kernels", "cuda_signatures"}
+    loaded = {name.removeprefix("gpubench.engines.") for name in done.stdout.split()}
+    assert loaded == {"cuda", "cuda.device", "cuda.kernels", "cuda.signatures"}
 
 
 # What is in a package called cupy that cannot work, and what the user is told of it.
@@ -94,7 +96,7 @@ def test_a_broken_cupy_breaks_nobody(text: str, reason: str, tmp_path: Path, mon
     (tmp_path / "cupy" / "__init__.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    monkeypatch.setattr(cuda_device, "driver_version", lambda: "12.4")
+    monkeypatch.setattr(device, "driver_version", lambda: "12.4")
     with pytest.raises(EngineUnavailable, match=reason) as error:
         get_engine("cuda")
     assert 'pip install "gpubench[cuda12]"' in str(error.value)
@@ -104,7 +106,7 @@ def test_a_broken_cupy_breaks_nobody(text: str, reason: str, tmp_path: Path, mon
 
 
 def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_device, "driver_version", lambda: "11.8")
+    monkeypatch.setattr(device, "driver_version", lambda: "11.8")
     with pytest.raises(EngineUnavailable, match=r"driver for CUDA 12 or newer, this one is for CUDA 11\.8; update"):
         get_engine("cuda")
 
@@ -112,8 +114,8 @@ def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("library", [None, "libc.so.6"], ids=["missing", "no driver"])
 def test_a_driver_library_that_is_none(library: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     load = ctypes.CDLL
-    monkeypatch.setattr(cuda_device.ctypes, "CDLL", lambda _: load(library or "no-such-library.so"))
-    assert cuda_device.driver_version() is None
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: load(library or "no-such-library.so"))
+    assert device.driver_version() is None
 
 
 def test_an_embedding_stays_on_its_engine(engine: Engine, start_engine: Callable[..., Engine]) -> None:

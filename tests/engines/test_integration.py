@@ -10,8 +10,8 @@ from cells import Cells, make_cells, uneven_codes
 from engines.test_neighborhoods import random_knn
 from numpy.testing import assert_allclose, assert_array_equal
 
+from gpubench.core.types import Graph, Knn
 from gpubench.engines.base import Engine
-from gpubench.types import Graph, Knn
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 from numpy.typing import NDArray
 
-from gpubench.engines import cpu_neighbors
+from gpubench.core.timeline import Timeline
+from gpubench.core.types import Knn
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.engines.cpu_parallel import Workers
-from gpubench.engines.neighbors import Scaling
-from gpubench.timeline import Timeline
-from gpubench.types import Knn
+from gpubench.engines.common.knn_search import Scaling
+from gpubench.engines.cpu import exact_knn
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.threads import Workers
 
 SIZES = (2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)
@@ -206,13 +206,13 @@ def test_a_cell_far_from_all_does_not_make_the_others_uncertain(
 ) -> None:
     """Rounding grows with the distance from the centre, but a far cell is nobody's neighbour."""
     searched_again: list[int] = []
-    found = cpu_neighbors.search_rows
+    found = exact_knn.search_rows
 
     def count(*arguments: Any) -> None:
         searched_again.append(len(arguments[3]))
         found(*arguments)
 
-    monkeypatch.setattr(cpu_neighbors, "search_rows", count)
+    monkeypatch.setattr(exact_knn, "search_rows", count)
     x = rng.standard_normal((2000, 20)).astype(np.float32)
     x[7] += 1000
     knn = engine_at_scale.knn(engine_at_scale.put(x), 15)
@@ -225,10 +225,10 @@ def test_tiles_that_are_made_anew_are_the_same(rng: np.random.Generator, monkeyp
     x = rng.integers(0, 4, (2500, 3)).astype(np.float32)
     rows = np.arange(0, 2500, 7)
     found = []
-    for kept_bytes in (cpu_neighbors.KEPT_BYTES, 0):
-        monkeypatch.setattr(cpu_neighbors, "KEPT_BYTES", kept_bytes)
-        out = cpu_neighbors.Neighbors.empty(len(x), 9)
-        cpu_neighbors.search_rows(x, x, np.arange(len(x)), rows, out, Workers(2, Timeline()))
+    for kept_bytes in (exact_knn.KEPT_BYTES, 0):
+        monkeypatch.setattr(exact_knn, "KEPT_BYTES", kept_bytes)
+        out = exact_knn.Neighbors.empty(len(x), 9)
+        exact_knn.search_rows(x, x, np.arange(len(x)), rows, out, Workers(2, Timeline()))
         found.append((out.indices[rows], out.distances[rows]))
     assert_array_equal(found[0][0], found[1][0])
     assert_array_equal(found[0][1], found[1][1])

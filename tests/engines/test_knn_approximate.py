@@ -11,10 +11,12 @@ import reference
 from cells import Cells, make_cells
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
-from gpubench.engines import cpu, cpu_leaves, cpu_native, get_engine
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
+from gpubench.engines.cpu import compiled, leaves
+from gpubench.engines.cpu import engine as cpu_engine
 from gpubench.engines.embedding import on_engine
-from gpubench.errors import EngineUnavailable, InputError
 from gpubench.metrics import entropy_per_cell, sequential_alignment
 
 WHERE_IT_RUNS = {
@@ -22,7 +24,7 @@ WHERE_IT_RUNS = {
     "nn_descent": pytest.mark.skipif(
         not importlib.util.find_spec("pynndescent"), reason="pynndescent is not installed"
     ),
-    "leaves": pytest.mark.skipif(not cpu_native.available(), reason="gpubench was installed without a C++ compiler"),
+    "leaves": pytest.mark.skipif(not compiled.available(), reason="gpubench was installed without a C++ compiler"),
 }
 each_method = pytest.mark.parametrize(
     "method", [pytest.param(name, marks=mark) for name, mark in WHERE_IT_RUNS.items()]
@@ -93,13 +95,13 @@ def test_rounds_follow_until_the_recall_is_enough(
     """Without structure leaves find little; rounds find more."""
     if engine_name == "dask":
         pytest.skip("workers are processes of their own, which patches do not reach")
-    monkeypatch.setattr(cpu_leaves, "LEAF", 100)
-    monkeypatch.setattr(cpu_leaves, "LEADERS", 3)
-    monkeypatch.setattr(cpu_leaves, "WANTED_RECALL", wanted)
+    monkeypatch.setattr(leaves, "LEAF", 100)
+    monkeypatch.setattr(leaves, "LEADERS", 3)
+    monkeypatch.setattr(leaves, "WANTED_RECALL", wanted)
     x = rng.standard_normal((3000, 12)).astype(np.float32)
     found = start_engine(knn="leaves").knn(x, 6)
     assert found.recall is not None
-    assert found.params["rounds"] == (0 if wanted == 0.5 else cpu_leaves.MAX_ROUNDS)
+    assert found.params["rounds"] == (0 if wanted == 0.5 else leaves.MAX_ROUNDS)
     assert found.recall > (0.97 if wanted == 1.0 else 0.5)
     assert all(len(set(row)) == 6 for row in found.indices.tolist()), "a neighbour is found twice"
     true = reference.knn(x, 6)[0]
@@ -115,13 +117,13 @@ def test_of_very_many_leaders_those_near_the_same_pivots_are_compared(
 ) -> None:
     if engine_name == "dask":
         pytest.skip("workers are processes of their own, which patches do not reach")
-    monkeypatch.setattr(cpu_leaves, "LEAF", 20)
-    monkeypatch.setattr(cpu_leaves, "LEAF_NEIGHBORS", 1)
+    monkeypatch.setattr(leaves, "LEAF", 20)
+    monkeypatch.setattr(leaves, "LEAF_NEIGHBORS", 1)
     x = make_cells(3000, 8, n_labels=6, seed=5).x
     x[:400] = x[0]  # copies, some of them leaders and pivots
     with_all = start_engine(knn="leaves").knn(x, 6)
-    monkeypatch.setattr(cpu_leaves, "FEW_LEADERS", 100)
-    monkeypatch.setattr(cpu_leaves, "NEAR_PIVOTS", 8)
+    monkeypatch.setattr(leaves, "FEW_LEADERS", 100)
+    monkeypatch.setattr(leaves, "NEAR_PIVOTS", 8)
     found = [start_engine(knn="leaves", threads=threads).knn(x, 6) for threads in (1, 2)]
     assert_array_equal(found[0].indices, found[1].indices)
     assert (found[0].indices != with_all.indices).any()
@@ -162,10 +164,10 @@ def test_copies_and_leaves_that_are_too_large(
     start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """Half of the cells are one cell: they join the same leaves, which are cut."""
-    monkeypatch.setattr(cpu_leaves, "LEAF", 50)
+    monkeypatch.setattr(leaves, "LEAF", 50)
     x = rng.standard_normal((1500, 5)).astype(np.float32)
     x[::2] = x[0]
-    monkeypatch.setattr(cpu_leaves, "WANTED_RECALL", 1.1)  # never reached: every kind of round takes part
+    monkeypatch.setattr(leaves, "WANTED_RECALL", 1.1)  # never reached: every kind of round takes part
     found = [start_engine(knn="leaves", threads=threads).knn(x, 8) for threads in (1, 2, 3)]
     assert (found[0].distances[::2] == 0).all()
     for other in found[1:]:
@@ -177,17 +179,17 @@ def test_many_cells_are_searched_in_leaves(
     start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, cells: Cells
 ) -> None:
     n, d = cells.x.shape
-    monkeypatch.setattr(cpu, "EXACT_UP_TO", n - 1)
+    monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", n - 1)
     assert start_engine().knn(cells.x, 5).exact
-    monkeypatch.setattr(cpu, "EXACT_KNN_PRODUCTS", n * n * d - 1)
+    monkeypatch.setattr(cpu_engine, "EXACT_KNN_PRODUCTS", n * n * d - 1)
     assert start_engine().knn(cells.x, 5).method == "leaves"
     assert start_engine(knn="exact").knn(cells.x, 5).exact
-    monkeypatch.setattr(cpu, "EXACT_UP_TO", n)
+    monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", n)
     assert start_engine().knn(cells.x, 5).exact
 
 
 def test_without_tiles_there_are_no_leaves(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cpu_native.VARIABLE, "numpy")
+    monkeypatch.setenv(compiled.VARIABLE, "numpy")
     with pytest.raises(EngineUnavailable, match="compiled tiles"):
         get_engine("cpu", knn="leaves")
 

@@ -13,11 +13,11 @@ from cells import make_cells
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines import cpu_communities
+from gpubench.core.types import Graph
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.engines.cpu_igraph import IgraphRandom
-from gpubench.types import Graph
+from gpubench.engines.cpu import leiden
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.leiden import IgraphRandom
 
 
 def to_graph(engine: Engine, weights: NDArray[np.float64]) -> Graph:
@@ -61,7 +61,7 @@ def test_planted_blocks_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not both_directions:
-        monkeypatch.setattr(cpu_communities, "BOTH_DIRECTIONS_UP_TO", 0)
+        monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
     weights, block = planted(sizes, 0.5, 0.02, rng)
     codes = engine.leiden(to_graph(engine, weights))
     check_codes(codes, len(block))
@@ -74,8 +74,8 @@ class TestNetworkit:
     @pytest.fixture(autouse=True)
     def few_are_very_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("networkit", reason="networkit is not installed")
-        monkeypatch.setattr(cpu_communities, "NETWORKIT_FROM", 1)
-        monkeypatch.setattr(cpu_communities, "BOTH_DIRECTIONS_UP_TO", 0)
+        monkeypatch.setattr(leiden, "NETWORKIT_FROM", 1)
+        monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
 
     def test_planted_communities_are_found(self, rng: np.random.Generator) -> None:
         engine = CpuEngine()
@@ -91,7 +91,7 @@ class TestNetworkit:
         graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
         weights = reference.fuzzy_graph(*reference.knn(cells.x, 14))
         ours = reference.modularity(weights, engine.leiden(graph))
-        monkeypatch.setattr(cpu_communities, "NETWORKIT_FROM", 10**9)
+        monkeypatch.setattr(leiden, "NETWORKIT_FROM", 10**9)
         assert ours == pytest.approx(reference.modularity(weights, engine.leiden(graph)), abs=0.01)
 
     def test_resolution_and_seed_count(self) -> None:
@@ -178,24 +178,24 @@ def test_igraph_is_the_same_before_and_after() -> None:
     code = """
 import sys
 import numpy as np
-from gpubench.engines import cpu_communities, cpu_igraph
-from gpubench.types import Graph
+from gpubench.core.types import Graph
+from gpubench.engines.cpu import leiden
 rng = np.random.default_rng(0)
 upper = np.triu(rng.random((60, 60)) * (rng.random((60, 60)) < 0.2), 1)
 weights = upper + upper.T
 sources, targets = np.nonzero(weights)
 indptr = np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=60))])
 graph = Graph(indptr, targets.astype(np.int32), weights[sources, targets])
-ours = cpu_communities.communities(graph, 1.5, 2, 7)
+ours = leiden.communities(graph, 1.5, 2, 7)
 assert "matplotlib" not in sys.modules
 import random
 import igraph
-assert issubclass(igraph.Graph, cpu_igraph.igraph_core().GraphBase)
+assert issubclass(igraph.Graph, leiden.igraph_core().GraphBase)
 network = igraph.Graph(n=60, edges=np.column_stack([sources, targets]))
-igraph.set_random_number_generator(cpu_igraph.IgraphRandom(7))
+igraph.set_random_number_generator(leiden.IgraphRandom(7))
 theirs = network.community_leiden("modularity", weights=graph.weights.tolist(), resolution=1.5, n_iterations=2)
-assert (cpu_communities.by_size(np.array(theirs.membership)) == ours).all()
-again = cpu_communities.communities(graph, 1.5, 2, 7)
+assert (leiden.by_size(np.array(theirs.membership)) == ours).all()
+again = leiden.communities(graph, 1.5, 2, 7)
 assert (again == ours).all()
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ import reference
 from cells import uneven_codes
 from numpy.testing import assert_allclose, assert_array_equal
 
+from gpubench.core.types import Knn
 from gpubench.engines.base import Engine
-from gpubench.types import Knn
 
 
 def random_knn(engine: Engine, n: int, k: int, seed: int = 0) -> Knn:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench import memory
+from gpubench.core import memory
+from gpubench.core.errors import InputError
 from gpubench.engines import planner
-from gpubench.errors import InputError
 
 GB = 10**9
 

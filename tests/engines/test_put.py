@@ -11,10 +11,10 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
+from gpubench.core.errors import InputError
+from gpubench.core.memory import resident_bytes
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.errors import InputError
-from gpubench.memory import resident_bytes
+from gpubench.engines.cpu.engine import CpuEngine
 
 VALUES = np.array([[1.5, -2, 3], [0, 5, 6]])
 

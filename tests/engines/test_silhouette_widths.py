@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tolerance import assert_as_good_as_plain, plain_silhouette_widths
 
 from gpubench.engines.base import Distance, Engine
-from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cpu.engine import CpuEngine
 
 SIZES = (1, 2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.engines.votes import N_VOTES, SHORT_SHARE, graph_neighbors, nearest_in_other_folds
+from gpubench.engines.common.knn_classifier import N_VOTES, SHORT_SHARE, graph_neighbors, nearest_in_other_folds
+from gpubench.engines.cpu.engine import CpuEngine
 
 
 def cells(n: int, d: int, seed: int) -> np.ndarray:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.engines import work
+from gpubench.core.types import Knn
 from gpubench.engines.base import Engine
-from gpubench.engines.segments import sort_cells
-from gpubench.types import Knn
+from gpubench.engines.common import work
+from gpubench.engines.common.segments import sort_cells
 
 N, D, K = 60, 3, 5
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kernels.emulator import Broken, Compiler, Emulated
 
-from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda import kernels
 
 Emulate = Callable[..., Emulated]
 KernelOn = Callable[[str], Callable[..., None]]
@@ -33,7 +33,7 @@ def emulate(compiler: Compiler) -> Iterator[Emulate]:
     running: dict[Any, Emulated] = {}
 
     def compiled(name: str, text: str | None = None, *, sanitizer: str = "address") -> Emulated:
-        executable = compiler.executable(name, text or cuda_kernels.source(name), sanitizer)
+        executable = compiler.executable(name, text or kernels.source(name), sanitizer)
         if executable not in running:
             running[executable] = Emulated(name, executable)
         running[executable].schedule = 0
@@ -100,7 +100,7 @@ def _on_gpu(name: str) -> Callable[..., None]:
 
     def run(grid: Any, block: Any, *args: Any, shared: int = 0) -> None:
         moved = [_to_gpu(value) if isinstance(value, np.ndarray) else value for value in args]
-        cuda_kernels.launch(name, grid, block, *moved, shared=shared)
+        kernels.launch(name, grid, block, *moved, shared=shared)
         for value, on_gpu in zip(args, moved, strict=True):
             if isinstance(value, np.ndarray) and value.flags.writeable:
                 value[...] = cupy.asnumpy(on_gpu)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubench.engines import cuda_kernels
-from gpubench.engines.cuda_signatures import KERNELS
+from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.signatures import KERNELS
 
 HERE = Path(__file__).resolve().parent
 
@@ -172,7 +172,7 @@ class Emulated:
             With what the sanitizer or the emulation said.
         """
         if not any(isinstance(value, Sparse) for value in args):
-            args = cuda_kernels.check(self.kernel, grid, block, args, shared, array_type=np.ndarray)
+            args = kernels.check(self.kernel, grid, block, args, shared, array_type=np.ndarray)
         request = [struct.pack("<9q", *(*grid, 1, 1)[:3], *(*block, 1, 1)[:3], shared, self.schedule, len(args))]
         answers: list[NDArray[Any]] = []
         for value in args:

@@ -11,7 +11,7 @@ from kernels.emulator import Sparse
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines.cuda_kernels import MAX_SHARED_BYTES
+from gpubench.engines.cuda.kernels import MAX_SHARED_BYTES
 
 
 def contingency(run, rows, columns, n_rows, n_columns, *, in_shared=True, grid=3, block=64) -> NDArray[np.int64]:

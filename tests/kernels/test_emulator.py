@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from kernels.emulator import Broken, Emulated
 
-from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda import kernels
 
 ARGUMENTS = np.zeros(1, np.int32), np.zeros(1, np.int32), np.int64(1), np.int32(1), np.int32(1), np.int32(0)
 
@@ -22,7 +22,7 @@ def test_a_program_that_does_not_answer_is_ended(tmp_path) -> None:
 
 
 def test_a_barrier_that_some_threads_never_reach_is_named(emulate) -> None:
-    text = cuda_kernels.source("contingency")
+    text = kernels.source("contingency")
     late = text.replace("    unsigned* table", "    if (threadIdx.x > 0) return;\n    unsigned* table")
     *sizes, _ = ARGUMENTS
     with pytest.raises(Broken, match="threads wait for others that never come"):

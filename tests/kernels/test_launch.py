@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpubench.engines import cuda_kernels
-from gpubench.engines.cuda_signatures import KERNELS
+from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.signatures import KERNELS
 
 N, K = 6, 4
 
@@ -32,9 +32,7 @@ def good() -> dict[str, object]:
 
 def check(arguments=None, *, name="neighbor_entropy", grid=(1,), block=(64,), shared=256, **more):
     arguments = good() if arguments is None else arguments
-    return cuda_kernels.check(
-        KERNELS[name], grid, block, tuple(arguments.values()), shared, array_type=np.ndarray, **more
-    )
+    return kernels.check(KERNELS[name], grid, block, tuple(arguments.values()), shared, array_type=np.ndarray, **more)
 
 
 def test_numbers_become_the_declared_type() -> None:
@@ -178,12 +176,12 @@ def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
     runtime = SimpleNamespace(getDevice=lambda: 1)
     stand_in = SimpleNamespace(ndarray=OnDevice, RawModule=RawModule, cuda=SimpleNamespace(runtime=runtime))
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
-    cuda_kernels._function.cache_clear()
+    kernels._function.cache_clear()
     arguments = [v.view(OnDevice) if isinstance(v, np.ndarray) else v for v in good().values()]
-    cuda_kernels.launch("neighbor_entropy", [2], [64], *arguments, shared=256)
-    cuda_kernels.launch("neighbor_entropy", [2], [64], *arguments, shared=256, stream=stream)
-    cuda_kernels._function.cache_clear()
-    assert compiled == [(cuda_kernels.source("neighbor_entropy"), cuda_kernels.OPTIONS)]
+    kernels.launch("neighbor_entropy", [2], [64], *arguments, shared=256)
+    kernels.launch("neighbor_entropy", [2], [64], *arguments, shared=256, stream=stream)
+    kernels._function.cache_clear()
+    assert compiled == [(kernels.source("neighbor_entropy"), kernels.OPTIONS)]
     assert [launch[:3] + launch[4:] for launch in launches] == [
         ("neighbor_entropy", (2,), (64,), 256, False),
         ("neighbor_entropy", (2,), (64,), 256, True),
@@ -192,6 +190,6 @@ def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
 
 
 def test_the_common_text_stands_before_the_kernel() -> None:
-    text = cuda_kernels.source("rank")
-    assert text.startswith((cuda_kernels.KERNEL_DIR / "common.cuh").read_text())
-    assert text.endswith((cuda_kernels.KERNEL_DIR / "rank.cu").read_text())
+    text = kernels.source("rank")
+    assert text.startswith((kernels.KERNEL_DIR / "common.cuh").read_text())
+    assert text.endswith((kernels.KERNEL_DIR / "rank.cu").read_text())

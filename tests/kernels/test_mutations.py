@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from kernels.emulator import NotCompiled
 
-from gpubench.engines import cuda_kernels
+from gpubench.engines.cuda import kernels
 
 FoundBy = Literal["check", "far", "race", "compiler"]
 
@@ -32,7 +32,7 @@ class Mutation:
         return f"{self.kernel}: {self.what}"
 
     def source(self) -> str:
-        text = cuda_kernels.source(self.kernel)
+        text = kernels.source(self.kernel)
         assert text.count(self.old) == 1, f"{self}: {self.old!r} is there {text.count(self.old)} times"
         return text.replace(self.old, self.new)
 
@@ -41,7 +41,7 @@ def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "chec
     """Leave out the barrier between two pieces of code."""
     kind = "__syncthreads" if kernel in ("rerank", "search_exactly", "contingency", "group_means") else "__syncwarp"
     # the barrier is as far in as what stands before it, or as the inside of a block that follows or ends
-    text = cuda_kernels.source(kernel)
+    text = kernels.source(kernel)
     found = [old for n in range(0, 20, 4) if text.count(old := f"{before}\n{' ' * n}{kind}();\n{after}") == 1]
     assert len(found) == 1, f"{kernel}: the barrier {what} is there {len(found)} times"
     return Mutation(kernel, f"no barrier {what}", found[0], f"{before}\n{after}", by)
@@ -272,7 +272,7 @@ MUTATIONS = (
 def _compiled_ahead(request, compiler) -> None:
     """Compile the mutations that are to be tested on all cores."""
     chosen = [item.callspec.params["mutation"] for item in request.session.items if "mutation" in item.fixturenames]
-    compiler.prepare([("contingency", cuda_kernels.source("contingency"), "thread")])  # which all races wait for
+    compiler.prepare([("contingency", kernels.source("contingency"), "thread")])  # which all races wait for
     compiler.prepare([(m.kernel, m.source(), "thread" if m.by == "race" else "address") for m in chosen])
 
 
@@ -299,8 +299,8 @@ def check_in_both_orders(check, run) -> None:
 
 
 def test_every_kernel_has_mutations_of_every_kind_that_it_can_have() -> None:
-    for name in cuda_kernels.KERNELS:
-        text = cuda_kernels.source(name)
+    for name in kernels.KERNELS:
+        text = kernels.source(name)
         found_by = {m.by for m in MUTATIONS if m.kernel == name}
         assert "check" in found_by, name
         assert found_by & {"far", "compiler"}, f"{name}: no mutation to 32-bit indices"

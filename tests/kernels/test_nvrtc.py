@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kernels.nvrtc import Nvrtc, find_library
 
-from gpubench.engines import cuda_kernels
-from gpubench.engines.cuda_signatures import KERNELS
+from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.signatures import KERNELS
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
@@ -25,11 +25,11 @@ def test_compiles_without_a_warning(nvrtc, name, architecture) -> None:
     if architecture not in nvrtc.architectures():
         pytest.skip(f"this NVRTC knows {nvrtc.architectures()}, not {architecture}")
     # CuPy adds -ftz=true to the options that it is given
-    options = f"--gpu-architecture=sm_{architecture}", "-ftz=true", *cuda_kernels.OPTIONS
-    assert nvrtc.compile(cuda_kernels.source(name), name, options) == (True, "")
+    options = f"--gpu-architecture=sm_{architecture}", "-ftz=true", *kernels.OPTIONS
+    assert nvrtc.compile(kernels.source(name), name, options) == (True, "")
 
 
 @pytest.mark.parametrize("bug", ["int unused;", "int* p = 0; float* q = p;", 'extern "C" __global__ void rank();'])
 def test_what_is_wrong_is_seen(nvrtc, bug) -> None:
-    text = cuda_kernels.source("rank").replace("DYNAMIC_SHARED(shared);", "") + f"__device__ void f() {{ {bug} }}"
-    assert nvrtc.compile(text, "rank", cuda_kernels.OPTIONS)[1] != ""
+    text = kernels.source("rank").replace("DYNAMIC_SHARED(shared);", "") + f"__device__ void f() {{ {bug} }}"
+    assert nvrtc.compile(text, "rank", kernels.OPTIONS)[1] != ""

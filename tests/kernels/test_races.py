@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from gpubench.engines.cuda_signatures import KERNELS
+from gpubench.engines.cuda.signatures import KERNELS
 
 
 @pytest.mark.parametrize("name", sorted(KERNELS))

@@ -12,7 +12,7 @@ from kernels.test_topk_update import candidates_of
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines.cuda_signatures import NO_CANDIDATE
+from gpubench.engines.cuda.signatures import NO_CANDIDATE
 
 
 def next_power_of_two(n: int) -> int:

@@ -12,7 +12,7 @@ from kernels.test_rerank import next_power_of_two, rerank, some_cells
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines.cuda_signatures import NO_CANDIDATE
+from gpubench.engines.cuda.signatures import NO_CANDIDATE
 
 
 def search_exactly(run, queries, x, rows, k, *, same_cells=False, n_pieces=1, grid=2, block=32) -> NDArray[np.uint64]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import gpubench.engines
-from gpubench.engines import cuda_kernels
-from gpubench.engines.cuda_signatures import HISTOGRAM_BYTES, KERNELS, NO_CANDIDATE, STRIP_BYTES, Array
+from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.signatures import HISTOGRAM_BYTES, KERNELS, NO_CANDIDATE, STRIP_BYTES, Array
 
-SOURCES = sorted(cuda_kernels.KERNEL_DIR.glob("*.cu"))
+SOURCES = sorted(kernels.KERNEL_DIR.glob("*.cu"))
 
 TYPES = {
     "float32": "float",
@@ -80,18 +80,18 @@ def test_the_header_says_what_there_is_to_know(path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_the_twin_is_where_the_header_says(path) -> None:
-    pattern = r"^// Twin\s+(\w+) in gpubench/engines/(\w+\.py)$"
+    pattern = r"^// Twin\s+(\w+) in gpubench/engines/([\w/]+\.py)$"
     name, file = re.search(pattern, path.read_text(), re.MULTILINE).groups()
     assert name == path.stem
-    text = Path(gpubench.engines.__file__).with_name(file).read_text()
+    text = Path(gpubench.engines.__file__).parent.joinpath(file).read_text()
     assert re.search(rf"^\s*def {name}\(", text, re.MULTILINE), f"{file} has no {name}"
 
 
 def test_the_readme_lists_every_kernel() -> None:
-    rows = re.findall(r"^\| `(\w+)` ", (cuda_kernels.KERNEL_DIR / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` ", (kernels.KERNEL_DIR / "README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(KERNELS)
 
 
 def test_constants_are_the_same_on_both_sides() -> None:
-    assert f"NO_CANDIDATE = {int(NO_CANDIDATE):#x}ull" in cuda_kernels.source("rerank")
+    assert f"NO_CANDIDATE = {int(NO_CANDIDATE):#x}ull" in kernels.source("rerank")
     assert (STRIP_BYTES, HISTOGRAM_BYTES) == (32 * 33 * 4, 256 * 4)

@@ -10,7 +10,7 @@ from kernels.emulator import Sparse
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from gpubench.engines.cuda_signatures import NO_CANDIDATE
+from gpubench.engines.cuda.signatures import NO_CANDIDATE
 
 
 def candidates_of(keys: NDArray[np.float32], ids: NDArray[np.integer]) -> NDArray[np.uint64]:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import classification as gb
-from gpubench.metrics._outcome import Outcome, mean_over_classifiers, mean_over_folds
-from gpubench.types import Score
+from gpubench.metrics.classification import Outcome, mean_over_classifiers, mean_over_folds
 
 PEERS = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}
 
@@ -75,7 +75,7 @@ def test_auroc_is_the_same_however_many_classes_are_ranked_at_a_time(monkeypatch
     true = np.r_[np.arange(7), rng.integers(0, 7, 43)]
     at_once = gb.auroc(true, proba)
     for values in (1, 150):
-        monkeypatch.setattr("gpubench.metrics._outcome.RANKED_VALUES", values)
+        monkeypatch.setattr("gpubench.metrics.classification.RANKED_VALUES", values)
         assert gb.auroc(true, proba) == at_once
 
 

@@ -13,8 +13,8 @@ import reference
 from cells import Cells, read_embedding
 from numpy.testing import assert_array_equal
 
+from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import adjusted_rand_index, leiden_clusters, normalized_mutual_info
 
 BOTH = pytest.mark.parametrize("metric", [adjusted_rand_index, normalized_mutual_info])

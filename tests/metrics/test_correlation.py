@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import jaccard, mean_squared_error, pearson_correlation, spearman_correlation
-from gpubench.types import Score
 
 CORRELATIONS = [spearman_correlation, pearson_correlation]
 ENGINE = get_engine("cpu", threads=1)

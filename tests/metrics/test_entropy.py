@@ -12,10 +12,11 @@ import reference
 from cells import Cells, make_cells, read_embedding
 
 import gpubench as gb
-from gpubench.engines import cpu, get_engine
+from gpubench.core.errors import InputError
+from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.errors import InputError
+from gpubench.engines.cpu import engine as cpu_engine
+from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.metrics import _sampling, entropy_per_cell
 
 X = np.array([[0.0], [1.0], [3.0], [6.0]])
@@ -100,8 +101,8 @@ class TestEstimates:
 
     @pytest.fixture
     def few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cpu, "EXACT_UP_TO", 50)
-        monkeypatch.setattr(cpu, "EXACT_KNN_PRODUCTS", 50.0)
+        monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", 50)
+        monkeypatch.setattr(cpu_engine, "EXACT_KNN_PRODUCTS", 50.0)
 
     @pytest.mark.usefixtures("few_are_many")
     def test_an_estimate_is_near_the_value_of_all(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import reference_integration as integration
 from cells import Cells
 
 from gpubench import metrics
+from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
-from gpubench.errors import InputError
 
 X = np.array([[0.0], [1.0], [3.0], [6.0], [10.0], [15.0]])
 BATCH = ["u", "v", "u", "v", "u", "v"]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from gpubench.core.errors import InputError
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import _sampling, isolated_labels, silhouette_batch, silhouette_label
 from gpubench.metrics._sampling import mean_of_labels
 

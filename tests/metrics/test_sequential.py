@@ -12,8 +12,8 @@ from cells import Cells, make_cells, read_embedding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.metrics import sequential_alignment
 
 X = np.array([[0.0], [1.0], [3.0], [6.0]])

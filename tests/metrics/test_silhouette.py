@@ -11,9 +11,9 @@ import pytest
 import reference
 from cells import Cells, read_embedding
 
+from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
-from gpubench.errors import InputError
 from gpubench.metrics import silhouette_batch, silhouette_label
 
 # One dimension, so that widths can be worked out by hand: two labels of two cells, 3 apart.

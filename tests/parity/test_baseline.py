@@ -8,7 +8,7 @@ import anndata
 import pytest
 from parity import peer
 
-from gpubench.run import score
+from gpubench.running.score import score
 
 
 @pytest.mark.parametrize("name", ["pbmc3k", "worm_embryo"])

@@ -9,8 +9,8 @@ import anndata
 import pytest
 from parity import peer
 
-from gpubench.result import Result
-from gpubench.run import score
+from gpubench.results.result import Result
+from gpubench.running.score import score
 
 TOLERANCE = {"entropy_per_cell": 1e-3, "batch_silhouette": 1e-5}
 CLASSIFIER_TOLERANCE = {"lr": 2e-3, "knn": 2e-3, "rf": 0.01, "MEAN(lr,knn,rf)": 5e-3}

@@ -15,9 +15,9 @@ import pytest
 from cells import Cells, make_cells
 from parity import peer
 
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError
 from gpubench.metrics import silhouette_batch, silhouette_label, spearman_correlation
-from gpubench.run import score
+from gpubench.running.score import score
 
 
 @pytest.fixture(scope="module")

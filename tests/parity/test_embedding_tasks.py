@@ -8,8 +8,8 @@ import pytest
 from parity import peer
 from parity.conftest import Case, cases_with
 
-from gpubench.result import Result
-from gpubench.run import score
+from gpubench.results.result import Result
+from gpubench.running.score import score
 
 TOLERANCE = {
     "silhouette_score": 1e-5,

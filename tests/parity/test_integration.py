@@ -16,7 +16,7 @@ from gpubench import metrics
 from gpubench.data import encode_labels
 from gpubench.engines import get_engine
 from gpubench.engines.embedding import Embedding, on_engine
-from gpubench.run import score
+from gpubench.running.score import score
 
 VERSION = "0.5.10"
 SEEDS = range(8)  # starts of k-means; one says little

@@ -11,7 +11,7 @@ import pytest
 from parity import peer
 
 from gpubench.data import prepare_perturbation
-from gpubench.run import score
+from gpubench.running.score import score
 
 TOLERANCE = 1e-6
 

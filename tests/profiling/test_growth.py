@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpubench.profiling.growth import Exponent, fit_growth, fit_powers
-from gpubench.profiling.profile import Run, Stage
+from gpubench.profiling.profile import Exponent, Run, Stage, fit_growth, fit_powers
 
 SIZES = [(n, d) for n in (1000, 3000, 10_000, 30_000) for d in (20, 100)]
 

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gpubench.cli import main
-from gpubench.errors import InputError
+from gpubench.cli.main import main
+from gpubench.core.errors import InputError
 from gpubench.profiling import profile, sweep
 from gpubench.profiling.profile import WHOLE, Profile, stages_of
 from gpubench.profiling.table import to_text

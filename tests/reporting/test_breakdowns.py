@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from cell_cases import cells_result
 
-from gpubench.cells import CellColumn, CellScores
+from gpubench.core.scores import CellColumn, CellScores
+from gpubench.core.types import Labels
 from gpubench.reporting.breakdowns import Breakdown, breakdowns
+from gpubench.reporting.content import CellsOf, comparisons
 from gpubench.reporting.drawing import shortened
-from gpubench.reporting.shape import CellsOf, comparisons
-from gpubench.result import Result
-from gpubench.spread import QUANTILES
-from gpubench.types import Labels
+from gpubench.results.plots import QUANTILES
+from gpubench.results.result import Result
 
 
 @pytest.fixture(scope="module")

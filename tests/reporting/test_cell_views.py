@@ -10,12 +10,12 @@ import pytest
 from cell_cases import cells_result
 from report_cases import HOSTILE, Page
 
-from gpubench import views
-from gpubench.cells import CellView
+from gpubench.core.scores import CellView
 from gpubench.reporting.cell_views import looks
+from gpubench.reporting.content import comparisons
 from gpubench.reporting.page import render
-from gpubench.reporting.shape import comparisons
-from gpubench.result import Result
+from gpubench.results.result import Result
+from gpubench.running import views
 
 
 def looks_of(result: Result) -> list:

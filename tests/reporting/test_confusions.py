@@ -7,10 +7,10 @@ from cell_cases import cells_result
 from numpy.testing import assert_array_equal
 from sklearn.metrics import confusion_matrix
 
-from gpubench.cells import CLUSTER, PREDICTED, CellColumn, CellScores
+from gpubench.core.scores import CLUSTER, PREDICTED, CellColumn, CellScores
+from gpubench.core.types import Labels
 from gpubench.reporting.confusions import confusions
-from gpubench.reporting.shape import CellsOf
-from gpubench.types import Labels
+from gpubench.reporting.content import CellsOf
 
 
 def columns_of(cells: CellScores) -> list[CellsOf]:

@@ -12,11 +12,11 @@ from cell_cases import cells_result
 from report_cases import HOSTILE, Page, full_result, hostile_result, make_result, many_conditions, row
 
 import gpubench as gb
-from gpubench.errors import InputError
+from gpubench.core.errors import InputError
 from gpubench.metrics import METRICS
-from gpubench.reporting.definitions import describe_metric
+from gpubench.reporting.content import describe_metric
 from gpubench.reporting.page import render
-from gpubench.result import Result
+from gpubench.results.result import Result
 from gpubench.tasks import TASKS
 
 

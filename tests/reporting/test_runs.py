@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from report_cases import full_result, make_result
 
-from gpubench.cli import main
-from gpubench.errors import InputError
-from gpubench.reporting.runs import read_runs
+from gpubench.cli.main import main
+from gpubench.core.errors import InputError
+from gpubench.reporting.page import read_runs
 
 
 def test_a_file_or_a_folder(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from report_cases import make_result, row
 
+from gpubench.reporting.content import comparisons
 from gpubench.reporting.scores import score_rows
-from gpubench.reporting.shape import comparisons
-from gpubench.result import Result
+from gpubench.results.result import Result
 
 
 def best(metric: str, *values: float) -> list[bool]:

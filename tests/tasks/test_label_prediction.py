@@ -16,13 +16,13 @@ from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.preprocessing import StandardScaler
 
 import gpubench as gb
-from gpubench.cells import PREDICTED
-from gpubench.checkpoint import Checkpoint
-from gpubench.engines import cpu_native
+from gpubench.core.checkpoint import Checkpoint
+from gpubench.core.errors import InputError
+from gpubench.core.scores import PREDICTED
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import CpuEngine
-from gpubench.errors import InputError
-from gpubench.tasks import Options, _scaling, label_prediction
+from gpubench.engines.cpu import compiled
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.tasks import Options, _classifiers, label_prediction
 from gpubench.tasks.label_prediction import TASK
 
 PUBLISHED = {
@@ -156,7 +156,7 @@ def test_auroc_is_undefined_where_training_lacks_a_label(engine: Engine, cells: 
 def test_one_odd_bit_in_millions_is_not_scaled_up(engine: Engine) -> None:
     x = np.ones((3_000_000, 1), np.float32)
     x[0] = np.nextafter(np.float32(1), np.float32(2))
-    scaled = _scaling.Scaling(engine, x, centre=False).apply(x.copy())
+    scaled = _classifiers.Scaling(engine, x, centre=False).apply(x.copy())
     assert (engine.to_host(scaled) == x).all()
     assert (StandardScaler(with_mean=False).fit(x).scale_ == 1).all()
 
@@ -173,10 +173,10 @@ def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: 
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scaling, "SCALED_VALUES", 1000)  # several blocks
+    monkeypatch.setattr(_classifiers, "SCALED_VALUES", 1000)  # several blocks
     x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
     peer = StandardScaler(with_mean=centre).fit(x)
-    scaled = _scaling.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
+    scaled = _classifiers.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
     # scikit-learn rounds the means to float32
     np.testing.assert_allclose(engine.to_host(scaled), peer.transform(x), rtol=1e-6, atol=1e-5)
 
@@ -216,7 +216,7 @@ def knn_only(cells: Cells, engine: Engine, **given: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def leaves() -> CpuEngine:
-    if not cpu_native.available():
+    if not compiled.available():
         pytest.skip("leaves need the compiled tiles")
     return CpuEngine(threads=2, knn="leaves")
 
@@ -241,7 +241,7 @@ def test_one_graph_agrees_with_the_search_of_each_fold(many: Cells, leaves: CpuE
 def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
     many: Cells, leaves: CpuEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_scaling.Scaling, "apply", lambda _, x: x)
+    monkeypatch.setattr(_classifiers.Scaling, "apply", lambda _, x: x)
     given = [
         task_input(engine, many.x, label=many.label, options={"classifiers": "knn"}) for engine in (leaves, CpuEngine())
     ]

@@ -14,13 +14,13 @@ from perturbed import CONTROL, make_screen, predict
 from scipy import stats
 from scipy.sparse import csc_matrix, csr_matrix
 
+from gpubench.core.errors import InputError
+from gpubench.core.scores import MetricResult
 from gpubench.data import PerturbationData, prepare_perturbation, read_perturbation
-from gpubench.data import expression as expression_module
-from gpubench.data.perturbation_derive import Preparation
+from gpubench.data.expression import matrix as expression_module
+from gpubench.data.perturbation.derive import Preparation
 from gpubench.engines.base import Engine
-from gpubench.errors import InputError
 from gpubench.tasks import TASKS, Options, TaskInput
-from gpubench.types import MetricResult
 
 TASK = TASKS["perturbation_expression_prediction"]
 CELLS = ["a1", "a2", "b1", "b2", "c1", "c2"]

@@ -13,8 +13,8 @@ from anndata import AnnData
 from cells import Cells
 
 import gpubench as gb
-from gpubench.errors import InputError
-from gpubench.result import Result
+from gpubench.core.errors import InputError
+from gpubench.results.result import Result
 from gpubench.tasks import TASKS
 
 BIO = (

@@ -8,7 +8,7 @@ import pytest
 from cells import Cells
 
 import gpubench as gb
-from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.embedding import Embedding
 from gpubench.tasks import TASKS, Options
 

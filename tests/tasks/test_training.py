@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.data import encode_labels
-from gpubench.engines import cpu_classifiers, cpu_forest
-from gpubench.engines.cpu import CpuEngine
+from gpubench.engines.cpu import classifiers
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.tasks._classifiers import Scaling, Trained, TrainingCells
 from gpubench.tasks._folds import draw_in_shares
-from gpubench.tasks._scaling import Scaling
-from gpubench.tasks._training import Trained, TrainingCells
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,8 @@ def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
 ) -> None:
     if package == "scikit-learn-intelex":
         pytest.importorskip("sklearnex")
-        monkeypatch.setattr(cpu_forest, "FEW_CELLS", 0)
-    monkeypatch.setitem(cpu_forest.MOST_CELLS, package, 100)
+        monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
+    monkeypatch.setitem(classifiers.MOST_CELLS, package, 100)
     capped, exact = (train(CpuEngine(threads=1, exact=exact), "rf", cells) for exact in (False, True))
     drawn = 2 * draw_in_shares(cells.label[::2], 100, seed=42)
     by_hand = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
@@ -64,7 +63,7 @@ def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
 
 
 def test_logistic_regression_is_trained_and_scaled_on_a_part(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_classifiers, "MOST_LR_CELLS", 300)
+    monkeypatch.setattr(classifiers, "MOST_LR_CELLS", 300)
     engine = CpuEngine(threads=1)
     capped, exact = train(engine, "lr", cells), train(CpuEngine(threads=1, exact=True), "lr", cells)
     drawn = 2 * draw_in_shares(cells.label[::2], 300, seed=42)

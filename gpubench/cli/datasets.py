@@ -1,0 +1,125 @@
+"""The commands `gpubench datasets ...`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from gpubench.cli import completion
+from gpubench.cli.errors import EXIT_INTERRUPTED
+
+_EPILOG = """A catalogue of your own is a YAML file that adds datasets, or changes what is said of one:
+
+  datasets:
+
+    mine: {path: cells/mine.h5ad, label: cell_type, batch: donor}
+
+    theirs: {path: s3://bucket/theirs.h5ad, label: cell_type}
+
+An entry may have path, title, organism, label, batch, time, species, sample, condition, control, sha256 and size. \
+Paths are from the catalogue's folder.
+
+It is ~/.config/gpubench/datasets.yaml, or named by --catalogue or GPUBENCH_CATALOGUE (several with : between). \
+A datasets.yaml of cz-benchmarks is read as it is.
+
+GPUBENCH_CACHE names the folder of what is fetched; GPUBENCH_OFFLINE=1 forbids to ask any server.
+"""
+
+app = typer.Typer(
+    rich_markup_mode="rich",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Catalogues = Annotated[
+    list[str] | None, typer.Option("--catalogue", metavar="FILE", help="Read this catalogue as well. Repeatable.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+_id = partial(typer.Argument, metavar="ID", autocompletion=completion.dataset_ids)
+
+
+@app.callback()
+def _datasets() -> None:
+    """List, describe and fetch the datasets of the cz-benchmarks suite, and your own."""
+
+
+@app.command("list")
+def list_(catalogue: _Catalogues = None, json_: _Json = False) -> None:
+    """List the datasets: names, whether they are in the cache, titles."""
+    from gpubench.datasets.catalogue import read_catalogues
+    from gpubench.datasets.describe import facts, list_text
+
+    known = [facts(entry) for entry in read_catalogues(catalogue or []).values()]
+    _print(known) if json_ else typer.echo(list_text(known))
+
+
+@app.command()
+def info(
+    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
+) -> None:
+    """Say all that is known of a dataset: address, columns, where its file is and how it was checked."""
+    from gpubench import datasets
+    from gpubench.datasets.describe import facts, info_text
+
+    known = facts(datasets.info(id_, catalogue=catalogue or []))
+    _print(known) if json_ else typer.echo(info_text(known))
+
+
+@app.command()
+def fetch(
+    ids: Annotated[list[str], _id(help="Names of datasets.")],
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask for a newer version of what is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    catalogue: _Catalogues = None,
+    json_: _Json = False,
+) -> int:
+    """Fetch datasets into the cache: taken up where it ended, checked, whole or not at all."""
+    from gpubench import datasets
+    from gpubench.datasets.describe import facts
+
+    # all of them are known, or none is begun
+    entries = [datasets.info(id_, catalogue=catalogue or []) for id_ in dict.fromkeys(ids)]
+    known = []
+    try:
+        for entry in entries:
+            datasets.fetch(entry.id, refresh=refresh, catalogue=catalogue or [], progress=not quiet)
+            known.append(facts(entry))
+            if not (json_ or quiet):
+                typer.echo(_fetched(known[-1]))
+    except KeyboardInterrupt:
+        sys.stderr.write("gpubench: interrupted; what is fetched is kept, and the next fetch goes on with it\n")
+        return EXIT_INTERRUPTED
+    finally:
+        if json_:
+            _print(known)
+    return 0
+
+
+@app.command()
+def path(
+    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
+) -> None:
+    """Print where the file of a dataset is; nothing is fetched."""
+    from gpubench import datasets
+
+    place = str(datasets.path(id_, catalogue=catalogue or []))
+    _print({"id": id_, "file": place}) if json_ else typer.echo(place)
+
+
+def _fetched(known: dict[str, Any]) -> str:
+    from gpubench.core.units import bytes_text
+    from gpubench.datasets.describe import CHECKED
+
+    if known["state"] == "local":
+        return f"{known['id']}: {known['file']}"
+    return f"{known['id']}: {known['file']} ({bytes_text(known['size'])}, checked {CHECKED[known['checked']]})"
+
+
+def _print(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

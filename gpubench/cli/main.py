@@ -1,0 +1,151 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpubench.cli.compare import compare
+from gpubench.cli.datasets import app as datasets_app
+from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, in_flags, reporting
+from gpubench.cli.profile import profile_command
+from gpubench.cli.report import report_command
+from gpubench.cli.score import EXAMPLES, demo, score
+from gpubench.core.errors import GpubenchError, message_of
+
+# The base of every error in usage. Newer versions of typer carry their own copy of click, older ones use the package.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="gpubench",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    0: done. 1: a task failed, the others are kept; or a comparison found what it must not. 2: wrong usage or input.
+    130: interrupted, what was done is kept.
+    """
+    for stream in (sys.stdout, sys.stderr):  # names of labels and files may hold what the terminal's encoding lacks
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    # zarr reads parts of a store at once, and asyncio would print tracebacks of those that fail beside the first
+    logging.getLogger("asyncio").disabled = True
+    try:
+        return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
+    except _UsageError as error:
+        context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
+    except (GpubenchError, MemoryError) as error:
+        return _complain(in_flags(message_of(error)))
+    except OSError as error:  # such as a folder that may not be entered, wherever a path is first looked at
+        if error.filename is None:
+            raise
+        return _complain(f"{str(error.filename)!r} cannot be used: {error.strerror}; check the path, or choose another")
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"gpubench: {' '.join(message.split())}\n")
+    return EXIT_BAD_INPUT
+
+
+@app.callback(invoke_without_command=True)
+def _gpubench(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Score embeddings of single cells: clustering, separation, batch mixing, label prediction and more.
+
+    Start with [bold]gpubench demo[/bold], then [bold]gpubench score --help[/bold].
+    """
+    if version:
+        from gpubench.core.machine import package_version
+
+        typer.echo(f"gpubench {package_version('gpubench')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command(epilog=EXAMPLES)(score)
+app.command()(demo)
+
+
+app.add_typer(datasets_app, name="datasets")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@app.command()
+def doctor(json_: _Json = False) -> int:
+    """Say what works on this machine, what does not, and what to install."""
+    from gpubench.cli import doctor as examination
+
+    findings = examination.examine()
+    works = examination.works(findings)
+    if json_:
+        _print_json({"works": works, "findings": [asdict(finding) for finding in findings]})
+    else:
+        typer.echo(examination.to_text(findings))
+    return 0 if works else 1
+
+
+@app.command()
+def prepare(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="h5ad with expression in X.")],
+    condition: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The column of obs that says what was done to a cell.")
+    ],
+    control: Annotated[
+        str, typer.Option(metavar="VALUE", help="Its value for untreated cells, such as non-targeting.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="H5AD", help="The h5ad to write.")],
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the drawing of controls.")] = 42,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print where errors come from.")] = False,
+) -> None:
+    """Find the genes that each perturbation changes, and match treated to control cells.
+
+    The file written is what the task perturbation_expression_prediction needs.
+    """
+    from gpubench.data import prepare_perturbation
+
+    with reporting(verbose):
+        prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
+    typer.echo(f"Wrote {out}")
+
+
+app.command("report")(report_command)
+app.command()(compare)
+app.command("profile")(profile_command)
+
+
+@app.command()
+def tasks(json_: _Json = False) -> None:
+    """List the tasks: what each asks, what it needs, and its metrics."""
+    from gpubench.cli import listing
+
+    _print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
+
+
+@app.command()
+def metrics(json_: _Json = False) -> None:
+    """List the metrics: their ids, their range, and what they say."""
+    from gpubench.cli import listing
+
+    _print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,142 @@
+"""`gpubench score run.yaml`: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED
+from gpubench.core.errors import EngineUnavailable, InputError, message_of
+
+if TYPE_CHECKING:
+    from gpubench.results.result import Result
+    from gpubench.running.plan import Plan
+
+ALLOWED = ("data", "out", "format_", "report", "plan", "quiet", "verbose")
+"""Parameters of `score` that go with a run file; the rest is written in it, but for those of one run."""
+
+_OF_ONE_RUN = ("trace",)
+
+
+def refuse_other_flags(context: typer.Context) -> None:
+    """Make sure that nothing is asked for beside a run file that it would not follow.
+
+    Raises
+    ------
+    InputError
+        A flag that belongs into the file.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
+            remedy = "leave it out" if name in _OF_ONE_RUN else "write it there, for a run or under 'defaults'"
+            raise InputError(f"--{name.replace('_', '-')} does not go with a run file; {remedy}")
+
+
+def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
+    """Print what every run of a run file would take, and what all of them take; returns the exit code."""
+    from gpubench.running import batch
+    from gpubench.running.output import chosen_output
+    from gpubench.running.run_file import read_run_file
+
+    every = chosen_output(out, formats if out else None)
+    runs = read_run_file(file)
+    expected: dict[str, Plan] = {}
+    code = 0
+    for i, run in enumerate(runs, 1):
+        typer.echo(f"[{i}/{len(runs)}] {run.name}")
+        output = batch.output_of(run, every) if every else None
+        if output is not None and batch.has_ended(run, output):
+            typer.echo(f"It has ended: its result in {output.folder} would be taken over.\n")
+            continue
+        try:
+            expected[run.name] = batch.plan_run(run)
+        except (InputError, EngineUnavailable) as error:
+            code = _complain(error)
+            continue
+        typer.echo(f"{expected[run.name]}\n")
+        if expected[run.name].refusal:
+            code = _complain(InputError(f"{run.where}: run {run.name!r}: {expected[run.name].refusal}"))
+    if expected:
+        typer.echo(batch.sum_text(expected))
+    return code
+
+
+def _complain(error: Exception) -> int:
+    sys.stderr.write(f"gpubench: {' '.join(message_of(error).split())}\n")
+    return EXIT_BAD_INPUT
+
+
+def score_runs(
+    file: str, out: Path | None, formats: list[str] | None, *, report: bool, quiet: bool, verbose: bool
+) -> int:
+    """Score every run of a run file; returns the exit code.
+
+    A run that cannot be scored is told of, and the others go on.
+    """
+    from gpubench.cli.progress import Progress
+    from gpubench.cli.show import stages_text
+    from gpubench.results import table
+    from gpubench.running import batch
+    from gpubench.running.output import chosen_output
+    from gpubench.running.run_file import read_run_file
+
+    every = chosen_output(out, formats, report=report, quiet=quiet)
+    if every is None:
+        raise InputError("a run file needs --out: the folder where each run gets a folder of its own")
+    plans = read_run_file(file)
+    outputs = {plan.name: batch.output_of(plan, every) for plan in plans}
+    for output in outputs.values():
+        output.check()
+    results: dict[str, Result] = {}
+    code = 0
+    for i, plan in enumerate(plans, 1):
+        _say(f"[{i}/{len(plans)}] {plan.name}", quiet)
+        try:
+            with Progress(shown=not quiet) as progress:
+                result, lines = batch.score_run(plan, outputs[plan.name], progress)
+        except (InputError, EngineUnavailable, MemoryError) as error:
+            _complain(error)
+            code = EXIT_TASK_FAILED
+            continue
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+            break
+        results[plan.name] = result
+        if result.failures:
+            code = EXIT_TASK_FAILED
+        remarks = [line for told in table.remarks(result.skipped, result.failures) for line in told]
+        _say("\n".join(f"  {line}" for line in [*remarks, *lines]), quiet)
+        if verbose:
+            sys.stdout.write(f"{stages_text(result)}\n")
+        if result.interrupted:
+            code = EXIT_INTERRUPTED
+            break
+    return _finish(results, every.folder, code, report=report, quiet=quiet)
+
+
+def _finish(results: dict[str, Result], folder: Path, code: int, *, report: bool, quiet: bool) -> int:
+    """Write what is of all runs, and show the table."""
+    from gpubench.running import batch
+
+    if not any(result.results for result in results.values()):
+        return EXIT_BAD_INPUT if code == EXIT_TASK_FAILED else code
+    lines = [batch.write_table(results, folder)]
+    if report:
+        from gpubench import reporting
+
+        reporting.report(results, folder / "report.html")
+        lines.append(f"Wrote {folder / 'report.html'}")
+    if code == EXIT_INTERRUPTED:
+        lines.append("Interrupted: the same command goes on from there.")
+    _say(f"\n{batch.table_text(results)}\n\n" + "\n".join(lines), quiet)
+    return code
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""Types, errors, files and bookkeeping that every other package uses."""

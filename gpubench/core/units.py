@@ -1,0 +1,60 @@
+"""Amounts as people say them: each in the unit that gives it two or three digits."""
+
+from __future__ import annotations
+
+import re
+
+from gpubench.core.errors import InputError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount of memory: "4GB" is 4 x 10^9 bytes, "4GiB" 4 x 2^30.
+
+    Raises
+    ------
+    InputError
+        It is no amount, or none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    amount = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
+    if amount < 1:
+        raise InputError(f"--memory {text!r} is no amount of memory; write it as 4GB or 500MB")
+    return amount
+
+
+def parse_counts(text: str, argument: str) -> list[int]:
+    """Read whole numbers with commas between them: "10k,100k,1M" is 10,000, 100,000 and 1,000,000.
+
+    Raises
+    ------
+    InputError
+        One is no such number; `argument` is what the message calls it.
+    """
+    counts = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([km]?)\s*", part, re.IGNORECASE)
+        number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+        if number < 1 or round(number, 6) % 1:
+            raise InputError(f"{argument} {part!r} is no whole number above 0; write numbers such as 10k,100k,1M")
+        counts.append(round(number))
+    return counts
+
+
+def bytes_text(n_bytes: float) -> str:
+    """Bytes in steps of a thousand: "1.2 GB", "340 MB", "12 bytes"."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            amount = n_bytes / factor
+            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.1f} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration: "3.5 h", "17 min", "2.4 s", "80 ms"; below a millisecond that it is."""
+    for unit, least, factor in (("h", 1.5 * 3600, 3600.0), ("min", 90.0, 60.0), ("s", 1.0, 1.0)):
+        if seconds >= least:
+            amount = seconds / factor
+            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 1e-3 else "<1 ms"

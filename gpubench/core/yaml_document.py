@@ -1,0 +1,181 @@
+"""YAML files whose values know where they stand, so that an error can name the line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpubench.core.errors import InputError, close_matches
+
+if TYPE_CHECKING:
+    import yaml
+
+_KINDS = {
+    "tag:yaml.org,2002:null": "nothing",
+    "tag:yaml.org,2002:bool": "a truth value",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
+
+
+def read_document(path: str | os.PathLike[str], argument: str) -> Value:
+    """Read a YAML file of one document.
+
+    Parameters
+    ----------
+    path : the file
+    argument : what messages call it where it cannot be read
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is no YAML (with file and line), or is empty.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{argument} {str(path)!r} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{argument} {str(path)!r} cannot be read: {error.strerror}; check the path") from error
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)  # the one in C is faster, where it was built
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: this is not YAML: {error.problem}; mend that line") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; mend it") from error
+    if node is None:
+        raise InputError(f"{argument} {str(path)!r} is empty; write what it should hold")
+    return Value(node, loader, str(path))
+
+
+class Value:
+    """A value of a YAML file: a mapping, a list, or a single one.
+
+    Parameters
+    ----------
+    node, loader : as PyYAML composed it
+    file : its path, for messages
+    """
+
+    def __init__(self, node: yaml.Node, loader: yaml.SafeLoader, file: str) -> None:
+        self._node = node
+        self._loader = loader
+        self._file = file
+
+    @property
+    def where(self) -> str:
+        """File and line: "run.yaml:7"."""
+        return f"{self._file}:{self._node.start_mark.line + 1}"
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it has keys."""
+        return self._kind == "mapping"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list."""
+        return self._kind == "sequence"
+
+    @property
+    def _kind(self) -> str:
+        return str(getattr(self._node, "id", ""))  # each class of nodes has one; types-PyYAML does not know
+
+    def error(self, message: str) -> InputError:
+        """Make the error that says what is wrong here."""
+        return InputError(f"{self.where}: {message}")
+
+    def mapping(self, known: Collection[str] | None = None, what: str = "key") -> dict[str, Value]:
+        """The values by key, in their order.
+
+        Parameters
+        ----------
+        known : the keys that may occur; None: any
+        what : what a key is called, for messages
+
+        Raises
+        ------
+        InputError
+            It is no mapping; a key is unknown (with close matches), occurs twice, or is no text.
+        """
+        import yaml
+
+        if not isinstance(self._node, yaml.MappingNode):
+            raise self.error(f"a mapping was expected, lines of '{what}: ...', not {self._described()}")
+        found: dict[str, Value] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in self._node.value:
+            key = Value(key_node, self._loader, self._file)
+            name = key.text(what)
+            if known is not None and name not in known:
+                raise key.error(f"{what} {name!r} is unknown{close_matches(name, known)}")
+            if name in found:
+                raise key.error(f"{what} {name!r} stands here for the second time (first in line {lines[name]})")
+            found[name] = Value(value_node, self._loader, self._file)
+            lines[name] = key_node.start_mark.line + 1
+        return found
+
+    def items(self) -> list[Value]:
+        """The values of a list; a single value is a list of one."""
+        import yaml
+
+        if not isinstance(self._node, yaml.SequenceNode):
+            return [self]
+        return [Value(node, self._loader, self._file) for node in self._node.value]
+
+    def text(self, what: str) -> str:
+        """A text that is not empty.
+
+        Raises
+        ------
+        InputError
+            It is something else; of numbers, dates and truth values, that quotes make them text.
+        """
+        value = self.plain()
+        if isinstance(value, str) and value:
+            return value
+        hint = "; put it in quotes" if isinstance(value, bool | int | float | date) else ""
+        raise self.error(f"{what} must be a text, not {self._described()}{hint}")
+
+    def written(self, what: str) -> str:
+        """A single value as its letters stand there, whatever YAML makes of them.
+
+        Raises
+        ------
+        InputError
+            It is a list or a mapping.
+        """
+        if self._kind != "scalar":
+            raise self.error(f"{what} must be a text, not {self._described()}")
+        return str(self._node.value)
+
+    def plain(self) -> Any:
+        """The value as Python has it.
+
+        Raises
+        ------
+        InputError
+            It has a tag or a form that plain YAML does not know.
+        """
+        import yaml
+
+        try:
+            return self._loader.construct_object(self._node, deep=True)
+        except (yaml.YAMLError, ValueError) as error:
+            reason = getattr(error, "problem", None) or str(error)
+            raise self.error(f"this cannot be read as YAML: {' '.join(reason.split())}; mend it") from error
+
+    def _described(self) -> str:
+        if self._kind != "scalar":
+            return f"a {'list' if self.is_list else 'mapping'}"
+        kind = _KINDS.get(self._node.tag)
+        return f"{kind} ({self._node.value})" if kind and self._node.value else kind or repr(self._node.value)

@@ -1,0 +1,1 @@
+"""Readers of array files, AnnData stores and containers."""

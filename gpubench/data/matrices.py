@@ -1,0 +1,359 @@
+"""Anything matrix-like as rows: a host array, or a source that is read block by block."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubench.core.errors import InputError, quoted, some_rows
+from gpubench.core.types import RowSource
+from gpubench.data.read_errors import reading
+
+FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
+
+
+class FiniteCheck:
+    """Counts rows that hold NaN, infinite values, or values beyond the range of float32.
+
+    Blocks may be added in any order and from several threads.
+
+    Parameters
+    ----------
+    name : the argument that the message names
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._not_finite: list[NDArray[np.intp]] = []
+        self._too_large: list[NDArray[np.intp]] = []
+
+    def add(self, block: NDArray[Any], start: int) -> None:
+        """Look at rows start, start + 1, ... as stored: before a conversion to float32 that may overflow."""
+        if block.dtype.kind != "f" or block.size == 0 or _is_fine(block):
+            return
+        finite = np.isfinite(block)
+        self._not_finite.append(start + np.flatnonzero(~finite.all(axis=1)))
+        self._too_large.append(start + np.flatnonzero((finite & (np.abs(block) > FLOAT32_MAX)).any(axis=1)))
+
+    def join(self, other: FiniteCheck) -> None:
+        """Take what was found in other blocks."""
+        self._not_finite += other._not_finite
+        self._too_large += other._too_large
+
+    def finish(self, n: int) -> None:
+        """Raise if any of the n rows cannot be scored.
+
+        Raises
+        ------
+        InputError
+            How many rows, the first few, and what to do.
+        """
+        if len(rows := _joined(self._not_finite)):
+            found = some_rows(rows, n, "hold NaN or infinite values")
+            raise InputError(f"{self._name}: {found}; remove or impute these cells")
+        if len(rows := _joined(self._too_large)):
+            found = some_rows(rows, n, "hold values beyond 3.4e38, the range of float32")
+            raise InputError(f"{self._name}: {found}; rescale the embedding")
+
+
+def _is_fine(block: NDArray[Any]) -> bool:
+    """Whether all values are finite as float32; one pass or two without temporaries for the usual dtypes."""
+    if block.dtype.itemsize < 4:  # NumPy compares half floats slowly
+        return bool(np.isfinite(block).all())
+    # NaN wins both min and max, and fails both comparisons.
+    return bool(block.min() >= -FLOAT32_MAX and block.max() <= FLOAT32_MAX)
+
+
+def _joined(parts: list[NDArray[np.intp]]) -> NDArray[np.intp]:
+    return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.intp)
+
+
+_DLPACK_CPU = 1
+
+
+def comes_from(x: Any, package: str) -> bool:
+    """Whether the type of `x`, or one that it is derived from, is defined in `package`."""
+    return any(base.__module__.partition(".")[0] == package for base in type(x).__mro__)
+
+
+def is_on_device(x: Any) -> bool:
+    """Whether `x` is an array in the memory of a device: of CuPy, of torch on a GPU, of whatever exports DLPack."""
+    if comes_from(x, "cupy"):
+        return True
+    if comes_from(x, "torch"):
+        return str(x.layout) == "torch.strided" and x.device.type != "cpu"
+    return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] != _DLPACK_CPU
+
+
+def to_host(x: Any, name: str) -> NDArray[Any]:
+    """`x` as a NumPy array of its own shape and dtype; a view where the memory can be shared.
+
+    Takes NumPy arrays and memmaps, torch tensors (any device, requiring grad or not), CuPy arrays, whatever has
+    `__array__` or exports DLPack, and nested lists.
+
+    Raises
+    ------
+    InputError
+        No array at all, masked cells, lists of uneven length, or memory that cannot be copied to the host.
+    """
+    if "numpy.ma" in sys.modules and isinstance(x, np.ma.MaskedArray):  # importing numpy.ma takes a while
+        n_masked = int(np.count_nonzero(np.ma.getmaskarray(x)))
+        if n_masked:
+            raise InputError(f"{name} has {n_masked:,} masked values; fill them or leave those cells out")
+        return np.asarray(x.data)
+    if isinstance(x, np.ndarray):
+        return x
+    if comes_from(x, "torch"):
+        return _from_torch(x, name)
+    if comes_from(x, "cupy"):
+        host: NDArray[Any] = x.get()
+        return host
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return _from_dlpack(x, name)
+    if isinstance(x, str | bytes) or not (hasattr(x, "__array__") or isinstance(x, Sequence)):
+        raise InputError(f"{name} is of type {type(x).__name__}, not an array; give an array, one row or value a cell")
+    try:
+        return np.asarray(x)
+    except ValueError as error:  # nested lists that are no matrix
+        raise InputError(f"{name} cannot be made an array: {error}; give rows of equal length") from error
+
+
+def _from_torch(tensor: Any, name: str) -> NDArray[Any]:
+    if str(tensor.layout) != "torch.strided":
+        raise InputError(f"{name} is a sparse torch tensor; give {name}.to_dense() or a SciPy sparse matrix")
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype; float32 holds every bfloat16
+        tensor = tensor.float()
+    host: NDArray[Any] = tensor.resolve_conj().resolve_neg().numpy()
+    return host
+
+
+def _from_dlpack(x: Any, name: str) -> NDArray[Any]:
+    try:
+        if x.__dlpack_device__()[0] == _DLPACK_CPU:
+            return np.from_dlpack(x)
+        return np.from_dlpack(x, device="cpu")
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise InputError(f"{name} cannot be copied to the host ({error}); give a NumPy array") from error
+
+
+class DeviceRows:
+    """Rows of a matrix in the memory of a device: an engine on that device takes `array`, others read blocks.
+
+    Attributes
+    ----------
+    array : of CuPy, torch or another library
+    """
+
+    def __init__(self, array: Any, what: str) -> None:
+        self.array = array
+        self._what = what
+        self.dtype: np.dtype[Any] = to_host(array[:0], what).dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        n, d = self.array.shape
+        return int(n), int(d)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Copy rows [start, stop) to the host."""
+        return to_host(self.array[start:stop], self._what)
+
+
+class SlicedRows:
+    """Rows of a two-dimensional thing that `x[start:stop]` cuts: a CSR matrix, an HDF5 dataset, a zarr array.
+
+    A chunked array is decompressed a chunk at a time, so a block is read to the end of its last chunk, and what is
+    beyond the block is kept for the next one: whoever reads from top to bottom reads each chunk once.
+
+    Attributes
+    ----------
+    node : has shape and dtype; a slice of it is an array, or has `toarray`
+    what : for messages
+    """
+
+    def __init__(self, node: Any, what: str) -> None:
+        self.node = node
+        self.what = what
+        chunks = getattr(node, "chunks", None)
+        self._chunk_rows = int(np.max(chunks[0])) if chunks else 1  # Dask has the size of every chunk
+        self._kept: tuple[int, NDArray[Any]] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        n, d = self.node.shape
+        return int(n), int(d)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype as stored."""
+        dtype: np.dtype[Any] = self.node.dtype
+        return dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) as a dense array."""
+        kept = self._take_kept(start, stop)
+        first = start + len(kept)
+        if first >= stop:
+            return kept
+        end = min(-(-stop // self._chunk_rows) * self._chunk_rows, self.shape[0])
+        rows = self._slice(first, end)
+        # A copy, for a view would keep the whole block in memory. Set in one step: threads may read at once.
+        self._kept = (stop, rows[stop - first :].copy()) if end > stop else None
+        rows = rows[: stop - first]
+        return np.concatenate([kept, rows]) if len(kept) else rows
+
+    def _take_kept(self, start: int, stop: int) -> NDArray[Any]:
+        """The first of rows [start, stop), as many as are kept from the block before."""
+        kept = self._kept
+        if kept is None or not kept[0] <= start < kept[0] + len(kept[1]):
+            return np.empty((0, self.shape[1]), self.dtype)
+        offset, rows = start - kept[0], kept[1]
+        if stop >= self.shape[0]:
+            self._kept = None
+        return rows[offset : offset + stop - start]
+
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
+            block = self.node[start:stop]
+            return np.asarray(block.toarray() if hasattr(block, "toarray") else block)
+
+
+class CsrMatrixRows(SlicedRows):
+    """Rows of a CSR matrix in memory, which can also be had as they are."""
+
+    def read_csr(self, start: int, stop: int) -> Any:
+        """Return rows [start, stop) as a CSR matrix."""
+        return self.node[start:stop]
+
+
+class StackedRows:
+    """Several matrices with the same number of columns, one below the other, without copying them together.
+
+    Parameters
+    ----------
+    parts : arrays or row sources
+    """
+
+    def __init__(self, parts: Sequence[NDArray[Any] | RowSource]) -> None:
+        self._parts = list(parts)
+        widths = {int(part.shape[1]) for part in parts}
+        if len(widths) != 1:
+            raise InputError(f"matrices of {sorted(widths)} columns cannot be stacked; they must have the same number")
+        self._starts = np.cumsum([0, *(int(part.shape[0]) for part in parts)])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d) of the whole."""
+        return int(self._starts[-1]), int(self._parts[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that holds the values of every part."""
+        return np.result_type(*(part.dtype for part in self._parts))
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) as a dense (stop - start, d) array."""
+        block = np.empty((stop - start, self.shape[1]), self.dtype)
+        for part, begin, end in zip(self._parts, self._starts[:-1], self._starts[1:], strict=True):
+            low, high = max(start, int(begin)), min(stop, int(end))
+            if low < high:
+                block[low - start : high - start] = read_rows(part, low - int(begin), high - int(begin))
+        return block
+
+
+def read_rows(x: NDArray[Any] | RowSource, start: int, stop: int) -> NDArray[Any]:
+    """Rows [start, stop) of an array or a row source."""
+    return x.read(start, stop) if isinstance(x, RowSource) else x[start:stop]
+
+
+Rows: TypeAlias = "NDArray[Any] | RowSource"
+
+_REAL_KINDS = "fiub"
+
+
+def as_rows(x: Any, name: str) -> Rows:
+    """`x` as a matrix whose rows can be read.
+
+    Parameters
+    ----------
+    x : NumPy array or memmap, nested list, pandas DataFrame, torch tensor, CuPy array, DLPack exporter, SciPy (or
+        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, array of Dask,
+        `RowSource`
+    name : the argument that messages name
+
+    Returns
+    -------
+    (n, d) host array, not copied where its memory can be shared, or a `RowSource` for what is sparse, on disk or on a
+    device, where it stays. Any float, integer or bool dtype, in any memory order; values are not looked at.
+
+    Raises
+    ------
+    InputError
+        Complex, object, text or time dtype; not two-dimensional; no rows; no columns.
+    """
+    matrix = _as_matrix(x, name)
+    _check_shape(tuple(matrix.shape), name)
+    if matrix.dtype.kind not in _REAL_KINDS:
+        raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers, such as {name}.astype('float32')")
+    if isinstance(matrix, np.ndarray | RowSource):
+        return matrix
+    return CsrMatrixRows(matrix.tocsr(), name) if hasattr(matrix, "tocsr") else SlicedRows(matrix, name)
+
+
+def _as_matrix(x: Any, name: str) -> Any:
+    """`x` as an array, or as it is where it is sparse, on disk or a row source: with a shape and a dtype."""
+    if comes_from(x, "cupyx"):  # sparse, on the device
+        x = x.get()
+    if isinstance(x, RowSource) or _is_sparse(x) or _is_stored(x):
+        return x
+    if is_on_device(x) and len(getattr(x, "shape", ())) == 2:
+        return DeviceRows(x, name)
+    if type(x).__name__ == "DataFrame" and comes_from(x, "pandas"):
+        return _frame_values(x, name)
+    return to_host(x, name)
+
+
+def _is_sparse(x: Any) -> bool:
+    return hasattr(x, "tocsr") and comes_from(x, "scipy")
+
+
+def _is_stored(x: Any) -> bool:
+    """Whether `x` is an array that slices by rows and is somewhere else: of h5py, zarr, AnnData's backed mode, Dask."""
+    return hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 2:
+        raise InputError(
+            f"{name} must be a matrix (cells x dimensions) but has shape {shape}; {_reshaped(shape, name)}"
+        )
+    for length, what in zip(shape, ("rows (no cells)", "columns (no dimensions)"), strict=True):
+        if length == 0:
+            raise InputError(f"{name} has no {what}: its shape is {shape}; check how it was made")
+
+
+def _reshaped(shape: tuple[int, ...], name: str) -> str:
+    """What to do about an array that is no matrix."""
+    if not shape or not shape[0]:
+        return "give one row for each cell"
+    if len(shape) == 1:
+        return f"give {name}.reshape(-1, 1) if cells have one dimension"
+    return f"give {name}.reshape({shape[0]}, -1) if there are {shape[0]:,} cells"
+
+
+def _frame_values(frame: Any, name: str) -> NDArray[Any]:
+    text = [str(column) for column, dtype in frame.dtypes.items() if dtype.kind not in _REAL_KINDS]
+    if text:
+        raise InputError(f"{name} has columns that are not numbers: {quoted(text)}; leave them out")
+    if all(isinstance(dtype, np.dtype) for dtype in frame.dtypes):
+        values: NDArray[Any] = frame.to_numpy()
+    else:  # nullable columns: what is missing becomes NaN, which the check of values reports
+        values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values

@@ -1,0 +1,1 @@
+"""Perturbation datasets: predictions, and the truth they are compared with."""

@@ -1,0 +1,168 @@
+"""Predicted expression beside what a perturbation really changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.types import check_seed
+from gpubench.data.expression.matrix import Expression, index_names, read_expression
+from gpubench.data.perturbation.derive import derive_truth
+from gpubench.data.perturbation.truth import CONTROL_MAP_KEY, Criteria, Truth, read_truth
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbedCondition:
+    """What is compared for one condition, as far as the predictions have it.
+
+    Attributes
+    ----------
+    name : the condition
+    genes : (g,) the masked genes
+    true_change : (g,) float64, their log fold changes in the dataset
+    columns : (g,) where they are in the predictions
+    treated, control : (p,) rows of the predictions; the p-th treated cell is paired with the p-th control
+    note : what the predictions lack
+    """
+
+    name: str
+    genes: NDArray[np.str_]
+    true_change: NDArray[np.float64]
+    columns: NDArray[np.intp]
+    treated: NDArray[np.intp]
+    control: NDArray[np.intp]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbationData:
+    """Predictions, and the conditions to score them on.
+
+    Attributes
+    ----------
+    conditions : those with enough masked genes, in the order of the dataset
+    predictions : predicted expression, cells x genes, in an order of its own
+    note : what was left out of all conditions, and why
+    """
+
+    conditions: tuple[PerturbedCondition, ...]
+    predictions: Expression
+    note: str = ""
+
+
+def read_perturbation(
+    dataset: Any,
+    predictions: Any,
+    *,
+    condition: str = "condition",
+    control: str | None = None,
+    seed: int = 42,
+    criteria: Criteria | None = None,
+) -> PerturbationData:
+    """Read a perturbation dataset and bring predictions into line with it by the names of cells and genes.
+
+    Parameters
+    ----------
+    dataset : path of an h5ad file or a zarr store, or an AnnData, in the layout of cz-benchmarks:
+        uns["de_results_wilcoxon"] (columns `condition`, gene_id, logfoldchange, pval_adj) and uns["control_cells_map"]
+        (condition -> {treated cell: control cell}). A dataset without these is prepared in memory if `control` is
+        given.
+    predictions : path or AnnData with predicted expression in X; cells and genes may be fewer and in another order
+    condition : column with the condition
+    control : value of that column for controls; only for a dataset that is not in the layout
+    seed : decides which genes are masked, and the control map of a dataset that is not in the layout
+    criteria : which genes are scored; None: those of cz-benchmarks
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read, a malformed layout, names that occur twice, or predictions of other cells or genes.
+    """
+    criteria, seed = criteria or Criteria(), check_seed(seed)
+    truth = read_truth(dataset, condition=condition, seed=seed, criteria=criteria)
+    if truth is None:
+        if control is None:
+            raise InputError(
+                "dataset has no differential expression in uns; say in control which condition is"
+                " untreated, or prepare the file with gpubench prepare"
+            )
+        truth = derive_truth(dataset, condition=condition, control=control, seed=seed, criteria=criteria)
+    return align(truth, read_expression(predictions, "predictions"), criteria)
+
+
+def align(truth: Truth, predictions: Expression, criteria: Criteria) -> PerturbationData:
+    """Find the masked genes and the paired cells of each condition in the predictions.
+
+    A pair counts if both of its cells are there. What is missing is left out and noted.
+
+    Raises
+    ------
+    InputError
+        The predictions have no names, a name occurs twice, they share no cell or no gene with the dataset, or a
+        condition has no control map.
+    """
+    row_of = index_names(predictions.cells, "cells", predictions.name)
+    column_of = index_names(predictions.genes, "genes", predictions.name)
+    scored = [name for name in truth.changes if len(truth.targets.get(name, ()))]
+    _require_control_map(truth, scored)
+    conditions = tuple(_align_condition(truth, name, row_of, column_of) for name in scored)
+    if conditions and not any(len(condition.columns) for condition in conditions):
+        raise _no_overlap("masked genes", [gene for name in scored for gene in truth.targets[name]], column_of)
+    if conditions and not any(len(condition.treated) for condition in conditions):
+        raise _no_overlap("pairs of cells", [cell for name in scored for cell in truth.control_map[name]], row_of)
+    too_few = [name for name in truth.changes if name not in scored]
+    notes = [truth.note] if truth.note else []
+    if too_few:
+        fewer = f"with fewer than {criteria.min_masked_genes} masked genes"
+        notes.append(f"{len(too_few):,} conditions {fewer} left out: {quoted(too_few)}")
+    return PerturbationData(conditions, predictions, "; ".join(notes))
+
+
+def _align_condition(
+    truth: Truth, name: str, row_of: Mapping[str, int], column_of: Mapping[str, int]
+) -> PerturbedCondition:
+    changes = truth.changes[name]
+    change_of = dict(zip(changes.genes.tolist(), changes.change.tolist(), strict=True))
+    masked = [gene for gene in map(str, truth.targets[name]) if gene in change_of]
+    genes = [gene for gene in masked if gene in column_of]
+    pairs = truth.control_map[name].items()
+    # In the order of the predictions, so that sums do not depend on how a file orders the keys of a mapping.
+    rows = sorted((row_of[t], row_of[c]) for t, c in pairs if t in row_of and c in row_of)
+    treated, control = np.array(rows, np.intp).reshape(-1, 2).T
+    missing = []
+    if len(genes) < len(masked):
+        missing.append(f"{len(masked) - len(genes):,} of {len(masked):,} masked genes are not in the predictions")
+    if len(rows) < len(pairs):
+        missing.append(f"{len(pairs) - len(rows):,} of {len(pairs):,} pairs of cells are not in the predictions")
+    return PerturbedCondition(
+        name=name,
+        genes=np.array(genes, np.str_),
+        true_change=np.array([change_of[gene] for gene in genes], np.float64),
+        columns=np.array([column_of[gene] for gene in genes], np.intp),
+        treated=treated,
+        control=control,
+        note="; ".join(missing),
+    )
+
+
+def _require_control_map(truth: Truth, conditions: list[str]) -> None:
+    missing = [name for name in conditions if not truth.control_map.get(name)]
+    if missing:
+        raise InputError(
+            f"uns[{CONTROL_MAP_KEY!r}] has no pairs for {len(missing):,} of {len(conditions):,} conditions"
+            f" ({quoted(missing[:3])}); map their treated cells to control cells"
+        )
+
+
+def _no_overlap(what: str, sought: list[str], known: Mapping[str, int]) -> InputError:
+    return InputError(
+        f"predictions have none of the {len(sought):,} {what} to score: names there are such as"
+        f" {quoted(list(known)[:3])}, in the dataset {quoted(sought[:3])}; use the names of the dataset"
+    )

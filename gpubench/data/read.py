@@ -1,0 +1,366 @@
+"""From whatever the user has to a `Dataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from gpubench.core.errors import InputError, close_matches, nearest, quoted
+from gpubench.core.types import Dataset, Labels
+from gpubench.data.columns import check_length, count_values, encode_labels
+from gpubench.data.formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
+from gpubench.data.formats.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy, stem
+from gpubench.data.formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
+from gpubench.data.matrices import Rows, as_rows, comes_from
+from gpubench.data.read_errors import reading
+from gpubench.data.urls import Url, file_of, is_url, shown
+
+
+def split_embeddings(
+    embeddings: str | Sequence[Any] | Mapping[str, Any] | None, suffixes: Collection[str]
+) -> tuple[list[str] | None, dict[str, Any]]:
+    """Tell keys of the data from files and matrices beside it.
+
+    Parameters
+    ----------
+    embeddings : keys and paths of files, or name -> key, path or matrix; None: what goes without saying
+    suffixes : of files with a matrix; a text that ends in one is a path
+
+    Returns
+    -------
+    The keys, or None; and the others by name: that of the mapping, or of the file without its suffixes.
+
+    Raises
+    ------
+    InputError
+        Two files of one name, or a file of the name of a key.
+    """
+    if embeddings is None:
+        return None, {}
+    if isinstance(embeddings, Mapping):
+        return [], {str(name): given for name, given in embeddings.items()}
+    listed = [embeddings] if isinstance(embeddings, str | os.PathLike) else list(embeddings)
+    keys: list[str] = []
+    files: dict[str, Any] = {}
+    for given in dict.fromkeys(listed):
+        is_file = is_file_name(given, suffixes)
+        name = stem(file_of(given)) if is_file else given
+        if name in files or name in keys:
+            raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
+        if is_file:
+            files[name] = given
+        else:
+            keys.append(name)
+    return keys, files
+
+
+def is_file_name(given: Any, suffixes: Collection[str]) -> bool:
+    """Whether an embedding is meant as a file: a path object, a URL, or a text that ends like one."""
+    if isinstance(given, os.PathLike) or is_url(given):
+        return True
+    return isinstance(given, str) and given.lower().endswith(tuple(suffixes))
+
+
+def check_same_cells(name: str, file: Any, theirs: Source, data: Source) -> None:
+    """Where a file and the data both name their cells, they must be the same ones in the same order.
+
+    Raises
+    ------
+    InputError
+        They are not; the message has the first row that differs.
+    """
+    ids, wanted = theirs.cell_ids(), data.cell_ids()
+    if ids is None or wanted is None or len(ids) != len(wanted):  # lengths are compared, and told, for all embeddings
+        return
+    ids, wanted = np.asarray(ids).astype(str), np.asarray(wanted).astype(str)
+    differ = np.flatnonzero(ids != wanted)
+    if len(differ):
+        row = int(differ[0])
+        raise InputError(
+            f"embedding {name!r}: {len(differ):,} of {len(ids):,} rows of {file} are other cells than in {data.where}"
+            f" (first: row {row} is {str(ids[row])!r}, not {str(wanted[row])!r}); bring them into the same order, or"
+            " give the matrix as .npy if only the names differ"
+        )
+
+
+def load_anndata(path: Path, *, backed: bool = False) -> Any:
+    """Load an AnnData file.
+
+    Parameters
+    ----------
+    path : of an h5ad file or a zarr store
+    backed : leave the expression of an h5ad file on the disk
+
+    Returns
+    -------
+    anndata.AnnData
+
+    Raises
+    ------
+    InputError
+        It is no AnnData, is damaged, or a zarr store is to be backed.
+    """
+    import anndata
+
+    if not path.is_dir():
+        with reading(str(path)):
+            return anndata.read_h5ad(path, backed="r" if backed else None)
+    if backed:
+        raise InputError(f"backed: {path} is a zarr store, which is read whole; leave backed out")
+    with reading(str(path)):
+        return anndata.read_zarr(path)
+
+
+_STORES: dict[str, Callable[[Any], Source]] = {
+    ".h5ad": open_h5ad,
+    ".h5": open_h5ad,
+    ".hdf5": open_h5ad,
+    ".zarr": open_zarr_anndata,
+    ".zarr.zip": open_zarr_anndata,
+    ".npz": NpzArrays,
+}
+_MATRICES: dict[str, Callable[[Any], Source]] = {
+    ".npy": open_npy,
+    **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
+}
+SUFFIXES = (*_STORES, *_MATRICES)
+"""How files with embeddings end."""
+
+_TABLES: dict[str, Callable[[Any], Table]] = {
+    **dict.fromkeys((".parquet", ".pq"), ParquetTable),
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), TextTable),
+}
+
+
+def read(
+    source: Any,
+    *,
+    embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    obs: Any = None,
+    cell_ids: bool = False,
+) -> Dataset:
+    """Read the embeddings and columns asked for, and nothing else.
+
+    Parameters
+    ----------
+    source : path of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see `as_rows`);
+        or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps. The paths may be URLs.
+    embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
+        it; paths of files with one embedding of the same cells, row by row; or a mapping name -> key, path or matrix.
+        None: the only one there is. Empty: none is read.
+    columns : role -> name of a column, or the values themselves; roles with None are left out
+    obs : table in which the names are looked up, row by row as the source: path of a .parquet, .csv, .tsv, .npz, .h5ad
+        or .zarr file, DataFrame, or mapping. None: the table of the source itself.
+    cell_ids : whether to read the names of the cells
+
+    Raises
+    ------
+    InputError
+        What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
+    """
+    keys, beside = split_embeddings(embeddings, SUFFIXES)
+    with reading_source(source):
+        opened = open_source(source)
+        matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(keys)}
+    for name, given in beside.items():
+        matrices[name] = _read_beside(opened, source, given, name)
+    with reading_source(source if obs is None else obs):
+        table = opened.obs if obs is None else open_table(obs)
+        values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
+    with reading_source(source):
+        return Dataset(
+            embeddings=matrices,
+            obs=values,
+            n_cells=_count_cells(opened, matrices, values),
+            cell_ids=opened.cell_ids() if cell_ids else None,
+            source=shown(source) if _is_path(source) else None,
+        )
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The name of an embedding, and where it is: of "name=emb.npy", of "emb.npy", or of a key.
+
+    A file whose name has an equals sign is meant as a whole where it exists.
+    """
+    name, equals, place = text.partition("=")
+    if equals and name and not is_url(text) and is_file_name(place, SUFFIXES) and not os.path.lexists(text):
+        return name, place
+    return (stem(file_of(text)) if is_file_name(text, SUFFIXES) else text), text
+
+
+def read_matrix(source: Any, given: Any, name: str) -> Rows:
+    """Read one more matrix of the cells of `source`.
+
+    Parameters
+    ----------
+    source : as in `read`
+    given : a key of the source as in `read`, the path of a file with one embedding, or a matrix
+    name : the argument that messages name
+
+    Raises
+    ------
+    InputError
+        What is unreadable, unknown, or ambiguous.
+    """
+    if not _is_path(given):
+        return as_rows(given, name)
+    if is_url(given) or os.path.lexists(given):
+        with reading_source(given):
+            opened = open_source(given)
+            return as_rows(opened.embedding(opened.choose(None)[0]), name)
+    with reading_source(source):
+        opened = open_source(source)
+        if isinstance(opened, OneMatrix):
+            raise InputError(f"{name}={given!r} is no file, and {opened.where} has no keys; give a path or a matrix")
+        return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
+
+
+def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
+    """Read one column of labels.
+
+    Parameters
+    ----------
+    obs : a table as in `read`
+    column : its name
+    role : the argument that messages name
+    n : the number of cells
+
+    Raises
+    ------
+    InputError
+        What is unreadable or unknown (with the close matches), and what `encode_labels` refuses.
+    """
+    with reading_source(obs):
+        return encode_labels(_column(open_table(obs), role, column), role, n)
+
+
+def has_embedding(source: Any, name: str) -> bool:
+    """Whether a source as in `read` has an embedding of that name."""
+    if _is_path(source) and file_of(source).name.lower().endswith(tuple(_MATRICES)):
+        return False  # has no names, and may be slow to open
+    with reading_source(source):
+        return open_source(source).has(name)
+
+
+def _read_beside(data: Source, source: Any, given: Any, name: str) -> Rows:
+    """Read an embedding that is given beside the data: the same cells, as far as both tell."""
+    if is_file_name(given, SUFFIXES):
+        file, rows = open_matrix(given, name)
+        with reading_source(given):
+            check_same_cells(name, shown(given), file, data)
+    else:
+        rows = read_matrix(source, given, name)
+    n_cells = data.n_cells()
+    if n_cells not in (None, rows.shape[0]):
+        raise InputError(
+            f"embedding {name!r} has {rows.shape[0]:,} rows, but {data.where} has {n_cells:,} cells; give one row for"
+            " each cell, in the same order"
+        )
+    return rows
+
+
+def open_matrix(path: str | os.PathLike[str], name: str) -> tuple[Source, Rows]:
+    """Open a file that has one embedding, which is called `name`."""
+    with reading_source(path):
+        file = open_source(path, f"embedding {name!r}")
+        return file, as_rows(file.embedding(file.choose(None)[0]), name)
+
+
+def open_source(source: Any, argument: str = "data") -> Source:
+    """Find out what the input is, and open it."""
+    if _is_path(source):
+        return cast("Source", _open(source, {**_STORES, **_MATRICES}, argument))
+    if is_anndata(source):
+        return LoadedAnnData(source)
+    if isinstance(source, Mapping) and not comes_from(source, "h5py"):
+        return NamedArrays(source)
+    return OneMatrix(source, "X")
+
+
+def open_table(obs: Any) -> Table:
+    """Open the table that `obs=` names or is."""
+    if _is_path(obs):
+        opened = _open(obs, {**_STORES, **_TABLES}, "obs")
+        return cast("Table", getattr(opened, "obs", opened))
+    if hasattr(obs, "keys"):
+        return NamedColumns(obs)
+    raise InputError(f"obs is of type {type(obs).__name__}, not a table; give a DataFrame or the path of a table")
+
+
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Any], Any]], argument: str) -> Any:
+    file = file_of(path)
+    name = file.name.lower()
+    opener = next((opener for suffix, opener in formats.items() if name.endswith(suffix)), None)
+    if isinstance(file, Url):
+        return _open_url(file, opener, formats, argument)
+    if file.is_dir():
+        opener = open_zarr_anndata
+    elif not os.path.lexists(file):
+        raise InputError(f"{argument}: {file} does not exist{_beside(file)}; check the path")
+    if opener is None:
+        raise InputError(f"{argument}: the format of {file} is unknown; give one of: {', '.join(formats)}")
+    if file.is_file() and not file.stat().st_size:
+        raise InputError(f"{argument}: {file} is empty; check the path, or copy it again")
+    return opener(file)
+
+
+def _open_url(url: Url, opener: Callable[[Any], Any] | None, formats: Mapping[str, Any], argument: str) -> Any:
+    if opener is None:
+        raise InputError(f"{argument}: the format of {url} is unknown; give one of: {', '.join(formats)}")
+    return opener(url if opener is open_zarr_anndata else url.require(argument))
+
+
+def _beside(path: Path) -> str:
+    """Files that may have been meant."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.R_OK):
+        return ""
+    meant = nearest(path.name, [file.name for file in path.parent.iterdir()])
+    return f" (did you mean {quoted(meant)}?)" if meant else ""
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def reading_source(source: Any) -> AbstractContextManager[None]:
+    """Name the file in errors of a damaged one, whose bytes may fail anywhere; other sources are not guarded."""
+    return reading(shown(source)) if _is_path(source) else nullcontext()
+
+
+def _column(table: Table | None, role: str, given: Any) -> Any:
+    """Look up a column by name, or take the values as they are."""
+    if not isinstance(given, str):
+        return given
+    if table is None:
+        raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values themselves")
+    count = table.names().count(given)
+    if count == 0:
+        raise InputError(f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}")
+    if count > 1:
+        raise InputError(f"{role}={given!r}: {table.where} has {count} columns of that name; rename all but one")
+    return table.column(given)
+
+
+def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any]) -> int:
+    """n, after a check that everything agrees on it."""
+    counts = {name: int(rows.shape[0]) for name, rows in matrices.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        raise InputError(f"embeddings differ in their number of rows ({listed}); give embeddings of the same cells")
+    lengths = {role: count_values(values, role) for role, values in columns.items()}
+    n = next(iter(counts.values()), None)
+    if n is None:
+        n = source.n_cells()
+    if n is None:
+        n = next(iter(lengths.values()), 0)
+    for role, length in lengths.items():
+        check_length(length, n, role)
+    if n == 0:
+        raise InputError(f"{source.where} has no cells; check how it was made")
+    return n

@@ -1,0 +1,1 @@
+"""Algorithms that run on any array module; every engine shares them."""

@@ -1,0 +1,103 @@
+"""k-means on any device: k-means++ centres, then Lloyd's steps until no cell changes its cluster."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.core.types import Array
+from gpubench.engines.common import work
+from gpubench.engines.common.neighborhoods import OverRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.base import Engine
+
+MAX_STEPS = 300
+
+
+def kmeans(engine: Engine, x: Array, n_clusters: int, over_rows: OverRows) -> NDArray[np.int32]:
+    """Cluster the rows of x (n, d) float32; see `Engine.kmeans`."""
+    xp = engine.xp
+    cells = _Cells(xp, _standardised(xp, x), over_rows)
+    codes = engine.to_host(cells.nearest(cells.spread_centres(n_clusters, np.random.default_rng(engine.seed))))
+    for _ in range(MAX_STEPS):
+        means = engine.group_means(cells.x, codes, n_clusters)
+        again = engine.to_host(cells.nearest(xp.asarray(means.astype(np.float32))))
+        engine.timeline.work(*work.assign(len(x), x.shape[1], n_clusters))
+        if np.array_equal(again, codes):
+            break
+        codes = again
+    return codes
+
+
+def _standardised(xp: ModuleType, x: Array) -> Array:
+    """The rows around their mean, in a unit such that squares neither overflow nor vanish; float32."""
+    centre = x.mean(axis=0, dtype=np.float64)
+    low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+    extent = float((high - low).max())
+    unit = 2.0 ** np.ceil(np.log2(extent)) if extent > 0 else 1.0
+    return xp.ascontiguousarray(((x - centre) / unit).astype(np.float32))
+
+
+class _Cells:
+    """Rows, and what is asked of them and some centres.
+
+    Attributes
+    ----------
+    x : (n, d) float32
+    """
+
+    def __init__(self, xp: ModuleType, x: Array, over_rows: OverRows) -> None:
+        self.x = x
+        self._xp = xp
+        self._over_rows = over_rows
+        self._squares = xp.square(x).sum(axis=1)
+
+    def nearest(self, centres: Array) -> Array:
+        """Code of the nearest centre of each row, the first of equals; a centre of NaN is nobody's."""
+        xp = self._xp
+        squares = xp.square(centres).sum(axis=1)
+        lost = ~xp.isfinite(squares)
+        squares[lost] = np.inf
+        centres = xp.where(lost[:, None], np.float32(0), centres)
+        codes = xp.empty(len(self.x), np.int32)
+
+        def assign(start: int, stop: int) -> None:
+            # |x|^2 is the same for all centres
+            codes[start:stop] = (squares - 2 * (self.x[start:stop] @ centres.T)).argmin(axis=1)
+
+        self._over_rows(len(self.x), assign, len(centres))
+        return codes
+
+    def spread_centres(self, n_clusters: int, rng: np.random.Generator) -> Array:
+        """k-means++: each next centre is the best of a few cells drawn by their squared distance to the centres."""
+        xp, n = self._xp, len(self.x)
+        n_trials = 2 + int(np.log(n_clusters))
+        chosen = [int(rng.integers(n))]
+        closest = self._squared_distances(self.x[chosen[0] : chosen[0] + 1])[:, 0]
+        for _ in range(n_clusters - 1):
+            upto = xp.cumsum(closest, dtype=np.float64)
+            draws = xp.asarray(rng.random(n_trials)) * upto[-1]
+            drawn = xp.minimum(xp.searchsorted(upto, draws, side="right"), n - 1)
+            distances = xp.minimum(self._squared_distances(self.x[drawn]), closest[:, None])
+            best = int(distances.sum(axis=0, dtype=np.float64).argmin())
+            chosen.append(int(drawn[best]))
+            closest = distances[:, best]
+        return self.x[xp.asarray(np.array(chosen))]
+
+    def _squared_distances(self, centres: Array) -> Array:
+        """(n, centres) float32, not negative."""
+        squares = self._xp.square(centres).sum(axis=1)
+        distances = self._xp.empty((len(self.x), len(centres)), np.float32)
+
+        def measure(start: int, stop: int) -> None:
+            products = self.x[start:stop] @ centres.T
+            tile = self._squares[start:stop, None] - 2 * products + squares
+            distances[start:stop] = self._xp.maximum(tile, 0)
+
+        self._over_rows(len(self.x), measure, len(centres))
+        return distances

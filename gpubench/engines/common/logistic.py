@@ -1,0 +1,158 @@
+"""Multinomial logistic regression on any device: scikit-learn's objective, minimised by SciPy's L-BFGS-B.
+
+The few parameters stay on the host; an engine says how loss and gradient are summed over its cells.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.types import Array
+from gpubench.engines.common import work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.core.timeline import Timeline
+
+GRADIENT_TOLERANCE = 1e-4
+FUNCTION_TOLERANCE = 64 * np.finfo(float).eps
+MAX_LINE_SEARCH_STEPS = 50
+"""scikit-learn's stopping rules for lbfgs."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over some cells: of the loss, and of its gradient by weights and intercepts; on the host."""
+
+    loss: float
+    weights: NDArray[np.float64]
+    intercepts: NDArray[np.float64]
+
+    def add(self, other: Sums) -> None:
+        """Add the sums over other cells."""
+        self.loss += other.loss
+        self.weights += other.weights
+        self.intercepts += other.intercepts
+
+
+class Objective(ABC):
+    """Loss and gradient as L-BFGS wants them: a function of one flat vector of weights and intercepts.
+
+    Of two classes only the second has weights (z = 0 for the first).
+    """
+
+    def __init__(self, n: int, d: int, n_classes: int, penalty: float) -> None:
+        self._n = n
+        self._penalty = penalty
+        self._n_classes = n_classes
+        self._first = 1 if n_classes == 2 else 0  # classes before it have no weights of their own
+        self._shape = (n_classes - self._first, d + 1)
+        self.n_parameters = self._shape[0] * self._shape[1]
+
+    @abstractmethod
+    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> Sums:
+        """Sum the loss of each cell and its gradient, at weights (n_classes, d) and intercepts (n_classes,)."""
+
+    def unpack(self, flat: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights (n_classes, d) and intercepts (n_classes,)."""
+        full = np.zeros((self._n_classes, self._shape[1]), np.float32)
+        full[self._first :] = flat.reshape(self._shape)
+        return np.ascontiguousarray(full[:, :-1]), np.ascontiguousarray(full[:, -1])
+
+    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Loss and gradient at `flat`."""
+        total = self.sum_over_cells(*self.unpack(flat))
+        weights = flat.reshape(self._shape)[:, :-1]
+        gradient = np.empty(self._shape)
+        gradient[:, :-1] = total.weights[self._first :] / self._n + self._penalty * weights
+        gradient[:, -1] = total.intercepts[self._first :] / self._n
+        loss = total.loss / self._n + self._penalty / 2 * float((weights**2).sum())
+        return loss, gradient.ravel()
+
+
+class LogisticRegression(ABC):
+    """Logistic regression with an L2 penalty on the weights, not on the intercepts.
+
+    Minimises mean_i [log sum_c exp(z_ic) - z_i,y_i] + |W|^2 / (2 C n) with the logits z = x W^T + b. Of two classes
+    only the second has weights (z = 0 for the first), which is scikit-learn's binary logistic regression.
+
+    Attributes
+    ----------
+    n_iter : iterations of L-BFGS
+    converged : whether a stopping rule was met before `max_iter`
+    note : says where it was not
+
+    `timeline`, where there is one, is told how much work the training was.
+    """
+
+    def __init__(
+        self, xp: ModuleType, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
+    ) -> None:
+        self._xp = xp
+        self._timeline = timeline
+        self.max_iter = max_iter
+        self.C = C
+        self.n_iter = 0
+        self.converged = False
+        self.note = ""
+
+    @abstractmethod
+    def _objective(
+        self, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float
+    ) -> AbstractContextManager[Objective]:
+        """Return the objective for cells x (n, d) with classes y (n,), all of which occur."""
+
+    @abstractmethod
+    def decision_function(self, x: Array) -> Array:
+        """Logits (m, n_classes) float64; minus infinity for a class that had no cells."""
+
+    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> Self:
+        """Train; see `Classifier.fit`.
+
+        Raises
+        ------
+        InputError
+            The cells are all of one class.
+        """
+        from scipy.optimize import minimize
+
+        self._present, y = np.unique(codes, return_inverse=True)
+        self._n_classes = n_classes
+        if len(self._present) < 2:
+            raise InputError(f"logistic regression needs two classes; the {len(codes)} training cells are all of one")
+        with self._objective(x, y, len(self._present), 1 / (self.C * len(x))) as objective:
+            found = minimize(
+                objective,
+                np.zeros(objective.n_parameters),
+                method="L-BFGS-B",
+                jac=True,
+                options={
+                    "maxiter": self.max_iter,
+                    "maxls": MAX_LINE_SEARCH_STEPS,
+                    "gtol": GRADIENT_TOLERANCE,
+                    "ftol": FUNCTION_TOLERANCE,
+                },
+            )
+        if self._timeline is not None:
+            self._timeline.work(*work.gradients(len(x), x.shape[1], len(self._present), int(found.nfev)))
+        self._weights, self._intercepts = objective.unpack(found.x)
+        self.n_iter = int(found.nit)
+        self.converged = bool(found.success)
+        self.note = "" if self.converged else f"stopped after {self.n_iter} iterations, before it converged"
+        return self
+
+    def predict_proba(self, x: Array) -> Array:
+        """Softmax of the logits; see `Classifier.predict_proba`."""
+        proba = self.decision_function(x)
+        proba -= proba.max(axis=1, keepdims=True)
+        self._xp.exp(proba, out=proba)
+        proba /= proba.sum(axis=1, keepdims=True)
+        return proba

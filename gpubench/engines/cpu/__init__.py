@@ -1,0 +1,1 @@
+"""The CPU engine: compiled tiles, NumPy, igraph and scikit-learn."""

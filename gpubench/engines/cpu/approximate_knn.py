@@ -1,0 +1,102 @@
+"""Approximate neighbours by faiss or pynndescent: they propose, exact distances order, recall is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import EngineUnavailable
+from gpubench.core.types import Knn
+from gpubench.engines.common.knn_search import Neighbors, sample_of, share_found
+from gpubench.engines.cpu import exact_knn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu.exact_knn import ExactSearch
+
+N_PROBE = 32
+QUERY_ROWS = 8192
+
+Propose = Callable[["NDArray[np.int64]"], "NDArray[np.integer]"]
+"""What may be near some cells: (m, candidates) ids for (m,) rows, the cell itself and -1 among them."""
+
+
+def available() -> bool:
+    """Whether faiss is installed."""
+    return find_spec("faiss") is not None
+
+
+def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Knn:
+    """Search an inverted file of sqrt(n) cells' neighbourhoods, the nearest `N_PROBE` of them for each cell.
+
+    Raises
+    ------
+    EngineUnavailable
+        faiss is not installed.
+    """
+    if not available():
+        raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"')
+    import faiss
+
+    n, d = x.shape
+    n_lists = int(np.sqrt(n))
+    faiss.omp_set_num_threads(exact.workers.n_threads)
+    center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, n_lists, faiss.METRIC_L2)
+    index.cp.seed = seed
+    train = np.random.default_rng(seed).choice(n, min(n, 64 * n_lists), replace=False)
+    index.train(x[np.sort(train)] - center)
+    for start in range(0, n, QUERY_ROWS):
+        index.add(x[start : start + QUERY_ROWS] - center)
+    index.nprobe = min(N_PROBE, n_lists)
+    params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
+    return _knn(x, k, exact, seed, lambda rows: index.search(x[rows] - center, k + 1)[1], "ivf", params)
+
+
+def nn_descent_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Knn:
+    """Search by neighbour descent, as UMAP does; on one thread, for on several the neighbours found depend on them.
+
+    Raises
+    ------
+    EngineUnavailable
+        pynndescent is not installed.
+
+    References
+    ----------
+    Dong, Moses & Li (2011), doi:10.1145/1963405.1963487.
+    """
+    if find_spec("pynndescent") is None:
+        raise EngineUnavailable('knn="nn_descent" needs pynndescent; install it with: pip install pynndescent')
+    from pynndescent import NNDescent
+
+    n_neighbors = min(k + 1, len(x))
+    found = NNDescent(x, n_neighbors=n_neighbors, random_state=seed, n_jobs=1).neighbor_graph[0]
+    return _knn(x, k, exact, seed, lambda rows: found[rows], "nn_descent", {"n_neighbors": n_neighbors})
+
+
+def _knn(
+    x: NDArray[np.float32],
+    k: int,
+    exact: ExactSearch,
+    seed: int,
+    propose: Propose,
+    method: str,
+    params: dict[str, Any],
+) -> Knn:
+    """The nearest of what is proposed, by exact distance; cells of which too few are proposed are searched exactly."""
+    n, workers = len(x), exact.workers
+    out = Neighbors.empty(n, k)
+    for start in range(0, n, QUERY_ROWS):
+        rows = np.arange(start, min(start + QUERY_ROWS, n))
+        found = propose(rows)
+        others = np.where(found == rows[:, None], -1, found)  # each cell itself is dropped by id
+        exact_knn.rerank(x[rows], x, others, None, out, rows)
+        workers.report(start, n)
+    exact_knn.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
+    sample = sample_of(n, seed)
+    recall = share_found(sample, exact.knn_between(x[sample], x, k + 1).indices, out.indices[sample])
+    return Knn(out.indices, out.distances, method, params, recall)

@@ -1,0 +1,306 @@
+"""The CPU engine: compiled tiles, NumPy, igraph and scikit-learn, on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from importlib import import_module
+from threading import Thread
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.machine import usable_cores
+from gpubench.core.timeline import Timeline
+from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.engines import planner
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.common import kmeans, neighborhoods, work
+from gpubench.engines.cpu import approximate_knn, compiled, graphs, kernels, leaves, silhouette
+from gpubench.engines.cpu import leiden as cpu_leiden
+from gpubench.engines.cpu import put as cpu_put
+from gpubench.engines.cpu.classifiers import MODULES, forest_package
+from gpubench.engines.cpu.exact_knn import ExactSearch
+from gpubench.engines.cpu.threads import Workers
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+IMPORTED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
+"""What is done -> what it imports, whatever the number of cells; of a forest that depends on it."""
+
+
+def import_ahead(operations: Collection[str], n: int) -> None:
+    """Import in a thread what these operations on n cells will import; a forest is named "rf"."""
+    names = [name for operation in operations for name in IMPORTED.get(operation, ())]
+    if "rf" in operations:
+        names.append(MODULES[forest_package(n)])
+    if names:
+        # not a daemon: a process that ends sooner waits until the import is whole
+        Thread(target=_import, args=(names,), name="gpubench imports").start()
+
+
+def _import(names: Collection[str]) -> None:
+    for name in names:
+        # Whatever is wrong with a package (compiled ones fail with OSError, too), the operation that needs it
+        # imports it again, meets the same error, and tells it as its own; from here it would be a thread's traceback.
+        with suppress(Exception):
+            import_module(name)
+
+
+EXACT_UP_TO = 100_000
+"""Cells up to which every pair is compared, of however many dimensions, unless another method is named."""
+
+EXACT_KNN_PRODUCTS = 5e12
+"""Differences of two values up to which more cells are compared with all: 316,000 cells of 50 dimensions."""
+
+EXACT_PRODUCTS = 2e13
+"""Differences of two values up to which all cells are compared with all for a silhouette: 632,000 cells of 50
+dimensions, a minute on two cores."""
+
+ROWS_A_PIECE = 8192
+"""Rows that a worker takes at a time where a kernel does little for each."""
+
+VALUES_A_PIECE = 1 << 17
+"""Values that a worker makes at a time where a kernel makes many for each row; they stay in its cache."""
+
+
+class CpuEngine(Engine):
+    """Runs everything on the host; see `Engine` for what each operation computes.
+
+    Attributes
+    ----------
+    n_threads : worker threads; results have the same bits for any number of them
+    exact : silhouettes compare all cells with all, and classifiers are trained on all
+    knn_method : "auto" is exact up to `EXACT_UP_TO` cells and `EXACT_KNN_PRODUCTS`, then leaves; without compiled tiles
+        faiss, where it is installed
+    """
+
+    name = "cpu"
+    xp: ModuleType = np
+    precision = "exact"
+
+    def __init__(
+        self,
+        *,
+        seed: int = 42,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timeline: Timeline | None = None,
+        knn: str = "auto",
+        exact: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads}: at least one thread is needed")
+        self.seed = seed
+        self.n_threads = threads or usable_cores()
+        self.memory_bytes = planner.budget_bytes(memory_bytes)
+        self._budget = planner.Budget(self.memory_bytes)
+        self.timeline = timeline or Timeline()
+        self.notes = []
+        self.knn_method = knn
+        self.exact = exact
+        self.exact_products = np.inf if exact else EXACT_PRODUCTS
+        self._workers = Workers(self.n_threads, self.timeline)
+        self._tiles = compiled.load()
+        threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else compiled.NUMPY}"
+        if knn == "leaves" and self._tiles is None:
+            raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
+        self._checked: dict[int, NDArray[np.float32]] = {}
+
+    def get_ready(self, operations: Collection[str], n: int) -> None:
+        """See `Engine.get_ready`."""
+        import_ahead(operations, n)
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
+        """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""
+        known = self._checked.get(id(x))
+        if known is not None and known is x:
+            return known
+        with self.timeline.stage("put"):
+            array = cpu_put.put(x, name, self._budget, self.timeline)
+        self._checked[id(array)] = array
+        return array
+
+    def release(self, x: Array) -> None:
+        """See `Engine.release`."""
+        self._checked.pop(id(x), None)
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        return np.asarray(x)
+
+    def knn(self, x: NDArray[np.float32], k: int) -> Knn:
+        """See `Engine.knn`; of very many cells or on request approximate, with the recall measured."""
+        if not 1 <= k < len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
+        method = self.method(*x.shape)
+        if method == "leaves" and self._tiles is not None:
+            found = leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
+        elif method == "ivf":
+            found = approximate_knn.ivf_knn(x, k, self._exact, self.seed)
+        elif method == "nn_descent":
+            found = approximate_knn.nn_descent_knn(x, k, self._exact, self.seed)
+        else:
+            found = self._exact.knn_between(x, x, k)
+        self._budget.hold(found.indices)
+        self._budget.hold(found.distances)
+        return found
+
+    @property
+    def tiles_of_numpy(self) -> bool:
+        """Whether distances are products of NumPy, for there are no compiled tiles."""
+        return self._tiles is None
+
+    @property
+    def _exact(self) -> ExactSearch:
+        """Exact search with the memory that there is now."""
+        return ExactSearch(self._workers, self._tiles, self._budget.left)
+
+    def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all of them are found in the same way
+        """See `Engine.method`: "exact", "leaves", "ivf" or "nn_descent"."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:
+            return "exact"
+        if self._tiles is not None:
+            return "leaves"
+        return "ivf" if approximate_knn.available() else "exact"
+
+    def estimates_neighborhoods(self, n: int, d: int) -> bool:
+        """See `Engine.estimates_neighborhoods`; a method of search that was named is used."""
+        return self.knn_method == "auto" and self.method(n, d) != "exact"
+
+    def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
+        """See `Engine.knn_between`."""
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        # a view, so that asking an array about itself finds each cell as its own nearest
+        return self._exact.knn_between(queries.view(), x, k)
+
+    def silhouette_widths(
+        self,
+        x: NDArray[np.float32],
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float64]:
+        """See `Engine.silhouette_widths`."""
+        if cells is not None and metric == "euclidean":
+            return silhouette.widths_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
+        widths = silhouette.silhouette_widths(
+            x, clusters, groups, metric, self._workers, self._budget.left, self._tiles
+        )
+        return widths if cells is None else widths[cells]  # the closed form of cosines takes no longer for all
+
+    def mean_distances(
+        self, x: NDArray[np.float32], clusters: NDArray[np.int32], metric: Distance = "euclidean"
+    ) -> NDArray[np.float64]:
+        """See `Engine.mean_distances`."""
+        return silhouette.mean_distances(x, clusters, metric, self._workers, self._budget.left, self._tiles)
+
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_entropy`."""
+        own = codes if cells is None else codes[cells]
+        out = np.empty(len(own))
+        self.timeline.work(*work.look_up(knn, 4))
+        self._over_rows(len(own), lambda a, b: kernels.neighbor_entropy(knn.indices, own, codes, n_codes, a, b, out))
+        return out
+
+    def neighbor_simpson(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_simpson`."""
+        self.timeline.work(*work.look_up(knn, 8))
+        return self.to_host(neighborhoods.neighbor_simpson(np, knn, codes, n_codes, perplexity, self._over_rows))
+
+    def neighbor_chi_square(
+        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_chi_square`."""
+        self.timeline.work(*work.look_up(knn, 4))
+        return self.to_host(neighborhoods.neighbor_chi_square(np, knn, codes, shares, self._over_rows))
+
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_value_distance`."""
+        counts = np.full(len(values), knn.k, np.int64) if k_per_cell is None else k_per_cell
+        out = np.empty(len(values))
+        self.timeline.work(*work.look_up(knn, 8))
+        self._over_rows(
+            len(values), lambda a, b: kernels.neighbor_value_distance(knn.indices, values, counts, a, b, out)
+        )
+        return out
+
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`."""
+        n, k = knn.indices.shape
+        mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
+        memberships = np.empty((n, k))
+        self.timeline.work(*work.look_up(knn, 8))
+        self._over_rows(n, lambda a, b: kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
+        return graphs.symmetrise(knn.indices, memberships, self._tiles, self._over_rows)
+
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`; by networkit where there are very many cells, which is noted."""
+        note = f"Leiden communities of {cpu_leiden.NETWORKIT_FROM:,} cells and more are found by networkit"
+        if cpu_leiden.package_for(graph.n) == "networkit" and note not in self.notes:
+            self.notes.append(note)
+        take = [graph].pop
+        del graph
+        return cpu_leiden.leiden(take, resolution, n_iterations, self.seed, self.timeline)
+
+    def kmeans(self, x: NDArray[np.float32], n_clusters: int) -> NDArray[np.int32]:
+        """See `Engine.kmeans`."""
+        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
+
+    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See `Engine.strong_components`."""
+        return graphs.strong_components(edges, codes)
+
+    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> NDArray[np.float32]:
+        """See `Engine.diffusion_map`."""
+        return graphs.diffusion_map(graph, cells, n_components, self.seed)
+
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """See `Engine.contingency`."""
+        pairs = rows.astype(np.int64) * n_columns + columns
+        return np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
+
+    def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """See `Engine.rank`."""
+        ranks = np.empty(values.shape)
+        self._over_rows(len(values), lambda a, b: kernels.average_ranks(values, a, b, ranks), values.shape[1])
+        return ranks
+
+    def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`."""
+        return kernels.group_means(x, codes, n_groups)
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`."""
+        from gpubench.engines.cpu.classifiers import make_classifier
+
+        return make_classifier(self, kind, **params)
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`."""
+        from gpubench.engines.cpu.classifiers import most_training_cells
+
+        return n if self.exact else most_training_cells(kind, n)
+
+    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""
+        step = max(1, min(ROWS_A_PIECE, VALUES_A_PIECE // width))
+        self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))

@@ -1,0 +1,304 @@
+"""Silhouette widths on the CPU: symmetric distance tiles over cells sorted by (group, cluster).
+
+How cells are sorted, cut into blocks and summed up is in `segments`, how the distances of a tile are in `cpu_tiles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.engines.common import work
+from gpubench.engines.common.segments import (
+    Block,
+    Segments,
+    Sums,
+    cut,
+    own_means,
+    passes,
+    sort_cells,
+    unit_of,
+    widths_from_means,
+    widths_of,
+)
+from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu.compiled import Tiles
+    from gpubench.engines.cpu.threads import Workers
+
+
+def cosine_means(
+    x: NDArray[np.float32],
+    segments: Segments,
+    own: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+    workers: Workers,
+) -> None:
+    """Write a, the mean distance to the own cluster, and b, the smallest to another, in sorted order."""
+
+    def make_worker() -> Callable[[tuple[int, int]], None]:
+        return lambda span: _of_group(x, segments, span, own, nearest)
+
+    workers.run(list(segments.of_groups()), make_worker)
+
+
+def _of_group(
+    x: NDArray[np.float32],
+    segments: Segments,
+    span: tuple[int, int],
+    own: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+) -> None:
+    first, last = span
+    starts = segments.starts[first : last + 1]
+    sizes = np.diff(starts)
+    sums = np.stack(
+        [
+            sum(_unit_rows(x, segments.order[a:b]).sum(axis=0) for a, b in _pieces(start, stop))
+            for start, stop in pairwise(starts.tolist())
+        ]
+    )
+    for segment, size in enumerate(sizes):
+        for begin, end in _pieces(starts[segment], starts[segment + 1]):
+            unit = _unit_rows(x, segments.order[begin:end])
+            distance = sizes - unit @ sums.T
+            itself = 1.0 - np.einsum("ij,ij->i", unit, unit)  # 0, or 1 for a zero vector
+            own[begin:end] = np.maximum(distance[:, segment] - itself, 0.0) / max(size - 1, 1)
+            distance /= sizes
+            distance[:, segment] = np.inf
+            nearest[begin:end] = np.maximum(distance.min(axis=1), 0.0)
+
+
+def _pieces(start: int, stop: int, rows: int = 4096) -> Iterator[tuple[int, int]]:
+    for begin in range(int(start), int(stop), rows):
+        yield begin, min(begin + rows, int(stop))
+
+
+def _unit_rows(x: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    block: NDArray[np.float64] = x[rows].astype(np.float64)
+    norms = np.linalg.norm(block, axis=1, keepdims=True)
+    np.divide(block, norms, out=block, where=norms > 0)
+    return block
+
+
+CELLS_A_PIECE = 128
+"""Cells that a worker compares with their group at a time."""
+
+
+Piece = tuple["NDArray[np.int64]", list[Block]]
+"""Cells (positions in the sample) of one group, and the blocks of their group."""
+
+
+def widths_of_cells(
+    cells: NDArray[np.int64],
+    x: NDArray[np.float32],
+    clusters: NDArray[np.int32],
+    groups: NDArray[np.int32] | None,
+    workers: Workers,
+    tiles: Tiles | None,
+) -> NDArray[np.float64]:
+    """Euclidean silhouette widths of `cells`, (m,); see `Engine.silhouette_widths`."""
+    segments = sort_cells(clusters, groups)
+    blocks = cut(segments, BLOCK_ROWS)
+    sample = Sample(segments_of(cells, segments), segments, blocks)
+    rows = CentredRows.of_all(x, segments, blocks)
+    sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
+    workers.count(work.sampled(sizes, len(x), x.shape[1]))
+    widths = np.empty(len(cells))
+
+    def make_worker() -> Callable[[Piece], None]:
+        summer = make_summer(tiles, rows.d)
+
+        def compare(piece: Piece) -> None:
+            which, others = piece
+            sums = sums_to(others, x[cells[which]], rows, summer, sample.unit(others, rows.reach))
+            widths[which] = sample.widths(which, others, sums)
+
+        return compare
+
+    workers.run(sample.pieces, make_worker)
+    return widths
+
+
+def segments_of(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
+    """The segment that each of some cells is in."""
+    segment_of_cell = np.empty(len(segments.order), np.int64)
+    segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
+    found: NDArray[np.int64] = segment_of_cell[cells]
+    return found
+
+
+def sums_to(
+    blocks: list[Block], cells: NDArray[np.float32], rows: CentredRows, summer: Summer, unit: float
+) -> NDArray[np.int64]:
+    """Sums of the distances of some cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
+    first = blocks[0].first
+    sums = np.zeros((blocks[-1].last - first, len(cells)), np.int64)
+    for block in blocks:
+        left, right = rows.of_cells(cells, block), rows.side(block)
+        found = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
+        sums[block.first - first : block.last - first] += np.rint(found[0] * np.float64(unit)).astype(np.int64)
+    return sums
+
+
+class Sample:
+    """Some cells among all of their groups.
+
+    Attributes
+    ----------
+    segment : (m,) the segment of each cell
+    pieces : what is compared at a time
+    """
+
+    def __init__(self, segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> None:
+        self.segment, self._sizes = segment, segments.sizes
+        self.pieces = _sampled_pieces(segment, segments, blocks)
+
+    def unit(self, others: list[Block], reach: float) -> float:
+        """What distances of a piece to its group are multiplied by."""
+        return unit_of(reach, others[-1].stop - others[0].start)
+
+    def widths(self, which: NDArray[np.int64], others: list[Block], sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(b - a) / max(a, b) of a piece from its sums to all segments of the group, (segments, cells), in any unit."""
+        first, last = others[0].first, others[-1].last
+        return _widths(sums, self._sizes[first:last], self.segment[which] - first)
+
+
+def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> list[Piece]:
+    pieces = []
+    order = np.argsort(segment, kind="stable")
+    first_block = 0
+    for first, last in segments.of_groups():
+        last_block = first_block
+        while last_block < len(blocks) and blocks[last_block].first < last:
+            last_block += 1
+        begin, end = np.searchsorted(segment[order], [first, last])
+        pieces += [
+            (order[start : min(start + CELLS_A_PIECE, end)], blocks[first_block:last_block])
+            for start in range(begin, end, CELLS_A_PIECE)
+        ]
+        first_block = last_block
+    return pieces
+
+
+def _widths(sums: NDArray[np.int64], sizes: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(b - a) / max(a, b) from sums of distances (segments, cells); 0 for singletons and where both are 0."""
+    column = np.arange(sums.shape[1])
+    a = sums[own, column] / np.maximum(sizes[own] - 1, 1)
+    means = sums / sizes[:, None]
+    means[own, column] = np.inf
+    return widths_of(a, means.min(axis=0), sizes[own] == 1)
+
+
+def silhouette_widths(
+    x: NDArray[np.float32],
+    clusters: NDArray[np.int32],
+    groups: NDArray[np.int32] | None,
+    metric: str,
+    workers: Workers,
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> NDArray[np.float64]:
+    """Silhouette width of each cell; see `Engine.silhouette_widths`. Without compiled tiles, NumPy does the same."""
+    segments = sort_cells(clusters, groups)
+    own, nearest = _means(x, segments, metric, workers, memory_bytes, tiles)
+    return widths_from_means(own, nearest, segments)
+
+
+def mean_distances(
+    x: NDArray[np.float32],
+    clusters: NDArray[np.int32],
+    metric: str,
+    workers: Workers,
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> NDArray[np.float64]:
+    """Mean distance of each cell to the others of its cluster; see `Engine.mean_distances`."""
+    segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
+    own, _ = _means(x, segments, metric, workers, memory_bytes, tiles)
+    return own_means(own, segments)
+
+
+def _means(
+    x: NDArray[np.float32],
+    segments: Segments,
+    metric: str,
+    workers: Workers,
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
+    own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
+    nearest = np.full(len(x), np.inf)
+    if metric == "cosine":
+        workers.count(work.closed_silhouettes(segments, x.shape[1]))
+        cosine_means(x, segments, own, nearest, workers)
+    else:
+        workers.count(work.silhouettes(segments, x.shape[1]))
+        _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
+    return own, nearest
+
+
+def _euclidean_means(
+    x: NDArray[np.float32],
+    segments: Segments,
+    own: NDArray[np.float64],
+    nearest: NDArray[np.float64],
+    workers: Workers,
+    memory_bytes: int,
+    compiled: Tiles | None,
+) -> None:
+    blocks = cut(segments, BLOCK_ROWS)
+    rows = CentredRows.of_all(x, segments, blocks)
+    for part in passes(segments, blocks, memory_bytes // 4):
+        sums = Sums(np, segments, blocks, part, rows.reach)
+        tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]
+        lock = Lock()
+
+        def make_worker(sums: Sums = sums, lock: Lock = lock) -> _TileWorker:
+            return _TileWorker(rows, sums, lock, make_summer(compiled, x.shape[1]))
+
+        workers.run(tiles, make_worker)
+        sums.fold_into(own, nearest)
+    own /= rows.scale
+    nearest /= rows.scale
+
+
+class _TileWorker:
+    """Computes tiles and adds up their distances."""
+
+    def __init__(self, rows: CentredRows, sums: Sums, lock: Lock, summer: Summer) -> None:
+        self._rows = rows
+        self._sums = sums
+        self._lock = lock
+        self._summer = summer
+
+    def __call__(self, blocks: tuple[Block, Block]) -> None:
+        self.silhouette_tile(*blocks)
+
+    def silhouette_tile(self, i: Block, j: Block) -> None:
+        """Add the distances of one tile to the sums of both sides."""
+        of_left, of_right = fixed_tile_sums(self._rows, self._summer, i, j, self._sums.unit)
+        with self._lock:
+            self._sums.of(i, j)[...] += of_left
+            if i is not j:
+                self._sums.of(j, i)[...] += of_right
+
+
+def fixed_tile_sums(
+    rows: CentredRows, summer: Summer, i: Block, j: Block, unit: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sums of the distances of a tile in fixed point, to the segments of the other block: (segments, rows) for both."""
+    left, right, same = rows.side(i), rows.beside(j, i), i is j
+    sums = summer.sums(left, right, same=same)
+    if sums is None:
+        sums = sums_in_float64(left.in_float64(), rows.beside(j, i, np.float64), same=same)
+    of_left, of_right = (np.rint(side * np.float64(unit)).astype(np.int64) for side in sums)
+    return of_left, of_right

@@ -1,0 +1,118 @@
+"""Worker threads for the CPU engine: one Python thread a core, one BLAS thread inside each.
+
+NumPy, BLAS and our compiled kernels release the interpreter lock, so plain threads keep every core busy. BLAS's own
+threads would only fight over the same cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:
+    from gpubench.core.timeline import Timeline
+    from gpubench.engines.common.work import Work
+
+T = TypeVar("T")
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """While it is open, BLAS computes on the thread that calls it: with more, it sums in another order."""
+    limited: AbstractContextManager[Any] = _blas(len(sys.modules)).limit(limits=1)
+    return limited
+
+
+@lru_cache(maxsize=1)
+def _blas(n_modules: int) -> ThreadpoolController:  # noqa: ARG001
+    """The BLAS libraries of this process, looked for again when modules were imported: they may bring another one.
+
+    Looking takes milliseconds, which is what many small calls would spend most of their time on.
+    """
+    return ThreadpoolController().select(user_api="blas")
+
+
+class Workers:
+    """Runs independent pieces of work on threads.
+
+    Attributes
+    ----------
+    n_threads : how many threads run at a time
+    """
+
+    def __init__(self, n_threads: int, timeline: Timeline) -> None:
+        self.n_threads = n_threads
+        self._timeline = timeline
+
+    def run(self, items: Sequence[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
+        """Hand each item to a worker; each thread makes one worker of its own, with the buffers it reuses.
+
+        Which thread takes which item is left open, so workers must not let the order of items reach the result.
+        The first exception stops the others after their current item.
+        """
+        if not items:
+            return
+        queue = _Queue(items)
+        with one_blas_thread():
+            if self.n_threads == 1 or len(items) == 1:
+                worker = make_worker()
+                while (item := queue.take()) is not None:
+                    worker(item[0])
+                    self._timeline.advance(queue.taken, len(items))
+                return
+            self._run_threads(queue, make_worker)
+
+    def report(self, done: int, total: int) -> None:
+        """Tell the progress of work that a library spreads over threads itself."""
+        self._timeline.advance(done, total)
+
+    def count(self, work: Work) -> None:
+        """Tell how much work is being done."""
+        self._timeline.work(*work)
+
+    def _run_threads(self, queue: _Queue[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
+        def loop() -> None:
+            worker = make_worker()
+            while (item := queue.take()) is not None:
+                worker(item[0])
+
+        n_threads = min(self.n_threads, queue.total)
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="gpubench") as pool:
+            waiting: set[Future[None]] = {pool.submit(loop) for _ in range(n_threads)}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    self._timeline.advance(queue.taken, queue.total)
+            finally:
+                queue.close()
+
+
+class _Queue(Generic[T]):
+    """Items in order, taken by any thread."""
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self._items = items
+        self._lock = Lock()
+        self.taken = 0
+        self.total = len(items)
+
+    def take(self) -> tuple[T] | None:
+        """Return the next item in a tuple, or None when nothing is left."""
+        with self._lock:
+            if self.taken == self.total:
+                return None
+            self.taken += 1
+            return (self._items[self.taken - 1],)
+
+    def close(self) -> None:
+        """Leave the rest undone."""
+        with self._lock:
+            self.taken = self.total

@@ -1,0 +1,283 @@
+"""Sums of the distances in a tile between two blocks of cells: by compiled code, or by NumPy.
+
+A tile is a product, ||x||^2 + ||y||^2 - 2 x.y, in float32 on rows centred on their panel's mean. Where cells lie so
+close that float32 would lose the distance to cancellation, it is computed again from differences, or the whole tile in
+float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.engines.common.knn_search import scale_of
+from gpubench.engines.common.segments import Block, Segments, panels
+from gpubench.engines.cpu.kernels import positions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu.compiled import Tiles
+
+BLOCK_ROWS = 768
+"""Rows of a block: a tile of 768 x 768 float32, 2.25 MiB, stays in the caches of a core."""
+
+CLOSE = 2e-4
+"""Squared distances under this share of the squared norms are computed again in float64.
+
+Float32 keeps a squared distance to about 2e-7 of the squared norms; above this share a distance is right to 5e-4 of
+itself, without bias, and it is a distance so small that the mean over a cluster does not see it."""
+
+MANY_CLOSE = 1e-3
+"""Share of a tile's distances up to which close ones are computed again one by one, and not the whole tile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a tile: float32 or float64 rows (m, d), their squared norms, and the first row of each segment."""
+
+    rows: NDArray[np.floating]
+    squares: NDArray[np.floating]
+    cuts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating], cuts: NDArray[np.int64]) -> Side:
+        """With the squared norms of the rows."""
+        return cls(rows, np.einsum("ij,ij->i", rows, rows), cuts)
+
+    def in_float64(self) -> Side:
+        """The same rows for a product in float64."""
+        return Side.of(self.rows.astype(np.float64), self.cuts)
+
+
+TileSums = tuple["NDArray[np.floating]", "NDArray[np.floating]"]
+"""Sums over the columns of each segment, (segments, rows), and over the rows of each, (segments, columns)."""
+
+
+class Summer(ABC):
+    """Adds up the distances of tiles; each worker thread has its own."""
+
+    @abstractmethod
+    def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
+        """Sums of the distances between two sides; None where float32 has lost too many.
+
+        Parameters
+        ----------
+        same : both sides are the same cells, which are at distance 0 of themselves
+        """
+
+
+def make_summer(compiled: Tiles | None, d: int) -> Summer:
+    """Make one for cells of d dimensions; without compiled tiles NumPy does the same."""
+    return _Compiled(compiled) if compiled else _Numpy(d)
+
+
+class _Compiled(Summer):
+    """Adds up distances while they are in registers."""
+
+    def __init__(self, compiled: Tiles) -> None:
+        self._compiled = compiled
+
+    def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
+        m, n = len(left.rows), len(right.rows)
+        to_columns, to_rows = np.empty((len(right.cuts), m)), np.empty((len(left.cuts), n))
+        n_close = self._compiled.silhouette_tile(
+            *(left.rows, left.squares, m, right.rows, right.squares, n, left.rows.shape[1], same),
+            *(_close_limit(left, right), left.cuts, len(left.cuts), right.cuts, len(right.cuts), to_columns, to_rows),
+        )
+        return None if n_close > MANY_CLOSE * m * n else (to_columns, to_rows)
+
+
+class _Numpy(Summer):
+    """Keeps whole tiles in buffers of its own."""
+
+    def __init__(self, d: int) -> None:
+        self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
+        self._right = np.empty((BLOCK_ROWS, d + 2), np.float32)
+        self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
+
+    def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
+        d = left.rows.shape[1]
+        # [x, |x|^2, 1] . [-2y, 1, |y|^2] is the squared distance in one matrix product
+        a, b = self._left[: len(left.rows)], self._right[: len(right.rows)]
+        a[:, :d], a[:, d], a[:, d + 1] = left.rows, left.squares, 1
+        np.multiply(right.rows, -2, out=b[:, :d])
+        b[:, d], b[:, d + 1] = 1, right.squares
+        tile = self._tile[: len(a), : len(b)]
+        np.matmul(a, b.T, out=tile)
+        if same:
+            np.fill_diagonal(tile, np.inf)
+        limit = _close_limit(left, right)
+        if not tile.min() > limit:
+            rows, columns = np.divmod(positions(tile <= limit), tile.shape[1])
+            if len(rows) > MANY_CLOSE * tile.size:
+                return None
+            differences = left.rows[rows] - right.rows[columns]
+            tile[rows, columns] = np.einsum("ij,ij->i", differences, differences)
+        np.sqrt(tile, out=tile)
+        if same:
+            np.fill_diagonal(tile, 0)
+        return _sums(tile, left, right)
+
+
+def sums_in_float64(left: Side, right: Side, *, same: bool = False) -> TileSums:
+    """Sums of the distances between two sides of float64 rows."""
+    tile = left.rows @ right.rows.T
+    tile *= -2
+    tile += left.squares[:, None]
+    tile += right.squares
+    np.maximum(tile, 0, out=tile)
+    if same:
+        np.fill_diagonal(tile, 0)
+    return _sums(np.sqrt(tile, out=tile), left, right)
+
+
+def _close_limit(left: Side, right: Side) -> float:
+    return float(CLOSE * (left.squares.max() + right.squares.max()))
+
+
+def _sums(distances: NDArray[np.floating], left: Side, right: Side) -> TileSums:
+    return _sum_columns(distances, right.cuts).T, _sum_rows(distances, left.cuts)
+
+
+def _sum_columns(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Sum over the columns of each segment; (rows, segments)."""
+    if len(cuts) == 1:
+        # a product with ones is several times faster than sum(axis=1)
+        return (distances @ np.ones(distances.shape[1], distances.dtype))[:, None]
+    return np.add.reduceat(distances, cuts, axis=1)
+
+
+def _sum_rows(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Sum over the rows of each segment; (segments, columns)."""
+    # reduceat is slow along the first axis
+    return np.stack([part.sum(axis=0) for part in np.split(distances, cuts[1:])])
+
+
+@dataclass(frozen=True, slots=True)
+class Centring:
+    """What sorted rows are centred on and scaled by; it is the same however the rows are cut.
+
+    Attributes
+    ----------
+    means : (panels, d) float32, as the rows are before scaling
+    scale : what rows are multiplied by, a power of two
+    """
+
+    means: NDArray[np.float32]
+    scale: float
+
+    @classmethod
+    def of(
+        cls, sums: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32], blocks: list[Block]
+    ) -> Centring:
+        """From the sums of all blocks (see `block_sums`), and the smallest and largest value of each dimension.
+
+        Means are rounded to float32, so identical cells become exact zeros.
+        """
+        extent = float((high.astype(np.float64) - low).max())
+        # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
+        scale = scale_of(extent)
+        firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
+        sizes = np.array([stop - start for start, stop in panels(blocks)])
+        means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)
+        return cls(means, scale)
+
+    @property
+    def reach(self) -> float:
+        """No two centred rows are further apart than this."""
+        return float(np.sqrt(self.means.shape[1]))
+
+    def centre(self, rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float32]:
+        """Centre and scale the rows of consecutive blocks where they are; returns their squared norms."""
+        squares = np.empty(len(rows), np.float32)
+        first = blocks[0].start
+        for start, stop, panel in _of_one_panel(blocks):
+            part = self.move(rows[start - first : stop - first], panel)
+            np.einsum("ij,ij->i", part, part, out=squares[start - first : stop - first])
+        return squares
+
+    def move(self, rows: NDArray[np.float32], panel: int) -> NDArray[np.float32]:
+        """Centre and scale rows where they are, on the mean of a panel; returns them.
+
+        What shrinks is scaled first, and what grows is centred first: so neither differences of values that float32
+        just holds overflow, nor a dimension in which all cells are far out.
+        """
+        scale, mean = np.float32(self.scale), self.means[panel]
+        if scale < 1:
+            rows *= scale
+            rows -= mean * scale
+        else:
+            rows -= mean
+            rows *= scale
+        return rows
+
+
+def block_sums(rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float64]:
+    """(blocks, d) sums over the rows of each of some consecutive blocks."""
+    first = blocks[0].start
+    return np.stack([rows[b.start - first : b.stop - first].sum(axis=0, dtype=np.float64) for b in blocks])
+
+
+def _of_one_panel(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
+    """(first row, last + 1, panel) of each run of blocks of the same panel."""
+    for panel, run in groupby(blocks, key=attrgetter("panel")):
+        of_panel = list(run)
+        yield of_panel[0].start, of_panel[-1].stop, panel
+
+
+class CentredRows:
+    """Sorted rows, or runs of them, each block centred on its panel's mean and scaled to an extent of at most 1.
+
+    Attributes
+    ----------
+    runs : where each run of rows begins, its rows (m, d) float32, and their squared norms
+    scale : what they were multiplied by, a power of two
+    reach : no two rows are further apart than this
+    """
+
+    def __init__(self, runs: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]], centring: Centring) -> None:
+        self.runs = runs
+        self.scale = centring.scale
+        self._centring = centring
+        self.reach = centring.reach
+
+    @classmethod
+    def of_all(cls, x: NDArray[np.float32], segments: Segments, blocks: list[Block]) -> CentredRows:
+        """All rows, sorted."""
+        rows = x[segments.order]
+        centring = Centring.of(block_sums(rows, blocks), rows.min(axis=0), rows.max(axis=0), blocks)
+        return cls([(0, rows, centring.centre(rows, blocks))], centring)
+
+    @property
+    def d(self) -> int:
+        """Dimensions."""
+        return int(self.runs[0][1].shape[1])
+
+    def side(self, block: Block) -> Side:
+        """The rows of a block, centred on its panel's mean."""
+        first, rows, squares = next(run for run in self.runs if run[0] <= block.start < run[0] + len(run[1]))
+        where = slice(block.start - first, block.stop - first)
+        return Side(rows[where], squares[where], block.cuts)
+
+    def beside(self, block: Block, other: Block, dtype: type = np.float32) -> Side:
+        """The rows of a block, centred on the mean of another block's panel."""
+        own = self.side(block)
+        if block.panel == other.panel and dtype is np.float32:
+            return own
+        rows: NDArray[np.floating] = own.rows.astype(dtype)
+        if block.panel != other.panel:
+            means = self._centring.means
+            rows += ((means[block.panel].astype(np.float64) - means[other.panel]) * self.scale).astype(dtype)
+        return Side.of(rows, block.cuts)
+
+    def of_cells(self, cells: NDArray[np.float32], other: Block) -> Side:
+        """Cells as the user gave them, centred and scaled as the rows of a block are: a cell of both has equal rows."""
+        rows = self._centring.move(cells.copy(), other.panel)
+        return Side.of(rows, np.zeros(1, np.int64))

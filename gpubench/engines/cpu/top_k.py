@@ -1,0 +1,325 @@
+"""Exact nearest neighbours by compiled tiles: every pair of cells is compared once and offered to both.
+
+Cells are put into an order in which near ones stand together, and cut into blocks. Each block is first compared with
+itself, which tells every cell roughly how far its neighbours are, and then with the blocks after it; few of those pairs
+are near enough to be kept. Of the candidates that remain, exact distances decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.engines.common.knn_search import Neighbors, Rounding, Scaling, near_order
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.cpu.compiled import Tiles
+    from gpubench.engines.cpu.threads import Workers
+
+
+class CandidateStore:
+    """The nearest cells of each row seen so far, which the compiled functions write.
+
+    Attributes
+    ----------
+    first : the position of the first row
+    keep, space : candidates that a row keeps, and has room for until it is cut back
+    arrays : (rows, space) uint64, (rows,) int32, (rows + columns,) float32: candidates, counts, limits
+    locks : (rows,) uint8
+    """
+
+    def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
+        self.first = part.start
+        self.keep, self.space = self.sizes(k, n_others)
+        limits = np.full(len(part) + tiles.columns, -1, np.float32)  # nothing is a candidate of the rows after the last
+        limits[: len(part)] = np.inf
+        self.arrays = np.empty((len(part), self.space), np.uint64), np.zeros(len(part), np.int32), limits
+        self.locks = np.zeros(len(part), np.uint8)
+
+    @staticmethod
+    def sizes(k: int, n_others: int) -> tuple[int, int]:
+        """Candidates that a row keeps, and has room for."""
+        keep = min(k + max(4, k // 16), n_others)
+        return keep, keep + max(16, keep // 4)
+
+    def of_rows(self, rows: slice) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """How many candidates each of some rows has, and all their positions, one row after another."""
+        candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
+        there = np.arange(self.space) < counts[:, None]
+        return counts, (candidates[there] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+    def replace(self, row: int, positions: NDArray[np.int64]) -> None:
+        """Let a row have other candidates, which are handed on and not compared any more."""
+        self.arrays[0][row, : len(positions)] = positions
+        self.arrays[1][row] = len(positions)
+
+    @classmethod
+    def bytes_a_row(cls, k: int, n_others: int) -> int:
+        """What one row takes."""
+        return 8 * cls.sizes(k, n_others)[1] + 9
+
+
+BLOCK = 960
+"""Cells of a block, a multiple of what any processor packs side by side: their rows stay in a core's cache."""
+
+LEAF = 240
+"""Cells of a block that stand together; they are compared first, so that few of the others are near enough."""
+
+WIDE = 2048
+"""Dimensions from which blocks are leaves: the rows of a larger block would not fit the caches."""
+
+CALL_PRODUCTS = 10**10
+"""Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
+
+STORE_SHARE = 0.25
+"""Share of the memory that candidates may take; with more cells the search goes over the cells several times."""
+
+SEED = 0  # of the order, on which no result depends
+
+Call = tuple[range, range, bool]  # rows, columns, whether the columns are offered the rows too
+
+
+def search(
+    tiles: Tiles,
+    queries: NDArray[np.float32],
+    x: NDArray[np.float32],
+    out: Neighbors,
+    workers: Workers,
+    memory_bytes: int,
+    order: NDArray[np.int64] | None = None,
+) -> None:
+    """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour.
+
+    Parameters
+    ----------
+    order : of cells that are compared with each other, near ones together; None: it is found
+    """
+    sides = _Sides(tiles, queries, x, workers, order)
+    k = out.indices.shape[1]
+    row_bytes = CandidateStore.bytes_a_row(k, sides.n_others)
+    rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
+    for first in range(0, len(queries), rows_a_pass):
+        part = range(first, min(first + rows_a_pass, len(queries)))
+        _search_part(sides, part, CandidateStore(tiles, part, k, sides.n_others), out, workers)
+
+
+def search_pair(
+    tiles: Tiles,
+    x: NDArray[np.float32],
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    farthest: NDArray[np.float32],
+    k: int,
+    workers: Workers,
+    scaling: Scaling,
+) -> tuple[CandidateStore, NDArray[np.int64]]:
+    """Find for each cell of one side those of its neighbours on the other side that are near enough.
+
+    Parameters
+    ----------
+    sides : some cells of `x`, near ones together (see `near_order`); every pair between them is compared once
+    farthest : how far a neighbour may be of each cell, those of one side before those of the other
+    scaling : of `x`
+
+    Returns
+    -------
+    What is near enough of each cell, or the nearest k and a few more where that is less; cells are positions in both
+    sides, one after the other. And the positions of those that may have missed one that is nearer.
+    """
+    order = np.concatenate(sides)
+    both = _Sides(tiles, x, x, workers, order, scaling)
+    m, n_first = len(order), len(sides[0])
+    store = CandidateStore(tiles, range(m), k, both.n_others)
+    limits = both.limits(farthest)
+    store.arrays[2][:m] = limits
+    size = _block(both.d)
+    step = max(1, CALL_PRODUCTS // (size * size * both.d)) * size
+    assert n_first % tiles.columns == 0, "columns are packed in panels, and the other side begins with one"
+    calls = [(part, where, True) for where in _cut(range(n_first, m), step) for part in _cut(range(n_first), size)]
+    workers.run(calls, lambda: lambda call: both.offer(store, call))
+    # where a cell had room for all that came, nothing was missed
+    crowded = np.flatnonzero(store.arrays[2][:m] != limits)
+    return store, crowded[both.may_have_missed(store, crowded, k)]
+
+
+def exact_squared(
+    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], rows: NDArray[Any], cells: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Exact squared distances of query `rows[i]` and cell `cells[i]`, to the bit those that order neighbours; (m,)."""
+    squared = np.empty(len(rows))
+    tiles.exact_squared(queries, x, x.shape[1], rows.astype(np.int64), cells.astype(np.int64), len(rows), squared)
+    return squared
+
+
+def order_exactly(
+    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int32], out: Neighbors
+) -> None:
+    """Order candidates of each query by (exact distance, id) and keep the nearest.
+
+    Parameters
+    ----------
+    ids : (m, c) cells, each once in its row; -1 at the end of rows that have fewer
+    """
+    m, c = ids.shape
+    nothing = np.zeros(m)
+    tiles.topk_finish(
+        *(queries, x, x.shape[1], np.arange(m), ids.ravel().astype(np.int64), m, c, c),
+        *(np.arange(m * c, dtype=np.uint64), (ids >= 0).sum(axis=1, dtype=np.int32), np.zeros(m, np.float32)),
+        *(nothing, 0.0, 0.0, 1.0, True, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+    )
+
+
+def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: Workers) -> None:
+    if sides.same:
+        workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
+    for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
+        workers.run(calls, lambda: lambda call: sides.offer(candidates, call))
+    workers.run(_cut(part, _block(sides.d)), lambda: lambda rows: sides.finish(candidates, rows, out))
+
+
+def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Call]]:
+    """Calls that compare the rows of `part` with all n columns; one list is done before the next.
+
+    Where rows and columns are the same cells, the leaves have been compared with themselves before.
+    """
+    size = _block(d)
+    step = max(1, CALL_PRODUCTS // (size * size * d)) * size
+
+    def with_columns(rows: range, start: int, stop: int, *, both: bool) -> list[Call]:
+        return [(rows, range(first, min(first + step, stop)), both) for first in range(start, stop, step)]
+
+    blocks = _cut(part, size)
+    if not symmetric:
+        yield [call for rows in blocks for call in with_columns(rows, 0, n, both=False)]
+        return
+    yield [
+        (leaf, range(leaf.stop, block.stop), True)
+        for block in blocks
+        for leaf in _cut(block, LEAF)
+        if leaf.stop < block.stop
+    ]
+    yield [
+        call
+        for rows in blocks
+        for call in (
+            *with_columns(rows, rows.stop, part.stop, both=True),
+            *with_columns(rows, part.stop, n, both=False),
+            *with_columns(rows, 0, part.start, both=False),
+        )
+    ]
+
+
+def _block(d: int) -> int:
+    return BLOCK if d < WIDE else LEAF
+
+
+def _cut(rows: range, size: int) -> list[range]:
+    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+
+
+class _Sides:
+    """Both sides of the tiles.
+
+    Attributes
+    ----------
+    same : the queries are the cells themselves
+    n_others : cells that can be neighbours of a query
+    n_columns, d : all cells, and their dimensions
+    """
+
+    def __init__(
+        self,
+        tiles: Tiles,
+        queries: NDArray[np.float32],
+        x: NDArray[np.float32],
+        workers: Workers,
+        order: NDArray[np.int64] | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
+        """Prepare both sides.
+
+        Parameters
+        ----------
+        order : the cells that are compared with each other, near ones together; None: all
+        scaling : of these cells, or of more; None: it is found
+        """
+        self._tiles, self._queries, self._x = tiles, queries, x
+        self.same = queries is x
+        self.d = x.shape[1]
+        self._scaling = scaling or Scaling(x, queries)
+        if self.same:
+            self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED) if order is None else order
+        else:
+            # a random order bounds how often a row finds something nearer than before
+            self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
+        self.n_columns = len(self._column_ids)
+        self.n_others = self.n_columns - self.same
+        padded = -(-self.n_columns // tiles.columns) * tiles.columns
+        self._panels = np.empty(padded * self.d, np.float32)
+        self._squares = np.full(padded, np.inf, np.float32)
+        workers.run(_cut(range(self.n_columns), _block(self.d)), lambda: self._pack)
+        self._largest = float(self._squares[: self.n_columns].max())
+
+    def start(self, to: CandidateStore, where: range) -> None:
+        """Compare the cells of a leaf, which have no candidates yet, with each other."""
+        rows, squares = self._rows(where)
+        self._tiles.topk_start(
+            *(rows, squares, where.start, len(rows), self._panels, self._squares, self.d),
+            *(to.keep, to.space, *to.arrays, to.first),
+        )
+
+    def offer(self, to: CandidateStore, call: Call) -> None:
+        """Compare some rows with some columns."""
+        where, columns, both = call
+        rows, squares = self._rows(where)
+        self._tiles.topk_tiles(
+            *(rows, squares, where.start, len(rows), self._panels, self._squares, columns.start, columns.stop),
+            *(self.d, self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
+        )
+
+    def limits(self, farthest: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What products of the row at each position must be below, so that none is missed that is at most so far."""
+        rounding = Rounding.of(self._squares[: self.n_columns], self._largest, self.d, self._scaling.scale)
+        limits = rounding.reaching(np.nextafter(farthest, np.float32(np.inf)).astype(np.float64))
+        return np.nextafter(limits.astype(np.float32), np.float32(np.inf))
+
+    def finish(self, candidates: CandidateStore, where: range, out: Neighbors) -> None:
+        """Order the candidates of some rows and write the nearest."""
+        rows, squares = self._rows(where)
+        block = slice(where.start - candidates.first, where.stop - candidates.first)
+        rounding = Rounding.of(squares, self._largest, rows.shape[1], self._scaling.scale)
+        self._tiles.topk_finish(
+            *(self._queries, self._x, rows.shape[1], self._row_ids[where.start : where.stop], self._column_ids),
+            *(len(rows), candidates.keep, candidates.space, *(array[block] for array in candidates.arrays)),
+            *(rounding.norms, rounding.largest, rounding.factor, rounding.scale),
+            *(candidates.keep == self.n_others, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+        )
+
+    def may_have_missed(self, candidates: CandidateStore, positions: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+        """Whether each of some cells may have one among its nearest k that is no candidate."""
+        queries = self._x[self._row_ids[positions]]
+        rows = self._scaling.rows(queries)
+        rounding = Rounding.of(np.einsum("ij,ij->i", rows, rows), self._largest, self.d, self._scaling.scale)
+        out = Neighbors.empty(len(queries), k)
+        self._tiles.topk_finish(
+            *(queries, self._x, self.d, np.arange(len(queries)), self._column_ids, len(queries)),
+            *(candidates.keep, candidates.space, *(array[positions] for array in candidates.arrays)),
+            *(rounding.norms, rounding.largest, rounding.factor, rounding.scale, False, False),
+            *(k, out.indices, out.distances, out.uncertain),
+        )
+        return out.uncertain
+
+    def _rows(self, where: range) -> tuple[Any, Any]:
+        rows = self._scaling.rows(self._queries[self._row_ids[where.start : where.stop]])
+        return rows, np.einsum("ij,ij->i", rows, rows)
+
+    def _pack(self, where: range) -> None:
+        start = where.start
+        rows = self._scaling.rows(self._x[self._column_ids[start : where.stop]])
+        np.einsum("ij,ij->i", rows, rows, out=self._squares[start : where.stop])
+        d = rows.shape[1]
+        width = -(-len(rows) // self._tiles.columns) * self._tiles.columns
+        self._tiles.pack_columns(rows, len(rows), d, self._panels[start * d : (start + width) * d])

@@ -1,0 +1,1 @@
+"""The CUDA engine: our kernels, CuPy, cuML and cuGraph."""

@@ -1,0 +1,177 @@
+"""The classifiers of the CUDA engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.types import Array
+from gpubench.engines.base import Classifier, ClassifierKind
+from gpubench.engines.common import logistic
+from gpubench.engines.common.knn_classifier import NearestNeighbors
+from gpubench.engines.cpu import classifiers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.core.timeline import Timeline
+    from gpubench.engines.cuda.device import Device
+    from gpubench.engines.cuda.engine import CudaEngine
+
+TILE_VALUES = 1 << 26
+"""Values of a tile's cells and logits together: 256 MiB."""
+
+FOREST_BINS = 128
+"""Thresholds that cuML's forest tries for each column."""
+
+
+def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> Classifier:
+    """Make an untrained classifier; see `Engine.classifier`."""
+    if kind == "lr":
+        return LogisticRegression(engine.gpu, timeline=engine.timeline, **params)
+    if kind == "knn":
+        return NearestNeighbors(engine, **params)
+    if kind == "rf":
+        forest = RandomForest if find_spec("cuml") is not None else HostForest
+        return forest(engine, **params)
+    raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
+
+
+def most_training_cells(kind: ClassifierKind, n: int) -> int:
+    """How many of n cells a classifier is trained on: all, but of a forest on the CPU as many as there."""
+    on_cpu = kind == "rf" and find_spec("cuml") is None
+    return classifiers.most_training_cells(kind, n) if on_cpu else n
+
+
+class LogisticRegression(logistic.LogisticRegression):
+    """See `logistic.LogisticRegression`; cells and logits stay on the GPU."""
+
+    def __init__(
+        self, device: Device, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
+    ) -> None:
+        super().__init__(device.xp, max_iter=max_iter, C=C, timeline=timeline)
+        self._device = device
+
+    @contextmanager
+    def _objective(self, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> Iterator[logistic.Objective]:
+        yield _Objective(self._device, x, y, n_classes, penalty)
+
+    def decision_function(self, x: Array) -> Array:
+        """Logits (m, n_classes); minus infinity for a class that had no cells."""
+        xp = self._device.xp
+        weights, intercepts = xp.asarray(self._weights), xp.asarray(self._intercepts)
+        logits = xp.full((len(x), self._n_classes), -np.inf)
+        present = xp.asarray(self._present)
+        for rows in _tiles(len(x), x.shape[1] + self._n_classes):
+            cells = xp.ascontiguousarray(x[rows])
+            products = xp.empty((len(cells), len(self._present)), np.float32)
+            self._device.product(cells, weights, products, tensor_cores=False)
+            logits[rows, present] = products + intercepts
+        return logits
+
+
+class _Objective(logistic.Objective):
+    """Sums over large tiles of cells, in float64 beyond a tile."""
+
+    def __init__(self, device: Device, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> None:
+        super().__init__(len(x), x.shape[1], n_classes, penalty)
+        self._device = device
+        self._x = x
+        self._y = device.xp.asarray(y)
+
+    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.Sums:
+        """See `logistic.Objective.sum_over_cells`."""
+        xp = self._device.xp
+        on_device = xp.asarray(weights), xp.asarray(intercepts)
+        loss, by_weights = xp.zeros(()), xp.zeros(weights.shape)
+        by_intercepts = xp.zeros(len(intercepts))
+        for rows in _tiles(len(self._x), self._x.shape[1] + len(intercepts)):
+            x, y = xp.ascontiguousarray(self._x[rows]), self._y[rows]
+            z = xp.empty((len(x), len(intercepts)), np.float32)
+            self._device.product(x, on_device[0], z, tensor_cores=False)
+            z += on_device[1]
+            z -= z.max(axis=1, keepdims=True)
+            own = xp.arange(len(x)), y
+            own_logit = z[own]
+            xp.exp(z, out=z)
+            normaliser = z.sum(axis=1)
+            loss += xp.log(normaliser).sum(dtype=np.float64) - own_logit.sum(dtype=np.float64)
+            z /= normaliser[:, None]
+            z[own] -= 1  # now the loss's derivative by each logit
+            gradient = xp.empty(weights.shape, np.float32)
+            self._device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
+            by_weights += gradient
+            by_intercepts += z.sum(axis=0, dtype=np.float64)
+        return logistic.Sums(float(loss), xp.asnumpy(by_weights), xp.asnumpy(by_intercepts))
+
+
+def _tiles(n: int, width: int) -> Iterator[slice]:
+    step = max(1, TILE_VALUES // width)
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+class RandomForest:
+    """cuML's random forest: trees of any depth, thresholds from quantiles.
+
+    Attributes
+    ----------
+    note : which package's it is
+    """
+
+    def __init__(self, engine: CudaEngine, *, n_estimators: int = 100) -> None:
+        self._xp = engine.gpu.xp
+        self._seed = engine.seed
+        self.n_estimators = n_estimators
+        self.note = f"random forest of cuML ({FOREST_BINS} bins)"
+
+    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> RandomForest:
+        """Grow the trees; see `Classifier.fit`."""
+        from cuml.ensemble import RandomForestClassifier
+
+        self._present, y = np.unique(codes, return_inverse=True)
+        self._n_classes = n_classes
+        self._forest = RandomForestClassifier(
+            n_estimators=self.n_estimators,
+            max_depth=None,
+            n_bins=FOREST_BINS,
+            n_streams=1,  # with more the trees depend on which stream is the first
+            random_state=self._seed,
+            output_type="cupy",
+        )
+        self._forest.fit(x, self._xp.asarray(y.astype(np.int32)))
+        return self
+
+    def predict_proba(self, x: Array) -> Array:
+        """Average over the trees; see `Classifier.predict_proba`."""
+        proba = self._xp.zeros((len(x), self._n_classes))
+        proba[:, self._xp.asarray(self._present)] = self._forest.predict_proba(x)
+        return proba
+
+
+class HostForest:
+    """The CPU engine's random forest, for a GPU without cuML: cells are copied to the host.
+
+    Attributes
+    ----------
+    note : says so
+    """
+
+    def __init__(self, engine: CudaEngine, *, n_estimators: int = 100) -> None:
+        self._xp = engine.gpu.xp
+        self._forest = classifiers.RandomForest(engine.seed, engine.n_threads, n_estimators=n_estimators)
+        self.note = ""
+
+    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostForest:
+        """Grow the trees; see `Classifier.fit`."""
+        self._forest.fit(self._xp.asnumpy(x), codes, n_classes)
+        self.note = f"{self._forest.note} on the CPU, as cuML is not installed"
+        return self
+
+    def predict_proba(self, x: Array) -> Array:
+        """Average over the trees; see `Classifier.predict_proba`."""
+        return self._xp.asarray(self._forest.predict_proba(self._xp.asnumpy(x)))

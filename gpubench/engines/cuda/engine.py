@@ -1,0 +1,291 @@
+"""The CUDA engine: CuPy's arrays and cuBLAS tiles, the kernels of `kernels/`, cuGraph and cuML where they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.machine import usable_cores
+from gpubench.core.timeline import Timeline
+from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.engines import planner
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
+from gpubench.engines.common import kmeans, neighborhoods, work
+from gpubench.engines.common.segments import Segments, own_means, sort_cells, widths_from_means
+from gpubench.engines.cpu import graphs
+from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
+from gpubench.engines.cuda import graphs as cuda_graphs
+from gpubench.engines.cuda import put as cuda_put
+from gpubench.engines.cuda.device import Device
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+BYTES_A_VALUE = 128
+"""What array code holds for each value that it makes, temporary arrays included."""
+
+
+class CudaEngine(Engine):
+    """Runs on one NVIDIA GPU; see `Engine` for what each operation computes.
+
+    An embedding is put once and stays where it is. One that does not fit stays in pinned host memory, from where the
+    GPU reads the rows that it needs.
+
+    Attributes
+    ----------
+    gpu : the device
+    n_threads : CPU threads, for steps that have to run there
+    knn_method : "exact", "ivf" (approximate), or "auto": exact up to 4,000,000 cells, then ivf where it fits
+    """
+
+    name = "cuda"
+    exact_products = np.inf  # widths of a sample would take as long as those of all cells
+
+    def __init__(
+        self,
+        *,
+        seed: int = 42,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        timeline: Timeline | None = None,
+        knn: str = "auto",
+        precision: Precision = "exact",
+        device: Device | None = None,
+    ) -> None:
+        """Start on `device` (None: the first one).
+
+        Raises
+        ------
+        EngineUnavailable
+            No device, or a package that is missing.
+        InputError
+            No threads, or too little memory.
+        """
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads}: at least one thread is needed")
+        if knn in ("leaves", "nn_descent"):
+            raise InputError(f"knn={knn!r} is of the engine 'cpu'; use knn='ivf' for an approximate search on a GPU")
+        self.gpu = device or Device.find()
+        self.xp: ModuleType = self.gpu.xp
+        self.seed = seed
+        self.n_threads = threads or usable_cores()
+        self.precision = precision
+        self.knn_method = knn
+        self.notes = []
+        if memory_bytes is None:
+            self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
+        else:
+            self.memory_bytes = planner.budget_bytes(memory_bytes)
+        self.timeline = timeline or Timeline()
+        self.timeline.follow(self.gpu)
+        self.device = f"{self.gpu.name}, {self.gpu.free_bytes() / 2**30:.0f} GiB free"
+        self._checked: dict[int, Array] = {}
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+        """See `Engine.put`; arrays of CuPy, torch or DLPack on this GPU are not copied."""
+        known = self._checked.get(id(x))
+        if known is not None and known is x:
+            return known
+        with self.timeline.stage("put"):
+            array = cuda_put.put(
+                self.gpu, x, name, room_bytes=self.room_bytes(), timeline=self.timeline, note=self._note
+            )
+        self._checked[id(array)] = array
+        return array
+
+    def release(self, x: Array) -> None:
+        """See `Engine.release`."""
+        self._checked.pop(id(x), None)
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        host: NDArray[Any] = self.gpu.xp.asnumpy(x)
+        return host
+
+    def knn(self, x: Array, k: int) -> Knn:
+        """See `Engine.knn`; beyond 4,000,000 cells or on request approximate, with the recall measured."""
+        if not 1 <= k < len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
+        n, d = x.shape
+        if self.method(n, d, k) == "exact":
+            return self._knn(x, x, k)
+        return ivf.ivf_knn(
+            self.gpu,
+            x,
+            k,
+            seed=self.seed,
+            precision=self.precision,
+            room_bytes=self.room_bytes(),
+            timeline=self.timeline,
+        )
+
+    def method(self, n: int, d: int, k: int = 1) -> str:
+        """See `Engine.method`: "exact" or "ivf"."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        many = n > ivf.EXACT_UP_TO and ivf.fits(n, d, k, self.room_bytes())
+        return "ivf" if many else "exact"
+
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """See `Engine.knn_between`."""
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        # a view, so that asking an array about itself finds each cell as its own nearest
+        return self._knn(self.gpu.xp.ascontiguousarray(queries).view(), self.gpu.xp.ascontiguousarray(x), k)
+
+    def _knn(self, queries: Array, x: Array, k: int) -> Knn:
+        return exact_knn.knn_between(
+            self.gpu,
+            queries,
+            x,
+            k,
+            precision=self.precision,
+            room_bytes=self.room_bytes(),
+            timeline=self.timeline,
+        )
+
+    def silhouette_widths(
+        self,
+        x: Array,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float64]:
+        """See `Engine.silhouette_widths`; those of all cells are computed whatever is asked for."""
+        segments = sort_cells(clusters, groups)
+        own, nearest = map(self.to_host, self._mean_distances(x, segments, metric))
+        widths = widths_from_means(own, nearest, segments)
+        return widths if cells is None else widths[cells]
+
+    def mean_distances(
+        self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean"
+    ) -> NDArray[np.float64]:
+        """See `Engine.mean_distances`."""
+        segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
+        own, _ = self._mean_distances(x, segments, metric)
+        return own_means(self.to_host(own), segments)
+
+    def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.Tiles:
+        """Tiles of Euclidean distances, for those who add up a share of them."""
+        return silhouette.Tiles(self.gpu, x, segments, self.precision, room_bytes)
+
+    def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
+        """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
+        if metric == "cosine":
+            self.timeline.work(*work.closed_silhouettes(segments, x.shape[1]))
+            return silhouette.cosine_means(self.gpu, x, segments, room_bytes=self.room_bytes())
+        self.timeline.work(*work.silhouettes(segments, x.shape[1]))
+        return silhouette.euclidean_means(
+            self.gpu,
+            x,
+            segments,
+            precision=self.precision,
+            room_bytes=self.room_bytes(),
+            timeline=self.timeline,
+        )
+
+    def neighbor_entropy(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_entropy`."""
+        self.timeline.work(*work.look_up(knn, 4))
+        own = codes if cells is None else codes[cells]
+        return self.to_host(tables.neighbor_entropy(self.gpu, knn, own, codes, n_codes))
+
+    def neighbor_simpson(
+        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_simpson`."""
+        self.timeline.work(*work.look_up(knn, 8))
+        simpson = neighborhoods.neighbor_simpson(self.xp, knn, codes, n_codes, perplexity, self._over_rows)
+        return self.to_host(simpson)
+
+    def neighbor_chi_square(
+        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_chi_square`."""
+        self.timeline.work(*work.look_up(knn, 4))
+        return self.to_host(neighborhoods.neighbor_chi_square(self.xp, knn, codes, shares, self._over_rows))
+
+    def neighbor_value_distance(
+        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """See `Engine.neighbor_value_distance`."""
+        self.timeline.work(*work.look_up(knn, 8))
+        return self.to_host(tables.neighbor_value_distance(self.gpu, knn, values, k_per_cell))
+
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`."""
+        self.timeline.work(*work.look_up(knn, 8))
+        return cuda_graphs.fuzzy_graph(self.gpu, knn)
+
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`."""
+        return cuda_graphs.leiden(self.gpu, graph, resolution, n_iterations, self.seed, self._note)
+
+    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
+        """See `Engine.kmeans`."""
+        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
+
+    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """See `Engine.strong_components`; by SciPy on the host with a note in `notes`."""
+        self._note("connected components by SciPy on the CPU")
+        return graphs.strong_components(cuda_graphs.on_host(self.gpu, edges), codes)
+
+    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
+        """See `Engine.diffusion_map`; by SciPy on the host with a note in `notes`."""
+        self._note("diffusion maps by SciPy on the CPU")
+        found = graphs.diffusion_map(cuda_graphs.on_host(self.gpu, graph), cells, n_components, self.seed)
+        return self.xp.asarray(found)
+
+    def contingency(
+        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
+    ) -> NDArray[np.int64]:
+        """See `Engine.contingency`."""
+        asarray = self.gpu.xp.asarray
+        counts = tables.contingency(
+            self.gpu, asarray(rows, dtype=np.int32), asarray(columns, dtype=np.int32), n_rows, n_columns
+        )
+        return self.to_host(counts)
+
+    def rank(self, values: Array) -> Array:
+        """See `Engine.rank`."""
+        return tables.rank(self.gpu, values, self.room_bytes())
+
+    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`."""
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))]).astype(np.int64)
+        xp = self.gpu.xp
+        return self.to_host(tables.group_means(self.gpu, x, xp.asarray(order), xp.asarray(starts)))
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`."""
+        from gpubench.engines.cuda.classifiers import make_classifier
+
+        return make_classifier(self, kind, **params)
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`; only a forest that has to leave the GPU takes long."""
+        from gpubench.engines.cuda.classifiers import most_training_cells
+
+        return most_training_cells(kind, n)
+
+    def room_bytes(self) -> int:
+        """What an operation may use now."""
+        return min(self.memory_bytes, self.gpu.free_bytes())
+
+    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """Run array code over pieces of the n rows, of `width` values each."""
+        step = max(1, self.room_bytes() // (BYTES_A_VALUE * width))
+        for start in range(0, n, step):
+            kernel(start, min(start + step, n))
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)

@@ -1,0 +1,1 @@
+"""Operations on embeddings that no worker holds whole."""

@@ -1,0 +1,249 @@
+"""The Dask engine where every worker has a GPU: its operations are those of the CUDA engine, on the workers.
+
+Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
+GPU, the distance between two cells is computed twice. Entropy, LISI and kBET are looked up where the neighbours are.
+Rows of tiles of Euclidean silhouettes are shared out. Time, and what needs the whole graph, runs on one worker.
+
+Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
+cells are formed on the hosts of the workers, and may differ from those formed on a GPU in the last bits.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.units import bytes_text
+from gpubench.data import as_rows
+from gpubench.engines.common import work
+from gpubench.engines.common.segments import sort_cells
+from gpubench.engines.cuda.classifiers import most_training_cells
+from gpubench.engines.dask import array, gpu_silhouette, gpu_worker, neighborhoods, worker
+from gpubench.engines.dask import knn as dask_knn
+from gpubench.engines.dask.array import BlockTable, ClusterArray
+from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
+from gpubench.engines.dask.engine import DaskEngine
+from gpubench.engines.dask.worker import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from gpubench.engines.base import Classifier, ClassifierKind, Distance
+
+TASK_PRODUCTS = 2e13
+"""Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
+
+LEAST_PRODUCTS = 1e11
+"""Differences of two values from which on silhouettes are shared out: much less than a second on one GPU."""
+
+LEAST_ROWS = 4096
+"""Rows of a task at least, which fill a GPU."""
+
+TASKS_A_WORKER = 4
+
+LOOK_UPS = {
+    neighborhoods.entropy: "neighbor_entropy",
+    neighborhoods.simpson: "neighbor_simpson",
+    neighborhoods.chi_square: "neighbor_chi_square",
+}
+"""Functions of workers without GPUs, and the operations that take their place."""
+
+
+def rows_a_task(m: int, n: int, d: int, n_workers: int) -> int:
+    """Queries of a task: so many that there are some tasks for each worker and none takes too long."""
+    return max(min(int(TASK_PRODUCTS / n / d), -(-m // (TASKS_A_WORKER * n_workers))), LEAST_ROWS)
+
+
+def on_gpus(engine: DaskEngine) -> DaskEngine:
+    """The engine for what the workers have: another one where all have a GPU.
+
+    Raises
+    ------
+    EngineUnavailable
+        Some have one and others have not; see `dask_cuda.check_alike`.
+    """
+    gpu = gpu_worker.check_alike(engine.cluster.on_each(gpu_worker.gpu_here))
+    return DaskGpuEngine(engine, gpu) if gpu else engine
+
+
+class DaskGpuEngine(DaskEngine):
+    """A Dask engine whose workers have GPUs.
+
+    Parameters
+    ----------
+    engine : as it was connected
+    gpu : the name of the GPUs
+    """
+
+    uses_gpus = True
+
+    def __init__(self, engine: DaskEngine, gpu: str) -> None:
+        vars(self).update(vars(engine))
+        self.exact_products = np.inf
+        self._recipe = replace(self._recipe, engine="cuda")
+        self.device = f"workers of a Dask cluster, {gpu}"
+        self.chosen = f"{engine.chosen} and one GPU each: cuda, which all have"
+        self._methods: dict[tuple[int, int, int], str] = {}
+
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+        """See `Engine.put`; every worker holds all cells.
+
+        Raises
+        ------
+        InputError
+            They do not fit, or cannot be scored.
+        """
+        if isinstance(x, ClusterArray):
+            return x
+        rows = as_rows(x, name)
+        n, d = (int(size) for size in rows.shape)
+        if self.placement.in_blocks(n, d, name):
+            raise InputError(
+                f"{name} ({n:,} x {d}) does not fit the host memory of a worker ({bytes_text(self.worker_bytes)}), and"
+                " workers with GPUs hold all cells; start workers with more memory, or hide the GPUs with"
+                ' CUDA_VISIBLE_DEVICES=""'
+            )
+        return super().put(rows, name)
+
+    def method(self, n: int, d: int, k: int = 1) -> str:
+        """See `Engine.method`; that of the CUDA engine on a worker."""
+        if (n, d, k) not in self._methods:
+            self._methods[n, d, k] = str(self._fetched("method", n, d, k))
+        return self._methods[n, d, k]
+
+    def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - as the CUDA engine, of no size
+        """See `Engine.estimates_neighborhoods`."""
+        return False
+
+    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Engine.most_training_cells`; as the CUDA engine."""
+        return most_training_cells(kind, n)
+
+    def digest(self, x: Array) -> str:
+        """See `Engine.digest`; of the cells on the host of a worker."""
+        future = self.cluster.submit("digest", worker.on_engine, self._recipe, "digest", (x,), {})
+        return str(self.cluster.fetch(future))
+
+    def knn(self, x: Array, k: int) -> Knn:
+        """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
+        cells = self._on(x)
+        n, d = cells.shape
+        if not 1 <= k < n:
+            raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
+        if self.method(n, d, k) == "exact":
+            return self._search(cells, cells, k, themselves=True)
+        block = self.cluster.submit("knn", gpu_worker.whole_search, self._gpu(cells), k, self._recipe)
+        self.cluster.wait([block])
+        told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
+        return Knn(*array.tables(self.cluster, [block], (n, k)), *told)
+
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """See `Engine.knn_between`; the queries are shared out among the workers."""
+        queries, x = self._on(queries), self._on(x)
+        if not 1 <= k <= x.shape[0]:
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {x.shape[0]}")
+        return self._search(queries, x, k, themselves=False)
+
+    def _search(self, queries: ClusterArray, x: ClusterArray, k: int, *, themselves: bool) -> Knn:
+        m, (n, d) = queries.shape[0], x.shape
+        self.timeline.work(*work.search(m, n, d, k, symmetric=False))
+        rows = rows_a_task(m, n, d, len(self.cluster.workers()))
+        told = self._gpu(queries), self._gpu(x)
+        calls = [(*told, (start, min(start + rows, m)), k, self._recipe, themselves) for start in range(0, m, rows)]
+        blocks = self.cluster.submit_each("knn" if themselves else "knn_between", gpu_worker.search_rows, calls)
+        self.cluster.wait(blocks)
+        return Knn(*array.tables(self.cluster, blocks, (m, k)))
+
+    def silhouette_widths(
+        self,
+        x: Array,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None = None,
+        metric: Distance = "euclidean",
+        cells: NDArray[np.int64] | None = None,
+    ) -> Array:
+        """See `Engine.silhouette_widths`; Euclidean ones on all workers, unless there is little to do."""
+        x = self._on(x)
+        if not self._are_shared(x, clusters, groups, metric):
+            return self._there("silhouette_widths", x, clusters, groups, metric, cells)
+        found = gpu_silhouette.silhouette_widths(self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe)
+        widths = ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
+        return widths if cells is None else widths[cells]
+
+    def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
+        """See `Engine.mean_distances`; Euclidean ones on all workers, unless there is little to do."""
+        x, alone = self._on(x), np.zeros_like(clusters)
+        if not self._are_shared(x, alone, clusters, metric):
+            return self._there("mean_distances", x, clusters, metric)
+        found = gpu_silhouette.mean_distances(self.cluster, self._columns_on_gpus(x, alone, clusters), self._recipe)
+        return ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
+
+    def _are_shared(
+        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None, metric: Distance
+    ) -> bool:
+        """Whether the distances of a silhouette are shared out among the workers."""
+        if metric != "euclidean" or self.trainings == 1:
+            return False
+        todo = work.silhouettes(sort_cells(clusters, groups), x.shape[1])
+        if todo.flop < LEAST_PRODUCTS:
+            return False
+        self.timeline.work(*todo)
+        return True
+
+    def _columns_on_gpus(
+        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None
+    ) -> gpu_silhouette.Columns:
+        told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
+        return gpu_silhouette.Columns(self._gpu(x), str(x.argument.key), uuid.uuid4().hex, *told)
+
+    def rank(self, values: Array) -> Array:
+        """See `Engine.rank`; where the values are."""
+        if not isinstance(values, ClusterArray):
+            return super().rank(values)
+        future = self.cluster.submit("rank", gpu_worker.rank, self._recipe, values)
+        self.cluster.wait([future])
+        return self._array(future)
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`; trained on one worker, and asked where it is."""
+        self._here.classifier(kind, **params)  # refuses what cannot be, before anything is sent
+        made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
+        return made(self.cluster, self._recipe, kind, params)
+
+    def _gpu(self, given: Any) -> Any:
+        """Cells that workers hold as they have them on their GPUs; all else as it is."""
+        is_held = isinstance(given, ClusterArray) and isinstance(given.argument, Held)
+        return gpu_worker.OnGpu(given.argument, self._recipe) if is_held else given
+
+    def _there(self, operation: str, *args: Any) -> Any:
+        """Run an operation on the GPU of one worker, and leave its answer on the host there."""
+        told = tuple(map(self._gpu, args))
+        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._recipe, operation, told)
+        self.cluster.wait([future])
+        for notes in self.cluster.on_each(gpu_worker.notes_here, self._recipe).values():
+            self.notes += [note for note in notes if note not in self.notes]
+        return self._array(future)
+
+    def _looked_up(self, knn: Knn, function: Callable[..., Any], *args: Any) -> Any:
+        table = knn.indices
+        assert isinstance(table, BlockTable)
+        if function not in LOOK_UPS:  # the kernel has a value for each row of the graph, and no more
+            return self._there("neighbor_value_distance", self._whole(knn), *args)
+        operation = LOOK_UPS[function]
+        self.timeline.work(*work.look_up(knn, 8 if operation == "neighbor_simpson" else 4))
+        calls = [(block, knn.k, operation, args, self._recipe) for block in table.blocks]
+        futures = self.cluster.submit_each(operation, gpu_worker.on_block, calls)
+        n = table.shape[0]
+        values = self.cluster.submit("put_together", neighborhoods.put_together, futures, n)
+        self.cluster.wait([*futures, values])
+        return ClusterArray(self.cluster, values, ((n,), np.dtype(np.float64)))
+
+    def _of_other_graph(self, operation: str, knn: Knn | Graph, *args: Any) -> Any:
+        return self._there(operation, knn, *args)

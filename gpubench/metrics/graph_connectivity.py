@@ -1,0 +1,60 @@
+"""Do the cells of a label hang together in the neighbour graph?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.scores import Score
+from gpubench.data import encode_labels
+from gpubench.metrics._metric import metric
+from gpubench.metrics._neighborhoods import neighborhoods
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+
+NEIGHBORS = 15
+"""Cells in a neighbourhood, the cell itself counted."""
+
+
+@metric("graph_connectivity", "Graph connectivity", bounds=(0, 1))
+def graph_connectivity(
+    X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
+) -> Score:
+    r"""Mean over labels of the share of their cells that are in the largest connected part of their neighbour graph.
+
+    .. math:: \frac{1}{L} \sum_l \frac{|C_l|}{n_l}
+
+    with C the largest strongly connected component of the graph in which each cell of label l points to those of its
+    nearest cells that have label l.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    labels : (n,) labels of any kind, none missing
+    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 15, or all of a `Knn`
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        Above 0, and 1 where the cells of every label hang together.
+
+    Raises
+    ------
+    InputError
+        `n_neighbors` below 2, missing labels, or a matrix that cannot be scored.
+
+    References
+    ----------
+    Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    label = encode_labels(labels, "labels", around.n)
+    parts = around.engine.strong_components(around.knn, label.codes)
+    # a part lies in one label, so the first of its cells tells which
+    _, first, sizes = np.unique(parts, return_index=True, return_counts=True)
+    largest = np.zeros(label.n_classes)
+    np.maximum.at(largest, label.codes[first], sizes)
+    return around.score(float((largest / np.bincount(label.codes)).mean()))

@@ -1,0 +1,281 @@
+"""kBET: is a neighbourhood's mix of batches that of all cells?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.scores import Score
+from gpubench.core.types import Graph, Knn, Labels
+from gpubench.data import encode_labels
+from gpubench.metrics._metric import check_several, metric
+from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.base import Engine
+
+NEIGHBORS = 50
+"""Cells in a neighbourhood of the graph, the cell itself counted."""
+
+LEAST_CELLS = 10
+"""A label with fewer cells is left out."""
+
+LEAST_NEIGHBORS, MOST_NEIGHBORS = 10, 70
+"""Neighbours that are tested in a label."""
+
+MOST_PAIRS = 2**31 - 1
+"""Neighbours times cells of a label, at most."""
+
+LARGE_COMPONENT = 3
+"""A part of a label's graph is large enough with that many times as many cells as neighbours are tested."""
+
+LEAST_SHARE = 0.75
+"""Of a label's cells that must be in large parts."""
+
+
+class KbetTests(NamedTuple):
+    """Pearson's chi-square test of each neighbourhood.
+
+    Attributes
+    ----------
+    statistics, p_values : (n,) float64
+    """
+
+    statistics: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+
+
+def kbet_tests(
+    X: Any, batches: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
+) -> KbetTests:
+    """Test each cell's neighbourhood, itself counted, for the batches of all cells.
+
+    Parameters
+    ----------
+    X, batches, n_neighbors, engine : as in `kbet`
+
+    Returns
+    -------
+    KbetTests
+        Statistics and p-values, (n,) each, with B - 1 degrees of freedom.
+
+    Raises
+    ------
+    InputError
+        As `kbet`.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    return _test(around.engine, around.knn, _several_batches(batches, around))
+
+
+@metric("kbet", "kBET", bounds=(0, 1))
+def kbet(
+    X: Any,
+    batches: Any,
+    *,
+    alpha: float = 0.05,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> Score:
+    r"""Share of the cells around which the batches are mixed as they are among all cells.
+
+    .. math:: \frac{1}{n} |\{ i : p_i \ge \alpha \}|, \quad
+        \chi^2_i = \sum_b \frac{(o_{ib} - e_b)^2}{e_b}
+
+    with o the cells of batch b among the `n_neighbors` nearest cells, the cell itself counted, e what is expected from
+    all cells, and p the chance of a larger statistic with B - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    batches : (n,) labels of any kind, none missing
+    alpha : level of the test
+    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 50, or all of a `Knn`
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 is best.
+
+    Raises
+    ------
+    InputError
+        Fewer than two batches, `alpha` not between 0 and 1, missing batches, or a matrix that cannot be scored.
+
+    References
+    ----------
+    Büttner et al. (2019), doi:10.1038/s41592-018-0254-1.
+    """
+    _check_alpha(alpha)
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    tests = _test(around.engine, around.knn, _several_batches(batches, around))
+    return around.score(float((tests.p_values >= alpha).mean()), **_level(alpha))
+
+
+@metric("kbet_per_label", "kBET", bounds=(0, 1))
+def kbet_per_label(
+    X: Any,
+    batches: Any,
+    labels: Any,
+    *,
+    alpha: float = 0.05,
+    diffusion_n_comps: int = 100,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> Score:
+    """Mean over labels of the share of cells around which the batches are mixed as they are in the label.
+
+    In each label kBET is asked of the k nearest cells in a diffusion map of the label's part of UMAP's fuzzy neighbour
+    graph, k being a quarter of the mean number of cells of a batch, from 10 to 70. Labels with fewer than 10 cells or
+    with a single batch are left out. Where the part falls apart, only components of at least 3 k cells are looked at,
+    and the label scores 0 if they hold less than 3/4 of its cells.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
+    batches, labels : (n,) labels of any kind, none missing
+    alpha : level of the test
+    diffusion_n_comps : components of the diffusion map; fewer in labels that have no more cells
+    n_neighbors : cells in a neighbourhood of the graph, the cell itself counted; cut to n. None: 50, or all of a `Knn`
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        In [0, 1]; 1 is best. NaN with a note where no label can be tested.
+
+    Raises
+    ------
+    InputError
+        `alpha` not between 0 and 1, `diffusion_n_comps` below 1, missing labels or batches, or a matrix that cannot be
+        scored.
+
+    Notes
+    -----
+    Neighbours in the diffusion map are exact; scib-metrics searches approximately. There a label of no more than
+    `diffusion_n_comps` cells also lowers the number of components for the labels that follow it; here it does not.
+
+    References
+    ----------
+    Büttner et al. (2019), doi:10.1038/s41592-018-0254-1. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    label = encode_labels(labels, "labels", around.n)
+    scores = _of_labels(around, encode_labels(batches, "batches", around.n), label, alpha, diffusion_n_comps)
+    params = {"diffusion_n_comps": diffusion_n_comps, **_level(alpha)}
+    notes = [
+        f"{len(names)} of {label.n_classes} labels {what}: {quoted(names)}"
+        for what in dict.fromkeys(score.note for score in scores.values() if score.note)
+        if (names := [name for name, score in scores.items() if score.note == what])
+    ]
+    tested = [score for score in scores.values() if not np.isnan(score)]
+    if not tested:
+        return around.score(np.nan, n=0, note="; ".join(["undefined: no label can be tested", *notes]), **params)
+    n = sum(score.n for score in tested)
+    return around.score(float(np.mean(tested)), n=n, note="; ".join(notes), **params)
+
+
+def kbet_of_labels(
+    X: Any,
+    batches: Any,
+    labels: Any,
+    *,
+    alpha: float = 0.05,
+    diffusion_n_comps: int = 100,
+    n_neighbors: int | None = None,
+    engine: Engine | str | None = None,
+) -> dict[str, Score]:
+    """The share that `kbet_per_label` takes the mean of, for each label; NaN with a note where it is left out.
+
+    Parameters
+    ----------
+    X, batches, labels, alpha, diffusion_n_comps, n_neighbors, engine : as in `kbet_per_label`
+
+    Returns
+    -------
+    dict of name -> Score in [0, 1], or NaN
+
+    Raises
+    ------
+    InputError
+        As `kbet_per_label`.
+    """
+    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
+    batch, label = encode_labels(batches, "batches", around.n), encode_labels(labels, "labels", around.n)
+    return _of_labels(around, batch, label, alpha, diffusion_n_comps)
+
+
+def _of_labels(
+    around: Neighborhoods, batches: Labels, labels: Labels, alpha: float, n_components: int
+) -> dict[str, Score]:
+    _check_alpha(alpha)
+    if n_components < 1:
+        raise InputError(f"diffusion_n_comps={n_components}: at least one component is needed")
+    engine = around.engine
+    with engine.timeline.stage("fuzzy_graph"):
+        graph = engine.fuzzy_graph(around.knn)
+    parts = engine.strong_components(graph, labels.codes)
+    order = np.argsort(labels.codes, kind="stable")
+    of_labels = np.split(order, np.cumsum(np.bincount(labels.codes))[:-1])
+    return {
+        name: _of_label(engine, graph, cells, parts[cells], batches.codes[cells], alpha, n_components)
+        for name, cells in zip(labels.names, of_labels, strict=True)
+    }
+
+
+def _of_label(
+    engine: Engine,
+    graph: Graph,
+    cells: NDArray[np.int64],
+    parts: NDArray[np.int32],
+    batches: NDArray[np.int32],
+    alpha: float,
+    n_components: int,
+) -> Score:
+    """KBET of one label's cells, which are in these parts of its graph and of these batches."""
+    n, n_batches = len(cells), len(np.unique(batches))
+    left_out = Score(np.nan, n=n, note=f"left out (one batch, or fewer than {LEAST_CELLS} cells)")
+    if n < LEAST_CELLS or n_batches == 1:
+        return left_out
+    k = min(MOST_NEIGHBORS, max(LEAST_NEIGHBORS, n // n_batches // 4), MOST_PAIRS // n)
+    sizes = np.bincount(parts)[parts]
+    if sizes[0] < n:  # not one component
+        large = sizes >= LARGE_COMPONENT * k
+        if large.mean() < LEAST_SHARE:
+            return Score(0.0, n=n, note="score 0 (their graph falls apart into small components)")
+        cells, batches = cells[large], batches[large]
+    tested = encode_labels(batches, "batches")
+    if tested.n_classes == 1:
+        return left_out
+    with engine.timeline.stage("diffusion_map"):
+        diffused = engine.diffusion_map(graph, cells, n_components)
+    tests = _test(engine, engine.knn(diffused, min(k, len(cells) - 1)), tested)
+    return Score(float((tests.p_values >= alpha).mean()), n=len(cells))
+
+
+def _test(engine: Engine, knn: Knn, batches: Labels) -> KbetTests:
+    from scipy.special import gammaincc
+
+    shares = np.bincount(batches.codes) / len(batches)
+    statistics = engine.neighbor_chi_square(knn, batches.codes, shares)
+    return KbetTests(statistics, np.asarray(gammaincc((batches.n_classes - 1) / 2, statistics / 2), np.float64))
+
+
+def _several_batches(batches: Any, around: Neighborhoods) -> Labels:
+    codes = encode_labels(batches, "batches", around.n)
+    check_several(codes)
+    return codes
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha={alpha}: the level of a test is between 0 and 1")
+
+
+def _level(alpha: float) -> dict[str, Any]:
+    return {} if alpha == 0.05 else {"alpha": alpha}

@@ -1,0 +1,116 @@
+"""Is the order of time points kept?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.scores import Score
+from gpubench.data import as_numeric
+from gpubench.engines.embedding import Embedding, on_engine
+from gpubench.metrics._metric import metric, one_for_each
+from gpubench.metrics._neighborhoods import search_params
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.engines.base import Engine
+
+DENSITY_NEIGHBORS = 30
+"""Local density is taken at the distance of this neighbour, the cell itself counted."""
+
+LEAST_ADAPTIVE_K = 3
+"""Neighbours that a cell gets at least where k follows the density."""
+
+
+@metric("sequential_alignment", "Sequential alignment", bounds=(0, 1))
+def sequential_alignment(
+    X: Any,
+    labels: Any,
+    *,
+    k: int = 10,
+    normalize: bool = True,
+    adaptive_k: bool = False,
+    engine: Engine | str | None = None,
+) -> Score:
+    r"""How close in time a cell's neighbours are, against random cells.
+
+    .. math:: 1 - \frac{\frac{1}{n} \sum_i \frac{1}{k} \sum_{j \in N_k(i)} |t_i - t_j|}{E\,|t_i - t_j|}
+
+    clipped to [0, 1], the expectation over all pairs of different cells.
+
+    Parameters
+    ----------
+    X : (n, d) matrix of any kind, or an `Embedding`
+    labels : (n,) times, numbers or strings that parse as numbers, none missing
+    k : neighbours of each cell, itself not counted
+    normalize : False returns the mean distance in time to the neighbours instead, in the unit of `labels`
+    adaptive_k : choose k for each cell by local density: half of k in the densest tenth up to twice k in the sparsest,
+        clipped to [3, min(50, n // 2)]
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    Score
+        1 where all neighbours are of the same time, 0 where they are as far as random cells.
+
+    Raises
+    ------
+    InputError
+        `k` below 1, fewer than k + 1 cells (4 with `adaptive_k`), times that are missing or no numbers, or a matrix
+        that cannot be scored.
+
+    Notes
+    -----
+    The expectation is exact, from the sorted times in O(n log n). cz-benchmarks draws 10,000 random neighbourhoods
+    with an unseeded generator, so its value moves by about 1e-3 from run to run.
+    """
+    embedding = on_engine(X, engine)
+    times = as_numeric(labels, "labels", embedding.n)
+    n = embedding.n
+    if k < 1:
+        raise InputError(f"k={k}: at least one neighbour is needed")
+    if n < k + 1:
+        raise InputError(f"k={k} neighbours need at least {k + 1} cells, but there are {n}; give a smaller k")
+    if adaptive_k and n <= LEAST_ADAPTIVE_K:
+        raise InputError(
+            f"adaptive_k gives every cell at least {LEAST_ADAPTIVE_K} neighbours, but there are {n} cells; leave"
+            f" it out, or give at least {LEAST_ADAPTIVE_K + 1} cells"
+        )
+    params = {"k": k} | ({"adaptive_k": True} if adaptive_k else {}) | ({} if normalize else {"normalize": False})
+    baseline = _mean_pair_distance(times)
+    if times.min() == times.max() or baseline == 0:  # 0 too where they differ by less than float64 resolves
+        same = "all cells have the same time"
+        value = 1.0 if normalize else 0.0
+        return Score(value, n=n, note=same, params=params, cells=np.full(n, value, np.float32))
+    k_per_cell = _adaptive_k(embedding, k) if adaptive_k else None
+    knn = embedding.knn(k if k_per_cell is None else int(k_per_cell.max()))
+    distances = embedding.engine.neighbor_value_distance(knn, times, k_per_cell)
+    observed = float(distances.mean())
+    value = float(np.clip(1 - observed / baseline, 0, 1)) if normalize else observed
+    cells = one_for_each(1 - distances / baseline if normalize else distances)
+    return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact, cells=cells)
+
+
+def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
+    """Neighbours for each cell: more where cells are sparse."""
+    n = embedding.n
+    counted = max(2, min(DENSITY_NEIGHBORS, max(2, 3 * k, n // 4), n - 1))
+    engine = embedding.engine
+    distances = engine.to_host(embedding.knn(counted - 1).distances[:, -1]).astype(np.float64)
+    density = 1 / (distances + 1e-10)
+    low, high = np.percentile(density, [10, 90])
+    relative = np.clip((density - low) / (high - low + 1e-10), 0, 1)
+    chosen: NDArray[np.int64] = np.round(k * (0.5 + 1.5 * (1 - relative))).astype(np.int64)
+    return chosen.clip(LEAST_ADAPTIVE_K, max(LEAST_ADAPTIVE_K, min(50, n // 2)))
+
+
+def _mean_pair_distance(values: NDArray[np.float64]) -> float:
+    """E |v_i - v_j| over pairs i != j: of the sorted values, sum (2 r - n + 1) v_r, r = 0 ... n - 1."""
+    # the mean is subtracted first, so that large offsets such as dates lose no digits
+    ordered = np.sort(values - values.mean())
+    n = len(ordered)
+    weights = 2.0 * np.arange(n) - (n - 1)
+    return float(2 * (weights @ ordered) / n / (n - 1))

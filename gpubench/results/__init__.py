@@ -1,0 +1,1 @@
+"""Results: rows, tables, plots, and the files they are written to."""

@@ -1,0 +1,95 @@
+"""Results as the objects of the packages that gpubench agrees with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpubench.core.errors import InputError
+from gpubench.core.scores import MetricResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
+"""Parameters that cz-benchmarks keeps with a number."""
+
+MEAN = "MEAN"
+
+BIO, BATCH, AGGREGATE = "Bio conservation", "Batch correction", "Aggregate score"
+
+SCIB_COLUMNS = {
+    "isolated_labels": ("Isolated labels", BIO),
+    "nmi_ari_cluster_labels_kmeans_nmi": ("KMeans NMI", BIO),
+    "nmi_ari_cluster_labels_kmeans_ari": ("KMeans ARI", BIO),
+    "silhouette_score": ("Silhouette label", BIO),
+    "clisi_knn": ("cLISI", BIO),
+    "bras": ("BRAS", BATCH),
+    "ilisi_knn": ("iLISI", BATCH),
+    "kbet_per_label": ("KBET", BATCH),
+    "graph_connectivity": ("Graph connectivity", BATCH),
+    "pcr_comparison": ("PCR comparison", BATCH),
+    "batch_correction": ("Batch correction", AGGREGATE),
+    "bio_conservation": ("Bio conservation", AGGREGATE),
+    "total": ("Total", AGGREGATE),
+}
+"""Metric -> its column in the table of scib-metrics' Benchmarker, and the type of metric there."""
+
+
+def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = None) -> list[Any]:
+    """See `Result.to_czbenchmarks`."""
+    try:
+        from czbenchmarks.metrics.types import MetricResult as CzResult
+        from czbenchmarks.metrics.types import MetricType
+    except ImportError as error:
+        raise InputError(f"to_czbenchmarks needs czbenchmarks ({error}); install cz-benchmarks") from error
+    names = list(dict.fromkeys(row.embedding for row in results))
+    if embedding is None and len(names) > 1:
+        raise InputError(f"to_czbenchmarks: the result has the embeddings {', '.join(names)}; choose one by embedding=")
+    if embedding is not None and embedding not in names:
+        raise InputError(f"to_czbenchmarks: the result has no embedding {embedding!r}; it has {', '.join(names)}")
+    known = {kind.value for kind in MetricType}
+    rows = [
+        row
+        for row in results
+        if embedding in (None, row.embedding) and row.metric in known and row.params.get("condition") != MEAN
+    ]
+    return [
+        CzResult(
+            metric_type=MetricType(row.metric),
+            value=row.value,
+            params={name: row.params[name] for name in CZ_PARAMS if name in row.params},
+        )
+        for row in _means_first(rows)
+    ]
+
+
+def _means_first(rows: Sequence[MetricResult]) -> list[MetricResult]:
+    """The order of cz-benchmarks: for each test set the means over classifiers, then the classifiers."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+
+    def place(row: MetricResult) -> tuple[int, str, str, bool]:
+        params = row.params
+        species = str(params.get("train_species", "")), str(params.get("test_species", ""))
+        return tasks.index(row.task), *species, not str(params.get("classifier", "")).startswith(MEAN)
+
+    return sorted(rows, key=place)
+
+
+def to_scib_table(results: Sequence[MetricResult]) -> pd.DataFrame:
+    """See `Result.to_scib_table`."""
+    import pandas as pd
+
+    rows = [row for row in results if row.task == "scib"]
+    if not rows:
+        raise InputError("to_scib_table: the result has no scores of the task 'scib'; score with tasks=['scib']")
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        values.setdefault(row.embedding, {})[row.metric] = row.value
+    table = pd.DataFrame(
+        {name: [of_one.get(metric) for of_one in values.values()] for metric, (name, _) in SCIB_COLUMNS.items()},
+        index=pd.Index(list(values), name="Embedding"),
+        dtype=object,
+    )
+    table.loc["Metric Type"] = [kind for _, kind in SCIB_COLUMNS.values()]
+    return table

@@ -1,0 +1,296 @@
+"""What a run gives back: every number with what it is made of, and how to keep it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpubench.core import scores
+from gpubench.core.errors import InputError
+from gpubench.core.files import write_atomically
+from gpubench.core.scores import CellScores, MetricResult
+from gpubench.core.timeline import chrome_trace
+from gpubench.results import interchange, rows, table
+from gpubench.results.cells_file import NAME as CELLS_NAME
+from gpubench.results.cells_file import read_cells, write_cells
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SCHEMA = 1
+"""Version of the layout of `results.json`."""
+
+_FLOATS = ("value", "stderr", "stderr_df", "seconds")
+"""Columns of numbers that may be missing."""
+
+_WIDTH = 100
+_ROWS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of a run.
+
+    Attributes
+    ----------
+    results : one row a number, in the order in which they were computed
+    provenance : versions, machine, engine, seed, options and data (see `gpubench.running.provenance`)
+    timeline : stages with seconds, bytes put on the device and peak memory
+    skipped : tasks left out, each {"task", "reason"}
+    failures : tasks that failed, each {"task", "embedding", "error"}; what they had finished is in `results`
+    interrupted : whether the run was stopped before its end
+    cells : what the numbers are made of, cell by cell; empty for a result that was read without them
+    """
+
+    results: list[MetricResult]
+    provenance: dict[str, Any]
+    timeline: list[dict[str, Any]]
+    skipped: list[dict[str, str]]
+    failures: list[dict[str, str]]
+    interrupted: bool = False
+    cells: CellScores = field(default_factory=CellScores, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hold every value to what a score may be: a finite number, or NaN with a reason."""
+        object.__setattr__(self, "results", [scores.finite_or_undefined(row) for row in self.results])
+
+    def value(self, metric: str, **filters: Any) -> float:
+        """Return the value of one metric.
+
+        Parameters
+        ----------
+        metric : its id
+        filters : embedding, task, or parameters such as classifier="lr", where the metric has several rows
+
+        Raises
+        ------
+        InputError
+            No row matches, or more than one.
+
+        Examples
+        --------
+        >>> result.value("mean_fold_accuracy", classifier="lr")  # doctest: +SKIP
+        0.8514
+        """
+        wanted = {"metric": metric, **filters}
+        found = [row for row in self.results if all(_get(row, key) == wish for key, wish in wanted.items())]
+        if len(found) == 1:
+            return found[0].value
+        call = f"value({', '.join([repr(metric), *(f'{key}={wish!r}' for key, wish in filters.items())])})"
+        if not found:
+            known = ", ".join(dict.fromkeys(row.metric for row in self.results)) or "none"
+            raise InputError(f"{call}: no such row in this result; its metrics are: {known}")
+        fields_apart = [key for key in ("embedding", "task") if len({_get(row, key) for row in found}) > 1]
+        apart = ", ".join([*fields_apart, *rows.telling_params(found)])
+        raise InputError(f"{call}: {len(found)} rows match; tell them apart by {apart}")
+
+    def plot(
+        self,
+        kind: Literal["scores", "breakdown", "view"] = "scores",
+        *,
+        embedding: str | None = None,
+        task: str | None = None,
+        metric: str | None = None,
+        by: str = "label",
+    ) -> Figure:
+        """Draw a figure for a paper; it is returned, not shown, and `savefig` writes it as PDF, SVG or PNG.
+
+        Parameters
+        ----------
+        kind : "scores" for bars with intervals of 95% for each metric and embedding, "breakdown" for how the cells'
+            values of one metric spread in groups, "view" for the cells in two dimensions
+        embedding, task, metric : what to draw; None: all, or the only one where one is drawn
+        by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and of a view "cluster"
+
+        Raises
+        ------
+        InputError
+            There is nothing of that name, or it is not clear which is meant.
+
+        Examples
+        --------
+        >>> result.plot("breakdown", metric="entropy_per_cell", by="batch").savefig("mixing.pdf")  # doctest: +SKIP
+        """
+        from gpubench.results.plots import plot
+
+        return plot(self.results, self.cells, kind, embedding=embedding, task=task, metric=metric, by=by)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.
+
+        A parameter with the name of a field gets the prefix "param_"; a row without a parameter has a missing value.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(rows.to_columns(self.results))
+        return frame.astype({**dict.fromkeys(_FLOATS, float), "n": int, "approximate": bool})
+
+    def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
+        """Return the rows as `czbenchmarks.metrics.types.MetricResult`, in its order and with its parameters.
+
+        Rows that cz-benchmarks has no metric for are left out: users' scorers, the scores of scib-metrics, and the mean
+        over conditions.
+
+        Parameters
+        ----------
+        embedding : whose rows; None: the only one
+
+        Raises
+        ------
+        InputError
+            czbenchmarks is not installed, no such embedding, or several and none is chosen.
+        """
+        return interchange.to_czbenchmarks(self.results, embedding)
+
+    def to_scib_table(self) -> pd.DataFrame:
+        """Return the rows of the task `scib` as `scib_metrics.benchmark.Benchmarker.get_results` does.
+
+        A row for each embedding and one for the types of metric, "Metric Type"; a column for each metric, then the
+        aggregates "Batch correction", "Bio conservation" and "Total".
+
+        Raises
+        ------
+        InputError
+            The task `scib` was not run.
+        """
+        return interchange.to_scib_table(self.results)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write everything but `cells` to a JSON file, whole or not at all. An undefined value (NaN) is null there.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        content = {
+            "schema": SCHEMA,
+            "provenance": scores.plain(self.provenance),
+            "results": [scores.to_dict(row) for row in self.results],
+            "timeline": scores.plain(self.timeline),
+            "skipped": scores.plain(self.skipped),
+            "failures": scores.plain(self.failures),
+            "interrupted": self.interrupted,
+        }
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
+
+    def cells_to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write `cells` to a Parquet file with a row for each cell.
+
+        `from_json` finds them again where the file is called cells.parquet, in the folder of the JSON file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        write_cells(self.cells, self.results, path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str], *, cells: bool = True) -> Result:
+        """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        path : the file
+        cells : read cells.parquet from its folder as well, where there is one that belongs to these results
+
+        Raises
+        ------
+        InputError
+            The file cannot be read, or is not a result of gpubench of a schema that this version knows.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{str(path)!r} cannot be read: {error.strerror}; check the name") from error
+        except ValueError as error:
+            raise InputError(f"{str(path)!r} is not a JSON file ({error}); pass a results.json") from error
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            has = "is not a result of gpubench" if schema is None else f"has schema {schema!r}"
+            raise InputError(f"{str(path)!r} {has}; this version of gpubench reads results.json of schema {SCHEMA}")
+        try:
+            names = [field.name for field in fields(cls) if field.name not in ("results", "cells")]
+            rest = {name: content[name] for name in names}
+            result = cls(results=[scores.from_dict(row) for row in content["results"]], **rest)
+        except (KeyError, TypeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise InputError(
+                f"{str(path)!r} is not a whole result: {why}; pass a results.json, or score again"
+            ) from error
+        found = read_cells(Path(path).with_name(CELLS_NAME), result.results) if cells else None
+        return result if found is None else replace(result, cells=found)
+
+    def to_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write the timeline as a trace that https://ui.perfetto.dev and chrome://tracing open.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        text = json.dumps(chrome_trace(scores.plain(self.timeline)), indent=1, allow_nan=False, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        text = rows.to_csv(self.results)
+        write_atomically(path, lambda file: file.write(_encode(text)))
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows of `to_frame` to a Parquet file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {
+            **dict.fromkeys(("embedding", "task", "metric", "note"), pa.string()),
+            **dict.fromkeys(_FLOATS, pa.float64()),
+            "n": pa.int64(),
+            "approximate": pa.bool_(),
+        }
+        columns = rows.to_columns(self.results)
+        content = pa.table({name: pa.array(cells, types.get(name)) for name, cells in columns.items()})
+        write_atomically(path, lambda file: pq.write_table(content, file))
+
+    def __str__(self) -> str:
+        head = f"gpubench result: {self._summary()}"
+        body = table.to_text(self.results, self.skipped, self.failures, width=_WIDTH, limit=_ROWS_SHOWN)
+        return f"{head}\n\n{body}" if body else head
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        body = table.to_html(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        return f"<p>gpubench result: {self._summary()}</p>\n{body}"
+
+    def _summary(self) -> str:
+        embeddings = len({row.embedding for row in self.results})
+        scores = f"{len(self.results)} scores of {embeddings} embedding{'' if embeddings == 1 else 's'}"
+        return f"{scores}, interrupted" if self.interrupted else scores
+
+
+def _get(row: MetricResult, key: str) -> Any:
+    return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; what it cannot hold, such as half a character of a damaged file name, is written as an escape."""
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""One run: from the user's arguments to a result and its files."""

@@ -1,0 +1,211 @@
+"""The runs of a run file, one after the other, each with a folder of its own, and one table of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from gpubench.core import machine
+from gpubench.core.checkpoint import Checkpoint
+from gpubench.core.errors import InputError
+from gpubench.core.files import write_atomically
+from gpubench.core.units import bytes_text, seconds_text
+from gpubench.data.urls import Url, file_of
+from gpubench.datasets.lookup import is_dataset_name
+from gpubench.results import rows, table
+from gpubench.results.cells_file import NAME as CELLS
+from gpubench.results.result import Result
+from gpubench.running import score
+from gpubench.running.output import Output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpubench.core.timeline import Listener
+    from gpubench.datasets.entry import Entry
+    from gpubench.running.plan import Plan
+    from gpubench.running.run_file import PlannedRun
+
+TABLE = "runs.csv"
+"""The file with the scores of all runs, in the folder that holds theirs."""
+
+
+def output_of(plan: PlannedRun, every: Output) -> Output:
+    """Where the files of one run go: a folder of its name, where JSON is always among them."""
+    formats = list(dict.fromkeys(["json", *every.formats]))
+    return replace(every, folder=every.folder / plan.name, formats=formats, report=False)
+
+
+def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tuple[Result, list[str]]:
+    """Score one run and write its files; one that has ended whole before, of the same inputs, is taken over.
+
+    Returns
+    -------
+    The result, and lines for people.
+
+    Raises
+    ------
+    InputError
+        Its input cannot be scored, or its files cannot be written; the line of the run file is in the message.
+    """
+    digest = _digest(plan)
+    before = _finished(output, digest)
+    if before is not None:
+        return before, [f"Taken over from {output.folder}, where it had ended"]
+    arguments = dict(plan.arguments)
+    try:
+        with Checkpoint(output.folder) as checkpoint:
+            options = arguments.pop("options", {})
+            result = score.score(listener=listener, checkpoint=checkpoint, **arguments, **options)
+            result.provenance["run"] = {"name": plan.name, "digest": digest}
+            lines = [] if result.interrupted and not result.results else output.write(result)
+            return result, lines + checkpoint.end(whole=not (result.interrupted or result.failures))
+    except InputError as error:
+        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+
+
+def has_ended(plan: PlannedRun, output: Output) -> bool:
+    """Whether a run has ended whole before, of the same inputs, so that scoring it would take its result over."""
+    return _finished(output, _digest(plan)) is not None
+
+
+def plan_run(plan: PlannedRun) -> Plan:
+    """What one run would take.
+
+    Raises
+    ------
+    InputError
+        Its input cannot be scored; the line of the run file is in the message.
+    """
+    from gpubench.running import plan as running_plan
+
+    arguments = dict(plan.arguments)
+    options = arguments.pop("options", {})
+    try:
+        return running_plan.plan(**arguments, **options)
+    except InputError as error:
+        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+
+
+def sum_text(plans: Mapping[str, Plan]) -> str:
+    """What runs take one after the other: the time of all, the memory of the largest."""
+    largest = max(plans, key=lambda name: plans[name].peak_bytes)
+    seconds = sum(plan.seconds for plan in plans.values())
+    runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
+    return (
+        f"{runs}: about {seconds_text(seconds)}; at most {bytes_text(plans[largest].peak_bytes)}, held by {largest!r}."
+    )
+
+
+def write_table(results: Mapping[str, Result], folder: Path) -> str:
+    """Write the scores of all runs as one CSV file: a column "run", then those of `Result.to_csv`; returns a line.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    import pandas as pd
+
+    scores = [row for result in results.values() for row in result.results]
+    names = [name for name, result in results.items() for _ in result.results]
+    frame = pd.DataFrame({"run": names, **rows.to_columns(scores)})
+    text = frame.to_csv(index=False).encode("utf-8", "backslashreplace")
+    write_atomically(folder / TABLE, lambda file: file.write(text))
+    return f"Wrote {folder / TABLE}"
+
+
+def table_text(results: Mapping[str, Result]) -> str:
+    """The scores of all runs as one table: a line for each score."""
+    header = ("run", "embedding", "task", "metric", "value", "stderr")
+    lines = [header, *(line for name, result in results.items() for line in _lines(name, result))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in ("value", "stderr") else cell.ljust(width)
+            for cell, column, width in zip(line, header, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _lines(name: str, result: Result) -> Iterator[tuple[str, ...]]:
+    for section in table.sections(result.results):
+        for cells in section.rows:
+            row = dict(zip(section.header, cells, strict=True))
+            params = [f"{key}={row[key]}" for key in section.header if key not in table.HEADER and row[key]]
+            metric = " ".join([row["metric"], *params])
+            yield name, section.embedding, section.task, metric, row["value"], row.get("stderr", "")
+
+
+def _digest(plan: PlannedRun) -> str | None:
+    """What decides the scores of a run: what it asks for, its files as they are now, the datasets, the version.
+
+    None where nothing tells whether an input is still the same: a store of many files, a server that does not say.
+    """
+    datasets = _catalogued(plan.arguments["data"])
+    local = [entry.path for entry in datasets if entry and entry.path and not entry.is_remote]
+    files: dict[str, Sequence[Any]] = {}
+    for text in [*_texts(plan.arguments), *local]:
+        path = file_of(text)
+        if isinstance(path, Url):
+            identity = () if path.suffix == ".zarr" else path.require("data").identity
+            if not identity:
+                return None
+            files[text] = identity
+            continue
+        if path.is_dir():
+            return None
+        if path.is_file():
+            stat = path.stat()
+            files[text] = [stat.st_size, stat.st_mtime_ns]
+    asked = {key: value if key != "scorers" else sorted(value or ()) for key, value in plan.arguments.items()}
+    content = [asked, files, list(map(repr, datasets)), machine.package_version("gpubench")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _catalogued(data: Any) -> list[Entry | None]:
+    """What the catalogues say of the datasets of a run; None where they no longer have one."""
+    names = [text for text in _texts(data) if is_dataset_name(text)]
+    if not names:
+        return []
+    from gpubench.datasets.catalogue import read_catalogues
+
+    entries = read_catalogues()
+    return [entries.get(name) for name in names]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _finished(output: Output, digest: str | None) -> Result | None:
+    """The result of a run of this digest that has ended whole and left every file that is asked for; else None."""
+    if digest is None or not all(file.is_file() for file in output.files() if file.name != CELLS):
+        return None
+    try:
+        result = Result.from_json(output.folder / "results.json")
+    except InputError:  # damaged, or of another version: it is written anew
+        return None
+    same = result.provenance.get("run", {}).get("digest") == digest and not _fetched_anew(result)
+    return result if same and not (result.interrupted or result.failures) else None
+
+
+def _fetched_anew(result: Result) -> bool:
+    """Whether the cache has another version now of a dataset that was scored."""
+    from gpubench.datasets.cache import place_of, recorded
+    from gpubench.datasets.entry import Entry
+
+    for file in result.provenance["dataset"].get("files", ()):
+        record = recorded(place_of(Entry(file["id"], file["address"]))) if file["address"] else None
+        if record is not None and record.sha256 != file["sha256"]:
+            return True
+    return False

@@ -1,0 +1,117 @@
+"""Where a report draws the cells: on coordinates that came with them, else on two principal components."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.scores import CellView
+from gpubench.data import has_embedding, read_matrix, read_rows
+from gpubench.engines.planner import PIECE_VALUES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from gpubench.core.types import Array
+    from gpubench.data import Rows
+    from gpubench.engines.embedding import Embedding
+
+logger = logging.getLogger("gpubench")
+
+UMAP = "X_umap"
+
+CELLS = 20_000
+"""Cells that are drawn at most: more would hide each other."""
+
+COMPONENTS = "first two principal components"
+
+_KEPT_VALUES = 1 << 24
+_BLOCK_ROWS = 1 << 18
+_DIRECTIONS, _ROUNDS = 12, 10
+"""Of the iteration: after ten rounds what is left of direction 13 is (variance 13 / variance 2)^20."""
+
+
+def drawn_cells(n: int, seed: int) -> NDArray[np.int64]:
+    """Rows of the cells to draw, ascending: all of them, or `CELLS` at random."""
+    if n <= CELLS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, CELLS, replace=False))
+
+
+def given_view(data: Any, n_cells: int, seed: int) -> CellView | None:
+    """The first two columns of the `X_umap` that came with the cells; None where there is none that can be drawn."""
+    try:
+        if not has_embedding(data, UMAP):
+            return None
+        rows = drawn_cells(n_cells, seed)
+        xy = _first_two(read_matrix(data, UMAP, UMAP), rows, n_cells)
+    except InputError as error:  # nobody asked for it, so that it must not cost anyone a score
+        logger.warning("the cells are drawn on principal components, for %s", error)
+        return None
+    finite = np.isfinite(xy).all(axis=1)
+    return CellView(UMAP, rows[finite], xy[finite])
+
+
+def _first_two(coordinates: Rows, rows: NDArray[np.int64], n_cells: int) -> NDArray[np.float32]:
+    n, d = coordinates.shape
+    if n != n_cells or d < 2:
+        raise InputError(f"{UMAP} is {n:,} x {d}, not {n_cells:,} x 2")
+    drawn = []
+    for start in range(0, n, _BLOCK_ROWS):
+        block = read_rows(coordinates, start, min(start + _BLOCK_ROWS, n))
+        own = rows[(rows >= start) & (rows < start + len(block))] - start
+        drawn.append(block[own, :2].astype(np.float32))
+    xy = np.concatenate(drawn)
+    if not np.isfinite(xy).all(axis=1).any():
+        raise InputError(f"{UMAP} has no cell with two finite coordinates")
+    return xy
+
+
+def principal_view(embedding: Embedding, seed: int) -> CellView:
+    """Project the drawn cells on their two directions of largest variance, found by subspace iteration.
+
+    References
+    ----------
+    Halko, Martinsson & Tropp (2011), doi:10.1137/090771806.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # with more, BLAS sums in another order
+        return _principal_view(embedding, seed)
+
+
+def _principal_view(embedding: Embedding, seed: int) -> CellView:
+    engine, xp, d = embedding.engine, embedding.engine.xp, embedding.d
+    rows = drawn_cells(embedding.n, seed)
+    step = max(1, PIECE_VALUES // d)
+    pieces = [xp.asarray(rows[start : start + step]) for start in range(0, len(rows), step)]
+    mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
+    # by a power of two, which changes no digit, so that squares of very large or small values stay within float32
+    exponent = np.frexp(max(float(xp.abs(embedding.x[piece]).max()) for piece in pieces))[1]
+    scale = 2.0 ** -int(np.clip(exponent, -100, 100))
+    mean = (mean * scale).astype(np.float32)
+
+    def centred() -> Iterator[Array]:
+        yield from (embedding.x[piece] * np.float32(scale) - mean for piece in pieces)
+
+    kept = list(centred()) if len(rows) * d <= _KEPT_VALUES else None
+
+    def spread(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Covariance times directions, but for a factor."""
+        held = xp.asarray(directions, dtype=np.float32)
+        return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in kept or centred())), np.float64)
+
+    directions = np.random.default_rng(seed).standard_normal((d, min(_DIRECTIONS, d)))
+    for _ in range(_ROUNDS):
+        directions = np.linalg.qr(spread(directions))[0]
+    axes = (directions @ np.linalg.eigh(directions.T @ spread(directions))[1][:, ::-1])[:, :2]
+    axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1, 1)
+    xy = np.zeros((len(rows), 2), np.float32)
+    held = xp.asarray(axes, dtype=np.float32)
+    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in kept or centred()]) / scale
+    return CellView(COMPONENTS, rows, xy)

@@ -1,0 +1,114 @@
+"""The doctor says what works, what to install, and whether scoring works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from types import SimpleNamespace
+
+import pytest
+
+from gpubench.cli import doctor
+from gpubench.cli.doctor import Finding, examine, to_text, works
+from gpubench.core import machine
+from gpubench.core.errors import EngineUnavailable
+
+
+def find(about: str) -> Finding:
+    """The finding about one thing."""
+    return next(finding for finding in examine() if finding.about == about)
+
+
+def test_scoring_works_here() -> None:
+    findings = examine()
+    assert works(findings)
+    assert find("engine cpu").state == "works"
+    text = to_text(findings)
+    assert text.endswith("Scoring works here.")
+    assert text.isprintable() or all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.mark.parametrize("error", [ImportError("no igraph"), OSError("bad library"), EngineUnavailable("no device")])
+def test_a_broken_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(doctor, "get_engine", fail)
+    findings = examine()
+    assert not works(findings)
+    assert find("engine cpu").state == "broken"
+    assert str(error) in find("engine cpu").text
+    assert to_text(findings).endswith("Scoring does not work here: see what is broken above.")
+
+
+def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = machine.package_version
+    monkeypatch.setattr(machine, "package_version", lambda name: None if name == "faiss-cpu" else found(name))
+    finding = find("faiss-cpu")
+    assert finding.state == "missing"
+    assert 'pip install "gpubench[cpu]"' in finding.text
+    assert works(examine()), "a package that only makes things faster is not needed"
+
+
+@pytest.mark.parametrize(
+    ("about", "package", "extra"), [("engine dask", "distributed", "dask"), ("URLs", "fsspec", "remote")]
+)
+def test_clusters_and_urls(about: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "package_version", {package: "2.0"}.get)
+    assert find(about).state == "works"
+    assert find(about).text.startswith(f"{package} 2.0; for ")
+    monkeypatch.setattr(machine, "package_version", {}.get)
+    assert find(about).state == "missing"
+    assert find(about).text.endswith(f'pip install "gpubench[{extra}]"')
+    assert works([find(about)])
+
+
+def test_missing_tiles_come_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.compiled, "available", lambda: ("avx2", "generic"))
+    assert find("compiled tiles") == Finding("compiled tiles", "works", "for avx2; speed up neighbours and silhouettes")
+    monkeypatch.setattr(doctor.compiled, "available", tuple)
+    assert find("compiled tiles").state == "missing"
+    assert "C++ compiler" in find("compiled tiles").text
+
+
+def test_every_package_named_is_in_an_extra_that_exists() -> None:
+    requires = importlib.metadata.requires("gpubench") or []
+    for package in doctor.OPTIONAL:
+        assert any(line.startswith(package.name) and f"extra == '{package.extra}'" in line for line in requires), (
+            package
+        )
+
+
+def test_without_a_driver_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: None)
+    assert find("engine cuda") == Finding(
+        "engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used"
+    )
+
+
+def test_with_a_driver_the_engine_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(name: str, **_: object) -> None:
+        raise EngineUnavailable(f"{name} needs CuPy")
+
+    monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: "12.4")
+    monkeypatch.setattr(machine, "run_briefly", lambda *_: "NVIDIA H200, 143771 MiB")
+    monkeypatch.setattr(doctor, "get_engine", unavailable)
+    assert find("engine cuda").text == "driver for CUDA 12.4, NVIDIA H200, 143771 MiB; cuda needs CuPy"
+
+
+def test_a_program_that_is_missing_or_hangs_gives_nothing() -> None:
+    assert machine.run_briefly("no-such-program-at-all") is None
+    assert machine.run_briefly("sleep", "5", timeout_s=0.05) is None
+    assert machine.run_briefly("false") is None
+    assert machine.run_briefly("echo", "a") == "a"
+
+
+def test_with_the_engine_it_says_what_runs_on_the_cpu_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: "12.4")
+    monkeypatch.setattr(machine, "run_briefly", lambda *_: None)
+    monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cuml" else name)
+    engine, cuml, cugraph, nvtx = doctor._cuda()
+    assert engine == Finding("engine cuda", "works", "driver for CUDA 12.4, GPU not named by nvidia-smi; a GPU")
+    assert cuml.state == "missing"
+    assert cuml.text == 'random forests run on the CPU without it: pip install "gpubench[cuda12]"'
+    assert cugraph.state == nvtx.state == "works"

@@ -1,0 +1,631 @@
+"""The command line: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from stores import zarr_writer
+
+import gpubench as gb
+from gpubench.cli import main as cli_main
+from gpubench.cli.main import main
+from gpubench.core.scores import MetricResult
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.results.result import Result
+from gpubench.tasks import TASKS
+
+N = 60
+OLD = b"an older result\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good cells in several formats, and everything that can be wrong with them."""
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(0)
+    label = np.repeat(["T cell", "B cell", "NK cell"], N // 3)
+    obs = pd.DataFrame(
+        {
+            "cell_type": label,
+            "donor": np.tile(["a", "b"], N // 2),
+            "day": np.repeat([0, 1, 2], N // 3),
+            "unused": pd.Categorical(label, categories=["T cell", "B cell", "NK cell", "monocyte"]),
+            "no_donor": pd.Categorical(np.tile(["a", "b"], N // 2), categories=["a", "b", "c"]),
+            "one": "same",
+            "single": [f"cell {i}" for i in range(N)],
+            "some_missing": np.where(np.arange(N) < 2, None, label),
+            "day_missing": np.where(np.arange(N) == 4, np.nan, 1.0),
+            "words": np.tile(["early", "late"], N // 2),
+        },
+        index=[f"cell{i}" for i in range(N)],
+    )
+    x = rng.normal(size=(N, 5)).astype(np.float32) + np.repeat([[0], [3], [6]], N // 3, axis=0).astype(np.float32)
+    nan, inf = x.copy(), x.copy()
+    nan[[1, 5, 7, 20], 0] = np.nan
+    inf[2, 1] = np.inf
+    cells = ad.AnnData(obs=obs, obsm={"X_pca": x, "X_nan": nan, "X_inf": inf, "X_other": x + 1})
+    cells.write_h5ad(folder / "cells.h5ad")
+    cells[:0].copy().write_h5ad(folder / "none.h5ad")
+    cells[:1].copy().write_h5ad(folder / "one.h5ad")
+    content = (folder / "cells.h5ad").read_bytes()
+    (folder / "truncated.h5ad").write_bytes(content[: len(content) // 2])
+    (folder / "text.h5ad").write_text("not cells\n")
+    (folder / "empty.h5ad").touch()
+    (folder / "empty.npy").touch()
+    np.save(folder / "emb.npy", x)
+    np.save(folder / "complex.npy", x + 1j)
+    np.save(folder / "object.npy", x.astype(object), allow_pickle=True)
+    np.save(folder / "flat.npy", x[:, 0])
+    obs[["cell_type", "donor", "day"]].to_parquet(folder / "obs.parquet")
+    obs[["cell_type"]].head(N - 10).to_parquet(folder / "short.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are written as a user in that folder would."""
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An output folder with an older result in it."""
+    (tmp_path / "results.json").write_bytes(OLD)
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(file.name for file in folder.iterdir())
+
+
+CELLS = ["cells.h5ad", "-e", "X_pca", "--label", "cell_type"]
+SEPARATION = [*CELLS, "-t", "embedding"]
+CLUSTERING = [*CELLS, "-t", "clustering"]
+MIXING = [*CELLS, "--batch", "donor", "-t", "batch_integration"]
+ORDER = ["cells.h5ad", "-e", "X_pca", "--time", "day"]
+ARRAY = ["--obs", "obs.parquet", "--label", "cell_type", "-t", "embedding"]
+
+BAD_INPUT = {
+    "NaN embedding": (
+        ["cells.h5ad", "-e", "X_nan", "--label", "cell_type", "-t", "embedding"],
+        r"X_nan: 4 of 60 rows hold NaN or infinite values \(first: 1, 5, 7\); remove or impute",
+    ),
+    "infinite embedding": (
+        ["cells.h5ad", "-e", "X_inf", "--label", "cell_type", "-t", "embedding"],
+        r"X_inf: 1 of 60 rows .* 2\)",
+    ),
+    "NaN labels": (["cells.h5ad", "-e", "X_pca", "--label", "some_missing"], r"label: 2 of 60 rows .*0, 1.*leave"),
+    "NaN times": (["cells.h5ad", "-e", "X_pca", "--time", "day_missing"], r"time: 1 of 60 rows .*4"),
+    "lengths that differ": (
+        ["emb.npy", "--obs", "short.parquet", "--label", "cell_type"],
+        r"label has 50 values .* 60 rows; give one value per cell",
+    ),
+    "unknown embedding": (["cells.h5ad", "-e", "X_pc", "--label", "cell_type"], "'X_pc' .*did you mean 'X_pca'"),
+    "unknown column": (["cells.h5ad", "-e", "X_pca", "--label", "celltype"], "'celltype' .*did you mean 'cell_type'"),
+    "unknown batch": ([*CELLS, "--batch", "doner"], "--batch 'doner' .*did you mean 'donor'"),
+    "a choice of embeddings": (
+        ["cells.h5ad", "--label", "cell_type"],
+        "several embeddings; name one or more with --embedding: .*'X_pca'",
+    ),
+    "missing file": (["cels.h5ad", "--label", "cell_type"], "cels.h5ad does not exist .*'cells.h5ad'"),
+    "missing table": (["emb.npy", "--obs", "no.parquet", "--label", "cell_type"], "obs: no.parquet does not exist"),
+    "truncated file": (["truncated.h5ad", "--label", "cell_type"], "truncated.h5ad .*copy or download it again"),
+    "not HDF5": (["text.h5ad", "--label", "cell_type"], "text.h5ad is not an HDF5 file"),
+    "empty file": (["empty.h5ad", "--label", "cell_type"], "empty.h5ad is empty"),
+    "empty array": (["empty.npy", *ARRAY], "empty.npy is empty; check the path, or copy it again"),
+    "a folder": ([".", "--label", "cell_type"], r"\. is a folder, and not a zarr group of AnnData; give a file"),
+    "no expression": (
+        ["cells.h5ad", "--predictions", "cells.h5ad", "--control", "x"],
+        "cells.h5ad has no expression in X; give a file that has it",
+    ),
+    "little memory": ([*SEPARATION, "--memory", "10kB"], r"--memory 10,000 bytes is too little .*67.1 MB"),
+    "a name that is too long": ([*SEPARATION, "--trace", "x" * 300], "'x+' cannot be used: File name too long; check"),
+    "zero cells": (["none.h5ad", "-e", "X_pca", "--label", "cell_type"], "no (rows|cells)"),
+    "one cell": (["one.h5ad", "-e", "X_pca", "--label", "cell_type"], "1 cell; at least two are needed"),
+    "one label": (["cells.h5ad", "-e", "X_pca", "--label", "one"], "label has one value .'same'. in all 60 rows"),
+    "one batch": ([*CELLS, "--batch", "one"], "batch has one value .'same'. in all 60 rows"),
+    "all labels singletons": (
+        ["cells.h5ad", "-e", "X_pca", "--label", "single"],
+        "label has a different value in each",
+    ),
+    "non-numeric time": (["cells.h5ad", "-e", "X_pca", "--time", "words"], "time is not numeric.*'early'"),
+    "k of 0": ([*ORDER, "-o", "k=0"], "k=0 cannot be used; give a whole number of at least 1"),
+    "negative k": ([*ORDER, "-o", "k=-3"], "k=-3 cannot be used"),
+    "n_neighbors of 1": ([*MIXING, "-o", "n_neighbors=1"], "n_neighbors=1 cannot be used"),
+    "resolution of 0": ([*CLUSTERING, "-o", "resolution=0"], "resolution=0.0 cannot be used"),
+    "one fold": ([*CELLS, "-t", "label_prediction", "-o", "n_folds=1"], "n_folds=1 cannot be used"),
+    "k that is no number": ([*ORDER, "-o", "k=many"], "--option k='many' is not a whole number"),
+    "unknown option": ([*ORDER, "-o", "resolutoin=1"], "'resolutoin' .*did you mean 'resolution'"),
+    "unknown task": ([*CELLS, "-t", "clusterin"], "task 'clusterin' .*did you mean 'clustering'"),
+    "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer 'acuracy' .*did you mean 'accuracy'"),
+    "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
+    "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
+    "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
+    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is no whole number from 0"),
+    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is no whole number from 0"),
+    "seed that is no number": ([*SEPARATION, "--seed", "x"], "'--seed'.*see gpubench score --help"),
+    "unknown search": ([*SEPARATION, "--knn", "hnsw"], "'hnsw'"),
+    "no threads": ([*SEPARATION, "--threads", "0"], "--threads 0: at least one thread is needed"),
+    "no amount of memory": ([*SEPARATION, "--memory", "lots"], "--memory 'lots' .*write it as 4GB"),
+    "complex dtype": (["complex.npy", *ARRAY], "complex"),
+    "object dtype": (["object.npy", *ARRAY], "object"),
+    "one dimension": (["flat.npy", *ARRAY], r"must be a matrix .* shape \(60,\)"),
+    "array without table": (
+        ["emb.npy", "--label", "cell_type"],
+        "--label 'cell_type' names a column, but .* give --obs, the",
+    ),
+    "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give --label"),
+    "task without input": ([*CELLS, "-t", "batch_integration"], "task 'batch_integration' needs batch; give it"),
+    "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option:? '?--lable.*see gpubench score --help"),
+    "no data": ([], "Missing argument.*see gpubench score --help"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_line_and_loses_nothing(
+    arguments: list[str], message: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["score", *arguments, "--out", str(out)])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(rf"gpubench: .*{message}.*\n", printed.err), printed.err
+    assert code == 2
+    assert names(out) == ["results.json"]
+    assert (out / "results.json").read_bytes() == OLD
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = tmp_path / "secret.h5ad"
+    secret.write_bytes(Path("cells.h5ad").read_bytes())
+    secret.chmod(0)
+    assert main(["score", str(secret), "--label", "cell_type"]) == 2
+    assert "permission denied" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_found_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    (tmp_path / "file").touch()
+    assert main(["score", *SEPARATION, "--out", str(tmp_path / "file" / "results")]) == 2
+    assert "a part of that path is a file; choose another folder" in capsys.readouterr().err
+    (tmp_path / "results.json").mkdir()
+    assert main(["score", *SEPARATION, "--out", str(tmp_path)]) == 2
+    assert "has a folder called results.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--quiet"], ["--format", "csv"], ["--report"]])
+def test_flags_that_would_keep_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, *flags]) == 2
+    assert f"{flags[0]} without --out" in (told := capsys.readouterr().err)
+    assert "would keep nothing" in told
+
+
+def test_a_trace_alone_is_something_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--quiet", "--trace", str(tmp_path / "trace.json")]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert names(tmp_path) == ["trace.json"]
+
+
+def test_a_trace_may_go_to_the_folder_that_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, elsewhere = tmp_path / "r", tmp_path / "none" / "trace.json"
+    assert main(["score", *SEPARATION, "--quiet", "--out", str(out), "--trace", str(out / "trace.json")]) == 0
+    assert "trace.json" in names(out)
+    assert main(["score", *SEPARATION, "--quiet", "--out", str(out), "--trace", str(elsewhere)]) == 2
+    assert "make it first" in capsys.readouterr().err
+
+
+def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        ["score", *SEPARATION, "--out", str(tmp_path / "new" / "r"), "--format", "json,csv", "--format", "parquet"]
+    )
+    printed = capsys.readouterr()
+    assert (code, printed.err) == (0, "")
+    assert "X_pca: embedding\n" in printed.out
+    assert re.search(r"silhouette_score +0\.\d{4} +60 ", printed.out)
+    assert printed.out.isprintable() or set(filter(lambda c: not c.isprintable(), printed.out)) == {"\n"}
+    assert f"Wrote {tmp_path / 'new' / 'r' / 'results.json'}\n" in printed.out
+    written = names(tmp_path / "new" / "r")
+    assert written == ["cells.parquet", "results.csv", "results.json", "results.parquet"]
+    result = Result.from_json(tmp_path / "new" / "r" / "results.json")
+    frame = pd.read_parquet(tmp_path / "new" / "r" / "results.parquet")
+    assert frame["value"].tolist() == [result.value("silhouette_score")]
+    assert result.provenance["dataset"]["source"] == "cells.h5ad"
+    assert result.provenance["seed"] == 42
+    assert {"read", "X_pca", "X_pca/embedding"} <= {stage["path"] for stage in result.timeline}
+
+
+def test_a_trace_is_written_whole_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, out = tmp_path / "trace.json", tmp_path / "r"
+    assert main(["score", *SEPARATION, "--out", str(out), "--trace", str(trace)]) == 0
+    assert f"Wrote {trace}\n" in capsys.readouterr().out
+    stages = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [stage["args"]["path"] for stage in stages] == [
+        stage["path"] for stage in Result.from_json(out / "results.json").timeline
+    ]
+    written = trace.read_bytes()
+    monkeypatch.setattr("gpubench.results.result.chrome_trace", lambda _: {"half": Path()})
+    with pytest.raises(TypeError):
+        main(["score", *SEPARATION, "--trace", str(trace)])
+    assert trace.read_bytes() == written
+    assert names(tmp_path) == ["r", "trace.json"]
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    for path, message in ((tmp_path, "is a folder; name a file"), (tmp_path / "no" / "t.json", "there is no folder")):
+        assert main(["score", *SEPARATION, "--trace", str(path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_older_result_is_replaced_and_that_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--out", str(out)]) == 0
+    assert f"Wrote {out / 'results.json'} in place of the older one" in capsys.readouterr().out
+    assert json.loads((out / "results.json").read_text())["schema"] == 1
+
+
+def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--out", str(tmp_path), "--report"]) == 0
+    assert f"Wrote {tmp_path / 'report.html'}\n" in capsys.readouterr().out
+    assert names(tmp_path) == ["cells.parquet", "report.html", "results.json"]
+    assert "Are labels separated in the embedding?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> None:
+    arguments = ["score", *SEPARATION, "--out", str(tmp_path), "-q"]
+    code = f"import sys; from gpubench.cli.main import main; main({arguments!r}); "
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{code}print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert "gpubench.results.result" in loaded.stdout.split()
+    assert not {"matplotlib", "jinja2", "markupsafe"} & set(loaded.stdout.split())
+
+
+def test_without_a_folder_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    before = names(Path())
+    assert main(["score", *SEPARATION]) == 0
+    assert "These numbers are in no file; add --out" in capsys.readouterr().out
+    assert names(Path()) == before
+
+
+def test_quiet_prints_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (out / "results.json").read_bytes() != OLD
+
+
+def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *SEPARATION, "--verbose"]) == 0
+    assert re.search(r"stage +seconds +put MB +peak MB", capsys.readouterr().out)
+    assert main(["score", *SEPARATION, "--seed", "-1", "--verbose"]) == 2
+    assert re.search(
+        r"Traceback.*\ngpubench: --seed -1 is no whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
+    )
+
+
+def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *ORDER]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"Left out:\n.*clustering: .*label", printed, re.DOTALL)
+
+
+@pytest.mark.parametrize(("column", "same_as"), [("unused", "cell_type"), ("no_donor", "donor")])
+def test_only_categories_that_occur_count(column: str, same_as: str, tmp_path: Path) -> None:
+    """A category without cells changes no number."""
+    label, batch = (column, "donor") if same_as == "cell_type" else ("cell_type", column)
+    values = []
+    for run, columns in enumerate([(label, batch), ("cell_type", "donor")]):
+        given = ["--label", columns[0], "--batch", columns[1], "-t", "batch_integration", "-t", "embedding"]
+        folder = tmp_path / str(run)
+        assert main(["score", "cells.h5ad", "-e", "X_pca", *given, "--out", str(folder), "-q"]) == 0
+        values.append([row.value for row in Result.from_json(folder / "results.json").results])
+    assert values[0] == values[1]
+
+
+def test_more_neighbours_than_cells_are_cut_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *MIXING, "-o", "n_neighbors=1000"]) == 0
+    assert "n_neighbors cut from 1000 to 60" in capsys.readouterr().out
+
+
+def test_an_array_with_a_table_gives_the_numbers_of_the_h5ad(tmp_path: Path) -> None:
+    assert main(["score", *SEPARATION, "--out", str(tmp_path / "h5ad"), "-q"]) == 0
+    assert main(["score", "emb.npy", *ARRAY, "--out", str(tmp_path / "npy"), "-q"]) == 0
+    values = [Result.from_json(tmp_path / name / "results.json").value("silhouette_score") for name in ("h5ad", "npy")]
+    assert values[0] == values[1]
+
+
+def test_several_embeddings_are_scored_in_one_run(tmp_path: Path) -> None:
+    cells = ad.read_h5ad("cells.h5ad")
+    cells.obsm["X_scvi"] = cells.obsm["X_pca"][:, :2]
+    cells.write_h5ad(tmp_path / "two.h5ad")
+    arguments = [str(tmp_path / "two.h5ad"), "-e", "X_pca", "-e", "X_scvi", "--label", "cell_type", "-t", "embedding"]
+    assert main(["score", *arguments, "--out", str(tmp_path), "-q"]) == 0
+    assert [row.embedding for row in Result.from_json(tmp_path / "results.json").results] == ["X_pca", "X_scvi"]
+
+
+def test_one_file_for_each_species(tmp_path: Path) -> None:
+    cells = ad.read_h5ad("cells.h5ad")
+    cells[::2].copy().write_h5ad(tmp_path / "human.h5ad")
+    cells[1::2].copy().write_h5ad(tmp_path / "mouse.h5ad")
+    files = [str(tmp_path / "human.h5ad"), str(tmp_path / "mouse.h5ad")]
+    arguments = [*files, "-e", "X_pca", "--label", "cell_type", "-t", "cross_species_integration"]
+    assert main(["score", *arguments, "--out", str(tmp_path), "-q"]) == 0
+    result = Result.from_json(tmp_path / "results.json")
+    assert {row.task for row in result.results} == {"cross_species_integration"}
+    assert result.provenance["dataset"]["n_cells"] == N
+
+
+KNN = "gpubench.engines.cpu.engine.CpuEngine.knn"
+NO_ROOM = "out of memory (no room); use fewer cells, or smaller blocks with --memory 4GB (in Python memory, in bytes)"
+
+
+def raise_no_room(*_: Any, **__: Any) -> Any:
+    raise MemoryError("no room")
+
+
+def replace_task(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
+    """Let a task run something else."""
+    monkeypatch.setitem(TASKS, name, type(TASKS[name])(**{**_fields(TASKS[name]), "run": run}))
+
+
+def _fields(task: Any) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in task.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    "where", ["gpubench.running.score.readers.read", "gpubench.engines.cpu.engine.CpuEngine.put", KNN]
+)
+def test_running_out_of_memory_is_one_line(
+    where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, raise_no_room)
+    assert main(["score", *CLUSTERING, "--out", str(out)]) == 2
+    assert capsys.readouterr() == ("", f"gpubench: {NO_ROOM}\n")
+    assert (out / "results.json").read_bytes() == OLD
+    assert main(["score", *CLUSTERING, "--verbose"]) == 2
+    assert re.fullmatch(r"Traceback.*\ngpubench: out of memory[^\n]*\n", capsys.readouterr().err, re.DOTALL)
+
+
+def test_python_is_told_what_to_do_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubench.engines.cpu.engine.CpuEngine.put", raise_no_room)
+    with pytest.raises(MemoryError, match=re.escape(NO_ROOM)) as raised:
+        gb.score(np.eye(40), label=["a", "b"] * 20, tasks="embedding", engine="cpu")
+    assert isinstance(raised.value, gb.GpubenchError)
+
+
+@pytest.mark.parametrize("method", ["put", "knn"])
+def test_what_was_scored_is_kept_when_the_next_embedding_does_not_fit(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    do = getattr(CpuEngine, method)
+
+    def once(*args: Any) -> Any:
+        calls.append(1)
+        return do(*args) if len(calls) == 1 else raise_no_room()
+
+    monkeypatch.setattr(CpuEngine, method, once)
+    given = ["-e", "X_other", "-t", "embedding", "-o", "n_cluster_neighbors=5"]
+    assert main(["score", *CLUSTERING, *given, "--out", str(tmp_path)]) == 1
+    result = Result.from_json(tmp_path / "results.json")
+    scored = [(row.embedding, row.task) for row in result.results]
+    failed = [(failure["embedding"], failure["task"]) for failure in result.failures]
+    of_first = [("X_pca", "clustering"), ("X_pca", "clustering"), ("X_pca", "embedding")]
+    if method == "put":
+        assert (scored, failed) == (of_first, [("X_other", "clustering"), ("X_other", "embedding")])
+    else:  # silhouettes need no neighbours
+        assert (scored, failed) == ([*of_first, ("X_other", "embedding")], [("X_other", "clustering")])
+    assert {failure["error"] for failure in result.failures} == {NO_ROOM}
+
+
+def test_a_failed_task_exits_with_1_and_the_others_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(given: Any) -> Iterator[MetricResult]:
+        yield MetricResult(given.name, "clustering", "adjusted_rand_index", 0.5)
+        raise MemoryError("no room")
+
+    replace_task(monkeypatch, "clustering", fail)
+    assert main(["score", *CLUSTERING, "-t", "embedding", "--out", str(tmp_path)]) == 1
+    assert "Failed:\n  clustering on X_pca: out of memory (no room); use fewer cells" in capsys.readouterr().out
+    result = Result.from_json(tmp_path / "results.json")
+    assert [row.metric for row in result.results] == ["adjusted_rand_index", "silhouette_score"]
+    assert result.failures == [{"task": "clustering", "embedding": "X_pca", "error": NO_ROOM}]
+
+
+@pytest.mark.parametrize("second", [["-e", "X_nan"], ["--baseline", "pca"]], ids=["NaN embedding", "no expression"])
+def test_what_was_scored_is_kept_when_the_next_embedding_is_refused(
+    second: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", *SEPARATION, *second, "--out", str(tmp_path)]) == 1
+    assert "Failed:\n  embedding on " in capsys.readouterr().out
+    result = Result.from_json(tmp_path / "results.json")
+    assert [row.embedding for row in result.results] == ["X_pca"]
+    assert [failure["task"] for failure in result.failures] == ["embedding"]
+
+
+def test_ctrl_c_keeps_what_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(given: Any) -> Iterator[MetricResult]:
+        yield MetricResult(given.name, "embedding", "silhouette_score", 0.5)
+        signal.raise_signal(signal.SIGINT)
+
+    replace_task(monkeypatch, "embedding", interrupt)
+    assert main(["score", *SEPARATION, "-t", "clustering", "--out", str(tmp_path)]) == 130
+    printed = capsys.readouterr()
+    assert "Interrupted: what was finished by then is above." in printed.out
+    assert printed.err == ""
+    result = Result.from_json(tmp_path / "results.json")
+    assert result.interrupted
+    assert "silhouette_score" in [row.metric for row in result.results]
+
+
+@pytest.mark.parametrize("where", ["gpubench.data.read", "gpubench.engines.cpu.engine.CpuEngine.knn"])
+def test_ctrl_c_before_anything_is_done_leaves_the_older_result(
+    where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(["score", *CLUSTERING, "--out", str(out)]) == 130
+    assert capsys.readouterr() == ("", "gpubench: interrupted before any task was finished\n")
+    assert (out / "results.json").read_bytes() == OLD
+
+
+def test_a_full_disk_at_the_end_still_shows_the_scores(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["score", *SEPARATION, "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "silhouette_score" in printed.out
+    assert re.fullmatch(r"gpubench: results.json cannot be written .*free some space[^\n]*\n", printed.err)
+    assert (out / "results.json").read_bytes() == OLD
+
+
+def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert names(tmp_path) == ["cells.parquet", "report.html", "results.csv", "results.json"]
+    result = Result.from_json(tmp_path / "results.json")
+    assert {row.task for row in result.results} == {"clustering", "embedding", "label_prediction", "batch_integration"}
+    assert result.failures == []
+    assert str(Path(cli_main.__file__).parents[1]) not in json.dumps(result.provenance), (
+        "where gpubench is installed is private"
+    )
+    meanings = printed.partition("What the numbers mean:\n")[2]
+    for metric in {row.metric for row in result.results}:
+        assert re.search(rf"^  {metric}\n    \w", meanings, re.MULTILINE), metric
+    assert max(map(len, meanings.splitlines())) < 80
+
+
+def test_doctor_says_whether_scoring_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("Scoring works here.\n")
+    monkeypatch.setattr("gpubench.cli.doctor.works", lambda _: False)
+    assert main(["doctor"]) == 1
+
+
+def test_tasks_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks"]) == 0
+    listed = capsys.readouterr().out
+    for task in TASKS.values():
+        assert f"{task.id}\n  {task.question}\n" in listed
+    assert "n_cluster_neighbors=15" in listed, "the options and their defaults"
+    assert main(["metrics"]) == 0
+    assert "silhouette_score  [0, 1]\n" in capsys.readouterr().out
+
+
+COMMANDS = ("score", "demo", "doctor", "prepare", "report", "compare", "datasets", "tasks", "metrics")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "-h"]) == 0
+    assert f"gpubench {command}" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scor"]) == 2
+    assert re.fullmatch(r"gpubench: .*'scor'.*'score'.*\n", capsys.readouterr().err)
+
+
+def in_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the real command."""
+    command = [sys.executable, "-m", "gpubench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["score", "--help"]])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from gpubench.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "heavy = {'numpy', 'pandas', 'numba', 'scipy', 'sklearn', 'h5py', 'anndata'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_version() -> None:
+    done = in_process("--version")
+    assert re.fullmatch(r"gpubench \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_a_real_process_scores_into_a_pipe(tmp_path: Path) -> None:
+    done = in_process("score", *SEPARATION, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert (tmp_path / "results.json").exists()
+
+
+def test_a_real_process_refuses_bad_input() -> None:
+    done = in_process("score", "cells.h5ad", "-e", "X_nan", "--label", "cell_type", "-t", "embedding")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gpubench: X_nan: 4 of 60 rows")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_store_with_much_damage_is_one_line_in_a_real_process(tmp_path: Path) -> None:
+    """zarr reads the parts at once, and each that fails would have something to say."""
+    store = zarr_writer(2)(ad.read_h5ad("cells.h5ad"), tmp_path)
+    (store / ".zmetadata").unlink()
+    for file in store.rglob(".zarray"):
+        file.write_text("")
+    command = [sys.executable, "-m", "gpubench", "score", store, "--label", "cell_type"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"gpubench: .* cannot be read .*copy or download it again\n", done.stderr)
+
+
+def test_on_a_terminal_there_is_colour_and_the_progress_line_is_taken_away(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "gpubench", "score", *SEPARATION]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=slave, stderr=slave, env=environment) as process:
+        os.close(slave)
+        shown = b""
+        while chunk := _read(master):
+            shown += chunk
+    os.close(master)
+    assert process.returncode == 0
+    assert b"\x1b[1m" in shown, "bold"
+    assert b"silhouette_score" in shown
+    assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h"), "the cursor is shown again"
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux says so when the other side is closed
+        return b""

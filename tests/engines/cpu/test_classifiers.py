@@ -1,0 +1,213 @@
+"""The classifiers of the CPU engine against scikit-learn, the same bits for any number of threads, and bad input."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from gpubench.core.errors import InputError
+from gpubench.engines.cpu import classifiers
+from gpubench.engines.cpu.classifiers import LogisticRegression
+from gpubench.engines.cpu.engine import CpuEngine
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(1500, 12, n_labels=5, seed=3)
+
+
+@pytest.fixture(scope="module")
+def cpu() -> CpuEngine:
+    return CpuEngine(threads=2)
+
+
+def halves(cells: Cells) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    half = cells.n // 2
+    return cells.x[:half], cells.label[:half], cells.x[half:]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("C", [1.0, 0.01])
+def test_lr_finds_sklearns_probabilities(cells: Cells, cpu: CpuEngine, n_classes: int, C: float) -> None:
+    x, codes, test = halves(cells)
+    codes = np.minimum(codes, n_classes - 1)
+    x, test = x / x.std(axis=0), test / x.std(axis=0)
+    ours = cpu.classifier("lr", C=C).fit(x, codes, n_classes)
+    peer = SklearnLogisticRegression(C=C).fit(x.astype(np.float64), codes)
+    # Both stop where the gradient is below 1e-4; rounding in float32 moves the stopping point a little.
+    np.testing.assert_allclose(ours.predict_proba(test), peer.predict_proba(test.astype(np.float64)), atol=2e-3)
+    assert abs(ours.n_iter - peer.n_iter_[0]) <= 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("tile_values", [classifiers.TILE_VALUES, 0], ids=["one-tile", "three-tiles"])
+def test_lr_reaches_the_minimum(cells: Cells, tile_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the minimum the gradient vanishes; here in float64, by the definition of the objective."""
+    monkeypatch.setattr(classifiers, "TILE_VALUES", tile_values)
+    x, codes, _ = halves(cells)
+    model = LogisticRegression(max_iter=1000).fit(x, codes, 5)
+    weights = model._weights.astype(np.float64)
+    proba = model.predict_proba(x)
+    residual = proba - np.eye(5)[codes]
+    gradient = residual.T @ x.astype(np.float64) / len(x) + weights / len(x)
+    assert model.converged
+    assert np.abs(gradient).max() < 2e-4
+    assert np.abs(residual.mean(axis=0)).max() < 2e-4
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_gradient_is_the_derivative_of_the_loss(shift: float) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(700, 4)) + shift).astype(np.float32)
+    y = rng.integers(0, 3, 700)
+    with ThreadPoolExecutor(1) as pool:
+        objective = classifiers._Objective(x, y, 3, 0.01, pool, 1)
+        at = rng.normal(size=objective.n_parameters).astype(np.float32).astype(np.float64)
+        _, gradient = objective(at)
+        for i in range(len(at)):
+            step = np.zeros(len(at))
+            step[i] = 1e-2
+            slope = (objective(at + step)[0] - objective(at - step)[0]) / 2e-2
+            assert slope == pytest.approx(gradient[i], abs=2e-3 * (1 + shift))
+
+
+def test_lr_says_that_it_was_stopped(cells: Cells, cpu: CpuEngine) -> None:
+    x, codes, _ = halves(cells)
+    model = cpu.classifier("lr", max_iter=3).fit(x, codes, 5)
+    assert model.note == "stopped after 3 iterations, before it converged"
+
+
+def test_lr_of_one_class_is_refused(cpu: CpuEngine) -> None:
+    with pytest.raises(InputError, match="two classes"):
+        cpu.classifier("lr").fit(np.ones((9, 2), np.float32), np.zeros(9, np.int32), 2)
+
+
+def test_lr_survives_large_logits(cpu: CpuEngine) -> None:
+    x = np.array([[-3000.0], [-2999.0], [2999.0], [3000.0]], np.float32)
+    proba = cpu.classifier("lr").fit(x, np.array([0, 0, 1, 1], np.int32), 2).predict_proba(x)
+    assert np.isfinite(proba).all()
+    assert proba.argmax(axis=1).tolist() == [0, 0, 1, 1]
+
+
+def test_knn_votes_as_sklearn(cells: Cells, cpu: CpuEngine) -> None:
+    # Without copies of cells: scikit-learn leaves open which of several equally near cells votes.
+    x, first = np.unique(cells.x, axis=0, return_index=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, codes = x[order], cells.label[first][order]
+    ours = cpu.classifier("knn").fit(x[:900], codes[:900], 5).predict_proba(x[900:])
+    peer = KNeighborsClassifier().fit(x[:900].astype(np.float64), codes[:900])
+    np.testing.assert_allclose(ours, peer.predict_proba(x[900:].astype(np.float64)), rtol=0, atol=1e-15)
+    assert (ours.argmax(axis=1) == peer.predict(x[900:].astype(np.float64))).all()
+
+
+def test_knn_needs_as_many_cells_as_voters(cpu: CpuEngine) -> None:
+    with pytest.raises(InputError, match="5 neighbours vote, but there are 4 training cells"):
+        cpu.classifier("knn").fit(np.ones((4, 2), np.float32), np.zeros(4, np.int32), 2)
+
+
+def test_rf_of_few_cells_is_sklearns_to_the_bit(cells: Cells, cpu: CpuEngine) -> None:
+    x, codes, test = halves(cells)
+    ours = cpu.classifier("rf", n_estimators=20).fit(x, codes, 5)
+    peer = RandomForestClassifier(20, random_state=cpu.seed).fit(x, codes)
+    assert ours.note == "random forest of scikit-learn"
+    assert (ours.predict_proba(test) == peer.predict_proba(test)).all()
+
+
+def test_rf_of_intelex_predicts_as_well(cells: Cells, cpu: CpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearnex")
+    x, codes, test = halves(cells)
+    truth = cells.label[len(x) :]
+    plain = cpu.classifier("rf").fit(x, codes, 5).predict_proba(test)
+    monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
+    fast = cpu.classifier("rf").fit(x, codes, 5)
+    assert fast.note == "random forest of scikit-learn-intelex"
+    accuracies = [(proba.argmax(axis=1) == truth).mean() for proba in (plain, fast.predict_proba(test))]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["lr", "knn", "rf"])
+def test_a_class_without_cells_gets_probability_zero(cells: Cells, cpu: CpuEngine, kind: Any) -> None:
+    x, codes, test = halves(cells)
+    codes = codes + (codes >= 2)  # no cells of class 2
+    proba = cpu.classifier(kind).fit(x, codes.astype(np.int32), 7).predict_proba(test)
+    assert proba.shape == (len(test), 7)
+    assert proba.dtype == np.float64
+    assert (proba[:, [2, 6]] == 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "few_cells"), [("lr", None), ("knn", None), ("rf", 10_000), ("rf", 0)], ids=["lr", "knn", "rf", "rf-fast"]
+)
+def test_same_bits_for_any_number_of_threads(
+    cells: Cells, kind: Any, few_cells: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if few_cells is not None:
+        monkeypatch.setattr(classifiers, "FEW_CELLS", few_cells)
+    if kind == "lr":
+        monkeypatch.setattr(classifiers, "TILE_VALUES", 0)  # several tiles, so that the threads have something to share
+    x, codes, test = halves(cells)
+    params = {"n_estimators": 20} if kind == "rf" else {}
+    one, three, again = (
+        CpuEngine(threads=n).classifier(kind, **params).fit(x, codes, 5).predict_proba(test) for n in (1, 3, 3)
+    )
+    assert (one == three).all()
+    assert (three == again).all()
+
+
+def test_parts_cover_all_cells_once() -> None:
+    for n in (1, 255, 256, 257, 100_000, 1_000_003):
+        parts = classifiers._parts(n, 256)
+        assert [start for part in parts for start in part] == list(range(0, n, 256))
+        assert len(parts) <= classifiers.MAX_PARTS
+
+
+def test_an_unknown_kind_is_refused(cpu: CpuEngine) -> None:
+    with pytest.raises(ValueError, match="svm"):
+        cpu.classifier("svm")  # type: ignore[arg-type]
+
+
+def test_rf_predicts_blocks_of_cells(cells: Cells, cpu: CpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, codes, test = halves(cells)
+    forest = cpu.classifier("rf", n_estimators=5).fit(x, codes, 5)
+    whole = forest.predict_proba(test)
+    monkeypatch.setattr(classifiers, "PREDICTED_ROWS", 100)
+    np.testing.assert_array_equal(forest.predict_proba(test), whole)
+
+
+def test_many_cells_are_not_all_trained_on_unless_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "find_spec", lambda _: None)
+    many = 10**7
+    quick, exact = CpuEngine(threads=1), CpuEngine(threads=1, exact=True)
+    assert [quick.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [1_000_000, many, 100_000]
+    assert [quick.most_training_cells(kind, 1000) for kind in ("lr", "knn", "rf")] == [1000] * 3
+    assert [exact.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [many] * 3
+
+
+def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `gpubench.running.interrupt` runs it: no warning, on the threads that it was given, with the same bits."""
+    daal4py = pytest.importorskip("daal4py")
+    monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
+    told: list[int] = []
+    daalinit = daal4py.daalinit
+    monkeypatch.setattr(daal4py, "daalinit", lambda n: (told.append(n), daalinit(n)))
+    x, codes = cells.x, cells.label
+
+    def probabilities(_: int) -> np.ndarray:
+        forest = CpuEngine(threads=2).classifier("rf", n_estimators=3)
+        return forest.fit(x, codes, int(codes.max()) + 1).predict_proba(x)
+
+    before = daal4py.num_threads()
+    with ThreadPoolExecutor(1) as pool:
+        (elsewhere,) = pool.map(probabilities, [0])
+    np.testing.assert_array_equal(elsewhere, probabilities(0))
+    assert told == [2, before, 1, before] * 2
+    assert daal4py.num_threads() == before

@@ -1,0 +1,374 @@
+"""The CUDA engine on the host emulation: its own Python, CuPy's stand-in, kernels under emulation. No GPU is used.
+
+With blocks of 32 cells, so that small inputs go through the loops over blocks, passes and candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import strict_cupy
+from cells import Cells, make_cells, uneven_codes
+from emulated import EmulatedDevice, emulate_in_session, start
+from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_silhouette_widths
+from numpy.testing import assert_allclose, assert_array_equal
+
+from gpubench.core.errors import InputError
+from gpubench.engines.base import Engine
+from gpubench.engines.common.segments import cut, isolate, sort_cells
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cuda import exact_knn, tables, tiles
+from gpubench.engines.cuda.engine import CudaEngine
+
+StartOn = Callable[..., CudaEngine]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
+    monkeypatch.setattr(exact_knn, "ROWS_A_SEARCH", 40)
+
+
+@pytest.fixture
+def start_on() -> StartOn:
+    """Start the engine on a new device: `start_on(precision="fast", capability=(7, 5))`."""
+    emulate = emulate_in_session()
+
+    def make(capability: tuple[int, int] = (9, 0), free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
+        return start(EmulatedDevice(emulate, capability, free_bytes), **options)
+
+    return make
+
+
+@pytest.fixture
+def engine(start_on: StartOn) -> CudaEngine:
+    return start_on()
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(130, 9, n_labels=4, duplicates=0.1, seed=2)
+
+
+PRECISIONS = ("exact", "fast")
+DEVICES = {"tensor cores": (9, 0), "none": (7, 5)}
+
+
+class TestNeighbors:
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("d", [1, 9, 130])
+    def test_several_blocks(self, start_on: StartOn, precision: str, d: int) -> None:
+        test_knn.check_knn(start_on(precision=precision), make_cells(97, d, seed=d).x, 9)
+
+    def test_without_tensor_cores_products_are_float32(self, start_on: StartOn, cells: Cells) -> None:
+        engine = start_on(precision="fast", capability=DEVICES["none"])
+        test_knn.check_knn(engine, cells.x, 9)
+        assert not any(on_tensor_cores for *_, on_tensor_cores in engine.gpu.products)
+
+    def test_the_split_product_is_used_from_some_dimensions_on(self, start_on: StartOn) -> None:
+        assert tiles.cascade(start_on().gpu, tiles.SPLIT_FROM, "exact") == [tiles.SPLIT]
+        assert tiles.cascade(start_on().gpu, 50, "exact") == [tiles.FLOAT32]
+        both = [tiles.TF32, tiles.FLOAT32]
+        assert tiles.cascade(start_on().gpu, 50, "fast") == both
+
+    @pytest.mark.parametrize("m", [1, 33])
+    def test_queries(self, engine: CudaEngine, cells: Cells, m: int) -> None:
+        test_knn.check_between(engine, cells.x[:m] + np.float32(0.1), cells.x, 7)
+
+    def test_an_array_asked_about_itself_finds_each_cell_as_its_own_nearest(self, engine: CudaEngine) -> None:
+        x = engine.put(make_cells(70, 3, duplicates=0, seed=1).x)
+        found = engine.knn_between(x, x, 2)
+        assert_array_equal(engine.to_host(found.indices)[:, 0], np.arange(70))
+        assert_array_equal(engine.to_host(found.distances)[:, 0], np.zeros(70))
+
+    @pytest.mark.parametrize("k", [1, 95, 96])
+    def test_all_neighbors(self, engine: CudaEngine, k: int) -> None:
+        test_knn.check_knn(engine, make_cells(97, 3, seed=k).x, k)
+
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_doubtful_rows_are_searched_exactly(self, start_on: StartOn, precision: str) -> None:
+        engine = start_on(precision=precision)
+        x = make_cells(70, 3, n_labels=2, seed=1).x[np.arange(100) % 35]  # copies, and copies at the k-th place
+        test_knn.check_knn(engine, x, 5)
+        x[7] *= 1e6
+        test_knn.check_knn(engine, x, 5)
+        assert "search_exactly" in engine.gpu.launched
+
+    def test_what_tf32_leaves_in_doubt_is_found_by_accurate_tiles(self, start_on: StartOn, cells: Cells) -> None:
+        engine = start_on(precision="fast")
+        x = cells.x.copy()
+        x[:, 0] += 400 * cells.label
+        test_knn.check_knn(engine, x, 9)
+        on_tensor_cores = [tensor_cores for *_, tensor_cores in engine.gpu.products]
+        assert on_tensor_cores == sorted(on_tensor_cores, reverse=True)
+        assert set(on_tensor_cores) == {True, False}
+
+    def test_rounding_to_tf32_keeps_eleven_bits(self, engine: CudaEngine, rng: Any) -> None:
+        x = (rng.normal(size=(50, 4)) * 10.0 ** rng.integers(-20, 20, (50, 4))).astype(np.float32)
+        rounded = engine.to_host(tiles.to_tf32(engine.xp.asarray(x)))
+        assert (np.abs(rounded - x) <= 2.0**-11 * np.abs(x)).all()
+        mantissa = np.frexp(rounded)[0] * 2**11
+        assert_array_equal(mantissa, np.rint(mantissa))
+
+    @pytest.mark.parametrize("arithmetic", [tiles.FLOAT32, tiles.TF32, tiles.SPLIT])
+    @pytest.mark.parametrize("d", [1, 7, 150])
+    def test_slack_bounds_what_a_tile_is_off(self, engine: CudaEngine, arithmetic: Any, d: int, rng: Any) -> None:
+        x = rng.normal(size=(40, d)).astype(np.float32)
+        operand = tiles.make_operand(engine.gpu, engine.xp.asarray(x), arithmetic)
+        products = engine.xp.empty((40, 40), np.float32)
+        engine.gpu.product(operand.left(engine.gpu), operand.right, products, tensor_cores=True)
+        squares = engine.to_host(operand.squares)
+        tile = squares[:, None] + squares + engine.to_host(products)
+        lengths = np.sqrt(squares)
+        off = np.abs(tile - reference.distances(x, x) ** 2)
+        assert (off <= arithmetic.slack(d) * (lengths[:, None] + lengths) ** 2).all()
+
+    def test_too_many_neighbors_are_refused(self, engine: CudaEngine) -> None:
+        x = engine.put(np.zeros((exact_knn.MAX_K + 2, 1), np.float32))
+        with pytest.raises(InputError, match=r"k=1793: .* at most 1,792 .*engine='cpu'"):
+            engine.knn(x, exact_knn.MAX_K + 1)
+
+    def test_a_graph_that_does_not_fit_is_refused(self, start_on: StartOn) -> None:
+        engine = start_on(free_bytes=1 << 20)
+        with pytest.raises(
+            InputError, match=r"the graph of 200 neighbours of 1,000 cells takes .* use fewer neighbours"
+        ):
+            engine.knn(engine.put(np.zeros((1000, 2), np.float32)), 200)
+
+    def test_operands_are_kept_as_far_as_memory_allows(self, engine: CudaEngine, cells: Cells) -> None:
+        spans = [(0, 32), (32, 64), (64, 96)]
+        given = engine.gpu, engine.put(cells.x), spans, engine.xp.zeros((1, 9), np.float32), [0] * 3, 1.0
+        bytes_each = 4 * 36 * 11
+        operands = tiles.Operands(*given, tiles.FLOAT32, keep_bytes=2 * bytes_each)
+        assert [operands[b] is operands[b] for b in range(3)] == [False, True, True]
+
+
+class TestSilhouettes:
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    @pytest.mark.parametrize("n", [1, 2, 33, 97])
+    def test_sizes(self, engine: CudaEngine, n: int, metric: Any) -> None:
+        cells = make_cells(n, 9, n_labels=min(n, 4), n_batches=min(n, 3), seed=n)
+        test_silhouette_widths.check(engine, cells.x, cells.label, metric=metric)
+        test_silhouette_widths.check(engine, cells.x, cells.batch, cells.label, metric)
+
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    @pytest.mark.parametrize("sizes", [[60, 30] + [1] * 20, [1] * 50, [100] + [2] * 10, [2] * 40, [1, 70]])
+    def test_uneven_clusters(self, engine: CudaEngine, sizes: list[int], metric: Any, rng: Any) -> None:
+        clusters = rng.permutation(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        x = (rng.normal(size=(len(clusters), 5)) + clusters[:, None] % 7).astype(np.float32)
+        test_silhouette_widths.check(engine, x, clusters, metric=metric)
+
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    def test_groups_without_two_clusters(self, engine: CudaEngine, metric: Any, rng: Any) -> None:
+        groups = rng.permutation(np.repeat(np.arange(4, dtype=np.int32), [1, 2, 50, 40]))
+        clusters = uneven_codes(len(groups), 4, rng)
+        clusters[groups == 2] = 3
+        x = rng.normal(size=(len(groups), 3)).astype(np.float32)
+        widths = test_silhouette_widths.check(engine, x, clusters, groups, metric)
+        assert np.isnan(widths[groups == 2]).all()
+
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    @pytest.mark.parametrize(("offset", "scale"), [(1e4, 1.0), (0.0, 1e-6), (0.0, 1e-30), (0.0, 1e30), (1e8, 1e4)])
+    def test_offset_and_scale(self, engine: CudaEngine, cells: Cells, offset: float, scale: float, metric: Any) -> None:
+        x = (cells.x.astype(np.float64) * scale + offset).astype(np.float32)
+        if scale > 1e-20 or metric == "euclidean":  # plain float32 has no squares that small
+            exact = reference.silhouette_widths(x, cells.label, metric=metric)
+            assert_allclose(engine.silhouette_widths(engine.put(x), cells.label, metric=metric), exact, atol=2e-3)
+        if 1e-10 < scale < 1e10:
+            test_silhouette_widths.check(engine, x, cells.batch, cells.label, metric)
+
+    @pytest.mark.parametrize("gap", [1e2, 1e6])
+    def test_clusters_far_apart_keep_their_spread(self, engine: CudaEngine, cells: Cells, gap: float) -> None:
+        x = cells.x.astype(np.float64)
+        x[:, 0] += gap * cells.label
+        test_silhouette_widths.check(engine, x.astype(np.float32), cells.label)
+
+    @pytest.mark.parametrize("rows", [32, 8192])
+    def test_a_cell_far_from_all_others(
+        self, engine: CudaEngine, cells: Cells, rows: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tiles, "MAX_TILE_ROWS", rows)
+        x = cells.x.copy()
+        x[7] *= 1e6
+        exact = reference.silhouette_widths(x, cells.label)
+        assert_allclose(engine.silhouette_widths(engine.put(x), cells.label), exact, atol=1e-4)
+
+    def test_identical_cells_have_width_zero(self, engine: CudaEngine) -> None:
+        x = np.full((70, 3), 0.1, np.float32)
+        clusters = np.arange(70, dtype=np.int32) % 2
+        assert_array_equal(engine.silhouette_widths(engine.put(x), clusters), np.zeros(70))
+
+    def test_zero_vectors_are_at_cosine_distance_one(self, engine: CudaEngine, cells: Cells) -> None:
+        x = cells.x.copy()
+        x[::7] = 0
+        test_silhouette_widths.check(engine, x, cells.label, metric="cosine")
+
+    def test_passes_change_no_bit(self, start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+        clusters = np.arange(cells.n, dtype=np.int32) // 12
+        engine = start_on()
+        whole = engine.silhouette_widths(engine.put(cells.x), clusters)
+        n_launches = engine.gpu.launched.count("silhouette_tile")
+        from gpubench.engines.cuda import silhouette
+
+        cut_short = silhouette.passes
+        n_passes = []
+
+        def passes(segments: Any, blocks: Any, _: int) -> Any:
+            parts = list(cut_short(segments, blocks, 1))
+            n_passes.append(len(parts))
+            return parts
+
+        monkeypatch.setattr(silhouette, "passes", passes)
+        again = start_on()
+        assert again.silhouette_widths(again.put(cells.x), clusters).tobytes() == whole.tobytes()
+        assert n_passes[0] > 1
+        assert again.gpu.launched.count("silhouette_tile") == n_launches
+
+    @pytest.mark.parametrize("d", [9, 140])
+    def test_fast_is_near(self, start_on: StartOn, d: int) -> None:
+        cells = make_cells(97, d, n_labels=4, seed=3)
+        engine = start_on(precision="fast")
+        widths = engine.silhouette_widths(engine.put(cells.x), cells.label)
+        exact = reference.silhouette_widths(cells.x, cells.label)
+        assert all(on_tensor_cores for *_, on_tensor_cores in engine.gpu.products)
+        assert_allclose(widths, exact, atol=1e-3)
+        assert widths.mean() == pytest.approx(exact.mean(), abs=1e-4)
+
+    def test_the_split_product_is_as_good_as_float32(self, engine: CudaEngine) -> None:
+        cells = make_cells(97, 140, n_labels=4, seed=3)
+        test_silhouette_widths.check(engine, cells.x, cells.label)
+
+    def test_sums_that_do_not_fit_are_refused(self, start_on: StartOn) -> None:
+        n = 2000
+        engine = start_on(free_bytes=1 << 22)
+        clusters = np.concatenate([np.zeros(n, np.int32), np.arange(n, dtype=np.int32)])
+        x = engine.put(np.zeros((2 * n, 1), np.float32))
+        with pytest.raises(InputError, match=r"from one cluster to 2,000 clusters takes .* use fewer clusters"):
+            engine.silhouette_widths(x, clusters)
+
+
+def test_isolated_cells_are_in_blocks_of_their_own(rng: Any) -> None:
+    clusters = np.sort(rng.integers(0, 6, 50)).astype(np.int32)
+    segments = sort_cells(clusters, None)
+    apart = rng.random(50) < 0.2
+    blocks = isolate(segments, cut(segments, 20), apart)
+    assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
+    assert blocks[-1].stop == 50
+    for block in blocks:
+        inside = slice(block.start, block.stop)
+        assert len(set(apart[inside])) == 1
+        assert sorted(set(clusters[inside])) == list(range(block.first, block.last))
+        assert_array_equal(np.searchsorted(block.cuts, np.arange(block.stop - block.start), "right") - 1 + block.first,
+                           clusters[inside])  # fmt: skip
+
+
+class TestGraphs:
+    @pytest.mark.parametrize("k", [1, 9])
+    def test_fuzzy_graph(self, engine: CudaEngine, cells: Cells, k: int) -> None:
+        test_fuzzy_graph.check(engine, engine.knn(engine.put(cells.x), k))
+
+    def test_fuzzy_graph_of_the_head_of_another(self, engine: CudaEngine, cells: Cells) -> None:
+        knn = engine.knn(engine.put(cells.x), 15)
+        head, alone = knn.head(6), engine.knn(engine.put(cells.x), 6)
+        dense = [test_fuzzy_graph.dense(engine, engine.fuzzy_graph(graph)) for graph in (head, alone)]
+        assert_array_equal(*dense)
+
+    @pytest.mark.parametrize("n_codes", [1, 3, 100, 3000])
+    def test_neighbor_entropy(self, engine: CudaEngine, n_codes: int, rng: Any) -> None:
+        knn = test_neighborhoods.random_knn(engine, 60, 20)
+        codes = rng.integers(0, n_codes, 60).astype(np.int32)
+        got = engine.neighbor_entropy(knn.head(12), codes, n_codes)
+        expected = reference.neighbor_entropy(engine.to_host(knn.indices)[:, :12], codes)
+        assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+    def test_neighbor_value_distance(self, engine: CudaEngine, rng: Any) -> None:
+        knn = test_neighborhoods.random_knn(engine, 60, 20)
+        values, counts = rng.normal(size=60), rng.integers(1, 21, 60)
+        indices = engine.to_host(knn.indices)
+        for given in (None, counts):
+            got = engine.neighbor_value_distance(knn, values, given)
+            assert_allclose(got, reference.neighbor_value_distance(indices, values, given), rtol=1e-12)
+
+
+class TestTables:
+    @pytest.mark.parametrize(("n_rows", "n_columns"), [(3, 5), (200, 300)])
+    def test_contingency(self, engine: CudaEngine, n_rows: int, n_columns: int, rng: Any) -> None:
+        rows, columns = (rng.integers(0, size, 150).astype(np.int32) for size in (n_rows, n_columns))
+        counts = engine.contingency(rows, columns, n_rows, n_columns)
+        assert counts.dtype == np.int64
+        assert_array_equal(counts, reference.contingency(rows, columns, n_rows, n_columns))
+
+    @pytest.mark.parametrize("room_bytes", [1 << 20, 1])
+    def test_rank(self, engine: CudaEngine, room_bytes: int, rng: Any) -> None:
+        table = rng.integers(0, 9, (5, 40)).astype(np.float32)
+        ranks = tables.rank(engine.gpu, engine.xp.asarray(table), room_bytes)
+        assert_array_equal(engine.to_host(ranks), [reference.average_ranks(row) for row in table])
+
+    def test_group_means(self, engine: CudaEngine, rng: Any) -> None:
+        x, codes = rng.normal(size=(70, 35)).astype(np.float32), rng.integers(0, 4, 70).astype(np.int32)
+        means = engine.group_means(engine.put(x), codes, 6)
+        assert_allclose(means, reference.group_means(x, codes, 6), rtol=1e-12, atol=1e-12)
+        assert np.isnan(means[4:]).all()
+
+
+def test_the_same_bits_again(start_on: StartOn, cells: Cells) -> None:
+    def compute() -> list[bytes]:
+        engine = start_on()
+        x = engine.put(cells.x)
+        knn = engine.knn(x, 9)
+        graph = engine.fuzzy_graph(knn)
+        widths = engine.silhouette_widths(x, cells.label), engine.silhouette_widths(x, cells.label, metric="cosine")
+        return [engine.to_host(a).tobytes() for a in (knn.indices, knn.distances, graph.weights)] + [
+            w.tobytes() for w in widths
+        ]
+
+    assert compute() == compute()
+
+
+def test_as_the_cpu_engine(engine: CudaEngine, cells: Cells) -> None:
+    cpu = CpuEngine(threads=1)
+    on_gpu, on_cpu = engine.put(cells.x), cpu.put(cells.x)
+    knn, expected = engine.knn(on_gpu, 9), cpu.knn(on_cpu, 9)
+    assert_array_equal(engine.to_host(knn.indices), expected.indices)
+    assert_array_equal(engine.to_host(knn.distances), expected.distances)
+    knn = replace(
+        expected, indices=engine.xp.asarray(expected.indices), distances=engine.xp.asarray(expected.distances)
+    )
+    assert_allclose(
+        test_fuzzy_graph.dense(engine, engine.fuzzy_graph(knn)),
+        test_fuzzy_graph.dense(cpu, cpu.fuzzy_graph(expected)),
+        atol=2e-5,
+    )
+    assert_array_equal(engine.leiden(engine.fuzzy_graph(knn)), cpu.leiden(cpu.fuzzy_graph(expected)))
+
+
+def test_the_stand_in_is_as_strict_as_cupy(engine: CudaEngine) -> None:
+    ours, theirs = engine.xp.ones(3), np.ones(3)
+    for mixed in (lambda: ours + theirs, lambda: theirs + ours, lambda: engine.xp.maximum(ours, theirs)):
+        with pytest.raises(TypeError):
+            mixed()
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        np.asarray(ours)
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(ours == 1)
+
+
+def test_the_stand_in_has_only_names_of_cupy() -> None:
+    cupy = pytest.importorskip("cupy")
+    names = strict_cupy.FUNCTIONS.split()
+    assert [name for name in names if not hasattr(cupy, name)] == []
+    assert [name for name in strict_cupy.METHODS.split() if not hasattr(cupy.ndarray, name)] == []
+
+
+def test_every_operation_of_the_contract_is_tested_on_the_emulation(request: pytest.FixtureRequest) -> None:
+    folder = Path(__file__).parents[1]
+    by_default = request.config.pluginmanager.getplugin(str(folder.parent / "conftest.py")).ON_EMULATION
+    files = [path for path in folder.rglob("test_*.py") if path.parent.name == "cuda" or path.stem in by_default]
+    text = "".join(path.read_text() for path in files)
+    assert [name for name in Engine.__abstractmethods__ if f".{name}(" not in text] == []

@@ -1,0 +1,147 @@
+"""Approximate neighbours of the CUDA engine on the host emulation: true distances, true recall. No GPU is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from cells import Cells, make_cells
+from emulated import EmulatedDevice, emulate_in_session, start
+from numpy.testing import assert_array_equal, assert_array_max_ulp
+
+from gpubench.core.errors import InputError
+from gpubench.core.types import Knn
+from gpubench.engines.cuda import exact_knn, ivf, tiles
+from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.embedding import on_engine
+from gpubench.metrics import entropy_per_cell
+
+StartOn = Callable[..., CudaEngine]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of more cells than a tile has rows, and more lists than are searched."""
+    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
+    monkeypatch.setattr(ivf, "N_PROBE", 6)
+
+
+@pytest.fixture
+def start_on() -> StartOn:
+    emulate = emulate_in_session()
+
+    def make(free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
+        return start(EmulatedDevice(emulate, free_bytes=free_bytes), **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    drawn = make_cells(400, 5, n_labels=12, n_batches=2, duplicates=0.05, seed=8)
+    drawn.x[:, 0] += 3 * drawn.label  # what is near is in few lists, as in real embeddings
+    return drawn
+
+
+def check(engine: CudaEngine, x: np.ndarray, k: int) -> tuple[Knn, float]:
+    """What holds of any approximate graph; returns it and its true recall."""
+    n = len(x)
+    found = engine.knn(engine.put(x), k)
+    indices, distances = engine.to_host(found.indices), engine.to_host(found.distances)
+    assert (indices.dtype, distances.dtype) == (np.int32, np.float32)
+    assert (found.k, found.method, found.exact) == (k, "ivf", False)
+    assert ((indices >= 0) & (indices < n)).all()
+    assert (indices != np.arange(n)[:, None]).all(), "a cell is its own neighbour"
+    assert all(len(set(row)) == k for row in indices.tolist()), "a neighbour is found twice"
+    assert (np.diff(distances, axis=1) >= 0).all()
+    d = reference.distances(x, x)
+    assert_array_max_ulp(distances, np.take_along_axis(d, indices.astype(np.int64), 1).astype(np.float32), maxulp=1)
+    np.fill_diagonal(d, np.inf)
+    right = np.take_along_axis(d, indices.astype(np.int64), 1) <= np.partition(d, k - 1, axis=1)[:, k - 1 : k]
+    return found, float(right.mean())
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize(("n", "k"), [(240, 15), (180, 150), (60, 59), (3, 1), (2, 1)])
+def test_what_is_found(start_on: StartOn, cells: Cells, n: int, k: int, precision: Any) -> None:
+    found, share = check(start_on(knn="ivf", precision=precision), cells.x[:n], k)
+    # fewer cells than the sample of the recall: all were compared, and only copies may be told apart
+    assert found.recall == pytest.approx(share, abs=0.02)
+    assert share > 0.9
+    assert found.params == {"n_lists": int(np.sqrt(n)), "n_probe": min(6, int(np.sqrt(n)))}
+
+
+def test_all_lists_find_everything(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ivf, "N_PROBE", 20)
+    assert check(start_on(knn="ivf"), cells.x[:240], 15)[1] == 1
+
+
+def test_fewer_lists_are_faster_and_find_less(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, recalls = [], []
+    for n_probe in (1, 6, 20):
+        monkeypatch.setattr(ivf, "N_PROBE", n_probe)
+        engine = start_on(knn="ivf")
+        recalls.append(check(engine, cells.x[:240], 5)[1])
+        pairs.append(sum(rows * columns for rows, columns, _ in engine.gpu.products))
+    assert pairs == sorted(pairs)
+    assert recalls == sorted(recalls)
+    assert recalls[0] < 1
+
+
+def test_the_recall_is_of_a_sample(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpubench.engines.common import knn_search
+
+    monkeypatch.setattr(knn_search, "RECALL_SAMPLE", 150)
+    monkeypatch.setattr(ivf, "N_PROBE", 2)
+    engine = start_on(knn="ivf")
+    found, true = check(engine, cells.x, 15)
+    assert found.recall == pytest.approx(true, abs=0.05)
+    assert found.recall != true  # which is that of all 400
+
+
+@pytest.mark.parametrize("x", [np.zeros((50, 3)), np.tile(np.eye(3), (30, 1)), np.arange(80.0)[:, None] * 1e30])
+def test_copies_and_large_values(start_on: StartOn, x: np.ndarray) -> None:
+    check(start_on(knn="ivf"), x.astype(np.float32), 7)
+
+
+def test_the_same_bits_again(start_on: StartOn, cells: Cells) -> None:
+    graphs = [engine.knn(engine.put(cells.x[:200]), 9) for engine in (start_on(knn="ivf"), start_on(knn="ivf"))]
+    assert_array_equal(*(graph.indices.get() for graph in graphs))
+    assert graphs[0].recall == graphs[1].recall
+
+
+def test_auto_takes_it_beyond_some_cells_where_it_fits(
+    start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ivf, "EXACT_UP_TO", 399)
+    engine = start_on()
+    assert engine.knn(engine.put(cells.x), 5).method == "ivf"
+    assert engine.knn(engine.put(cells.x[:399]), 5).exact
+    named = start_on(knn="exact")
+    assert named.knn(named.put(cells.x), 5).exact
+    narrow = start_on(free_bytes=30_000)
+    assert not ivf.fits(400, 5, 5, 30_000)
+    assert narrow.knn(narrow.put(cells.x), 5).exact
+
+
+def test_what_does_not_fit_is_refused(start_on: StartOn, cells: Cells) -> None:
+    engine = start_on(free_bytes=30_000, knn="ivf")
+    with pytest.raises(InputError, match=r"approximate graph of 5 neighbours of 400 cells takes .* use knn='exact'"):
+        engine.knn(engine.put(cells.x), 5)
+
+
+def test_more_neighbors_than_a_block_sorts_are_refused(start_on: StartOn) -> None:
+    engine = start_on(knn="ivf")
+    x = engine.put(np.zeros((exact_knn.MAX_K + 2, 1), np.float32))
+    with pytest.raises(InputError, match="the CUDA engine finds at most"):
+        engine.knn(x, exact_knn.MAX_K)
+
+
+def test_scores_say_that_they_are_approximate(start_on: StartOn, cells: Cells) -> None:
+    score = entropy_per_cell(on_engine(cells.x, start_on(knn="ivf")), cells.batch, n_neighbors=20)
+    assert score.approximate
+    assert score.params["knn"] == "ivf"
+    assert score == pytest.approx(reference.entropy_per_cell(cells.x, cells.batch, 20), abs=0.01)

@@ -1,0 +1,110 @@
+"""Classifiers on a cluster: folds are trained side by side, with the numbers of the CPU engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+
+pytest.importorskip("distributed", reason="Dask is not installed")
+
+from pathlib import Path
+
+from shared_dask import shared_client
+
+import gpubench as gb
+from gpubench.core.checkpoint import Checkpoint
+from gpubench.engines import get_engine
+from gpubench.engines.dask.classifiers import ClusterClassifier
+from gpubench.engines.dask.engine import DaskEngine
+
+N_FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(600, 8, n_labels=4, duplicates=0, seed=1)
+
+
+@pytest.fixture
+def engine() -> DaskEngine:
+    return DaskEngine(cluster=shared_client())
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What classifiers are told and asked, in order."""
+    heard: list[str] = []
+    fit, note = ClusterClassifier.fit, ClusterClassifier.note
+
+    def heard_fit(self: ClusterClassifier, *args: Any) -> ClusterClassifier:
+        heard.append("fit")
+        return fit(self, *args)
+
+    def heard_note(self: ClusterClassifier) -> str:
+        heard.append("note")
+        return str(note.fget(self))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(ClusterClassifier, "fit", heard_fit)
+    monkeypatch.setattr(ClusterClassifier, "note", property(heard_note))
+    return heard
+
+
+def score(cells: Cells, engine: Any, *classifiers: str, **more: Any) -> list[Any]:
+    result = gb.score(
+        cells.x,
+        label=cells.label,
+        tasks=["label_prediction"],
+        engine=engine,
+        n_folds=N_FOLDS,
+        classifiers=classifiers,
+        **more,
+    )
+    assert not result.failures
+    return [(row.metric, row.params, row.value, row.note) for row in result.results]
+
+
+def test_the_numbers_of_the_cpu_engine(cells: Cells, engine: DaskEngine) -> None:
+    kinds = "lr", "knn", "rf"
+    assert score(cells, engine, *kinds) == score(cells, get_engine("cpu"), *kinds)
+
+
+def test_every_worker_has_a_training(cells: Cells, engine: DaskEngine, events: list[str]) -> None:
+    assert engine.trainings == 2
+    score(cells, engine, "lr")
+    assert events == ["fit", "fit", "note", "fit", "note", "note"]
+
+
+def test_what_was_finished_before_is_not_begun(
+    cells: Cells, engine: DaskEngine, events: list[str], tmp_path: Path
+) -> None:
+    with Checkpoint(tmp_path) as checkpoint:
+        whole = score(cells, engine, "lr", checkpoint=checkpoint)
+    folds = sorted(file for file in tmp_path.glob(".checkpoint/*.json") if "scores" in file.read_text())
+    assert len(folds) == N_FOLDS
+    for fold in folds[1:]:
+        fold.unlink()
+    events.clear()
+    with Checkpoint(tmp_path) as checkpoint:
+        assert score(cells, engine, "lr", checkpoint=checkpoint) == whole
+    assert events == ["fit", "fit", "note", "note"]
+
+
+def test_a_training_that_fails_is_told_where_it_would_be_scored(engine: DaskEngine, events: list[str]) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    result = gb.score(
+        x,
+        label=["a", "b"] * 3,
+        min_class_size=1,
+        tasks=["label_prediction"],
+        engine=engine,
+        n_folds=N_FOLDS,
+        classifiers=("knn",),
+    )
+    assert all(
+        np.isnan(row.value) and "5 neighbours vote, but there are 4 training cells" in row.note
+        for row in result.results
+    )
+    assert events.count("fit") == N_FOLDS

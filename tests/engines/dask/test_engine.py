@@ -1,0 +1,414 @@
+"""The Dask engine: what is its own. That it computes what the others do is tested with them, by `--engine dask`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+from trace_format import violations
+
+pytest.importorskip("distributed", reason="Dask is not installed")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask.array
+from distributed import LocalCluster
+from distributed.system import MEMORY_LIMIT
+from shared_dask import shared_client
+
+import gpubench as gb
+from gpubench.core.errors import ClusterError, EngineUnavailable, InputError
+from gpubench.core.machine import usable_cores
+from gpubench.core.timeline import chrome_trace
+from gpubench.data.locations import place_of
+from gpubench.engines import get_engine, planner
+from gpubench.engines.dask import cluster as dask_cluster
+from gpubench.engines.dask import connect
+from gpubench.engines.dask import worker as dask_worker
+from gpubench.engines.dask.engine import DaskEngine
+from gpubench.engines.dask.worker import Held
+
+N, K = 3_001, 15
+"""Several parts of neighbours and of silhouettes, whose last ones are not full."""
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(N, 20, n_labels=12, n_batches=4, seed=5)
+
+
+@pytest.fixture
+def engine() -> DaskEngine:
+    return DaskEngine(cluster=shared_client())
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[LocalCluster]:
+    """Workers that a test may kill."""
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
+        yield cluster
+
+
+def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
+    """What is cut into tasks."""
+    on = engine.put(x)
+    knn = engine.knn(on, K)
+    between = engine.knn_between(on[:701], on, K)
+    some = np.arange(0, N, 3)
+    answers = [
+        *(knn.indices, knn.distances, between.indices, between.distances),
+        engine.silhouette_widths(on, cells.label),
+        engine.silhouette_widths(on, cells.batch, cells.label),
+        engine.silhouette_widths(on, cells.batch, cells.label, cells=some),
+        engine.mean_distances(on, cells.label),
+        engine.neighbor_entropy(knn, cells.batch, 4),
+        engine.neighbor_value_distance(knn, cells.time, np.arange(N) % K + 1),
+        engine.neighbor_simpson(knn, cells.batch, 4, 5.0),
+        engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
+        engine.leiden(engine.fuzzy_graph(knn)),
+    ]
+    return [np.asarray(answer).tobytes() for answer in answers]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
+def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cells: Cells) -> None:
+    """Workers are threads of this process, which start at once; those of all other tests are two processes.
+
+    In blocks no worker has all cells.
+    """
+    expected = computed(get_engine("cpu", threads=1), cells, cells.x)
+    with LocalCluster(
+        n_workers=n_workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        engine = DaskEngine(cluster=cluster)
+        assert computed(engine, cells, cells.x) == expected
+        engine.placement.wanted = "blocks"
+        assert computed(engine, cells, cells.x) == expected
+
+
+def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine, rng: np.random.Generator) -> None:
+    codes = np.concatenate([np.zeros(2500, np.int32), np.arange(1, N - 2500 + 1, dtype=np.int32)])
+    x = rng.standard_normal((N, 7))
+    groups = np.repeat(np.arange(3, dtype=np.int32), [2700, 300, 1])
+    for given in ((codes, None), (codes, groups), (codes // 2, groups)):
+        expected = get_engine("cpu").silhouette_widths(x.astype(np.float32), *given)
+        assert np.asarray(engine.silhouette_widths(engine.put(x), *given)).tobytes() == expected.tobytes()
+
+
+def test_a_worker_keeps_cells_sorted_for_one_column(engine: DaskEngine, cells: Cells) -> None:
+    x = engine.put(cells.x)
+    for codes in (cells.label, cells.batch, cells.label):
+        engine.silhouette_widths(x, codes)
+    assert set(engine.cluster.on_each(n_sorted).values()) <= {0, 1}
+
+
+def n_sorted() -> int:
+    return sum(key[0] == dask_worker.SORTED for key in dask_worker._kept._made)
+
+
+def test_cells_stay_on_the_workers(engine: DaskEngine, cells: Cells) -> None:
+    """Of a score only numbers come here, and it is the same to the bit."""
+    score = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine=engine)
+    assert not isinstance(score.cells, np.ndarray)
+    expected = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine="cpu")
+    assert score == expected
+    np.testing.assert_array_equal(np.asarray(score.cells), expected.cells)
+
+
+def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.random.Generator) -> None:
+    """Metrics are written for arrays: functions, operators, methods and writing give what they give on any."""
+    host = rng.standard_normal((40, 3)).astype(np.float32)
+    codes = np.arange(40, dtype=np.int32) % 4
+
+    def compute(x: Any) -> list[Any]:
+        y = x[5:30] * 2 - x[0]
+        y -= y.mean(axis=0)
+        y[y < 0] = 0
+        y[np.asarray(y).max(axis=1) > 3, -1] = 9
+        total = np.zeros(3)
+        total += x.sum(axis=0, dtype=np.float64)
+        parts = np.split(x[:, 0], [10, 15])
+        unique = np.unique(x > 0, return_counts=True)[1]
+        weighted = np.bincount(codes, weights=x[:, 1])
+        median, ranks = np.median(x, axis=0), np.argsort(x[:, 2])
+        more = [*parts, unique, weighted, median, ranks, x.T @ x, np.where(x > 0, x, 0), float(x.max()), x.tolist()]
+        return [y, total, len(y), y.shape, y.dtype, y.ndim, *more]
+
+    for found, expected in zip(compute(engine.put(host)), compute(host), strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "COLLECT_S", 0)  # however fast the machine is
+    given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
+    tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
+    np.save(tmp_path / "cells.npy", cells.x)
+    path = str(tmp_path / "cells.npy")
+    engine = DaskEngine(cluster=shared_client())
+    found = gb.score(path, tasks=tasks, engine=engine, checkpoint=tmp_path / "out", **given)
+    expected = gb.score(path, tasks=tasks, engine="cpu", **given)
+    assert [(row.metric, row.value, row.note) for row in found.results] == [
+        (row.metric, row.value, row.note) for row in expected.results
+    ]
+    assert not found.failures
+    assert set(found.provenance["packages"]) - set(expected.provenance["packages"]) == {"dask", "distributed"}
+    for column in expected.cells.columns:
+        own = found.cells.find(column.metric, task=column.task)
+        np.testing.assert_array_equal(own.values, column.values)
+    busy = {share["worker"]: share["tasks"] for stage in found.timeline for share in stage.get("workers", ())}
+    assert set(busy) <= {"worker 1", "worker 2"}
+    assert busy
+    assert not violations(chrome_trace(found.timeline))
+    assert "127.0.0.1" not in str(found.provenance), "addresses are not for results"
+    assert found.provenance["engine"]["chosen"] == "2 workers of 1 thread"
+
+
+def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
+    cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
+    np.save(tmp_path / "cells.npy", cells.x)
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
+    x = engine.put(np.load(tmp_path / "cells.npy", mmap_mode="r"))
+    (pid,) = engine.cluster.on_each(os.getpid).values()
+    killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    knn, widths = engine.knn(x, K), engine.silhouette_widths(x, cells.label)
+    killer.join()
+    assert pid not in engine.cluster.on_each(os.getpid).values()
+    cpu = get_engine("cpu")
+    expected = cpu.knn(cells.x, K)
+    np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
+    np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
+    np.testing.assert_array_equal(np.asarray(widths), cpu.silhouette_widths(cells.x, cells.label))
+
+
+def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
+    monkeypatch.setattr(dask_cluster, "LOST_S", 0.2)  # less than a worker takes to start
+    answered, later = engine.cluster.submit_each("sleep", time.sleep, [(0.0,), (0.6,)])
+    engine.cluster.wait([answered])
+    (pid,) = engine.cluster.on_each(os.getpid).values()
+    os.kill(pid, signal.SIGKILL)
+    assert engine.cluster.fetch_each([answered, later]) == [None, None]
+    assert pid not in engine.cluster.on_each(os.getpid).values()
+    engine.close()
+
+
+def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "FAILURES", 0)
+    engine = get_engine("dask", cluster=1)
+    assert isinstance(engine, DaskEngine)
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: 1 worker.*more memory") as error:
+        engine.cluster.fetch(engine.cluster.submit("knn", os._exit, 1))
+    assert "\n" not in str(error.value)
+    engine.close()
+
+
+def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = engine.cluster.submit("wait", time.sleep, 1.5)
+    monkeypatch.setattr(dask_cluster, "LOST_S", 0.3)
+    monkeypatch.setattr(dask_cluster, "answers", lambda client: False)  # noqa: ARG005 - as it is
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
+        engine.cluster.wait([waiting])
+
+
+def test_dask_writes_no_traceback_when_a_scheduler_is_lost(engine: DaskEngine) -> None:
+    assert engine.cluster.workers()
+    assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
+
+
+def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does where one does not come back in time, as when it ends again while it starts."""
+    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
+        engine = get_engine("dask", cluster=1)
+        assert isinstance(engine, DaskEngine)
+        waiting = engine.cluster.submit("sleep", time.sleep, 0.5)
+        (pid,) = engine.cluster.on_each(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        engine.cluster.wait([waiting])
+        assert pid not in engine.cluster.on_each(os.getpid).values()
+        engine.close()
+
+
+def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
+    monkeypatch.setattr(dask_cluster, "WORKERLESS_S", 60.0)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
+        engine = get_engine("dask", cluster=1)
+        assert isinstance(engine, DaskEngine)
+        started, _ = engine.cluster._started
+        (nanny,) = started.workers.values()
+        started.sync(nanny.close)
+        assert engine.cluster.fetch(engine.cluster.submit("pid", os.getpid)) != os.getpid()
+        engine.close()
+
+
+def test_a_cluster_whose_workers_all_ended_ends_the_run(
+    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DaskEngine(cluster=own_cluster)
+    waiting = engine.cluster.submit("wait", time.sleep, 60)
+    monkeypatch.setattr(dask_cluster, "WORKERLESS_S", 0.5)
+    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
+    own_cluster.scale(0)
+    with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: all workers have ended"):
+        engine.cluster.wait([waiting])
+
+
+@pytest.mark.parametrize("name", ["numpy", "gpubench", "python"])
+def test_workers_with_other_versions_are_refused(name: str) -> None:
+    here = connect.versions_here()
+    same, other = dict(here), {**here, name: "0.0"}
+    connect.check_versions({"tcp://a:1": same}, here)
+    with pytest.raises(EngineUnavailable, match=r"0\.0 on 1 of 2, first tcp://b:1\); install the same versions"):
+        connect.check_versions({"tcp://a:1": same, "tcp://b:1": other}, here)
+
+
+@pytest.mark.parametrize("cluster", [0, -1, 1.5, True, "nowhere.json", object()])
+def test_what_is_no_cluster(cluster: Any) -> None:
+    with pytest.raises(InputError, match=r"^(cluster|workers)="):
+        get_engine("dask", cluster=cluster)
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "memory", "refusal"),
+    [
+        (1000, None, r"^workers=1000: 20\.0 GB of memory are too little, for each needs 250MB .*; start 80 at most$"),
+        (5, 10**9, r"^workers=5: 1\.0 GB of memory .*; start 4 at most or raise memory to 1250MB$"),
+        (2, 150 * 10**6, r"^workers=2: 150 MB of memory .* few cells; raise memory to 500MB$"),
+    ],
+)
+def test_workers_that_would_have_too_little_memory_are_not_started(
+    n_workers: int, memory: int | None, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "free_memory_bytes", lambda: 20 * 10**9)
+    with pytest.raises(InputError, match=refusal):
+        connect.connect(n_workers, memory)
+
+
+def test_workers_that_have_too_little_memory_are_refused() -> None:
+    enough = {"tcp://a:1": {"memory_limit": 0}, "tcp://b:1": {"memory_limit": 250 * 10**6}}  # 0: without a limit
+    connect.check_limits(enough)
+    with pytest.raises(EngineUnavailable, match=r"^1 of 3 workers .* \(100 MB, first tcp://c:1\); .* 250MB or more$"):
+        connect.check_limits({**enough, "tcp://c:1": {"memory_limit": 10**8}})
+
+
+def test_workers_started_here_share_out_the_memory() -> None:
+    engine = DaskEngine(cluster=usable_cores() + 2)
+    limits = [worker["memory_limit"] for worker in engine.cluster.workers().values()]
+    engine.close()
+    assert 0 < sum(limits) <= MEMORY_LIMIT
+
+
+def test_workers_started_here_leave_errors_to_the_client(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "x.npy", np.full((300, 4), np.nan, np.float32))
+    engine = DaskEngine(cluster=1)
+    with pytest.raises(InputError, match="300 of 300 rows hold NaN"):
+        engine.put(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    engine.close()
+    assert capfd.readouterr().err == ""
+
+
+INTERRUPTED = """
+import os, signal
+import distributed
+from gpubench.engines.dask import connect
+
+begun = []
+instantiate = distributed.Nanny.instantiate
+
+async def interrupted(self):
+    begun.append(self)
+    if len(begun) == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return await instantiate(self)
+
+if __name__ == "__main__":
+    distributed.Nanny.instantiate = interrupted
+    try:
+        connect.connect(3, None)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+"""Ctrl-C is hit when the first of three workers is about to start."""
+
+
+def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
+    (tmp_path / "start.py").write_text(INTERRUPTED)
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == "interrupted\n"
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_scheduler_that_is_not_there() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connect, "CONNECT_S", 0.5)
+        with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as error:
+            get_engine("dask", cluster="tcp://127.0.0.1:9")
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_is_of_dask_alone() -> None:
+    with pytest.raises(InputError, match="cluster is of the engine dask, not of cpu"):
+        get_engine("cpu", cluster=2)
+
+
+def test_cells_that_fit_no_worker_are_refused(engine: DaskEngine, cells: Cells) -> None:
+    engine.placement.worker_bytes = 100_000
+    with pytest.raises(
+        InputError, match=r"^X \(3,001 x 20\) takes .* on each of 2 workers in blocks, but .*; start more"
+    ):
+        engine.put(cells.x)
+
+
+def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, tmp_path: Path) -> None:
+    x = np.zeros((900, 7), np.float32)
+    x[[17, 400], 3] = np.nan
+    np.save(tmp_path / "emb.npy", x)
+    with pytest.raises(InputError, match=r"^emb: 2 of 900 rows .*17.*400"):
+        engine.put(np.load(tmp_path / "emb.npy", mmap_mode="r"), "emb")
+    (tmp_path / "emb.npy").unlink()
+
+
+def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> None:
+    np.save(tmp_path / "emb.npy", np.zeros((900, 7), np.float32))
+    x = np.load(tmp_path / "emb.npy", mmap_mode="r")
+    place = place_of(x)
+    assert place is not None
+    (tmp_path / "emb.npy").rename(tmp_path / "elsewhere.npy")
+    with pytest.raises(InputError, match=r"emb\.npy is not there for every worker; a path must mean the same"):
+        engine.cluster.on_every_worker("put", dask_worker.value_of, Held("key", place, "emb", engine._recipe))
+
+
+@pytest.mark.parametrize("name", ["dask", "cpu"])
+def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
+    """Its chunks stay on the workers; another engine reads it in blocks."""
+    x = dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8))
+    on: Any = engine if name == "dask" else get_engine(name)
+    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
+    assert np.asarray(on.silhouette_widths(on.put(x), cells.label)).tobytes() == expected.tobytes()
+    with pytest.raises(InputError, match=r"^emb: 1 of 10 rows"):
+        on.put(dask.array.where(dask.array.arange(10, chunks=4)[:, None] == 7, np.nan, 0.0), "emb")
+
+
+def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
+    engine.placement.handover.close()
+    engine.placement.handover.folder = None
+    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
+    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()

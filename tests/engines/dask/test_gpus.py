@@ -1,0 +1,260 @@
+"""GPUs of Dask's workers, on the host emulation of the CUDA engine: no GPU is used, nor the real dask-cuda.
+
+Workers are threads of this process, so that they find the engine that the test has put in the place of the real one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import Cells, make_cells
+
+pytest.importorskip("distributed", reason="Dask is not installed")
+
+from collections.abc import Iterator
+
+from distributed import LocalCluster
+from emulated import EmulatedDevice, emulate_in_session, start
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gpubench as gb
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.engines import get_engine
+from gpubench.engines.common import segments as segments_module
+from gpubench.engines.common.segments import Pass
+from gpubench.engines.cuda import exact_knn, silhouette, tiles
+from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.dask import connect, gpu_engine, gpu_silhouette, gpu_worker
+from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_a_task
+from gpubench.engines.dask.gpu_worker import check_alike
+
+K = 7
+GPU = {"gpu": "GPU", "packages": "cupy-cuda13x 14.0"}
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="the emulation needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    return make_cells(130, 9, n_labels=4, n_batches=3, duplicates=0.2, seed=2)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
+    """The engine of one emulated GPU, which is that of every worker as well."""
+    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
+    monkeypatch.setattr(exact_knn, "ROWS_A_SEARCH", 40)
+    monkeypatch.setattr(gpu_engine, "LEAST_ROWS", 1)
+    monkeypatch.setattr(gpu_engine, "LEAST_PRODUCTS", 0)
+    engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30))
+    monkeypatch.setattr(gpu_worker, "engine_of", lambda _: engine)
+    monkeypatch.setattr(gpu_worker, "gpu_here", lambda: {**GPU, "place": uuid.uuid4().hex})
+    return engine
+
+
+@pytest.fixture
+def engine(cuda: CudaEngine) -> Iterator[DaskGpuEngine]:
+    assert cuda
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        cluster.wait_for_workers(2)
+        found = get_engine("dask", cluster=cluster)
+        assert isinstance(found, DaskGpuEngine)
+        yield found
+        found.close()
+
+
+@needs_compiler
+def test_the_bits_of_the_cuda_engine(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells) -> None:
+    """Of every operation; rows in the middle of copies of cells included, which push a cell out of its own list."""
+
+    def computed(of: Any) -> dict[str, bytes]:
+        on = of.put(cells.x)
+        knn = of.knn(on, K)
+        between = of.knn_between(of.put(cells.x[:31]), on, K)
+        graph = of.fuzzy_graph(knn)
+        some = np.arange(0, len(cells.x), 3)
+        head = type(knn)(knn.indices[:, :3], knn.distances[:, :3])
+        answers = {
+            "neighbours": knn.indices,
+            "distances": knn.distances,
+            "between": between.indices,
+            "between distances": between.distances,
+            "widths": of.silhouette_widths(on, cells.label),
+            "within": of.silhouette_widths(on, cells.batch, cells.label),
+            "sampled": of.silhouette_widths(on, cells.batch, cells.label, cells=some),
+            "cosine": of.silhouette_widths(on, cells.label, metric="cosine"),
+            "means": of.mean_distances(on, cells.label),
+            "entropy": of.neighbor_entropy(knn, cells.batch, 3),
+            "entropy of few": of.neighbor_entropy(head, cells.batch, 3),
+            "time": of.neighbor_value_distance(knn, cells.time, np.arange(len(cells.x)) % K + 1),
+            "time of all": of.neighbor_value_distance(knn, cells.time),
+            "simpson": of.neighbor_simpson(knn, cells.batch, 3, 2.0),
+            "chi": of.neighbor_chi_square(knn, cells.batch, np.full(3, 1 / 3)),
+            "weights": graph.weights,
+            "leiden": of.leiden(graph),
+            "kmeans": of.kmeans(on, 4),
+            "group means": of.group_means(on, cells.label, 4),
+        }
+        return {name: np.asarray(of.to_host(answer)).tobytes() for name, answer in answers.items()}
+
+    found, expected = computed(engine), computed(cuda)
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert engine.notes == cuda.notes
+
+
+@needs_compiler
+def test_silhouettes_in_several_passes(
+    cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clusters = np.arange(cells.n, dtype=np.int32) // 12
+    expected = cuda.silhouette_widths(cuda.put(cells.x), clusters).tobytes()
+    n_passes = []
+
+    def passes(segments: Any, blocks: Any, _: int) -> Any:
+        parts = list(segments_module.passes(segments, blocks, 1))
+        n_passes.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(silhouette, "passes", passes)
+    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), clusters)).tobytes() == expected
+    assert n_passes[0] > 1
+
+
+@given(n=st.integers(1, 60), n_shares=st.integers(1, 9), first=st.integers(0, 5))
+def test_rows_of_tiles_are_shared_out_evenly(n: int, n_shares: int, first: int) -> None:
+    part = Pass(first, first + n, 0, first + n)
+    shares = [gpu_silhouette.rows_of(part, share, n_shares) for share in range(n_shares)]
+    assert sorted(i for share in shares for i in share) == list(range(first, first + n))
+    n_tiles = [sum(part.group_last - i for i in share) for share in shares]
+    assert max(n_tiles) - min(n_tiles) <= n  # one row of tiles
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["lr", "knn"])
+def test_classifiers(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, kind: Any) -> None:
+    def answered(of: Any) -> np.ndarray:
+        x = of.put(cells.x)
+        trained = of.classifier(kind).fit(x[:100], cells.label[:100], 4)
+        return np.asarray(of.to_host(trained.predict_proba(x[100:])))
+
+    np.testing.assert_array_equal(answered(engine), answered(cuda))
+
+
+@needs_compiler
+def test_a_run_on_gpus_is_told(engine: DaskGpuEngine, cells: Cells) -> None:
+    given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str)}
+    result = gb.score(cells.x, tasks=["clustering", "embedding", "batch_integration"], engine=engine, **given)
+    assert not result.failures
+    told = result.provenance["engine"]
+    assert told["chosen"] == "2 workers of 1 thread and one GPU each: cuda, which all have"
+    assert told["device"] == "workers of a Dask cluster, GPU"
+    expected = gb.score(cells.x, tasks=["embedding", "batch_integration"], engine="cpu", **given)
+    values = {row.metric: row.value for row in result.results}
+    for row in expected.results:
+        assert values[row.metric] == pytest.approx(row.value, abs=1e-5)
+    with pytest.raises(InputError, match="has no plan"):
+        gb.plan(cells.x, tasks=["embedding"], engine=engine, **given)
+
+
+@needs_compiler
+def test_cells_are_copied_to_a_gpu_once_and_let_go(
+    cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    put = cuda.put
+    monkeypatch.setattr(cuda, "put", lambda x, *args: copied.append(len(x)) or put(x, *args))
+    x = engine.put(cells.x)
+    for _ in range(2):
+        engine.silhouette_widths(x, cells.label)
+        engine.knn(x, 3)
+    assert copied == [len(cells.x)]
+    assert not cuda._checked, "the engine of the worker holds no array"
+    engine.release(x)
+    engine.silhouette_widths(engine.put(cells.x), cells.label)
+    assert len(copied) == 2
+
+
+@needs_compiler
+def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells: Cells) -> None:
+    engine.placement.wanted = "blocks"
+    with pytest.raises(
+        InputError, match=r"^emb \(130 x 9\) does not fit the host memory of a worker .* hold all cells"
+    ):
+        engine.put(cells.x, "emb")
+
+
+def test_rows_of_a_task() -> None:
+    assert rows_a_task(1_000_000, 1_000_000, 50, 8) == 31_250
+    assert rows_a_task(10_000, 10_000, 50, 8) == gpu_engine.LEAST_ROWS
+    assert 1e8 / rows_a_task(10**8, 10**8, 50, 64) < 80_000
+
+
+def test_workers_without_gpus_stay_with_their_cpus() -> None:
+    none = {"gpu": "", "why": "no driver"}
+    assert check_alike({"tcp://a:1": none, "tcp://b:1": none}) == ""
+    found = gpu_worker.gpu_here()
+    assert found["gpu"] == ""
+    assert found["why"].startswith("engine 'cuda' needs")
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"gpu": "", "why": "no driver"}, r"^1 of 2 workers have no GPU that works \(first tcp://b:1: no driver\)"),
+        ({**GPU, "gpu": "Other", "place": "2"}, r"^workers have different GPUs \(GPU; Other\)"),
+        ({**GPU, "packages": "", "place": "2"}, r"^workers have different packages"),
+        ({**GPU, "place": "1"}, r"^several workers use the same GPU; start one worker for each"),
+    ],
+)
+def test_mixed_clusters_are_refused(others: dict[str, str], message: str) -> None:
+    with pytest.raises(EngineUnavailable, match=message) as error:
+        check_alike({"tcp://a:1": {**GPU, "place": "1"}, "tcp://b:1": others})
+    assert "\n" not in str(error.value)
+
+
+class Started(Exception):
+    """Carries the arguments of the cluster that would have been started."""
+
+
+def _fake_dask_cuda(monkeypatch: pytest.MonkeyPatch, n_gpus: int) -> None:
+    def begin(**arguments: Any) -> None:
+        raise Started(arguments)
+
+    monkeypatch.setattr(connect, "usable_gpus", lambda: n_gpus)
+    monkeypatch.setattr(connect, "find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=begin))
+
+
+@pytest.mark.parametrize(("asked", "started"), [(2, 2), (1, 1), (None, 2)])
+def test_workers_of_this_machine_have_a_gpu_each(
+    asked: int | None, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arguments are those that dask-cuda documents; its cluster itself was not started here."""
+    _fake_dask_cuda(monkeypatch, 2)
+    with pytest.raises(Started) as called:
+        connect.connect(asked, 10**9)
+    assert called.value.args[0] == {
+        "n_workers": started,
+        "threads_per_worker": 1,
+        "memory_limit": 10**9 // started,
+        "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",
+        "preload": ["gpubench.engines.dask.worker"],
+        "rmm_pool_size": 0.25,
+    }
+
+
+def test_more_workers_than_gpus_and_gpus_without_dask_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_dask_cuda(monkeypatch, 2)
+    with pytest.raises(InputError, match=r"^workers=3: this machine has 2 GPUs, one for each worker"):
+        connect.connect(3, None)
+    monkeypatch.setattr(connect, "find_spec", lambda _: None)
+    with pytest.raises(EngineUnavailable, match=r'pip install "gpubench\[dask-cuda\]"'):
+        connect.connect(2, None)

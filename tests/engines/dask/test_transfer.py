@@ -1,0 +1,76 @@
+"""The folder through which arrays reach workers: what is removed from it, and when."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed", reason="Dask is not installed")
+
+from pathlib import Path
+
+from gpubench.core.errors import InputError
+from gpubench.engines.dask import transfer
+from gpubench.engines.dask.transfer import LOCK, YOUNG_S, Handover
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer.tempfile, "tempdir", str(tmp_path))
+
+
+def make_older(folder: Path) -> None:
+    then = time.time() - YOUNG_S - 1
+    os.utime(folder / LOCK, (then, then))
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left, young = (tmp_path / f"{transfer.prefix()}{name}" for name in ("left", "young"))
+    for folder in (left, young):
+        folder.mkdir()
+        (folder / LOCK).touch()
+        (folder / "1.npy").touch()
+    make_older(left)
+    used = Handover()
+    assert used.folder is not None
+    make_older(used.folder)
+    own = Handover()
+    assert own.folder is not None
+    assert sorted(tmp_path.iterdir()) == sorted([young, used.folder, own.folder])
+    for handover in (used, own):
+        handover.close()
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_where_files_cannot_be_locked_nothing_of_others_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> Any:
+        raise OSError("no locks")
+
+    monkeypatch.setattr(transfer, "lock_file", refuse)
+    handover = Handover()
+    assert handover.folder is not None
+    assert not list(handover.folder.iterdir()), "no lock that others would take for one of a process that has ended"
+    handover.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_do_not_fit_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy says so, and leaves what it has written until then."""
+
+    def save(path: Path, _: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("250000 requested and 4 written")
+
+    handover = Handover()
+    assert handover.folder is not None
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(InputError, match=r"^1\.0 MB for the workers cannot be written to .*4 written\); free"):
+        handover.handed(np.zeros(250_000, np.float32))
+    assert [file.name for file in handover.folder.iterdir()] == [LOCK]
+    handover.close()

@@ -1,0 +1,156 @@
+"""Figures for papers show the numbers with their intervals, say what is missing, and are not shown by themselves."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cell_cases import cells_result
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from report_cases import full_result, make_result, many_conditions, row
+
+from gpubench.core.errors import InputError
+from gpubench.core.scores import CellColumn, CellScores
+from gpubench.core.types import Labels
+from gpubench.results.plots import COLORS, standard_error
+from gpubench.results.result import Result
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return cells_result(600, ["nan", "a", "$b", "_c"], embeddings=("X", "_Y"), batches=("u", "v"), times=3)
+
+
+def names_of(figure: Figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_bars_are_the_values_and_whiskers_the_intervals() -> None:
+    result = make_result(row(value=0.5, stderr=0.01), row("normalized_mutual_info", 0.25, embedding="X_scvi"))
+    figure = result.plot()
+    bars = [bar for container in figure.axes[0].containers for bar in getattr(container, "patches", ())]
+    assert sorted(bar.get_width() for bar in bars) == [0.25, 0.5]
+    (whisker, none) = (line.get_segments()[0][:, 0] for line in figure.axes[0].collections)
+    assert np.allclose(whisker, [0.5 - 0.0196, 0.5 + 0.0196])
+    assert none[0] == none[1] == 0.25
+    assert names_of(figure) == ["Adjusted Rand index", "Normalised mutual\ninformation"]
+
+
+def test_means_stand_for_their_rows_and_undefined_ones_are_left_out() -> None:
+    names = names_of(full_result().plot())
+    assert names.count("Accuracy, mean over folds") == 1
+    assert "Label prediction" in names, "tasks are headings"
+    assert not [name for name in names if name.startswith("Silhouette (batches")]
+    assert names_of(many_conditions().plot()) == ["Spearman correlation"]
+    assert names_of(full_result().plot(task="clustering")) == ["Adjusted Rand index", "Normalised mutual\ninformation"]
+
+
+@pytest.mark.parametrize("mean_over", ["cells", "labels"])
+def test_standard_errors_follow_from_the_scatter(mean_over: Any) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.permutation(np.repeat([0, 1, 2, 3], [50, 30, 20, 1])).astype(np.int32)
+    values = rng.normal(codes, 1 + codes).astype(np.float32)
+    values[::7] = np.nan
+    labels = Labels(codes, ("a", "b", "c", "d"))
+    found = standard_error(CellColumn("X", "t", "m", values, mean_over=mean_over), labels)
+    groups = [values[(codes == c) & ~np.isnan(values)].astype(float) for c in range(4)]
+    if mean_over == "cells":
+        everything = np.concatenate(groups)
+        expected = everything.std(ddof=1) / np.sqrt(len(everything))
+    else:
+        variances = [group.var(ddof=1) / len(group) if len(group) > 1 else 0.0 for group in groups if len(group)]
+        expected = np.sqrt(sum(variances)) / len(variances)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_standard_error_where_nothing_scatters() -> None:
+    one = CellColumn("X", "t", "m", np.array([np.nan, 1], np.float32))
+    assert standard_error(one, None) is None
+    assert standard_error(CellColumn("X", "t", "m", np.ones(3, np.float32), mean_over="labels"), None) is None
+
+
+def test_a_breakdown_by_time_is_in_order_of_time() -> None:
+    result = cells_result(600, ["a", "b"], times=12)
+    metric = next(column.metric for column in result.cells.columns if column.task == "sequential_organization")
+    figure = result.plot("breakdown", task="sequential_organization", metric=metric, by="time")
+    assert names_of(figure) == [f"{time:g}" for time in sorted(set(result.cells.times.tolist()))]
+
+
+def test_a_breakdown_has_the_lowest_first(result: Result) -> None:
+    figure = result.plot("breakdown", task="batch_integration", metric="entropy_per_cell")
+    values = result.cells.find("entropy_per_cell", embedding="X").values
+    other = result.cells.find("entropy_per_cell", embedding="_Y").values
+    codes = result.cells.groups["label"].codes
+    means = {
+        name: np.nanmean(values[codes == c]) + np.nanmean(other[codes == c])
+        for c, name in enumerate(("a", "$b", "_c"), 1)
+    }
+    assert names_of(figure) == sorted(means, key=means.__getitem__)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["X", "_Y"]
+    by_batch = result.plot("breakdown", task="batch_integration", metric="entropy_per_cell", by="batch", embedding="X")
+    assert set(names_of(by_batch)) == {"u", "v"}
+    assert by_batch.legends == []
+
+
+@pytest.mark.parametrize("by", ["label", "batch", "time", "cluster"])
+def test_a_view_shows_every_cell(result: Result, by: str) -> None:
+    figure = result.plot("view", embedding="X", by=by)
+    points = figure.axes[0].collections[0]
+    assert len(points.get_offsets()) == 600
+    if by == "label":
+        labels = result.cells.groups["label"]
+        by_size = np.argsort(-np.bincount(labels.codes), kind="stable")
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [labels.names[c] for c in by_size]
+        assert {tuple(color) for color in points.get_facecolor()} <= {
+            (*(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)), 1.0) for color in COLORS
+        }
+
+
+def test_many_groups_are_grey() -> None:
+    figure = cells_result(300, [f"l{i}" for i in range(20)]).plot("view")
+    assert len(figure.legends[0].get_texts()) == len(COLORS)
+
+
+WRONG = {
+    "kind": ({"kind": "bars"}, "kind='bars' is unknown; use 'scores', 'breakdown' or 'view'"),
+    "metric": ({"metric": "none"}, "plot: no number is left to show"),
+    "which": ({"kind": "breakdown", "metric": "silhouette_score"}, "one task and metric can be drawn; name it, of: "),
+    "by": ({"kind": "breakdown", "task": "embedding", "by": "donor"}, "by='donor' is not known of the cells; there"),
+    "embedding": ({"kind": "view"}, "one embedding can be drawn; name it, of: X, _Y"),
+    "view": ({"kind": "view", "embedding": "Z"}, "there is no view of 'Z'"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_drawn_is_said(result: Result, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        result.plot(**options)
+    assert message in str(raised.value)
+
+
+def test_without_cells_there_is_nothing_to_break_down(result: Result) -> None:
+    bare = Result(result.results, result.provenance, [], [], [], cells=CellScores())
+    assert bare.plot().axes
+    with pytest.raises(InputError, match=r"score again, or keep cells.parquet beside the JSON"):
+        bare.plot("breakdown", metric="silhouette_score")
+
+
+@pytest.mark.parametrize("name", ["figure.pdf", "figure.svg", "figure.png"])
+def test_figures_are_written_and_not_shown(result: Result, name: str, tmp_path: Path) -> None:
+    before = dict(rcParams)
+    for figure in (result.plot(), result.plot("view", embedding="X")):
+        figure.savefig(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    assert dict(rcParams) == before
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_long_names_have_room() -> None:
+    names = [f"a name that goes on and on, and does not end before it has to, {i}" for i in range(12)]
+    figure = cells_result(300, names).plot("breakdown", metric="entropy_per_cell")
+    figure.savefig(io.BytesIO())  # a layout that does not fit warns, which is an error here

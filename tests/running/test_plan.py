@@ -1,0 +1,252 @@
+"""Plans: memory that holds, times from rates that are measured once, and runs that cannot fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import plan_case
+import pytest
+from resume_cases import SMALL_FORESTS
+
+import gpubench as gb
+from gpubench.cli.main import main
+from gpubench.core.errors import InputError
+from gpubench.core.memory import resident_bytes
+from gpubench.engines import get_engine
+from gpubench.engines.base import ClassifierKind
+from gpubench.engines.cpu import compiled
+from gpubench.engines.cpu.costs import Cost, cost
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.rates import UNKNOWN, Rates, measure_rates
+from gpubench.engines.planner import LEAST_BUDGET_BYTES, Budget
+from gpubench.engines.steps import Sizes, classifier_steps, knn_step
+from gpubench.running import plan as running_plan
+from gpubench.running.plan import rates_of
+from gpubench.tasks import label_prediction
+
+FAST = Rates((1e-9, 1e-11, 1e-7, 1e-9), (1e-9, 1e-11, 1e-7), (1e-9, 1e-11), 1e6, 1e8, 1e10, 1e6, 1e9)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of its own, and rates that nobody waits for."""
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(running_plan, "measure_rates", lambda _: FAST)
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    return {**plan_case.cells(3000, 20), "engine": "cpu"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a peak memory that can be reset")
+@pytest.mark.parametrize(
+    ("asked", "tiles"),
+    [
+        (("30000", "50", "clustering", "embedding", "batch_integration"), "compiled"),
+        (("8000", "300", "embedding", "batch_integration"), "compiled"),
+        (("8000", "300", "embedding", "batch_integration"), compiled.NUMPY),
+        (("30000", "50", "label_prediction"), "compiled"),
+    ],
+    ids=["graph", "wide", "numpy", "prediction"],
+)
+def test_the_memory_that_is_held_is_at_most_the_planned_and_at_least_half_of_it(
+    asked: tuple[str, ...], tiles: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tiles == compiled.NUMPY:
+        monkeypatch.setenv(compiled.VARIABLE, compiled.NUMPY)
+    elif not compiled.available():
+        pytest.skip("the tiles are not compiled here")
+    rates_of(CpuEngine(threads=2))  # measured elsewhere: measuring imports what a run does
+    here = Path(__file__).parents[1]
+    environment = {
+        **os.environ,
+        "GPUBENCH_CACHE": str(cache),
+        # the package that is tested here: a checkout that it was installed from has no compiled tiles
+        "PYTHONPATH": os.pathsep.join([str(Path(gb.__file__).parents[1]), str(here)]),
+    }
+    command = [sys.executable, str(here / "plan_case.py"), *asked]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    assert found["measured"] <= found["expected"] <= 2 * found["measured"]
+    assert found["expected"] > found["before"]
+
+
+def test_every_stage_of_a_run_is_planned(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_prediction, "RECIPE", SMALL_FORESTS)
+    plan = gb.plan(**given, n_folds=3)
+    result = gb.score(**given, n_folds=3)
+    planned = {stage.path.replace("knn_votes", "knn") for stage in plan.stages}
+    ran = {stage["path"] for stage in result.timeline}
+    assert planned <= ran
+    heaviest = [stage["path"] for stage in result.timeline if stage["seconds"] > 0.2]
+    assert all(any(path.startswith(stage) or stage.startswith(path) for stage in planned) for path in heaviest)
+    assert plan.not_known == []
+
+
+def test_the_plan_adds_up(given: dict[str, Any]) -> None:
+    plan = gb.plan(**given)
+    assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
+    assert plan.used_bytes == max(stage.used_bytes for stage in plan.stages)
+    assert plan.peak_bytes > plan.used_bytes + plan.process_bytes
+    assert plan.refusal == ""
+    told = json.loads(json.dumps(plan.to_dict()))
+    assert told["peak_bytes"] == plan.peak_bytes
+    assert [stage["path"] for stage in told["stages"]] == [stage.path for stage in plan.stages]
+    text = str(plan)
+    assert all(stage.path in text for stage in plan.stages)
+    assert f"by its rates of {plan.measured}" in text
+
+
+def test_what_is_not_known_is_named(given: dict[str, Any]) -> None:
+    plan = gb.plan(**given, tasks=["embedding", "scib"])
+    assert plan.not_known == ["scib"]
+    assert str(plan).endswith("Not in this plan, for nothing is known of them: scib.")
+
+
+def test_more_cells_dimensions_and_neighbours_take_more() -> None:
+    engine = CpuEngine(threads=1, memory_bytes=10**10)
+
+    def of(n: int, d: int, k: int) -> tuple[float, int]:
+        expected = cost(knn_step(Sizes(n, d, k)), engine, 10**10, FAST)
+        return expected.seconds, expected.held_bytes + expected.scratch_bytes
+
+    for n in (50_000, 5_000_000):  # exact and in leaves
+        for more in ((2 * n, 50, 15), (n, 100, 15), (n, 50, 30)):
+            assert of(n, 50, 15)[0] < of(*more)[0]
+            assert of(n, 50, 15)[1] < of(*more)[1]
+    assert cost(knn_step(Sizes(5_000_000, 50, 15)), engine, 10**10, UNKNOWN).how == engine.method(5_000_000, 50)
+
+
+def test_plans_of_classifiers_know_what_very_many_cells_change() -> None:
+    quick, exact = (
+        CpuEngine(threads=1, memory_bytes=10**11, knn=knn, exact=knn == "exact") for knn in ("auto", "exact")
+    )
+
+    def of(engine: CpuEngine, n: int) -> dict[str, Cost]:
+        steps = classifier_steps(Sizes(n, 50), n, 5, 30, get_args(ClassifierKind))
+        return {step.name: cost(step, engine, 10**11, FAST) for step in steps}
+
+    few, many = of(quick, 60_000), of(quick, 10_000_000)
+    assert (few["knn"].how, many["knn"].how) == ("exact", quick.method(10_000_000, 50))
+    assert few == of(exact, 60_000)
+    assert of(exact, 10_000_000)["knn"].how == "exact"
+    for kind in ("lr", "knn", "rf"):
+        assert few[kind].seconds < many[kind].seconds < of(exact, 10_000_000)[kind].seconds
+        assert few[kind].scratch_bytes < many[kind].scratch_bytes
+    chosen = classifier_steps(Sizes(9, 5), 9, 5, 3, ("lr",))
+    assert [(step.name, step.remedy) for step in chosen] == [("lr", "choose classifiers without lr")]
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(CpuEngine, "put", computed)
+    too_many = {
+        **given,
+        "tasks": ["clustering", "batch_integration"],
+        "n_neighbors": 3000,
+        "memory": LEAST_BUDGET_BYTES,
+    }
+    message = (
+        r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise memory, or ask for fewer neighbours"
+    )
+    with pytest.raises(InputError, match=message):
+        gb.score(**too_many)
+    plan = gb.plan(**too_many)
+    assert plan.refusal.startswith("X/knn takes ")
+
+
+def test_blocks_are_made_of_what_is_left(given: dict[str, Any]) -> None:
+    budget = Budget(10**9)
+    held = budget.hold(np.zeros(10**6))
+    part = held[5:]
+    assert budget.left == 10**9 - 8 * 10**6
+    del held
+    assert budget.left == 10**9 - 8 * 10**6
+    del part
+    assert budget.left == 10**9
+    assert Budget(1).left == LEAST_BUDGET_BYTES
+    engine = CpuEngine(threads=1, memory_bytes=10**9)
+    x = engine.put(given["data"].astype(np.float64))
+    knn = engine.knn(x, 15)
+    assert engine._budget.held_bytes == x.nbytes + knn.indices.nbytes + knn.distances.nbytes
+
+
+def test_rates_are_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(running_plan, "measure_rates", lambda engine: (measured.append(engine.n_threads), FAST)[1])
+    for threads, again in ((1, False), (1, False), (2, False), (1, False), (1, True)):
+        rates, date = rates_of(CpuEngine(threads=threads), measure_again=again)
+        assert rates == FAST
+        assert len(date) == len("2026-01-31")
+    assert measured == [1, 2, 1]
+    for damage in ("{", "[]", '{"x": 1}', json.dumps({"x": {"date": "", "rates": {"search": []}}})):
+        (cache / running_plan.RATES).write_text(damage)
+        rates_of(CpuEngine(threads=1))
+    assert measured == [1, 2, 1, 1, 1, 1, 1]
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "file"))
+    engine = CpuEngine(threads=1)
+    assert rates_of(engine)[0] == FAST
+    assert "so rates are measured each time" in engine.notes[0]
+    assert str(gb.plan(**given)).endswith("cannot be written, so rates are measured each time.")
+
+
+def test_rates_of_this_machine_are_those_of_a_machine() -> None:
+    rates = measure_rates(CpuEngine(threads=1))
+    assert all(rate > 0 for rate in asdict(rates).values() if isinstance(rate, float))
+    assert 1e-5 < rates.search_s(1e6, 1000, 50, 15) < 60
+    assert rates.search_s(2e6, 1000, 50, 15) >= rates.search_s(1e6, 1000, 50, 15)
+    assert 1e-6 < rates.silhouette_s(1e6, 50) < 60
+
+
+def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
+    class Other(CpuEngine):
+        name = "other"
+
+    with pytest.raises(InputError, match="engine='other' has no plan; use engine=\"cpu\""):
+        gb.plan(**{**given, "engine": Other(threads=1)})
+    assert get_engine("cpu").name == "cpu"
+
+
+def test_the_command_prints_the_plan_and_computes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(CpuEngine, "silhouette_widths")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(500, 4)))
+    (tmp_path / "obs.csv").write_text("label\n" + "a\nb\n" * 250)
+    files = [str(tmp_path / "x.npy"), "--obs", str(tmp_path / "obs.csv")]
+    command = ["score", *files, "--label", "label", "--engine", "cpu"]
+    assert main([*command, "--plan", "--out", str(tmp_path / "out")]) == 0
+    assert "x/embedding/silhouette_score" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("gpubench.running.forecast.cost", lambda *_: cost(knn_step(Sizes(10**8, 10, 300)), *_[1:]))
+    assert main([*command, "--plan", "--memory", "1GB"]) == 2
+    printed = capsys.readouterr()
+    assert "569 GB" in printed.out
+    assert "beyond the data, but 1.0 GB may be used; raise --memory, or" in printed.err
+
+
+def test_the_process_holds_memory() -> None:
+    before = resident_bytes()
+    if before is not None:
+        ballast = np.ones(50_000_000)
+        assert resident_bytes() >= before + 300e6  # type: ignore[operator]
+        del ballast

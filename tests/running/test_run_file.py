@@ -1,0 +1,343 @@
+"""Run files: what they may say, what is refused with its line, and what a run of them leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import gpubench as gb
+from gpubench.cli.main import main
+from gpubench.datasets.demo import demo_path
+from gpubench.engines.cpu.rates import UNKNOWN
+from gpubench.results.result import Result
+from gpubench.running.run_file import read_run_file
+
+RUNS = """
+defaults:
+  label: cell_type
+  tasks: [embedding, batch_integration]
+  options: {n_neighbors: 20}
+runs:
+  lines:
+    data: cells/lines.h5ad
+    embeddings: [X_pca, emb.npy]
+    batch: batch
+  named:
+    data: cells/lines.h5ad
+    embeddings: {mine: emb.npy}
+    batch: batch
+    options: {n_neighbors: 30}
+    seed: 7
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with cells and a run file; commands are written as from elsewhere."""
+    project = tmp_path / "project"
+    (project / "cells").mkdir(parents=True)
+    cells = ad.read_h5ad(demo_path())[::4].copy()
+    cells.write_h5ad(project / "cells" / "lines.h5ad")
+    np.save(project / "emb.npy", cells.obsm["X_pca"][:, :5])
+    (project / "run.yaml").write_text(RUNS)
+    monkeypatch.chdir(tmp_path)
+    for name in ("GPUBENCH_CATALOGUE", "GPUBENCH_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return project
+
+
+@pytest.fixture
+def write(folder: Path) -> Callable[[str], Path]:
+    """Write another run file."""
+
+    def write_text(text: str) -> Path:
+        path = folder / "other.yaml"
+        path.write_text(text)
+        return path
+
+    return write_text
+
+
+def test_runs_have_the_defaults_and_what_they_say_themselves(folder: Path) -> None:
+    lines, named = read_run_file(folder / "run.yaml")
+    assert (lines.name, lines.where) == ("lines", f"{folder / 'run.yaml'}:8")
+    assert lines.arguments == {
+        "label": "cell_type",
+        "batch": "batch",
+        "tasks": ["embedding", "batch_integration"],
+        "data": str(folder / "cells" / "lines.h5ad"),
+        "embeddings": {"X_pca": "X_pca", "emb": str(folder / "emb.npy")},
+        "options": {"n_neighbors": 20},
+    }
+    assert named.arguments["options"] == {"n_neighbors": 30}
+    assert named.arguments["seed"] == 7
+    assert named.arguments["embeddings"] == {"mine": str(folder / "emb.npy")}
+
+
+def run_of(**lines: str) -> str:
+    """A run file of one good run, with some lines added."""
+    given = {"data": "cells/lines.h5ad", "label": "cell_type", **lines}
+    return "runs:\n  a:\n" + "".join(f"    {key}: {value}\n" for key, value in given.items())
+
+
+WRONG = {
+    "top": ("rums: {}\n", r":1: key 'rums' is unknown \(did you mean 'runs'\?\)"),
+    "no runs": ("defaults: {}\n", ":1: a run file has its runs under the key 'runs'"),
+    "empty": ("runs: {}\n", ":1: there is no run; write at least one"),
+    "list": ("runs:\n  - data: x\n", ":2: a mapping was expected, lines of 'run: ...', not a list"),
+    "name": ("runs:\n  ../a: {data: emb.npy}\n", r":2: run '../a' cannot name a folder"),
+    "no data": ("runs:\n  a: {label: x}\n", ":2: run 'a' has no data; give a path"),
+    "no file": (run_of(data="gone.h5ad"), ":3: data: .*gone.h5ad does not exist; check the path"),
+    "no dataset": (
+        run_of(data="tsv2_blod"),
+        r":3: data: there is no file .*in no catalogue \(did you mean 'tsv2_blood'",
+    ),
+    "key": (run_of(lable="x"), r":5: key 'lable' is unknown \(did you mean 'label'\?\)"),
+    "task": (run_of(tasks="[embedding, clusterin]"), r":5: task 'clusterin' is unknown \(did you mean 'clustering'"),
+    "auto and more": (run_of(tasks="[auto, embedding]"), ":5: tasks: auto is all whose inputs are given"),
+    "option": (run_of(options="{resolutoin: 1}"), r":5: option 'resolutoin' is unknown \(did you mean 'resolution'"),
+    "option's value": (run_of(options="{k: 0}"), r":5: k=0 cannot be used; give a whole number of at least 1"),
+    "option's type": (run_of(options="{k: many}"), r":5: k='many' cannot be used"),
+    "engine": (run_of(engine="gpu"), r":5: engine 'gpu' is unknown.*; use one of: auto, cpu, cuda"),
+    "search": (run_of(knn="ivff"), r":5: knn 'ivff' is unknown \(did you mean 'ivf'\?\)"),
+    "precision": (run_of(precision="fst"), r":5: precision 'fst' is unknown \(did you mean 'fast'"),
+    "seed": (run_of(seed="1.5"), ":5: seed must be a whole number"),
+    "exact": (run_of(exact="1"), ":5: exact must be true or false"),
+    "memory": (run_of(memory="lots"), ":5: memory 'lots' is no amount of memory; write it as 4GB"),
+    "scorer": (run_of(scorers="[acuracy]"), r":5: scorer 'acuracy' is no scorer .*did you mean 'accuracy'"),
+    "baseline": (run_of(baseline="pac"), r":5: baseline 'pac' is unknown \(did you mean 'pca'"),
+    "embedding file": (run_of(embeddings="gone.npy"), ":5: embedding: .*gone.npy does not exist; check the path"),
+    "two of a name": (run_of(embeddings="[emb.npy, emb.npy]"), ":5: two embeddings are called 'emb'"),
+    "number": (run_of(batch="3"), r":5: batch must be a text, not a number \(3\); put it in quotes"),
+    "species": (run_of(data="{human: gone.h5ad}"), ":3: data: .*gone.h5ad does not exist"),
+    "syntax": ("runs: {a: [}\n", ":1: this is not YAML"),
+    "double": (
+        "runs:\n  a: {data: emb.npy}\n  b: {data: emb.npy, tasks: embedding}\n",
+        r":3: run 'b' computes what 'a' \(.*other.yaml:2\) does: the only embedding on embedding; leave one out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_said_with_its_line_before_anything_is_computed(
+    text: str,
+    message: str,
+    write: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    path = write(text)
+    assert main(["score", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert re.fullmatch(rf"gpubench: {re.escape(str(path))}{message}.*\n", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_differ_are_no_doubles(write: Callable[[str], Path]) -> None:
+    text = "runs:\n" + "".join(
+        f"  {name}: {{data: cells/lines.h5ad, label: cell_type, {more}}}\n"
+        for name, more in {
+            "a": "embeddings: X_pca, tasks: embedding",
+            "b": "embeddings: X_pca, tasks: clustering",
+            "c": "embeddings: emb.npy, tasks: embedding",
+            "d": "embeddings: X_pca, tasks: embedding, seed: 1",
+            "e": "embeddings: X_pca, tasks: scib",
+        }.items()
+    )
+    assert len(read_run_file(write(text))) == 5
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_every_run_has_its_results_and_all_have_one_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["score", "project/run.yaml", "--out", str(out), "--format", "csv", "--report"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert {"lines/results.json", "lines/results.csv", "named/results.json", "named/results.csv"} < set(names(out))
+    assert {"runs.csv", "report.html"} < set(names(out))
+    assert not [name for name in names(out) if "checkpoint" in name or name.endswith(".tmp")]
+    given: dict[str, Any] = {"label": "cell_type", "batch": "batch", "tasks": ["embedding", "batch_integration"]}
+    data, emb = "project/cells/lines.h5ad", "project/emb.npy"
+    lines = gb.score(data, {"X_pca": "X_pca", "emb": emb}, n_neighbors=20, **given)
+    named = gb.score(data, {"mine": emb}, n_neighbors=30, seed=7, **given)
+    for name, alone in (("lines", lines), ("named", named)):
+        together = Result.from_json(out / name / "results.json")
+        assert [(r.embedding, r.metric, r.value) for r in together.results] == [
+            (r.embedding, r.metric, r.value) for r in alone.results
+        ]
+    frame = pd.read_csv(out / "runs.csv")
+    assert frame["run"].tolist() == ["lines"] * 6 + ["named"] * 3
+    assert frame["value"].tolist() == [row.value for result in (lines, named) for row in result.results]
+    assert re.search(r"^run +embedding +task +metric +value +stderr$", printed.out, re.MULTILINE)
+    assert re.search(r"^named +mine +embedding +silhouette_score +0\.\d{4}", printed.out, re.MULTILINE)
+    assert "[2/2] named\n" in printed.out
+
+
+def test_what_has_ended_is_not_computed_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["score", "project/run.yaml", "--out", str(out)]
+    assert main(arguments) == 0
+    first, table = (out / "lines" / "results.json").read_bytes(), (out / "runs.csv").read_bytes()
+    scored = []
+    score = gb.score
+
+    def spied(data: str, *args: Any, **given: Any) -> Result:
+        scored.append(sorted(given["embeddings"]))
+        return score(data, *args, **given)
+
+    monkeypatch.setattr("gpubench.running.score.score", spied)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert scored == []
+    assert f"Taken over from {out / 'lines'}, where it had ended" in capsys.readouterr().out
+    assert ((out / "lines" / "results.json").read_bytes(), (out / "runs.csv").read_bytes()) == (first, table)
+    emb = folder / "emb.npy"
+    np.save(emb, np.load(emb) * 2 + 1)
+    (folder / "run.yaml").write_text(RUNS.replace("[X_pca, emb.npy]", "[X_pca]"))
+    assert main(arguments) == 0
+    assert scored == [["X_pca"], ["mine"]], "one asks for other embeddings, of the other a file has changed"
+    (out / "named" / "results.json").write_text(
+        json.dumps(json.loads((out / "named" / "results.json").read_text()) | {"interrupted": True})
+    )
+    assert main(arguments) == 0
+    assert scored[2:] == [["mine"]]
+    (out / "named" / "results.json").write_text("{")
+    assert main(arguments) == 0
+    assert scored[3:] == [["mine"]]
+
+
+def test_a_dataset_whose_file_has_changed_is_scored_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.yaml").write_text("datasets: {mine: {path: cells/lines.h5ad, label: cell_type}}")
+    monkeypatch.setenv("GPUBENCH_CATALOGUE", str(folder / "mine.yaml"))
+    (folder / "run.yaml").write_text("runs: {all: {data: mine, embeddings: [X_pca], tasks: [embedding]}}")
+    arguments = ["score", "project/run.yaml", "--out", str(tmp_path / "out")]
+    told = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        told.append("Taken over" in capsys.readouterr().out)
+    assert told == [False, True]
+    cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")[::2].copy()
+    cells.write_h5ad(folder / "cells" / "lines.h5ad")
+    assert main(arguments) == 0
+    assert "Taken over" not in capsys.readouterr().out
+    assert Result.from_json(tmp_path / "out" / "all" / "results.json").results[0].n == cells.n_obs
+
+
+def test_a_run_that_cannot_be_scored_does_not_stop_the_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "run.yaml").write_text(RUNS.replace("batch: batch", "batch: bacth", 1))
+    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert re.fullmatch(
+        r"gpubench: project/run.yaml:8: run 'lines': batch='bacth' is not a column of obs .*did you mean 'batch'.*\n",
+        printed.err,
+    )
+    assert "silhouette_score" in printed.out
+    assert not (tmp_path / "out" / "lines").exists()
+    (folder / "run.yaml").write_text(RUNS.replace("batch: batch", "batch: bacth"))
+    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out2")]) == 2
+
+
+def test_an_interrupted_run_file_goes_on_from_there(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = gb.score
+
+    def interrupted(data: str, **given: Any) -> Result:
+        if "mine" in given["embeddings"]:
+            raise KeyboardInterrupt
+        return score(data, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpubench.running.score.score", interrupted)
+        assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 130
+    assert "Interrupted: the same command goes on from there." in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "out" / "runs.csv")["run"]) == {"lines"}
+    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 0
+    assert "Taken over from" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "out" / "runs.csv")["run"]) == {"lines", "named"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--label", "x", "--out", "o"], "--label does not go with a run file; write it there"),
+        (["-t", "embedding", "--out", "o"], "--task does not go with a run file"),
+        (["--seed", "42", "--out", "o"], "--seed does not go with a run file"),
+        (["--trace", "t.json", "--out", "o"], "--trace does not go with a run file; leave it out"),
+        ([], "a run file needs --out: the folder where each run gets a folder"),
+        (["more.h5ad", "--out", "o"], "a run file goes alone"),
+    ],
+)
+def test_flags_that_belong_into_the_file(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "project/run.yaml", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates of a machine that is not measured."""
+    monkeypatch.setattr("gpubench.running.plan.measure_rates", lambda _: UNKNOWN)
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("rates")
+def test_the_plan_of_a_run_file_is_that_of_each_run_and_their_sum(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "project/run.yaml", "--plan"]) == 0
+    printed = capsys.readouterr().out
+    first, second = printed.split("[2/2] named\n")
+    assert first.startswith("[1/2] lines\nstage ")
+    assert "X_pca/embedding/silhouette_score" in first
+    assert "mine/batch_integration/entropy_per_cell" in second
+    assert re.search(r"\n\n2 runs: about [^;]+; at most \d[^,]+B, held by '(lines|named)'\.\n$", second)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("rates")
+def test_the_plan_leaves_out_what_has_ended_and_tells_what_cannot_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["score", "project/run.yaml", *out, "--quiet"]) == 0
+    (folder / "run.yaml").write_text(RUNS.replace("seed: 7", "seed: 7\n    species: spicies"))
+    assert main(["score", "project/run.yaml", *out, "--plan"]) == 2
+    printed = capsys.readouterr()
+    assert "[1/2] lines\nIt has ended: its result in " in printed.out
+    assert "runs:" not in printed.out
+    assert re.fullmatch(
+        r"gpubench: [^\n]*run.yaml:12: run 'named': species='spicies' is not a column[^\n]*\n", printed.err
+    )
+
+
+def test_quiet_prints_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["score", "gone.yaml", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        capsys.readouterr().err
+        == "gpubench: run file 'gone.yaml' cannot be read: No such file or directory; check the path\n"
+    )
