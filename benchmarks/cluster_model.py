@@ -24,9 +24,9 @@ from gpubench.engines.cuda.tiles import MAX_TILE_ROWS
 from gpubench.engines.dask.blocks import rows as blocks_rows
 from gpubench.engines.dask.blocks.shuffle import most_parts, n_tasks
 from gpubench.engines.dask.cluster import MERGED
-from gpubench.engines.dask.gpu_silhouette import MOST_PIECES
+from gpubench.engines.dask.gpu_silhouette import MAX_PIECES
 from gpubench.engines.dask.placement import COPIES
-from gpubench.engines.dask.silhouette_parts import MOST_PARTS, TASK_PRODUCTS, TASKS_A_SLOT
+from gpubench.engines.dask.silhouette_parts import MAX_PARTS, TASK_PRODUCTS, TASKS_PER_SLOT
 
 RESULTS = measure.HERE / "results"
 
@@ -46,7 +46,7 @@ SORTED_BYTES_S = 1e9
 WIRE_BYTES_S = 1e9
 """Assumed: what one worker receives from others."""
 
-MOST_HOURS, MOST_TASKS = 24, 100_000
+MAX_HOURS, MAX_TASKS = 24, 100_000
 """Beyond which a run is not worth it, and a graph is too large for one scheduler."""
 
 FOUND_BYTES = 32
@@ -83,13 +83,13 @@ def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = F
     whole = COPIES * 4 * n * d <= worker.memory_bytes
     products = float(SAMPLED) * n * d if sampled else n * n / 2 * d
     if whole:
-        memory, n_blocks, at_most, largest = COPIES * 4 * n * d, 0, MOST_PARTS, float(n)
+        memory, n_blocks, at_most, largest = COPIES * 4 * n * d, 0, MAX_PARTS, float(n)
     else:
         memory = float(blocks_rows.worker_needs(n, d, n_workers, part_bytes, 1))
         n_blocks = len(blocks_rows.edges_of(n, d, n_workers, part_bytes)) - 1
-        at_most = most_parts(n_blocks, MOST_PARTS)
+        at_most = most_parts(n_blocks, MAX_PARTS)
         largest = part_bytes / (4 * d)
-    a_task = min(TASK_PRODUCTS, products / (TASKS_A_SLOT * n_workers))
+    a_task = min(TASK_PRODUCTS, products / (TASKS_PER_SLOT * n_workers))
     rows = min(max((min(TASK_PRODUCTS, n * n / 2 * d) / d) ** 0.5, n / at_most, 1.0), n, largest)
     parts = -(-n // int(rows))
     n_compared = max(parts, int(products / a_task)) if sampled else parts * (parts + 1) // 2
@@ -125,7 +125,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
     products = n * n / 2 * d
     n_rows = -(-n // MAX_TILE_ROWS)
     share = -(-n_rows // n_workers) / n_rows  # rows of tiles are not cut
-    sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MOST_PIECES)
+    sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MAX_PIECES)
     merges = -(-n_workers // MERGED)
     received = n_workers * sums / min(n_workers, pieces * merges) + merges * sums / pieces + sums
     stages = {
@@ -160,8 +160,8 @@ def _limit(stages: dict[str, float], tasks: int, *, fits: bool, hours: float) ->
     """What stands in the way first."""
     if not fits:
         return "blocks and sorted parts do not fit a worker"
-    if tasks > MOST_TASKS:
-        return f"more than {MOST_TASKS:,} tasks"
+    if tasks > MAX_TASKS:
+        return f"more than {MAX_TASKS:,} tasks"
     slowest = max(stages, key=lambda stage: stages[stage])
     reasons = {
         "read_s": "the file system",
@@ -169,7 +169,7 @@ def _limit(stages: dict[str, float], tasks: int, *, fits: bool, hours: float) ->
         "schedule_s": "the scheduler hands out one task after another",
         "transfer_s": "parts on their way to tasks",
     }
-    return reasons.get(slowest, "arithmetic") + ("; compare a sample" if hours > MOST_HOURS else "")
+    return reasons.get(slowest, "arithmetic") + ("; compare a sample" if hours > MAX_HOURS else "")
 
 
 def check(measured: dict[str, Any]) -> tuple[float, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@
 // Bytes   reads 4 n d for each row
 // Twin    search_exactly in gpubench/engines/cpu/kernels.py
 
-constexpr int CELLS_A_ROUND = 8;  // that a group of lanes compares between two barriers
+constexpr int CELLS_PER_ROUND = 8;  // that a group of lanes compares between two barriers
 
 extern "C" __global__ void __launch_bounds__(256)
     search_exactly(const float* __restrict__ queries, const float* __restrict__ x, int d, Index n,
@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(256)
     int& count = ids[size];
     const int group = static_cast<int>(threadIdx.x) / SEARCH_LANES;
     const int n_groups = static_cast<int>(blockDim.x) / SEARCH_LANES;
-    const int round = n_groups * CELLS_A_ROUND;
+    const int round = n_groups * CELLS_PER_ROUND;
     const Index piece_cells = (n + n_pieces - 1) / n_pieces;
     for (Index task = blockIdx.x; task < n_rows * n_pieces; task += gridDim.x) {
         const Index row = rows[task / n_pieces];
@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(256)
         if (threadIdx.x == 0) count = 0;
         __syncthreads();
         for (Index first = start; first < stop; first += round) {
-            for (int u = 0; u < CELLS_A_ROUND; ++u) {
+            for (int u = 0; u < CELLS_PER_ROUND; ++u) {
                 const Index cell = first + u * n_groups + group;
                 const bool wanted = cell < stop && !(same_cells && cell == row);
                 const double exact = squared_distance(query, wanted ? x + cell * d : query, d);

@@ -60,7 +60,7 @@ def _options(provenance: Any) -> dict[str, Any]:
     return {name: value for name, value in (_at(provenance, ["options"]) or {}).items() if name not in _NOT_OPTIONS}
 
 
-FEWEST_RESAMPLES = 100
+MIN_RESAMPLES = 100
 """Fewer do not tell where the ends of a 95% interval are."""
 
 
@@ -73,8 +73,8 @@ def check_draws(n_resamples: int, seed: int, donor: str | None, obs: Any) -> Non
         A number of resamples or a seed that cannot be used, or flags that contradict each other.
     """
     check_seed(seed)
-    if n_resamples != 0 and n_resamples < FEWEST_RESAMPLES:
-        raise InputError(f"resamples={n_resamples} cannot be used; give at least {FEWEST_RESAMPLES}, or 0 for none")
+    if n_resamples != 0 and n_resamples < MIN_RESAMPLES:
+        raise InputError(f"resamples={n_resamples} cannot be used; give at least {MIN_RESAMPLES}, or 0 for none")
     if donor is not None and n_resamples == 0:
         raise InputError(f"donor={donor!r} asks for intervals, and resamples=0 for none; leave one of them out")
     if obs is not None and donor is None:

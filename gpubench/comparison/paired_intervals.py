@@ -29,10 +29,10 @@ NOT_ITS_CELLS = "the values of its cells do not make it up"
 ROUNDING = 1e-4
 """Relative and absolute; what the cells make up may differ from the row by that: they are kept as float32."""
 
-LEAST_DEFINED = 0.95
+MIN_DEFINED = 0.95
 """Share of the draws in which a number must be defined."""
 
-MOST_CODES = 1 << 40
+MAX_CODES = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np
     joint = np.zeros(len(counted), np.int64)
     for column in columns:
         n_codes = int(column.max(initial=0)) + 1
-        if len(joint) and (int(joint.max()) + 1) * n_codes > MOST_CODES:
+        if len(joint) and (int(joint.max()) + 1) * n_codes > MAX_CODES:
             joint = np.unique(joint, return_inverse=True)[1]
         joint = joint * n_codes + column[counted]
     _, firsts, dense = np.unique(joint, return_index=True, return_inverse=True)
@@ -245,7 +245,7 @@ def _interval(rows: Sequence[MetricResult], replicates: _Replicates) -> Drawn:
     first, other = replicates.points
     defined = drawn[np.isfinite(drawn)]
     if replicates.method == "bootstrap":
-        if len(defined) < LEAST_DEFINED * len(drawn):
+        if len(defined) < MIN_DEFINED * len(drawn):
             return Drawn(None, reason=f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
         return Drawn(percentile_interval(other - first, defined), "bootstrap")
     if len(drawn) < 2:

@@ -50,7 +50,7 @@ CHUNK = 128
 BLOCK = 4096
 """Cells whose weights stand in memory together: with those of a chunk two megabytes."""
 
-MOST_COUNTS = 1 << 23
+MAX_COUNTS = 1 << 23
 """Counts of tables that stand in memory together, 64 MiB; numbers drawn do not depend on it."""
 
 _STEPS = 1 << 16
@@ -112,7 +112,7 @@ class Resampler:
         """
         counts = np.bincount(codes[codes >= 0], minlength=n_codes)
         rng = np.random.default_rng((self.seed, 1))
-        for _, size in self._chunks(MOST_COUNTS // n_codes):
+        for _, size in self._chunks(MAX_COUNTS // n_codes):
             yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
 
     def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
@@ -139,7 +139,7 @@ class Resampler:
         n_groups = int(groups.max(initial=-1)) + 1
         all_of_them = np.bincount(codes[counted], minlength=n_codes).astype(np.float64)[:, None]
         by_group: Any = coo_array((np.ones(len(counted)), (codes[counted], groups)), (n_codes, n_groups)).tocsc()
-        step = max(1, min(CHUNK, MOST_COUNTS // n_codes))
+        step = max(1, min(CHUNK, MAX_COUNTS // n_codes))
         for start in range(0, n_groups, step):
             yield all_of_them - by_group[:, start : start + step].toarray()
 

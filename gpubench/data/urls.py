@@ -53,7 +53,7 @@ _FORBIDDEN = (401, 403)
 _BLOCK_BYTES = 4 << 20
 _BLOCKS = 16
 _RANGE_BYTES = 8 << 20
-_LEAST_PASSWORD, _LEAST_VALUE = 4, 8
+_MIN_PASSWORD, _MIN_VALUE = 4, 8
 """Characters; what is shorter is in other words as well."""
 
 _secrets: set[str] = set()
@@ -282,8 +282,8 @@ def _remember_secrets(address: str) -> None:
     query, user = urlsplit(url).query, _USER.search(url)
     password = user.group()[:-1].partition(":")[2] if user else ""
     values = [query, *(part.partition("=")[2] for part in query.split("&"))]
-    values = [value for value in values if len(value) >= _LEAST_VALUE]
-    values += [password] if len(password) >= _LEAST_PASSWORD else []
+    values = [value for value in values if len(value) >= _MIN_VALUE]
+    values += [password] if len(password) >= _MIN_PASSWORD else []
     for value in values:
         for meant in (value, unquote(value), unquote_plus(value)):  # a plus is itself, or a space
             _secrets.update((meant, quote(meant, safe=""), quote(meant)))

@@ -47,7 +47,7 @@ UNREACHABLE_RETRIES = 2
 BACKOFF_S = 0.5
 """Wait after the first failure; each further one doubles it, and chance moves it by up to a half."""
 
-_LONGEST_WAIT_S = 30.0
+_MAX_WAIT_S = 30.0
 _LOCK_POLL_S = 0.1
 _TRIES = 2  # of a whole file: it may change on the server meanwhile, or come damaged
 
@@ -224,7 +224,7 @@ def _wait(failures: int, error: Transient, id_: str, retries: int) -> None:
             " (what is fetched already is kept)"
         ) from error
     wait_s = BACKOFF_S * 2.0 ** (failures - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-    time.sleep(min(max(wait_s, error.wait_s), _LONGEST_WAIT_S))
+    time.sleep(min(max(wait_s, error.wait_s), _MAX_WAIT_S))
 
 
 def _check_space(folder: Path, needed: int, id_: str) -> None:

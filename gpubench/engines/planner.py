@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="np.generic")
 
 SHARE_OF_FREE = 0.8
-LEAST_BUDGET_BYTES = 64 << 20
+MIN_BUDGET_BYTES = 64 << 20
 READ_BLOCK_BYTES = 64 << 20
 
 PIECE_VALUES, SCALED_VALUES = 1 << 22, 1 << 22
@@ -42,8 +42,8 @@ def budget_bytes(wanted: int | None) -> int:
     """
     if wanted is None:
         return int(SHARE_OF_FREE * free_memory_bytes())
-    if wanted < LEAST_BUDGET_BYTES:
-        least = f"{bytes_text(LEAST_BUDGET_BYTES)} ({LEAST_BUDGET_BYTES:,} bytes)"
+    if wanted < MIN_BUDGET_BYTES:
+        least = f"{bytes_text(MIN_BUDGET_BYTES)} ({MIN_BUDGET_BYTES:,} bytes)"
         raise InputError(f"memory={wanted:,} bytes is too little for any run; allow at least {least}")
     return wanted
 
@@ -64,7 +64,7 @@ class Budget:
     @property
     def left(self) -> int:
         """What blocks may be made of; never so little that nothing would go on."""
-        return max(LEAST_BUDGET_BYTES, self.total_bytes - self.held_bytes)
+        return max(MIN_BUDGET_BYTES, self.total_bytes - self.held_bytes)
 
     def hold(self, array: NDArray[T]) -> NDArray[T]:
         """Count an array until nobody has it or a view of it any more; returns it."""

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 NEIGHBORS = 50
 """Cells in a neighbourhood of the graph, the cell itself counted."""
 
-LEAST_CELLS = 10
+MIN_CELLS = 10
 """A label with fewer cells is left out."""
 
-LEAST_NEIGHBORS, MOST_NEIGHBORS = 10, 70
+MIN_NEIGHBORS, MAX_NEIGHBORS = 10, 70
 """Neighbours that are tested in a label."""
 
-MOST_PAIRS = 2**31 - 1
+MAX_PAIRS = 2**31 - 1
 """Neighbours times cells of a label, at most."""
 
 LARGE_COMPONENT = 3
 """A part of a label's graph is large enough with that many times as many cells as neighbours are tested."""
 
-LEAST_SHARE = 0.75
+MIN_SHARE = 0.75
 """Of a label's cells that must be in large parts."""
 
 
@@ -239,14 +239,14 @@ def _of_label(
 ) -> Score:
     """KBET of one label's cells, which are in these parts of its graph and of these batches."""
     n, n_batches = len(cells), len(np.unique(batches))
-    left_out = Score(np.nan, n=n, note=f"left out (one batch, or fewer than {LEAST_CELLS} cells)")
-    if n < LEAST_CELLS or n_batches == 1:
+    left_out = Score(np.nan, n=n, note=f"left out (one batch, or fewer than {MIN_CELLS} cells)")
+    if n < MIN_CELLS or n_batches == 1:
         return left_out
-    k = min(MOST_NEIGHBORS, max(LEAST_NEIGHBORS, n // n_batches // 4), MOST_PAIRS // n)
+    k = min(MAX_NEIGHBORS, max(MIN_NEIGHBORS, n // n_batches // 4), MAX_PAIRS // n)
     sizes = np.bincount(parts)[parts]
     if sizes[0] < n:  # not one component
         large = sizes >= LARGE_COMPONENT * k
-        if large.mean() < LEAST_SHARE:
+        if large.mean() < MIN_SHARE:
             return Score(0.0, n=n, note="score 0 (their graph falls apart into small components)")
         cells, batches = cells[large], batches[large]
     tested = encode_labels(batches, "batches")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DENSITY_NEIGHBORS = 30
 """Local density is taken at the distance of this neighbour, the cell itself counted."""
 
-LEAST_ADAPTIVE_K = 3
+MIN_ADAPTIVE_K = 3
 """Neighbours that a cell gets at least where k follows the density."""
 
 
@@ -74,10 +74,10 @@ def sequential_alignment(
         raise InputError(f"k={k}: at least one neighbour is needed")
     if n < k + 1:
         raise InputError(f"k={k} neighbours need at least {k + 1} cells, but there are {n}; give a smaller k")
-    if adaptive_k and n <= LEAST_ADAPTIVE_K:
+    if adaptive_k and n <= MIN_ADAPTIVE_K:
         raise InputError(
-            f"adaptive_k gives every cell at least {LEAST_ADAPTIVE_K} neighbours, but there are {n} cells; leave"
-            f" it out, or give at least {LEAST_ADAPTIVE_K + 1} cells"
+            f"adaptive_k gives every cell at least {MIN_ADAPTIVE_K} neighbours, but there are {n} cells; leave"
+            f" it out, or give at least {MIN_ADAPTIVE_K + 1} cells"
         )
     params = {"k": k} | ({"adaptive_k": True} if adaptive_k else {}) | ({} if normalize else {"normalize": False})
     baseline = _mean_pair_distance(times)
@@ -104,7 +104,7 @@ def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
     low, high = np.percentile(density, [10, 90])
     relative = np.clip((density - low) / (high - low + 1e-10), 0, 1)
     chosen: NDArray[np.int64] = np.round(k * (0.5 + 1.5 * (1 - relative))).astype(np.int64)
-    return chosen.clip(LEAST_ADAPTIVE_K, max(LEAST_ADAPTIVE_K, min(50, n // 2)))
+    return chosen.clip(MIN_ADAPTIVE_K, max(MIN_ADAPTIVE_K, min(50, n // 2)))
 
 
 def _mean_pair_distance(values: NDArray[np.float64]) -> float:

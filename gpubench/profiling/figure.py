@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from gpubench.profiling.profile import Profile, Run
 
-MOST_STAGES = 7
-LEAST_SHARE = 0.01
+MAX_STAGES = 7
+MIN_SHARE = 0.01
 
 # Okabe and Ito's colours, which stay apart for people who do not see some of them; markers tell stages apart as well.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
@@ -86,9 +86,9 @@ def _longest(columns: Sequence[Sequence[Run]]) -> list[str]:
     seconds: dict[str, float] = {}
     for runs in columns:
         for stage in runs[-1].stages:
-            if stage.path != WHOLE and stage.own_s >= LEAST_SHARE * runs[-1].whole.seconds:
+            if stage.path != WHOLE and stage.own_s >= MIN_SHARE * runs[-1].whole.seconds:
                 seconds[stage.path] = max(seconds.get(stage.path, 0.0), stage.own_s)
-    return sorted(seconds, key=lambda path: -seconds[path])[:MOST_STAGES]
+    return sorted(seconds, key=lambda path: -seconds[path])[:MAX_STAGES]
 
 
 def _name(path: str) -> str:

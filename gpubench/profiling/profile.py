@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHORTEST_S = 0.05
 """Shorter stages are the overhead of calls and what else the machine does: such times say little about growth."""
 
-LEAST_SPAN = 3.0
+MIN_SPAN = 3.0
 """Largest size over smallest: over less, a tenth more or less of a time moves an exponent by more than a tenth."""
 
 SMALLEST_BYTES = 1 << 26
@@ -66,7 +66,7 @@ def _told(points: Sequence[tuple[int, int, float]], least: float) -> tuple[Expon
     """Exponents of what is at least so large, for sizes that span enough to tell."""
     told = [point for point in points if point[2] >= least]
     by_cells, by_dims = (
-        exponent if exponent is not None and max(size) >= LEAST_SPAN * min(size) else None
+        exponent if exponent is not None and max(size) >= MIN_SPAN * min(size) else None
         for exponent, size in zip(fit_powers(told), list(zip(*told, strict=True))[:2] or ((), ()), strict=True)
     )
     return by_cells, by_dims

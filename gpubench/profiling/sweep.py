@@ -28,7 +28,7 @@ DEFAULT_TASKS = ("clustering", "embedding", "batch_integration", "sequential_org
 
 CHILD = (sys.executable, "-m", "gpubench.profiling.child")
 
-FEWEST_CELLS = 200
+MIN_CELLS = 200
 """Fewer leave some labels without cells."""
 
 
@@ -95,7 +95,7 @@ def profile(
 
 def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
     """Pairs of cells and dimensions, the smallest data first."""
-    for name, values, least in (("cells", cells, FEWEST_CELLS), ("dims", dims, 1)):
+    for name, values, least in (("cells", cells, MIN_CELLS), ("dims", dims, 1)):
         bad = [value for value in values if value < least]
         if bad or not values:
             raise InputError(f"{name}={list(values)} cannot be profiled; give numbers of at least {least}")

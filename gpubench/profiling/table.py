@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from gpubench.core.terminal import Terminal
-from gpubench.profiling.profile import LEAST_SPAN, SHORTEST_S, WHOLE
+from gpubench.profiling.profile import MIN_SPAN, SHORTEST_S, WHOLE
 from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from gpubench.profiling.profile import Exponent, Profile, Run, Stage
 
-LEAST_SHARE = 0.01
+MIN_SHARE = 0.01
 """Of the largest run; shorter stages are in the JSON file only."""
 
 LEGEND = (
@@ -74,7 +74,7 @@ def remarks(profile: Profile) -> list[str]:
     for run in profile.runs:
         lines += [f"{run.cells:,} x {run.dims}: {line}" for line in (*run.failures, *run.notes)]
     if len(profile.runs) > 1 and _of_growth(profile) is None:
-        lines.append(f"No growth is told: it takes stages of {SHORTEST_S} s at sizes {LEAST_SPAN:g} times apart.")
+        lines.append(f"No growth is told: it takes stages of {SHORTEST_S} s at sizes {MIN_SPAN:g} times apart.")
     if profile.interrupted:
         lines.append("Interrupted: the sizes finished by then are above.")
     return [printable(line) for line in lines]
@@ -99,7 +99,7 @@ def _of_dims(profile: Profile, runs: Sequence[Run]) -> Section:
     }
     rows = []
     for stage in largest.stages:
-        if stage.seconds < LEAST_SHARE * largest.whole.seconds:
+        if stage.seconds < MIN_SHARE * largest.whole.seconds:
             continue
         times = [_seconds(run.stage(stage.path)) for run in runs]
         fraction = stage.fraction(limits)
@@ -118,7 +118,7 @@ def _of_growth(profile: Profile) -> Section | None:
     rows = []
     for path, growth in profile.growth.items():
         stage = largest.stage(path)
-        if stage is None or stage.seconds < LEAST_SHARE * largest.whole.seconds:
+        if stage is None or stage.seconds < MIN_SHARE * largest.whole.seconds:
             continue
         exponents = growth.seconds_by_cells, growth.seconds_by_dims, growth.memory_by_cells, growth.memory_by_dims
         rows.append((_indented(path), *map(power, exponents)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gpubench.core.scores import CellScores, CellView
 
-MOST_EMBEDDINGS = 6
+MAX_EMBEDDINGS = 6
 """Embeddings that are drawn; a file of more would be slow to open."""
 
 _HUES = ("#0072b2", "#d55e00", "#009e73", "#c06a9a", "#8a7400", "#7a5fb5", "#2f9fc4", "#a05a3c")
@@ -92,8 +92,8 @@ def looks(columns: Sequence[CellsOf], seed: int | None, key: str) -> list[Look]:
             sharing.setdefault((id(cells.scores), own), []).append(cells)
     found = []
     for i, ((_, name), members) in enumerate(sharing.items()):
-        if i >= MOST_EMBEDDINGS:
-            found.append(Look(members[0].name, f"Not drawn: a page has {MOST_EMBEDDINGS} views.", ()))
+        if i >= MAX_EMBEDDINGS:
+            found.append(Look(members[0].name, f"Not drawn: a page has {MAX_EMBEDDINGS} views.", ()))
             continue
         scores = members[0].scores
         view = scores.views[name]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gpubench.reporting.scores import ScoreRow
 
 
-MOST_GROUPS = 30
+MAX_GROUPS = 30
 """Groups that a figure has room for; the table has all."""
 
 _NAMED = 60
@@ -45,7 +45,7 @@ SHADE = "#0072b2"
 
 def spreads_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) -> str:
     """A box for each group: the middle half of its cells thick, nine tenths thin, and a marker at the median."""
-    groups = breakdown.groups[:MOST_GROUPS]
+    groups = breakdown.groups[:MAX_GROUPS]
     step = 0.16 * len(embeddings) + 0.08
     with style():
         figure = new_figure(step * len(groups) + 0.75 + 0.2 * (len(embeddings) > 1))
@@ -114,8 +114,8 @@ def confusion_figure(confusion: Confusion, key: str) -> str:
 
 
 _ROW_IN, _STAGE_IN = 0.2, 0.34
-_MOST_ROWS = 40
-_LEAST_POINTS = 4
+_MAX_ROWS = 40
+_MIN_POINTS = 4
 
 
 def scores_figure(task: TaskPart, embeddings: Sequence[str], key: str) -> str | None:
@@ -126,15 +126,15 @@ def scores_figure(task: TaskPart, embeddings: Sequence[str], key: str) -> str | 
     """
     rows = task.defined
     points = [cell for row in rows for cell in row.cells if cell is not None and not math.isnan(cell.value)]
-    if len(points) < _LEAST_POINTS:
+    if len(points) < _MIN_POINTS:
         return None
     with style():
-        if len(rows) > _MOST_ROWS and len({row.metric for row in rows}) == 1:
+        if len(rows) > _MAX_ROWS and len({row.metric for row in rows}) == 1:
             figure = _ranked(rows, embeddings)
             what = "Values of every row, from the lowest to the highest"
         else:
-            shown = rows if len(rows) <= _MOST_ROWS else task.headlines
-            figure = _points(shown[:_MOST_ROWS], embeddings)
+            shown = rows if len(rows) <= _MAX_ROWS else task.headlines
+            figure = _points(shown[:_MAX_ROWS], embeddings)
             what = "Values as points, with standard errors where there are"
         description = f"{what}, for {', '.join(embeddings)}. The table beside the figure has the same numbers."
         return to_svg(figure, key, f"Scores of {task.text.title}", description)

@@ -14,7 +14,7 @@ from gpubench.reporting.breakdowns import Breakdown, breakdowns
 from gpubench.reporting.cell_views import Look, looks
 from gpubench.reporting.confusions import Confusion, confusions
 from gpubench.reporting.content import Comparison, TaskPart, comparisons
-from gpubench.reporting.figures import MOST_GROUPS, confusion_figure, scores_figure, spreads_figure, timeline_figure
+from gpubench.reporting.figures import MAX_GROUPS, confusion_figure, scores_figure, spreads_figure, timeline_figure
 from gpubench.reporting.stages import Stage, stages
 from gpubench.results.result import Result
 from gpubench.results.table import printable
@@ -154,7 +154,7 @@ def render(runs: Mapping[str, Result]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    environment.globals["most_groups"] = MOST_GROUPS
+    environment.globals["most_groups"] = MAX_GROUPS
     environment.filters["trusted"] = _trusted
     found = comparisons(runs)
     return environment.get_template("report.html.jinja").render(

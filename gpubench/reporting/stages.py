@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gpubench.results.result import Result
 
-_SHOWN, _LEAST_SHARE = 16, 0.005
+_SHOWN, _MIN_SHARE = 16, 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def stages(result: Result) -> list[Stage]:
 def longest(all_stages: list[Stage]) -> list[Stage]:
     """As many of the longest stages as a figure has room for, but no moments, in the order in which they began."""
     chosen = sorted(
-        (stage for stage in all_stages if stage.share >= _LEAST_SHARE), key=lambda stage: stage.seconds, reverse=True
+        (stage for stage in all_stages if stage.share >= _MIN_SHARE), key=lambda stage: stage.seconds, reverse=True
     )[:_SHOWN]
     return sorted(chosen, key=lambda stage: (stage.start_s, stage.depth))
 

@@ -163,7 +163,7 @@ def test_little_memory_draws_the_same(results: tuple[Result, Result], monkeypatc
         resampler = Resampler(N, n_resamples=N_RESAMPLES, donors=donors)
         whole = draw(results, resampler)
         with monkeypatch.context() as patch:
-            patch.setattr(resampling, "MOST_COUNTS", 100)
+            patch.setattr(resampling, "MAX_COUNTS", 100)
             for key, (_, one) in draw(results, resampler).items():
                 assert (one.interval is None) == (whole[key][1].interval is None)
                 assert one.interval is None or one.interval == pytest.approx(whole[key][1].interval, abs=1e-12)

@@ -33,9 +33,9 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free(monkeypatch:
     monkeypatch.setattr(planner, "free_memory_bytes", lambda: 10 * GB)
     assert planner.budget_bytes(None) == 8 * GB
     assert planner.budget_bytes(20 * GB) == 20 * GB
-    assert planner.budget_bytes(planner.LEAST_BUDGET_BYTES) == 64 << 20
+    assert planner.budget_bytes(planner.MIN_BUDGET_BYTES) == 64 << 20
     with pytest.raises(InputError, match=r"allow at least 67\.1 MB"):
-        planner.budget_bytes(planner.LEAST_BUDGET_BYTES - 1)
+        planner.budget_bytes(planner.MIN_BUDGET_BYTES - 1)
 
 
 @pytest.mark.parametrize(("system", "group", "free"), [(5, None, 5), (5, 3, 3), (5, 9, 5)])

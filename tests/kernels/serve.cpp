@@ -11,7 +11,7 @@ namespace emulation {
 namespace {
 
 // Of computing that a launch may take: a kernel that never ends is ended. Time on the clock would count other programs.
-constexpr int MOST_SECONDS = 60;
+constexpr int MAX_SECONDS = 60;
 
 void watch(int seconds) {
     const itimerval limit{{0, 0}, {seconds, 0}};
@@ -77,7 +77,7 @@ void answer_launch(void (*call)(const Argument*), std::size_t n_arguments) {
         memories.push_back(read_argument(pieces));
         launch.arguments.push_back(memories.back().argument());
     }
-    watch(MOST_SECONDS);
+    watch(MAX_SECONDS);
     run(std::move(launch));
     watch(0);
     for (const Piece& piece : pieces) std::fwrite(piece.data, 1, piece.n_bytes, stdout);

@@ -25,7 +25,7 @@ from gpubench.engines.cpu import compiled
 from gpubench.engines.cpu.costs import Cost, cost
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.rates import UNKNOWN, Rates, measure_rates
-from gpubench.engines.planner import LEAST_BUDGET_BYTES, Budget
+from gpubench.engines.planner import MIN_BUDGET_BYTES, Budget
 from gpubench.engines.steps import Sizes, classifier_steps, knn_step
 from gpubench.running import plan as running_plan
 from gpubench.running.plan import rates_of
@@ -157,7 +157,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
         **given,
         "tasks": ["clustering", "batch_integration"],
         "n_neighbors": 3000,
-        "memory": LEAST_BUDGET_BYTES,
+        "memory": MIN_BUDGET_BYTES,
     }
     message = (
         r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise memory, or ask for fewer neighbours"
@@ -177,7 +177,7 @@ def test_blocks_are_made_of_what_is_left(given: dict[str, Any]) -> None:
     assert budget.left == 10**9 - 8 * 10**6
     del part
     assert budget.left == 10**9
-    assert Budget(1).left == LEAST_BUDGET_BYTES
+    assert Budget(1).left == MIN_BUDGET_BYTES
     engine = CpuEngine(threads=1, memory_bytes=10**9)
     x = engine.put(given["data"].astype(np.float64))
     knn = engine.knn(x, 15)

@@ -53,7 +53,7 @@ def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
     if package == "scikit-learn-intelex":
         pytest.importorskip("sklearnex")
         monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
-    monkeypatch.setitem(classifiers.MOST_CELLS, package, 100)
+    monkeypatch.setitem(classifiers.MAX_CELLS, package, 100)
     capped, exact = (train(CpuEngine(threads=1, exact=exact), "rf", cells) for exact in (False, True))
     drawn = 2 * draw_in_shares(cells.label[::2], 100, seed=42)
     by_hand = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
@@ -63,7 +63,7 @@ def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
 
 
 def test_logistic_regression_is_trained_and_scaled_on_a_part(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "MOST_LR_CELLS", 300)
+    monkeypatch.setattr(classifiers, "MAX_LR_CELLS", 300)
     engine = CpuEngine(threads=1)
     capped, exact = train(engine, "lr", cells), train(CpuEngine(threads=1, exact=True), "lr", cells)
     drawn = 2 * draw_in_shares(cells.label[::2], 300, seed=42)

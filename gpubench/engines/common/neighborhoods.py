@@ -31,7 +31,7 @@ WEIGHT_UNIT = 2.0**40
 ENTROPY_TOLERANCE = 1e-10
 NEWTON_STEPS = 100
 FLATTEST = 1e-12
-LONGEST_STEP = 2.0
+MAX_STEP = 2.0
 """In log(beta); keeps Newton's method from leaving for where the entropy is flat."""
 
 
@@ -132,7 +132,7 @@ def _log_betas(xp: ModuleType, beyond: Array, target: float) -> Array:
         low[rows] = xp.where(surplus > 0, t, low[rows])
         high[rows] = xp.where(surplus > 0, high[rows], t)
         step = surplus / xp.maximum(slope, FLATTEST)
-        new = t + xp.minimum(xp.maximum(step, -LONGEST_STEP), LONGEST_STEP)
+        new = t + xp.minimum(xp.maximum(step, -MAX_STEP), MAX_STEP)
         middle = (low[rows] + high[rows]) / 2
         inside = (new > low[rows]) & (new < high[rows])
         found[rows] = xp.where(inside | ~xp.isfinite(middle), new, middle)

@@ -33,7 +33,7 @@ MODULES = {SKLEARN: "sklearn.ensemble", INTELEX: "sklearnex.ensemble"}
 FEW_CELLS = 4096
 """Training cells up to which a forest is scikit-learn's own."""
 
-MOST_CELLS = {SKLEARN: 100_000, INTELEX: 300_000}
+MAX_CELLS = {SKLEARN: 100_000, INTELEX: 300_000}
 """Cells that a forest of each package is trained on unless the engine is to be exact: about a minute on a few cores."""
 
 N_TREES = 100
@@ -233,7 +233,7 @@ def _parts(n: int, tile_rows: int) -> list[range]:
     return [tiles[i : i + tiles_a_part] for i in range(0, len(tiles), tiles_a_part)]
 
 
-MOST_LR_CELLS = 1_000_000
+MAX_LR_CELLS = 1_000_000
 """Cells that logistic regression is trained on unless the engine is to be exact. It takes about 10 s for 50 dimensions
 and 30 classes on two cores, and of more cells its few weights learn nothing that can be seen in the scores."""
 
@@ -252,5 +252,5 @@ def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> C
 def most_training_cells(kind: ClassifierKind, n: int) -> int:
     """How many of n cells a classifier is trained on, where that is to take minutes at most."""
     if kind == "lr":
-        return min(n, MOST_LR_CELLS)
-    return min(n, MOST_CELLS[forest_package(n)]) if kind == "rf" else n
+        return min(n, MAX_LR_CELLS)
+    return min(n, MAX_CELLS[forest_package(n)]) if kind == "rf" else n

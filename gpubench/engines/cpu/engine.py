@@ -61,10 +61,10 @@ EXACT_PRODUCTS = 2e13
 """Differences of two values up to which all cells are compared with all for a silhouette: 632,000 cells of 50
 dimensions, a minute on two cores."""
 
-ROWS_A_PIECE = 8192
+ROWS_PER_PIECE = 8192
 """Rows that a worker takes at a time where a kernel does little for each."""
 
-VALUES_A_PIECE = 1 << 17
+VALUES_PER_PIECE = 1 << 17
 """Values that a worker makes at a time where a kernel makes many for each row; they stay in its cache."""
 
 
@@ -302,5 +302,5 @@ class CpuEngine(Engine):
 
     def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""
-        step = max(1, min(ROWS_A_PIECE, VALUES_A_PIECE // width))
+        step = max(1, min(ROWS_PER_PIECE, VALUES_PER_PIECE // width))
         self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))

@@ -66,7 +66,7 @@ WANTED_RECALL = 0.955
 """A little more than 0.95, for it is measured on a sample."""
 
 MAX_ROUNDS = 5
-ROWS_A_PIECE = 4096
+ROWS_PER_PIECE = 4096
 
 
 def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> Knn:
@@ -129,10 +129,10 @@ def _principal(x: NDArray[np.float32], exact: ExactSearch, seed: int) -> NDArray
     seen = np.empty((n, n_seen), np.float32)
 
     def project(start: int) -> None:
-        rows = slice(start, start + ROWS_A_PIECE)
+        rows = slice(start, start + ROWS_PER_PIECE)
         seen[rows] = (x[rows] - centre) @ loadings
 
-    exact.workers.run(range(0, n, ROWS_A_PIECE), lambda: project)
+    exact.workers.run(range(0, n, ROWS_PER_PIECE), lambda: project)
     return seen
 
 
@@ -231,15 +231,15 @@ class _Search:
         near = np.empty((n, width), np.int32)
 
         def write_nearest(start: int) -> None:
-            stop = min(start + ROWS_A_PIECE, n)
+            stop = min(start + ROWS_PER_PIECE, n)
             tiles.nearest_ids(start, stop, store.keep, store.space, *store.arrays, width, near)
 
         def join(start: int) -> None:
-            stop = min(start + ROWS_A_PIECE, n)
+            stop = min(start + ROWS_PER_PIECE, n)
             tiles.join_near(x, start, stop, d, self.scaling.scale, near, width, store.keep, store.space, *store.arrays)
 
         for step in (write_nearest, join):
-            self._exact.workers.run(range(0, n, ROWS_A_PIECE), lambda step=step: step)  # type: ignore[misc]
+            self._exact.workers.run(range(0, n, ROWS_PER_PIECE), lambda step=step: step)  # type: ignore[misc]
 
     def finish_all(self) -> Neighbors:
         """Order what was found for all cells; those that have met fewer than k others are searched exactly."""
@@ -253,10 +253,10 @@ class _Search:
         """Order what was found for some cells by exact distance; the neighbours of the others are what they were."""
         x, store, out = self._x, self._store, self._out
         n, d = x.shape
-        ids, norms = np.arange(n), np.zeros(ROWS_A_PIECE)
+        ids, norms = np.arange(n), np.zeros(ROWS_PER_PIECE)
 
         def finish(start: int) -> None:
-            rows = cells[start : start + ROWS_A_PIECE]
+            rows = cells[start : start + ROWS_PER_PIECE]
             self._tiles.topk_finish(
                 *(x, x, d, rows, ids, len(rows), store.keep, store.space),
                 *(array[rows] for array in store.arrays),
@@ -264,5 +264,5 @@ class _Search:
                 *(norms, 0.0, 0.0, 1.0, True, True, self._k, out.indices, out.distances, out.uncertain),
             )
 
-        self._exact.workers.run(range(0, len(cells), ROWS_A_PIECE), lambda: finish)
+        self._exact.workers.run(range(0, len(cells), ROWS_PER_PIECE), lambda: finish)
         return out

@@ -93,7 +93,7 @@ NETWORKIT_FROM = 500_000
 """Cells from which networkit takes less time and memory than igraph, for communities of the same modularity
 (benchmarks/leiden.py). On one thread: on several its communities are others each time."""
 
-ROWS_A_BLOCK = 1 << 16
+ROWS_PER_BLOCK = 1 << 16
 """Cells whose edges are handed over at a time."""
 
 Block = tuple["NDArray[np.int32]", "NDArray[np.int32]", "NDArray[np.float64]"]
@@ -140,8 +140,8 @@ def package_for(n: int) -> str:
 
 def blocks_of(graph: Graph) -> Iterator[Block]:
     """The edges of a graph on the host, in the order of their first cell; of more than a few cells each edge once."""
-    for start in range(0, graph.n, ROWS_A_BLOCK):
-        stop = min(start + ROWS_A_BLOCK, graph.n)
+    for start in range(0, graph.n, ROWS_PER_BLOCK):
+        stop = min(start + ROWS_PER_BLOCK, graph.n)
         stored = slice(int(graph.indptr[start]), int(graph.indptr[stop]))
         sources = np.repeat(np.arange(start, stop, dtype=np.int32), np.diff(graph.indptr[start : stop + 1]))
         targets, weights = graph.indices[stored], graph.weights[stored]

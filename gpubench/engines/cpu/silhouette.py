@@ -88,7 +88,7 @@ def _unit_rows(x: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.fl
     return block
 
 
-CELLS_A_PIECE = 128
+CELLS_PER_PIECE = 128
 """Cells that a worker compares with their group at a time."""
 
 
@@ -181,8 +181,8 @@ def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list
             last_block += 1
         begin, end = np.searchsorted(segment[order], [first, last])
         pieces += [
-            (order[start : min(start + CELLS_A_PIECE, end)], blocks[first_block:last_block])
-            for start in range(begin, end, CELLS_A_PIECE)
+            (order[start : min(start + CELLS_PER_PIECE, end)], blocks[first_block:last_block])
+            for start in range(begin, end, CELLS_PER_PIECE)
         ]
         first_block = last_block
     return pieces

@@ -25,7 +25,7 @@ from gpubench.engines.cuda.device import Device
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-BYTES_A_VALUE = 128
+BYTES_PER_VALUE = 128
 """What array code holds for each value that it makes, temporary arrays included."""
 
 
@@ -282,7 +282,7 @@ class CudaEngine(Engine):
 
     def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """Run array code over pieces of the n rows, of `width` values each."""
-        step = max(1, self.room_bytes() // (BYTES_A_VALUE * width))
+        step = max(1, self.room_bytes() // (BYTES_PER_VALUE * width))
         for start in range(0, n, step):
             kernel(start, min(start + step, n))
 

@@ -50,7 +50,7 @@ MAX_K = SEARCH_SORTED - SEARCH_THREADS
 SPARE_CANDIDATES = 512
 """Room of a row for candidates beyond twice those it keeps: the more, the less often it is cut back to the best."""
 
-ROWS_A_SEARCH = 1024
+ROWS_PER_SEARCH = 1024
 """Uncertain rows that are searched together."""
 
 
@@ -240,8 +240,8 @@ class Search:
         """Search rows (u,) int32 of the queries by comparing them with every cell in float64."""
         xp, k, n = self._device.xp, self._k, len(self._x)
         size = _power_of_two(k + SEARCH_THREADS)
-        for start in range(0, len(rows), ROWS_A_SEARCH):
-            part = xp.ascontiguousarray(rows[start : start + ROWS_A_SEARCH])
+        for start in range(0, len(rows), ROWS_PER_SEARCH):
+            part = xp.ascontiguousarray(rows[start : start + ROWS_PER_SEARCH])
             wanted = -(-4 * self._device.n_multiprocessors // len(part))
             n_pieces = max(1, min(wanted, MAX_SORTED // k, -(-n // SEARCH_THREADS)))
             candidates = xp.empty((len(part), n_pieces, k), np.uint64)
@@ -259,7 +259,7 @@ class Search:
                 self._queries[part], merged, *everybody, xp.zeros(len(part)), _power_of_two(n_pieces * k)
             )
             self.indices[part], self.distances[part] = found[:2]
-            self._timeline.advance(min(start + ROWS_A_SEARCH, len(rows)), len(rows))
+            self._timeline.advance(min(start + ROWS_PER_SEARCH, len(rows)), len(rows))
 
 
 def _power_of_two(least: int) -> int:

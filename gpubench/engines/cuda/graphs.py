@@ -11,7 +11,7 @@ import numpy as np
 
 from gpubench.core.types import Array, Graph, Knn
 from gpubench.engines.cpu import leiden as cpu_leiden
-from gpubench.engines.cuda.tables import LANES_A_CELL, row_stride
+from gpubench.engines.cuda.tables import LANES_PER_CELL, row_stride
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def fuzzy_graph(device: Device, knn: Knn) -> Graph:
     mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
     device.launch(
         "fuzzy_memberships",
-        LANES_A_CELL * n,
+        LANES_PER_CELL * n,
         *(knn.distances, row_stride(knn.distances), n, k, mean, memberships),
     )
     joined, lone = xp.empty((n, k), np.float64), xp.empty((n, k), np.uint8)

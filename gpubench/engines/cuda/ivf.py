@@ -28,7 +28,7 @@ EXACT_UP_TO = 4_000_000
 """Cells up to which every pair is compared unless another method is named."""
 
 N_PROBE = 64
-CELLS_A_CENTRE = 64
+CELLS_PER_CENTRE = 64
 """Cells that k-means sees for each list."""
 
 ITERATIONS = 10
@@ -95,7 +95,7 @@ class _Lists:
     def _train(self, x: Array, seed: int) -> Array:
         """(n_lists, d) float32 centres by Lloyd's iterations on a sample; an empty list keeps its centre."""
         xp, random = self._device.xp, np.random.default_rng(seed)
-        sample = np.sort(random.choice(len(x), min(len(x), CELLS_A_CENTRE * self.n_lists), replace=False))
+        sample = np.sort(random.choice(len(x), min(len(x), CELLS_PER_CENTRE * self.n_lists), replace=False))
         cells = x[xp.asarray(sample)]
         self._centres = cells[xp.asarray(np.sort(random.choice(len(sample), self.n_lists, replace=False)))]
         for _ in range(ITERATIONS):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WARP = 32
 GROUP_THREADS = 256
 ENTROPY_WARPS = 8
-LANES_A_CELL = 8
+LANES_PER_CELL = 8
 
 
 def contingency(device: Device, rows: Array, columns: Array, n_rows: int, n_columns: int) -> Array:
@@ -92,7 +92,7 @@ def neighbor_value_distance(
     out = xp.empty(n, np.float64)
     device.launch(
         "neighbor_value_distance",
-        LANES_A_CELL * n,
+        LANES_PER_CELL * n,
         *(knn.indices, row_stride(knn.indices), xp.asarray(values, dtype=np.float64), xp.asarray(counts), n, out),
     )
     return out

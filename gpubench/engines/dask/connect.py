@@ -121,7 +121,7 @@ array is of new pages, and neighbours take a fifth longer."""
 TICK = "200ms"
 """How often processes started here look at themselves; by default a hundred times a second, beside the arithmetic."""
 
-LEAST_WORKER_BYTES = 250 * 10**6
+MIN_WORKER_BYTES = 250 * 10**6
 """Of a worker: its process takes 100 MB before it has cells, tasks have at least 67 MB, and Dask lets a worker stand
 still, for ever if need be, that holds more than 80% of what it may."""
 
@@ -222,14 +222,14 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
 
 def _check_room(n_workers: int, memory_bytes: int | None) -> None:
     room = planner.free_memory_bytes() if memory_bytes is None else memory_bytes
-    enough = room // LEAST_WORKER_BYTES
+    enough = room // MIN_WORKER_BYTES
     if enough >= n_workers:
         return
     remedies = [f"start {enough} at most"] if enough else []
     if memory_bytes is not None:
-        remedies.append(f"raise memory to {_in_mb(n_workers * LEAST_WORKER_BYTES)}")
+        remedies.append(f"raise memory to {_in_mb(n_workers * MIN_WORKER_BYTES)}")
     raise InputError(
-        f"workers={n_workers}: {bytes_text(room)} of memory are too little, for each needs {_in_mb(LEAST_WORKER_BYTES)}"
+        f"workers={n_workers}: {bytes_text(room)} of memory are too little, for each needs {_in_mb(MIN_WORKER_BYTES)}"
         f" even for few cells; {' or '.join(remedies) or 'free some memory'}"
     )
 
@@ -243,12 +243,12 @@ def check_limits(workers: dict[str, dict[str, Any]]) -> None:
         How many, how much the first of them may hold, and how much it needs.
     """
     limits = {address: int(worker["memory_limit"]) for address, worker in workers.items()}
-    low = {address: limit for address, limit in limits.items() if 0 < limit < LEAST_WORKER_BYTES}
+    low = {address: limit for address, limit in limits.items() if 0 < limit < MIN_WORKER_BYTES}
     if low:
         first, limit = next(iter(low.items()))
         raise EngineUnavailable(
             f"{len(low)} of {len(workers)} workers may hold too little memory ({bytes_text(limit)}, first {first});"
-            f" start them with --memory-limit {_in_mb(LEAST_WORKER_BYTES)} or more"
+            f" start them with --memory-limit {_in_mb(MIN_WORKER_BYTES)} or more"
         )
 
 

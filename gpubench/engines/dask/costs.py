@@ -166,13 +166,13 @@ def _exact_knn(step: Step, workers: Workers, alone: Cost) -> Cost:
 
 def _shared_out(step: Step, workers: Workers, alone: Cost) -> Cost:
     sizes: dict[str, Any] = dict(step.sizes)
-    held, scratch, n_tasks = alone.held_bytes, alone.scratch_bytes, silhouette_parts.TASKS_A_SLOT * workers.count
+    held, scratch, n_tasks = alone.held_bytes, alone.scratch_bytes, silhouette_parts.TASKS_PER_SLOT * workers.count
     if step.operation != "look_up" and workers.in_blocks(sizes["n"], sizes["d"]):
         scratch = workers.beside_blocks(sizes["n"], sizes["d"]) + ORDER_BYTES * sizes["n"]
     elif step.operation == "silhouette_widths":
         held += 4 * sizes["n"] * sizes["d"]  # sorted and centred; a worker keeps it for the next silhouette
         scratch += workers.threads * min(16 * sizes["sums"], silhouette_parts.SUM_BYTES)
-        n_tasks *= silhouette_parts.TASKS_A_SLOT
+        n_tasks *= silhouette_parts.TASKS_PER_SLOT
     return replace(
         alone,
         held_bytes=held,

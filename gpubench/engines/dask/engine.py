@@ -216,7 +216,7 @@ class DaskEngine(OneWorkerEngine):
         worker_bytes = int(planner.SHARE_OF_FREE * least)
         a_task = worker_bytes // max(n_threads)
         self.memory_bytes = a_task if memory_bytes is None else planner.budget_bytes(memory_bytes)
-        self._recipe = Recipe(seed, knn, exact, max(a_task, planner.LEAST_BUDGET_BYTES), min(n_threads))
+        self._recipe = Recipe(seed, knn, exact, max(a_task, planner.MIN_BUDGET_BYTES), min(n_threads))
         self.placement = Placement(self.cluster, handover, self._here, self._recipe, worker_bytes, max(n_threads))
         of_threads = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted(n_threads))
         self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"

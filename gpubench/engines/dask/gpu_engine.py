@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
 
-LEAST_PRODUCTS = 1e11
+MIN_PRODUCTS = 1e11
 """Differences of two values from which on silhouettes are shared out: much less than a second on one GPU."""
 
-LEAST_ROWS = 4096
+MIN_ROWS = 4096
 """Rows of a task at least, which fill a GPU."""
 
-TASKS_A_WORKER = 4
+TASKS_PER_WORKER = 4
 
 LOOK_UPS = {
     neighborhoods.entropy: "neighbor_entropy",
@@ -58,7 +58,7 @@ LOOK_UPS = {
 
 def rows_a_task(m: int, n: int, d: int, n_workers: int) -> int:
     """Queries of a task: so many that there are some tasks for each worker and none takes too long."""
-    return max(min(int(TASK_PRODUCTS / n / d), -(-m // (TASKS_A_WORKER * n_workers))), LEAST_ROWS)
+    return max(min(int(TASK_PRODUCTS / n / d), -(-m // (TASKS_PER_WORKER * n_workers))), MIN_ROWS)
 
 
 def on_gpus(engine: DaskEngine) -> DaskEngine:
@@ -192,7 +192,7 @@ class DaskGpuEngine(DaskEngine):
         if metric != "euclidean" or self.trainings == 1:
             return False
         todo = work.silhouettes(sort_cells(clusters, groups), x.shape[1])
-        if todo.flop < LEAST_PRODUCTS:
+        if todo.flop < MIN_PRODUCTS:
             return False
         self.timeline.work(*todo)
         return True

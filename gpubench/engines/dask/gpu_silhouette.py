@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.cluster import Cluster
     from gpubench.engines.dask.worker import Recipe
 
-MOST_PIECES = 16
+MAX_PIECES = 16
 """Ranges of cells that sums are cut into at most, so that no worker receives all that the others have added up."""
 
 Tables = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
@@ -72,7 +72,7 @@ def _values(cluster: Cluster, columns: Columns, recipe: Recipe, name: str, finis
     try:
         plan: list[Pass] = cluster.fetch(cluster.submit("plan", plan_of, told))
         n_workers = len(cluster.workers())
-        n_pieces = min(n_workers, MOST_PIECES)
+        n_pieces = min(n_workers, MAX_PIECES)
         calls = [(told, part, share, n_workers, n_pieces) for part in plan for share in range(n_workers)]
         futures = cluster.submit_each("silhouette", sums_of, calls, spread=True)
         means = []

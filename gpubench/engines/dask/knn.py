@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 PAIR_PRODUCTS = 1.2e11
 """Differences of two values of one task, a few seconds on one core."""
 
-TASKS_A_SLOT = 4
+TASKS_PER_SLOT = 4
 """Tasks that there are for each that runs at a time, at least."""
 
-MOST_PARTS = 300
+MAX_PARTS = 300
 """Parts that cells are cut into at most, or half as many more where that divides better: 100,000 pairs."""
 
 ROW_PRODUCTS = 1000
 """What a task does for each of its rows beside comparing it, in comparisons with another row."""
 
-LEAST_QUERIES = 256
+MIN_QUERIES = 256
 """Queries of a task at least: the other side is packed for each."""
 
 SEED = 0  # of the order, on which no result depends
@@ -54,8 +54,8 @@ def part_rows(n: int, d: int, n_slots: int) -> int:
     taken with which the slots are expected to be done first: with few tasks it matters how they divide among them.
     """
     for_time = n / (PAIR_PRODUCTS / d) ** 0.5
-    for_balance = (2 * TASKS_A_SLOT * n_slots) ** 0.5
-    least = math.ceil(min(max(for_time, for_balance), MOST_PARTS))
+    for_balance = (2 * TASKS_PER_SLOT * n_slots) ** 0.5
+    least = math.ceil(min(max(for_time, for_balance), MAX_PARTS))
     parts = min(range(least, least + least // 2 + 1), key=lambda parts: _expected(parts, n / parts, n_slots))
     return math.ceil(n / parts / top_k.BLOCK) * top_k.BLOCK
 
@@ -243,7 +243,7 @@ def knn_between(cluster: Cluster, queries: Any, x: Any, shape: tuple[int, int, i
     shape : queries, cells, dimensions
     """
     m, n, d = shape
-    rows = max(min(int(PAIR_PRODUCTS / n / d), -(-m // (TASKS_A_SLOT * cluster.n_slots))), LEAST_QUERIES)
+    rows = max(min(int(PAIR_PRODUCTS / n / d), -(-m // (TASKS_PER_SLOT * cluster.n_slots))), MIN_QUERIES)
     calls = [(queries, x, (start, min(start + rows, m)), k, recipe) for start in range(0, m, rows)]
     blocks = cluster.submit_each("knn_between", search_rows, calls)
     cluster.wait(blocks)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Values = tuple["NDArray[np.int64] | None", "NDArray[np.float64]"]
 """Values of some cells, and which; None: all, in order."""
 
-ROWS_A_PIECE = 8192
+ROWS_PER_PIECE = 8192
 
 
 def look_up(cluster: Cluster, knn: Knn, function: Callable[..., Any], *args: Any) -> ClusterArray:
@@ -102,6 +102,6 @@ def own_first(knn: Knn, cells: NDArray[np.int64], column: NDArray[Any]) -> tuple
 
 
 def _over_rows(n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-    step = max(1, min(ROWS_A_PIECE, (1 << 17) // width))
+    step = max(1, min(ROWS_PER_PIECE, (1 << 17) // width))
     for start in range(0, n, step):
         kernel(start, min(start + step, n))

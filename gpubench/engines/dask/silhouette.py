@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.common.segments import Segments, own_means, sort_cells, widths_from_means
-from gpubench.engines.cpu.silhouette import CELLS_A_PIECE, Sample, segments_of, sums_to
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of, sums_to
 from gpubench.engines.cpu.tiles import CentredRows, make_summer
 from gpubench.engines.dask.silhouette_parts import (
-    TASKS_A_SLOT,
+    TASKS_PER_SLOT,
     Found,
     Layout,
     Part,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.silhouette_parts import Span
     from gpubench.engines.dask.worker import Recipe
 
-PIECES_A_TASK = 8
+PIECES_PER_TASK = 8
 """Pieces of a sample that a task compares with their groups, at least."""
 
 Means = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
@@ -183,8 +183,8 @@ def sampled_widths(
 ) -> Any:
     """Widths of some cells, compared with all of their group; on one worker."""
     of_groups = [drawn for drawn, _ in compared(segments_of(cells, segments), segments)]
-    n_pieces = sum(-(-drawn // CELLS_A_PIECE) for drawn in of_groups)
-    step = max(PIECES_A_TASK, -(-n_pieces // (TASKS_A_SLOT * cluster.n_slots)))
+    n_pieces = sum(-(-drawn // CELLS_PER_PIECE) for drawn in of_groups)
+    step = max(PIECES_PER_TASK, -(-n_pieces // (TASKS_PER_SLOT * cluster.n_slots)))
     calls = [(*columns.told, cells, (start, start + step), recipe) for start in range(0, n_pieces, step)]
     futures = cluster.submit_each("silhouette", widths_of_pieces, calls)
     widths = cluster.submit("widths", put_together, futures, len(cells))

@@ -160,10 +160,10 @@ def means(merged: Found, m: int, scale: float) -> tuple[NDArray[np.float64], NDA
 TASK_PRODUCTS = 1.2e11
 """Differences of two values of one task, a few seconds on one core."""
 
-TASKS_A_SLOT = 6
+TASKS_PER_SLOT = 6
 """Tasks that there are for each that runs at a time, at least, so that all end at about the same time."""
 
-MOST_PARTS = 400
+MAX_PARTS = 400
 """Parts that the cells are cut into at most: 80,000 pairs."""
 
 SUM_BYTES = 1 << 28
@@ -237,7 +237,7 @@ def pairs(parts: list[Part]) -> Iterator[tuple[int, int]]:
 
 
 def parts_of(
-    layout: Layout, d: int, n_slots: int, *, most_parts: int = MOST_PARTS, most_rows: int | None = None
+    layout: Layout, d: int, n_slots: int, *, most_parts: int = MAX_PARTS, most_rows: int | None = None
 ) -> list[Part]:
     """Cut the cells into parts, in order.
 
@@ -250,7 +250,7 @@ def parts_of(
     segments, blocks = layout.segments, layout.blocks
     parts: list[Part] = []
     products = sum((blocks[last - 1].stop - blocks[first].start) ** 2 / 2 for first, last in layout.groups)
-    a_task = min(TASK_PRODUCTS / d, products / (TASKS_A_SLOT * n_slots))
+    a_task = min(TASK_PRODUCTS / d, products / (TASKS_PER_SLOT * n_slots))
     small: Span | None = None
     waiting = 0.0
     for first, last in layout.groups:

@@ -37,7 +37,7 @@ def test_communities_are_the_same_and_the_memory_is_counted(
 ) -> None:
     if not both_directions:
         monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
-    monkeypatch.setattr(leiden, "ROWS_A_BLOCK", 100)
+    monkeypatch.setattr(leiden, "ROWS_PER_BLOCK", 100)
     here = leiden.communities(graph, 0.7, 2, 5)
     monkeypatch.delattr(leiden, "communities")
     monkeypatch.setattr("sys.path", [*sys.path, Path("no string")])  # which Python passes over

@@ -32,7 +32,7 @@ StartOn = Callable[..., CudaEngine]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
-    monkeypatch.setattr(exact_knn, "ROWS_A_SEARCH", 40)
+    monkeypatch.setattr(exact_knn, "ROWS_PER_SEARCH", 40)
 
 
 @pytest.fixture

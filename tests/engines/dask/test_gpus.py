@@ -50,9 +50,9 @@ def cells() -> Cells:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
     """The engine of one emulated GPU, which is that of every worker as well."""
     monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
-    monkeypatch.setattr(exact_knn, "ROWS_A_SEARCH", 40)
-    monkeypatch.setattr(gpu_engine, "LEAST_ROWS", 1)
-    monkeypatch.setattr(gpu_engine, "LEAST_PRODUCTS", 0)
+    monkeypatch.setattr(exact_knn, "ROWS_PER_SEARCH", 40)
+    monkeypatch.setattr(gpu_engine, "MIN_ROWS", 1)
+    monkeypatch.setattr(gpu_engine, "MIN_PRODUCTS", 0)
     engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30))
     monkeypatch.setattr(gpu_worker, "engine_of", lambda _: engine)
     monkeypatch.setattr(gpu_worker, "gpu_here", lambda: {**GPU, "place": uuid.uuid4().hex})
@@ -192,7 +192,7 @@ def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells
 
 def test_rows_of_a_task() -> None:
     assert rows_a_task(1_000_000, 1_000_000, 50, 8) == 31_250
-    assert rows_a_task(10_000, 10_000, 50, 8) == gpu_engine.LEAST_ROWS
+    assert rows_a_task(10_000, 10_000, 50, 8) == gpu_engine.MIN_ROWS
     assert 1e8 / rows_a_task(10**8, 10**8, 50, 64) < 80_000
 
 

@@ -23,7 +23,7 @@ from gpubench.engines.cpu.kernels import DIFFERENCES, exact_distances
 from gpubench.engines.dask.array import tables
 from gpubench.engines.dask.blocks.rows import second
 from gpubench.engines.dask.blocks.shuffle import Gathered, most_parts, shuffle
-from gpubench.engines.dask.knn import LEAST_QUERIES, MOST_PARTS, PAIR_PRODUCTS, TASKS_A_SLOT, part_rows
+from gpubench.engines.dask.knn import MAX_PARTS, MIN_QUERIES, PAIR_PRODUCTS, TASKS_PER_SLOT, part_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,7 +148,7 @@ def ranks_in(keys: NDArray[np.uint16], starts: NDArray[np.int64], number: int) -
 SAMPLE_OF_KEY = 48
 """Cells of the sample for each leaf of the tree."""
 
-MOST_KEYS = 4096
+MAX_KEYS = 4096
 
 SEED = 0  # of the sample, on which no result depends
 
@@ -172,7 +172,7 @@ class NearPart:
 def near_rows(n: int, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> int:
     """Cells of a part, a multiple of a block of the search."""
     at_most = part_bytes // (4 * d) // top_k.BLOCK * top_k.BLOCK
-    fewest = -(-n // most_parts(n_blocks, MOST_PARTS))
+    fewest = -(-n // most_parts(n_blocks, MAX_PARTS))
     wanted = max(part_rows(n, d, n_slots), -(-fewest // top_k.BLOCK) * top_k.BLOCK)
     return max(top_k.BLOCK, min(wanted, at_most))
 
@@ -208,7 +208,7 @@ def exact_knn(x: BlockRows, k: int, recipe: Recipe) -> Knn:
 def _near_ranks(x: BlockRows, n_parts: int) -> list[Any]:
     """Futures of where the cells of each block stand among all, near ones together."""
     cluster, n = x.cluster, x.shape[0]
-    depth = min(max(4 * n_parts - 1, 1).bit_length(), MOST_KEYS.bit_length() - 1)
+    depth = min(max(4 * n_parts - 1, 1).bit_length(), MAX_KEYS.bit_length() - 1)
     drawn = np.sort(np.random.default_rng(SEED).choice(n, min(n, SAMPLE_OF_KEY << depth), replace=False))
     tree = cluster.submit("tree", tree_of, x[drawn], depth, SEED)
     keys = cluster.submit_each("keys", keys_of, [(block, tree) for block in x.blocks])
@@ -378,8 +378,8 @@ def knn_between(queries: ClusterArray, x: BlockRows, k: int, recipe: Recipe) -> 
 
 def query_rows(m: int, block_rows: int, d: int, n_blocks: int, n_slots: int) -> int:
     """Queries that a task compares with a block."""
-    for_balance = -(-m * n_blocks // (TASKS_A_SLOT * n_slots))
-    return min(m, max(min(int(PAIR_PRODUCTS / block_rows / d), for_balance), LEAST_QUERIES))
+    for_balance = -(-m * n_blocks // (TASKS_PER_SLOT * n_slots))
+    return min(m, max(min(int(PAIR_PRODUCTS / block_rows / d), for_balance), MIN_QUERIES))
 
 
 def search_block(

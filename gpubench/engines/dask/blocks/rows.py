@@ -34,7 +34,7 @@ they are and centred, and the next tasks have theirs already."""
 PARTS_IN_FLIGHT = 12
 """Parts of the largest size for each task that runs at a time."""
 
-BLOCKS_A_WORKER = 4
+BLOCKS_PER_WORKER = 4
 
 DIGEST_ROWS = 256
 """Rows that are digested together: blocks hold a multiple of them, so that the digest does not depend on the blocks."""
@@ -180,7 +180,7 @@ def part_bytes(worker_bytes: int, n_threads: int) -> int:
 
 def edges_of(n: int, d: int, n_workers: int, part_bytes: int) -> list[int]:
     """First rows of blocks of a multiple of `DIGEST_ROWS`, about as many for each worker, and n."""
-    a_worker = BLOCKS_A_WORKER if n_workers <= 32 else 2 if n_workers <= 256 else 1
+    a_worker = BLOCKS_PER_WORKER if n_workers <= 32 else 2 if n_workers <= 256 else 1
     rows = min(-(-n // (a_worker * n_workers)), max(1, 2 * part_bytes // (4 * d)))
     rows = -(-rows // DIGEST_ROWS) * DIGEST_ROWS
     return [*range(0, n, rows), n]

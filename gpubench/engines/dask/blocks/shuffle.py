@@ -61,13 +61,13 @@ class Gathered:
 Some = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"]
 """Rows that a block has of a part: where in the part, which of all cells, and the rows."""
 
-MOST_TASKS = 80_000
+MAX_TASKS = 80_000
 """Tasks of a shuffle and of the pairs of its parts together."""
 
 
 def most_parts(n_blocks: int, at_most: int) -> int:
-    """Parts P that P^2 / 2 pairs, and a task for each part of each block, are not more than `MOST_TASKS`."""
-    return max(1, min(at_most, int((n_blocks**2 + 2 * MOST_TASKS) ** 0.5 - n_blocks)))
+    """Parts P that P^2 / 2 pairs, and a task for each part of each block, are not more than `MAX_TASKS`."""
+    return max(1, min(at_most, int((n_blocks**2 + 2 * MAX_TASKS) ** 0.5 - n_blocks)))
 
 
 def n_tasks(n_blocks: int, n_parts: int) -> int:

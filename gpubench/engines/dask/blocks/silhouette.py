@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.common.segments import Segments, widths_of
-from gpubench.engines.cpu.silhouette import CELLS_A_PIECE, Sample, segments_of, sums_to
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of, sums_to
 from gpubench.engines.cpu.tiles import CentredRows, Centring, block_sums, make_summer
 from gpubench.engines.dask.blocks.shuffle import Gathered, most_parts, ranks_of, shuffle, sorted_rows
 from gpubench.engines.dask.silhouette import folded, own_means_of, sums_of_parts, widths_of_parts
 from gpubench.engines.dask.silhouette_parts import (
-    MOST_PARTS,
+    MAX_PARTS,
     TASK_PRODUCTS,
     Found,
     Layout,
@@ -64,7 +64,7 @@ class SortedCells:
 def cut_of(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> list[Part]:
     """The parts that cells in so many blocks are sorted into, of so many bytes at most."""
     rows = max(1, part_bytes // (4 * d))
-    return parts_of(layout, d, n_slots, most_parts=most_parts(n_blocks, MOST_PARTS), most_rows=rows)
+    return parts_of(layout, d, n_slots, most_parts=most_parts(n_blocks, MAX_PARTS), most_rows=rows)
 
 
 def sort(x: BlockRows, segments: Segments) -> SortedCells:
@@ -264,7 +264,7 @@ def runs_of(pieces: list[Piece], layout: Layout, parts: list[Part], d: int) -> I
         spans = [parts[number].span for number in numbers]
         rows = max(stop - start for start, stop in map(layout.rows_of, spans))
         n_segments = max(last - first for first, last in map(layout.segments_of, spans))
-        most = max(CELLS_A_PIECE, min(TASK_PRODUCTS / (d * rows), SUM_BYTES / (8 * n_segments)))
+        most = max(CELLS_PER_PIECE, min(TASK_PRODUCTS / (d * rows), SUM_BYTES / (8 * n_segments)))
         for _, of_task in groupby(run, key=lambda piece, most=most: piece[0] // most):  # type: ignore[misc]
             yield list(of_task), numbers
 
