@@ -40,7 +40,7 @@ TAKEN_OVER = " (taken over)"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CheckpointEntry:
     """What is written of a part.
 
     Attributes
@@ -57,15 +57,15 @@ class Part:
 class Codec(Generic[T]):
     """Turns something into a part, and back to the bit; large arrays come back read-only, mapped from their files."""
 
-    pack: Callable[[T], Part]
-    unpack: Callable[[Part], T]
+    pack: Callable[[T], CheckpointEntry]
+    unpack: Callable[[CheckpointEntry], T]
 
 
-ARRAY: Codec[Any] = Codec(lambda array: Part(arrays={"values": array}), lambda part: part.arrays["values"])
+ARRAY: Codec[Any] = Codec(lambda array: CheckpointEntry(arrays={"values": array}), lambda entry: entry.arrays["values"])
 
 LABELS: Codec[Labels] = Codec(
-    lambda labels: Part({"names": labels.names, "key": labels.key}, {"codes": labels.codes}),
-    lambda part: Labels(part.arrays["codes"], tuple(part.value["names"]), part.value["key"]),
+    lambda labels: CheckpointEntry({"names": labels.names, "key": labels.key}, {"codes": labels.codes}),
+    lambda entry: Labels(entry.arrays["codes"], tuple(entry.value["names"]), entry.value["key"]),
 )
 
 
@@ -171,42 +171,42 @@ class Checkpoint:
             lines.append(f"What is finished is kept in {self.folder}: the same command goes on from there.")
         return lines
 
-    def holds(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
         """Whether an earlier run has finished something under this key."""
         return self._lock is not None and f"{key}.part.json" in self._finished_before
 
-    def read(self, name: str, key: str) -> Part | None:
+    def read(self, name: str, key: str) -> CheckpointEntry | None:
         """What an earlier run has finished under this key; None where there is nothing whole."""
-        if not self.holds(key):
+        if not self.has(key):
             return None
         file = f"{key}.part.json"
         try:
-            part, seconds = self._read(file, key)
+            entry, seconds = self._read(file, key)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             self.notes.append(f"{self.folder / file} is damaged ({error}), and was computed anew")
             return None
         self.taken[name.partition(" ")[0]] += 1  # folds count together
         self.saved_s += seconds
-        return part
+        return entry
 
-    def _read(self, file: str, key: str) -> tuple[Part, float]:
+    def _read(self, file: str, key: str) -> tuple[CheckpointEntry, float]:
         content = json.loads((self.folder / file).read_bytes())
         if content["digest"] != digest_of(content["value"]):
             raise ValueError("its digest differs")
         arrays = {name: _load(self._array(key, name)) for name in content["arrays"]}
-        return Part(content["value"], arrays), float(content["seconds"])
+        return CheckpointEntry(content["value"], arrays), float(content["seconds"])
 
-    def write(self, key: str, part: Part, seconds: float) -> None:
+    def write(self, key: str, entry: CheckpointEntry, seconds: float) -> None:
         """Keep a part, whole or not at all. Where that fails the run goes on without, and a note tells."""
         import numpy as np
 
         if self._lock is None or self._full:
             return
-        value = plain(part.value)
-        content = {"arrays": list(part.arrays), "seconds": seconds, "digest": digest_of(value), "value": value}
+        value = plain(entry.value)
+        content = {"arrays": list(entry.arrays), "seconds": seconds, "digest": digest_of(value), "value": value}
         text = json.dumps(content).encode()
         try:
-            for of, array in part.arrays.items():
+            for of, array in entry.arrays.items():
                 write_atomically(self._array(key, of), partial(np.save, arr=np.asarray(array)))
             # Not forced to the disk: what a power cut leaves torn is known by its digest.
             write_atomically(self.folder / f"{key}.part.json", lambda file: file.write(text), sync=False)
@@ -226,7 +226,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CheckpointScope:
     """The parts of a run that depend on the same things.
 
     Attributes
@@ -240,19 +240,19 @@ class Kept:
     checkpoint: Checkpoint | None = None
     depends_on: str = ""
 
-    def on(self, *facts: Any) -> Kept:
+    def keyed(self, *facts: Any) -> CheckpointScope:
         """Those that depend on these facts as well; a fact is what JSON holds."""
         return replace(self, depends_on=digest_of(self.depends_on, facts)) if self.checkpoint else self
 
-    def nowhere(self) -> Kept:
+    def disabled(self) -> CheckpointScope:
         """Parts that are not kept, because nothing tells whether they would come out the same."""
-        return Kept(self.timeline)
+        return CheckpointScope(self.timeline)
 
-    def holds(self, name: str, *facts: Any) -> bool:
+    def has(self, name: str, *facts: Any) -> bool:
         """Whether an earlier run has finished a part."""
-        return self.checkpoint is not None and self.checkpoint.holds(self.on(name, *facts).depends_on)
+        return self.checkpoint is not None and self.checkpoint.has(self.keyed(name, *facts).depends_on)
 
-    def part(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
+    def cached(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
         """Take a part over from an earlier run, or make and keep it.
 
         Parameters
@@ -263,7 +263,7 @@ class Kept:
         if self.checkpoint is None:
             with self.timeline.stage(name):
                 return make()
-        key = self.on(name, *facts).depends_on
+        key = self.keyed(name, *facts).depends_on
         found = self.checkpoint.read(name, key)
         if found is not None:
             with self.timeline.stage(name + TAKEN_OVER):

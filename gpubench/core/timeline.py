@@ -88,6 +88,33 @@ class Gauge(Protocol):
         """Close the last range."""
 
 
+class CancelToken:
+    """Cancellation of a run that its threads check for at every stage and every piece of work."""
+
+    def __init__(self) -> None:
+        self._cancelled: set[int] = set()
+
+    def cancel(self, thread: Thread) -> None:
+        """Make `check` raise in this thread from now on."""
+        if thread.ident is not None:
+            self._cancelled.add(thread.ident)
+
+    def clear(self, ident: int) -> None:
+        """Forget the cancellation of a thread that has ended, because a later thread may get its number."""
+        self._cancelled.discard(ident)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the cancellation of this thread was requested.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            The user interrupts the run, see `gpubench.running.interrupt`.
+        """
+        if get_ident() in self._cancelled:
+            raise KeyboardInterrupt
+
+
 class Timeline:
     """Records the stages of one run.
 
@@ -102,7 +129,7 @@ class Timeline:
         self._device_peak = device_peak
         self._gauge: Gauge | None = None
         self._lock = Lock()
-        self._stopped: set[int] = set()
+        self.cancel_token = CancelToken()
         self.listener = listener
 
     def follow(self, gauge: Gauge) -> None:
@@ -110,30 +137,10 @@ class Timeline:
         self._gauge = gauge
         self._device_peak = gauge.peak_bytes
 
-    def stop(self, thread: Thread) -> None:
-        """Ask what runs in a thread to stop: there `heed` raises from now on."""
-        if thread.ident is not None:
-            self._stopped.add(thread.ident)
-
-    def forget(self, ident: int) -> None:
-        """A thread has ended; a later one may get its number."""
-        self._stopped.discard(ident)
-
-    def heed(self) -> None:
-        """Stop here where that was asked for; every stage and every piece of work begins with it.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            The user wants the run to end, see `gpubench.running.interrupt`.
-        """
-        if get_ident() in self._stopped:
-            raise KeyboardInterrupt
-
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:
         """Time what runs inside; stages nest."""
-        self.heed()
+        self.cancel_token.check()
         path = "/".join([self._open[-1].path, name] if self._open else [name])
         self._credit_peak()
         self._memory.restart()
@@ -171,7 +178,7 @@ class Timeline:
 
     def advance(self, done: int, total: int) -> None:
         """Tell the listener how far the innermost stage is."""
-        self.heed()
+        self.cancel_token.check()
         if self.listener and self._open:
             self.listener.advanced(self._open[-1].path, done, total)
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from gpubench.core.checkpoint import Codec, Kept, Part
+from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Knn
 from gpubench.engines import get_engine
@@ -28,15 +28,15 @@ class Embedding:
     engine : where it is
     x : (n, d) float32, C-contiguous, on the device
     name : what the user calls it, for messages
-    kept : the parts of the run that depend on these cells
+    scope : checkpoint entries that depend on these cells
     planned_k : neighbours that the first search finds at least
     """
 
-    def __init__(self, engine: Engine, x: Array, name: str = "X", kept: Kept | None = None) -> None:
+    def __init__(self, engine: Engine, x: Array, name: str = "X", scope: CheckpointScope | None = None) -> None:
         self.engine = engine
         self.x = x
         self.name = name
-        self.kept = kept or Kept(engine.timeline)
+        self.scope = scope or CheckpointScope(engine.timeline)
         self.planned_k = 0
         self._knn: Knn | None = None
         self._shared: dict[Hashable, Any] = {}
@@ -67,8 +67,8 @@ class Embedding:
             raise InputError(f"k={k} neighbours cannot be found among {self.n} cells; use 1 to {self.n - 1}")
         if self._knn is None or self._knn.k < k:
             self.planned_k = planned = max(self.planned_k, k)
-            kept = self.kept if self.engine.brings_neighbors else self.kept.nowhere()
-            self._knn = kept.part("knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned)
+            scope = self.scope if self.engine.brings_neighbors else self.scope.disabled()
+            self._knn = scope.cached("knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned)
         return self._knn.head(k)
 
     def shared(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Hashable) -> T:
@@ -83,17 +83,17 @@ class Embedding:
         key = (name, *facts)
         if key not in self._shared:
             # an approximate graph that was searched for more neighbours has other nearest ones
-            self._shared[key] = self.kept.part(name, make, codec, *facts, self.planned_k)
+            self._shared[key] = self.scope.cached(name, make, codec, *facts, self.planned_k)
         return cast("T", self._shared[key])
 
 
 def _knn_codec(engine: Engine) -> Codec[Knn]:
-    def pack(knn: Knn) -> Part:
+    def pack(knn: Knn) -> CheckpointEntry:
         arrays = {"indices": engine.to_host(knn.indices), "distances": engine.to_host(knn.distances)}
-        return Part({"method": knn.method, "params": knn.params, "recall": knn.recall}, arrays)
+        return CheckpointEntry({"method": knn.method, "params": knn.params, "recall": knn.recall}, arrays)
 
-    def unpack(part: Part) -> Knn:
-        return Knn(*(engine.xp.asarray(part.arrays[name]) for name in ("indices", "distances")), **part.value)
+    def unpack(entry: CheckpointEntry) -> Knn:
+        return Knn(*(engine.xp.asarray(entry.arrays[name]) for name in ("indices", "distances")), **entry.value)
 
     return Codec(pack, unpack)
 

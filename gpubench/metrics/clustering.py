@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.checkpoint import LABELS, Codec, Part
+from gpubench.core.checkpoint import LABELS, CheckpointEntry, Codec
 from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Labels
@@ -175,8 +175,8 @@ RESOLUTIONS = tuple(x / 5 for x in range(1, 11))
 
 
 _CLUSTERS_AND_RESOLUTION: Codec[tuple[Labels, float]] = Codec(
-    lambda found: Part([LABELS.pack(found[0]).value, found[1]], LABELS.pack(found[0]).arrays),
-    lambda part: (LABELS.unpack(Part(part.value[0], part.arrays)), part.value[1]),
+    lambda found: CheckpointEntry([LABELS.pack(found[0]).value, found[1]], LABELS.pack(found[0]).arrays),
+    lambda entry: (LABELS.unpack(CheckpointEntry(entry.value[0], entry.arrays)), entry.value[1]),
 )
 
 

@@ -34,7 +34,7 @@ def answering(work: Callable[[], T], timeline: Timeline) -> T:
 
     Parameters
     ----------
-    timeline : through which the work is asked to stop, see `Timeline.stop`
+    timeline : through which the work is asked to stop, see `CancelToken`
 
     Raises
     ------
@@ -53,7 +53,7 @@ def answering(work: Callable[[], T], timeline: Timeline) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             raised.append(error)
         finally:
-            timeline.forget(threading.get_ident())
+            timeline.cancel_token.clear(threading.get_ident())
             done.set()
 
     # what a caller has set for his thread, such as NumPy's handling of errors, holds for the work
@@ -63,7 +63,7 @@ def answering(work: Callable[[], T], timeline: Timeline) -> T:
         while not done.wait(LOOK_S):
             pass
     except KeyboardInterrupt:
-        timeline.stop(thread)
+        timeline.cancel_token.cancel(thread)
         try:
             done.wait(PATIENCE_S)
         finally:  # a second Ctrl-C ends the waiting

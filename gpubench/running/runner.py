@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
-from gpubench.core.checkpoint import Kept, digest_of
+from gpubench.core.checkpoint import CheckpointScope, digest_of
 from gpubench.core.errors import InputError, message_of
 from gpubench.core.scores import CellScores
 from gpubench.core.types import Labels
@@ -134,10 +134,12 @@ def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], 
 class Runner:
     """Runs tasks and keeps what is finished, whatever happens later."""
 
-    def __init__(self, engine: Engine, inputs: Inputs, skipped: list[dict[str, str]], kept: Kept | None = None) -> None:
+    def __init__(
+        self, engine: Engine, inputs: Inputs, skipped: list[dict[str, str]], scope: CheckpointScope | None = None
+    ) -> None:
         self._engine = engine
         self._inputs = inputs
-        self._kept = kept or Kept(engine.timeline)
+        self._scope = scope or CheckpointScope(engine.timeline)
         self.rows: list[MetricResult] = []
         self.cells = inputs.cells()
         self.skipped = skipped
@@ -201,7 +203,7 @@ class Runner:
             if "" not in self.cells.views:
                 with timeline.stage("view"):
                     self.cells.views[name] = principal_view(embedding, self._engine.seed)
-            kept = self._kept_rows(embedding)
+            scope = self._row_scope(embedding)
             for task in tasks:
                 given = TaskInput(
                     self._engine,
@@ -211,25 +213,25 @@ class Runner:
                     pre_integrated=self._pre_integrated,
                     scorers=self._inputs.scorers,
                     cells=self.cells,
-                    kept=kept,
+                    scope=scope,
                     **self._inputs.columns,
                 )
                 yield partial(self._task, task, given, note)
             self._engine.release(x)
 
     def _on_engine(self, x: Array, name: str) -> Embedding:
-        kept = self._kept
-        if kept.checkpoint:
+        scope = self._scope
+        if scope.checkpoint:
             with self._engine.timeline.stage("digest"):
-                kept = kept.on(self._engine.digest(x))
-        return Embedding(self._engine, x, name, kept)
+                scope = scope.keyed(self._engine.digest(x))
+        return Embedding(self._engine, x, name, scope)
 
-    def _kept_rows(self, embedding: Embedding) -> Kept:
+    def _row_scope(self, embedding: Embedding) -> CheckpointScope:
         """The parts that depend on everything that a task is given."""
-        if not self._kept.checkpoint:
-            return self._kept
-        before = self._pre_integrated and self._pre_integrated.kept.depends_on
-        return embedding.kept.on(embedding.name, embedding.planned_k, before, self._inputs.digest())
+        if not self._scope.checkpoint:
+            return self._scope
+        before = self._pre_integrated and self._pre_integrated.scope.depends_on
+        return embedding.scope.keyed(embedding.name, embedding.planned_k, before, self._inputs.digest())
 
     def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
         """Find the neighbours that tasks share; returns the tasks that can go on."""
@@ -282,7 +284,7 @@ class Runner:
         with self._engine.timeline.stage(task.id):
             try:
                 for row in task.run(given):
-                    self._engine.timeline.heed()
+                    self._engine.timeline.cancel_token.check()
                     self.rows.append(with_note(row, note))
             except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
-from gpubench.core.checkpoint import Checkpoint, Kept
+from gpubench.core.checkpoint import Checkpoint, CheckpointScope
 from gpubench.core.errors import telling_of_memory
 from gpubench.data.urls import shown
 from gpubench.results.result import Result
@@ -140,8 +140,8 @@ def score(
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
-        kept = Kept(engine.timeline, parts).on(what_decides(engine)) if parts else None
-        run = Runner(engine, prepared.inputs, prepared.skipped, kept)
+        scope = CheckpointScope(engine.timeline, parts).keyed(what_decides(engine)) if parts else None
+        run = Runner(engine, prepared.inputs, prepared.skipped, scope)
         run.finish_or_keep(run.everything(dataset, prepared.tasks, given.data, prepared.baselines))
         if own:
             own.end(whole=not (run.interrupted or run.failures))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from gpubench.core.checkpoint import Codec, Part
+from gpubench.core.checkpoint import CheckpointEntry, Codec
 from gpubench.core.scores import FOLD, PREDICTED, CellColumn, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Array, Labels
 from gpubench.engines.planner import SCALED_VALUES
@@ -296,7 +296,7 @@ class Tested:
     answers: Answers | None = None
 
 
-def _pack(tested: list[Tested]) -> Part:
+def _pack(tested: list[Tested]) -> CheckpointEntry:
     arrays: dict[str, NDArray[Any]] = {}
     for i, answers in enumerate(test.answers for test in tested):
         if answers is not None:
@@ -308,16 +308,16 @@ def _pack(tested: list[Tested]) -> Part:
         }
         for test in tested
     ]
-    return Part(value, arrays)
+    return CheckpointEntry(value, arrays)
 
 
-def _unpack(part: Part) -> list[Tested]:
+def _unpack(entry: CheckpointEntry) -> list[Tested]:
     tested = []
-    for i, test in enumerate(part.value):
+    for i, test in enumerate(entry.value):
         scores = {name: score_from_dict(score) for name, score in test["scores"].items()}
         answers = None
         if test["names"] is not None:
-            answers = Answers(part.arrays[f"cells_{i}"], part.arrays[f"codes_{i}"], test["names"])
+            answers = Answers(entry.arrays[f"cells_{i}"], entry.arrays[f"codes_{i}"], test["names"])
         tested.append(Tested(scores, answers))
     return tested
 

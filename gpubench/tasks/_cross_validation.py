@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.checkpoint import Codec, Kept, Part
+from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import MetricResult, Score
 from gpubench.core.types import Array, Labels
@@ -54,7 +54,7 @@ class FoldGraph:
     rows : (m,) those that take part
     labels, folds : of the m cells
     centre : as in `Scaling`
-    parts : where the graph is kept, or taken from
+    scope : caches the graph in a checkpoint
     """
 
     engine: Engine
@@ -63,7 +63,7 @@ class FoldGraph:
     labels: Labels
     folds: Folds
     centre: bool
-    parts: Kept
+    scope: CheckpointScope
 
     @property
     def serves(self) -> bool:
@@ -86,7 +86,7 @@ class FoldGraph:
 
     @cached_property
     def _voters(self) -> Voters:
-        return self.parts.part("graph", self._search, _codec(self.engine))
+        return self.scope.cached("graph", self._search, _codec(self.engine))
 
     def _search(self) -> Voters:
         cells = self.x[self.rows]
@@ -95,12 +95,12 @@ class FoldGraph:
 
 
 def _codec(engine: Engine) -> Codec[Voters]:
-    def pack(voters: Voters) -> Part:
+    def pack(voters: Voters) -> CheckpointEntry:
         nearest = engine.to_host(voters.nearest)
-        return Part({"method": voters.method, "recall": voters.recall}, {"nearest": nearest})
+        return CheckpointEntry({"method": voters.method, "recall": voters.recall}, {"nearest": nearest})
 
-    def unpack(part: Part) -> Voters:
-        return Voters(engine.xp.asarray(part.arrays["nearest"]), **part.value)
+    def unpack(entry: CheckpointEntry) -> Voters:
+        return Voters(engine.xp.asarray(entry.arrays["nearest"]), **entry.value)
 
     return Codec(pack, unpack)
 
@@ -245,7 +245,7 @@ class Contest:
         self._engine = given.engine
         self._recipe = recipe
         # what a user's own scorer computes cannot be told from outside
-        self._parts = given.parts.nowhere() if given.scorers else given.parts
+        self._scope = given.checkpoint_scope.disabled() if given.scorers else given.checkpoint_scope
         self._scorers: dict[str, Scorer] = {}
         if given.scorers:
             from gpubench.tasks._scorers import make_scorers
@@ -279,11 +279,11 @@ class Contest:
         facts : with the name and kind what tells this training from the others of the task
         """
         facts = (self._recipe.task, kind, *facts)
-        return self._parts.part(name, lambda: self._train_and_score(kind, *take()), TESTED, *facts)
+        return self._scope.cached(name, lambda: self._train_and_score(kind, *take()), TESTED, *facts)
 
     def keeps(self, name: str, kind: ClassifierKind, *facts: Any) -> bool:
         """Whether `train_and_score` will take the scores over."""
-        return self._parts.holds(name, self._recipe.task, kind, *facts)
+        return self._scope.has(name, self._recipe.task, kind, *facts)
 
     def _train_and_score(
         self, kind: ClassifierKind, train: Callable[[], Predictor], tests: Sequence[TestSet]
@@ -355,8 +355,8 @@ class Contest:
         """
         if cells is not None:
             keep_folds(self._given, self._recipe.task, params, cells, folds)
-        kept = self._given.parts.on(self._recipe.task, params)
-        graph = FoldGraph(self._engine, x, rows, labels, folds, self._recipe.centre, kept)
+        scope = self._given.checkpoint_scope.keyed(self._recipe.task, params)
+        graph = FoldGraph(self._engine, x, rows, labels, folds, self._recipe.centre, scope)
         one_graph = graph if free and graph.serves else None
         trainings = FoldTrainings(self, self._engine, (x, rows, labels, cells), folds, one_graph)
         by_classifier: list[list[Scores]] = []

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
-from gpubench.core.checkpoint import Codec, Kept, Part
+from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError
 from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Labels
@@ -118,7 +118,7 @@ class TaskInput:
     pre_integrated : the same cells before their batches were integrated, or None where not given
     scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
     cells : where the task leaves what its numbers are made of
-    kept : parts that depend on all of this; None: nothing is kept
+    scope : checkpoint entries that depend on all of this; None: no checkpoint
     """
 
     engine: Engine
@@ -135,12 +135,12 @@ class TaskInput:
     pre_integrated: Embedding | None = None
     scorers: Mapping[str, Any] = field(default_factory=dict)
     cells: CellScores = field(default_factory=CellScores)
-    kept: Kept | None = None
+    scope: CheckpointScope | None = None
 
     @property
-    def parts(self) -> Kept:
-        """Where numbers are taken from, or kept, as they are finished."""
-        return self.kept or Kept(self.engine.timeline)
+    def checkpoint_scope(self) -> CheckpointScope:
+        """The scope whose entries results are read from and written to."""
+        return self.scope or CheckpointScope(self.engine.timeline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +179,15 @@ class Task:
         return 0 if self.estimated and engine.estimates_neighborhoods(n, d) else self.knn_k(options)
 
 
-def _pack(timed: tuple[Score, float]) -> Part:
+def _pack(timed: tuple[Score, float]) -> CheckpointEntry:
     score, seconds = timed
-    return Part([score_to_dict(score), seconds], {} if score.cells is None else {"cells": score.cells})
+    return CheckpointEntry([score_to_dict(score), seconds], {} if score.cells is None else {"cells": score.cells})
 
 
-def _unpack(part: Part) -> tuple[Score, float]:
-    score = score_from_dict(part.value[0])
-    score.cells = part.arrays.get("cells")
-    return score, part.value[1]
+def _unpack(entry: CheckpointEntry) -> tuple[Score, float]:
+    score = score_from_dict(entry.value[0])
+    score.cells = entry.arrays.get("cells")
+    return score, entry.value[1]
 
 
 SCORE: Codec[tuple[Score, float]] = Codec(_pack, _unpack)
@@ -213,7 +213,7 @@ def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwa
         score = metric(*args, **kwargs)
         return score, time.perf_counter() - begin
 
-    score, seconds = given.parts.part(spec.id, compute, SCORE, task)
+    score, seconds = given.checkpoint_scope.cached(spec.id, compute, SCORE, task)
     if score.cells is not None:
         column = CellColumn(given.name, task, spec.id, score.cells, mean_over=spec.mean_over)
         given.cells.columns.append(column)

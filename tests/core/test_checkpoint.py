@@ -14,13 +14,23 @@ import numpy as np
 import pytest
 
 from gpubench.core import checkpoint, files
-from gpubench.core.checkpoint import ARRAY, LABELS, TAKEN_OVER, Checkpoint, Codec, Kept, Part, digest_of, digest_of_code
+from gpubench.core.checkpoint import (
+    ARRAY,
+    LABELS,
+    TAKEN_OVER,
+    Checkpoint,
+    CheckpointEntry,
+    CheckpointScope,
+    Codec,
+    digest_of,
+    digest_of_code,
+)
 from gpubench.core.errors import InputError
 from gpubench.core.scores import Score, score_from_dict, score_to_dict
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Labels
 
-PLAIN: Codec[Any] = Codec(Part, lambda part: part.value)
+PLAIN: Codec[Any] = Codec(CheckpointEntry, lambda entry: entry.value)
 
 
 class Computed:
@@ -40,15 +50,15 @@ def timeline() -> Timeline:
     return Timeline()
 
 
-def kept_in(checkpoint: Checkpoint, timeline: Timeline) -> Kept:
-    return Kept(timeline, checkpoint, "these cells")
+def scope_in(checkpoint: Checkpoint, timeline: Timeline) -> CheckpointScope:
+    return CheckpointScope(timeline, checkpoint, "these cells")
 
 
 def compute(out: Path, timeline: Timeline, value: Any, codec: Codec[Any], *facts: Any) -> tuple[Any, int, Checkpoint]:
     """One run that asks for one part: what it got, how often that was computed, and its closed checkpoint."""
     computed = Computed(value)
     with Checkpoint(out) as checkpoint:
-        got = kept_in(checkpoint, timeline).part("part", computed, codec, *facts)
+        got = scope_in(checkpoint, timeline).cached("part", computed, codec, *facts)
         np.asarray(got)  # a mapped array is looked at while its file is there
     return got, computed.times, checkpoint
 
@@ -106,9 +116,9 @@ def test_other_facts_are_computed_anew(
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_folder_that_someone_removes_meanwhile_ends_no_run(whole: bool, tmp_path: Path, timeline: Timeline) -> None:
     with Checkpoint(tmp_path / "out") as checkpoint:
-        kept_in(checkpoint, timeline).part("part", Computed(1), PLAIN)
+        scope_in(checkpoint, timeline).cached("part", Computed(1), PLAIN)
         shutil.rmtree(tmp_path / "out")
-        assert kept_in(checkpoint, timeline).part("other", Computed(2), PLAIN) == 2
+        assert scope_in(checkpoint, timeline).cached("other", Computed(2), PLAIN) == 2
         (line,) = checkpoint.end(whole=whole)
     assert "not kept any more" in line
 
@@ -118,7 +128,7 @@ def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: 
     with Checkpoint(tmp_path) as first:
         shutil.rmtree(first.folder)
         with Checkpoint(tmp_path) as second:
-            kept_in(second, timeline).part("part", Computed(1), PLAIN)
+            scope_in(second, timeline).cached("part", Computed(1), PLAIN)
             first.end(whole=True)
             first.__exit__()
             assert [file.suffix for file in second.folder.glob("*.part.*")] == [".json"]
@@ -127,7 +137,7 @@ def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: 
 def test_parts_that_depend_on_other_things_are_apart(tmp_path: Path, timeline: Timeline) -> None:
     for i, cells in enumerate(("these", "those")):
         with Checkpoint(tmp_path) as checkpoint:
-            assert kept_in(checkpoint, timeline).on(cells).part("part", Computed(i), PLAIN) == i
+            assert scope_in(checkpoint, timeline).keyed(cells).cached("part", Computed(i), PLAIN) == i
 
 
 def damage_half_of(file: Path) -> None:
@@ -146,7 +156,8 @@ def empty(file: Path) -> None:
 @pytest.mark.parametrize("suffix", ["json", "npy"])
 def test_what_is_damaged_is_computed_anew(damage: Any, suffix: str, tmp_path: Path, timeline: Timeline) -> None:
     codec: Codec[Any] = Codec(
-        lambda value: Part(value, {"a": np.full(9, value)}), lambda part: (part.value, part.arrays["a"].tolist())
+        lambda value: CheckpointEntry(value, {"a": np.full(9, value)}),
+        lambda entry: (entry.value, entry.arrays["a"].tolist()),
     )
     if (damage, suffix) == (damage_a_digit_of, "npy"):
         pytest.skip("arrays are forced to the disk before the file that names them")
@@ -162,7 +173,7 @@ def test_what_is_damaged_is_computed_anew(damage: Any, suffix: str, tmp_path: Pa
 def test_a_run_that_ended_whole_leaves_nothing(tmp_path: Path, timeline: Timeline) -> None:
     (tmp_path / "results.json").write_text("{}")
     with Checkpoint(tmp_path) as checkpoint:
-        kept_in(checkpoint, timeline).part("part", Computed(np.ones(3)), ARRAY)
+        scope_in(checkpoint, timeline).cached("part", Computed(np.ones(3)), ARRAY)
         assert checkpoint.end(whole=True) == []
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
@@ -178,7 +189,7 @@ def test_files_of_others_stay(tmp_path: Path, timeline: Timeline) -> None:
     stranger.parent.mkdir()
     stranger.write_text("mine")
     with Checkpoint(tmp_path) as checkpoint:
-        kept_in(checkpoint, timeline).part("part", Computed(1), PLAIN)
+        scope_in(checkpoint, timeline).cached("part", Computed(1), PLAIN)
         checkpoint.end(whole=True)
     assert [path.name for path in stranger.parent.iterdir()] == ["notes.txt"]
 
@@ -233,25 +244,25 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
 
     monkeypatch.setattr(os, "fsync", full)
     with Checkpoint(tmp_path) as checkpoint:
-        kept = kept_in(checkpoint, timeline)
-        assert kept.part("graph", Computed(np.ones(3)), ARRAY).tolist() == [1, 1, 1]
-        assert kept.part("row", Computed(2), PLAIN) == 2
+        scope = scope_in(checkpoint, timeline)
+        assert scope.cached("graph", Computed(np.ones(3)), ARRAY).tolist() == [1, 1, 1]
+        assert scope.cached("row", Computed(2), PLAIN) == 2
         assert checkpoint.end(whole=False)[0].startswith("What is finished is not kept any more: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nowhere_keeps_nothing(tmp_path: Path, timeline: Timeline) -> None:
+def test_a_disabled_scope_writes_nothing(tmp_path: Path, timeline: Timeline) -> None:
     with Checkpoint(tmp_path) as checkpoint:
-        assert kept_in(checkpoint, timeline).nowhere().part("part", Computed(1), PLAIN) == 1
+        assert scope_in(checkpoint, timeline).disabled().cached("part", Computed(1), PLAIN) == 1
         assert not list(checkpoint.folder.glob("*.json"))
-    assert Kept(timeline).part("part", Computed(1), PLAIN) == 1
+    assert CheckpointScope(timeline).cached("part", Computed(1), PLAIN) == 1
 
 
 def test_lines_say_what_was_taken_over_and_what_is_left(tmp_path: Path, timeline: Timeline) -> None:
     for _ in range(2):
         with Checkpoint(tmp_path) as checkpoint:
             for fold in (1, 2):
-                kept_in(checkpoint, timeline).part(f"fold {fold}", Computed(fold), PLAIN)
+                scope_in(checkpoint, timeline).cached(f"fold {fold}", Computed(fold), PLAIN)
             lines = checkpoint.end(whole=False)
     assert lines == [
         f"Taken over from the run before, {checkpoint.saved_s:.1f} s of work: fold x 2.",

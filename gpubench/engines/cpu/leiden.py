@@ -266,7 +266,7 @@ def leiden(
                 while talk.is_alive():
                     talk.join(LOOK_S)
                     timeline.beside(peak_bytes_of(process.pid) or 0)  # with what this one holds of the graph by now
-                    timeline.heed()
+                    timeline.cancel_token.check()
             finally:
                 if talk.is_alive():  # the run is to stop, and nobody waits for the answer
                     process.kill()

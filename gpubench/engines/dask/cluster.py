@@ -320,7 +320,7 @@ class Cluster:
                 if len(futures) > 1:
                     self._timeline.advance(done, len(futures))
                 else:
-                    self._timeline.heed()
+                    self._timeline.cancel_token.check()
                 if done == len(futures):
                     break
                 vigil.look()

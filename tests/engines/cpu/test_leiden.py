@@ -61,7 +61,7 @@ def test_small_graphs_stay(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("in_a_process")
 def test_a_run_that_is_stopped_ends_the_process(graph: Graph) -> None:
     timeline = Timeline()
-    timeline.stop(threading.current_thread())
+    timeline.cancel_token.cancel(threading.current_thread())
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         leiden.leiden([graph].pop, 1.0, 2, 0, timeline)
