@@ -1,8 +1,8 @@
-"""Writes the measured figures as the README's tables of speed.
+"""Write the measured figures into the tables of README.md and docs/performance.md.
 
     python benchmarks/table.py --write
 
-puts each between the README's marks for it; without --write they are printed.
+replaces the text between the marks of each table; without --write the tables are printed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,28 @@ from typing import Any
 from cases import CASES
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SUMMARY = ("suite", "suite_without_prediction", "silhouette_label", "clustering", "score_file", "drop_in_benchmarker")
+"""Cases that the README shows."""
+
+
+def summary_table(results: Path = HERE / "results") -> str:
+    """Return the README's table: whole processes of a few cases, and the machine."""
+    reports = [json.loads((results / f"{id_}.json").read_text()) for id_ in SUMMARY]
+    rows = []
+    for report in reports:
+        state = report["states"]["warm" if "warm" in report["states"] else "cold"]
+        median, ratio = state["median"], state["peer_over_ours"]["process_s"]
+        seconds = (_with_unit(median[side]["process_s"], "process_s") for side in ("peer", "ours"))
+        rows.append(
+            f"| {' | '.join([report['what'], _shape(report), report['peer'], *seconds, f'**{ratio:.3g} ×**'])} |"
+        )
+    head = ["| | cells | peer | peer's time | gpubench | faster |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *rows, "", f"Measured on {_machines(reports)}, without a GPU."]) + "\n"
 
 
 def table(results: Path = HERE / "results") -> str:
-    """The table of all cases that have a result, and the machines they were measured on."""
+    """Return the table of all cases that have a result, and the machines they were measured on."""
     reports = [json.loads(path.read_text()) for case in CASES if (path := results / f"{case.id}.json").exists()]
     if not reports:
         return ""
@@ -27,24 +45,27 @@ def table(results: Path = HERE / "results") -> str:
         "| | cells | peer | caches | fresh process | the same call again |",
         "|---|---|---|---|---|---|",
     ]
-    machines = sorted({_machine(report) for report in reports})
     notes = [
         "",
         "Peer → gpubench, medians. A fresh process counts interpreter, imports, reading and one call; of the",
         "neighbours only the call is timed. The caches are numba's, which the peers use: warm where they are filled,",
         "cold where the peers compile first; gpubench compiles nothing when it runs.",
-        f"Measured on {' and on '.join(machines)}; every run, with versions and commit, is in `benchmarks/results/`.",
+        f"Measured on {_machines(reports)}; every run, with versions and commit, is in `benchmarks/results/`.",
     ]
     return "\n".join([*head, *map(_row, reports), *notes]) + "\n"
 
 
 def _row(report: dict[str, Any]) -> str:
-    cells, states = report["cells"], report["states"]
-    shape = f"{cells['n']:,} × {cells['d']}" if cells else report["file"] or ""
+    states = report["states"]
     caches = "warm" if "warm" in states else "cold"
     again = _figure(states[caches], "second_call_s") if report["peer"] else ""
-    row = [report["what"], shape, report["peer"], caches, _figure(states[caches], report["figure"]), again]
+    row = [report["what"], _shape(report), report["peer"], caches, _figure(states[caches], report["figure"]), again]
     return f"| {' | '.join(row)} |"
+
+
+def _shape(report: dict[str, Any]) -> str:
+    cells = report["cells"]
+    return f"{cells['n']:,} × {cells['d']}" if cells else report["file"] or ""
 
 
 def _figure(state: dict[str, Any], name: str) -> str:
@@ -61,25 +82,26 @@ def _with_unit(value: float, figure: str) -> str:
     return f"{value / 1e9:.3g} GB" if figure.endswith("_bytes") else f"{value:.3g} s"
 
 
-def _machine(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB"
+def _machines(reports: list[dict[str, Any]]) -> str:
+    machines = (report["machine"] for report in reports)
+    texts = {f"{m['cpu']}, {m['cores']} cores, {m['memory_bytes'] / 1e9:.0f} GB" for m in machines}
+    return " and on ".join(sorted(texts))
 
 
-def _of_report(path: Path, head: list[str], row: Callable[[dict[str, Any]], str]) -> str:
-    """A table of the rows of a report; empty where it has not been made."""
+def _table_from(path: Path, head: list[str], row: Callable[[dict[str, Any]], str]) -> str:
+    """Return a table of the rows of a result file, or an empty text if there is no such file."""
     if not path.exists():
         return ""
     return "\n".join([*head, *map(row, json.loads(path.read_text())["rows"])]) + "\n"
 
 
 def neighbors_table(results: Path = HERE / "results") -> str:
-    """The table of neighbour graphs beside other packages, at the recall that was asked for."""
+    """Return the table of neighbour graphs compared with other packages at the same recall."""
     head = [
         "| neighbours | intrinsic dimension | gpubench | pynndescent, warm | pynndescent, cold | faiss IVF |",
         "|---|---|---|---|---|---|",
     ]
-    return _of_report(results / "neighbors.json", head, _neighbors_row)
+    return _table_from(results / "neighbors.json", head, _neighbors_row)
 
 
 def _neighbors_row(row: dict[str, Any]) -> str:
@@ -94,9 +116,9 @@ def _neighbors_row(row: dict[str, Any]) -> str:
 
 
 def scale_table(results: Path = HERE / "results") -> str:
-    """The table of whole suites of more and more cells."""
+    """Return the table of whole suites of growing size."""
     head = ["| cells | label prediction | time | memory at the peak |", "|---|---|---|---|"]
-    return _of_report(results / "scale.json", head, _scale_row)
+    return _table_from(results / "scale.json", head, _scale_row)
 
 
 def _scale_row(row: dict[str, Any]) -> str:
@@ -108,18 +130,18 @@ def _scale_row(row: dict[str, Any]) -> str:
 
 
 def leiden_table(results: Path = HERE / "results") -> str:
-    """The table of implementations of Leiden: processor time, memory and quality."""
+    """Return the table of implementations of Leiden: processor time, memory and quality."""
     head = [
         "| cells | implementation | processor time | memory | modularity | ARI with the labels | ARI between seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    return _of_report(results / "leiden.json", head, _leiden_row)
+    return _table_from(results / "leiden.json", head, _leiden_row)
 
 
 def _leiden_row(row: dict[str, Any]) -> str:
     cells = [f"{row['n']:,}", LEIDEN[row["method"]]]
     if "not_ended_within_s" in row:
-        cells += [f"not ended after {row['not_ended_within_s']:.0f} s", "", "", "", ""]
+        cells += [f"stopped after {row['not_ended_within_s']:.0f} s", "", "", "", ""]
     else:
         between = row["ari_between_seeds"]
         cells += [f"{row['processor_s']:.3g} s", f"{row['peak_bytes'] / 1e9:.2g} GB", f"{row['modularity']:.4f}"]
@@ -135,28 +157,37 @@ LEIDEN = {
     "networkit_one": "networkit on one thread",
 }
 
-TABLES = {"speed": table, "neighbours": neighbors_table, "scale": scale_table, "leiden": leiden_table}
-"""Name in the README's marks -> what writes the table between them."""
+TABLES = {
+    "README.md": {"summary": summary_table},
+    "docs/performance.md": {
+        "speed": table,
+        "scale": scale_table,
+        "neighbours": neighbors_table,
+        "leiden": leiden_table,
+    },
+}
+"""Page -> name in its marks -> function that writes the table between them."""
 
 
-def with_tables(readme: str) -> str:
-    """The README's text with each table between its marks."""
-    for name, write in TABLES.items():
-        before, begin, rest = readme.partition(f"<!-- {name}: written by python benchmarks/table.py --write -->\n")
+def with_tables(page: str, text: str) -> str:
+    """Return the text of a page with each table between its marks."""
+    for name, write in TABLES[page].items():
+        before, begin, rest = text.partition(f"<!-- {name}: written by python benchmarks/table.py --write -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-        readme = f"{before}{begin}{write()}{end}{after}"
-    return readme
+        text = f"{before}{begin}{write()}{end}{after}"
+    return text
 
 
 def main() -> None:
-    """Print the tables, or write them."""
+    """Print the tables, or write them into the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put them into the README")
-    if parser.parse_args().write:
-        readme = HERE.parent / "README.md"
-        readme.write_text(with_tables(readme.read_text()))
-    else:
-        print(*(write() for write in TABLES.values()), sep="\n", end="")
+    parser.add_argument("--write", action="store_true", help="write them into README.md and docs/performance.md")
+    write = parser.parse_args().write
+    for page, tables in TABLES.items():
+        if write:
+            (ROOT / page).write_text(with_tables(page, (ROOT / page).read_text()))
+        else:
+            print(*(make() for make in tables.values()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw .docs/report.png of a demo: `gpubench demo && python .docs/picture.py gpubench-demo/report.html [BROWSER]`."""
+"""Draw docs/report.png of a demo: `gpubench demo && python docs/picture.py gpubench-demo/report.html [BROWSER]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README says is true: its code runs, its commands exist, its tables are those of the package."""
+"""README and pages are true: their code runs, their commands exist, their tables are generated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from gpubench.tasks import TASKS, label_prediction
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+COMMANDS_TESTED_HERE = [page for page in PAGES if page not in ("docs/clusters.md", "docs/first-session.md")]
+"""The first session has its own test; clusters need machines that a test does not have."""
+
+ALL_COMMANDS = "\n".join(PAGES[page] for page in COMMANDS_TESTED_HERE)
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -31,13 +38,15 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def gpubench_commands() -> list[str]:
-    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
-    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("gpubench ")]
+    """The commands of all pages, each once."""
+    lines = [line for block in blocks(ALL_COMMANDS, "sh") for line in block.splitlines()]
+    parts = (part.strip() for line in lines for part in line.split("&&"))
+    return list(dict.fromkeys(part for part in parts if part.startswith("gpubench ")))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the README names; forests are small, for speed."""
+    """A working folder with the files that the pages name; forests are small, for speed."""
     monkeypatch.setattr(label_prediction, "RECIPE", SMALL_FORESTS)
     monkeypatch.chdir(tmp_path)
     cells = anndata.read_h5ad(demo_path())[::4]
@@ -49,15 +58,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_python_blocks_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = "\n".join(blocks(README, "python"))
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_blocks_run(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks(PAGES[page], "python"))
+    exec(compile(code, page, "exec"), {})
     assert (folder / "results.json").is_file()
     assert "adjusted_rand_index" in capsys.readouterr().out
 
 
+def test_drop_in_block_runs() -> None:
+    (code,) = blocks(PAGES["docs/drop-in.md"], "python")
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 BY_ANOTHER_TEST = {
-    "gpubench demo": "test_cli.py runs it, and .ci/run from the wheel",
+    "gpubench demo": "cli/test_main.py runs it, and .ci/run from the wheel",
     "gpubench datasets fetch tsv2_blood": "needs S3: datasets/test_first_session.py has a server",
     "gpubench score tsv2_blood --embedding emb.npy --out results/": "needs what was fetched, as above",
 }
@@ -91,13 +106,13 @@ def files(folder: Path) -> Path:
         result = gb.score("cells.h5ad", name, label="cell_type", tasks="embedding")
         Path("results", name.removeprefix("X_")).mkdir(parents=True)
         result.to_json(f"results/{name.removeprefix('X_')}/results.json")
-    Path("run.yaml").write_text(blocks(README, "yaml")[0])
+    Path("run.yaml").write_text(blocks(PAGES["docs/datasets.md"], "yaml")[0])
     return folder
 
 
 def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them, in order but for the one that makes a file for another."""
-    lines = dict.fromkeys(gpubench_commands())
+    lines = gpubench_commands()
     assert set(BY_ANOTHER_TEST) <= set(lines)
     failed = [
         (line, capsys.readouterr().err)
@@ -118,14 +133,14 @@ def test_commands_exist(line: str) -> None:
 
 
 def test_the_run_file_runs(folder: Path) -> None:
-    (text,) = blocks(README, "yaml")
+    (text,) = blocks(PAGES["docs/datasets.md"], "yaml")
     Path("run.yaml").write_text(text)
     assert main.main(["score", "run.yaml", "--out", "results", "--quiet"]) == 0
     assert {"pbmc", "half"} <= {path.name for path in Path("results").iterdir()}
 
 
 def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [line for block in blocks(README, "console") for line in block.splitlines()]
+    lines = [line for block in blocks(PAGES["docs/command-line.md"], "console") for line in block.splitlines()]
     assert lines
     for command, message in zip(lines[::2], lines[1::2], strict=True):
         assert main.main(shlex.split(command.removeprefix("$ gpubench "))) == main.EXIT_BAD_INPUT
@@ -134,25 +149,31 @@ def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.Captu
 
 def test_table_of_tasks() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", README, re.MULTILINE)
-    told = {
+    written = {
         task: (asks, needs, re.findall(r"`(\w+)`", metrics)) for task, asks, needs, metrics in rows if task in TASKS
     }
-    assert told == {task.id: (task.question, ", ".join(task.needs), list(task.metrics)) for task in TASKS.values()}
+    assert written == {task.id: (task.question, ", ".join(task.needs), list(task.metrics)) for task in TASKS.values()}
 
 
-def test_speed_is_what_was_measured() -> None:
-    code = "import sys, table; sys.stdout.write(table.with_tables(sys.stdin.read()))"
+@pytest.mark.parametrize(("page", "n_tables"), [("README.md", 1), ("docs/performance.md", 4)])
+def test_speed_tables_equal_the_measured_results(page: str, n_tables: int) -> None:
+    code = f"import sys, table; sys.stdout.write(table.with_tables({page!r}, sys.stdin.read()))"
     command = [sys.executable, "-c", code]
     folder = ROOT / "benchmarks"
-    written = subprocess.run(command, input=README, capture_output=True, text=True, check=True, cwd=folder).stdout
-    assert written == README
-    assert README.count("written by python benchmarks/table.py --write") == 4, "speed, neighbours, scale, Leiden"
+    written = subprocess.run(command, input=PAGES[page], capture_output=True, text=True, check=True, cwd=folder).stdout
+    assert written == PAGES[page]
+    assert PAGES[page].count("written by python benchmarks/table.py --write") == n_tables
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_links_and_paths_lead_somewhere(text: str) -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_paths_lead_somewhere(page: str) -> None:
+    text, folder = PAGES[page], (ROOT / page).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     scripts = re.findall(r"(?:python|bash) ((?:\.ci|benchmarks)/[\w./]+)", text)
     paths = re.findall(r"`((?:gpubench|tests|benchmarks|kernels)/[\w./]+)`", text)
-    missing = [path for path in [*links, *scripts, *paths] if not (ROOT / path).exists()]
-    assert not missing
+    assert not [link for link in links if not (folder / link).exists()]
+    assert not [path for path in [*scripts, *paths] if not (ROOT / path).exists()]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200

@@ -17,17 +17,17 @@ from gpubench.datasets.demo import demo_path
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "first-session.md").read_text()
 
 
-def agrees(printed: str, told: str) -> bool:
+def agrees(printed: str, expected: str) -> bool:
     """Whether the text is that of the page, where "..." stands for anything; runs of blanks are one."""
-    told, printed = (re.sub(r" +", " ", re.sub(r" +\n", "\n", text)).strip() for text in (told, printed))
-    return re.fullmatch(re.escape(told).replace(r"\.\.\.", ".*"), printed, re.DOTALL) is not None
+    expected, printed = (re.sub(r" +", " ", re.sub(r" +\n", "\n", text)).strip() for text in (expected, printed))
+    return re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), printed, re.DOTALL) is not None
 
 
 def run_console(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, told in re.findall(r"^\$ gpubench (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+    for command, expected in re.findall(r"^\$ gpubench (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
         assert main(shlex.split(command)) == 0, capsys.readouterr().err
         printed = capsys.readouterr().out
-        assert agrees(printed, told), f"{command} printed\n{printed}\nthe page says\n{told}"
+        assert agrees(printed, expected), f"{command} printed\n{printed}\nthe page says\n{expected}"
 
 
 @pytest.fixture

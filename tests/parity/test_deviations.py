@@ -1,6 +1,6 @@
-"""Where gpubench answers something else on purpose: what cz-benchmarks does, and what we do instead.
+"""Deliberate differences: what cz-benchmarks does, and what gpubench does instead.
 
-Each test is a row of the README's table of deviations.
+Each test is a row of the table of differences in docs/accuracy.md.
 """
 
 from __future__ import annotations

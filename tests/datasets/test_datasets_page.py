@@ -1,4 +1,4 @@
-"""The README's commands of datasets and run files, run as they stand there against a server that has the dataset."""
+"""The commands of docs/datasets.md, run as they are written against a server that has the dataset."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from gpubench import datasets
 from gpubench.cli.main import main
 from gpubench.datasets.demo import demo_path
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-SECTION = README.partition("## Datasets by name, and run files\n")[2].partition("\n## ")[0]
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text()
 
 
 @pytest.fixture
 def folder(servers: tuple[Any, s3.Proxy], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the README names; the demo's cells stand for tsv2_blood."""
+    """A folder with the files that the page names; the demo's cells stand for tsv2_blood."""
     monkeypatch.chdir(tmp_path)
     cells = ad.read_h5ad(demo_path())[::8].copy()
     cells.write_h5ad("cells.h5ad")
     for name in ("emb.npy", "embedding.npy"):
         np.save(name, cells.obsm["X_pca"])
-    Path("run.yaml").write_text(re.search(r"```yaml\n(.*?)```", SECTION, re.DOTALL)[1])
+    Path("run.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
     address = datasets.info("tsv2_blood").path
     bucket, _, key = address.removeprefix("s3://").partition("/")
     servers[0].create_bucket(Bucket=bucket)
@@ -41,8 +40,8 @@ def folder(servers: tuple[Any, s3.Proxy], cache: Path, tmp_path: Path, monkeypat
     return tmp_path
 
 
-def test_the_commands_of_the_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+def test_commands_of_the_page_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     commands = [shlex.split(line) for line in block.splitlines()]
     assert len(commands) == 5
     for name, *arguments in commands:
@@ -69,10 +68,10 @@ def test_ctrl_c_keeps_what_is_fetched(folder: Path, cache: Path, proxy: s3.Proxy
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=os.environ)
     assert begun.wait(30)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, printed = process.communicate(timeout=30)
     stopped.set()
     assert process.returncode == 130
-    assert told == "gpubench: interrupted; what is fetched is kept, and the next fetch goes on with it\n"
+    assert printed == "gpubench: interrupted; what is fetched is kept, and the next fetch goes on with it\n"
     (part,) = cache.rglob("*.part")
     assert part.stat().st_size == 20_000
     proxy.reset()
