@@ -1,4 +1,4 @@
-"""What is measured, against what, and what is claimed."""
+"""Benchmark cases: what is measured, the peer, and the claim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Figure = Literal["import_s", "first_call_s", "process_s", "peak_bytes"]
 
 @dataclass(frozen=True)
 class Cells:
-    """Synthetic cells, or None for n where a case takes a file."""
+    """Sizes of the synthetic cells."""
 
     n: int
     d: int = 50
@@ -21,7 +21,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison.
+    """One comparison of gpubench with a peer.
 
     Attributes
     ----------
@@ -29,8 +29,8 @@ class Case:
     what : the row of the table
     figure : which measured figure the claim is about
     ours : command without the interpreter; {data} is the folder of the cells, {file} the file, {out} an empty folder
-    peer : the same for the peer; None: nothing to compare with
-    peer_name : in words
+    peer : command of the peer; None: nothing to compare with
+    peer_name : name and version
     cells : the synthetic cells; None: the file given by --file
     at_least : claimed speed-up
     at_most : claimed limit, in the unit of the figure
@@ -51,11 +51,11 @@ class Case:
     drop_in: bool = False
 
     def peer_python(self, peer_python: str | None) -> str | None:
-        """The interpreter that runs the peer."""
+        """Return the interpreter that runs the peer."""
         return sys.executable if self.same_environment else peer_python
 
     def own_python(self, peer_python: str | None) -> str:
-        """The interpreter that runs gpubench."""
+        """Return the interpreter that runs gpubench."""
         return peer_python if self.drop_in and peer_python else sys.executable
 
 
@@ -81,7 +81,7 @@ def _metric(workload: str, what: str, peer_name: str, at_least: float) -> Case:
 
 
 def _drop_in(id: str, call: tuple[str, ...], what: str, peer_name: str, at_least: float, cells: Cells | None) -> Case:  # noqa: A002
-    """The same script without and with gpubench in the place of what it calls."""
+    """Return a case that runs a script without and with the drop-in."""
     ours = ("-m", "gpubench.accel", *call)
     return Case(id, what, "process_s", ours, call, peer_name, cells, at_least=at_least, drop_in=True)
 

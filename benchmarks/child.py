@@ -1,4 +1,4 @@
-"""What runs in a fresh process: one import, one call, their times.
+"""Time one import and one call in a fresh process.
 
     python benchmarks/child.py ours|peers|scripts WORKLOAD DATA [--again]
 

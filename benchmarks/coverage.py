@@ -1,4 +1,4 @@
-"""How often the 95% intervals of estimated scores hold the value that all cells give.
+"""Count how often the 95% intervals of estimated scores cover the value of all cells.
 
     python benchmarks/coverage.py --n 50000 --seeds 100
 
@@ -29,19 +29,19 @@ LEAST = 0.93
 
 
 class Estimating(CpuEngine):
-    """The CPU engine where all cells are too many."""
+    """A CPU engine that samples at any number of cells."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.exact_products = 0
 
     def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - of any size
-        """Whatever the number of cells."""
+        """Return True for any number of cells."""
         return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Estimate each score again and again; 1 if intervals are too narrow."""
+    """Estimate each score repeatedly; return 1 if intervals are too narrow."""
     given = _parse(arguments)
     cells = make(given.n, given.d)
     scores: dict[str, Callable[[CpuEngine], Any]] = {

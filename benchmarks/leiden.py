@@ -1,4 +1,4 @@
-"""Leiden communities by igraph, networkit and leidenalg on the same graphs: time, memory, quality.
+"""Compare Leiden of igraph, networkit and leidenalg on the same graphs: time, memory, quality.
 
     pip install networkit leidenalg
     python benchmarks/leiden.py --n 100000 1000000 --seeds 3
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _rows(n: int, given: argparse.Namespace, folder: str) -> Iterator[dict[str, Any]]:
-    """What each package takes and finds; of one that does not end within the limit, that."""
+    """Return time, memory and quality of each package, or that it exceeded the time limit."""
     for method in given.method:
         facts = {
             "n": n,
@@ -71,8 +71,8 @@ def _rows(n: int, given: argparse.Namespace, folder: str) -> Iterator[dict[str, 
 def _run(limit_s: float | None, *child: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", *child]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def _summary(method: str, runs: list[dict[str, Any]], folder: str) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def _child(what: str, folder: str, n: str, seed: str) -> None:
     seconds, processor_s = time.perf_counter() - begin, time.process_time() - begin_processor
     np.save(place / f"{what}{seed}.npy", codes)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    told = {"seconds": seconds, "processor_s": processor_s, "peak_bytes": peak, "communities": int(codes.max()) + 1}
-    print(json.dumps({**told, "modularity": modularity(graph, codes)}))
+    measured = {"seconds": seconds, "processor_s": processor_s, "peak_bytes": peak, "communities": int(codes.max()) + 1}
+    print(json.dumps({**measured, "modularity": modularity(graph, codes)}))
 
 
 def _make(place: Path, n: int) -> None:
@@ -125,7 +125,7 @@ def _make(place: Path, n: int) -> None:
 
 
 def modularity(graph: Any, codes: Any) -> float:
-    """Q = sum_c (w_cc - w_c^2) with w_cc, w_c the shares of the weight inside of c, and of the ends at c."""
+    """Return the modularity Q = sum_c (w_cc - w_c^2), with the shares w_cc of weight inside c and w_c of edge ends at c."""
     sources = np.repeat(codes, np.diff(graph.indptr))
     whole = graph.weights.sum()
     inside = np.bincount(sources[sources == codes[graph.indices]], graph.weights[sources == codes[graph.indices]])
@@ -134,7 +134,7 @@ def modularity(graph: Any, codes: Any) -> float:
 
 
 def igraph_both(graph: Any, seed: int) -> Any:
-    """As cz-benchmarks and scanpy call it: every edge in both directions, two iterations."""
+    """Run igraph as cz-benchmarks and scanpy do: every edge in both directions, two iterations."""
     import random
 
     import igraph
@@ -148,12 +148,12 @@ def igraph_both(graph: Any, seed: int) -> Any:
 
 
 def igraph_once(graph: Any, seed: int) -> Any:
-    """Every edge once, as gpubench calls it for many cells; two iterations."""
+    """Run igraph as gpubench does for many cells: every edge once, two iterations."""
     return _by_gpubench(graph, "igraph", seed)
 
 
 def networkit_one(graph: Any, seed: int) -> Any:
-    """On one thread, as gpubench calls it for very many cells; two iterations."""
+    """Run networkit as gpubench does for very many cells: on one thread, two iterations."""
     return _by_gpubench(graph, "networkit", seed)
 
 
@@ -172,7 +172,7 @@ def _edges_once(graph: Any) -> tuple[Any, Any, Any]:
 
 
 def leidenalg(graph: Any, seed: int) -> Any:
-    """The authors' implementation, two iterations."""
+    """Run leidenalg, the implementation of the authors, two iterations."""
     import igraph
     import leidenalg as la
 
@@ -184,7 +184,7 @@ def leidenalg(graph: Any, seed: int) -> Any:
 
 
 def networkit(graph: Any, seed: int) -> Any:
-    """The parallel implementation, three iterations as by default, on all cores."""
+    """Run networkit on all cores with its default of three iterations."""
     import networkit as nk
 
     sources, targets, weights = _edges_once(graph)
@@ -212,7 +212,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the JSON file")
-    parser.add_argument("--limit", type=float, help="seconds after which a search is given up")
+    parser.add_argument("--limit", type=float, help="time limit of a search in seconds")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

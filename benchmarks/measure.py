@@ -1,4 +1,4 @@
-"""Runs one command in a fresh process and reads its time, its memory and what it printed."""
+"""Run a command in a fresh process and read its time, memory and output."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)  # unlike Popen.wait it tells the memory of this one child
+        _, status, usage = os.wait4(process.pid, 0)  # unlike Popen.wait it returns the memory of this child
         seconds = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         printed, complained = _read(output), _read(errors)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{complained[-2000:]}{printed[-500:]}")
-    told = json.loads(printed.splitlines()[-1]) if str(HERE / "child.py") in command else {}
-    seconds -= told.get("second_call_s", 0.0)  # what a process takes that calls once
-    return {"process_s": seconds, **told, "peak_bytes": usage.ru_maxrss * 1024}
+    figures = json.loads(printed.splitlines()[-1]) if str(HERE / "child.py") in command else {}
+    seconds -= figures.get("second_call_s", 0.0)  # time of a process that calls once
+    return {"process_s": seconds, **figures, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def _read(file: Any) -> str:
@@ -57,7 +57,7 @@ def _read(file: Any) -> str:
 
 
 def watch(process: subprocess.Popen[bytes]) -> int:
-    """The most memory that a process and its descendants have held together until it ended, in bytes.
+    """Return the peak memory in bytes of a process together with its descendants.
 
     They are looked at ten times a second. Pages of files, which the system keeps for everybody, do not count.
 
@@ -82,27 +82,27 @@ def _descendants(pid: int) -> list[int]:
         for task in Path(f"/proc/{found[-1]}/task").glob("*/children"):
             try:
                 open_ += map(int, task.read_text().split())
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended
                 continue
     return found
 
 
 def _private_bytes(pid: int) -> int:
-    """Resident memory without pages of files."""
+    """Return the resident memory without file pages."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def machine_facts() -> dict[str, Any]:
-    """What is measured on."""
+    """Describe the machine."""
     return {"cpu": machine.cpu_model(), "cores": usable_cores(), "memory_bytes": machine.total_memory_bytes()}
 
 
 def versions(python: str, packages: Sequence[str]) -> Mapping[str, str]:
-    """Versions of the packages that are installed for an interpreter."""
+    """Return the versions of the packages installed for an interpreter."""
     code = (
         "import json, sys; from importlib import metadata\n"
         "have = {d.metadata['Name'].lower(): d.version for d in metadata.distributions()}\n"

@@ -1,4 +1,4 @@
-"""Neighbour graphs beside faiss and pynndescent, each at the same recall.
+"""Compare neighbour graphs with faiss and pynndescent at the same recall.
 
     python benchmarks/neighbors.py --peer-python ~/envs/neighbors/bin/python
     python benchmarks/neighbors.py --graph million --intrinsic 20 --n 50000 --repeats 1 --out /tmp/try
@@ -80,7 +80,7 @@ def _order(row: dict[str, Any]) -> tuple[int, int]:
 
 
 def _measure(graph: Graph, intrinsic: int, given: argparse.Namespace) -> dict[str, Any]:
-    """All methods on one set of cells, in turn."""
+    """Run all methods in turn on one set of cells."""
     with tempfile.TemporaryDirectory() as folder:
         _child(sys.executable, folder, "make", graph, folder, intrinsic)
         runs: dict[str, list[dict[str, Any]]] = {method: [] for method in ("gpubench", *map(_method, graph.at_least))}
@@ -113,7 +113,7 @@ def _measure(graph: Graph, intrinsic: int, given: argparse.Namespace) -> dict[st
 
 
 def _method(name: str) -> str:
-    """The method that a figure is of: "pynndescent_warm" and "pynndescent_cold" are of one run."""
+    """Return the method of a figure: "pynndescent_warm" and "pynndescent_cold" come from one run."""
     return name.removesuffix("_warm").removesuffix("_cold")
 
 
@@ -122,12 +122,12 @@ def _child(python: str, numba_cache: str, what: str, graph: Graph, folder: str, 
     command += [str(number) for number in (graph.n, graph.d, graph.k, graph.recall, intrinsic)]
     environment = {**os.environ, "NUMBA_CACHE_DIR": numba_cache}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of seconds: a panel for each graph, a group for each intrinsic dimension, a bar for each method."""
+    """Draw bars of seconds: a panel per graph, a group per intrinsic dimension, a bar per method."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -162,7 +162,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ids = [graph.id for graph in GRAPHS]
     parser.add_argument("--graph", nargs="+", choices=ids, default=ids)
-    parser.add_argument("--intrinsic", nargs="+", type=int, default=INTRINSIC, help="dimensions of the cells' surface")
+    parser.add_argument("--intrinsic", nargs="+", type=int, default=INTRINSIC, help="intrinsic dimensions of the cells")
     parser.add_argument("--n", type=int, help="cells, instead of those of the graph")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with faiss and pynndescent")

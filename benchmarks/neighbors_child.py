@@ -1,4 +1,4 @@
-"""One neighbour search in a fresh process; the last line printed is JSON with its seconds and its recall.
+"""Run one neighbour search in a fresh process; the last line printed is JSON with its seconds and recall.
 
     python benchmarks/neighbors_child.py make|gpubench|faiss_ivf|pynndescent FOLDER N D K RECALL INTRINSIC
 
@@ -55,7 +55,7 @@ def make(folder: Path, n: int, d: int, k: int, intrinsic: int) -> None:
 
 
 def recall(x: Any, indices: Any, folder: Path) -> float:
-    """Share of the neighbours found that are no farther than the true k-th; ties count as found."""
+    """Return the fraction of neighbours no farther than the true k-th; ties count as found."""
     truth = np.load(folder / "truth.npz")
     sample, limit = truth["sample"], truth["limit"]
     found = x[indices[sample]].astype(np.float64)
@@ -65,7 +65,7 @@ def recall(x: Any, indices: Any, folder: Path) -> float:
 
 
 def gpubench(x: Any, k: int, recall_wanted: float) -> Iterator[Found]:
-    """As a run of gpubench searches: exactly, or by leaves where there are many cells."""
+    """Search as gpubench does: exactly, or with leaves for many cells."""
     import gpubench as gb
 
     begin = time.perf_counter()
@@ -79,7 +79,7 @@ def gpubench(x: Any, k: int, recall_wanted: float) -> Iterator[Found]:
 
 
 def faiss_ivf(x: Any, k: int, _: float) -> Iterator[Found]:
-    """The inverted file of faiss, with more and more lists looked at; training and filling count each time."""
+    """Search with faiss IVF, probing more and more lists; training and filling count each time."""
     import faiss
 
     n, d = x.shape
@@ -97,7 +97,7 @@ def faiss_ivf(x: Any, k: int, _: float) -> Iterator[Found]:
 
 
 def pynndescent(x: Any, k: int, _: float) -> Iterator[Found]:
-    """Neighbour descent with its defaults, then with more neighbours than are asked for."""
+    """Search with pynndescent's defaults, then with more neighbours than requested."""
     from pynndescent import NNDescent
 
     for n_neighbors in (k + 1, k + k // 3, 2 * k, 4 * k):
@@ -107,7 +107,7 @@ def pynndescent(x: Any, k: int, _: float) -> Iterator[Found]:
 
 
 def _without_self(indices: Any) -> Any:
-    """Each row without the cell itself, or without the last where it is not in it."""
+    """Return each row without the cell itself, or without its last neighbour if the cell is not in it."""
     n, width = indices.shape
     itself = indices == np.arange(n)[:, None]
     itself[~itself.any(axis=1), -1] = True
@@ -122,7 +122,7 @@ METHODS: dict[str, Callable[[Any, int, float], Iterator[Found]]] = {
 
 
 def main(what: str, folder: str, *numbers: str) -> None:
-    """Make the cells, or search with one method until its recall is enough."""
+    """Make the cells, or search with one method until its recall suffices."""
     place, (n, d, k) = Path(folder), map(int, numbers[:3])
     wanted, intrinsic = float(numbers[3]), int(numbers[4])
     if what == "make":

@@ -1,4 +1,4 @@
-"""What gpubench computes in the benchmarks: a function imports what it needs and returns the call to be timed."""
+"""Workloads of gpubench: each function imports what it needs and returns the call to time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SUITE = ("clustering", "embedding", "batch_integration", "sequential_organizatio
 
 
 def suite() -> Call:
-    """All tasks of one embedding; the value is the mean of their numbers."""
+    """All tasks of one embedding; the value is the mean of the scores."""
     return _suite(SUITE)
 
 
@@ -86,7 +86,7 @@ def knn() -> Call:
 
 
 def import_package() -> Call:
-    """Nothing but the import."""
+    """Import the package and call nothing."""
     import gpubench
 
     return lambda _: float(bool(gpubench.__version__))

@@ -1,4 +1,4 @@
-"""The same computations in the packages that gpubench is measured against, called as their documentation shows."""
+"""The same workloads in the peer packages, called as their documentation shows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def clustering() -> Call:
 
 
 def suite() -> Call:
-    """cz-benchmarks: all tasks of one embedding; the value is the mean of their numbers."""
+    """cz-benchmarks: all tasks of one embedding; the value is the mean of the scores."""
     return _suite(label_prediction=True)
 
 
@@ -84,7 +84,7 @@ def _suite(*, label_prediction: bool) -> Call:
 
 
 def knn() -> Call:
-    """faiss, exact search; the cell itself comes back first and is left out of the mean distance."""
+    """faiss, exact search; the cell itself comes first and is excluded from the mean distance."""
     import faiss
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Measures gpubench beside its peers and writes one JSON file a case.
+"""Compare gpubench with its peers and write one JSON file per case.
 
     python benchmarks/run.py --all --peer-python ~/envs/parity/bin/python
     python benchmarks/run.py --case silhouette_label --case knn --n 2000 --out /tmp/try
@@ -36,7 +36,7 @@ FIGURES = ("process_s", "import_s", "first_call_s", "second_call_s", "peak_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the chosen cases; 1 if a claim does not hold."""
+    """Measure the chosen cases; return 1 if a claim does not hold."""
     given = _parse(arguments)
     missed = []
     for case in CASES:
@@ -58,7 +58,7 @@ def _resized(case: Case, n: int | None, d: int | None) -> Case:
 
 
 def measure_case(case: Case, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure one case in each state of the caches; returns the report that is written."""
+    """Measure one case with cold and warm caches and return the report."""
     peer_python = case.peer_python(given.peer_python)
     if case.peer and not peer_python:
         raise SystemExit(f"case {case.id} needs --peer-python: see benchmarks/README.md")
@@ -91,7 +91,7 @@ def measure_case(case: Case, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _make_cells(case: Case, folder: str) -> None:
-    """Write the cells from a process of their own: what this one held would count as memory of its children."""
+    """Write the cells in a separate process: memory of this one would count for its children."""
     cells = case.cells
     assert cells is not None
     options = {"n": cells.n, "d": cells.d, "labels": cells.labels, "batches": cells.batches}
@@ -165,7 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--case", action="append", default=[], choices=[case.id for case in CASES], help="may be repeated"
     )
     chosen.add_argument("--all", action="store_true", help="every case")
-    parser.add_argument("--n", type=int, help="cells, instead of those of the case")
+    parser.add_argument("--n", type=int, help="number of cells (default: that of the case)")
     parser.add_argument("--d", type=int, help="dimensions, with --n")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--caches", nargs="+", choices=["cold", "warm"], default=["cold", "warm"])

@@ -1,4 +1,4 @@
-"""The suite on more and more cells: seconds and memory of every stage.
+"""Run the suite on growing numbers of cells: seconds and memory of every stage.
 
     python benchmarks/scale.py --n 10000 30000 100000 300000 1000000 3000000 13000000
 
@@ -28,7 +28,7 @@ PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "scikit-learn-intelex"
 TASKS = ("clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization")
 
 SHOWN = 9
-"""Stages that are drawn."""
+"""Number of stages in the figure."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(n: int, given: argparse.Namespace) -> dict[str, Any]:
-    """One run, with its rows of the result and of the timeline."""
+    """Return one run with its result rows and stages."""
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         cells = Path(given.folder or folder, str(n))
         if not (cells / "obs.parquet").exists():
@@ -83,14 +83,14 @@ def _measure(n: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stages(timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stages of the embedding and of its tasks, and the two classifiers; those inside of them are in their time."""
-    kept = []
+    """Return the stages of the embedding, its tasks and the classifiers; nested stages are part of them."""
+    stages = []
     for stage in timeline:
         path = stage["path"].split("/")[1:]
         depth = 3 if path[:1] == ["label_prediction"] else 2
         if path and len(path) < depth + 1 and (path[0] not in TASKS or len(path) > 1) and not _is_fold(path):
-            kept.append({"stage": "/".join(path), "seconds": stage["seconds"], "peak_bytes": stage["peak_bytes"]})
-    return kept
+            stages.append({"stage": "/".join(path), "seconds": stage["seconds"], "peak_bytes": stage["peak_bytes"]})
+    return stages
 
 
 def _is_fold(path: list[str]) -> bool:
@@ -98,19 +98,19 @@ def _is_fold(path: list[str]) -> bool:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and memory of the stages that take longest, and of the run, against cells; all axes logarithmic."""
+    """Draw seconds and memory of the run and its longest stages against cells, on logarithmic axes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     panels = dict(zip(("seconds", "peak_bytes"), figure.subplots(1, 2), strict=True))
     stages = dict.fromkeys(stage["stage"] for row in rows for stage in row["stages"])
-    longest = {name: max(seconds for _, seconds in _of_stage(rows, name, "seconds")) for name in stages}
+    longest = {name: max(seconds for _, seconds in _points(rows, name, "seconds")) for name in stages}
     shown = sorted(stages, key=longest.__getitem__, reverse=True)[:SHOWN]
     cells = [row["n"] for row in rows]
     for figure_of, axes in panels.items():
         for name, color in zip(shown, mpl.color_sequences["petroff10"], strict=False):
-            points = _of_stage(rows, name, figure_of)
+            points = _points(rows, name, figure_of)
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, lw=1.2, label=name, color=color)
         axes.plot(cells, [row[figure_of] for row in rows], color="black", marker="o", markersize=3, label="whole run")
         axes.set(xscale="log", yscale="log", xlabel="cells")
@@ -126,8 +126,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _of_stage(rows: list[dict[str, Any]], name: str, figure_of: str) -> list[tuple[int, float]]:
-    """(cells, figure) of the runs that have it; a stage that a run has several times counts once."""
+def _points(rows: list[dict[str, Any]], name: str, figure_of: str) -> list[tuple[int, float]]:
+    """Return (cells, figure) of the runs that have the stage; a repeated stage counts once."""
     combine = sum if figure_of == "seconds" else max
     points = []
     for row in rows:
@@ -142,9 +142,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 13_000_000]
     parser.add_argument("--n", type=int, nargs="+", default=sizes, help="cells")
     parser.add_argument("--d", type=int, default=50, help="dimensions")
-    parser.add_argument("--forests", type=int, default=300_000, help="cells up to which random forests are grown")
-    parser.add_argument("--folder", help="where cells are looked for, and kept; else they are made anew")
-    parser.add_argument("--memory", help="what a run may use beyond its input, such as 18GB")
+    parser.add_argument("--forests", type=int, default=300_000, help="largest number of cells with random forests")
+    parser.add_argument("--folder", help="folder to reuse or store the cells in (default: a temporary folder)")
+    parser.add_argument("--memory", help="memory limit beyond the input, such as 18GB")
     parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the results")
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""Users' scripts: every task of czbenchmarks, and scib-metrics' Benchmarker. They know nothing of gpubench."""
+"""Users' scripts without gpubench: every task of czbenchmarks, and scib-metrics' Benchmarker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Call = Callable[[Mapping[str, Any]], float]
 
 
 def czbenchmarks_tasks() -> Call:
-    """All eight tasks; the value is the mean of their numbers."""
+    """All eight tasks; the value is the mean of the scores."""
     import pandas as pd
     from czbenchmarks import tasks
     from czbenchmarks.datasets.types import Organism
@@ -57,7 +57,7 @@ def czbenchmarks_tasks() -> Call:
 
 
 def _perturbation(n: int, n_genes: int = 300, n_conditions: int = 20) -> tuple[Any, Any]:
-    """A perturbation dataset as czbenchmarks has it loaded, and predictions for it."""
+    """Return a perturbation dataset as czbenchmarks loads it, and predictions for it."""
     import anndata
     import pandas as pd
 

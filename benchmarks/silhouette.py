@@ -1,4 +1,4 @@
-"""The silhouette of all cells and its estimate at a million cells: how time grows from 300,000, and memory.
+"""Measure the silhouette of all cells and its estimate: time at 300,000 and 1,000,000 cells, and memory.
 
     python benchmarks/silhouette.py --n 300000 1000000 --repeats 3
 
@@ -25,15 +25,15 @@ import measure
 
 D = 50
 SLOWER_AT_MOST, BYTES_AT_MOST, ESTIMATE_S_AT_MOST = 12.0, 3e9, 60.0
-"""Goals at 1,000,000 cells: times the seconds of 300,000; bytes beyond the input; seconds of the estimate."""
+"""Goals at 1,000,000 cells: ratio to the seconds of 300,000; bytes beyond the input; seconds of the estimate."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 if a goal is missed."""
+    """Measure; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs=2, default=[300_000, 1_000_000], help="cells")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", help="where cells are looked for, and kept; else they are made anew")
+    parser.add_argument("--folder", help="folder to reuse or store the cells in (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=measure.HERE / "results", help="folder of the JSON file")
     given = parser.parse_args(arguments)
     runs: dict[str, list[dict[str, Any]]] = {"exact_small": [], "exact": [], "estimate": []}
@@ -73,7 +73,7 @@ def _cells(n: int, folder: Path) -> Path:
 
 
 def _score(cells: Path, *options: str) -> dict[str, Any]:
-    """One run: seconds of the whole process and of the silhouette, memory, and the score."""
+    """Return seconds of the whole process and of the silhouette, memory, and the score of one run."""
     with tempfile.TemporaryDirectory() as out:
         command = [str(Path(sys.executable).with_name("gpubench")), "score", str(cells / "x.npy")]
         command += ["--obs", str(cells / "obs.parquet"), "--label", "label", "--task", "embedding"]
@@ -81,9 +81,9 @@ def _score(cells: Path, *options: str) -> dict[str, Any]:
         begin = time.perf_counter()
         peak = measure.watch(subprocess.Popen(command, stdout=subprocess.DEVNULL))
         seconds = time.perf_counter() - begin
-        told = json.loads(Path(out, "results.json").read_text())
-    stages = [stage for stage in told["timeline"] if stage["path"].endswith("silhouette_score")]
-    score = told["results"][0]
+        results = json.loads(Path(out, "results.json").read_text())
+    stages = [stage for stage in results["timeline"] if stage["path"].endswith("silhouette_score")]
+    score = results["results"][0]
     return {
         "process_s": seconds,
         "silhouette_s": sum(stage["seconds"] for stage in stages),

@@ -1,4 +1,4 @@
-"""Writes the synthetic cells of gpubench's profiles (`gpubench.profiling.synthetic`) as files for the benchmarks.
+"""Write the synthetic cells of gpubench's profiles (`gpubench.profiling.synthetic`) as files.
 
     python benchmarks/synthetic.py FOLDER --n 20000 --d 50
 

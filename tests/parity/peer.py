@@ -1,7 +1,7 @@
 """What cz-benchmarks itself answers: one function a task, AnnData in, numbers out.
 
 Everything of cz-benchmarks is imported inside the functions, so that this file can be read where it is not installed.
-Its warnings are not ours to heed.
+Its warnings are ignored.
 """
 
 from __future__ import annotations

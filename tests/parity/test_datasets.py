@@ -16,6 +16,6 @@ def test_addresses_and_columns_are_those_of_czbenchmarks() -> None:
     assert set(both) == set(ours)
     assert sum(entry.where.startswith(str(theirs)) for entry in both.values()) == 38
     for id_, entry in both.items():
-        told = ours[id_]
-        assert (entry.path, entry.organism, entry.label) == (told.path, told.organism, told.label)
-        assert (entry.condition, entry.control) == (told.condition, told.control)
+        own = ours[id_]
+        assert (entry.path, entry.organism, entry.label) == (own.path, own.organism, own.label)
+        assert (entry.condition, entry.control) == (own.condition, own.control)

@@ -1,4 +1,4 @@
-"""The integration metrics beside the real scib-metrics, on the same cells and the same neighbours."""
+"""Integration metrics compared with the real scib-metrics, on the same cells and neighbours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpubench.running.score import score
 VERSION = "0.5.10"
 SEEDS = range(8)  # starts of k-means; one says little
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # theirs are not ours to heed
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of the peer
 
 
 class Side(NamedTuple):
@@ -108,9 +108,9 @@ def test_kbet_per_label(side: Side) -> None:
 
     near = side.neighbors.subset_neighbors(50)
     theirs, table = scib_metrics.kbet_per_label(near, side.batch, side.label, return_df=True)
-    of_labels = metrics.kbet_of_labels(side.cells, side.batch, side.label)
+    per_label = metrics.kbet_per_label(side.cells, side.batch, side.label)
     for label, expected in table.itertuples(index=False):
-        assert math.isnan(of_labels[label]) == math.isnan(expected), label
+        assert math.isnan(per_label[label]) == math.isnan(expected), label
     assert metrics.kbet_per_label(side.cells, side.batch, side.label) == pytest.approx(theirs, abs=0.02)
 
 
