@@ -125,7 +125,7 @@ def _make(place: Path, n: int) -> None:
 
 
 def modularity(graph: Any, codes: Any) -> float:
-    """Return the modularity Q = sum_c (w_cc - w_c^2), with the shares w_cc of weight inside c and w_c of edge ends at c."""
+    """Return Q = sum_c (w_cc - w_c^2), with the shares w_cc of weight inside c and w_c of edge ends at c."""
     sources = np.repeat(codes, np.diff(graph.indptr))
     whole = graph.weights.sum()
     inside = np.bincount(sources[sources == codes[graph.indices]], graph.weights[sources == codes[graph.indices]])
