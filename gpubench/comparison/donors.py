@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import InputError
-from gpubench.core.scores import same_cells
+from gpubench.core.scores import pairing_problem
 from gpubench.data import close_matches, read_labels
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[s
     else:
         known: dict[str, Labels] = {}
         for result in with_cells:
-            if same_cells(with_cells[0].cells, result.cells):  # its column is of other cells
+            if pairing_problem(with_cells[0].cells, result.cells):  # its column is of other cells
                 continue
             options = result.provenance.get("options", {})
             for role, labels in result.cells.groups.items():

@@ -15,7 +15,7 @@ import numpy as np
 from gpubench.comparison.resampled_scores import mean_over_cells, mean_over_labels
 from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
 from gpubench.comparison.score_parts import Counts, Values, parts_of
-from gpubench.core.scores import same_cells
+from gpubench.core.scores import pairing_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def draw_differences(
     pairs : a row of the first and one of the other
     resampler : of that many cells
     """
-    apart = same_cells(first, other)
+    apart = pairing_problem(first, other)
     if apart:
         return [Drawn(None, reason=apart)] * len(pairs)
     reasons: dict[int, str] = {}

@@ -24,7 +24,6 @@ SAMPLED = "it is estimated from a sample of the cells"
 _AGREEMENTS = ("adjusted_rand_index", "normalized_mutual_info")
 _MEASURES = ("accuracy", "f1", "precision", "recall")
 _MEAN_FOLD = "mean_fold_"
-_MEAN = "MEAN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def _predicted(row: MetricResult, cells: CellScores, label: NDArray[np.int32]) -
     trained_on = {"train_species": row.params["train_species"]} if "train_species" in row.params else {}
     of_row = {"embedding": row.embedding, "task": row.task, **trained_on}
     classifier = str(row.params.get("classifier", ""))
-    which = {} if classifier.startswith(_MEAN) else {"classifier": classifier}
+    which = {} if row.aggregate else {"classifier": classifier}
     answers = [_codes(column) for column in cells.select(**of_row, metric=PREDICTED, **which)]
     if not answers:
         return NO_VALUES

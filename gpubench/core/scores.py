@@ -71,24 +71,20 @@ def finite_or_undefined(row: MetricResult) -> MetricResult:
     return replace(row, value=math.nan, note=f"{row.note}; {reason}" if row.note else reason)
 
 
-NOT_BOTH = "not both files have a cells.parquet"
-
-
-OTHER_CELLS = "the files are not of the same cells"
-
-
-def same_cells(first: CellScores, other: CellScores) -> str:
-    """Say why two files cannot be paired cell by cell; empty where they can."""
+def pairing_problem(first: CellScores, other: CellScores) -> str:
+    """Return why two results cannot be paired cell by cell; an empty string if they can."""
     if not first.columns or not other.columns:
-        return NOT_BOTH
-    if first.n_cells != other.n_cells:
-        return OTHER_CELLS
-    for role in first.groups.keys() & other.groups.keys():
-        a, b = first.groups[role], other.groups[role]
-        if a.names != b.names or not np.array_equal(a.codes, b.codes):
-            return OTHER_CELLS
-    return ""
+        return "not both files have a cells.parquet"
+    differ = first.n_cells != other.n_cells or any(
+        first.groups[role].names != other.groups[role].names
+        or not np.array_equal(first.groups[role].codes, other.groups[role].codes)
+        for role in first.groups.keys() & other.groups.keys()
+    )
+    return "the files are not of the same cells" if differ else ""
 
+
+MEAN = "MEAN"
+"""Value of a parameter in rows with a mean over the other values; a mean over classifiers lists them."""
 
 MeanOver: TypeAlias = Literal["cells", "labels"]
 """What a score is the mean of: its cells, or the labels, each with the mean of its cells."""
@@ -169,6 +165,16 @@ class MetricResult:
     approximate: bool = False
     note: str = ""
     stderr_df: int | None = None
+
+    @property
+    def aggregate(self) -> bool:
+        """Whether the value is a mean over other rows: over classifiers, or over conditions."""
+        return any(names_mean(value) for value in self.params.values())
+
+
+def names_mean(value: Any) -> bool:
+    """Return whether the value of a parameter stands for a mean over rows: `MEAN`, or `MEAN(knn,lr,rf)`."""
+    return str(value) == MEAN or str(value).startswith(f"{MEAN}(")
 
 
 CLUSTER = "cluster"

@@ -31,9 +31,6 @@ from gpubench.running.provenance import provenance
 WARM_UP_CELLS = 600
 """Enough for every label to have cells in every fold; a second or two, most of it imports."""
 
-MEAN = "MEAN"
-"""How the name of the mean over classifiers begins."""
-
 
 def main(request: str, answer: str) -> int:
     """Do what is asked for; returns the exit code."""
@@ -70,7 +67,7 @@ def score_cells(
         "scores": [
             {"task": row.task, "metric": row.metric, "value": scores.plain(row.value)}
             for row in many.results
-            if str(row.params.get("classifier", MEAN)).startswith(MEAN)
+            if row.aggregate or "classifier" not in row.params
         ],
         "failures": [f"{failure['task']}: {failure['error']}" for failure in many.failures],
         "notes": many.provenance["engine"]["notes"],

@@ -15,10 +15,6 @@ from gpubench.results.table import format_value, printable
 if TYPE_CHECKING:
     from gpubench.core.scores import MetricResult
 
-_MEAN = "MEAN"
-"""How a parameter begins that names a mean over rows, as `MEAN(knn,lr,rf)`."""
-
-
 _Key = tuple[tuple[tuple[str, str], ...], int]
 """Telling parameters with their values, and how many rows before have the same."""
 
@@ -107,7 +103,7 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
                     cells, higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None
                 ),
                 n=_range([row.n for row in found if row is not None]),
-                headline=len(keys) == 1 or any(value.startswith(_MEAN) for _, value in params),
+                headline=len(keys) == 1 or any(row.aggregate for row in found if row is not None),
             )
         )
     return lined_up

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
 """Parameters that cz-benchmarks keeps with a number."""
 
-MEAN = "MEAN"
-
 BIO, BATCH, AGGREGATE = "Bio conservation", "Batch correction", "Aggregate score"
 
 SCIB_COLUMNS = {
@@ -39,8 +37,8 @@ SCIB_COLUMNS = {
 def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = None) -> list[Any]:
     """See `Result.to_czbenchmarks`."""
     try:
+        from czbenchmarks.metrics.types import MEAN, MetricType
         from czbenchmarks.metrics.types import MetricResult as CzResult
-        from czbenchmarks.metrics.types import MetricType
     except ImportError as error:
         raise InputError(f"to_czbenchmarks needs czbenchmarks ({error}); install cz-benchmarks") from error
     names = list(dict.fromkeys(row.embedding for row in results))
@@ -71,7 +69,7 @@ def _means_first(rows: Sequence[MetricResult]) -> list[MetricResult]:
     def place(row: MetricResult) -> tuple[int, str, str, bool]:
         params = row.params
         species = str(params.get("train_species", "")), str(params.get("test_species", ""))
-        return tasks.index(row.task), *species, not str(params.get("classifier", "")).startswith(MEAN)
+        return tasks.index(row.task), *species, not row.aggregate
 
     return sorted(rows, key=place)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.errors import InputError
-from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult
+from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, names_mean
 from gpubench.core.types import Labels
 from gpubench.metrics import METRICS
 from gpubench.results.intervals import half_width
@@ -87,7 +87,6 @@ WIDTH_IN = 3.5
 """Of a column of a journal."""
 
 _ROW_IN = 0.14
-_MEAN = "MEAN"
 _LONGEST = 28
 
 
@@ -182,12 +181,12 @@ def _lines(rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResu
 
 def _lines_of_metric(metric: str, rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResult]]]:
     telling = telling_params(rows) if len({row.embedding for row in rows}) < len(rows) else ()
-    means = [row for row in rows if any(str(value).startswith(_MEAN) for value in row.params.values())]
+    means = [row for row in rows if row.aggregate]
     title = METRICS[metric].spec.title if metric in METRICS else metric
     lines: dict[str, dict[str, MetricResult]] = {}
     for row in means or rows:
         params = [str(row.params[key]) for key in telling if key in row.params]
-        setting = ", ".join(value for value in params if not value.startswith(_MEAN))
+        setting = ", ".join(value for value in params if not names_mean(value))
         if not math.isnan(row.value):
             lines.setdefault(f"{title} ({setting})" if setting else title, {})[row.embedding] = row
     return list(lines.items())

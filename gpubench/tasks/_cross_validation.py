@@ -13,7 +13,7 @@ import numpy as np
 
 from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError, quoted
-from gpubench.core.scores import MetricResult, Score
+from gpubench.core.scores import MEAN, MetricResult, Score
 from gpubench.core.types import Array, Labels
 from gpubench.engines.common.knn_classifier import N_VOTES, Voters, graph_neighbors, nearest_in_other_folds
 from gpubench.metrics.classification import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
@@ -253,7 +253,7 @@ class Contest:
             self._scorers = make_scorers(given.scorers, IDS)
         self.ids = (*IDS, *self._scorers)
         self.kinds = given.options.classifiers
-        self.mean_name = f"MEAN({','.join(kind for kind in recipe.mean_of if kind in self.kinds)})"
+        self.mean_name = f"{MEAN}({','.join(kind for kind in recipe.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
         """The cells that the task's classifiers are trained on; see `TrainingCells`."""

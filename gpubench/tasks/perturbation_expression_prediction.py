@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.errors import quoted
-from gpubench.core.scores import MetricResult, Score
+from gpubench.core.scores import MEAN, MetricResult, Score
 from gpubench.data.expression.matrix import check_finite
 from gpubench.data.matrices import FiniteCheck
 from gpubench.data.perturbation.predictions import PerturbationData, PerturbedCondition
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 ID = "perturbation_expression_prediction"
 METRIC = "spearman_correlation_calculation"
-MEAN = "MEAN"
-"""Stands for the condition in the row with the mean over conditions."""
 
 _OFFSET = 1e-8
 """Added to both means of a ratio, as cz-benchmarks does."""
