@@ -20,7 +20,7 @@ from gpubench.core.scores import MetricResult
 from gpubench.data import encode_labels
 from gpubench.engines.base import Engine
 from gpubench.engines.embedding import on_engine
-from gpubench.tasks._cross_validation import Recipe
+from gpubench.tasks._cross_validation import ClassifierSettings
 from gpubench.tasks._task import Options, TaskInput
 
 FIVE = ("accuracy", "f1", "precision", "recall", "auroc")
@@ -63,9 +63,9 @@ N_TREES = 10
 """Trees of a forest where the test is not about forests."""
 
 
-def few_trees(recipe: Recipe) -> Recipe:
+def few_trees(settings: ClassifierSettings) -> ClassifierSettings:
     """The same task with small forests."""
-    return replace(recipe, params={**recipe.params, "rf": {"n_estimators": N_TREES}})
+    return replace(settings, params={**settings.params, "rf": {"n_estimators": N_TREES}})
 
 
 def pipelines(*, centre: bool, max_iter: int, seed: int) -> dict[str, Pipeline]:

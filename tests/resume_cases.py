@@ -20,7 +20,7 @@ from gpubench.tasks import _cross_validation, label_prediction
 
 N = 500
 
-SMALL_FORESTS = _cross_validation.Recipe(
+SMALL_FORESTS = _cross_validation.ClassifierSettings(
     "label_prediction", centre=False, mean_of=("lr", "knn", "rf"), params={"rf": {"n_estimators": 5}}
 )
 
@@ -40,7 +40,7 @@ def cells() -> dict[str, Any]:
 
 def score(**given: Any) -> Any:
     """Score them on five tasks and the scores of scib-metrics; forests are small, for speed."""
-    label_prediction.RECIPE = SMALL_FORESTS
+    label_prediction.SETTINGS = SMALL_FORESTS
     tasks = ["clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization", "scib"]
     return gb.score(**cells(), tasks=tasks, engine="cpu", threads=1, **given)
 

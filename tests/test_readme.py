@@ -47,7 +47,7 @@ def gpubench_commands() -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files that the pages name; forests are small, for speed."""
-    monkeypatch.setattr(label_prediction, "RECIPE", SMALL_FORESTS)
+    monkeypatch.setattr(label_prediction, "SETTINGS", SMALL_FORESTS)
     monkeypatch.chdir(tmp_path)
     cells = anndata.read_h5ad(demo_path())[::4]
     cells.write_h5ad("cells.h5ad")

@@ -20,7 +20,7 @@ from gpubench.accel import calls
 from gpubench.accel._inputs import matrix_reason
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
-from gpubench.tasks._classifiers import Trained, TrainingCells
+from gpubench.tasks._classifiers import ScaledClassifier, TrainingCells
 
 _KINDS: dict[type, tuple[ClassifierKind, tuple[str, ...]]] = {
     LogisticRegression: ("lr", ("max_iter", "C")),
@@ -49,7 +49,7 @@ class _Plan:
 class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
     """A pipeline that gpubench trains where it can: a scaling, or none, and one of three classifiers."""
 
-    _trained: Trained | None = None
+    _trained: ScaledClassifier | None = None
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> AcceleratedPipeline:
         """Train on (n, d) cells X with n classes y; see `sklearn.pipeline.Pipeline.fit`."""
@@ -121,11 +121,11 @@ def _differing(params: dict[str, Any], defaults: dict[str, Any], may: tuple[str,
     )
 
 
-def _train(start: calls.Start, plan: _Plan | None, X: Any, y: Any) -> tuple[Trained, Any]:
+def _train(start: calls.Start, plan: _Plan | None, X: Any, y: Any) -> tuple[ScaledClassifier, Any]:
     assert plan is not None
     engine = start(seed=plan.seed)
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
     x = engine.put(np.asarray(X, np.float32, order="C"))
     labels = Labels(codes.astype(np.int32), tuple(map(str, classes)), "y")
     cells = TrainingCells(engine, x, labels, centre=plan.centre)
-    return Trained(engine, plan.kind, cells, plan.params, scaled=plan.centre is not None), classes
+    return ScaledClassifier(engine, plan.kind, cells, plan.params, scaled=plan.centre is not None), classes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpubench.core.scores import MeanOver, Score
 
 
-def one_for_each(values: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+def per_cell_values(values: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Values for `Score.cells`: as they are, or those of the cells that were kept, with NaN for the others.
 
     Parameters

@@ -62,7 +62,7 @@ class Outcome:
         if self.binary:
             self.averaged = [1]
         elif scored is None:
-            self.averaged = np.flatnonzero(self.actual + self.called).tolist()
+            self.averaged = np.flatnonzero(self.n_true + self.n_predicted).tolist()
         else:
             self.averaged = self.scored
 
@@ -77,24 +77,24 @@ class Outcome:
         return len(self.codes)
 
     @property
-    def right(self) -> NDArray[np.int64]:
+    def true_positives(self) -> NDArray[np.int64]:
         """(L,) cells of each class that were predicted right."""
         return self.confusion.diagonal()
 
     @property
-    def actual(self) -> NDArray[np.int64]:
+    def n_true(self) -> NDArray[np.int64]:
         """(L,) cells of each class."""
         return cast("NDArray[np.int64]", self.confusion.sum(axis=1))
 
     @property
-    def called(self) -> NDArray[np.int64]:
+    def n_predicted(self) -> NDArray[np.int64]:
         """(L,) cells predicted to be of each class."""
         return cast("NDArray[np.int64]", self.confusion.sum(axis=0))
 
 
 def _accuracy(outcome: Outcome) -> Score:
     """Share of the cells whose label was predicted."""
-    return Score(outcome.right.sum() / outcome.n, n=outcome.n)
+    return Score(outcome.true_positives.sum() / outcome.n, n=outcome.n)
 
 
 def _f1(outcome: Outcome) -> Score:
@@ -103,7 +103,7 @@ def _f1(outcome: Outcome) -> Score:
     F1 = 2 TP / (2 TP + FP + FN): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
     """
-    return _average(outcome, 2 * outcome.right, outcome.actual + outcome.called)
+    return _average(outcome, 2 * outcome.true_positives, outcome.n_true + outcome.n_predicted)
 
 
 def _precision(outcome: Outcome) -> Score:
@@ -112,7 +112,7 @@ def _precision(outcome: Outcome) -> Score:
     Precision = TP / (TP + FP): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
     """
-    return _average(outcome, outcome.right, outcome.called)
+    return _average(outcome, outcome.true_positives, outcome.n_predicted)
 
 
 def _recall(outcome: Outcome) -> Score:
@@ -121,7 +121,7 @@ def _recall(outcome: Outcome) -> Score:
     Recall = TP / (TP + FN): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
     """
-    return _average(outcome, outcome.right, outcome.actual)
+    return _average(outcome, outcome.true_positives, outcome.n_true)
 
 
 def _average(outcome: Outcome, part: NDArray[np.int64], whole: NDArray[np.int64]) -> Score:
@@ -136,7 +136,7 @@ def _auroc(outcome: Outcome) -> Score:
     Area under the ROC curve of one label against the rest: of two labels that of the second, else the plain mean over
     the labels. NaN where a label has no test cells.
     """
-    missing = [outcome.names[c] for c in outcome.scored if outcome.actual[c] == 0]
+    missing = [outcome.names[c] for c in outcome.scored if outcome.n_true[c] == 0]
     if missing:
         return Score(np.nan, n=outcome.n, note=f"AUROC is undefined: no test cells of {quoted(missing)}")
     if len(outcome.scored) < 2:
@@ -145,7 +145,7 @@ def _auroc(outcome: Outcome) -> Score:
     step = max(1, RANKED_VALUES // outcome.n)
     pieces = [_rank_sums(outcome, classes[first : first + step]) for first in range(0, len(classes), step)]
     rank_sum = np.concatenate(pieces)
-    own = outcome.actual[classes].astype(np.float64)
+    own = outcome.n_true[classes].astype(np.float64)
     # Mann-Whitney: of the pairs of an own and another cell, those in which the own cell ranks higher; ties count half.
     wins = rank_sum - own * (own + 1) / 2
     return Score((wins / (own * (outcome.n - own))).mean(), n=outcome.n)

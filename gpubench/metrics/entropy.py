@@ -11,7 +11,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Knn, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import on_engine
-from gpubench.metrics._metric import check_several, metric, one_for_each
+from gpubench.metrics._metric import check_several, metric, per_cell_values
 from gpubench.metrics._neighborhoods import search_params
 from gpubench.metrics._sampling import mean_of_labels
 
@@ -71,7 +71,7 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
         note=note,
         params={"n_neighbors": used, **search_params(knn)},
         approximate=not knn.exact,
-        cells=one_for_each(entropy / largest),
+        cells=per_cell_values(entropy / largest),
     )
 
 

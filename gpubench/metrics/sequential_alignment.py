@@ -10,7 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.data import as_numeric
 from gpubench.engines.embedding import Embedding, on_engine
-from gpubench.metrics._metric import metric, one_for_each
+from gpubench.metrics._metric import metric, per_cell_values
 from gpubench.metrics._neighborhoods import search_params
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def sequential_alignment(
     distances = embedding.engine.neighbor_value_distance(knn, times, k_per_cell)
     observed = float(distances.mean())
     value = float(np.clip(1 - observed / baseline, 0, 1)) if normalize else observed
-    cells = one_for_each(1 - distances / baseline if normalize else distances)
+    cells = per_cell_values(1 - distances / baseline if normalize else distances)
     return Score(value, n=n, params=params | search_params(knn), approximate=not knn.exact, cells=cells)
 
 

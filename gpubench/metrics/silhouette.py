@@ -12,7 +12,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.metrics._metric import check_groups, metric, one_for_each
+from gpubench.metrics._metric import check_groups, metric, per_cell_values
 from gpubench.metrics._sampling import sampled_silhouette, too_many
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def silhouette_label(
     if metric == "euclidean" and too_many(embedding, np.array([embedding.n])):
         return sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
     widths = _label_widths(embedding, encoded, metric)
-    cells = one_for_each((widths + 1) / 2)
+    cells = per_cell_values((widths + 1) / 2)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
 
 
@@ -114,7 +114,7 @@ def isolated_labels(
     values = (_label_widths(embedding, label, "euclidean") + 1) / 2
     sums = np.bincount(label.codes, weights=values)
     kept = isolated[label.codes]
-    cells = one_for_each(values[kept], kept)
+    cells = per_cell_values(values[kept], kept)
     return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=int(kept.sum()), params=params, cells=cells)
 
 
@@ -167,7 +167,7 @@ def silhouette_batch(
     if metric == "euclidean" and too_many(embedding, n_cells[usable]):
         score = sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
         assert score.cells is not None
-        score.cells = one_for_each(score.cells, keep)
+        score.cells = per_cell_values(score.cells, keep)
         return score
     widths = embedding.engine.silhouette_widths(cells, batches.codes[keep], groups=codes, metric=metric)
     return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
@@ -269,9 +269,8 @@ def _mean_of_labels(
     codes = labels.codes[keep]
     sums = np.bincount(codes, weights=values, minlength=len(used))
     means = sums[used] / np.bincount(codes, minlength=len(used))[used]
-    return Score(
-        float(means.mean()), n=len(codes), note=_left_out(labels, used), params=params, cells=one_for_each(values, keep)
-    )
+    cells = per_cell_values(values, keep)
+    return Score(float(means.mean()), n=len(codes), note=_left_out(labels, used), params=params, cells=cells)
 
 
 def _check_distance(metric: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import InputError
-from gpubench.core.scores import MetricResult
+from gpubench.core.scores import MEAN, MetricResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +37,8 @@ SCIB_COLUMNS = {
 def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = None) -> list[Any]:
     """See `Result.to_czbenchmarks`."""
     try:
-        from czbenchmarks.metrics.types import MEAN, MetricType
         from czbenchmarks.metrics.types import MetricResult as CzResult
+        from czbenchmarks.metrics.types import MetricType
     except ImportError as error:
         raise InputError(f"to_czbenchmarks needs czbenchmarks ({error}); install cz-benchmarks") from error
     names = list(dict.fromkeys(row.embedding for row in results))

@@ -1,4 +1,4 @@
-"""A classifier, the cells that it is trained on, and what is kept of its answers."""
+"""Classifiers on scaled cells, the cells that they are trained on, and records of their predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Predictions:
     """What a classifier said of some cells.
 
     Attributes
@@ -38,20 +38,24 @@ class Answers:
     names: Sequence[str]
 
 
-def keep_folds(given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Folds) -> None:
-    """Keep in which fold each of the cells (m,), rows of the embedding, is tested."""
+def record_folds(
+    given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Folds
+) -> None:
+    """Store in which fold each of the cells (m,), rows of the embedding, is tested."""
     codes = np.full(require(given.embedding).n, -1, np.int32)
     codes[cells] = folds.codes
     names = tuple(str(i + 1) for i in range(len(folds)))
     given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _of_training(params), names))
 
 
-def keep_answers(given: TaskInput, task: str, params: Mapping[str, str], answers: Sequence[Answers]) -> None:
-    """Put answers into the column of cells with these parameters, which is made by the first that come.
+def record_predictions(
+    given: TaskInput, task: str, params: Mapping[str, str], predictions: Sequence[Predictions]
+) -> None:
+    """Write predictions into the column of cells with these parameters; the first ones create it.
 
     Classes are numbered as in the labels of the task.
     """
-    if not answers:
+    if not predictions:
         return
     label, params = require(given.label), _of_training(params)
     columns = given.cells.select(embedding=given.name, task=task, metric=PREDICTED, **params)
@@ -61,8 +65,8 @@ def keep_answers(given: TaskInput, task: str, params: Mapping[str, str], answers
         codes = np.full(require(given.embedding).n, -1, np.int32)
         given.cells.columns.append(CellColumn(given.name, task, PREDICTED, codes, params, label.names))
     code_of = {name: code for code, name in enumerate(label.names)}
-    for answer in answers:
-        codes[answer.cells] = np.array([code_of[name] for name in answer.names], np.int32)[answer.codes]
+    for part in predictions:
+        codes[part.cells] = np.array([code_of[name] for name in part.names], np.int32)[part.codes]
 
 
 def _of_training(params: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +74,7 @@ def _of_training(params: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in params.items() if name != "test_species"}
 
 
-class Scaling:
+class ColumnScaling:
     """Standard deviations of the columns of some cells, and their means where they are to be subtracted.
 
     A column that is constant up to rounding is not divided.
@@ -160,11 +164,11 @@ class TrainingCells:
         labels : (m,) of cells of x
         rows : (m,) which cells these are; None: all
         which : lists those of the m to train on, ascending, when it is needed; None: all
-        centre : as in `Scaling`; None: nothing is scaled
+        centre : as in `ColumnScaling`; None: nothing is scaled
         """
         self.engine, self.labels = engine, labels
         self._x, self._rows, self._which, self._centre = x, rows, which, centre
-        self._scaling: Scaling | None = None  # of all of them, once a classifier has asked for it
+        self._scaling: ColumnScaling | None = None  # of all of them, once a classifier has asked for it
 
     def chosen(self) -> NDArray[np.int64]:
         """Positions of the cells to train on, among those with labels."""
@@ -184,17 +188,17 @@ class TrainingCells:
         scaling = None
         if scaled and self._centre is not None:
             # a part of what is trained, so of the same cells
-            scaling = Scaling(self.engine, cells, centre=self._centre) if fewer else self._scaling_of_all(cells)
+            scaling = ColumnScaling(self.engine, cells, centre=self._centre) if fewer else self._scaling_of_all(cells)
             scaling.apply(cells)
         return cells, self.labels.codes[chosen], scaling
 
-    def _scaling_of_all(self, cells: Array) -> Scaling:
+    def _scaling_of_all(self, cells: Array) -> ColumnScaling:
         if self._scaling is None:
-            self._scaling = Scaling(self.engine, cells, centre=bool(self._centre))
+            self._scaling = ColumnScaling(self.engine, cells, centre=bool(self._centre))
         return self._scaling
 
 
-class Trained:
+class ScaledClassifier:
     """A classifier and the scaling of its input; see `Predictor`."""
 
     search: Mapping[str, Any] = MappingProxyType({})
@@ -244,7 +248,7 @@ class Trained:
         return self._scaling.apply(xp.array(x, dtype=np.float32, order="C"))
 
 
-class Voted:
+class GraphVotes:
     """The votes for the cells of one fold, which are known; see `Predictor`."""
 
     has_decision_function = False
@@ -289,37 +293,37 @@ class TestSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
-    """The scores on a test set, and the answers that they count, where its cells are cells of the embedding."""
+class FoldScores:
+    """The scores on a test set, and the predictions behind them where its cells are cells of the embedding."""
 
     scores: Scores
-    answers: Answers | None = None
+    predictions: Predictions | None = None
 
 
-def _pack(tested: list[Tested]) -> CheckpointEntry:
+def _pack(tested: list[FoldScores]) -> CheckpointEntry:
     arrays: dict[str, NDArray[Any]] = {}
-    for i, answers in enumerate(test.answers for test in tested):
-        if answers is not None:
-            arrays |= {f"cells_{i}": answers.cells, f"codes_{i}": answers.codes}
+    for i, predictions in enumerate(test.predictions for test in tested):
+        if predictions is not None:
+            arrays |= {f"cells_{i}": predictions.cells, f"codes_{i}": predictions.codes}
     value = [
         {
             "scores": {name: score_to_dict(score) for name, score in test.scores.items()},
-            "names": None if test.answers is None else test.answers.names,
+            "names": None if test.predictions is None else test.predictions.names,
         }
         for test in tested
     ]
     return CheckpointEntry(value, arrays)
 
 
-def _unpack(entry: CheckpointEntry) -> list[Tested]:
+def _unpack(entry: CheckpointEntry) -> list[FoldScores]:
     tested = []
     for i, test in enumerate(entry.value):
         scores = {name: score_from_dict(score) for name, score in test["scores"].items()}
-        answers = None
+        predictions = None
         if test["names"] is not None:
-            answers = Answers(entry.arrays[f"cells_{i}"], entry.arrays[f"codes_{i}"], test["names"])
-        tested.append(Tested(scores, answers))
+            predictions = Predictions(entry.arrays[f"cells_{i}"], entry.arrays[f"codes_{i}"], test["names"])
+        tested.append(FoldScores(scores, predictions))
     return tested
 
 
-TESTED: Codec[list[Tested]] = Codec(_pack, _unpack)
+FOLD_SCORES: Codec[list[FoldScores]] = Codec(_pack, _unpack)

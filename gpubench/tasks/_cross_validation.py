@@ -18,18 +18,18 @@ from gpubench.core.types import Array, Labels
 from gpubench.engines.common.knn_classifier import N_VOTES, Voters, graph_neighbors, nearest_in_other_folds
 from gpubench.metrics.classification import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
 from gpubench.tasks._classifiers import (
-    TESTED,
-    Answers,
+    FOLD_SCORES,
+    ColumnScaling,
+    FoldScores,
+    GraphVotes,
+    Predictions,
     Predictor,
-    Scaling,
+    ScaledClassifier,
     Scores,
-    Tested,
     TestSet,
-    Trained,
     TrainingCells,
-    Voted,
-    keep_answers,
-    keep_folds,
+    record_folds,
+    record_predictions,
 )
 from gpubench.tasks._folds import Folds
 from gpubench.tasks._task import TaskInput, to_row
@@ -53,7 +53,7 @@ class FoldGraph:
     x : (n, d) cells
     rows : (m,) those that take part
     labels, folds : of the m cells
-    centre : as in `Scaling`
+    centre : as in `ColumnScaling`
     scope : caches the graph in a checkpoint
     """
 
@@ -72,7 +72,7 @@ class FoldGraph:
         enough = m - np.bincount(self.folds.codes).max() >= N_VOTES and m > k
         return bool(enough and self.engine.method(m, self.x.shape[1], k) != "exact")
 
-    def voted(self, i: int, tested: Array, cells: TrainingCells) -> Voted:
+    def voted(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
         """The classifier of fold i, tested on the unscaled cells `tested`; the first that is asked for searches.
 
         Raises
@@ -82,7 +82,7 @@ class FoldGraph:
         """
         voters, labels = self._voters, self.labels
         proba = voters.of_fold(self.engine, self.folds[i].test, labels.codes, labels.n_classes)
-        return Voted(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
+        return GraphVotes(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
 
     @cached_property
     def _voters(self) -> Voters:
@@ -90,7 +90,7 @@ class FoldGraph:
 
     def _search(self) -> Voters:
         cells = self.x[self.rows]
-        scaled = Scaling(self.engine, cells, centre=self.centre).apply(cells)
+        scaled = ColumnScaling(self.engine, cells, centre=self.centre).apply(cells)
         return nearest_in_other_folds(self.engine, scaled, self.folds.codes)
 
 
@@ -105,7 +105,7 @@ def _codec(engine: Engine) -> Codec[Voters]:
     return Codec(pack, unpack)
 
 
-Begun = tuple[Trained, TestSet]
+Begun = tuple[ScaledClassifier, TestSet]
 """A classifier that is being trained, and the cells that it was asked about."""
 
 
@@ -117,7 +117,7 @@ class FoldTrainings:
 
     def __init__(
         self,
-        contest: Contest,
+        evaluation: ClassifierEvaluation,
         engine: Engine,
         cells: tuple[Array, NDArray[np.int64], Labels, NDArray[np.int64] | None],
         folds: Folds,
@@ -130,29 +130,29 @@ class FoldTrainings:
         cells : all cells (n, d), the m that take part, their labels, and which rows of the embedding they are
         graph : has the votes of all folds; None: each fold is searched
         """
-        self._contest, self._engine, self._folds, self._graph = contest, engine, folds, graph
+        self._evaluation, self._engine, self._folds, self._graph = evaluation, engine, folds, graph
         self._x, self._rows, self._labels, self._cells = cells
         self._training: list[TrainingCells] = [
-            contest.cells_to_train(self._x, self._labels, self._rows, lambda i=i: folds[i].train)
+            evaluation.cells_to_train(self._x, self._labels, self._rows, lambda i=i: folds[i].train)
             for i in range(len(folds))
         ]
 
-    def tested(self, kind: ClassifierKind, params: Mapping[str, Any]) -> list[Tested]:
+    def tested(self, kind: ClassifierKind, params: Mapping[str, Any]) -> list[FoldScores]:
         """The scores of a classifier on each fold, or what an earlier run has kept of them."""
-        n_folds, contest = len(self._folds), self._contest
+        n_folds, evaluation = len(self._folds), self._evaluation
         names = [f"fold {i + 1}" for i in range(n_folds)]
         voted = kind == "knn" and self._graph is not None
         early = self._engine.trainings > 1 and not voted
         ahead = _Ahead(
             partial(self._begin, kind),
-            [i for i, name in enumerate(names) if early and not contest.keeps(name, kind, params)],
+            [i for i, name in enumerate(names) if early and not evaluation.keeps(name, kind, params)],
             self._engine.trainings,
         )
-        tested: list[Tested] = []
+        tested: list[FoldScores] = []
         with self._engine.timeline.stage(kind):
             for i, name in enumerate(names):
                 ahead.fill()
-                tested += contest.train_and_score(name, kind, partial(self._take, kind, i, ahead), params)
+                tested += evaluation.train_and_score(name, kind, partial(self._take, kind, i, ahead), params)
                 self._engine.timeline.advance(len(tested), n_folds)
         return tested
 
@@ -160,7 +160,7 @@ class FoldTrainings:
         """Begin to train, and to test; None where that fails: it is done again in its turn, and told then."""
         try:
             with self._engine.beside(i):
-                trained, test = self._contest.train(kind, self._training[i]), self._test_set(i)
+                trained, test = self._evaluation.train(kind, self._training[i]), self._test_set(i)
                 trained.ask(test.x)
         except InputError:
             return None
@@ -173,7 +173,7 @@ class FoldTrainings:
         test = self._test_set(i)
         if kind == "knn" and self._graph is not None:
             return partial(self._graph.voted, i, test.x, self._training[i]), [test]
-        return partial(self._contest.train, kind, self._training[i]), [test]
+        return partial(self._evaluation.train, kind, self._training[i]), [test]
 
     def _test_set(self, i: int) -> TestSet:
         test = self._folds[i].test
@@ -213,7 +213,7 @@ MEAN_FOLD = "mean_fold_"
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ClassifierSettings:
     """What a task fixes for its classifiers.
 
     Attributes
@@ -230,7 +230,7 @@ class Recipe:
     params: Mapping[ClassifierKind, Mapping[str, Any]] = field(default_factory=dict)
 
 
-class Contest:
+class ClassifierEvaluation:
     """The classifiers of a task against the metrics and the user's scorers.
 
     Attributes
@@ -240,10 +240,10 @@ class Contest:
     mean_name : what the mean over them is called in the results
     """
 
-    def __init__(self, given: TaskInput, recipe: Recipe) -> None:
+    def __init__(self, given: TaskInput, settings: ClassifierSettings) -> None:
         self._given = given
         self._engine = given.engine
-        self._recipe = recipe
+        self._settings = settings
         # what a user's own scorer computes cannot be told from outside
         self._scope = given.checkpoint_scope.disabled() if given.scorers else given.checkpoint_scope
         self._scorers: dict[str, Scorer] = {}
@@ -253,15 +253,17 @@ class Contest:
             self._scorers = make_scorers(given.scorers, IDS)
         self.ids = (*IDS, *self._scorers)
         self.kinds = given.options.classifiers
-        self.mean_name = f"{MEAN}({','.join(kind for kind in recipe.mean_of if kind in self.kinds)})"
+        self.mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
         """The cells that the task's classifiers are trained on; see `TrainingCells`."""
-        return TrainingCells(self._engine, x, labels, *which, centre=self._recipe.centre)
+        return TrainingCells(self._engine, x, labels, *which, centre=self._settings.centre)
 
-    def train(self, kind: ClassifierKind, cells: TrainingCells) -> Trained:
+    def train(self, kind: ClassifierKind, cells: TrainingCells) -> ScaledClassifier:
         """Train as the task does."""
-        return Trained(self._engine, kind, cells, self._recipe.params.get(kind, {}), scaled=kind not in UNSCALED)
+        return ScaledClassifier(
+            self._engine, kind, cells, self._settings.params.get(kind, {}), scaled=kind not in UNSCALED
+        )
 
     def train_and_score(
         self,
@@ -269,7 +271,7 @@ class Contest:
         kind: ClassifierKind,
         take: Callable[[], tuple[Callable[[], Predictor], Sequence[TestSet]]],
         *facts: Any,
-    ) -> list[Tested]:
+    ) -> list[FoldScores]:
         """Train once and score on each test set, or take the scores over from an earlier run.
 
         Parameters
@@ -278,29 +280,29 @@ class Contest:
         take : makes what trains, and the test sets
         facts : with the name and kind what tells this training from the others of the task
         """
-        facts = (self._recipe.task, kind, *facts)
-        return self._scope.cached(name, lambda: self._train_and_score(kind, *take()), TESTED, *facts)
+        facts = (self._settings.task, kind, *facts)
+        return self._scope.cached(name, lambda: self._train_and_score(kind, *take()), FOLD_SCORES, *facts)
 
     def keeps(self, name: str, kind: ClassifierKind, *facts: Any) -> bool:
         """Whether `train_and_score` will take the scores over."""
-        return self._scope.has(name, self._recipe.task, kind, *facts)
+        return self._scope.has(name, self._settings.task, kind, *facts)
 
     def _train_and_score(
         self, kind: ClassifierKind, train: Callable[[], Predictor], tests: Sequence[TestSet]
-    ) -> list[Tested]:
+    ) -> list[FoldScores]:
         if all(test.undefined for test in tests):
-            return [Tested(self._undefined(test, test.undefined)) for test in tests]
+            return [FoldScores(self._undefined(test, test.undefined)) for test in tests]
         try:
             trained = train()
             note = trained.note  # where training has only begun, it fails here
         except InputError as error:
             reason = f"{kind} cannot be trained: {error}"
-            return [Tested(self._undefined(test, test.undefined or reason)) for test in tests]
+            return [FoldScores(self._undefined(test, test.undefined or reason)) for test in tests]
         return [self._score(trained, test, note) for test in tests]
 
-    def _score(self, trained: Predictor, test: TestSet, note: str) -> Tested:
+    def _score(self, trained: Predictor, test: TestSet, note: str) -> FoldScores:
         if test.undefined:
-            return Tested(self._undefined(test, test.undefined))
+            return FoldScores(self._undefined(test, test.undefined))
         proba = trained.predict_proba(test.x)
         predicted = self._engine.to_host(proba.argmax(axis=1)).astype(np.int32)
         outcome = Outcome(self._engine, test.codes, predicted, trained.names, proba, test.scored)
@@ -310,11 +312,11 @@ class Contest:
             why = f"AUROC is undefined: no training cells of {quoted(unseen)}"
             scores["auroc"] = Score(np.nan, n=outcome.n, note=why)
         scores |= self._users_scores(trained, test, proba)
-        answers = None if test.cells is None else Answers(test.cells, predicted, trained.names)
+        predictions = None if test.cells is None else Predictions(test.cells, predicted, trained.names)
         for score in scores.values():
             score.params.update(trained.search)
             score.approximate = bool(trained.search)
-        return Tested({name: _noting(score, note) for name, score in scores.items()}, answers)
+        return FoldScores({name: _noting(score, note) for name, score in scores.items()}, predictions)
 
     def _users_scores(self, trained: Predictor, test: TestSet, proba: Array) -> Scores:
         if not self._scorers:
@@ -350,29 +352,29 @@ class Contest:
         labels : (m,) theirs
         folds : of the m cells
         params, note : put into every row
-        cells : (m,) the rows of the embedding that they are, whose answers are kept; None where samples are scored
+        cells : (m,) their rows in the embedding, for which predictions are recorded; None where samples are scored
         free : whether cells are in folds by chance, so that of very many one graph serves all folds
         """
         if cells is not None:
-            keep_folds(self._given, self._recipe.task, params, cells, folds)
-        scope = self._given.checkpoint_scope.keyed(self._recipe.task, params)
-        graph = FoldGraph(self._engine, x, rows, labels, folds, self._recipe.centre, scope)
+            record_folds(self._given, self._settings.task, params, cells, folds)
+        scope = self._given.checkpoint_scope.keyed(self._settings.task, params)
+        graph = FoldGraph(self._engine, x, rows, labels, folds, self._settings.centre, scope)
         one_graph = graph if free and graph.serves else None
         trainings = FoldTrainings(self, self._engine, (x, rows, labels, cells), folds, one_graph)
         by_classifier: list[list[Scores]] = []
         for kind in self.kinds:
             begin = time.perf_counter()
             of_folds = trainings.tested(kind, params)
-            self.keep_answers(kind, params, of_folds)
+            self.record_predictions(kind, params, of_folds)
             by_classifier.append([tested.scores for tested in of_folds])
             means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self.ids}
             yield from self.to_rows(means, {**params, "classifier": kind}, note, MEAN_FOLD, time.perf_counter() - begin)
         yield from self.mean_rows(by_classifier, params, note, MEAN_FOLD)
 
-    def keep_answers(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[Tested]) -> None:
+    def record_predictions(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[FoldScores]) -> None:
         """Keep what a classifier said of cells, in one column for all that it, so trained, was tested on."""
-        answers = [test.answers for test in tested if test.answers is not None]
-        keep_answers(self._given, self._recipe.task, {**params, "classifier": kind}, answers)
+        predictions = [test.predictions for test in tested if test.predictions is not None]
+        record_predictions(self._given, self._settings.task, {**params, "classifier": kind}, predictions)
 
     def undefined_rows(self, n: int, reason: str, params: Mapping[str, Any], prefix: str) -> Iterator[MetricResult]:
         """Yield the rows of all classifiers and of their mean, where nothing could be scored."""
@@ -394,7 +396,7 @@ class Contest:
         self, scores: Scores, params: Mapping[str, Any], note: str, prefix: str = "", seconds: float = 0.0
     ) -> Iterator[MetricResult]:
         """Yield a row for each score; the seconds are shared out among them, since one training serves all."""
-        make = partial(to_row, self._given.name, self._recipe.task, seconds=seconds / len(scores), params=params)
+        make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=params)
         for name, score in scores.items():
             yield make(prefix + name, _noting(score, note))
 

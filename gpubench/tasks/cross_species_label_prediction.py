@@ -13,8 +13,8 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import MetricResult
 from gpubench.core.types import Array, Labels
-from gpubench.tasks._classifiers import Scores, TestSet, Trained
-from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, Contest, Recipe, joined
+from gpubench.tasks._classifiers import ScaledClassifier, Scores, TestSet
+from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, ClassifierEvaluation, ClassifierSettings, joined
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
 from gpubench.tasks._task import Task, TaskInput, require
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import ClassifierKind, Engine
 
 ID = "cross_species_label_prediction"
-RECIPE = Recipe(ID, centre=True, mean_of=("lr", "knn", "rf"), params={"lr": {"max_iter": 1000}})
+SETTINGS = ClassifierSettings(ID, centre=True, mean_of=("lr", "knn", "rf"), params={"lr": {"max_iter": 1000}})
 NO_SAMPLES = "no samples given, so cells are not aggregated"
 
 
@@ -52,12 +52,12 @@ class Species:
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
     """Every species is trained on once; its classifiers are tested on each other species."""
-    contest = Contest(given, RECIPE)
+    evaluation = ClassifierEvaluation(given, SETTINGS)
     species = _split(given)
     for train in species:
         with given.engine.timeline.stage(train.name):
-            yield from _within(given, contest, train)
-            yield from _across(contest, train, [other for other in species if other is not train])
+            yield from _within(given, evaluation, train)
+            yield from _across(evaluation, train, [other for other in species if other is not train])
 
 
 def _split(given: TaskInput) -> list[Species]:
@@ -98,40 +98,40 @@ def _medians(engine: Engine, x: Array, sample: Labels) -> Array:
     return xp.stack([xp.median(x[np.flatnonzero(sample.codes == code)], axis=0) for code in range(sample.n_classes)])
 
 
-def _within(given: TaskInput, contest: Contest, cells: Species) -> Iterator[MetricResult]:
+def _within(given: TaskInput, evaluation: ClassifierEvaluation, cells: Species) -> Iterator[MetricResult]:
     """Cross-validation inside one species; folds keep the cells of a sample together."""
     params = {"train_species": cells.name, "test_species": cells.name}
     try:
         folds, scarce = stratified_folds(cells.label, given.options.n_folds, given.engine.seed, cells.sample)
     except InputError as error:
-        yield from contest.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
+        yield from evaluation.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
         return
     every_row = np.arange(len(cells.label))
     note = joined(cells.note, scarce)
-    yield from contest.cross_validate(cells.x, every_row, cells.label, folds, params, note, cells=cells.rows)
+    yield from evaluation.cross_validate(cells.x, every_row, cells.label, folds, params, note, cells=cells.rows)
 
 
-def _across(contest: Contest, train: Species, others: list[Species]) -> Iterator[MetricResult]:
+def _across(evaluation: ClassifierEvaluation, train: Species, others: list[Species]) -> Iterator[MetricResult]:
     """Train each classifier on one species, test it on the others."""
     tests = [_test_set(train, other) for other in others]
-    cells = contest.cells_to_train(train.x, train.label)
+    cells = evaluation.cells_to_train(train.x, train.label)
 
-    def take(kind: ClassifierKind) -> tuple[Callable[[], Trained], list[TestSet]]:
-        return partial(contest.train, kind, cells), [test for test, _ in tests]
+    def take(kind: ClassifierKind) -> tuple[Callable[[], ScaledClassifier], list[TestSet]]:
+        return partial(evaluation.train, kind, cells), [test for test, _ in tests]
 
     by_kind: list[list[Scores]] = []
-    for kind in contest.kinds:
+    for kind in evaluation.kinds:
         begin = time.perf_counter()
-        tested = contest.train_and_score(kind, kind, partial(take, kind), train.name)
-        contest.keep_answers(kind, {"train_species": train.name}, tested)
+        tested = evaluation.train_and_score(kind, kind, partial(take, kind), train.name)
+        evaluation.record_predictions(kind, {"train_species": train.name}, tested)
         by_kind.append([test.scores for test in tested])
         seconds = (time.perf_counter() - begin) / len(tests)
         for other, (_, note), of_test in zip(others, tests, by_kind[-1], strict=True):
             params = {"train_species": train.name, "test_species": other.name, "classifier": kind}
-            yield from contest.to_rows(of_test, params, note, seconds=seconds)
+            yield from evaluation.to_rows(of_test, params, note, seconds=seconds)
     for i, (other, (_, note)) in enumerate(zip(others, tests, strict=True)):
         params = {"train_species": train.name, "test_species": other.name}
-        yield from contest.mean_rows([[scores[i]] for scores in by_kind], params, note)
+        yield from evaluation.mean_rows([[scores[i]] for scores in by_kind], params, note)
 
 
 def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:

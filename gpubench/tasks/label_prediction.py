@@ -11,7 +11,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.core.types import Labels
 from gpubench.engines.steps import Sizes, Step, classifier_steps
-from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, Contest, Recipe, joined
+from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, ClassifierEvaluation, ClassifierSettings, joined
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
 from gpubench.tasks._task import Options, Task, TaskInput, require
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ID = "label_prediction"
-RECIPE = Recipe(ID, centre=False, mean_of=("knn", "lr", "rf"))
+SETTINGS = ClassifierSettings(ID, centre=False, mean_of=("knn", "lr", "rf"))
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
     embedding, options = require(given.embedding), given.options
-    contest = Contest(given, RECIPE)
+    evaluation = ClassifierEvaluation(given, SETTINGS)
     rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
     folds, scarce = stratified_folds(label, options.n_folds, given.engine.seed)
     note = joined(left_out, scarce)
-    yield from contest.cross_validate(embedding.x, rows, label, folds, {}, note, cells=rows, free=True)
+    yield from evaluation.cross_validate(embedding.x, rows, label, folds, {}, note, cells=rows, free=True)
 
 
 def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:

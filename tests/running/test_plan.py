@@ -81,7 +81,7 @@ def test_the_memory_that_is_held_is_at_most_the_planned_and_at_least_half_of_it(
 
 
 def test_every_stage_of_a_run_is_planned(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_prediction, "RECIPE", SMALL_FORESTS)
+    monkeypatch.setattr(label_prediction, "SETTINGS", SMALL_FORESTS)
     plan = gb.plan(**given, n_folds=3)
     result = gb.score(**given, n_folds=3)
     planned = {stage.path.replace("knn_votes", "knn") for stage in plan.stages}

@@ -203,7 +203,7 @@ def test_two_runs_into_one_folder_at_once_are_refused(given: dict[str, Any], tmp
 def test_scores_of_users_scorers_are_computed_anew(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_prediction, "RECIPE", resume_cases.SMALL_FORESTS)
+    monkeypatch.setattr(label_prediction, "SETTINGS", resume_cases.SMALL_FORESTS)
     values = iter(np.linspace(0, 1, 100))
     given = {**given, "tasks": ["label_prediction"], "n_folds": 2, "scorers": {"mine": lambda *_: next(values)}}
     with Checkpoint(tmp_path) as checkpoint:

@@ -60,7 +60,7 @@ def cells() -> dict[str, np.ndarray]:
 
 def run(engine: Engine, cells: dict[str, Any], **options: Any) -> dict[tuple[str, ...], dict[str, Any]]:
     """Rows by species, classifier and metric; with small forests."""
-    with patch.object(cross_species_label_prediction, "RECIPE", few_trees(cross_species_label_prediction.RECIPE)):
+    with patch.object(cross_species_label_prediction, "SETTINGS", few_trees(cross_species_label_prediction.SETTINGS)):
         rows = list(TASK.run(task_input(engine, **cells, options=options)))
     return table(rows, "train_species", "test_species", "classifier")
 

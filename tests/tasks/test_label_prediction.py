@@ -50,7 +50,7 @@ def cells() -> Cells:
 
 def run(engine: Engine, cells: Cells, **more: Any) -> dict[str, dict[str, Any]]:
     """Rows by classifier and metric; with small forests."""
-    with patch.object(label_prediction, "RECIPE", few_trees(label_prediction.RECIPE)):
+    with patch.object(label_prediction, "SETTINGS", few_trees(label_prediction.SETTINGS)):
         rows = list(TASK.run(task_input(engine, cells.x, label=cells.label, **more)))
     return {classifier: found for (classifier,), found in table(rows, "classifier").items()}
 
@@ -156,7 +156,7 @@ def test_auroc_is_undefined_where_training_lacks_a_label(engine: Engine, cells: 
 def test_one_odd_bit_in_millions_is_not_scaled_up(engine: Engine) -> None:
     x = np.ones((3_000_000, 1), np.float32)
     x[0] = np.nextafter(np.float32(1), np.float32(2))
-    scaled = _classifiers.Scaling(engine, x, centre=False).apply(x.copy())
+    scaled = _classifiers.ColumnScaling(engine, x, centre=False).apply(x.copy())
     assert (engine.to_host(scaled) == x).all()
     assert (StandardScaler(with_mean=False).fit(x).scale_ == 1).all()
 
@@ -176,7 +176,7 @@ def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, mo
     monkeypatch.setattr(_classifiers, "SCALED_VALUES", 1000)  # several blocks
     x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
     peer = StandardScaler(with_mean=centre).fit(x)
-    scaled = _classifiers.Scaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
+    scaled = _classifiers.ColumnScaling(engine, engine.put(x), centre=centre).apply(engine.put(x.copy()))
     # scikit-learn rounds the means to float32
     np.testing.assert_allclose(engine.to_host(scaled), peer.transform(x), rtol=1e-6, atol=1e-5)
 
@@ -241,7 +241,7 @@ def test_one_graph_agrees_with_the_search_of_each_fold(many: Cells, leaves: CpuE
 def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
     many: Cells, leaves: CpuEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_classifiers.Scaling, "apply", lambda _, x: x)
+    monkeypatch.setattr(_classifiers.ColumnScaling, "apply", lambda _, x: x)
     given = [
         task_input(engine, many.x, label=many.label, options={"classifiers": "knn"}) for engine in (leaves, CpuEngine())
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpubench.data import encode_labels
 from gpubench.engines.cpu import classifiers
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.tasks._classifiers import Scaling, Trained, TrainingCells
+from gpubench.tasks._classifiers import ColumnScaling, ScaledClassifier, TrainingCells
 from gpubench.tasks._folds import draw_in_shares
 
 
@@ -22,12 +22,12 @@ def cells() -> Cells:
     return make_cells(1500, 12, n_labels=5, seed=3)
 
 
-def train(engine: CpuEngine, kind: Any, cells: Cells, rows: np.ndarray | None = None) -> Trained:
+def train(engine: CpuEngine, kind: Any, cells: Cells, rows: np.ndarray | None = None) -> ScaledClassifier:
     """Train as the tasks do, on every second of some rows."""
     labels = encode_labels(cells.label if rows is None else cells.label[rows], "label")
     training = TrainingCells(engine, cells.x, labels, rows, lambda: np.arange(0, len(labels), 2), centre=True)
     params = {"rf": {"n_estimators": 3}}.get(kind, {})
-    return Trained(engine, kind, training, params, scaled=kind != "rf")
+    return ScaledClassifier(engine, kind, training, params, scaled=kind != "rf")
 
 
 @pytest.mark.parametrize("kind", ["lr", "knn", "rf"])
@@ -36,7 +36,7 @@ def test_it_is_what_training_by_hand_gives(cells: Cells, kind: Any, rows: np.nda
     engine, before = CpuEngine(threads=1), cells.x.copy()
     trained = train(engine, kind, cells, rows)
     chosen = (np.arange(cells.n) if rows is None else rows)[::2]
-    scaling = Scaling(engine, cells.x[chosen], centre=True)
+    scaling = ColumnScaling(engine, cells.x[chosen], centre=True)
     ready = cells.x[chosen] if kind == "rf" else scaling.apply(cells.x[chosen])
     by_hand = engine.classifier(kind, **({"n_estimators": 3} if kind == "rf" else {}))
     by_hand.fit(ready, cells.label[chosen], 5)
@@ -67,7 +67,7 @@ def test_logistic_regression_is_trained_and_scaled_on_a_part(cells: Cells, monke
     engine = CpuEngine(threads=1)
     capped, exact = train(engine, "lr", cells), train(CpuEngine(threads=1, exact=True), "lr", cells)
     drawn = 2 * draw_in_shares(cells.label[::2], 300, seed=42)
-    scaling = Scaling(engine, cells.x[drawn], centre=True)
+    scaling = ColumnScaling(engine, cells.x[drawn], centre=True)
     by_hand = engine.classifier("lr").fit(scaling.apply(cells.x[drawn]), cells.label[drawn], 5)
     np.testing.assert_array_equal(capped.predict_proba(cells.x), by_hand.predict_proba(scaling.apply(cells.x.copy())))
     assert capped.note == "trained on 300 of 750 cells; exact=True trains on all"
