@@ -121,37 +121,6 @@ class GraphOperations(ABC):
         Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
         """
 
-    @abstractmethod
-    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Number the strongly connected components of a directed graph; (n,) int32 codes.
-
-        Edges lead from a cell to its neighbours; only those between cells of the same code count. In a `Graph`, which
-        has both directions of an edge, these are the connected components.
-        """
-
-    @abstractmethod
-    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
-        r"""Diffusion components of the graph of some cells.
-
-        With W the weights between these cells, q the sums of its rows and K = diag(1/q) W diag(1/q), of row sums z, the
-        eigenvectors of diag(z)^(-1/2) K diag(z)^(-1/2) with the eigenvalues l of largest magnitude, each times
-        l / (1 - l), so that the steps of a random walk of any length count. Vectors whose eigenvalue is 1 in float32,
-        those of the connected components, are left as they are.
-
-        Parameters
-        ----------
-        cells : (m,) indices; each has an edge to another of them
-        n_components : cut to m - 1
-
-        Returns
-        -------
-        (m, components) float32 on the device; a component is determined up to its sign.
-
-        References
-        ----------
-        Coifman & Lafon (2006), doi:10.1016/j.acha.2006.04.006. Haghverdi et al. (2016), doi:10.1038/nmeth.3971.
-        """
-
 
 Distance = Literal["euclidean", "cosine"]
 ClassifierKind = Literal["lr", "knn", "rf"]
@@ -350,12 +319,6 @@ class Engine(GraphOperations):
         ----------
         Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494. Lloyd (1982), doi:10.1109/TIT.1982.1056489.
         """
-
-    @abstractmethod
-    def contingency(
-        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
-    ) -> NDArray[np.int64]:
-        """Count the cells of each pair of codes; (n_rows, n_columns) int64."""
 
     @abstractmethod
     def rank(self, values: Array) -> Array:

@@ -62,6 +62,12 @@ def check_groups(labels: Labels) -> None:
         )
 
 
+def contingency(rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int) -> NDArray[np.int64]:
+    """Count the cells of each pair of codes; (n_rows, n_columns) int64."""
+    pairs = rows.astype(np.int64) * n_columns + columns
+    return np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
+
+
 P = ParamSpec("P")
 
 

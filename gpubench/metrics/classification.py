@@ -19,7 +19,7 @@ from gpubench.data import encode_labels
 from gpubench.data.matrices import to_host
 from gpubench.engines import get_engine
 from gpubench.engines.planner import RANKED_VALUES
-from gpubench.metrics._metric import Metric, metric
+from gpubench.metrics._metric import Metric, contingency, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ class Outcome:
         self.codes = codes
         self.names = names
         self.proba = proba
-        self.confusion = engine.contingency(codes, predicted, len(names), len(names))
+        self.confusion = contingency(codes, predicted, len(names), len(names))
         self.scored = list(range(len(names))) if scored is None else list(scored)
         if self.binary:
             self.averaged = [1]

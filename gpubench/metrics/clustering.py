@@ -11,9 +11,8 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Labels
 from gpubench.data import encode_labels
-from gpubench.engines import get_engine
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.metrics._metric import Metric, check_several, metric
+from gpubench.metrics._metric import Metric, check_several, contingency, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
 if TYPE_CHECKING:
@@ -23,7 +22,12 @@ if TYPE_CHECKING:
 
 
 @metric("adjusted_rand_index", "Adjusted Rand index", bounds=(-0.5, 1))
-def adjusted_rand_index(labels_true: Any, labels_pred: Any, *, engine: Engine | str | None = None) -> Score:
+def adjusted_rand_index(
+    labels_true: Any,
+    labels_pred: Any,
+    *,
+    engine: Engine | str | None = None,  # noqa: ARG001 - as in other metrics
+) -> Score:
     r"""Share of cell pairs on which two clusterings agree, corrected for chance.
 
     .. math:: ARI = \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\frac{1}{2} (A + B) - E}, \quad E = A B / \binom{n}{2}
@@ -33,7 +37,7 @@ def adjusted_rand_index(labels_true: Any, labels_pred: Any, *, engine: Engine | 
     Parameters
     ----------
     labels_true, labels_pred : (n,) labels of any kind, none missing
-    engine : where to count; None: the best that works here
+    engine : accepted as in other metrics, and not used: codes are counted on the host
 
     Returns
     -------
@@ -49,7 +53,7 @@ def adjusted_rand_index(labels_true: Any, labels_pred: Any, *, engine: Engine | 
     ----------
     Hubert & Arabie (1985), doi:10.1007/BF01908075.
     """
-    counts = _contingency(labels_true, labels_pred, engine)
+    counts = _count_pairs(labels_true, labels_pred)
     n = int(counts.sum())
     # Python integers: at 13 million cells products of pair counts pass 2^63
     together = _pairs(counts.ravel())
@@ -67,7 +71,12 @@ def adjusted_rand_index(labels_true: Any, labels_pred: Any, *, engine: Engine | 
 
 
 @metric("normalized_mutual_info", "Normalised mutual information", bounds=(0, 1))
-def normalized_mutual_info(labels_true: Any, labels_pred: Any, *, engine: Engine | str | None = None) -> Score:
+def normalized_mutual_info(
+    labels_true: Any,
+    labels_pred: Any,
+    *,
+    engine: Engine | str | None = None,  # noqa: ARG001 - as in other metrics
+) -> Score:
     r"""Mutual information of two clusterings over the mean of their entropies.
 
     .. math:: NMI = \frac{2 I(U; V)}{H(U) + H(V)}
@@ -75,7 +84,7 @@ def normalized_mutual_info(labels_true: Any, labels_pred: Any, *, engine: Engine
     Parameters
     ----------
     labels_true, labels_pred : (n,) labels of any kind, none missing
-    engine : where to count; None: the best that works here
+    engine : accepted as in other metrics, and not used: codes are counted on the host
 
     Returns
     -------
@@ -91,7 +100,7 @@ def normalized_mutual_info(labels_true: Any, labels_pred: Any, *, engine: Engine
     ----------
     Vinh, Epps & Bailey (2010), Journal of Machine Learning Research 11:2837.
     """
-    counts = _contingency(labels_true, labels_pred, engine)
+    counts = _count_pairs(labels_true, labels_pred)
     n = int(counts.sum())
     if counts.shape == (1, 1):
         return Score(1.0, n=n)
@@ -150,12 +159,10 @@ def leiden_clusters(
     return embedding.shared("leiden", find, LABELS, knn.k, resolution, n_iterations)
 
 
-def _contingency(labels_true: Any, labels_pred: Any, engine: Engine | str | None) -> NDArray[np.int64]:
+def _count_pairs(labels_true: Any, labels_pred: Any) -> NDArray[np.int64]:
     true = encode_labels(labels_true, "labels_true")
     pred = encode_labels(labels_pred, "labels_pred", len(true))
-    if engine is None or isinstance(engine, str):
-        engine = get_engine(engine or "auto")
-    return engine.contingency(true.codes, pred.codes, true.n_classes, pred.n_classes)
+    return contingency(true.codes, pred.codes, true.n_classes, pred.n_classes)
 
 
 def _pairs(counts: NDArray[np.int64]) -> int:

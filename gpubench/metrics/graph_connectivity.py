@@ -8,6 +8,7 @@ import numpy as np
 
 from gpubench.core.scores import Score
 from gpubench.data import encode_labels
+from gpubench.metrics._graphs import strong_components
 from gpubench.metrics._metric import metric
 from gpubench.metrics._neighborhoods import neighborhoods
 
@@ -52,7 +53,8 @@ def graph_connectivity(
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     label = encode_labels(labels, "labels", around.n)
-    parts = around.engine.strong_components(around.knn, label.codes)
+    indices = around.engine.to_host(around.knn.indices)
+    parts = strong_components(np.arange(around.n + 1) * around.knn.k, indices.ravel(), label.codes)
     # a part lies in one label, so the first of its cells tells which
     _, first, sizes = np.unique(parts, return_index=True, return_counts=True)
     largest = np.zeros(label.n_classes)

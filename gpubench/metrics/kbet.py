@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Knn, Labels
 from gpubench.data import encode_labels
+from gpubench.metrics._graphs import diffusion_map, strong_components
 from gpubench.metrics._metric import check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
@@ -219,7 +220,8 @@ def _of_labels(
     engine = around.engine
     with engine.timeline.stage("fuzzy_graph"):
         graph = engine.fuzzy_graph(around.knn)
-    parts = engine.strong_components(graph, labels.codes)
+    graph = Graph(*map(engine.to_host, (graph.indptr, graph.indices, graph.weights)))
+    parts = strong_components(graph.indptr, graph.indices, labels.codes)
     order = np.argsort(labels.codes, kind="stable")
     of_labels = np.split(order, np.cumsum(np.bincount(labels.codes))[:-1])
     return {
@@ -253,7 +255,7 @@ def _of_label(
     if tested.n_classes == 1:
         return left_out
     with engine.timeline.stage("diffusion_map"):
-        diffused = engine.diffusion_map(graph, cells, n_components)
+        diffused = engine.xp.asarray(diffusion_map(graph, cells, n_components, engine.seed))
     tests = _test(engine, engine.knn(diffused, min(k, len(cells) - 1)), tested)
     return Score(float((tests.p_values >= alpha).mean()), n=len(cells))
 

@@ -12,7 +12,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.metrics._metric import check_groups, metric, per_cell_values
+from gpubench.metrics._metric import check_groups, contingency, metric, per_cell_values
 from gpubench.metrics._sampling import sampled_silhouette, too_many
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def isolated_labels(
     embedding = on_engine(X, engine)
     label = encode_labels(labels, "labels", embedding.n)
     check_groups(label)
-    n_cells, n_batches = _cells_and_batches(embedding, label, encode_labels(batch, "batch", embedding.n))
+    n_cells, n_batches = _cells_and_batches(label, encode_labels(batch, "batch", embedding.n))
     threshold = int(n_batches.min()) if iso_threshold is None else iso_threshold
     isolated = n_batches <= threshold
     params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
@@ -158,7 +158,7 @@ def silhouette_batch(
     _check_distance(metric)
     embedding = on_engine(X, engine)
     label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
-    n_cells, usable = _comparable(embedding, label, batches)
+    n_cells, usable = _comparable(label, batches)
     params = _params(embedding.engine, metric)
     if not usable.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
@@ -208,7 +208,7 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     _check_distance(metric)
     embedding = on_engine(X, engine)
     label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
-    _, usable = _comparable(embedding, label, batches)
+    _, usable = _comparable(label, batches)
     params = {} if metric == "cosine" else {"metric": metric, **_params(embedding.engine, metric)}
     if not usable.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
@@ -240,17 +240,15 @@ def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDA
     )
 
 
-def _cells_and_batches(
-    embedding: Embedding, labels: Labels, batches: Labels
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cells_and_batches(labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells and batches of each label; (L,) each."""
-    counts = embedding.engine.contingency(labels.codes, batches.codes, labels.n_classes, batches.n_classes)
+    counts = contingency(labels.codes, batches.codes, labels.n_classes, batches.n_classes)
     return counts.sum(axis=1), (counts > 0).sum(axis=1)
 
 
-def _comparable(embedding: Embedding, labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _comparable(labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Cells of each label, and whether it has at least two batches and fewer batches than cells; (L,) each."""
-    n_cells, n_batches = _cells_and_batches(embedding, labels, batches)
+    n_cells, n_batches = _cells_and_batches(labels, batches)
     return n_cells, (n_batches > 1) & (n_batches < n_cells)
 
 

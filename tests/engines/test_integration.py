@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.types import Graph, Knn
 from gpubench.engines.base import Engine
+from gpubench.metrics._graphs import diffusion_map, strong_components
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
@@ -25,6 +26,15 @@ def dense(engine: Engine, graph: Graph) -> np.ndarray:
     indptr = engine.to_host(graph.indptr)
     w[np.repeat(np.arange(graph.n), np.diff(indptr)), engine.to_host(graph.indices)] = engine.to_host(graph.weights)
     return w
+
+
+def components_of(engine: Engine, knn: Knn, codes: np.ndarray) -> np.ndarray:
+    """Strong components of a neighbour graph."""
+    return strong_components(np.arange(len(codes) + 1) * knn.k, engine.to_host(knn.indices).ravel(), codes)
+
+
+def on_host(engine: Engine, graph: Graph) -> Graph:
+    return Graph(*map(engine.to_host, (graph.indptr, graph.indices, graph.weights)))
 
 
 class TestMeanDistances:
@@ -100,14 +110,14 @@ class TestComponents:
         x = rng.normal(size=(150, 2)).astype(np.float32)
         knn, codes = engine.knn(engine.put(x), k), uneven_codes(150, 3, rng)
         exact = integration.strong_components(integration.edges_within(engine.to_host(knn.indices), codes))
-        got = engine.strong_components(knn, codes)
+        got = components_of(engine, knn, codes)
         assert same_partition(got, exact)
         assert 3 < len(np.unique(exact)) < 150
 
     def test_a_path_one_way_joins_nothing(self, engine: Engine) -> None:
         indices = engine.xp.asarray(np.array([[1], [0], [1]], np.int32))
         knn = Knn(indices, engine.xp.asarray(np.zeros((3, 1), np.float32)))
-        got = engine.strong_components(knn, np.zeros(3, np.int32))
+        got = components_of(engine, knn, np.zeros(3, np.int32))
         assert got[0] == got[1] != got[2]
 
     def test_of_a_graph(self, engine: Engine, rng: np.random.Generator) -> None:
@@ -116,7 +126,9 @@ class TestComponents:
         graph = engine.fuzzy_graph(engine.knn(engine.put(x), 5))
         codes = uneven_codes(90, 2, rng)
         edges = (dense(engine, graph) > 0) & (codes[:, None] == codes)
-        assert same_partition(engine.strong_components(graph, codes), integration.strong_components(edges))
+        there = on_host(engine, graph)
+        got = strong_components(there.indptr, there.indices, codes)
+        assert same_partition(got, integration.strong_components(edges))
 
 
 class TestDiffusionMap:
@@ -125,7 +137,7 @@ class TestDiffusionMap:
         cells = make_cells(n + 40, 5, n_labels=2, duplicates=0, seed=6)
         graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 20))
         chosen = np.sort(np.random.default_rng(0).permutation(n + 40)[:n])
-        got = engine.to_host(engine.diffusion_map(graph, chosen, n_components))
+        got = diffusion_map(on_host(engine, graph), chosen, n_components, 42)
         exact = integration.diffusion_map(dense(engine, graph)[np.ix_(chosen, chosen)], n_components)
         assert got.shape == exact.shape == (n, min(n_components, n - 1))
         assert got.dtype == np.float32
@@ -137,7 +149,7 @@ class TestDiffusionMap:
         x = rng.normal(size=(60, 2)).astype(np.float32)
         x[30:] += 1000
         graph = engine.fuzzy_graph(engine.knn(engine.put(x), 8))
-        got = engine.to_host(engine.diffusion_map(graph, np.arange(60), 40))
+        got = diffusion_map(on_host(engine, graph), np.arange(60), 40, 42)
         assert np.isfinite(got).all()
         lengths = np.linalg.norm(got, axis=0)
         assert (np.abs(lengths - 1) < 1e-6).sum() == 2

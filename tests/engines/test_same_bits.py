@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from cells import Cells, make_cells
+from engines.test_integration import on_host
 
 from gpubench.engines.base import Engine
+from gpubench.metrics._graphs import diffusion_map
 
 # Several blocks for each of three threads, and a last one that is not full.
 N = 3_001
@@ -58,8 +60,7 @@ def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:
         engine.mean_distances(x, cells.label),
         engine.neighbor_simpson(knn, cells.batch, 4, 10.0),
         engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
-        engine.strong_components(knn, cells.label),
-        engine.to_host(engine.diffusion_map(graph, np.arange(N), 20)),
+        diffusion_map(on_host(engine, graph), np.arange(N), 20, engine.seed),
         engine.kmeans(x, 12),
     ]
 

@@ -53,10 +53,10 @@ def thread_sanitizer(emulate: Emulate) -> Callable[[], str]:
 
     @cache
     def problem() -> str:
-        kernel = emulate("contingency", sanitizer="thread")
-        one, counts = np.zeros(1, np.int32), np.zeros((1, 1), np.int64)
+        kernel = emulate("group_means", sanitizer="thread")
+        x, order, starts = np.zeros((1, 1), np.float32), np.zeros(1, np.int32), np.array([0, 1], np.int64)
         try:
-            kernel((1,), (32,), one, one, 1, 1, 1, 0, counts)
+            kernel((1,), (256,), x, order, starts, 1, 1, np.zeros((1, 1)), shared=2048)
         except Broken as error:
             return str(error)
         return ""

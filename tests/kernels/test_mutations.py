@@ -39,7 +39,7 @@ class Mutation:
 
 def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "check") -> Mutation:
     """Leave out the barrier between two pieces of code."""
-    kind = "__syncthreads" if kernel in ("rerank", "search_exactly", "contingency", "group_means") else "__syncwarp"
+    kind = "__syncthreads" if kernel in ("rerank", "search_exactly", "group_means") else "__syncwarp"
     # the barrier is as far in as what stands before it, or as the inside of a block that follows or ends
     text = kernels.source(kernel)
     found = [old for n in range(0, 20, 4) if text.count(old := f"{before}\n{' ' * n}{kind}();\n{after}") == 1]
@@ -243,20 +243,6 @@ MUTATIONS = (
     Mutation("rank", "always the first row", "ranks[r * n + order", "ranks[order"),
     Mutation("rank", "a row written by two blocks", "r += gridDim.y", "r += 1", "race"),
     Mutation("rank", "32-bit positions", "for (Index at", "for (int at", "compiler"),
-    # contingency
-    Mutation("contingency", "a cell beyond the last", "i < n;", "i <= n;"),
-    Mutation("contingency", "the last pair is lost", "pair += blockDim.x) {", "pair += blockDim.x + n_pairs) {"),
-    Mutation("contingency", "the table begins as garbage", "table[pair] = 0;", "continue;"),
-    barrier("contingency", "after clearing", "table[pair] = 0;", "    }\n    for (Index i"),
-    barrier(
-        "contingency",
-        "before the table is added",
-        "    if (in_shared) {",
-        "        for (Index pair = threadIdx.x; pair < n_pairs; pair += blockDim.x) {",
-    ),
-    Mutation("contingency", "table not atomic", "atomicAdd(&table[pair], 1u)", "table[pair] += 1u", "race"),
-    Mutation("contingency", "counts not atomic", *NOT_ATOMIC, "race"),
-    Mutation("contingency", "32-bit pairs", "static_cast<Index>(rows[i]) * n_columns", "rows[i] * n_columns", "far"),
     # group_means
     Mutation("group_means", "a row of the next group", "i < starts[group + 1]", "i <= starts[group + 1]"),
     Mutation("group_means", "a warp left out", "w < GROUP_WARPS", "w < GROUP_WARPS - 1"),
@@ -272,7 +258,7 @@ MUTATIONS = (
 def _compiled_ahead(request, compiler) -> None:
     """Compile the mutations that are to be tested on all cores."""
     chosen = [item.callspec.params["mutation"] for item in request.session.items if "mutation" in item.fixturenames]
-    compiler.prepare([("contingency", kernels.source("contingency"), "thread")])  # which all races wait for
+    compiler.prepare([("group_means", kernels.source("group_means"), "thread")])  # which all races wait for
     compiler.prepare([(m.kernel, m.source(), "thread" if m.by == "race" else "address") for m in chosen])
 
 

@@ -16,6 +16,7 @@ from numpy.testing import assert_array_equal
 from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
 from gpubench.metrics import adjusted_rand_index, leiden_clusters, normalized_mutual_info
+from gpubench.metrics._metric import contingency
 
 BOTH = pytest.mark.parametrize("metric", [adjusted_rand_index, normalized_mutual_info])
 
@@ -169,3 +170,13 @@ def test_categories_without_cells_do_not_count(engine: Engine, metric, small_cel
 def test_what_cannot_be_compared(engine: Engine, metric, true: list, pred: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
         metric(true, pred, engine=engine)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 257, 2049])
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(1, 1), (3, 5), (2, 300), (700, 700)])
+def test_contingency_counts_every_pair_of_codes(n: int, n_rows: int, n_columns: int, rng: np.random.Generator) -> None:
+    rows = rng.integers(0, n_rows, n).astype(np.int32)
+    columns = rng.integers(0, n_columns, n).astype(np.int32)
+    counts = contingency(rows, columns, n_rows, n_columns)
+    assert counts.dtype == np.int64
+    assert_array_equal(counts, reference.contingency(rows, columns, n_rows, n_columns))

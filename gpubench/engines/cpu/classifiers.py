@@ -15,9 +15,9 @@ import numpy as np
 
 from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.common import logistic
+from gpubench.engines.common.blas import one_blas_thread
 from gpubench.engines.common.knn_classifier import NearestNeighbors
 from gpubench.engines.common.logistic import Sums
-from gpubench.engines.cpu.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -263,21 +263,6 @@ class CpuEngine(Engine):
         """See `Engine.kmeans`."""
         return kmeans.kmeans(self, x, n_clusters, self._over_rows)
 
-    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """See `Engine.strong_components`."""
-        return graphs.strong_components(edges, codes)
-
-    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> NDArray[np.float32]:
-        """See `Engine.diffusion_map`."""
-        return graphs.diffusion_map(graph, cells, n_components, self.seed)
-
-    def contingency(
-        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
-    ) -> NDArray[np.int64]:
-        """See `Engine.contingency`."""
-        pairs = rows.astype(np.int64) * n_columns + columns
-        return np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
-
     def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """See `Engine.rank`."""
         ranks = np.empty(values.shape)

@@ -17,9 +17,9 @@ import numpy as np
 from gpubench.core.types import Knn
 from gpubench.engines import planner
 from gpubench.engines.common import work
+from gpubench.engines.common.blas import one_blas_thread
 from gpubench.engines.common.knn_search import Neighbors, Scaling, near_order, sample_of, share_found
 from gpubench.engines.cpu import exact_knn
-from gpubench.engines.cpu.threads import one_blas_thread
 from gpubench.engines.cpu.top_k import CandidateStore
 
 if TYPE_CHECKING:

@@ -6,36 +6,18 @@ threads would only fight over the same cores.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
-from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from threadpoolctl import ThreadpoolController
+from gpubench.engines.common.blas import one_blas_thread
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Timeline
     from gpubench.engines.common.work import Work
 
 T = TypeVar("T")
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """While it is open, BLAS computes on the thread that calls it: with more, it sums in another order."""
-    limited: AbstractContextManager[Any] = _blas(len(sys.modules)).limit(limits=1)
-    return limited
-
-
-@lru_cache(maxsize=1)
-def _blas(n_modules: int) -> ThreadpoolController:  # noqa: ARG001
-    """The BLAS libraries of this process, looked for again when modules were imported: they may bring another one.
-
-    Looking takes milliseconds, which is what many small calls would spend most of their time on.
-    """
-    return ThreadpoolController().select(user_api="blas")
 
 
 class Workers:

@@ -16,7 +16,6 @@ from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
 from gpubench.engines.common import kmeans, neighborhoods, work
 from gpubench.engines.common.segments import Segments, own_means, sort_cells, widths_from_means
-from gpubench.engines.cpu import graphs
 from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
@@ -231,27 +230,6 @@ class CudaEngine(Engine):
     def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
         """See `Engine.kmeans`."""
         return kmeans.kmeans(self, x, n_clusters, self._over_rows)
-
-    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """See `Engine.strong_components`; by SciPy on the host with a note in `notes`."""
-        self._note("connected components by SciPy on the CPU")
-        return graphs.strong_components(cuda_graphs.on_host(self.gpu, edges), codes)
-
-    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
-        """See `Engine.diffusion_map`; by SciPy on the host with a note in `notes`."""
-        self._note("diffusion maps by SciPy on the CPU")
-        found = graphs.diffusion_map(cuda_graphs.on_host(self.gpu, graph), cells, n_components, self.seed)
-        return self.xp.asarray(found)
-
-    def contingency(
-        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
-    ) -> NDArray[np.int64]:
-        """See `Engine.contingency`."""
-        asarray = self.gpu.xp.asarray
-        counts = tables.contingency(
-            self.gpu, asarray(rows, dtype=np.int32), asarray(columns, dtype=np.int32), n_rows, n_columns
-        )
-        return self.to_host(counts)
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`."""

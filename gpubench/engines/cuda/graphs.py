@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cuda.device import Device
-
-EdgesT = TypeVar("EdgesT", bound="Graph | Knn")
 
 ATTEMPTS = 3
 """Times that cuGraph is asked, each with another seed, before igraph is."""
@@ -79,17 +76,8 @@ def _is_absurd(codes: NDArray[np.int32], n_joined: int, n: int) -> bool:
 
 
 def _by_igraph(device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    return cpu_leiden.communities(on_host(device, graph), resolution, n_iterations, seed)
-
-
-def on_host(device: Device, edges: EdgesT) -> EdgesT:
-    """The same graph as arrays of the host."""
-    asnumpy = device.xp.asnumpy
-    if isinstance(edges, Graph):
-        return replace(
-            edges, indptr=asnumpy(edges.indptr), indices=asnumpy(edges.indices), weights=asnumpy(edges.weights)
-        )
-    return replace(edges, indices=asnumpy(edges.indices), distances=asnumpy(edges.distances))
+    on_host = Graph(*map(device.xp.asnumpy, (graph.indptr, graph.indices, graph.weights)))
+    return cpu_leiden.communities(on_host, resolution, n_iterations, seed)
 
 
 def _by_cugraph(

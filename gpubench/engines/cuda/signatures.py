@@ -253,20 +253,6 @@ _KERNELS = (
         grid_dimensions=2,
     ),
     Kernel(
-        "contingency",
-        (
-            Array("rows", "int32", "n"),
-            Array("columns", "int32", "n"),
-            _count("n", "int64"),
-            _count("n_rows"),
-            _count("n_columns"),
-            _flag("in_shared"),
-            Array("counts", "int64", "n_rows n_columns", written=True),
-        ),
-        shared_bytes=lambda s: 4 * s["n_rows"] * s["n_columns"] * s["in_shared"],
-        max_threads=1024,
-    ),
-    Kernel(
         "group_means",
         (
             Array("x", "float32", "n d"),

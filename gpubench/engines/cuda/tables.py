@@ -1,4 +1,4 @@
-"""Counts, ranks and means on the GPU."""
+"""Ranks, means and values of neighbourhoods on the GPU."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ WARP = 32
 GROUP_THREADS = 256
 ENTROPY_WARPS = 8
 LANES_PER_CELL = 8
-
-
-def contingency(device: Device, rows: Array, columns: Array, n_rows: int, n_columns: int) -> Array:
-    """(n_rows, n_columns) int64 counts of the pairs of codes, (n,) int32 each."""
-    counts = device.xp.zeros((n_rows, n_columns), np.int64)
-    if len(rows):
-        in_shared = 4 * n_rows * n_columns <= MAX_SHARED_BYTES
-        shared = 4 * n_rows * n_columns * in_shared
-        sizes = len(rows), n_rows, n_columns, int(in_shared)
-        device.launch("contingency", len(rows), rows, columns, *sizes, counts, shared=shared)
-    return counts
 
 
 def rank(device: Device, values: Array, room_bytes: int) -> Array:

@@ -85,21 +85,6 @@ class OneWorkerEngine(Engine):
         """See `Engine.kmeans`; on one worker."""
         return self._codes("kmeans", self._on(x), n_clusters)
 
-    def strong_components(self, edges: Knn | Graph, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """See `Engine.strong_components`; on one worker."""
-        whole = self._whole(edges) if isinstance(edges, Knn) else edges
-        return self._codes("strong_components", whole, codes)
-
-    def diffusion_map(self, graph: Graph, cells: NDArray[np.int64], n_components: int) -> Array:
-        """See `Engine.diffusion_map`; on one worker."""
-        return self._there("diffusion_map", graph, cells, n_components)
-
-    def contingency(
-        self, rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int
-    ) -> NDArray[np.int64]:
-        """See `Engine.contingency`; the columns are here, and counting takes less than sending them."""
-        return self._here.contingency(rows, columns, n_rows, n_columns)
-
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`; where the values are."""
         return self._there("rank", values) if isinstance(values, ClusterArray) else self._here.rank(values)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gpubench.core.errors import GpubenchError
+from gpubench.engines.common.blas import one_blas_thread
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cpu.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -297,13 +297,6 @@ class TestGraphs:
 
 
 class TestTables:
-    @pytest.mark.parametrize(("n_rows", "n_columns"), [(3, 5), (200, 300)])
-    def test_contingency(self, engine: CudaEngine, n_rows: int, n_columns: int, rng: Any) -> None:
-        rows, columns = (rng.integers(0, size, 150).astype(np.int32) for size in (n_rows, n_columns))
-        counts = engine.contingency(rows, columns, n_rows, n_columns)
-        assert counts.dtype == np.int64
-        assert_array_equal(counts, reference.contingency(rows, columns, n_rows, n_columns))
-
     @pytest.mark.parametrize("room_bytes", [1 << 20, 1])
     def test_rank(self, engine: CudaEngine, room_bytes: int, rng: Any) -> None:
         table = rng.integers(0, 9, (5, 40)).astype(np.float32)
