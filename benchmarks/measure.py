@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpubench.core import machine
+from gpubench.core import machine, memory
 from gpubench.core.machine import usable_cores
 
 HERE = Path(__file__).resolve().parent
@@ -98,7 +98,7 @@ def _private_bytes(pid: int) -> int:
 
 def machine_facts() -> dict[str, Any]:
     """Describe the machine."""
-    return {"cpu": machine.cpu_model(), "cores": usable_cores(), "memory_bytes": machine.total_memory_bytes()}
+    return {"cpu": machine.cpu_model(), "cores": usable_cores(), "memory_bytes": memory.total_memory_bytes()}
 
 
 def versions(python: str, packages: Sequence[str]) -> Mapping[str, str]:

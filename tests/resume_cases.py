@@ -51,7 +51,7 @@ def run(out: Path) -> None:
         result = score(checkpoint=checkpoint)
         result.to_json(out / "results.json")
         result.cells_to_parquet(out / "cells.parquet")
-        checkpoint.end(whole=True)
+        checkpoint.end(complete=True)
 
 
 def import_all() -> None:

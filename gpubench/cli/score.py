@@ -282,7 +282,7 @@ def _finish(
     except InputError as error:  # the scores are shown before it ends the run
         not_written = error
     if checkpoint:
-        lines += checkpoint.end(whole=not (result.interrupted or result.failures or not_written))
+        lines += checkpoint.end(complete=not (result.interrupted or result.failures or not_written))
     if not quiet:
         show(result, lines, sys.stdout)
     if verbose:

@@ -1,7 +1,7 @@
-"""Finished parts of a run, kept in a folder until the run has ended whole: one that was killed goes on where it was.
+"""Checkpoints: finished parts of a run in a folder, from which an interrupted run resumes.
 
-A part is one JSON file, and arrays beside it, which are written first. Its name is a digest of everything that the part
-depends on, so what has changed is computed anew.
+An entry is a JSON file, and the .npy files of its arrays, which are written first. Its name is a digest of everything
+that the entry depends on, so entries of other inputs, options or code are never read.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ T = TypeVar("T")
 
 FOLDER = ".checkpoint"
 LOCK = "lock"
-PARTS = "*.part.*"
+ENTRIES = "*.part.*"
 MAPPED_FROM_BYTES = 64 << 20
-LOCK_TRIES = 100  # each is lost only where another run ends at that moment
-TAKEN_OVER = " (taken over)"
-"""Ends the name of a stage in which a part was read and not computed."""
+LOCK_TRIES = 100  # a try fails only if another run ends at that very moment
+RESUMED = " (resumed)"
+"""Suffix of the name of a stage whose result was read from a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEntry:
-    """What is written of a part.
+    """Content of an entry.
 
     Attributes
     ----------
-    value : anything that JSON holds; NaN becomes null
+    value : anything that JSON can hold; NaN becomes null
     arrays : name -> array on the host
     """
 
@@ -55,7 +55,7 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[T]):
-    """Turns something into a part, and back to the bit; large arrays come back read-only, mapped from their files."""
+    """Lossless conversion to an entry and back. Large arrays come back read-only, memory-mapped."""
 
     pack: Callable[[T], CheckpointEntry]
     unpack: Callable[[CheckpointEntry], T]
@@ -70,44 +70,44 @@ LABELS: Codec[Labels] = Codec(
 
 
 class Checkpoint:
-    """The folder of the finished parts. One run at a time uses it, in a `with` statement.
+    """Folder of checkpoint entries, used by one run at a time in a `with` statement.
 
     Attributes
     ----------
-    folder : `.checkpoint` in the folder of the results; made when the run starts, gone when it has ended whole
-    taken : how many parts of each name were taken over
-    saved_s : what computing those took
-    notes : what could not be kept, or not be read
+    folder : `.checkpoint` in the results folder; created when the run starts, removed when it has completed
+    resumed : number of entries read, by name
+    saved_s : seconds that computing those entries had taken
+    notes : entries that could not be read or written
     """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.folder = Path(out) / FOLDER
-        self.taken: Counter[str] = Counter()
+        self.resumed: Counter[str] = Counter()
         self.saved_s = 0.0
         self.notes: list[str] = []
         self._lock: IO[bytes] | None = None
-        self._finished_before: frozenset[str] = frozenset()
-        self._made: list[Path] = []
-        self._whole = False
+        self._found: frozenset[str] = frozenset()
+        self._created: list[Path] = []
+        self._complete = False
         self._full = False
 
     def __enter__(self) -> Self:
-        """Make the folder, and see what an earlier run has left there.
+        """Create and lock the folder, and list the entries of earlier runs.
 
         Raises
         ------
         InputError
-            Another run uses the folder, or it cannot be made.
+            Another run uses the folder, or it cannot be created.
         """
         out = self.folder.parent
-        self._made = [place for place in (out, *out.parents) if not place.exists()]
-        self._lock = self._locked()
+        self._created = [place for place in (out, *out.parents) if not place.exists()]
+        self._lock = self._acquire_lock()
         for half_written in self.folder.glob(".*.tmp"):
             half_written.unlink()
-        self._finished_before = frozenset(file.name for file in self.folder.glob(PARTS))
+        self._found = frozenset(file.name for file in self.folder.glob(ENTRIES))
         return self
 
-    def _locked(self, tries: int = LOCK_TRIES) -> IO[bytes]:
+    def _acquire_lock(self, tries: int = LOCK_TRIES) -> IO[bytes]:
         file = self.folder / LOCK
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,86 +118,82 @@ class Checkpoint:
                 f"{out!r} is in use by another run; wait until it ends, or choose another folder"
             ) from error
         except OSError as error:
-            # the other run has just ended and taken its folder away; or nothing can be made there at all
+            # another run has just ended and removed its folder, or nothing can be created there at all
             if isinstance(error, FileNotFoundError) and tries > 1:
-                return self._locked(tries - 1)
+                return self._acquire_lock(tries - 1)
             if error.errno not in NO_LOCKS:
                 raise InputError(
-                    f"{str(self.folder)!r} cannot be made: {error.strerror}; choose another folder"
+                    f"{str(self.folder)!r} cannot be created: {error.strerror}; choose another folder"
                 ) from error
             self.notes.append(f"{self.folder} is on a file system without locks; start one run at a time there")
             return file.open("ab")
 
     def __exit__(self, *_: object) -> None:
-        """Let the folder go; it is removed where the run has ended whole, or has left nothing."""
+        """Unlock the folder, and remove it if the run has completed or has no entries."""
         lock, self._lock = self._lock, None
         if lock is None:
             return
         with lock:
-            if not self._holds(lock):
+            if not self._owns(lock):
                 return
-            parts = list(self.folder.glob(PARTS))
-            if self._whole or not any(file.suffix == ".json" for file in parts):
-                self._remove(parts, lock)
+            entries = list(self.folder.glob(ENTRIES))
+            if self._complete or not any(file.suffix == ".json" for file in entries):
+                self._remove(entries, lock)
 
-    def _holds(self, lock: IO[bytes]) -> bool:
-        """Whether the folder is still this run's: someone may have removed it, and another run made it again."""
+    def _owns(self, lock: IO[bytes]) -> bool:
+        """Whether the lock is still that of the folder, which someone may have removed and another run recreated."""
         try:
             return os.path.samestat(os.fstat(lock.fileno()), (self.folder / LOCK).stat())
         except FileNotFoundError:
             return False
 
-    def _remove(self, parts: list[Path], lock: IO[bytes]) -> None:
-        """Remove what this class has made, and nothing else; what names arrays goes before them."""
-        for file in sorted(parts, key=lambda file: file.suffix != ".json"):
+    def _remove(self, entries: list[Path], lock: IO[bytes]) -> None:
+        """Remove only what this class has created; JSON files go before the arrays that they name."""
+        for file in sorted(entries, key=lambda file: file.suffix != ".json"):
             file.unlink()
         if sys.platform == "win32":  # open files cannot be removed there
             lock.close()
         (self.folder / LOCK).unlink()
-        for place in (self.folder, *self._made):
+        for place in (self.folder, *self._created):
             if not any(place.iterdir()):
                 place.rmdir()
 
-    def end(self, *, whole: bool) -> list[str]:
-        """Say whether the run has ended whole and its results are safe, so that nothing of this is needed any more.
+    def end(self, *, complete: bool) -> list[str]:
+        """Mark the run as ended; if it is complete, its results are safe and the entries can be removed.
 
         Returns
         -------
-        Lines for people: what was taken over, and what is left for the next run.
+        list of str
+            Sentences for the user: what was resumed, what failed, and what is left for the next run.
         """
-        self._whole = whole
+        self._complete = complete
         lines = [f"{line[0].upper()}{line[1:]}." for line in (self.summary(), *self.notes) if line]
-        if not whole and any(self.folder.glob("*.part.json")):
-            lines.append(f"What is finished is kept in {self.folder}: the same command goes on from there.")
+        if not complete and any(self.folder.glob("*.part.json")):
+            lines.append(f"Finished parts are in {self.folder}: run the same command again to resume.")
         return lines
 
     def has(self, key: str) -> bool:
-        """Whether an earlier run has finished something under this key."""
-        return self._lock is not None and f"{key}.part.json" in self._finished_before
+        """Whether an earlier run has written an entry with this key."""
+        return self._lock is not None and f"{key}.part.json" in self._found
 
     def read(self, name: str, key: str) -> CheckpointEntry | None:
-        """What an earlier run has finished under this key; None where there is nothing whole."""
+        """Return the entry of an earlier run; None if there is none or it is damaged."""
         if not self.has(key):
             return None
-        file = f"{key}.part.json"
+        file = self.folder / f"{key}.part.json"
         try:
-            entry, seconds = self._read(file, key)
+            content = _verified(json.loads(file.read_bytes()))
+            arrays = {array: _load(self._array_file(key, array)) for array in content["arrays"]}
+            seconds = float(content["seconds"])
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            self.notes.append(f"{self.folder / file} is damaged ({error}), and was computed anew")
+            self.notes.append(f"{file} is damaged ({error}), and was recomputed")
             return None
-        self.taken[name.partition(" ")[0]] += 1  # folds count together
+        self.resumed[name.partition(" ")[0]] += 1  # folds count together
         self.saved_s += seconds
-        return entry
-
-    def _read(self, file: str, key: str) -> tuple[CheckpointEntry, float]:
-        content = json.loads((self.folder / file).read_bytes())
-        if content["digest"] != digest_of(content["value"]):
-            raise ValueError("its digest differs")
-        arrays = {name: _load(self._array(key, name)) for name in content["arrays"]}
-        return CheckpointEntry(content["value"], arrays), float(content["seconds"])
+        return CheckpointEntry(content["value"], arrays)
 
     def write(self, key: str, entry: CheckpointEntry, seconds: float) -> None:
-        """Keep a part, whole or not at all. Where that fails the run goes on without, and a note tells."""
+        """Write an entry atomically. On failure continue without checkpointing and add a note."""
         import numpy as np
 
         if self._lock is None or self._full:
@@ -206,34 +202,34 @@ class Checkpoint:
         content = {"arrays": list(entry.arrays), "seconds": seconds, "digest": digest_of(value), "value": value}
         text = json.dumps(content).encode()
         try:
-            for of, array in entry.arrays.items():
-                write_atomically(self._array(key, of), partial(np.save, arr=np.asarray(array)))
-            # Not forced to the disk: what a power cut leaves torn is known by its digest.
+            for name, array in entry.arrays.items():
+                write_atomically(self._array_file(key, name), partial(np.save, arr=np.asarray(array)))
+            # Not synced to the disk: an entry torn by a power cut is recognised by its digest.
             write_atomically(self.folder / f"{key}.part.json", lambda file: file.write(text), sync=False)
         except InputError as error:
             self._full = True
-            self.notes.append(f"what is finished is not kept any more: {error}")
+            self.notes.append(f"checkpointing has stopped: {error}")
 
-    def _array(self, key: str, name: str) -> Path:
+    def _array_file(self, key: str, name: str) -> Path:
         return self.folder / f"{key}.part.{name}.npy"
 
     def summary(self) -> str:
-        """What was taken over, in a line; empty where nothing was."""
-        if not self.taken:
+        """Say in one line what was resumed; empty if nothing was."""
+        if not self.resumed:
             return ""
-        parts = ", ".join(name if count == 1 else f"{name} x {count}" for name, count in self.taken.items())
-        return f"taken over from the run before, {self.saved_s:.1f} s of work: {parts}"
+        names = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in self.resumed.items())
+        return f"resumed from checkpoint: {names} ({self.saved_s:.1f} s saved)"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointScope:
-    """The parts of a run that depend on the same things.
+    """Entries that depend on the same facts.
 
     Attributes
     ----------
-    timeline : each part is a stage of it
-    checkpoint : where parts are kept; None: nowhere
-    depends_on : digest of what decides these parts
+    timeline : has a stage for each entry
+    checkpoint : where entries are written; None: nowhere
+    depends_on : digest of the facts
     """
 
     timeline: Timeline
@@ -241,38 +237,44 @@ class CheckpointScope:
     depends_on: str = ""
 
     def keyed(self, *facts: Any) -> CheckpointScope:
-        """Those that depend on these facts as well; a fact is what JSON holds."""
+        """Return the scope of entries that depend on these facts as well; a fact is anything that JSON can hold."""
         return replace(self, depends_on=digest_of(self.depends_on, facts)) if self.checkpoint else self
 
     def disabled(self) -> CheckpointScope:
-        """Parts that are not kept, because nothing tells whether they would come out the same."""
+        """Return a scope without checkpoint, for results that no fact identifies."""
         return CheckpointScope(self.timeline)
 
     def has(self, name: str, *facts: Any) -> bool:
-        """Whether an earlier run has finished a part."""
+        """Whether an earlier run has written this entry."""
         return self.checkpoint is not None and self.checkpoint.has(self.keyed(name, *facts).depends_on)
 
     def cached(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
-        """Take a part over from an earlier run, or make and keep it.
+        """Read an entry of an earlier run, or compute and write it.
 
         Parameters
         ----------
         name : of its stage
-        facts : what else decides it
+        facts : facts that it depends on besides those of the scope
         """
         if self.checkpoint is None:
             with self.timeline.stage(name):
                 return make()
         key = self.keyed(name, *facts).depends_on
-        found = self.checkpoint.read(name, key)
-        if found is not None:
-            with self.timeline.stage(name + TAKEN_OVER):
-                return codec.unpack(found)
+        entry = self.checkpoint.read(name, key)
+        if entry is not None:
+            with self.timeline.stage(name + RESUMED):
+                return codec.unpack(entry)
         begin = time.perf_counter()
         with self.timeline.stage(name):
             made = make()
         self.checkpoint.write(key, codec.pack(made), time.perf_counter() - begin)
         return made
+
+
+def _verified(content: dict[str, Any]) -> dict[str, Any]:
+    if content["digest"] != digest_of(content["value"]):
+        raise ValueError("its digest differs")
+    return content
 
 
 def _load(file: Path) -> NDArray[Any]:
@@ -282,15 +284,15 @@ def _load(file: Path) -> NDArray[Any]:
 
 
 def digest_of(*facts: Any) -> str:
-    """32 hexadecimal digits that differ where the facts do."""
+    """Return 32 hexadecimal digits that differ if the facts do."""
     return blake2b(json.dumps(plain(facts), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def digest_of_code() -> str:
-    """Of the files that gpubench itself is made of, for a version alone does not tell one being worked on."""
+    """Return a digest of gpubench's own files, because a version does not identify a checkout under development."""
     package = Path(__file__).parents[1]
     files = {file.relative_to(package): file for file in package.rglob("*")}
-    if Path("kernels") not in files:  # in a wheel they are inside the package, in a checkout beside it
+    if Path("kernels") not in files:  # a wheel has them inside the package, a checkout next to it
         files |= {file.relative_to(package.parent): file for file in package.parent.glob("kernels/*")}
     digest = blake2b(digest_size=16)
     for name, file in sorted(files.items()):

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writes, file locks, and the folders of the cache and the configuration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ CACHE = "GPUBENCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder of what can be fetched or measured again; not made here.
+    """Return the cache folder, which may not exist yet.
 
-    Returns
-    -------
-    What `GPUBENCH_CACHE` names, else the platform's: ~/.cache/gpubench on Linux, ~/Library/Caches/gpubench on macOS.
+    It is the value of `GPUBENCH_CACHE`, or the platform's: ~/.cache/gpubench on Linux, ~/Library/Caches/gpubench on
+    macOS.
     """
     named = os.environ.get(CACHE)
     if named:
@@ -33,7 +32,7 @@ def cache_folder() -> Path:
 
 
 def config_folder() -> Path:
-    """The folder of what the user has written for gpubench, such as a catalogue: ~/.config/gpubench on Linux."""
+    """Return the folder of the user's own files for gpubench, such as a catalogue: ~/.config/gpubench on Linux."""
     from platformdirs import user_config_path
 
     return user_config_path("gpubench", appauthor=False)
@@ -43,28 +42,28 @@ _NO_SPACE = "free some space there or choose another folder"
 _REMEDIES = {
     errno.ENOSPC: _NO_SPACE,
     errno.EDQUOT: _NO_SPACE,
-    None: _NO_SPACE,  # NumPy says of an array that did not fit how much was written, and nothing else
+    None: _NO_SPACE,  # NumPy's error for an array that did not fit has no errno
     errno.EFBIG: "raise the file-size limit or choose another folder",
-    errno.ENOENT: "make the folder first or choose another one",
-    errno.ENOTDIR: "a part of that path is a file; choose another folder",
+    errno.ENOENT: "create the folder first or choose another one",
+    errno.ENOTDIR: "part of that path is a file; choose another folder",
     errno.EISDIR: "a folder has that name; move it away or choose another name",
 }
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""What some file systems of clusters say when a file is to be locked."""
+"""Errors of file systems, as some clusters have, that do not support locks."""
 
-_NO_PERMISSION = "choose a folder that you may write to"
+_NO_PERMISSION = "choose a folder with write permission"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
     """Write a file under a temporary name in its folder, then rename it.
 
-    A write that fails or is interrupted leaves an older file of that name as it was, and no temporary file.
+    A write that fails or is interrupted leaves an existing file unchanged, and no temporary file.
 
     Parameters
     ----------
-    path : the file; a link is followed, so that what it points to is replaced
-    write : gets the open binary file
-    sync : wait until it is on the disk, so that it survives a power cut as well
+    path : the file; a symbolic link is followed, so that its target is replaced
+    write : receives the open binary file
+    sync : whether to wait until the file is on the disk, so that it survives a power cut
 
     Raises
     ------
@@ -75,7 +74,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
-            # os.open rather than tempfile: the file gets the permissions that any new file of the user's has.
+            # os.open instead of tempfile gives the file the permissions of any new file of the user
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             with os.fdopen(handle, "wb") as file:
                 write(file)
@@ -90,14 +89,14 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 
 def lock_file(path: Path) -> IO[bytes]:
-    """Make a file and lock it until it is closed or the process ends, however it ends.
+    """Create and lock a file until it is closed or the process ends, however it ends.
 
     Raises
     ------
     BlockingIOError
-        Another holds the lock.
+        Another process holds the lock.
     OSError
-        The file cannot be made, was removed at that moment (ENOENT), or its file system knows no locks (`NO_LOCKS`).
+        The file cannot be created, was removed at that moment (ENOENT), or its file system has no locks (`NO_LOCKS`).
     """
     file = path.open("ab")
     try:
@@ -110,24 +109,28 @@ def lock_file(path: Path) -> IO[bytes]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                raise FileNotFoundError(errno.ENOENT, "another holder has removed it", str(path))
+                raise FileNotFoundError(errno.ENOENT, "removed by another process", str(path))
     except OSError as error:
         file.close()
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
-            raise BlockingIOError(error.errno, "locked by another", str(path)) from error
+            raise BlockingIOError(error.errno, "locked by another process", str(path)) from error
         raise
     return file
 
 
 def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:
-    """Make sure that files can be written to a folder, without leaving a trace.
+    """Check that files can be written to a folder, without creating anything.
 
-    A folder that does not exist yet is not made: the nearest one above it is tried.
+    If the folder does not exist, the nearest existing parent is checked.
+
+    Parameters
+    ----------
+    name : the argument that an error message names
 
     Raises
     ------
     InputError
-        It is a file, or a file cannot be made there; `name` is the argument that the message names.
+        It is a file, or no file can be created there.
     """
     folder = Path(folder)
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
@@ -140,6 +143,6 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
 
 
 def cannot_write(folder: Path, error: OSError, what: str) -> InputError:
-    """Make the error of a file that cannot be written, with what to do about it."""
+    """Return the error for a file that cannot be written, with a remedy."""
     remedy = _REMEDIES.get(error.errno, _NO_PERMISSION)
     return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}")

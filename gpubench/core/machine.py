@@ -1,4 +1,4 @@
-"""Facts about the machine and what is installed, found without importing any of it."""
+"""Facts about the machine, installed packages and ended processes, found without importing any of the packages."""
 
 from __future__ import annotations
 
@@ -10,38 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 KILLED = -9
-"""The return code of a process that SIGKILL ended, which only the system or a person sends."""
-
-
-def why_ended(code: int, complaints: str) -> str:
-    """Say why a process has ended, in a line that goes on after "the process ".
-
-    Parameters
-    ----------
-    code : its return code; of a signal the negative number
-    complaints : what it wrote on standard error, of which the last line tells
-    """
-    if code == KILLED:
-        return "was killed, as a system does that is out of memory"
-    last = (complaints.strip().splitlines() or ["it said nothing"])[-1]
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}: {last}"
-    return f"ended with exit code {code}: {last}"
-
-
-def lacked_memory(code: int, complaints: str) -> bool:
-    """Whether a process has ended for want of memory: killed by the system, or by Python's own word."""
-    return code == KILLED or (complaints.strip().splitlines() or [""])[-1].startswith("MemoryError")
-
+"""Return code of a process that was ended by SIGKILL, which only the system or a person sends."""
 
 PACKAGES = (
     "numpy",
@@ -65,11 +35,39 @@ PACKAGES = (
     "pylibcugraph-cu12",
     "pylibcugraph-cu13",
 )
-"""Distributions that a number may depend on."""
+"""Distributions that results may depend on."""
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def why_ended(code: int, stderr: str) -> str:
+    """Say why a process has ended, to follow "the process ".
+
+    Parameters
+    ----------
+    code : its return code; the negative number of the signal that ended it
+    stderr : its standard error, of which the last line is quoted
+    """
+    if code == KILLED:
+        return "was killed, as a system does that is out of memory"
+    last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}: {last}"
+    return f"ended with exit code {code}: {last}"
+
+
+def lacked_memory(code: int, stderr: str) -> bool:
+    """Whether a process ran out of memory: it was killed by the system, or raised MemoryError."""
+    return code == KILLED or (stderr.strip().splitlines() or [""])[-1].startswith("MemoryError")
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed distribution, None where it is not installed."""
+    """Return the version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -77,13 +75,13 @@ def package_version(name: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of those of `PACKAGES` that are installed."""
+    """Return the versions of the installed ones of `PACKAGES`."""
     found = ((name, package_version(name)) for name in PACKAGES)
     return {name: version for name, version in found if version is not None}
 
 
 def cpu_model() -> str:
-    """The processor in words."""
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -94,15 +92,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def total_memory_bytes() -> int | None:
-    """Memory of the machine, None where the system does not say."""
-    if sys.platform == "win32":  # no sysconf there
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def run_briefly(*command: str, timeout_s: float = 5.0) -> str | None:
-    """Output of a short command; None where the program is missing, fails or takes too long."""
+    """Return the output of a short command; None if the program is missing, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,8 @@
-"""How much memory processes hold, and how much is free, as the system tells it."""
+"""Memory that processes hold, and memory that is free, as reported by the operating system.
+
+psutil is not used: importing it takes longer than importing gpubench, and it has neither the limits of control groups
+nor, on Linux, the peak memory of a process.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
-_FREE = Path("/proc/meminfo")
+_MEMINFO = Path("/proc/meminfo")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -17,21 +21,21 @@ _FILES = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""Of control groups of version 2, which name no controller, and of version 1: the folder of all, the files that tell
-the limit and what is used, and in memory.stat what is used of files that nobody has looked at for some time."""
+"""Controller (none in version 2 of control groups, "memory" in version 1) -> its top folder, the files with the limit
+and the usage of a group, and the line of memory.stat that counts reclaimable pages of files."""
 
 
 class PeakMemory:
-    """Peak resident memory of this process between two moments.
+    """Peak resident memory of this process since the last restart.
 
-    Linux keeps one high-water mark a process, which can be reset. Elsewhere it cannot, and the process's peak so far
-    stands in.
+    Linux has one high-water mark per process, which can be reset. On other systems it cannot be, and the process's peak
+    so far is reported instead.
     """
 
     def __init__(self) -> None:
-        self._resets = self._try_reset()
+        self._resets = self._reset()
 
-    def _try_reset(self) -> bool:
+    def _reset(self) -> bool:
         try:
             _RESET.write_text("5")
         except OSError:
@@ -39,24 +43,24 @@ class PeakMemory:
         return True
 
     def restart(self) -> None:
-        """Forget what was held until now."""
+        """Start to measure from now on."""
         if self._resets:
-            self._try_reset()
+            self._reset()
 
     def read_bytes(self) -> int | None:
-        """The most that was held since the last restart."""
-        marked = _told(_STATUS, "VmHWM") if self._resets else None
-        return process_peak_bytes() if marked is None else marked
+        """Return the highest memory since the last restart; None if the system does not report it."""
+        peak = _read_bytes(_STATUS, "VmHWM") if self._resets else None
+        return process_peak_bytes() if peak is None else peak
 
 
 def resident_bytes() -> int | None:
-    """The memory that this process holds now; its peak so far where the system does not say."""
-    now = _told(_STATUS, "VmRSS")
+    """Return the memory that this process holds now, or its peak so far if the system reports only that."""
+    now = _read_bytes(_STATUS, "VmRSS")
     return process_peak_bytes() if now is None else now
 
 
 def process_peak_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not say."""
+    """Return the highest memory that this process has held; None if the system does not report it."""
     if sys.platform == "win32":  # no resource module there
         return None
     import resource
@@ -66,40 +70,44 @@ def process_peak_bytes() -> int | None:
 
 
 def peak_bytes_of(pid: int) -> int | None:
-    """The most memory that another process has held so far; None where it has ended or the system does not say."""
-    return _told(Path(f"/proc/{pid}/status"), "VmHWM")
+    """Return the highest memory of another process; None if it has ended or the system does not report it."""
+    return _read_bytes(Path(f"/proc/{pid}/status"), "VmHWM")
 
 
-def _told(status: Path, line: str) -> int | None:
-    """A line of what Linux tells of a process, in bytes."""
+def _read_bytes(file: Path, name: str) -> int | None:
+    """Return one amount of a file of /proc in bytes."""
     try:
-        lines = status.read_text().splitlines()
-    except OSError:  # another system, or the process has gone
+        lines = file.read_text().splitlines()
+    except OSError:  # not Linux, or the process has ended
         return None
-    return next((int(found.split()[1]) * 1024 for found in lines if found.startswith(f"{line}:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def system_free_bytes() -> int:
-    """The memory that the system has for new arrays."""
-    free = _told(_FREE, "MemAvailable")
+    """Return the memory that the system has for new arrays."""
+    free = _read_bytes(_MEMINFO, "MemAvailable")
     if free is not None:
         return free
-    if hasattr(os, "sysconf"):  # macOS: no count of what is free, so a quarter of what there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return 4 << 30
+    total = total_memory_bytes()  # macOS and Windows do not report what is free: a quarter of the total
+    return 4 << 30 if total is None else total // 4
+
+
+def total_memory_bytes() -> int | None:
+    """Return the memory of the machine; None if the system does not report it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def group_free_bytes() -> int | None:
-    """What the control groups leave that this process is in, as a container's or a job's; None without a limit."""
-    left = [_left(folder, *files) for folder, files in _own_groups()]
+    """Return what is left in the control groups of this process (a container or a batch job); None without a limit."""
+    left = [_left_in_group(folder, *files) for folder, files in _own_groups()]
     return min((n_bytes for n_bytes in left if n_bytes is not None), default=None)
 
 
-def _own_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of the groups of this process and of those around them, and what their files are called."""
+def _own_groups() -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders of this process's groups and of the groups around them, with the names in their files."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
-    except OSError:  # another system
+    except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -107,16 +115,15 @@ def _own_groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
             top, *files = _FILES[controller]
             own = _GROUPS / top / path.lstrip("/")
             for folder in (own, *own.parents):
-                yield folder, (files[0], files[1], files[2])
+                yield folder, files
                 if folder == _GROUPS / top:
                     break
 
 
-def _left(folder: Path, limit: str, used: str, unused_files: str) -> int | None:
-    """What one group leaves; pages of files that are not in use are given back before memory runs out."""
+def _left_in_group(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
     try:
         most, now = ((folder / name).read_text().strip() for name in (limit, used))
-        told = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:  # it has no limit, or is outside of the container
+        stat = dict(line.split(maxsplit=1) for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:  # the group has no limit, or is outside of the container
         return None
-    return None if most == "max" else max(0, int(most) - int(now) + int(told.get(unused_files, 0)))
+    return None if most == "max" else max(0, int(most) - int(now) + int(stat.get(reclaimable, 0)))

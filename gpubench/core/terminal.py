@@ -1,4 +1,4 @@
-"""What a terminal shows: tables with lines and colour, and drawings that move; what a pipe gets is plain text."""
+"""Output on a terminal with rich: live displays, tables and styled lines. Pipes get plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ if TYPE_CHECKING:
 
 
 class _Live(Protocol):
-    """What rich draws anew again and again, in a thread of its own."""
+    """Live display of rich, which redraws itself in a thread."""
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start to draw."""
 
     def stop(self) -> None:
-        """Take the drawing away."""
+        """Stop, and remove the display."""
 
 
 L = TypeVar("L", bound=_Live)
 
 
 class Drawing(ABC, Generic[L]):
-    """What moves on standard error while it is a terminal; nothing is drawn in a pipe.
-
-    Use it in a `with` statement, so that the drawing is taken away again whatever happens inside.
+    """Live display on standard error while a `with` statement runs; nothing is drawn unless it is a terminal.
 
     Parameters
     ----------
@@ -42,7 +40,7 @@ class Drawing(ABC, Generic[L]):
 
     @abstractmethod
     def _live(self, console: Console) -> L:
-        """Make what is drawn."""
+        """Return the display."""
 
     def __enter__(self) -> Self:
         if self._shown:
@@ -60,12 +58,7 @@ class Drawing(ABC, Generic[L]):
 
 
 class Terminal:
-    """A terminal to which headings, tables and lines are written; their text is shown as it is, never as markup.
-
-    Parameters
-    ----------
-    stream : is a terminal
-    """
+    """Terminal to which lines and tables are written; text is shown verbatim, never interpreted as markup."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
@@ -73,7 +66,7 @@ class Terminal:
         self._console = Console(file=stream, highlight=False)
 
     def lines(self, lines: Iterable[str], style: str = "") -> None:
-        """Write lines in a style of rich."""
+        """Write lines in one of rich's styles."""
         from rich.text import Text
 
         for line in lines:
@@ -87,7 +80,7 @@ class Terminal:
         Parameters
         ----------
         rows : cells of each row, and their styles
-        numbers : whether all columns but the first hold numbers, which stand to the right
+        numbers : whether to right-align all columns but the first
         """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table

@@ -1,4 +1,4 @@
-"""Stages of a run: time, work, bytes put on the device, and peak memory, for every result."""
+"""Stages of a run: time, counted work, bytes put on the device, and peak memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any, Protocol
 from gpubench.core.memory import PeakMemory, resident_bytes
 
 _TRACK = {"pid": 1, "tid": 1}
-_TOLD = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
-"""What a trace says of a stage; files of older versions have less."""
+_TRACED = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
+"""Fields of a stage that a trace shows; files of older versions have fewer."""
 
 
 @dataclass(slots=True)
 class WorkerShare:
-    """What one worker of a cluster did for a stage.
+    """Share of one worker of a cluster in a stage.
 
     Attributes
     ----------
-    worker : its number, as "worker 1"; addresses are nobody's business
-    start_s : when its first task began, in seconds since the timeline began
-    seconds : from then until its last task ended
-    busy_s : what its tasks took together
-    tasks : how many
+    worker : its number, as "worker 1"; addresses stay private
+    start_s : start of its first task, in seconds since the timeline began
+    seconds : from then until the end of its last task
+    busy_s : seconds of all its tasks
+    tasks : number of tasks
     """
 
     worker: str
@@ -42,14 +42,14 @@ class Span:
 
     Attributes
     ----------
-    path : names of the stages that it runs inside, and its own, joined by "/"
+    path : names of the stages that it runs inside, and its own name, joined by "/"
     start_s : seconds since the timeline began
-    seconds : how long it took, stages inside it included
-    put_bytes : bytes that crossed from the host's memory or the disk to the device
-    peak_bytes : highest memory in use while it ran (resident memory on the CPU, None where it cannot be read)
-    flop : floating-point operations of the distances and products computed, as far as operations count them
-    moved_bytes : bytes that had to be read and written, every array once, as far as operations count them
-    workers : on a cluster, what each of its workers did
+    seconds : duration, including the stages inside it
+    put_bytes : bytes copied from the host's memory or the disk to the device
+    peak_bytes : highest memory in use while it ran (resident memory on the CPU); None if the system does not report it
+    flop : floating-point operations of distances and products, as counted by the operations
+    moved_bytes : bytes read and written, each array once, as counted by the operations
+    workers : shares of the workers of a cluster
     """
 
     path: str
@@ -63,29 +63,29 @@ class Span:
 
 
 class Listener(Protocol):
-    """What a progress display hears of a run."""
+    """Receiver of the progress of a run."""
 
     def started(self, path: str) -> None:
-        """A stage began."""
+        """Receive the start of a stage."""
 
     def advanced(self, path: str, done: int, total: int) -> None:
-        """`done` of `total` parts of the stage are finished."""
+        """Receive the progress of a stage: `done` of `total` parts are finished."""
 
     def ended(self, path: str, seconds: float) -> None:
-        """A stage ended."""
+        """Receive the end of a stage."""
 
 
-class Gauge(Protocol):
-    """A device whose memory is read and whose profiler is told of the stages."""
+class DeviceMonitor(Protocol):
+    """Device whose memory is read and whose profiler shows the stages."""
 
     def peak_bytes(self) -> int | None:
-        """The most memory that was held so far."""
+        """Return the highest memory in use so far."""
 
     def push_range(self, name: str) -> None:
-        """Open a range that profilers show."""
+        """Open a range for profilers."""
 
     def pop_range(self) -> None:
-        """Close the last range."""
+        """Close the range opened last."""
 
 
 class CancelToken:
@@ -116,9 +116,14 @@ class CancelToken:
 
 
 class Timeline:
-    """Records the stages of one run.
+    """Record of the stages of one run.
 
-    Stages are opened by the thread that drives the run; worker threads only count (`put`, `work`, `advance`).
+    The thread that drives the run opens stages; worker threads only count (`put`, `work`, `advance`).
+
+    Attributes
+    ----------
+    listener : receives the progress; None: nobody does
+    cancel_token : cancels the run
     """
 
     def __init__(self, listener: Listener | None = None, device_peak: Callable[[], int | None] | None = None) -> None:
@@ -127,19 +132,19 @@ class Timeline:
         self._spans: list[Span] = []
         self._memory = PeakMemory()
         self._device_peak = device_peak
-        self._gauge: Gauge | None = None
+        self._monitor: DeviceMonitor | None = None
         self._lock = Lock()
         self.cancel_token = CancelToken()
         self.listener = listener
 
-    def follow(self, gauge: Gauge) -> None:
-        """From the next stage on read the peak memory of a device, and show it the stages as ranges."""
-        self._gauge = gauge
-        self._device_peak = gauge.peak_bytes
+    def use_device(self, monitor: DeviceMonitor) -> None:
+        """Record the peak memory of a device instead of the host's, and show the device's profiler the stages."""
+        self._monitor = monitor
+        self._device_peak = monitor.peak_bytes
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:
-        """Time what runs inside; stages nest."""
+        """Record a stage while the context is open; stages nest."""
         self.cancel_token.check()
         path = "/".join([self._open[-1].path, name] if self._open else [name])
         self._credit_peak()
@@ -147,9 +152,9 @@ class Timeline:
         span = Span(path, time.perf_counter() - self._origin)
         self._open.append(span)
         self._spans.append(span)
-        gauge = self._gauge
-        if gauge:
-            gauge.push_range(path)
+        monitor = self._monitor
+        if monitor:
+            monitor.push_range(path)
         if self.listener:
             self.listener.started(path)
         try:
@@ -158,43 +163,44 @@ class Timeline:
             self._credit_peak()
             span.seconds = time.perf_counter() - self._origin - span.start_s
             self._open.pop()
-            if gauge:
-                gauge.pop_range()
+            if monitor:
+                monitor.pop_range()
             if self.listener:
                 self.listener.ended(path, span.seconds)
 
     def put(self, n_bytes: int) -> None:
-        """Count bytes put on the device in every stage now open."""
+        """Add bytes put on the device to every open stage."""
         with self._lock:
             for span in self._open:
                 span.put_bytes += n_bytes
 
     def work(self, flop: int, moved_bytes: int) -> None:
-        """Count floating-point operations, and bytes read and written, in every stage now open."""
+        """Add floating-point operations, and bytes read and written, to every open stage."""
         with self._lock:
             for span in self._open:
                 span.flop += flop
                 span.moved_bytes += moved_bytes
 
     def advance(self, done: int, total: int) -> None:
-        """Tell the listener how far the innermost stage is."""
+        """Report the progress of the innermost stage."""
         self.cancel_token.check()
         if self.listener and self._open:
             self.listener.advanced(self._open[-1].path, done, total)
 
     @property
     def path(self) -> str:
-        """The innermost stage that is open; empty where none is."""
+        """Path of the innermost open stage; empty if none is open."""
         return self._open[-1].path if self._open else ""
 
-    def elsewhere(
+    def add_worker_share(
         self, path: str, worker: str, first_ago_s: float, last_ago_s: float, busy_s: float, tasks: int
     ) -> None:
-        """Note what a worker of a cluster did for the last stage of this path.
+        """Add the share of a worker of a cluster to the last stage with this path.
 
         Parameters
         ----------
-        first_ago_s, last_ago_s : how long ago its first task began and its last one ended, by the clocks of both
+        first_ago_s, last_ago_s : seconds since the start of its first task and the end of its last one; ages, because
+            the clocks of both machines differ
         """
         now = time.perf_counter() - self._origin
         span = next((span for span in reversed(self._spans) if span.path == path), None)
@@ -202,24 +208,24 @@ class Timeline:
             span.workers.append(WorkerShare(worker, now - first_ago_s, first_ago_s - last_ago_s, busy_s, tasks))
 
     def spans(self) -> list[Span]:
-        """All stages in the order they began."""
+        """Return all stages in the order in which they began."""
         return list(self._spans)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """All stages as JSON-ready dictionaries; of workers nothing is said where there are none."""
+        """Return all stages as JSON-ready dictionaries, with `workers` only where there are any."""
         stages = [asdict(span) for span in self._spans]
         return [stage if stage["workers"] else {k: v for k, v in stage.items() if k != "workers"} for stage in stages]
 
-    def beside(self, n_bytes: int) -> None:
-        """Count memory that another process holds for this one, with what this one holds now, in the stages now open.
+    def add_process_memory(self, n_bytes: int) -> None:
+        """Count the memory of a child process, on top of what this process holds now, in every open stage.
 
-        The memory of a device is another, to which neither adds.
+        If the memory of a device is recorded, neither counts.
         """
         if self._device_peak is None:
             self._credit((resident_bytes() or 0) + n_bytes)
 
     def _credit_peak(self) -> None:
-        # what was held before a stage began counts in those already open; then the mark begins anew
+        """Credit open stages with the peak so far, before the high-water mark is reset for a new one."""
         self._credit(self._device_peak() if self._device_peak else self._memory.read_bytes())
 
     def _credit(self, peak: int | None) -> None:
@@ -231,49 +237,47 @@ class Timeline:
 def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Convert stages to the trace-event format that Perfetto and chrome://tracing open.
 
-    A stage is a complete event ("X") on one track, so that stages lie below those that they run inside; the peak memory
-    of the innermost stages is also a counter ("C"). Times are in microseconds.
+    A stage is a complete event ("X"); all are on one track, where nested stages are drawn below outer ones. The peak
+    memory of innermost stages is also a counter ("C"). Times are in microseconds.
 
     Parameters
     ----------
-    stages : as `Timeline.to_dicts` gives them, in the order they began
+    stages : as returned by `Timeline.to_dicts`
+
+    References
+    ----------
+    Trace Event Format,
+    https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     """
     names = [("process_name", "gpubench"), ("thread_name", "stages")]
     events: list[dict[str, Any]] = [{"name": key, "ph": "M", **_TRACK, "args": {"name": name}} for key, name in names]
     for i, stage in enumerate(stages):
-        begin = stage["start_s"] * 1e6
-        events.append(
-            {
-                "name": stage["path"].rsplit("/", 1)[-1],
-                "cat": "gpubench",
-                "ph": "X",
-                "ts": begin,
-                "dur": stage["seconds"] * 1e6,
-                **_TRACK,
-                "args": {key: stage[key] for key in _TOLD if key in stage},
-            }
-        )
+        args = {key: stage[key] for key in _TRACED if key in stage}
+        events.append(_complete_event(stage["path"], stage, _TRACK, args))
         innermost = i + 1 == len(stages) or not stages[i + 1]["path"].startswith(f"{stage['path']}/")
         if innermost and stage["peak_bytes"] is not None:
             memory = {"bytes": stage["peak_bytes"]}
-            events.append({"name": "peak memory", "ph": "C", "ts": begin, **_TRACK, "args": memory})
-    return {"traceEvents": [*events, *_worker_events(stages)], "displayTimeUnit": "ms"}
-
-
-def _worker_events(stages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Tracks of the workers of a cluster: for each stage from its first task there to its last."""
+            events.append({"name": "peak memory", "ph": "C", "ts": events[-1]["ts"], **_TRACK, "args": memory})
+    # each worker of a cluster has a track of its own, from its first task of a stage to its last
     shares = [(stage["path"], share) for stage in stages for share in stage.get("workers", ())]
-    tracks = {name: tid for tid, name in enumerate(dict.fromkeys(share["worker"] for _, share in shares), 2)}
-    for name, tid in tracks.items():
-        yield {"name": "thread_name", "ph": "M", "pid": _TRACK["pid"], "tid": tid, "args": {"name": name}}
+    tracks = {name: {**_TRACK, "tid": tid} for tid, name in enumerate(dict.fromkeys(s["worker"] for _, s in shares), 2)}
+    events += [{"name": "thread_name", "ph": "M", **track, "args": {"name": name}} for name, track in tracks.items()]
     for path, share in shares:
-        yield {
-            "name": path.rsplit("/", 1)[-1],
-            "cat": "gpubench",
-            "ph": "X",
-            "ts": share["start_s"] * 1e6,
-            "dur": share["seconds"] * 1e6,
-            "pid": _TRACK["pid"],
-            "tid": tracks[share["worker"]],
-            "args": {"path": path, "busy_s": share["busy_s"], "tasks": share["tasks"]},
-        }
+        args = {"path": path, "busy_s": share["busy_s"], "tasks": share["tasks"]}
+        events.append(_complete_event(path, share, tracks[share["worker"]], args))
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _complete_event(
+    path: str, times: Mapping[str, Any], track: Mapping[str, int], args: Mapping[str, Any]
+) -> dict[str, Any]:
+    begin, duration = times["start_s"] * 1e6, times["seconds"] * 1e6
+    return {
+        "name": path.rsplit("/", 1)[-1],
+        "cat": "gpubench",
+        "ph": "X",
+        "ts": begin,
+        "dur": duration,
+        **track,
+        "args": args,
+    }

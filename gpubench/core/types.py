@@ -1,6 +1,6 @@
-"""The plain data that travels between layers: frozen dataclasses without logic.
+"""Plain data passed between layers: frozen dataclasses without logic.
 
-Letters are the same everywhere: n cells, d dimensions, k neighbours, L labels, B batches.
+Letters mean the same everywhere: n cells, d dimensions, k neighbours, L labels, B batches.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-LARGEST_SEED = 2**32 - 1
-"""Of NumPy's older generators, which igraph and scikit-learn are seeded through."""
+MAX_SEED = 2**32 - 1
+"""Largest seed of NumPy's legacy generators, through which igraph and scikit-learn are seeded."""
 
 
 def check_seed(seed: Any) -> int:
@@ -27,32 +27,32 @@ def check_seed(seed: Any) -> int:
     Raises
     ------
     InputError
-        It is no whole number from 0 to `LARGEST_SEED`.
+        It is not a whole number from 0 to `MAX_SEED`.
     """
     try:
         number = index(seed)
     except TypeError:
         number = -1
-    if not 0 <= number <= LARGEST_SEED:
-        raise InputError(f"seed={seed!r} is no whole number from 0 to {LARGEST_SEED}; give one that is")
+    if not 0 <= number <= MAX_SEED:
+        raise InputError(f"seed={seed!r} is not a whole number from 0 to {MAX_SEED}; choose one that is")
     return number
 
 
 Array: TypeAlias = Any
-"""An array of the running engine: NumPy on the CPU, CuPy on CUDA."""
+"""An array of the engine in use: NumPy on the CPU, CuPy on CUDA."""
 
 
 @runtime_checkable
 class RowSource(Protocol):
-    """A matrix that is read in row blocks: a file on disk, or anything that does not fit in memory."""
+    """A matrix that is read in blocks of rows, such as a file that does not fit in memory."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """Return (n, d)."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
+        """Return the dtype as stored."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
@@ -60,13 +60,13 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A label column as integer codes. Only values that occur are counted, so no class is empty.
+    """A label column as integer codes. Every class has at least one cell.
 
     Attributes
     ----------
     codes : (n,) int32 in [0, L), on the host
     names : the L values as strings, in the order of the codes
-    key : what the user calls this column, for messages
+    key : the user's name of the column, for messages
     """
 
     codes: NDArray[np.int32]
@@ -75,7 +75,7 @@ class Labels:
 
     @property
     def n_classes(self) -> int:
-        """L, the number of distinct values."""
+        """Number of classes L."""
         return len(self.names)
 
     def __len__(self) -> int:
@@ -84,15 +84,15 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Cells to score: one or more embeddings of the same cells, and the columns that describe them.
+    """Cells to score: embeddings of the same cells, and columns that describe the cells.
 
     Attributes
     ----------
-    embeddings : name -> (n, d) array or `RowSource`; nothing is read before it is needed
-    obs : role ("label", "batch" ...) -> (n,) values as stored, which `encode_labels` takes; only the columns asked for
-    n_cells : n
-    cell_ids : (n,) names of the cells, or None where the source has none
-    source : where the data came from, for provenance
+    embeddings : name -> (n, d) array or `RowSource`, read only when needed
+    obs : role ("label", "batch" ...) -> (n,) values as stored, for `encode_labels`; only the requested columns
+    n_cells : number of cells n
+    cell_ids : (n,) names of the cells; None if the source has none
+    source : path or name of the data, for provenance
     """
 
     embeddings: Mapping[str, Any]
@@ -104,7 +104,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Knn:
-    """The k nearest neighbours of each cell: the cell itself is left out by id, distances ascend.
+    """The k nearest neighbours of each cell, nearest first; a cell is not its own neighbour.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Knn:
     distances : (n, k) float32, Euclidean, not squared
     method : "exact", or the name of the approximate method
     params : parameters of the method, empty for exact search
-    recall : measured share of true neighbours found, None where the search is exact
+    recall : measured share of true neighbours found; None if the search is exact
     """
 
     indices: Array
@@ -123,7 +123,7 @@ class Knn:
 
     @property
     def k(self) -> int:
-        """The number of neighbours of each cell."""
+        """Number of neighbours per cell."""
         return int(self.indices.shape[1])
 
     @property
@@ -137,21 +137,21 @@ class Knn:
         Raises
         ------
         ValueError
-            If k is below 1 or exceeds the neighbours that were searched.
+            k is below 1 or above the number of neighbours.
         """
         if not 1 <= k <= self.k:
-            raise ValueError(f"head({k}): this graph holds {self.k} neighbours a cell")
+            raise ValueError(f"head({k}): this graph has {self.k} neighbours per cell")
         return Knn(self.indices[:, :k], self.distances[:, :k], self.method, self.params, self.recall)
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A weighted undirected graph of cells as CSR; both directions of an edge are stored.
+    """A weighted undirected graph of cells in CSR format; both directions of an edge are stored.
 
     Attributes
     ----------
     indptr : (n + 1,) int64
-    indices : (nnz,) int32, ascending inside a row
+    indices : (nnz,) int32, ascending in each row
     weights : (nnz,) float64
     """
 
@@ -161,5 +161,5 @@ class Graph:
 
     @property
     def n(self) -> int:
-        """The number of cells."""
+        """Number of cells n."""
         return int(self.indptr.shape[0]) - 1

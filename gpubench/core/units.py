@@ -1,4 +1,4 @@
-"""Amounts as people say them: each in the unit that gives it two or three digits."""
+"""Parse and format amounts of bytes, counts and seconds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount of memory: "4GB" is 4 x 10^9 bytes, "4GiB" 4 x 2^30.
+    """Parse an amount of memory.
 
     Raises
     ------
     InputError
-        It is no amount, or none.
+        The text is no amount, or less than a byte.
+
+    Examples
+    --------
+    >>> parse_bytes("4GB"), parse_bytes("1.5 KiB")
+    (4000000000, 1536)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     amount = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
@@ -25,12 +30,21 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_counts(text: str, argument: str) -> list[int]:
-    """Read whole numbers with commas between them: "10k,100k,1M" is 10,000, 100,000 and 1,000,000.
+    """Parse comma-separated whole numbers.
+
+    Parameters
+    ----------
+    argument : name of the option in error messages
 
     Raises
     ------
     InputError
-        One is no such number; `argument` is what the message calls it.
+        A part is no whole number above 0.
+
+    Examples
+    --------
+    >>> parse_counts("10k,1.5M", "--cells")
+    [10000, 1500000]
     """
     counts = []
     for part in text.split(","):
@@ -43,7 +57,7 @@ def parse_counts(text: str, argument: str) -> list[int]:
 
 
 def bytes_text(n_bytes: float) -> str:
-    """Bytes in steps of a thousand: "1.2 GB", "340 MB", "12 bytes"."""
+    """Format bytes in powers of a thousand: "1.2 GB", "340 MB", "12 bytes"."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= factor:
             amount = n_bytes / factor
@@ -52,7 +66,7 @@ def bytes_text(n_bytes: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration: "3.5 h", "17 min", "2.4 s", "80 ms"; below a millisecond that it is."""
+    """Format a duration: "3.5 h", "17 min", "2.4 s", "80 ms", "<1 ms"."""
     for unit, least, factor in (("h", 1.5 * 3600, 3600.0), ("min", 90.0, 60.0), ("s", 1.0, 1.0)):
         if seconds >= least:
             amount = seconds / factor

@@ -1,4 +1,4 @@
-"""YAML files whose values know where they stand, so that an error can name the line."""
+"""YAML documents whose values know their file and line, which error messages name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "tag:yaml.org,2002:null": "nothing",
-    "tag:yaml.org,2002:bool": "a truth value",
+    "tag:yaml.org,2002:bool": "a boolean",
     "tag:yaml.org,2002:int": "a number",
     "tag:yaml.org,2002:float": "a number",
     "tag:yaml.org,2002:timestamp": "a date",
@@ -23,17 +23,16 @@ _KINDS = {
 
 
 def read_document(path: str | os.PathLike[str], argument: str) -> Value:
-    """Read a YAML file of one document.
+    """Read a YAML file with one document.
 
     Parameters
     ----------
-    path : the file
-    argument : what messages call it where it cannot be read
+    argument : name of the file's argument in error messages
 
     Raises
     ------
     InputError
-        It cannot be read, is no YAML (with file and line), or is empty.
+        The file cannot be read, is not YAML (with file and line), or is empty.
     """
     import yaml
 
@@ -44,26 +43,26 @@ def read_document(path: str | os.PathLike[str], argument: str) -> Value:
     except OSError as error:
         raise InputError(f"{argument} {str(path)!r} cannot be read: {error.strerror}; check the path") from error
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)  # the one in C is faster, where it was built
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)  # the C loader is faster, but optional
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: this is not YAML: {error.problem}; mend that line") from error
+        raise InputError(f"{path}{line}: this is not YAML: {error.problem}; correct that line") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; mend it") from error
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from error
     if node is None:
-        raise InputError(f"{argument} {str(path)!r} is empty; write what it should hold")
+        raise InputError(f"{argument} {str(path)!r} is empty; add its content")
     return Value(node, loader, str(path))
 
 
 class Value:
-    """A value of a YAML file: a mapping, a list, or a single one.
+    """Value of a YAML file: a mapping, a list or a scalar.
 
     Parameters
     ----------
-    node, loader : as PyYAML composed it
-    file : its path, for messages
+    node, loader : of PyYAML
+    file : path of the file, for error messages
     """
 
     def __init__(self, node: yaml.Node, loader: yaml.SafeLoader, file: str) -> None:
@@ -78,7 +77,7 @@ class Value:
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it has keys."""
+        """Whether it is a mapping."""
         return self._kind == "mapping"
 
     @property
@@ -88,29 +87,29 @@ class Value:
 
     @property
     def _kind(self) -> str:
-        return str(getattr(self._node, "id", ""))  # each class of nodes has one; types-PyYAML does not know
+        return str(getattr(self._node, "id", ""))  # missing in types-PyYAML
 
     def error(self, message: str) -> InputError:
-        """Make the error that says what is wrong here."""
+        """Return an error with this file and line."""
         return InputError(f"{self.where}: {message}")
 
     def mapping(self, known: Collection[str] | None = None, what: str = "key") -> dict[str, Value]:
-        """The values by key, in their order.
+        """Return the values by key, in the order of the file.
 
         Parameters
         ----------
-        known : the keys that may occur; None: any
-        what : what a key is called, for messages
+        known : allowed keys; None: any
+        what : noun for a key in error messages
 
         Raises
         ------
         InputError
-            It is no mapping; a key is unknown (with close matches), occurs twice, or is no text.
+            It is not a mapping, or a key is unknown (with close matches), repeated, or not text.
         """
         import yaml
 
         if not isinstance(self._node, yaml.MappingNode):
-            raise self.error(f"a mapping was expected, lines of '{what}: ...', not {self._described()}")
+            raise self.error(f"expected a mapping, lines of '{what}: ...', not {self._described()}")
         found: dict[str, Value] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in self._node.value:
@@ -119,13 +118,13 @@ class Value:
             if known is not None and name not in known:
                 raise key.error(f"{what} {name!r} is unknown{close_matches(name, known)}")
             if name in found:
-                raise key.error(f"{what} {name!r} stands here for the second time (first in line {lines[name]})")
+                raise key.error(f"{what} {name!r} is repeated (first in line {lines[name]})")
             found[name] = Value(value_node, self._loader, self._file)
             lines[name] = key_node.start_mark.line + 1
         return found
 
     def items(self) -> list[Value]:
-        """The values of a list; a single value is a list of one."""
+        """Return the values of a list; any other value is a list of one."""
         import yaml
 
         if not isinstance(self._node, yaml.SequenceNode):
@@ -133,12 +132,12 @@ class Value:
         return [Value(node, self._loader, self._file) for node in self._node.value]
 
     def text(self, what: str) -> str:
-        """A text that is not empty.
+        """Return a non-empty text.
 
         Raises
         ------
         InputError
-            It is something else; of numbers, dates and truth values, that quotes make them text.
+            It is anything else; numbers, dates and booleans need quotes to be text.
         """
         value = self.plain()
         if isinstance(value, str) and value:
@@ -147,7 +146,7 @@ class Value:
         raise self.error(f"{what} must be a text, not {self._described()}{hint}")
 
     def written(self, what: str) -> str:
-        """A single value as its letters stand there, whatever YAML makes of them.
+        """Return a scalar as it is spelled in the file, without YAML's conversion.
 
         Raises
         ------
@@ -159,12 +158,12 @@ class Value:
         return str(self._node.value)
 
     def plain(self) -> Any:
-        """The value as Python has it.
+        """Return the value converted to Python objects.
 
         Raises
         ------
         InputError
-            It has a tag or a form that plain YAML does not know.
+            It has a tag or a form that safe YAML does not allow.
         """
         import yaml
 
@@ -172,7 +171,7 @@ class Value:
             return self._loader.construct_object(self._node, deep=True)
         except (yaml.YAMLError, ValueError) as error:
             reason = getattr(error, "problem", None) or str(error)
-            raise self.error(f"this cannot be read as YAML: {' '.join(reason.split())}; mend it") from error
+            raise self.error(f"this cannot be read as YAML: {' '.join(reason.split())}; correct it") from error
 
     def _described(self) -> str:
         if self._kind != "scalar":

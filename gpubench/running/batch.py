@@ -62,7 +62,7 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
             result = score.score(listener=listener, checkpoint=checkpoint, **arguments, **options)
             result.provenance["run"] = {"name": plan.name, "digest": digest}
             lines = [] if result.interrupted and not result.results else output.write(result)
-            return result, lines + checkpoint.end(whole=not (result.interrupted or result.failures))
+            return result, lines + checkpoint.end(complete=not (result.interrupted or result.failures))
     except InputError as error:
         raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
 

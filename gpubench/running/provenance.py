@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from gpubench.core import machine
+from gpubench.core import machine, memory
 from gpubench.core.checkpoint import digest_of_code
 from gpubench.core.machine import usable_cores
 
@@ -67,7 +67,7 @@ def provenance(
         "platform": platform.platform(),
         "cpu": machine.cpu_model(),
         "cores": usable_cores(),
-        "memory_bytes": machine.total_memory_bytes(),
+        "memory_bytes": memory.total_memory_bytes(),
         "packages": machine.package_versions() | _of_engine(engine),
     }
 

@@ -144,7 +144,7 @@ def score(
         run = Runner(engine, prepared.inputs, prepared.skipped, scope)
         run.finish_or_keep(run.everything(dataset, prepared.tasks, given.data, prepared.baselines))
         if own:
-            own.end(whole=not (run.interrupted or run.failures))
+            own.end(complete=not (run.interrupted or run.failures))
     if parts:
         engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
     named = shown(given.data) if isinstance(given.data, str) else None

@@ -155,8 +155,8 @@ BAD_INPUT = {
     "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
     "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
-    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is no whole number from 0"),
-    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is no whole number from 0"),
+    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is not a whole number from 0"),
+    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is not a whole number from 0"),
     "seed that is no number": ([*SEPARATION, "--seed", "x"], "'--seed'.*see gpubench score --help"),
     "unknown search": ([*SEPARATION, "--knn", "hnsw"], "'hnsw'"),
     "no threads": ([*SEPARATION, "--threads", "0"], "--threads 0: at least one thread is needed"),
@@ -203,7 +203,7 @@ def test_an_unwritable_folder_is_found_before_anything_is_computed(
     monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
     (tmp_path / "file").touch()
     assert main(["score", *SEPARATION, "--out", str(tmp_path / "file" / "results")]) == 2
-    assert "a part of that path is a file; choose another folder" in capsys.readouterr().err
+    assert "part of that path is a file; choose another folder" in capsys.readouterr().err
     (tmp_path / "results.json").mkdir()
     assert main(["score", *SEPARATION, "--out", str(tmp_path)]) == 2
     assert "has a folder called results.json" in capsys.readouterr().err
@@ -318,7 +318,7 @@ def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.Captu
     assert re.search(r"stage +seconds +put MB +peak MB", capsys.readouterr().out)
     assert main(["score", *SEPARATION, "--seed", "-1", "--verbose"]) == 2
     assert re.search(
-        r"Traceback.*\ngpubench: --seed -1 is no whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
+        r"Traceback.*\ngpubench: --seed -1 is not a whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
     )
 
 

@@ -17,7 +17,7 @@ from gpubench.core import checkpoint, files
 from gpubench.core.checkpoint import (
     ARRAY,
     LABELS,
-    TAKEN_OVER,
+    RESUMED,
     Checkpoint,
     CheckpointEntry,
     CheckpointScope,
@@ -80,8 +80,8 @@ def test_what_is_kept_comes_back_to_the_bit(codec: Codec[Any], value: Any, tmp_p
         assert (again.dtype, again.tobytes()) == (value.dtype, value.tobytes())
     else:
         assert repr(again) == repr(first) == repr(value)
-    assert checkpoint.taken == {"part": 1}
-    assert [span.path for span in timeline.spans()] == ["part", f"part{TAKEN_OVER}"]
+    assert checkpoint.resumed == {"part": 1}
+    assert [span.path for span in timeline.spans()] == ["part", f"part{RESUMED}"]
 
 
 def test_large_arrays_are_mapped(tmp_path: Path, timeline: Timeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +113,14 @@ def test_other_facts_are_computed_anew(
     assert compute(tmp_path, timeline, 3, PLAIN, *facts)[:2] == (1, 0)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_folder_that_someone_removes_meanwhile_ends_no_run(whole: bool, tmp_path: Path, timeline: Timeline) -> None:
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_folder_removed_during_the_run_ends_no_run(complete: bool, tmp_path: Path, timeline: Timeline) -> None:
     with Checkpoint(tmp_path / "out") as checkpoint:
         scope_in(checkpoint, timeline).cached("part", Computed(1), PLAIN)
         shutil.rmtree(tmp_path / "out")
         assert scope_in(checkpoint, timeline).cached("other", Computed(2), PLAIN) == 2
-        (line,) = checkpoint.end(whole=whole)
-    assert "not kept any more" in line
+        (line,) = checkpoint.end(complete=complete)
+    assert "checkpointing has stopped" in line.lower()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed there")
@@ -129,7 +129,7 @@ def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: 
         shutil.rmtree(first.folder)
         with Checkpoint(tmp_path) as second:
             scope_in(second, timeline).cached("part", Computed(1), PLAIN)
-            first.end(whole=True)
+            first.end(complete=True)
             first.__exit__()
             assert [file.suffix for file in second.folder.glob("*.part.*")] == [".json"]
 
@@ -166,7 +166,7 @@ def test_what_is_damaged_is_computed_anew(damage: Any, suffix: str, tmp_path: Pa
     damage(file)
     _, times, checkpoint = compute(tmp_path, timeline, 0.25, codec)
     assert times == 1
-    assert not checkpoint.taken
+    assert not checkpoint.resumed
     assert (damage, suffix) == (Path.unlink, "json") or "is damaged" in checkpoint.notes[0]
 
 
@@ -174,7 +174,7 @@ def test_a_run_that_ended_whole_leaves_nothing(tmp_path: Path, timeline: Timelin
     (tmp_path / "results.json").write_text("{}")
     with Checkpoint(tmp_path) as checkpoint:
         scope_in(checkpoint, timeline).cached("part", Computed(np.ones(3)), ARRAY)
-        assert checkpoint.end(whole=True) == []
+        assert checkpoint.end(complete=True) == []
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -190,7 +190,7 @@ def test_files_of_others_stay(tmp_path: Path, timeline: Timeline) -> None:
     stranger.write_text("mine")
     with Checkpoint(tmp_path) as checkpoint:
         scope_in(checkpoint, timeline).cached("part", Computed(1), PLAIN)
-        checkpoint.end(whole=True)
+        checkpoint.end(complete=True)
     assert [path.name for path in stranger.parent.iterdir()] == ["notes.txt"]
 
 
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: py
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
     monkeypatch.setattr("gpubench.core.checkpoint.lock_file", no_such_folder)
-    with pytest.raises(InputError, match="cannot be made: No such file or directory; choose another folder"):
+    with pytest.raises(InputError, match="cannot be created: No such file or directory; choose another folder"):
         Checkpoint(tmp_path).__enter__()
 
 
@@ -247,7 +247,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
         scope = scope_in(checkpoint, timeline)
         assert scope.cached("graph", Computed(np.ones(3)), ARRAY).tolist() == [1, 1, 1]
         assert scope.cached("row", Computed(2), PLAIN) == 2
-        assert checkpoint.end(whole=False)[0].startswith("What is finished is not kept any more: ")
+        assert checkpoint.end(complete=False)[0].startswith("Checkpointing has stopped: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -263,10 +263,10 @@ def test_lines_say_what_was_taken_over_and_what_is_left(tmp_path: Path, timeline
         with Checkpoint(tmp_path) as checkpoint:
             for fold in (1, 2):
                 scope_in(checkpoint, timeline).cached(f"fold {fold}", Computed(fold), PLAIN)
-            lines = checkpoint.end(whole=False)
+            lines = checkpoint.end(complete=False)
     assert lines == [
-        f"Taken over from the run before, {checkpoint.saved_s:.1f} s of work: fold x 2.",
-        f"What is finished is kept in {tmp_path / '.checkpoint'}: the same command goes on from there.",
+        f"Resumed from checkpoint: fold x2 ({checkpoint.saved_s:.1f} s saved).",
+        f"Finished parts are in {tmp_path / '.checkpoint'}: run the same command again to resume.",
     ]
 
 

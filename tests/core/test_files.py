@@ -97,9 +97,9 @@ def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> No
 
 def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="make the folder first"):
+    with pytest.raises(InputError, match="create the folder first"):
         write_atomically(tmp_path / "none" / "a", lambda file: file.write(b"x"))
-    with pytest.raises(InputError, match="a part of that path is a file"):
+    with pytest.raises(InputError, match="part of that path is a file"):
         write_atomically(tmp_path / "file" / "a", lambda file: file.write(b"x"))
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match=r"--out '.*file' cannot be written.*is a file; choose another folder"):
         check_writable_folder(tmp_path / "file", "--out")
-    with pytest.raises(InputError, match="a part of that path is a file"):
+    with pytest.raises(InputError, match="part of that path is a file"):
         check_writable_folder(tmp_path / "file" / "below")
     with pytest.raises(InputError, match="cannot be written"):
         check_writable_folder(tmp_path / "dangling" / "below")
@@ -123,6 +123,6 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
 @not_as_root
 def test_a_folder_without_permission_is_found(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="choose a folder that you may write to"):
+    with pytest.raises(InputError, match="choose a folder with write permission"):
         check_writable_folder(tmp_path)
     tmp_path.chmod(0o700)

@@ -110,10 +110,10 @@ def test_memory_of_another_process_counts_with_what_is_held_at_the_same_time() -
     with timeline.stage("after the other") as after:
         block = np.ones(200 * MEGABYTE, np.uint8)
         del block  # handed over, then the other process grows
-        timeline.beside(150 * MEGABYTE)
+        timeline.add_process_memory(150 * MEGABYTE)
     with timeline.stage("together") as together:
         block = np.ones(200 * MEGABYTE, np.uint8)
-        timeline.beside(150 * MEGABYTE)
+        timeline.add_process_memory(150 * MEGABYTE)
         del block
     assert nothing.peak_bytes is not None
     for span, megabytes in ((after, 200), (together, 350)):
@@ -124,7 +124,7 @@ def test_memory_of_another_process_counts_with_what_is_held_at_the_same_time() -
 def test_memory_of_another_process_is_none_of_the_device() -> None:
     timeline = Timeline(device_peak=lambda: 5)
     with timeline.stage("a") as span:
-        timeline.beside(100)
+        timeline.add_process_memory(100)
     assert span.peak_bytes == 5
 
 

@@ -202,7 +202,7 @@ def test_a_run_and_its_resumption(
         first = gb.score(url, ["X_pca"], checkpoint=checkpoint, **given)
     with Checkpoint(tmp_path) as checkpoint:
         second = gb.score(url, ["X_pca"], checkpoint=checkpoint, **given)
-        assert checkpoint.taken
+        assert checkpoint.resumed
     assert [row.value for row in first.results] == [row.value for row in second.results]
     written = json.dumps([first.provenance, first.timeline, first.skipped]) + caplog.text
     assert not _secrets_in(written)

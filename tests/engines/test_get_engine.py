@@ -53,7 +53,9 @@ def test_options_that_no_run_can_have(start_engine: Callable[..., Engine], optio
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**40, 1.0, "1", None, np.int64(-5)])
 def test_seeds_that_no_generator_takes(engine_name: str, seed: object) -> None:
     for name in ("auto", engine_name):
-        with pytest.raises(InputError, match=rf"^seed={re.escape(repr(seed))} is no whole number from 0 to 4294967295"):
+        with pytest.raises(
+            InputError, match=rf"^seed={re.escape(repr(seed))} is not a whole number from 0 to 4294967295;"
+        ):
             get_engine(name, seed=seed)  # type: ignore[arg-type]
 
 

@@ -174,7 +174,7 @@ def test_a_process_ends_within_two_seconds_of_ctrl_c(tmp_path: Path) -> None:
         assert time.monotonic() - begin < SOON_S
     assert process.returncode == 130
     assert "Interrupted: what was finished by then is above." in out
-    assert "the same command goes on from there" in out
+    assert "run the same command again to resume" in out
     result = gb.Result.from_json(tmp_path / "out" / "results.json")
     assert result.interrupted
     assert {row.task for row in result.results} == {"clustering"}

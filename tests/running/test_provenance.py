@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.core.machine import cpu_model, package_versions, total_memory_bytes
+from gpubench.core.machine import cpu_model, package_versions
+from gpubench.core.memory import total_memory_bytes
 from gpubench.engines import get_engine
 from gpubench.running.provenance import provenance
 

@@ -19,7 +19,7 @@ import resume_cases
 from numpy.typing import NDArray
 
 import gpubench as gb
-from gpubench.core.checkpoint import TAKEN_OVER, Checkpoint
+from gpubench.core.checkpoint import RESUMED, Checkpoint
 from gpubench.core.errors import InputError
 from gpubench.tasks import label_prediction
 
@@ -87,7 +87,7 @@ def test_runs_killed_at_any_moment_are_resumed_to_the_same_bits(run: Run, tmp_pa
             assert run(None) == "exit 0"
             content = read(results)
             assert numbers(content) == expected
-            taken_over += any(TAKEN_OVER in stage["path"] for stage in content["timeline"])
+            taken_over += any(RESUMED in stage["path"] for stage in content["timeline"])
             assert not folder.exists()
     assert killed >= MOMENTS / 2
     assert taken_over >= MOMENTS / 10
@@ -135,14 +135,14 @@ def stopped(given: dict[str, Any], tmp_path: Path) -> gb.Result:
 
 
 @pytest.mark.usefixtures("stopped")
-def test_the_result_says_what_was_taken_over(given: dict[str, Any], tmp_path: Path) -> None:
+def test_a_resumed_result_notes_what_was_resumed(given: dict[str, Any], tmp_path: Path) -> None:
     result, undisturbed = gb.score(**given, checkpoint=tmp_path), gb.score(**given)
     assert rows_of(result) == rows_of(undisturbed)
     assert cells_of(result) == cells_of(undisturbed)
     (note,) = result.provenance["engine"]["notes"]
-    assert note.startswith("taken over from the run before, ")
-    assert note.endswith(" s of work: knn, leiden, adjusted_rand_index, normalized_mutual_info")
-    taken = [stage["path"] for stage in result.timeline if stage["path"].endswith(TAKEN_OVER)]
+    assert note.startswith("resumed from checkpoint: knn, leiden, adjusted_rand_index, normalized_mutual_info (")
+    assert note.endswith(" s saved)")
+    taken = [stage["path"] for stage in result.timeline if stage["path"].endswith(RESUMED)]
     assert len(taken) == 4
     assert not (tmp_path / ".checkpoint").exists()
 
@@ -176,9 +176,9 @@ def test_what_a_change_does_not_touch_is_taken_over_and_the_rest_computed_anew(
     changed = {**given, **change(given)}
     result = gb.score(**changed, checkpoint=tmp_path)
     assert rows_of(result) == rows_of(gb.score(**changed))
-    taken = {stage["path"].rsplit("/")[-1] for stage in result.timeline if stage["path"].endswith(TAKEN_OVER)}
+    taken = {stage["path"].rsplit("/")[-1] for stage in result.timeline if stage["path"].endswith(RESUMED)}
     everything = {"knn", "leiden", "adjusted_rand_index", "normalized_mutual_info"}
-    assert taken == {f"{name}{TAKEN_OVER}" for name in (everything if still_good is None else still_good)}
+    assert taken == {f"{name}{RESUMED}" for name in (everything if still_good is None else still_good)}
 
 
 def test_a_failed_task_leaves_what_is_finished(
@@ -192,7 +192,7 @@ def test_a_failed_task_leaves_what_is_finished(
         assert len(gb.score(**given, checkpoint=tmp_path).failures) == 2
     result = gb.score(**given, checkpoint=tmp_path)
     assert rows_of(result) == rows_of(gb.score(**given))
-    assert any(stage["path"].endswith(f"knn{TAKEN_OVER}") for stage in result.timeline)
+    assert any(stage["path"].endswith(f"knn{RESUMED}") for stage in result.timeline)
 
 
 def test_two_runs_into_one_folder_at_once_are_refused(given: dict[str, Any], tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ WRONG = {
     "top": ("rums: {}\n", r":1: key 'rums' is unknown \(did you mean 'runs'\?\)"),
     "no runs": ("defaults: {}\n", ":1: a run file has its runs under the key 'runs'"),
     "empty": ("runs: {}\n", ":1: there is no run; write at least one"),
-    "list": ("runs:\n  - data: x\n", ":2: a mapping was expected, lines of 'run: ...', not a list"),
+    "list": ("runs:\n  - data: x\n", ":2: expected a mapping, lines of 'run: ...', not a list"),
     "name": ("runs:\n  ../a: {data: emb.npy}\n", r":2: run '../a' cannot name a folder"),
     "no data": ("runs:\n  a: {label: x}\n", ":2: run 'a' has no data; give a path"),
     "no file": (run_of(data="gone.h5ad"), ":3: data: .*gone.h5ad does not exist; check the path"),

@@ -278,7 +278,7 @@ def test_the_graph_is_taken_over_by_the_next_run(many: Cells, leaves: CpuEngine,
         again = gb.score(
             many.x, label=many.label, tasks="label_prediction", classifiers="knn", engine=engine, checkpoint=checkpoint
         )
-    assert any(stage["path"].endswith("knn/fold 1/graph (taken over)") for stage in again.timeline)
+    assert any(stage["path"].endswith("knn/fold 1/graph (resumed)") for stage in again.timeline)
     assert any(stage["path"].endswith("knn/fold 1") for stage in again.timeline)
     assert [row.value for row in again.results] == [row.value for row in first.results]
 

@@ -265,7 +265,7 @@ def leiden(
             try:
                 while talk.is_alive():
                     talk.join(LOOK_S)
-                    timeline.beside(peak_bytes_of(process.pid) or 0)  # with what this one holds of the graph by now
+                    timeline.add_process_memory(peak_bytes_of(process.pid) or 0)
                     timeline.cancel_token.check()
             finally:
                 if talk.is_alive():  # the run is to stop, and nobody waits for the answer
@@ -276,7 +276,7 @@ def leiden(
     if process.returncode:
         kind = MemoryError if lacked_memory(process.returncode, told) else RuntimeError
         raise kind(f"the process of the Leiden algorithm {why_ended(process.returncode, told)}")
-    timeline.beside(int(peak_bytes[0]))
+    timeline.add_process_memory(int(peak_bytes[0]))
     return codes
 
 

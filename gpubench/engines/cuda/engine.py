@@ -80,7 +80,7 @@ class CudaEngine(Engine):
         else:
             self.memory_bytes = planner.budget_bytes(memory_bytes)
         self.timeline = timeline or Timeline()
-        self.timeline.follow(self.gpu)
+        self.timeline.use_device(self.gpu)
         self.device = f"{self.gpu.name}, {self.gpu.free_bytes() / 2**30:.0f} GiB free"
         self._checked: dict[int, Array] = {}
 

@@ -361,7 +361,7 @@ class Cluster:
         for address, stages in self.on_each(dask_worker.take_busy).items():
             for stage, (first_s, last_s, busy_s, tasks) in stages.items():
                 number = self._numbers.setdefault(address, len(self._numbers) + 1)
-                self._timeline.elsewhere(stage, f"worker {number}", now - first_s, now - last_s, busy_s, tasks)
+                self._timeline.add_worker_share(stage, f"worker {number}", now - first_s, now - last_s, busy_s, tasks)
 
     def on_each(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """Call a function on every worker, beside its tasks; those that end meanwhile are left out.
