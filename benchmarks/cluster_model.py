@@ -20,7 +20,7 @@ from typing import Any
 
 import measure
 
-from gpubench.engines.cuda.tiles import MAX_TILE_ROWS
+from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.dask.blocks import rows as blocks_rows
 from gpubench.engines.dask.blocks.shuffle import most_parts, n_tasks
 from gpubench.engines.dask.cluster import MERGED
@@ -123,7 +123,7 @@ def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = F
 def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, Any]:
     """The same of all cells on GPUs: each adds up rows of tiles, and sums are put together in ranges of cells."""
     products = n * n / 2 * d
-    n_rows = -(-n // MAX_TILE_ROWS)
+    n_rows = -(-n // CudaTuning().max_tile_rows)
     share = -(-n_rows // n_workers) / n_rows  # rows of tiles are not cut
     sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MAX_PIECES)
     merges = -(-n_workers // MERGED)

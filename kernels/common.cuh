@@ -1,11 +1,12 @@
-// The text before every kernel: index types, sums over lanes, and the candidates of a neighbour search.
+// Code shared by all kernels: index types, sums over lanes, and the candidates of a neighbour search.
 //
-// It is prepended as text and not included, so that the key under which a compiled kernel is cached covers it. It
-// includes nothing: the run-time compiler has no headers, and the tests compile the same text for the host.
+// It is prepended to the text of every kernel instead of included, so that the cache key of a compiled kernel covers
+// it. It includes nothing, because NVRTC has no headers and the tests compile the same text for the host.
 //
-// Every kernel loops over its work with the stride of the grid, so any grid computes the same; blocks are whole warps.
+// Every kernel loops over its work with the stride of the grid, so any grid gives the same result. Blocks consist of
+// whole warps.
 
-// Positions in arrays. 32 bits are not enough: 13,000,000 cells x 512 dimensions are 6.7e9 values.
+// A position in an array. 32 bits are not enough: 13,000,000 cells x 512 dimensions are 6.7e9 values.
 using Index = long long;
 
 constexpr int WARP = 32;
@@ -27,23 +28,23 @@ __device__ inline Index warp_in_grid() { return thread_in_grid() / WARP; }
 
 __device__ inline Index warps_in_grid() { return threads_in_grid() / WARP; }
 
-// Sum over each group of WIDTH neighbouring lanes, known to all of them. The order of the additions is fixed.
+// Return, to every lane, the sum over its group of WIDTH adjacent lanes. The order of the additions is fixed.
 template <int WIDTH, typename T>
 __device__ inline T sum_of_lanes(T value) {
     for (int step = WIDTH / 2; step > 0; step /= 2) value += __shfl_xor_sync(ALL_LANES, value, step);
     return value;
 }
 
-// CUDA has 64-bit atomic addition for unsigned integers only; in two's complement it is the same addition.
+// CUDA has 64-bit atomic addition for unsigned integers only, which is the same operation in two's complement.
 __device__ inline void atomic_add(long long* target, long long value) {
     atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(value));
 }
 
-// A candidate neighbour: a float32 key and the id of a cell, packed so that the order of the integers is the order by
-// (key, id). No two candidates of a row are equal, hence the best of them are one certain set.
+// A candidate neighbour: a float32 key and the id of a cell, packed so that integers compare as (key, id). All
+// candidates of a row differ, so the best of them are uniquely determined.
 using Candidate = unsigned long long;
 
-// After every candidate: a key of infinity. As a limit it lets everything pass, as an entry it stands for no cell.
+// Compares greater than every candidate: a key of infinity. As a limit everything passes it; as an entry it is empty.
 [[maybe_unused]] constexpr Candidate NO_CANDIDATE = 0xff800000ffffffffull;
 
 __device__ inline Candidate candidate(float key, Index id) {
@@ -59,8 +60,8 @@ __device__ inline float key_of(Candidate c) {
 
 __device__ inline int id_of(Candidate c) { return static_cast<int>(c & 0xffffffffu); }
 
-// Squared Euclidean distance of two float32 rows, summed in float64 by a group of SEARCH_LANES lanes, which read one
-// sector of 32 bytes at a time. The order of the additions is fixed, so that equal rows have equal distances.
+// Return the squared Euclidean distance of two float32 rows, summed in float64 by a group of SEARCH_LANES lanes, which
+// read one 32-byte sector at a time. The order of the additions is fixed, so equal rows have equal distances.
 constexpr int SEARCH_LANES = 8;
 
 __device__ inline double squared_distance(const float* a, const float* b, int d) {
@@ -73,13 +74,13 @@ __device__ inline double squared_distance(const float* a, const float* b, int d)
     return sum_of_lanes<SEARCH_LANES>(total);
 }
 
-// Whether a neighbour comes before another one.
+// Whether a neighbour precedes another one: by distance, then by id.
 __device__ inline bool closer(double squared, int id, double other_squared, int other_id) {
     return squared < other_squared || (squared == other_squared && id < other_id);
 }
 
-// Sort `size` neighbours in shared memory by (distance, id); size is a power of two. For the whole block, which must
-// have passed a barrier since the last of them was written; it has passed another one afterwards. Bitonic sort.
+// Sort `size` neighbours in shared memory by (distance, id) with a bitonic sort; size is a power of two. All threads of
+// the block must call it, after a barrier that follows the last write; it ends with a barrier.
 __device__ inline void sort_neighbors(double* squared, int* ids, int size) {
     for (int span = 2; span <= size; span *= 2) {
         for (int step = span / 2; step > 0; step /= 2) {
@@ -88,12 +89,12 @@ __device__ inline void sort_neighbors(double* squared, int* ids, int size) {
                 const int j = i + step;
                 const bool ascending = (i & span) == 0;
                 if (closer(squared[j], ids[j], squared[i], ids[i]) == ascending) {
-                    const double further = squared[i];
-                    const int further_id = ids[i];
+                    const double farther = squared[i];
+                    const int farther_id = ids[i];
                     squared[i] = squared[j];
                     ids[i] = ids[j];
-                    squared[j] = further;
-                    ids[j] = further_id;
+                    squared[j] = farther;
+                    ids[j] = farther_id;
                 }
             }
             __syncthreads();
@@ -101,7 +102,7 @@ __device__ inline void sort_neighbors(double* squared, int* ids, int size) {
     }
 }
 
-// The largest id, which pads what is sorted to a power of two; no cell has it.
+// The largest id: padding when neighbours are sorted. No cell has it.
 [[maybe_unused]] constexpr int NO_CELL = 0x7fffffff;
 
 __device__ inline double infinity() { return __longlong_as_double(0x7ff0000000000000ll); }

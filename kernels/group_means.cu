@@ -1,16 +1,16 @@
-// Mean of the rows of each group, summed in float64.
+// Compute the mean of the rows of each group, summed in float64.
 //
-//     means_gj = (sum of x_ij over the rows i of group g) / n_g      NaN where a group has no rows
+//     means_gj = (sum of x_ij over the rows i of group g) / n_g      NaN for a group without rows
 //
-// A block takes one group and 32 columns: its lanes read 32 neighbouring columns of a row, its 8 warps every 8th row,
-// and their sums are added in shared memory, in a fixed order.
+// A block takes one group and 32 columns: its lanes read 32 neighbouring columns of a row, each of its 8 warps reads
+// every 8th row, and the sums of the warps are added in shared memory in a fixed order.
 //
 // Shapes  x (n, d) float32
-//         order (n) int32: rows sorted by group; starts (n_groups + 1) int64: where each group begins in it
+//         order (n) int32, the rows sorted by group; starts (n_groups + 1) int64, where each group begins in `order`
 //         means (n_groups, d) float64, written
-// Launch  blocks of exactly 256 threads, one for each (group, 32 columns); 2048 bytes of shared memory
-// Bytes   reads 4 d + 4 a row (the order again for each 32 columns), writes 8 d a group
-// Twin    group_means in gpubench/engines/cpu/engine.py
+// Launch  blocks of exactly 256 threads, one per (group, 32 columns); 2048 bytes of shared memory per block
+// Bytes   reads 4 d + 4 per row (`order` again for each 32 columns), writes 8 d per group
+// Twin    group_means in gpubench/engines/cpu/kernels.py
 
 constexpr int GROUP_WARPS = 8;
 

@@ -1,16 +1,18 @@
-// Entropy of the codes (batches) of each cell and its neighbours.
+// Compute the entropy of the codes (batches) of each cell and its neighbours.
 //
 //     H_i = log m - (sum over codes of c log c) / m      c cells of a code among the m = k + 1
 //
-// A warp counts the codes of one cell in shared memory, `bins` codes at a time, so that any number of codes fits; the
+// A warp counts the codes of one cell in shared memory, `bins` codes at a time, so that any number of codes fits. The
 // sum over the codes has a fixed order.
 //
-// Shapes  indices (m, k) int32 in [0, n), rows indices_stride apart; own (m), codes (n) int32 in [0, n_codes): of the
-//         cells themselves, and of all that may be neighbours
-//         count_log_count (k + 2) float64: c log c, 0 for c = 0; bins: a multiple of 32; entropy (m) float64, written
-// Launch  a warp a cell; 4 * bins bytes of shared memory a warp
-// Bytes   for each `bins` of the codes reads 4 (k + 1) a cell for the indices and as much at random for the codes,
-//         writes 8
+// Shapes  indices (m, k) int32 in [0, n), rows indices_stride elements apart
+//         own (m) int32 in [0, n_codes), the code of the cell of each row
+//         codes (n) int32 in [0, n_codes), the code of every cell that may be a neighbour
+//         bins: a multiple of 32
+//         count_log_count (k + 2) float64: c log c for c = 0 ... k + 1, 0 for c = 0
+//         entropy (m) float64, written
+// Launch  a warp per cell; 4 * bins bytes of shared memory per warp
+// Bytes   for each `bins` codes reads 4 (k + 1) per cell for the indices and as much at random for the codes; writes 8
 // Twin    neighbor_entropy in gpubench/engines/cpu/kernels.py
 
 extern "C" __global__ void __launch_bounds__(256)

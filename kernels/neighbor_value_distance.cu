@@ -1,11 +1,11 @@
-// Mean absolute difference between a cell's value (its time) and the values of its nearest neighbours.
+// Compute the mean absolute difference between a cell's value (its time) and the values of its nearest neighbours.
 //
 //     out_i = (sum over the first k_i neighbours j of |t_i - t_j|) / k_i
 //
-// Shapes  indices (n, k) int32, rows indices_stride apart; values (n) float64; k_per_cell (n) int32 in [1, k];
+// Shapes  indices (n, k) int32, rows indices_stride elements apart; values (n) float64; k_per_cell (n) int32 in [1, k]
 //         out (n) float64, written
-// Launch  8 lanes a cell, whose sum has a fixed order
-// Bytes   reads 4 k_i a cell for the indices and 8 k_i at random for the values, writes 8
+// Launch  8 lanes per cell, whose sum has a fixed order
+// Bytes   reads 4 k_i per cell for the indices and 8 k_i at random for the values, writes 8
 // Twin    neighbor_value_distance in gpubench/engines/cpu/kernels.py
 
 constexpr int CELL_LANES = 8;
@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(256)
     neighbor_value_distance(const int* __restrict__ indices, Index indices_stride, const double* __restrict__ values,
                             const int* __restrict__ k_per_cell, Index n, double* out) {
     constexpr int WARP_CELLS = WARP / CELL_LANES;
-    // the lanes of a warp stay together: those beyond the last cell add nothing
+    // all lanes must take part in shuffles: those beyond the last cell add nothing
     for (Index first = warp_in_grid() * WARP_CELLS; first < n; first += warps_in_grid() * WARP_CELLS) {
         const Index cell = first + lane() / CELL_LANES;
         const int k = cell < n ? k_per_cell[cell] : 0;

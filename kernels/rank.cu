@@ -1,22 +1,23 @@
-// Average ranks of the values of each row, counted from 1; equal values share the mean of their ranks.
+// Compute the average ranks of the values of each row, counted from 1; equal values share the mean of their ranks.
 //
-// The host sorts each row; here every value looks for both ends of its run of equal values, in steps that double and
-// then halve, so that a run of any length costs its logarithm. Ranks are exact.
+// The host sorts each row. Here every value searches for both ends of its run of equal values, in steps that first
+// double and then halve, so that the cost is logarithmic in the length of the run. Ranks are exact.
 //
-// Shapes  sorted (n_rows, n) float64, each row ascending; order (n_rows, n) int64, where each value was before
+// Shapes  sorted (n_rows, n) float64, each row ascending; order (n_rows, n) int64, the position before sorting
 //         ranks (n_rows, n) float64, written
-// Launch  grid (x, y): threads of x take the values of a row, y takes the rows
-// Bytes   reads 16 a value and its run's ends, writes 8 at random within the row
+// Launch  grid (x, y): a thread of x per value, y over the rows
+// Bytes   reads 16 per value and the ends of its run, writes 8 at random within the row
 // Twin    rank in gpubench/engines/cpu/engine.py
 
-// The last position that holds the same value as `at`, going by `direction`; `room` positions lie on that side of it.
-__device__ inline Index end_of_run(const double* row, Index at, Index direction, Index room) {
+// Return the last position in `direction` (1 or -1) whose value equals that at `at`. `n_beyond` positions lie on that
+// side of `at`.
+__device__ inline Index end_of_run(const double* row, Index at, Index direction, Index n_beyond) {
     Index inside = 0, step = 1;  // row[at + direction * inside] is equal
-    while (inside + step <= room && row[at + direction * (inside + step)] == row[at]) {
+    while (inside + step <= n_beyond && row[at + direction * (inside + step)] == row[at]) {
         inside += step;
         step *= 2;
     }
-    Index outside = min(inside + step, room + 1);
+    Index outside = min(inside + step, n_beyond + 1);
     while (outside - inside > 1) {
         const Index middle = (inside + outside) / 2;
         (row[at + direction * middle] == row[at] ? inside : outside) = middle;

@@ -1,23 +1,23 @@
-// Exact distances of the candidate neighbours of each row, their final order, and whether they are certain.
+// Compute the exact distances of the candidate neighbours of each row, sort them, and flag rows that are uncertain.
 //
 //     squared_rc = |queries_r - x_c|^2, differences and sum in float64, for every candidate c of row r
 //
-// The nearest k by (squared, id) are written in ascending order. A cell that is no candidate has a key that is not
-// below the row's limit. Its squared distance, in units of x, is therefore at least (key of the limit + offsets_r) *
-// inverse_square_scale, where offsets_r is |x_r|^2 in units of the keys less all that rounding may have added to a key.
-// A row whose k-th neighbour is as far as that, or that has no k-th neighbour, is uncertain, and is to be searched
-// again.
+// The nearest k by (squared, id) are written in ascending order. A cell that is not a candidate has a key that is not
+// below the row's limit, so its squared distance in units of x is at least
+// (key of the limit + offsets_r) * inverse_square_scale. offsets_r is |x_r|^2 in units of the keys, minus the largest
+// amount that rounding may have added to a key. A row is uncertain, and must be searched again, unless it has k
+// candidates and its k-th neighbour is nearer than that bound.
 //
-// Shapes  queries (n_rows, d) and x (n, d) float32, as the user gave them
-//         candidates (n_rows, capacity) uint64: NO_CANDIDATE where there is none
-//         counts (n_rows) int32: at most `size`, which is a power of two
-//         limits (n_rows) uint64: NO_CANDIDATE where every cell is a candidate
+// Shapes  queries (n_rows, d) and x (n, d) float32, as given by the user
+//         candidates (n_rows, capacity) uint64, NO_CANDIDATE in unused entries
+//         counts (n_rows) int32, at most `size`, which is a power of two
+//         limits (n_rows) uint64, NO_CANDIDATE where every cell is a candidate
 //         offsets (n_rows) float64
-//         indices (n_rows, k) int32 and distances (n_rows, k) float32, Euclidean, written: -1 and infinity where
-//         there is no neighbour
+//         indices (n_rows, k) int32 and distances (n_rows, k) float32, Euclidean, written; -1 and infinity if there
+//         is no neighbour
 //         uncertain (n_rows) uint8, written
-// Launch  a block a row; 12 * size bytes of shared memory
-// Bytes   reads 4 d a candidate and 8 more, writes 8 k a row
+// Launch  a block per row; 12 * size bytes of shared memory per block
+// Bytes   reads 4 d + 8 per candidate, writes 8 k per row
 // Twin    rerank in gpubench/engines/cpu/exact_knn.py
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(256)
     const int n_groups = static_cast<int>(blockDim.x) / SEARCH_LANES;
     for (Index row = blockIdx.x; row < n_rows; row += gridDim.x) {
         const float* query = queries + row * d;
-        // the lanes of a warp stay together, so the loop runs to the end of the padding for all of them
+        // all lanes must take part in shuffles, so the loop includes the padding
         for (int first = 0; first < size; first += n_groups) {
             const int c = first + group;
             const Candidate entry = c < counts[row] ? candidates[row * capacity + c] : NO_CANDIDATE;

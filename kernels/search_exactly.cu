@@ -1,20 +1,19 @@
-// Finds the nearest cells of some rows by comparing them with every cell in float64: for the rows that `rerank` is not
-// sure of.
+// Find the nearest cells of some rows by comparing them with every cell in float64, for rows that `rerank` flagged.
 //
 // A block takes one row and one piece of the cells, and writes the nearest k of the piece by (squared distance, id) as
-// candidates; `rerank` of all pieces' candidates gives the neighbours. Where cells are many and rows are few, more
-// pieces keep the GPU busy.
+// candidates; `rerank` of the candidates of all pieces gives the neighbours. With few rows and many cells, more pieces
+// keep the GPU busy.
 //
-// Shapes  queries (m, d) and x (n, d) float32, as the user gave them
-//         rows (n_rows) int32: rows of `queries` to search for
-//         same_cells: whether row i of queries is cell i, which is not its own neighbour
+// Shapes  queries (m, d) and x (n, d) float32, as given by the user
+//         rows (n_rows) int32, the rows of `queries` to search for
+//         same_cells: 1 if row i of queries is cell i, which is not its own neighbour
 //         size: a power of two, >= k + threads of a block
-//         candidates (n_rows, n_pieces, k) uint64, written: NO_CANDIDATE where a piece has fewer than k cells
-// Launch  a block for each (row, piece); 12 * size + 4 bytes of shared memory
-// Bytes   reads 4 n d for each row
+//         candidates (n_rows, n_pieces, k) uint64, written; NO_CANDIDATE where a piece has fewer than k cells
+// Launch  a block per (row, piece); 12 * size + 4 bytes of shared memory per block
+// Bytes   reads 4 n d per row
 // Twin    search_exactly in gpubench/engines/cpu/kernels.py
 
-constexpr int CELLS_PER_ROUND = 8;  // that a group of lanes compares between two barriers
+constexpr int CELLS_PER_ROUND = 8;  // cells that a group of lanes compares between two barriers
 
 extern "C" __global__ void __launch_bounds__(256)
     search_exactly(const float* __restrict__ queries, const float* __restrict__ x, int d, Index n,
@@ -40,22 +39,22 @@ extern "C" __global__ void __launch_bounds__(256)
         for (Index first = start; first < stop; first += round) {
             for (int u = 0; u < CELLS_PER_ROUND; ++u) {
                 const Index cell = first + u * n_groups + group;
-                const bool wanted = cell < stop && !(same_cells && cell == row);
-                const double exact = squared_distance(query, wanted ? x + cell * d : query, d);
+                const bool is_other = cell < stop && !(same_cells && cell == row);
+                const double exact = squared_distance(query, is_other ? x + cell * d : query, d);
                 const int id = static_cast<int>(cell);
-                if (wanted && lane() % SEARCH_LANES == 0 && closer(exact, id, limit, limit_id)) {
-                    const int place = atomicAdd(&count, 1);
-                    squared[place] = exact;
-                    ids[place] = id;
+                if (is_other && lane() % SEARCH_LANES == 0 && closer(exact, id, limit, limit_id)) {
+                    const int slot = atomicAdd(&count, 1);
+                    squared[slot] = exact;
+                    ids[slot] = id;
                 }
             }
             __syncthreads();
             const int found = count;
             if (found + round > size || first + round >= stop) {
-                for (int place = found + static_cast<int>(threadIdx.x); place < size;
-                     place += static_cast<int>(blockDim.x)) {
-                    squared[place] = infinity();
-                    ids[place] = NO_CELL;
+                for (int slot = found + static_cast<int>(threadIdx.x); slot < size;
+                     slot += static_cast<int>(blockDim.x)) {
+                    squared[slot] = infinity();
+                    ids[slot] = NO_CELL;
                 }
                 __syncthreads();
                 sort_neighbors(squared, ids, size);

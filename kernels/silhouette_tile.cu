@@ -1,48 +1,48 @@
-// Adds up the Euclidean distances of one tile, from every cell to the segments on the other side.
+// Add the Euclidean distances of one tile to the sums from every cell to the segments of the other side.
 //
-//     d_ij = sqrt(max(0, row_terms_i + column_terms_j + products_ij))    0 where i and j are the same cell
+//     d_ij = sqrt(max(0, row_terms_i + column_terms_j + products_ij))    0 if i and j are the same cell
 //     row_sums[s, i]    += sum of d_ij over the columns j of segment s
-//     column_sums[s, j] += sum of d_ij over the rows i of segment s      only where both_sides = 1
+//     column_sums[s, j] += sum of d_ij over the rows i of segment s      only if both_sides = 1
 //
-// Cells are sorted, so that the cells of a segment (a cluster in a group) follow one another; a tile may hold a part of
-// one segment or many small ones on either side. On the diagonal of the matrix of all distances the tile is its own
+// Cells are sorted so that the cells of a segment (a cluster in a group) are contiguous. A tile may hold a part of one
+// segment or many small segments on either side. On the diagonal of the matrix of all distances a tile is its own
 // mirror image, and both_sides = 0 counts every distance once.
 //
-// The products are -2 x.y, from cuBLAS; the terms are the squared norms. Where rows and columns are centred on
-// different means m and m', terms |x + m - m'|^2 and |y|^2 - 2 y.(m - m') give the same distances from the same
-// products and keep the products, and their rounding, small. For a tile of squared distances the terms are 0.
+// The products are -2 x.y, from cuBLAS; the terms are squared norms. If rows and columns are centred on different means
+// m and m', the terms |x + m - m'|^2 and |y|^2 - 2 y.(m - m') give the same distances from the same products, and the
+// products and their rounding errors stay small. For a tile of squared distances the terms are 0.
 //
-// Rounding. A squared distance below `close` would consist of rounding errors: it is computed again from the
-// differences of the two cells, by a whole warp. It is rare that this is needed.
+// Rounding. A squared distance below `close` would consist of rounding errors, so a whole warp recomputes it from the
+// differences of the two cells. This is rarely needed.
 //
-// Order. Each distance is rounded to an integer, rint(d * unit), and integers are summed, shifted left to the unit of
-// the sums: the same bits whatever the grid and the order of the atomics. Needs d * unit < 2^23: float32 has no more
-// digits, and the sum of a strip's row fits 32 bits. A unit for each tile, and not one for all, keeps other distances
-// exact where there are outliers.
+// Determinism. Each distance is rounded to an integer, rint(d * unit), and integers are summed, shifted left to the
+// unit of the sums: the bits do not depend on the grid or on the order of the atomics. This needs d * unit < 2^23:
+// float32 has no more digits, and the sum over a strip's row fits 32 bits. A unit per tile, instead of one for all
+// tiles, keeps the other distances exact in the presence of outliers.
 //
 // Shapes  products (n_rows, products_stride) float32: stride a multiple of 4, 16-byte aligned; a lane reads 4 columns
-//         row_terms, row_segments (n_rows), column_terms, column_segments (n_columns): float32 and int32
-//         segments ascend, counted from the first row of the sums
+//         row_terms, column_terms (n_rows), (n_columns) float32
+//         row_segments, column_segments (n_rows), (n_columns) int32, ascending, relative to the first row of the sums
 //         first_row, first_column: sorted position of the first row and column
-//         x (n, d) float32, as the user gave it; scale takes differences of x to the unit of the products
-//         order (n) int32: the cell at each sorted position
-//         row_sums (column segments, n_rows), column_sums (row segments, n_columns) int64: rows a stride apart
-// Launch  a warp for each strip of 32 rows x 128 columns; at most 128 threads; 4224 bytes of shared memory a warp
-// Bytes   reads 4 a distance (from L2 where the tile fits); adds 8 for each row and column of a strip, 4 % of that
+//         x (n, d) float32, as given by the user; scale converts differences of x to the unit of the products
+//         order (n) int32, the cell at each sorted position
+//         row_sums (column segments, n_rows) and column_sums (row segments, n_columns) int64, added to; their rows are
+//         row_sums_stride and column_sums_stride elements apart
+// Launch  a warp per strip of 32 rows x 128 columns; at most 128 threads; 4224 bytes of shared memory per warp
+// Bytes   reads 4 per distance (from L2 if the tile fits); adds 8 per row and column of a strip, 4 % of that
 // Twin    silhouette_tile in gpubench/engines/cpu/silhouette.py
 
 constexpr int STRIP_ROWS = WARP;
 constexpr int LANE_COLUMNS = 4;
 constexpr int STRIP_COLUMNS = WARP * LANE_COLUMNS;
-constexpr int ROWS_IN_FLIGHT = 4;         // loads of a lane that wait for memory at the same time
-constexpr int PARTIAL_STRIDE = WARP + 1;  // one more, so that a column of partial sums lies in different banks
+constexpr int ROWS_IN_FLIGHT = 4;         // loads per lane that are in flight at the same time
+constexpr int PARTIAL_STRIDE = WARP + 1;  // one more than a warp, so that columns are spread over all banks
 
-// In [2^23, 2^24) neighbouring float32 values are 1 apart: adding 2^23 rounds to an integer,
-// which is then in the low bits.
+// Adjacent float32 values in [2^23, 2^24) are 1 apart: adding 2^23 rounds to an integer, stored in the low bits.
 constexpr float ROUND_TO_INTEGER = 8388608.0f;
 constexpr unsigned ROUND_TO_INTEGER_BITS = 0x4b000000u;
 
-constexpr float TINY = 1e-37f;  // above the subnormal numbers, which the GPU takes for 0
+constexpr float TINY = 1e-37f;  // above the subnormal numbers, which the GPU flushes to 0
 
 struct Tile {
     const float* products;
@@ -64,11 +64,11 @@ struct Cells {
     float close;
 };
 
-// Where the distances of a strip of rows to columns of one segment are added.
+// Where the distances between a strip of rows and columns of one segment are added.
 struct Sums {
-    long long* of_rows;
-    long long* of_columns;  // nullptr: on one side only
-    Index of_columns_stride;
+    long long* rows;
+    long long* columns;  // nullptr if only the row sums are needed
+    Index columns_stride;
 };
 
 __device__ inline unsigned fixed_point(float squared, float unit) {
@@ -76,7 +76,7 @@ __device__ inline unsigned fixed_point(float squared, float unit) {
     return __float_as_uint(fmaf(distance, unit, ROUND_TO_INTEGER)) - ROUND_TO_INTEGER_BITS;
 }
 
-// Squared distance of two cells from their differences; for a whole warp.
+// Return the squared distance of two cells from their differences. All lanes of the warp must call it.
 __device__ inline float squared_difference(const Cells& cells, Index position, Index other_position) {
     const float* a = cells.x + static_cast<Index>(cells.order[position]) * cells.d;
     const float* b = cells.x + static_cast<Index>(cells.order[other_position]) * cells.d;
@@ -88,12 +88,13 @@ __device__ inline float squared_difference(const Cells& cells, Index position, I
     return sum_of_lanes<WARP>(total);
 }
 
-// Replace squared distances that are too small to be trusted; `wanted` are the bits of the lane's columns that count.
-__device__ inline void refine(const Cells& cells, float (&squared)[LANE_COLUMNS], unsigned wanted, Index row,
+// Recompute squared distances that are too small to be accurate; `counted` has a bit for each column of the lane that
+// counts. All lanes of the warp must call it.
+__device__ inline void refine(const Cells& cells, float (&squared)[LANE_COLUMNS], unsigned counted, Index row,
                               Index column) {
     unsigned near = 0;
     for (int c = 0; c < LANE_COLUMNS; ++c) near |= static_cast<unsigned>(squared[c] < cells.close) << c;
-    near &= wanted;
+    near &= counted;
     if (!__any_sync(ALL_LANES, near != 0)) return;
     for (int c = 0; c < LANE_COLUMNS; ++c) {
         unsigned lanes = __ballot_sync(ALL_LANES, near >> c & 1u);
@@ -113,8 +114,7 @@ __device__ inline void flush_columns(long long* sums, unsigned (&column_sums)[LA
     }
 }
 
-// Add rows [row, row + n_rows) of a strip whose first column is `strip_column`, columns [begin, end), which are
-// all of one segment.
+// Add rows [row, row + n_rows) and columns [begin, end), all of one segment, of a strip that begins at `strip_column`.
 __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums, unsigned* partial, int row,
                           int n_rows, int strip_column, int begin, int end) {
     const int column = strip_column + LANE_COLUMNS * lane();
@@ -137,21 +137,21 @@ __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums
         for (int u = 0; u < ROWS_IN_FLIGHT; ++u) {
             const int i = row + r + u;
             if (r + u >= n_rows) break;
-            if (sums.of_columns && tile.row_segments[i] != row_segment) {
-                flush_columns(sums.of_columns + row_segment * sums.of_columns_stride + column, column_sums, tile.shift);
+            if (sums.columns && tile.row_segments[i] != row_segment) {
+                flush_columns(sums.columns + row_segment * sums.columns_stride + column, column_sums, tile.shift);
                 row_segment = tile.row_segments[i];
             }
             const float4 p = products[u];
             const float row_term = tile.row_terms[i];
             float squared[LANE_COLUMNS] = {row_term + column_terms[0] + p.x, row_term + column_terms[1] + p.y,
                                            row_term + column_terms[2] + p.z, row_term + column_terms[3] + p.w};
-            unsigned wanted = inside;
+            unsigned counted = inside;
             const Index itself = tile.first_row + i - tile.first_column - column;
-            if (0 <= itself && itself < LANE_COLUMNS) wanted &= ~(1u << itself);
-            refine(cells, squared, wanted, tile.first_row + i, tile.first_column + column);
+            if (0 <= itself && itself < LANE_COLUMNS) counted &= ~(1u << itself);
+            refine(cells, squared, counted, tile.first_row + i, tile.first_column + column);
             unsigned row_sum = 0;
             for (int c = 0; c < LANE_COLUMNS; ++c) {
-                const unsigned fixed = wanted >> c & 1u ? fixed_point(squared[c], tile.unit) : 0u;
+                const unsigned fixed = counted >> c & 1u ? fixed_point(squared[c], tile.unit) : 0u;
                 row_sum += fixed;
                 column_sums[c] += fixed;
             }
@@ -162,15 +162,15 @@ __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums
     if (lane() < n_rows) {
         unsigned row_sum = 0;
         for (int other = 0; other < WARP; ++other) row_sum += partial[lane() * PARTIAL_STRIDE + other];
-        atomic_add(sums.of_rows + row + lane(), static_cast<long long>(row_sum) << tile.shift);
+        atomic_add(sums.rows + row + lane(), static_cast<long long>(row_sum) << tile.shift);
     }
     __syncwarp();
-    if (sums.of_columns) {
-        flush_columns(sums.of_columns + row_segment * sums.of_columns_stride + column, column_sums, tile.shift);
+    if (sums.columns) {
+        flush_columns(sums.columns + row_segment * sums.columns_stride + column, column_sums, tile.shift);
     }
 }
 
-// The end of the run of equal codes that begins at `begin`, at most `stop`; codes ascend.
+// Return the end, at most `stop`, of the run of equal codes that begins at `begin`; codes ascend.
 __device__ inline int end_of_run(const int* codes, int begin, int stop) {
     int inside = begin, outside = stop;
     if (codes[stop - 1] == codes[begin]) return stop;

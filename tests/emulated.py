@@ -14,7 +14,7 @@ import strict_cupy
 from kernels.emulator import Compiler, Emulated
 
 from gpubench.engines.cuda import kernels
-from gpubench.engines.cuda.device import BLOCK_THREADS, Device
+from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.signatures import KERNELS
 
@@ -38,17 +38,10 @@ class EmulatedDevice(Device):
         self.products: list[tuple[int, int, bool]] = []
         self.n_multiprocessors = 1
 
-    def launch(
-        self,
-        name: str,
-        n_threads: int,
-        *args: Any,
-        block: int = BLOCK_THREADS,
-        shared: int = 0,
-        rows: int | None = None,
-    ) -> None:
-        """Run a kernel in two blocks at most: what is more is work for loops of the kernel, as on a small GPU."""
+    def launch(self, name: str, n_threads: int, *args: Any, rows: int | None = None) -> None:
+        """Run a kernel in at most two blocks, so that its loops over the grid run as on a small GPU."""
         self.launched.append(name)
+        block = KERNELS[name].block_threads
         n_blocks = 1 if n_threads <= block else 2
         grid = (n_blocks,) if rows is None else (n_blocks, min(rows, 3))
         host = [value._host if isinstance(value, strict_cupy.ndarray) else value for value in args]
@@ -58,7 +51,7 @@ class EmulatedDevice(Device):
         before = [host[i].copy() for i in again]
         for i in again:
             host[i] = _copy(host[i])
-        self._emulate(name)(grid, (block,), *host, shared=shared)
+        self._emulate(name)(grid, (block,), *host)
         for i, value in zip(again, before, strict=True):
             np.testing.assert_array_equal(host[i], value)
 

@@ -56,7 +56,7 @@ def thread_sanitizer(emulate: Emulate) -> Callable[[], str]:
         kernel = emulate("group_means", sanitizer="thread")
         x, order, starts = np.zeros((1, 1), np.float32), np.zeros(1, np.int32), np.array([0, 1], np.int64)
         try:
-            kernel((1,), (256,), x, order, starts, 1, 1, np.zeros((1, 1)), shared=2048)
+            kernel((1,), (256,), x, order, starts, 1, 1, np.zeros((1, 1)))
         except Broken as error:
             return str(error)
         return ""
@@ -98,9 +98,9 @@ def kernel_on(request: pytest.FixtureRequest) -> KernelOn:
 def _on_gpu(name: str) -> Callable[..., None]:
     import cupy
 
-    def run(grid: Any, block: Any, *args: Any, shared: int = 0) -> None:
+    def run(grid: Any, block: Any, *args: Any) -> None:
         moved = [_to_gpu(value) if isinstance(value, np.ndarray) else value for value in args]
-        kernels.launch(name, grid, block, *moved, shared=shared)
+        kernels.launch(name, grid, block, *moved)
         for value, on_gpu in zip(args, moved, strict=True):
             if isinstance(value, np.ndarray) and value.flags.writeable:
                 value[...] = cupy.asnumpy(on_gpu)

@@ -163,7 +163,7 @@ class Emulated:
         self._executable = executable
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, grid: Sequence[int], block: Sequence[int], *args: Any, shared: int = 0) -> None:
+    def __call__(self, grid: Sequence[int], block: Sequence[int], *args: Any) -> None:
         """Run the kernel; arrays are written in place.
 
         Raises
@@ -171,8 +171,12 @@ class Emulated:
         Broken
             With what the sanitizer or the emulation said.
         """
-        if not any(isinstance(value, Sparse) for value in args):
-            args = kernels.check(self.kernel, grid, block, args, shared, array_type=np.ndarray)
+        if any(isinstance(value, Sparse) for value in args):
+            named = zip(self.kernel.parameters, args, strict=True)
+            sizes = {parameter.name: value.item() for parameter, value in named if isinstance(value, np.generic)}
+            shared = int(self.kernel.shared_bytes(sizes | self.kernel.block_sizes(block[0])))
+        else:
+            args, shared = kernels.check(self.kernel, grid, block, args, array_type=np.ndarray)
         request = [struct.pack("<9q", *(*grid, 1, 1)[:3], *(*block, 1, 1)[:3], shared, self.schedule, len(args))]
         answers: list[NDArray[Any]] = []
         for value in args:

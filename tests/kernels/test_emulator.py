@@ -19,11 +19,11 @@ def test_a_program_that_does_not_answer_is_ended(tmp_path) -> None:
     kernel = Emulated("group_means", program)
     kernel.most_seconds = 0.2
     with pytest.raises(Broken, match="group_means ended with -9"):
-        kernel((1,), (256,), *ARGUMENTS, shared=2048)
+        kernel((1,), (256,), *ARGUMENTS)
 
 
 def test_a_barrier_that_some_threads_never_reach_is_named(emulate) -> None:
     text = kernels.source("group_means")
     late = text.replace("        sums[threadIdx.x]", "        if (threadIdx.x > 0) return;\n        sums[threadIdx.x]")
     with pytest.raises(Broken, match="threads wait for others that never come"):
-        emulate("group_means", late)((1,), (256,), *ARGUMENTS, shared=2048)
+        emulate("group_means", late)((1,), (256,), *ARGUMENTS)

@@ -16,7 +16,7 @@ def group_means(run, x, codes, n_groups, *, grid=3) -> NDArray[np.float64]:
     order = np.argsort(codes, kind="stable").astype(np.int32)
     starts = np.searchsorted(codes[order], np.arange(n_groups + 1))
     means = np.zeros((n_groups, x.shape[1]))
-    run((grid,), (256,), x, order, starts, n_groups, x.shape[1], means, shared=2048)
+    run((grid,), (256,), x, order, starts, n_groups, x.shape[1], means)
     return means
 
 
@@ -47,7 +47,6 @@ def check_far(run) -> None:
         np.int32(2),
         np.int32(d),
         means,
-        shared=2048,
     )
     assert_array_equal(means, np.repeat([[n - 1.0], [1.0]], d, axis=1))
 

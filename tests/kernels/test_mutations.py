@@ -60,7 +60,7 @@ MUTATIONS = (
     Mutation("silhouette_tile", "a column of the next segment", "column + c < end)", "column + c <= end)"),
     Mutation("silhouette_tile", "no last strip", "(n_columns + STRIP_COLUMNS - 1) / STRIP", "n_columns / STRIP"),
     Mutation("silhouette_tile", "rows beyond the last", "min(STRIP_ROWS, n_rows - row)", "STRIP_ROWS"),
-    Mutation("silhouette_tile", "distances of cells to themselves", "wanted &= ~(1u << itself);", "wanted = inside;"),
+    Mutation("silhouette_tile", "distances of cells to themselves", "counted &= ~(1u << itself);", "counted = inside;"),
     Mutation("silhouette_tile", "row segments run together", "tile.row_segments[i] != row_segment", "false"),
     Mutation("silhouette_tile", "column segments run together", "outside - inside > 1", "outside - inside > 2"),
     Mutation(
@@ -74,7 +74,7 @@ MUTATIONS = (
     Mutation("silhouette_tile", "never refined", "squared[c] < cells.close", "squared[c] < -cells.close"),
     Mutation("silhouette_tile", "refined from the lane's own column", "(source - lane())", "0"),
     barrier("silhouette_tile", "before row sums", "    }", "    if (lane() < n_rows) {"),
-    barrier("silhouette_tile", "before the next strip", "    }", "    if (sums.of_columns) {", "race"),
+    barrier("silhouette_tile", "before the next strip", "    }", "    if (sums.columns) {", "race"),
     Mutation("silhouette_tile", "sums not atomic", *NOT_ATOMIC, "race"),
     Mutation(
         "silhouette_tile",
@@ -104,11 +104,11 @@ MUTATIONS = (
     Mutation(
         "topk_update",
         "a tie goes to the first that came",
-        "    unsigned lanes = __ballot_sync(ALL_LANES, wanted && entry < row.limit);",
-        "    unsigned lanes = __ballot_sync(ALL_LANES, wanted && key_of(entry) < key_of(row.limit));",
+        "    unsigned lanes = __ballot_sync(ALL_LANES, is_candidate && entry < row.limit);",
+        "    unsigned lanes = __ballot_sync(ALL_LANES, is_candidate && key_of(entry) < key_of(row.limit));",
     ),
     Mutation("topk_update", "the limit itself is lost", "if (entry <= worst) entries", "if (entry < worst) entries"),
-    Mutation("topk_update", "rank off by one", "rank > histogram[digit]", "rank >= histogram[digit]"),
+    Mutation("topk_update", "rank off by one", "rank_in_digit > histogram[digit]", "rank_in_digit >= histogram[digit]"),
     Mutation("topk_update", "a limit where nothing is left out", "row.count > keep)", "row.count >= keep)"),
     Mutation("topk_update", "buffer overflow", "__popc(lanes) > capacity", "__popc(lanes) > capacity + 1"),
     Mutation("topk_update", "negative keys last", "bits & 0x80000000u ? ~bits : bits |", "bits |"),
@@ -223,11 +223,11 @@ MUTATIONS = (
         "far",
     ),
     # symmetrise
-    Mutation("symmetrise", "the last neighbour is not seen", "(place < k && back", "(place < k - 1 && back"),
-    Mutation("symmetrise", "sum instead of union", " - there * reverse"),
-    Mutation("symmetrise", "its own membership", "memberships[neighbor * k + place]", "memberships[edge]"),
+    Mutation("symmetrise", "the last neighbour is not seen", "(j < k && neighbors_of", "(j < k - 1 && neighbors_of"),
+    Mutation("symmetrise", "sum instead of union", " - forward * reverse"),
+    Mutation("symmetrise", "its own membership", "memberships[neighbor * k + j]", "memberships[edge]"),
     Mutation("symmetrise", "an edge beyond the last", "edge < n * k", "edge <= n * k"),
-    Mutation("symmetrise", "the wrong edges are lone", "lone[edge] = place == k", "lone[edge] = place != k"),
+    Mutation("symmetrise", "the wrong edges are one-sided", "one_sided[edge] = j == k", "one_sided[edge] = j != k"),
     Mutation(
         "symmetrise",
         "32-bit index of a row",
@@ -236,7 +236,7 @@ MUTATIONS = (
         "far",
     ),
     # rank
-    Mutation("rank", "the last of a run is not seen", "room + 1)", "room)"),
+    Mutation("rank", "the last of a run is not seen", "n_beyond + 1)", "n_beyond)"),
     Mutation("rank", "a value beyond the row", "n - 1 - at", "n - at"),
     Mutation("rank", "counted from 0", " + 1.0;", ";"),
     Mutation("rank", "first rank instead of average", "first + last", "first + 0 * last + first"),

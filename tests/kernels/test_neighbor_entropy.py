@@ -25,7 +25,7 @@ def neighbor_entropy(run, indices, codes, own=None, *, bins=32, grid=2, block=64
     entropy = np.full(m, np.nan)
     of_all = codes, m, k, int(codes.max()) + 1, bins, count_log_count(k), entropy
     arguments = indices, indices.strides[0] // 4, codes if own is None else own, *of_all
-    run((grid,), (block,), *arguments, shared=4 * bins * block // 32)
+    run((grid,), (block,), *arguments)
     return entropy
 
 
@@ -53,7 +53,7 @@ def check_far(run) -> None:
     far = Sparse((3, 2**30 + 8), np.dtype(np.int32), dict(enumerate(indices)))
     entropy = np.full(3, np.nan)
     sizes = np.int64(3), np.int32(20), np.int32(3), np.int32(32)
-    run((1,), (32,), far, np.int64(2**30 + 8), codes, codes, *sizes, count_log_count(20), entropy, shared=128)
+    run((1,), (32,), far, np.int64(2**30 + 8), codes, codes, *sizes, count_log_count(20), entropy)
     assert_allclose(entropy, reference.neighbor_entropy(indices, codes), atol=TOLERANCE)
 
 

@@ -41,7 +41,7 @@ def rerank(
     uncertain = np.full(m, 9, np.uint8)
     size = next_power_of_two(int(counts.max()))
     given = candidates, candidates.shape[1], counts, limits, offsets, inverse_square_scale, k, size
-    run((grid,), (block,), queries, x, d, m, *given, indices, distances, uncertain, shared=12 * size)
+    run((grid,), (block,), queries, x, d, m, *given, indices, distances, uncertain)
     assert set(np.unique(uncertain)) <= {0, 1}
     return indices, distances, uncertain.astype(bool)
 
@@ -120,7 +120,7 @@ def check_far(run) -> None:
     indices, distances, uncertain = np.zeros((1, 3), np.int32), np.zeros((1, 3), np.float32), np.zeros(1, np.uint8)
     sizes = np.int32(3), np.full(1, 3, np.int32), np.full(1, NO_CANDIDATE), np.zeros(1), np.float64(1)
     out = np.int32(3), np.int32(4), indices, distances, uncertain
-    run((1,), (32,), x, x, np.int32(d), np.int64(1), candidates, *sizes, *out, shared=48)
+    run((1,), (32,), x, x, np.int32(d), np.int64(1), candidates, *sizes, *out)
     near = sorted((abs(row % 7), row) for row in (5, n - 2, n - 1))
     assert_array_equal(indices[0], [row for _, row in near])
     assert_array_equal(distances[0], np.float32([value * np.sqrt(d) for value, _ in near]))

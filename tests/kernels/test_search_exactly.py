@@ -19,7 +19,7 @@ def search_exactly(run, queries, x, rows, k, *, same_cells=False, n_pieces=1, gr
     candidates = np.zeros((len(rows), n_pieces, k), np.uint64)
     size = next_power_of_two(k + block)
     sizes = len(x), rows, len(rows), int(same_cells), n_pieces, k, size
-    run((grid,), (block,), queries, x, x.shape[1], *sizes, candidates, shared=12 * size + 4)
+    run((grid,), (block,), queries, x, x.shape[1], *sizes, candidates)
     return candidates
 
 
@@ -67,7 +67,7 @@ def check_far(run) -> None:
     x = np.repeat(np.float32([[3], [2]]), d, axis=1)
     candidates = np.zeros((1, 1, 2), np.uint64)
     sizes = np.int32(d), np.int64(2), np.array([m - 1], np.int32), np.int64(1), np.int32(0), np.int32(1)
-    run((1,), (32,), queries, x, *sizes, np.int32(2), np.int32(64), candidates, shared=772)
+    run((1,), (32,), queries, x, *sizes, np.int32(2), np.int32(64), candidates)
     assert_nearest(candidates, [[1, 0]])
 
 

@@ -14,8 +14,6 @@ from kernels.emulator import Sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-WARP_BYTES = 32 * 33 * 4
-
 
 @dataclass
 class Tile:
@@ -50,7 +48,7 @@ def silhouette_tile(run, tile: Tile, *, grid=2, block=64) -> tuple[NDArray[np.in
     cells = tile.x, tile.order, tile.x.shape[1], tile.scale, tile.close
     sums = row_sums[:, :n_rows], row_sums.shape[1], column_sums[:, :n_columns], column_sums.shape[1]
     rest = tile.unit, tile.shift, int(tile.both_sides), *sums
-    run((grid,), (block,), padded, padded.shape[1], *terms, *sizes, *cells, *rest, shared=WARP_BYTES * block // 32)
+    run((grid,), (block,), padded, padded.shape[1], *terms, *sizes, *cells, *rest)
     assert not row_sums[:, n_rows:].any()
     assert not column_sums[:, n_columns:].any()
     return row_sums[:, :n_rows], column_sums[:, :n_columns]
@@ -174,8 +172,8 @@ def check_far(run) -> None:
     sizes = np.int32(3), np.int32(8), np.int64(0), np.int64(200)
     scalars = np.float32(1), np.float32(0.0), np.float32(1), np.int32(0), np.int32(1)
     far = sums[0], np.int64(stride), sums[1], np.int64(stride)
-    run((1,), (32,), products, np.int64(stride), *terms, *codes, *sizes, cells, order, np.int32(d), *scalars, *far,
-        shared=WARP_BYTES)  # fmt: skip
+    tile = products, np.int64(stride), *terms, *codes, *sizes
+    run((1,), (32,), *tile, cells, order, np.int32(d), *scalars, *far)
     root = round(np.sqrt(d))
     assert_array_equal(sums[0].rows[2][:3], [8, 16, 21 + root])
     assert_array_equal(sums[1].rows[2], [6] * 7 + [3 + root])

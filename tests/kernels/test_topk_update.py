@@ -43,7 +43,7 @@ def topk_update(
             keep + spare,
             int(start == (0 if backwards else starts[-1])),
         )
-        run((grid,), (block,), padded, padded.shape[1], terms, *sizes, candidates, counts, limits, shared=32 * block)
+        run((grid,), (block,), padded, padded.shape[1], terms, *sizes, candidates, counts, limits)
     for row, count in zip(candidates, counts, strict=True):
         row[count:] = NO_CANDIDATE
     return np.sort(candidates, axis=1), counts, limits
@@ -112,7 +112,7 @@ def check_far(run) -> None:
     products = Sparse((3, stride), np.dtype(np.float32), dict(enumerate(values)))
     candidates, counts, limits = np.zeros((3, 64), np.uint64), np.zeros(3, np.int32), np.full(3, NO_CANDIDATE)
     sizes = np.int32(3), np.int32(40), np.int64(-1), np.int64(0), np.int32(9), np.int32(64), np.int32(1)
-    run((1,), (32,), products, np.int64(stride), terms, *sizes, candidates, counts, limits, shared=1024)
+    run((1,), (32,), products, np.int64(stride), terms, *sizes, candidates, counts, limits)
     assert_right((np.sort(candidates[:, :9], axis=1), counts, limits), values, terms, 9)
 
 

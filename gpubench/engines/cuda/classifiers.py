@@ -14,16 +14,12 @@ from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.common import logistic
 from gpubench.engines.common.knn_classifier import NearestNeighbors
 from gpubench.engines.cpu import classifiers
+from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.core.timeline import Timeline
-    from gpubench.engines.cuda.device import Device
     from gpubench.engines.cuda.engine import CudaEngine
-
-TILE_VALUES = 1 << 26
-"""Values of a tile's cells and logits together: 256 MiB."""
 
 FOREST_BINS = 128
 """Thresholds that cuML's forest tries for each column."""
@@ -32,11 +28,11 @@ FOREST_BINS = 128
 def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> Classifier:
     """Make an untrained classifier; see `Engine.classifier`."""
     if kind == "lr":
-        return LogisticRegression(engine.gpu, timeline=engine.timeline, **params)
+        return CudaLogisticRegression(engine.workspace(), **params)
     if kind == "knn":
         return NearestNeighbors(engine, **params)
     if kind == "rf":
-        forest = RandomForest if find_spec("cuml") is not None else HostForest
+        forest = CumlForest if find_spec("cuml") is not None else HostForest
         return forest(engine, **params)
     raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
 
@@ -47,52 +43,50 @@ def most_training_cells(kind: ClassifierKind, n: int) -> int:
     return classifiers.most_training_cells(kind, n) if on_cpu else n
 
 
-class LogisticRegression(logistic.LogisticRegression):
+class CudaLogisticRegression(logistic.LogisticRegression):
     """See `logistic.LogisticRegression`; cells and logits stay on the GPU."""
 
-    def __init__(
-        self, device: Device, *, max_iter: int = 100, C: float = 1.0, timeline: Timeline | None = None
-    ) -> None:
-        super().__init__(device.xp, max_iter=max_iter, C=C, timeline=timeline)
-        self._device = device
+    def __init__(self, workspace: Workspace, *, max_iter: int = 100, C: float = 1.0) -> None:
+        super().__init__(workspace.device.xp, max_iter=max_iter, C=C, timeline=workspace.timeline)
+        self._workspace = workspace
 
     @contextmanager
     def _objective(self, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> Iterator[logistic.Objective]:
-        yield _Objective(self._device, x, y, n_classes, penalty)
+        yield CudaObjective(self._workspace, x, y, n_classes, penalty)
 
     def decision_function(self, x: Array) -> Array:
         """Logits (m, n_classes); minus infinity for a class that had no cells."""
-        xp = self._device.xp
+        device, xp = self._workspace.device, self._xp
         weights, intercepts = xp.asarray(self._weights), xp.asarray(self._intercepts)
         logits = xp.full((len(x), self._n_classes), -np.inf)
         present = xp.asarray(self._present)
-        for rows in _tiles(len(x), x.shape[1] + self._n_classes):
+        for rows in _tiles(self._workspace, x, self._n_classes):
             cells = xp.ascontiguousarray(x[rows])
             products = xp.empty((len(cells), len(self._present)), np.float32)
-            self._device.product(cells, weights, products, tensor_cores=False)
+            device.product(cells, weights, products, tensor_cores=False)
             logits[rows, present] = products + intercepts
         return logits
 
 
-class _Objective(logistic.Objective):
+class CudaObjective(logistic.Objective):
     """Sums over large tiles of cells, in float64 beyond a tile."""
 
-    def __init__(self, device: Device, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> None:
+    def __init__(self, workspace: Workspace, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> None:
         super().__init__(len(x), x.shape[1], n_classes, penalty)
-        self._device = device
+        self._workspace = workspace
         self._x = x
-        self._y = device.xp.asarray(y)
+        self._y = workspace.device.xp.asarray(y)
 
     def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.Sums:
         """See `logistic.Objective.sum_over_cells`."""
-        xp = self._device.xp
+        device, xp = self._workspace.device, self._workspace.device.xp
         on_device = xp.asarray(weights), xp.asarray(intercepts)
         loss, by_weights = xp.zeros(()), xp.zeros(weights.shape)
         by_intercepts = xp.zeros(len(intercepts))
-        for rows in _tiles(len(self._x), self._x.shape[1] + len(intercepts)):
+        for rows in _tiles(self._workspace, self._x, len(intercepts)):
             x, y = xp.ascontiguousarray(self._x[rows]), self._y[rows]
             z = xp.empty((len(x), len(intercepts)), np.float32)
-            self._device.product(x, on_device[0], z, tensor_cores=False)
+            device.product(x, on_device[0], z, tensor_cores=False)
             z += on_device[1]
             z -= z.max(axis=1, keepdims=True)
             own = xp.arange(len(x)), y
@@ -103,19 +97,17 @@ class _Objective(logistic.Objective):
             z /= normaliser[:, None]
             z[own] -= 1  # now the loss's derivative by each logit
             gradient = xp.empty(weights.shape, np.float32)
-            self._device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
+            device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
             by_weights += gradient
             by_intercepts += z.sum(axis=0, dtype=np.float64)
         return logistic.Sums(float(loss), xp.asnumpy(by_weights), xp.asnumpy(by_intercepts))
 
 
-def _tiles(n: int, width: int) -> Iterator[slice]:
-    step = max(1, TILE_VALUES // width)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+def _tiles(workspace: Workspace, x: Array, n_classes: int) -> Iterator[slice]:
+    return row_blocks(len(x), workspace.tuning.classifier_values // (x.shape[1] + n_classes))
 
 
-class RandomForest:
+class CumlForest:
     """cuML's random forest: trees of any depth, thresholds from quantiles.
 
     Attributes
@@ -129,7 +121,7 @@ class RandomForest:
         self.n_estimators = n_estimators
         self.note = f"random forest of cuML ({FOREST_BINS} bins)"
 
-    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> RandomForest:
+    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> CumlForest:
         """Grow the trees; see `Classifier.fit`."""
         from cuml.ensemble import RandomForestClassifier
 

@@ -1,6 +1,6 @@
-"""The GPU as the CUDA engine sees it: found, asked what it can do, given work, and its memory counted.
+"""The GPU as the CUDA engine uses it: detection, launches and products, memory and copies.
 
-Everything that is CuPy's own, beyond the functions that it has in common with NumPy, is in this file.
+All use of CuPy beyond the functions that it shares with NumPy is in this file.
 """
 
 from __future__ import annotations
@@ -19,55 +19,56 @@ import numpy as np
 from gpubench.core.errors import EngineUnavailable
 from gpubench.core.types import Array
 from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.signatures import KERNELS
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-OLDEST_CAPABILITY = 75
-"""Compute capability (times ten) that the kernels are compiled and tested for from here on."""
+MIN_CAPABILITY = 75
+"""Lowest compute capability (times ten) that the kernels are compiled and tested for."""
 
-TENSOR_CORES_FROM = 80
-"""Compute capability (times ten) from which tensor cores take float32 operands, rounded to TF32."""
+MIN_TF32_CAPABILITY = 80
+"""Lowest compute capability (times ten) whose tensor cores take float32 operands, rounded to TF32."""
 
-OLDEST_DRIVER = 12
-"""CUDA's major version that the driver must support: that of the oldest packages there are extras for."""
+MIN_DRIVER = 12
+"""Lowest major CUDA version that the driver must support: that of the oldest packages there are extras for."""
 
-BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
-"""What a CuPy raises that cannot work: a package half removed, a library that does not load, an error of CUDA."""
+CUPY_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
+"""Errors of a CuPy that cannot work: a package half removed, a library that does not load, an error of CUDA."""
 
-BLOCK_THREADS = 256
 RANGE_DOMAIN = "gpubench"
-"""The domain of NVTX under which profilers show the stages."""
+"""The NVTX domain under which profilers show the stages."""
 
-WAVES = 16
-"""Blocks of a launch for each multiprocessor: enough to fill it, and the kernels loop over the rest."""
+BLOCKS_PER_MULTIPROCESSOR = 16
+"""Blocks of a launch per multiprocessor: enough to fill it; the kernels loop over the rest."""
+
+DLPACK_CUDA = 2
+"""DLPack's device type of CUDA memory."""
 
 
 def driver_version() -> str | None:
-    """The newest CUDA version that the NVIDIA driver supports, None without a driver."""
+    """Return the newest CUDA version that the NVIDIA driver supports, None without a driver."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     version = ctypes.c_int()
     try:
         result = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version))
     except (OSError, AttributeError):  # no such library, or one that is no driver
         return None
-    if result != 0:
-        return None
-    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if result == 0 else None
 
 
 def count_gpus() -> int:
-    """GPUs that CuPy sees; 0 where it cannot work."""
+    """Return the number of GPUs that CuPy sees, 0 if it cannot work."""
     try:
         import cupy
 
         return int(cupy.cuda.runtime.getDeviceCount())
-    except BROKEN:
+    except CUPY_ERRORS:
         return 0
 
 
 def install_command(driver: str | None = None) -> str:
-    """The command that installs what the CUDA engine needs, for the CUDA version of the driver."""
+    """Return the command that installs the packages of the CUDA engine for the CUDA version of the driver."""
     extra = "cuda12" if driver is not None and driver.startswith("12.") else "cuda13"
     return f'pip install "gpubench[{extra}]"'
 
@@ -78,9 +79,11 @@ class Device:
     Attributes
     ----------
     xp : CuPy
+    number : CUDA's number of the GPU
     name : of the GPU
-    n_multiprocessors : that work at the same time
-    has_tensor_cores : whether they multiply float32 rounded to TF32
+    n_multiprocessors : number of multiprocessors
+    capability : compute capability times ten
+    has_tensor_cores : whether tensor cores multiply float32 rounded to TF32
     """
 
     def __init__(self, xp: ModuleType, number: int = 0) -> None:
@@ -90,31 +93,31 @@ class Device:
         self.name: str = properties["name"].decode()
         self.n_multiprocessors = int(properties["multiProcessorCount"])
         self.capability = 10 * int(properties["major"]) + int(properties["minor"])
-        self.has_tensor_cores = self.capability >= TENSOR_CORES_FROM
+        self.has_tensor_cores = self.capability >= MIN_TF32_CAPABILITY
         self._nvtx: Any = import_module("nvtx") if find_spec("nvtx") else None
 
     @classmethod
     def find(cls) -> Device:
-        """Start the first GPU.
+        """Return the current GPU, after checking that CuPy can use it.
 
         Raises
         ------
         EngineUnavailable
-            Which piece is missing, and the command that installs it.
+            With the piece that is missing and the command that installs it.
         """
         driver = driver_version()
         if driver is None:
             raise EngineUnavailable("engine 'cuda' needs an NVIDIA GPU, but this machine has no NVIDIA driver")
-        if int(driver.partition(".")[0]) < OLDEST_DRIVER:
+        if int(driver.partition(".")[0]) < MIN_DRIVER:
             raise EngineUnavailable(
-                f"engine 'cuda' needs a driver for CUDA {OLDEST_DRIVER} or newer, this one is for CUDA {driver};"
+                f"engine 'cuda' needs a driver for CUDA {MIN_DRIVER} or newer, this one is for CUDA {driver};"
                 " update the NVIDIA driver"
             )
         if find_spec("cupy") is None:
             raise EngineUnavailable(f"engine 'cuda' needs CuPy; install it with: {install_command(driver)}")
         try:
-            device = cls._first()
-        except BROKEN as error:
+            device = cls._current()
+        except CUPY_ERRORS as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise EngineUnavailable(
                 f"engine 'cuda' cannot start: CuPy says {why!r}; install it again for CUDA {driver} with: "
@@ -122,45 +125,36 @@ class Device:
             ) from error
         if device is None:
             raise EngineUnavailable("engine 'cuda' needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES")
-        if device.capability < OLDEST_CAPABILITY:
-            has, needs = device.capability / 10, OLDEST_CAPABILITY / 10
+        if device.capability < MIN_CAPABILITY:
+            has, needs = device.capability / 10, MIN_CAPABILITY / 10
             raise EngineUnavailable(
                 f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use engine='cpu'"
             )
         return device
 
     @classmethod
-    def _first(cls) -> Device | None:
-        """The current GPU, once all that the engine needs of CuPy has answered; None where there is no GPU."""
+    def _current(cls) -> Device | None:
+        """Return the current GPU after trying what the engine needs of CuPy; None without a GPU."""
         import cupy
 
         if int(cupy.cuda.runtime.getDeviceCount()) == 0:
             return None
         cupy.cuda.nvrtc.getVersion()
         device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
-        device.free_bytes()  # makes the context, which fails where the GPU is lent to another process alone
+        device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
         return device
 
-    # Work
-
-    def launch(
-        self,
-        name: str,
-        n_threads: int,
-        *args: Any,
-        block: int = BLOCK_THREADS,
-        shared: int = 0,
-        rows: int | None = None,
-    ) -> None:
-        """Run a kernel of `kernels/` with about `n_threads` threads (of each of `rows`, where its grid has a y)."""
-        n_blocks = min(-(-n_threads // block), WAVES * self.n_multiprocessors)
-        grid = (max(1, n_blocks),) if rows is None else (max(1, n_blocks), min(rows, kernels.MAX_GRID[1]))
-        kernels.launch(name, grid, (block,), *args, shared=shared)
+    def launch(self, name: str, n_threads: int, *args: Any, rows: int | None = None) -> None:
+        """Run a kernel of `kernels/` with about `n_threads` threads (for each of `rows`, if its grid has a y)."""
+        block = KERNELS[name].block_threads
+        n_blocks = max(1, min(-(-n_threads // block), BLOCKS_PER_MULTIPROCESSOR * self.n_multiprocessors))
+        grid = (n_blocks,) if rows is None else (n_blocks, min(rows, kernels.MAX_GRID[1]))
+        kernels.launch(name, grid, (block,), *args)
 
     def product(self, left: Array, right: Array, out: Array, *, tensor_cores: bool) -> None:
         """Write left (m, p) . right (n, p)^T to out (m, n); all float32 and C-contiguous.
 
-        With `tensor_cores` the operands may be rounded to TF32; otherwise the products are float32.
+        With `tensor_cores` the operands may be rounded to TF32, without them the products are float32.
         """
         from cupy._core import _routines_linalg as linalg
 
@@ -173,27 +167,25 @@ class Device:
             linalg.set_compute_type(np.float32, before)
 
     def synchronize(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait for all work that was submitted."""
         self.xp.cuda.get_current_stream().synchronize()
 
-    # Memory
-
     def free_bytes(self) -> int:
-        """Memory that this process can still get, what CuPy keeps for the next arrays included."""
+        """Return the memory that this process can still get, including what CuPy caches for new arrays."""
         free, _ = self.xp.cuda.runtime.memGetInfo()
         return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
 
     def peak_bytes(self) -> int:
-        """The most memory that CuPy has held so far."""
+        """Return the largest amount of memory that CuPy has held so far."""
         return int(self.xp.get_default_memory_pool().total_bytes())
 
     def pinned(self, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
-        """Host memory that the GPU copies from by itself."""
+        """Return pinned host memory, from which the GPU copies asynchronously."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.ndarray(shape, dtype, self.xp.cuda.alloc_pinned_memory(n_bytes))
 
     def mapped(self, shape: tuple[int, int], dtype: DTypeLike) -> tuple[Array, NDArray[Any]]:
-        """Pinned host memory as an array of the GPU, which reads it over the bus, and as one of the host."""
+        """Return pinned host memory as an array of the GPU, which reads it over the bus, and as one of the host."""
         host = self.pinned(shape, dtype)
         cuda = self.xp.cuda
         memory = cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, self.number)
@@ -201,8 +193,8 @@ class Device:
 
     @contextmanager
     def copying(self) -> Iterator[Copier]:
-        """Copy blocks from the host while the host prepares the next one."""
-        self.synchronize()  # what was in the memory of the new array may still be in use
+        """Return a context in which blocks are copied while the host prepares the next one."""
+        self.synchronize()  # kernels may still use the memory that the new array got
         copier = Copier(self)
         try:
             yield copier
@@ -210,33 +202,28 @@ class Device:
             copier.wait()
 
     def adopt(self, x: Any) -> Array | None:
-        """An array that is on this GPU already, of CuPy, torch or any exporter of DLPack, without a copy; else None."""
+        """Return an array that is on this GPU (CuPy, torch, DLPack) as a CuPy array without a copy; else None."""
         if isinstance(x, self.xp.ndarray):
             return x
         if getattr(x, "requires_grad", False):
             x = x.detach()
-        if hasattr(x, "__dlpack_device__") and tuple(map(int, x.__dlpack_device__())) == (_DLPACK_CUDA, self.number):
+        if hasattr(x, "__dlpack_device__") and tuple(map(int, x.__dlpack_device__())) == (DLPACK_CUDA, self.number):
             return self.xp.from_dlpack(x)
         return None
 
-    # Ranges that profilers show
-
     def push_range(self, name: str) -> None:
-        """Open a range in the profiler's timeline, where the package nvtx is installed."""
+        """Open a range in the timeline of a profiler, if the package nvtx is installed."""
         if self._nvtx is not None:
             self._nvtx.push_range(name, domain=RANGE_DOMAIN)
 
     def pop_range(self) -> None:
-        """Close the last range."""
+        """Close the range that was opened last."""
         if self._nvtx is not None:
             self._nvtx.pop_range(domain=RANGE_DOMAIN)
 
 
-_DLPACK_CUDA = 2
-
-
 class Copier:
-    """Two pinned buffers in turn: one is filled by the host while the other is on its way to the GPU."""
+    """Copies blocks through two pinned buffers in turn: the host fills one while the GPU copies the other."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -247,17 +234,17 @@ class Copier:
         self._turn = 0
 
     def copy(self, block: NDArray[Any], to: Array) -> None:
-        """Start to copy a block of the host to `to`, as the dtype of `to`; rows of later blocks are no more."""
+        """Start to copy a block of the host to `to`, converted to its dtype; no later block may have more rows."""
         if not self._buffers:
             self._buffers = [self._device.pinned(block.shape, to.dtype) for _ in self._copied]
         buffer, copied = self._buffers[self._turn][: len(block)], self._copied[self._turn]
         copied.synchronize()
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
             buffer[...] = block
         to.set(buffer, stream=self._stream)
         copied.record(self._stream)
         self._turn = 1 - self._turn
 
     def wait(self) -> None:
-        """Wait for the last copies."""
+        """Wait until all copies are done."""
         self._stream.synchronize()

@@ -20,6 +20,7 @@ from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
 from gpubench.engines.cuda.device import Device
+from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -54,6 +55,7 @@ class CudaEngine(Engine):
         knn: str = "auto",
         precision: Precision = "exact",
         device: Device | None = None,
+        tuning: CudaTuning | None = None,
     ) -> None:
         """Start on `device` (None: the first one).
 
@@ -74,6 +76,7 @@ class CudaEngine(Engine):
         self.n_threads = threads or usable_cores()
         self.precision = precision
         self.knn_method = knn
+        self.tuning = tuning or CudaTuning()
         self.notes = []
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
@@ -90,9 +93,7 @@ class CudaEngine(Engine):
         if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
-            array = cuda_put.put(
-                self.gpu, x, name, room_bytes=self.room_bytes(), timeline=self.timeline, note=self._note
-            )
+            array = cuda_put.put(self.workspace(), x, name, self._note)
         self._checked[id(array)] = array
         return array
 
@@ -111,41 +112,23 @@ class CudaEngine(Engine):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         n, d = x.shape
         if self.method(n, d, k) == "exact":
-            return self._knn(x, x, k)
-        return ivf.ivf_knn(
-            self.gpu,
-            x,
-            k,
-            seed=self.seed,
-            precision=self.precision,
-            room_bytes=self.room_bytes(),
-            timeline=self.timeline,
-        )
+            return exact_knn.knn_between(self.workspace(), x, x, k)
+        return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
 
     def method(self, n: int, d: int, k: int = 1) -> str:
         """See `Engine.method`: "exact" or "ivf"."""
         if self.knn_method != "auto":
             return self.knn_method
-        many = n > ivf.EXACT_UP_TO and ivf.fits(n, d, k, self.room_bytes())
-        return "ivf" if many else "exact"
+        use_ivf = n > self.tuning.exact_knn_cells and ivf.needed_bytes(n, d, k) <= self.room_bytes()
+        return "ivf" if use_ivf else "exact"
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
         # a view, so that asking an array about itself finds each cell as its own nearest
-        return self._knn(self.gpu.xp.ascontiguousarray(queries).view(), self.gpu.xp.ascontiguousarray(x), k)
-
-    def _knn(self, queries: Array, x: Array, k: int) -> Knn:
-        return exact_knn.knn_between(
-            self.gpu,
-            queries,
-            x,
-            k,
-            precision=self.precision,
-            room_bytes=self.room_bytes(),
-            timeline=self.timeline,
-        )
+        queries, x = self.xp.ascontiguousarray(queries).view(), self.xp.ascontiguousarray(x)
+        return exact_knn.knn_between(self.workspace(), queries, x, k)
 
     def silhouette_widths(
         self,
@@ -169,24 +152,17 @@ class CudaEngine(Engine):
         own, _ = self._mean_distances(x, segments, metric)
         return own_means(self.to_host(own), segments)
 
-    def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.Tiles:
-        """Tiles of Euclidean distances, for those who add up a share of them."""
-        return silhouette.Tiles(self.gpu, x, segments, self.precision, room_bytes)
+    def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.SilhouetteTiles:
+        """Return the tiles of Euclidean distances, for callers that sum a share of them."""
+        return silhouette.SilhouetteTiles(self.workspace(room_bytes), x, segments)
 
     def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
         """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
         if metric == "cosine":
             self.timeline.work(*work.closed_silhouettes(segments, x.shape[1]))
-            return silhouette.cosine_means(self.gpu, x, segments, room_bytes=self.room_bytes())
+            return silhouette.cosine_means(self.workspace(), x, segments)
         self.timeline.work(*work.silhouettes(segments, x.shape[1]))
-        return silhouette.euclidean_means(
-            self.gpu,
-            x,
-            segments,
-            precision=self.precision,
-            room_bytes=self.room_bytes(),
-            timeline=self.timeline,
-        )
+        return silhouette.euclidean_means(self.workspace(), x, segments)
 
     def neighbor_entropy(
         self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
@@ -237,10 +213,7 @@ class CudaEngine(Engine):
 
     def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """See `Engine.group_means`."""
-        order = np.argsort(codes, kind="stable").astype(np.int32)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))]).astype(np.int64)
-        xp = self.gpu.xp
-        return self.to_host(tables.group_means(self.gpu, x, xp.asarray(order), xp.asarray(starts)))
+        return self.to_host(tables.group_means(self.gpu, x, codes, n_groups))
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
@@ -255,14 +228,18 @@ class CudaEngine(Engine):
         return most_training_cells(kind, n)
 
     def room_bytes(self) -> int:
-        """What an operation may use now."""
+        """Return the memory that an operation may use now."""
         return min(self.memory_bytes, self.gpu.free_bytes())
+
+    def workspace(self, room_bytes: int | None = None) -> Workspace:
+        """Return the device and the settings of an operation that may use `room_bytes` (None: what is free now)."""
+        room_bytes = self.room_bytes() if room_bytes is None else room_bytes
+        return Workspace(self.gpu, self.precision, room_bytes, self.timeline, self.tuning)
 
     def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """Run array code over pieces of the n rows, of `width` values each."""
-        step = max(1, self.room_bytes() // (BYTES_PER_VALUE * width))
-        for start in range(0, n, step):
-            kernel(start, min(start + step, n))
+        for rows in row_blocks(n, self.room_bytes() // (BYTES_PER_VALUE * width)):
+            kernel(rows.start, rows.stop)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

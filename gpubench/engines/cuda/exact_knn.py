@@ -1,15 +1,16 @@
-"""Exact nearest neighbours on the GPU: tiles propose, float64 distances decide, and every row is checked.
+"""Exact nearest neighbours on the GPU: tiles propose candidates, float64 distances decide, every row is verified.
 
-The same idea as on the CPU: matrix products give squared distances of a block of cells to all others, each row keeps
-its best few more than k, exact distances of those give the order, and the bound on rounding tells for which rows a cell
-that was no candidate could still be nearer. With precision "fast" the first tiles are TF32; the rows that are not
-certain are searched again with accurate tiles, and those that are still not certain by comparing them with every cell.
-So neighbours are exact in either precision, and precision only decides how fast they are found.
+As on the CPU, matrix products give the squared distances of a block of cells to all others, each row keeps somewhat
+more than k candidates, their exact distances give the order, and the bound on rounding errors tells for which rows a
+cell that is no candidate could be nearer. With precision "fast" the first tiles are TF32; rows that remain uncertain
+are searched again with accurate tiles, and those that are still uncertain by comparing them with every cell. So
+neighbours are exact in either precision, which only changes the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,265 +18,254 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
-from gpubench.engines.common import work
-from gpubench.engines.common.knn_search import REACH_MARGIN
-from gpubench.engines.cuda.signatures import HISTOGRAM_BYTES, NO_CANDIDATE
-from gpubench.engines.cuda.tiles import (
-    MAX_TILE_ROWS,
-    TF32,
-    Arithmetic,
-    Operands,
-    cascade,
-    make_operand,
-    power_of_two_scale,
-    tile_rows,
-)
+from gpubench.engines.common import work as flop_counts
+from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors
+from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
+from gpubench.engines.cuda.tiles import TF32, Arithmetic, CellScaling, Operand, Operands, cascade, tile_rows
+from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
-    from gpubench.core.timeline import Timeline
-    from gpubench.engines.cuda.device import Device
+    from types import ModuleType
 
 MAX_SORTED = 4096
 """Candidates of a row that a block can sort in its shared memory."""
 
-SEARCH_SORTED = 2048
-"""The same beside the counter of `search_exactly`."""
-
-WARP = 32
-TOPK_WARPS = 8
-RERANK_THREADS = 64
-SEARCH_THREADS = 256
-MAX_K = SEARCH_SORTED - SEARCH_THREADS
+SEARCH_THREADS = KERNELS["search_exactly"].block_threads
+MAX_K = MAX_SORTED // 2 - SEARCH_THREADS
+"""Largest k: `search_exactly` sorts at least k + SEARCH_THREADS, a power of two, and needs memory for a counter too."""
 
 SPARE_CANDIDATES = 512
-"""Room of a row for candidates beyond twice those it keeps: the more, the less often it is cut back to the best."""
-
-ROWS_PER_SEARCH = 1024
-"""Uncertain rows that are searched together."""
+"""Room in a row beyond twice the candidates that it keeps: the more, the less often it is cut back to the best."""
 
 
-def knn_between(
-    device: Device, queries: Array, x: Array, k: int, *, precision: str, room_bytes: int, timeline: Timeline
-) -> Knn:
-    """Exact neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour.
+def knn_between(workspace: Workspace, queries: Array, x: Array, k: int) -> Knn:
+    """Return the exact neighbours of each query; if `queries` is `x` itself, a cell is not its own neighbour.
 
     Raises
     ------
     InputError
-        More neighbours than a block of the GPU can sort, or a graph that does not fit.
+        k is larger than a block of the GPU can sort, or the graph does not fit in memory.
     """
     check_k(k)
-    m, d = queries.shape
-    planner.require(8 * m * k, room_bytes, f"the graph of {k} neighbours of {m:,} cells", "use fewer neighbours")
-    search = Search(device, queries, x, k, room_bytes - 8 * m * k, timeline)
+    graph_bytes = 8 * len(queries) * k
+    what = f"the graph of {k} neighbours of {len(queries):,} cells"
+    planner.require(graph_bytes, workspace.room_bytes, what, "use fewer neighbours")
+    search = KnnSearch(replace(workspace, room_bytes=workspace.room_bytes - graph_bytes), queries, x, k)
     uncertain: Array | None = None
-    for arithmetic in cascade(device, d, precision):
-        uncertain = search.with_tiles(uncertain, arithmetic)
+    for arithmetic in cascade(workspace.device, x.shape[1], workspace.precision):
+        uncertain = search.search_tiles(uncertain, arithmetic)
         if not len(uncertain):
             break
     else:
-        search.exactly(uncertain)
-    device.synchronize()
+        search.search_exactly(uncertain)
+    workspace.device.synchronize()
     return Knn(search.indices, search.distances)
 
 
 def check_k(k: int) -> None:
-    """Refuse more neighbours than a block of the GPU can sort.
+    """Check that a block of the GPU can sort k neighbours.
 
     Raises
     ------
     InputError
-        k is more than `MAX_K`.
+        k is larger than `MAX_K`.
     """
     if k > MAX_K:
         raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use engine='cpu' for more")
 
 
-class Search:
-    """The search of one graph.
+@dataclass(frozen=True, slots=True)
+class QueryBlock:
+    """The queries of one row of tiles.
 
     Attributes
     ----------
-    indices, distances : (m, k), written as rows are found
-    edge : rows and columns of a tile at most
-    centre, scale : what tiles are made of is x less the centre, (d,), times the scale
+    rows : which rows of the queries, consecutive or (m,) int32
+    cells : (m, d) float32, as given by the user
+    operand : the centred and scaled cells
+    norms : (m,) float64, lengths of the rows of the operand
     """
 
-    def __init__(
-        self,
-        device: Device,
-        queries: Array,
-        x: Array,
-        k: int,
-        room_bytes: int,
-        timeline: Timeline,
-        *,
-        ids: Array | None = None,
-    ) -> None:
-        """Describe the search; `ids` (n,) int32 are what cells that search each other are called, None: 0, 1, 2 ..."""
-        xp = device.xp
-        self._device = device
+    rows: slice | Array
+    cells: Array
+    operand: Operand
+    norms: Array
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """Candidate neighbours of some queries; see kernels/topk_update.cu.
+
+    Attributes
+    ----------
+    entries : (m, capacity) uint64
+    counts : (m,) int32, used entries of each row
+    limits : (m,) uint64; no other cell of the search has a smaller key
+    max_count : largest possible count
+    """
+
+    entries: Array
+    counts: Array
+    limits: Array
+    max_count: int
+
+    @classmethod
+    def full(cls, xp: ModuleType, entries: Array) -> CandidateTable:
+        """Return a table of which all entries are used, and no other cell can be a neighbour."""
+        m, count = entries.shape
+        return cls(entries, xp.full(m, count, np.int32), xp.full(m, NO_CANDIDATE, np.uint64), count)
+
+    def take(self, rows: Array) -> CandidateTable:
+        """Return the candidates of some rows."""
+        return CandidateTable(self.entries[rows], self.counts[rows], self.limits[rows], self.max_count)
+
+
+class KnnSearch:
+    """The search for the k nearest neighbours of each query.
+
+    Attributes
+    ----------
+    indices, distances : (m, k), filled row by row
+    edge : largest number of rows and columns of a tile
+    """
+
+    def __init__(self, workspace: Workspace, queries: Array, x: Array, k: int, *, ids: Array | None = None) -> None:
+        """Prepare the search.
+
+        Parameters
+        ----------
+        queries : (m, d) float32; `x` itself if the cells search each other
+        x : (n, d) float32
+        ids : (n,) int32, numbers of the cells in the result, if the cells search each other; None: 0, 1, 2, ...
+        """
+        xp = workspace.device.xp
+        self._workspace, self._device = workspace, workspace.device
         self._queries, self._x, self._k = queries, x, k
         self._same_cells = queries is x
-        self._timeline = timeline
-        self._room_bytes = room_bytes
         self._ids = ids
-        self.edge = tile_rows(room_bytes)
+        self.edge = tile_rows(workspace)
         self._tile = xp.empty(self.edge * self.edge, np.float32)
         self.indices = xp.empty((len(queries), k), np.int32)
         self.distances = xp.empty((len(queries), k), np.float32)
-        self.centre = mean_of(device, x)
-        self.scale = scale_of(device, [x] if self._same_cells else [x, queries], self.centre)
+        self._scaling = CellScaling.of(workspace, x, None if self._same_cells else queries)
 
-    def with_tiles(self, rows: Array | None, arithmetic: Arithmetic) -> Array:
-        """Search rows (u,) int32 of the queries (None: all) by tiles; those that are not certain are returned."""
+    def search_tiles(self, rows: Array | None, arithmetic: Arithmetic) -> Array:
+        """Search rows (u,) int32 of the queries (None: all) among all cells; return the rows that remain uncertain."""
         n_rows = len(self._queries) if rows is None else len(rows)
-        n = len(self._x)
-        spans = [(start, min(start + self.edge, n)) for start in range(0, n, self.edge)]
+        spans = [(block.start, block.stop) for block in row_blocks(len(self._x), self.edge)]
         columns = self._operands(spans, arithmetic)
         uncertain = []
-        for start in range(0, n_rows, self.edge):
-            stop = min(start + self.edge, n_rows)
-            uncertain.append(self._search_block(rows, start, stop, columns, range(len(spans))))
-            self._timeline.advance(stop, n_rows)
+        for block in row_blocks(n_rows, self.edge):
+            chosen = block if rows is None else rows[block]
+            uncertain.append(self._search_block(chosen, columns, range(len(spans))))
+            self._workspace.timeline.advance(block.stop, n_rows)
         return self._device.xp.concatenate(uncertain)
 
-    def within(self, spans: list[tuple[int, int]], probed: list[list[int]], arithmetic: Arithmetic) -> None:
-        """Search each span of cells among the cells of some spans; spans are of at most `edge` cells."""
+    def search_spans(self, spans: list[tuple[int, int]], probed: list[list[int]], arithmetic: Arithmetic) -> None:
+        """Search each span of at most `edge` cells among the cells of its probed spans, approximately."""
         columns = self._operands(spans, arithmetic)
-        for (start, stop), chosen in zip(spans, probed, strict=True):
-            self._search_block(None, start, stop, columns, chosen)
-            self._timeline.advance(stop, len(self._queries))
+        for span, chosen in zip(spans, probed, strict=True):
+            self._search_block(slice(*span), columns, chosen)
+            self._workspace.timeline.advance(span[1], len(self._queries))
 
     def _operands(self, spans: list[tuple[int, int]], arithmetic: Arithmetic) -> Operands:
-        return Operands(
-            self._device,
-            self._x,
-            spans,
-            self.centre[None],
-            [0] * len(spans),
-            self.scale,
-            arithmetic,
-            keep_bytes=self._room_bytes // 4,
-        )
+        return Operands(self._workspace, self._x, spans, [self._scaling] * len(spans), arithmetic)
 
-    def _search_block(
-        self, rows: Array | None, start: int, stop: int, columns: Operands, chosen: Sequence[int]
-    ) -> Array:
-        xp, device, k = self._device.xp, self._device, self._k
-        own = None if rows is None else rows[start:stop]
-        queries = self._queries[start:stop] if own is None else self._queries[own]
-        centred = queries - self.centre
-        centred *= np.float32(self.scale)
-        block = make_operand(device, centred, columns.arithmetic)
-        left = block.left(device)
-        n_others = len(self._x) - self._same_cells
-        keep = min(k + (max(32, k // 2) if columns.arithmetic is TF32 else max(8, k // 6)), n_others, MAX_SORTED)
-        candidates = xp.empty((stop - start, 2 * keep + SPARE_CANDIDATES), np.uint64)
-        counts = xp.zeros(stop - start, np.int32)
-        limits = xp.full(stop - start, NO_CANDIDATE, np.uint64)
-        farthest = xp.zeros((), np.float64)
+    def _search_block(self, rows: slice | Array, columns: Operands, chosen: Sequence[int]) -> Array:
+        """Search some queries among the chosen blocks of cells; return the rows that are uncertain, (u,) int32."""
+        cells = self._queries[rows]
+        operand = Operand.of(self._device, self._scaling.rows(cells), columns.arithmetic)
+        block = QueryBlock(rows, cells, operand, self._device.xp.sqrt(operand.squares))
+        candidates, reach = self._collect_candidates(block, columns, chosen)
+        found = self._select_neighbors(block, candidates, reach)
+        target, indices = rows, found.indices
+        if self._ids is not None:
+            target, indices = self._ids[rows], self._ids[indices]
+        self.indices[target], self.distances[target] = indices, found.distances
+        uncertain = self._device.xp.flatnonzero(found.uncertain).astype(np.int32)
+        return uncertain + np.int32(rows.start) if isinstance(rows, slice) else rows[uncertain]
+
+    def _collect_candidates(
+        self, block: QueryBlock, columns: Operands, chosen: Sequence[int]
+    ) -> tuple[CandidateTable, Array]:
+        """Return the cells with the smallest keys of each query, and the largest norm of the cells compared with."""
+        xp, device, m = self._device.xp, self._device, block.operand.n
         n_columns = sum(columns.spans[b][1] - columns.spans[b][0] for b in chosen)
-        self._timeline.work(*work.search(stop - start, n_columns, self._x.shape[1], k, symmetric=False))
+        self._workspace.timeline.work(*flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
+        keep = self._n_candidates(columns.arithmetic)
+        capacity = 2 * keep + SPARE_CANDIDATES
+        empty = xp.empty((m, capacity), np.uint64), xp.zeros(m, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
+        candidates = CandidateTable(*empty, keep)
+        left, farthest = block.operand.left(device), xp.zeros((), np.float64)
+        consecutive = isinstance(block.rows, slice)
+        first_row = block.rows.start if self._same_cells and consecutive else -1
         for b in chosen:
             column, (first, last) = columns[b], columns.spans[b]
-            width = column.right.shape[0]
-            tile = self._tile[: (stop - start) * width].reshape(stop - start, width)
-            device.product(left, column.right, tile, tensor_cores=columns.arithmetic.tensor_cores)
-            if own is not None and self._same_cells:
-                self._blank_own(tile, own, first, last)
-            first_row = start if own is None and self._same_cells else -1
-            sizes = stop - start, last - first, first_row, first, keep, candidates.shape[1], int(b == chosen[-1])
+            tile = column.products(device, left, self._tile)
+            if self._same_cells and not consecutive:
+                _exclude_self(xp, tile, block.rows, first, last)
+            sizes = m, last - first, first_row, first, keep, capacity, int(b == chosen[-1])
             terms = column.squares.astype(np.float32)
-            device.launch(
-                "topk_update",
-                WARP * (stop - start),
-                *(tile, width, terms, *sizes, candidates, counts, limits),
-                block=WARP * TOPK_WARPS,
-                shared=HISTOGRAM_BYTES * TOPK_WARPS,
-            )
+            device.launch("topk_update", WARP * m, tile, tile.shape[1], terms, *sizes, *empty)
             farthest = xp.maximum(farthest, column.squares.max())
-        # a key lacks |x|^2, and is off by no more than a share of (|x| + |y|)^2
-        share, norms, reach = columns.arithmetic.slack(self._x.shape[1]), xp.sqrt(block.squares), xp.sqrt(farthest)
-        size = _power_of_two(keep)
-        offsets = block.squares - share * (norms + reach) ** 2
-        indices, distances, uncertain = self._rerank(queries, candidates, counts, limits, offsets, size)
-        rows_in_doubt = xp.flatnonzero(uncertain)
-        if len(rows_in_doubt):
-            # no cell beyond the k-th neighbour's distance counts, however far from all others it may be
-            near = (norms + distances[:, k - 1] * self.scale) * REACH_MARGIN
-            offsets = block.squares - share * (norms + xp.minimum(near, reach)) ** 2
-            again = candidates[rows_in_doubt], counts[rows_in_doubt], limits[rows_in_doubt], offsets[rows_in_doubt]
-            uncertain[rows_in_doubt] = self._rerank(queries[rows_in_doubt], *again, size)[2]
-        target = slice(start, stop) if own is None else own
-        if self._ids is not None:
-            target, indices = self._ids[target], self._ids[indices]
-        self.indices[target], self.distances[target] = indices, distances
-        doubtful = xp.flatnonzero(uncertain).astype(np.int32)
-        return doubtful + np.int32(start) if own is None else own[doubtful]
+        return candidates, xp.sqrt(farthest)
 
-    def _blank_own(self, tile: Array, own: Array, first: int, last: int) -> None:
-        """Make the product of a cell with itself NaN, which is never a candidate."""
-        here = self._device.xp.flatnonzero((own >= first) & (own < last))
-        tile[here, own[here] - np.int32(first)] = np.float32(np.nan)
+    def _n_candidates(self, arithmetic: Arithmetic) -> int:
+        """Return how many candidates a row keeps: the less accurate the keys, the more."""
+        more = max(32, self._k // 2) if arithmetic is TF32 else max(8, self._k // 6)
+        return min(self._k + more, len(self._x) - self._same_cells, MAX_SORTED)
 
-    def _rerank(
-        self, queries: Array, candidates: Array, counts: Array, limits: Array, offsets: Array, size: int
-    ) -> tuple[Array, Array, Array]:
+    def _select_neighbors(self, block: QueryBlock, candidates: CandidateTable, reach: Array) -> Neighbors:
+        """Return the neighbours among the candidates, and which rows are uncertain.
+
+        A key lacks |x|^2 and is off by at most a share of (|x| + |y|)^2. |y| is at most the largest norm, `reach`, and,
+        since no cell farther than the k-th neighbour matters, at most |x| plus that distance: the second bound is
+        computed for the rows that are uncertain by the first one.
+        """
+        xp, squares = self._device.xp, block.operand.squares
+        slack = block.operand.arithmetic.slack(self._x.shape[1])
+        found = self._rerank(block.cells, candidates, squares - slack * (block.norms + reach) ** 2)
+        rows = xp.flatnonzero(found.uncertain)
+        if len(rows):
+            near = (block.norms + found.distances[:, self._k - 1] * self._scaling.scale) * REACH_MARGIN
+            offsets = squares - slack * (block.norms + xp.minimum(near, reach)) ** 2
+            again = self._rerank(block.cells[rows], candidates.take(rows), offsets[rows])
+            found.uncertain[rows] = again.uncertain
+        return found
+
+    def _rerank(self, queries: Array, candidates: CandidateTable, offsets: Array) -> Neighbors:
+        """Sort the candidates by exact distance; see kernels/rerank.cu."""
         xp, m = self._device.xp, len(queries)
-        indices, distances = xp.empty((m, self._k), np.int32), xp.empty((m, self._k), np.float32)
-        uncertain = xp.empty(m, np.uint8)
-        given = candidates, candidates.shape[1], counts, limits, offsets, 1 / self.scale**2, self._k, size
-        out = indices, distances, uncertain
-        self._device.launch(
-            "rerank",
-            RERANK_THREADS * m,
-            *(queries, self._x, queries.shape[1], m, *given, *out),
-            block=RERANK_THREADS,
-            shared=12 * size,
-        )
-        return out
+        found = xp.empty((m, self._k), np.int32), xp.empty((m, self._k), np.float32), xp.empty(m, np.uint8)
+        table = candidates.entries, candidates.entries.shape[1], candidates.counts, candidates.limits
+        sizes = 1 / self._scaling.scale**2, self._k, _power_of_two(candidates.max_count)
+        n_threads = KERNELS["rerank"].block_threads * m
+        self._device.launch("rerank", n_threads, queries, self._x, queries.shape[1], m, *table, offsets, *sizes, *found)
+        return Neighbors(*found)
 
-    def exactly(self, rows: Array) -> None:
+    def search_exactly(self, rows: Array) -> None:
         """Search rows (u,) int32 of the queries by comparing them with every cell in float64."""
         xp, k, n = self._device.xp, self._k, len(self._x)
-        size = _power_of_two(k + SEARCH_THREADS)
-        for start in range(0, len(rows), ROWS_PER_SEARCH):
-            part = xp.ascontiguousarray(rows[start : start + ROWS_PER_SEARCH])
-            wanted = -(-4 * self._device.n_multiprocessors // len(part))
+        for block in row_blocks(len(rows), self._workspace.tuning.rows_per_search):
+            part = xp.ascontiguousarray(rows[block])
+            m = len(part)
+            wanted = -(-4 * self._device.n_multiprocessors // m)  # blocks that fill the GPU
             n_pieces = max(1, min(wanted, MAX_SORTED // k, -(-n // SEARCH_THREADS)))
-            candidates = xp.empty((len(part), n_pieces, k), np.uint64)
-            sizes = n, part, len(part), int(self._same_cells), n_pieces, k, size
-            self._device.launch(
-                "search_exactly",
-                SEARCH_THREADS * len(part) * n_pieces,
-                *(self._queries, self._x, self._x.shape[1], *sizes, candidates),
-                block=SEARCH_THREADS,
-                shared=12 * size + 4,
-            )
-            everybody = xp.full(len(part), n_pieces * k, np.int32), xp.full(len(part), NO_CANDIDATE, np.uint64)
-            merged = candidates.reshape(len(part), n_pieces * k)
-            found = self._rerank(
-                self._queries[part], merged, *everybody, xp.zeros(len(part)), _power_of_two(n_pieces * k)
-            )
-            self.indices[part], self.distances[part] = found[:2]
-            self._timeline.advance(min(start + ROWS_PER_SEARCH, len(rows)), len(rows))
+            entries = xp.empty((m, n_pieces, k), np.uint64)
+            sizes = n, part, m, int(self._same_cells), n_pieces, k, _power_of_two(k + SEARCH_THREADS)
+            n_threads = SEARCH_THREADS * m * n_pieces
+            self._device.launch("search_exactly", n_threads, self._queries, self._x, self._x.shape[1], *sizes, entries)
+            candidates = CandidateTable.full(xp, entries.reshape(m, n_pieces * k))
+            found = self._rerank(self._queries[part], candidates, xp.zeros(m))
+            self.indices[part], self.distances[part] = found.indices, found.distances
+            self._workspace.timeline.advance(block.stop, len(rows))
 
 
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
+def _exclude_self(xp: ModuleType, tile: Array, rows: Array, first: int, last: int) -> None:
+    """Set the product of each cell with itself to NaN, which is never a candidate, in columns [first, last)."""
+    here = xp.flatnonzero((rows >= first) & (rows < last))
+    tile[here, rows[here] - np.int32(first)] = np.float32(np.nan)
 
 
-def mean_of(device: Device, x: Array) -> Array:
-    """(d,) float32 mean of the cells, summed in float64 block by block."""
-    total = device.xp.zeros(x.shape[1])
-    for start in range(0, len(x), MAX_TILE_ROWS):
-        total += x[start : start + MAX_TILE_ROWS].sum(axis=0, dtype=np.float64)
-    return (total / len(x)).astype(np.float32)
-
-
-def scale_of(device: Device, parts: Sequence[Array], centre: Array) -> float:
-    """The power of two that brings all cells less the centre to at most about 1."""
-    xp = device.xp
-    edges = [edge for cells in parts for edge in (cells.max(axis=0), cells.min(axis=0))]
-    return power_of_two_scale(max(float(xp.abs(edge - centre).max()) for edge in edges))
+def _power_of_two(minimum: int) -> int:
+    return 1 << (minimum - 1).bit_length()

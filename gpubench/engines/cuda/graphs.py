@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubench.core.types import Array, Graph, Knn
 from gpubench.engines.cpu import leiden as cpu_leiden
-from gpubench.engines.cuda.tables import LANES_PER_CELL, row_stride
+from gpubench.engines.cuda.tables import LANES_PER_CELL, with_stride
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,25 +25,21 @@ MAX_LEVELS = 100
 
 
 def fuzzy_graph(device: Device, knn: Knn) -> Graph:
-    """See `Engine.fuzzy_graph`."""
+    """Return UMAP's fuzzy graph of the neighbours; see `Engine.fuzzy_graph`."""
     xp = device.xp
     n, k = knn.indices.shape
-    memberships = xp.empty((n, k), np.float64)
+    memberships, weights = xp.empty((n, k), np.float64), xp.empty((n, k), np.float64)
+    one_sided = xp.empty((n, k), np.uint8)
     mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
-    device.launch(
-        "fuzzy_memberships",
-        LANES_PER_CELL * n,
-        *(knn.distances, row_stride(knn.distances), n, k, mean, memberships),
-    )
-    joined, lone = xp.empty((n, k), np.float64), xp.empty((n, k), np.uint8)
-    device.launch("symmetrise", n * k, knn.indices, row_stride(knn.indices), memberships, n, k, joined, lone)
-    # every edge as it is, and the reverse of those that are not in the graph
+    device.launch("fuzzy_memberships", LANES_PER_CELL * n, *with_stride(knn.distances), n, k, mean, memberships)
+    device.launch("symmetrise", n * k, *with_stride(knn.indices), memberships, n, k, weights, one_sided)
+    # every edge, and the reverse of the edges whose reverse is not in the graph
     rows, columns = xp.repeat(xp.arange(n, dtype=np.int64), k), knn.indices.ravel().astype(np.int64)
-    weights, is_lone = joined.ravel(), lone.ravel().astype(np.bool_)
-    keys = xp.concatenate([rows * n + columns, (columns * n + rows)[is_lone]])
-    weights = xp.concatenate([weights, weights[is_lone]])
-    there = weights > 0  # a membership may be too small for float64
-    keys, weights = keys[there], weights[there]
+    weights, reverse = weights.ravel(), one_sided.ravel().astype(np.bool_)
+    keys = xp.concatenate([rows * n + columns, (columns * n + rows)[reverse]])
+    weights = xp.concatenate([weights, weights[reverse]])
+    is_positive = weights > 0  # a membership may underflow to 0
+    keys, weights = keys[is_positive], weights[is_positive]
     order = xp.argsort(keys)
     keys = keys[order]
     indptr = xp.searchsorted(keys, xp.arange(n + 1, dtype=np.int64) * n).astype(np.int64)

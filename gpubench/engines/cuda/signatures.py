@@ -1,8 +1,8 @@
-"""What each CUDA kernel takes: the one table that launches are checked against. A test compares it with kernels/*.cu.
+"""The signature of every CUDA kernel: the table that launches are checked against.
 
 A shape is written with the names of the kernel's own scalars, so that an array of a wrong size is found before the GPU
 reads beyond its end: "n k+2" has n rows and k + 2 columns. A name that is no scalar stands for any size, the same
-wherever it occurs in the kernel.
+wherever it occurs in the kernel. The tests compile the kernels against this table.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Sizes = Mapping[str, int | float]
-"""Values of a launch by name: the scalars, the sizes found in shapes, and `threads` and `warps` of a block."""
+"""Values of a launch by name: the scalars, the sizes found in shapes, and `threads` and `warps` per block."""
+
+WARP = 32
 
 NO_CANDIDATE = np.uint64(0xFF800000FFFFFFFF)
-"""A candidate after all others, as in kernels/common.cuh: the first limit of a row, and an entry that is no cell."""
-
-STRIP_BYTES = 32 * 33 * 4
-"""Shared memory in which a warp of `silhouette_tile` adds up a strip."""
-
-HISTOGRAM_BYTES = 256 * 4
-"""Shared memory in which a warp of `topk_update` counts digits."""
+"""Greater than every candidate, as in kernels/common.cuh: the initial limit of a row, and an unused entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +28,10 @@ class Array:
     Attributes
     ----------
     name, dtype : as in the source
-    shape : sizes in words; see the module
-    written : whether the kernel writes to it (a pointer to const where not)
-    stride : the scalar that holds the distance of its rows in elements; None: C-contiguous
-    align : bytes that its address is a multiple of
+    shape : sizes by name; see the module
+    written : whether the kernel writes to it (if not, the source declares a pointer to const)
+    stride : the scalar that holds the distance between its rows in elements; None: C-contiguous
+    align : required alignment of its address in bytes
     """
 
     name: str
@@ -48,7 +44,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number argument between `low` and `high`; a multiple of `step` where there is one."""
+    """A number argument between `low` and `high`, a multiple of `step` if that is given."""
 
     name: str
     dtype: str
@@ -59,23 +55,31 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel's arguments in their order, and what a launch of it must keep to.
+    """The arguments of a kernel in order, and the requirements on its launches.
 
     Attributes
     ----------
-    rules : what must hold among the sizes, in words and as a test
-    shared_bytes : dynamic shared memory that it needs
-    max_threads, threads : the largest block, and the only one where there is just one
-    grid_dimensions : 1, or 2 where the y of the grid is used
+    rules : conditions on the sizes: description -> test
+    shared_bytes : dynamic shared memory that a block needs, from the scalars and `block_sizes`
+    block_threads : threads per block that the engine launches
+    max_threads : largest block that the kernel is compiled for
+    fixed_block : whether `block_threads` is the only valid size of a block
+    grid_dimensions : 1, or 2 if the kernel uses the y of the grid
     """
 
     name: str
     parameters: tuple[Array | Scalar, ...]
     rules: Mapping[str, Callable[[Sizes], bool]] = field(default_factory=dict)
     shared_bytes: Callable[[Sizes], float] = lambda _: 0
+    block_threads: int = 256
     max_threads: int = 256
-    threads: int | None = None
+    fixed_block: bool = False
     grid_dimensions: int = 1
+
+    @staticmethod
+    def block_sizes(threads: int) -> dict[str, int]:
+        """Return the sizes that follow from the number of threads per block."""
+        return {"threads": threads, "warps": threads // WARP}
 
 
 def _flag(name: str) -> Scalar:
@@ -119,10 +123,11 @@ _KERNELS = (
         ),
         rules={
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
-            "the rows are among the n cells": lambda s: s["first_row"] + s["n_rows"] <= s["n"],
-            "the columns are among the n cells": lambda s: s["first_column"] + s["n_columns"] <= s["n"],
+            "first_row + n_rows <= n": lambda s: s["first_row"] + s["n_rows"] <= s["n"],
+            "first_column + n_columns <= n": lambda s: s["first_column"] + s["n_columns"] <= s["n"],
         },
-        shared_bytes=lambda s: s["warps"] * STRIP_BYTES,
+        shared_bytes=lambda s: 32 * 33 * 4 * s["warps"],
+        block_threads=128,
         max_threads=128,
     ),
     Kernel(
@@ -146,7 +151,7 @@ _KERNELS = (
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
             "capacity >= keep + 32": lambda s: s["capacity"] >= s["keep"] + 32,
         },
-        shared_bytes=lambda s: s["warps"] * HISTOGRAM_BYTES,
+        shared_bytes=lambda s: 256 * 4 * s["warps"],
     ),
     Kernel(
         "rerank",
@@ -169,6 +174,7 @@ _KERNELS = (
         ),
         rules=_power_of_two("size"),
         shared_bytes=lambda s: 12 * s["size"],
+        block_threads=64,
     ),
     Kernel(
         "search_exactly",
@@ -237,8 +243,8 @@ _KERNELS = (
             Array("memberships", "float64", "n k"),
             _count("n", "int64"),
             _count("k"),
-            Array("joined", "float64", "n k", written=True),
-            Array("lone", "uint8", "n k", written=True),
+            Array("weights", "float64", "n k", written=True),
+            Array("one_sided", "uint8", "n k", written=True),
         ),
     ),
     Kernel(
@@ -263,7 +269,7 @@ _KERNELS = (
             Array("means", "float64", "n_groups d", written=True),
         ),
         shared_bytes=lambda s: 8 * s["threads"],
-        threads=256,
+        fixed_block=True,
     ),
 )
 

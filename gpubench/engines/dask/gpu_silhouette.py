@@ -18,7 +18,7 @@ from gpubench.engines.dask.worker import SORTED, kept
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.cuda.silhouette import Tiles
+    from gpubench.engines.cuda.silhouette import SilhouetteTiles
     from gpubench.engines.dask.cluster import Cluster
     from gpubench.engines.dask.worker import Recipe
 
@@ -107,11 +107,11 @@ def _tiles_here(
     groups: NDArray[np.int32] | None,
     room_bytes: int,
     recipe: Recipe,
-) -> Tiles:
+) -> SilhouetteTiles:
     """The tiles of this worker, made once."""
     engine = gpu_worker.engine_of(recipe)
 
-    def make() -> Tiles:
+    def make() -> SilhouetteTiles:
         return engine.silhouette_tiles(gpu_worker.on_device(engine, x), sort_cells(clusters, groups), room_bytes)
 
     return kept((SORTED, key, token), make)

@@ -18,13 +18,13 @@ def test_a_far_cell_does_not_make_the_others_uncertain(
 ) -> None:
     """Rounding grows with the distance from the centre, but a far cell is nobody's neighbour."""
     searched: list[int] = []
-    found = exact_knn.Search.exactly
+    found = exact_knn.KnnSearch.search_exactly
 
     def count(self: Any, rows: Any) -> None:
         searched.append(len(rows))
         found(self, rows)
 
-    monkeypatch.setattr(exact_knn.Search, "exactly", count)
+    monkeypatch.setattr(exact_knn.KnnSearch, "search_exactly", count)
     x = rng.standard_normal((500, 8)).astype(np.float32)
     x[7] += 3000
     engine = start(EmulatedDevice(emulate_in_session()))

@@ -25,14 +25,12 @@ from gpubench.engines.common.segments import cut, isolate, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda import exact_knn, tables, tiles
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.workspace import CudaTuning
 
 StartOn = Callable[..., CudaEngine]
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
-    monkeypatch.setattr(exact_knn, "ROWS_PER_SEARCH", 40)
+SMALL_BLOCKS = CudaTuning(max_tile_rows=32, rows_per_search=40)
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def start_on() -> StartOn:
     emulate = emulate_in_session()
 
     def make(capability: tuple[int, int] = (9, 0), free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
-        return start(EmulatedDevice(emulate, capability, free_bytes), **options)
+        return start(EmulatedDevice(emulate, capability, free_bytes), **{"tuning": SMALL_BLOCKS, **options})
 
     return make
 
@@ -72,7 +70,7 @@ class TestNeighbors:
         assert not any(on_tensor_cores for *_, on_tensor_cores in engine.gpu.products)
 
     def test_the_split_product_is_used_from_some_dimensions_on(self, start_on: StartOn) -> None:
-        assert tiles.cascade(start_on().gpu, tiles.SPLIT_FROM, "exact") == [tiles.SPLIT]
+        assert tiles.cascade(start_on().gpu, tiles.MIN_SPLIT_DIMENSIONS, "exact") == [tiles.SPLIT]
         assert tiles.cascade(start_on().gpu, 50, "exact") == [tiles.FLOAT32]
         both = [tiles.TF32, tiles.FLOAT32]
         assert tiles.cascade(start_on().gpu, 50, "fast") == both
@@ -120,7 +118,7 @@ class TestNeighbors:
     @pytest.mark.parametrize("d", [1, 7, 150])
     def test_slack_bounds_what_a_tile_is_off(self, engine: CudaEngine, arithmetic: Any, d: int, rng: Any) -> None:
         x = rng.normal(size=(40, d)).astype(np.float32)
-        operand = tiles.make_operand(engine.gpu, engine.xp.asarray(x), arithmetic)
+        operand = tiles.Operand.of(engine.gpu, engine.xp.asarray(x), arithmetic)
         products = engine.xp.empty((40, 40), np.float32)
         engine.gpu.product(operand.left(engine.gpu), operand.right, products, tensor_cores=True)
         squares = engine.to_host(operand.squares)
@@ -143,9 +141,10 @@ class TestNeighbors:
 
     def test_operands_are_kept_as_far_as_memory_allows(self, engine: CudaEngine, cells: Cells) -> None:
         spans = [(0, 32), (32, 64), (64, 96)]
-        given = engine.gpu, engine.put(cells.x), spans, engine.xp.zeros((1, 9), np.float32), [0] * 3, 1.0
         bytes_each = 4 * 36 * 11
-        operands = tiles.Operands(*given, tiles.FLOAT32, keep_bytes=2 * bytes_each)
+        workspace = engine.workspace(room_bytes=4 * 2 * bytes_each)
+        scaling = tiles.CellScaling(engine.xp.zeros(9, np.float32), 1.0)
+        operands = tiles.Operands(workspace, engine.put(cells.x), spans, [scaling] * 3, tiles.FLOAT32)
         assert [operands[b] is operands[b] for b in range(3)] == [False, True, True]
 
 
@@ -190,10 +189,8 @@ class TestSilhouettes:
         test_silhouette_widths.check(engine, x.astype(np.float32), cells.label)
 
     @pytest.mark.parametrize("rows", [32, 8192])
-    def test_a_cell_far_from_all_others(
-        self, engine: CudaEngine, cells: Cells, rows: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tiles, "MAX_TILE_ROWS", rows)
+    def test_a_cell_far_from_all_others(self, start_on: StartOn, cells: Cells, rows: int) -> None:
+        engine = start_on(tuning=CudaTuning(max_tile_rows=rows))
         x = cells.x.copy()
         x[7] *= 1e6
         exact = reference.silhouette_widths(x, cells.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,17 @@ from numpy.testing import assert_array_equal, assert_array_max_ulp
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn
-from gpubench.engines.cuda import exact_knn, ivf, tiles
+from gpubench.engines.cuda import exact_knn, ivf
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell
 
 StartOn = Callable[..., CudaEngine]
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists of more cells than a tile has rows, and more lists than are searched."""
-    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
-    monkeypatch.setattr(ivf, "N_PROBE", 6)
+SMALL_BLOCKS = CudaTuning(max_tile_rows=32, n_probe=6)
+"""Lists of more cells than a tile has rows, and more lists than are searched."""
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def start_on() -> StartOn:
     emulate = emulate_in_session()
 
     def make(free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
-        return start(EmulatedDevice(emulate, free_bytes=free_bytes), **options)
+        return start(EmulatedDevice(emulate, free_bytes=free_bytes), **{"tuning": SMALL_BLOCKS, **options})
 
     return make
 
@@ -74,16 +73,14 @@ def test_what_is_found(start_on: StartOn, cells: Cells, n: int, k: int, precisio
     assert found.params == {"n_lists": int(np.sqrt(n)), "n_probe": min(6, int(np.sqrt(n)))}
 
 
-def test_all_lists_find_everything(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ivf, "N_PROBE", 20)
-    assert check(start_on(knn="ivf"), cells.x[:240], 15)[1] == 1
+def test_all_lists_find_everything(start_on: StartOn, cells: Cells) -> None:
+    assert check(start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=20)), cells.x[:240], 15)[1] == 1
 
 
-def test_fewer_lists_are_faster_and_find_less(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_lists_are_faster_and_find_less(start_on: StartOn, cells: Cells) -> None:
     pairs, recalls = [], []
     for n_probe in (1, 6, 20):
-        monkeypatch.setattr(ivf, "N_PROBE", n_probe)
-        engine = start_on(knn="ivf")
+        engine = start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=n_probe))
         recalls.append(check(engine, cells.x[:240], 5)[1])
         pairs.append(sum(rows * columns for rows, columns, _ in engine.gpu.products))
     assert pairs == sorted(pairs)
@@ -95,8 +92,7 @@ def test_the_recall_is_of_a_sample(start_on: StartOn, cells: Cells, monkeypatch:
     from gpubench.engines.common import knn_search
 
     monkeypatch.setattr(knn_search, "RECALL_SAMPLE", 150)
-    monkeypatch.setattr(ivf, "N_PROBE", 2)
-    engine = start_on(knn="ivf")
+    engine = start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=2))
     found, true = check(engine, cells.x, 15)
     assert found.recall == pytest.approx(true, abs=0.05)
     assert found.recall != true  # which is that of all 400
@@ -113,17 +109,15 @@ def test_the_same_bits_again(start_on: StartOn, cells: Cells) -> None:
     assert graphs[0].recall == graphs[1].recall
 
 
-def test_auto_takes_it_beyond_some_cells_where_it_fits(
-    start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ivf, "EXACT_UP_TO", 399)
-    engine = start_on()
+def test_auto_uses_ivf_above_some_cells_if_it_fits(start_on: StartOn, cells: Cells) -> None:
+    tuning = replace(SMALL_BLOCKS, exact_knn_cells=399)
+    engine = start_on(tuning=tuning)
     assert engine.knn(engine.put(cells.x), 5).method == "ivf"
     assert engine.knn(engine.put(cells.x[:399]), 5).exact
-    named = start_on(knn="exact")
+    named = start_on(knn="exact", tuning=tuning)
     assert named.knn(named.put(cells.x), 5).exact
-    narrow = start_on(free_bytes=30_000)
-    assert not ivf.fits(400, 5, 5, 30_000)
+    narrow = start_on(free_bytes=30_000, tuning=tuning)
+    assert ivf.needed_bytes(400, 5, 5) > 30_000
     assert narrow.knn(narrow.put(cells.x), 5).exact
 
 

@@ -26,6 +26,7 @@ from gpubench.engines.cuda import classifiers, graphs
 from gpubench.engines.cuda import device as cuda_device
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.profiling import limits
 
 StartOn = Callable[..., CudaEngine]
@@ -299,10 +300,8 @@ def _to_host(engine: CudaEngine, graph: Graph) -> Graph:
 class TestClassifiers:
     @pytest.mark.parametrize("n_classes", [2, 3])
     @pytest.mark.parametrize("tile_values", [1 << 20, 100])
-    def test_lr_as_on_the_cpu(
-        self, engine: CudaEngine, cells: Cells, n_classes: int, tile_values: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(classifiers, "TILE_VALUES", tile_values)
+    def test_lr_as_on_the_cpu(self, start_on: StartOn, cells: Cells, n_classes: int, tile_values: int) -> None:
+        engine = start_on(tuning=CudaTuning(classifier_values=tile_values))
         codes = np.minimum(cells.label, n_classes - 1).astype(np.int32)
         ours = engine.classifier("lr").fit(engine.put(cells.x), codes, n_classes + 1)
         theirs = CpuEngine(threads=1).classifier("lr").fit(cells.x, codes, n_classes + 1)

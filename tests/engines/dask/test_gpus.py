@@ -29,8 +29,9 @@ from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.engines import get_engine
 from gpubench.engines.common import segments as segments_module
 from gpubench.engines.common.segments import Pass
-from gpubench.engines.cuda import exact_knn, silhouette, tiles
+from gpubench.engines.cuda import silhouette
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.dask import connect, gpu_engine, gpu_silhouette, gpu_worker
 from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_a_task
 from gpubench.engines.dask.gpu_worker import check_alike
@@ -49,11 +50,10 @@ def cells() -> Cells:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
     """The engine of one emulated GPU, which is that of every worker as well."""
-    monkeypatch.setattr(tiles, "MAX_TILE_ROWS", 32)
-    monkeypatch.setattr(exact_knn, "ROWS_PER_SEARCH", 40)
     monkeypatch.setattr(gpu_engine, "MIN_ROWS", 1)
     monkeypatch.setattr(gpu_engine, "MIN_PRODUCTS", 0)
-    engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30))
+    tuning = CudaTuning(max_tile_rows=32, rows_per_search=40)
+    engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30), tuning=tuning)
     monkeypatch.setattr(gpu_worker, "engine_of", lambda _: engine)
     monkeypatch.setattr(gpu_worker, "gpu_here", lambda: {**GPU, "place": uuid.uuid4().hex})
     return engine
