@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 _WIDTH = 74
@@ -47,12 +46,32 @@ def tasks_data() -> dict[str, Any]:
     return {"tasks": tasks, "options": Options().to_dict()}
 
 
+def tasks_table() -> str:
+    """Return the Markdown table of the tasks and their metrics, as the README has it."""
+    from gpubench.tasks import TASKS
+
+    rows = [("task", "asks", "needs", "metrics"), ("---",) * 4]
+    for task in TASKS.values():
+        metrics = ", ".join(f"`{metric}`" for metric in task.metrics)
+        rows.append((f"`{task.id}`", task.question, ", ".join(task.needs), metrics))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- | --- | --- | --- |", "|---|---|---|---|")
+
+
 def metrics_data() -> list[dict[str, Any]]:
     """The metrics as JSON values; a range without an end has null there."""
     from gpubench.metrics import METRICS
 
-    specs = [metric.spec for metric in METRICS.values()]
-    return [{**asdict(s), "bounds": [end if math.isfinite(end) else None for end in s.bounds]} for s in specs]
+    return [
+        {
+            "id": spec.id,
+            "title": spec.title,
+            "bounds": [end if math.isfinite(end) else None for end in spec.bounds],
+            "higher_is_better": spec.higher_is_better,
+            "description": spec.description,
+            "mean_over": spec.mean_over,
+        }
+        for spec in (metric.spec for metric in METRICS.values())
+    ]
 
 
 def metrics_text() -> str:

@@ -1,7 +1,8 @@
-"""What is known of a metric besides its code, kept beside its code."""
+"""The declaration of a metric, which its function carries, and checks of columns that metrics share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
+from gpubench.engines.steps import look_up_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from gpubench.core.scores import MeanOver, Score
+    from gpubench.engines.steps import Step
 
 
 def per_cell_values(values: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
@@ -71,31 +72,51 @@ def contingency(rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int
 P = ParamSpec("P")
 
 
+BIO, BATCH, AGGREGATE = "Bio conservation", "Batch correction", "Aggregate score"
+"""Types of metrics in the table of scib-metrics' Benchmarker."""
+
+
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One published number.
+    """The declaration of a metric.
+
+    Tasks, the plan of a run, tables and tests are derived from it.
 
     Attributes
     ----------
-    id : the field's id, as in cz-benchmarks
+    id : as in cz-benchmarks, where it has the metric
     title : for tables and reports
     bounds : smallest and largest possible value
     higher_is_better : None where neither end is better
     description : one sentence for reports
     mean_over : how the value follows from `Score.cells`: their mean, or the mean over labels of the means of each
         label's cells
+    needs : columns that the function takes after the embedding, in this order: "label", "batch", "time"; empty for
+        metrics that do not score an embedding by its columns
+    options : task options that the function takes under the same names
+    neighbors : task options -> neighbours of each cell that it asks of the shared graph, the cell itself not counted;
+        None: it asks for none
+    sampled : whether it asks for none when the engine estimates means over neighbourhoods from a sample of cells
+    plan_step : (id, sizes, neighbours, *columns) -> the step of the plan; None: not planned
+    scib : name and type of its column in the table of scib-metrics' Benchmarker
     """
 
     id: str
     title: str
     bounds: tuple[float, float]
-    higher_is_better: bool | None
-    description: str
+    higher_is_better: bool | None = True
+    description: str = ""
     mean_over: MeanOver = "cells"
+    needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    neighbors: Callable[[Any], int] | None = None
+    sampled: bool = False
+    plan_step: Callable[..., Step] | None = None
+    scib: tuple[str, str] | None = None
 
 
 class Metric(Protocol[P]):
-    """A metric: a plain function that carries its `spec`."""
+    """A metric: a function that carries its `spec`."""
 
     spec: MetricSpec
     __name__: str
@@ -109,15 +130,19 @@ def metric(
     title: str,
     *,
     bounds: tuple[float, float],
-    higher_is_better: bool | None = True,
-    mean_over: MeanOver = "cells",
+    **declared: Any,
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
-    """Attach a `MetricSpec` to a function; its description is the first line of the docstring."""
+    """Attach a `MetricSpec` with these attributes to a function; its description is the first line of the docstring.
+
+    A metric that looks its neighbours up, and declares nothing else, is planned as such a look-up.
+    """
+    if "neighbors" in declared:
+        declared.setdefault("plan_step", lambda name, sizes, k, *_: look_up_step(name, sizes, k))
 
     def attach(function: Callable[P, Score]) -> Metric[P]:
         published = cast("Metric[P]", function)
         description = (function.__doc__ or "").strip().splitlines()[0]
-        published.spec = MetricSpec(id, title, bounds, higher_is_better, description, mean_over)
+        published.spec = MetricSpec(id, title, bounds, description=description, **declared)
         return published
 
     return attach

@@ -9,12 +9,12 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.data.matrices import to_host
-from gpubench.metrics._metric import metric
+from gpubench.metrics._metric import AGGREGATE, metric
 
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 
 
-@metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1))
+@metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1), scib=("Bio conservation", AGGREGATE))
 def bio_conservation(scores: Iterable[float]) -> Score:
     """Mean of the scores that say how well biology is kept.
 
@@ -39,7 +39,7 @@ def bio_conservation(scores: Iterable[float]) -> Score:
     return _mean(scores)
 
 
-@metric("batch_correction", "Batch correction", bounds=(0, 1))
+@metric("batch_correction", "Batch correction", bounds=(0, 1), scib=("Batch correction", AGGREGATE))
 def batch_correction(scores: Iterable[float]) -> Score:
     """Mean of the scores that say how well batches are mixed.
 
@@ -64,7 +64,7 @@ def batch_correction(scores: Iterable[float]) -> Score:
     return _mean(scores)
 
 
-@metric("total", "Total", bounds=(-0.5, 1))
+@metric("total", "Total", bounds=(-0.5, 1), scib=("Total", AGGREGATE))
 def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
     """Bio conservation and batch correction together, weighted 0.6 and 0.4.
 

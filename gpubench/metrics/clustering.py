@@ -12,7 +12,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.metrics._metric import Metric, check_several, contingency, metric
+from gpubench.metrics._metric import BIO, Metric, check_several, contingency, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
     return find()
 
 
-@metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", bounds=(0, 1))
+@metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", bounds=(0, 1), needs=("label",), scib=("KMeans NMI", BIO))
 def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
     """Normalised mutual information of labels and as many k-means clusters.
 
@@ -290,7 +290,7 @@ def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | s
     return _of_kmeans(normalized_mutual_info, X, labels, engine)
 
 
-@metric("nmi_ari_cluster_labels_kmeans_ari", "KMeans ARI", bounds=(-0.5, 1))
+@metric("nmi_ari_cluster_labels_kmeans_ari", "KMeans ARI", bounds=(-0.5, 1), needs=("label",), scib=("KMeans ARI", BIO))
 def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
     """Adjusted Rand index of labels and as many k-means clusters.
 
@@ -311,7 +311,14 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
     return _of_kmeans(adjusted_rand_index, X, labels, engine)
 
 
-@metric("nmi_ari_cluster_labels_leiden_nmi", "Leiden NMI", bounds=(0, 1))
+@metric(
+    "nmi_ari_cluster_labels_leiden_nmi",
+    "Leiden NMI",
+    bounds=(0, 1),
+    needs=("label",),
+    neighbors=lambda _: NEIGHBORS - 1,
+    plan_step=None,
+)
 def nmi_ari_cluster_labels_leiden_nmi(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
@@ -334,7 +341,14 @@ def nmi_ari_cluster_labels_leiden_nmi(
     return _of_leiden(normalized_mutual_info, X, labels, n_neighbors, engine)
 
 
-@metric("nmi_ari_cluster_labels_leiden_ari", "Leiden ARI", bounds=(-0.5, 1))
+@metric(
+    "nmi_ari_cluster_labels_leiden_ari",
+    "Leiden ARI",
+    bounds=(-0.5, 1),
+    needs=("label",),
+    neighbors=lambda _: NEIGHBORS - 1,
+    plan_step=None,
+)
 def nmi_ari_cluster_labels_leiden_ari(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:

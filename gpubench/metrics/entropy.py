@@ -11,6 +11,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Knn, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import on_engine
+from gpubench.engines.steps import neighborhoods_step
 from gpubench.metrics._metric import check_several, metric, per_cell_values
 from gpubench.metrics._neighborhoods import search_params
 from gpubench.metrics._sampling import mean_of_labels
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from gpubench.engines.embedding import Embedding
 
 
-@metric("entropy_per_cell", "Entropy of batches per cell", bounds=(0, 1))
+@metric(
+    "entropy_per_cell",
+    "Entropy of batches per cell",
+    bounds=(0, 1),
+    needs=("batch",),
+    options=("n_neighbors",),
+    neighbors=lambda options: options.n_neighbors - 1,
+    sampled=True,
+    plan_step=lambda name, sizes, k, _: neighborhoods_step(name, sizes, k),
+)
 def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Engine | str | None = None) -> Score:
     r"""Mean entropy of the batches in each cell's neighbourhood, as a share of the largest possible.
 

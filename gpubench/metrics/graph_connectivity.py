@@ -9,7 +9,7 @@ import numpy as np
 from gpubench.core.scores import Score
 from gpubench.data import encode_labels
 from gpubench.metrics._graphs import strong_components
-from gpubench.metrics._metric import metric
+from gpubench.metrics._metric import BATCH, metric
 from gpubench.metrics._neighborhoods import neighborhoods
 
 if TYPE_CHECKING:
@@ -19,7 +19,15 @@ NEIGHBORS = 15
 """Cells in a neighbourhood, the cell itself counted."""
 
 
-@metric("graph_connectivity", "Graph connectivity", bounds=(0, 1))
+@metric(
+    "graph_connectivity",
+    "Graph connectivity",
+    bounds=(0, 1),
+    needs=("label",),
+    neighbors=lambda _: NEIGHBORS - 1,
+    plan_step=None,
+    scib=("Graph connectivity", BATCH),
+)
 def graph_connectivity(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:

@@ -11,7 +11,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Knn, Labels
 from gpubench.data import encode_labels
 from gpubench.metrics._graphs import diffusion_map, strong_components
-from gpubench.metrics._metric import check_several, metric
+from gpubench.metrics._metric import BATCH, check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def kbet_tests(
     return _test(around.engine, around.knn, _several_batches(batches, around))
 
 
-@metric("kbet", "kBET", bounds=(0, 1))
+@metric("kbet", "kBET", bounds=(0, 1), needs=("batch",), neighbors=lambda _: NEIGHBORS - 1)
 def kbet(
     X: Any,
     batches: Any,
@@ -118,7 +118,15 @@ def kbet(
     return around.score(float((tests.p_values >= alpha).mean()), **_level(alpha))
 
 
-@metric("kbet_per_label", "kBET", bounds=(0, 1))
+@metric(
+    "kbet_per_label",
+    "kBET",
+    bounds=(0, 1),
+    needs=("batch", "label"),
+    neighbors=lambda _: NEIGHBORS - 1,
+    plan_step=None,
+    scib=("KBET", BATCH),
+)
 def kbet_per_label(
     X: Any,
     batches: Any,

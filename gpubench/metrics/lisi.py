@@ -10,7 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Labels
 from gpubench.data import encode_labels
-from gpubench.metrics._metric import check_several, metric
+from gpubench.metrics._metric import BATCH, BIO, check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
 if TYPE_CHECKING:
@@ -66,7 +66,14 @@ def lisi_knn(
     return _lisi(around, encode_labels(labels, "labels", around.n), _perplexity(around, perplexity))
 
 
-@metric("ilisi_knn", "iLISI", bounds=(0, 1))
+@metric(
+    "ilisi_knn",
+    "iLISI",
+    bounds=(0, 1),
+    needs=("batch",),
+    neighbors=lambda _: NEIGHBORS - 1,
+    scib=("iLISI", BATCH),
+)
 def ilisi_knn(
     X: Any,
     batches: Any,
@@ -106,7 +113,14 @@ def ilisi_knn(
     return around.score(_share_seen(around, batches, "batches", used), perplexity=used)
 
 
-@metric("clisi_knn", "cLISI", bounds=(0, 1))
+@metric(
+    "clisi_knn",
+    "cLISI",
+    bounds=(0, 1),
+    needs=("label",),
+    neighbors=lambda _: NEIGHBORS - 1,
+    scib=("cLISI", BIO),
+)
 def clisi_knn(
     X: Any,
     labels: Any,

@@ -11,7 +11,7 @@ from gpubench.core.scores import Score
 from gpubench.data import as_numeric, encode_labels
 from gpubench.engines.embedding import Embedding, on_engine
 from gpubench.engines.planner import PIECE_VALUES
-from gpubench.metrics._metric import metric
+from gpubench.metrics._metric import BATCH, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def principal_component_regression(
     return _explained_by_numbers(embedding, covariate)
 
 
-@metric("pcr_comparison", "PCR comparison", bounds=(0, 1))
+@metric("pcr_comparison", "PCR comparison", bounds=(0, 1), needs=("batch",), scib=("PCR comparison", BATCH))
 def pcr_comparison(
     X_pre: Any, X_post: Any, covariate: Any, *, categorical: bool = True, engine: Engine | str | None = None
 ) -> Score:

@@ -25,7 +25,14 @@ MIN_ADAPTIVE_K = 3
 """Neighbours that a cell gets at least where k follows the density."""
 
 
-@metric("sequential_alignment", "Sequential alignment", bounds=(0, 1))
+@metric(
+    "sequential_alignment",
+    "Sequential alignment",
+    bounds=(0, 1),
+    needs=("time",),
+    options=("k", "normalize", "adaptive_k"),
+    neighbors=lambda options: max(DENSITY_NEIGHBORS, 2 * options.k) if options.adaptive_k else options.k,
+)
 def sequential_alignment(
     X: Any,
     labels: Any,

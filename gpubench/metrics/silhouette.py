@@ -12,7 +12,8 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.metrics._metric import check_groups, contingency, metric, per_cell_values
+from gpubench.engines.steps import silhouette_step
+from gpubench.metrics._metric import BATCH, BIO, check_groups, contingency, metric, per_cell_values
 from gpubench.metrics._sampling import sampled_silhouette, too_many
 
 if TYPE_CHECKING:
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Distance, Engine
 
 
-@metric("silhouette_score", "Silhouette (labels)", bounds=(0, 1))
+@metric(
+    "silhouette_score",
+    "Silhouette (labels)",
+    bounds=(0, 1),
+    needs=("label",),
+    plan_step=lambda name, sizes, _, label: silhouette_step(name, sizes, label),
+    scib=("Silhouette label", BIO),
+)
 def silhouette_label(
     X: Any, labels: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
 ) -> Score:
@@ -67,7 +75,14 @@ def silhouette_label(
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
 
 
-@metric("isolated_labels", "Isolated labels", bounds=(0, 1), mean_over="labels")
+@metric(
+    "isolated_labels",
+    "Isolated labels",
+    bounds=(0, 1),
+    mean_over="labels",
+    needs=("label", "batch"),
+    scib=("Isolated labels", BIO),
+)
 def isolated_labels(
     X: Any, labels: Any, batch: Any, *, iso_threshold: int | None = None, engine: Engine | str | None = None
 ) -> Score:
@@ -118,7 +133,14 @@ def isolated_labels(
     return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=int(kept.sum()), params=params, cells=cells)
 
 
-@metric("batch_silhouette", "Silhouette (batches within labels)", bounds=(0, 1), mean_over="labels")
+@metric(
+    "batch_silhouette",
+    "Silhouette (batches within labels)",
+    bounds=(0, 1),
+    mean_over="labels",
+    needs=("label", "batch"),
+    plan_step=lambda name, sizes, _, label, batch: silhouette_step(name, sizes, batch, within=label),
+)
 def silhouette_batch(
     X: Any, labels: Any, batch: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
 ) -> Score:
@@ -173,7 +195,7 @@ def silhouette_batch(
     return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
 
 
-@metric("bras", "BRAS", bounds=(0, 1), mean_over="labels")
+@metric("bras", "BRAS", bounds=(0, 1), mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
 def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
     r"""How well batches are mixed within each label: as `batch_silhouette`, but against all other batches together.
 

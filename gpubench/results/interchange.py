@@ -14,25 +14,6 @@ if TYPE_CHECKING:
 CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
 """Parameters that cz-benchmarks keeps with a number."""
 
-BIO, BATCH, AGGREGATE = "Bio conservation", "Batch correction", "Aggregate score"
-
-SCIB_COLUMNS = {
-    "isolated_labels": ("Isolated labels", BIO),
-    "nmi_ari_cluster_labels_kmeans_nmi": ("KMeans NMI", BIO),
-    "nmi_ari_cluster_labels_kmeans_ari": ("KMeans ARI", BIO),
-    "silhouette_score": ("Silhouette label", BIO),
-    "clisi_knn": ("cLISI", BIO),
-    "bras": ("BRAS", BATCH),
-    "ilisi_knn": ("iLISI", BATCH),
-    "kbet_per_label": ("KBET", BATCH),
-    "graph_connectivity": ("Graph connectivity", BATCH),
-    "pcr_comparison": ("PCR comparison", BATCH),
-    "batch_correction": ("Batch correction", AGGREGATE),
-    "bio_conservation": ("Bio conservation", AGGREGATE),
-    "total": ("Total", AGGREGATE),
-}
-"""Metric -> its column in the table of scib-metrics' Benchmarker, and the type of metric there."""
-
 
 def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = None) -> list[Any]:
     """See `Result.to_czbenchmarks`."""
@@ -78,16 +59,23 @@ def to_scib_table(results: Sequence[MetricResult]) -> pd.DataFrame:
     """See `Result.to_scib_table`."""
     import pandas as pd
 
+    from gpubench.metrics import METRICS
+    from gpubench.metrics._metric import AGGREGATE
+    from gpubench.tasks import TASKS
+
     rows = [row for row in results if row.task == "scib"]
     if not rows:
         raise InputError("to_scib_table: the result has no scores of the task 'scib'; score with tasks=['scib']")
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         values.setdefault(row.embedding, {})[row.metric] = row.value
+    declared = {metric: METRICS[metric].spec.scib for metric in TASKS["scib"].metrics}
+    columns = [(metric, *column) for metric, column in declared.items() if column]
+    columns.sort(key=lambda column: column[1] if column[2] == AGGREGATE else "")  # aggregates last, by name
     table = pd.DataFrame(
-        {name: [of_one.get(metric) for of_one in values.values()] for metric, (name, _) in SCIB_COLUMNS.items()},
+        {name: [own.get(metric) for own in values.values()] for metric, name, _ in columns},
         index=pd.Index(list(values), name="Embedding"),
         dtype=object,
     )
-    table.loc["Metric Type"] = [kind for _, kind in SCIB_COLUMNS.values()]
+    table.loc["Metric Type"] = [kind for _, _, kind in columns]
     return table

@@ -1,33 +1,29 @@
-"""Which metrics answer which question: the tasks of cz-benchmarks, and the scores of scib-metrics as one task."""
+"""Tasks of cz-benchmarks, and the scores of scib-metrics as one task: which metrics answer which question."""
 
 from __future__ import annotations
 
 from gpubench.tasks import (
-    batch_integration,
-    clustering,
-    cross_species_integration,
     cross_species_label_prediction,
-    embedding,
     label_prediction,
+    metric_tasks,
     perturbation_expression_prediction,
-    scib,
-    sequential_organization,
 )
 from gpubench.tasks._task import Options, Task, TaskInput
 
 __all__ = ["TASKS", "Options", "Task", "TaskInput"]
 
 TASKS: dict[str, Task] = {
-    module.TASK.id: module.TASK
-    for module in (
-        clustering,
-        embedding,
-        label_prediction,
-        batch_integration,
-        cross_species_integration,
-        cross_species_label_prediction,
-        sequential_organization,
-        perturbation_expression_prediction,
-        scib,
+    task.id: task
+    for task in (
+        metric_tasks.CLUSTERING,
+        metric_tasks.EMBEDDING,
+        label_prediction.TASK,
+        metric_tasks.BATCH_INTEGRATION,
+        metric_tasks.CROSS_SPECIES_INTEGRATION,
+        cross_species_label_prediction.TASK,
+        metric_tasks.SEQUENTIAL_ORGANIZATION,
+        perturbation_expression_prediction.TASK,
+        metric_tasks.SCIB,
     )
 }
+"""Every task by its id, in the order in which tasks run."""

@@ -1,12 +1,13 @@
-"""What a task is: a question, what it needs, and the metrics that answer it."""
+"""A task: a question, the inputs that it needs, and the metrics that answer it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
@@ -16,7 +17,7 @@ from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
 from gpubench.engines.embedding import Embedding
 from gpubench.engines.steps import Sizes, Step
-from gpubench.metrics._metric import Metric
+from gpubench.metrics._metric import Metric, MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,8 +154,8 @@ class Task:
     needs : inputs without which the task is left out
     metrics : the metrics it reports
     run : yields its numbers as they are ready, so that those before a failure are kept
-    knn_k : the largest number of neighbours (self excluded) that its metrics will ask for; 0: none
-    estimated : whether they ask for those of some cells alone where the engine estimates means over neighbourhoods
+    neighbors : neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
+    sampled_neighbors : the same where the engine estimates means over neighbourhoods from a sample; None: as many
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
     operations : what its engine gets ready for, see `Engine.get_ready`
     steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
@@ -167,16 +168,17 @@ class Task:
     needs: tuple[Need, ...]
     metrics: tuple[str, ...]
     run: Callable[[TaskInput], Iterator[MetricResult]]
-    knn_k: Callable[[Options], int] = lambda _: 0
-    estimated: bool = False
+    neighbors: Callable[[Options], int] = lambda _: 0
+    sampled_neighbors: Callable[[Options], int] | None = None
     baseline: Literal["pca", "expression"] | None = "pca"
     operations: Callable[[Options], tuple[str, ...]] = lambda _: ()
     steps: Callable[[Sizes, Options], tuple[Step, ...]] | None = None
     in_auto: bool = True
 
     def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
-        """How many neighbours of every cell, of n with d dimensions, it will ask for; 0: none."""
-        return 0 if self.estimated and engine.estimates_neighborhoods(n, d) else self.knn_k(options)
+        """Return how many neighbours of each of n cells with d dimensions it asks for; 0: none."""
+        sampled = self.sampled_neighbors if engine.estimates_neighborhoods(n, d) else None
+        return (sampled or self.neighbors)(options)
 
 
 def _pack(timed: tuple[Score, float]) -> CheckpointEntry:
@@ -220,8 +222,69 @@ def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwa
     return to_row(given.name, task, spec.id, score, seconds=seconds)
 
 
+def score_metric(given: TaskInput, task: str, metric: Metric[...], roles: Mapping[str, str]) -> MetricResult:
+    """Score the embedding by the columns and options that a metric declares.
+
+    Parameters
+    ----------
+    roles : column that the metric needs -> column that it gets instead
+    """
+    embedding, spec = require(given.embedding), metric.spec
+    columns = [require(getattr(given, roles.get(need, need))) for need in spec.needs]
+    options = {name: getattr(given.options, name) for name in spec.options}
+    note = ""
+    if options.get("k", 0) >= embedding.n:
+        note = f"k cut from {options['k']} to {embedding.n - 1}, the number of other cells"
+        options["k"] = embedding.n - 1
+    return with_note(measure(given, task, metric, embedding, *columns, **options), note)
+
+
+def task_of_metrics(
+    id: str,  # noqa: A002 - as in `Task`
+    title: str,
+    question: str,
+    metrics: Sequence[Metric[...]],
+    *,
+    roles: Mapping[str, str] = MappingProxyType({}),
+    **attributes: Any,
+) -> Task:
+    """Make a task of metrics that score an embedding by its columns; the rest follows from their declarations.
+
+    Parameters
+    ----------
+    metrics : see `MetricSpec`
+    roles : column that a metric needs -> column that it gets instead, as the species for the batch
+    attributes : further attributes of `Task`
+    """
+    specs = [metric.spec for metric in metrics]
+    columns = {spec.id: [roles.get(need, need) for need in spec.needs] for spec in specs}
+    needed = {"time" if column == "time_label" else column for own in columns.values() for column in own}
+
+    def run(given: TaskInput) -> Iterator[MetricResult]:
+        return (score_metric(given, id, metric, roles) for metric in metrics)
+
+    def asked(spec: MetricSpec, options: Options) -> int:
+        return spec.neighbors(options) if spec.neighbors else 0
+
+    def steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
+        return tuple(
+            require(spec.plan_step)(spec.id, sizes, min(asked(spec, options), sizes.n - 1), *columns[spec.id])
+            for spec in specs
+        )
+
+    derived: dict[str, Any] = {
+        "needs": tuple(need for need in get_args(Need) if need in needed),
+        "metrics": tuple(spec.id for spec in specs),
+        "run": run,
+        "neighbors": lambda options: max(asked(spec, options) for spec in specs),
+        "sampled_neighbors": lambda options: max(0 if spec.sampled else asked(spec, options) for spec in specs),
+        "steps": steps if all(spec.plan_step for spec in specs) else None,
+    }
+    return Task(id, title, question, **{**derived, **attributes})
+
+
 def with_note(row: MetricResult, note: str) -> MetricResult:
-    """Add to what a row says was left out or changed."""
+    """Add to the note of a row."""
     return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 

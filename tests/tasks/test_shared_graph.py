@@ -13,7 +13,7 @@ from gpubench.engines.embedding import Embedding
 from gpubench.tasks import TASKS, Options
 
 OPTIONS = {"n_neighbors": 25, "k": 7, "n_cluster_neighbors": 12}
-OF_GRAPH = [task.id for task in TASKS.values() if task.knn_k(Options(**OPTIONS)) > 0]
+OF_GRAPH = [task.id for task in TASKS.values() if task.neighbors(Options(**OPTIONS)) > 0]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_task_plans_the_graph_that_its_metrics_ask_for(
     result = gb.score(small_cells.x, tasks=task, engine="cpu", threads=1, **columns(small_cells), **given)
     assert result.failures == []
     planned, *by_metrics = asked["metric"]
-    assert planned == TASKS[task].knn_k(Options(**given))
+    assert planned == TASKS[task].neighbors(Options(**given))
     assert asked["search"] == [planned]
     assert max(by_metrics) <= planned
     assert adaptive_k or max(by_metrics) == planned
@@ -59,4 +59,4 @@ def test_a_task_plans_the_graph_that_its_metrics_ask_for(
 
 def test_all_tasks_share_one_search(asked: dict[str, list[int]], small_cells: Cells) -> None:
     gb.score(small_cells.x, tasks=OF_GRAPH, engine="cpu", threads=1, **columns(small_cells), **OPTIONS)
-    assert asked["search"] == [max(TASKS[task].knn_k(Options(**OPTIONS)) for task in OF_GRAPH)]
+    assert asked["search"] == [max(TASKS[task].neighbors(Options(**OPTIONS)) for task in OF_GRAPH)]
