@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -115,7 +115,9 @@ TURNED = (move("rotate", rotation, "X"), move("mirror", lambda x: -x[:, ::-1], "
 SCALED = (move("shrink", lambda x: x / 2**20, "X"), move("enlarge", lambda x: x * 2**20, "X"))
 SHIFTED = (move("shift", lambda x: x + 300, "X"),)
 EUCLIDEAN = (permute, *TURNED, *SCALED, *SHIFTED)
-COSINE = (permute, *TURNED, *SCALED)
+COSINE: dict[str, Any] = {"moves": (permute, *TURNED, *SCALED), "tolerance": 1e-6, "any_cells": False}
+"""Between cells in line cosine distances are nothing but rounding."""
+
 MOVED_BEFORE_AND_AFTER = (
     move("rotate", rotation, "X_pre", "X_post"),
     move("shift", lambda x: x + 300, "X_pre"),
@@ -127,9 +129,41 @@ CLUSTERINGS = (permute, swap, rename("labels_true"), rename("labels_pred"))
 # Arguments
 
 
-def embedding_and(**columns: str) -> Callable[[Cells], Args]:
-    """The embedding, and columns of the cells under the metric's names for them."""
-    return lambda c: {"X": c.x} | {name: getattr(c, column) for name, column in columns.items()}
+def plain(
+    metric: str,
+    oracle: Callable[..., float],
+    *options: Args,
+    columns: Mapping[str, str] | None = None,
+    args: Callable[[Cells], Args] | None = None,
+    moves: tuple[Change, ...] = EUCLIDEAN,
+    changes: tuple[Change, ...] = (),
+    **attributes: Any,
+) -> list[Case]:
+    """Make the cases of a metric that scores an embedding by its columns, from the declaration of the metric.
+
+    Parameters
+    ----------
+    oracle : takes the embedding, the columns, and the options by name
+    options : of each case; none: one case without options
+    columns : column that the metric needs -> column of the cells that it gets instead
+    args : makes the arguments, where they are not the cells as they are
+    moves, changes : of the embedding and of the columns, that must not change the value; new names of labels are added
+    """
+    needs = METRICS[metric].spec.needs
+    names = list(inspect.signature(METRICS[metric]).parameters)[1 : 1 + len(needs)]
+    column_of = {name: (columns or {}).get(need, need) for name, need in zip(names, needs, strict=True)}
+    renamed = [rename(name) for name, need in zip(names, needs, strict=True) if need != "time"]
+    return [
+        Case(
+            metric,
+            args or (lambda c: {"X": c.x} | {name: getattr(c, column) for name, column in column_of.items()}),
+            partial(oracle, **own),
+            (*moves, *changes, *renamed),
+            own,
+            **attributes,
+        )
+        for own in options or ({},)
+    ]
 
 
 def few_groups(c: Cells) -> Args:
@@ -226,53 +260,48 @@ OF_PREDICTIONS = {
 
 # The table. Silhouettes come from float32 distances, and moved matrices are rounded to float32.
 
-SILHOUETTES = [
-    Case(
-        metric,
-        embedding_and(**columns),
-        partial(oracle, metric=distance),
-        (*moves, *map(rename, columns)),
-        {"metric": distance},
-        tolerance=1e-6,
-        any_cells=distance != "cosine",  # between cells in line cosine distances are nothing but rounding
-    )
-    for metric, oracle, columns in (
-        ("silhouette_score", reference.silhouette_label, {"labels": "label"}),
-        ("batch_silhouette", reference.silhouette_batch, {"labels": "label", "batch": "batch"}),
-    )
-    for distance, moves in (("euclidean", EUCLIDEAN), ("cosine", COSINE))
-]
+LISI_OPTIONS: tuple[Args, ...] = ({}, {"n_neighbors": 20}, {"n_neighbors": 40, "perplexity": 7.5})
 
-NEIGHBORHOODS = [
-    *(
-        Case(
-            "entropy_per_cell",
-            embedding_and(labels="batch"),
-            partial(reference.entropy_per_cell, n_neighbors=k),
-            (*EUCLIDEAN, rename("labels")),
-            {"n_neighbors": k},
-        )
-        for k in (2, 30, 200, 10_000)
-    ),
-    *(
-        Case(
-            "sequential_alignment",
-            embedding_and(labels="time"),
-            partial(reference.sequential_alignment, k=k, adaptive=adaptive),
-            (*moves, move("scale and shift", lambda t: 5 - 2 * t, "labels")),
-            {"k": k, "adaptive_k": adaptive},
-        )
-        for k in (1, 15)
-        # Density is the inverse of a distance plus 1e-10, and so not free of the unit of X.
-        for adaptive, moves in ((False, EUCLIDEAN), (True, (permute, *TURNED, *SHIFTED)))
-    ),
-    Case(
+EMBEDDING = [
+    *plain("silhouette_score", reference.silhouette_label, {"metric": "euclidean"}, tolerance=1e-6),
+    *plain("silhouette_score", reference.silhouette_label, {"metric": "cosine"}, **COSINE),
+    *plain("batch_silhouette", reference.silhouette_batch, {"metric": "euclidean"}, tolerance=1e-6),
+    *plain("batch_silhouette", reference.silhouette_batch, {"metric": "cosine"}, **COSINE),
+    *plain("bras", integration.bras, {"metric": "euclidean"}, tolerance=1e-6),
+    *plain("bras", integration.bras, {"metric": "cosine"}, **COSINE),
+    *plain("isolated_labels", integration.isolated_labels, {}, {"iso_threshold": 3}, tolerance=1e-6),
+    *plain("entropy_per_cell", reference.entropy_per_cell, *({"n_neighbors": k} for k in (2, 30, 200, 10_000))),
+    *plain(
         "sequential_alignment",
-        embedding_and(labels="time"),
-        partial(reference.sequential_alignment, normalize=False),
-        (*EUCLIDEAN, move("shift", lambda t: t + 2024, "labels")),
-        {"normalize": False},
+        reference.sequential_alignment,
+        *({"k": k} for k in (1, 15)),
+        changes=(move("scale and shift", lambda t: 5 - 2 * t, "labels"),),
     ),
+    *plain(
+        "sequential_alignment",
+        lambda x, time, adaptive_k, k: reference.sequential_alignment(x, time, k, adaptive=adaptive_k),
+        *({"k": k, "adaptive_k": True} for k in (1, 15)),
+        # Density is the inverse of a distance plus 1e-10, and so not free of the unit of X.
+        moves=(permute, *TURNED, *SHIFTED),
+        changes=(move("scale and shift", lambda t: 5 - 2 * t, "labels"),),
+    ),
+    *plain(
+        "sequential_alignment",
+        reference.sequential_alignment,
+        {"normalize": False},
+        changes=(move("shift", lambda t: t + 2024, "labels"),),
+    ),
+    # weights depend on differences of distances, which are float32
+    *plain("ilisi_knn", integration.ilisi, *LISI_OPTIONS, tolerance=1e-5),
+    *plain("clisi_knn", integration.clisi, *LISI_OPTIONS, columns={"label": "batch"}, tolerance=1e-5),
+    *plain("kbet", integration.kbet, {}, {"n_neighbors": 20, "alpha": 0.3}),
+    # a cell whose neighbours are equally far in the diffusion map
+    *plain("kbet_per_label", integration.kbet_per_label, tolerance=0.01, any_cells=False),
+    *plain("graph_connectivity", integration.graph_connectivity, *({"n_neighbors": k} for k in (2, 5, 15))),
+    *plain("nmi_ari_cluster_labels_kmeans_nmi", integration.KMEANS_NMI, args=few_groups, any_cells=False),
+    *plain("nmi_ari_cluster_labels_kmeans_ari", integration.KMEANS_ARI, args=few_groups, any_cells=False),
+    *plain("nmi_ari_cluster_labels_leiden_nmi", integration.LEIDEN_NMI, args=many_groups, any_cells=False),
+    *plain("nmi_ari_cluster_labels_leiden_ari", integration.LEIDEN_ARI, args=many_groups, any_cells=False),
 ]
 
 AGREEMENT = [
@@ -320,81 +349,6 @@ CLASSIFICATION = [
 INTEGRATION = [
     *(
         Case(
-            "bras",
-            embedding_and(labels="label", batch="batch"),
-            partial(integration.bras, metric=distance),
-            (*moves, rename("labels"), rename("batch")),
-            {"metric": distance},
-            tolerance=1e-6,
-            any_cells=distance != "cosine",
-        )
-        for distance, moves in (("euclidean", EUCLIDEAN), ("cosine", COSINE))
-    ),
-    *(
-        Case(
-            "isolated_labels",
-            embedding_and(labels="label", batch="batch"),
-            partial(integration.isolated_labels, **options),
-            (*EUCLIDEAN, rename("labels"), rename("batch")),
-            options,
-            tolerance=1e-6,
-        )
-        for options in ({}, {"iso_threshold": 3})
-    ),
-    *(
-        Case(
-            metric,
-            embedding_and(**{column: column_of}),
-            partial(oracle, **options),
-            (*EUCLIDEAN, rename(column)),
-            options,
-            tolerance=1e-5,  # weights depend on differences of distances, which are float32
-        )
-        for metric, oracle, column, column_of in (
-            ("ilisi_knn", integration.ilisi, "batches", "batch"),
-            ("clisi_knn", integration.clisi, "labels", "batch"),
-        )
-        for options in ({}, {"n_neighbors": 20}, {"n_neighbors": 40, "perplexity": 7.5})
-    ),
-    *(
-        Case(
-            "kbet",
-            embedding_and(batches="batch"),
-            partial(integration.kbet, **options),
-            (*EUCLIDEAN, rename("batches")),
-            options,
-        )
-        for options in ({}, {"n_neighbors": 20, "alpha": 0.3})
-    ),
-    Case(
-        "kbet_per_label",
-        embedding_and(batches="batch", labels="label"),
-        integration.kbet_per_label,
-        (*EUCLIDEAN, rename("batches"), rename("labels")),
-        tolerance=0.01,  # a cell whose neighbours are equally far in the diffusion map
-        any_cells=False,
-    ),
-    *(
-        Case(
-            "graph_connectivity",
-            embedding_and(labels="label"),
-            partial(integration.graph_connectivity, n_neighbors=k),
-            (*EUCLIDEAN, rename("labels")),
-            {"n_neighbors": k},
-        )
-        for k in (2, 5, 15)
-    ),
-    *(
-        Case(metric, args, oracle, (*EUCLIDEAN, rename("labels")), any_cells=False)
-        for metric, args, oracle in (
-            ("nmi_ari_cluster_labels_kmeans_nmi", few_groups, integration.KMEANS_NMI),
-            ("nmi_ari_cluster_labels_kmeans_ari", few_groups, integration.KMEANS_ARI),
-            ("nmi_ari_cluster_labels_leiden_nmi", many_groups, integration.LEIDEN_NMI),
-            ("nmi_ari_cluster_labels_leiden_ari", many_groups, integration.LEIDEN_ARI),
-        )
-    ),
-    *(
-        Case(
             "pcr_comparison",
             before_and_after(column),
             partial(integration.pcr_comparison, categorical=categorical),
@@ -419,4 +373,4 @@ INTEGRATION = [
     ),
 ]
 
-CASES = [*SILHOUETTES, *NEIGHBORHOODS, *AGREEMENT, *CLASSIFICATION, *INTEGRATION]
+CASES = [*EMBEDDING, *AGREEMENT, *CLASSIFICATION, *INTEGRATION]
