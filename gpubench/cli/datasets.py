@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gpubench.cli import completion
 from gpubench.cli.errors import EXIT_INTERRUPTED
+from gpubench.cli.flags import completion
+from gpubench.running.options import SPECS
 
 _EPILOG = """A catalogue of your own is a YAML file that adds datasets, or changes what is said of one:
 
@@ -41,7 +42,7 @@ _Catalogues = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-_id = partial(typer.Argument, metavar="ID", autocompletion=completion.dataset_ids)
+_id = partial(typer.Argument, metavar="ID", autocompletion=completion(SPECS["data"]))
 
 
 @app.callback()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpubench.cli import completion
 from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
-from gpubench.core import units
+from gpubench.cli.flags import parse_flags, with_run_flags
 from gpubench.core.errors import InputError
+from gpubench.running.options import RUN, RunOptions
 
 if TYPE_CHECKING:
     from gpubench.core.checkpoint import Checkpoint
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 RUN_FILES = (".yaml", ".yml")
 
-_NOT_KEPT = "These numbers are in no file; add --out results/ to keep them."
+_NOT_SAVED = "Results were not saved; use --out results/ to save them."
 
-_input = partial(typer.Option, rich_help_panel="Data")
-_column = partial(typer.Option, metavar="COLUMN", rich_help_panel="Columns of obs")
-_choice = partial(typer.Option, rich_help_panel="What to run")
 _written = partial(typer.Option, rich_help_panel="Results")
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -67,141 +64,47 @@ On the workers of a Dask cluster:
 """
 
 
+@with_run_flags()
 def score(
     context: typer.Context,
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA",
-            help="h5ad, zarr, npy or npz, or the name of a dataset (see gpubench datasets list); several are one for"
-            " each species. Or a run file, run.yaml.",
-            autocompletion=completion.dataset_ids,
-        ),
-    ],
     *,
-    embedding: Annotated[
-        list[str] | None,
-        _input(
-            "--embedding",
-            "-e",
-            metavar="KEY|FILE",
-            help="A key of obsm, such as X_pca, or X itself; or a file with a row for each cell, as emb.npy or"
-            " NAME=emb.npy. Repeatable.",
-        ),
-    ] = None,
-    obs: Annotated[
-        str | None, _input(metavar="TABLE", help="Parquet or CSV with the columns, where DATA is an array.")
-    ] = None,
-    pre_integrated: Annotated[str | None, _input(metavar="KEY", help="The same cells before integration.")] = None,
-    predictions: Annotated[str | None, _input(metavar="H5AD", help="Predicted expression of perturbed cells.")] = None,
-    label: Annotated[str | None, _column(help="Known labels, such as cell_type.")] = None,
-    batch: Annotated[str | None, _column(help="Batches that should mix, such as donor.")] = None,
-    time: Annotated[str | None, _column(help="Time points, as numbers.")] = None,
-    species: Annotated[str | None, _column(help="Species.")] = None,
-    sample: Annotated[str | None, _column(help="Samples; prediction across species merges their cells.")] = None,
-    condition: Annotated[
-        str | None, _column(help="What was done to a cell, for --predictions; 'condition' by default.")
-    ] = None,
-    control: Annotated[str | None, _column(metavar="VALUE", help="What --condition says of untreated cells.")] = None,
-    task: Annotated[
-        list[str] | None,
-        _choice("--task", "-t", metavar="TASK", help="Only this task. Repeatable.", autocompletion=completion.task_ids),
-    ] = None,
-    baseline: Annotated[str | None, _choice(metavar="NAME", help="Score this as well: pca or expression.")] = None,
-    scorer: Annotated[
-        list[str] | None, _choice(metavar="NAME", help="A scikit-learn scorer, for label prediction. Repeatable.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        _choice(
-            "--option",
-            "-o",
-            metavar="NAME=VALUE",
-            help="A parameter, such as k=15. Repeatable.",
-            autocompletion=completion.option_names,
-        ),
-    ] = None,
-    engine: Annotated[
-        str, _choice(metavar="NAME", help="auto, cpu, cuda or dask.", autocompletion=completion.engine_names)
-    ] = "auto",
-    seed: Annotated[int, _choice(metavar="NUMBER", help="Of everything random.")] = 42,
-    knn: Annotated[
-        str, _choice(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
-    ] = "auto",
-    precision: Annotated[
-        str, _choice(metavar="NAME", help="Of distances on a GPU: exact, or fast (TF32; neighbours stay exact).")
-    ] = "exact",
-    exact: Annotated[bool, _choice(help="Compare all cells with all and train on all, however long it takes.")] = False,
-    threads: Annotated[int | None, _choice(metavar="NUMBER", help="CPU threads; all by default.")] = None,
-    scheduler: Annotated[
-        str | None,
-        _choice(metavar="ADDRESS|FILE", help="Run on this Dask cluster: tcp://host:8786, or a scheduler file."),
-    ] = None,
-    workers: Annotated[
-        int | None, _choice(metavar="NUMBER", help="Run on so many Dask workers, started on this machine.")
-    ] = None,
-    memory: Annotated[str | None, _choice(metavar="AMOUNT", help="Most memory to use beyond the data, as 4GB.")] = None,
-    out: Annotated[Path | None, _written(metavar="FOLDER", help="Where the result files go.")] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", rich_help_panel=RUN, help="Print the expected time and memory; compute nothing."),
+    ] = False,
+    out: Annotated[Path | None, _written(metavar="FOLDER", help="Folder for the result files.")] = None,
     format_: Annotated[
         list[str] | None, _written("--format", metavar="NAME", help="json, csv, parquet, or several: json,csv.")
     ] = None,
-    report: Annotated[bool, _written("--report", help="Write report.html as well.")] = False,
+    report: Annotated[bool, _written("--report", help="Also write report.html.")] = False,
     trace: Annotated[
         Path | None, _written(metavar="FILE", help="Write the stages as a trace for ui.perfetto.dev.")
     ] = None,
-    plan: Annotated[
-        bool, _choice("--plan", help="Say what each stage would take in memory and time, and compute nothing.")
-    ] = False,
     quiet: Annotated[bool, _written("--quiet", "-q", help="Print errors only.")] = False,
     verbose: Annotated[
-        bool, _written("--verbose", "-v", help="Print time and memory of each stage, and where errors come from.")
+        bool, _written("--verbose", "-v", help="Print time and memory of each stage, and tracebacks of errors.")
     ] = False,
+    **given: Any,
 ) -> int:
-    """Score embeddings on every task whose inputs are given, and say which are left out and why."""
+    """Score embeddings on every task whose inputs are given, and say which tasks are skipped and why."""
+    data: list[str] = given["data"]
     if any(path.lower().endswith(RUN_FILES) for path in data):
         return _score_run_file(context, data, out, format_, plan=plan, report=report, quiet=quiet, verbose=verbose)
     with reporting(verbose):
-        from gpubench.cli import parse
         from gpubench.cli.progress import Progress
         from gpubench.core.checkpoint import Checkpoint
         from gpubench.running import score as running_score
         from gpubench.running.output import check_file, chosen_output
-        from gpubench.tasks import _scorers
 
         output = chosen_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
             check_file(trace, "--trace", "trace.json", made=out)
-        given = {
-            "label": label,
-            "batch": batch,
-            "time": time,
-            "species": species,
-            "sample": sample,
-            "obs": obs,
-            "pre_integrated": pre_integrated,
-            "predictions": predictions,
-            "condition": condition,
-            "control": control,
-            "baseline": baseline,
-            "tasks": task or "auto",
-            "scorers": _scorers.parse_scorers(scorer or []),
-            "engine": engine,
-            "seed": seed,
-            "knn": knn,
-            "precision": precision,
-            "exact": exact,
-            "threads": threads,
-            "cluster": parse.parse_cluster(scheduler, workers),
-            "memory": None if memory is None else units.parse_bytes(memory),
-            **parse.parse_options(option or []),
-        }
-        source = data[0] if len(data) == 1 else data
-        embeddings = parse.parse_embeddings(embedding)
+        run = RunOptions.of(**parse_flags(given))
         if plan:
-            return _print_plan(source, embeddings, given)
+            return _print_plan(run)
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
             with Progress(shown=not quiet) as progress:
-                result = running_score.score(source, embeddings, listener=progress, checkpoint=checkpoint, **given)
+                result = running_score.score_run(run, listener=progress, checkpoint=checkpoint)
             return _finish(result, output, quiet, verbose, trace, checkpoint)
 
 
@@ -227,11 +130,11 @@ def _score_run_file(
         return score_runs(data[0], out, formats, report=report, quiet=quiet, verbose=verbose)
 
 
-def _print_plan(source: Any, embeddings: Any, given: dict[str, Any]) -> int:
-    """Print what a run would take; one that cannot fit the memory is an error."""
-    from gpubench.running.plan import plan
+def _print_plan(run: RunOptions) -> int:
+    """Print the plan of a run; one that cannot fit the memory is an error."""
+    from gpubench.running.plan import plan_run
 
-    expected = plan(source, embeddings, **given)
+    expected = plan_run(run)
     typer.echo(str(expected))
     if expected.refusal:
         raise InputError(expected.refusal)
@@ -275,7 +178,7 @@ def _finish(
     lines = ["Interrupted: what was finished by then is above."] if result.interrupted else []
     not_written = None
     try:
-        lines += [_NOT_KEPT] if output is None else output.write(result)
+        lines += [_NOT_SAVED] if output is None else output.write(result)
         if trace is not None:
             result.to_trace(trace)
             lines.append(f"Wrote {trace}")

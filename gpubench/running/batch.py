@@ -19,6 +19,7 @@ from gpubench.results import rows, table
 from gpubench.results.cells_file import NAME as CELLS
 from gpubench.results.result import Result
 from gpubench.running import score
+from gpubench.running.options import FILES, SPECS
 from gpubench.running.output import Output
 
 if TYPE_CHECKING:
@@ -55,11 +56,9 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
     before = _finished(output, digest)
     if before is not None:
         return before, [f"Taken over from {output.folder}, where it had ended"]
-    arguments = dict(plan.arguments)
     try:
         with Checkpoint(output.folder) as checkpoint:
-            options = arguments.pop("options", {})
-            result = score.score(listener=listener, checkpoint=checkpoint, **arguments, **options)
+            result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint)
             result.provenance["run"] = {"name": plan.name, "digest": digest}
             lines = [] if result.interrupted and not result.results else output.write(result)
             return result, lines + checkpoint.end(complete=not (result.interrupted or result.failures))
@@ -82,10 +81,8 @@ def plan_run(plan: PlannedRun) -> Plan:
     """
     from gpubench.running import plan as running_plan
 
-    arguments = dict(plan.arguments)
-    options = arguments.pop("options", {})
     try:
-        return running_plan.plan(**arguments, **options)
+        return running_plan.plan_run(plan.options)
     except InputError as error:
         raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
 
@@ -142,14 +139,15 @@ def _lines(name: str, result: Result) -> Iterator[tuple[str, ...]]:
 
 
 def _digest(plan: PlannedRun) -> str | None:
-    """What decides the scores of a run: what it asks for, its files as they are now, the datasets, the version.
+    """Digest of all that decides the scores of a run: its options, its files and datasets as they are, the version.
 
-    None where nothing tells whether an input is still the same: a store of many files, a server that does not say.
+    None if an input may have changed unnoticed: a store of many files, a server that does not identify versions.
     """
-    datasets = _catalogued(plan.arguments["data"])
+    asked = {name: getattr(plan.options, name) for name in SPECS}
+    datasets = _catalogued(plan.options.data)
     local = [entry.path for entry in datasets if entry and entry.path and not entry.is_remote]
     files: dict[str, Sequence[Any]] = {}
-    for text in [*_texts(plan.arguments), *local]:
+    for text in [*_texts([asked[name] for name, spec in SPECS.items() if spec.kind in FILES]), *local]:
         path = file_of(text)
         if isinstance(path, Url):
             identity = () if path.suffix == ".zarr" else path.require("data").identity
@@ -162,7 +160,7 @@ def _digest(plan: PlannedRun) -> str | None:
         if path.is_file():
             stat = path.stat()
             files[text] = [stat.st_size, stat.st_mtime_ns]
-    asked = {key: value if key != "scorers" else sorted(value or ()) for key, value in plan.arguments.items()}
+    asked |= {"scorers": sorted(plan.options.scorers or ()), "options": plan.options.options.to_dict()}
     content = [asked, files, list(map(repr, datasets)), machine.package_version("gpubench")]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,10 +1,13 @@
 """The options of a run, declared once: `score`, the command line, run files and provenance are derived from them."""
 
+# ruff: noqa: RUF009 - every default of the class below is a field
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from gpubench.core.errors import InputError, close_matches
 
@@ -13,8 +16,8 @@ if TYPE_CHECKING:
     from gpubench.tasks import Options
 
 Kind = Literal[
-    "data", "embeddings", "file", "matrix", "text", "tasks", "choices", "choice", "scorers", "parameters", "whole number",
-    "switch", "cluster", "memory",
+    "data", "embeddings", "file", "matrix", "text", "tasks", "choices", "choice", "scorers", "parameters",
+    "whole number", "switch", "cluster", "memory",
 ]  # fmt: skip
 """What an option holds; each kind is parsed in one way on the command line, and in one way in run files."""
 
@@ -24,38 +27,43 @@ FILES: tuple[Kind, ...] = ("data", "embeddings", "file", "matrix")
 DATA, COLUMNS, RUN = "Data", "Columns of obs", "What to run"
 """Panels of `gpubench score --help`."""
 
+BASELINES = ("pca", "expression")
+
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag of the command line.
+    """A flag of the command line, or a positional argument.
 
     Attributes
     ----------
-    names : as typed, such as ("--task", "-t"); without dashes: a positional argument
+    names : as typed, such as ("--task", "-t")
     metavar : placeholder of its value in the help
-    help : one line of help
+    help : text of the help
+    type : type of its value
     """
 
     names: tuple[str, ...]
     metavar: str | None
     help: str
+    type: type = str
 
     @property
     def parameter(self) -> str:
         """Name of the parameter that takes its value."""
-        return self.names[0].partition("/")[0].strip("-").replace("-", "_")
+        return self.names[0].partition("/")[0].strip("-").replace("-", "_").lower()
 
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """How one option of a run is written by users.
+    """How users write one option of a run.
 
     Attributes
     ----------
     kind : type of its values
-    panel : of the help
+    panel : group of its flags in the help
     flags : on the command line
-    choices : returns the names that it may have, for run files and shells; a function, because imports cost time
+    default : None: no value
+    named_in : where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
     recorded : whether the provenance of a result has the value under the option's name
     in_run_file : whether run files have a key of this name
     """
@@ -63,73 +71,52 @@ class OptionSpec:
     kind: Kind
     panel: str
     flags: tuple[Flag, ...]
-    choices: Callable[[], Iterable[str]] | None = None
+    default: Any
+    named_in: str = ""
     recorded: bool = False
     in_run_file: bool = True
 
+    def choices(self) -> list[str]:
+        """Return the names that the option may have, its default among them; empty for any other values."""
+        if not self.named_in:
+            return []
+        names = resolve_name(self.named_in)
+        if hasattr(names, "__dataclass_fields__"):
+            return [known.name for known in fields(names)]
+        default = [self.default] if isinstance(self.default, str) else []
+        return list(dict.fromkeys([*default, *(names() if callable(names) else names)]))
+
 
 def _option(
-    kind: Kind,
     panel: str,
-    flags: str,
+    kind: Kind,
     metavar: str | None,
     help_: str,
     *,
     default: Any = None,
-    other: Flag | None = None,
+    flags: str = "",
+    more: tuple[Flag, ...] = (),
     **spec: Any,
 ) -> Any:
-    """Declare an option with its flags, separated by spaces; `other` is a second flag for other values."""
-    first = Flag(tuple(flags.split()), metavar, help_)
-    return field(
-        default=default, metadata={"spec": OptionSpec(kind, panel, (first, other) if other else (first,), **spec)}
-    )
+    """Declare an option.
+
+    Parameters
+    ----------
+    default : of the field; ...: it has none; a function makes it
+    flags : separated by spaces; empty: "--name"
+    more : flags for values of other forms
+    """
+    first = Flag(tuple(flags.split()), metavar, help_, {"whole number": int, "switch": bool}.get(kind, str))
+    has = {"default_factory": default} if callable(default) else {} if default is ... else {"default": default}
+    return field(**has, metadata={"panel": panel, "kind": kind, "flags": (first, *more), **spec})
 
 
-def _column(name: str, help_: str, *, metavar: str = "COLUMN", recorded: bool = True) -> Any:
-    return _option("text", COLUMNS, f"--{name}", metavar, help_, recorded=recorded)
-
-
-def _datasets() -> Iterable[str]:
-    from gpubench import datasets
-
-    return datasets.ids()
-
-
-def _tasks() -> Iterable[str]:
-    from gpubench.tasks import TASKS
-
-    return TASKS
-
-
-def _parameters() -> Iterable[str]:
-    from gpubench.tasks import Options
-
-    return (f"{known.name}=" for known in fields(Options))
-
-
-def _engines() -> Iterable[str]:
-    from gpubench.engines import ENGINES
-
-    return ("auto", *ENGINES)
-
-
-def _knn_methods() -> Iterable[str]:
-    from gpubench.engines import KNN_METHODS
-
-    return KNN_METHODS
-
-
-def _precisions() -> Iterable[str]:
-    from gpubench.engines import PRECISIONS
-
-    return PRECISIONS
-
-
-def _scorers() -> Iterable[str]:
-    from sklearn.metrics import get_scorer_names
-
-    return cast("list[str]", get_scorer_names())
+def _spec(declared: Field[Any]) -> OptionSpec:
+    first, *more = declared.metadata["flags"]
+    if not first.names:
+        first = replace(first, names=(f"--{declared.name.replace('_', '-')}",))
+    default = None if declared.default is MISSING else declared.default
+    return OptionSpec(**{**declared.metadata, "flags": (first, *more), "default": default})
 
 
 def _default_parameters() -> Options:
@@ -138,114 +125,113 @@ def _default_parameters() -> Options:
     return Options()
 
 
-BASELINES = ("pca", "expression")
-
-
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run scores and how; `gpubench.score` describes each field.
+    """What a run scores, and how; `gpubench.score` describes each field.
 
-    A new option is a field here and a parameter of `gpubench.score`.
+    A new option is a field here, and a parameter of `gpubench.score`.
     """
 
     data: Any = _option(
-        "data",
         DATA,
+        "data",
         "DATA",
-        "DATA",
-        "h5ad, zarr, npy or npz file, or name of a dataset (see gpubench datasets list). Several files: one per species."
-        " Or a run file, run.yaml.",
-        choices=_datasets,
+        "h5ad, zarr, npy or npz file, or name of a dataset (see gpubench datasets list). Several files: one per"
+        " species. Or a run file, run.yaml.",
+        default=...,
+        flags="DATA",
+        named_in="gpubench.datasets:ids",
     )
     embeddings: str | Sequence[str] | Mapping[str, Any] | None = _option(
-        "embeddings",
         DATA,
-        "--embedding -e",
+        "embeddings",
         "KEY|FILE",
         "Key of obsm, such as X_pca, or X itself; or a file with one row per cell, as emb.npy or NAME=emb.npy."
         " Repeatable.",
+        flags="--embedding -e",
     )
-    obs: Any = _option("file", DATA, "--obs", "TABLE", "Parquet or CSV file with the columns, if DATA is an array.")
-    pre_integrated: Any = _option(
-        "matrix", DATA, "--pre-integrated", "KEY", "The same cells before batch integration.", recorded=True
+    obs: Any = _option(DATA, "file", "TABLE", "Parquet or CSV file with the columns, if DATA is an array.")
+    pre_integrated: Any = _option(DATA, "matrix", "KEY", "The same cells before batch integration.", recorded=True)
+    predictions: Any = _option(DATA, "file", "H5AD", "Predicted expression of perturbed cells.")
+    label: Any = _option(COLUMNS, "text", "COLUMN", "Known labels, such as cell_type.", recorded=True)
+    batch: Any = _option(COLUMNS, "text", "COLUMN", "Batches that should mix, such as donor.", recorded=True)
+    time: Any = _option(COLUMNS, "text", "COLUMN", "Time points, as numbers.", recorded=True)
+    species: Any = _option(COLUMNS, "text", "COLUMN", "Species.", recorded=True)
+    sample: Any = _option(
+        COLUMNS, "text", "COLUMN", "Samples, whose cells are merged for prediction across species.", recorded=True
     )
-    predictions: Any = _option(
-        "file", DATA, "--predictions", "H5AD", "Predicted expression of perturbed cells."
+    condition: str | None = _option(
+        COLUMNS, "text", "COLUMN", "Perturbation of each cell, for --predictions. Default: condition."
     )
-    label: Any = _column("label", "Known labels, such as cell_type.")
-    batch: Any = _column("batch", "Batches that should mix, such as donor.")
-    time: Any = _column("time", "Time points, as numbers.")
-    species: Any = _column("species", "Species.")
-    sample: Any = _column("sample", "Samples, whose cells are merged for prediction across species.")
-    condition: str | None = _column(
-        "condition", "Perturbation of each cell, for --predictions. Default: condition.", recorded=False
-    )
-    control: str | None = _column(
-        "control", "Value of --condition for untreated cells.", metavar="VALUE", recorded=False
-    )
+    control: str | None = _option(COLUMNS, "text", "VALUE", "Value of --condition for untreated cells.")
     tasks: str | Sequence[str] = _option(
-        "tasks", RUN, "--task -t", "TASK", "Run only this task. Repeatable.", default="auto", choices=_tasks
+        RUN,
+        "tasks",
+        "TASK",
+        "Run only this task. Repeatable.",
+        default="auto",
+        flags="--task -t",
+        named_in="gpubench.tasks:TASKS",
     )
     baseline: str | Sequence[str] | None = _option(
-        "choices", RUN, "--baseline", "NAME", "Also score a baseline: pca or expression.", choices=lambda: BASELINES
+        RUN, "choices", "NAME", "Also score a baseline: pca or expression.", named_in=f"{__name__}:BASELINES"
     )
     scorers: Mapping[str, Any] | None = _option(
-        "scorers", RUN, "--scorer", "NAME", "scikit-learn scorer for label prediction. Repeatable.", choices=_scorers
+        RUN,
+        "scorers",
+        "NAME",
+        "scikit-learn scorer for label prediction. Repeatable.",
+        flags="--scorer",
+        named_in="sklearn.metrics:get_scorer_names",
     )
-    options: Options = field(
-        default_factory=_default_parameters,
-        metadata={
-            "spec": OptionSpec(
-                "parameters",
-                RUN,
-                (Flag(("--option", "-o"), "NAME=VALUE", "Parameter of the tasks, such as k=15. Repeatable."),),
-                _parameters,
-            )
-        },
+    options: Options = _option(
+        RUN,
+        "parameters",
+        "NAME=VALUE",
+        "Parameter of the tasks, such as k=15. Repeatable.",
+        default=_default_parameters,
+        flags="--option -o",
+        named_in="gpubench.tasks:Options",
     )
     engine: str | Engine = _option(
-        "choice", RUN, "--engine", "NAME", "auto, cpu, cuda or dask.", default="auto", choices=_engines
+        RUN, "choice", "NAME", "auto, cpu, cuda or dask.", default="auto", named_in="gpubench.engines:ENGINES"
     )
-    seed: int = _option("whole number", RUN, "--seed", "NUMBER", "Random seed.", default=42)
+    seed: int = _option(RUN, "whole number", "NUMBER", "Random seed.", default=42)
     knn: str = _option(
-        "choice",
         RUN,
-        "--knn",
+        "choice",
         "NAME",
         "Neighbour search: auto, exact, leaves, ivf or nn_descent.",
         default="auto",
-        choices=_knn_methods,
+        named_in="gpubench.engines:KNN_METHODS",
     )
     precision: Precision = _option(
-        "choice",
         RUN,
-        "--precision",
+        "choice",
         "NAME",
         "Distances on a GPU: exact, or fast (TF32; neighbours stay exact).",
         default="exact",
-        choices=_precisions,
+        named_in="gpubench.engines:PRECISIONS",
     )
     exact: bool = _option(
-        "switch",
         RUN,
-        "--exact/--no-exact",
+        "switch",
         None,
         "Compare all cells and train on all cells, however long it takes.",
         default=False,
+        flags="--exact/--no-exact",
     )
-    threads: int | None = _option("whole number", RUN, "--threads", "NUMBER", "Number of CPU threads. Default: all.")
+    threads: int | None = _option(RUN, "whole number", "NUMBER", "Number of CPU threads. Default: all.")
     cluster: Any = _option(
-        "cluster",
         RUN,
-        "--scheduler",
+        "cluster",
         "ADDRESS|FILE",
         "Run on this Dask cluster: tcp://host:8786, or a scheduler file.",
-        other=Flag(("--workers",), "NUMBER", "Start this many Dask workers on this machine."),
+        flags="--scheduler",
+        more=(Flag(("--workers",), "NUMBER", "Start this many Dask workers on this machine.", int),),
         in_run_file=False,
     )
-    memory: int | None = _option(
-        "memory", RUN, "--memory", "AMOUNT", "Maximum memory beyond the data, such as 4GB."
-    )
+    memory: int | None = _option(RUN, "memory", "AMOUNT", "Maximum memory beyond the data, such as 4GB.")
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
@@ -258,34 +244,24 @@ class RunOptions:
         """
         from gpubench.tasks import Options
 
-        names = {known.name for known in fields(cls)} - {"options"}
+        names = SPECS.keys() - {"options"}
         parameters = {name: value for name, value in arguments.items() if name not in names}
-        known = [parameter.name for parameter in fields(Options)]
+        known = SPECS["options"].choices()
         for name in parameters:
             if name not in known:
                 raise InputError(f"option {name!r} is unknown{close_matches(name, known)}")
-        return cls(
-            **{name: value for name, value in arguments.items() if name in names}, options=Options(**parameters)
-        )
+        run = {name: value for name, value in arguments.items() if name in names}
+        return cls(**run, options=Options(**parameters))
 
     def recorded(self) -> dict[str, Any]:
         """Return what provenance says of the run: its columns by name ("array" for values), and task parameters."""
         from gpubench.data.urls import shown
 
-        named = {name: getattr(self, name) for name, spec in SPECS.items() if spec.recorded}
-        return {
-            **{
-                name: shown(value) if isinstance(value, str) else "array"
-                for name, value in named.items()
-                if value is not None
-            },
-            **self.options.to_dict(),
-        }
+        values = {name: getattr(self, name) for name, spec in SPECS.items() if spec.recorded}
+        given = {name: value for name, value in values.items() if value is not None}
+        named = {name: shown(value) if isinstance(value, str) else "array" for name, value in given.items()}
+        return {**named, **self.options.to_dict()}
 
 
-def _spec(known: Field[Any]) -> OptionSpec:
-    return cast("OptionSpec", known.metadata["spec"])
-
-
-SPECS: dict[str, OptionSpec] = {known.name: _spec(known) for known in fields(RunOptions)}
+SPECS = {declared.name: _spec(declared) for declared in fields(RunOptions)}
 """Field of `RunOptions` -> how users write it."""

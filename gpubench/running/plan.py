@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubench.core import machine
 from gpubench.core.checkpoint import digest_of
@@ -20,8 +19,11 @@ from gpubench.core.units import bytes_text, seconds_text
 from gpubench.engines.cpu.costs import PACKAGES_BYTES
 from gpubench.engines.cpu.rates import Rates, measure_rates
 from gpubench.running.forecast import Stage, budget_of, is_known, refusal, stages_of
+from gpubench.running.options import RunOptions
 from gpubench.running.prepare import prepare
-from gpubench.running.score import score
+
+if TYPE_CHECKING:
+    from gpubench.core.timeline import Listener
 
 RATES = "rates.json"
 """The file of the measured rates in the cache folder: one entry for each machine and number of threads."""
@@ -108,6 +110,7 @@ def plan(
     embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     *,
     measure_again: bool = False,
+    listener: Listener | None = None,
     **given: Any,
 ) -> Plan:
     """Say what `gpubench.score` would take with the same arguments; columns are read, but no cells.
@@ -118,16 +121,20 @@ def plan(
     ----------
     data, embeddings, given : as `gpubench.score` takes them
     measure_again : the machine's rates, which are measured in about two seconds and kept in the cache folder
+    listener : receives the stages of reading
 
     Raises
     ------
     InputError
         What `gpubench.score` refuses, or an engine whose costs are not known.
     """
-    bound = signature(score).bind(data, embeddings, **given)
-    bound.apply_defaults()
-    arguments = {name: value for name, value in bound.arguments.items() if name != "checkpoint"}
-    prepared = prepare(**arguments)
+    given.pop("checkpoint", None)
+    return plan_run(RunOptions.of(data=data, embeddings=embeddings, **given), listener, measure_again=measure_again)
+
+
+def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again: bool = False) -> Plan:
+    """Plan what the options of a run ask for; see `plan`."""
+    prepared = prepare(run, listener)
     engine: Any = prepared.engine
     if not is_known(engine):
         raise InputError(f'engine={engine.name!r} has no plan; use engine="cpu"')

@@ -2,17 +2,19 @@
 
 ::
 
-    defaults:                 # of every run below
+    defaults:                 # for all runs
       label: cell_type
       tasks: [clustering, embedding]
     runs:
       pbmc:
-        data: pbmc3k.h5ad     # beside the run file, or the name of a dataset
+        data: pbmc3k.h5ad     # path relative to the run file, or name of a dataset
         embeddings: [X_pca, scvi.npy]
       blood:
         data: tsv2_blood
         embeddings: {scgpt: blood_scgpt.npy}
         options: {resolution: 0.5}
+
+The keys of a run are the fields of `gpubench.running.options.RunOptions`.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from gpubench import data as readers
 from gpubench.core.errors import InputError, close_matches
@@ -30,15 +32,11 @@ from gpubench.core.units import parse_bytes
 from gpubench.core.yaml_document import Value, read_document
 from gpubench.data.urls import is_url
 from gpubench.datasets.lookup import is_dataset_name
-from gpubench.engines import ENGINES, KNN_METHODS
-from gpubench.engines.base import Precision
-from gpubench.running.prepare import BASELINES
+from gpubench.running.options import SPECS, Kind, RunOptions
 from gpubench.tasks import TASKS, Options
 from gpubench.tasks._scorers import parse_scorers
 
 _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")
-_COLUMNS = ("label", "batch", "time", "species", "sample", "condition", "control")
-_FILES = ("obs", "predictions")
 
 
 @dataclass(frozen=True)
@@ -47,24 +45,23 @@ class PlannedRun:
 
     Attributes
     ----------
-    name : of the run; its results go into a folder of this name
+    name : name of the run, and of the folder of its results
     where : file and line, for messages
-    arguments : of `gpubench.score`
+    options : what to score, and how
     """
 
     name: str
     where: str
-    arguments: dict[str, Any]
+    options: RunOptions
 
 
 def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
-    """Read a run file and check all that can be checked without reading the data.
+    """Read a run file and check everything that does not require the data.
 
     Raises
     ------
     InputError
-        What is wrong, with file and line, and the names that may have been meant; or two runs that would compute the
-        same.
+        What is wrong, with file and line, and close matches; or two runs that would compute the same scores.
     """
     document = read_document(path, "run file")
     top = document.mapping(("defaults", "runs"))
@@ -72,31 +69,26 @@ def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
         raise document.error("a run file has its runs under the key 'runs'; add that")
     folder = Path(path).parent
     defaults = _arguments(top["defaults"], folder) if "defaults" in top else {}
-    plans = []
+    runs = []
     for name, value in top["runs"].mapping(what="run").items():
         if not _NAME.fullmatch(name):
             raise value.error(f"run {name!r} cannot name a folder; use letters, digits, and _ . + -")
-        arguments = _merged(defaults, _arguments(value, folder))
+        own = _arguments(value, folder)
+        parameters = {**defaults.get("options", {}), **own.get("options", {})}
+        arguments = {**defaults, **own, "options": Options(**parameters)}
         if "data" not in arguments:
             raise value.error(f"run {name!r} has no data; give a path, or the name of a dataset")
-        plans.append(PlannedRun(name, value.where, arguments))
-    if not plans:
+        runs.append(PlannedRun(name, value.where, RunOptions(**arguments)))
+    if not runs:
         raise top["runs"].error("there is no run; write at least one")
-    _refuse_doubles(plans)
-    return plans
-
-
-def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run: its own, and those of the defaults that it does not have; options one by one."""
-    return {**defaults, **own, "options": {**defaults.get("options", {}), **own.get("options", {})}}
+    _refuse_doubles(runs)
+    return runs
 
 
 def _arguments(value: Value, folder: Path) -> dict[str, Any]:
-    return {key: _READ[key](given, key, folder) for key, given in value.mapping(tuple(_READ)).items()}
-
-
-def _text(value: Value, key: str, _: Path) -> str:
-    return value.text(key)
+    """Read the keys of a run, each by the kind of its option; parameters of tasks stay a dict, to be merged."""
+    known = [name for name, spec in SPECS.items() if spec.in_run_file]
+    return {name: READERS[SPECS[name].kind](given, name, folder) for name, given in value.mapping(known).items()}
 
 
 def _file(value: Value, key: str, folder: Path) -> str:
@@ -108,31 +100,25 @@ def _file(value: Value, key: str, folder: Path) -> str:
     return str(path)
 
 
-def _one_of(known: tuple[str, ...]) -> Callable[[Value, str, Path], str]:
-    def read(value: Value, key: str, _: Path) -> str:
-        text = value.text(key)
-        if text not in known:
-            raise value.error(f"{key} {text!r} is unknown{close_matches(text, known)}; use one of: {', '.join(known)}")
-        return text
-
-    return read
+def _choice(value: Value, key: str, _: Path) -> str:
+    text, known = value.text(key), SPECS[key].choices()
+    if text not in known:
+        raise value.error(f"{key} {text!r} is unknown{close_matches(text, known)}; use one of: {', '.join(known)}")
+    return text
 
 
-def _names_of(known: tuple[str, ...]) -> Callable[[Value, str, Path], list[str]]:
-    def read(value: Value, key: str, folder: Path) -> list[str]:
-        return list(dict.fromkeys(_one_of(known)(item, key.removesuffix("s"), folder) for item in value.items()))
-
-    return read
+def _choices(value: Value, key: str, folder: Path) -> list[str]:
+    return list(dict.fromkeys(_choice(item, key, folder) for item in value.items()))
 
 
 def _tasks(value: Value, key: str, folder: Path) -> list[str]:
-    names = _names_of(("auto", *TASKS))(value, key, folder)
+    names = _choices(value, key, folder)
     if "auto" in names and len(names) > 1:
-        raise value.error("tasks: auto is all whose inputs are given; leave it out, or the others")
+        raise value.error("tasks: auto means all tasks whose inputs are given; leave out auto, or the others")
     return names
 
 
-def _of_type(kind: type, noun: str) -> Callable[[Value, str, Path], Any]:
+def _plain(kind: type, noun: str) -> Callable[[Value, str, Path], Any]:
     def read(value: Value, key: str, _: Path) -> Any:
         plain = value.plain()
         if not isinstance(plain, kind) or (kind is not bool and isinstance(plain, bool)):
@@ -156,16 +142,16 @@ def _scorers(value: Value, key: str, _: Path) -> dict[str, Any] | None:
         raise value.error(str(error).removeprefix("--")) from error
 
 
-def _options(value: Value, _key: str, _: Path) -> dict[str, Any]:
+def _parameters(value: Value, _key: str, _: Path) -> dict[str, Any]:
     known = tuple(field.name for field in fields(Options))
-    options = {}
+    parameters = {}
     for name, given in value.mapping(known, "option").items():
-        options[name] = given.plain()
+        parameters[name] = given.plain()
         try:
-            Options(**{name: options[name]})
+            Options(**{name: parameters[name]})
         except (InputError, TypeError) as error:
             raise given.error(str(error)) from error
-    return options
+    return parameters
 
 
 def _data(value: Value, _key: str, folder: Path) -> Any:
@@ -177,7 +163,7 @@ def _data(value: Value, _key: str, folder: Path) -> Any:
 
 
 def _source(value: Value, folder: Path) -> str:
-    """A path from the run file's folder, or the name of a dataset that is known."""
+    """Return a URL, a path relative to the run file, or the name of a known dataset."""
     text = value.text("data")
     if is_url(text):
         return text
@@ -196,66 +182,71 @@ def _source(value: Value, folder: Path) -> str:
 
 
 def _embeddings(value: Value, _key: str, folder: Path) -> dict[str, str]:
-    """Name -> key, or path from the run file's folder."""
+    """Return name -> key, or path relative to the run file."""
     if value.is_mapping:
-        return {name: _embedding(item, folder) for name, item in value.mapping(what="embedding").items()}
+        return {name: _matrix(item, "embedding", folder) for name, item in value.mapping(what="embedding").items()}
     found: dict[str, str] = {}
     for item in value.items():
         name, _ = readers.split_name(item.text("embedding"))
         if name in found:
             raise item.error(f"two embeddings are called {name!r}; write them as name: path")
-        found[name] = _embedding(item, folder)
+        found[name] = _matrix(item, "embedding", folder)
     return found
 
 
-def _embedding(value: Value, folder: Path) -> str:
-    text = value.text("embedding")
-    return _file(value, "embedding", folder) if readers.split_name(text)[0] != text else text
+def _matrix(value: Value, key: str, folder: Path) -> str:
+    text = value.text(key)
+    return _file(value, key, folder) if readers.split_name(text)[0] != text else text
 
 
-_READ: dict[str, Callable[[Value, str, Path], Any]] = {
+READERS: dict[Kind, Callable[[Value, str, Path], Any]] = {
     "data": _data,
     "embeddings": _embeddings,
-    **dict.fromkeys(_COLUMNS, _text),
-    **dict.fromkeys(_FILES, _file),
-    "pre_integrated": lambda value, _, folder: _embedding(value, folder),
+    "file": _file,
+    "matrix": _matrix,
+    "text": lambda value, key, _: value.text(key),
     "tasks": _tasks,
-    "baseline": _names_of(BASELINES),
+    "choices": _choices,
+    "choice": _choice,
     "scorers": _scorers,
-    "engine": _one_of(("auto", *ENGINES)),
-    "knn": _one_of(KNN_METHODS),
-    "precision": _one_of(get_args(Precision)),
-    "seed": _of_type(int, "a whole number"),
-    "threads": _of_type(int, "a whole number"),
-    "exact": _of_type(bool, "true or false"),
+    "parameters": _parameters,
+    "whole number": _plain(int, "a whole number"),
+    "switch": _plain(bool, "true or false"),
     "memory": _memory,
-    "options": _options,
 }
-"""What a run may say, and how it is read."""
+"""Kind of an option -> function that reads its value."""
 
 
-def _refuse_doubles(plans: list[PlannedRun]) -> None:
-    """Make sure that no two runs compute the same."""
-    for i, plan in enumerate(plans):
-        for other in plans[:i]:
-            both = _shared(plan.arguments, other.arguments)
+def _refuse_doubles(runs: list[PlannedRun]) -> None:
+    """Make sure that no two runs compute the same scores."""
+    for i, run in enumerate(runs):
+        for other in runs[:i]:
+            both = _shared(run.options, other.options)
             if both is not None:
                 raise InputError(
-                    f"{plan.where}: run {plan.name!r} computes what {other.name!r} ({other.where}) does: {both}; leave"
+                    f"{run.where}: run {run.name!r} computes the same as {other.name!r} ({other.where}): {both}; leave"
                     " one out"
                 )
 
 
-def _shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
-    """What two runs both compute, if they differ in no more than embeddings and tasks; else None."""
-    apart = ("embeddings", "tasks")
-    if any(a.get(key) != b.get(key) for key in (a.keys() | b.keys()) - set(apart)):
+def _shared(a: RunOptions, b: RunOptions) -> str | None:
+    """Return what two runs both compute if they differ in embeddings and tasks only; else None."""
+    if replace(a, embeddings=None, tasks="auto") != replace(b, embeddings=None, tasks="auto"):
         return None
-    either = [set((x.get("embeddings") or {"the only embedding": ""}).items()) for x in (a, b)]
-    embeddings = [name for name, _ in either[0] & either[1]]
-    meant = [x.get("tasks", ["auto"]) for x in (a, b)]
-    tasks = [[task.id for task in TASKS.values() if task.in_auto] if one == ["auto"] else one for one in meant]
-    both = set(tasks[0]) & set(tasks[1])
-    if not embeddings or not both:
+    embeddings = _embedding_items(a) & _embedding_items(b)
+    tasks = _task_ids(a) & _task_ids(b)
+    if not embeddings or not tasks:
         return None
-    return f"{', '.join(sorted(embeddings))} on {', '.join(task for task in TASKS if task in both)}"
+    names = ", ".join(sorted(name for name, _ in embeddings))
+    return f"{names} on {', '.join(task for task in TASKS if task in tasks)}"
+
+
+def _embedding_items(run: RunOptions) -> set[tuple[str, str]]:
+    embeddings = run.embeddings if isinstance(run.embeddings, Mapping) else {}
+    return set((embeddings or {"the only embedding": ""}).items())
+
+
+def _task_ids(run: RunOptions) -> set[str]:
+    if "auto" in run.tasks:
+        return {task.id for task in TASKS.values() if task.in_auto}
+    return set(run.tasks)

@@ -200,7 +200,7 @@ def test_a_file_without_permission_is_named(out: Path, tmp_path: Path, capsys: p
 def test_an_unwritable_folder_is_found_before_anything_is_computed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    monkeypatch.setattr("gpubench.running.score.score_run", lambda *_, **__: pytest.fail("nothing may be computed"))
     (tmp_path / "file").touch()
     assert main(["score", *SEPARATION, "--out", str(tmp_path / "file" / "results")]) == 2
     assert "part of that path is a file; choose another folder" in capsys.readouterr().err
@@ -271,7 +271,7 @@ def test_a_trace_is_written_whole_or_not_at_all(
 def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    monkeypatch.setattr("gpubench.running.score.score_run", lambda *_, **__: pytest.fail("nothing may be computed"))
     for path, message in ((tmp_path, "is a folder; name a file"), (tmp_path / "no" / "t.json", "there is no folder")):
         assert main(["score", *SEPARATION, "--trace", str(path)]) == 2
         assert message in capsys.readouterr().err
@@ -303,7 +303,7 @@ def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> No
 def test_without_a_folder_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     before = names(Path())
     assert main(["score", *SEPARATION]) == 0
-    assert "These numbers are in no file; add --out" in capsys.readouterr().out
+    assert "Results were not saved; use --out" in capsys.readouterr().out
     assert names(Path()) == before
 
 
@@ -391,9 +391,7 @@ def _fields(task: Any) -> dict[str, Any]:
     return {name: getattr(task, name) for name in task.__dataclass_fields__}
 
 
-@pytest.mark.parametrize(
-    "where", ["gpubench.running.score.readers.read", "gpubench.engines.cpu.engine.CpuEngine.put", KNN]
-)
+@pytest.mark.parametrize("where", ["gpubench.data.read", "gpubench.engines.cpu.engine.CpuEngine.put", KNN])
 def test_running_out_of_memory_is_one_line(
     where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

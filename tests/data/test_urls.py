@@ -222,7 +222,7 @@ def test_a_run_file_names_urls_and_knows_files_that_have_changed(memory: str, fo
     files = fsspec.filesystem("memory")
     files.put(str(folder / "emb.npy"), "/emb.npy")
     (planned,) = read_run_file(tmp_path / "run.yaml")
-    assert planned.arguments["embeddings"] == {"emb": "memory://emb.npy"}
+    assert planned.options.embeddings == {"emb": "memory://emb.npy"}
     output = output_of(planned, Output(tmp_path / "out", ["json"]))
     assert score_run(planned, output, None)[0].results
     assert has_ended(planned, output)

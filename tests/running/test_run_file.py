@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from gpubench.cli.main import main
 from gpubench.datasets.demo import demo_path
 from gpubench.engines.cpu.rates import UNKNOWN
 from gpubench.results.result import Result
-from gpubench.running.run_file import read_run_file
+from gpubench.running.options import SPECS, RunOptions
+from gpubench.running.run_file import READERS, read_run_file
+from gpubench.running.score import score_run
+from gpubench.tasks import Options
 
 RUNS = """
 defaults:
@@ -70,17 +74,21 @@ def write(folder: Path) -> Callable[[str], Path]:
 def test_runs_have_the_defaults_and_what_they_say_themselves(folder: Path) -> None:
     lines, named = read_run_file(folder / "run.yaml")
     assert (lines.name, lines.where) == ("lines", f"{folder / 'run.yaml'}:8")
-    assert lines.arguments == {
-        "label": "cell_type",
-        "batch": "batch",
-        "tasks": ["embedding", "batch_integration"],
-        "data": str(folder / "cells" / "lines.h5ad"),
-        "embeddings": {"X_pca": "X_pca", "emb": str(folder / "emb.npy")},
-        "options": {"n_neighbors": 20},
-    }
-    assert named.arguments["options"] == {"n_neighbors": 30}
-    assert named.arguments["seed"] == 7
-    assert named.arguments["embeddings"] == {"mine": str(folder / "emb.npy")}
+    assert lines.options == RunOptions(
+        label="cell_type",
+        batch="batch",
+        tasks=["embedding", "batch_integration"],
+        data=str(folder / "cells" / "lines.h5ad"),
+        embeddings={"X_pca": "X_pca", "emb": str(folder / "emb.npy")},
+        options=Options(n_neighbors=20),
+    )
+    assert named.options == replace(
+        lines.options, options=Options(n_neighbors=30), seed=7, embeddings={"mine": str(folder / "emb.npy")}
+    )
+
+
+def test_every_option_of_a_run_file_can_be_read() -> None:
+    assert {spec.kind for spec in SPECS.values() if spec.in_run_file} == set(READERS)
 
 
 def run_of(**lines: str) -> str:
@@ -102,8 +110,8 @@ WRONG = {
         r":3: data: there is no file .*in no catalogue \(did you mean 'tsv2_blood'",
     ),
     "key": (run_of(lable="x"), r":5: key 'lable' is unknown \(did you mean 'label'\?\)"),
-    "task": (run_of(tasks="[embedding, clusterin]"), r":5: task 'clusterin' is unknown \(did you mean 'clustering'"),
-    "auto and more": (run_of(tasks="[auto, embedding]"), ":5: tasks: auto is all whose inputs are given"),
+    "task": (run_of(tasks="[embedding, clusterin]"), r":5: tasks 'clusterin' is unknown \(did you mean 'clustering'"),
+    "auto and more": (run_of(tasks="[auto, embedding]"), ":5: tasks: auto means all tasks whose inputs are given"),
     "option": (run_of(options="{resolutoin: 1}"), r":5: option 'resolutoin' is unknown \(did you mean 'resolution'"),
     "option's value": (run_of(options="{k: 0}"), r":5: k=0 cannot be used; give a whole number of at least 1"),
     "option's type": (run_of(options="{k: many}"), r":5: k='many' cannot be used"),
@@ -122,7 +130,7 @@ WRONG = {
     "syntax": ("runs: {a: [}\n", ":1: this is not YAML"),
     "double": (
         "runs:\n  a: {data: emb.npy}\n  b: {data: emb.npy, tasks: embedding}\n",
-        r":3: run 'b' computes what 'a' \(.*other.yaml:2\) does: the only embedding on embedding; leave one out",
+        r":3: run 'b' computes the same as 'a' \(.*other.yaml:2\): the only embedding on embedding; leave one out",
     ),
 }
 
@@ -136,7 +144,7 @@ def test_what_is_wrong_is_said_with_its_line_before_anything_is_computed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gpubench.running.score.score", lambda *_, **__: pytest.fail("nothing may be computed"))
+    monkeypatch.setattr("gpubench.running.score.score_run", lambda *_, **__: pytest.fail("nothing may be computed"))
     path = write(text)
     assert main(["score", str(path), "--out", str(tmp_path / "out")]) == 2
     assert re.fullmatch(rf"gpubench: {re.escape(str(path))}{message}.*\n", capsys.readouterr().err)
@@ -196,13 +204,12 @@ def test_what_has_ended_is_not_computed_again(
     assert main(arguments) == 0
     first, table = (out / "lines" / "results.json").read_bytes(), (out / "runs.csv").read_bytes()
     scored = []
-    score = gb.score
 
-    def spied(data: str, *args: Any, **given: Any) -> Result:
-        scored.append(sorted(given["embeddings"]))
-        return score(data, *args, **given)
+    def spied(run: RunOptions, **given: Any) -> Result:
+        scored.append(sorted(run.embeddings or ()))
+        return score_run(run, **given)
 
-    monkeypatch.setattr("gpubench.running.score.score", spied)
+    monkeypatch.setattr("gpubench.running.score.score_run", spied)
     capsys.readouterr()
     assert main(arguments) == 0
     assert scored == []
@@ -261,15 +268,13 @@ def test_a_run_that_cannot_be_scored_does_not_stop_the_others(
 def test_an_interrupted_run_file_goes_on_from_there(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = gb.score
-
-    def interrupted(data: str, **given: Any) -> Result:
-        if "mine" in given["embeddings"]:
+    def interrupted(run: RunOptions, **given: Any) -> Result:
+        if run.embeddings and "mine" in run.embeddings:
             raise KeyboardInterrupt
-        return score(data, **given)
+        return score_run(run, **given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpubench.running.score.score", interrupted)
+        patch.setattr("gpubench.running.score.score_run", interrupted)
         assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 130
     assert "Interrupted: the same command goes on from there." in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "out" / "runs.csv")["run"]) == {"lines"}
