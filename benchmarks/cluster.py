@@ -31,6 +31,7 @@ import numpy as np
 import gpubench as gb
 from gpubench.core import machine
 from gpubench.engines import get_engine
+from gpubench.metrics.silhouette import silhouette_widths
 from gpubench.profiling.synthetic import make
 
 D, K, N_LABELS, N_BATCHES = 50, 15, 30, 8
@@ -72,7 +73,7 @@ def speed(given: argparse.Namespace, cells: Any, folder: str) -> dict[str, Any]:
     x = {name: engine.put(np.load(f"{folder}/cells.npy", mmap_mode="r")) for name, engine in engines.items()}
     operations: dict[str, Callable[[Any, Any], Any]] = {
         "knn": lambda engine, x: engine.knn(x, K),
-        "silhouette": lambda engine, x: engine.silhouette_widths(x, cells.label),
+        "silhouette": lambda engine, x: silhouette_widths(engine, x, cells.label),
     }
     runs: dict[str, dict[str, list[dict[str, float]]]] = {}
     for _ in range(given.repeats):

@@ -25,6 +25,7 @@ import measure
 import numpy as np
 
 from gpubench.engines import get_engine
+from gpubench.metrics.silhouette import silhouette_widths
 from gpubench.profiling.synthetic import make
 
 LOOK_S = 0.02
@@ -69,10 +70,10 @@ def _measured(path: Path, cells: Any, n_workers: int, limit: int | None, *, all_
     begin = time.monotonic()
     with _peaks(pids) as peaks:
         x = engine.put(np.load(path, mmap_mode="r"))
-        widths = engine.silhouette_widths(x, cells.batch, cells.label)
+        widths = silhouette_widths(engine, x, cells.batch, cells.label)
         np.asarray(widths.mean())
         some = np.random.default_rng(0).choice(len(cells.label), SAMPLED, replace=False)
-        np.asarray(engine.silhouette_widths(x, cells.label, cells=some))
+        np.asarray(silhouette_widths(engine, x, cells.label, cells=some))
         np.asarray(engine.knn_between(x[some], x, K).distances)
         if all_neighbors:
             np.asarray(engine.knn(x, K).distances[0])

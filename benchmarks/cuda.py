@@ -21,6 +21,7 @@ import numpy as np
 import gpubench as gb
 from gpubench.engines import get_engine
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.metrics.silhouette import silhouette_widths
 from gpubench.running.provenance import provenance
 
 LABELS, BATCHES, TIMES = 30, 8, 6
@@ -95,8 +96,8 @@ def measure(engine: CudaEngine, n: int, d: int, k: int, repeats: int) -> dict[st
     """Seconds of each repeat of each stage, and the floor of the stage at the measured rates."""
     x, codes = cells_on_device(engine, n, d)
     stages = {
-        "silhouette_label": (lambda: engine.silhouette_widths(x, codes["label"]), n**2 * d),
-        "silhouette_batch": (lambda: engine.silhouette_widths(x, codes["batch"], codes["label"]), n**2 * d / LABELS),
+        "silhouette_label": (lambda: silhouette_widths(engine, x, codes["label"]), n**2 * d),
+        "silhouette_batch": (lambda: silhouette_widths(engine, x, codes["batch"], codes["label"]), n**2 * d / LABELS),
         "knn": (lambda: engine.knn(x, k), 2 * n**2 * d),
     }
     found: dict[str, Any] = {}

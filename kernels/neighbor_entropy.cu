@@ -13,7 +13,7 @@
 //         entropy (m) float64, written
 // Launch  a warp per cell; 4 * bins bytes of shared memory per warp
 // Bytes   for each `bins` codes reads 4 (k + 1) per cell for the indices and as much at random for the codes; writes 8
-// Twin    neighbor_entropy in gpubench/engines/cpu/kernels.py
+// Twin    neighbor_entropy in gpubench/engines/common/neighborhoods.py
 
 extern "C" __global__ void __launch_bounds__(256)
     neighbor_entropy(const int* __restrict__ indices, Index indices_stride, const int* __restrict__ own,

@@ -185,7 +185,8 @@ def missing_of_kernels(repository: Path) -> list[str]:
     """What kernels/*.cu lack: a CPU twin and a test file, both of the kernel's name."""
     twins = {
         node.name
-        for path in (repository / "gpubench" / "engines" / "cpu").glob("*.py")
+        for package in ("common", "cpu")
+        for path in (repository / "gpubench" / "engines" / package).glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     }
@@ -193,7 +194,7 @@ def missing_of_kernels(repository: Path) -> list[str]:
     for kernel in sorted((repository / "kernels").glob("*.cu")):
         test = Path("tests", "kernels", f"test_{kernel.stem}.py")
         if kernel.stem not in twins:
-            missing.append(f"{kernel.name}: no function {kernel.stem} in gpubench/engines/cpu/*")
+            missing.append(f"{kernel.name}: no function {kernel.stem} in gpubench/engines/{{common,cpu}}/*")
         if not (repository / test).is_file():
             missing.append(f"{kernel.name}: no {test.as_posix()}")
     return missing
@@ -212,6 +213,6 @@ def test_a_kernel_without_twin_or_test_is_seen(tmp_path: Path) -> None:
     for name in ("has_both", "has_test"):
         (tmp_path / f"tests/kernels/test_{name}.py").touch()
     assert missing_of_kernels(tmp_path) == [
-        "has_test.cu: no function has_test in gpubench/engines/cpu/*",
+        "has_test.cu: no function has_test in gpubench/engines/{common,cpu}/*",
         "has_twin.cu: no tests/kernels/test_has_twin.py",
     ]

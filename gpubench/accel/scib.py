@@ -17,6 +17,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
 from gpubench.data import encode_labels
 from gpubench.metrics._metric import check_groups
+from gpubench.metrics.silhouette import silhouette_widths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def _silhouette_samples(
     engine = start()
     encoded = encode_labels(labels, "labels", len(X))
     check_groups(encoded)
-    return engine.silhouette_widths(engine.put(X), encoded.codes, metric=metric).astype(np.float32)
+    return silhouette_widths(engine, engine.put(X), encoded.codes, metric=metric).astype(np.float32)
 
 
 def _covers_samples(X: Any, labels: Any, chunk_size: Any, metric: Any, between_cluster_distances: Any) -> str | None:

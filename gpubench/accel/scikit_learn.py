@@ -12,6 +12,7 @@ from gpubench.accel.patching import Patch
 from gpubench.data import encode_labels
 from gpubench.engines.base import Distance
 from gpubench.metrics._metric import check_groups
+from gpubench.metrics.silhouette import silhouette_widths
 
 
 def _silhouette_samples(start: Start, X: Any, labels: Any, *, metric: str, kwds: dict[str, Any]) -> Any:
@@ -22,7 +23,7 @@ def _silhouette_samples(start: Start, X: Any, labels: Any, *, metric: str, kwds:
     x = engine.put(X - X.mean(axis=0) if metric == "euclidean" and X.dtype == np.float64 else X)
     encoded = encode_labels(labels, "labels", len(X))
     check_groups(encoded)
-    return engine.silhouette_widths(x, encoded.codes, metric=cast("Distance", metric)).astype(dtype)
+    return silhouette_widths(engine, x, encoded.codes, metric=cast("Distance", metric)).astype(dtype)
 
 
 def _covers_silhouette(X: Any, labels: Any, *, metric: Any, kwds: dict[str, Any]) -> str | None:

@@ -117,4 +117,4 @@ def _start_dask(**options: Any) -> Engine:
     from gpubench.engines.dask.gpu_engine import on_gpus
 
     engine = DaskEngine(**options)
-    return engine if engine.knn_method in OF_THE_CPU else on_gpus(engine)
+    return engine if engine.policy.knn_method in OF_THE_CPU else on_gpus(engine)

@@ -1,126 +1,33 @@
-"""The contract between what is measured and where it runs.
+"""The contract between metrics and engines: twelve operations, a policy and a few services.
 
-A metric is written once, in plain array code over `engine.xp` and the operations below, those on neighbour graphs in
-`gpubench.engines.base`. Only these operations have a CPU and a CUDA version, and their docstrings are the
-specification that both are tested against.
+A metric is written once, in array code over `engine.xp` and the operations of `Engine`. Their docstrings are the
+specification that every engine is tested against; an engine overrides a default where it has something faster.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+import numpy as np
 
 from gpubench.core.types import Array, Graph, Knn
+from gpubench.engines.common import work
+from gpubench.engines.common.knn_classifier import NearestNeighbors
+from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from types import ModuleType
-
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.core.timeline import Timeline
     from gpubench.core.types import RowSource
+    from gpubench.engines.steps import CostModel
 
-
-class GraphOperations(ABC):
-    """What an engine does with neighbours that it has found; the docstrings are the specification."""
-
-    @abstractmethod
-    def neighbor_entropy(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """Entropy (nats) of the codes in each neighbourhood of k + 1 cells: the cell itself and its k neighbours.
-
-        H_i = -sum_c p_ic log p_ic with p_ic the share of code c.
-
-        Parameters
-        ----------
-        knn : neighbours of m cells
-        codes : (n,) int32 in [0, n_codes), of all cells
-        cells : (m,) int64, the cell that each row of `knn` is of; None: m = n, each row is of the cell of its number
-
-        Returns
-        -------
-        (m,) float64
-        """
-
-    @abstractmethod
-    def neighbor_value_distance(
-        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """Mean absolute difference between a cell's value and its neighbours'; (n,) float64.
-
-        Parameters
-        ----------
-        values : (n,) float64
-        k_per_cell : (n,) how many of its nearest neighbours count for each cell, in [1, knn.k]; None: all.
-        """
-
-    @abstractmethod
-    def neighbor_simpson(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
-    ) -> NDArray[np.float64]:
-        """Simpson's index of the codes around each cell: the chance that two weighted neighbours share a code.
-
-        sum_c (sum_{j in N_i, c_j = c} w_ij)^2 with w_ij proportional to exp(-beta_i d_ij) over the k neighbours, and
-        beta_i such that the entropy of the weights is log(perplexity). Where no beta does that it is the limit: equal
-        weights, of all neighbours if k <= perplexity, of the nearest if as many or more are at the same smallest
-        distance. The cell itself has no weight.
-
-        Parameters
-        ----------
-        codes : (n,) int32 in [0, n_codes)
-        perplexity : effective number of neighbours, at least 1
-
-        Returns
-        -------
-        (n,) float64 in [1 / n_codes, 1]
-
-        References
-        ----------
-        Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0.
-        """
-
-    @abstractmethod
-    def neighbor_chi_square(
-        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Pearson's statistic of the codes in each neighbourhood of k + 1 cells against shares of all cells.
-
-        sum_c (o_ic - e_c)^2 / e_c with o_ic the cells of code c among the cell itself and its k neighbours, and
-        e_c = (k + 1) shares_c; (n,) float64.
-
-        Parameters
-        ----------
-        codes : (n,) int32 codes
-        shares : (n_codes,) float64, each above 0
-        """
-
-    @abstractmethod
-    def fuzzy_graph(self, knn: Knn) -> Graph:
-        """UMAP's fuzzy simplicial set of a neighbour graph, symmetrised by w + w' - w w'.
-
-        Membership exp(-(d - rho) / sigma) with rho the distance to the nearest neighbour that is not at distance 0, and
-        sigma such that the sum over the k neighbours is log2(k + 1); the cell itself counts as a neighbour at
-        distance 0 in the k + 1, as in UMAP. Local connectivity 1, set-operation mix ratio 1.
-
-        References
-        ----------
-        McInnes, Healy & Melville (2018), arXiv:1802.03426.
-        """
-
-    @abstractmethod
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """Leiden communities by modularity; (n,) int32 codes in order of decreasing size. Seeded.
-
-        References
-        ----------
-        Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
-        """
-
+T = TypeVar("T")
 
 Distance = Literal["euclidean", "cosine"]
 ClassifierKind = Literal["lr", "knn", "rf"]
@@ -135,7 +42,7 @@ class Classifier(Protocol):
     Attributes
     ----------
     note : what a reader of its scores should know once it is trained (which package, stopped early); may be empty.
-        Where training has only begun it is waited for here, and fails here
+        If the training runs in the background, reading it waits for the training and raises its errors
     """
 
     @property
@@ -152,26 +59,57 @@ class Classifier(Protocol):
         """
 
 
-class Engine(GraphOperations):
+@dataclass(frozen=True)
+class Policy:
+    """What an engine decides by the number of cells. By default everything is exact and computed for all cells.
+
+    Attributes
+    ----------
+    knn_method : how neighbours are searched, see `gpubench.get_engine`
+    precision : "exact", or "fast" if distances between many cells may be rounded; neighbours are exact in either
+    max_exact_pair_dims : silhouettes that compare more pairs of cells times dimensions are estimated from a sample
+    saves_neighbors : whether neighbour graphs are on this machine, so that a checkpoint can hold them
+    """
+
+    knn_method: str = "auto"
+    precision: Precision = "exact"
+    max_exact_pair_dims: float = np.inf
+    saves_neighbors: bool = True
+
+    def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - for engines that choose by them
+        """Return how `Engine.knn` searches k neighbours of n cells: "exact", or the name of an approximate method."""
+        return "exact"
+
+    def samples_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - by default never
+        """Whether means over neighbourhoods of n cells are estimated from a sample of cells with exact neighbours.
+
+        An engine does so instead of an approximate search for many neighbours of every cell.
+        """
+        return False
+
+    def max_training_cells(self, kind: ClassifierKind, n: int) -> int:  # noqa: ARG002 - by default all
+        """Return how many of n cells a classifier should be trained on, so that training does not take hours."""
+        return n
+
+
+class Engine(ABC):
     """One device, one seed, one timeline and one memory budget, for one run.
+
+    The operations are put, to_host, release, knn, knn_between, cluster_distances, map_neighbors, fuzzy_graph, leiden,
+    classifier, group_means and rank.
 
     Attributes
     ----------
     name : "cpu", "cuda", "dask"
-    device : the device in words, for provenance
+    device : description of the device, for provenance
     xp : the array module
-    seed : seed of everything random; the same seed gives the same bits whatever the number of threads
-    timeline : records stages and bytes put
+    seed : random seed; the same seed gives the same bits for any number of threads
+    timeline : records stages, work and bytes put
     memory_bytes : what the run may use beyond its input
-    precision : "exact", or "fast" where distances between many cells may be rounded to what is fastest; neighbours are
-        exact in either
-    knn_method : how neighbours are searched, see `gpubench.get_engine`
-    exact_products : silhouettes whose distances take more differences of two values (pairs of cells times dimensions)
-        are estimated from a sample of cells; infinite: never
+    policy : what is decided by the number of cells
     notes : what did not run as asked, such as a step that had to leave the device
-    chosen : why this engine, where it was not named
-    brings_neighbors : whether neighbour graphs are on this machine, so that they can be kept for a restart
-    trainings : classifiers that are trained at the same time: `fit` and `predict_proba` of more than one only begin
+    chosen : why this engine was chosen, if it was not named
+    packages : distributions beyond those of `gpubench.core.machine` whose versions a result records
     """
 
     name: str
@@ -180,44 +118,19 @@ class Engine(GraphOperations):
     seed: int
     timeline: Timeline
     memory_bytes: int
-    precision: Precision
-    knn_method: str
-    exact_products: float
+    policy: Policy
     notes: list[str]
     chosen: str = ""
-    brings_neighbors: bool = True
-    trainings: int = 1
+    packages: ClassVar[tuple[str, ...]] = ()
 
-    def get_ready(self, operations: Collection[str], n: int) -> None:
-        """Begin to load, in the background, what will be needed for n cells: packages take long to import.
-
-        Operations are named as here, classifiers by their kind, and cutting cells into folds is "folds".
-
-        Nothing depends on it but the time that the first call takes. By default nothing is loaded.
-        """
-
-    def beside(self, i: int) -> AbstractContextManager[None]:  # noqa: ARG002 - by default there is one place
-        """Where the engine has several `trainings`: all that begins in this context does so at one place.
-
-        Parameters
-        ----------
-        i : counts contexts, which get the places in turn
-        """
-        return nullcontext()
-
-    def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - of any size it does not, by default
-        """Whether means over large neighbourhoods of n cells are estimated from some cells with their exact neighbours.
-
-        That is where `knn` would be approximate, and hold many neighbours of every cell.
-        """
-        return False
+    # Operations
 
     @abstractmethod
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """Put a matrix on the device as (n, d) float32, C-contiguous; an array already there is returned as it is.
 
         Rows are read in blocks, so a file larger than the block never stands in memory twice. Bytes are counted in the
-        timeline. Columns are centred by the caller that needs it, not here: a put array has the user's values.
+        timeline. Columns are not centred here, but by the caller that needs it: a put array has the user's values.
 
         Raises
         ------
@@ -227,51 +140,39 @@ class Engine(GraphOperations):
         """
 
     @abstractmethod
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """Copy an array of this engine to the host; on the CPU return the array itself."""
+
+    @abstractmethod
     def release(self, x: Array) -> None:
         """Forget an array that was put, so that its memory is free once nobody else holds it."""
 
     @abstractmethod
-    def to_host(self, x: Array) -> NDArray[Any]:
-        """Copy an array of this engine to the host; on the CPU the array itself."""
-
-    def digest(self, x: Array) -> str:
-        """Tell cells that were put from any others; every value counts. 64 hexadecimal digits."""
-        n, d = x.shape
-        digest = hashlib.sha256(f"{n} x {d}".encode())
-        step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
-        for start in range(0, n, step):
-            digest.update(self.to_host(x[start : start + step]).data)
-        return digest.hexdigest()
-
-    @abstractmethod
     def knn(self, x: Array, k: int) -> Knn:
-        """Find the k nearest other cells of each cell, Euclidean; itself is left out by id.
+        """Find the k nearest other cells of each cell, Euclidean; the cell itself is left out by id.
 
-        Exact: order is by (distance in float64, index), so ties and duplicates give the same neighbours on every
-        engine and for any number of threads. Needs 1 <= k < n (ValueError).
+        Exact unless the policy chooses an approximate method: order is by (distance in float64, index), so ties and
+        duplicates give the same neighbours on every engine and for any number of threads.
+        Needs 1 <= k < n (ValueError).
         """
-
-    def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - for engines that choose by them
-        """How `knn` searches the k neighbours of n cells of d dimensions: "exact", or the name of another method."""
-        return "exact"
 
     @abstractmethod
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """Find the k nearest cells of `x` (n, d) for each row of `queries` (m, d); (m, k), same order as `knn`.
+        """Find the k nearest cells of `x` (n, d) for each row of `queries` (m, d); (m, k), exact, ordered as `knn`.
 
         Needs 1 <= k <= n (ValueError).
         """
 
     @abstractmethod
-    def silhouette_widths(
+    def cluster_distances(
         self,
         x: Array,
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float64]:
-        """Silhouette width of each cell among the cells of its group, s = (b - a) / max(a, b).
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute the mean distances a and b of each cell to clusters of its group, the terms of a silhouette width.
 
         a is the mean distance to the other cells of its cluster in the group (divisor n_own - 1), b the smallest mean
         distance to another cluster of the group. Cosine distance is 1 - cos; the cosine with a zero vector is 0.
@@ -280,62 +181,132 @@ class Engine(GraphOperations):
         ----------
         x : (n, d) float32
         clusters : (n,) int32 codes
-        groups : (n,) int32 codes; only cells of the same group see each other. None: one group.
-        cells : (m,) int64, the cells whose widths are asked for, each once, among all n; None: all
+        groups : (n,) int32 codes; only cells of the same group are compared. None: one group
+        cells : (m,) int64, the cells whose distances are asked for, each once, among all n; None: all
 
         Returns
         -------
-        (n,) or (m,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster.
+        a : (n,) or (m,) float64 on the host; NaN for a cell alone in its cluster
+        b : the same; infinite in a group of one cluster
 
         References
         ----------
         Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
         """
 
-    @abstractmethod
-    def mean_distances(
-        self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean"
+    def map_neighbors(
+        self,
+        knn: Knn,
+        kernel: NeighborKernel,
+        *columns: Any,
+        cells: NDArray[np.int64] | None = None,
+        width: int = 1,
     ) -> NDArray[np.float64]:
-        """Mean distance of each cell to the other cells of its cluster: a of `silhouette_widths`.
+        """Compute a value of each neighbourhood by a function of `gpubench.engines.common.neighborhoods`.
+
+        Rows are worked on in blocks: `kernel(xp, block, cells, *columns)` returns the (rows,) values of a block.
 
         Parameters
         ----------
-        x : (n, d) float32
-        clusters : (n,) int32 codes
+        knn : neighbours of m cells
+        kernel : array code over any array module; an engine may use its own implementation of a function it knows
+        columns : what the kernel takes beyond the neighbours; arrays of the host are copied to the device
+        cells : (m,) int64, the cell that each row of `knn` belongs to; None: m = n, row i belongs to cell i
+        width : values that the kernel makes for each row, beyond those of its neighbours; limits the size of blocks
 
         Returns
         -------
-        (n,) float64; NaN for a cell alone in its cluster.
+        (m,) float64 on the host
         """
+        xp, m = self.xp, len(knn.indices)
+        own = None if cells is None else xp.asarray(cells)
+        given = [xp.asarray(column) if isinstance(column, np.ndarray) else column for column in columns]
+        out = xp.empty(m)
+
+        def run(start: int, stop: int) -> None:
+            rows = slice(start, stop)
+            block = Knn(knn.indices[rows], knn.distances[rows])
+            out[rows] = kernel(xp, block, xp.arange(start, stop) if own is None else own[rows], *given)
+
+        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        self.over_rows(m, run, max(knn.k + 1, width))
+        return self.to_host(out)
 
     @abstractmethod
-    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
-        """Cluster cells around their means; (n,) int32 codes below `n_clusters`. Seeded.
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """Build UMAP's fuzzy simplicial set of a neighbour graph, symmetrised by w + w' - w w'.
 
-        Centres start by k-means++, each the best of 2 + floor(log n_clusters) draws, and Lloyd's steps follow until no
-        cell changes its cluster, 300 at most. A cluster that loses its cells stays empty.
+        Membership exp(-(d - rho) / sigma) with rho the distance to the nearest neighbour that is not at distance 0, and
+        sigma such that the sum over the k neighbours is log2(k + 1); the cell itself counts as a neighbour at
+        distance 0 in the k + 1, as in UMAP. Local connectivity 1, set-operation mix ratio 1.
 
         References
         ----------
-        Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494. Lloyd (1982), doi:10.1109/TIT.1982.1056489.
+        McInnes, Healy & Melville (2018), arXiv:1802.03426.
         """
 
     @abstractmethod
-    def rank(self, values: Array) -> Array:
-        """Average ranks, from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """Find Leiden communities by modularity; (n,) int32 codes in order of decreasing size. Seeded.
+
+        References
+        ----------
+        Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
+        """
+
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """Make an untrained classifier: "lr" logistic regression, "knn" k nearest neighbours, "rf" random forest.
+
+        The parameters are scikit-learn's, of the same names and defaults: lr takes `max_iter` (100) and `C` (1.0), knn
+        `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input. Another kind is a ValueError.
+        """
+        if kind == "knn":
+            return NearestNeighbors(self, **params)
+        raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
 
     @abstractmethod
     def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN."""
 
     @abstractmethod
-    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
-        """Make an untrained classifier: "lr" logistic regression, "knn" k nearest neighbours, "rf" random forest.
+    def rank(self, values: Array) -> Array:
+        """Average ranks, from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
 
-        The parameters are scikit-learn's, of the same names and defaults: lr takes `max_iter` (100) and `C` (1.0), knn
-        `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input.
+    # Services
+
+    @property
+    def cost_model(self) -> CostModel | None:
+        """What a plan knows of this engine's time and memory; None: nothing."""
+        return None
+
+    def preload(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing need be imported
+        """Import the packages for these operations on n cells in the background; by default import nothing.
+
+        Operations are named as here, classifiers by their kind, and splitting cells into folds is "folds". This only
+        shortens the first call of an operation.
         """
 
-    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:  # noqa: ARG002 - for engines that choose by it
-        """How many of n cells a classifier should be trained on at most; all of them where that takes no hours."""
-        return n
+    def digest(self, x: Array) -> str:
+        """Return a SHA-256 of all values of a put array; 64 hexadecimal digits."""
+        n, d = x.shape
+        digest = hashlib.sha256(f"{n} x {d}".encode())
+        step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
+        for start in range(0, n, step):
+            digest.update(self.to_host(x[start : start + step]).data)
+        return digest.hexdigest()
+
+    @abstractmethod
+    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """Run `kernel(start, stop)` on blocks that cover n rows, of `width` values each, on all threads."""
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(engine, *args)` on one device that has the arrays; on a cluster on one worker."""
+        return function(self, *args)
+
+    def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """Call independent functions in order and yield their results.
+
+        An engine with several workers calls the next functions ahead, each for one worker, where operations only start
+        when they are called, as `Classifier.fit` on a cluster does.
+        """
+        return (function() for function in functions)

@@ -67,7 +67,7 @@ class Embedding:
             raise InputError(f"k={k} neighbours cannot be found among {self.n} cells; use 1 to {self.n - 1}")
         if self._knn is None or self._knn.k < k:
             self.planned_k = planned = max(self.planned_k, k)
-            scope = self.scope if self.engine.brings_neighbors else self.scope.disabled()
+            scope = self.scope if self.engine.policy.saves_neighbors else self.scope.disabled()
             self._knn = scope.cached("knn", lambda: self.engine.knn(self.x, planned), _knn_codec(self.engine), planned)
         return self._knn.head(k)
 

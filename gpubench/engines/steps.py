@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from gpubench.core.types import Labels
     from gpubench.engines.base import ClassifierKind
+    from gpubench.engines.cpu.costs import Cost
+    from gpubench.engines.cpu.rates import Rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,43 @@ class Step:
     operation: str
     sizes: Mapping[str, Any]
     remedy: str = "use fewer cells"
+
+
+class CostModel(Protocol):
+    """What a plan knows of an engine's time and memory.
+
+    Attributes
+    ----------
+    memory_bytes : what a run may use beyond its input; on a cluster each worker, the cells included
+    n_workers : workers of a cluster; 0 if the run computes in this process
+    beside : what the bytes of a step are counted beyond, for messages
+    machine : the processor and the device whose rates are measured
+    """
+
+    @property
+    def memory_bytes(self) -> int:
+        """See above."""
+
+    @property
+    def n_workers(self) -> int:
+        """See above."""
+
+    @property
+    def beside(self) -> str:
+        """See above."""
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """See above."""
+
+    def cost(self, step: Step, memory_bytes: int, rates: Rates) -> Cost:
+        """Return what a step takes if `memory_bytes` are left to it."""
+
+    def option(self, needs: int) -> str:
+        """Say which option makes room for so many bytes."""
+
+    def measure_rates(self) -> Rates:
+        """Run each operation on few cells and measure how long it takes."""
 
 
 def put_step(sizes: Sizes, itemsize: int, *, copied: bool) -> Step:

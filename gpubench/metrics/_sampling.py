@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-
-from gpubench.core.scores import Score
-from gpubench.core.types import Array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.embedding import Embedding
 
 WANTED_STDERR = 0.002
 """Standard error of a score that as many cells are drawn for as it takes."""
@@ -26,48 +22,6 @@ MIN_CELLS = 30
 
 MARGIN = 1.1
 """Times as many cells are drawn as the scatter of the pilot asks for, which may be too small by chance."""
-
-
-def too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
-    """Whether comparing all cells of each group would take longer than the engine allows."""
-    pairs = float((group_sizes.astype(np.float64) ** 2).sum())
-    return pairs * embedding.d > embedding.engine.exact_products
-
-
-def sampled_silhouette(
-    embedding: Embedding,
-    x: Array,
-    clusters: NDArray[np.int32],
-    groups: NDArray[np.int32] | None,
-    params: dict[str, Any],
-    note: str = "",
-    among: NDArray[np.int64] | None = None,
-) -> Score:
-    """Estimate the score from a sample of cells, each compared with all cells of its group.
-
-    Parameters
-    ----------
-    clusters, groups : as for `Engine.silhouette_widths`; without groups the score is that of labels, else of batches
-    among : the cells of the labels that count, each label the same; None: all cells
-    """
-    engine = embedding.engine
-    candidates = np.arange(len(clusters)) if among is None else among
-    cells = np.full(len(clusters), np.nan, np.float32)
-
-    def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        widths = engine.silhouette_widths(x, clusters, groups, cells=candidates[drawn])
-        values = (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
-        cells[candidates[drawn]] = values
-        return values
-
-    strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
-    sizes = np.bincount(strata)
-    cells_count_the_same = groups is None and among is None
-    weights = sizes / sizes.sum() if cells_count_the_same else np.full(len(sizes), 1 / len(sizes))
-    value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
-    told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
-    notes = "; ".join(part for part in (note, told) if part)
-    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes, cells=cells)
 
 
 def mean_of_labels(

@@ -11,6 +11,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Labels
 from gpubench.data import encode_labels
+from gpubench.engines.common.kmeans import kmeans
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.metrics._metric import BIO, Metric, check_several, contingency, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
@@ -215,7 +216,7 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
         raise InputError(f"n_clusters={n_clusters} is too few or too many for {embedding.n} cells; give 1 to that many")
 
     def find() -> Labels:
-        return _by_size(embedding.engine.kmeans(embedding.x, n_clusters), "kmeans")
+        return _by_size(embedding.engine.run(kmeans, embedding.x, n_clusters), "kmeans")
 
     return embedding.shared("kmeans", find, LABELS, n_clusters)
 

@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Knn, Labels
 from gpubench.data import encode_labels
+from gpubench.engines.common.neighborhoods import neighbor_entropy
 from gpubench.engines.embedding import on_engine
 from gpubench.engines.steps import neighborhoods_step
 from gpubench.metrics._metric import check_several, metric, per_cell_values
@@ -70,10 +71,10 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
         raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
     used = min(n_neighbors, embedding.n)
     note = "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"
-    if embedding.engine.estimates_neighborhoods(embedding.n, embedding.d):
+    if embedding.engine.policy.samples_neighborhoods(embedding.n, embedding.d):
         return _estimated(embedding, batches, used, note)
     knn = embedding.knn(used - 1)
-    entropy = embedding.engine.neighbor_entropy(knn, batches.codes, batches.n_classes)
+    entropy = _entropy(embedding.engine, knn, batches)
     largest = np.log(batches.n_classes)
     return Score(
         min(1.0, float(entropy.mean() / largest)),  # rounding may pass the bound of even mixing
@@ -85,6 +86,11 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     )
 
 
+def _entropy(engine: Engine, knn: Knn, batches: Labels, cells: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    n_codes = batches.n_classes
+    return engine.map_neighbors(knn, neighbor_entropy, batches.codes, n_codes, cells=cells, width=n_codes)
+
+
 def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int, note: str) -> Score:
     """Estimate the score from a sample of cells, each compared with all cells."""
     engine, largest = embedding.engine, np.log(batches.n_classes)
@@ -92,7 +98,7 @@ def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int, note: st
 
     def entropy_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         knn = _neighbors_of(drawn, embedding, n_neighbors - 1)
-        entropy: NDArray[np.float64] = engine.neighbor_entropy(knn, batches.codes, batches.n_classes, drawn) / largest
+        entropy: NDArray[np.float64] = _entropy(engine, knn, batches, drawn) / largest
         cells[drawn] = entropy
         return entropy
 

@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Knn, Labels
 from gpubench.data import encode_labels
+from gpubench.engines.common.neighborhoods import neighbor_chi_square
 from gpubench.metrics._graphs import diffusion_map, strong_components
 from gpubench.metrics._metric import BATCH, check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
@@ -272,7 +273,7 @@ def _test(engine: Engine, knn: Knn, batches: Labels) -> KbetTests:
     from scipy.special import gammaincc
 
     shares = np.bincount(batches.codes) / len(batches)
-    statistics = engine.neighbor_chi_square(knn, batches.codes, shares)
+    statistics = engine.map_neighbors(knn, neighbor_chi_square, batches.codes, shares, width=len(shares))
     return KbetTests(statistics, np.asarray(gammaincc((batches.n_classes - 1) / 2, statistics / 2), np.float64))
 
 

@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Labels
 from gpubench.data import encode_labels
+from gpubench.engines.common.neighborhoods import neighbor_simpson
 from gpubench.metrics._metric import BATCH, BIO, check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
@@ -161,7 +162,10 @@ def clisi_knn(
 
 
 def _lisi(around: Neighborhoods, labels: Labels, perplexity: float) -> NDArray[np.float64]:
-    return 1 / around.engine.neighbor_simpson(around.knn, labels.codes, labels.n_classes, perplexity)
+    n_codes = labels.n_classes
+    return 1 / around.engine.map_neighbors(
+        around.knn, neighbor_simpson, labels.codes, n_codes, perplexity, width=n_codes
+    )
 
 
 def _share_seen(around: Neighborhoods, values: Any, name: str, perplexity: float) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.data import as_numeric
+from gpubench.engines.common.neighborhoods import neighbor_value_distance
 from gpubench.engines.embedding import Embedding, on_engine
 from gpubench.metrics._metric import metric, per_cell_values
 from gpubench.metrics._neighborhoods import search_params
@@ -94,7 +95,7 @@ def sequential_alignment(
         return Score(value, n=n, note=same, params=params, cells=np.full(n, value, np.float32))
     k_per_cell = _adaptive_k(embedding, k) if adaptive_k else None
     knn = embedding.knn(k if k_per_cell is None else int(k_per_cell.max()))
-    distances = embedding.engine.neighbor_value_distance(knn, times, k_per_cell)
+    distances = embedding.engine.map_neighbors(knn, neighbor_value_distance, times, k_per_cell)
     observed = float(distances.mean())
     value = float(np.clip(1 - observed / baseline, 0, 1)) if normalize else observed
     cells = per_cell_values(1 - distances / baseline if normalize else distances)

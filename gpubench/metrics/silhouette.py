@@ -14,12 +14,42 @@ from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.engines.steps import silhouette_step
 from gpubench.metrics._metric import BATCH, BIO, check_groups, contingency, metric, per_cell_values
-from gpubench.metrics._sampling import sampled_silhouette, too_many
+from gpubench.metrics._sampling import mean_of_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.base import Distance, Engine
+
+
+def silhouette_widths(
+    engine: Engine,
+    x: Array,
+    clusters: NDArray[np.int32],
+    groups: NDArray[np.int32] | None = None,
+    metric: Distance = "euclidean",
+    cells: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Compute the silhouette width (b - a) / max(a, b) of each cell among the cells of its group.
+
+    Parameters
+    ----------
+    x, clusters, groups, metric, cells : as in `Engine.cluster_distances`, which defines a and b
+
+    Returns
+    -------
+    (n,) or (m,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster
+
+    References
+    ----------
+    Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
+    """
+    a, b = engine.cluster_distances(x, clusters, groups, metric, cells)
+    largest = np.maximum(a, b)
+    widths = np.zeros(len(a))
+    np.divide(b - a, largest, out=widths, where=(largest > 0) & np.isfinite(b))  # a is NaN for a cell that is alone
+    widths[np.isinf(b)] = np.nan
+    return widths
 
 
 @metric(
@@ -68,8 +98,8 @@ def silhouette_label(
     encoded = encode_labels(labels, "labels", embedding.n)
     check_groups(encoded)
     params = _params(embedding.engine, metric)
-    if metric == "euclidean" and too_many(embedding, np.array([embedding.n])):
-        return sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
+    if metric == "euclidean" and _too_many(embedding, np.array([embedding.n])):
+        return _sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
     widths = _label_widths(embedding, encoded, metric)
     cells = per_cell_values((widths + 1) / 2)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
@@ -122,8 +152,8 @@ def isolated_labels(
     params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
     if not isolated.any():
         return Score(np.nan, note=f"undefined: every label is in more than {threshold} batches", params=params)
-    if too_many(embedding, np.array([embedding.n])):
-        return sampled_silhouette(
+    if _too_many(embedding, np.array([embedding.n])):
+        return _sampled_silhouette(
             embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes])
         )
     values = (_label_widths(embedding, label, "euclidean") + 1) / 2
@@ -186,12 +216,12 @@ def silhouette_batch(
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
     keep = usable[label.codes]
     codes, cells = label.codes[keep], _cells(embedding, keep)
-    if metric == "euclidean" and too_many(embedding, n_cells[usable]):
-        score = sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
+    if metric == "euclidean" and _too_many(embedding, n_cells[usable]):
+        score = _sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
         assert score.cells is not None
         score.cells = per_cell_values(score.cells, keep)
         return score
-    widths = embedding.engine.silhouette_widths(cells, batches.codes[keep], groups=codes, metric=metric)
+    widths = silhouette_widths(embedding.engine, cells, batches.codes[keep], groups=codes, metric=metric)
     return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
 
 
@@ -238,14 +268,57 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     codes, cells = label.codes[keep], _cells(embedding, keep)
     pairs = np.unique(codes.astype(np.int64) * batches.n_classes + batches.codes[keep], return_inverse=True)[1]
     n_label, n_own = np.bincount(codes)[codes], np.bincount(pairs)[pairs]
-    own = embedding.engine.mean_distances(cells, pairs.astype(np.int32), metric)
-    to_label = embedding.engine.mean_distances(cells, codes, metric)
+    one_cluster = np.zeros_like(codes)
+    own, _ = embedding.engine.cluster_distances(cells, one_cluster, pairs.astype(np.int32), metric)
+    to_label, _ = embedding.engine.cluster_distances(cells, one_cluster, codes, metric)
     # the sum to a label is that to the own batch and that to the others
     alone = n_own == 1
     others = np.maximum((n_label - 1) * to_label - (n_own - 1) * np.where(alone, 0, own), 0) / (n_label - n_own)
     largest = np.maximum(np.where(alone, 0, own), others)
     widths = np.divide(others - own, largest, out=np.zeros(len(own)), where=(largest > 0) & ~alone)
     return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
+
+
+def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
+    """Whether comparing all cells of each group would take longer than the engine allows."""
+    pairs = float((group_sizes.astype(np.float64) ** 2).sum())
+    return pairs * embedding.d > embedding.engine.policy.max_exact_pair_dims
+
+
+def _sampled_silhouette(
+    embedding: Embedding,
+    x: Array,
+    clusters: NDArray[np.int32],
+    groups: NDArray[np.int32] | None,
+    params: dict[str, Any],
+    note: str = "",
+    among: NDArray[np.int64] | None = None,
+) -> Score:
+    """Estimate the score from a sample of cells, each compared with all cells of its group.
+
+    Parameters
+    ----------
+    clusters, groups : as for `silhouette_widths`; without groups the score is that of labels, else of batches
+    among : the cells of the labels that count, each label the same; None: all cells
+    """
+    engine = embedding.engine
+    candidates = np.arange(len(clusters)) if among is None else among
+    cells = np.full(len(clusters), np.nan, np.float32)
+
+    def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        widths = silhouette_widths(engine, x, clusters, groups, cells=candidates[drawn])
+        values = (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
+        cells[candidates[drawn]] = values
+        return values
+
+    strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
+    sizes = np.bincount(strata)
+    cells_count_the_same = groups is None and among is None
+    weights = sizes / sizes.sum() if cells_count_the_same else np.full(len(sizes), 1 / len(sizes))
+    value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
+    told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
+    notes = "; ".join(part for part in (note, told) if part)
+    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes, cells=cells)
 
 
 _NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
@@ -255,7 +328,7 @@ def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDA
     """Silhouette widths of the labels among all cells, computed once for all metrics that ask."""
     return embedding.shared(
         "silhouette_widths",
-        lambda: embedding.engine.silhouette_widths(embedding.x, labels.codes, metric=metric),
+        lambda: silhouette_widths(embedding.engine, embedding.x, labels.codes, metric=metric),
         ARRAY,
         metric,
         fingerprint_of(labels.codes),
@@ -302,7 +375,8 @@ def _params(engine: Engine, metric: str) -> dict[str, str]:
     """What decided the number beyond the defaults; cosine distances are exact on every engine."""
     if metric != "euclidean":
         return {"metric": metric}
-    return {} if engine.precision == "exact" else {"precision": engine.precision}
+    precision = engine.policy.precision
+    return {} if precision == "exact" else {"precision": precision}
 
 
 def _left_out(labels: Labels, usable: Any) -> str:

@@ -11,13 +11,11 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
 from gpubench.core.units import bytes_text
-from gpubench.engines.cpu.costs import Cost, cost
 from gpubench.engines.cpu.rates import UNKNOWN, Rates
 from gpubench.engines.steps import Sizes, Step, knn_step, put_step, view_step
 from gpubench.running.views import CELLS
 
 if TYPE_CHECKING:
-    from gpubench.engines.base import Engine
     from gpubench.running.prepare import Prepared
 
 
@@ -45,28 +43,18 @@ class Stage:
     packages: tuple[str, ...]
     seconds: float
     remedy: str
-    beside: str = "beyond the data"
-    option: str = "raise memory"
-
-
-def is_known(engine: Engine) -> bool:
-    """Whether the costs of an engine are known: those of the CPU engine are, and so those of Dask's workers on CPUs."""
-    return engine.name == "cpu" or (engine.name == "dask" and not getattr(engine, "uses_gpus", False))
-
-
-def budget_of(engine: Any) -> int:
-    """What a run may use beyond its input; on Dask each worker, the cells included."""
-    return int(engine.worker_bytes if engine.name == "dask" else engine.memory_bytes)
+    beside: str
+    option: str
 
 
 def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
     """The stages of a run; baselines and tasks without known steps are left out."""
-    engine: Any = prepared.engine
-    budget = budget_of(engine)
+    model = prepared.engine.cost_model
+    assert model is not None, "the costs of this engine are not known"
     for name, matrix in (prepared.dataset.embeddings if prepared.dataset else {}).items():
         held = 0
         for path, step in _steps(prepared, matrix):
-            expected = _cost(step, engine, max(0, budget - held), rates)
+            expected = model.cost(step, max(0, model.memory_bytes - held), rates)
             held += expected.held_bytes
             least = held + expected.scratch_bytes
             yield Stage(
@@ -77,23 +65,9 @@ def stages_of(prepared: Prepared, rates: Rates = UNKNOWN) -> Iterator[Stage]:
                 expected.packages,
                 expected.seconds,
                 step.remedy,
-                **_words(engine, least),
+                model.beside,
+                model.option(least),
             )
-
-
-def _cost(step: Step, engine: Any, memory_bytes: int, rates: Rates) -> Cost:
-    if engine.name != "dask":
-        return cost(step, engine, memory_bytes, rates)
-    from gpubench.engines.dask import costs
-
-    return costs.cost(step, engine.of_workers, memory_bytes, rates)
-
-
-def _words(engine: Any, needs: int) -> dict[str, str]:
-    """What a refusal says of an engine."""
-    if engine.name != "dask":
-        return {}
-    return {"beside": "on a worker", "option": engine.of_workers.option(needs)}
 
 
 def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
@@ -102,7 +76,7 @@ def _steps(prepared: Prepared, matrix: Any) -> Iterator[tuple[str, Step]]:
     engine = prepared.engine
     k = min(max(task.graph_k(options, engine, n, d) for task in tasks), n - 1)
     columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
-    sizes = Sizes(int(n), int(d), int(k), columns, engine.estimates_neighborhoods(n, d))
+    sizes = Sizes(int(n), int(d), int(k), columns, engine.policy.samples_neighborhoods(n, d))
     in_memory = isinstance(matrix, np.ndarray) and not isinstance(matrix, np.memmap)
     in_place = in_memory and matrix.dtype == np.float32 and matrix.flags.c_contiguous
     yield "put", put_step(sizes, matrix.dtype.itemsize, copied=not in_place)
@@ -122,9 +96,10 @@ def check_fits(prepared: Prepared) -> None:
     InputError
         Which stage, what it takes, and what would make it fit.
     """
-    if not is_known(prepared.engine):
+    model = prepared.engine.cost_model
+    if model is None:
         return
-    budget = budget_of(prepared.engine)
+    budget = model.memory_bytes
     for stage in stages_of(prepared):
         if stage.least_bytes > budget:
             raise InputError(refusal(stage, budget))

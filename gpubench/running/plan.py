@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,14 @@ from gpubench.core.files import cache_folder, write_atomically
 from gpubench.core.memory import resident_bytes
 from gpubench.core.units import bytes_text, seconds_text
 from gpubench.engines.cpu.costs import PACKAGES_BYTES
-from gpubench.engines.cpu.rates import Rates, measure_rates
-from gpubench.running.forecast import Stage, budget_of, is_known, refusal, stages_of
+from gpubench.engines.cpu.rates import Rates
+from gpubench.running.forecast import Stage, refusal, stages_of
 from gpubench.running.options import RunOptions
 from gpubench.running.prepare import prepare
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Listener
+    from gpubench.engines.base import Engine
 
 RATES = "rates.json"
 """The file of the measured rates in the cache folder: one entry for each machine and number of threads."""
@@ -135,19 +135,20 @@ def plan(
 def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again: bool = False) -> Plan:
     """Plan what the options of a run ask for; see `plan`."""
     prepared = prepare(run, listener)
-    engine: Any = prepared.engine
-    if not is_known(engine):
+    engine = prepared.engine
+    model = engine.cost_model
+    if model is None:
         raise InputError(f'engine={engine.name!r} has no plan; use engine="cpu"')
     process_bytes = resident_bytes() or 0  # before measuring
     rates, measured = rates_of(engine, measure_again=measure_again)
     unknown = [task.id for task in prepared.tasks if task.steps is None]
     baselines = [f"baseline_{name}" for name in prepared.baselines]
     stages = list(stages_of(prepared, rates))
-    told = process_bytes, budget_of(engine), engine.device, measured, tuple(engine.notes)
-    return Plan(stages, [*unknown, *baselines], *told, engine.of_workers.count if engine.name == "dask" else 0)
+    told = process_bytes, model.memory_bytes, engine.device, measured, tuple(engine.notes)
+    return Plan(stages, [*unknown, *baselines], *told, model.n_workers)
 
 
-def rates_of(engine: Any, *, measure_again: bool = False) -> tuple[Rates, str]:
+def rates_of(engine: Engine, *, measure_again: bool = False) -> tuple[Rates, str]:
     """The machine's rates and the day on which they were measured; measured now where nothing is in the cache.
 
     Parameters
@@ -156,14 +157,11 @@ def rates_of(engine: Any, *, measure_again: bool = False) -> tuple[Rates, str]:
     """
     file = cache_folder() / RATES
     known = _read(file)
-    if engine.name == "dask":
-        model = min(engine.cluster.on_each(machine.cpu_model).values())
-        device, measure = f"worker: {engine.of_workers.engine.device}", engine.measure_rates
-    else:
-        model, device, measure = machine.cpu_model(), engine.device, partial(measure_rates, engine)
-    key = digest_of(model, device, machine.package_version("gpubench"))
+    model = engine.cost_model
+    assert model is not None, "the costs of this engine are not known"
+    key = digest_of(*model.machine, machine.package_version("gpubench"))
     if key not in known or measure_again:
-        known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": asdict(measure())}
+        known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": asdict(model.measure_rates())}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda out: out.write(json.dumps(known, indent=1).encode()))

@@ -52,7 +52,7 @@ def provenance(
             "chosen": engine.chosen,
             "device": engine.device,
             "memory_bytes": engine.memory_bytes,
-            "precision": engine.precision,
+            "precision": engine.policy.precision,
             "notes": list(engine.notes),
         },
         "options": dict(options),
@@ -74,17 +74,17 @@ def provenance(
 
 def _of_engine(engine: Engine) -> dict[str, str]:
     """Versions of what moves tasks and answers, on which no number depends."""
-    names = ("dask", "distributed") if engine.name == "dask" else ()
-    return {name: version for name in names if (version := machine.package_version(name)) is not None}
+    return {name: version for name in engine.packages if (version := machine.package_version(name)) is not None}
 
 
 def what_decides(engine: Engine) -> dict[str, Any]:
     """Everything besides data and options that may move the last bit of a number: code, packages, processor, engine."""
+    policy = engine.policy
     return {
         "code": [machine.package_version("gpubench"), digest_of_code()],
         "python": platform.python_version(),
         "packages": machine.package_versions(),
         "machine": [platform.machine(), machine.cpu_model()],
-        "engine": [engine.name, engine.device, engine.precision, engine.knn_method, engine.exact_products],
+        "engine": [engine.name, engine.device, policy.precision, policy.knn_method, policy.max_exact_pair_dims],
         "seed": engine.seed,
     }

@@ -131,7 +131,7 @@ def score_run(
     engine, dataset = prepared.engine, prepared.dataset
     if dataset:
         operations = {name: None for task in prepared.tasks for name in task.operations(prepared.options)}
-        engine.get_ready(operations, dataset.n_cells)
+        engine.preload(operations, dataset.n_cells)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own

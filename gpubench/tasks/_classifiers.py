@@ -211,7 +211,7 @@ class ScaledClassifier:
         self.names = cells.labels.names
         chosen = cells.chosen()
         n = len(chosen)
-        x, codes, self._scaling = cells.ready(chosen, engine.most_training_cells(kind, n), scaled=scaled)
+        x, codes, self._scaling = cells.ready(chosen, engine.policy.max_training_cells(kind, n), scaled=scaled)
         self.present = np.unique(codes)
         self._classifier = engine.classifier(kind, **params).fit(x, codes, cells.labels.n_classes)
         self._drawn = f"trained on {len(codes):,} of {n:,} cells; exact=True trains on all" if len(codes) < n else ""

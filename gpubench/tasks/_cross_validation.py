@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -70,7 +69,7 @@ class FoldGraph:
         """Whether the engine would search so many cells approximately, and each has enough cells in other folds."""
         m, k = len(self.rows), graph_neighbors(len(self.folds))
         enough = m - np.bincount(self.folds.codes).max() >= N_VOTES and m > k
-        return bool(enough and self.engine.method(m, self.x.shape[1], k) != "exact")
+        return bool(enough and self.engine.policy.knn_method_for(m, self.x.shape[1], k) != "exact")
 
     def voted(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
         """The classifier of fold i, tested on the unscaled cells `tested`; the first that is asked for searches.
@@ -105,14 +104,14 @@ def _codec(engine: Engine) -> Codec[Voters]:
     return Codec(pack, unpack)
 
 
-Begun = tuple[ScaledClassifier, TestSet]
-"""A classifier that is being trained, and the cells that it was asked about."""
+Training = tuple["Callable[[], Predictor]", "Sequence[TestSet]"]
+"""Returns a trained classifier, or raises why there is none; and the cells that it is tested on."""
 
 
 class FoldTrainings:
     """What is trained on all folds but one, and tested on that one.
 
-    An engine that has several trainings at the same time is given those of the next folds early.
+    An engine with several workers trains the next folds at the same time.
     """
 
     def __init__(
@@ -141,70 +140,37 @@ class FoldTrainings:
         """The scores of a classifier on each fold, or what an earlier run has kept of them."""
         n_folds, evaluation = len(self._folds), self._evaluation
         names = [f"fold {i + 1}" for i in range(n_folds)]
-        voted = kind == "knn" and self._graph is not None
-        early = self._engine.trainings > 1 and not voted
-        ahead = _Ahead(
-            partial(self._begin, kind),
-            [i for i, name in enumerate(names) if early and not evaluation.keeps(name, kind, params)],
-            self._engine.trainings,
-        )
+        new = [i for i, name in enumerate(names) if not evaluation.keeps(name, kind, params)]
+        trainings = zip(new, self._engine.map(partial(self._train, kind, i) for i in new), strict=True)
+
+        def take(i: int) -> Training:
+            # a checkpoint that turns out to be damaged is not among the new ones
+            return next(training for j, training in trainings if j == i) if i in new else self._train(kind, i)
+
         tested: list[FoldScores] = []
         with self._engine.timeline.stage(kind):
             for i, name in enumerate(names):
-                ahead.fill()
-                tested += evaluation.train_and_score(name, kind, partial(self._take, kind, i, ahead), params)
+                tested += evaluation.train_and_score(name, kind, partial(take, i), params)
                 self._engine.timeline.advance(len(tested), n_folds)
         return tested
 
-    def _begin(self, kind: ClassifierKind, i: int) -> Begun | None:
-        """Begin to train, and to test; None where that fails: it is done again in its turn, and told then."""
-        try:
-            with self._engine.beside(i):
-                trained, test = self._evaluation.train(kind, self._training[i]), self._test_set(i)
-                trained.ask(test.x)
-        except InputError:
-            return None
-        return trained, test
-
-    def _take(self, kind: ClassifierKind, i: int, ahead: _Ahead) -> tuple[Callable[[], Predictor], Sequence[TestSet]]:
-        begun = ahead.take(i)
-        if begun is not None:
-            return lambda: begun[0], [begun[1]]
+    def _train(self, kind: ClassifierKind, i: int) -> Training:
+        """Train, and predict the test cells; on a cluster both only begin."""
         test = self._test_set(i)
         if kind == "knn" and self._graph is not None:
             return partial(self._graph.voted, i, test.x, self._training[i]), [test]
-        return partial(self._evaluation.train, kind, self._training[i]), [test]
+        train = partial(self._evaluation.train, kind, self._training[i])
+        try:
+            trained = train()
+            trained.ask(test.x)
+        except InputError:  # raised again when the fold has its turn, which then reports it
+            return train, [test]
+        return lambda: trained, [test]
 
     def _test_set(self, i: int) -> TestSet:
         test = self._folds[i].test
         cells = None if self._cells is None else self._cells[test]
         return TestSet(self._x[self._rows[test]], self._labels.codes[test], cells=cells)
-
-
-class _Ahead:
-    """What is under way of trainings that are asked for in order."""
-
-    def __init__(self, begin: Callable[[int], Begun | None], wanted: Sequence[int], most: int) -> None:
-        """Begin nothing yet.
-
-        Parameters
-        ----------
-        begin : begins training i
-        wanted : those that will be asked for, ascending
-        most : under way at a time
-        """
-        self._begin, self._wanted, self._most = begin, deque(wanted), most
-        self._begun: dict[int, Begun | None] = {}
-
-    def fill(self) -> None:
-        """Begin as many as there is room for."""
-        while self._wanted and len(self._begun) < self._most:
-            i = self._wanted.popleft()
-            self._begun[i] = self._begin(i)
-
-    def take(self, i: int) -> Begun | None:
-        """Training i, which is not under way any more; None: it has not begun."""
-        return self._begun.pop(i, None)
 
 
 UNSCALED: tuple[ClassifierKind, ...] = ("rf",)

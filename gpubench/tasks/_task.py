@@ -157,7 +157,7 @@ class Task:
     neighbors : neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
     sampled_neighbors : the same where the engine estimates means over neighbourhoods from a sample; None: as many
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
-    operations : what its engine gets ready for, see `Engine.get_ready`
+    operations : what its engine imports ahead, see `Engine.preload`
     steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
     in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
     """
@@ -177,7 +177,7 @@ class Task:
 
     def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
         """Return how many neighbours of each of n cells with d dimensions it asks for; 0: none."""
-        sampled = self.sampled_neighbors if engine.estimates_neighborhoods(n, d) else None
+        sampled = self.sampled_neighbors if engine.policy.samples_neighborhoods(n, d) else None
         return (sampled or self.neighbors)(options)
 
 

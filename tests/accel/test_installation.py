@@ -246,5 +246,5 @@ def test_the_pytest_plugin(tmp_path: Path) -> None:
 def test_nothing_is_estimated_where_the_original_compares_all_cells() -> None:
     session = calls.new_session("cpu", verbose=False)
     exact, approximate = session.start(seed=7), session.start(exact=False)
-    assert (exact.exact_products, exact.knn_method, exact.seed) == (np.inf, "exact", 7)
-    assert approximate.knn_method == "auto"
+    assert (exact.policy.max_exact_pair_dims, exact.policy.knn_method, exact.seed) == (np.inf, "exact", 7)
+    assert approximate.policy.knn_method == "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_cells_that_do_not_count_are_nan(engine: Engine) -> None:
 def test_cells_that_were_not_drawn_are_nan(start_engine: Callable[..., Engine]) -> None:
     cells = make_cells(6000, 5, n_labels=4, n_batches=3, seed=1)
     exact, sampled = start_engine(), start_engine()
-    sampled.exact_products = 0
+    sampled.policy = replace(sampled.policy, max_exact_pair_dims=0)
     for metric, groups in (("silhouette_label", ()), ("silhouette_batch", (cells.batch,))):
         score = getattr(gb.metrics, metric)
         whole = score(cells.x, cells.label, *groups, engine=exact)

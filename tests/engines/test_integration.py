@@ -11,7 +11,9 @@ from engines.test_neighborhoods import random_knn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.types import Graph, Knn
-from gpubench.engines.base import Engine
+from gpubench.engines.base import Distance, Engine
+from gpubench.engines.common.kmeans import kmeans
+from gpubench.engines.common.neighborhoods import neighbor_chi_square, neighbor_simpson
 from gpubench.metrics._graphs import diffusion_map, strong_components
 
 
@@ -37,18 +39,23 @@ def on_host(engine: Engine, graph: Graph) -> Graph:
     return Graph(*map(engine.to_host, (graph.indptr, graph.indices, graph.weights)))
 
 
+def mean_distances(engine: Engine, x: np.ndarray, clusters: np.ndarray, metric: Distance = "euclidean") -> np.ndarray:
+    """Mean distances to the own cluster; every cluster is a group, so no others are compared."""
+    return engine.cluster_distances(engine.put(x), np.zeros_like(clusters), clusters, metric)[0]
+
+
 class TestMeanDistances:
     @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
     @pytest.mark.parametrize("n", [2, 3, 65, 257])
-    def test_oracle(self, engine: Engine, n: int, metric: str) -> None:
+    def test_oracle(self, engine: Engine, n: int, metric: Distance) -> None:
         cells = make_cells(n, 7, n_labels=min(n, 4), n_batches=1, seed=n)
-        got = engine.mean_distances(engine.put(cells.x), cells.label, metric)
+        got = mean_distances(engine, cells.x, cells.label, metric)
         exact = integration.mean_distances(cells.x, cells.label, metric)
         assert got.dtype == np.float64
         assert_allclose(got, exact, rtol=1e-5, atol=1e-7)
 
     def test_alone_is_nan(self, engine: Engine) -> None:
-        got = engine.mean_distances(engine.put(np.array([[0.0], [3.0], [5.0]])), np.array([0, 1, 1], np.int32))
+        got = mean_distances(engine, np.array([[0.0], [3.0], [5.0]]), np.array([0, 1, 1], np.int32))
         assert_array_equal(got, [np.nan, 2, 2])
 
 
@@ -58,7 +65,7 @@ class TestSimpson:
     @pytest.mark.parametrize("perplexity", [1, 4.5, 30])
     def test_oracle(self, engine: Engine, k: int, n_codes: int, perplexity: float, rng: np.random.Generator) -> None:
         knn, codes = random_knn(engine, 120, k), uneven_codes(120, n_codes, rng)
-        got = engine.neighbor_simpson(knn, codes, n_codes, perplexity)
+        got = engine.map_neighbors(knn, neighbor_simpson, codes, n_codes, perplexity)
         exact = integration.neighbor_simpson(*map(engine.to_host, (knn.indices, knn.distances)), codes, perplexity)
         assert got.dtype == np.float64
         assert_allclose(got, exact, atol=1e-8)
@@ -68,8 +75,8 @@ class TestSimpson:
         knn = random_knn(engine, 60, 20)
         codes = np.arange(60, dtype=np.int32) % 3
         scaled = Knn(knn.indices, knn.distances * np.float32(scale))
-        expected = engine.neighbor_simpson(knn, codes, 3, 6.0)
-        assert_allclose(engine.neighbor_simpson(scaled, codes, 3, 6.0), expected, rtol=1e-4)
+        expected = engine.map_neighbors(knn, neighbor_simpson, codes, 3, 6.0)
+        assert_allclose(engine.map_neighbors(scaled, neighbor_simpson, codes, 3, 6.0), expected, rtol=1e-4)
 
     @pytest.mark.parametrize(
         ("distances", "perplexity", "expected"),
@@ -85,7 +92,7 @@ class TestSimpson:
         every = np.tile(np.array(distances, np.float32), (5, 1))
         knn = Knn(engine.xp.asarray(indices), engine.xp.asarray(every))
         codes = np.array([9, 0, 0, 1, 1], np.int32)
-        assert_allclose(engine.neighbor_simpson(knn, codes, 10, perplexity)[0], expected)
+        assert_allclose(engine.map_neighbors(knn, neighbor_simpson, codes, 10, perplexity)[0], expected)
 
 
 class TestChiSquare:
@@ -94,14 +101,14 @@ class TestChiSquare:
     def test_oracle(self, engine: Engine, n: int, k: int, n_codes: int, rng: np.random.Generator) -> None:
         knn, codes = random_knn(engine, n, k), uneven_codes(n, min(n, n_codes), rng)
         shares = np.bincount(codes) / n
-        got = engine.neighbor_chi_square(knn, codes, shares)
+        got = engine.map_neighbors(knn, neighbor_chi_square, codes, shares)
         assert_allclose(got, integration.neighbor_chi_square(engine.to_host(knn.indices), codes, shares), atol=1e-10)
 
     def test_head_of_a_larger_graph(self, engine: Engine, rng: np.random.Generator) -> None:
         head, codes = random_knn(engine, 100, 30).head(4), uneven_codes(100, 3, rng)
         shares = np.bincount(codes) / 100
         exact = integration.neighbor_chi_square(engine.to_host(head.indices), codes, shares)
-        assert_allclose(engine.neighbor_chi_square(head, codes, shares), exact, atol=1e-10)
+        assert_allclose(engine.map_neighbors(head, neighbor_chi_square, codes, shares), exact, atol=1e-10)
 
 
 class TestComponents:
@@ -158,14 +165,14 @@ class TestDiffusionMap:
 class TestKMeans:
     def test_groups_far_apart_are_found(self, engine: Engine, small_cells: Cells) -> None:
         x = small_cells.x + 50 * small_cells.label[:, None]
-        assert same_partition(engine.kmeans(engine.put(x), 6), small_cells.label)
+        assert same_partition(engine.run(kmeans, engine.put(x), 6), small_cells.label)
 
     @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-25, 0), (1e30, 0), (1, 1e5)])
     def test_no_cell_is_nearer_to_another_centre(
         self, engine: Engine, small_cells: Cells, scale: float, offset: float
     ) -> None:
         x = (small_cells.x.astype(np.float64) * scale + offset).astype(np.float32)
-        codes = engine.kmeans(engine.put(x), 7)
+        codes = engine.run(kmeans, engine.put(x), 7)
         assert codes.dtype == np.int32
         assert set(codes.tolist()) == set(range(7))
         exact = x.astype(np.float64)
@@ -175,10 +182,10 @@ class TestKMeans:
 
     def test_fewer_places_than_clusters(self, engine: Engine) -> None:
         x = np.repeat([[0.0, 1.0], [4.0, 0.0]], 5, axis=0)
-        codes = engine.kmeans(engine.put(x), 4)
+        codes = engine.run(kmeans, engine.put(x), 4)
         assert same_partition(codes, np.repeat([0, 1], 5))
 
     def test_one_cluster_and_as_many_as_cells(self, engine: Engine) -> None:
         x = engine.put(np.arange(5.0)[:, None])
-        assert_array_equal(engine.kmeans(x, 1), np.zeros(5))
-        assert len(np.unique(engine.kmeans(x, 5))) == 5
+        assert_array_equal(engine.run(kmeans, x, 1), np.zeros(5))
+        assert len(np.unique(engine.run(kmeans, x, 5))) == 5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,6 @@ from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import compiled, leaves
-from gpubench.engines.cpu import engine as cpu_engine
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell, sequential_alignment
 
@@ -175,17 +176,19 @@ def test_copies_and_leaves_that_are_too_large(
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_many_cells_are_searched_in_leaves(
-    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, cells: Cells
-) -> None:
+def test_many_cells_are_searched_in_leaves(start_engine: Callable[..., Engine], cells: Cells) -> None:
     n, d = cells.x.shape
-    monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", n - 1)
-    assert start_engine().knn(cells.x, 5).exact
-    monkeypatch.setattr(cpu_engine, "EXACT_KNN_PRODUCTS", n * n * d - 1)
-    assert start_engine().knn(cells.x, 5).method == "leaves"
-    assert start_engine(knn="exact").knn(cells.x, 5).exact
-    monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", n)
-    assert start_engine().knn(cells.x, 5).exact
+
+    def method_with(cells_limit: int, pair_dims: float, **options: Any) -> str:
+        engine = start_engine(**options)
+        limits = {"max_exact_knn_cells": cells_limit, "max_exact_knn_pair_dims": pair_dims}
+        engine.policy = replace(engine.policy, **limits)
+        return engine.knn(cells.x, 5).method
+
+    assert method_with(n - 1, 5e12) == "exact"
+    assert method_with(n - 1, n * n * d - 1) == "leaves"
+    assert method_with(n - 1, n * n * d - 1, knn="exact") == "exact"
+    assert method_with(n, n * n * d - 1) == "exact"
 
 
 def test_without_tiles_there_are_no_leaves(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,15 @@ from cells import Cells, make_cells
 from engines.test_integration import on_host
 
 from gpubench.engines.base import Engine
+from gpubench.engines.common.kmeans import kmeans
+from gpubench.engines.common.neighborhoods import (
+    neighbor_chi_square,
+    neighbor_entropy,
+    neighbor_simpson,
+    neighbor_value_distance,
+)
 from gpubench.metrics._graphs import diffusion_map
+from gpubench.metrics.silhouette import silhouette_widths
 
 # Several blocks for each of three threads, and a last one that is not full.
 N = 3_001
@@ -23,11 +31,11 @@ def cells() -> Cells:
 
 def silhouette(engine: Engine, cells: Cells) -> list[np.ndarray]:
     x = engine.put(cells.x)
-    return [engine.silhouette_widths(x, cells.label), engine.silhouette_widths(x, cells.batch, cells.label)]
+    return [silhouette_widths(engine, x, cells.label), silhouette_widths(engine, x, cells.batch, cells.label)]
 
 
 def silhouette_cosine(engine: Engine, cells: Cells) -> list[np.ndarray]:
-    return [engine.silhouette_widths(engine.put(cells.x), cells.batch, cells.label, "cosine")]
+    return [silhouette_widths(engine, engine.put(cells.x), cells.batch, cells.label, "cosine")]
 
 
 def knn(engine: Engine, cells: Cells) -> list[np.ndarray]:
@@ -39,7 +47,10 @@ def knn(engine: Engine, cells: Cells) -> list[np.ndarray]:
 def neighborhoods(engine: Engine, cells: Cells) -> list[np.ndarray]:
     knn = engine.knn(engine.put(cells.x), 30)
     counts = np.arange(N) % 30 + 1
-    return [engine.neighbor_entropy(knn, cells.batch, 4), engine.neighbor_value_distance(knn, cells.time, counts)]
+    return [
+        engine.map_neighbors(knn, neighbor_entropy, cells.batch, 4),
+        engine.map_neighbors(knn, neighbor_value_distance, cells.time, counts),
+    ]
 
 
 def clusters(engine: Engine, cells: Cells) -> list[np.ndarray]:
@@ -57,11 +68,11 @@ def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:
     knn = engine.knn(x, 30)
     graph = engine.fuzzy_graph(knn)
     return [
-        engine.mean_distances(x, cells.label),
-        engine.neighbor_simpson(knn, cells.batch, 4, 10.0),
-        engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
+        *engine.cluster_distances(x, np.zeros_like(cells.label), cells.label),
+        engine.map_neighbors(knn, neighbor_simpson, cells.batch, 4, 10.0),
+        engine.map_neighbors(knn, neighbor_chi_square, cells.batch, np.full(4, 0.25)),
         diffusion_map(on_host(engine, graph), np.arange(N), 20, engine.seed),
-        engine.kmeans(x, 12),
+        engine.run(kmeans, x, 12),
     ]
 
 

@@ -14,6 +14,7 @@ from tolerance import assert_as_good_as_plain, plain_silhouette_widths
 
 from gpubench.engines.base import Distance, Engine
 from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.metrics.silhouette import silhouette_widths
 
 SIZES = (1, 2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)
@@ -31,7 +32,7 @@ def check(
     groups: NDArray[np.int32] | None = None,
     metric: Distance = "euclidean",
 ) -> NDArray[np.float64]:
-    widths = engine.silhouette_widths(engine.put(x), clusters, groups, metric)
+    widths = silhouette_widths(engine, engine.put(x), clusters, groups, metric)
     assert widths.dtype == np.float64
     exact = reference.silhouette_widths(x, clusters, groups, metric)
     assert_as_good_as_plain(widths, plain_silhouette_widths(x, clusters, groups, metric), exact, FLOOR)
@@ -53,8 +54,8 @@ def test_many_blocks(engine_at_scale: Engine, metric: Distance) -> None:
     some = np.r_[0:5, 10_000:10_005, 20_006:20_011]
     d = reference.distances(cells.x[some], cells.x, metric)
     x = engine_at_scale.put(cells.x)
-    widths = engine_at_scale.silhouette_widths(x, cells.label, metric=metric)
-    of_batches = engine_at_scale.silhouette_widths(x, cells.batch, cells.label, metric)
+    widths = silhouette_widths(engine_at_scale, x, cells.label, metric=metric)
+    of_batches = silhouette_widths(engine_at_scale, x, cells.batch, cells.label, metric)
     for i, row in zip(some, d, strict=True):
         inside = cells.label == cells.label[i]
         assert widths[i] == pytest.approx(width_of(row, cells.label, i), abs=FLOOR)
@@ -133,13 +134,13 @@ def test_groups_without_two_clusters_are_undefined(engine: Engine, metric: Dista
 
 def test_a_group_for_each_cell(engine: Engine, small_cells: Cells) -> None:
     groups = np.arange(small_cells.n, dtype=np.int32)
-    assert np.isnan(engine.silhouette_widths(engine.put(small_cells.x), small_cells.label, groups)).all()
+    assert np.isnan(silhouette_widths(engine, engine.put(small_cells.x), small_cells.label, groups)).all()
 
 
 def test_clusters_and_groups_may_leave_codes_out(engine: Engine, small_cells: Cells) -> None:
     x = engine.put(small_cells.x)
-    dense = engine.silhouette_widths(x, small_cells.batch, small_cells.label)
-    sparse = engine.silhouette_widths(x, small_cells.batch * 5 + 3, small_cells.label * 7 + 2)
+    dense = silhouette_widths(engine, x, small_cells.batch, small_cells.label)
+    sparse = silhouette_widths(engine, x, small_cells.batch * 5 + 3, small_cells.label * 7 + 2)
     assert_array_equal(dense, sparse)
 
 
@@ -161,11 +162,11 @@ def test_the_least_that_float32_holds() -> None:
 def test_a_dimension_far_out_in_which_all_cells_are_equal_changes_nothing(constant: float, scale: float) -> None:
     cells, engine = make_cells(400, 12, seed=4), CpuEngine(threads=1)
     x = (cells.x.astype(np.float64) * scale).astype(np.float32)
-    expected = engine.silhouette_widths(x, cells.label)
+    expected = silhouette_widths(engine, x, cells.label)
     beside = np.column_stack([np.full(len(x), constant, np.float32), x])
     some = np.arange(0, len(x), 3)
-    assert_allclose(engine.silhouette_widths(beside, cells.label), expected, atol=1e-5)
-    assert_allclose(engine.silhouette_widths(beside, cells.label, cells=some), expected[some], atol=1e-5)
+    assert_allclose(silhouette_widths(engine, beside, cells.label), expected, atol=1e-5)
+    assert_allclose(silhouette_widths(engine, beside, cells.label, cells=some), expected[some], atol=1e-5)
 
 
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])
@@ -180,7 +181,7 @@ def test_clusters_far_apart_keep_their_spread(engine: Engine, gap: float) -> Non
 def test_a_cell_far_from_all_others_leaves_their_widths_right(engine: Engine, small_cells: Cells) -> None:
     x = small_cells.x.copy()
     x[7] *= 1e6
-    widths = engine.silhouette_widths(engine.put(x), small_cells.label)
+    widths = silhouette_widths(engine, engine.put(x), small_cells.label)
     # That cell moves the mean, and what is centred on the mean loses digits: 1e-4 here, and nothing in their average.
     exact = reference.silhouette_widths(x, small_cells.label)
     assert_allclose(widths, exact, atol=1e-4)
@@ -193,7 +194,7 @@ def test_identical_cells_have_width_zero(engine: Engine, n: int, value: float) -
     x = np.full((n, 7), value, np.float32)
     x[:, 3] = 1 / 3
     clusters = np.arange(n, dtype=np.int32) % 2
-    assert_array_equal(engine.silhouette_widths(engine.put(x), clusters), np.zeros(n))
+    assert_array_equal(silhouette_widths(engine, engine.put(x), clusters), np.zeros(n))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -12,6 +12,13 @@ from hypothesis import strategies as st
 from gpubench.core.types import Knn
 from gpubench.engines.base import Engine
 from gpubench.engines.common import work
+from gpubench.engines.common.kmeans import kmeans
+from gpubench.engines.common.neighborhoods import (
+    neighbor_chi_square,
+    neighbor_entropy,
+    neighbor_simpson,
+    neighbor_value_distance,
+)
 from gpubench.engines.common.segments import sort_cells
 
 N, D, K = 60, 3, 5
@@ -56,17 +63,24 @@ def test_operations_count_what_they_do(engine: Engine, cells: tuple[np.ndarray, 
     flop, moved = in_stage(engine, "knn", on_device, K)
     assert flop in (N * (N - 1) * D, 2 * N * N * D), "every pair once, or both ways"
     assert moved >= 4 * N * D + 8 * N * K
-    assert in_stage(engine, "silhouette_widths", on_device, codes)[0] == N * (N - 1) * D
-    assert in_stage(engine, "silhouette_widths", on_device, codes, codes // 2)[0] == N * (N // 2 - 1) * D
-    assert in_stage(engine, "mean_distances", on_device, codes)[0] == N * (N // 4 - 1) * D
-    assert in_stage(engine, "silhouette_widths", on_device, codes, metric="cosine")[0] == 2 * N * 4 * D
-    assert in_stage(engine, "kmeans", on_device, 3)[0] % (2 * N * 3 * D) == 0
+    assert in_stage(engine, "cluster_distances", on_device, codes)[0] == N * (N - 1) * D
+    assert in_stage(engine, "cluster_distances", on_device, codes, codes // 2)[0] == N * (N // 2 - 1) * D
+    assert in_stage(engine, "cluster_distances", on_device, np.zeros_like(codes), codes)[0] == N * (N // 4 - 1) * D
+    assert in_stage(engine, "cluster_distances", on_device, codes, metric="cosine")[0] == 2 * N * 4 * D
+    assert in_stage(engine, "run", kmeans, on_device, 3)[0] % (2 * N * 3 * D) == 0
     knn: Knn = engine.knn(on_device, K)
     for operation, args, value_bytes in (
-        ("neighbor_entropy", (codes, 4), 4),
-        ("neighbor_value_distance", (codes.astype(np.float64),), 8),
-        ("neighbor_simpson", (codes, 4, 2.0), 8),
-        ("neighbor_chi_square", (codes, np.full(4, 0.25)), 4),
+        ("map_neighbors", (neighbor_entropy, codes, 4), 4),
+        (
+            "map_neighbors",
+            (
+                neighbor_value_distance,
+                codes.astype(np.float64),
+            ),
+            8,
+        ),
+        ("map_neighbors", (neighbor_simpson, codes, 4, 2.0), 8),
+        ("map_neighbors", (neighbor_chi_square, codes, np.full(4, 0.25)), 4),
         ("fuzzy_graph", (), 8),
     ):
         assert in_stage(engine, operation, knn, *args) == (0, N * K * (4 + value_bytes) + 8 * N)
@@ -97,4 +111,4 @@ def test_a_sample_is_compared_with_all(engine: Engine, cells: tuple[np.ndarray, 
         pytest.skip("a GPU computes the widths of all cells")
     x, codes = cells
     some = np.array([1, 7, 30])
-    assert in_stage(engine, "silhouette_widths", engine.put(x), codes, cells=some)[0] == 2 * 3 * N * D
+    assert in_stage(engine, "cluster_distances", engine.put(x), codes, cells=some)[0] == 2 * 3 * N * D

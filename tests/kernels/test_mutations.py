@@ -183,12 +183,13 @@ MUTATIONS = (
     ),
     # neighbor_value_distance
     Mutation(
-        "neighbor_value_distance", "a cell beyond the last", "cell < n ? k_per_cell[cell] : 0", "k_per_cell[cell]"
+        "neighbor_value_distance", "a cell beyond the last", "cell < m ? k_per_cell[cell] : 0", "k_per_cell[cell]"
     ),
     Mutation("neighbor_value_distance", "neighbours counted twice", "j += CELL_LANES", "j += CELL_LANES - 1"),
-    Mutation("neighbor_value_distance", "signed differences", "fabs(values[cell] -", "(values[cell] -"),
+    Mutation("neighbor_value_distance", "signed differences", "fabs(own[cell] -", "(own[cell] -"),
     Mutation("neighbor_value_distance", "divided by k + 1", "total / k", "total / (k + 1)"),
     Mutation("neighbor_value_distance", "sums of other lanes", "sum_of_lanes<CELL_LANES>", "sum_of_lanes<WARP>"),
+    Mutation("neighbor_value_distance", "the value of the first cell for all", "fabs(own[cell]", "fabs(own[0]"),
     Mutation("neighbor_value_distance", "cells left out", "first += warps_in_grid() * WARP_CELLS", "first += n"),
     Mutation(
         "neighbor_value_distance",

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 TOLERANCE = 1e-13
 
 
-def neighbor_value_distance(run, indices, values, k_per_cell, *, grid=2, block=64) -> NDArray[np.float64]:
-    out = np.full(len(values), np.nan)
-    run((grid,), (block,), indices, indices.strides[0] // 4, values, k_per_cell, len(values), out)
+def neighbor_value_distance(run, indices, values, k_per_cell, own=None, *, grid=2, block=64) -> NDArray[np.float64]:
+    own = values if own is None else own
+    out = np.full(len(own), np.nan)
+    run((grid,), (block,), indices, indices.strides[0] // 4, own, values, k_per_cell, len(own), out)
     return out
 
 
@@ -36,6 +37,9 @@ def check(run) -> None:
         for grid, block in [(1, 32), (5, 96)]:
             found = neighbor_value_distance(run, indices, values, k_per_cell, grid=grid, block=block)
             assert_array_equal(found, one_launch)
+        some = np.arange(n)[::-3]
+        found = neighbor_value_distance(run, indices[some], values, k_per_cell[some], values[some])
+        assert_array_equal(found, one_launch[some])
 
 
 def check_far(run) -> None:
@@ -43,7 +47,7 @@ def check_far(run) -> None:
     indices, values, k_per_cell = cells(3, 20)
     far = Sparse((3, 2**30 + 8), np.dtype(np.int32), dict(enumerate(indices)))
     out = np.full(3, np.nan)
-    run((1,), (32,), far, np.int64(2**30 + 8), values, k_per_cell, np.int64(3), out)
+    run((1,), (32,), far, np.int64(2**30 + 8), values, values, k_per_cell, np.int64(3), out)
     assert_allclose(out, reference.neighbor_value_distance(indices, values, k_per_cell), rtol=TOLERANCE)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,6 @@ import gpubench as gb
 from gpubench.core.errors import InputError
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import engine as cpu_engine
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.metrics import _sampling, entropy_per_cell
 
@@ -96,20 +97,21 @@ def test_what_cannot_be_scored(engine: Engine, batch: list, n_neighbors: int, me
         entropy_per_cell(X, batch, n_neighbors=n_neighbors, engine=engine)
 
 
+def sampling_engine(**options: Any) -> CpuEngine:
+    """An engine that samples neighbourhoods of more than 50 cells."""
+    engine = CpuEngine(**options)
+    engine.policy = replace(engine.policy, max_exact_knn_cells=50, max_exact_knn_pair_dims=50.0)
+    return engine
+
+
 class TestEstimates:
     """Of more cells than are searched exactly."""
 
-    @pytest.fixture
-    def few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cpu_engine, "EXACT_UP_TO", 50)
-        monkeypatch.setattr(cpu_engine, "EXACT_KNN_PRODUCTS", 50.0)
-
-    @pytest.mark.usefixtures("few_are_many")
     def test_an_estimate_is_near_the_value_of_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_sampling, "WANTED_STDERR", 0.005)
         cells = make_cells(5000, 6, n_labels=6, n_batches=4, seed=2)
         true = reference.entropy_per_cell(cells.x, cells.batch, 30)
-        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=30, engine=get_engine("cpu"))
+        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=30, engine=sampling_engine())
         assert score.approximate
         assert score.stderr is not None
         assert 0 < score.stderr <= 1.2 * 0.005
@@ -124,27 +126,23 @@ class TestEstimates:
         assert all_cells == pytest.approx(true, abs=1e-6)
         assert all_cells.stderr is None
 
-    @pytest.mark.usefixtures("few_are_many")
     def test_copies_of_a_cell(self) -> None:
         """More copies than neighbours: a cell may stand after all of them, or not at all."""
         x, batch = np.zeros((300, 2)), np.arange(300) % 3
-        score = entropy_per_cell(x, batch, n_neighbors=30, engine=get_engine("cpu"))
+        score = entropy_per_cell(x, batch, n_neighbors=30, engine=sampling_engine())
         assert score == pytest.approx(reference.entropy_per_cell(x, batch, 30), abs=1e-9)
 
-    @pytest.mark.usefixtures("few_are_many")
     def test_a_cut_is_told(self) -> None:
         x, batch = np.arange(60.0)[:, None], np.arange(60) % 3
-        score = entropy_per_cell(x, batch, n_neighbors=200, engine=get_engine("cpu"))
+        score = entropy_per_cell(x, batch, n_neighbors=200, engine=sampling_engine())
         assert score.note.startswith("n_neighbors cut from 200 to 60, the number of cells; estimated from")
 
-    @pytest.mark.usefixtures("few_are_many")
     def test_a_method_that_was_named_is_used(self) -> None:
         cells = make_cells(400, 5, n_labels=3, n_batches=2, seed=3)
-        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=20, engine=get_engine("cpu", knn="exact"))
+        score = entropy_per_cell(cells.x, cells.batch, n_neighbors=20, engine=sampling_engine(knn="exact"))
         assert score.stderr is None
         assert not score.approximate
 
-    @pytest.mark.usefixtures("few_are_many")
     def test_no_graph_of_all_cells_is_made_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[int] = []
         knn = CpuEngine.knn
@@ -156,7 +154,9 @@ class TestEstimates:
         monkeypatch.setattr(CpuEngine, "knn", remember)
         cells = make_cells(600, 5, n_labels=3, n_batches=2, seed=3)
         tasks = ["clustering", "batch_integration"]
-        result = gb.score(cells.x, label=cells.label, batch=cells.batch, tasks=tasks, engine="cpu", n_neighbors=40)
+        result = gb.score(
+            cells.x, label=cells.label, batch=cells.batch, tasks=tasks, engine=sampling_engine(), n_neighbors=40
+        )
         assert result.failures == []
         assert asked == [14]
         (row,) = (row for row in result.results if row.metric == "entropy_per_cell")

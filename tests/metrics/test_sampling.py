@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
 from gpubench.metrics import _sampling, isolated_labels, silhouette_batch, silhouette_label
 from gpubench.metrics._sampling import mean_of_labels
+from gpubench.metrics.silhouette import silhouette_widths
 
 
 def test_widths_of_some_cells(engine: Engine, rng: np.random.Generator) -> None:
@@ -25,7 +27,7 @@ def test_widths_of_some_cells(engine: Engine, rng: np.random.Generator) -> None:
     for groups in (None, cells.label):
         for metric in ("euclidean", "cosine"):
             expected = reference.silhouette_widths(cells.x, cells.batch, groups, metric)[some]
-            widths = engine.silhouette_widths(engine.put(cells.x), cells.batch, groups, metric, cells=some)
+            widths = silhouette_widths(engine, engine.put(cells.x), cells.batch, groups, metric, cells=some)
             assert_allclose(widths, expected, atol=2e-6)
 
 
@@ -33,7 +35,7 @@ def test_widths_of_copies_and_singletons(engine: Engine) -> None:
     x = np.repeat(np.array([[0.0, 1.0], [5.0, 5.0], [9.0, -3.0]], np.float32), [40, 40, 1], axis=0)
     clusters = np.repeat([0, 1, 2], [40, 40, 1]).astype(np.int32)
     some = np.array([80, 3, 41])
-    widths = engine.silhouette_widths(engine.put(x), clusters, cells=some)
+    widths = silhouette_widths(engine, engine.put(x), clusters, cells=some)
     assert_allclose(widths, reference.silhouette_widths(x, clusters)[some], atol=1e-7)
 
 
@@ -42,7 +44,7 @@ def test_same_bits(start_engine: Callable[..., Engine], threads: int) -> None:
     cells = make_cells(3000, 8, n_labels=5, n_batches=3, seed=4)
     some = np.arange(0, 3000, 7)
     one, other = start_engine(threads=1), start_engine(threads=threads)
-    a, b = (engine.silhouette_widths(engine.put(cells.x), cells.label, cells=some) for engine in (one, other))
+    a, b = (silhouette_widths(engine, engine.put(cells.x), cells.label, cells=some) for engine in (one, other))
     assert np.array_equal(a, b)
 
 
@@ -81,7 +83,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 def test_scores_beyond_the_budget_are_estimated(start_engine: Callable[..., Engine]) -> None:
     cells = make_cells(9000, 5, n_labels=4, n_batches=3, seed=1)
     exact, sampled = start_engine(), start_engine()
-    sampled.exact_products = 0
+    sampled.policy = replace(sampled.policy, max_exact_pair_dims=0)
     for score_on in (
         lambda engine: silhouette_label(cells.x, cells.label, engine=engine),
         lambda engine: silhouette_batch(cells.x, cells.label, cells.batch, engine=engine),
@@ -100,7 +102,7 @@ def test_scores_beyond_the_budget_are_estimated(start_engine: Callable[..., Engi
 
 
 def test_exact_lifts_the_budget() -> None:
-    assert get_engine("cpu").exact_products < np.inf
-    assert get_engine("cpu", exact=True).exact_products == np.inf
+    assert get_engine("cpu").policy.max_exact_pair_dims < np.inf
+    assert get_engine("cpu", exact=True).policy.max_exact_pair_dims == np.inf
     with pytest.raises(InputError, match="knn='leaves' is approximate, which exact forbids"):
         get_engine("cpu", exact=True, knn="leaves")

@@ -131,7 +131,7 @@ def test_what_is_done_is_kept_and_nothing_is_added_later(
         release.wait()
         return np.zeros(60)
 
-    monkeypatch.setattr("gpubench.engines.cpu.engine.CpuEngine.silhouette_widths", deaf)
+    monkeypatch.setattr("gpubench.engines.cpu.engine.CpuEngine.cluster_distances", deaf)
     x = np.random.default_rng(0).normal(size=(60, 3))
     tasks = ["clustering", "embedding", "label_prediction"]
     result = gb.score(x, label=np.arange(60) % 2, tasks=tasks, engine="cpu", checkpoint=tmp_path)
@@ -157,7 +157,7 @@ def test_a_process_ends_within_two_seconds_of_ctrl_c(tmp_path: Path) -> None:
         "    sys.stderr.write('deaf\\n')\n"
         "    sys.stderr.flush()\n"
         "    time.sleep(60)\n"
-        "CpuEngine.silhouette_widths = deaf\n"
+        "CpuEngine.cluster_distances = deaf\n"
         "sys.argv[1:] = 'score x.npy --obs obs.csv --label label -t clustering -t embedding --out out'.split()\n"
         "run()\n"
     )

@@ -22,6 +22,7 @@ from gpubench.core.memory import resident_bytes
 from gpubench.engines import get_engine
 from gpubench.engines.base import ClassifierKind
 from gpubench.engines.cpu import compiled
+from gpubench.engines.cpu import rates as rates_module
 from gpubench.engines.cpu.costs import Cost, cost
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.rates import UNKNOWN, Rates, measure_rates
@@ -38,7 +39,7 @@ FAST = Rates((1e-9, 1e-11, 1e-7, 1e-9), (1e-9, 1e-11, 1e-7), (1e-9, 1e-11), 1e6,
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of its own, and rates that nobody waits for."""
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(running_plan, "measure_rates", lambda _: FAST)
+    monkeypatch.setattr(rates_module, "measure_rates", lambda _: FAST)
     return tmp_path / "cache"
 
 
@@ -123,7 +124,9 @@ def test_more_cells_dimensions_and_neighbours_take_more() -> None:
         for more in ((2 * n, 50, 15), (n, 100, 15), (n, 50, 30)):
             assert of(n, 50, 15)[0] < of(*more)[0]
             assert of(n, 50, 15)[1] < of(*more)[1]
-    assert cost(knn_step(Sizes(5_000_000, 50, 15)), engine, 10**10, UNKNOWN).how == engine.method(5_000_000, 50)
+    assert cost(knn_step(Sizes(5_000_000, 50, 15)), engine, 10**10, UNKNOWN).how == engine.policy.knn_method_for(
+        5_000_000, 50
+    )
 
 
 def test_plans_of_classifiers_know_what_very_many_cells_change() -> None:
@@ -136,7 +139,7 @@ def test_plans_of_classifiers_know_what_very_many_cells_change() -> None:
         return {step.name: cost(step, engine, 10**11, FAST) for step in steps}
 
     few, many = of(quick, 60_000), of(quick, 10_000_000)
-    assert (few["knn"].how, many["knn"].how) == ("exact", quick.method(10_000_000, 50))
+    assert (few["knn"].how, many["knn"].how) == ("exact", quick.policy.knn_method_for(10_000_000, 50))
     assert few == of(exact, 60_000)
     assert of(exact, 10_000_000)["knn"].how == "exact"
     for kind in ("lr", "knn", "rf"):
@@ -186,7 +189,7 @@ def test_blocks_are_made_of_what_is_left(given: dict[str, Any]) -> None:
 
 def test_rates_are_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
-    monkeypatch.setattr(running_plan, "measure_rates", lambda engine: (measured.append(engine.n_threads), FAST)[1])
+    monkeypatch.setattr(rates_module, "measure_rates", lambda engine: (measured.append(engine.n_threads), FAST)[1])
     for threads, again in ((1, False), (1, False), (2, False), (1, False), (1, True)):
         rates, date = rates_of(CpuEngine(threads=threads), measure_again=again)
         assert rates == FAST
@@ -220,6 +223,7 @@ def test_rates_of_this_machine_are_those_of_a_machine() -> None:
 def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
     class Other(CpuEngine):
         name = "other"
+        cost_model = None
 
     with pytest.raises(InputError, match="engine='other' has no plan; use engine=\"cpu\""):
         gb.plan(**{**given, "engine": Other(threads=1)})
@@ -229,7 +233,7 @@ def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
 def test_the_command_prints_the_plan_and_computes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(CpuEngine, "silhouette_widths")
+    monkeypatch.delattr(CpuEngine, "cluster_distances")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(500, 4)))
     (tmp_path / "obs.csv").write_text("label\n" + "a\nb\n" * 250)
     files = [str(tmp_path / "x.npy"), "--obs", str(tmp_path / "obs.csv")]
@@ -237,7 +241,7 @@ def test_the_command_prints_the_plan_and_computes_nothing(
     assert main([*command, "--plan", "--out", str(tmp_path / "out")]) == 0
     assert "x/embedding/silhouette_score" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("gpubench.running.forecast.cost", lambda *_: cost(knn_step(Sizes(10**8, 10, 300)), *_[1:]))
+    monkeypatch.setattr("gpubench.engines.cpu.costs.cost", lambda *_: cost(knn_step(Sizes(10**8, 10, 300)), *_[1:]))
     assert main([*command, "--plan", "--memory", "1GB"]) == 2
     printed = capsys.readouterr()
     assert "569 GB" in printed.out

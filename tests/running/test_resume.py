@@ -188,7 +188,7 @@ def test_a_failed_task_leaves_what_is_finished(
         raise MemoryError("no memory for that")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpubench.engines.cpu.engine.CpuEngine.silhouette_widths", fails)
+        patch.setattr("gpubench.engines.cpu.engine.CpuEngine.cluster_distances", fails)
         assert len(gb.score(**given, checkpoint=tmp_path).failures) == 2
     result = gb.score(**given, checkpoint=tmp_path)
     assert rows_of(result) == rows_of(gb.score(**given))

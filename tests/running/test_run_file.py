@@ -304,7 +304,7 @@ def test_flags_that_belong_into_the_file(
 @pytest.fixture
 def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates of a machine that is not measured."""
-    monkeypatch.setattr("gpubench.running.plan.measure_rates", lambda _: UNKNOWN)
+    monkeypatch.setattr("gpubench.engines.cpu.rates.measure_rates", lambda _: UNKNOWN)
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from gpubench.core.types import Array
 from gpubench.engines.common import work
-from gpubench.engines.common.neighborhoods import OverRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,10 +18,18 @@ if TYPE_CHECKING:
 MAX_STEPS = 300
 
 
-def kmeans(engine: Engine, x: Array, n_clusters: int, over_rows: OverRows) -> NDArray[np.int32]:
-    """Cluster the rows of x (n, d) float32; see `Engine.kmeans`."""
+def kmeans(engine: Engine, x: Array, n_clusters: int) -> NDArray[np.int32]:
+    """Cluster the rows of x (n, d) float32 around their means; (n,) int32 codes below `n_clusters`. Seeded.
+
+    Centres start by k-means++, each the best of 2 + floor(log n_clusters) draws, and Lloyd's steps follow until no
+    cell changes its cluster, 300 at most. A cluster that loses its cells stays empty.
+
+    References
+    ----------
+    Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494. Lloyd (1982), doi:10.1109/TIT.1982.1056489.
+    """
     xp = engine.xp
-    cells = _Cells(xp, _standardised(xp, x), over_rows)
+    cells = _Cells(engine, _standardised(xp, x))
     codes = engine.to_host(cells.nearest(cells.spread_centres(n_clusters, np.random.default_rng(engine.seed))))
     for _ in range(MAX_STEPS):
         means = engine.group_means(cells.x, codes, n_clusters)
@@ -51,11 +58,11 @@ class _Cells:
     x : (n, d) float32
     """
 
-    def __init__(self, xp: ModuleType, x: Array, over_rows: OverRows) -> None:
+    def __init__(self, engine: Engine, x: Array) -> None:
         self.x = x
-        self._xp = xp
-        self._over_rows = over_rows
-        self._squares = xp.square(x).sum(axis=1)
+        self._xp = engine.xp
+        self._over_rows = engine.over_rows
+        self._squares = engine.xp.square(x).sum(axis=1)
 
     def nearest(self, centres: Array) -> Array:
         """Code of the nearest centre of each row, the first of equals; a centre of NaN is nobody's."""

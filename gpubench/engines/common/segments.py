@@ -153,41 +153,19 @@ def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterat
         first = last
 
 
-def widths_from_means(
+def in_cell_order(
     own: NDArray[np.float64], nearest: NDArray[np.float64], segments: Segments
-) -> NDArray[np.float64]:
-    """(b - a) / max(a, b) of the cells in their own order; 0 for singletons and where both are 0.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean distances in the cells' own order; the one to the own cluster is NaN for a cell alone in it.
 
     Parameters
     ----------
-    own, nearest : (n,) a and b in sorted order; b is infinite where there is no other cluster, and the width NaN
+    own, nearest : (n,) in sorted order
     """
-    widths = widths_of(own, nearest, np.repeat(segments.sizes == 1, segments.sizes))
-    of_cells = np.empty(len(own))
-    of_cells[segments.order] = widths
-    return of_cells
-
-
-def widths_of(own: NDArray[np.float64], nearest: NDArray[np.float64], alone: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(b - a) / max(a, b); 0 for cells alone in their cluster and where both are 0, NaN where b is infinite."""
-    largest = np.maximum(own, nearest)
-    widths = np.zeros(len(own))
-    np.divide(nearest - own, largest, out=widths, where=(largest > 0) & np.isfinite(nearest))
-    widths[alone] = 0.0
-    widths[np.isinf(nearest)] = np.nan
-    return widths
-
-
-def own_means(own: NDArray[np.float64], segments: Segments) -> NDArray[np.float64]:
-    """Mean distances to the own cluster in the cells' own order; NaN for singletons.
-
-    Parameters
-    ----------
-    own : (n,) in sorted order
-    """
-    of_cells = np.empty(len(own))
-    of_cells[segments.order] = np.where(np.repeat(segments.sizes == 1, segments.sizes), np.nan, own)
-    return of_cells
+    a, b = np.empty(len(own)), np.empty(len(own))
+    a[segments.order] = np.where(np.repeat(segments.sizes == 1, segments.sizes), np.nan, own)
+    b[segments.order] = nearest
+    return a, b
 
 
 def unit_of(reach: float, n_cells: int, bits: int = 62) -> float:

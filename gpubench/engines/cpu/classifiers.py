@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.common import logistic
 from gpubench.engines.common.blas import one_blas_thread
-from gpubench.engines.common.knn_classifier import NearestNeighbors
 from gpubench.engines.common.logistic import Sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.core.timeline import Timeline
-    from gpubench.engines.cpu.engine import CpuEngine
+    from gpubench.engines.base import ClassifierKind
 
 
 SKLEARN, INTELEX = "scikit-learn", "scikit-learn-intelex"
@@ -238,18 +236,7 @@ MAX_LR_CELLS = 1_000_000
 and 30 classes on two cores, and of more cells its few weights learn nothing that can be seen in the scores."""
 
 
-def make_classifier(engine: CpuEngine, kind: ClassifierKind, **params: Any) -> Classifier:
-    """Make an untrained classifier; see `Engine.classifier`."""
-    if kind == "lr":
-        return LogisticRegression(engine.n_threads, timeline=engine.timeline, **params)
-    if kind == "knn":
-        return NearestNeighbors(engine, **params)
-    if kind == "rf":
-        return RandomForest(engine.seed, engine.n_threads, **params)
-    raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
-
-
-def most_training_cells(kind: ClassifierKind, n: int) -> int:
+def max_training_cells(kind: ClassifierKind, n: int) -> int:
     """How many of n cells a classifier is trained on, where that is to take minutes at most."""
     if kind == "lr":
         return min(n, MAX_LR_CELLS)

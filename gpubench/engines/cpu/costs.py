@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpubench.core.machine import cpu_model
 from gpubench.engines import planner
 from gpubench.engines.common.knn_classifier import N_VOTES, graph_neighbors
 from gpubench.engines.cpu import exact_knn, kernels, leaves, leiden
@@ -85,6 +86,39 @@ class Cost:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class CpuCostModel:
+    """See `CostModel`."""
+
+    engine: CpuEngine
+    n_workers: int = 0
+    beside: str = "beyond the data"
+
+    @property
+    def memory_bytes(self) -> int:
+        """See `CostModel`."""
+        return self.engine.memory_bytes
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """See `CostModel`."""
+        return cpu_model(), self.engine.device
+
+    def cost(self, step: Step, memory_bytes: int, rates: Rates) -> Cost:
+        """See `CostModel`."""
+        return cost(step, self.engine, memory_bytes, rates)
+
+    def option(self, needs: int) -> str:  # noqa: ARG002 - of a cluster
+        """See `CostModel`."""
+        return "raise memory"
+
+    def measure_rates(self) -> Rates:
+        """See `CostModel`."""
+        from gpubench.engines.cpu.rates import measure_rates
+
+        return measure_rates(self.engine)
+
+
 def cost(step: Step, engine: CpuEngine, memory_bytes: int, rates: Rates) -> Cost:
     """What a step takes on this engine where `memory_bytes` are left to it."""
     return _COSTS[step.operation](_Given(step.sizes, engine, memory_bytes, rates))
@@ -117,7 +151,7 @@ def _view(given: _Given) -> Cost:
 
 def _knn(given: _Given) -> Cost:
     n, d, k = given["n"], given["d"], given["k"]
-    method = given.engine.method(n, d)
+    method = given.engine.policy.knn_method_for(n, d)
     store = CandidateStore.bytes_a_row(k, n - 1) * n
     held = 8 * n * k + n
     if method == "exact":
@@ -185,7 +219,7 @@ def _estimate(given: _Given) -> Cost:
 def _silhouette(given: _Given) -> Cost:
     n, d, pairs = given["n"], given["d"], given["pairs"]
     scratch = 8 * n * d + 80 * n
-    if pairs * d > given.engine.exact_products:
+    if pairs * d > given.engine.policy.max_exact_pair_dims:
         drawn = min(n, SAMPLED_CELLS)
         return Cost("estimated", 4 * n, scratch, seconds=2 * given.rates.silhouette_s(drawn * pairs / n, d))
     block = min(16 * given["sums"], int(SUMS_SHARE * given.memory_bytes))
@@ -216,7 +250,7 @@ class _Fold:
         n, d, classes, folds = (int(given[name]) for name in ("n", "d", "classes", "folds"))
         test = -(-n // folds)
         train = n - test
-        used = given.engine.most_training_cells(kind, train)
+        used = given.engine.policy.max_training_cells(kind, train)
         cells = 4 * used * d + 24 * train + (40 * train if used < train else 0) + 8 * test * d
         scaling = 24 * min(used * d, planner.SCALED_VALUES)
         ranked = max(test, min(test * classes, planner.RANKED_VALUES))
@@ -235,7 +269,7 @@ def _lr(given: _Given) -> Cost:
 def _knn_votes(given: _Given) -> Cost:
     fold, n, d, folds = _Fold.of(given, "knn"), given["n"], given["d"], given["folds"]
     k = graph_neighbors(folds)
-    method = given.engine.method(n, d, k)
+    method = given.engine.policy.knn_method_for(n, d, k)
     packages = ("scikit-learn",)
     if method == "exact":
         store = min(CandidateStore.bytes_a_row(N_VOTES, n) * fold.test, int(STORE_SHARE * given.memory_bytes))

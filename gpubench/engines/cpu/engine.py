@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import import_module
 from threading import Thread
 from types import ModuleType
@@ -16,17 +17,25 @@ from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
-from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
-from gpubench.engines.common import kmeans, neighborhoods, work
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
+from gpubench.engines.common import work
 from gpubench.engines.cpu import approximate_knn, compiled, graphs, kernels, leaves, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cpu import put as cpu_put
-from gpubench.engines.cpu.classifiers import MODULES, forest_package
+from gpubench.engines.cpu.classifiers import (
+    MODULES,
+    LogisticRegression,
+    RandomForest,
+    forest_package,
+    max_training_cells,
+)
 from gpubench.engines.cpu.exact_knn import ExactSearch
 from gpubench.engines.cpu.threads import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from gpubench.engines.steps import CostModel
 
 
 IMPORTED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
@@ -51,15 +60,43 @@ def _import(names: Collection[str]) -> None:
             import_module(name)
 
 
-EXACT_UP_TO = 100_000
-"""Cells up to which every pair is compared, of however many dimensions, unless another method is named."""
+@dataclass(frozen=True)
+class CpuPolicy(Policy):
+    """What the CPU engine decides by the number of cells; the limits keep each step within minutes on a few cores.
 
-EXACT_KNN_PRODUCTS = 5e12
-"""Differences of two values up to which more cells are compared with all: 316,000 cells of 50 dimensions."""
+    Attributes
+    ----------
+    exact : compare all cells with all in silhouettes, and train on all cells
+    compiled : whether there are compiled tiles, which the search by leaves needs
+    max_exact_pair_dims : 632,000 cells of 50 dimensions, a minute on two cores
+    max_exact_knn_cells : every pair is compared up to here, for any number of dimensions
+    max_exact_knn_pair_dims : the same of pairs of cells times dimensions: 316,000 cells of 50 dimensions
+    """
 
-EXACT_PRODUCTS = 2e13
-"""Differences of two values up to which all cells are compared with all for a silhouette: 632,000 cells of 50
-dimensions, a minute on two cores."""
+    exact: bool = False
+    compiled: bool = True
+    max_exact_pair_dims: float = 2e13
+    max_exact_knn_cells: int = 100_000
+    max_exact_knn_pair_dims: float = 5e12
+
+    def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all k are found in the same way
+        """See `Policy.knn_method_for`: "exact", "leaves", "ivf" or "nn_descent"."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        if n <= self.max_exact_knn_cells or n * n * d <= self.max_exact_knn_pair_dims:
+            return "exact"
+        if self.compiled:
+            return "leaves"
+        return "ivf" if approximate_knn.available() else "exact"
+
+    def samples_neighborhoods(self, n: int, d: int) -> bool:
+        """See `Policy.samples_neighborhoods`; not if a search method was named."""
+        return self.knn_method == "auto" and self.knn_method_for(n, d) != "exact"
+
+    def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Policy.max_training_cells`."""
+        return n if self.exact else max_training_cells(kind, n)
+
 
 ROWS_PER_PIECE = 8192
 """Rows that a worker takes at a time where a kernel does little for each."""
@@ -74,14 +111,10 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
-    exact : silhouettes compare all cells with all, and classifiers are trained on all
-    knn_method : "auto" is exact up to `EXACT_UP_TO` cells and `EXACT_KNN_PRODUCTS`, then leaves; without compiled tiles
-        faiss, where it is installed
     """
 
     name = "cpu"
     xp: ModuleType = np
-    precision = "exact"
 
     def __init__(
         self,
@@ -101,19 +134,19 @@ class CpuEngine(Engine):
         self._budget = planner.Budget(self.memory_bytes)
         self.timeline = timeline or Timeline()
         self.notes = []
-        self.knn_method = knn
-        self.exact = exact
-        self.exact_products = np.inf if exact else EXACT_PRODUCTS
         self._workers = Workers(self.n_threads, self.timeline)
         self._tiles = compiled.load()
+        self.policy: CpuPolicy = CpuPolicy(knn_method=knn, exact=exact, compiled=self._tiles is not None)
+        if exact:
+            self.policy = replace(self.policy, max_exact_pair_dims=np.inf)
         threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else compiled.NUMPY}"
         if knn == "leaves" and self._tiles is None:
             raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
         self._checked: dict[int, NDArray[np.float32]] = {}
 
-    def get_ready(self, operations: Collection[str], n: int) -> None:
-        """See `Engine.get_ready`."""
+    def preload(self, operations: Collection[str], n: int) -> None:
+        """See `Engine.preload`."""
         import_ahead(operations, n)
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
@@ -139,7 +172,7 @@ class CpuEngine(Engine):
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
-        method = self.method(*x.shape)
+        method = self.policy.knn_method_for(*x.shape)
         if method == "leaves" and self._tiles is not None:
             found = leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
         elif method == "ivf":
@@ -162,20 +195,6 @@ class CpuEngine(Engine):
         """Exact search with the memory that there is now."""
         return ExactSearch(self._workers, self._tiles, self._budget.left)
 
-    def method(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all of them are found in the same way
-        """See `Engine.method`: "exact", "leaves", "ivf" or "nn_descent"."""
-        if self.knn_method != "auto":
-            return self.knn_method
-        if n <= EXACT_UP_TO or n * n * d <= EXACT_KNN_PRODUCTS:
-            return "exact"
-        if self._tiles is not None:
-            return "leaves"
-        return "ivf" if approximate_knn.available() else "exact"
-
-    def estimates_neighborhoods(self, n: int, d: int) -> bool:
-        """See `Engine.estimates_neighborhoods`; a method of search that was named is used."""
-        return self.knn_method == "auto" and self.method(n, d) != "exact"
-
     def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
@@ -183,63 +202,19 @@ class CpuEngine(Engine):
         # a view, so that asking an array about itself finds each cell as its own nearest
         return self._exact.knn_between(queries.view(), x, k)
 
-    def silhouette_widths(
+    def cluster_distances(
         self,
         x: NDArray[np.float32],
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float64]:
-        """See `Engine.silhouette_widths`."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Engine.cluster_distances`."""
         if cells is not None and metric == "euclidean":
-            return silhouette.widths_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
-        widths = silhouette.silhouette_widths(
-            x, clusters, groups, metric, self._workers, self._budget.left, self._tiles
-        )
-        return widths if cells is None else widths[cells]  # the closed form of cosines takes no longer for all
-
-    def mean_distances(
-        self, x: NDArray[np.float32], clusters: NDArray[np.int32], metric: Distance = "euclidean"
-    ) -> NDArray[np.float64]:
-        """See `Engine.mean_distances`."""
-        return silhouette.mean_distances(x, clusters, metric, self._workers, self._budget.left, self._tiles)
-
-    def neighbor_entropy(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_entropy`."""
-        own = codes if cells is None else codes[cells]
-        out = np.empty(len(own))
-        self.timeline.work(*work.look_up(knn, 4))
-        self._over_rows(len(own), lambda a, b: kernels.neighbor_entropy(knn.indices, own, codes, n_codes, a, b, out))
-        return out
-
-    def neighbor_simpson(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_simpson`."""
-        self.timeline.work(*work.look_up(knn, 8))
-        return self.to_host(neighborhoods.neighbor_simpson(np, knn, codes, n_codes, perplexity, self._over_rows))
-
-    def neighbor_chi_square(
-        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_chi_square`."""
-        self.timeline.work(*work.look_up(knn, 4))
-        return self.to_host(neighborhoods.neighbor_chi_square(np, knn, codes, shares, self._over_rows))
-
-    def neighbor_value_distance(
-        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_value_distance`."""
-        counts = np.full(len(values), knn.k, np.int64) if k_per_cell is None else k_per_cell
-        out = np.empty(len(values))
-        self.timeline.work(*work.look_up(knn, 8))
-        self._over_rows(
-            len(values), lambda a, b: kernels.neighbor_value_distance(knn.indices, values, counts, a, b, out)
-        )
-        return out
+            return silhouette.cluster_distances_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
+        a, b = silhouette.cluster_distances(x, clusters, groups, metric, self._workers, self._budget.left, self._tiles)
+        return (a, b) if cells is None else (a[cells], b[cells])  # cosine distances of all cells take no longer
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
@@ -247,8 +222,8 @@ class CpuEngine(Engine):
         mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
         memberships = np.empty((n, k))
         self.timeline.work(*work.look_up(knn, 8))
-        self._over_rows(n, lambda a, b: kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
-        return graphs.symmetrise(knn.indices, memberships, self._tiles, self._over_rows)
+        self.over_rows(n, lambda a, b: kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
+        return graphs.symmetrise(knn.indices, memberships, self._tiles, self.over_rows)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
         """See `Engine.leiden`; by networkit where there are very many cells, which is noted."""
@@ -259,14 +234,10 @@ class CpuEngine(Engine):
         del graph
         return cpu_leiden.leiden(take, resolution, n_iterations, self.seed, self.timeline)
 
-    def kmeans(self, x: NDArray[np.float32], n_clusters: int) -> NDArray[np.int32]:
-        """See `Engine.kmeans`."""
-        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
-
     def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """See `Engine.rank`."""
         ranks = np.empty(values.shape)
-        self._over_rows(len(values), lambda a, b: kernels.average_ranks(values, a, b, ranks), values.shape[1])
+        self.over_rows(len(values), lambda a, b: kernels.average_ranks(values, a, b, ranks), values.shape[1])
         return ranks
 
     def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
@@ -275,17 +246,20 @@ class CpuEngine(Engine):
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
-        from gpubench.engines.cpu.classifiers import make_classifier
+        if kind == "lr":
+            return LogisticRegression(self.n_threads, timeline=self.timeline, **params)
+        if kind == "rf":
+            return RandomForest(self.seed, self.n_threads, **params)
+        return super().classifier(kind, **params)
 
-        return make_classifier(self, kind, **params)
+    @property
+    def cost_model(self) -> CostModel | None:
+        """See `Engine.cost_model`."""
+        from gpubench.engines.cpu.costs import CpuCostModel
 
-    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Engine.most_training_cells`."""
-        from gpubench.engines.cpu.classifiers import most_training_cells
+        return CpuCostModel(self)
 
-        return n if self.exact else most_training_cells(kind, n)
-
-    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-        """Run a kernel over pieces of the n rows, of `width` values each, on all threads."""
+    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """See `Engine.over_rows`."""
         step = max(1, min(ROWS_PER_PIECE, VALUES_PER_PIECE // width))
         self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))

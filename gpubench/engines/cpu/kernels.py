@@ -147,47 +147,6 @@ def search_exactly(
     return nearest, np.sqrt(squared[nearest])
 
 
-def neighbor_entropy(
-    indices: NDArray[np.int32],
-    own: NDArray[np.int32],
-    codes: NDArray[np.int32],
-    n_codes: int,
-    start: int,
-    stop: int,
-    out: NDArray[np.float64],
-) -> None:
-    """Entropy (nats) of the codes of rows start ... stop - 1 and their neighbours; (m,) float64, written.
-
-    `own` (m,) are the codes of the rows themselves, `codes` (n,) those of all cells. With c_b cells of
-    code b among m, H = log m - (sum of c_b log c_b) / m.
-    """
-    m = indices.shape[1] + 1
-    count = np.arange(m + 1)
-    count_log_count = count * np.log(np.maximum(count, 1))
-    for rows in _pieces(start, stop, COUNTS // max(m, n_codes)):
-        n_rows = rows.stop - rows.start
-        first = np.arange(n_rows) * n_codes
-        among = np.append(codes[indices[rows]], own[rows, None], axis=1) + first[:, None]
-        counts = np.bincount(among.ravel(), minlength=n_rows * n_codes).reshape(n_rows, n_codes)
-        out[rows] = np.maximum(np.log(m) - count_log_count[counts].sum(axis=1) / m, 0)
-
-
-def neighbor_value_distance(
-    indices: NDArray[np.int32],
-    values: NDArray[np.float64],
-    k_per_cell: NDArray[np.int64],
-    start: int,
-    stop: int,
-    out: NDArray[np.float64],
-) -> None:
-    """Mean |value - neighbour's value| over the nearest k_per_cell[i] neighbours of cells start ... stop - 1."""
-    k = indices.shape[1]
-    for rows in _pieces(start, stop, COUNTS // k):
-        apart = np.abs(values[indices[rows]] - values[rows, None])
-        apart[np.arange(k) >= k_per_cell[rows, None]] = 0
-        out[rows] = apart.sum(axis=1) / k_per_cell[rows]
-
-
 def fuzzy_memberships(
     distances: NDArray[np.float32], mean_distance: float, start: int, stop: int, out: NDArray[np.float64]
 ) -> None:

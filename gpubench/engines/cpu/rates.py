@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.types import Knn
+from gpubench.engines.common.neighborhoods import neighbor_entropy
 from gpubench.engines.cpu.classifiers import LogisticRegression, RandomForest
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ def _queries(engine: CpuEngine, rng: np.random.Generator) -> tuple[float, ...]:
 
 def _silhouette(engine: CpuEngine, x: dict[int, NDArray[np.float32]], codes: NDArray[np.int32]) -> tuple[float, ...]:
     pairs = CELLS**2 / 2
-    seconds = [_seconds(lambda d=d: engine.silhouette_widths(x[d], codes)) for d in DIMS]  # type: ignore[misc]
+    seconds = [_seconds(lambda d=d: engine.cluster_distances(x[d], codes)) for d in DIMS]  # type: ignore[misc]
     return _fit([(pairs, pairs * d) for d in DIMS], seconds)
 
 
 def _looked_up(engine: CpuEngine, rng: np.random.Generator, codes: NDArray[np.int32]) -> float:
     k = NEIGHBORS[-1]
     knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
-    return CELLS * k / _seconds(lambda: engine.neighbor_entropy(knn, codes, CLASSES))
+    return CELLS * k / _seconds(lambda: engine.map_neighbors(knn, neighbor_entropy, codes, CLASSES))
 
 
 def _copied(engine: CpuEngine, rng: np.random.Generator) -> float:

@@ -1,4 +1,4 @@
-"""Silhouette widths on the CPU: symmetric distance tiles over cells sorted by (group, cluster).
+"""Mean distances to clusters on the CPU: symmetric distance tiles over cells sorted by (group, cluster).
 
 How cells are sorted, cut into blocks and summed up is in `segments`, how the distances of a tile are in `cpu_tiles`.
 """
@@ -18,12 +18,10 @@ from gpubench.engines.common.segments import (
     Segments,
     Sums,
     cut,
-    own_means,
+    in_cell_order,
     passes,
     sort_cells,
     unit_of,
-    widths_from_means,
-    widths_of,
 )
 from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
 
@@ -96,35 +94,34 @@ Piece = tuple["NDArray[np.int64]", list[Block]]
 """Cells (positions in the sample) of one group, and the blocks of their group."""
 
 
-def widths_of_cells(
+def cluster_distances_of_cells(
     cells: NDArray[np.int64],
     x: NDArray[np.float32],
     clusters: NDArray[np.int32],
     groups: NDArray[np.int32] | None,
     workers: Workers,
     tiles: Tiles | None,
-) -> NDArray[np.float64]:
-    """Euclidean silhouette widths of `cells`, (m,); see `Engine.silhouette_widths`."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the Euclidean distances of some cells; see `Engine.cluster_distances`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
     sample = Sample(segments_of(cells, segments), segments, blocks)
     rows = CentredRows.of_all(x, segments, blocks)
     sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
     workers.count(work.sampled(sizes, len(x), x.shape[1]))
-    widths = np.empty(len(cells))
+    distances = np.empty((2, len(cells)))
 
     def make_worker() -> Callable[[Piece], None]:
         summer = make_summer(tiles, rows.d)
 
         def compare(piece: Piece) -> None:
             which, others = piece
-            sums = sums_to(others, x[cells[which]], rows, summer, sample.unit(others, rows.reach))
-            widths[which] = sample.widths(which, others, sums)
+            distances[:, which] = sample.distances(x[cells[which]], which, others, rows, summer)
 
         return compare
 
     workers.run(sample.pieces, make_worker)
-    return widths
+    return distances[0], distances[1]
 
 
 def segments_of(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
@@ -161,14 +158,25 @@ class Sample:
         self.segment, self._sizes = segment, segments.sizes
         self.pieces = _sampled_pieces(segment, segments, blocks)
 
-    def unit(self, others: list[Block], reach: float) -> float:
-        """What distances of a piece to its group are multiplied by."""
-        return unit_of(reach, others[-1].stop - others[0].start)
-
-    def widths(self, which: NDArray[np.int64], others: list[Block], sums: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(b - a) / max(a, b) of a piece from its sums to all segments of the group, (segments, cells), in any unit."""
+    def distances(
+        self,
+        cells: NDArray[np.float32],
+        which: NDArray[np.int64],
+        others: list[Block],
+        rows: CentredRows,
+        summer: Summer,
+    ) -> NDArray[np.float64]:
+        """Compare the cells of a piece with their group; (2, m) mean distances to the own and the nearest cluster."""
+        unit = unit_of(rows.reach, others[-1].stop - others[0].start)
+        sums = sums_to(others, cells, rows, summer, unit)
         first, last = others[0].first, others[-1].last
-        return _widths(sums, self._sizes[first:last], self.segment[which] - first)
+        sizes, own = self._sizes[first:last], self.segment[which] - first
+        column = np.arange(sums.shape[1])
+        a = np.where(sizes[own] == 1, np.nan, sums[own, column] / np.maximum(sizes[own] - 1, 1))
+        means = sums / sizes[:, None]
+        means[own, column] = np.inf
+        distances: NDArray[np.float64] = np.stack([a, means.min(axis=0)]) / (unit * rows.scale)
+        return distances
 
 
 def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> list[Piece]:
@@ -188,16 +196,7 @@ def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list
     return pieces
 
 
-def _widths(sums: NDArray[np.int64], sizes: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(b - a) / max(a, b) from sums of distances (segments, cells); 0 for singletons and where both are 0."""
-    column = np.arange(sums.shape[1])
-    a = sums[own, column] / np.maximum(sizes[own] - 1, 1)
-    means = sums / sizes[:, None]
-    means[own, column] = np.inf
-    return widths_of(a, means.min(axis=0), sizes[own] == 1)
-
-
-def silhouette_widths(
+def cluster_distances(
     x: NDArray[np.float32],
     clusters: NDArray[np.int32],
     groups: NDArray[np.int32] | None,
@@ -205,25 +204,11 @@ def silhouette_widths(
     workers: Workers,
     memory_bytes: int,
     tiles: Tiles | None,
-) -> NDArray[np.float64]:
-    """Silhouette width of each cell; see `Engine.silhouette_widths`. Without compiled tiles, NumPy does the same."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the distances of all cells; see `Engine.cluster_distances`. Without compiled tiles NumPy is used."""
     segments = sort_cells(clusters, groups)
     own, nearest = _means(x, segments, metric, workers, memory_bytes, tiles)
-    return widths_from_means(own, nearest, segments)
-
-
-def mean_distances(
-    x: NDArray[np.float32],
-    clusters: NDArray[np.int32],
-    metric: str,
-    workers: Workers,
-    memory_bytes: int,
-    tiles: Tiles | None,
-) -> NDArray[np.float64]:
-    """Mean distance of each cell to the others of its cluster; see `Engine.mean_distances`."""
-    segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
-    own, _ = _means(x, segments, metric, workers, memory_bytes, tiles)
-    return own_means(own, segments)
+    return in_cell_order(own, nearest, segments)
 
 
 def _means(

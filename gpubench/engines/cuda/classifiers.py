@@ -10,37 +10,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.types import Array
-from gpubench.engines.base import Classifier, ClassifierKind
 from gpubench.engines.common import logistic
-from gpubench.engines.common.knn_classifier import NearestNeighbors
 from gpubench.engines.cpu import classifiers
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.base import Classifier, ClassifierKind
     from gpubench.engines.cuda.engine import CudaEngine
 
 FOREST_BINS = 128
 """Thresholds that cuML's forest tries for each column."""
 
 
-def make_classifier(engine: CudaEngine, kind: ClassifierKind, **params: Any) -> Classifier:
-    """Make an untrained classifier; see `Engine.classifier`."""
-    if kind == "lr":
-        return CudaLogisticRegression(engine.workspace(), **params)
-    if kind == "knn":
-        return NearestNeighbors(engine, **params)
-    if kind == "rf":
-        forest = CumlForest if find_spec("cuml") is not None else HostForest
-        return forest(engine, **params)
-    raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
+def random_forest(engine: CudaEngine, **params: Any) -> Classifier:
+    """Make a random forest of cuML, or one on the CPU if cuML is not installed."""
+    forest = CumlForest if find_spec("cuml") is not None else HostForest
+    return forest(engine, **params)
 
 
-def most_training_cells(kind: ClassifierKind, n: int) -> int:
+def max_training_cells(kind: ClassifierKind, n: int) -> int:
     """How many of n cells a classifier is trained on: all, but of a forest on the CPU as many as there."""
     on_cpu = kind == "rf" and find_spec("cuml") is None
-    return classifiers.most_training_cells(kind, n) if on_cpu else n
+    return classifiers.max_training_cells(kind, n) if on_cpu else n
 
 
 class CudaLogisticRegression(logistic.LogisticRegression):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
-from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Precision
-from gpubench.engines.common import kmeans, neighborhoods, work
-from gpubench.engines.common.segments import Segments, own_means, sort_cells, widths_from_means
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, Precision
+from gpubench.engines.common import work
+from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
+from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
+from gpubench.engines.cuda.classifiers import CudaLogisticRegression, max_training_cells, random_forest
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
 
@@ -27,6 +30,33 @@ if TYPE_CHECKING:
 
 BYTES_PER_VALUE = 128
 """What array code holds for each value that it makes, temporary arrays included."""
+
+
+@dataclass(frozen=True)
+class CudaPolicy(Policy):
+    """What the CUDA engine decides: exact neighbours up to 4,000,000 cells, then ivf where it fits.
+
+    Silhouettes are never estimated, as those of a sample would take as long as those of all cells.
+
+    Attributes
+    ----------
+    exact_knn_cells : see `CudaTuning`
+    room_bytes : returns the memory that an operation may use now
+    """
+
+    exact_knn_cells: int = field(kw_only=True)
+    room_bytes: Callable[[], int] = field(kw_only=True)
+
+    def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
+        """See `Policy.knn_method_for`: "exact" or "ivf"."""
+        if self.knn_method != "auto":
+            return self.knn_method
+        use_ivf = n > self.exact_knn_cells and ivf.needed_bytes(n, d, k) <= self.room_bytes()
+        return "ivf" if use_ivf else "exact"
+
+    def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Policy.max_training_cells`; only a forest that has to leave the GPU takes long."""
+        return max_training_cells(kind, n)
 
 
 class CudaEngine(Engine):
@@ -39,11 +69,9 @@ class CudaEngine(Engine):
     ----------
     gpu : the device
     n_threads : CPU threads, for steps that have to run there
-    knn_method : "exact", "ivf" (approximate), or "auto": exact up to 4,000,000 cells, then ivf where it fits
     """
 
     name = "cuda"
-    exact_products = np.inf  # widths of a sample would take as long as those of all cells
 
     def __init__(
         self,
@@ -74,9 +102,13 @@ class CudaEngine(Engine):
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed
         self.n_threads = threads or usable_cores()
-        self.precision = precision
-        self.knn_method = knn
         self.tuning = tuning or CudaTuning()
+        self.policy = CudaPolicy(
+            knn_method=knn,
+            precision=precision,
+            exact_knn_cells=self.tuning.exact_knn_cells,
+            room_bytes=self.room_bytes,
+        )
         self.notes = []
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
@@ -111,16 +143,9 @@ class CudaEngine(Engine):
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         n, d = x.shape
-        if self.method(n, d, k) == "exact":
+        if self.policy.knn_method_for(n, d, k) == "exact":
             return exact_knn.knn_between(self.workspace(), x, x, k)
         return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
-
-    def method(self, n: int, d: int, k: int = 1) -> str:
-        """See `Engine.method`: "exact" or "ivf"."""
-        if self.knn_method != "auto":
-            return self.knn_method
-        use_ivf = n > self.tuning.exact_knn_cells and ivf.needed_bytes(n, d, k) <= self.room_bytes()
-        return "ivf" if use_ivf else "exact"
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`."""
@@ -130,27 +155,19 @@ class CudaEngine(Engine):
         queries, x = self.xp.ascontiguousarray(queries).view(), self.xp.ascontiguousarray(x)
         return exact_knn.knn_between(self.workspace(), queries, x, k)
 
-    def silhouette_widths(
+    def cluster_distances(
         self,
         x: Array,
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float64]:
-        """See `Engine.silhouette_widths`; those of all cells are computed whatever is asked for."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Engine.cluster_distances`; those of all cells are computed whatever is asked for."""
         segments = sort_cells(clusters, groups)
         own, nearest = map(self.to_host, self._mean_distances(x, segments, metric))
-        widths = widths_from_means(own, nearest, segments)
-        return widths if cells is None else widths[cells]
-
-    def mean_distances(
-        self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean"
-    ) -> NDArray[np.float64]:
-        """See `Engine.mean_distances`."""
-        segments = sort_cells(np.zeros_like(clusters), clusters)  # every cluster a group: no others are looked at
-        own, _ = self._mean_distances(x, segments, metric)
-        return own_means(self.to_host(own), segments)
+        a, b = in_cell_order(own, nearest, segments)
+        return (a, b) if cells is None else (a[cells], b[cells])
 
     def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.SilhouetteTiles:
         """Return the tiles of Euclidean distances, for callers that sum a share of them."""
@@ -164,35 +181,20 @@ class CudaEngine(Engine):
         self.timeline.work(*work.silhouettes(segments, x.shape[1]))
         return silhouette.euclidean_means(self.workspace(), x, segments)
 
-    def neighbor_entropy(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
+    def map_neighbors(
+        self,
+        knn: Knn,
+        kernel: NeighborKernel,
+        *columns: Any,
+        cells: NDArray[np.int64] | None = None,
+        width: int = 1,
     ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_entropy`."""
-        self.timeline.work(*work.look_up(knn, 4))
-        own = codes if cells is None else codes[cells]
-        return self.to_host(tables.neighbor_entropy(self.gpu, knn, own, codes, n_codes))
-
-    def neighbor_simpson(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_simpson`."""
-        self.timeline.work(*work.look_up(knn, 8))
-        simpson = neighborhoods.neighbor_simpson(self.xp, knn, codes, n_codes, perplexity, self._over_rows)
-        return self.to_host(simpson)
-
-    def neighbor_chi_square(
-        self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_chi_square`."""
-        self.timeline.work(*work.look_up(knn, 4))
-        return self.to_host(neighborhoods.neighbor_chi_square(self.xp, knn, codes, shares, self._over_rows))
-
-    def neighbor_value_distance(
-        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
-    ) -> NDArray[np.float64]:
-        """See `Engine.neighbor_value_distance`."""
-        self.timeline.work(*work.look_up(knn, 8))
-        return self.to_host(tables.neighbor_value_distance(self.gpu, knn, values, k_per_cell))
+        """See `Engine.map_neighbors`; entropy and value distance have kernels of their own."""
+        by_hand = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
+        if by_hand is None:
+            return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
+        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        return self.to_host(by_hand(self.gpu, knn, cells, *columns))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
@@ -202,10 +204,6 @@ class CudaEngine(Engine):
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
         """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`."""
         return cuda_graphs.leiden(self.gpu, graph, resolution, n_iterations, self.seed, self._note)
-
-    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
-        """See `Engine.kmeans`."""
-        return kmeans.kmeans(self, x, n_clusters, self._over_rows)
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`."""
@@ -217,15 +215,11 @@ class CudaEngine(Engine):
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
-        from gpubench.engines.cuda.classifiers import make_classifier
-
-        return make_classifier(self, kind, **params)
-
-    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Engine.most_training_cells`; only a forest that has to leave the GPU takes long."""
-        from gpubench.engines.cuda.classifiers import most_training_cells
-
-        return most_training_cells(kind, n)
+        if kind == "lr":
+            return CudaLogisticRegression(self.workspace(), **params)
+        if kind == "rf":
+            return random_forest(self, **params)
+        return super().classifier(kind, **params)
 
     def room_bytes(self) -> int:
         """Return the memory that an operation may use now."""
@@ -234,10 +228,10 @@ class CudaEngine(Engine):
     def workspace(self, room_bytes: int | None = None) -> Workspace:
         """Return the device and the settings of an operation that may use `room_bytes` (None: what is free now)."""
         room_bytes = self.room_bytes() if room_bytes is None else room_bytes
-        return Workspace(self.gpu, self.precision, room_bytes, self.timeline, self.tuning)
+        return Workspace(self.gpu, self.policy.precision, room_bytes, self.timeline, self.tuning)
 
-    def _over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-        """Run array code over pieces of the n rows, of `width` values each."""
+    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """See `Engine.over_rows`."""
         for rows in row_blocks(n, self.room_bytes() // (BYTES_PER_VALUE * width)):
             kernel(rows.start, rows.stop)
 

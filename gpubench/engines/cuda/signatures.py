@@ -216,12 +216,13 @@ _KERNELS = (
     Kernel(
         "neighbor_value_distance",
         (
-            Array("indices", "int32", "n k", stride="indices_stride"),
+            Array("indices", "int32", "m k", stride="indices_stride"),
             Scalar("indices_stride", "int64"),
+            Array("own", "float64", "m"),
             Array("values", "float64", "n"),
-            Array("k_per_cell", "int32", "n"),
-            _count("n", "int64"),
-            Array("out", "float64", "n", written=True),
+            Array("k_per_cell", "int32", "m"),
+            _count("m", "int64"),
+            Array("out", "float64", "m", written=True),
         ),
     ),
     Kernel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,14 +50,17 @@ def sorted_group_means(device: Device, x: Array, order: Array, starts: Array) ->
     return means
 
 
-def neighbor_entropy(device: Device, knn: Knn, own: NDArray[np.int32], codes: NDArray[np.int32], n_codes: int) -> Array:
-    """Return the entropy of the codes of m cells, `own`, and their neighbours; (m,) float64."""
+def neighbor_entropy(
+    device: Device, knn: Knn, cells: NDArray[np.int64] | None, codes: NDArray[np.int32], n_codes: int
+) -> Array:
+    """Return the entropy of the codes of m cells and their neighbours; (m,) float64, see `common.neighborhoods`."""
     xp = device.xp
     m, k = knn.indices.shape
     counts = np.arange(k + 2, dtype=np.float64)
     count_log_count = xp.asarray(counts * np.log(np.maximum(counts, 1)))
     n_warps = KERNELS["neighbor_entropy"].block_threads // WARP
     bins = min(-(-n_codes // WARP) * WARP, MAX_SHARED_BYTES // 4 // n_warps // WARP * WARP)
+    own = codes if cells is None else codes[cells]
     columns = xp.asarray(own, dtype=np.int32), xp.asarray(codes, dtype=np.int32)
     entropy = xp.empty(m, np.float64)
     sizes = m, k, n_codes, bins
@@ -65,16 +69,32 @@ def neighbor_entropy(device: Device, knn: Knn, own: NDArray[np.int32], codes: ND
 
 
 def neighbor_value_distance(
-    device: Device, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None
+    device: Device,
+    knn: Knn,
+    cells: NDArray[np.int64] | None,
+    values: NDArray[np.float64],
+    k_per_cell: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Return the mean absolute difference between the value of each cell and its neighbours; (n,) float64."""
+    """Return the mean distance of the values of m cells to those of their neighbours; see `common.neighborhoods`."""
     xp = device.xp
-    n, k = knn.indices.shape
-    counts = np.full(n, k, np.int32) if k_per_cell is None else k_per_cell.astype(np.int32)
-    columns = xp.asarray(values, dtype=np.float64), xp.asarray(counts)
-    out = xp.empty(n, np.float64)
-    device.launch("neighbor_value_distance", LANES_PER_CELL * n, *with_stride(knn.indices), *columns, n, out)
+    m, k = knn.indices.shape
+    own = values if cells is None else values[cells]
+    if k_per_cell is None:
+        counts = np.full(m, k, np.int32)
+    else:
+        counts = (k_per_cell if cells is None else k_per_cell[cells]).astype(np.int32)
+    columns = (xp.asarray(column, dtype=np.float64) for column in (own, values))
+    out = xp.empty(m, np.float64)
+    arguments = *with_stride(knn.indices), *columns, xp.asarray(counts), m, out
+    device.launch("neighbor_value_distance", LANES_PER_CELL * m, *arguments)
     return out
+
+
+NEIGHBOR_KERNELS: dict[str, Callable[..., Array]] = {
+    "neighbor_entropy": neighbor_entropy,
+    "neighbor_value_distance": neighbor_value_distance,
+}
+"""Functions of `gpubench.engines.common.neighborhoods` that have a kernel, by name."""
 
 
 def with_stride(array: Array) -> tuple[Array, int]:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpubench.core.machine import usable_cores
+from gpubench.core.machine import cpu_model, usable_cores
 from gpubench.core.units import bytes_text
 from gpubench.engines import planner
 from gpubench.engines.cpu import costs
@@ -24,6 +24,7 @@ from gpubench.engines.dask.placement import COPIES
 if TYPE_CHECKING:
     from gpubench.engines.cpu.engine import CpuEngine
     from gpubench.engines.dask.cluster import Cluster
+    from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.placement import Placement, Placing
     from gpubench.engines.dask.worker import Recipe
     from gpubench.engines.steps import Step
@@ -85,6 +86,42 @@ class Workers:
         part_bytes = blocks_rows.part_bytes(self.worker_bytes, self.threads)
         needs = blocks_rows.worker_needs(n, d, self.count, part_bytes, self.threads)
         return needs - 4 * n * d // self.count
+
+
+@dataclass(frozen=True, slots=True)
+class DaskCostModel:
+    """See `CostModel`."""
+
+    engine: DaskEngine
+    beside: str = "on a worker"
+
+    @property
+    def memory_bytes(self) -> int:
+        """See `CostModel`."""
+        return self.engine.worker_bytes
+
+    @property
+    def n_workers(self) -> int:
+        """See `CostModel`."""
+        return self.engine.of_workers.count
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """See `CostModel`."""
+        model = min(self.engine.cluster.on_each(cpu_model).values())
+        return model, f"worker: {self.engine.of_workers.engine.device}"
+
+    def cost(self, step: Step, memory_bytes: int, rates: Rates) -> Cost:
+        """See `CostModel`."""
+        return cost(step, self.engine.of_workers, memory_bytes, rates)
+
+    def option(self, needs: int) -> str:
+        """See `CostModel`."""
+        return self.engine.of_workers.option(needs)
+
+    def measure_rates(self) -> Rates:
+        """See `CostModel`."""
+        return self.engine.measure_rates()
 
 
 def look(cluster: Cluster, recipe: Recipe, placement: Placement, *, started: bool) -> Workers:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import uuid
 import weakref
+from collections import deque
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -22,8 +23,9 @@ from gpubench.core.errors import EngineUnavailable
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
-from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine
+from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, T
 from gpubench.engines.common import work
+from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segments_of
@@ -43,12 +45,13 @@ from gpubench.engines.dask.transfer import Handover
 from gpubench.engines.dask.worker import Held, Recipe, quiet
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.cpu.rates import Rates
     from gpubench.engines.dask.costs import Workers
+    from gpubench.engines.steps import CostModel
 
 
 class OneWorkerEngine(Engine):
@@ -81,9 +84,10 @@ class OneWorkerEngine(Engine):
         """See `Engine.leiden`; on one worker."""
         return self._codes("leiden", graph, resolution, n_iterations)
 
-    def kmeans(self, x: Array, n_clusters: int) -> NDArray[np.int32]:
-        """See `Engine.kmeans`; on one worker."""
-        return self._codes("kmeans", self._on(x), n_clusters)
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """See `Engine.run`; on one worker."""
+        answer: T = self._fetched("run", function, *args)
+        return answer
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`; where the values are."""
@@ -99,6 +103,10 @@ class OneWorkerEngine(Engine):
         made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
         return made(self.cluster, self._recipe, kind, params)
 
+    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """See `Engine.over_rows`; on this machine."""
+        self._here.over_rows(n, kernel, width)
+
     def _on(self, x: Array) -> ClusterArray:
         """An array on the cluster."""
         on: ClusterArray = x if isinstance(x, ClusterArray) else self.put(x)
@@ -107,12 +115,13 @@ class OneWorkerEngine(Engine):
     def _array(self, future: Any) -> Any:
         return ClusterArray(self.cluster, future)
 
-    def _there(self, operation: str, *args: Any) -> Any:
+    def _there(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation on one worker, and leave its answer there."""
+        name = args[0].__name__ if operation == "run" else operation
         for arg in args:
             if isinstance(arg, BlockRows):
-                arg.require_one_worker(f"{operation} needs")
-        future = self.cluster.submit(operation, worker.on_engine, self._recipe, operation, args, {})
+                arg.require_one_worker(f"{name} needs")
+        future = self.cluster.submit(name, worker.on_engine, self._recipe, operation, args, kwargs)
         self.cluster.wait([future])
         return self._array(future)
 
@@ -133,11 +142,11 @@ class OneWorkerEngine(Engine):
             return knn
         return self._array(self.cluster.submit("whole", whole_knn, knn.indices.blocks, *knn.indices.shape))
 
-    def _of_other_graph(self, operation: str, knn: Knn, *args: Any) -> Any:
+    def _of_other_graph(self, operation: str, knn: Knn, *args: Any, **kwargs: Any) -> Any:
         """Of a graph that is not in blocks: where it is."""
         if isinstance(knn.indices, np.ndarray):
-            return getattr(self._here, operation)(knn, *args)
-        return self._there(operation, knn, *args)
+            return getattr(self._here, operation)(knn, *args, **kwargs)
+        return self._there(operation, knn, *args, **kwargs)
 
 
 def _smallest(codes: NDArray[np.int32]) -> NDArray[Any]:
@@ -151,13 +160,11 @@ class DaskEngine(OneWorkerEngine):
     ----------
     cluster : the workers
     placement : how embeddings are put on them
-    uses_gpus : whether the workers compute on GPUs
+    n_workers : that were there at the start
     """
 
     name = "dask"
-    precision = "exact"
-    brings_neighbors = False
-    uses_gpus = False
+    packages = ("dask", "distributed")
 
     def __init__(
         self,
@@ -173,7 +180,8 @@ class DaskEngine(OneWorkerEngine):
         self.xp: Any = ClusterNumpy()
         self.timeline = timeline or Timeline()
         self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
-        self.seed, self.knn_method, self.exact_products = seed, knn, self._here.exact_products
+        self.seed = seed
+        self.policy: Policy = replace(self._here.policy, saves_neighbors=False)
         self.notes = []
         client, opened = connect.connect(cluster, memory_bytes)
         quiet()
@@ -186,7 +194,7 @@ class DaskEngine(OneWorkerEngine):
         atexit.register(self._close)
         self._started = len(opened) > 1
         connect.check_limits(workers := self.cluster.workers())
-        self.trainings = len(workers)
+        self.n_workers = len(workers)
         connect.check_versions(connect.versions_of(client), connect.versions_here())
         tiles = set(self.cluster.on_each(connect.tiles_here).values())
         if len(tiles) > 1:
@@ -229,9 +237,20 @@ class DaskEngine(OneWorkerEngine):
         """Let the cluster go, and end the workers that were started here."""
         self._close()
 
-    def beside(self, i: int) -> AbstractContextManager[None]:
-        """See `Engine.beside`: on one worker."""
-        return self.cluster.on_one(i)
+    @property
+    def cost_model(self) -> CostModel | None:
+        """See `Engine.cost_model`; of workers on CPUs."""
+        return costs.DaskCostModel(self)
+
+    def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """See `Engine.map`; as many functions are called ahead as there are workers, each for one of them in turn."""
+        ahead: deque[T] = deque()
+        for i, function in enumerate(functions):
+            with self.cluster.on_one(i):
+                ahead.append(function())
+            if len(ahead) == self.n_workers:
+                yield ahead.popleft()
+        yield from ahead
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """See `Engine.put`: workers read the cells, from the file where there is one; see `dask_put`."""
@@ -253,7 +272,7 @@ class DaskEngine(OneWorkerEngine):
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
-        method = self.method(n, d, k)
+        method = self.policy.knn_method_for(n, d, k)
         if method == "exact":
             self.timeline.work(*work.search(n, n, d, k, symmetric=True))
             if _in_blocks(cells):
@@ -266,18 +285,6 @@ class DaskEngine(OneWorkerEngine):
         told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
         return Knn(*array.tables(self.cluster, [block], (n, k)), *told)
 
-    def method(self, n: int, d: int, k: int = 1) -> str:
-        """See `Engine.method`; that of the CPU engine, whose bits these are."""
-        return self._here.method(n, d, k)
-
-    def estimates_neighborhoods(self, n: int, d: int) -> bool:
-        """See `Engine.estimates_neighborhoods`; as the CPU engine."""
-        return self._here.estimates_neighborhoods(n, d)
-
-    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Engine.most_training_cells`; as the CPU engine."""
-        return self._here.most_training_cells(kind, n)
-
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`; the queries are shared out among the workers."""
         queries, x = self._on(queries), self._on(x)
@@ -289,20 +296,32 @@ class DaskEngine(OneWorkerEngine):
             return blocks_knn.knn_between(queries, x, k, self._recipe)
         return dask_knn.knn_between(self.cluster, queries.argument, x.argument, (m, n, d), k, self._recipe)
 
-    def silhouette_widths(
+    def cluster_distances(
         self,
         x: Array,
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None = None,
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
-    ) -> Array:
-        """See `Engine.silhouette_widths`."""
-        x, segments = self._on(x), sort_cells(clusters, groups)
-        d = x.shape[1]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Engine.cluster_distances`."""
+        a, b = np.asarray(self._cluster_distances(self._on(x), clusters, groups, metric, cells))
+        return a, b
+
+    def _cluster_distances(
+        self,
+        x: ClusterArray,
+        clusters: NDArray[np.int32],
+        groups: NDArray[np.int32] | None,
+        metric: Distance,
+        cells: NDArray[np.int64] | None,
+    ) -> ClusterArray:
+        """(2, n) or (2, m) on one worker."""
+        segments, d = sort_cells(clusters, groups), x.shape[1]
         if metric != "euclidean":
             self.timeline.work(*work.closed_silhouettes(segments, d))
-            return self._there("silhouette_widths", x, clusters, groups, metric, cells)
+            there: ClusterArray = self._there("cluster_distances", x, clusters, groups, metric, cells)
+            return there
         if cells is None:
             self.timeline.work(*work.silhouettes(segments, d))
         else:
@@ -310,60 +329,31 @@ class DaskEngine(OneWorkerEngine):
             self.timeline.work(*work.sampled(sizes, x.shape[0], d))
         if _in_blocks(x):
             if cells is not None:
-                return self._array(silhouette.sampled_widths(x, segments, cells, self._recipe))
-            codes = [None if column is None else self.cluster.packed(column) for column in (clusters, groups)]
-            return self._array(silhouette.silhouette_widths(x, segments, codes, self._recipe))
-        on = self._columns(x, clusters, groups)
-        if cells is None:
-            return self._array(dask_silhouette.silhouette_widths(self.cluster, on, segments, d, self._recipe))
-        return self._array(dask_silhouette.sampled_widths(self.cluster, on, cells, segments, self._recipe))
+                found = silhouette.distances_of_cells(x, segments, cells, self._recipe)
+            else:
+                codes = [None if column is None else self.cluster.packed(column) for column in (clusters, groups)]
+                found = silhouette.cluster_distances(x, segments, codes, self._recipe)
+        else:
+            on = self._columns(x, clusters, groups)
+            if cells is not None:
+                found = dask_silhouette.distances_of_cells(self.cluster, on, cells, segments, self._recipe)
+            else:
+                found = dask_silhouette.cluster_distances(self.cluster, on, segments, d, self._recipe)
+        return ClusterArray(self.cluster, found)
 
-    def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
-        """See `Engine.mean_distances`."""
-        x, alone = self._on(x), np.zeros_like(clusters)
-        segments, d = sort_cells(alone, clusters), x.shape[1]
-        if metric != "euclidean":
-            self.timeline.work(*work.closed_silhouettes(segments, d))
-            return self._there("mean_distances", x, clusters, metric)
-        self.timeline.work(*work.silhouettes(segments, d))
-        if _in_blocks(x):
-            codes = [self.cluster.packed(column) for column in (alone, clusters)]
-            return self._array(silhouette.mean_distances(x, segments, codes, self._recipe))
-        on = self._columns(x, alone, clusters)
-        return self._array(dask_silhouette.mean_distances(self.cluster, on, segments, d, self._recipe))
-
-    def neighbor_entropy(
-        self, knn: Knn, codes: NDArray[np.int32], n_codes: int, cells: NDArray[np.int64] | None = None
-    ) -> Array:
-        """See `Engine.neighbor_entropy`."""
-        if not isinstance(knn.indices, BlockTable) or cells is not None:
-            return self._of_other_graph("neighbor_entropy", knn, codes, n_codes, cells)
-        return self._looked_up(knn, neighborhoods.entropy, codes, n_codes)
-
-    def neighbor_value_distance(
-        self, knn: Knn, values: NDArray[np.float64], k_per_cell: NDArray[np.int64] | None = None
-    ) -> Array:
-        """See `Engine.neighbor_value_distance`."""
+    def map_neighbors(
+        self,
+        knn: Knn,
+        kernel: NeighborKernel,
+        *columns: Any,
+        cells: NDArray[np.int64] | None = None,
+        width: int = 1,
+    ) -> NDArray[np.float64]:
+        """See `Engine.map_neighbors`; each block of a graph is looked at where it is."""
         if not isinstance(knn.indices, BlockTable):
-            return self._of_other_graph("neighbor_value_distance", knn, values, k_per_cell)
-        return self._looked_up(knn, neighborhoods.value_distance, values, k_per_cell)
-
-    def neighbor_simpson(self, knn: Knn, codes: NDArray[np.int32], n_codes: int, perplexity: float) -> Array:
-        """See `Engine.neighbor_simpson`."""
-        if not isinstance(knn.indices, BlockTable):
-            return self._of_other_graph("neighbor_simpson", knn, codes, n_codes, perplexity)
-        return self._looked_up(knn, neighborhoods.simpson, codes, n_codes, perplexity)
-
-    def neighbor_chi_square(self, knn: Knn, codes: NDArray[np.int32], shares: NDArray[np.float64]) -> Array:
-        """See `Engine.neighbor_chi_square`."""
-        if not isinstance(knn.indices, BlockTable):
-            return self._of_other_graph("neighbor_chi_square", knn, codes, shares)
-        return self._looked_up(knn, neighborhoods.chi_square, codes, shares)
-
-    def _looked_up(self, knn: Knn, function: Any, *args: Any) -> Any:
-        value_bytes = 8 if function in (neighborhoods.value_distance, neighborhoods.simpson) else 4
-        self.timeline.work(*work.look_up(knn, value_bytes))
-        return neighborhoods.look_up(self.cluster, knn, function, *args)
+            return np.asarray(self._of_other_graph("map_neighbors", knn, kernel, *columns, cells=cells, width=width))
+        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        return np.asarray(neighborhoods.look_up(self.cluster, knn, kernel, columns, cells, width, self._recipe))
 
     def _columns(self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Columns:
         """Cells and their columns, as tasks are told of them."""

@@ -1,8 +1,8 @@
 """The Dask engine where every worker has a GPU: its operations are those of the CUDA engine, on the workers.
 
 Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
-GPU, the distance between two cells is computed twice. Entropy, LISI and kBET are looked up where the neighbours are.
-Rows of tiles of Euclidean silhouettes are shared out. Time, and what needs the whole graph, runs on one worker.
+GPU, the distance between two cells is computed twice. Values of neighbourhoods are computed where the neighbours are.
+Rows of tiles of Euclidean silhouettes are shared out. What needs the whole graph runs on one worker.
 
 Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
 cells are formed on the hosts of the workers, and may differ from those formed on a GPU in the last bits.
@@ -11,7 +11,8 @@ cells are formed on the hosts of the workers, and may differ from those formed o
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.core.units import bytes_text
 from gpubench.data import as_rows
+from gpubench.engines.base import Policy
 from gpubench.engines.common import work
 from gpubench.engines.common.segments import sort_cells
-from gpubench.engines.cuda.classifiers import most_training_cells
-from gpubench.engines.dask import array, gpu_silhouette, gpu_worker, neighborhoods, worker
+from gpubench.engines.cuda.classifiers import max_training_cells
+from gpubench.engines.dask import array, gpu_silhouette, gpu_worker, worker
 from gpubench.engines.dask import knn as dask_knn
-from gpubench.engines.dask.array import BlockTable, ClusterArray
+from gpubench.engines.dask.array import ClusterArray
 from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.worker import Held
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.base import Classifier, ClassifierKind, Distance
+    from gpubench.engines.steps import CostModel
 
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
@@ -47,13 +50,6 @@ MIN_ROWS = 4096
 """Rows of a task at least, which fill a GPU."""
 
 TASKS_PER_WORKER = 4
-
-LOOK_UPS = {
-    neighborhoods.entropy: "neighbor_entropy",
-    neighborhoods.simpson: "neighbor_simpson",
-    neighborhoods.chi_square: "neighbor_chi_square",
-}
-"""Functions of workers without GPUs, and the operations that take their place."""
 
 
 def rows_a_task(m: int, n: int, d: int, n_workers: int) -> int:
@@ -73,6 +69,26 @@ def on_gpus(engine: DaskEngine) -> DaskEngine:
     return DaskGpuEngine(engine, gpu) if gpu else engine
 
 
+@dataclass(frozen=True)
+class GpuClusterPolicy(Policy):
+    """What the CUDA engine of a worker decides.
+
+    Attributes
+    ----------
+    ask : calls `knn_method_for` there
+    """
+
+    ask: Callable[[int, int, int], str] = field(kw_only=True)
+
+    def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
+        """See `Policy.knn_method_for`; as the CUDA engine on a worker."""
+        return self.ask(n, d, k)
+
+    def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
+        """See `Policy.max_training_cells`; as the CUDA engine."""
+        return max_training_cells(kind, n)
+
+
 class DaskGpuEngine(DaskEngine):
     """A Dask engine whose workers have GPUs.
 
@@ -82,15 +98,13 @@ class DaskGpuEngine(DaskEngine):
     gpu : the name of the GPUs
     """
 
-    uses_gpus = True
-
     def __init__(self, engine: DaskEngine, gpu: str) -> None:
         vars(self).update(vars(engine))
-        self.exact_products = np.inf
         self._recipe = replace(self._recipe, engine="cuda")
         self.device = f"workers of a Dask cluster, {gpu}"
         self.chosen = f"{engine.chosen} and one GPU each: cuda, which all have"
-        self._methods: dict[tuple[int, int, int], str] = {}
+        ask = cache(lambda *sizes: str(self.run(gpu_worker.knn_method_here, *sizes)))
+        self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """See `Engine.put`; every worker holds all cells.
@@ -112,19 +126,10 @@ class DaskGpuEngine(DaskEngine):
             )
         return super().put(rows, name)
 
-    def method(self, n: int, d: int, k: int = 1) -> str:
-        """See `Engine.method`; that of the CUDA engine on a worker."""
-        if (n, d, k) not in self._methods:
-            self._methods[n, d, k] = str(self._fetched("method", n, d, k))
-        return self._methods[n, d, k]
-
-    def estimates_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - as the CUDA engine, of no size
-        """See `Engine.estimates_neighborhoods`."""
-        return False
-
-    def most_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Engine.most_training_cells`; as the CUDA engine."""
-        return most_training_cells(kind, n)
+    @property
+    def cost_model(self) -> CostModel | None:
+        """See `Engine.cost_model`."""
+        return None
 
     def digest(self, x: Array) -> str:
         """See `Engine.digest`; of the cells on the host of a worker."""
@@ -137,7 +142,7 @@ class DaskGpuEngine(DaskEngine):
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
-        if self.method(n, d, k) == "exact":
+        if self.policy.knn_method_for(n, d, k) == "exact":
             return self._search(cells, cells, k, themselves=True)
         block = self.cluster.submit("knn", gpu_worker.whole_search, self._gpu(cells), k, self._recipe)
         self.cluster.wait([block])
@@ -161,35 +166,27 @@ class DaskGpuEngine(DaskEngine):
         self.cluster.wait(blocks)
         return Knn(*array.tables(self.cluster, blocks, (m, k)))
 
-    def silhouette_widths(
+    def _cluster_distances(
         self,
-        x: Array,
+        x: ClusterArray,
         clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None = None,
-        metric: Distance = "euclidean",
-        cells: NDArray[np.int64] | None = None,
-    ) -> Array:
-        """See `Engine.silhouette_widths`; Euclidean ones on all workers, unless there is little to do."""
-        x = self._on(x)
+        groups: NDArray[np.int32] | None,
+        metric: Distance,
+        cells: NDArray[np.int64] | None,
+    ) -> ClusterArray:
+        """Euclidean ones on all workers, unless there is little to do."""
         if not self._are_shared(x, clusters, groups, metric):
-            return self._there("silhouette_widths", x, clusters, groups, metric, cells)
-        found = gpu_silhouette.silhouette_widths(self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe)
-        widths = ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
-        return widths if cells is None else widths[cells]
-
-    def mean_distances(self, x: Array, clusters: NDArray[np.int32], metric: Distance = "euclidean") -> Array:
-        """See `Engine.mean_distances`; Euclidean ones on all workers, unless there is little to do."""
-        x, alone = self._on(x), np.zeros_like(clusters)
-        if not self._are_shared(x, alone, clusters, metric):
-            return self._there("mean_distances", x, clusters, metric)
-        found = gpu_silhouette.mean_distances(self.cluster, self._columns_on_gpus(x, alone, clusters), self._recipe)
-        return ClusterArray(self.cluster, found, (clusters.shape, np.dtype(np.float64)))
+            there: ClusterArray = self._there("cluster_distances", x, clusters, groups, metric, cells)
+            return there
+        found = gpu_silhouette.cluster_distances(self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe)
+        distances = ClusterArray(self.cluster, found, ((2, len(clusters)), np.dtype(np.float64)))
+        return distances if cells is None else distances[:, cells]
 
     def _are_shared(
         self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None, metric: Distance
     ) -> bool:
         """Whether the distances of a silhouette are shared out among the workers."""
-        if metric != "euclidean" or self.trainings == 1:
+        if metric != "euclidean" or self.n_workers == 1:
             return False
         todo = work.silhouettes(sort_cells(clusters, groups), x.shape[1])
         if todo.flop < MIN_PRODUCTS:
@@ -222,28 +219,14 @@ class DaskGpuEngine(DaskEngine):
         is_held = isinstance(given, ClusterArray) and isinstance(given.argument, Held)
         return gpu_worker.OnGpu(given.argument, self._recipe) if is_held else given
 
-    def _there(self, operation: str, *args: Any) -> Any:
+    def _there(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation on the GPU of one worker, and leave its answer on the host there."""
         told = tuple(map(self._gpu, args))
-        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._recipe, operation, told)
+        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._recipe, operation, told, kwargs)
         self.cluster.wait([future])
         for notes in self.cluster.on_each(gpu_worker.notes_here, self._recipe).values():
             self.notes += [note for note in notes if note not in self.notes]
         return self._array(future)
 
-    def _looked_up(self, knn: Knn, function: Callable[..., Any], *args: Any) -> Any:
-        table = knn.indices
-        assert isinstance(table, BlockTable)
-        if function not in LOOK_UPS:  # the kernel has a value for each row of the graph, and no more
-            return self._there("neighbor_value_distance", self._whole(knn), *args)
-        operation = LOOK_UPS[function]
-        self.timeline.work(*work.look_up(knn, 8 if operation == "neighbor_simpson" else 4))
-        calls = [(block, knn.k, operation, args, self._recipe) for block in table.blocks]
-        futures = self.cluster.submit_each(operation, gpu_worker.on_block, calls)
-        n = table.shape[0]
-        values = self.cluster.submit("put_together", neighborhoods.put_together, futures, n)
-        self.cluster.wait([*futures, values])
-        return ClusterArray(self.cluster, values, ((n,), np.dtype(np.float64)))
-
-    def _of_other_graph(self, operation: str, knn: Knn | Graph, *args: Any) -> Any:
-        return self._there(operation, knn, *args)
+    def _of_other_graph(self, operation: str, knn: Knn | Graph, *args: Any, **kwargs: Any) -> Any:
+        return self._there(operation, knn, *args, **kwargs)

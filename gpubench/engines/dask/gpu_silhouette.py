@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.common.segments import Pass, own_means, sort_cells, widths_from_means
+from gpubench.engines.common.segments import Pass, in_cell_order, sort_cells
 from gpubench.engines.dask import gpu_worker
 from gpubench.engines.dask.worker import SORTED, kept
 
@@ -56,17 +56,8 @@ class Columns:
         return self.x, self.key, self.token, self.clusters, self.groups
 
 
-def silhouette_widths(cluster: Cluster, columns: Columns, recipe: Recipe) -> Any:
-    """Silhouette widths of all cells, on one worker; see `Engine.silhouette_widths`."""
-    return _values(cluster, columns, recipe, "widths", widths_of)
-
-
-def mean_distances(cluster: Cluster, columns: Columns, recipe: Recipe) -> Any:
-    """Mean distances to the own cluster, on one worker; the groups of `columns` are these clusters."""
-    return _values(cluster, columns, recipe, "means", own_means_of)
-
-
-def _values(cluster: Cluster, columns: Columns, recipe: Recipe, name: str, finish: Any) -> Any:
+def cluster_distances(cluster: Cluster, columns: Columns, recipe: Recipe) -> Any:
+    """Distances of all cells to clusters, (2, n) on one worker; see `Engine.cluster_distances`."""
     room_bytes = min(cluster.on_each(room_here, recipe).values())
     told = (*columns.told, room_bytes, recipe)
     try:
@@ -80,11 +71,11 @@ def _values(cluster: Cluster, columns: Columns, recipe: Recipe, name: str, finis
             of_part = futures[i * n_workers : (i + 1) * n_workers]
             pieces = [_merged_piece(cluster, of_part, piece) for piece in range(n_pieces)]
             means.append(cluster.submit("fold", fold, pieces, told, part))
-        values = cluster.submit(name, finish, means, columns.clusters, columns.groups)
-        cluster.wait([*futures, *means, values])
+        distances = cluster.submit("distances", distances_of_passes, means, columns.clusters, columns.groups)
+        cluster.wait([*futures, *means, distances])
     finally:
         cluster.release(columns.token)  # tiles take up to a third of a GPU
-    return values
+    return distances
 
 
 def _merged_piece(cluster: Cluster, shares: list[Any], piece: int) -> Any:
@@ -167,14 +158,9 @@ def fold(pieces: list[tuple[Tables]], told: tuple[Any, ...], part: Pass) -> Mean
     return own / tiles.scale, nearest / tiles.scale
 
 
-def widths_of(found: list[Means], clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> NDArray[np.float64]:
-    """Silhouette widths of all cells from the means of all passes."""
-    own, nearest = zip(*found, strict=True)
-    return widths_from_means(np.sum(own, axis=0), np.min(nearest, axis=0), sort_cells(clusters, groups))
-
-
-def own_means_of(
+def distances_of_passes(
     found: list[Means], clusters: NDArray[np.int32], groups: NDArray[np.int32] | None
 ) -> NDArray[np.float64]:
-    """Mean distances of all cells to their own cluster from the means of all passes."""
-    return own_means(np.sum([own for own, _ in found], axis=0), sort_cells(clusters, groups))
+    """Distances of all cells to clusters from the means of all passes; (2, n)."""
+    own, nearest = zip(*found, strict=True)
+    return np.stack(in_cell_order(np.sum(own, axis=0), np.min(nearest, axis=0), sort_cells(clusters, groups)))

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.errors import EngineUnavailable
 from gpubench.core.types import Graph, Knn
-from gpubench.engines.dask import neighborhoods
 from gpubench.engines.dask.worker import Description, Held, kept, value_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from gpubench.engines.cuda.engine import CudaEngine
     from gpubench.engines.dask.array import Block
-    from gpubench.engines.dask.neighborhoods import Values
     from gpubench.engines.dask.worker import Recipe
 
 COMPARED = tuple(f"{name}{cuda}" for cuda in ("12", "13") for name in ("cupy-cuda", "cuml-cu", "pylibcugraph-cu"))
@@ -111,16 +110,21 @@ class OnGpu(Description):
         return kept(("device", self.held.key), lambda: _put(engine_of(self.recipe), value_of(self.held)))
 
 
+def knn_method_here(engine: CudaEngine, n: int, d: int, k: int) -> str:
+    """How this worker's engine searches neighbours."""
+    return engine.policy.knn_method_for(n, d, k)
+
+
 def notes_here(recipe: Recipe) -> list[str]:
     """What did not run as asked on this worker's GPU."""
     return list(engine_of(recipe).notes)
 
 
-def on_gpu(recipe: Recipe, operation: str, args: Any) -> Any:
+def on_gpu(recipe: Recipe, operation: str, args: Any, kwargs: Any = MappingProxyType({})) -> Any:
     """Run an operation of the CUDA engine; its answer is on the host."""
     engine = engine_of(recipe)
     with one_at_a_time:
-        return on_host(engine, getattr(engine, operation)(*(on_device(engine, given) for given in args)))
+        return on_host(engine, getattr(engine, operation)(*(on_device(engine, given) for given in args), **kwargs))
 
 
 def rank(recipe: Recipe, values: Any) -> NDArray[Any]:
@@ -189,18 +193,3 @@ def whole_search(x: Any, k: int, recipe: Recipe) -> tuple[Any, ...]:
     """A block of all cells, found on one GPU, and how it was found."""
     found = on_gpu(recipe, "knn", (x, k))
     return None, found.indices, found.distances, (found.method, dict(found.params), found.recall)
-
-
-def on_block(block: Block, k: int, operation: str, args: tuple[Any, ...], recipe: Recipe) -> Values:
-    """Look values up for the cells of a block of a graph; see the operation of `Engine`."""
-    cells, indices, distances = block[:3]
-    knn = Knn(np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(distances[:, :k]))
-    if cells is None:
-        return cells, on_gpu(recipe, operation, (knn, *args))
-    if operation == "neighbor_entropy":
-        return cells, on_gpu(recipe, operation, (knn, *args, cells))
-    if operation == "neighbor_chi_square":
-        codes, shares = args
-        neighbors, own_first = neighborhoods.own_first(knn, cells, codes)
-        return cells, on_gpu(recipe, operation, (Knn(neighbors, knn.distances), own_first, shares))
-    return cells, on_gpu(recipe, operation, (knn, *args))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.common.segments import Segments, own_means, sort_cells, widths_from_means
-from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of, sums_to
+from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of
 from gpubench.engines.cpu.tiles import CentredRows, make_summer
 from gpubench.engines.dask.silhouette_parts import (
     TASKS_PER_SLOT,
@@ -78,27 +78,16 @@ class Sorted:
         return kept((SORTED, *key.split()), lambda: cls(x, clusters, groups))
 
 
-def silhouette_widths(cluster: Cluster, columns: Columns, segments: Segments, d: int, recipe: Recipe) -> Any:
-    """Silhouette widths of all cells, on one worker; see `Engine.silhouette_widths`."""
+def cluster_distances(cluster: Cluster, columns: Columns, segments: Segments, d: int, recipe: Recipe) -> Any:
+    """Distances of all cells to clusters, (2, n) on one worker; see `Engine.cluster_distances`."""
     found = _means(cluster, columns, segments, d, recipe)
-    return cluster.submit("widths", widths_of_parts, found, columns.clusters, columns.groups)
+    return cluster.submit("distances", distances_of_parts, found, columns.clusters, columns.groups)
 
 
-def mean_distances(cluster: Cluster, columns: Columns, segments: Segments, d: int, recipe: Recipe) -> Any:
-    """Mean distances to the own cluster, on one worker; the groups of `columns` are these clusters."""
-    found = _means(cluster, columns, segments, d, recipe)
-    return cluster.submit("means", own_means_of, found, columns.clusters, columns.groups)
-
-
-def widths_of_parts(found: list[Means], clusters: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.float64]:
-    """Silhouette widths of all cells from the means of consecutive rows."""
+def distances_of_parts(found: list[Means], clusters: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.float64]:
+    """Distances of all cells to clusters from the means of consecutive rows; (2, n)."""
     own, nearest = (np.concatenate(side) for side in zip(*found, strict=True))
-    return widths_from_means(own, nearest, sort_cells(clusters, groups))
-
-
-def own_means_of(found: list[Means], clusters: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.float64]:
-    """Mean distances of all cells to their own cluster from the means of consecutive rows."""
-    return own_means(np.concatenate([own for own, _ in found]), sort_cells(clusters, groups))
+    return np.stack(in_cell_order(own, nearest, sort_cells(clusters, groups)))
 
 
 def _means(cluster: Cluster, columns: Columns, segments: Segments, d: int, recipe: Recipe) -> list[Any]:
@@ -178,21 +167,21 @@ def folded(merged: Found, layout: Layout, part: Part, reach: float, scale: float
     return means(merged, stop - start, scale)
 
 
-def sampled_widths(
+def distances_of_cells(
     cluster: Cluster, columns: Columns, cells: NDArray[np.int64], segments: Segments, recipe: Recipe
 ) -> Any:
-    """Widths of some cells, compared with all of their group; on one worker."""
+    """Distances of some cells, compared with all of their group; (2, m) on one worker."""
     of_groups = [drawn for drawn, _ in compared(segments_of(cells, segments), segments)]
     n_pieces = sum(-(-drawn // CELLS_PER_PIECE) for drawn in of_groups)
     step = max(PIECES_PER_TASK, -(-n_pieces // (TASKS_PER_SLOT * cluster.n_slots)))
     calls = [(*columns.told, cells, (start, start + step), recipe) for start in range(0, n_pieces, step)]
-    futures = cluster.submit_each("silhouette", widths_of_pieces, calls)
-    widths = cluster.submit("widths", put_together, futures, len(cells))
-    cluster.wait([*futures, widths])
-    return widths
+    futures = cluster.submit_each("silhouette", distances_of_pieces, calls)
+    distances = cluster.submit("distances", put_together, futures, len(cells))
+    cluster.wait([*futures, distances])
+    return distances
 
 
-def widths_of_pieces(
+def distances_of_pieces(
     x: NDArray[np.float32],
     key: str,
     clusters: NDArray[Any],
@@ -201,23 +190,19 @@ def widths_of_pieces(
     span: Span,
     recipe: Recipe,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Widths of the cells of some pieces of a sample, and where they are in it."""
+    """Distances of the cells of some pieces of a sample, and where they are in it."""
     own = Sorted.here(x, key, clusters, groups)
     layout, rows = own.layout, own.rows
     sample = Sample(segments_of(cells, layout.segments), layout.segments, layout.blocks)
     summer = make_summer(recipe.start(threads=1).tiles, rows.d)
-    widths = np.empty(len(cells))
     pieces = sample.pieces[slice(*span)]
-    for which, others in pieces:
-        sums = sums_to(others, x[cells[which]], rows, summer, sample.unit(others, rows.reach))
-        widths[which] = sample.widths(which, others, sums)
-    which = np.concatenate([which for which, _ in pieces])
-    return which, widths[which]
+    distances = [sample.distances(x[cells[which]], which, others, rows, summer) for which, others in pieces]
+    return np.concatenate([which for which, _ in pieces]), np.concatenate(distances, axis=1)
 
 
 def put_together(found: list[tuple[NDArray[np.int64], NDArray[np.float64]]], m: int) -> NDArray[np.float64]:
-    """Values of all cells from those of some; (m,)."""
-    values = np.empty(m)
+    """Distances of all cells from those of some; (2, m)."""
+    values = np.empty((2, m))
     for which, own in found:
-        values[which] = own
+        values[:, which] = own
     return values

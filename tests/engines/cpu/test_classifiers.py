@@ -187,9 +187,9 @@ def test_many_cells_are_not_all_trained_on_unless_exact(monkeypatch: pytest.Monk
     monkeypatch.setattr(classifiers, "find_spec", lambda _: None)
     many = 10**7
     quick, exact = CpuEngine(threads=1), CpuEngine(threads=1, exact=True)
-    assert [quick.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [1_000_000, many, 100_000]
-    assert [quick.most_training_cells(kind, 1000) for kind in ("lr", "knn", "rf")] == [1000] * 3
-    assert [exact.most_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [many] * 3
+    assert [quick.policy.max_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [1_000_000, many, 100_000]
+    assert [quick.policy.max_training_cells(kind, 1000) for kind in ("lr", "knn", "rf")] == [1000] * 3
+    assert [exact.policy.max_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [many] * 3
 
 
 def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import sys, threading
 import gpubench as gb
 engine = gb.get_engine("cpu")
 assert "scipy.sparse" not in sys.modules
-engine.get_ready({operations}, {n})
+engine.preload({operations}, {n})
 for thread in threading.enumerate():
     if thread is not threading.current_thread():
         thread.join()

@@ -21,6 +21,7 @@ from gpubench.engines.common.knn_search import Scaling, near_order
 from gpubench.engines.cpu import compiled as cpu_compiled
 from gpubench.engines.cpu import graphs, top_k
 from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.metrics.silhouette import silhouette_widths
 
 pytestmark = pytest.mark.skipif(not cpu_compiled.available(), reason="gpubench was installed without a C++ compiler")
 
@@ -116,7 +117,7 @@ def test_silhouettes(tiles: str, n: int, n_clusters: int, rng: np.random.Generat
     x = rng.standard_normal((n, 6)).astype(np.float32)
     clusters = rng.integers(0, n_clusters, n).astype(np.int32)
     clusters[:2] = 0, 1
-    widths = engine_with(tiles).silhouette_widths(x, clusters)
+    widths = silhouette_widths(engine_with(tiles), x, clusters)
     assert_allclose(widths, reference.silhouette_widths(x, clusters), atol=2e-6)
 
 
@@ -126,15 +127,15 @@ def test_silhouettes_far_from_the_origin(tiles: str, rng: np.random.Generator) -
     x[450:] += 30_000
     clusters = (np.arange(900) % 3).astype(np.int32)
     expected = reference.silhouette_widths(x, clusters)
-    assert_allclose(engine_with(tiles).silhouette_widths(x, clusters), expected, atol=1e-4)
-    assert_allclose(engine_with("numpy").silhouette_widths(x, clusters), expected, atol=1e-4)
+    assert_allclose(silhouette_widths(engine_with(tiles), x, clusters), expected, atol=1e-4)
+    assert_allclose(silhouette_widths(engine_with("numpy"), x, clusters), expected, atol=1e-4)
 
 
 def test_the_number_of_threads_does_not_matter(tiles: str, rng: np.random.Generator) -> None:
     x = rng.standard_normal((3000, 8)).astype(np.float32)
     clusters = rng.integers(0, 5, 3000).astype(np.int32)
     one, three = engine_with(tiles, threads=1), engine_with(tiles, threads=3)
-    assert_array_equal(one.silhouette_widths(x, clusters), three.silhouette_widths(x, clusters))
+    assert_array_equal(silhouette_widths(one, x, clusters), silhouette_widths(three, x, clusters))
     a, b = one.knn(x, 15), three.knn(x, 15)
     assert_array_equal(a.indices, b.indices)
     assert_array_equal(a.distances, b.distances)

@@ -17,15 +17,17 @@ import strict_cupy
 from cells import Cells, make_cells, uneven_codes
 from emulated import EmulatedDevice, emulate_in_session, start
 from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_silhouette_widths
+from engines.test_contract import OPERATIONS
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.errors import InputError
-from gpubench.engines.base import Engine
+from gpubench.engines.common.neighborhoods import neighbor_entropy, neighbor_value_distance
 from gpubench.engines.common.segments import cut, isolate, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda import exact_knn, tables, tiles
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
+from gpubench.metrics.silhouette import silhouette_widths
 
 StartOn = Callable[..., CudaEngine]
 
@@ -178,7 +180,7 @@ class TestSilhouettes:
         x = (cells.x.astype(np.float64) * scale + offset).astype(np.float32)
         if scale > 1e-20 or metric == "euclidean":  # plain float32 has no squares that small
             exact = reference.silhouette_widths(x, cells.label, metric=metric)
-            assert_allclose(engine.silhouette_widths(engine.put(x), cells.label, metric=metric), exact, atol=2e-3)
+            assert_allclose(silhouette_widths(engine, engine.put(x), cells.label, metric=metric), exact, atol=2e-3)
         if 1e-10 < scale < 1e10:
             test_silhouette_widths.check(engine, x, cells.batch, cells.label, metric)
 
@@ -194,12 +196,12 @@ class TestSilhouettes:
         x = cells.x.copy()
         x[7] *= 1e6
         exact = reference.silhouette_widths(x, cells.label)
-        assert_allclose(engine.silhouette_widths(engine.put(x), cells.label), exact, atol=1e-4)
+        assert_allclose(silhouette_widths(engine, engine.put(x), cells.label), exact, atol=1e-4)
 
     def test_identical_cells_have_width_zero(self, engine: CudaEngine) -> None:
         x = np.full((70, 3), 0.1, np.float32)
         clusters = np.arange(70, dtype=np.int32) % 2
-        assert_array_equal(engine.silhouette_widths(engine.put(x), clusters), np.zeros(70))
+        assert_array_equal(silhouette_widths(engine, engine.put(x), clusters), np.zeros(70))
 
     def test_zero_vectors_are_at_cosine_distance_one(self, engine: CudaEngine, cells: Cells) -> None:
         x = cells.x.copy()
@@ -209,7 +211,7 @@ class TestSilhouettes:
     def test_passes_change_no_bit(self, start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
         clusters = np.arange(cells.n, dtype=np.int32) // 12
         engine = start_on()
-        whole = engine.silhouette_widths(engine.put(cells.x), clusters)
+        whole = silhouette_widths(engine, engine.put(cells.x), clusters)
         n_launches = engine.gpu.launched.count("silhouette_tile")
         from gpubench.engines.cuda import silhouette
 
@@ -223,7 +225,7 @@ class TestSilhouettes:
 
         monkeypatch.setattr(silhouette, "passes", passes)
         again = start_on()
-        assert again.silhouette_widths(again.put(cells.x), clusters).tobytes() == whole.tobytes()
+        assert silhouette_widths(again, again.put(cells.x), clusters).tobytes() == whole.tobytes()
         assert n_passes[0] > 1
         assert again.gpu.launched.count("silhouette_tile") == n_launches
 
@@ -231,7 +233,7 @@ class TestSilhouettes:
     def test_fast_is_near(self, start_on: StartOn, d: int) -> None:
         cells = make_cells(97, d, n_labels=4, seed=3)
         engine = start_on(precision="fast")
-        widths = engine.silhouette_widths(engine.put(cells.x), cells.label)
+        widths = silhouette_widths(engine, engine.put(cells.x), cells.label)
         exact = reference.silhouette_widths(cells.x, cells.label)
         assert all(on_tensor_cores for *_, on_tensor_cores in engine.gpu.products)
         assert_allclose(widths, exact, atol=1e-3)
@@ -247,7 +249,7 @@ class TestSilhouettes:
         clusters = np.concatenate([np.zeros(n, np.int32), np.arange(n, dtype=np.int32)])
         x = engine.put(np.zeros((2 * n, 1), np.float32))
         with pytest.raises(InputError, match=r"from one cluster to 2,000 clusters takes .* use fewer clusters"):
-            engine.silhouette_widths(x, clusters)
+            silhouette_widths(engine, x, clusters)
 
 
 def test_isolated_cells_are_in_blocks_of_their_own(rng: Any) -> None:
@@ -280,7 +282,7 @@ class TestGraphs:
     def test_neighbor_entropy(self, engine: CudaEngine, n_codes: int, rng: Any) -> None:
         knn = test_neighborhoods.random_knn(engine, 60, 20)
         codes = rng.integers(0, n_codes, 60).astype(np.int32)
-        got = engine.neighbor_entropy(knn.head(12), codes, n_codes)
+        got = engine.map_neighbors(knn.head(12), neighbor_entropy, codes, n_codes)
         expected = reference.neighbor_entropy(engine.to_host(knn.indices)[:, :12], codes)
         assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
@@ -289,7 +291,7 @@ class TestGraphs:
         values, counts = rng.normal(size=60), rng.integers(1, 21, 60)
         indices = engine.to_host(knn.indices)
         for given in (None, counts):
-            got = engine.neighbor_value_distance(knn, values, given)
+            got = engine.map_neighbors(knn, neighbor_value_distance, values, given)
             assert_allclose(got, reference.neighbor_value_distance(indices, values, given), rtol=1e-12)
 
 
@@ -313,7 +315,7 @@ def test_the_same_bits_again(start_on: StartOn, cells: Cells) -> None:
         x = engine.put(cells.x)
         knn = engine.knn(x, 9)
         graph = engine.fuzzy_graph(knn)
-        widths = engine.silhouette_widths(x, cells.label), engine.silhouette_widths(x, cells.label, metric="cosine")
+        widths = silhouette_widths(engine, x, cells.label), silhouette_widths(engine, x, cells.label, metric="cosine")
         return [engine.to_host(a).tobytes() for a in (knn.indices, knn.distances, graph.weights)] + [
             w.tobytes() for w in widths
         ]
@@ -361,4 +363,4 @@ def test_every_operation_of_the_contract_is_tested_on_the_emulation(request: pyt
     by_default = request.config.pluginmanager.getplugin(str(folder.parent / "conftest.py")).ON_EMULATION
     files = [path for path in folder.rglob("test_*.py") if path.parent.name == "cuda" or path.stem in by_default]
     text = "".join(path.read_text() for path in files)
-    assert [name for name in Engine.__abstractmethods__ if f".{name}(" not in text] == []
+    assert [name for name in sorted(OPERATIONS) if f".{name}(" not in text] == []

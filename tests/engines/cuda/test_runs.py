@@ -70,7 +70,7 @@ class TestStart:
     @pytest.mark.usefixtures("cupy")
     def test_it_starts(self) -> None:
         engine = get_engine("cuda", seed=5, precision="fast", memory_bytes=1 << 30)
-        assert (engine.name, engine.seed, engine.precision, engine.memory_bytes) == ("cuda", 5, "fast", 1 << 30)
+        assert (engine.name, engine.seed, engine.policy.precision, engine.memory_bytes) == ("cuda", 5, "fast", 1 << 30)
         assert engine.device == "Stand-in, 4 GiB free"
         assert engine.chosen == ""
 
@@ -84,7 +84,7 @@ class TestStart:
         for knn in ("auto", "exact", "ivf"):
             for name in ("auto", "cuda"):
                 engine = get_engine(name, knn=knn)
-                assert (engine.name, engine.knn_method) == ("cuda", knn)
+                assert (engine.name, engine.policy.knn_method) == ("cuda", knn)
 
     def test_no_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from shared_dask import shared_client
 import gpubench as gb
 from gpubench.core.errors import InputError
 from gpubench.engines import get_engine
+from gpubench.engines.common.kmeans import kmeans
 from gpubench.engines.common.segments import Segments
 from gpubench.engines.cpu.silhouette import Sample
 from gpubench.engines.dask.blocks import rows as blocks_rows
@@ -32,6 +34,7 @@ from gpubench.engines.dask.blocks.shuffle import n_tasks
 from gpubench.engines.dask.blocks.silhouette import cut_of, pieces_of, runs_of
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.silhouette_parts import Layout, pairs
+from gpubench.metrics.silhouette import silhouette_widths
 
 N, K = 3_001, 15
 
@@ -59,8 +62,8 @@ def test_cells_larger_than_a_worker(cells: Cells) -> None:
         assert sum(held) == cells.x.nbytes
         assert max(held) < cells.x.nbytes / 8
         for clusters, groups in ((cells.label, None), (cells.batch, cells.label)):
-            widths = np.asarray(engine.silhouette_widths(x, clusters, groups))
-            assert widths.tobytes() == get_engine("cpu").silhouette_widths(cells.x, clusters, groups).tobytes()
+            widths = np.asarray(silhouette_widths(engine, x, clusters, groups))
+            assert widths.tobytes() == silhouette_widths(get_engine("cpu"), cells.x, clusters, groups).tobytes()
         found, expected = engine.knn(x, K), get_engine("cpu").knn(cells.x, K)
         np.testing.assert_array_equal(np.asarray(found.indices), expected.indices)
         np.testing.assert_array_equal(np.asarray(found.distances), expected.distances)
@@ -74,7 +77,7 @@ def test_what_needs_all_cells_on_one_worker_says_so(cells: Cells) -> None:
         r"^X \(3,001 x 20\) is in blocks on the workers, and {} all cells on one: .* may be used; start workers with"
     )
     with pytest.raises(InputError, match=wanted.format("kmeans needs")):
-        engine.kmeans(x, 3)
+        engine.run(kmeans, x, 3)
     with pytest.raises(InputError, match=wanted.format("this needs")):
         x - x.mean(axis=0)
     with pytest.raises(InputError, match=wanted.format(r"approximate neighbours \(leaves\) need") + r".*knn=\"exact\""):
@@ -85,7 +88,7 @@ def test_what_needs_all_cells_on_one_worker_says_so(cells: Cells) -> None:
 
 def test_where_one_worker_has_the_memory_it_does_what_needs_all_cells(engine: DaskEngine, cells: Cells) -> None:
     x = engine.put(cells.x)
-    np.testing.assert_array_equal(engine.kmeans(x, 3), get_engine("cpu").kmeans(cells.x, 3))
+    np.testing.assert_array_equal(engine.run(kmeans, x, 3), get_engine("cpu").run(kmeans, cells.x, 3))
     np.testing.assert_array_equal(np.asarray(x.mean(axis=0)), cells.x.mean(axis=0))
 
 
@@ -98,13 +101,13 @@ def test_rows_of_blocks(engine: DaskEngine, cells: Cells) -> None:
         x[np.array([0, N])]
     assert isinstance(x[keep], BlockRows)
     codes = cells.batch[keep]
-    widths = engine.silhouette_widths(x[keep], codes)
-    assert np.asarray(widths).tobytes() == get_engine("cpu").silhouette_widths(cells.x[keep], codes).tobytes()
+    widths = silhouette_widths(engine, x[keep], codes)
+    assert np.asarray(widths).tobytes() == silhouette_widths(get_engine("cpu"), cells.x[keep], codes).tobytes()
     x[0] = 9.0  # blocks do not have what is written
     changed = cells.x.copy()
     changed[0] = 9.0
-    expected = get_engine("cpu").silhouette_widths(changed, cells.label)
-    assert np.asarray(engine.silhouette_widths(x, cells.label)).tobytes() == expected.tobytes()
+    expected = silhouette_widths(get_engine("cpu"), changed, cells.label)
+    assert np.asarray(silhouette_widths(engine, x, cells.label)).tobytes() == expected.tobytes()
 
 
 def test_cells_that_cannot_be_scored_are_counted_over_all_blocks(engine: DaskEngine, tmp_path: Path) -> None:
@@ -118,13 +121,13 @@ def test_cells_that_cannot_be_scored_are_counted_over_all_blocks(engine: DaskEng
 
 def test_an_array_of_dask_and_one_that_workers_do_not_see(engine: DaskEngine, cells: Cells) -> None:
     digests = {engine.digest(engine.put(cells.x))}
-    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
+    expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
     engine.placement.handover.close()
     engine.placement.handover.folder = None
     for given in (dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8)), cells.x):
         x = engine.put(given)
         assert isinstance(x, BlockRows)
-        assert np.asarray(engine.silhouette_widths(x, cells.label)).tobytes() == expected.tobytes()
+        assert np.asarray(silhouette_widths(engine, x, cells.label)).tobytes() == expected.tobytes()
         digests.add(engine.digest(x))
     assert len(digests) == 1
     digests.add(engine.digest(engine.put(cells.x[::-1].copy())))
@@ -142,8 +145,8 @@ def test_one_cluster_of_many_parts_and_many_tiny_ones(
     on, some, cpu = engine.put(x), rng.permutation(N)[:400], get_engine("cpu")
     for given in ((codes, None), (codes, groups), (codes // 2, groups)):
         for cells in (None, some):
-            found = engine.silhouette_widths(on, *given, cells=cells)
-            assert np.asarray(found).tobytes() == cpu.silhouette_widths(x, *given, cells=cells).tobytes()
+            found = silhouette_widths(engine, on, *given, cells=cells)
+            assert np.asarray(found).tobytes() == silhouette_widths(cpu, x, *given, cells=cells).tobytes()
 
 
 def test_neighbours_of_copies(engine: DaskEngine, rng: np.random.Generator) -> None:
@@ -182,13 +185,13 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
         pid = next(iter(engine.cluster.on_each(os.getpid).values()))
         killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
         killer.start()
-        widths, knn = engine.silhouette_widths(x, cells.label), engine.knn(x, K)
+        widths, knn = silhouette_widths(engine, x, cells.label), engine.knn(x, K)
         killer.join()
         cpu = get_engine("cpu")
         expected = cpu.knn(cells.x, K)
         np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
         np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
-        np.testing.assert_array_equal(np.asarray(widths), cpu.silhouette_widths(cells.x, cells.label))
+        np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
         assert pid not in engine.cluster.on_each(os.getpid).values()
 
 
@@ -199,7 +202,7 @@ def test_a_whole_run(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
     tasks = ["embedding", "batch_integration", "sequential_organization"]
     cpu = get_engine("cpu")
     for one in (engine, cpu):
-        one.exact_products = 1e7
+        one.policy = replace(one.policy, max_exact_pair_dims=1e7)
     found = gb.score(str(tmp_path / "cells.npy"), tasks=tasks, engine=engine, **given)
     expected = gb.score(str(tmp_path / "cells.npy"), tasks=tasks, engine=cpu, **given)
     assert not found.failures

@@ -72,7 +72,7 @@ def test_the_numbers_of_the_cpu_engine(cells: Cells, engine: DaskEngine) -> None
 
 
 def test_every_worker_has_a_training(cells: Cells, engine: DaskEngine, events: list[str]) -> None:
-    assert engine.trainings == 2
+    assert engine.n_workers == 2
     score(cells, engine, "lr")
     assert events == ["fit", "fit", "note", "fit", "note", "note"]
 

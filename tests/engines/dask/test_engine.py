@@ -32,11 +32,18 @@ from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import chrome_trace
 from gpubench.data.locations import place_of
 from gpubench.engines import get_engine, planner
+from gpubench.engines.common.neighborhoods import (
+    neighbor_chi_square,
+    neighbor_entropy,
+    neighbor_simpson,
+    neighbor_value_distance,
+)
 from gpubench.engines.dask import cluster as dask_cluster
 from gpubench.engines.dask import connect
 from gpubench.engines.dask import worker as dask_worker
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.worker import Held
+from gpubench.metrics.silhouette import silhouette_widths
 
 N, K = 3_001, 15
 """Several parts of neighbours and of silhouettes, whose last ones are not full."""
@@ -67,14 +74,14 @@ def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
     some = np.arange(0, N, 3)
     answers = [
         *(knn.indices, knn.distances, between.indices, between.distances),
-        engine.silhouette_widths(on, cells.label),
-        engine.silhouette_widths(on, cells.batch, cells.label),
-        engine.silhouette_widths(on, cells.batch, cells.label, cells=some),
-        engine.mean_distances(on, cells.label),
-        engine.neighbor_entropy(knn, cells.batch, 4),
-        engine.neighbor_value_distance(knn, cells.time, np.arange(N) % K + 1),
-        engine.neighbor_simpson(knn, cells.batch, 4, 5.0),
-        engine.neighbor_chi_square(knn, cells.batch, np.full(4, 0.25)),
+        silhouette_widths(engine, on, cells.label),
+        silhouette_widths(engine, on, cells.batch, cells.label),
+        silhouette_widths(engine, on, cells.batch, cells.label, cells=some),
+        engine.cluster_distances(on, np.zeros_like(cells.label), cells.label)[0],
+        engine.map_neighbors(knn, neighbor_entropy, cells.batch, 4),
+        engine.map_neighbors(knn, neighbor_value_distance, cells.time, np.arange(N) % K + 1),
+        engine.map_neighbors(knn, neighbor_simpson, cells.batch, 4, 5.0),
+        engine.map_neighbors(knn, neighbor_chi_square, cells.batch, np.full(4, 0.25)),
         engine.leiden(engine.fuzzy_graph(knn)),
     ]
     return [np.asarray(answer).tobytes() for answer in answers]
@@ -101,14 +108,14 @@ def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine,
     x = rng.standard_normal((N, 7))
     groups = np.repeat(np.arange(3, dtype=np.int32), [2700, 300, 1])
     for given in ((codes, None), (codes, groups), (codes // 2, groups)):
-        expected = get_engine("cpu").silhouette_widths(x.astype(np.float32), *given)
-        assert np.asarray(engine.silhouette_widths(engine.put(x), *given)).tobytes() == expected.tobytes()
+        expected = silhouette_widths(get_engine("cpu"), x.astype(np.float32), *given)
+        assert np.asarray(silhouette_widths(engine, engine.put(x), *given)).tobytes() == expected.tobytes()
 
 
 def test_a_worker_keeps_cells_sorted_for_one_column(engine: DaskEngine, cells: Cells) -> None:
     x = engine.put(cells.x)
     for codes in (cells.label, cells.batch, cells.label):
-        engine.silhouette_widths(x, codes)
+        silhouette_widths(engine, x, codes)
     assert set(engine.cluster.on_each(n_sorted).values()) <= {0, 1}
 
 
@@ -116,13 +123,12 @@ def n_sorted() -> int:
     return sum(key[0] == dask_worker.SORTED for key in dask_worker._kept._made)
 
 
-def test_cells_stay_on_the_workers(engine: DaskEngine, cells: Cells) -> None:
-    """Of a score only numbers come here, and it is the same to the bit."""
+def test_values_of_cells_are_those_of_the_cpu_engine(engine: DaskEngine, cells: Cells) -> None:
     score = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine=engine)
-    assert not isinstance(score.cells, np.ndarray)
+    assert isinstance(score.cells, np.ndarray)
     expected = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine="cpu")
     assert score == expected
-    np.testing.assert_array_equal(np.asarray(score.cells), expected.cells)
+    np.testing.assert_array_equal(score.cells, expected.cells)
 
 
 def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.random.Generator) -> None:
@@ -182,14 +188,14 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     (pid,) = engine.cluster.on_each(os.getpid).values()
     killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
     killer.start()
-    knn, widths = engine.knn(x, K), engine.silhouette_widths(x, cells.label)
+    knn, widths = engine.knn(x, K), silhouette_widths(engine, x, cells.label)
     killer.join()
     assert pid not in engine.cluster.on_each(os.getpid).values()
     cpu = get_engine("cpu")
     expected = cpu.knn(cells.x, K)
     np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
     np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
-    np.testing.assert_array_equal(np.asarray(widths), cpu.silhouette_widths(cells.x, cells.label))
+    np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
 
 
 def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again(
@@ -401,8 +407,8 @@ def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
     """Its chunks stay on the workers; another engine reads it in blocks."""
     x = dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8))
     on: Any = engine if name == "dask" else get_engine(name)
-    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
-    assert np.asarray(on.silhouette_widths(on.put(x), cells.label)).tobytes() == expected.tobytes()
+    expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
+    assert np.asarray(silhouette_widths(on, on.put(x), cells.label)).tobytes() == expected.tobytes()
     with pytest.raises(InputError, match=r"^emb: 1 of 10 rows"):
         on.put(dask.array.where(dask.array.arange(10, chunks=4)[:, None] == 7, np.nan, 0.0), "emb")
 
@@ -410,5 +416,5 @@ def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
 def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
     engine.placement.handover.close()
     engine.placement.handover.folder = None
-    expected = get_engine("cpu").silhouette_widths(cells.x, cells.label)
-    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()
+    expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
+    assert np.asarray(silhouette_widths(engine, engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()

@@ -28,6 +28,13 @@ import gpubench as gb
 from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.engines import get_engine
 from gpubench.engines.common import segments as segments_module
+from gpubench.engines.common.kmeans import kmeans
+from gpubench.engines.common.neighborhoods import (
+    neighbor_chi_square,
+    neighbor_entropy,
+    neighbor_simpson,
+    neighbor_value_distance,
+)
 from gpubench.engines.common.segments import Pass
 from gpubench.engines.cuda import silhouette
 from gpubench.engines.cuda.engine import CudaEngine
@@ -35,6 +42,7 @@ from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.dask import connect, gpu_engine, gpu_silhouette, gpu_worker
 from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_a_task
 from gpubench.engines.dask.gpu_worker import check_alike
+from gpubench.metrics.silhouette import silhouette_widths
 
 K = 7
 GPU = {"gpu": "GPU", "packages": "cupy-cuda13x 14.0"}
@@ -86,20 +94,20 @@ def test_the_bits_of_the_cuda_engine(cuda: CudaEngine, engine: DaskGpuEngine, ce
             "distances": knn.distances,
             "between": between.indices,
             "between distances": between.distances,
-            "widths": of.silhouette_widths(on, cells.label),
-            "within": of.silhouette_widths(on, cells.batch, cells.label),
-            "sampled": of.silhouette_widths(on, cells.batch, cells.label, cells=some),
-            "cosine": of.silhouette_widths(on, cells.label, metric="cosine"),
-            "means": of.mean_distances(on, cells.label),
-            "entropy": of.neighbor_entropy(knn, cells.batch, 3),
-            "entropy of few": of.neighbor_entropy(head, cells.batch, 3),
-            "time": of.neighbor_value_distance(knn, cells.time, np.arange(len(cells.x)) % K + 1),
-            "time of all": of.neighbor_value_distance(knn, cells.time),
-            "simpson": of.neighbor_simpson(knn, cells.batch, 3, 2.0),
-            "chi": of.neighbor_chi_square(knn, cells.batch, np.full(3, 1 / 3)),
+            "widths": silhouette_widths(of, on, cells.label),
+            "within": silhouette_widths(of, on, cells.batch, cells.label),
+            "sampled": silhouette_widths(of, on, cells.batch, cells.label, cells=some),
+            "cosine": silhouette_widths(of, on, cells.label, metric="cosine"),
+            "means": of.cluster_distances(on, np.zeros_like(cells.label), cells.label)[0],
+            "entropy": of.map_neighbors(knn, neighbor_entropy, cells.batch, 3),
+            "entropy of few": of.map_neighbors(head, neighbor_entropy, cells.batch, 3),
+            "time": of.map_neighbors(knn, neighbor_value_distance, cells.time, np.arange(len(cells.x)) % K + 1),
+            "time of all": of.map_neighbors(knn, neighbor_value_distance, cells.time),
+            "simpson": of.map_neighbors(knn, neighbor_simpson, cells.batch, 3, 2.0),
+            "chi": of.map_neighbors(knn, neighbor_chi_square, cells.batch, np.full(3, 1 / 3)),
             "weights": graph.weights,
             "leiden": of.leiden(graph),
-            "kmeans": of.kmeans(on, 4),
+            "kmeans": of.run(kmeans, on, 4),
             "group means": of.group_means(on, cells.label, 4),
         }
         return {name: np.asarray(of.to_host(answer)).tobytes() for name, answer in answers.items()}
@@ -114,7 +122,7 @@ def test_silhouettes_in_several_passes(
     cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clusters = np.arange(cells.n, dtype=np.int32) // 12
-    expected = cuda.silhouette_widths(cuda.put(cells.x), clusters).tobytes()
+    expected = silhouette_widths(cuda, cuda.put(cells.x), clusters).tobytes()
     n_passes = []
 
     def passes(segments: Any, blocks: Any, _: int) -> Any:
@@ -123,7 +131,7 @@ def test_silhouettes_in_several_passes(
         return parts
 
     monkeypatch.setattr(silhouette, "passes", passes)
-    assert np.asarray(engine.silhouette_widths(engine.put(cells.x), clusters)).tobytes() == expected
+    assert np.asarray(silhouette_widths(engine, engine.put(cells.x), clusters)).tobytes() == expected
     assert n_passes[0] > 1
 
 
@@ -172,12 +180,12 @@ def test_cells_are_copied_to_a_gpu_once_and_let_go(
     monkeypatch.setattr(cuda, "put", lambda x, *args: copied.append(len(x)) or put(x, *args))
     x = engine.put(cells.x)
     for _ in range(2):
-        engine.silhouette_widths(x, cells.label)
+        silhouette_widths(engine, x, cells.label)
         engine.knn(x, 3)
     assert copied == [len(cells.x)]
     assert not cuda._checked, "the engine of the worker holds no array"
     engine.release(x)
-    engine.silhouette_widths(engine.put(cells.x), cells.label)
+    silhouette_widths(engine, engine.put(cells.x), cells.label)
     assert len(copied) == 2
 
 

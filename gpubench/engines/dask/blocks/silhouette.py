@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.common.segments import Segments, widths_of
+from gpubench.engines.common.segments import Segments
 from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of, sums_to
 from gpubench.engines.cpu.tiles import CentredRows, Centring, block_sums, make_summer
 from gpubench.engines.dask.blocks.shuffle import Gathered, most_parts, ranks_of, shuffle, sorted_rows
-from gpubench.engines.dask.silhouette import folded, own_means_of, sums_of_parts, widths_of_parts
+from gpubench.engines.dask.silhouette import distances_of_parts, folded, sums_of_parts
 from gpubench.engines.dask.silhouette_parts import (
     MAX_PARTS,
     TASK_PRODUCTS,
@@ -129,16 +129,10 @@ def centred(layout: Layout, centring: Centring, parts: list[tuple[Part, NDArray[
     return CentredRows(runs, centring)
 
 
-def silhouette_widths(x: BlockRows, segments: Segments, codes: list[Any], recipe: Recipe) -> Any:
-    """Silhouette widths of all cells, on one worker; see `Engine.silhouette_widths`."""
+def cluster_distances(x: BlockRows, segments: Segments, codes: list[Any], recipe: Recipe) -> Any:
+    """Distances of all cells to clusters, (2, n) on one worker; see `Engine.cluster_distances`."""
     found = _means(x, segments, recipe)
-    return x.cluster.submit("widths", widths_of_parts, found, *codes)
-
-
-def mean_distances(x: BlockRows, segments: Segments, codes: list[Any], recipe: Recipe) -> Any:
-    """Mean distances to the own cluster, on one worker."""
-    found = _means(x, segments, recipe)
-    return x.cluster.submit("means", own_means_of, found, *codes)
+    return x.cluster.submit("distances", distances_of_parts, found, *codes)
 
 
 def _means(x: BlockRows, segments: Segments, recipe: Recipe) -> list[Any]:
@@ -218,8 +212,8 @@ Piece = tuple[int, int, "Span"]
 """First cell of the sample, the one after the last, and the blocks of their group."""
 
 
-def sampled_widths(x: BlockRows, segments: Segments, cells: NDArray[np.int64], recipe: Recipe) -> Any:
-    """Widths of some cells, compared with all of their group; on one worker."""
+def distances_of_cells(x: BlockRows, segments: Segments, cells: NDArray[np.int64], recipe: Recipe) -> Any:
+    """Distances of some cells, compared with all of their group; (2, m) on one worker."""
     there, cluster = sort(x, segments), x.cluster
     segment = segments_of(cells, segments)
     order, pieces = pieces_of(Sample(segment, segments, there.layout.blocks), there.layout)
@@ -232,13 +226,13 @@ def sampled_widths(x: BlockRows, segments: Segments, cells: NDArray[np.int64], r
         for i, number in which
     )
     cluster.in_turn("silhouette", compare, calls, len(which), lambda n, future: found[which[n][0]].append(future))
-    widths = cluster.submit_each(
+    distances = cluster.submit_each(
         "fold",
-        widths_of_run,
+        distances_of_run,
         [(of_run, of_rows, there.sorting, run) for (run, _), of_run in zip(runs, found, strict=True)],
     )
-    values = cluster.submit("widths", put_back, widths, order)
-    cluster.wait([*widths, values])
+    values = cluster.submit("distances", put_back, distances, order)
+    cluster.wait([*distances, values])
     return values
 
 
@@ -291,20 +285,20 @@ def compare(
     return found
 
 
-def widths_of_run(
+def distances_of_run(
     found: list[list[Found]],
     segment: NDArray[np.int64],
     sorting: Sorting,
     run: list[Piece],
 ) -> NDArray[np.float64]:
-    """Widths of the cells of some pieces, of which everything was found."""
-    layout, widths = layout_of(sorting[1]), []
+    """Distances of the cells of some pieces, of which everything was found; (2, m)."""
+    layout, distances = layout_of(sorting[1]), []
     for number, (start, stop, of_group) in enumerate(run):
         merged, own = together([(tuple(of_part), number) for of_part in found]), segment[start:stop]
         merged.finish(layout, own, layout.unit(of_group, sorting[0].reach))
-        alone = layout.segments.sizes[own] == 1
-        widths.append(widths_of(*means(merged, stop - start, sorting[0].scale), alone))
-    return np.concatenate(widths)
+        a, b = means(merged, stop - start, sorting[0].scale)
+        distances.append(np.stack([np.where(layout.segments.sizes[own] == 1, np.nan, a), b]))
+    return np.concatenate(distances, axis=1)
 
 
 def as_it_is(array: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -312,8 +306,8 @@ def as_it_is(array: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(array)
 
 
-def put_back(widths: list[NDArray[np.float64]], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Values in the order of the sample."""
-    values = np.empty(len(order))
-    values[order] = np.concatenate(widths)
+def put_back(distances: list[NDArray[np.float64]], order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distances in the order of the sample."""
+    values = np.empty((2, len(order)))
+    values[:, order] = np.concatenate(distances, axis=1)
     return values
