@@ -80,7 +80,7 @@ class FoldGraph:
             The graph does not fit the memory.
         """
         voters, labels = self._voters, self.labels
-        proba = voters.of_fold(self.engine, self.folds[i].test, labels.codes, labels.n_classes)
+        proba = voters.vote_shares(self.engine, self.folds[i].test, labels.codes, labels.n_classes)
         return GraphVotes(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
 
     @cached_property

@@ -20,7 +20,7 @@ from gpubench.engines.base import Engine
 from gpubench.engines.common.knn_search import Scaling
 from gpubench.engines.cpu import exact_knn
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cpu.threads import Workers
+from gpubench.engines.cpu.threads import WorkerThreads
 
 SIZES = (2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)
@@ -228,7 +228,7 @@ def test_tiles_that_are_made_anew_are_the_same(rng: np.random.Generator, monkeyp
     for kept_bytes in (exact_knn.KEPT_BYTES, 0):
         monkeypatch.setattr(exact_knn, "KEPT_BYTES", kept_bytes)
         out = exact_knn.Neighbors.empty(len(x), 9)
-        exact_knn.search_rows(x, x, np.arange(len(x)), rows, out, Workers(2, Timeline()))
+        exact_knn.search_rows(x, x, np.arange(len(x)), rows, out, WorkerThreads(2, Timeline()))
         found.append((out.indices[rows], out.distances[rows]))
     assert_array_equal(found[0][0], found[1][0])
     assert_array_equal(found[0][1], found[1][1])

@@ -55,7 +55,7 @@ def test_shares_are_those_of_a_classifier_for_each_fold(engine: Engine) -> None:
         test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         classifier = engine.classifier("knn").fit(engine.put(x[train]), codes[train], 3)
         expected = engine.to_host(classifier.predict_proba(engine.put(x[test])))
-        np.testing.assert_array_equal(engine.to_host(voters.of_fold(engine, test, codes, 3)), expected)
+        np.testing.assert_array_equal(engine.to_host(voters.vote_shares(engine, test, codes, 3)), expected)
 
 
 @pytest.mark.parametrize("n_folds", [2, 3, 5, 10, 100])

@@ -17,7 +17,7 @@ import pytest
 
 import gpubench as gb
 from gpubench.core.timeline import Timeline
-from gpubench.engines.cpu.threads import Workers
+from gpubench.engines.cpu.threads import WorkerThreads
 from gpubench.running.interrupt import answering, is_work_left_behind
 
 SOON_S = 2.0
@@ -80,7 +80,7 @@ def test_work_that_listens_is_stopped_and_not_left_behind(timeline: Timeline, ct
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_tiles_stop_at_the_next(n_threads: int, timeline: Timeline, ctrl_c: Callable[[float], None]) -> None:
-    workers = Workers(n_threads, timeline)
+    workers = WorkerThreads(n_threads, timeline)
     done: list[int] = []
 
     def tile(i: int) -> None:

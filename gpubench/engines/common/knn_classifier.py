@@ -68,7 +68,7 @@ class Voters:
     method: str
     recall: float | None
 
-    def of_fold(self, engine: Engine, rows: NDArray[np.int64], codes: NDArray[np.int32], n_classes: int) -> Array:
+    def vote_shares(self, engine: Engine, rows: NDArray[np.int64], codes: NDArray[np.int32], n_classes: int) -> Array:
         """(m, n_classes) shares of the votes for some cells; codes (n,) are those of all."""
         xp = engine.xp
         return _shares(xp, xp.asarray(codes)[self.nearest[rows]], n_classes)

@@ -18,7 +18,7 @@ POWER_STEPS = 3
 """Steps of the power iteration: the direction need not be exactly that of the largest variance."""
 
 
-def near_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -> NDArray[np.int64]:
+def locality_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -> NDArray[np.int64]:
     """Halve the cells again and again across the direction in which they vary most, until parts hold `leaf` cells.
 
     Returns
@@ -33,7 +33,9 @@ def near_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -
         if len(cells) <= leaf:
             leaves.append(cells)
             continue
-        along = x[cells] @ direction_of(scaling.rows(x[rng.choice(cells, min(len(cells), SAMPLE), replace=False)]), rng)
+        along = x[cells] @ principal_direction(
+            scaling.rows(x[rng.choice(cells, min(len(cells), SAMPLE), replace=False)]), rng
+        )
         n_leaves = -(-len(cells) // leaf)
         half = n_leaves // 2 * leaf
         order = np.argpartition(along, half)
@@ -41,7 +43,7 @@ def near_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -
     return np.concatenate(leaves)
 
 
-def direction_of(sample: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def principal_direction(sample: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Roughly the first principal direction of a sample of centred and scaled cells."""
     centred: NDArray[np.float32] = sample - sample.mean(axis=0)
     direction: NDArray[np.float32] = rng.standard_normal(centred.shape[1:]).astype(np.float32)
@@ -57,13 +59,13 @@ RECALL_SAMPLE = 500
 """Cells whose neighbours are also searched exactly, to measure recall."""
 
 
-def sample_of(n: int, seed: int, size: int | None = None) -> NDArray[np.int64]:
+def draw_sample(n: int, seed: int, size: int | None = None) -> NDArray[np.int64]:
     """Draw cells, by default as many as measure recall, whose neighbours are searched again; ascending."""
     size = RECALL_SAMPLE if size is None else size
     return np.sort(np.random.default_rng(seed).choice(n, min(n, size), replace=False))
 
 
-def share_found(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) -> float:
+def measure_recall(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) -> float:
     """Share of the true neighbours of some cells that were found.
 
     Parameters
@@ -120,7 +122,7 @@ class Scaling:
         sample = x[:: -(-len(x) // CENTER_ROWS)].astype(np.float64)
         self.center: NDArray[np.float32] = np.median(sample, axis=0).astype(np.float32)
         extent = max(_extent(side, self.center) for side in ((x,) if queries is x else (x, queries)))
-        self.scale = scale_of(extent)
+        self.scale = power_of_two_scale(extent)
 
     def rows(self, cells: NDArray[np.float32], dtype: Any = np.float32, out: Floats | None = None) -> Floats:
         """Centred and scaled cells, (m, d) of `dtype`."""
@@ -129,7 +131,7 @@ class Scaling:
         return rows
 
 
-def scale_of(extent: float) -> float:
+def power_of_two_scale(extent: float) -> float:
     """The power of two that brings an extent to at most 1, or as near as a float32 can."""
     return float(2.0 ** np.clip(-np.ceil(np.log2(extent)), -126, 126)) if extent > 0 else 1.0
 

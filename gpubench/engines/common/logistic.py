@@ -29,14 +29,14 @@ MAX_LINE_SEARCH_STEPS = 50
 
 
 @dataclass(slots=True)
-class Sums:
+class LossSums:
     """Sums over some cells: of the loss, and of its gradient by weights and intercepts; on the host."""
 
     loss: float
     weights: NDArray[np.float64]
     intercepts: NDArray[np.float64]
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: LossSums) -> None:
         """Add the sums over other cells."""
         self.loss += other.loss
         self.weights += other.weights
@@ -58,7 +58,7 @@ class Objective(ABC):
         self.n_parameters = self._shape[0] * self._shape[1]
 
     @abstractmethod
-    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> Sums:
+    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> LossSums:
         """Sum the loss of each cell and its gradient, at weights (n_classes, d) and intercepts (n_classes,)."""
 
     def unpack(self, flat: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

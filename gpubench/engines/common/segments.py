@@ -41,7 +41,7 @@ class Segments:
         """(n_segments,) cells of each segment."""
         return np.diff(self.starts)
 
-    def of_groups(self) -> Iterator[tuple[int, int]]:
+    def group_spans(self) -> Iterator[tuple[int, int]]:
         """(first, last + 1) segment of each group."""
         edges = np.flatnonzero(np.diff(self.group, prepend=-1, append=-1))
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
@@ -86,7 +86,7 @@ def cut(segments: Segments, block_rows: int) -> list[Block]:
     """Cut each group into blocks: parts of one large segment, or runs of small whole ones."""
     blocks: list[Block] = []
     panel = 0
-    for group_first, group_last in segments.of_groups():
+    for group_first, group_last in segments.group_spans():
         first = group_first
         while first < group_last:
             last = first + 1
@@ -146,7 +146,7 @@ def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterat
             while panel_last < group_last and blocks[panel_last].panel == blocks[last].panel:
                 panel_last += 1
             part = Pass(first, panel_last, group_first, group_last)
-            if last > first and Sums.n_bytes(blocks, part) > memory_bytes:
+            if last > first and DistanceSums.n_bytes(blocks, part) > memory_bytes:
                 break
             last = panel_last
         yield Pass(first, last, group_first, group_last)
@@ -168,7 +168,7 @@ def in_cell_order(
     return a, b
 
 
-def unit_of(reach: float, n_cells: int, bits: int = 62) -> float:
+def fixed_point_unit(reach: float, n_cells: int, bits: int = 62) -> float:
     """What a distance is multiplied by in fixed point, a power of two; the same however the group is cut.
 
     Parameters
@@ -180,7 +180,7 @@ def unit_of(reach: float, n_cells: int, bits: int = 62) -> float:
     return float(2.0 ** np.floor(bits - np.log2(max(reach, 1.0) * (n_cells + 1))))
 
 
-class Sums:
+class DistanceSums:
     """Sums of distances from cells to segments in fixed point, for one pass.
 
     `_inside[s, r]` is the sum from the pass's row r to segment s of the pass or after it; `_after[s, r]` from the later
@@ -203,7 +203,7 @@ class Sums:
         self._end = blocks[part.group_last - 1].stop
         self._first = blocks[part.first].first
         self._segments = segments
-        self.unit = unit_of(reach, self._end - blocks[part.group_first].start, bits)
+        self.unit = fixed_point_unit(reach, self._end - blocks[part.group_first].start, bits)
 
     @staticmethod
     def _shapes(blocks: list[Block], part: Pass) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -227,14 +227,14 @@ class Sums:
         self._inside += tables[0]
         self._after += tables[1]
 
-    def of(self, block: Block, to: Block) -> Array:
+    def between(self, block: Block, to: Block) -> Array:
         """(segments of `to`, rows of `block`) int64, a view to add the sums of a tile to."""
         segments = slice(to.first - self._first, to.last - self._first)
         if block.start < self._stop:
             return self._inside[segments, block.start - self._start : block.stop - self._start]
         return self._after[segments, block.start - self._stop : block.stop - self._stop]
 
-    def fold_into(self, own: Array, nearest: Array) -> None:
+    def write_means(self, own: Array, nearest: Array) -> None:
         """Turn the finished sums into means: a of the pass's cells, and the smallest b seen so far.
 
         Parameters

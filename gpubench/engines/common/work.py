@@ -33,7 +33,7 @@ def search(n_queries: int, n: int, d: int, k: int, *, symmetric: bool) -> Work:
 
 def silhouettes(segments: Segments, d: int) -> Work:
     """Distances of every two cells of a group, and two means for each cell."""
-    of_groups = [segments.starts[last] - segments.starts[first] for first, last in segments.of_groups()]
+    of_groups = [segments.starts[last] - segments.starts[first] for first, last in segments.group_spans()]
     n = int(segments.starts[-1])
     return Work(sum(int(size) * (int(size) - 1) * d for size in of_groups), 4 * n * d + 16 * n)
 
@@ -46,7 +46,7 @@ def sampled(pieces: Iterable[tuple[int, int]], n: int, d: int) -> Work:
 def closed_silhouettes(segments: Segments, d: int) -> Work:
     """Products of every cell with the sum of each cluster of its group, which is cosine distance in a closed form."""
     starts = segments.starts
-    products = sum(int(starts[last] - starts[first]) * (last - first) for first, last in segments.of_groups())
+    products = sum(int(starts[last] - starts[first]) * (last - first) for first, last in segments.group_spans())
     n = int(starts[-1])
     return Work(2 * products * d, 8 * n * d + 16 * n)
 

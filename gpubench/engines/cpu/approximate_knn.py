@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubench.core.errors import EngineUnavailable
 from gpubench.core.types import Knn
-from gpubench.engines.common.knn_search import Neighbors, sample_of, share_found
+from gpubench.engines.common.knn_search import Neighbors, draw_sample, measure_recall
 from gpubench.engines.cpu import exact_knn
 
 if TYPE_CHECKING:
@@ -97,6 +97,6 @@ def _knn(
         exact_knn.rerank(x[rows], x, others, None, out, rows)
         workers.report(start, n)
     exact_knn.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
-    sample = sample_of(n, seed)
-    recall = share_found(sample, exact.knn_between(x[sample], x, k + 1).indices, out.indices[sample])
+    sample = draw_sample(n, seed)
+    recall = measure_recall(sample, exact.knn_between(x[sample], x, k + 1).indices, out.indices[sample])
     return Knn(out.indices, out.distances, method, params, recall)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubench.engines.common import logistic
 from gpubench.engines.common.blas import one_blas_thread
-from gpubench.engines.common.logistic import Sums
+from gpubench.engines.common.logistic import LossSums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,9 +179,9 @@ class _Objective(logistic.Objective):
         self._pool = pool
         self._n_threads = min(n_threads, len(self._parts))
 
-    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> Sums:
+    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> LossSums:
         """Every thread takes each n_threads-th part; the parts are added in their own order."""
-        sums: list[Sums | None] = [None] * len(self._parts)
+        sums: list[LossSums | None] = [None] * len(self._parts)
 
         def work(thread: int) -> None:
             logits = np.empty(self._n_classes * self._tile_rows, np.float32)
@@ -199,8 +199,8 @@ class _Objective(logistic.Objective):
 
     def _sum_over_part(
         self, part: range, weights: NDArray[np.float32], intercepts: NDArray[np.float32], buffer: NDArray[np.float32]
-    ) -> Sums:
-        sums = Sums(0.0, np.zeros(weights.shape), np.zeros(len(intercepts)))
+    ) -> LossSums:
+        sums = LossSums(0.0, np.zeros(weights.shape), np.zeros(len(intercepts)))
         for start in part:
             x, y = self._x[start : start + self._tile_rows], self._y[start : start + self._tile_rows]
             # classes by cells, not cells by classes: sums over classes then run along whole cache lines

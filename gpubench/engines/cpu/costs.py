@@ -152,7 +152,7 @@ def _view(given: _Given) -> Cost:
 def _knn(given: _Given) -> Cost:
     n, d, k = given["n"], given["d"], given["k"]
     method = given.engine.policy.knn_method_for(n, d)
-    store = CandidateStore.bytes_a_row(k, n - 1) * n
+    store = CandidateStore.bytes_per_row(k, n - 1) * n
     held = 8 * n * k + n
     if method == "exact":
         block = min(store, int(STORE_SHARE * given.memory_bytes))
@@ -178,9 +178,9 @@ def _leaves(given: _Given, n: int, d: int, k: int) -> tuple[int, int, float]:
     leaders = max(1, joined * n // leaf)
     principal = int(4 * leaves.SEEN_DIMS * d * n)
     sampled = principal + 4 * n * d + 12 * n
-    searched = principal + CandidateStore.bytes_a_row(k, n - 1) * n + 8 * n * joined + 8 * n
+    searched = principal + CandidateStore.bytes_per_row(k, n - 1) * n + 8 * n * joined + 8 * n
     sorted_or_near = max(16 * n * joined, 4 * n * leaves.NEAR)
-    with_leaders = CandidateStore.bytes_a_row(joined, leaders) * n
+    with_leaders = CandidateStore.bytes_per_row(joined, leaders) * n
     block = max(0, min(with_leaders, int(STORE_SHARE * given.memory_bytes)) - sorted_or_near)
     n_sets = min(leaves.MAX_SETS, max(1.0, 1 + math.log(n / ONE_SET, MORE_CELLS)))
     pivots = math.isqrt(leaders)
@@ -212,7 +212,7 @@ def _look_up(given: _Given) -> Cost:
 def _estimate(given: _Given) -> Cost:
     n, d, k = (given[name] for name in ("n", "d", "k"))
     drawn = min(n, SAMPLED_CELLS)
-    scratch = 4 * n * (d + 3) + drawn * (CandidateStore.bytes_a_row(k, n) + 8 * k + 4 * d)
+    scratch = 4 * n * (d + 3) + drawn * (CandidateStore.bytes_per_row(k, n) + 8 * k + 4 * d)
     return Cost("estimated", 4 * n, scratch, seconds=given.rates.queries_s(drawn, n, d))
 
 
@@ -272,7 +272,7 @@ def _knn_votes(given: _Given) -> Cost:
     method = given.engine.policy.knn_method_for(n, d, k)
     packages = ("scikit-learn",)
     if method == "exact":
-        store = min(CandidateStore.bytes_a_row(N_VOTES, n) * fold.test, int(STORE_SHARE * given.memory_bytes))
+        store = min(CandidateStore.bytes_per_row(N_VOTES, n) * fold.test, int(STORE_SHARE * given.memory_bytes))
         scratch = fold.scratch_bytes + _exact_bytes(given, fold.train, d, N_VOTES) // 2
         seconds = folds * given.rates.queries_s(fold.test, fold.train, d)
         return Cost(method, fold.held_bytes, scratch, store, packages, seconds)

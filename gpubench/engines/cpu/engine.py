@@ -30,7 +30,7 @@ from gpubench.engines.cpu.classifiers import (
     max_training_cells,
 )
 from gpubench.engines.cpu.exact_knn import ExactSearch
-from gpubench.engines.cpu.threads import Workers
+from gpubench.engines.cpu.threads import WorkerThreads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -134,7 +134,7 @@ class CpuEngine(Engine):
         self._budget = planner.Budget(self.memory_bytes)
         self.timeline = timeline or Timeline()
         self.notes = []
-        self._workers = Workers(self.n_threads, self.timeline)
+        self._workers = WorkerThreads(self.n_threads, self.timeline)
         self._tiles = compiled.load()
         self.policy: CpuPolicy = CpuPolicy(knn_method=knn, exact=exact, compiled=self._tiles is not None)
         if exact:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cpu.compiled import Tiles
-    from gpubench.engines.cpu.threads import Workers
+    from gpubench.engines.cpu.threads import WorkerThreads
 
 BLOCK_ROWS = 256
 BLOCK_COLUMNS = 2048
@@ -46,7 +46,7 @@ class ExactSearch:
     memory_bytes : a part of it may be taken for candidates
     """
 
-    workers: Workers
+    workers: WorkerThreads
     tiles: Tiles | None
     memory_bytes: int
 
@@ -70,7 +70,7 @@ def search_rows(
     own: NDArray[np.int64] | None,
     rows: NDArray[np.int64],
     out: Neighbors,
-    workers: Workers,
+    workers: WorkerThreads,
 ) -> None:
     """Search some rows again with all the digits there are; their results are overwritten.
 
@@ -146,7 +146,7 @@ def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
     return wide
 
 
-def _search(operands: _Operands, out: Neighbors, rows: NDArray[np.int64], workers: Workers) -> None:
+def _search(operands: _Operands, out: Neighbors, rows: NDArray[np.int64], workers: WorkerThreads) -> None:
     """Find the neighbours of every query; query i is row `rows[i]` of `out`."""
     others = len(operands.x) - (operands.own is not None)
     k = out.indices.shape[1]

@@ -18,7 +18,7 @@ from gpubench.core.types import Knn
 from gpubench.engines import planner
 from gpubench.engines.common import work
 from gpubench.engines.common.blas import one_blas_thread
-from gpubench.engines.common.knn_search import Neighbors, Scaling, near_order, sample_of, share_found
+from gpubench.engines.common.knn_search import Neighbors, Scaling, draw_sample, locality_order, measure_recall
 from gpubench.engines.cpu import exact_knn
 from gpubench.engines.cpu.top_k import CandidateStore
 
@@ -79,12 +79,12 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
     """
     n = len(x)
     seen_bytes = 4 * int(SEEN_DIMS * x.shape[1])
-    needed = (CandidateStore.bytes_a_row(k, n - 1) + 8 * LEADERS + seen_bytes) * n
+    needed = (CandidateStore.bytes_per_row(k, n - 1) + 8 * LEADERS + seen_bytes) * n
     what = f"the candidates for {k} neighbours of {n:,} cells"
     planner.require(needed, exact.memory_bytes, what, "use fewer neighbours")
     leaf = max(LEAF, LEAF_NEIGHBORS * k)
     n_joined = min(LEADERS, max(1, n // leaf))
-    sample = sample_of(n, seed)
+    sample = draw_sample(n, seed)
     true = exact.knn_between(x[sample], x, k + 1).indices
     seen = _principal(x, exact, seed)
     if seen is not x and not _neighbors_remain(seen, k, sample, true, exact):
@@ -92,7 +92,7 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
     search = _Search(x, seen, k, exact, tiles)
 
     def recall() -> float:
-        return share_found(sample, true, search.finish(sample).indices[sample])
+        return measure_recall(sample, true, search.finish(sample).indices[sample])
 
     n_sets = n_rounds = 0
     share = 0.0
@@ -109,13 +109,13 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
     params = {"leaf": leaf, "leaves_joined": n_joined * n_sets, "rounds": n_rounds}
     if seen is not x:
         params["components"] = seen.shape[1]
-    return Knn(found.indices, found.distances, "leaves", params, share_found(sample, true, found.indices[sample]))
+    return Knn(found.indices, found.distances, "leaves", params, measure_recall(sample, true, found.indices[sample]))
 
 
 def _principal(x: NDArray[np.float32], exact: ExactSearch, seed: int) -> NDArray[np.float32]:
     """The cells in their leading principal components, (n, fewer) float32, or as they are."""
     n, d = x.shape
-    sample = x[sample_of(n, seed, SEEN_SAMPLE)].astype(np.float64)
+    sample = x[draw_sample(n, seed, SEEN_SAMPLE)].astype(np.float64)
     mean = sample.mean(axis=0)
     sample -= mean
     with one_blas_thread():
@@ -142,7 +142,7 @@ def _neighbors_remain(
     """Whether next to no true neighbour of the sample would be lost, if all cells met and the candidates were kept."""
     n_kept, _ = CandidateStore.sizes(k, len(seen) - 1)
     kept = exact.knn_between(seen[sample], seen, min(n_kept + 1, len(seen))).indices
-    return share_found(sample, true, kept) >= SEEN_NEIGHBORS
+    return measure_recall(sample, true, kept) >= SEEN_NEIGHBORS
 
 
 def _nearest_leaders(
@@ -183,7 +183,7 @@ def _leaves(
         if len(members) <= MAX_LEAF * leaf:
             leaves.append(members)
             continue
-        ordered = members[near_order(x[members], scaling, leaf, seed)]
+        ordered = members[locality_order(x[members], scaling, leaf, seed)]
         leaves += [ordered[start : start + leaf] for start in range(0, len(ordered), leaf)]
     return sorted(leaves, key=len, reverse=True)
 
@@ -203,7 +203,7 @@ class _Search:
         self._x, self._seen, self._k, self._exact, self._tiles = x, seen, k, exact, tiles
         self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
         self._out = Neighbors.empty(len(x), k)
-        self._near_order = np.arange(len(x))
+        self._locality_order = np.arange(len(x))
 
     def join_leaves(self, n_joined: int, leaf: int, seed: int) -> None:
         """Let every cell join the leaves of its nearest of some leaders."""
@@ -214,7 +214,7 @@ class _Search:
         leaves = _leaves(x, joined, len(leaders), leaf, self.scaling, seed)
         workers.count(work.leaves([len(cells) for cells in leaves], d))
         workers.run(leaves, lambda: self._join_leaf)
-        self._near_order = np.argsort(joined[:, 0], kind="stable")
+        self._locality_order = np.argsort(joined[:, 0], kind="stable")
 
     def _join_leaf(self, cells: NDArray[np.int64]) -> None:
         """Compare every two cells of a leaf."""
@@ -244,7 +244,7 @@ class _Search:
     def finish_all(self) -> Neighbors:
         """Order what was found for all cells; those that have met fewer than k others are searched exactly."""
         # cells of one leaf have the same neighbours, which stay in the cache
-        out = self.finish(self._near_order)
+        out = self.finish(self._locality_order)
         lonely = np.flatnonzero(out.uncertain)
         exact_knn.search_rows(self._x, self._x, np.arange(len(self._x)), lonely, out, self._exact.workers)
         return out

@@ -15,13 +15,13 @@ import numpy as np
 from gpubench.engines.common import work
 from gpubench.engines.common.segments import (
     Block,
+    DistanceSums,
     Segments,
-    Sums,
     cut,
+    fixed_point_unit,
     in_cell_order,
     passes,
     sort_cells,
-    unit_of,
 )
 from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cpu.compiled import Tiles
-    from gpubench.engines.cpu.threads import Workers
+    from gpubench.engines.cpu.threads import WorkerThreads
 
 
 def cosine_means(
@@ -37,14 +37,14 @@ def cosine_means(
     segments: Segments,
     own: NDArray[np.float64],
     nearest: NDArray[np.float64],
-    workers: Workers,
+    workers: WorkerThreads,
 ) -> None:
     """Write a, the mean distance to the own cluster, and b, the smallest to another, in sorted order."""
 
     def make_worker() -> Callable[[tuple[int, int]], None]:
         return lambda span: _of_group(x, segments, span, own, nearest)
 
-    workers.run(list(segments.of_groups()), make_worker)
+    workers.run(list(segments.group_spans()), make_worker)
 
 
 def _of_group(
@@ -99,13 +99,13 @@ def cluster_distances_of_cells(
     x: NDArray[np.float32],
     clusters: NDArray[np.int32],
     groups: NDArray[np.int32] | None,
-    workers: Workers,
+    workers: WorkerThreads,
     tiles: Tiles | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the Euclidean distances of some cells; see `Engine.cluster_distances`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
-    sample = Sample(segments_of(cells, segments), segments, blocks)
+    sample = Sample(segment_codes(cells, segments), segments, blocks)
     rows = CentredRows.of_all(x, segments, blocks)
     sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
     workers.count(work.sampled(sizes, len(x), x.shape[1]))
@@ -124,7 +124,7 @@ def cluster_distances_of_cells(
     return distances[0], distances[1]
 
 
-def segments_of(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
+def segment_codes(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
     """The segment that each of some cells is in."""
     segment_of_cell = np.empty(len(segments.order), np.int64)
     segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
@@ -132,7 +132,7 @@ def segments_of(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int6
     return found
 
 
-def sums_to(
+def sums_to_segments(
     blocks: list[Block], cells: NDArray[np.float32], rows: CentredRows, summer: Summer, unit: float
 ) -> NDArray[np.int64]:
     """Sums of the distances of some cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
@@ -167,8 +167,8 @@ class Sample:
         summer: Summer,
     ) -> NDArray[np.float64]:
         """Compare the cells of a piece with their group; (2, m) mean distances to the own and the nearest cluster."""
-        unit = unit_of(rows.reach, others[-1].stop - others[0].start)
-        sums = sums_to(others, cells, rows, summer, unit)
+        unit = fixed_point_unit(rows.reach, others[-1].stop - others[0].start)
+        sums = sums_to_segments(others, cells, rows, summer, unit)
         first, last = others[0].first, others[-1].last
         sizes, own = self._sizes[first:last], self.segment[which] - first
         column = np.arange(sums.shape[1])
@@ -183,7 +183,7 @@ def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list
     pieces = []
     order = np.argsort(segment, kind="stable")
     first_block = 0
-    for first, last in segments.of_groups():
+    for first, last in segments.group_spans():
         last_block = first_block
         while last_block < len(blocks) and blocks[last_block].first < last:
             last_block += 1
@@ -201,7 +201,7 @@ def cluster_distances(
     clusters: NDArray[np.int32],
     groups: NDArray[np.int32] | None,
     metric: str,
-    workers: Workers,
+    workers: WorkerThreads,
     memory_bytes: int,
     tiles: Tiles | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -215,7 +215,7 @@ def _means(
     x: NDArray[np.float32],
     segments: Segments,
     metric: str,
-    workers: Workers,
+    workers: WorkerThreads,
     memory_bytes: int,
     tiles: Tiles | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -236,22 +236,22 @@ def _euclidean_means(
     segments: Segments,
     own: NDArray[np.float64],
     nearest: NDArray[np.float64],
-    workers: Workers,
+    workers: WorkerThreads,
     memory_bytes: int,
     compiled: Tiles | None,
 ) -> None:
     blocks = cut(segments, BLOCK_ROWS)
     rows = CentredRows.of_all(x, segments, blocks)
     for part in passes(segments, blocks, memory_bytes // 4):
-        sums = Sums(np, segments, blocks, part, rows.reach)
+        sums = DistanceSums(np, segments, blocks, part, rows.reach)
         tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]
         lock = Lock()
 
-        def make_worker(sums: Sums = sums, lock: Lock = lock) -> _TileWorker:
+        def make_worker(sums: DistanceSums = sums, lock: Lock = lock) -> _TileWorker:
             return _TileWorker(rows, sums, lock, make_summer(compiled, x.shape[1]))
 
         workers.run(tiles, make_worker)
-        sums.fold_into(own, nearest)
+        sums.write_means(own, nearest)
     own /= rows.scale
     nearest /= rows.scale
 
@@ -259,7 +259,7 @@ def _euclidean_means(
 class _TileWorker:
     """Computes tiles and adds up their distances."""
 
-    def __init__(self, rows: CentredRows, sums: Sums, lock: Lock, summer: Summer) -> None:
+    def __init__(self, rows: CentredRows, sums: DistanceSums, lock: Lock, summer: Summer) -> None:
         self._rows = rows
         self._sums = sums
         self._lock = lock
@@ -272,9 +272,9 @@ class _TileWorker:
         """Add the distances of one tile to the sums of both sides."""
         of_left, of_right = fixed_tile_sums(self._rows, self._summer, i, j, self._sums.unit)
         with self._lock:
-            self._sums.of(i, j)[...] += of_left
+            self._sums.between(i, j)[...] += of_left
             if i is not j:
-                self._sums.of(j, i)[...] += of_right
+                self._sums.between(j, i)[...] += of_right
 
 
 def fixed_tile_sums(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Workers:
+class WorkerThreads:
     """Runs independent pieces of work on threads.
 
     Attributes

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines.common.knn_search import scale_of
+from gpubench.engines.common.knn_search import power_of_two_scale
 from gpubench.engines.common.segments import Block, Segments, panels
 from gpubench.engines.cpu.kernels import positions
 
@@ -183,7 +183,7 @@ class Centring:
         """
         extent = float((high.astype(np.float64) - low).max())
         # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
-        scale = scale_of(extent)
+        scale = power_of_two_scale(extent)
         firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
         sizes = np.array([stop - start for start, stop in panels(blocks)])
         means = (np.add.reduceat(sums, firsts, axis=0) / sizes[:, None]).astype(np.float32)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.common.knn_search import Neighbors, Rounding, Scaling, near_order
+from gpubench.engines.common.knn_search import Neighbors, Rounding, Scaling, locality_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.cpu.compiled import Tiles
-    from gpubench.engines.cpu.threads import Workers
+    from gpubench.engines.cpu.threads import WorkerThreads
 
 
 class CandidateStore:
@@ -46,7 +46,7 @@ class CandidateStore:
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
-    def of_rows(self, rows: slice) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def candidates(self, rows: slice) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """How many candidates each of some rows has, and all their positions, one row after another."""
         candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
         there = np.arange(self.space) < counts[:, None]
@@ -58,7 +58,7 @@ class CandidateStore:
         self.arrays[1][row] = len(positions)
 
     @classmethod
-    def bytes_a_row(cls, k: int, n_others: int) -> int:
+    def bytes_per_row(cls, k: int, n_others: int) -> int:
         """What one row takes."""
         return 8 * cls.sizes(k, n_others)[1] + 9
 
@@ -88,7 +88,7 @@ def search(
     queries: NDArray[np.float32],
     x: NDArray[np.float32],
     out: Neighbors,
-    workers: Workers,
+    workers: WorkerThreads,
     memory_bytes: int,
     order: NDArray[np.int64] | None = None,
 ) -> None:
@@ -100,7 +100,7 @@ def search(
     """
     sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
-    row_bytes = CandidateStore.bytes_a_row(k, sides.n_others)
+    row_bytes = CandidateStore.bytes_per_row(k, sides.n_others)
     rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
     for first in range(0, len(queries), rows_a_pass):
         part = range(first, min(first + rows_a_pass, len(queries)))
@@ -113,14 +113,14 @@ def search_pair(
     sides: tuple[NDArray[np.int64], NDArray[np.int64]],
     farthest: NDArray[np.float32],
     k: int,
-    workers: Workers,
+    workers: WorkerThreads,
     scaling: Scaling,
 ) -> tuple[CandidateStore, NDArray[np.int64]]:
     """Find for each cell of one side those of its neighbours on the other side that are near enough.
 
     Parameters
     ----------
-    sides : some cells of `x`, near ones together (see `near_order`); every pair between them is compared once
+    sides : some cells of `x`, near ones together (see `locality_order`); every pair between them is compared once
     farthest : how far a neighbour may be of each cell, those of one side before those of the other
     scaling : of `x`
 
@@ -172,7 +172,9 @@ def order_exactly(
     )
 
 
-def _search_part(sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: Workers) -> None:
+def _search_part(
+    sides: _Sides, part: range, candidates: CandidateStore, out: Neighbors, workers: WorkerThreads
+) -> None:
     if sides.same:
         workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
     for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
@@ -235,7 +237,7 @@ class _Sides:
         tiles: Tiles,
         queries: NDArray[np.float32],
         x: NDArray[np.float32],
-        workers: Workers,
+        workers: WorkerThreads,
         order: NDArray[np.int64] | None = None,
         scaling: Scaling | None = None,
     ) -> None:
@@ -251,7 +253,7 @@ class _Sides:
         self.d = x.shape[1]
         self._scaling = scaling or Scaling(x, queries)
         if self.same:
-            self._column_ids = self._row_ids = near_order(x, self._scaling, LEAF, SEED) if order is None else order
+            self._column_ids = self._row_ids = locality_order(x, self._scaling, LEAF, SEED) if order is None else order
         else:
             # a random order bounds how often a row finds something nearer than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))

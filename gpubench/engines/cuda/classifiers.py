@@ -70,7 +70,7 @@ class CudaObjective(logistic.Objective):
         self._x = x
         self._y = workspace.device.xp.asarray(y)
 
-    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.Sums:
+    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.LossSums:
         """See `logistic.Objective.sum_over_cells`."""
         device, xp = self._workspace.device, self._workspace.device.xp
         on_device = xp.asarray(weights), xp.asarray(intercepts)
@@ -93,7 +93,7 @@ class CudaObjective(logistic.Objective):
             device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
             by_weights += gradient
             by_intercepts += z.sum(axis=0, dtype=np.float64)
-        return logistic.Sums(float(loss), xp.asnumpy(by_weights), xp.asnumpy(by_intercepts))
+        return logistic.LossSums(float(loss), xp.asnumpy(by_weights), xp.asnumpy(by_intercepts))
 
 
 def _tiles(workspace: Workspace, x: Array, n_classes: int) -> Iterator[slice]:

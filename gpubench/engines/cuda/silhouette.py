@@ -16,8 +16,8 @@ import numpy as np
 
 from gpubench.core.types import Array
 from gpubench.engines import planner
-from gpubench.engines.common.knn_search import scale_of
-from gpubench.engines.common.segments import Block, Pass, Segments, Sums, cut, isolate, panels, passes
+from gpubench.engines.common.knn_search import power_of_two_scale
+from gpubench.engines.common.segments import Block, DistanceSums, Pass, Segments, cut, isolate, panels, passes
 from gpubench.engines.cuda.signatures import WARP
 from gpubench.engines.cuda.tables import sorted_group_means
 from gpubench.engines.cuda.tiles import COLUMN_ALIGNMENT, CellScaling, Operand, Operands, cascade, tile_rows
@@ -112,7 +112,7 @@ def cosine_means(workspace: Workspace, x: Array, segments: Segments) -> tuple[Ar
     own[is_zero] = 1
     clusters = DirectionClusters(means, spread, n_directions / sizes, n_zeros / sizes)
     nearest = xp.full(n, np.inf)
-    for first, last in segments.of_groups():
+    for first, last in segments.group_spans():
         if last - first == 1:
             continue
         group, step = clusters.take(slice(first, last)), values // max(last - first, d)
@@ -127,7 +127,7 @@ def _centred_directions(workspace: Workspace, x: Array, segments: Segments) -> t
     xp, step = workspace.device.xp, workspace.tuning.float64_values // x.shape[1]
     order = xp.asarray(segments.order)
     unit, is_zero = xp.empty(x.shape, np.float32), xp.empty(len(x), np.bool_)
-    for first, last in segments.of_groups():
+    for first, last in segments.group_spans():
         start, stop = int(segments.starts[first]), int(segments.starts[last])
         total = xp.zeros(x.shape[1])
         for rows in row_blocks(stop, step, start):
@@ -170,7 +170,7 @@ def euclidean_means(workspace: Workspace, x: Array, segments: Segments) -> tuple
             tiles.add_row(i, part.group_last, sums)
             done += part.group_last - i
             workspace.timeline.advance(done, n_tiles)
-        sums.fold_into(own, nearest)
+        sums.write_means(own, nearest)
     own /= tiles.scale
     nearest /= tiles.scale
     return own, nearest
@@ -194,7 +194,7 @@ class SilhouetteTiles:
         self._workspace, self._device, self._x = workspace, workspace.device, x
         self._order = xp.asarray(segments.order.astype(np.int32))
         extent = float((x.max(axis=0).astype(np.float64) - x.min(axis=0)).max())
-        self.scale = scale_of(extent)
+        self.scale = power_of_two_scale(extent)
         self.reach = MARGIN * extent * self.scale * float(np.sqrt(x.shape[1]))
         # silhouettes average over many cells, so the fastest arithmetic is accurate enough
         self._arithmetic = cascade(self._device, x.shape[1], workspace.precision)[0]
@@ -213,7 +213,7 @@ class SilhouetteTiles:
         self.plan = list(passes(segments, self.blocks, workspace.room_bytes // 4))
         for part in self.plan:
             what = f"the sums of distances from one cluster to {len(segments.sizes):,} clusters"
-            n_bytes = Sums.n_bytes(self.blocks, part)
+            n_bytes = DistanceSums.n_bytes(self.blocks, part)
             planner.require(n_bytes, workspace.room_bytes // 2, what, "use fewer clusters")
 
     def _make_operands(self, edge: int, counted: Array | None) -> None:
@@ -240,17 +240,17 @@ class SilhouetteTiles:
             means.append(total / n)
         return xp.stack(means).astype(np.float32)
 
-    def empty_sums(self, xp: Any, part: Pass) -> Sums:
+    def empty_sums(self, xp: Any, part: Pass) -> DistanceSums:
         """Return empty sums of a pass in the memory of an array module."""
-        return Sums(xp, self.segments, self.blocks, part, self.reach, SUM_BITS)
+        return DistanceSums(xp, self.segments, self.blocks, part, self.reach, SUM_BITS)
 
-    def add_row(self, i: int, last: int, sums: Sums) -> None:
+    def add_row(self, i: int, last: int, sums: DistanceSums) -> None:
         """Add the tiles of block i with itself and with the blocks after it, up to `last`."""
         left = self._operands[i].left(self._device)
         for j in range(i, last):
             self._add_tile(i, j, left, sums)
 
-    def _add_tile(self, i: int, j: int, left: Array, sums: Sums) -> None:
+    def _add_tile(self, i: int, j: int, left: Array, sums: DistanceSums) -> None:
         rows, columns = self.blocks[i], self.blocks[j]
         row, column = self._operands[i], self._operands[j]
         products = column.products(self._device, left, self._buffer)
@@ -259,7 +259,7 @@ class SilhouetteTiles:
         reach = min(MARGIN * float(self._radii[i] + self._radii[j] + apart), self.reach)
         unit, shift = _units(reach, sums.unit)
         close = self._arithmetic.close * float((self._radii[i] + apart) ** 2 + self._radii[j] ** 2)
-        row_sums, column_sums = sums.of(rows, columns), sums.of(columns, rows)
+        row_sums, column_sums = sums.between(rows, columns), sums.between(columns, rows)
         self._device.launch(
             "silhouette_tile",
             WARP * -(-row.n // STRIP_ROWS) * -(-column.n // STRIP_COLUMNS),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.types import Array
-from gpubench.engines.common.knn_search import scale_of
+from gpubench.engines.common.knn_search import power_of_two_scale
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class CellScaling:
             total += x[rows].sum(axis=0, dtype=np.float64)
         centre = (total / len(x)).astype(np.float32)
         edges = [edge for cells in (x, queries) if cells is not None for edge in (cells.max(axis=0), cells.min(axis=0))]
-        return cls(centre, scale_of(max(float(xp.abs(edge - centre).max()) for edge in edges)))
+        return cls(centre, power_of_two_scale(max(float(xp.abs(edge - centre).max()) for edge in edges)))
 
     def rows(self, cells: Array) -> Array:
         """Return the centred and scaled cells, (m, d) float32."""

@@ -187,7 +187,7 @@ def _exact_knn(step: Step, workers: Workers, alone: Cost) -> Cost:
     n, d, k = (int(step.sizes[name]) for name in ("n", "d", "k"))
     rows = min(knn.part_rows(n, d, workers.count * workers.threads), n)
     parts = -(-n // rows)
-    a_task = 2 * rows * (4 * d + 8 * d + CandidateStore.bytes_a_row(k, max(n - 1, 1)))
+    a_task = 2 * rows * (4 * d + 8 * d + CandidateStore.bytes_per_row(k, max(n - 1, 1)))
     graph = 12 * n * k // workers.count
     if workers.in_blocks(n, d):
         scratch = workers.beside_blocks(n, d) + 4 * graph  # what is found has ids and distances in two precisions

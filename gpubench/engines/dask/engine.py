@@ -28,7 +28,7 @@ from gpubench.engines.common import work
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cpu.silhouette import segments_of
+from gpubench.engines.cpu.silhouette import segment_codes
 from gpubench.engines.dask import array, connect, costs, neighborhoods, worker
 from gpubench.engines.dask import knn as dask_knn
 from gpubench.engines.dask import silhouette as dask_silhouette
@@ -325,7 +325,7 @@ class DaskEngine(OneWorkerEngine):
         if cells is None:
             self.timeline.work(*work.silhouettes(segments, d))
         else:
-            sizes = compared(segments_of(cells, segments), segments)
+            sizes = compared(segment_codes(cells, segments), segments)
             self.timeline.work(*work.sampled(sizes, x.shape[0], d))
         if _in_blocks(x):
             if cells is not None:

@@ -26,7 +26,7 @@ MAX_PIECES = 16
 """Ranges of cells that sums are cut into at most, so that no worker receives all that the others have added up."""
 
 Tables = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
-"""Sums of one pass; see `Sums.tables`."""
+"""Sums of one pass; see `DistanceSums.tables`."""
 
 Means = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 """Mean distances to the own cluster, and to the nearest other of one pass; (n,) in sorted order."""
@@ -154,7 +154,7 @@ def fold(pieces: list[tuple[Tables]], told: tuple[Any, ...], part: Pass) -> Mean
     sums.add((np.concatenate(inside, axis=1), np.concatenate(after, axis=1)))
     n = len(tiles.segments.order)
     own, nearest = np.zeros(n), np.full(n, np.inf)
-    sums.fold_into(own, nearest)
+    sums.write_means(own, nearest)
     return own / tiles.scale, nearest / tiles.scale
 
 

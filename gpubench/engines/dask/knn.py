@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.types import Knn
-from gpubench.engines.common.knn_search import Neighbors, Scaling, near_order
+from gpubench.engines.common.knn_search import Neighbors, Scaling, locality_order
 from gpubench.engines.cpu import exact_knn as cpu_exact_knn
 from gpubench.engines.cpu import top_k
 from gpubench.engines.cpu.exact_knn import ExactSearch
@@ -146,7 +146,7 @@ def compare_parts(
         store.replace(row, place[np.searchsorted(both, cells[cells >= 0], sorter=place)])
     answers = [
         (counts, both[positions].astype(np.int32))
-        for counts, positions in map(store.of_rows, (slice(0, n_first), slice(n_first, len(both))))
+        for counts, positions in map(store.candidates, (slice(0, n_first), slice(n_first, len(both))))
     ]
     return answers[0], answers[1]
 
@@ -261,7 +261,7 @@ def search_rows(
 
 def _order(x: NDArray[np.float32], key: str) -> NDArray[np.int64]:
     """The cells, near ones together; this worker's, made once."""
-    return kept(("order", key), lambda: near_order(x, Scaling(x, x), top_k.LEAF, SEED))
+    return kept(("order", key), lambda: locality_order(x, Scaling(x, x), top_k.LEAF, SEED))
 
 
 def whole_search(x: NDArray[np.float32], k: int, recipe: Recipe) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
-from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segment_codes
 from gpubench.engines.cpu.tiles import CentredRows, make_summer
 from gpubench.engines.dask.silhouette_parts import (
     TASKS_PER_SLOT,
@@ -171,7 +171,7 @@ def distances_of_cells(
     cluster: Cluster, columns: Columns, cells: NDArray[np.int64], segments: Segments, recipe: Recipe
 ) -> Any:
     """Distances of some cells, compared with all of their group; (2, m) on one worker."""
-    of_groups = [drawn for drawn, _ in compared(segments_of(cells, segments), segments)]
+    of_groups = [drawn for drawn, _ in compared(segment_codes(cells, segments), segments)]
     n_pieces = sum(-(-drawn // CELLS_PER_PIECE) for drawn in of_groups)
     step = max(PIECES_PER_TASK, -(-n_pieces // (TASKS_PER_SLOT * cluster.n_slots)))
     calls = [(*columns.told, cells, (start, start + step), recipe) for start in range(0, n_pieces, step)]
@@ -193,7 +193,7 @@ def distances_of_pieces(
     """Distances of the cells of some pieces of a sample, and where they are in it."""
     own = Sorted.here(x, key, clusters, groups)
     layout, rows = own.layout, own.rows
-    sample = Sample(segments_of(cells, layout.segments), layout.segments, layout.blocks)
+    sample = Sample(segment_codes(cells, layout.segments), layout.segments, layout.blocks)
     summer = make_summer(recipe.start(threads=1).tiles, rows.d)
     pieces = sample.pieces[slice(*span)]
     distances = [sample.distances(x[cells[which]], which, others, rows, summer) for which, others in pieces]

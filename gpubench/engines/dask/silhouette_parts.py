@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines.common.segments import Block, Segments, cut, unit_of
+from gpubench.engines.common.segments import Block, Segments, cut, fixed_point_unit
 from gpubench.engines.cpu.silhouette import fixed_tile_sums
 from gpubench.engines.cpu.tiles import BLOCK_ROWS
 
@@ -205,7 +205,7 @@ class Layout:
     def unit(self, group: Span, reach: float) -> float:
         """What distances inside a group are multiplied by."""
         start, stop = self.rows_of(group)
-        return unit_of(reach, stop - start)
+        return fixed_point_unit(reach, stop - start)
 
     def own_segment(self, span: Span) -> NDArray[np.int64]:
         """The segment of each row of a run of blocks."""
@@ -287,7 +287,7 @@ def _runs(blocks: list[Block], group: Span, most_rows: float) -> Iterator[Span]:
 
 def _groups(segments: Segments, blocks: list[Block]) -> Iterator[Span]:
     first = 0
-    for _, last_segment in segments.of_groups():
+    for _, last_segment in segments.group_spans():
         last = first
         while last < len(blocks) and blocks[last].first < last_segment:
             last += 1

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.errors import InputError
 from gpubench.engines.base import Engine
-from gpubench.engines.common.knn_search import Scaling, near_order
+from gpubench.engines.common.knn_search import Scaling, locality_order
 from gpubench.engines.cpu import compiled as cpu_compiled
 from gpubench.engines.cpu import graphs, top_k
 from gpubench.engines.cpu.engine import CpuEngine
@@ -142,23 +142,23 @@ def test_the_number_of_threads_does_not_matter(tiles: str, rng: np.random.Genera
 
 
 @pytest.mark.parametrize("n", [1, 10, 31, 32, 33, 1000])
-def test_near_order_holds_every_cell_once(n: int, rng: np.random.Generator) -> None:
+def test_locality_order_holds_every_cell_once(n: int, rng: np.random.Generator) -> None:
     x = rng.standard_normal((n, 3)).astype(np.float32)
-    order = near_order(x, Scaling(x, x), 32, seed=0)
+    order = locality_order(x, Scaling(x, x), 32, seed=0)
     assert_array_equal(np.sort(order), np.arange(n))
 
 
-def test_near_order_puts_near_cells_together(rng: np.random.Generator) -> None:
+def test_locality_order_puts_near_cells_together(rng: np.random.Generator) -> None:
     """Eight heaps of 32 cells: each is one leaf."""
     heap = np.arange(256) % 8
     x = (100 * rng.standard_normal((8, 3))[heap] + rng.standard_normal((256, 3))).astype(np.float32)
-    leaves = heap[near_order(x, Scaling(x, x), 32, seed=0)].reshape(8, 32)
+    leaves = heap[locality_order(x, Scaling(x, x), 32, seed=0)].reshape(8, 32)
     assert all(len(set(leaf.tolist())) == 1 for leaf in leaves)
 
 
 def test_copies_can_be_ordered() -> None:
     x = np.ones((100, 2), np.float32)
-    assert_array_equal(np.sort(near_order(x, Scaling(x, x), 8, seed=0)), np.arange(100))
+    assert_array_equal(np.sort(locality_order(x, Scaling(x, x), 8, seed=0)), np.arange(100))
 
 
 def test_arrays_are_checked_at_the_door(tiles: str) -> None:

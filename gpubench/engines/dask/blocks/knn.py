@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.types import Knn
-from gpubench.engines.common.knn_search import SAMPLE, Neighbors, Scaling, direction_of, near_order
+from gpubench.engines.common.knn_search import SAMPLE, Neighbors, Scaling, locality_order, principal_direction
 from gpubench.engines.cpu import exact_knn as cpu_exact_knn
 from gpubench.engines.cpu import top_k
 from gpubench.engines.cpu.exact_knn import ExactSearch
@@ -106,7 +106,7 @@ def tree_of(sample: NDArray[np.float32], depth: int, seed: int) -> Tree:
         if node >= n_nodes or not len(cells):  # no cell of the sample comes here; others may, to either side
             continue
         few = rng.choice(cells, min(len(cells), SAMPLE), replace=False)
-        directions[node] = direction_of(scaling.rows(sample[few]), rng)
+        directions[node] = principal_direction(scaling.rows(sample[few]), rng)
         along = np.einsum("ij,j->i", sample[cells], directions[node])
         cuts[node] = np.median(along)
         beyond = along > cuts[node]
@@ -229,7 +229,7 @@ def near_part(pieces: list[Some], m: int) -> NearPart:
     ids = np.concatenate([ids for _, ids, _ in pieces])  # blocks come in order, and so do the cells of each
     assert len(ids) == m
     rows = np.concatenate([rows for _, _, rows in pieces])
-    return NearPart(ids, rows, near_order(rows, Scaling(rows, rows), top_k.LEAF, SEED))
+    return NearPart(ids, rows, locality_order(rows, Scaling(rows, rows), top_k.LEAF, SEED))
 
 
 def search_part(part: NearPart, k: int, recipe: Recipe) -> tuple[Near, NDArray[np.float32]]:
@@ -298,7 +298,7 @@ def _search_pair(
     cells, k = np.concatenate(sides), out.indices.shape[1]
     scaling = Scaling(x, x)
     store, missing = top_k.search_pair(engine.tiles, x, sides, farthest[cells], k, engine.workers, scaling)
-    counts, positions = store.of_rows(slice(0, len(cells)))
+    counts, positions = store.candidates(slice(0, len(cells)))
     ids = np.full((len(cells), max(int(counts.max()), 1)), -1, np.int32)
     ids[np.arange(ids.shape[1]) < counts[:, None]] = cells[positions]
     found = Neighbors.empty(len(cells), k)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.engines.common.segments import Segments
-from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segments_of, sums_to
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segment_codes, sums_to_segments
 from gpubench.engines.cpu.tiles import CentredRows, Centring, block_sums, make_summer
 from gpubench.engines.dask.blocks.shuffle import Gathered, most_parts, ranks_of, shuffle, sorted_rows
 from gpubench.engines.dask.silhouette import distances_of_parts, folded, sums_of_parts
@@ -215,7 +215,7 @@ Piece = tuple[int, int, "Span"]
 def distances_of_cells(x: BlockRows, segments: Segments, cells: NDArray[np.int64], recipe: Recipe) -> Any:
     """Distances of some cells, compared with all of their group; (2, m) on one worker."""
     there, cluster = sort(x, segments), x.cluster
-    segment = segments_of(cells, segments)
+    segment = segment_codes(cells, segments)
     order, pieces = pieces_of(Sample(segment, segments, there.layout.blocks), there.layout)
     rows, of_rows = x[cells[order]].argument, cluster.submit("segments", as_it_is, segment[order])
     runs = list(runs_of(pieces, there.layout, there.parts, x.shape[1]))
@@ -280,7 +280,7 @@ def compare(
     for start, stop, of_group in run:
         span = max(part.span[0], of_group[0]), min(part.span[1], of_group[1])
         unit = layout.unit(of_group, own.reach)
-        sums = sums_to(layout.blocks[slice(*span)], cells[start:stop], own, summer, unit)
+        sums = sums_to_segments(layout.blocks[slice(*span)], cells[start:stop], own, summer, unit)
         found.append(found_in(layout, sums, segment[start:stop], span, unit))
     return found
 
