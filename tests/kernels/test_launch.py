@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpubench.engines.cuda import kernels
-from gpubench.engines.cuda.signatures import KERNELS
+from gpubench.engines.cuda.signatures import KERNEL_DIR, KERNELS
 
 N, K = 6, 4
 
@@ -189,5 +189,5 @@ def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
 
 def test_the_common_text_stands_before_the_kernel() -> None:
     text = kernels.source("rank")
-    assert text.startswith((kernels.KERNEL_DIR / "common.cuh").read_text())
-    assert text.endswith((kernels.KERNEL_DIR / "rank.cu").read_text())
+    assert text.startswith((KERNEL_DIR / "common.cuh").read_text())
+    assert text.endswith((KERNEL_DIR / "rank.cu").read_text())

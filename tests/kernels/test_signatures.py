@@ -1,19 +1,18 @@
-"""The table of signatures, kernels/*.cu, their README and their tests tell of the same kernels and arguments."""
+"""The signatures agree with kernels/*.cu as a compiler reads them, with their headers and with the README."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from pathlib import Path
+from importlib import import_module
 
 import pytest
+from kernels.emulator import NotCompiled
 
-import gpubench.engines
 from gpubench.engines.cuda import kernels
-from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, Array
+from gpubench.engines.cuda.signatures import KERNEL_DIR, KERNELS, NO_CANDIDATE
 
-SOURCES = sorted(kernels.KERNEL_DIR.glob("*.cu"))
-
-TYPES = {
+C_TYPES = {
     "float32": "float",
     "float64": "double",
     "int32": "int",
@@ -21,76 +20,103 @@ TYPES = {
     "uint8": "unsigned char",
     "uint64": "unsigned long long",
 }
-ALIASES = {"Index": "long long", "Candidate": "unsigned long long"}
+
+LAUNCHES = {
+    "silhouette_tile": (64, {}, 8448),
+    "topk_update": (96, {}, 3072),
+    "rerank": (64, {"size": 64}, 768),
+    "search_exactly": (32, {"size": 128}, 1540),
+    "neighbor_entropy": (96, {"bins": 64}, 768),
+    "neighbor_value_distance": (96, {}, 0),
+    "fuzzy_memberships": (96, {}, 0),
+    "symmetrise": (96, {}, 0),
+    "rank": (96, {}, 0),
+    "group_means": (256, {}, 2048),
+}
+"""Kernel -> threads per block, scalars, and the bytes of shared memory that its header promises for these."""
+
+names = pytest.mark.parametrize("name", sorted(KERNELS))
 
 
-def parameters_of(text: str, name: str) -> list[str]:
-    """The parameters in a source, as "const float* x"."""
-    pattern = rf'extern "C" __global__ void\s*__launch_bounds__\(\d+\)\s*{name}\((.*?)\)\s*{{'
-    found = re.search(pattern, text, re.DOTALL)
-    assert found, f"{name}: no such kernel in its file"
-    words = re.sub(r"__restrict__|\s+", " ", found[1])
-    for alias, meaning in ALIASES.items():
-        words = re.sub(rf"\b{alias}\b", meaning, words)
-    return [" ".join(parameter.split()) for parameter in words.split(",")]
+def source_file(name: str) -> str:
+    return (KERNEL_DIR / f"{name}.cu").read_text()
 
 
-def declared(parameter) -> str:
-    """A parameter of the table as the source should have it."""
-    if isinstance(parameter, Array):
-        return f"{'' if parameter.written else 'const '}{TYPES[parameter.dtype]}* {parameter.name}"
-    return f"{TYPES[parameter.dtype]} {parameter.name}"
+def test_table_has_every_source() -> None:
+    assert {path.stem for path in KERNEL_DIR.glob("*.cu")} == set(KERNELS) == set(LAUNCHES)
 
 
-def test_every_source_is_in_the_table() -> None:
-    assert {path.stem for path in SOURCES} == set(KERNELS)
+def assertion_of_types(name: str, types: list[str]) -> str:
+    return f"static_assert(std::is_same_v<decltype(&{name}), void (*)({', '.join(types)})>);\n"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_the_table_says_what_the_source_says(path) -> None:
-    kernel = KERNELS[path.stem]
-    text = path.read_text()
-    assert text.count("__global__") == 1, "one kernel a file"
-    assert [declared(parameter) for parameter in kernel.parameters] == parameters_of(text, path.stem)
-    bound = int(re.search(r"__launch_bounds__\((\d+)\)", text)[1])
-    assert bound == kernel.max_threads
-    assert ("DYNAMIC_SHARED" in text) == (kernel.shared_bytes(dict.fromkeys(all_names(kernel), 1)) > 0)
+def declared_types(name: str) -> list[str]:
+    """The C++ types of the arguments according to the signature; the const of pointers as in the source."""
+    types = []
+    for parameter in KERNELS[name].parameters:
+        is_const = re.search(rf"\bconst [\w ]+\*(?: __restrict__)? {parameter.name}\b", source_file(name))
+        types.append(f"{'const ' if is_const else ''}{C_TYPES[parameter.dtype]}{'*' if parameter.is_array else ''}")
+    return types
 
 
-def all_names(kernel) -> list[str]:
-    return [parameter.name for parameter in kernel.parameters] + ["threads", "warps"]
+@names
+def test_signature_has_the_types_that_the_compiler_sees(compiler, name) -> None:
+    compiler.executable(name, kernels.source(name) + assertion_of_types(name, declared_types(name)), "address")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_shapes_and_strides_name_scalars(path) -> None:
-    kernel = KERNELS[path.stem]
-    scalars = {p.name for p in kernel.parameters if not isinstance(p, Array)}
-    for array in (p for p in kernel.parameters if isinstance(p, Array)):
-        assert array.stride is None or array.stride in scalars
+def test_signature_of_wrong_types_is_refused_by_the_compiler(compiler) -> None:
+    first, *others = declared_types("rank")
+    assert first == "const double*"
+    text = kernels.source("rank") + assertion_of_types("rank", ["const float*", *others])
+    with pytest.raises(NotCompiled, match="static assertion failed"):
+        compiler.executable("rank", text, "address")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_the_header_says_what_there_is_to_know(path) -> None:
-    header = path.read_text().partition("\n\n")[0]
+@names
+def test_table_names_arguments_only(name) -> None:
+    kernel = KERNELS[name]
+    arrays = [parameter.name for parameter in kernel.parameters if parameter.is_array]
+    scalars = {parameter.name for parameter in kernel.parameters if not parameter.is_array}
+    assert list(kernel.shapes) == arrays
+    assert set(kernel.ranges) <= scalars
+    assert set(kernel.aligned) <= set(arrays)
+    strides = {scalar.removesuffix("_stride") for scalar in scalars if scalar.endswith("_stride")}
+    assert strides <= set(arrays)
+    assert kernel.block_threads <= kernel.max_threads
+
+
+@names
+def test_shared_memory_is_what_the_header_promises(name) -> None:
+    threads, scalars, n_bytes = LAUNCHES[name]
+    kernel = KERNELS[name]
+    assert kernel.shared_bytes(scalars | kernel.block_sizes(threads)) == n_bytes
+    assert ("DYNAMIC_SHARED" in source_file(name)) == (n_bytes > 0)
+
+
+@names
+def test_header_describes_launch_and_arrays(name) -> None:
+    header = source_file(name).partition("\n\n")[0]
     for heading in ("Shapes", "Launch", "Bytes", "Twin"):
-        assert re.search(rf"^// {heading} ", header, re.MULTILINE), f"{path.name}: no {heading} in its header"
-    for array in (p for p in KERNELS[path.stem].parameters if isinstance(p, Array)):
-        assert re.search(rf"\b{array.name}\b", header), f"{path.name}: its header does not mention {array.name}"
+        assert re.search(rf"^// {heading} ", header, re.MULTILINE), f"{name}.cu: no {heading} in its header"
+    for array in KERNELS[name].shapes:
+        assert re.search(rf"\b{array}\b", header), f"{name}.cu: its header does not mention {array}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_the_twin_is_where_the_header_says(path) -> None:
-    pattern = r"^// Twin\s+(\w+) in gpubench/engines/([\w/]+\.py)$"
-    name, file = re.search(pattern, path.read_text(), re.MULTILINE).groups()
-    assert name == path.stem
-    text = Path(gpubench.engines.__file__).parent.joinpath(file).read_text()
-    assert re.search(rf"^\s*def {name}\(", text, re.MULTILINE), f"{file} has no {name}"
+@names
+def test_twin_is_where_the_header_says(name) -> None:
+    pattern = rf"^// Twin\s+{name} in (gpubench/engines/[\w/]+)\.py$"
+    path = re.search(pattern, source_file(name), re.MULTILINE)[1]
+    module = import_module(path.replace("/", "."))
+    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
+    twins = [vars(owner)[name] for owner in (module, *classes) if name in vars(owner)]
+    assert len(twins) == 1
+    assert callable(twins[0])
 
 
-def test_the_readme_lists_every_kernel() -> None:
-    rows = re.findall(r"^\| `(\w+)` ", (kernels.KERNEL_DIR / "README.md").read_text(), re.MULTILINE)
+def test_readme_lists_every_kernel() -> None:
+    rows = re.findall(r"^\| `(\w+)` ", (KERNEL_DIR / "README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(KERNELS)
 
 
-def test_constants_are_the_same_on_both_sides() -> None:
+def test_no_candidate_is_the_same_on_both_sides() -> None:
     assert f"NO_CANDIDATE = {int(NO_CANDIDATE):#x}ull" in kernels.source("rerank")

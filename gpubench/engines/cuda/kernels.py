@@ -6,19 +6,14 @@ is too short would be read without an error, so all launches go through this mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpubench.engines.cuda.signatures import KERNELS, WARP, Array, Kernel, Scalar
-
-_PACKAGE = Path(__file__).resolve().parents[2]
-# in a wheel the sources are inside the package, in a checkout next to it
-KERNEL_DIR = next(folder for folder in (_PACKAGE / "kernels", _PACKAGE.parent / "kernels") if folder.is_dir())
+from gpubench.engines.cuda.signatures import KERNEL_DIR, KERNELS, WARP, Kernel, Parameter
 
 OPTIONS = ("--std=c++17",)
 MAX_SHARED_BYTES = 48 << 10
@@ -90,11 +85,11 @@ def check(
         raise TypeError(f"{kernel.name}: {len(args)} arguments, needs {len(kernel.parameters)}: {names}")
     _check_geometry(kernel, grid, block)
     pairs = list(zip(kernel.parameters, args, strict=True))
-    numbers = {p.name: _number(kernel, p, value) for p, value in pairs if isinstance(p, Scalar)}
+    numbers = {p.name: _number(kernel, p, value) for p, value in pairs if not p.is_array}
     sizes = {name: number.item() for name, number in numbers.items()} | kernel.block_sizes(block[0])
     for parameter, value in pairs:
-        if isinstance(parameter, Array):
-            _check_array(f"{kernel.name}: {parameter.name}", parameter, value, sizes, array_type, device)
+        if parameter.is_array:
+            _check_array(kernel, parameter, value, sizes, array_type, device)
     shown = ", ".join(f"{name} = {value}" for name, value in sizes.items())
     for rule, holds in kernel.rules.items():
         if not holds(sizes):
@@ -117,7 +112,7 @@ def _check_geometry(kernel: Kernel, grid: Sequence[int], block: Sequence[int]) -
         raise ValueError(f"{kernel.name}: block {tuple(block)}, needs {kernel.block_threads} threads")
 
 
-def _number(kernel: Kernel, parameter: Scalar, value: Any) -> np.generic:
+def _number(kernel: Kernel, parameter: Parameter, value: Any) -> np.generic:
     """Convert a number to the type that the kernel declares, if that loses nothing."""
     where = f"{kernel.name}: {parameter.name}"
     dtype = np.dtype(parameter.dtype)
@@ -126,39 +121,41 @@ def _number(kernel: Kernel, parameter: Scalar, value: Any) -> np.generic:
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, int if dtype.kind == "i" else int | float):
         raise TypeError(f"{where} is {value!r}, needs a number that fits {dtype}")
-    low, high = parameter.low, parameter.high
+    low, high, step = kernel.range_of(parameter)
     if dtype.kind == "i":
         low, high = max(low, np.iinfo(dtype).min), min(high, np.iinfo(dtype).max)
     # written so that NaN fails; infinity is never a size, a scale or a threshold
-    if not (low <= number <= high) or number == np.inf or (parameter.step and number % parameter.step):
-        multiple = f", a multiple of {parameter.step}" if parameter.step else ""
+    if not (low <= number <= high) or number == np.inf or (step > 1 and number % step):
+        multiple = f", a multiple of {step}" if step > 1 else ""
         raise ValueError(f"{where} is {number}, needs {low:g} to {high:g}{multiple}")
     typed: np.generic = dtype.type(number)
     return typed
 
 
 def _check_array(
-    where: str, parameter: Array, value: Any, sizes: dict[str, Any], array_type: Any, device: int | None
+    kernel: Kernel, parameter: Parameter, value: Any, sizes: dict[str, Any], array_type: Any, device: int | None
 ) -> None:
+    where = f"{kernel.name}: {parameter.name}"
     if not isinstance(value, array_type):
         raise TypeError(f"{where} is a {type(value).__name__}, needs a {array_type.__module__}.{array_type.__name__}")
     if value.dtype != parameter.dtype:
         raise TypeError(f"{where} is {value.dtype}, needs {parameter.dtype}")
     if device is not None and value.device.id != device:
         raise ValueError(f"{where} is on device {value.device.id}, the current device is {device}")
-    _check_shape(where, parameter.shape, value.shape, sizes)
-    if parameter.stride is not None:
-        _check_stride(where, parameter.stride, value, sizes)
+    _check_shape(where, kernel.shapes[parameter.name].split(), value.shape, sizes)
+    stride = f"{parameter.name}_stride"
+    if stride in sizes:
+        _check_stride(where, stride, value, sizes[stride])
     elif not value.flags.c_contiguous:
         raise ValueError(f"{where} has strides {value.strides}, needs C-contiguous rows")
-    interface = getattr(value, "__cuda_array_interface__", None) or value.__array_interface__
-    if int(interface["data"][0]) % parameter.align:
-        raise ValueError(f"{where} is not aligned to {parameter.align} bytes")
+    if parameter.name in kernel.aligned:
+        interface = getattr(value, "__cuda_array_interface__", None) or value.__array_interface__
+        if int(interface["data"][0]) % 16:
+            raise ValueError(f"{where} is not aligned to 16 bytes")
 
 
-def _check_shape(where: str, words: str, shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
+def _check_shape(where: str, names: list[str], shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
     """Compare a shape with its declaration; a size that occurs for the first time is added to `sizes`."""
-    names = words.split()
     if len(shape) != len(names):
         raise ValueError(f"{where} has shape {shape}, needs ({', '.join(names)})")
     for word, size in zip(names, shape, strict=True):
@@ -168,11 +165,9 @@ def _check_shape(where: str, words: str, shape: tuple[int, ...], sizes: dict[str
             raise ValueError(f"{where} has shape {shape}, needs ({', '.join(names)}) with {word} = {expected}")
 
 
-def _check_stride(where: str, name: str, value: Any, sizes: Mapping[str, Any]) -> None:
+def _check_stride(where: str, name: str, value: Any, expected: int) -> None:
     n_rows, n_columns = value.shape
     row, column = (stride // value.itemsize for stride in value.strides)
     # the stride of a dimension of length 1 is never used
-    if (n_columns > 1 and column != 1) or (n_rows > 1 and row != sizes[name]):
-        raise ValueError(
-            f"{where} has rows {row} elements apart and columns {column}, needs {name} = {sizes[name]} and 1"
-        )
+    if (n_columns > 1 and column != 1) or (n_rows > 1 and row != expected):
+        raise ValueError(f"{where} has rows {row} elements apart and columns {column}, needs {name} = {expected} and 1")

@@ -1,80 +1,120 @@
-"""The signature of every CUDA kernel: the table that launches are checked against.
+"""The signature of every CUDA kernel, which launches are checked against.
 
-A shape is written with the names of the kernel's own scalars, so that an array of a wrong size is found before the GPU
+Names, types and order of the arguments are read from kernels/*.cu. The table below adds what C++ does not express. A
+shape is written with the names of the kernel's own scalars, so that an array of a wrong size is found before the GPU
 reads beyond its end: "n k+2" has n rows and k + 2 columns. A name that is no scalar stands for any size, the same
-wherever it occurs in the kernel. The tests compile the kernels against this table.
+wherever it occurs in the kernel. Arrays are C-contiguous, unless a scalar `<array>_stride` holds the distance between
+their rows in elements.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+# in a wheel the sources are inside the package, in a checkout next to it
+KERNEL_DIR = next(folder for folder in (_PACKAGE / "kernels", _PACKAGE.parent / "kernels") if folder.is_dir())
+
+WARP = 32
+NO_CANDIDATE = np.uint64(0xFF800000FFFFFFFF)
+"""Greater than every candidate, as in kernels/common.cuh: the initial limit of a row, and an unused entry."""
 
 Sizes = Mapping[str, int | float]
 """Values of a launch by name: the scalars, the sizes found in shapes, and `threads` and `warps` per block."""
 
-WARP = 32
-
-NO_CANDIDATE = np.uint64(0xFF800000FFFFFFFF)
-"""Greater than every candidate, as in kernels/common.cuh: the initial limit of a row, and an unused entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array argument.
-
-    Attributes
-    ----------
-    name, dtype : as in the source
-    shape : sizes by name; see the module
-    written : whether the kernel writes to it (if not, the source declares a pointer to const)
-    stride : the scalar that holds the distance between its rows in elements; None: C-contiguous
-    align : required alignment of its address in bytes
-    """
-
-    name: str
-    dtype: str
-    shape: str
-    written: bool = False
-    stride: str | None = None
-    align: int = 1
+DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "int": "int32",
+    "Index": "int64",
+    "long long": "int64",
+    "unsigned char": "uint8",
+    "Candidate": "uint64",
+}
+"""Types of the kernels' arguments."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A number argument between `low` and `high`, a multiple of `step` if that is given."""
+class Range(NamedTuple):
+    """The values of a number: between `low` and `high`, a multiple of `step`."""
 
-    name: str
-    dtype: str
-    low: float = 0
+    low: float
     high: float = np.inf
-    step: int | None = None
+    step: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+FLAG = Range(0, 1)
+POSITIVE = Range(float(np.finfo(np.float32).tiny))
+INT32_IDS = 2**31 - 2
+"""Largest id of a cell; the next one is padding."""
+
+
+class Parameter(NamedTuple):
+    """An argument of a kernel: an array of a dtype, or a number."""
+
+    name: str
+    dtype: str
+    is_array: bool
+
+
+@dataclass(frozen=True)
 class Kernel:
-    """The arguments of a kernel in order, and the requirements on its launches.
+    """The signature of a kernel, and the requirements on its launches.
 
     Attributes
     ----------
+    shapes : sizes of each array by name; see the module
+    ranges : ranges of numbers; by default integers are at least 1, strides and floating-point numbers at least 0
     rules : conditions on the sizes: description -> test
+    aligned : arrays whose address must be a multiple of 16
     shared_bytes : dynamic shared memory that a block needs, from the scalars and `block_sizes`
     block_threads : threads per block that the engine launches
-    max_threads : largest block that the kernel is compiled for
     fixed_block : whether `block_threads` is the only valid size of a block
     grid_dimensions : 1, or 2 if the kernel uses the y of the grid
     """
 
     name: str
-    parameters: tuple[Array | Scalar, ...]
+    shapes: Mapping[str, str]
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     rules: Mapping[str, Callable[[Sizes], bool]] = field(default_factory=dict)
+    aligned: tuple[str, ...] = ()
     shared_bytes: Callable[[Sizes], float] = lambda _: 0
     block_threads: int = 256
-    max_threads: int = 256
     fixed_block: bool = False
     grid_dimensions: int = 1
+
+    @cached_property
+    def _declaration(self) -> tuple[str, str]:
+        pattern = rf'extern "C" __global__ void\s+__launch_bounds__\((\d+)\)\s+{self.name}\((.*?)\)'
+        found = re.search(pattern, (KERNEL_DIR / f"{self.name}.cu").read_text(), re.DOTALL)
+        assert found, f"kernels/{self.name}.cu declares no kernel {self.name}"
+        return found[1], found[2]
+
+    @property
+    def max_threads(self) -> int:
+        """Largest block that the kernel is compiled for."""
+        return int(self._declaration[0])
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The arguments in order."""
+        parameters = []
+        for declared in self._declaration[1].split(","):
+            *words, name = [word for word in declared.split() if word not in ("const", "__restrict__")]
+            kind = " ".join(words)
+            parameters.append(Parameter(name, DTYPES[kind.removesuffix("*")], kind.endswith("*")))
+        return tuple(parameters)
+
+    def range_of(self, parameter: Parameter) -> Range:
+        """Return the range of a number."""
+        is_size = parameter.dtype.startswith("int") and not parameter.name.endswith("_stride")
+        return self.ranges.get(parameter.name, Range(1 if is_size else 0))
 
     @staticmethod
     def block_sizes(threads: int) -> dict[str, int]:
@@ -82,193 +122,105 @@ class Kernel:
         return {"threads": threads, "warps": threads // WARP}
 
 
-def _flag(name: str) -> Scalar:
-    return Scalar(name, "int32", 0, 1)
-
-
-def _count(name: str, dtype: str = "int32") -> Scalar:
-    return Scalar(name, dtype, 1)
-
-
-def _power_of_two(name: str) -> dict[str, Callable[[Sizes], bool]]:
-    return {f"{name} is a power of two": lambda s: int(s[name]) & (int(s[name]) - 1) == 0}
+def _is_power_of_two(sizes: Sizes) -> bool:
+    return int(sizes["size"]) & (int(sizes["size"]) - 1) == 0
 
 
 _KERNELS = (
     Kernel(
         "silhouette_tile",
-        (
-            Array("products", "float32", "n_rows products_stride", align=16),
-            Scalar("products_stride", "int64", 4, step=4),
-            Array("row_terms", "float32", "n_rows"),
-            Array("column_terms", "float32", "n_columns"),
-            Array("row_segments", "int32", "n_rows"),
-            Array("column_segments", "int32", "n_columns"),
-            _count("n_rows"),
-            _count("n_columns"),
-            Scalar("first_row", "int64"),
-            Scalar("first_column", "int64"),
-            Array("x", "float32", "n d"),
-            Array("order", "int32", "n"),
-            _count("d"),
-            Scalar("scale", "float32", float(np.finfo(np.float32).tiny)),
-            Scalar("close", "float32"),
-            Scalar("unit", "float32", float(np.finfo(np.float32).tiny)),
-            Scalar("shift", "int32", 0, 39),
-            _flag("both_sides"),
-            Array("row_sums", "int64", "column_segments_here n_rows", written=True, stride="row_sums_stride"),
-            Scalar("row_sums_stride", "int64"),
-            Array("column_sums", "int64", "row_segments_here n_columns", written=True, stride="column_sums_stride"),
-            Scalar("column_sums_stride", "int64"),
-        ),
+        {
+            "products": "n_rows products_stride",
+            "row_terms": "n_rows",
+            "column_terms": "n_columns",
+            "row_segments": "n_rows",
+            "column_segments": "n_columns",
+            "x": "n d",
+            "order": "n",
+            "row_sums": "column_segments_here n_rows",
+            "column_sums": "row_segments_here n_columns",
+        },
+        ranges={
+            "products_stride": Range(4, step=4),
+            "first_row": Range(0),
+            "first_column": Range(0),
+            "scale": POSITIVE,
+            "unit": POSITIVE,
+            "shift": Range(0, 39),
+            "both_sides": FLAG,
+        },
         rules={
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
             "first_row + n_rows <= n": lambda s: s["first_row"] + s["n_rows"] <= s["n"],
             "first_column + n_columns <= n": lambda s: s["first_column"] + s["n_columns"] <= s["n"],
         },
+        aligned=("products",),
         shared_bytes=lambda s: 32 * 33 * 4 * s["warps"],
         block_threads=128,
-        max_threads=128,
     ),
     Kernel(
         "topk_update",
-        (
-            Array("products", "float32", "n_rows products_stride", align=16),
-            Scalar("products_stride", "int64", 4, step=4),
-            Array("column_terms", "float32", "n_columns"),
-            _count("n_rows"),
-            _count("n_columns"),
-            Scalar("first_row", "int64", -1),
-            Scalar("first_column", "int64", 0, 2**31 - 2),
-            _count("keep"),
-            _count("capacity"),
-            _flag("last"),
-            Array("candidates", "uint64", "n_rows capacity", written=True),
-            Array("counts", "int32", "n_rows", written=True),
-            Array("limits", "uint64", "n_rows", written=True),
-        ),
+        {
+            "products": "n_rows products_stride",
+            "column_terms": "n_columns",
+            "candidates": "n_rows capacity",
+            "counts": "n_rows",
+            "limits": "n_rows",
+        },
+        ranges={
+            "products_stride": Range(4, step=4),
+            "first_row": Range(-1),
+            "first_column": Range(0, INT32_IDS),
+            "last": FLAG,
+        },
         rules={
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
             "capacity >= keep + 32": lambda s: s["capacity"] >= s["keep"] + 32,
         },
+        aligned=("products",),
         shared_bytes=lambda s: 256 * 4 * s["warps"],
     ),
     Kernel(
         "rerank",
-        (
-            Array("queries", "float32", "n_rows d"),
-            Array("x", "float32", "n d"),
-            _count("d"),
-            _count("n_rows", "int64"),
-            Array("candidates", "uint64", "n_rows capacity"),
-            _count("capacity"),
-            Array("counts", "int32", "n_rows"),
-            Array("limits", "uint64", "n_rows"),
-            Array("offsets", "float64", "n_rows"),
-            Scalar("inverse_square_scale", "float64", np.finfo(np.float64).tiny),
-            _count("k"),
-            _count("size"),
-            Array("indices", "int32", "n_rows k", written=True),
-            Array("distances", "float32", "n_rows k", written=True),
-            Array("uncertain", "uint8", "n_rows", written=True),
-        ),
-        rules=_power_of_two("size"),
+        {
+            "queries": "n_rows d",
+            "x": "n d",
+            "candidates": "n_rows capacity",
+            "counts": "n_rows",
+            "limits": "n_rows",
+            "offsets": "n_rows",
+            "indices": "n_rows k",
+            "distances": "n_rows k",
+            "uncertain": "n_rows",
+        },
+        ranges={"inverse_square_scale": Range(float(np.finfo(np.float64).tiny))},
+        rules={"size is a power of two": _is_power_of_two},
         shared_bytes=lambda s: 12 * s["size"],
         block_threads=64,
     ),
     Kernel(
         "search_exactly",
-        (
-            Array("queries", "float32", "m d"),
-            Array("x", "float32", "n d"),
-            _count("d"),
-            Scalar("n", "int64", 1, 2**31 - 2),
-            Array("rows", "int32", "n_rows"),
-            _count("n_rows", "int64"),
-            _flag("same_cells"),
-            _count("n_pieces"),
-            _count("k"),
-            _count("size"),
-            Array("candidates", "uint64", "n_rows n_pieces k", written=True),
-        ),
+        {"queries": "m d", "x": "n d", "rows": "n_rows", "candidates": "n_rows n_pieces k"},
+        ranges={"n": Range(1, INT32_IDS), "same_cells": FLAG},
         rules={
-            **_power_of_two("size"),
+            "size is a power of two": _is_power_of_two,
             "size >= k + threads of a block": lambda s: s["size"] >= s["k"] + s["threads"],
         },
         shared_bytes=lambda s: 12 * s["size"] + 4,
     ),
     Kernel(
         "neighbor_entropy",
-        (
-            Array("indices", "int32", "m k", stride="indices_stride"),
-            Scalar("indices_stride", "int64"),
-            Array("own", "int32", "m"),
-            Array("codes", "int32", "n"),
-            _count("m", "int64"),
-            _count("k"),
-            _count("n_codes"),
-            Scalar("bins", "int32", 32, step=32),
-            Array("count_log_count", "float64", "k+2"),
-            Array("entropy", "float64", "m", written=True),
-        ),
+        {"indices": "m k", "own": "m", "codes": "n", "count_log_count": "k+2", "entropy": "m"},
+        ranges={"bins": Range(32, step=32)},
         shared_bytes=lambda s: 4 * s["bins"] * s["warps"],
     ),
-    Kernel(
-        "neighbor_value_distance",
-        (
-            Array("indices", "int32", "m k", stride="indices_stride"),
-            Scalar("indices_stride", "int64"),
-            Array("own", "float64", "m"),
-            Array("values", "float64", "n"),
-            Array("k_per_cell", "int32", "m"),
-            _count("m", "int64"),
-            Array("out", "float64", "m", written=True),
-        ),
-    ),
-    Kernel(
-        "fuzzy_memberships",
-        (
-            Array("distances", "float32", "n k", stride="distances_stride"),
-            Scalar("distances_stride", "int64"),
-            _count("n", "int64"),
-            _count("k"),
-            Scalar("mean_distance", "float64"),
-            Array("memberships", "float64", "n k", written=True),
-        ),
-    ),
-    Kernel(
-        "symmetrise",
-        (
-            Array("indices", "int32", "n k", stride="indices_stride"),
-            Scalar("indices_stride", "int64"),
-            Array("memberships", "float64", "n k"),
-            _count("n", "int64"),
-            _count("k"),
-            Array("weights", "float64", "n k", written=True),
-            Array("one_sided", "uint8", "n k", written=True),
-        ),
-    ),
-    Kernel(
-        "rank",
-        (
-            Array("sorted", "float64", "n_rows n"),
-            Array("order", "int64", "n_rows n"),
-            _count("n_rows", "int64"),
-            _count("n", "int64"),
-            Array("ranks", "float64", "n_rows n", written=True),
-        ),
-        grid_dimensions=2,
-    ),
+    Kernel("neighbor_value_distance", {"indices": "m k", "own": "m", "values": "n", "k_per_cell": "m", "out": "m"}),
+    Kernel("fuzzy_memberships", {"distances": "n k", "memberships": "n k"}),
+    Kernel("symmetrise", {"indices": "n k", "memberships": "n k", "weights": "n k", "one_sided": "n k"}),
+    Kernel("rank", {"sorted": "n_rows n", "order": "n_rows n", "ranks": "n_rows n"}, grid_dimensions=2),
     Kernel(
         "group_means",
-        (
-            Array("x", "float32", "n d"),
-            Array("order", "int32", "n"),
-            Array("starts", "int64", "n_groups+1"),
-            _count("n_groups"),
-            _count("d"),
-            Array("means", "float64", "n_groups d", written=True),
-        ),
+        {"x": "n d", "order": "n", "starts": "n_groups+1", "means": "n_groups d"},
         shared_bytes=lambda s: 8 * s["threads"],
         fixed_block=True,
     ),
