@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.types import Array, Graph, Knn
+from gpubench.core.types import Graph, Knn
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cuda.tables import LANES_PER_CELL, with_stride
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
     from gpubench.engines.cuda.device import Device
 
 ATTEMPTS = 3
-"""Times that cuGraph is asked, each with another seed, before igraph is."""
+"""Runs of cuGraph, each with another seed, before igraph is used."""
 
 MAX_LEVELS = 100
-"""Levels of an iteration, for releases of cuGraph that count levels instead of iterations; more than it ever needs."""
+"""Limit for releases of cuGraph that count levels instead of iterations; more than it ever needs."""
 
 
 def fuzzy_graph(device: Device, knn: Knn) -> Graph:
@@ -49,40 +51,31 @@ def fuzzy_graph(device: Device, knn: Knn) -> Graph:
 def leiden(
     device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
 ) -> NDArray[np.int32]:
-    """Leiden communities by modularity, in order of decreasing size; `note` is told what is not as asked.
+    """Return Leiden communities by modularity, in order of decreasing size.
 
-    Clusterings that cannot be right are refused and asked for again with other seeds; igraph has the last word.
+    `note` receives a message where the result deviates from the request. Clusterings that cannot be right, with more
+    communities than pairs of cells, are computed again with other seeds; the last resort is igraph.
     """
-    if find_spec("pylibcugraph") is None:
-        note("Leiden by igraph on the CPU, as pylibcugraph is not installed")
-        return _by_igraph(device, graph, resolution, n_iterations, seed)
-    n_joined = int((device.xp.diff(graph.indptr) > 0).sum())
-    for attempt in range(ATTEMPTS):
-        codes = _by_cugraph(device, graph, resolution, n_iterations, seed + attempt, note)
-        if not _is_absurd(codes, n_joined, graph.n):
-            return codes
-    note(f"Leiden by igraph on the CPU, as cuGraph put almost every cell into a cluster of its own {ATTEMPTS} times")
-    return _by_igraph(device, graph, resolution, n_iterations, seed)
-
-
-def _is_absurd(codes: NDArray[np.int32], n_joined: int, n: int) -> bool:
-    """More communities than pairs among the cells that have edges; cells without edges are alone by right."""
-    n_communities = int(codes.max()) + 1 - (n - n_joined)
-    return n_communities > max(1, n_joined // 2)
-
-
-def _by_igraph(device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
+    why = "pylibcugraph is not installed"
+    if find_spec("pylibcugraph") is not None:
+        n_connected = int((device.xp.diff(graph.indptr) > 0).sum())
+        for attempt in range(ATTEMPTS):
+            codes = _by_cugraph(device.xp, graph, resolution, n_iterations, seed + attempt, note)
+            n_communities = int(codes.max()) + 1 - (graph.n - n_connected)  # cells without edges are rightly alone
+            if n_communities <= max(1, n_connected // 2):
+                return codes
+        why = f"cuGraph put almost every cell into a cluster of its own {ATTEMPTS} times"
+    note(f"Leiden by igraph on the CPU, as {why}")
     on_host = Graph(*map(device.xp.asnumpy, (graph.indptr, graph.indices, graph.weights)))
     return cpu_leiden.communities(on_host, resolution, n_iterations, seed)
 
 
 def _by_cugraph(
-    device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
+    xp: ModuleType, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
 ) -> NDArray[np.int32]:
     import pylibcugraph
 
-    xp = device.xp
-    # vertices and offsets must be of one type
+    # vertices and offsets must have the same type
     dtype = np.int32 if len(graph.indices) < 2**31 else np.int64
     handle = pylibcugraph.ResourceHandle()
     network = pylibcugraph.SGGraph(
@@ -100,7 +93,7 @@ def _by_cugraph(
     if "n_iterations" not in (pylibcugraph.leiden.__doc__ or ""):
         iterations = {"max_level": MAX_LEVELS, "theta": 1.0}
         note(f"Leiden by cuGraph ran until it converged; this release of it does not count n_iterations={n_iterations}")
-    vertices, found, _ = pylibcugraph.leiden(
+    vertices, clusters, _ = pylibcugraph.leiden(
         resource_handle=handle,
         random_state=seed,
         graph=network,
@@ -108,13 +101,8 @@ def _by_cugraph(
         do_expensive_check=False,
         **iterations,
     )
-    return _all_cells(xp, vertices, found, graph.n)
-
-
-def _all_cells(xp: Any, vertices: Array, found: Array, n: int) -> NDArray[np.int32]:
-    """Codes by size of all n cells; those that are not among the vertices are alone."""
-    codes = np.full(n, -1, np.int64)
-    codes[xp.asnumpy(vertices)] = xp.asnumpy(found)
-    alone = np.flatnonzero(codes < 0)
+    codes = np.full(graph.n, -1, np.int64)
+    codes[xp.asnumpy(vertices)] = xp.asnumpy(clusters)
+    alone = np.flatnonzero(codes < 0)  # cuGraph leaves out cells without edges
     codes[alone] = codes.max(initial=-1) + 1 + np.arange(len(alone))
     return cpu_leiden.by_size(np.unique(codes, return_inverse=True)[1])
