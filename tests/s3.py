@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, and a proxy before it that breaks what is asked to break."""
+"""An S3 server on this machine, and a proxy in front of it that injects faults."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BUCKET = "public-cells"
 
 @dataclass
 class Fault:
-    """What happens to one answer.
+    """A fault in one response.
 
     Attributes
     ----------
-    method : of the requests that it is for
-    status : answer this instead of asking S3
-    headers : of that answer
-    cut_after : close the connection after so many bytes of the body
+    method : of the requests to which it applies
+    status : respond with this instead of asking S3
+    headers : of that response
+    cut_after : number of bytes of the body after which the connection is closed
     flip_at : this byte of the body arrives changed
-    drop : close the connection without an answer
+    drop : close the connection without a response
     before : called before S3 is asked
     """
 
@@ -40,7 +40,7 @@ class Fault:
 
 
 class Proxy:
-    """Passes requests on to S3; each fault strikes one request, in their order."""
+    """A proxy for S3; each fault applies to one request, in order."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -67,7 +67,7 @@ class Proxy:
         return Fault(method)
 
     def gets(self) -> list[str]:
-        """The Range header of each GET; "" where it asked for all."""
+        """Return the Range header of each GET; "" for the whole file."""
         return [headers.get("Range", "") for method, headers in self.requests if method == "GET"]
 
     def close(self) -> None:
@@ -104,8 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = bytearray(answer.content)
         if fault.flip_at is not None and fault.flip_at < len(body):
             body[fault.flip_at] ^= 0x40
-        kept = body if fault.cut_after is None else body[: fault.cut_after]
-        self._answer(answer.status_code, dict(answer.headers), bytes(kept))
+        sent = body if fault.cut_after is None else body[: fault.cut_after]
+        self._answer(answer.status_code, dict(answer.headers), bytes(sent))
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve() -> Iterator[tuple[Any, Proxy]]:
-    """Start both; yields a client of boto3 that may write, and the proxy."""
+    """Start both; yield a boto3 client that may write, and the proxy."""
     import boto3
     from moto.server import ThreadedMotoServer
 

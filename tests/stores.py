@@ -1,4 +1,4 @@
-"""AnnData as files, for the tests of reading: what AnnData writes today, and layouts that it wrote once."""
+"""AnnData files for the tests of reading, in the current layout and in earlier ones."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def make_anndata() -> ad.AnnData:
 
 
 def dense(matrix: object) -> np.ndarray:
-    """Any matrix of AnnData as an array."""
+    """Return a matrix of AnnData as an array."""
     toarray = getattr(matrix, "toarray", None)
     return np.asarray(toarray() if toarray else matrix)
 
 
-# AnnData writes small arrays as one chunk: the chunks of (7, 2) below take the place of those of large ones.
+# AnnData writes small arrays as one chunk; the chunks of (7, 2) below imitate those of large arrays.
 
 
 def write_h5ad(adata: ad.AnnData, path: Path) -> Path:
@@ -82,7 +82,7 @@ def zarr_writer(version: int, *, zipped: bool = False) -> Callable[[ad.AnnData, 
     def write(adata: ad.AnnData, path: Path) -> Path:
         path = path / f"cells{version}.zarr{'.zip' if zipped else ''}"
         with ad.settings.override(zarr_write_format=version), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions of formats, which reading does not care for
+            warnings.simplefilter("ignore")  # about versions of formats
             if zipped:
                 with zarr.storage.ZipStore(path, mode="w") as store:
                     adata.write_zarr(store)

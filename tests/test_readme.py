@@ -17,7 +17,7 @@ from resume_cases import SMALL_FORESTS
 
 import gpubench as gb
 from gpubench.cli import listing, main, parse
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 from gpubench.tasks import TASKS, label_prediction
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ import typer
 
 from gpubench.cli.errors import EXIT_INTERRUPTED
 from gpubench.cli.flags import completion
+from gpubench.core.units import bytes_text
 from gpubench.running.options import SPECS
 
 _EPILOG = """A catalogue of your own is a YAML file that adds datasets, or changes what is said of one:
@@ -29,6 +30,12 @@ A datasets.yaml of cz-benchmarks is read as it is.
 
 GPUBENCH_CACHE names the folder of what is fetched; GPUBENCH_OFFLINE=1 forbids to ask any server.
 """
+
+_CHECKED = {
+    "sha256": "by the SHA-256 of the catalogue",
+    "md5": "by the MD5 that the server keeps",
+    "size": "by its size alone: no checksum is published",
+}
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -53,11 +60,11 @@ def _datasets() -> None:
 @app.command("list")
 def list_(catalogue: _Catalogues = None, json_: _Json = False) -> None:
     """List the datasets: names, whether they are in the cache, titles."""
+    from gpubench.datasets.cache import facts
     from gpubench.datasets.catalogue import read_catalogues
-    from gpubench.datasets.describe import facts, list_text
 
     known = [facts(entry) for entry in read_catalogues(catalogue or []).values()]
-    _print(known) if json_ else typer.echo(list_text(known))
+    _print(known) if json_ else _echo_list(known)
 
 
 @app.command()
@@ -66,10 +73,10 @@ def info(
 ) -> None:
     """Say all that is known of a dataset: address, columns, where its file is and how it was checked."""
     from gpubench import datasets
-    from gpubench.datasets.describe import facts, info_text
+    from gpubench.datasets.cache import facts
 
     known = facts(datasets.info(id_, catalogue=catalogue or []))
-    _print(known) if json_ else typer.echo(info_text(known))
+    _print(known) if json_ else _echo_facts(known)
 
 
 @app.command()
@@ -82,7 +89,7 @@ def fetch(
 ) -> int:
     """Fetch datasets into the cache: taken up where it ended, checked, whole or not at all."""
     from gpubench import datasets
-    from gpubench.datasets.describe import facts
+    from gpubench.datasets.cache import facts
 
     # all of them are known, or none is begun
     entries = [datasets.info(id_, catalogue=catalogue or []) for id_ in dict.fromkeys(ids)]
@@ -113,13 +120,35 @@ def path(
     _print({"id": id_, "file": place}) if json_ else typer.echo(place)
 
 
-def _fetched(known: dict[str, Any]) -> str:
-    from gpubench.core.units import bytes_text
-    from gpubench.datasets.describe import CHECKED
+def _echo_list(known: list[dict[str, Any]]) -> None:
+    """Print a line for each dataset: name, state and title."""
+    rows = [(facts["id"], _state(facts), facts["title"] or "") for facts in known]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for id_, state, title in rows:
+        typer.echo(f"{id_:<{widths[0]}}  {state:<{widths[1]}}  {title}".rstrip())
 
+
+def _state(known: dict[str, Any]) -> str:
+    return f"cached, {bytes_text(known['size'])}" if known["state"] == "cached" else str(known["state"])
+
+
+def _echo_facts(known: dict[str, Any]) -> None:
+    """Print all facts of a dataset, one on each line."""
+    texts = {
+        key: f"{value:,} bytes" if key == "size" else _CHECKED[value] if key == "checked" else value
+        for key, value in known.items()
+        if value is not None
+    }
+    texts["catalogue"] = texts.pop("where")
+    width = max(map(len, texts))
+    for key, text in texts.items():
+        typer.echo(f"{key:<{width}}  {text}")
+
+
+def _fetched(known: dict[str, Any]) -> str:
     if known["state"] == "local":
         return f"{known['id']}: {known['file']}"
-    return f"{known['id']}: {known['file']} ({bytes_text(known['size'])}, checked {CHECKED[known['checked']]})"
+    return f"{known['id']}: {known['file']} ({bytes_text(known['size'])}, checked {_CHECKED[known['checked']]})"
 
 
 def _print(content: Any) -> None:

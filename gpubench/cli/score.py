@@ -147,16 +147,16 @@ def demo(
     """Score real cells that come with gpubench, and say what each number means."""
     from gpubench.cli.listing import meanings_text
     from gpubench.cli.progress import Progress
-    from gpubench.datasets.demo import SOURCE, demo_path
+    from gpubench.datasets import DEMO_SOURCE, demo_path
     from gpubench.running import score as running_score
     from gpubench.running.output import chosen_output
 
     output = chosen_output(out, ["json", "csv"], report=True)
-    typer.echo(f"{SOURCE}\n")
+    typer.echo(f"{DEMO_SOURCE}\n")
     with reporting(verbose=False):
         with Progress() as progress:
             result = running_score.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
-        result.provenance["dataset"]["source"] = SOURCE  # rather than the folder in which gpubench is installed
+        result.provenance["dataset"]["source"] = DEMO_SOURCE  # rather than the folder in which gpubench is installed
         code = _finish(result, output, quiet=False, verbose=False)
     typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
     return code

@@ -1,4 +1,4 @@
-"""Data in: embeddings as rows that are read block by block, columns as codes or numbers."""
+"""Read embeddings as rows in blocks, and columns as label codes or numbers."""
 
 from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels

@@ -1,4 +1,4 @@
-"""Columns of the cells' table as what metrics take: label codes, or numbers."""
+"""Convert columns of the table of cells into label codes or numbers, as metrics take them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ _SMALL_RANGE = 1 << 10
 
 @dataclass(frozen=True, slots=True)
 class CategoricalColumn:
-    """A column as codes into its categories: what files store, before anyone looked at which categories occur.
+    """A column as codes into its categories, as files store it: not all categories need occur.
 
     Attributes
     ----------
     codes : (n,) integers; -1 where the value is missing
-    categories : the values, in any order, possibly unused ones among them; a missing value is None, NaN or pd.NA
+    categories : the values, in any order; a missing value is None, NaN or pd.NA
+
+    Examples
+    --------
+    >>> column = CategoricalColumn(np.array([1, 0, 1]), ["T cell", "B cell", "unused"])
+    >>> encode_labels(column, "label").names
+    ('B cell', 'T cell')
     """
 
     codes: NDArray[np.integer[Any]]
@@ -34,14 +40,8 @@ class CategoricalColumn:
         return len(self.codes)
 
 
-def unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
-    """A column of any library as a one-dimensional NumPy array, or as codes where it has them already.
-
-    Raises
-    ------
-    InputError
-        Not one value a cell.
-    """
+def _unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
+    """Return a column of any library as a one-dimensional NumPy array, or as codes if it has them already."""
     if isinstance(values, CategoricalColumn):
         return values
     if comes_from(values, "pandas"):
@@ -57,7 +57,7 @@ def unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
 def _from_pandas(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
     if getattr(values, "ndim", 0) != 1:
         raise InputError(f"{name} is a {type(values).__name__}, not one value per cell; give one column")
-    extension = getattr(values, "array", values)  # what a Series or an Index wraps
+    extension = getattr(values, "array", values)  # of a Series or an Index
     if hasattr(extension, "codes"):
         return CategoricalColumn(extension.codes, extension.categories.to_numpy())
     array: NDArray[Any] = values.to_numpy()
@@ -67,7 +67,7 @@ def _from_pandas(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
 def _from_arrow(values: Any) -> NDArray[Any] | CategoricalColumn:
     import pyarrow as pa
 
-    if pa.types.is_primitive(values.type):  # numbers, booleans and times; what is null becomes NaN, None or NaT
+    if pa.types.is_primitive(values.type):  # numbers, booleans and times; null becomes NaN, None or NaT
         array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
         return array
     if not pa.types.is_dictionary(values.type):
@@ -79,44 +79,32 @@ def _from_arrow(values: Any) -> NDArray[Any] | CategoricalColumn:
 
 
 def _keep_mixed(values: Sequence[Any]) -> Any:
-    """A list of text or of mixed types as an object array, for NumPy would turn [nan, 'a'] into ['nan', 'a']."""
+    """Return text or mixed types as an object array, since NumPy would turn [nan, 'a'] into ['nan', 'a']."""
     types = set(map(type, values))
     if len(types) == 1 and not types & {str, bytes}:
         return values
     return np.fromiter(values, object, len(values))
 
 
-def factorize(array: NDArray[Any], name: str) -> CategoricalColumn:
-    """Number the distinct values of a one-dimensional array.
-
-    Raises
-    ------
-    InputError
-        Complex numbers or records.
-    """
+def _factorize(array: NDArray[Any], name: str) -> CategoricalColumn:
+    """Number the distinct values of a one-dimensional array."""
     if array.dtype.kind in "cV":
         raise InputError(f"{name} has dtype {array.dtype}, which cannot be labels; give text or integers")
     if array.dtype.kind in "biu" and array.size:
-        return _factorize_integers(array)
-    if array.dtype.kind in "fmM":
+        low, high = int(array.min()), int(array.max())
+        if high - low <= len(array) + _SMALL_RANGE and high <= np.iinfo(np.int64).max:  # as for codes: no sort needed
+            values = low + np.arange(high - low + 1)
+            return CategoricalColumn(
+                array.astype(np.int64) - low, values.astype(bool) if array.dtype.kind == "b" else values
+            )
+    if array.dtype.kind in "biufmM":
         categories, codes = np.unique(array, return_inverse=True)
         return CategoricalColumn(codes, categories)
     return _factorize_objects(array)
 
 
-def _factorize_integers(array: NDArray[Any]) -> CategoricalColumn:
-    """Count instead of sort where the range is small, as it is for codes."""
-    low, high = int(array.min()), int(array.max())
-    if high - low > len(array) + _SMALL_RANGE or high > np.iinfo(np.int64).max:
-        categories, codes = np.unique(array, return_inverse=True)
-        return CategoricalColumn(codes, categories)
-    codes = array.astype(np.int64) - low
-    values = low + np.arange(high - low + 1)
-    return CategoricalColumn(codes, values.astype(bool) if array.dtype.kind == "b" else values)
-
-
 def _factorize_objects(array: NDArray[Any]) -> CategoricalColumn:
-    """Number text by hashing, in blocks, so that no copy of all rows as Python strings is made."""
+    """Number text by hashing, in blocks, to avoid a copy of all rows as Python strings."""
     index: dict[str | None, int] = {}
     codes = np.empty(len(array), np.int32)
     for start in range(0, len(array), _BLOCK_ROWS):
@@ -130,7 +118,7 @@ def _factorize_objects(array: NDArray[Any]) -> CategoricalColumn:
 
 
 def as_text(value: Any) -> str | None:
-    """A label as text; None where it is missing."""
+    """Return a label as text, or None if it is missing."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bytes):
@@ -152,7 +140,7 @@ def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
     values : list, NumPy array (text, bytes, integer, float, bool, object), pandas Series, Categorical or extension
         array, Arrow array, torch tensor, `CategoricalColumn`; `Labels` are returned as they are
     name : the argument that messages name
-    n : the number of cells that must have a value; None: any
+    n : required number of values; None: any
 
     Returns
     -------
@@ -162,12 +150,21 @@ def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
     Raises
     ------
     InputError
-        Missing values, another number of values than n, not one value a cell, no values.
+        Missing values, not n values, not one-dimensional, no values.
+
+    Examples
+    --------
+    >>> labels = encode_labels(["T cell", "B cell", "T cell"], "label")
+    >>> labels.names, labels.codes
+    (('B cell', 'T cell'), array([1, 0, 1], dtype=int32))
     """
     if isinstance(values, Labels):
         check_length(len(values), n, name)
         return values
-    column = _as_categorical(values, name, n)
+    column = _unwrap(values, name)
+    check_length(len(column), n, name)
+    if isinstance(column, np.ndarray):
+        column = _factorize(column, name)
     used, texts = _used_categories(column, name)
     names = sorted(set(texts))
     rank = {text: code for code, text in enumerate(names)}
@@ -177,7 +174,7 @@ def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
 
 
 def as_numeric(values: Any, name: str, n: int | None = None) -> NDArray[np.float64]:
-    """Read a column as numbers; text and categories that spell numbers count.
+    """Convert a column to numbers; text and categories that spell numbers are accepted.
 
     Parameters
     ----------
@@ -190,9 +187,14 @@ def as_numeric(values: Any, name: str, n: int | None = None) -> NDArray[np.float
     Raises
     ------
     InputError
-        Text that is not a number, dates, missing or infinite values, and what `encode_labels` refuses.
+        Text that is not a number, dates, missing or infinite values, and values that `encode_labels` refuses.
+
+    Examples
+    --------
+    >>> as_numeric(["1", "2.5"], "time")
+    array([1. , 2.5])
     """
-    column = values if isinstance(values, Labels) else unwrap(values, name)
+    column = values if isinstance(values, Labels) else _unwrap(values, name)
     check_length(len(column), n, name)
     if isinstance(column, np.ndarray) and column.dtype.kind in "mM":
         raise InputError(f"{name} holds dates or durations; give a numeric column, such as days since the first")
@@ -203,19 +205,13 @@ def as_numeric(values: Any, name: str, n: int | None = None) -> NDArray[np.float
         numbers = _parse(labels.names, name)[labels.codes]
     rows = np.flatnonzero(~np.isfinite(numbers))
     if len(rows):
-        found = some_rows(rows, len(numbers), "hold no finite number")
-        raise InputError(f"{name}: {found}; leave these cells out or fill them")
+        fault = some_rows(rows, len(numbers), "hold no finite number")
+        raise InputError(f"{name}: {fault}; leave these cells out or fill them")
     return numbers
 
 
 def count_values(values: Any, name: str) -> int:
-    """How many values a column has, whatever its library.
-
-    Raises
-    ------
-    InputError
-        Not one value a cell.
-    """
+    """Return the number of values of a column of any library."""
     shape = getattr(values, "shape", None)
     if shape is not None and len(shape) != 1:
         raise InputError(f"{name} must have one value per cell but has shape {tuple(shape)}; give one column")
@@ -234,18 +230,12 @@ def check_length(length: int, n: int | None, name: str) -> None:
         raise InputError(f"{name} has no values; give one value per cell")
 
 
-def _as_categorical(values: Any, name: str, n: int | None) -> CategoricalColumn:
-    column = unwrap(values, name)
-    check_length(len(column), n, name)
-    return column if isinstance(column, CategoricalColumn) else factorize(column, name)
-
-
 def _used_categories(column: CategoricalColumn, name: str) -> tuple[NDArray[np.intp], list[str]]:
-    """Indices of the categories that occur, and their text; raises where a value is missing."""
+    """Return the indices of the categories that occur, and their text; raise if a value is missing."""
     codes = column.codes.astype(np.intp, copy=False)
     n_categories = len(column.categories)
     if (largest := codes.max()) >= n_categories:
-        raise InputError(f"{name} has code {largest} but {n_categories:,} categories; it is damaged, write it anew")
+        raise InputError(f"{name} has code {largest} but {n_categories:,} categories; it is damaged: write it again")
     missing = codes < 0
     used = np.flatnonzero(np.bincount(codes[~missing] if missing.any() else codes, minlength=n_categories))
     texts = {int(i): as_text(column.categories[int(i)]) for i in used}
@@ -253,8 +243,8 @@ def _used_categories(column: CategoricalColumn, name: str) -> tuple[NDArray[np.i
     if nameless:
         missing |= np.isin(codes, nameless)
     if missing.any():
-        found = some_rows(np.flatnonzero(missing), len(column), "have no value")
-        raise InputError(f"{name}: {found}; leave these cells out or give them a name")
+        fault = some_rows(np.flatnonzero(missing), len(column), "have no value")
+        raise InputError(f"{name}: {fault}; leave these cells out or give them a name")
     return used, [text for text in texts.values() if text is not None]
 
 

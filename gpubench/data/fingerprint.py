@@ -1,4 +1,4 @@
-"""A short name for the content of a dataset, so that two results can be seen to come from the same cells."""
+"""A hash of a dataset, by which two results can be compared for whether they come from the same cells."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BLOCK_ROWS = 8
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash what decides the scores: cheap, and the same in every run and on every machine.
+    """Return a hash of a dataset that is cheap, and the same in every run and on every machine.
 
-    Of each embedding count its name, n, d, dtype and 64 rows in 8 blocks spread evenly; of each column its role and all
-    values, as numbers where it is an array of numbers, else as labels. A change in other rows of an embedding can go
-    unseen: this tells datasets apart, no more.
+    It covers the name, n, d, dtype and 64 rows of each embedding, in 8 evenly spaced blocks, and the role and all
+    values of each column, as numbers if it is a numeric array, else as labels. A change in other rows of an embedding
+    is not detected: the hash identifies datasets, it does not verify them.
 
     Returns
     -------
@@ -30,6 +30,11 @@ def fingerprint(dataset: Dataset) -> str:
     ------
     InputError
         A column with missing values.
+
+    Examples
+    --------
+    >>> fingerprint(Dataset(embeddings={"pca": np.eye(3)}, obs={}, n_cells=3))
+    'f357d5902c8861f7ffbfba4c9430c9c0'
     """
     digest = hashlib.blake2b(f"n={dataset.n_cells}".encode(), digest_size=16)
     for name in sorted(dataset.embeddings):
@@ -54,5 +59,5 @@ def _add_rows(digest: Any, name: str, rows: Rows) -> None:
     digest.update(repr(("embedding", name, int(n), int(d), rows.dtype.name)).encode())
     for start in np.unique(np.linspace(0, max(n - _BLOCK_ROWS, 0), _N_BLOCKS).astype(np.int64)):
         block = read_rows(rows, int(start), min(int(start) + _BLOCK_ROWS, int(n)))
-        # as bytes, for there is no memoryview of long doubles
+        # as bytes, since long doubles have no memoryview
         digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).view(np.uint8).data)

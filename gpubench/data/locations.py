@@ -1,4 +1,4 @@
-"""Where a matrix is stored, so that another process can open it for itself."""
+"""The location of a stored matrix, from which another process can open it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.errors import InputError
-from gpubench.data.formats.array_rows import NpyRows, ParquetRows
-from gpubench.data.formats.containers import home_of, open_hdf5, open_zarr
+from gpubench.data.formats.arrays import NpyRows, ParquetRows
+from gpubench.data.formats.containers import open_hdf5, open_zarr
 from gpubench.data.formats.stored_matrices import stored_rows
 from gpubench.data.matrices import comes_from
 from gpubench.data.read_errors import reading
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A matrix in a file.
+class Location:
+    """The location of a matrix in a file.
 
     Attributes
     ----------
     path : absolute, or a URL
     format : "npy", "parquet", "hdf5" or "zarr"
-    node : which of the arrays of an HDF5 file or a zarr store
-    what : for messages
+    node : path of the array in an HDF5 file or a zarr store
+    what : what messages call the matrix
     """
 
     path: str | Url
@@ -38,13 +38,7 @@ class Place:
     what: str
 
     def open(self) -> Rows:
-        """Open it; nothing is read but shapes.
-
-        Raises
-        ------
-        InputError
-            It is not there for this process, or damaged.
-        """
+        """Open the matrix in this process; only shapes are read."""
         file: File = self.path if isinstance(self.path, Url) else Path(self.path)
         if isinstance(file, Path) and not file.exists():
             raise InputError(
@@ -56,46 +50,50 @@ class Place:
         if self.format == "npy":
             if isinstance(file, Url):
                 return NpyRows(file)
-            with reading(str(file)):
+            with reading(file):
                 return np.lib.format.open_memmap(file, mode="r")
         if self.format == "parquet":
             return ParquetRows(file)
         root = open_hdf5(file) if self.format == "hdf5" else open_zarr(file)
-        with reading(self.what):
-            rows: Rows = stored_rows(root[self.node], self.what)
+        with reading(self.what, file):
+            rows: Rows = stored_rows(root[self.node], self.what, file)
             return rows
 
 
-def place_of(rows: Rows) -> Place | None:
-    """Where the rows are stored; None where they are in memory, or in a layout that has no place of its own.
+def find_location(rows: Rows) -> Location | None:
+    """Return where rows are stored; None if they are in memory, or stored in a layout that has no location.
 
     Parameters
     ----------
     rows : as `as_rows` returns them
     """
     if isinstance(rows, np.memmap):
-        return _of_memmap(rows)
+        return _memmap_location(rows)
+    file = getattr(rows, "file", None)
     if isinstance(rows, NpyRows | ParquetRows):
-        return _of_home(rows.file, "npy" if isinstance(rows, NpyRows) else "parquet", "", str(rows.file))
+        return _location(file, "npy" if isinstance(rows, NpyRows) else "parquet", "", str(file))
     node: Any = getattr(rows, "node", None)
-    home, what = home_of(node), getattr(rows, "what", "")
+    url, what = file if isinstance(file, Url) else None, getattr(rows, "what", "")
     if comes_from(node, "h5py"):
-        return _of_home(home, "hdf5", node.name, what)
-    return None if home is None else _of_home(home, "zarr", node.path, what)
+        return _location(url or Path(node.file.filename), "hdf5", node.name, what)
+    if comes_from(node, "zarr"):
+        root = getattr(node.store, "root", None)
+        return _location(url or (None if root is None else Path(root)), "zarr", node.path, what)
+    return None
 
 
-def _of_home(home: File | None, kind: str, node: str, what: str) -> Place | None:
-    if home is None or (isinstance(home, Url) and not home.is_shared):
+def _location(file: File | None, kind: str, node: str, what: str) -> Location | None:
+    if file is None or (isinstance(file, Url) and not file.is_shared):
         return None
-    return Place(home if isinstance(home, Url) else str(home.absolute()), kind, node, what)
+    return Location(file if isinstance(file, Url) else str(file.absolute()), kind, node, what)
 
 
-def _of_memmap(array: np.memmap[Any, Any]) -> Place | None:
-    """The file of a memory map, where it is a whole .npy file."""
+def _memmap_location(array: np.memmap[Any, Any]) -> Location | None:
+    """Return the location of a memory map that is a whole .npy file."""
     path = array.filename
     if path is None or Path(path).suffix != ".npy":
         return None
     whole = np.lib.format.open_memmap(path, mode="r")
     same = whole.shape == array.shape and whole.dtype == array.dtype and whole.strides == array.strides
-    starts_there = getattr(whole, "offset", 0) == getattr(array, "offset", 0)
-    return Place(str(Path(path).absolute()), "npy", "", str(path)) if same and starts_there else None
+    same = same and getattr(whole, "offset", 0) == getattr(array, "offset", 0)
+    return Location(str(Path(path).absolute()), "npy", "", str(path)) if same else None

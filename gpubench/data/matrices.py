@@ -1,9 +1,10 @@
-"""Anything matrix-like as rows: a host array, or a source that is read block by block."""
+"""Matrices of every library as rows: a host array, or a row source that is read block by block."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,18 +13,27 @@ from numpy.typing import NDArray
 from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.core.types import RowSource
 from gpubench.data.read_errors import reading
+from gpubench.data.urls import File
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 
 
 class FiniteCheck:
-    """Counts rows that hold NaN, infinite values, or values beyond the range of float32.
+    """A count of rows that hold NaN, infinite values, or values beyond the range of float32.
 
     Blocks may be added in any order and from several threads.
 
     Parameters
     ----------
     name : the argument that the message names
+
+    Examples
+    --------
+    >>> check = FiniteCheck("x")
+    >>> check.add(np.array([[1.0, 2.0], [np.nan, 3.0]]), 0)
+    >>> check.finish(2)
+    Traceback (most recent call last):
+    gpubench.core.errors.InputError: x: 1 of 2 rows hold NaN or infinite values (first: 1); remove or impute these cells
     """
 
     def __init__(self, name: str) -> None:
@@ -32,7 +42,7 @@ class FiniteCheck:
         self._too_large: list[NDArray[np.intp]] = []
 
     def add(self, block: NDArray[Any], start: int) -> None:
-        """Look at rows start, start + 1, ... as stored: before a conversion to float32 that may overflow."""
+        """Check rows start, start + 1, ... as stored, before a conversion to float32 that may overflow."""
         if block.dtype.kind != "f" or block.size == 0 or _is_fine(block):
             return
         finite = np.isfinite(block)
@@ -40,7 +50,7 @@ class FiniteCheck:
         self._too_large.append(start + np.flatnonzero((finite & (np.abs(block) > FLOAT32_MAX)).any(axis=1)))
 
     def join(self, other: FiniteCheck) -> None:
-        """Take what was found in other blocks."""
+        """Add the counts of another check."""
         self._not_finite += other._not_finite
         self._too_large += other._too_large
 
@@ -52,24 +62,21 @@ class FiniteCheck:
         InputError
             How many rows, the first few, and what to do.
         """
-        if len(rows := _joined(self._not_finite)):
-            found = some_rows(rows, n, "hold NaN or infinite values")
-            raise InputError(f"{self._name}: {found}; remove or impute these cells")
-        if len(rows := _joined(self._too_large)):
-            found = some_rows(rows, n, "hold values beyond 3.4e38, the range of float32")
-            raise InputError(f"{self._name}: {found}; rescale the embedding")
+        for blocks, fault, remedy in (
+            (self._not_finite, "hold NaN or infinite values", "remove or impute these cells"),
+            (self._too_large, "hold values beyond 3.4e38, the range of float32", "rescale the embedding"),
+        ):
+            rows = np.sort(np.concatenate([np.empty(0, np.intp), *blocks]))
+            if len(rows):
+                raise InputError(f"{self._name}: {some_rows(rows, n, fault)}; {remedy}")
 
 
 def _is_fine(block: NDArray[Any]) -> bool:
-    """Whether all values are finite as float32; one pass or two without temporaries for the usual dtypes."""
+    """Whether all values are finite as float32; for the usual dtypes in two passes without temporaries."""
     if block.dtype.itemsize < 4:  # NumPy compares half floats slowly
         return bool(np.isfinite(block).all())
-    # NaN wins both min and max, and fails both comparisons.
+    # NaN is the result of min and max wherever it occurs, and fails both comparisons.
     return bool(block.min() >= -FLOAT32_MAX and block.max() <= FLOAT32_MAX)
-
-
-def _joined(parts: list[NDArray[np.intp]]) -> NDArray[np.intp]:
-    return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.intp)
 
 
 _DLPACK_CPU = 1
@@ -81,7 +88,7 @@ def comes_from(x: Any, package: str) -> bool:
 
 
 def is_on_device(x: Any) -> bool:
-    """Whether `x` is an array in the memory of a device: of CuPy, of torch on a GPU, of whatever exports DLPack."""
+    """Whether `x` is an array in device memory: of CuPy, of torch on a GPU, or of another exporter of DLPack."""
     if comes_from(x, "cupy"):
         return True
     if comes_from(x, "torch"):
@@ -90,15 +97,18 @@ def is_on_device(x: Any) -> bool:
 
 
 def to_host(x: Any, name: str) -> NDArray[Any]:
-    """`x` as a NumPy array of its own shape and dtype; a view where the memory can be shared.
+    """Return `x` as a NumPy array of the same shape and dtype; a view where the memory can be shared.
 
-    Takes NumPy arrays and memmaps, torch tensors (any device, requiring grad or not), CuPy arrays, whatever has
-    `__array__` or exports DLPack, and nested lists.
+    Parameters
+    ----------
+    x : NumPy array or memmap, torch tensor (any device, requiring grad or not), CuPy array, an object that has
+        `__array__` or exports DLPack, or nested lists
+    name : the argument that messages name
 
     Raises
     ------
     InputError
-        No array at all, masked cells, lists of uneven length, or memory that cannot be copied to the host.
+        Not an array, masked values, lists of uneven length, or memory that cannot be copied to the host.
     """
     if "numpy.ma" in sys.modules and isinstance(x, np.ma.MaskedArray):  # importing numpy.ma takes a while
         n_masked = int(np.count_nonzero(np.ma.getmaskarray(x)))
@@ -118,7 +128,7 @@ def to_host(x: Any, name: str) -> NDArray[Any]:
         raise InputError(f"{name} is of type {type(x).__name__}, not an array; give an array, one row or value a cell")
     try:
         return np.asarray(x)
-    except ValueError as error:  # nested lists that are no matrix
+    except ValueError as error:  # nested lists of uneven length
         raise InputError(f"{name} cannot be made an array: {error}; give rows of equal length") from error
 
 
@@ -141,8 +151,13 @@ def _from_dlpack(x: Any, name: str) -> NDArray[Any]:
         raise InputError(f"{name} cannot be copied to the host ({error}); give a NumPy array") from error
 
 
+def _shape(x: Any) -> tuple[int, int]:
+    n, d = x.shape
+    return int(n), int(d)
+
+
 class DeviceRows:
-    """Rows of a matrix in the memory of a device: an engine on that device takes `array`, others read blocks.
+    """Rows of a matrix in device memory: an engine on that device takes `array`, others read blocks.
 
     Attributes
     ----------
@@ -152,13 +167,8 @@ class DeviceRows:
     def __init__(self, array: Any, what: str) -> None:
         self.array = array
         self._what = what
+        self.shape = _shape(array)
         self.dtype: np.dtype[Any] = to_host(array[:0], what).dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        n, d = self.array.shape
-        return int(n), int(d)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Copy rows [start, stop) to the host."""
@@ -166,67 +176,57 @@ class DeviceRows:
 
 
 class SlicedRows:
-    """Rows of a two-dimensional thing that `x[start:stop]` cuts: a CSR matrix, an HDF5 dataset, a zarr array.
+    """Rows of a matrix that can be sliced as `x[start:stop]`: a CSR matrix, an HDF5 dataset, a zarr array.
 
-    A chunked array is decompressed a chunk at a time, so a block is read to the end of its last chunk, and what is
-    beyond the block is kept for the next one: whoever reads from top to bottom reads each chunk once.
+    A chunked array is decompressed in whole chunks, so a block is read to the end of its last chunk. The rows beyond
+    the block are cached for the next one: reading from top to bottom reads each chunk once.
 
     Attributes
     ----------
     node : has shape and dtype; a slice of it is an array, or has `toarray`
-    what : for messages
+    what : what messages call it
+    file : where it is stored, if that is known
     """
 
-    def __init__(self, node: Any, what: str) -> None:
-        self.node = node
-        self.what = what
+    def __init__(self, node: Any, what: str, file: File | None = None) -> None:
+        self.node, self.what, self.file = node, what, file
+        self.shape = _shape(node)
+        self.dtype: np.dtype[Any] = node.dtype
         chunks = getattr(node, "chunks", None)
         self._chunk_rows = int(np.max(chunks[0])) if chunks else 1  # Dask has the size of every chunk
-        self._kept: tuple[int, NDArray[Any]] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d)."""
-        n, d = self.node.shape
-        return int(n), int(d)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        dtype: np.dtype[Any] = self.node.dtype
-        return dtype
+        self._cached: tuple[int, NDArray[Any]] | None = None  # first row, rows
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense array."""
-        kept = self._take_kept(start, stop)
-        first = start + len(kept)
+        cached = self._take_cached(start, stop)
+        first = start + len(cached)
         if first >= stop:
-            return kept
+            return cached
         end = min(-(-stop // self._chunk_rows) * self._chunk_rows, self.shape[0])
         rows = self._slice(first, end)
-        # A copy, for a view would keep the whole block in memory. Set in one step: threads may read at once.
-        self._kept = (stop, rows[stop - first :].copy()) if end > stop else None
+        # A copy, since a view would keep the whole block in memory. Set in one step: threads may read concurrently.
+        self._cached = (stop, rows[stop - first :].copy()) if end > stop else None
         rows = rows[: stop - first]
-        return np.concatenate([kept, rows]) if len(kept) else rows
+        return np.concatenate([cached, rows]) if len(cached) else rows
 
-    def _take_kept(self, start: int, stop: int) -> NDArray[Any]:
-        """The first of rows [start, stop), as many as are kept from the block before."""
-        kept = self._kept
-        if kept is None or not kept[0] <= start < kept[0] + len(kept[1]):
+    def _take_cached(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the first of rows [start, stop), as many as are cached."""
+        cached = self._cached
+        if cached is None or not cached[0] <= start < cached[0] + len(cached[1]):
             return np.empty((0, self.shape[1]), self.dtype)
-        offset, rows = start - kept[0], kept[1]
+        offset, rows = start - cached[0], cached[1]
         if stop >= self.shape[0]:
-            self._kept = None
+            self._cached = None
         return rows[offset : offset + stop - start]
 
     def _slice(self, start: int, stop: int) -> NDArray[Any]:
-        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
             block = self.node[start:stop]
             return np.asarray(block.toarray() if hasattr(block, "toarray") else block)
 
 
 class CsrMatrixRows(SlicedRows):
-    """Rows of a CSR matrix in memory, which can also be had as they are."""
+    """Rows of a CSR matrix in memory, which can also be read sparse."""
 
     def read_csr(self, start: int, stop: int) -> Any:
         """Return rows [start, stop) as a CSR matrix."""
@@ -234,11 +234,20 @@ class CsrMatrixRows(SlicedRows):
 
 
 class StackedRows:
-    """Several matrices with the same number of columns, one below the other, without copying them together.
+    """Several matrices with the same number of columns, stacked row-wise without copying them.
 
     Parameters
     ----------
     parts : arrays or row sources
+
+    Examples
+    --------
+    >>> rows = StackedRows([np.zeros((2, 3)), np.ones((1, 3))])
+    >>> rows.shape
+    (3, 3)
+    >>> rows.read(1, 3)
+    array([[0., 0., 0.],
+           [1., 1., 1.]])
     """
 
     def __init__(self, parts: Sequence[NDArray[Any] | RowSource]) -> None:
@@ -247,16 +256,8 @@ class StackedRows:
         if len(widths) != 1:
             raise InputError(f"matrices of {sorted(widths)} columns cannot be stacked; they must have the same number")
         self._starts = np.cumsum([0, *(int(part.shape[0]) for part in parts)])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, d) of the whole."""
-        return int(self._starts[-1]), int(self._parts[0].shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype that holds the values of every part."""
-        return np.result_type(*(part.dtype for part in self._parts))
+        self.shape = (int(self._starts[-1]), widths.pop())
+        self.dtype = np.result_type(*(part.dtype for part in parts))
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
@@ -269,7 +270,13 @@ class StackedRows:
 
 
 def read_rows(x: NDArray[Any] | RowSource, start: int, stop: int) -> NDArray[Any]:
-    """Rows [start, stop) of an array or a row source."""
+    """Return rows [start, stop) of an array or a row source.
+
+    Examples
+    --------
+    >>> read_rows(np.eye(3), 1, 2)
+    array([[0., 1., 0.]])
+    """
     return x.read(start, stop) if isinstance(x, RowSource) else x[start:stop]
 
 
@@ -278,28 +285,65 @@ Rows: TypeAlias = "NDArray[Any] | RowSource"
 _REAL_KINDS = "fiub"
 
 
+@dataclass(frozen=True, slots=True)
+class WrappedRows:
+    """A `RowSource` over other rows, for subclasses that add names or notes.
+
+    Attributes
+    ----------
+    rows : (n, d) array or `RowSource`
+    """
+
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return _shape(self.rows)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype as stored."""
+        return self.rows.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) as a dense array."""
+        return read_rows(self.rows, start, stop)
+
+
 def as_rows(x: Any, name: str) -> Rows:
-    """`x` as a matrix whose rows can be read.
+    """Return `x` as a matrix whose rows can be read.
 
     Parameters
     ----------
     x : NumPy array or memmap, nested list, pandas DataFrame, torch tensor, CuPy array, DLPack exporter, SciPy (or
-        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, array of Dask,
-        `RowSource`
+        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, Dask array, `RowSource`
     name : the argument that messages name
 
     Returns
     -------
-    (n, d) host array, not copied where its memory can be shared, or a `RowSource` for what is sparse, on disk or on a
-    device, where it stays. Any float, integer or bool dtype, in any memory order; values are not looked at.
+    (n, d) host array, not copied if its memory can be shared, or a `RowSource` for a matrix that is sparse, on disk or
+    on a device, where it stays. Any float, integer or bool dtype, in any memory order; values are not checked.
 
     Raises
     ------
     InputError
         Complex, object, text or time dtype; not two-dimensional; no rows; no columns.
+
+    Examples
+    --------
+    >>> as_rows([[0.5, 1.5], [2.5, 3.5]], "embedding").shape
+    (2, 2)
     """
     matrix = _as_matrix(x, name)
-    _check_shape(tuple(matrix.shape), name)
+    shape = tuple(matrix.shape)
+    if len(shape) != 2:
+        raise InputError(
+            f"{name} must be a matrix (cells x dimensions) but has shape {shape}; {_reshaping(shape, name)}"
+        )
+    for length, what in zip(shape, ("rows (no cells)", "columns (no dimensions)"), strict=True):
+        if length == 0:
+            raise InputError(f"{name} has no {what}: its shape is {shape}; check how it was made")
     if matrix.dtype.kind not in _REAL_KINDS:
         raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers, such as {name}.astype('float32')")
     if isinstance(matrix, np.ndarray | RowSource):
@@ -308,10 +352,12 @@ def as_rows(x: Any, name: str) -> Rows:
 
 
 def _as_matrix(x: Any, name: str) -> Any:
-    """`x` as an array, or as it is where it is sparse, on disk or a row source: with a shape and a dtype."""
+    """Return `x` as an array, or unchanged if it is sparse, on disk or a row source; it has a shape and a dtype."""
     if comes_from(x, "cupyx"):  # sparse, on the device
         x = x.get()
-    if isinstance(x, RowSource) or _is_sparse(x) or _is_stored(x):
+    is_sparse = hasattr(x, "tocsr") and comes_from(x, "scipy")
+    is_stored = hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
+    if isinstance(x, RowSource) or is_sparse or is_stored:
         return x
     if is_on_device(x) and len(getattr(x, "shape", ())) == 2:
         return DeviceRows(x, name)
@@ -320,27 +366,8 @@ def _as_matrix(x: Any, name: str) -> Any:
     return to_host(x, name)
 
 
-def _is_sparse(x: Any) -> bool:
-    return hasattr(x, "tocsr") and comes_from(x, "scipy")
-
-
-def _is_stored(x: Any) -> bool:
-    """Whether `x` is an array that slices by rows and is somewhere else: of h5py, zarr, AnnData's backed mode, Dask."""
-    return hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
-
-
-def _check_shape(shape: tuple[int, ...], name: str) -> None:
-    if len(shape) != 2:
-        raise InputError(
-            f"{name} must be a matrix (cells x dimensions) but has shape {shape}; {_reshaped(shape, name)}"
-        )
-    for length, what in zip(shape, ("rows (no cells)", "columns (no dimensions)"), strict=True):
-        if length == 0:
-            raise InputError(f"{name} has no {what}: its shape is {shape}; check how it was made")
-
-
-def _reshaped(shape: tuple[int, ...], name: str) -> str:
-    """What to do about an array that is no matrix."""
+def _reshaping(shape: tuple[int, ...], name: str) -> str:
+    """Return how to make a matrix of an array."""
     if not shape or not shape[0]:
         return "give one row for each cell"
     if len(shape) == 1:
@@ -354,6 +381,6 @@ def _frame_values(frame: Any, name: str) -> NDArray[Any]:
         raise InputError(f"{name} has columns that are not numbers: {quoted(text)}; leave them out")
     if all(isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         values: NDArray[Any] = frame.to_numpy()
-    else:  # nullable columns: what is missing becomes NaN, which the check of values reports
+    else:  # nullable columns: missing values become NaN, which the check of values reports
         values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return values

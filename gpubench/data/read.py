@@ -1,9 +1,9 @@
-"""From whatever the user has to a `Dataset`."""
+"""Read any supported input into a `Dataset`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -14,78 +14,11 @@ from gpubench.core.errors import InputError, close_matches, nearest, quoted
 from gpubench.core.types import Dataset, Labels
 from gpubench.data.columns import check_length, count_values, encode_labels
 from gpubench.data.formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
-from gpubench.data.formats.arrays import NpzArrays, ParquetTable, TextTable, open_matrix_table, open_npy, stem
+from gpubench.data.formats.arrays import NpzArchive, ParquetTable, TextTable, open_matrix_table, open_npy, stem
 from gpubench.data.formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.matrices import Rows, as_rows, comes_from
 from gpubench.data.read_errors import reading
-from gpubench.data.urls import Url, file_of, is_url, shown
-
-
-def split_embeddings(
-    embeddings: str | Sequence[Any] | Mapping[str, Any] | None, suffixes: Collection[str]
-) -> tuple[list[str] | None, dict[str, Any]]:
-    """Tell keys of the data from files and matrices beside it.
-
-    Parameters
-    ----------
-    embeddings : keys and paths of files, or name -> key, path or matrix; None: what goes without saying
-    suffixes : of files with a matrix; a text that ends in one is a path
-
-    Returns
-    -------
-    The keys, or None; and the others by name: that of the mapping, or of the file without its suffixes.
-
-    Raises
-    ------
-    InputError
-        Two files of one name, or a file of the name of a key.
-    """
-    if embeddings is None:
-        return None, {}
-    if isinstance(embeddings, Mapping):
-        return [], {str(name): given for name, given in embeddings.items()}
-    listed = [embeddings] if isinstance(embeddings, str | os.PathLike) else list(embeddings)
-    keys: list[str] = []
-    files: dict[str, Any] = {}
-    for given in dict.fromkeys(listed):
-        is_file = is_file_name(given, suffixes)
-        name = stem(file_of(given)) if is_file else given
-        if name in files or name in keys:
-            raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
-        if is_file:
-            files[name] = given
-        else:
-            keys.append(name)
-    return keys, files
-
-
-def is_file_name(given: Any, suffixes: Collection[str]) -> bool:
-    """Whether an embedding is meant as a file: a path object, a URL, or a text that ends like one."""
-    if isinstance(given, os.PathLike) or is_url(given):
-        return True
-    return isinstance(given, str) and given.lower().endswith(tuple(suffixes))
-
-
-def check_same_cells(name: str, file: Any, theirs: Source, data: Source) -> None:
-    """Where a file and the data both name their cells, they must be the same ones in the same order.
-
-    Raises
-    ------
-    InputError
-        They are not; the message has the first row that differs.
-    """
-    ids, wanted = theirs.cell_ids(), data.cell_ids()
-    if ids is None or wanted is None or len(ids) != len(wanted):  # lengths are compared, and told, for all embeddings
-        return
-    ids, wanted = np.asarray(ids).astype(str), np.asarray(wanted).astype(str)
-    differ = np.flatnonzero(ids != wanted)
-    if len(differ):
-        row = int(differ[0])
-        raise InputError(
-            f"embedding {name!r}: {len(differ):,} of {len(ids):,} rows of {file} are other cells than in {data.where}"
-            f" (first: row {row} is {str(ids[row])!r}, not {str(wanted[row])!r}); bring them into the same order, or"
-            " give the matrix as .npy if only the names differ"
-        )
+from gpubench.data.urls import file_of, is_url, shown
 
 
 def load_anndata(path: Path, *, backed: bool = False) -> Any:
@@ -93,8 +26,8 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
 
     Parameters
     ----------
-    path : of an h5ad file or a zarr store
-    backed : leave the expression of an h5ad file on the disk
+    path : an h5ad file or a zarr store
+    backed : leave the expression matrix of an h5ad file on disk
 
     Returns
     -------
@@ -103,17 +36,20 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
     Raises
     ------
     InputError
-        It is no AnnData, is damaged, or a zarr store is to be backed.
+        Not AnnData, damaged, or a zarr store with `backed`.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> load_anndata(gb.datasets.demo_path()).n_obs
+    1021
     """
     import anndata
 
-    if not path.is_dir():
-        with reading(str(path)):
-            return anndata.read_h5ad(path, backed="r" if backed else None)
-    if backed:
+    if backed and path.is_dir():
         raise InputError(f"backed: {path} is a zarr store, which is read whole; leave backed out")
-    with reading(str(path)):
-        return anndata.read_zarr(path)
+    with reading(path):
+        return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path, backed="r" if backed else None)
 
 
 _STORES: dict[str, Callable[[Any], Source]] = {
@@ -122,14 +58,14 @@ _STORES: dict[str, Callable[[Any], Source]] = {
     ".hdf5": open_h5ad,
     ".zarr": open_zarr_anndata,
     ".zarr.zip": open_zarr_anndata,
-    ".npz": NpzArrays,
+    ".npz": NpzArchive,
 }
 _MATRICES: dict[str, Callable[[Any], Source]] = {
     ".npy": open_npy,
     **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
 }
 SUFFIXES = (*_STORES, *_MATRICES)
-"""How files with embeddings end."""
+"""Suffixes of files with embeddings."""
 
 _TABLES: dict[str, Callable[[Any], Table]] = {
     **dict.fromkeys((".parquet", ".pq"), ParquetTable),
@@ -149,29 +85,36 @@ def read(
 
     Parameters
     ----------
-    source : path of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see `as_rows`);
-        or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps. The paths may be URLs.
+    source : path or URL of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see
+        `as_rows`); or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
     embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
         it; paths of files with one embedding of the same cells, row by row; or a mapping name -> key, path or matrix.
         None: the only one there is. Empty: none is read.
     columns : role -> name of a column, or the values themselves; roles with None are left out
-    obs : table in which the names are looked up, row by row as the source: path of a .parquet, .csv, .tsv, .npz, .h5ad
-        or .zarr file, DataFrame, or mapping. None: the table of the source itself.
+    obs : table in which the names are looked up, with the rows of the source: path of a .parquet, .csv, .tsv, .npz,
+        .h5ad or .zarr file, DataFrame, or mapping. None: the table of the source itself.
     cell_ids : whether to read the names of the cells
 
     Raises
     ------
     InputError
-        What is unreadable, unknown (with the close matches that exist), ambiguous, empty, or of different lengths.
+        Inputs that are unreadable, unknown (with the close matches), ambiguous, empty, or of different lengths.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dataset = read({"pca": np.eye(3)}, columns={"label": ["B", "T", "B"]})
+    >>> dataset.n_cells, list(dataset.embeddings)
+    (3, ['pca'])
     """
-    keys, beside = split_embeddings(embeddings, SUFFIXES)
+    keys, others = split_embeddings(embeddings)
     with reading_source(source):
         opened = open_source(source)
         matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(keys)}
-    for name, given in beside.items():
-        matrices[name] = _read_beside(opened, source, given, name)
+    for name, given in others.items():
+        matrices[name] = _read_embedding(opened, source, given, name)
     with reading_source(source if obs is None else obs):
-        table = opened.obs if obs is None else open_table(obs)
+        table = opened.table() if obs is None else open_table(obs)
         values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
     with reading_source(source):
         return Dataset(
@@ -183,15 +126,61 @@ def read(
         )
 
 
-def split_name(text: str) -> tuple[str, str]:
-    """The name of an embedding, and where it is: of "name=emb.npy", of "emb.npy", or of a key.
+def split_embeddings(
+    embeddings: str | Sequence[Any] | Mapping[str, Any] | None,
+) -> tuple[list[str] | None, dict[str, Any]]:
+    """Separate keys of the data from embedding files and matrices.
 
-    A file whose name has an equals sign is meant as a whole where it exists.
+    Parameters
+    ----------
+    embeddings : as in `read`
+
+    Returns
+    -------
+    The keys, or None for the default; and name -> file or matrix. A file without a name is named by its stem.
     """
-    name, equals, place = text.partition("=")
-    if equals and name and not is_url(text) and is_file_name(place, SUFFIXES) and not os.path.lexists(text):
-        return name, place
-    return (stem(file_of(text)) if is_file_name(text, SUFFIXES) else text), text
+    if embeddings is None:
+        return None, {}
+    if isinstance(embeddings, Mapping):
+        return [], {str(name): given for name, given in embeddings.items()}
+    listed = [embeddings] if isinstance(embeddings, str | os.PathLike) else list(embeddings)
+    keys: list[str] = []
+    files: dict[str, Any] = {}
+    for given in dict.fromkeys(listed):
+        is_file = is_file_name(given)
+        name = stem(file_of(given)) if is_file else given
+        if name in files or name in keys:
+            raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
+        if is_file:
+            files[name] = given
+        else:
+            keys.append(name)
+    return keys, files
+
+
+def is_file_name(given: Any) -> bool:
+    """Whether an embedding is given as a file: a path object, a URL, or a text with the suffix of a matrix file."""
+    if isinstance(given, os.PathLike) or is_url(given):
+        return True
+    return isinstance(given, str) and given.lower().endswith(SUFFIXES)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Split "name=emb.npy" into name and path; a path is named by its stem, and a key by itself.
+
+    A text that is the path of an existing file is not split.
+
+    Examples
+    --------
+    >>> split_name("mine=folder/emb.npy")
+    ('mine', 'folder/emb.npy')
+    >>> split_name("folder/emb.csv.gz")
+    ('emb', 'folder/emb.csv.gz')
+    """
+    name, equals, path = text.partition("=")
+    if equals and name and not is_url(text) and is_file_name(path) and not os.path.lexists(text):
+        return name, path
+    return (stem(file_of(text)) if is_file_name(text) else text), text
 
 
 def read_matrix(source: Any, given: Any, name: str) -> Rows:
@@ -206,14 +195,18 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
     Raises
     ------
     InputError
-        What is unreadable, unknown, or ambiguous.
+        Inputs that are unreadable, unknown, or ambiguous.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> read_matrix(gb.datasets.demo_path(), "X_pca", "pre_integrated").shape
+    (1021, 50)
     """
     if not _is_path(given):
         return as_rows(given, name)
     if is_url(given) or os.path.lexists(given):
-        with reading_source(given):
-            opened = open_source(given)
-            return as_rows(opened.embedding(opened.choose(None)[0]), name)
+        return open_matrix(given, name, "data")[1]
     with reading_source(source):
         opened = open_source(source)
         if isinstance(opened, OneMatrix):
@@ -234,26 +227,37 @@ def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
     Raises
     ------
     InputError
-        What is unreadable or unknown (with the close matches), and what `encode_labels` refuses.
+        Tables that are unreadable, unknown columns (with the close matches), and values that `encode_labels` refuses.
+
+    Examples
+    --------
+    >>> read_labels({"donor": ["b", "a", "b"]}, "donor", "batch", 3).names
+    ('a', 'b')
     """
     with reading_source(obs):
         return encode_labels(_column(open_table(obs), role, column), role, n)
 
 
 def has_embedding(source: Any, name: str) -> bool:
-    """Whether a source as in `read` has an embedding of that name."""
+    """Whether a source as in `read` has an embedding of that name.
+
+    Examples
+    --------
+    >>> has_embedding({"pca": [[1.0], [2.0]]}, "pca")
+    True
+    """
     if _is_path(source) and file_of(source).name.lower().endswith(tuple(_MATRICES)):
-        return False  # has no names, and may be slow to open
+        return False  # a single matrix has no name of its own, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
 
 
-def _read_beside(data: Source, source: Any, given: Any, name: str) -> Rows:
-    """Read an embedding that is given beside the data: the same cells, as far as both tell."""
-    if is_file_name(given, SUFFIXES):
-        file, rows = open_matrix(given, name)
+def _read_embedding(data: Source, source: Any, given: Any, name: str) -> Rows:
+    """Read an embedding given as file, key or matrix, and check that its cells are those of the data."""
+    if is_file_name(given):
+        file, rows = open_matrix(given, name, f"embedding {name!r}")
         with reading_source(given):
-            check_same_cells(name, shown(given), file, data)
+            _check_same_cells(name, shown(given), file, data)
     else:
         rows = read_matrix(source, given, name)
     n_cells = data.n_cells()
@@ -265,15 +269,37 @@ def _read_beside(data: Source, source: Any, given: Any, name: str) -> Rows:
     return rows
 
 
-def open_matrix(path: str | os.PathLike[str], name: str) -> tuple[Source, Rows]:
-    """Open a file that has one embedding, which is called `name`."""
+def _check_same_cells(name: str, path: str, file: Source, data: Source) -> None:
+    """Raise if a file and the data both name their cells, and the names differ."""
+    ids, wanted = file.cell_ids(), data.cell_ids()
+    if ids is None or wanted is None or len(ids) != len(wanted):  # the lengths of all embeddings are compared later
+        return
+    ids, wanted = np.asarray(ids).astype(str), np.asarray(wanted).astype(str)
+    differ = np.flatnonzero(ids != wanted)
+    if len(differ):
+        row = int(differ[0])
+        raise InputError(
+            f"embedding {name!r}: {len(differ):,} of {len(ids):,} rows of {path} are other cells than in {data.where}"
+            f" (first: row {row} is {str(ids[row])!r}, not {str(wanted[row])!r}); bring them into the same order, or"
+            " give the matrix as .npy if only the names differ"
+        )
+
+
+def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:
+    """Open a file that has one embedding.
+
+    Parameters
+    ----------
+    name : of the embedding, for messages about its values
+    argument : names the file in messages
+    """
     with reading_source(path):
-        file = open_source(path, f"embedding {name!r}")
+        file = open_source(path, argument)
         return file, as_rows(file.embedding(file.choose(None)[0]), name)
 
 
 def open_source(source: Any, argument: str = "data") -> Source:
-    """Find out what the input is, and open it."""
+    """Open the input according to its type, or the suffix of a path."""
     if _is_path(source):
         return cast("Source", _open(source, {**_STORES, **_MATRICES}, argument))
     if is_anndata(source):
@@ -283,11 +309,11 @@ def open_source(source: Any, argument: str = "data") -> Source:
     return OneMatrix(source, "X")
 
 
-def open_table(obs: Any) -> Table:
-    """Open the table that `obs=` names or is."""
+def open_table(obs: Any) -> Table | None:
+    """Open the table that `obs` names or is."""
     if _is_path(obs):
         opened = _open(obs, {**_STORES, **_TABLES}, "obs")
-        return cast("Table", getattr(opened, "obs", opened))
+        return opened.table() if isinstance(opened, Source) else cast("Table", opened)
     if hasattr(obs, "keys"):
         return NamedColumns(obs)
     raise InputError(f"obs is of type {type(obs).__name__}, not a table; give a DataFrame or the path of a table")
@@ -297,27 +323,22 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Any], An
     file = file_of(path)
     name = file.name.lower()
     opener = next((opener for suffix, opener in formats.items() if name.endswith(suffix)), None)
-    if isinstance(file, Url):
-        return _open_url(file, opener, formats, argument)
-    if file.is_dir():
-        opener = open_zarr_anndata
-    elif not os.path.lexists(file):
-        raise InputError(f"{argument}: {file} does not exist{_beside(file)}; check the path")
+    if isinstance(file, Path):
+        if file.is_dir():
+            opener = open_zarr_anndata
+        elif not os.path.lexists(file):
+            raise InputError(f"{argument}: {file} does not exist{_similar_files(file)}; check the path")
     if opener is None:
         raise InputError(f"{argument}: the format of {file} is unknown; give one of: {', '.join(formats)}")
-    if file.is_file() and not file.stat().st_size:
-        raise InputError(f"{argument}: {file} is empty; check the path, or copy it again")
-    return opener(file)
+    if isinstance(file, Path):
+        if file.is_file() and not file.stat().st_size:
+            raise InputError(f"{argument}: {file} is empty; check the path, or copy it again")
+        return opener(file)
+    return opener(file if opener is open_zarr_anndata else file.require(argument))
 
 
-def _open_url(url: Url, opener: Callable[[Any], Any] | None, formats: Mapping[str, Any], argument: str) -> Any:
-    if opener is None:
-        raise InputError(f"{argument}: the format of {url} is unknown; give one of: {', '.join(formats)}")
-    return opener(url if opener is open_zarr_anndata else url.require(argument))
-
-
-def _beside(path: Path) -> str:
-    """Files that may have been meant."""
+def _similar_files(path: Path) -> str:
+    """Return a question whether files of similar names were meant."""
     if not path.parent.is_dir() or not os.access(path.parent, os.R_OK):
         return ""
     meant = nearest(path.name, [file.name for file in path.parent.iterdir()])
@@ -329,8 +350,8 @@ def _is_path(source: Any) -> bool:
 
 
 def reading_source(source: Any) -> AbstractContextManager[None]:
-    """Name the file in errors of a damaged one, whose bytes may fail anywhere; other sources are not guarded."""
-    return reading(shown(source)) if _is_path(source) else nullcontext()
+    """Name the file in errors of damaged ones, which may surface anywhere; errors of other sources are not changed."""
+    return reading(shown(source), file_of(source)) if _is_path(source) else nullcontext()
 
 
 def _column(table: Table | None, role: str, given: Any) -> Any:
@@ -348,7 +369,7 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
 
 
 def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any]) -> int:
-    """n, after a check that everything agrees on it."""
+    """Return n after checking that embeddings and columns agree on it."""
     counts = {name: int(rows.shape[0]) for name, rows in matrices.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())

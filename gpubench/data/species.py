@@ -1,9 +1,9 @@
-"""One file per species, read as one dataset."""
+"""Read one source per species as one dataset."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gpubench.core.types import Dataset
 from gpubench.data.columns import CategoricalColumn, encode_labels
 from gpubench.data.formats.arrays import stem
 from gpubench.data.matrices import Rows, StackedRows, as_rows
-from gpubench.data.read import SUFFIXES, is_file_name, open_matrix, read, split_embeddings
+from gpubench.data.read import is_file_name, open_matrix, read, split_embeddings
 from gpubench.data.urls import file_of
 
 
@@ -29,52 +29,64 @@ def read_species(
 
     Parameters
     ----------
-    sources : species -> source as in `read`; or a sequence of sources: then the stems of their paths name the species,
-        unless `columns` has a column of species
+    sources : species -> source as in `read`; or a sequence of sources, whose species are then named by the stems of
+        their paths unless `columns` has a column of species
     embeddings : keys as in `read`, which every source must have; or paths of files, or name -> path or matrix, with the
-        cells of all sources, those of the second below those of the first
+        cells of all sources, stacked in their order
     columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
         are left out. The role "species" is the key of the source unless it is given.
     obs : species -> table as in `read`
+    cell_ids : whether to read the names of the cells
 
     Raises
     ------
     InputError
-        What `read` refuses, fewer than two sources, embeddings of different names or dimensions, species that are named
-        alike.
+        Inputs that `read` refuses, fewer than two sources, embeddings of different names or dimensions, two species of
+        one name.
+
+    Examples
+    --------
+    >>> dataset = read_species({"human": np.eye(3), "mouse": np.ones((2, 3))})
+    >>> dataset.n_cells, dataset.obs["species"].codes
+    (5, array([0, 0, 0, 1, 1]))
     """
-    given = {role: value for role, value in (columns or {}).items() if value is not None}
-    named = sources if isinstance(sources, Mapping) else _named(sources, by_stem="species" not in given)
-    if len(named) < 2:
-        raise InputError(f"data: species need at least two sources, one for each; there are {len(named)}")
-    keys, beside = split_embeddings(embeddings, SUFFIXES)
+    columns = {role: value for role, value in (columns or {}).items() if value is not None}
+    by_species = sources if isinstance(sources, Mapping) else _name_sources(sources, by_stem="species" not in columns)
+    if len(by_species) < 2:
+        raise InputError(f"data: species need at least two sources, one for each; there are {len(by_species)}")
+    keys, others = split_embeddings(embeddings)
     parts = {
         species: read(
             source,
             embeddings=keys,
-            columns={role: _for_species(value, role, species) for role, value in given.items()},
-            obs=None if obs is None else _for_species(obs, "obs", species),
+            columns={role: _select(value, role, species) for role, value in columns.items()},
+            obs=None if obs is None else _select(obs, "obs", species),
             cell_ids=cell_ids,
         )
-        for species, source in named.items()
+        for species, source in by_species.items()
     }
-    stacked = {role: _stack_columns({s: part.obs[role] for s, part in parts.items()}, role) for role in given}
+    return _stack(parts, columns, others)
+
+
+def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Mapping[str, Any]) -> Dataset:
+    """Stack the datasets of the species, and add the embeddings that have the cells of all of them."""
     counts = [part.n_cells for part in parts.values()]
-    stacked.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
+    obs = {role: _stack_columns({species: part.obs[role] for species, part in parts.items()}, role) for role in roles}
+    obs.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
+    embeddings: dict[str, Rows] = {name: _stack_rows(parts, name) for name in _common_names(parts)}
+    embeddings |= {name: _read_stacked(given, name, counts) for name, given in others.items()}
     ids = [part.cell_ids for part in parts.values() if part.cell_ids is not None]
-    matrices: dict[str, Rows] = {name: _stack_rows(parts, name) for name in _common_names(parts)}
-    matrices |= {name: _read_whole(given, name, counts) for name, given in beside.items()}
     return Dataset(
-        embeddings=matrices,
-        obs=stacked,
+        embeddings=embeddings,
+        obs=obs,
         n_cells=sum(counts),
         cell_ids=np.concatenate(ids) if len(ids) == len(parts) else None,
         source=", ".join(part.source for part in parts.values() if part.source) or None,
     )
 
 
-def _named(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
-    """Name sources after their files, or by number where a column will tell the species."""
+def _name_sources(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
+    """Name sources by their files, or number them if a column gives the species."""
     if not by_stem:
         return {f"data[{i}]": source for i, source in enumerate(sources)}
     if not all(isinstance(source, str | os.PathLike) for source in sources):
@@ -87,20 +99,8 @@ def _named(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
     return named
 
 
-def _read_whole(given: Any, name: str, counts: Sequence[int]) -> Rows:
-    """Read an embedding of the cells of all sources."""
-    rows = open_matrix(given, name)[1] if is_file_name(given, SUFFIXES) else as_rows(given, name)
-    if rows.shape[0] != sum(counts):
-        listed = " + ".join(f"{count:,}" for count in counts)
-        raise InputError(
-            f"embedding {name!r} has {rows.shape[0]:,} rows, but the sources have {listed} = {sum(counts):,} cells;"
-            " give one row for each, source by source"
-        )
-    return rows
-
-
-def _for_species(given: Any, argument: str, species: str) -> Any:
-    """One species' share of an argument: the same name of a column for all, or an entry of a mapping."""
+def _select(given: Any, argument: str, species: str) -> Any:
+    """Return the value of an argument for one species: a column's name, or an entry of a mapping."""
     if isinstance(given, str) and argument != "obs":
         return given
     if not isinstance(given, Mapping) or species not in given:
@@ -108,6 +108,18 @@ def _for_species(given: Any, argument: str, species: str) -> Any:
             f"{argument}: with one source per species, give a mapping species -> value; {species!r} has none"
         )
     return given[species]
+
+
+def _read_stacked(given: Any, name: str, counts: Sequence[int]) -> Rows:
+    """Read an embedding that has the cells of all sources."""
+    rows = open_matrix(given, name, f"embedding {name!r}")[1] if is_file_name(given) else as_rows(given, name)
+    if rows.shape[0] != sum(counts):
+        listed = " + ".join(f"{count:,}" for count in counts)
+        raise InputError(
+            f"embedding {name!r} has {rows.shape[0]:,} rows, but the sources have {listed} = {sum(counts):,} cells;"
+            " give one row for each, source by source"
+        )
+    return rows
 
 
 def _common_names(parts: Mapping[str, Dataset]) -> list[str]:
@@ -128,7 +140,7 @@ def _stack_rows(parts: Mapping[str, Dataset], name: str) -> StackedRows:
 
 
 def _stack_columns(parts: Mapping[str, Any], role: str) -> Any:
-    """Numbers stay numbers; everything else becomes codes into the categories of all species."""
+    """Concatenate numbers; encode anything else as codes into the categories of all species."""
     if all(isinstance(values, np.ndarray) and values.dtype.kind in "fiu" for values in parts.values()):
         return np.concatenate(list(parts.values()))
     labels = [encode_labels(values, f"{role} of {species}") for species, values in parts.items()]

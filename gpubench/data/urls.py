@@ -1,4 +1,4 @@
-"""Files behind URLs: fsspec opens them, whatever their protocol. What a URL has of credentials is never shown."""
+"""Files behind URLs, opened by fsspec whatever their protocol. Credentials in a URL are never shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpubench.core.errors import InputError
 
 _PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\")\]]*")
-# a password with an unescaped slash is no part of a valid URL, but is not to be shown for that
+# A password with an unescaped slash makes a URL invalid, but must not be shown either.
 _USER = re.compile(r"(?<=://)(?:[^/\s'\"]*@|[^/\s'\":]*:(?!\d+/)[^\s'\"]*@)")
 
 _PACKAGES = {
@@ -25,16 +25,16 @@ _PACKAGES = {
     **dict.fromkeys(("sftp", "ssh"), "paramiko"),
     "hf": "huggingface_hub",
 }
-"""What fsspec needs for a protocol."""
+"""Protocol -> the package that fsspec needs for it."""
 
-_RAISED = {
+_PACKAGE_ERRORS = {
     "aiohttp": ("ClientError",),
     "botocore.exceptions": ("BotoCoreError", "ClientError"),
     "gcsfs.retry": ("HttpError",),
     "google.auth.exceptions": ("GoogleAuthError",),
     "azure.core.exceptions": ("AzureError",),
 }
-"""Errors of the packages below fsspec that are none of Python's own."""
+"""Errors of the packages below fsspec that are not subclasses of Python's own."""
 
 _IDENTITY = (
     "ETag",
@@ -47,24 +47,22 @@ _IDENTITY = (
     "mtime",
     "created",
 )
-"""What tells one version of a file from another, by the names that file systems have for it."""
+"""Keys under which file systems report what identifies a version of a file."""
 
 _FORBIDDEN = (401, 403)
 _BLOCK_BYTES = 4 << 20
 _BLOCKS = 16
 _RANGE_BYTES = 8 << 20
-_MIN_PASSWORD, _MIN_VALUE = 4, 8
-"""Characters; what is shorter is in other words as well."""
-
-_secrets: set[str] = set()
+_MIN_PASSWORD_LENGTH, _MIN_VALUE_LENGTH = 4, 8
+"""Shorter texts are not redacted, since they occur in ordinary words too."""
 
 
 class Url:
-    """A file, or a store of several, behind a URL: like a path, as far as it is read.
+    """A file, or a store of several, behind a URL; it has the parts of a path's interface that reading needs.
 
     Parameters
     ----------
-    address : the URL with everything that is needed to open it; chains such as simplecache::s3://bucket/key are taken
+    address : the URL with everything needed to open it; chains such as simplecache::s3://bucket/key are allowed
     seen : the `identity` that the file must have
 
     Attributes
@@ -75,8 +73,7 @@ class Url:
     def __init__(self, address: str, seen: tuple[str, ...] | None = None) -> None:
         self._address = address
         self._seen = seen
-        self.name = _last_part(address)
-        _remember_secrets(address)
+        self.name = re.split(r"[?#]", address, maxsplit=1)[0].rstrip("/").rpartition("/")[2]
 
     def __str__(self) -> str:
         return shown(self._address)
@@ -89,7 +86,7 @@ class Url:
 
     @property
     def suffix(self) -> str:
-        """As of a path."""
+        """Suffix of the name, as of a path."""
         return Path(self.name).suffix
 
     @property
@@ -102,9 +99,32 @@ class Url:
         """Whether something follows the path."""
         return "?" in self._address
 
+    def redact(self, text: str) -> str:
+        """Return a text without the credentials of this URL, and without those in any URL that the text contains."""
+        text = redacted(text)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    @cached_property
+    def _secrets(self) -> list[str]:
+        """Credentials in every encoding in which an error may show them, longest first."""
+        url = self._address.rpartition("::")[2]
+        query, user = urlsplit(url).query, _USER.search(url)
+        password = user.group()[:-1].partition(":")[2] if user else ""
+        values = [query, *(part.partition("=")[2] for part in query.split("&"))]
+        values = [value for value in values if len(value) >= _MIN_VALUE_LENGTH]
+        values += [password] if len(password) >= _MIN_PASSWORD_LENGTH else []
+        decoded = {text for value in values for text in (value, unquote(value), unquote_plus(value))}
+        encoded = {form for text in decoded for form in (text, quote(text, safe=""), quote(text))}
+        return sorted(encoded, key=len, reverse=True)
+
+    def _reason(self, error: BaseException) -> str:
+        return self.redact(" ".join(str(error).split())) or type(error).__name__
+
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system, and the path in it."""
+        """File system of fsspec, and the path in it."""
         protocol = self._address.partition("://")[0].rpartition("::")[2].lower()
         try:
             import fsspec.core
@@ -114,31 +134,31 @@ class Url:
             fs, path = fsspec.core.url_to_fs(self._address)
         except ImportError as error:
             package = _PACKAGES.get(protocol)
-            remedy = f"install it with: pip install {package}" if package else redacted(" ".join(str(error).split()))
+            remedy = f"install it with: pip install {package}" if package else self._reason(error)
             raise InputError(f"{self} needs the package {package or protocol}; {remedy}") from None
         except (ValueError, TypeError) as error:
-            raise InputError(f"{self} cannot be opened ({_reason(error)}); check the address") from None
+            raise InputError(f"{self} cannot be opened ({self._reason(error)}); check the address") from None
         return fs, path
 
     def open(self, mode: str = "rb") -> io.RawIOBase:
-        """Open it for reading anywhere in it; ranges are fetched when they are asked for."""
+        """Open it for reading at any position; only the ranges that are read are fetched."""
         fs, path = self._opened
         file: Any = fs.open(
             path, mode, block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": _BLOCKS}
         )
         if getattr(file, "size", 0) is None:
-            raise InputError(f"{self}: the server hands out no parts of files; download it, and give its path")
-        return _Opened(file, self)
+            raise InputError(f"{self}: the server does not serve parts of files; download it, and give its path")
+        return _OpenUrl(file, str(self))
 
     def zarr_store(self) -> Any:
-        """It as zarr's own store of fsspec."""
+        """Return zarr's store for it."""
         from zarr.storage import FsspecStore
 
-        _ = self._opened  # says what is not installed
+        _ = self._opened  # raises if a package is missing
         return FsspecStore.from_url(self._address, read_only=True)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop), in several requests at a time where they are many."""
+        """Return bytes [start, stop), with several concurrent requests if there are many."""
         fs, path = self._opened
         starts = list(range(start, stop, _RANGE_BYTES))
         ends = [min(begin + _RANGE_BYTES, stop) for begin in starts]
@@ -146,41 +166,37 @@ class Url:
         read = b"".join(parts)
         if len(read) != stop - start:
             raise InputError(
-                f"{self}: {len(read):,} bytes came where {stop - start:,} were asked for; the file is truncated, or the"
-                " server hands out no parts of files: download it, and give its path"
+                f"{self}: received {len(read):,} of {stop - start:,} bytes; the file is truncated, or the server does"
+                " not serve parts of files: download it, and give its path"
             )
         return read
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """What the file system says of the file.
-
-        Raises
-        ------
-        InputError
-            It is not there, may not be read, or nobody answers.
-        """
+        """The file system's description of the file."""
         fs, path = self._opened
         try:
-            found: dict[str, Any] = fs.info(path)
+            info: dict[str, Any] = fs.info(path)
         except with_network_errors(OSError, ValueError) as error:
-            raise self._not_there(error) from None
-        return found
+            cause = error.__cause__ or error
+            status = getattr(cause, "status", None) or getattr(cause, "code", None)
+            if isinstance(error, PermissionError) or status in _FORBIDDEN:
+                message = "may not be read; check the credentials, or ask its owner for access"
+            elif status is None and not isinstance(cause, FileNotFoundError):
+                message = f"cannot be reached ({self._reason(cause)}); check the address and the network"
+            else:
+                message = "does not exist; check the address"
+            raise InputError(f"{self} {message}") from None
+        return info
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What tells this version of the file from another; empty where nothing does."""
+        """What identifies this version of the file; empty if the file system reports nothing that does."""
         marks = tuple(str(self.info[key]) for key in _IDENTITY if self.info.get(key))
         return (str(self.info.get("size")), *marks) if marks else ()
 
     def require(self, argument: str = "") -> Url:
-        """Make sure that the file is there, and the one that was seen before; returns it with what was seen now.
-
-        Raises
-        ------
-        InputError
-            It is not there, or another one; `argument` is what the message names.
-        """
+        """Check that the file exists and is the version seen before; messages name `argument`."""
         named = f"{argument}: " if argument else ""
         try:
             identity = self.identity
@@ -193,25 +209,16 @@ class Url:
         self._seen = identity
         return self
 
-    def _not_there(self, error: Exception) -> InputError:
-        cause = error.__cause__ or error
-        status = getattr(cause, "status", None) or getattr(cause, "code", None)
-        if isinstance(error, PermissionError) or status in _FORBIDDEN:
-            return InputError(f"{self} may not be read; check the credentials, or ask its owner for access")
-        if status is None and not isinstance(cause, FileNotFoundError):
-            return InputError(f"{self} cannot be reached ({_reason(cause)}); check the address and the network")
-        return InputError(f"{self} does not exist; check the address")
 
+class _OpenUrl(io.RawIOBase):
+    """An open file whose repr has no credentials: HDF5 writes it into its messages."""
 
-class _Opened(io.RawIOBase):
-    """An open file, whose own name has credentials, under one that has none: HDF5 writes names into its messages."""
-
-    def __init__(self, file: Any, url: Url) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         self._file = file
-        self.url = url
+        self._name = name
 
     def __repr__(self) -> str:
-        return f"{self.url} ({id(self)})"
+        return f"{self._name} ({id(self)})"
 
     def readable(self) -> bool:
         return True
@@ -245,7 +252,7 @@ def is_url(given: Any) -> bool:
 
 
 def file_of(given: Any) -> File:
-    """A path, or a URL; one of a file of this machine is a path."""
+    """Return a path, or a `Url` for a URL; file:// gives a path."""
     if not is_url(given):
         return Path(given).expanduser()
     if given.lower().startswith("file://"):
@@ -254,40 +261,22 @@ def file_of(given: Any) -> File:
 
 
 def shown(given: Any) -> str:
-    """What a path or a URL is called in messages and results: without user, password, and query."""
+    """Return a path or URL for messages and results: without user, password and query.
+
+    Examples
+    --------
+    >>> shown("https://me:password@host/cells.h5ad?token=1234")
+    'https://host/cells.h5ad'
+    """
     return redacted(str(given)) if is_url(given) else str(given)
 
 
 def redacted(text: str) -> str:
-    """A text without what URLs in it have of credentials, and without those of every URL that was opened."""
-    text = _USER.sub("", _QUERY.sub(r"\1", text))
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+    """Return a text without the credentials in its URLs."""
+    return _USER.sub("", _QUERY.sub(r"\1", text))
 
 
 def with_network_errors(*kinds: type[Exception]) -> tuple[type[Exception], ...]:
-    """These, and the errors of the packages below fsspec, of those that are imported."""
-    modules = ((sys.modules[name], raised) for name, raised in _RAISED.items() if name in sys.modules)
+    """Return these exceptions and those of the packages below fsspec that have been imported."""
+    modules = ((sys.modules[name], raised) for name, raised in _PACKAGE_ERRORS.items() if name in sys.modules)
     return (*kinds, *(getattr(module, name) for module, raised in modules for name in raised))
-
-
-def _last_part(address: str) -> str:
-    path = re.split(r"[?#]", address, maxsplit=1)[0]
-    return path.rstrip("/").rpartition("/")[2]
-
-
-def _remember_secrets(address: str) -> None:
-    url = address.rpartition("::")[2]
-    query, user = urlsplit(url).query, _USER.search(url)
-    password = user.group()[:-1].partition(":")[2] if user else ""
-    values = [query, *(part.partition("=")[2] for part in query.split("&"))]
-    values = [value for value in values if len(value) >= _MIN_VALUE]
-    values += [password] if len(password) >= _MIN_PASSWORD else []
-    for value in values:
-        for meant in (value, unquote(value), unquote_plus(value)):  # a plus is itself, or a space
-            _secrets.update((meant, quote(meant, safe=""), quote(meant)))
-
-
-def _reason(error: BaseException) -> str:
-    return redacted(" ".join(str(error).split())) or type(error).__name__

@@ -1,8 +1,7 @@
-"""Where fetched files are kept, and what is recorded of them.
+"""The cache of fetched files: where they are, what is recorded of them, and whether their bytes are right.
 
-Beside a file stand its record (`<name>.json`), the part that is there while it is fetched (`<name>.<version>.part`),
-and the lock of the process that fetches it (`<name>.lock`). A file under its own name is whole: it is renamed once it
-was checked.
+A file has three companions: its record (`<name>.json`), the part downloaded so far (`<name>.<version>.part`) and the
+lock of the process that fetches it (`<name>.lock`). A file gets its own name only after it was checked.
 """
 
 from __future__ import annotations
@@ -10,29 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from gpubench.core.errors import InputError
 from gpubench.core.files import cache_folder, write_atomically
-from gpubench.datasets.entry import Entry
-from gpubench.datasets.remote import Stat
+from gpubench.datasets.catalogue import CatalogueEntry
+from gpubench.datasets.remote import RemoteStat
 
 _VERSION_DIGITS = 16
-"""Hexadecimal digits that tell versions of a file apart in the names of its parts."""
+"""Hexadecimal digits that distinguish versions of a file in the names of its parts."""
+
+_BLOCK_BYTES = 1 << 20
+
+
+class CorruptFile(Exception):
+    """A downloaded file has not the expected checksum."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class CacheRecord:
     """What is known of a file in the cache.
 
     Attributes
     ----------
     address : where it came from
-    size, etag : what the server said of it
+    size, etag : as the server reported them
     sha256 : of the file
-    checked : by what: "sha256", "md5" (the ETag of S3), or "size" alone
+    checked : how it was verified: "sha256", "md5" (the ETag of S3), or "size" where no checksum is known
     fetched : when, as ISO 8601 in UTC
     """
 
@@ -44,61 +51,44 @@ class Record:
     fetched: str
 
 
-def place_of(entry: Entry) -> Path:
-    """The path of a remote file in the cache: below the name of its server or bucket, as it is there.
-
-    Raises
-    ------
-    InputError
-        The address names no file.
-    """
+def cache_path(entry: CatalogueEntry) -> Path:
+    """Return the path of a remote file in the cache: its path on the server, below the server's or bucket's name."""
     assert entry.path is not None
     parts = urlsplit(entry.path)
     folders = [part for part in unquote(parts.path).split("/") if part]
     if not parts.netloc or not folders or {".", ".."} & set(folders):
         raise InputError(f"{entry.where}: path {entry.path!r} names no file; write it as s3://bucket/folder/file.h5ad")
-    if parts.query:  # two queries of one path are two files
+    if parts.query:  # the same path with another query is another file
         folders[-1] = f"{hashlib.sha256(parts.query.encode()).hexdigest()[:12]}-{folders[-1]}"
     return cache_folder().joinpath("datasets", parts.netloc.replace(":", "_"), *folders)
 
 
-def part_of(place: Path, stat: Stat) -> Path:
-    """The name of an unfinished file; another version on the server has another name, so that they never mix."""
+def part_path(path: Path, stat: RemoteStat) -> Path:
+    """Return the name of a partial download; each version on the server has its own, so that versions never mix."""
     version = hashlib.sha256(f"{stat.size} {stat.etag}".encode()).hexdigest()[:_VERSION_DIGITS]
-    return place.with_name(f"{place.name}.{version}.part")
+    return path.with_name(f"{path.name}.{version}.part")
 
 
-def record_of(place: Path) -> Path:
-    """The name of the record of a file."""
-    return place.with_name(f"{place.name}.json")
+def record_path(path: Path) -> Path:
+    """Return the name of the record of a file."""
+    return path.with_name(f"{path.name}.json")
 
 
-def lock_of(place: Path) -> Path:
-    """The name of the lock of a file."""
-    return place.with_name(f"{place.name}.lock")
-
-
-def recorded(place: Path) -> Record | None:
-    """The record of a file that is in the cache and whole; else None.
-
-    Raises
-    ------
-    InputError
-        It is there and may not be read.
-    """
+def read_record(path: Path) -> CacheRecord | None:
+    """Return the record of a file that is complete in the cache, else None."""
     try:
-        record = Record(**json.loads(record_of(place).read_text(encoding="utf-8")))
-        return record if place.stat().st_size == record.size else None
+        record = CacheRecord(**json.loads(record_path(path).read_text(encoding="utf-8")))
+        return record if path.stat().st_size == record.size else None
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
     except OSError as error:
         raise InputError(
-            f"{place} cannot be read: {error.strerror}; ask its owner, or set GPUBENCH_CACHE to another folder"
+            f"{path} cannot be read: {error.strerror}; ask its owner, or set GPUBENCH_CACHE to another folder"
         ) from error
 
 
-def meant(record: Record | None, entry: Entry) -> bool:
-    """Whether a recorded file is the one of which a catalogue speaks."""
+def matches(record: CacheRecord | None, entry: CatalogueEntry) -> TypeGuard[CacheRecord]:
+    """Whether a recorded file is the one that a catalogue describes."""
     return (
         record is not None
         and record.address == entry.path
@@ -107,15 +97,87 @@ def meant(record: Record | None, entry: Entry) -> bool:
     )
 
 
-def write_record(place: Path, record: Record) -> None:
-    """Keep what is known of a file."""
+def write_record(path: Path, record: CacheRecord) -> None:
+    """Write the record of a file."""
     text = json.dumps(asdict(record), indent=1) + "\n"
-    write_atomically(record_of(place), lambda file: file.write(text.encode()))
+    write_atomically(record_path(path), lambda file: file.write(text.encode()))
 
 
-def remove_leftovers(place: Path, keep: Path | None = None) -> None:
-    """Take away parts of other versions of this file; the part of `cells.h5ad.gz` is none of `cells.h5ad`."""
-    of_file = re.compile(rf"{re.escape(place.name)}\.[0-9a-f]{{{_VERSION_DIGITS}}}\.part")
-    for part in place.parent.iterdir():
-        if part != keep and of_file.fullmatch(part.name):
+def remove_leftovers(path: Path, keep: Path | None = None) -> None:
+    """Remove the parts of other versions of this file; the parts of `cells.h5ad.gz` are not parts of `cells.h5ad`."""
+    own_part = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{_VERSION_DIGITS}}}\.part")
+    for part in path.parent.iterdir():
+        if part != keep and own_part.fullmatch(part.name):
             part.unlink(missing_ok=True)
+
+
+def facts(entry: CatalogueEntry) -> dict[str, Any]:
+    """Return everything known of a dataset as JSON values: its entry, its "state", and the record of its file.
+
+    "state" is "cached", "not fetched", "local", "missing" (a local file that does not exist) or "no address".
+    """
+    known = {**asdict(entry), "state": "no address", "file": None, "checked": None, "fetched": None, "etag": None}
+    if entry.path is None:
+        return known
+    if not entry.is_remote:
+        exists = Path(entry.path).exists()
+        return {**known, "state": "local" if exists else "missing", "file": entry.path if exists else None}
+    path = cache_path(entry)
+    record = read_record(path)
+    if not matches(record, entry):
+        return {**known, "state": "not fetched"}
+    recorded = {key: value for key, value in asdict(record).items() if key != "address"}
+    return {**known, "state": "cached", "file": str(path), **recorded}
+
+
+def check(path: Path, entry: CatalogueEntry, stat: RemoteStat, advance: Callable[[int], None]) -> tuple[str, str]:
+    """Compare a file with the checksums that the catalogue and the server have of it.
+
+    An object that was uploaded to S3 in parts has the ETag md5(md5(part 1) md5(part 2) ...)-n.
+
+    Parameters
+    ----------
+    path : the file
+    entry : its catalogue entry
+    stat : as the server described it
+    advance : called with the number of bytes read so far
+
+    Returns
+    -------
+    SHA-256 of the file, and how it was verified (see `CacheRecord.checked`).
+
+    Raises
+    ------
+    CorruptFile
+        A checksum differs; the message says which.
+    """
+    sha256, md5s = _hash_file(path, stat.part_size if stat.md5 else None, advance)
+    if entry.sha256 is not None and sha256 != entry.sha256:
+        raise CorruptFile(f"its SHA-256 is {sha256}, but {entry.where} has {entry.sha256}")
+    if stat.md5 and stat.etag is not None:
+        whole, dash, n_parts = stat.etag.partition("-")
+        joined = hashlib.md5(b"".join(md5s), usedforsecurity=False).hexdigest() if dash else md5s[0].hex()
+        if joined != whole or (dash and int(n_parts) != len(md5s)):
+            raise CorruptFile(f"its MD5 is {joined}, but the server's ETag is {stat.etag}")
+    return sha256, "sha256" if entry.sha256 is not None else "md5" if stat.md5 else "size"
+
+
+def _hash_file(path: Path, part_size: int | None, advance: Callable[[int], None]) -> tuple[str, list[bytes]]:
+    """Return the SHA-256 of a file and the MD5 of each of its parts, reading it once."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    md5s: list[bytes] = []
+    done = in_part = 0
+    with path.open("rb") as file:
+        while block := file.read(min(_BLOCK_BYTES, part_size - in_part) if part_size else _BLOCK_BYTES):
+            sha256.update(block)
+            done += len(block)
+            if part_size:
+                md5.update(block)
+                in_part += len(block)
+                if in_part == part_size:
+                    md5s.append(md5.digest())
+                    md5, in_part = hashlib.md5(usedforsecurity=False), 0
+            advance(done)
+    if in_part or not md5s:
+        md5s.append(md5.digest())
+    return sha256.hexdigest(), md5s

@@ -1,4 +1,4 @@
-"""Entries as the catalogues of cz-benchmarks write them, in the words of gpubench."""
+"""Translate the entries of cz-benchmarks' catalogues into those of gpubench."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from gpubench.core.yaml_document import Value
 
 TARGET = "_target_"
-"""The key that tells an entry of cz-benchmarks: the class that loads it."""
+"""The key that only entries of cz-benchmarks have: the class that loads the dataset."""
 
 _LABELED = "SingleCellLabeledDataset"
 _PERTURBATION = "SingleCellPerturbationDataset"
 
 _COMMON = ("path", "organism", "task_inputs_dir")
-_KEYS = {
-    _LABELED: {"label_column_key": "label"},
-    _PERTURBATION: {"condition_key": "condition", "control_name": "control"},
+# Parameter of the class -> field of the entry, and the default of cz-benchmarks.
+_FIELDS = {
+    _LABELED: {"label_column_key": ("label", "cell_type")},
+    _PERTURBATION: {"condition_key": ("condition", "condition"), "control_name": ("control", "ctrl")},
 }
-_DEFAULTS = {_LABELED: {"label": "cell_type"}, _PERTURBATION: {"condition": "condition", "control": "ctrl"}}
 
-# What gpubench does as cz-benchmarks does it by default, and in no other way.
+# gpubench supports only the defaults of cz-benchmarks for these parameters.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "de_gene_col": ("gene_id", "gene"),
     "de_metric_col": ("logfoldchange",),
@@ -64,31 +64,25 @@ _ORGANISMS = {
 
 
 def translate(value: Value) -> dict[str, Any]:
-    """Fields of an `Entry` from an entry of cz-benchmarks' datasets.yaml.
-
-    Raises
-    ------
-    InputError
-        A class or parameter that cz-benchmarks 0.15 does not have, or a parameter that gpubench cannot follow.
-    """
+    """Return the fields of a `CatalogueEntry` for an entry of cz-benchmarks 0.15's datasets.yaml."""
     target = value.mapping()[TARGET]
     kind = target.text(TARGET).rpartition(".")[2]
-    if kind not in _KEYS:
-        raise target.error(f"_target_ {kind!r} is none that gpubench reads; use one of: {', '.join(_KEYS)}")
-    names = _KEYS[kind]
+    if kind not in _FIELDS:
+        raise target.error(f"_target_ {kind!r} is not supported; use one of: {', '.join(_FIELDS)}")
+    names = {key: name for key, (name, _) in _FIELDS[kind].items()}
     known = [TARGET, *_COMMON, *names, *(_FIXED if kind == _PERTURBATION else ())]
-    said: dict[str, Any] = dict(_DEFAULTS[kind])
+    fields: dict[str, Any] = dict(_FIELDS[kind].values())
     for key, given in value.mapping(known).items():
         if key in names:
-            said[names[key]] = given.text(key)
+            fields[names[key]] = given.text(key)
         elif key == "path":
-            said["path"] = given.text(key)
+            fields["path"] = given.text(key)
         elif key == "organism":
-            said["organism"] = _organism(given)
+            fields["organism"] = _organism(given)
         elif key in _FIXED and given.plain() not in _FIXED[key]:
             only = " or ".join(map(repr, _FIXED[key]))
-            raise given.error(f"{key}={given.plain()!r} is not supported: gpubench has {only} here; leave it out")
-    return said
+            raise given.error(f"{key}={given.plain()!r} is not supported; gpubench uses {only}: leave it out")
+    return fields
 
 
 def _organism(value: Value) -> str:
@@ -99,5 +93,5 @@ def _organism(value: Value) -> str:
     if name[2]:
         return name[2].lower()
     if name[1] not in _ORGANISMS:
-        raise value.error(f"organism {name[1]!r} is none of cz-benchmarks'; write its Latin name, as homo_sapiens")
+        raise value.error(f"organism {name[1]!r} is unknown to cz-benchmarks; write its Latin name, as homo_sapiens")
     return _ORGANISMS[name[1]]

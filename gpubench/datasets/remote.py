@@ -1,8 +1,8 @@
 """Files on S3 and web servers, read in ranges over HTTP.
 
-A public object of S3 is a file that its REST interface hands to anyone, without signature: requests does all that is
-needed for it, with the proxies and certificates of the environment. The SDKs of AWS would bring a hundred times as much
-code and hold other packages at old versions.
+The REST interface of S3 serves public objects without a signature, so requests suffices, with the proxies and
+certificates of the environment. The SDKs of AWS are a hundred times as much code and pin old versions of
+other packages.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     import requests
 
 _BLOCK_BYTES = 1 << 20
-_TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of an answer
+_TIMEOUT_S = (10.0, 60.0)  # for connecting; between two pieces of a response
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _GONE = {404, 410}
-_ELSEWHERE = {301, 400}  # what S3 answers where a bucket is in another region, with the region's name
+_OTHER_REGION = {301, 400}  # the answers of S3 where a bucket is in another region, which a header names
 _WEAK = "W/"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
-# Answers are files as they are: a compressed one would be shorter than its length says, and no range of the file.
+# A compressed response would be shorter than the file, and its ranges would not be ranges of the file.
 _HEADERS = {"Accept-Encoding": "identity"}
 
 
-class Transient(Exception):
-    """It did not work this time: a cut connection, a busy server. Trying again may help.
+class TransientError(Exception):
+    """A failure that may pass, such as a cut connection or a busy server.
 
     Attributes
     ----------
-    answered : whether the server said anything
-    wait_s : for how long it wants to be left alone
+    answered : whether the server responded
+    wait_s : seconds to wait, as the server asked in Retry-After
     """
 
     def __init__(self, message: str, *, answered: bool = True, wait_s: float = 0.0) -> None:
@@ -47,20 +47,20 @@ class Transient(Exception):
         self.wait_s = wait_s
 
 
-class Changed(Exception):
-    """The file on the server is not the one that was begun."""
+class FileChanged(Exception):
+    """The file on the server is not the version whose download began."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
-    """What a server says of a file before it is read.
+class RemoteStat:
+    """A server's description of a file.
 
     Attributes
     ----------
     size : bytes
-    etag : what changes when the file changes, without quotes; None where the server does not say
-    md5 : whether an ETag of S3 is the MD5 of the file, or of the MD5s of its parts
-    part_size : bytes of a part, where the file was put on S3 in parts
+    etag : identifies the version, without quotes; None where the server sends none
+    md5 : whether the ETag is the MD5 of the file, or of the MD5s of its parts, as on S3
+    part_size : bytes of a part, where the file was uploaded to S3 in parts
     """
 
     size: int
@@ -69,7 +69,7 @@ class Stat:
     part_size: int | None = None
 
 
-class Remote:
+class RemoteFile:
     """A file on a server.
 
     Parameters
@@ -84,43 +84,43 @@ class Remote:
         self.url = url_of(address)
         self._session = requests.Session()
 
-    def stat(self) -> Stat:
-        """Ask for size and ETag.
+    def stat(self) -> RemoteStat:
+        """Request size and ETag.
 
         Raises
         ------
-        Transient
-            There was no answer, or none that counts.
+        TransientError
+            No response, or one that may be better later.
         InputError
             No permission, no such file, an unknown length.
         """
         head = self._head()
         if "Content-Length" not in head:
             raise InputError(
-                f"{self.address}: the server does not say how large the file is, so that it cannot be checked;"
+                f"{self.address}: the server does not report the size of the file, so the download cannot be checked;"
                 " download it by other means and give its path in a catalogue"
             )
         size, etag = int(head["Content-Length"]), _etag(head)
         if not self.address.startswith("s3://") or not _is_md5(etag, head):
-            return Stat(size, etag)
+            return RemoteStat(size, etag)
         n_parts = int(etag.partition("-")[2] or 1) if etag else 1
         if n_parts == 1:
-            return Stat(size, etag, md5=True, part_size=size)
+            return RemoteStat(size, etag, md5=True, part_size=size)
         part = self._head(params={"partNumber": "1"})
         part_size = int(part.get("Content-Length", 0))
-        # Parts of different sizes are rare, and then no MD5 can be checked without asking for each of them.
-        even = "x-amz-mp-parts-count" in part and part_size * (n_parts - 1) < size <= part_size * n_parts
-        return Stat(size, etag, md5=even, part_size=part_size if even else None)
+        # Parts of different sizes are rare; their MD5 could only be checked with one request for each part.
+        equal = "x-amz-mp-parts-count" in part and part_size * (n_parts - 1) < size <= part_size * n_parts
+        return RemoteStat(size, etag, md5=equal, part_size=part_size if equal else None)
 
-    def read(self, start: int, stat: Stat) -> Iterator[bytes]:
-        """Read from a byte on, in blocks.
+    def read(self, start: int, stat: RemoteStat) -> Iterator[bytes]:
+        """Yield the file in blocks, from byte `start` on.
 
         Raises
         ------
-        Changed
-            The file is no longer the one of `stat`; nothing of it was handed out.
-        Transient
-            The connection was cut, or the server is busy; what was handed out is good.
+        FileChanged
+            The file is no longer the one of `stat`; nothing was yielded.
+        TransientError
+            The connection was cut, or the server is busy; the blocks yielded so far are valid.
         InputError
             No permission, no such file.
         """
@@ -129,39 +129,38 @@ class Remote:
         headers = {"Range": f"bytes={start}-"} if start else {}
         if stat.etag and not stat.etag.startswith(_WEAK):  # a weak one never matches
             headers["If-Match"] = f'"{stat.etag}"'
-        with self._answer("GET", headers=headers) as answer:
-            if answer.status_code in (412, 416):
-                raise Changed(self.address)
-            begin, total = _range(answer)
-            if total != stat.size or begin not in (0, start) or _etag(answer.headers) not in (None, stat.etag):
-                raise Changed(self.address)
+        with self._request("GET", headers=headers) as response:
+            if response.status_code in (412, 416):
+                raise FileChanged(self.address)
+            begin, total = _range(response)
+            if total != stat.size or begin not in (0, start) or _etag(response.headers) not in (None, stat.etag):
+                raise FileChanged(self.address)
             left = stat.size - begin
-            skip = start - begin  # a server without ranges sends what is there already once more
+            skip = start - begin  # a server without ranges sends the file from its beginning
             try:
-                while left > 0 and (block := answer.raw.read(min(_BLOCK_BYTES, left), decode_content=False)):
+                while left > 0 and (block := response.raw.read(min(_BLOCK_BYTES, left), decode_content=False)):
                     left -= len(block)
-                    fresh = block[skip:]
+                    if len(block) > skip:
+                        yield block[skip:]
                     skip = max(skip - len(block), 0)
-                    if fresh:
-                        yield fresh
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise Transient(f"the connection was cut ({_reason(error)})") from error
+                raise TransientError(f"the connection was cut ({_reason(error)})") from error
             if left > 0:
-                raise Transient(f"the connection was cut {left:,} bytes before the end")
+                raise TransientError(f"the connection was cut {left:,} bytes before the end")
 
     def _head(self, params: dict[str, str] | None = None) -> Mapping[str, str]:
-        with self._answer("HEAD", params=params) as answer:
-            return answer.headers
+        with self._request("HEAD", params=params) as response:
+            return response.headers
 
     @contextmanager
-    def _answer(
+    def _request(
         self, method: str, headers: dict[str, str] | None = None, params: dict[str, str] | None = None
     ) -> Iterator[requests.Response]:
-        """An answer that is good, or 412 or 416; its body is not read yet."""
+        """Yield a response with status 200, 206, 412 or 416, whose body is not read yet."""
         import requests
 
         try:
-            answer = self._session.request(
+            response = self._session.request(
                 method,
                 self.url,
                 params=params,
@@ -171,43 +170,39 @@ class Remote:
                 timeout=_TIMEOUT_S,
             )
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise Transient(f"{_host(self.url)} cannot be reached ({_reason(error)})", answered=False) from error
+            host = self.url.split("/")[2]
+            raise TransientError(f"{host} cannot be reached ({_reason(error)})", answered=False) from error
         except requests.RequestException as error:
             raise InputError(f"{self.address} cannot be fetched: {_reason(error)}; check its address") from error
-        with answer:
-            code = answer.status_code
-            region = answer.headers.get("x-amz-bucket-region", "")
-            if code in _ELSEWHERE and self.url != url_of(self.address, region):
-                self.url = url_of(self.address, region)
-                raise Transient(f"{self.address} is in {region}")
-            if code in _TRANSIENT:
-                raise Transient(f"{_host(self.url)} answered {code} {answer.reason}", wait_s=_retry_after(answer))
-            if code in (401, 403):
-                raise InputError(
-                    f"{self.address}: no permission ({code} {answer.reason}); S3 says so of files that do not exist,"
-                    " too: check the address, or ask its owner"
-                )
-            if code in _GONE:
-                raise InputError(
-                    f"{self.address} does not exist ({code} {answer.reason}); check the address in the catalogue"
-                )
-            if code not in (200, 206, 412, 416):
-                raise InputError(
-                    f"{self.address} cannot be fetched: the server answered {code} {answer.reason}; check its address"
-                )
-            yield answer
+        with response:
+            self._check_status(response)
+            yield response
+
+    def _check_status(self, response: requests.Response) -> None:
+        code, answer = response.status_code, f"{response.status_code} {response.reason}"
+        region = response.headers.get("x-amz-bucket-region", "")
+        if code in _OTHER_REGION and self.url != url_of(self.address, region):
+            self.url = url_of(self.address, region)
+            raise TransientError(f"{self.address} is in {region}")
+        if code in _TRANSIENT:
+            wait = response.headers.get("Retry-After", "")
+            host = self.url.split("/")[2]
+            raise TransientError(f"{host} answered {answer}", wait_s=float(wait) if wait.isdigit() else 0.0)
+        if code in (401, 403):
+            raise InputError(
+                f"{self.address}: no permission ({answer}), which S3 also answers for files that do not exist; check"
+                " the address, or ask its owner"
+            )
+        if code in _GONE:
+            raise InputError(f"{self.address} does not exist ({answer}); check the address in the catalogue")
+        if code not in (200, 206, 412, 416):
+            raise InputError(f"{self.address} cannot be fetched: the server answered {answer}; check its address")
 
 
 def url_of(address: str, region: str = "") -> str:
-    """The URL of an address: that of the object's REST interface for s3://, itself otherwise.
+    """Return the URL of an address: for s3:// that of the REST interface of S3, otherwise the address itself.
 
-    `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` name another server that speaks S3; else it is the one of AWS that knows
-    all buckets, or that of a region.
-
-    Raises
-    ------
-    InputError
-        An s3:// address without bucket or key.
+    The server is the one that `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names, else AWS's own, of a region if given.
     """
     if not address.startswith("s3://"):
         return address
@@ -224,38 +219,29 @@ def url_of(address: str, region: str = "") -> str:
 
 
 def _etag(head: Mapping[str, str]) -> str | None:
-    """The ETag without quotes; a weak one keeps its mark."""
+    """Return the ETag without quotes; the prefix of a weak one stays."""
     etag = head.get("ETag", "")
     return (_WEAK if etag.startswith(_WEAK) else "") + etag.removeprefix(_WEAK).strip('"') or None
 
 
 def _is_md5(etag: str | None, head: Mapping[str, str]) -> bool:
-    """Whether S3 made this ETag of MD5s: not where it encrypts with keys of the owner's."""
+    """Whether S3 computed this ETag from MD5s, which it does not for objects encrypted with the owner's keys."""
     encrypted = "x-amz-server-side-encryption-customer-algorithm" in head or head.get(
         "x-amz-server-side-encryption", "AES256"
     ) not in ("", "AES256")
     return not encrypted and etag is not None and re.fullmatch(r"[0-9a-f]{32}(-\d+)?", etag) is not None
 
 
-def _range(answer: requests.Response) -> tuple[int, int]:
-    """First byte of an answer, and the size of the whole file."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-    if answer.status_code == 206 and found:
-        return int(found[1]), int(found[2])
-    return 0, int(answer.headers.get("Content-Length", -1))
-
-
-def _retry_after(answer: requests.Response) -> float:
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else 0.0
-
-
-def _host(url: str) -> str:
-    return url.split("/")[2]
+def _range(response: requests.Response) -> tuple[int, int]:
+    """Return the first byte of a response, and the size of the whole file."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    if response.status_code == 206 and match:
+        return int(match[1]), int(match[2])
+    return 0, int(response.headers.get("Content-Length", -1))
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason, which is the one that says something: "Connection refused", "Name or service not known"."""
+    """Return the innermost reason, which is the specific one, such as "Connection refused"."""
     import urllib3
 
     while True:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpubench.core.timeline import Listener
-    from gpubench.datasets.entry import Entry
+    from gpubench.datasets.catalogue import CatalogueEntry
     from gpubench.running.plan import Plan
     from gpubench.running.run_file import PlannedRun
 
@@ -165,7 +165,7 @@ def _digest(plan: PlannedRun) -> str | None:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _catalogued(data: Any) -> list[Entry | None]:
+def _catalogued(data: Any) -> list[CatalogueEntry | None]:
     """What the catalogues say of the datasets of a run; None where they no longer have one."""
     names = [text for text in _texts(data) if is_dataset_name(text)]
     if not names:
@@ -199,11 +199,11 @@ def _finished(output: Output, digest: str | None) -> Result | None:
 
 def _fetched_anew(result: Result) -> bool:
     """Whether the cache has another version now of a dataset that was scored."""
-    from gpubench.datasets.cache import place_of, recorded
-    from gpubench.datasets.entry import Entry
+    from gpubench.datasets.cache import cache_path, read_record
+    from gpubench.datasets.catalogue import CatalogueEntry
 
     for file in result.provenance["dataset"].get("files", ()):
-        record = recorded(place_of(Entry(file["id"], file["address"]))) if file["address"] else None
+        record = read_record(cache_path(CatalogueEntry(file["id"], file["address"]))) if file["address"] else None
         if record is not None and record.sha256 != file["sha256"]:
             return True
     return False

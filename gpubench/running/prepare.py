@@ -10,7 +10,7 @@ from gpubench import data as readers
 from gpubench.core.errors import InputError, close_matches
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import check_seed
-from gpubench.datasets.lookup import Given, look_up
+from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
 from gpubench.running.interrupt import answering
 from gpubench.running.options import BASELINES, RunOptions
@@ -70,7 +70,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     run = replace(run, seed=check_seed(run.seed))
     _check_combination(run, wanted, baselines)
     given = look_up(
-        Given(run.data, {role: getattr(run, role) for role in COLUMNS}, run.condition, run.control),
+        RunData(run.data, {role: getattr(run, role) for role in COLUMNS}, run.condition, run.control),
         obs=run.obs,
         listener=listener,
     )

@@ -109,7 +109,7 @@ def score(
     Examples
     --------
     >>> import gpubench as gb
-    >>> from gpubench.datasets.demo import demo_path
+    >>> from gpubench.datasets import demo_path
     >>> result = gb.score(demo_path(), ["X_pca"], label="cell_type", tasks="embedding", engine="cpu")
     >>> f"{result.value('silhouette_score'):.2f}"
     '0.64'

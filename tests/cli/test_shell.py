@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpubench.cli.main import main
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 from gpubench.metrics import METRICS
 from gpubench.tasks import TASKS
 

@@ -1,4 +1,4 @@
-"""Row sources over Parquet files: what is read after an error, and files that are refused."""
+"""Row sources over Parquet files: reading after an error, and files that are refused."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpubench.core.errors import InputError
-from gpubench.data.formats import array_rows
-from gpubench.data.formats.array_rows import ParquetRows
+from gpubench.data.formats import arrays
+from gpubench.data.formats.arrays import ParquetRows
 
 X = np.arange(60.0).reshape(20, 3)
 
 
 class Failing:
-    """Batches of which the third cannot be had."""
+    """Batches whose third raises an error."""
 
     def __init__(self, batches: object) -> None:
         self._batches, self._n_asked = iter(batches), 0
@@ -32,8 +32,8 @@ class Failing:
         return next(self._batches)
 
 
-def test_rows_are_the_same_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_rows, "_BATCH_ROWS", 4)
+def test_parquet_rows_after_an_error_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_BATCH_ROWS", 4)
     pq.write_table(pa.table(dict(zip("abc", X.T, strict=True))), tmp_path / "emb.parquet")
     rows = ParquetRows(tmp_path / "emb.parquet")
     with monkeypatch.context() as patch:
@@ -45,7 +45,7 @@ def test_rows_are_the_same_after_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(rows.read(3, 10), X[3:10])
 
 
-def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(column) for column in X.T], names=["a", "b", "a"])
     pq.write_table(table, tmp_path / "emb.parquet")
     with pytest.raises(InputError, match=r"has several columns of one name: 'a'; rename all but one of each$"):

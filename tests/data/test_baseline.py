@@ -1,4 +1,4 @@
-"""The PCA baseline, step by step, against naive definitions; what departs from the recipe is noted."""
+"""The PCA baseline, step by step, against naive definitions; deviations from the recipe are noted."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from stores import WRITERS
 from gpubench.core.errors import InputError
 from gpubench.data import as_rows, expression_baseline, pca_baseline
 from gpubench.data.expression import matrix as expression_module
-from gpubench.data.expression.matrix import read_expression
-from gpubench.data.expression.normalize import log_normalized, measure_depth
-from gpubench.data.expression.pca import principal_components
-from gpubench.data.expression.variable_genes import highly_variable_genes, normalized_dispersions
+from gpubench.data.expression.baseline import highly_variable_genes, normalized_dispersions, principal_components
+from gpubench.data.expression.matrix import log_normalized, measure_depth, read_expression
 
 
 def make_counts(n: int = 150, n_genes: int = 400, seed: int = 0) -> np.ndarray:
@@ -58,21 +56,21 @@ def counts() -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # of the naive definition, for silent genes
-def test_variable_genes_are_those_of_the_recipe(seed: int) -> None:
+def test_variable_genes_match_the_naive_definition(seed: int) -> None:
     counts = make_counts(seed=seed)
     expression = read_expression(counts)
     blocks = log_normalized(expression, measure_depth(expression))
     assert_array_equal(highly_variable_genes(blocks, counts.shape, 60), naive_variable_genes(naive_log(counts), 60))
 
 
-def test_dispersions_of_lonely_equal_and_constant_genes() -> None:
+def test_dispersions_of_single_equal_and_constant_genes() -> None:
     means = np.array([1.0, 100, 100, 100, 0, 5000])
     variances = np.array([2.0, 300, 300, 300, 0, 1])
     scores = normalized_dispersions(means, variances)
     assert_array_equal(scores, [1, np.nan, np.nan, np.nan, np.nan, 1])  # three equal ones cannot be standardised
 
 
-def test_components_are_those_of_the_singular_values(counts: np.ndarray) -> None:
+def test_components_match_the_singular_value_decomposition(counts: np.ndarray) -> None:
     baseline = pca_baseline(counts, n_top_genes=100, n_components=10)
     logged = naive_log(counts).astype(np.float64)
     expression = read_expression(counts)
@@ -86,7 +84,7 @@ def test_components_are_those_of_the_singular_values(counts: np.ndarray) -> None
 
 
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40), (60, 60)])
-def test_both_sides_of_the_covariance(shape: tuple[int, int]) -> None:
+def test_components_of_wide_and_tall_matrices_match(shape: tuple[int, int]) -> None:
     """Fewer rows than columns, or fewer columns than rows: the components are the same."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape) * np.linspace(3, 0.1, shape[1])
@@ -96,15 +94,15 @@ def test_both_sides_of_the_covariance(shape: tuple[int, int]) -> None:
     assert_allclose(found, (u * s)[:, :5] * np.sign(vt[np.arange(5), np.abs(vt[:5]).argmax(axis=1)]), atol=1e-5)
 
 
-def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubench.data.expression.pca._TILE", 16)
+def test_pca_baseline_is_bitwise_equal_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubench.data.expression.baseline._TILE", 16)
     counts = make_counts(300, 90)
     one, three = (pca_baseline(counts, n_components=12, threads=threads).rows for threads in (1, 3))
     assert_array_equal(one, three)
     assert_array_equal(one, pca_baseline(counts, n_components=12, threads=3).rows)
 
 
-def test_blocks_and_kinds_of_source_do_not_matter(
+def test_pca_baseline_is_the_same_for_every_source_and_block_size(
     counts: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = pca_baseline(counts, n_components=8).rows
@@ -120,14 +118,14 @@ def test_blocks_and_kinds_of_source_do_not_matter(
     backed.file.close()
 
 
-def test_a_baseline_reads_like_any_matrix(counts: np.ndarray) -> None:
+def test_baseline_is_a_row_source(counts: np.ndarray) -> None:
     baseline = pca_baseline(counts, n_components=5)
     assert as_rows(baseline, "baseline") is baseline
     assert (baseline.shape, baseline.dtype) == ((150, 5), np.float32)
     assert_array_equal(baseline.read(3, 9), baseline.rows[3:9])
 
 
-def test_what_departs_from_the_recipe_is_noted() -> None:
+def test_deviations_from_the_recipe_are_noted() -> None:
     small = pca_baseline(make_counts(30, 400))
     assert small.shape == (30, 29)
     silent = int((make_counts(30, 400).sum(axis=0) == 0).sum())
@@ -141,7 +139,7 @@ def test_what_departs_from_the_recipe_is_noted() -> None:
     )
 
 
-def test_what_has_no_baseline(tmp_path: Path) -> None:
+def test_invalid_expression_has_no_baseline(tmp_path: Path) -> None:
     counts = make_counts(20, 30)
     for value, message in [(-1, "hold negative values"), (np.nan, "hold NaN"), (np.inf, "hold NaN or infinite")]:
         bad = counts.copy()
@@ -160,7 +158,7 @@ def test_what_has_no_baseline(tmp_path: Path) -> None:
             baseline(no_x)
 
 
-def test_expression_is_its_own_baseline(counts: np.ndarray, tmp_path: Path) -> None:
+def test_expression_baseline_is_x(counts: np.ndarray, tmp_path: Path) -> None:
     path = WRITERS["h5ad"](ad.AnnData(csr_matrix(counts)), tmp_path)
     baseline = expression_baseline(path)
     assert baseline.shape == counts.shape
@@ -175,7 +173,9 @@ def test_expression_is_its_own_baseline(counts: np.ndarray, tmp_path: Path) -> N
         ("celllines_5batch", 3364475793, [211.61123657226562, 73.48828125, 61.49321746826172, 2.4202123]),
     ],
 )
-def test_real_cells(shared_data: Path, file: str, genes: int, variances: list[float]) -> None:
+def test_baseline_of_real_cells_matches_scanpy(
+    shared_data: Path, file: str, genes: int, variances: list[float]
+) -> None:
     """As scanpy 1.11.5 finds them with cz-benchmarks' recipe: which genes (a checksum), the components' variances."""
     expression = read_expression(shared_data / f"{file}.h5ad")
     chosen = np.zeros(expression.shape[1], bool)
@@ -185,12 +185,12 @@ def test_real_cells(shared_data: Path, file: str, genes: int, variances: list[fl
     assert_allclose(components.var(axis=0, ddof=1, dtype=np.float64)[[0, 1, 2, 49]], variances, rtol=1e-5)
 
 
-def test_matrices_by_name_need_one_called_x(counts: np.ndarray) -> None:
+def test_named_matrices_need_one_called_x(counts: np.ndarray) -> None:
     assert_array_equal(pca_baseline({"X": counts}, n_components=3).rows, pca_baseline(counts, n_components=3).rows)
     with pytest.raises(InputError, match="'X' is not in data"):
         pca_baseline({"X_pca": counts})
 
 
-def test_expression_is_x_whatever_the_embeddings_are_called() -> None:
+def test_expression_is_x_even_if_obsm_has_a_key_x() -> None:
     cells = ad.AnnData(np.eye(3, dtype=np.float32), obsm={"X": np.zeros((3, 2))})
     assert_array_equal(read_expression(cells).read(0, 3), np.eye(3))

@@ -1,4 +1,4 @@
-"""Columns of every library become the same codes; what is missing or of another length is refused."""
+"""Columns of every library become the same codes; missing values and wrong lengths are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COLUMNS_OF_TEXT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS_OF_TEXT)
-def test_text_of_every_library(kind):
+def test_text_columns_of_every_library_are_encoded(kind):
     labels = encode_labels(COLUMNS_OF_TEXT[kind], "cell_type", 4)
     assert labels.codes.tolist() == CODES
     assert labels.codes.dtype == np.int32
@@ -61,11 +61,11 @@ def test_integers_are_ordered_as_text(dtype, wrap):
     assert (labels.codes.tolist(), labels.names) == ([0, 2, 1, 2], ("10", "100", "9"))
 
 
-def test_integers_of_the_other_byte_order():
+def test_integers_of_other_byte_order_are_encoded():
     assert encode_labels(np.array([10, 9, 100, 9], ">i2"), "label").codes.tolist() == [0, 2, 1, 2]
 
 
-def test_integers_of_a_wide_range():
+def test_integers_of_a_wide_range_are_encoded():
     labels = encode_labels(np.array([-(2**62), 2**62, 0, 0]), "label")
     assert labels.names == ("-4611686018427387904", "0", "4611686018427387904")
     assert labels.codes.tolist() == [0, 2, 1, 1]
@@ -73,7 +73,7 @@ def test_integers_of_a_wide_range():
     assert encode_labels(np.array([-128, 127], np.int8), "label").names == ("-128", "127")
 
 
-def test_other_kinds():
+def test_booleans_and_floats_are_encoded_as_text():
     assert encode_labels(np.array([True, False, True]), "label").names == ("False", "True")
     assert encode_labels(np.array([True, True]), "label").names == ("True",)
     assert encode_labels([1.0, 2.5, 1.0], "label").names == ("1.0", "2.5")
@@ -95,11 +95,11 @@ def test_values_with_the_same_text_are_one_class():
     assert (labels.codes.tolist(), labels.names) == ([0, 0, 1], ("1", "2"))
 
 
-def test_text_that_looks_missing_is_text():
+def test_text_that_looks_missing_is_a_label():
     assert encode_labels(["nan", "None", "NaT", "<NA>", ""], "label").n_classes == 5
 
 
-def test_torch():
+def test_torch_tensors_are_encoded():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     assert encode_labels(torch.tensor([10, 9, 10]), "label").codes.tolist() == [0, 1, 0]
     assert as_numeric(torch.tensor([0.5, 1.0], requires_grad=True), "time").tolist() == [0.5, 1.0]
@@ -141,7 +141,7 @@ def test_missing_labels_are_counted_and_named(kind):
     )
 
 
-def test_an_unused_category_without_a_value_is_no_matter():
+def test_unused_category_without_a_value_is_accepted():
     assert encode_labels(CategoricalColumn(np.array([0, 1]), ["a", "b", None]), "label").names == ("a", "b")
 
 
@@ -161,13 +161,13 @@ def test_an_unused_category_without_a_value_is_no_matter():
         (CategoricalColumn(np.array([0, 1, 7]), ["a", "b"]), r"^label has code 7 but 2 categories; it is damaged"),
     ],
 )
-def test_what_is_no_column_is_refused_by_name(values, message):
+def test_invalid_columns_are_refused_by_name(values, message):
     with pytest.raises(InputError, match=message) as caught:
         encode_labels(values, "label", 3)
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_column_is_refused_without_n_too():
+def test_empty_column_is_refused_without_n():
     with pytest.raises(InputError, match=r"^label has no values"):
         encode_labels(np.array([], str), "label")
     with pytest.raises(InputError, match=r"^time has no values"):
@@ -178,7 +178,7 @@ VALUES = st.one_of(st.text(), st.integers(), st.booleans(), st.floats(allow_nan=
 
 
 @given(st.lists(st.text(), min_size=1))
-def test_text_is_encoded_as_np_unique_does(values):
+def test_text_is_encoded_as_by_np_unique(values):
     labels = encode_labels(values, "label")
     names, codes = np.unique(np.array(values, object), return_inverse=True)
     assert labels.names == tuple(names)
@@ -210,7 +210,7 @@ def test_categories_and_their_order_do_not_matter(codes, categories):
     np.testing.assert_array_equal(labels.codes, expected.codes)
 
 
-def test_more_rows_than_a_block_are_encoded_the_same(monkeypatch, rng):
+def test_several_blocks_are_encoded_as_one(monkeypatch, rng):
     monkeypatch.setattr("gpubench.data.columns._BLOCK_ROWS", 7)
     values = rng.choice(["a", "b", "c", 5, b"d"], size=100).astype(object)
     labels = encode_labels(values, "label")
@@ -235,7 +235,7 @@ NUMBERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_of_every_kind(kind):
+def test_numeric_columns_of_every_library_are_read(kind):
     numbers = as_numeric(NUMBERS[kind], "time", 3)
     assert numbers.dtype == np.float64
     assert numbers.tolist() == [3, 12, 3]
@@ -267,13 +267,13 @@ def test_booleans_are_numbers():
         (np.ones((4, 2)), r"^time must have one value per cell but has shape \(4, 2\)"),
     ],
 )
-def test_what_is_not_numeric_is_refused_by_name(values, message):
+def test_non_numeric_columns_are_refused_by_name(values, message):
     with pytest.raises(InputError, match=message):
         as_numeric(values, "time", 4)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
-def test_text_of_numbers_gives_the_same_numbers(values):
+def test_numbers_as_text_are_parsed(values):
     np.testing.assert_array_equal(as_numeric([repr(value) for value in values], "time"), values)
 
 
@@ -287,11 +287,11 @@ def test_text_of_numbers_gives_the_same_numbers(values):
         ("zzz", [], " (there are none)"),
     ],
 )
-def test_close_matches(word, known, expected):
+def test_close_matches_are_suggested(word, known, expected):
     assert close_matches(word, known) == expected
 
 
-def test_long_lists_of_names_are_cut():
+def test_long_lists_of_names_are_shortened():
     assert quoted([str(i) for i in range(1234)]).endswith("'9' and 1,224 more")
     assert quoted([str(i) for i in range(11)]).endswith("'9' and 1 more")
     assert quoted([str(i) for i in range(10)]).endswith("'8', '9'")

@@ -41,7 +41,7 @@ def expression(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int]:
 
 
 @given(expression(), st.booleans())
-def test_scores_are_those_of_pooled_ranks(case: tuple[np.ndarray, np.ndarray, int, int], tie_correct: bool) -> None:
+def test_scores_match_pooled_ranks(case: tuple[np.ndarray, np.ndarray, int, int], tie_correct: bool) -> None:
     values, codes, control, n_codes = case
     scores = rank_sum_scores(csr_array(values).tocsc(), codes, control, n_codes, tie_correct=tie_correct)
     expected = [
@@ -52,7 +52,7 @@ def test_scores_are_those_of_pooled_ranks(case: tuple[np.ndarray, np.ndarray, in
     np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
-def test_p_values_are_those_of_scipy() -> None:
+def test_p_values_match_scipy() -> None:
     rng = np.random.default_rng(0)
     codes = rng.permutation(np.repeat(np.arange(3), [30, 40, 50])).astype(np.int32)
     x = np.log1p(rng.poisson(0.7, (120, 20)) * (1.0 + (codes == 2)[:, None] * (np.arange(20) < 5)))
@@ -76,7 +76,7 @@ def test_constant_gene_does_not_change() -> None:
     assert (tested.log2_fold_changes == 0).all()
 
 
-def test_uncorrected_ties_make_the_test_weaker() -> None:
+def test_without_tie_correction_is_weaker() -> None:
     rng = np.random.default_rng(1)
     x = csr_array(np.r_[rng.poisson(0.2, (50, 1)), rng.poisson(0.6, (50, 1))].astype(np.float32))
     codes = np.repeat([0, 1], 50).astype(np.int32)
@@ -85,12 +85,12 @@ def test_uncorrected_ties_make_the_test_weaker() -> None:
 
 
 @given(hnp.arrays(np.float64, (2, 12), elements=st.floats(0, 1)))
-def test_adjustment_is_that_of_scipy(p_values: np.ndarray) -> None:
+def test_adjusted_p_values_match_scipy(p_values: np.ndarray) -> None:
     expected = [stats.false_discovery_control(row, method="bh") for row in p_values]
     np.testing.assert_allclose(benjamini_hochberg(p_values), expected, rtol=1e-12)
 
 
-def test_hundreds_of_conditions_are_tested_at_once() -> None:
+def test_hundreds_of_conditions_match_separate_tests() -> None:
     """Controls are sorted once a gene: 300 conditions agree with 300 tests, spot-checked."""
     rng = np.random.default_rng(2)
     codes = rng.permutation(np.r_[np.arange(301), rng.integers(0, 301, 4000)]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Embeddings in files beside the data: the same numbers as within it, and what does not fit is refused."""
+"""Embeddings in separate files: the same scores as from the data itself, and files that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ad.AnnData:
 
 
 @pytest.mark.parametrize("file", ["emb.npy", "emb.h5ad", "emb.parquet"])
-def test_a_file_beside_the_data_is_an_embedding_of_its_cells(file: str, cells: ad.AnnData) -> None:
+def test_embedding_file_scores_as_the_embedding_in_the_data(file: str, cells: ad.AnnData) -> None:
     inside = gb.score("cells.h5ad", "X_pca", label="cell_type", tasks="embedding")
-    beside = gb.score("cells.h5ad", file, label="cell_type", tasks="embedding")
-    assert [row.embedding for row in beside.results] == ["emb"]
-    assert beside.value("silhouette_score") == inside.value("silhouette_score")
+    separate = gb.score("cells.h5ad", file, label="cell_type", tasks="embedding")
+    assert [row.embedding for row in separate.results] == ["emb"]
+    assert separate.value("silhouette_score") == inside.value("silhouette_score")
     assert gb.score(cells, Path(file), label="cell_type", tasks="embedding").value("silhouette_score") == inside.value(
         "silhouette_score"
     )
 
 
-def test_keys_and_files_together_and_names_of_their_own(cells: ad.AnnData) -> None:
+def test_keys_files_and_matrices_can_be_combined_and_named(cells: ad.AnnData) -> None:
     assert list(read("cells.h5ad", embeddings=["emb.npy", "X_other"]).embeddings) == ["X_other", "emb"]
     named = read("cells.h5ad", embeddings={"mine": "emb.npy", "pca": "X_pca", "given": cells.obsm["X_other"]})
     assert {name: rows.shape for name, rows in named.embeddings.items()} == {
@@ -53,7 +53,7 @@ def test_keys_and_files_together_and_names_of_their_own(cells: ad.AnnData) -> No
     }
 
 
-def test_what_does_not_fit_is_refused(cells: ad.AnnData, tmp_path: Path) -> None:
+def test_embedding_files_that_do_not_fit_are_refused(cells: ad.AnnData, tmp_path: Path) -> None:
     np.save("short.npy", cells.obsm["X_pca"][:20])
     cells[::-1].copy().write_h5ad("reversed.h5ad")
     (tmp_path / "other").mkdir()
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused(cells: ad.AnnData, tmp_path: Path) -> None
             read("cells.h5ad", embeddings=given)
 
 
-def test_several_species_share_one_file(cells: ad.AnnData) -> None:
+def test_several_species_share_one_embedding_file(cells: ad.AnnData) -> None:
     cells[:10].copy().write_h5ad("human.h5ad")
     cells[10:].copy().write_h5ad("mouse.h5ad")
     whole = read_species(["human.h5ad", "mouse.h5ad"], embeddings="emb.npy")
@@ -87,7 +87,7 @@ def test_several_species_share_one_file(cells: ad.AnnData) -> None:
         read_species(["human.h5ad", "mouse.h5ad"], embeddings="gone.npy")
 
 
-def test_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_name_separates_name_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert split_name("X_pca") == ("X_pca", "X_pca")
     assert split_name("folder/emb.csv.gz") == ("emb", "folder/emb.csv.gz")

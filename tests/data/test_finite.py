@@ -19,7 +19,7 @@ def check(x: np.ndarray, step: int = 1000) -> None:
     finite.finish(len(x))
 
 
-def test_the_message_counts_rows_names_the_first_and_says_what_to_do(rng):
+def test_message_has_count_first_rows_and_remedy(rng):
     x = rng.normal(size=(2638, 5)).astype("f4")
     for i, row in enumerate((3, 17, 40, 900, 2637)):
         x[row, i] = (np.nan, np.inf, -np.inf)[i % 3]
@@ -33,7 +33,7 @@ def test_the_message_counts_rows_names_the_first_and_says_what_to_do(rng):
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f4"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_every_float_dtype(dtype, bad):
+def test_non_finite_values_of_every_float_dtype_are_found(dtype, bad):
     x = np.ones((10, 3), dtype)
     check(x)
     x[4, 1] = bad
@@ -44,17 +44,17 @@ def test_every_float_dtype(dtype, bad):
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u8", "?"])
-def test_integers_are_always_fine(dtype):
+def test_integers_are_always_finite(dtype):
     check(np.ones((10, 3), dtype))
 
 
-def test_large_values_whose_sum_overflows_are_fine():
+def test_large_values_whose_sum_overflows_are_accepted():
     check(np.full((100, 10), np.finfo("f4").max, "f4"))
     check(np.full((100, 10), -np.finfo("f4").max, "f8"))
     check(np.full((1000, 10), np.finfo("f2").max, "f2"))
 
 
-def test_values_beyond_float32_ask_for_rescaling():
+def test_values_beyond_float32_are_refused():
     x = np.ones((10, 3))
     x[[2, 5], 0] = 1e39, -1e39
     with pytest.raises(
@@ -66,7 +66,7 @@ def test_values_beyond_float32_ask_for_rescaling():
         check(x, 4)
 
 
-def test_blocks_may_come_in_any_order():
+def test_blocks_can_be_added_in_any_order():
     finite = FiniteCheck("X")
     for start in (8, 0, 4):
         finite.add(np.full((2, 2), np.nan, "f4"), start)
@@ -75,7 +75,7 @@ def test_blocks_may_come_in_any_order():
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.floats(width=32)))
-def test_agrees_with_isfinite(x):
+def test_check_agrees_with_isfinite(x):
     if np.isfinite(x).all():
         check(x, 3)
     else:
@@ -84,7 +84,7 @@ def test_agrees_with_isfinite(x):
             check(x, 3)
 
 
-def test_blocks_without_rows_say_nothing():
+def test_blocks_without_rows_are_accepted():
     finite = FiniteCheck("X")
     finite.add(np.empty((0, 3)), 0)
     finite.finish(0)

@@ -27,26 +27,26 @@ def all_rows(x: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "g", "i1", "u2", "i8", "u8", "?"])
-def test_real_dtypes_are_taken_without_a_copy(dtype):
+def test_real_dtypes_are_not_copied(dtype):
     x = VALUES.astype(dtype)
     assert as_rows(x, "X") is x
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_any_memory_order(order):
+def test_any_memory_order_is_accepted(order):
     x = np.asarray(VALUES, order=order)
     rows = as_rows(x, "X")
     assert np.shares_memory(rows, x)
     np.testing.assert_array_equal(all_rows(rows)[1:3], VALUES[1:3])
 
 
-def test_strided_views_and_lists():
+def test_strided_views_and_lists_are_read():
     np.testing.assert_array_equal(as_rows(VALUES[::-2, ::2], "X"), VALUES[::-2, ::2])
     np.testing.assert_array_equal(as_rows(VALUES.tolist(), "X"), VALUES)
     np.testing.assert_array_equal(as_rows(list(VALUES), "X"), VALUES)
 
 
-def test_a_memmap_stays_a_memmap(tmp_path: Path):
+def test_memmap_stays_a_memmap(tmp_path: Path):
     np.save(tmp_path / "x.npy", VALUES.astype("f4"))
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert as_rows(x, "X") is x
@@ -62,7 +62,7 @@ def test_sparse_rows_are_densified_block_by_block(make, convert):
     assert isinstance(rows.read(1, 3), np.ndarray)
 
 
-def test_frames():
+def test_data_frames_are_read():
     frame = pd.DataFrame(VALUES, columns=["a", "b", "c"])
     np.testing.assert_array_equal(as_rows(frame, "X"), VALUES)
     np.testing.assert_array_equal(as_rows(frame.assign(b=frame["b"].astype("f4")), "X"), VALUES)
@@ -71,20 +71,20 @@ def test_frames():
     np.testing.assert_array_equal(nullable[1:], VALUES[1:])
 
 
-def test_a_frame_with_text_names_the_columns():
+def test_data_frame_with_text_is_refused_with_its_columns():
     frame = pd.DataFrame({"pc1": [1.0, 2.0], "donor": ["a", "b"], "when": pd.to_datetime(["2020", "2021"])})
     with pytest.raises(InputError, match=r"^X has columns that are not numbers: 'donor', 'when'; leave them out"):
         as_rows(frame, "X")
 
 
-def test_arrays_on_disk(tmp_path: Path):
+def test_h5py_and_zarr_arrays_are_read_in_blocks(tmp_path: Path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         np.testing.assert_array_equal(as_rows(file.create_dataset("x", data=VALUES), "X").read(1, 4), VALUES[1:4])
     array = zarr.create_array(tmp_path / "x.zarr", data=VALUES, chunks=(2, 2))
     np.testing.assert_array_equal(as_rows(array, "X").read(1, 4), VALUES[1:4])
 
 
-def test_torch():
+def test_torch_tensors_are_read():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     values = VALUES.astype("f4")
     np.testing.assert_array_equal(as_rows(torch.from_numpy(values), "X"), values)
@@ -135,7 +135,7 @@ class StrictTensor:
 @pytest.mark.parametrize(
     "how", [{}, {"kind": "torch.bfloat16"}, {"device": "cuda"}, {"grad": True}, {"conj": True, "neg": True}], ids=str
 )
-def test_what_torch_refuses_is_asked_of_it_first(how: dict[str, Any]) -> None:
+def test_torch_tensors_are_converted_before_numpy_reads_them(how: dict[str, Any]) -> None:
     x = VALUES.astype("f4")
     host = to_host(StrictTensor(x, **how), "X")
     assert host is x
@@ -163,7 +163,7 @@ class Exporter:
         return self._device
 
 
-def test_dlpack():
+def test_dlpack_exporters_are_read():
     x = VALUES.astype("f4")
     rows = as_rows(Exporter(x), "X")
     np.testing.assert_array_equal(rows, x)
@@ -183,7 +183,7 @@ def on_device(module: str, host: Any) -> Any:
     return type("array", (), {**members, "__module__": module})()
 
 
-def test_arrays_on_the_device_stay_there_and_are_read_in_blocks():
+def test_device_arrays_stay_there_and_are_read_in_blocks():
     array = on_device("cupy", VALUES)
     rows = as_rows(array, "X")
     assert rows.array is array
@@ -191,7 +191,7 @@ def test_arrays_on_the_device_stay_there_and_are_read_in_blocks():
     np.testing.assert_array_equal(rows.read(1, 3), VALUES[1:3])
 
 
-def test_sparse_matrices_on_the_device_are_copied():
+def test_sparse_device_matrices_are_copied():
     sparse = on_device("cupyx.scipy.sparse", scipy.sparse.csr_matrix(VALUES))
     np.testing.assert_array_equal(as_rows(sparse, "X").read(0, 4), VALUES)
 
@@ -224,13 +224,13 @@ def test_sparse_matrices_on_the_device_are_copied():
         (np.ma.masked_greater(VALUES, 9), r"^X has 2 masked values; fill them"),
     ],
 )
-def test_what_is_no_matrix_is_refused_by_name(x, message):
+def test_invalid_matrices_are_refused_by_name(x, message):
     with pytest.raises(InputError, match=message) as caught:
         as_rows(x, "X")
     assert "\n" not in str(caught.value)
 
 
-def test_a_masked_array_without_masked_values_is_an_array():
+def test_masked_array_without_masked_values_is_accepted():
     np.testing.assert_array_equal(as_rows(np.ma.masked_greater(VALUES, 99), "X"), VALUES)
 
 
@@ -248,7 +248,7 @@ class CountingArray:
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 100])
-def test_reading_down_reads_each_chunk_once(step):
+def test_reading_in_order_reads_each_chunk_once(step):
     x = np.arange(44).reshape(22, 2)
     stored = CountingArray(x, chunk_rows=4)
     rows = SlicedRows(stored, "X")
@@ -258,7 +258,7 @@ def test_reading_down_reads_each_chunk_once(step):
     assert starts == [0, *(stop for _, stop in stored.slices[:-1])]
 
 
-def test_reading_up_and_down_gives_the_rows_asked_for(rng):
+def test_reading_in_any_order_returns_the_requested_rows(rng):
     x = np.arange(200).reshape(100, 2)
     rows = SlicedRows(CountingArray(x, chunk_rows=8), "X")
     for start in rng.integers(0, 100, 200):
@@ -266,7 +266,7 @@ def test_reading_up_and_down_gives_the_rows_asked_for(rng):
         np.testing.assert_array_equal(rows.read(start, stop), x[start:stop])
 
 
-def test_stacked_rows():
+def test_stacked_rows_match_concatenated_matrices():
     parts = [VALUES, scipy.sparse.csr_array(VALUES[:1] * 10), VALUES.astype("f4") + 0.5]
     expected = np.concatenate([VALUES, VALUES[:1] * 10, VALUES + 0.5])
     rows = StackedRows([as_rows(part, "X") for part in parts])

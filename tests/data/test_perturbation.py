@@ -21,7 +21,7 @@ from stores import WRITERS
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
 from gpubench.data import prepare_perturbation, read_perturbation
-from gpubench.data.perturbation.derive import draw_control_map
+from gpubench.data.perturbation.prepare import draw_control_map
 from gpubench.data.perturbation.truth import Changes, Criteria, sample_targets
 
 DE = "de_results_wilcoxon"
@@ -68,7 +68,7 @@ def test_prepared_file_has_the_layout_and_everything_else(prepared: Path, screen
         assert (condition_of[list(pairs.values())] == CONTROL).all()
 
 
-def test_prepared_changes_are_those_of_scipy_on_log_normalised_counts(prepared: Path, screen: ad.AnnData) -> None:
+def test_prepared_changes_match_scipy_on_log_normalised_counts(prepared: Path, screen: ad.AnnData) -> None:
     counts = screen.X.toarray()
     totals = counts.sum(axis=1, keepdims=True)
     logged = np.log1p(counts / (totals / np.median(totals))).astype(
@@ -84,7 +84,9 @@ def test_prepared_changes_are_those_of_scipy_on_log_normalised_counts(prepared: 
     assert_allclose(table["logfoldchange"], change, atol=1e-5)
 
 
-def test_every_kind_of_source_gives_the_same(plain: Path, prepared: Path, screen: ad.AnnData, tmp_path: Path) -> None:
+def test_every_kind_of_source_prepares_the_same(
+    plain: Path, prepared: Path, screen: ad.AnnData, tmp_path: Path
+) -> None:
     dense, columns = screen.copy(), screen.copy()
     dense.X, columns.X = screen.X.toarray(), csc_matrix(screen.X)
     reference = ad.read_h5ad(prepared)
@@ -96,7 +98,7 @@ def test_every_kind_of_source_gives_the_same(plain: Path, prepared: Path, screen
         assert adata.uns[MAP] == reference.uns[MAP]
 
 
-def test_source_may_be_overwritten_and_prepared_again(plain: Path, tmp_path: Path) -> None:
+def test_source_can_be_overwritten_and_prepared_again(plain: Path, tmp_path: Path) -> None:
     path = tmp_path / "again.h5ad"
     path.write_bytes(plain.read_bytes())
     first = prepare_perturbation(path, path, condition="knock_down", control=CONTROL, seed=1)
@@ -105,7 +107,7 @@ def test_source_may_be_overwritten_and_prepared_again(plain: Path, tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_log_values_are_taken_as_they_are(screen: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
+def test_log_values_are_not_normalised_again(screen: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     logged = screen.copy()
     counts = screen.X.toarray()
     totals = counts.sum(axis=1, keepdims=True)
@@ -115,7 +117,7 @@ def test_log_values_are_taken_as_they_are(screen: ad.AnnData, prepared: Path, tm
     assert_allclose(found.table["pval_adj"], ad.read_h5ad(prepared).uns[DE]["pval_adj"], rtol=1e-3)
 
 
-def test_more_treated_cells_than_controls(tmp_path: Path) -> None:
+def test_more_treated_cells_than_controls_are_paired_in_part(tmp_path: Path) -> None:
     few = make_screen(n_control=20)
     found = prepare_perturbation(few, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
     assert {name: len(pairs) for name, pairs in found.control_map.items()} == {"KD_A": 20, "KD_B": 20, "KD_C": 16}
@@ -171,17 +173,17 @@ def spoil(adata: ad.AnnData, how: str) -> ad.AnnData:
         ("slash", r"names of conditions or treated cells hold '/' .* rename them"),
         ("column", r"another column 'condition' in obs"),
         ("missing", r"knock_down: 16 of 196 rows have no value"),
-        ("controls only", r"'knock_down' holds nothing but 'non-targeting'"),
+        ("controls only", r"'knock_down' has no other value than 'non-targeting'"),
         ("no X", r"has no expression in X; give a file"),
     ],
 )
-def test_what_cannot_be_prepared(screen: ad.AnnData, tmp_path: Path, how: str, message: str) -> None:
+def test_invalid_datasets_are_not_prepared(screen: ad.AnnData, tmp_path: Path, how: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepare_perturbation(spoil(screen, how), tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_arguments_of_the_preparation(plain: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_of_the_preparation_are_refused(plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5ad"
     with pytest.raises(InputError, match=r"is not a column of obs of .* \(did you mean 'knock_down'\?\)"):
         prepare_perturbation(plain, out, condition="knockdown", control=CONTROL)
@@ -199,7 +201,7 @@ def test_wrong_arguments_of_the_preparation(plain: Path, tmp_path: Path) -> None
 # The masked genes
 
 
-def test_masked_genes_are_those_of_the_legacy_draw() -> None:
+def test_masked_genes_match_the_legacy_draw() -> None:
     """cz-benchmarks seeds NumPy's global generator and draws condition after condition."""
     changes = {
         name: Changes(np.array([f"{name}{i}" for i in range(n)]), np.zeros(n))
@@ -219,7 +221,7 @@ def test_masked_genes_are_those_of_the_legacy_draw() -> None:
     assert targets == expected
 
 
-def test_masked_genes_of_real_cells_are_those_of_cz_benchmarks(shared_data: Path) -> None:
+def test_masked_genes_of_real_cells_match_cz_benchmarks(shared_data: Path) -> None:
     """As cz-benchmarks 0.15.1 drew them from the prepared file."""
     path = shared_data / "papalexi_knockout.h5ad"
     data = read_perturbation(path, path, condition="perturbation", control=CONTROL)
@@ -233,7 +235,7 @@ def test_masked_genes_of_real_cells_are_those_of_cz_benchmarks(shared_data: Path
     assert "3 conditions with fewer than 5 masked genes left out: 'CUL3', 'IRF1', 'STAT2'" in data.note
 
 
-def test_criteria_decide_what_is_scored(prepared: Path) -> None:
+def test_criteria_decide_which_genes_are_scored(prepared: Path) -> None:
     counts = []
     for criteria in (None, Criteria(masked_share=0.25), Criteria(min_log2_fold_change=3), Criteria(min_masked_genes=8)):
         data = read_perturbation(prepared, prepared, criteria=criteria)
@@ -262,7 +264,7 @@ def assert_same(a: Any, b: Any) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_a_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> None:
+def test_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> None:
     direct = read_perturbation(plain, plain, condition="knock_down", control=CONTROL)
     assert_same(direct, read_perturbation(prepared, plain))
     assert direct.note.startswith("changed genes and controls derived from the dataset")
@@ -270,14 +272,14 @@ def test_a_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> N
         read_perturbation(plain, plain, condition="knock_down")
 
 
-def test_a_prepared_file_knows_the_column_that_it_was_prepared_by(prepared: Path, screen: ad.AnnData) -> None:
+def test_prepared_file_accepts_the_original_condition_column(prepared: Path, screen: ad.AnnData) -> None:
     found = read_perturbation(prepared, predict(screen), condition="knock_down")
     assert [one.name for one in found.conditions] == ["KD_A", "KD_B"]
     with pytest.raises(InputError, match=r"\['de_results_wilcoxon'\] has no column 'knockdown'"):
         read_perturbation(prepared, predict(screen), condition="knockdown")
 
 
-def test_every_way_to_store_the_layout_reads_the_same(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
+def test_every_storage_of_the_layout_reads_the_same(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     expected = read_perturbation(prepared, prepared)
     table = loaded.uns[DE]
     assert_same(read_perturbation(loaded, loaded), expected)
@@ -295,7 +297,7 @@ def test_every_way_to_store_the_layout_reads_the_same(loaded: ad.AnnData, prepar
     assert_same(read_perturbation(WRITERS["zarr 3"](loaded, tmp_path), prepared), expected)
 
 
-def test_what_cz_benchmarks_stored_for_its_task(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
+def test_masked_genes_stored_by_cz_benchmarks_are_used(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     expected = read_perturbation(prepared, prepared)
     table = loaded.uns.pop(DE).rename(columns={"condition": "knock_down", "logfoldchange": "lfc"})
     loaded.uns["de_results"] = table[["knock_down", "gene_id", "lfc"]]
@@ -307,7 +309,7 @@ def test_what_cz_benchmarks_stored_for_its_task(loaded: ad.AnnData, prepared: Pa
     assert data.note.startswith("masked genes as stored in the dataset")
 
 
-def test_fixed_length_texts_in_a_control_map(prepared: Path, tmp_path: Path) -> None:
+def test_fixed_length_texts_in_a_control_map_are_read(prepared: Path, tmp_path: Path) -> None:
     path = tmp_path / "fixed.h5ad"
     path.write_bytes(prepared.read_bytes())
     with h5py.File(path, "r+") as file:
@@ -332,7 +334,9 @@ def test_predictions_are_aligned_by_name(prepared: Path, screen: ad.AnnData) -> 
         assert one.note == other.note == ""
 
 
-def test_what_predictions_lack_is_left_out_and_counted(prepared: Path, loaded: ad.AnnData, screen: ad.AnnData) -> None:
+def test_missing_genes_and_pairs_are_left_out_and_counted(
+    prepared: Path, loaded: ad.AnnData, screen: ad.AnnData
+) -> None:
     full = {condition.name: condition for condition in read_perturbation(prepared, screen).conditions}
     lost_gene = full["KD_A"].genes[0]
     pairs = loaded.uns[MAP]["KD_B"]
@@ -348,7 +352,7 @@ def test_what_predictions_lack_is_left_out_and_counted(prepared: Path, loaded: a
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
-def test_predictions_that_cannot_be_aligned(prepared: Path, screen: ad.AnnData, tmp_path: Path) -> None:
+def test_predictions_that_cannot_be_aligned_are_refused(prepared: Path, screen: ad.AnnData, tmp_path: Path) -> None:
     strangers = screen.copy()
     strangers.obs_names = [f"other{i}" for i in range(screen.n_obs)]
     with pytest.raises(InputError, match=r"none of the .* pairs of cells .* names there are such as 'other0'"):
@@ -366,7 +370,7 @@ def test_predictions_that_cannot_be_aligned(prepared: Path, screen: ad.AnnData, 
         read_perturbation(prepared, tmp_path / "none.h5ad")
 
 
-def test_malformed_layouts(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
+def test_malformed_layouts_are_refused(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     def refused(message: str, **uns: Any) -> None:
         spoilt = loaded.copy()
         spoilt.uns = {key: value for key, value in {**loaded.uns, **uns}.items() if value is not None}
@@ -396,7 +400,7 @@ HALVES = ("obs", "var", "X", "obs/_index", "var/_index", "obs/knock_down")
 
 
 @pytest.mark.parametrize("lost", HALVES)
-def test_files_of_which_a_part_is_missing_are_named(plain: Path, prepared: Path, tmp_path: Path, lost: str) -> None:
+def test_files_with_missing_parts_are_named(plain: Path, prepared: Path, tmp_path: Path, lost: str) -> None:
     """As a disk that was full, or a job that was killed, leaves them."""
     half = tmp_path / "half.h5ad"
     half.write_bytes(plain.read_bytes())
@@ -411,7 +415,7 @@ def test_files_of_which_a_part_is_missing_are_named(plain: Path, prepared: Path,
 
 
 @pytest.mark.parametrize("axis", ["obs", "var"])
-def test_other_names_than_cells_or_genes(plain: Path, prepared: Path, tmp_path: Path, axis: str) -> None:
+def test_wrong_number_of_names_is_refused(plain: Path, prepared: Path, tmp_path: Path, axis: str) -> None:
     odd = tmp_path / "odd.h5ad"
     odd.write_bytes(plain.read_bytes())
     with h5py.File(odd, "r+") as file:
@@ -432,7 +436,7 @@ def test_other_names_than_cells_or_genes(plain: Path, prepared: Path, tmp_path: 
         (f"uns/{DE}/pval_adj", np.array([b"a"] * 60), "'pval_adj' does not hold numbers"),
     ],
 )
-def test_layouts_with_something_else_in_them(
+def test_layouts_with_foreign_contents_are_refused(
     prepared: Path, plain: Path, tmp_path: Path, node: str, value: Any, message: str
 ) -> None:
     odd = tmp_path / "odd.h5ad"
@@ -450,7 +454,7 @@ def test_layouts_with_something_else_in_them(
             prepare_perturbation(odd, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
 
 
-def test_an_encoding_of_a_newer_anndata_is_named(prepared: Path, plain: Path, tmp_path: Path) -> None:
+def test_encoding_of_a_newer_anndata_is_refused(prepared: Path, plain: Path, tmp_path: Path) -> None:
     newer = tmp_path / "newer.h5ad"
     newer.write_bytes(prepared.read_bytes())
     with h5py.File(newer, "r+") as file:

@@ -17,7 +17,7 @@ from stores import N_CELLS, dense, make_anndata, write_h5ad, zarr_writer
 from gpubench.core.errors import InputError
 from gpubench.core.types import RowSource
 from gpubench.data import as_numeric, encode_labels, fingerprint, read, read_rows
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 
 X = np.arange(12, dtype="f4").reshape(4, 3)
 TABLE = pd.DataFrame({"cell_type": ["b", "a", "b", "a"], "time": [1.5, 2, 3, 4], "plate": ["01", "1", "01", "1"]})
@@ -31,7 +31,7 @@ def codes_of(values: object) -> list[int]:
 
 
 @pytest.mark.parametrize("backed", [False, True])
-def test_anndata_objects(tmp_path, backed):
+def test_anndata_objects_are_read(tmp_path, backed):
     adata = make_anndata()
     given = ad.read_h5ad(write_h5ad(adata, tmp_path), backed="r") if backed else adata
     names = ["X_pca", "csr", "frame", "X", "layers/scaled"]
@@ -49,14 +49,14 @@ def test_anndata_objects(tmp_path, backed):
         given.file.close()
 
 
-def test_views_of_anndata():
+def test_views_of_anndata_are_read():
     adata = make_anndata()
     dataset = read(adata[5:9], embeddings="X_pca", columns={"label": "cell_type"})
     np.testing.assert_array_equal(dataset.embeddings["X_pca"], adata.obsm["X_pca"][5:9])
     assert codes_of(dataset.obs["label"]) == [1, 2, 0, 1]
 
 
-def test_names_in_anndata_objects():
+def test_names_in_anndata_objects_are_resolved():
     adata = make_anndata()
     with pytest.raises(
         InputError, match=r"^embedding 'X_pcc' is not in the AnnData object \(did you mean 'X_pca'\?\)$"
@@ -77,7 +77,7 @@ def test_names_in_anndata_objects():
     assert list(read(adata).embeddings) == ["X_pca"]
 
 
-def test_a_key_of_obsm_comes_before_the_slot_of_that_name():
+def test_key_of_obsm_takes_precedence_over_a_slot_of_its_name():
     adata = ad.AnnData(np.zeros((2, 2), "f4"), obsm={"X": np.ones((2, 1)), "layers/a": np.full((2, 1), 2.0)})
     adata.layers["a"] = np.zeros((2, 2))
     dataset = read(adata, embeddings=["X", "layers/a"])
@@ -87,7 +87,7 @@ def test_a_key_of_obsm_comes_before_the_slot_of_that_name():
 # Arrays
 
 
-def test_one_array():
+def test_one_array_is_one_embedding():
     dataset = read(X, columns={"label": ["a", "b", "a", "a"], "batch": None})
     assert list(dataset.embeddings) == ["X"]
     assert dataset.embeddings["X"] is X
@@ -97,7 +97,7 @@ def test_one_array():
         read(X, embeddings=["a", "b"])
 
 
-def test_several_arrays():
+def test_named_arrays_are_embeddings():
     dataset = read({"pca": X, "umap": scipy.sparse.csr_array(X)}, columns={"label": [1, 2, 3, 4]})
     assert list(dataset.embeddings) == ["pca", "umap"]
     assert list(read({"pca": X, "umap": X}, embeddings="umap").embeddings) == ["umap"]
@@ -109,7 +109,7 @@ def test_several_arrays():
         read({"pca": X.astype("c8")})
 
 
-def test_a_frame_names_its_cells():
+def test_data_frame_names_its_cells():
     dataset = read(pd.DataFrame(X, index=list("abcd")), cell_ids=True)
     assert dataset.cell_ids is not None
     assert list(dataset.cell_ids) == ["a", "b", "c", "d"]
@@ -130,7 +130,7 @@ def test_lengths_are_checked_against_the_cells():
         read(X, columns={"label": "cell_type"})
 
 
-def test_columns_without_an_embedding():
+def test_columns_can_be_read_without_an_embedding():
     assert read({}, embeddings=(), columns={"label": [1, 2, 3]}).n_cells == 3
     with pytest.raises(InputError, match=r"^batch has 2 values but the embedding has 3 rows"):
         read({}, columns={"label": [1, 2, 3], "batch": [1, 2]})
@@ -141,7 +141,7 @@ def test_columns_without_an_embedding():
 # Files of arrays
 
 
-def test_npy_is_mapped_not_loaded(tmp_path):
+def test_npy_is_memory_mapped(tmp_path):
     for order in ("C", "F"):
         np.save(tmp_path / "scvi.npy", np.asarray(X, order=order))
         dataset = read(str(tmp_path / "scvi.npy"))
@@ -150,7 +150,7 @@ def test_npy_is_mapped_not_loaded(tmp_path):
     assert dataset.source == str(tmp_path / "scvi.npy")
 
 
-def test_damaged_npy(tmp_path):
+def test_damaged_npy_is_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, X)
     path.write_bytes(path.read_bytes()[:-4])
@@ -164,7 +164,7 @@ def test_damaged_npy(tmp_path):
         read(path)
 
 
-def test_npz(tmp_path):
+def test_npz_arrays_are_embeddings_and_columns(tmp_path):
     path = tmp_path / "cells.npz"
     np.savez(path, pca=X, cell_type=np.array(["b", "a", "b", "a"]), version=np.array(3))
     dataset = read(path, columns={"label": "cell_type"})
@@ -207,7 +207,7 @@ FORMATS = ["obs.parquet", "obs.csv", "obs.tsv", "obs.csv.gz", "obs.tsv.gz"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_labels_from_tables(tmp_path, name):
+def test_labels_are_read_from_table_files(tmp_path, name):
     path = write_table(TABLE, tmp_path / name)
     dataset = read(X, columns={"label": "cell_type", "batch": "plate", "time": "time"}, obs=path)
     assert codes_of(dataset.obs["label"]) == [1, 0, 1, 0]
@@ -220,21 +220,21 @@ def test_labels_from_tables(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_gaps_in_tables_are_found(tmp_path, name):
+def test_missing_values_in_tables_are_found(tmp_path, name):
     path = write_table(TABLE.assign(cell_type=["b", None, "b", None]), tmp_path / name)
     dataset = read(X, columns={"label": "cell_type"}, obs=path)
     with pytest.raises(InputError, match=r"^label: 2 of 4 rows have no value \(first: 1, 3\)"):
         encode_labels(dataset.obs["label"], "label")
 
 
-def test_categories_in_parquet(tmp_path):
+def test_categories_in_parquet_are_read(tmp_path):
     path = write_table(
         TABLE.assign(cell_type=pd.Categorical(TABLE["cell_type"], ["b", "c", "a"])), tmp_path / "o.parquet"
     )
     assert codes_of(read(X, columns={"label": "cell_type"}, obs=path).obs["label"]) == [1, 0, 1, 0]
 
 
-def test_tables_in_memory():
+def test_tables_in_memory_are_read():
     for obs in (TABLE, {name: TABLE[name] for name in TABLE}, {name: list(TABLE[name]) for name in TABLE}):
         dataset = read(X, columns={"label": "cell_type", "time": "time"}, obs=obs)
         assert codes_of(dataset.obs["label"]) == [1, 0, 1, 0]
@@ -252,20 +252,20 @@ def test_tables_in_memory():
         read(X, columns={"label": "cell"}, obs=[1, 2])
 
 
-def test_the_obs_of_a_store_as_a_table(tmp_path):
+def test_obs_of_a_store_can_be_the_table(tmp_path):
     adata = make_anndata()
     for path in (write_h5ad(adata, tmp_path), zarr_writer(3)(adata, tmp_path)):
         dataset = read(np.asarray(adata.obsm["X_pca"]), columns={"label": "cell_type"}, obs=path)
         assert encode_labels(dataset.obs["label"], "label").n_classes == 3
 
 
-def test_a_table_given_takes_the_place_of_that_of_the_source():
+def test_given_table_replaces_that_of_the_source():
     dataset = read(make_anndata()[:4], embeddings="X_pca", columns={"label": "cell_type"}, obs=TABLE)
     assert encode_labels(dataset.obs["label"], "label").names == ("a", "b")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
-def test_a_name_that_two_columns_have_says_nothing(tmp_path, kind):
+def test_ambiguous_column_name_is_refused(tmp_path, kind):
     obs = tmp_path / f"obs.{kind}"
     columns = [["a", "b", "a", "b"], ["c", "c", "d", "d"]]
     if kind == "csv":
@@ -278,7 +278,7 @@ def test_a_name_that_two_columns_have_says_nothing(tmp_path, kind):
         read(np.eye(4), columns={"label": "label"}, obs=obs)
 
 
-def test_damaged_tables(tmp_path):
+def test_damaged_tables_are_refused(tmp_path):
     path = write_table(TABLE, tmp_path / "obs.parquet")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(
@@ -300,7 +300,7 @@ def test_damaged_tables(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_tables_as_embeddings(tmp_path, name):
+def test_tables_of_numbers_are_embeddings(tmp_path, name):
     frame = pd.DataFrame(X, columns=["pc1", "pc2", "pc3"])
     path = write_table(frame, tmp_path / name)
     np.testing.assert_array_equal(read_rows(read(path).embeddings["obs"], 0, 4), X)
@@ -315,7 +315,7 @@ def test_tables_as_embeddings(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*(name.upper() for name in FORMATS), "of.tsv_files.csv"])
-def test_suffixes_count_in_any_case_and_at_the_end(tmp_path, name):
+def test_suffixes_are_matched_in_any_case_at_the_end(tmp_path, name):
     """As where the format is found."""
     frame = pd.DataFrame(X, columns=["pc1", "pc2", "pc3"])
     path = write_table(frame, tmp_path / (name.lower() if name.isupper() else name)).rename(tmp_path / name)
@@ -330,7 +330,7 @@ def fingerprint_of(x: object, labels: object = ("a", "b", "a", "a")) -> str:
     return fingerprint(read(x, embeddings="X", columns={"label": labels}))
 
 
-def test_the_same_content_has_the_same_fingerprint(tmp_path):
+def test_same_content_has_the_same_fingerprint(tmp_path):
     known = fingerprint_of(X)
     assert known == "b20d3816754b55a9bb651baace4aad01"
     np.save(tmp_path / "x.npy", np.asfortranarray(X))
@@ -346,7 +346,7 @@ def test_long_doubles_have_a_fingerprint():
     assert fingerprint_of(one) != fingerprint_of(two)
 
 
-def test_other_content_has_another_fingerprint():
+def test_different_content_has_a_different_fingerprint():
     changed = X.copy()
     changed[3, 2] += 1
     others = [
@@ -364,7 +364,7 @@ def test_other_content_has_another_fingerprint():
     assert len(set(others)) == len(others)
 
 
-def test_a_fingerprint_reads_few_rows_of_a_large_source():
+def test_fingerprint_reads_few_rows_of_a_large_source():
     class Large:
         shape = (13_000_000, 512)
         dtype = np.dtype(np.float32)
@@ -382,7 +382,7 @@ def test_a_fingerprint_reads_few_rows_of_a_large_source():
 # The cells that ship
 
 
-def test_the_demo_cells(shared_data):
+def test_demo_cells_are_those_of_the_shared_data(shared_data):
     dataset = read(demo_path(), columns={"label": "cell_type", "batch": "batch"})
     whole = read(shared_data / "celllines_5batch.h5ad", columns={"label": "cell_type", "batch": "batch"})
     assert list(dataset.embeddings) == ["X_pca"]
@@ -392,7 +392,7 @@ def test_the_demo_cells(shared_data):
         assert encode_labels(dataset.obs[role], role).n_classes == 5
 
 
-def test_the_demo_names_its_licence_and_source():
+def test_demo_names_its_licence_and_source():
     text = demo_path().with_suffix(".txt").read_text()
     for said in (
         "MIT License",

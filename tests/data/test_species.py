@@ -35,7 +35,7 @@ def texts(values: object) -> list[str]:
     return [labels.names[code] for code in labels.codes]
 
 
-def test_files_are_stacked_under_their_names(tmp_path):
+def test_files_are_stacked_and_named_by_their_stems(tmp_path):
     paths = []
     for name, adata in (("human", HUMAN), ("mouse", MOUSE)):
         paths.append(write_h5ad(adata, tmp_path).rename(tmp_path / f"{name}.h5ad"))
@@ -53,7 +53,7 @@ def test_files_are_stacked_under_their_names(tmp_path):
     assert dataset.source == f"{paths[0]}, {paths[1]}"
 
 
-def test_a_mapping_names_the_species():
+def test_mapping_names_the_species():
     dataset = read_species(
         {"Homo sapiens": HUMAN, "Mus musculus": MOUSE}, columns={"label": "cell_type", "time": "stage"}
     )
@@ -62,12 +62,12 @@ def test_a_mapping_names_the_species():
     assert dataset.source is None
 
 
-def test_a_column_of_species_comes_first():
+def test_column_of_species_takes_precedence():
     dataset = read_species([HUMAN, MOUSE], columns={"species": "organism"})
     assert texts(dataset.obs["species"]) == ["x"] * 7
 
 
-def test_values_and_tables_by_species():
+def test_values_and_tables_can_be_given_by_species():
     dataset = read_species(
         {"human": np.eye(3), "mouse": np.ones((2, 3))},
         columns={"label": {"human": ["a", "b", "a"], "mouse": np.array([1, 2])}, "batch": "donor"},
@@ -116,6 +116,6 @@ def test_values_and_tables_by_species():
         ),
     ],
 )
-def test_what_cannot_be_stacked(sources, given, message):
+def test_inputs_that_cannot_be_stacked_are_refused(sources, given, message):
     with pytest.raises(InputError, match=message):
         read_species(sources, **given)

@@ -1,4 +1,4 @@
-"""h5ad and zarr give what AnnData put there, without anndata, and without reading what is not asked for."""
+"""h5ad and zarr stores read as AnnData wrote them, without anndata, and without reading more than requested."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EMBEDDINGS = ["X_pca", "X_fortran", "X_half", "counts", "csr", "csc", "frame"]
 
 @pytest.mark.parametrize("step", [4, 100])
 @pytest.mark.parametrize("name", [*EMBEDDINGS, "obsm/X_pca", "X", "layers/scaled"])
-def test_embeddings(stored, adata, name, step):
+def test_embeddings_match_anndata(stored, adata, name, step):
     dataset = read(stored, embeddings=name)
     rows = dataset.embeddings[name]
     expected = adata.X if name == "X" else adata.layers["scaled"] if "/s" in name else adata.obsm[name.split("/")[-1]]
@@ -61,7 +61,7 @@ COLUMNS = ["cell_type", "stage", "month", "barcode", "depth", "plate", "is_contr
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_columns(stored, adata, name):
+def test_columns_match_anndata(stored, adata, name):
     values = read(stored, embeddings=(), columns={"label": name}).obs["label"]
     labels = encode_labels(values, "label", N_CELLS)
     assert [labels.names[code] for code in labels.codes] == list(adata.obs[name].astype(str))
@@ -70,7 +70,7 @@ def test_columns(stored, adata, name):
 
 
 @pytest.mark.parametrize(("name", "n_missing"), [("gappy", 10), ("age_gappy", 20)])
-def test_gaps_in_columns_are_found(stored, name, n_missing):
+def test_missing_values_in_columns_are_found(stored, name, n_missing):
     values = read(stored, embeddings=(), columns={"label": name}).obs["label"]
     with pytest.raises(InputError, match=rf"^label: {n_missing} of 30 rows have no value \(first: "):
         encode_labels(values, "label")
@@ -83,7 +83,7 @@ def test_unused_categories_do_not_count(stored):
     assert encode_labels(values, "label").names == ("B cell", "NK", "T cell")
 
 
-def test_several_embeddings_and_columns(stored):
+def test_several_embeddings_and_columns_are_read(stored):
     dataset = read(stored, embeddings=EMBEDDINGS, columns={"label": "cell_type", "batch": None, "time": "depth"})
     assert list(dataset.embeddings) == EMBEDDINGS
     assert list(dataset.obs) == ["label", "time"]
@@ -95,7 +95,7 @@ def test_cell_ids_are_read_on_demand(stored, adata):
     np.testing.assert_array_equal(read(stored, embeddings="X_pca", cell_ids=True).cell_ids, adata.obs_names)
 
 
-def test_unknown_names_get_the_close_ones(stored):
+def test_unknown_names_get_close_matches(stored):
     with pytest.raises(InputError, match=r"^embedding 'X_pcs' is not in .* \(did you mean 'X_pca'\?\)$"):
         read(stored, embeddings="X_pcs")
     with pytest.raises(InputError, match=r"^embedding 'layers/scald' is not in .* \(did you mean 'layers/scaled'\?\)$"):
@@ -110,7 +110,7 @@ def test_unknown_names_get_the_close_ones(stored):
         read(stored, embeddings="X_pca", columns={"label": "celltype"})
 
 
-def test_no_embedding_is_guessed(stored):
+def test_several_embeddings_must_be_named(stored):
     with pytest.raises(InputError, match=r" has several embeddings; name one or more in embeddings: .*'X_pca'"):
         read(stored)
 
@@ -129,14 +129,14 @@ def test_the_only_embedding_need_not_be_named(tmp_path, write):
         read(write(adata, tmp_path))
 
 
-def test_only_what_is_asked_for_is_read(tmp_path, adata, monkeypatch):
+def test_only_requested_arrays_are_read(tmp_path, adata, monkeypatch):
     path = write_h5ad(adata, tmp_path)
     touched = set()
-    of_h5py = h5py.Dataset.__getitem__
+    read_h5py = h5py.Dataset.__getitem__
 
     def recorded(dataset, *args, **kwargs):
         touched.add(dataset.name)
-        return of_h5py(dataset, *args, **kwargs)
+        return read_h5py(dataset, *args, **kwargs)
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", recorded)
     dataset = read(path, embeddings="X_pca", columns={"label": "cell_type"})
@@ -145,13 +145,13 @@ def test_only_what_is_asked_for_is_read(tmp_path, adata, monkeypatch):
     assert touched <= {"/obs/cell_type/codes", "/obs/cell_type/categories", "/obsm/X_pca"}
 
 
-def test_csr_reads_the_entries_of_its_rows_only(tmp_path, adata, monkeypatch):
+def test_csr_reads_only_the_entries_of_its_rows(tmp_path, adata, monkeypatch):
     rows = read(write_h5ad(adata, tmp_path), embeddings="X").embeddings["X"]
     n_read = []
-    of_h5py = h5py.Dataset.__getitem__
+    read_h5py = h5py.Dataset.__getitem__
 
     def recorded(dataset, *args, **kwargs):
-        values = of_h5py(dataset, *args, **kwargs)
+        values = read_h5py(dataset, *args, **kwargs)
         if dataset.name == "/X/data":
             n_read.append(len(values))
         return values
@@ -161,7 +161,7 @@ def test_csr_reads_the_entries_of_its_rows_only(tmp_path, adata, monkeypatch):
     assert n_read == [adata.X[3:6].nnz]
 
 
-def test_a_file_stays_open_as_long_as_its_rows_live(tmp_path, adata):
+def test_file_stays_open_as_long_as_its_rows_live(tmp_path, adata):
     rows = read(write_h5ad(adata, tmp_path), embeddings="X_pca").embeddings["X_pca"]
     np.testing.assert_array_equal(rows.read(0, N_CELLS), adata.obsm["X_pca"])
 
@@ -178,7 +178,7 @@ print([name for name in ("anndata", "pandas", "scipy", "pyarrow", "zarr", "numba
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_anndata_0_7(tmp_path):
+def test_layout_of_anndata_0_7_is_read(tmp_path):
     path = write_anndata_0_7(tmp_path / "old.h5ad")
     dataset = read(path, columns={"label": "cell_type", "batch": "plate"}, cell_ids=True)
     assert dataset.embeddings["X_pca"].read(1, 2).tolist() == [[2, 3]]
@@ -190,12 +190,12 @@ def test_anndata_0_7(tmp_path):
         read(path, columns={"label": "zzz"})
 
 
-def test_zarr_of_anndata_0_7(tmp_path):
+def test_zarr_layout_of_anndata_0_7_is_read(tmp_path):
     dataset = read(write_zarr_0_7(tmp_path / "old.zarr"), columns={"label": "cell_type"})
     assert encode_labels(dataset.obs["label"], "label").names == ("B cell", "T cell")
 
 
-def test_records_of_the_first_anndata(tmp_path):
+def test_layout_before_anndata_0_7_is_read(tmp_path):
     path = write_records(tmp_path / "oldest.h5ad")
     dataset = read(
         path, embeddings=["X_pca", "X_diffmap", "X"], columns={"label": "cell_type", "batch": "donor", "time": "depth"}
@@ -213,7 +213,7 @@ def test_records_of_the_first_anndata(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["none.h5ad", "none.zarr", "none.npy", "none.npz", "none.parquet", "none.csv"])
-def test_missing_files(tmp_path, name):
+def test_missing_files_are_refused(tmp_path, name):
     (tmp_path / f"nome{Path(name).suffix}").touch()
     with pytest.raises(
         InputError, match=rf"^data: .*{name} does not exist \(did you mean 'nome\..*'\?\); check the path$"
@@ -224,7 +224,7 @@ def test_missing_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
-def test_truncated_h5ad(tmp_path, adata, share):
+def test_truncated_h5ad_is_refused(tmp_path, adata, share):
     path = write_h5ad(adata, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -232,7 +232,7 @@ def test_truncated_h5ad(tmp_path, adata, share):
         read(path, embeddings="X_pca")
 
 
-def test_not_hdf5(tmp_path):
+def test_file_that_is_not_hdf5_is_refused(tmp_path):
     path = tmp_path / "page.h5ad"
     path.write_text("<html>404</html>")
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_not_hdf5(tmp_path):
         read(path)
 
 
-def test_damaged_bytes_inside(tmp_path, adata):
+def test_damaged_bytes_name_the_file(tmp_path, adata):
     path = WRITERS["compressed h5ad"](adata, tmp_path)
     with h5py.File(path) as file:
         offset = file["obsm/X_pca"].id.get_chunk_info(0).byte_offset
@@ -258,7 +258,7 @@ def test_damaged_bytes_inside(tmp_path, adata):
         rows.read(0, 30)
 
 
-def test_damaged_zarr_chunk(tmp_path, adata):
+def test_damaged_zarr_chunk_names_the_file(tmp_path, adata):
     path = zarr_writer(2)(adata, tmp_path)
     (path / "obsm" / "X_pca" / "0.0").write_bytes(b"nonsense")
     rows = read(path, embeddings="X_pca").embeddings["X_pca"]
@@ -266,7 +266,7 @@ def test_damaged_zarr_chunk(tmp_path, adata):
         rows.read(0, 5)
 
 
-def test_truncated_zip(tmp_path, adata):
+def test_truncated_zip_is_refused(tmp_path, adata):
     path = WRITERS["zipped zarr"](adata, tmp_path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(
@@ -275,7 +275,7 @@ def test_truncated_zip(tmp_path, adata):
         read(path)
 
 
-def test_damaged_sparse_indices(tmp_path, adata):
+def test_damaged_sparse_indices_are_refused(tmp_path, adata):
     path = write_h5ad(adata, tmp_path)
     with h5py.File(path, "r+") as file:
         file["X/indices"][0] = 10_000_000
@@ -308,7 +308,7 @@ def test_damage_anywhere_names_the_file(tmp_path, adata):
 
 @pytest.mark.parametrize("format_", [2, 3])
 @pytest.mark.parametrize("value", [None, "x", -1, 1.5, [None], {}, [10**15]])
-def test_metadata_without_sense_names_the_file(tmp_path, adata, format_, value):
+def test_invalid_metadata_names_the_file(tmp_path, adata, format_, value):
     """Of a wrong type, or of an array that no memory holds: zarr itself raises TypeError, ZeroDivisionError ..."""
     path = zarr_writer(format_)(adata, tmp_path)
     name = ".zarray" if format_ == 2 else "zarr.json"
@@ -328,7 +328,7 @@ def test_metadata_without_sense_names_the_file(tmp_path, adata, format_, value):
         file.write_text(before)
 
 
-def test_no_permission(tmp_path, adata, monkeypatch):
+def test_file_without_permission_is_refused(tmp_path, adata, monkeypatch):
     """As root, whom the tests may run as, permissions do not bind: the refusal of the system is imitated."""
     path = write_h5ad(adata, tmp_path)
 
@@ -340,7 +340,7 @@ def test_no_permission(tmp_path, adata, monkeypatch):
         read(path)
 
 
-def test_folders_and_other_formats(tmp_path):
+def test_folders_and_unknown_formats_are_refused(tmp_path):
     folder = tmp_path / "folder.h5ad"
     folder.mkdir()
     with pytest.raises(InputError, match=r"folder\.h5ad is a folder, and not a zarr group of AnnData"):
@@ -350,7 +350,7 @@ def test_folders_and_other_formats(tmp_path):
         read(tmp_path / "cells.rds")
 
 
-def test_files_that_are_no_anndata(tmp_path):
+def test_stores_without_anndata_are_refused(tmp_path):
     with h5py.File(tmp_path / "10x.h5", "w") as file:
         file["matrix/data"] = [1]
     with pytest.raises(InputError, match=r"10x\.h5 is not AnnData: it has no obs; give a file that AnnData wrote"):
@@ -364,7 +364,7 @@ def test_files_that_are_no_anndata(tmp_path):
 
 
 @pytest.mark.parametrize("write", [WRITERS["h5ad"], WRITERS["zarr 2"]])
-def test_no_cells(tmp_path, write, adata):
+def test_stores_without_cells_are_refused(tmp_path, write, adata):
     path = write(adata[:0].copy(), tmp_path)
     with pytest.raises(InputError, match=r"^X_pca has no rows \(no cells\)|has no cells"):
         read(path, embeddings="X_pca")
@@ -372,7 +372,7 @@ def test_no_cells(tmp_path, write, adata):
         read(path, embeddings=())
 
 
-def test_things_that_are_no_matrix_or_column(tmp_path, adata):
+def test_nodes_that_are_no_matrix_or_column_are_refused(tmp_path, adata):
     path = write_h5ad(adata, tmp_path)
     with h5py.File(path, "r+") as file:
         file["obsm/frame/name"] = np.array([b"x"] * N_CELLS)
@@ -393,7 +393,7 @@ def test_things_that_are_no_matrix_or_column(tmp_path, adata):
         read(path, embeddings="X_pca", columns={"label": "age"})
 
 
-def test_lengths_that_differ_inside_a_file(tmp_path, adata):
+def test_different_lengths_in_a_file_are_refused(tmp_path, adata):
     path = write_h5ad(adata, tmp_path)
     with h5py.File(path, "r+") as file:
         del file["obsm/X_half"]
@@ -404,7 +404,7 @@ def test_lengths_that_differ_inside_a_file(tmp_path, adata):
         read(path, embeddings="X_half", columns={"label": "cell_type"})
 
 
-def test_real_cells(shared_data):
+def test_real_cells_match_anndata(shared_data):
     dataset = read(shared_data / "pbmc3k.h5ad", embeddings=["X_pca", "X"], columns={"label": "cell_type"})
     expected = ad.read_h5ad(shared_data / "pbmc3k.h5ad")
     np.testing.assert_array_equal(dataset.embeddings["X_pca"].read(0, 2638), expected.obsm["X_pca"])

@@ -1,4 +1,4 @@
-"""Inputs behind URLs: read like files, with nothing shown of what a URL has of credentials."""
+"""Inputs behind URLs: read like files, without showing the credentials in a URL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import gpubench as gb
 from gpubench.core.checkpoint import Checkpoint
 from gpubench.core.errors import InputError
 from gpubench.data import fingerprint, read, read_rows
-from gpubench.data.locations import place_of
+from gpubench.data.locations import find_location
 from gpubench.data.read_errors import reading
-from gpubench.data.urls import Url, redacted, shown
+from gpubench.data.urls import Url, shown
 from gpubench.running.batch import has_ended, output_of, score_run
 from gpubench.running.output import Output
 from gpubench.running.run_file import read_run_file
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def memory(folder: Path) -> Iterator[str]:
-    """The folder on a file system that is no disk."""
+    """The folder in fsspec's file system in memory."""
     files = fsspec.filesystem("memory")
     files.put(str(folder), "/urls", recursive=True)
     yield "memory://urls"
@@ -59,7 +59,7 @@ def memory(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", STORES)
-def test_stores(folder: Path, memory: str, name: str) -> None:
+def test_stores_behind_urls_read_like_files(folder: Path, memory: str, name: str) -> None:
     asked: dict[str, Any] = {
         "embeddings": ["X_pca", "csr", "X"],
         "columns": {"label": "cell_type", "batch": "barcode"},
@@ -72,7 +72,7 @@ def test_stores(folder: Path, memory: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_matrices(folder: Path, memory: str, name: str) -> None:
+def test_matrices_behind_urls_read_like_files(folder: Path, memory: str, name: str) -> None:
     x = np.load(folder / "emb.npy")
     found = read(f"{memory}/cells.h5ad", embeddings=[f"{memory}/{name}"], obs=f"{memory}/obs.parquet")
     (rows,) = found.embeddings.values()
@@ -81,25 +81,25 @@ def test_matrices(folder: Path, memory: str, name: str) -> None:
         np.testing.assert_array_equal(read_rows(rows, start, stop).astype(np.float32), x[start:stop])
 
 
-def test_a_file_of_this_machine_is_a_path(folder: Path) -> None:
+def test_file_url_is_read_as_a_path(folder: Path) -> None:
     rows = read(f"file://{folder}/emb.npy").embeddings["emb"]
     assert isinstance(rows, np.memmap)
 
 
-def test_parquet_is_read_by_others_as_pandas_reads_it(tmp_path: Path) -> None:
+def test_located_parquet_file_reads_as_pandas_reads_it(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"a": np.float32([0.1, 2, 3, 4]), "b": pd.array([1, None, 3, 2**40], "Int64"), "c": [True, False, True, True]},
         index=list("wxyz"),
     )
     frame.to_parquet(tmp_path / "emb.parquet", row_group_size=3)
     rows = read(tmp_path / "emb.parquet").embeddings["emb"]
-    place = place_of(rows)
+    place = find_location(rows)
     assert place is not None
     expected = frame.to_numpy(np.float64, na_value=np.nan)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(place)).open().read(1, 4), expected[1:4])
 
 
-def test_only_ranges_are_read(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npy_reads_only_the_ranges_of_its_rows(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read(f"{memory}/emb.npy").embeddings["emb"]
     read_bytes: list[int] = []
     monkeypatch.setattr(Url, "read", lambda _, start, stop: read_bytes.append(stop - start) or bytes(stop - start))
@@ -121,7 +121,7 @@ def test_only_ranges_are_read(memory: str, monkeypatch: pytest.MonkeyPatch) -> N
         ),
     ],
 )
-def test_what_cannot_be_read(memory: str, url: str, message: str) -> None:
+def test_unreadable_urls_are_refused_without_secrets(memory: str, url: str, message: str) -> None:
     assert memory
     with pytest.raises(InputError, match=message) as error:
         read(url)
@@ -131,13 +131,13 @@ def test_what_cannot_be_read(memory: str, url: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
-def test_a_protocol_whose_package_is_missing(protocol: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_of_a_protocol_is_named(protocol: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"^data: {protocol}://b/emb\.npy needs the package .*pip install {package}$"):
         read(f"{protocol}://b/emb.npy")
 
 
-def test_fsspec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_fsspec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(InputError, match=r'^data: s3://b/emb\.npy needs fsspec; .*pip install "gpubench\[remote\]"$'):
         read("s3://b/emb.npy")
@@ -157,31 +157,34 @@ def _secrets_in(text: str) -> list[str]:
         ("emb?.npy", "emb?.npy"),
     ],
 )
-def test_what_is_shown_of_a_url(url: str, expected: str) -> None:
+def test_shown_url_has_no_credentials(url: str, expected: str) -> None:
     assert shown(url) == expected
 
 
-def test_secrets_are_found_in_what_others_say() -> None:
+def test_secrets_in_foreign_texts_are_redacted() -> None:
     url = Url(f"https://u:{PASSWORD}@host/emb.npy?sig={TOKEN}")
-    told = f"GET /emb.npy?sig={TOKEN} (user u, {PASSWORD}), aBcD/signature; url='https://u:{PASSWORD}@host/e?a=b'"
-    assert not _secrets_in(redacted(told))
+    text = f"GET /emb.npy?sig={TOKEN} (user u, {PASSWORD}), aBcD/signature; url='https://u:{PASSWORD}@host/e?a=b'"
+    assert not _secrets_in(url.redact(text))
     assert not _secrets_in(repr(url) + str(url) + repr(pickle.loads(pickle.dumps(url))))
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "texts"),
     [
         ("https://host/emb.npy?sv=1&sig=abcd+efgh%3D%3D", ["abcd+efgh==", "abcd efgh==", "abcd%2Befgh%3D%3D"]),
         ("s3://key:ab/cd+efgh@bucket/emb.npy", ["ab/cd+efgh", "ab%2Fcd%2Befgh"]),
         ("simplecache::https://u:ab%2Fcdef@host/emb.npy", ["ab/cdef", "ab%2Fcdef"]),
     ],
 )
-def test_secrets_are_known_however_they_are_written(url: str, told: list[str]) -> None:
-    Url(url)
-    assert [redacted(f"{secret} is wrong") for secret in told] == ["*** is wrong"] * len(told)
+def test_secrets_are_redacted_in_every_encoding(url: str, texts: list[str]) -> None:
+    with pytest.raises(InputError) as error, reading("rows 0 to 9", Url(url)):
+        raise OSError("; ".join(texts))
+    assert str(error.value).startswith(f"rows 0 to 9 cannot be read ({'; '.join(['***'] * len(texts))});")
+    assert error.value.__suppress_context__
+    assert [Url(url).redact(f"{secret} is wrong") for secret in texts] == ["*** is wrong"] * len(texts)
 
 
-def test_a_file_that_changes_under_way_is_refused(folder: Path) -> None:
+def test_file_that_changes_during_a_run_is_refused(folder: Path) -> None:
     files = fsspec.filesystem("memory")
     files.put(str(folder / "emb.npy"), "/changing.npy")
     url = Url("memory://changing.npy").require("data")
@@ -191,10 +194,10 @@ def test_a_file_that_changes_under_way_is_refused(folder: Path) -> None:
     files.rm("/changing.npy")
 
 
-def test_a_run_and_its_resumption(
+def test_run_on_a_url_is_resumed_and_has_no_secrets(
     memory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finished parts are found again by what the file holds, whatever its address; the address is in no result."""
+    """The checkpoint depends on the content of the file, not on its address, and no result has the address."""
     given: dict[str, Any] = {"label": "cell_type", "tasks": "embedding", "engine": "cpu"}
     url = f"{memory}/cells.h5ad?token={TOKEN}"
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem._strip_protocol", classmethod(_without_query))
@@ -213,8 +216,8 @@ def _without_query(_: Any, path: str) -> str:
     return "/" + path.removeprefix("memory://").partition("?")[0].strip("/")
 
 
-def test_a_run_file_names_urls_and_knows_files_that_have_changed(memory: str, folder: Path, tmp_path: Path) -> None:
-    """A run that has ended is taken over as long as its files are the same, and scored anew where nobody can tell."""
+def test_run_file_with_urls_detects_changed_files(memory: str, folder: Path, tmp_path: Path) -> None:
+    """A finished run is reused as long as its files are the same."""
     (tmp_path / "run.yaml").write_text(
         f"runs:\n  a:\n    data: {memory}/cells.h5ad\n    embeddings: [memory://emb.npy]\n    label: cell_type\n"
         f"    tasks: [embedding]\n    engine: cpu\n"
@@ -231,9 +234,9 @@ def test_a_run_file_names_urls_and_knows_files_that_have_changed(memory: str, fo
     files.rm("/emb.npy")
 
 
-def test_a_server_without_ranges_is_told_with_what_helps() -> None:
+def test_server_without_ranges_is_reported_with_the_remedy() -> None:
     said = "The HTTP server doesn't appear to support range requests. Open with block_size=0 for a streaming interface."
     wanted = r"^https://a/x\.npy is on a server that .*; put simplecache:: before"
-    with pytest.raises(InputError, match=wanted) as told, reading("https://a/x.npy"):
+    with pytest.raises(InputError, match=wanted) as error, reading("https://a/x.npy"):
         raise ValueError(said)
-    assert "damaged" not in str(told.value)
+    assert "damaged" not in str(error.value)

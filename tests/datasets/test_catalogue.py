@@ -1,4 +1,4 @@
-"""Catalogues: the bundled one, the user's, and those of cz-benchmarks; and what is said of a line that is wrong."""
+"""Catalogues: the bundled one, the user's, and those of cz-benchmarks; errors name the line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import anndata
 import pytest
 
 import gpubench as gb
-from gpubench.datasets.catalogue import read_catalogues
-from gpubench.datasets.demo import demo_path
-from gpubench.datasets.entry import Entry
+from gpubench.datasets import demo_path
+from gpubench.datasets.catalogue import CatalogueEntry, read_catalogues
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -51,7 +50,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write_text
 
 
-def test_every_dataset_of_the_suite_is_there() -> None:
+def test_bundled_catalogue_has_every_dataset_of_the_suite() -> None:
     entries = read_catalogues()
     assert len(entries) == 26 + 9 + 1 + 2 + 3
     assert sum(id_.startswith("tsv2_") for id_ in entries) == 26
@@ -69,13 +68,13 @@ def test_every_dataset_of_the_suite_is_there() -> None:
     assert len(set(paths)) == len(paths) == 38
 
 
-def test_a_catalogue_of_the_user(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_user_catalogue_adds_and_overrides_entries(write: Callable[[str], Path], tmp_path: Path) -> None:
     path = write(
         "datasets:\n  mine:\n    path: cells/mine.h5ad\n    label: cell_type\n    batch: donor\n    time: day\n"
         f"    sha256: {'AB' * 32}\n    size: 12\n  mouse_kidney: {{path: 'https://example.org/kidney.h5ad'}}\n"
     )
     entries = read_catalogues([path])
-    assert entries["mine"] == Entry(
+    assert entries["mine"] == CatalogueEntry(
         "mine",
         str(tmp_path / "cells" / "mine.h5ad"),
         label="cell_type",
@@ -91,7 +90,7 @@ def test_a_catalogue_of_the_user(write: Callable[[str], Path], tmp_path: Path) -
     assert gb.datasets.ids(catalogue=path)[-1] == "mine"
 
 
-def test_where_catalogues_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalogues_are_read_in_order_of_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "config" / "gpubench"
     folder.mkdir(parents=True)
     (folder / "datasets.yaml").write_text("datasets: {a: {title: config}, b: {title: config}, c: {title: config}}\n")
@@ -106,14 +105,14 @@ def test_where_catalogues_are_looked_for(tmp_path: Path, monkeypatch: pytest.Mon
         gb.datasets.ids()
 
 
-def test_another_address_forgets_the_checksum(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_new_address_drops_the_inherited_checksum(write: Callable[[str], Path], tmp_path: Path) -> None:
     first = tmp_path / "first.yaml"
     first.write_text(f"datasets: {{a: {{path: a.h5ad, sha256: {'0' * 64}, label: x}}}}\n")
     entry = read_catalogues([first, write("datasets: {a: {path: b.h5ad}}\n")])["a"]
     assert (entry.sha256, entry.label) == (None, "x")
 
 
-def test_a_catalogue_of_czbenchmarks(write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_czbenchmarks_catalogue_is_translated(write: Callable[[str], Path], tmp_path: Path) -> None:
     entries = read_catalogues([write(CZBENCHMARKS)])
     blood, screen = entries["tsv2_blood"], entries["screen"]
     assert (blood.path, blood.label) == ("s3://another-bucket/blood.h5ad", "free_annotation")
@@ -136,7 +135,7 @@ WRONG = {
     "id": ("datasets:\n  no: {}\n", r":2: dataset must be a text, not a boolean \(no\); put it in quotes"),
     "sha256": ("datasets:\n  a:\n    sha256: 'abc'\n", ":3: sha256 must be 64 hexadecimal digits"),
     "size": ("datasets:\n  a:\n    size: big\n", ":3: size must be a whole number of bytes"),
-    "scheme": ("datasets:\n  a:\n    path: ftp://x/y\n", ":3: path 'ftp://x/y' is of an unknown kind"),
+    "scheme": ("datasets:\n  a:\n    path: ftp://x/y\n", ":3: path 'ftp://x/y' has an unknown scheme"),
     "syntax": ("datasets:\n  a: [1}\n", r":2: this is not YAML: .*; correct that line"),
     "tag": (
         "datasets:\n  a:\n    size: !!python/name:os.system\n",
@@ -145,18 +144,18 @@ WRONG = {
     "cz key": (CZBENCHMARKS.replace("condition_key", "condition_ky"), r":15: key 'condition_ky' is unknown \(did you"),
     "cz class": (
         CZBENCHMARKS.replace("SingleCellLabeled", "Image"),
-        ":7: _target_ 'ImageDataset' is none that gpubench",
+        ":7: _target_ 'ImageDataset' is not supported; use one of",
     ),
     "cz option": (
         CZBENCHMARKS.replace("0.5", "0.9"),
-        ":17: percent_genes_to_mask=0.9 is not supported: gpubench has 0.5",
+        ":17: percent_genes_to_mask=0.9 is not supported; gpubench uses 0.5",
     ),
-    "cz organism": (CZBENCHMARKS.replace("HUMAN", "ELF"), ":8: organism 'ELF' is none of cz-benchmarks'"),
+    "cz organism": (CZBENCHMARKS.replace("HUMAN", "ELF"), ":8: organism 'ELF' is unknown to cz-benchmarks"),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_said_with_its_line(text: str, message: str, write: Callable[[str], Path]) -> None:
+def test_invalid_catalogue_is_refused_with_its_line(text: str, message: str, write: Callable[[str], Path]) -> None:
     path = write(text)
     with pytest.raises(gb.InputError) as caught:
         read_catalogues([path])
@@ -164,19 +163,19 @@ def test_what_is_wrong_is_said_with_its_line(text: str, message: str, write: Cal
     assert "\n" not in str(caught.value)
 
 
-def test_a_catalogue_that_is_no_text_or_empty(tmp_path: Path) -> None:
+def test_catalogue_that_is_binary_or_empty_is_refused(tmp_path: Path) -> None:
     for content, message in ((b"\xff\xfe\x00", "is not text in UTF-8"), (b"# nothing\n", "is empty")):
         (tmp_path / "my.yaml").write_bytes(content)
         with pytest.raises(gb.InputError, match=message):
             read_catalogues([tmp_path / "my.yaml"])
 
 
-def test_names_that_are_not_known() -> None:
+def test_unknown_dataset_gets_close_matches() -> None:
     with pytest.raises(gb.InputError, match=r"'tsv2_blod' is in no catalogue \(did you mean 'tsv2_blood'"):
         gb.datasets.info("tsv2_blod")
 
 
-def test_datasets_that_are_not_there(write: Callable[[str], Path]) -> None:
+def test_dataset_without_file_is_refused_with_the_remedy(write: Callable[[str], Path]) -> None:
     with pytest.raises(gb.InputError, match=r"'mouse_kidney' has no address; write .*config/gpubench/datasets.yaml"):
         gb.datasets.fetch("mouse_kidney")
     with pytest.raises(
@@ -187,7 +186,7 @@ def test_datasets_that_are_not_there(write: Callable[[str], Path]) -> None:
         gb.datasets.path("a", catalogue=write("datasets: {a: {path: gone.h5ad}}\n"))
 
 
-def test_a_dataset_is_loaded_from_s3_and_from_a_folder(
+def test_load_reads_remote_and_local_files(
     put: Callable[..., str], write: Callable[[str], Path], tmp_path: Path, content: bytes
 ) -> None:
     address = put("demo.h5ad", Path(demo_path()).read_bytes())

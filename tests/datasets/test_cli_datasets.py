@@ -35,7 +35,7 @@ def printed_json(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_list_says_what_is_here(catalogue: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_the_state_of_each_dataset(catalogue: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "list"]) == 0
     assert re.search(r"^tsv2_blood +not fetched +Tabula Sapiens v2, blood$", capsys.readouterr().out, re.MULTILINE)
     assert main(["datasets", "fetch", "far", "--catalogue", catalogue]) == 0
@@ -71,11 +71,11 @@ def test_fetch_info_and_path(
     assert main(["datasets", "path", "far", *more]) == 0
     assert capsys.readouterr().out == f"{place}\n"
     assert main(["datasets", "info", "far", *more]) == 0
-    told = capsys.readouterr().out
-    assert f"sha256     {hashlib.sha256(content).hexdigest()}\n" in told
-    assert "size       3,000,000 bytes\n" in told
-    assert "checked    by the MD5 that the server keeps\n" in told
-    assert f"catalogue  {catalogue}:2\n" in told
+    printed = capsys.readouterr().out
+    assert f"sha256     {hashlib.sha256(content).hexdigest()}\n" in printed
+    assert "size       3,000,000 bytes\n" in printed
+    assert "checked    by the MD5 that the server keeps\n" in printed
+    assert f"catalogue  {catalogue}:2\n" in printed
     assert main(["datasets", "info", "far", "--json", *more]) == 0
     assert printed_json(capsys)["size"] == len(content)
     assert main(["datasets", "fetch", "far", "--json", "--refresh", *more]) == 0
@@ -100,19 +100,19 @@ def test_errors_are_one_line(catalogue: str, capsys: pytest.CaptureFixture[str],
     assert proxy.requests == [], "nothing is fetched where one of the names is wrong"
 
 
-def test_an_interrupted_fetch_says_that_it_can_go_on(
+def test_interrupted_fetch_says_that_it_can_be_resumed(
     catalogue: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpubench.datasets.fetching.check", interrupt)
+    monkeypatch.setattr("gpubench.datasets.cache.check", interrupt)
     assert main(["datasets", "fetch", "far", "--catalogue", catalogue]) == 130
     assert "what is fetched is kept, and the next fetch goes on with it\n" in capsys.readouterr().err
     monkeypatch.undo()
 
 
-def test_a_terminal_shows_how_far_it_is(catalogue: str) -> None:
+def test_terminal_shows_a_progress_bar(catalogue: str) -> None:
     """On a terminal there is a bar, which is taken away at the end; NO_COLOR takes its colours."""
     code = "import sys; from gpubench.cli.main import main; sys.exit(main(sys.argv[1:]))"
     for colour in (True, False):

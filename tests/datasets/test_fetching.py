@@ -1,4 +1,4 @@
-"""Fetching from a real S3 server, with all that can go wrong: nothing is lost, and no half file has a whole name."""
+"""Fetching from a real S3 server under faults: downloads are resumed, and no incomplete file gets its final name."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ import s3
 
 from gpubench.core.errors import InputError
 from gpubench.datasets import fetching, remote
-from gpubench.datasets.cache import part_of, place_of, remove_leftovers
-from gpubench.datasets.entry import Entry
+from gpubench.datasets.cache import cache_path, part_path, remove_leftovers
+from gpubench.datasets.catalogue import CatalogueEntry
 from gpubench.datasets.fetching import fetch
-from gpubench.datasets.remote import Remote
+from gpubench.datasets.remote import RemoteFile
 
 Put = Callable[..., str]
 
 
 @pytest.fixture
-def entry(put: Put, cache: Path, content: bytes) -> Entry:
+def entry(put: Put, cache: Path, content: bytes) -> CatalogueEntry:
     """A dataset on S3."""
-    return Entry("cells", put("folder/cells.h5ad", content), where="my.yaml:3")
+    return CatalogueEntry("cells", put("folder/cells.h5ad", content), where="my.yaml:3")
 
 
-def part(entry: Entry) -> Path:
+def part(entry: CatalogueEntry) -> Path:
     assert entry.path is not None
-    return part_of(place_of(entry), Remote(entry.path).stat())
+    return part_path(cache_path(entry), RemoteFile(entry.path).stat())
 
 
 def under_whole_names(cache: Path) -> list[str]:
-    """Files in the cache that claim to be a dataset."""
+    """Return the names of complete files in the cache."""
     return sorted(p.name for p in cache.rglob("*") if p.is_file() and p.suffix not in (".part", ".lock", ".json"))
 
 
-def test_a_file_is_fetched_checked_and_kept(entry: Entry, cache: Path, content: bytes, proxy: s3.Proxy) -> None:
+def test_fetch_downloads_and_checks_a_file(entry: CatalogueEntry, cache: Path, content: bytes, proxy: s3.Proxy) -> None:
     place, record = fetch(entry)
     assert place == cache / "datasets" / s3.BUCKET / "folder" / "cells.h5ad"
     assert place.read_bytes() == content
@@ -51,8 +51,8 @@ def test_a_file_is_fetched_checked_and_kept(entry: Entry, cache: Path, content: 
     assert "Authorization" not in proxy.requests[0][1]
 
 
-def test_what_is_in_the_cache_needs_no_network(
-    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+def test_cached_file_needs_no_network(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(entry)
     proxy.reset()
@@ -61,14 +61,14 @@ def test_what_is_in_the_cache_needs_no_network(
     assert proxy.requests == []
 
 
-def test_offline_nothing_is_asked(entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_sends_no_request(entry: CatalogueEntry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUBENCH_OFFLINE", "1")
     with pytest.raises(InputError, match=r"'cells' is not in the cache .* GPUBENCH_OFFLINE is set; unset it"):
         fetch(entry)
     assert proxy.requests == []
 
 
-def test_cut_connections_are_taken_up_where_they_ended(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_cut_connection_is_resumed_where_it_ended(entry: CatalogueEntry, proxy: s3.Proxy, content: bytes) -> None:
     proxy.faults.extend([s3.Fault(cut_after=1_000_000), s3.Fault(drop=True), s3.Fault(cut_after=1_500_000)])
     place, _ = fetch(entry)
     assert place.read_bytes() == content
@@ -76,8 +76,8 @@ def test_cut_connections_are_taken_up_where_they_ended(entry: Entry, proxy: s3.P
     assert proxy.served == len(content)
 
 
-def test_progress_forgives_failures(
-    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+def test_received_bytes_reset_the_count_of_failures(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only failures in a row are counted."""
     monkeypatch.setattr(fetching, "RETRIES", 1)
@@ -85,8 +85,8 @@ def test_progress_forgives_failures(
     assert fetch(entry)[0].read_bytes() == content
 
 
-def test_another_process_goes_on_with_what_is_there(
-    entry: Entry, proxy: s3.Proxy, content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_process_resumes_a_partial_download(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "RETRIES", 0)
     proxy.faults.append(s3.Fault(cut_after=2_000_000))
@@ -101,15 +101,15 @@ def test_another_process_goes_on_with_what_is_there(
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_asked_again(method: str, status: int, entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_busy_server_is_retried(
+    method: str, status: int, entry: CatalogueEntry, proxy: s3.Proxy, content: bytes
+) -> None:
     proxy.faults.extend([s3.Fault(method, status=status) for _ in range(3)])
     assert fetch(entry)[0].read_bytes() == content
     assert [m for m, _ in proxy.requests].count(method) == 4
 
 
-def test_a_server_says_how_long_it_wants_to_be_left_alone(
-    entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_after_is_respected(entry: CatalogueEntry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(fetching.time, "sleep", waited.append)
     proxy.faults.append(s3.Fault("HEAD", status=503, headers={"Retry-After": "7"}))
@@ -117,20 +117,20 @@ def test_a_server_says_how_long_it_wants_to_be_left_alone(
     assert waited == [7]
 
 
-def test_a_server_that_stays_busy_is_given_up(entry: Entry, proxy: s3.Proxy, cache: Path) -> None:
+def test_server_that_stays_busy_is_given_up(entry: CatalogueEntry, proxy: s3.Proxy, cache: Path) -> None:
     proxy.faults.extend([s3.Fault(status=503) for _ in range(20)])
     with pytest.raises(InputError, match=r"answered 503 .*, 6 times in a row; check the network and try again"):
         fetch(entry)
     assert under_whole_names(cache) == []
 
 
-def test_bytes_that_changed_on_the_way_are_fetched_again(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_corrupt_download_is_repeated(entry: CatalogueEntry, proxy: s3.Proxy, content: bytes) -> None:
     proxy.faults.append(s3.Fault(flip_at=1_234_567))
     assert fetch(entry)[0].read_bytes() == content
     assert proxy.gets() == ["", ""]
 
 
-def test_bytes_that_stay_wrong_are_refused(entry: Entry, proxy: s3.Proxy, cache: Path) -> None:
+def test_download_that_stays_corrupt_is_refused(entry: CatalogueEntry, proxy: s3.Proxy, cache: Path) -> None:
     proxy.faults.extend([s3.Fault(flip_at=5), s3.Fault(flip_at=5)])
     with pytest.raises(InputError, match=r"wrong checksum: its MD5 is .* ETag is .*; nothing was kept: try again"):
         fetch(entry)
@@ -138,7 +138,7 @@ def test_bytes_that_stay_wrong_are_refused(entry: Entry, proxy: s3.Proxy, cache:
     assert not list(cache.rglob("*.part"))
 
 
-def test_a_part_that_was_damaged_on_the_disk_is_found(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_part_damaged_on_disk_is_fetched_again(entry: CatalogueEntry, proxy: s3.Proxy, content: bytes) -> None:
     place = part(entry)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"\0" * 1_000_000)
@@ -146,7 +146,7 @@ def test_a_part_that_was_damaged_on_the_disk_is_found(entry: Entry, proxy: s3.Pr
     assert proxy.gets() == ["bytes=1000000-", ""]
 
 
-def test_objects_in_parts_are_checked_by_their_parts(
+def test_multipart_object_is_checked_by_the_md5_of_its_parts(
     servers: tuple[Any, s3.Proxy], proxy: s3.Proxy, cache: Path, content: bytes
 ) -> None:
     client, _ = servers
@@ -160,7 +160,7 @@ def test_objects_in_parts_are_checked_by_their_parts(
     ]
     listed = {"Parts": [{"PartNumber": i, "ETag": tag} for i, tag in enumerate(tags, 1)]}
     client.complete_multipart_upload(**key, UploadId=upload, MultipartUpload=listed)
-    entry = Entry("parts", f"s3://{s3.BUCKET}/parts.h5ad")
+    entry = CatalogueEntry("parts", f"s3://{s3.BUCKET}/parts.h5ad")
     place, record = fetch(entry)
     assert record.etag is not None
     assert record.etag.endswith("-2")
@@ -173,27 +173,27 @@ def test_objects_in_parts_are_checked_by_their_parts(
     assert under_whole_names(cache) == []
 
 
-def test_a_catalogue_pins_the_checksum_and_the_size(entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+def test_checksum_and_size_of_the_catalogue_are_enforced(
+    entry: CatalogueEntry, proxy: s3.Proxy, cache: Path, content: bytes
+) -> None:
     right = hashlib.sha256(content).hexdigest()
-    assert fetch(Entry("cells", entry.path, sha256=right, size=len(content)))[1].checked == "sha256"
+    assert fetch(CatalogueEntry("cells", entry.path, sha256=right, size=len(content)))[1].checked == "sha256"
     proxy.reset()
     with pytest.raises(InputError, match=r"wrong checksum: its SHA-256 is .*, but my.yaml:3 has 0{64}; correct"):
-        fetch(Entry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
+        fetch(CatalogueEntry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
     assert proxy.gets() == []
     assert under_whole_names(cache) == ["cells.h5ad"]
     with pytest.raises(InputError, match=r"has 3,000,000 bytes, but my.yaml:3 says 7; it was changed or cut"):
-        fetch(Entry("cells", entry.path, size=7, where="my.yaml:3"))
+        fetch(CatalogueEntry("cells", entry.path, size=7, where="my.yaml:3"))
 
 
-def test_a_wrong_pin_keeps_nothing(entry: Entry, cache: Path) -> None:
+def test_wrong_checksum_in_the_catalogue_keeps_no_file(entry: CatalogueEntry, cache: Path) -> None:
     with pytest.raises(InputError, match="wrong checksum: its SHA-256 is"):
-        fetch(Entry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
+        fetch(CatalogueEntry("cells", entry.path, sha256="0" * 64, where="my.yaml:3"))
     assert under_whole_names(cache) == []
 
 
-def test_a_new_version_is_fetched_where_it_is_asked_for(
-    entry: Entry, put: Put, proxy: s3.Proxy, content: bytes
-) -> None:
+def test_refresh_fetches_a_new_version(entry: CatalogueEntry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
     place, _ = fetch(entry)
     put("folder/cells.h5ad", content[::-1])
     assert fetch(entry)[0].read_bytes() == content
@@ -204,18 +204,20 @@ def test_a_new_version_is_fetched_where_it_is_asked_for(
     assert place.read_bytes() == content[::-1]
 
 
-def test_versions_never_mix(entry: Entry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
+def test_versions_are_never_mixed(entry: CatalogueEntry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
     """It changes while it is fetched: half of the old one and half of the new one would be neither."""
     new = content[::-1]
     proxy.faults.extend([s3.Fault(cut_after=1_000_000), s3.Fault(before=lambda: put("folder/cells.h5ad", new))])
     assert fetch(entry)[0].read_bytes() == new
     assert proxy.gets() == ["", "bytes=1000000-", ""]
-    assert not list(place_of(entry).parent.glob("*.part"))
+    assert not list(cache_path(entry).parent.glob("*.part"))
 
 
-def test_parts_of_other_files_stay(entry: Entry) -> None:
-    own, place = part(entry), place_of(entry)
-    others = [part_of(place.with_name(name), Remote(str(entry.path)).stat()) for name in ("cells.h5ad.gz", "cells")]
+def test_parts_of_other_files_are_not_removed(entry: CatalogueEntry) -> None:
+    own, place = part(entry), cache_path(entry)
+    others = [
+        part_path(place.with_name(name), RemoteFile(str(entry.path)).stat()) for name in ("cells.h5ad.gz", "cells")
+    ]
     place.parent.mkdir(parents=True)
     for file in (own, *others):
         file.touch()
@@ -223,7 +225,9 @@ def test_parts_of_other_files_stay(entry: Entry) -> None:
     assert [file.exists() for file in (own, *others)] == [False, True, True]
 
 
-def test_a_refresh_that_fails_leaves_the_old_version(entry: Entry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
+def test_failed_refresh_leaves_the_old_version(
+    entry: CatalogueEntry, put: Put, proxy: s3.Proxy, content: bytes
+) -> None:
     fetch(entry)
     put("folder/cells.h5ad", content[::-1])
     proxy.faults.extend([s3.Fault(flip_at=9), s3.Fault(flip_at=9)])
@@ -232,7 +236,9 @@ def test_a_refresh_that_fails_leaves_the_old_version(entry: Entry, put: Put, pro
     assert fetch(entry)[0].read_bytes() == content
 
 
-def test_a_process_that_ended_before_the_record_loses_nothing(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_file_without_record_is_checked_instead_of_fetched(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes
+) -> None:
     place, _ = fetch(entry)
     place.with_name("cells.h5ad.json").unlink()
     proxy.reset()
@@ -244,34 +250,34 @@ def test_a_process_that_ended_before_the_record_loses_nothing(entry: Entry, prox
     assert proxy.gets() == [""]
 
 
-def test_a_file_that_was_cut_in_the_cache_is_fetched_again(entry: Entry, content: bytes) -> None:
+def test_truncated_file_in_the_cache_is_fetched_again(entry: CatalogueEntry, content: bytes) -> None:
     place, _ = fetch(entry)
     place.write_bytes(content[:100])
     assert fetch(entry)[0].read_bytes() == content
 
 
-def test_no_permission_and_no_file(put: Put, cache: Path, content: bytes) -> None:
+def test_forbidden_and_missing_files_are_refused(put: Put, cache: Path, content: bytes) -> None:
     secret = put("secret.h5ad", content, acl="private")
     with pytest.raises(InputError, match=r"secret.h5ad: no permission \(403 .*\).* check the address, or ask"):
-        fetch(Entry("secret", secret))
+        fetch(CatalogueEntry("secret", secret))
     with pytest.raises(InputError, match=r"nothing.h5ad does not exist \(404 .*\); check the address in the catalogue"):
-        fetch(Entry("nothing", f"s3://{s3.BUCKET}/nothing.h5ad"))
+        fetch(CatalogueEntry("nothing", f"s3://{s3.BUCKET}/nothing.h5ad"))
     assert under_whole_names(cache) == []
 
 
-def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free.getsockname()[1]}")
         with pytest.raises(InputError, match=r"'cells' cannot be fetched: .* cannot be reached .*Connection refused"):
-            fetch(Entry("cells", "s3://bucket/cells.h5ad"))
+            fetch(CatalogueEntry("cells", "s3://bucket/cells.h5ad"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid")
     with pytest.raises(InputError, match=r"no-such-host.invalid cannot be reached .*3 times in a row; check"):
-        fetch(Entry("cells", "s3://bucket/cells.h5ad"))
+        fetch(CatalogueEntry("cells", "s3://bucket/cells.h5ad"))
 
 
-def test_a_server_that_falls_silent_is_asked_again(
-    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+def test_silent_server_is_retried(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "_TIMEOUT_S", (5, 0.3))
     answered = threading.Event()
@@ -281,7 +287,7 @@ def test_a_server_that_falls_silent_is_asked_again(
     assert proxy.gets() == ["", "bytes=400000-", "bytes=400000-"]
 
 
-def test_addresses_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_of_s3_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     assert remote.url_of("s3://b/a folder/x+y.h5ad") == "https://b.s3.amazonaws.com/a%20folder/x%2By.h5ad"
@@ -295,8 +301,8 @@ def test_addresses_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
             remote.url_of(wrong)
 
 
-def test_a_bucket_of_another_region_is_asked_there(
-    entry: Entry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
+def test_bucket_in_another_region_is_followed(
+    entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def regional(address: str, region: str = "") -> str:
         return f"{proxy.url}/{address.removeprefix('s3://')}{'?in=' + region if region else ''}"
@@ -310,7 +316,7 @@ def test_a_bucket_of_another_region_is_asked_there(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_disk_that_fills_up(entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+def test_full_disk_is_reported(entry: CatalogueEntry, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
     unfinished = part(entry)
     unfinished.parent.mkdir(parents=True)
     unfinished.symlink_to("/dev/full")
@@ -321,8 +327,8 @@ def test_a_disk_that_fills_up(entry: Entry, proxy: s3.Proxy, cache: Path, conten
     assert fetch(entry)[0].read_bytes() == content
 
 
-def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(
-    entry: Entry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch
+def test_too_little_space_is_reported_before_the_download(
+    entry: CatalogueEntry, proxy: s3.Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 2_999_999})
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage)
@@ -332,19 +338,19 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_fetched(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_may_not_be_written(entry: Entry, cache: Path) -> None:
+def test_cache_without_write_permission_is_reported(entry: CatalogueEntry, cache: Path) -> None:
     cache.mkdir(mode=0o555)
     with pytest.raises(InputError, match=r"cells.h5ad cannot be kept in the cache; GPUBENCH_CACHE names .*Permission"):
         fetch(entry)
 
 
-def test_a_cache_that_is_a_file(entry: Entry, cache: Path) -> None:
+def test_cache_that_is_a_file_is_reported(entry: CatalogueEntry, cache: Path) -> None:
     cache.touch()
     with pytest.raises(InputError, match="cannot be kept in the cache; GPUBENCH_CACHE names another folder: "):
         fetch(entry)
 
 
-def test_a_shared_cache_is_read_where_it_cannot_be_written(entry: Entry, content: bytes) -> None:
+def test_read_only_cache_is_read(entry: CatalogueEntry, content: bytes) -> None:
     place, _ = fetch(entry)
     place.with_name("cells.h5ad.lock").unlink()
     place.parent.chmod(0o555)
@@ -354,10 +360,12 @@ def test_a_shared_cache_is_read_where_it_cannot_be_written(entry: Entry, content
         place.parent.chmod(0o755)
 
 
-def test_servers_without_ranges_and_without_s3(put: Put, proxy: s3.Proxy, cache: Path, content: bytes) -> None:
+def test_server_without_ranges_is_resumed_from_the_beginning(
+    put: Put, proxy: s3.Proxy, cache: Path, content: bytes
+) -> None:
     """A plain URL: its ETag is no MD5 for all we know, and a Range may be ignored."""
     put("plain.h5ad", content)
-    entry = Entry("plain", f"{proxy.url}/{s3.BUCKET}/plain.h5ad")
+    entry = CatalogueEntry("plain", f"{proxy.url}/{s3.BUCKET}/plain.h5ad")
 
     def forget_the_range() -> None:
         given = proxy.requests[-1][1]
@@ -370,7 +378,7 @@ def test_servers_without_ranges_and_without_s3(put: Put, proxy: s3.Proxy, cache:
     assert proxy.served == len(content) + 700_000
 
 
-def test_a_listener_hears_bytes(entry: Entry, content: bytes) -> None:
+def test_listener_receives_bytes(entry: CatalogueEntry, content: bytes) -> None:
     heard: list[tuple[str, int, int]] = []
 
     class Listener:
@@ -389,14 +397,14 @@ def test_a_listener_hears_bytes(entry: Entry, content: bytes) -> None:
 
 FETCH = """
 import sys
-from gpubench.datasets.entry import Entry
+from gpubench.datasets.catalogue import CatalogueEntry
 from gpubench.datasets.fetching import fetch
 sys.stdin.readline()
-print(fetch(Entry("cells", sys.argv[1]))[1].sha256)
+print(fetch(CatalogueEntry("cells", sys.argv[1]))[1].sha256)
 """
 
 
-def test_processes_that_fetch_at_once_fetch_once(entry: Entry, proxy: s3.Proxy, content: bytes) -> None:
+def test_concurrent_processes_download_once(entry: CatalogueEntry, proxy: s3.Proxy, content: bytes) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", FETCH, str(entry.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -411,11 +419,11 @@ def test_processes_that_fetch_at_once_fetch_once(entry: Entry, proxy: s3.Proxy, 
         thread.join(60)
     assert [out.strip() for out, _ in answers] == [hashlib.sha256(content).hexdigest()] * 3
     assert proxy.gets() == [""]
-    assert place_of(entry).read_bytes() == content
+    assert cache_path(entry).read_bytes() == content
 
 
-def test_a_process_that_is_killed_leaves_what_the_next_goes_on_with(
-    entry: Entry, proxy: s3.Proxy, cache: Path, content: bytes
+def test_download_of_a_killed_process_is_resumed(
+    entry: CatalogueEntry, proxy: s3.Proxy, cache: Path, content: bytes
 ) -> None:
     begun, killed = threading.Event(), threading.Event()
 

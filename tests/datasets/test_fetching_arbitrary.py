@@ -1,4 +1,4 @@
-"""Whatever happens on the way, in whatever order: a file is whole or not there, and the next fetch brings it."""
+"""Under any sequence of faults a file is complete or absent, and the next fetch completes it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpubench.core.errors import InputError
-from gpubench.datasets.cache import place_of
-from gpubench.datasets.entry import Entry
+from gpubench.datasets.cache import cache_path
+from gpubench.datasets.catalogue import CatalogueEntry
 from gpubench.datasets.fetching import fetch
 
 CONTENT = np.random.default_rng(1).bytes(50_000)
@@ -29,11 +29,13 @@ FAULTS = st.one_of(
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.lists(FAULTS, max_size=9))
-def test_any_faults_in_any_order(faults: list[s3.Fault], put: Callable[..., str], cache: str, proxy: s3.Proxy) -> None:
-    entry = Entry("cells", put(f"{next(NUMBERS)}.h5ad", CONTENT))
+def test_any_sequence_of_faults_leaves_a_whole_file_or_none(
+    faults: list[s3.Fault], put: Callable[..., str], cache: str, proxy: s3.Proxy
+) -> None:
+    entry = CatalogueEntry("cells", put(f"{next(NUMBERS)}.h5ad", CONTENT))
     proxy.reset()
     proxy.faults.extend(faults)
-    place = place_of(entry)
+    place = cache_path(entry)
     try:
         fetch(entry)
     except InputError:

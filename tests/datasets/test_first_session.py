@@ -12,7 +12,7 @@ import s3
 
 from gpubench import datasets
 from gpubench.cli.main import main
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "first-session.md").read_text()
 

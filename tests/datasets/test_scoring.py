@@ -15,7 +15,7 @@ from stores import zarr_writer
 
 import gpubench as gb
 from gpubench.cli.main import main
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def cells(put: Callable[..., str], cache: Path, tmp_path: Path, monkeypatch: pyt
     return cells
 
 
-def test_a_dataset_gives_labels_and_cells(cells: ad.AnnData, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dataset_name_gives_columns_and_cells(cells: ad.AnnData, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = ["-t", "embedding", "-t", "batch_integration"]
     assert main(["score", "blood", "--embedding", "emb.npy", *tasks, "--out", "named"]) == 0
     assert re.search(r"^emb: embedding$", capsys.readouterr().out, re.MULTILINE)
@@ -52,7 +52,7 @@ def test_a_dataset_gives_labels_and_cells(cells: ad.AnnData, capsys: pytest.Capt
     assert "cache" not in json.dumps(named["provenance"]), "where the cache is, is private"
 
 
-def test_what_the_user_says_comes_first(cells: ad.AnnData) -> None:
+def test_arguments_override_the_catalogue(cells: ad.AnnData) -> None:
     result = gb.score("blood", {"mine": "emb.npy"}, label="batch", tasks="embedding")
     assert result.provenance["options"]["label"] == "batch"
     assert result.provenance["options"]["embeddings"] == ["mine"]
@@ -61,7 +61,7 @@ def test_what_the_user_says_comes_first(cells: ad.AnnData) -> None:
     assert "batch" not in result.provenance["options"], "a table of the user's has the columns"
 
 
-def test_species_are_the_organisms_of_the_datasets(cells: ad.AnnData) -> None:
+def test_several_datasets_are_named_by_their_organisms(cells: ad.AnnData) -> None:
     both = gb.score(["blood", "mouse_blood"], "X_pca", tasks="cross_species_integration")
     whole = gb.score(
         {"homo_sapiens": "whole.h5ad", "mus_musculus": "whole.h5ad"},
@@ -75,7 +75,9 @@ def test_species_are_the_organisms_of_the_datasets(cells: ad.AnnData) -> None:
     assert named.provenance["dataset"]["source"] == "mouse_blood, more_blood", "of one organism: their own names"
 
 
-def test_names_that_are_neither_file_nor_dataset(cells: ad.AnnData, capsys: pytest.CaptureFixture[str]) -> None:
+def test_name_that_is_neither_file_nor_dataset_is_refused(
+    cells: ad.AnnData, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["score", "bloood", "--embedding", "emb.npy"]) == 2
     assert capsys.readouterr().err == (
         "gpubench: data: there is no file 'bloood', and dataset 'bloood' is in no catalogue (did you mean 'blood',"
@@ -85,14 +87,14 @@ def test_names_that_are_neither_file_nor_dataset(cells: ad.AnnData, capsys: pyte
     assert "data: bloood.h5ad does not exist" in capsys.readouterr().err
 
 
-def test_a_file_comes_before_a_dataset_of_its_name(cells: ad.AnnData, tmp_path: Path, proxy: s3.Proxy) -> None:
+def test_file_takes_precedence_over_a_dataset_of_its_name(cells: ad.AnnData, tmp_path: Path, proxy: s3.Proxy) -> None:
     zarr_writer(2)(cells, tmp_path).rename("blood")
     result = gb.score("blood", "X_pca", label="cell_type", tasks="embedding")
     assert result.provenance["dataset"]["source"] == "blood"
     assert proxy.requests == []
 
 
-def test_a_perturbation_dataset_names_condition_and_control(cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perturbation_dataset_gives_condition_and_control(cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("p.yaml").write_text("datasets: {p: {path: whole.h5ad, condition: gene, control: nothing}}\n")
     monkeypatch.setenv("GPUBENCH_CATALOGUE", "p.yaml")
     asked = {}
@@ -111,16 +113,16 @@ def test_a_perturbation_dataset_names_condition_and_control(cells: ad.AnnData, m
     assert (asked["condition"], asked["control"]) == ("condition", None)
 
 
-def test_a_run_file_is_scored_again_once_another_version_was_fetched(
+def test_run_file_is_scored_again_after_a_new_version_was_fetched(
     cells: ad.AnnData, put: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("run.yaml").write_text("runs: {all: {data: blood, embeddings: [X_pca], tasks: [embedding]}}")
     arguments = ["score", "run.yaml", "--out", "out"]
-    told = []
+    resumed = []
     for _ in range(2):
         assert main(arguments) == 0
-        told.append("Taken over" in capsys.readouterr().out)
-    assert told == [False, True]
+        resumed.append("Taken over" in capsys.readouterr().out)
+    assert resumed == [False, True]
     fewer = cells[::2].copy()
     fewer.write_h5ad("whole.h5ad")
     put("blood.h5ad", Path("whole.h5ad").read_bytes())

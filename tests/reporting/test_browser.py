@@ -13,7 +13,7 @@ from cell_cases import cells_result
 from report_cases import full_result, hostile_result, many_conditions
 
 import gpubench as gb
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 from gpubench.results.result import Result
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome-headless-shell")

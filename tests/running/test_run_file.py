@@ -16,7 +16,7 @@ import pytest
 
 import gpubench as gb
 from gpubench.cli.main import main
-from gpubench.datasets.demo import demo_path
+from gpubench.datasets import demo_path
 from gpubench.engines.cpu.rates import UNKNOWN
 from gpubench.results.result import Result
 from gpubench.running.options import SPECS, RunOptions

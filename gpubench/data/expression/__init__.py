@@ -1,1 +1,1 @@
-"""Expression matrices: normalisation, variable genes, PCA and the baselines made of them."""
+"""Expression matrices: normalisation, variable genes, PCA, and the baselines computed from them."""

@@ -1,4 +1,4 @@
-"""Expression matrices, cells x genes: with names, read in blocks of rows, sparse where they are stored sparse."""
+"""Expression matrices, cells x genes, with names; read in blocks of rows, as stored or log-normalised."""
 
 from __future__ import annotations
 
@@ -9,54 +9,36 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from gpubench.core.errors import InputError, quoted
+from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.data.columns import as_text
 from gpubench.data.formats.anndata_store import AnnDataSource
-from gpubench.data.matrices import Rows, as_rows, read_rows
+from gpubench.data.matrices import FiniteCheck, WrappedRows, as_rows
 from gpubench.data.read import open_source, reading_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array, csr_matrix
 
-    from gpubench.data.matrices import FiniteCheck
-
     Block: TypeAlias = "NDArray[Any] | csr_matrix"
-    "Rows of a matrix, CSR where it is stored sparse."
+    "Rows of a matrix, CSR if it is stored sparse."
 
 _BLOCK_VALUES = 1 << 24
-"""Values of a block were it dense: 64 MiB in float32."""
+"""Values of a block in dense form: 64 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True)
-class Expression:
-    """A matrix of cells x genes; it is a `RowSource`, and its blocks can also be had as they are stored.
+class Expression(WrappedRows):
+    """A matrix of cells x genes, whose blocks can also be read as they are stored.
 
     Attributes
     ----------
-    rows : (cells, genes) array or `RowSource`
-    cells, genes : their names, None where the source has none
+    cells, genes : their names, None if the source has none
     name : what messages call it
     """
 
-    rows: Rows
     cells: list[str] | None
     genes: list[str] | None
     name: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(cells, genes)."""
-        return int(self.rows.shape[0]), int(self.rows.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        return self.rows.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense array."""
-        return read_rows(self.rows, start, stop)
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """Yield (first row, rows as stored) from top to bottom."""
@@ -68,17 +50,12 @@ class Expression:
 
 
 def read_expression(source: Any, name: str = "data") -> Expression:
-    """Open a matrix of cells x genes; its values are read when they are asked for.
+    """Open a matrix of cells x genes, whose values are read later.
 
     Parameters
     ----------
     source : X of an h5ad file, a zarr store or an AnnData; or a matrix, see `gpubench.data.as_rows`
     name : what messages call it
-
-    Raises
-    ------
-    InputError
-        A file that cannot be read, no X, and what `as_rows` refuses.
     """
     if isinstance(source, Expression):
         return source
@@ -102,13 +79,7 @@ def _as_texts(names: Iterable[Any] | None) -> list[str] | None:
 
 
 def index_names(names: list[str] | None, what: str, name: str) -> dict[str, int]:
-    """Number the names of cells or genes in their order.
-
-    Raises
-    ------
-    InputError
-        There are none, or some occur more than once.
-    """
+    """Return name -> position of cells or genes; they must have names, and each only once."""
     if names is None:
         raise InputError(f"{name} has no names of {what}; give an h5ad file or an AnnData")
     positions = {text: i for i, text in enumerate(names)}
@@ -137,7 +108,71 @@ def check_finite(check: FiniteCheck, block: Block | csr_array, start: int) -> bo
     if isinstance(block, np.ndarray):
         check.add(block, start)
         return bool(np.isfinite(block).all())
-    fine = bool(np.isfinite(block.data).all())
-    if not fine:
+    is_finite = bool(np.isfinite(block.data).all())
+    if not is_finite:
         check.add(block.toarray(), start)
-    return fine
+    return is_finite
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The sequencing depth of each cell, and properties of the values.
+
+    Attributes
+    ----------
+    totals : (n,) float32, the sum of each cell
+    target : median of the totals of the cells that are not empty; 1 where all are
+    is_counts : whether every value is a whole number
+    largest : the largest value, at least 0
+    """
+
+    totals: NDArray[np.float32]
+    target: np.float32
+    is_counts: bool
+    largest: float
+
+
+def measure_depth(expression: Expression) -> Depth:
+    """Read the matrix once for its totals.
+
+    Raises
+    ------
+    InputError
+        NaN, infinite or negative values: in how many cells, and the first few.
+    """
+    n = expression.shape[0]
+    totals = np.zeros(n, np.float32)
+    has_negative = np.zeros(n, bool)
+    finite = FiniteCheck(expression.name)
+    is_counts, largest = True, 0.0
+    for start, block in expression.blocks():
+        rows = to_csr(block)
+        if not check_finite(finite, rows, start):
+            continue
+        cells = slice(start, start + rows.shape[0])
+        totals[cells] = rows.sum(axis=1, dtype=np.float64)
+        has_negative[cells] = rows.min(axis=1).toarray() < 0
+        is_counts = is_counts and not np.any(rows.data % 1)
+        largest = max(largest, rows.data.max(initial=0.0))
+    finite.finish(n)
+    if has_negative.any():
+        fault = some_rows(np.flatnonzero(has_negative), n, "hold negative values")
+        raise InputError(f"{expression.name}: {fault}; give raw counts, or values that were not centred or scaled")
+    positive = totals[totals > 0]
+    return Depth(totals, np.median(positive) if len(positive) else np.float32(1), is_counts, float(largest))
+
+
+def log_normalized(expression: Expression, depth: Depth) -> Iterator[tuple[int, csr_array]]:
+    """Yield (first row, log(1 + x target / total)) block by block, float32.
+
+    Each step rounds to float32 as in scanpy, so that equal counts in cells of equal totals stay equal, and ranks and
+    selected genes are the same.
+    """
+    for start, block in expression.blocks():
+        rows = to_csr(block, copy=True)
+        scale = depth.totals[start : start + rows.shape[0]] / depth.target
+        values = rows.data.astype(np.float32, copy=False)
+        values /= np.repeat(scale, np.diff(rows.indptr))
+        np.log1p(values, out=values)
+        rows.data = values
+        yield start, rows

@@ -1,24 +1,35 @@
-"""Arrays and tables in files: npy, npz, parquet, CSV."""
+"""Arrays and tables in files: npy, npz, Parquet, CSV."""
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
-from gpubench.data.formats.array_rows import UNNAMED, NpyRows, ParquetRows, npy_header
-from gpubench.data.formats.source import NamedArrays, OneMatrix
+from gpubench.data.formats.source import OneMatrix, Source, Table, unknown_embedding
 from gpubench.data.read_errors import reading
 from gpubench.data.urls import File, Url
 
+_UNNAMED = "Unnamed: "
+"""Prefix that pandas gives to a column without a name, which is the index of a table written without a name for it."""
+
+_HEADER_BYTES = 1 << 16
+_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BATCH_ROWS = 1 << 14
+
 
 def stem(path: File) -> str:
-    """The name of a file without its suffixes: "emb" for emb.csv.gz."""
+    """Return the name of a file without its suffixes: "emb" for emb.csv.gz."""
     return path.name.partition(".")[0] or path.name
 
 
@@ -26,95 +37,132 @@ def open_npy(path: File) -> OneMatrix:
     """Open an .npy file as a memmap; one behind a URL is read in ranges of rows."""
     if isinstance(path, Url):
         return OneMatrix(NpyRows(path), stem(path), str(path))
-    with reading(str(path)):
+    with reading(path):
         return OneMatrix(np.lib.format.open_memmap(path, mode="r"), stem(path), str(path))
 
 
-class NpzArrays(NamedArrays):
-    """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns."""
-
-    def __init__(self, path: File) -> None:
-        archive = _Archive(path)
-        super().__init__(archive, str(path), archive.names(2))
-        self.obs = _NpzColumns(archive, str(path))
-
-    def choose(self, wanted: list[str] | None) -> list[str]:
-        """The one matrix unless some are named."""
-        if wanted is None and len(self._names) != 1:
-            there = f"has several: {quoted(self._names)}" if self._names else "has none"
-            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {there}")
-        return super().choose(wanted)
+def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether the order is Fortran's, and dtype of the array in an open .npy file."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADER_READERS:  # version 3 is for names of fields in Unicode
+        raise ValueError(f"version {version} of .npy is not supported")
+    return _HEADER_READERS[version](file)
 
 
-class _NpzColumns:
-    """The one-dimensional arrays of an archive as a table."""
+class NpyRows:
+    """Rows of an .npy file behind a URL; a block is one range of bytes, or in Fortran order one for each column.
 
-    def __init__(self, archive: _Archive, where: str) -> None:
-        self._archive = archive
-        self.where = where
+    Attributes
+    ----------
+    file : the URL
+    shape : of the array
+    dtype : as stored
+    """
 
-    def names(self) -> list[str]:
-        return self._archive.names(1)
+    def __init__(self, file: Url) -> None:
+        self.file = file
+        n_bytes = file.info.get("size")
+        with reading(file):
+            if n_bytes is None:
+                raise ValueError("the server does not report its size")
+            head = io.BytesIO(file.read(0, min(n_bytes, _HEADER_BYTES)))
+            shape, self._fortran, self.dtype = _read_npy_header(head)
+            self.shape: Any = shape
+            self._start = head.tell()
+            end = self._start + math.prod(shape) * self.dtype.itemsize
+            if n_bytes < end:
+                raise ValueError(f"it has {n_bytes:,} bytes where its header says {end:,}")
 
-    def column(self, name: str) -> NDArray[Any]:
-        return self._archive[name]
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop)."""
+        n, d = self.shape
+        rows = stop - start
+        with reading(f"{self.file}: rows {start:,} to {stop:,}", self.file):
+            if self._fortran:
+                return np.stack([self._values(j * n + start, rows) for j in range(d)], axis=1)
+            return self._values(start * d, rows * d).reshape(rows, d)
+
+    def _values(self, first: int, count: int) -> NDArray[Any]:
+        size = self.dtype.itemsize
+        begin = self._start + first * size
+        return np.frombuffer(self.file.read(begin, begin + count * size), self.dtype)
 
 
-class _Archive(Mapping[str, "NDArray[Any]"]):
-    """The arrays of an .npz archive by name. Shapes come from the headers; an array is read when it is asked for."""
+class NpzArchive(Source):
+    """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns of its table.
+
+    Shapes are read from the headers; the values of an array are read when it is asked for.
+    """
 
     def __init__(self, path: File) -> None:
         self._path = path
-        with reading(str(path)):
+        self.where = str(path)
+        with reading(path):
             self._zip = zipfile.ZipFile(_readable(path))
             members = [Path(name) for name in self._zip.namelist()]
-            self._n_dims = {member.stem: len(self._shape(member.name)) for member in members if member.suffix == ".npy"}
+            self._n_dims = {member.stem: self._count_dims(member.name) for member in members if member.suffix == ".npy"}
 
-    def names(self, n_dims: int) -> list[str]:
-        """Names of the arrays that have as many dimensions."""
-        return [name for name, found in self._n_dims.items() if found == n_dims]
+    def choose(self, wanted: list[str] | None) -> list[str]:
+        """Return the names wanted, or the only matrix."""
+        matrices = [name for name, n_dims in self._n_dims.items() if n_dims == 2]
+        if wanted is None and len(matrices) != 1:
+            found = f"has several: {quoted(matrices)}" if matrices else "has none"
+            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {found}")
+        for name in wanted or ():
+            if name not in matrices:
+                raise unknown_embedding(name, self.where, matrices)
+        return matrices if wanted is None else wanted
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        with reading(f"{name!r} in {self._path}"), self._zip.open(f"{name}.npy") as file:
+    def table(self) -> Table:
+        """Return the archive itself, whose columns are the one-dimensional arrays."""
+        return self
+
+    def has(self, name: str) -> bool:
+        """Whether it is the name of a two-dimensional array."""
+        return self._n_dims.get(name) == 2
+
+    def embedding(self, name: str) -> NDArray[Any]:
+        """Read an array."""
+        with reading(f"{name!r} in {self._path}", self._path), self._zip.open(f"{name}.npy") as file:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
             return array
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._n_dims)
+    def names(self) -> list[str]:
+        """Return the names of the one-dimensional arrays."""
+        return [name for name, n_dims in self._n_dims.items() if n_dims == 1]
 
-    def __len__(self) -> int:
-        return len(self._n_dims)
+    column = embedding
 
-    def _shape(self, member: str) -> tuple[int, ...]:
+    def _count_dims(self, member: str) -> int:
         with self._zip.open(member) as file:
-            return npy_header(file)[0]
+            return len(_read_npy_header(file)[0])
 
 
 class ParquetTable:
-    """A table in a parquet file; a column is read when it is asked for."""
+    """A table in a Parquet file; a column is read when it is asked for."""
 
     def __init__(self, path: File) -> None:
         import pyarrow.parquet
 
-        with reading(str(path)):
-            self._file = pyarrow.parquet.ParquetFile(_readable(path))
+        with reading(path):
+            self._parquet = pyarrow.parquet.ParquetFile(_readable(path))
+        self._path = path
         self.where = str(path)
 
     def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self._file.schema_arrow.names)
+        """Return the names of the columns."""
+        return list(self._parquet.schema_arrow.names)
 
     def column(self, name: str) -> Any:
         """Read one column."""
-        with reading(f"column {name!r} of {self.where}"):
-            return self._file.read(columns=[name]).column(name)
+        with reading(f"column {name!r} of {self.where}", self._path):
+            return self._parquet.read(columns=[name]).column(name)
 
 
 class TextTable:
     """A table in a CSV or TSV file, which may be compressed by gzip.
 
-    Columns are read as the text that stands there, so that 01 and 1 stay different labels; empty fields, NA, NaN and
-    null are missing values.
+    Columns are read as text, so that 01 and 1 stay different labels; empty fields, NA, NaN and null are missing values.
     """
 
     def __init__(self, path: File) -> None:
@@ -123,13 +171,13 @@ class TextTable:
         self._path = path
         self._parse = csv.ParseOptions(delimiter=_separator(path))
         self.where = str(path)
-        with reading(self.where):
+        with reading(path):
             path.open("rb").close()
-            with csv.open_csv(self._opened(), parse_options=self._parse) as file:
+            with csv.open_csv(self._stream(), parse_options=self._parse) as file:
                 self._names = list(file.schema.names)
 
     def names(self) -> list[str]:
-        """Names of the columns."""
+        """Return the names of the columns."""
         return self._names
 
     def column(self, name: str) -> Any:
@@ -142,52 +190,150 @@ class TextTable:
             column_types={name: pa.dictionary(pa.int32(), pa.string())},
             strings_can_be_null=True,
         )
-        with reading(f"column {name!r} of {self.where}"):
-            table = csv.read_csv(self._opened(), parse_options=self._parse, convert_options=convert)
+        with reading(f"column {name!r} of {self.where}", self._path):
+            table = csv.read_csv(self._stream(), parse_options=self._parse, convert_options=convert)
             return table.column(name)
 
-    def _opened(self) -> Any:
-        """What Arrow reads."""
+    def _stream(self) -> Any:
         import pyarrow as pa
 
         return pa.input_stream(_readable(self._path), compression=_compression(self._path))
 
 
-class ParquetMatrix(OneMatrix):
-    """An embedding in a Parquet file, whose index may name the cells."""
+class ParquetRows:
+    """Rows of a Parquet file whose columns are the dimensions; reading from top to bottom decodes each row once.
 
-    def __init__(self, path: File) -> None:
-        self._rows = ParquetRows(path)
-        super().__init__(self._rows, stem(path), str(path))
+    Attributes
+    ----------
+    file : path or URL
+    shape : (n, d)
+    dtype : common to all columns; integers with missing values count as float64
+    """
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        """The index, where it names the cells."""
-        names: NDArray[Any] | None = self._rows.row_names()
-        return names
+    def __init__(self, file: File) -> None:
+        import pyarrow.parquet
+
+        self.file = file
+        with reading(file):
+            self._parquet = pyarrow.parquet.ParquetFile(_readable(file))
+            schema = self._parquet.schema_arrow
+            self._index = _index_columns(schema)
+            fields = [schema.field(i) for i in range(len(schema)) if schema.field(i).name not in self._index]
+        self._names = [field.name for field in fields]
+        twice = [name for name, count in Counter(self._names).items() if count > 1]
+        if twice:
+            raise InputError(f"{file} has several columns of one name: {quoted(twice)}; rename all but one of each")
+        text = [field.name for field in fields if not _is_number(field.type)]
+        if text:
+            raise InputError(f"{file} has columns that are not numbers: {quoted(text)}; leave them out")
+        metadata = self._parquet.metadata
+        self.shape = (int(metadata.num_rows), len(fields))
+        ends = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))])
+        self._group_starts = ends[:-1]
+        self.dtype = np.result_type(*map(self._dtype_for, fields)) if fields else np.dtype(np.float64)
+        self._lock = Lock()
+        # Where the last block ended: the next row, the decoded rows from there on, and the batches after these.
+        self._position: tuple[int, NDArray[Any], Iterator[Any]] | None = None
+
+    def row_names(self) -> Any:
+        """Read the index if it is a column that names the rows; else return None."""
+        if not self._index:
+            return None
+        with reading(self.file):
+            column = self._parquet.read(columns=self._index[:1]).column(0)
+            names = np.asarray(column.to_pandas())
+        return None if names.dtype.kind in "iu" else names
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop)."""
+        block = np.empty((stop - start, self.shape[1]), self.dtype)
+        with self._lock, reading(f"{self.file}: rows {start:,} to {stop:,}", self.file):
+            row, decoded, batches = self._seek(start)
+            self._position = None  # after an error the next block seeks again
+            filled = 0
+            while filled < len(block):
+                if not len(decoded):
+                    decoded = self._decode(next(batches))
+                skipped = min(max(start - row, 0), len(decoded))
+                taken = decoded[skipped : skipped + len(block) - filled]
+                block[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                row += skipped + len(taken)
+                decoded = decoded[skipped + len(taken) :]
+            self._position = row, decoded, batches
+        return block
+
+    def _seek(self, start: int) -> tuple[int, NDArray[Any], Iterator[Any]]:
+        """Continue where the last block ended, or begin with the row group that has the row."""
+        group = int(np.searchsorted(self._group_starts, start, "right")) - 1
+        first = int(self._group_starts[group]) if len(self._group_starts) else 0
+        if self._position is not None and first <= self._position[0] <= start:
+            return self._position
+        groups = list(range(group, len(self._group_starts)))
+        batches = self._parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=self._names)
+        return first, np.empty((0, self.shape[1]), self.dtype), iter(batches)
+
+    def _decode(self, batch: Any) -> NDArray[Any]:
+        values = np.empty((batch.num_rows, self.shape[1]), self.dtype)
+        for j, name in enumerate(self._names):
+            values[:, j] = batch.column(batch.schema.get_field_index(name)).to_numpy(zero_copy_only=False)
+        return values
+
+    def _dtype_for(self, field: Any) -> np.dtype[Any]:
+        import pyarrow as pa
+
+        if pa.types.is_floating(field.type) or not self._may_have_missing(field.name):
+            dtype: np.dtype[Any] = np.dtype(field.type.to_pandas_dtype())
+            return dtype
+        return np.dtype(np.float64)
+
+    def _may_have_missing(self, name: str) -> bool:
+        """Whether a column has missing values, or the file has no statistics of it."""
+        metadata = self._parquet.metadata
+        column = metadata.schema.names.index(name)
+        for i in range(metadata.num_row_groups):
+            statistics = metadata.row_group(i).column(column).statistics
+            if statistics is None or not statistics.has_null_count or statistics.null_count:
+                return True
+        return False
 
 
 def open_matrix_table(path: File) -> OneMatrix:
-    """A table all of whose columns are numbers as an embedding; a first column without a name is the index."""
+    """Open a table of numbers as an embedding; a first column without a name is the index."""
     if path.suffix.lower() in (".parquet", ".pq"):
-        return ParquetMatrix(path)
+        return OneMatrix(ParquetRows(path), stem(path), str(path))
     import pandas as pd
 
-    with reading(str(path)):
+    with reading(path):
         compression: Any = _compression(path)
         frame = pd.read_csv(_readable(path), sep=_separator(path), compression=compression)
     first = str(frame.columns[0]) if len(frame.columns) else ""
-    if first.startswith(UNNAMED):
+    if first.startswith(_UNNAMED):
         frame = frame.set_index(first)
     return OneMatrix(frame, stem(path), str(path))
 
 
+def _index_columns(schema: Any) -> list[str]:
+    """Return the columns that pandas wrote as the index, or a first one without a name."""
+    pandas_metadata = (schema.metadata or {}).get(b"pandas")
+    stored = json.loads(pandas_metadata)["index_columns"] if pandas_metadata else []
+    names = [name for name in stored if isinstance(name, str)]  # others are ranges, which are not stored
+    first = schema.names[0] if schema.names else ""
+    return names or ([first] if first.startswith(_UNNAMED) else [])
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
 def _readable(path: File) -> Any:
-    """What libraries open: a path, or an open file where there is a URL."""
+    """Return what libraries can open: a path, or for a URL an open file."""
     return path.open() if isinstance(path, Url) else path
 
 
 def _separator(path: File) -> str:
-    """Of the values of a row; upper and lower case of suffixes count as equal, as they do where formats are found."""
     return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
 
 

@@ -1,7 +1,8 @@
-"""What every kind of input can answer, so that reading is written once."""
+"""The interface of every kind of input, so that reading is written once."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,105 +18,100 @@ class Table(Protocol):
 
     Attributes
     ----------
-    where : what messages call it: "obs of pbmc3k.h5ad"
+    where : what messages call it, such as "obs of pbmc3k.h5ad"
     """
 
     where: str
 
     def names(self) -> list[str]:
-        """Names of the columns."""
+        """Return the names of the columns."""
 
     def column(self, name: str) -> Any:
-        """Read one column: anything that `encode_labels` takes."""
+        """Read one column, in a form that `encode_labels` takes."""
 
 
-class Source(Protocol):
-    """Embeddings of the same cells, and perhaps a table of them.
+class Source(ABC):
+    """Embeddings of the same cells, and perhaps a table of these cells.
 
     Attributes
     ----------
     where : what messages call it
-    obs : the table, or None where the source has none
     """
 
     where: str
-    obs: Table | None
 
+    @abstractmethod
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Names of the embeddings to read: those wanted, or, for None, those that go without saying.
+        """Return the names of the embeddings to read: those wanted, or for None the default.
 
         Raises
         ------
         InputError
-            A name that does not exist; or None where there is a choice.
+            A name that does not exist, or None where there is no default.
         """
 
-    def has(self, name: str) -> bool:
-        """Whether an embedding of its own has that name."""
-
+    @abstractmethod
     def embedding(self, name: str) -> Any:
-        """One of the chosen embeddings: anything that `as_rows` takes."""
+        """Return one of the chosen embeddings, in a form that `as_rows` takes."""
+
+    def table(self) -> Table | None:
+        """Return the table of the cells, or None if there is none."""
+        return None
+
+    def has(self, name: str) -> bool:  # noqa: ARG002 - for subclasses with named embeddings
+        """Whether an embedding has that name."""
+        return False
 
     def n_cells(self) -> int | None:
-        """The number of cells, where it is known without reading an embedding."""
+        """Return the number of cells, or None if only the embeddings tell."""
+        return None
 
     def cell_ids(self) -> NDArray[Any] | None:
-        """Names of the cells, where there are any."""
+        """Return the names of the cells, or None if there are none."""
+        return None
 
 
 def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
-    """Make the error for a name that is none of `known`."""
+    """Return the error for a name that is none of `known`."""
     return InputError(f"embedding {name!r} is not in {where}{close_matches(name, known)}")
 
 
-class NamedArrays:
+class NamedArrays(Source):
     """Embeddings given as name -> matrix.
 
     Parameters
     ----------
     arrays : name -> anything that `as_rows` takes
-    where : what messages call it
-    names : those of the arrays that are embeddings; None: all
     """
 
-    def __init__(self, arrays: Mapping[str, Any], where: str = "data", names: list[str] | None = None) -> None:
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
         self._arrays = arrays
-        self._names = list(arrays) if names is None else names
-        self.where = where
-        self.obs: Table | None = None
+        self.where = "data"
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """All of them unless some are named."""
-        chosen = self._names if wanted is None else wanted
+        """Return all names unless some are wanted."""
+        chosen = list(self._arrays) if wanted is None else wanted
         for name in chosen:
-            if name not in self._names:
-                raise unknown_embedding(name, self.where, self._names)
+            if name not in self._arrays:
+                raise unknown_embedding(name, self.where, list(self._arrays))
         return chosen
 
     def has(self, name: str) -> bool:
         """Whether one of the arrays has that name."""
-        return name in self._names
+        return name in self._arrays
 
     def embedding(self, name: str) -> Any:
-        """The matrix of that name."""
+        """Return the matrix of that name."""
         return self._arrays[name]
 
-    def n_cells(self) -> int | None:
-        """Unknown until an embedding is looked at."""
-        return None
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        """Arrays name no cells."""
-        return None
-
-
-class OneMatrix:
-    """A single matrix, which gets its name from the user.
+class OneMatrix(Source):
+    """A single matrix, which the user may name.
 
     Parameters
     ----------
     matrix : anything that `as_rows` takes
-    name : what it is called unless the user names it
+    name : its default name
     where : what messages call it
     """
 
@@ -123,49 +119,39 @@ class OneMatrix:
         self._matrix = matrix
         self._name = name
         self.where = where
-        self.obs: Table | None = None
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """The one name."""
+        """Return the one name."""
         if wanted is None:
             return [self._name]
         if len(wanted) > 1:
             raise InputError(f"embeddings names {quoted(wanted)}, but {self.where} is one matrix; give one name")
         return wanted
 
-    def has(self, name: str) -> bool:  # noqa: ARG002 - a single matrix has no name of its own
-        """None has."""
-        return False
-
-    def embedding(self, name: str) -> Any:  # noqa: ARG002 - one matrix answers to every name
-        """The matrix, whatever it is called."""
+    def embedding(self, name: str) -> Any:  # noqa: ARG002 - the matrix has whatever name was chosen
+        """Return the matrix."""
         return self._matrix
 
-    def n_cells(self) -> int | None:
-        """Unknown until the matrix is looked at."""
-        return None
-
     def cell_ids(self) -> NDArray[Any] | None:
-        """The index of a DataFrame that names its rows."""
+        """Return the index of a DataFrame or Parquet file whose rows have names."""
+        if hasattr(self._matrix, "row_names"):
+            names: NDArray[Any] | None = self._matrix.row_names()
+            return names
         index = self._matrix.index if comes_from(self._matrix, "pandas") else None
         return None if index is None or index.dtype.kind in "iu" else np.asarray(index)
 
 
 class NamedColumns:
-    """A table given as name -> column: a mapping, or a DataFrame."""
+    """A `Table` given as name -> column: a mapping, or a DataFrame."""
 
     def __init__(self, columns: Any, where: str = "obs") -> None:
         self._columns = columns
         self.where = where
 
     def names(self) -> list[str]:
-        """Names of the columns; one that occurs twice is there twice."""
+        """Return the names of the columns; a name that occurs twice is listed twice."""
         return [str(key) for key in self._columns.keys()]  # noqa: SIM118 - a DataFrame is no mapping
 
     def column(self, name: str) -> Any:
-        """The column as it is."""
-        return self._columns[self._keys()[name]]
-
-    def _keys(self) -> dict[str, Any]:
-        """Names as text -> keys: columns of a DataFrame may be called 0, 1, 2."""
-        return {str(key): key for key in self._columns.keys()}  # noqa: SIM118 - a DataFrame is no mapping
+        """Return a column; columns of a DataFrame may be called 0, 1, 2."""
+        return self._columns[next(key for key in self._columns.keys() if str(key) == name)]  # noqa: SIM118

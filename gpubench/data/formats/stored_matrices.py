@@ -1,4 +1,4 @@
-"""Matrices in AnnData's layout on disk as row sources: dense, CSR, CSC, tables of columns, fields of records."""
+"""Row sources over the matrices of AnnData stores: dense, CSR, CSC, tables of columns, fields of records."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpubench.core.errors import InputError, quoted
 from gpubench.data.formats.containers import Node, attribute, is_group
 from gpubench.data.matrices import SlicedRows
 from gpubench.data.read_errors import reading
+from gpubench.data.urls import File
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -20,42 +21,37 @@ if TYPE_CHECKING:
 _SPARSE_FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
 
 
-def stored_rows(node: Node, what: str) -> Any:
-    """Make a row source of a stored matrix; nothing but shapes, and the row pointers of CSR, is read.
+def stored_rows(node: Node, what: str, file: File) -> Any:
+    """Return a row source of a stored matrix; only shapes are read.
+
+    Parameters
+    ----------
+    node : array or group
+    what : what messages call the matrix
+    file : where it is stored
 
     Returns
     -------
-    A `RowSource`, or the array itself for what has not two dimensions, which `as_rows` refuses.
-
-    Raises
-    ------
-    InputError
-        An encoding that is no matrix.
+    A `RowSource`, or the array itself if it has not two dimensions, which `as_rows` refuses.
     """
     if not is_group(node):
-        return SlicedRows(node, what) if len(node.shape) == 2 else node
+        return SlicedRows(node, what, file) if len(node.shape) == 2 else node
     encoding = attribute(node, "encoding-type", attribute(node, "h5sparse_format"))
     if encoding == "dataframe":
-        return ColumnRows(node, what)
+        return ColumnRows(node, what, file)
     if encoding not in _SPARSE_FORMATS:
         raise InputError(f"{what} is stored as {encoding!r}, which is not a matrix; choose another one")
-    return CsrRows(node, what) if _SPARSE_FORMATS[encoding] == "csr" else CscRows(node, what)
+    return (CsrRows if _SPARSE_FORMATS[encoding] == "csr" else CscRows)(node, what, file)
 
 
 class _StoredSparse(ABC):
-    """What CSR and CSC groups have in common."""
+    """Base class of stored CSR and CSC matrices."""
 
-    def __init__(self, node: Node, what: str) -> None:
-        self.node = node
-        self.what = what
+    def __init__(self, node: Node, what: str, file: File) -> None:
+        self.node, self.what, self.file = node, what, file
         shape = node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
         self.shape = (int(shape[0]), int(shape[1]))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
-        dtype: np.dtype[Any] = self.node["data"].dtype
-        return dtype
+        self.dtype: np.dtype[Any] = node["data"].dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
@@ -66,13 +62,13 @@ class _StoredSparse(ABC):
         """Return rows [start, stop) as a CSR matrix."""
 
     def _check_indices(self, indices: NDArray[Any], limit: int) -> None:
-        """SciPy writes out of bounds where a damaged file says so."""
+        """Raise if an index of a damaged file is out of bounds, where SciPy would write."""
         if indices.size and not 0 <= indices.min() <= indices.max() < limit:
             raise InputError(f"{self.what} has indices beyond its shape {self.shape}; the file is damaged")
 
 
 class CsrRows(_StoredSparse):
-    """Rows of a stored CSR matrix; a block reads its own entries only."""
+    """Rows of a stored CSR matrix; a block reads only its own entries."""
 
     @cached_property
     def _indptr(self) -> NDArray[np.int64]:
@@ -85,7 +81,7 @@ class CsrRows(_StoredSparse):
         """Return rows [start, stop) as a CSR matrix."""
         from scipy.sparse import csr_matrix
 
-        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
             low, high = int(self._indptr[start]), int(self._indptr[stop])
             indices = np.asarray(self.node["indices"][low:high])
             self._check_indices(indices, self.shape[1])
@@ -94,13 +90,13 @@ class CsrRows(_StoredSparse):
 
 
 class CscRows(_StoredSparse):
-    """Rows of a stored CSC matrix: its entries are read whole on first use, for columns do not come in row blocks."""
+    """Rows of a stored CSC matrix; all entries are read on first use, since rows are scattered over the columns."""
 
     @cached_property
     def _csr(self) -> csr_matrix:
         from scipy.sparse import csc_matrix
 
-        with reading(self.what):
+        with reading(self.what, self.file):
             indices = np.asarray(self.node["indices"][:])
             self._check_indices(indices, self.shape[0])
             entries = (self.node["data"][:], indices, self.node["indptr"][:])
@@ -114,40 +110,37 @@ class CscRows(_StoredSparse):
 class ColumnRows:
     """Rows of a stored table whose columns are the dimensions."""
 
-    def __init__(self, node: Node, what: str) -> None:
+    def __init__(self, node: Node, what: str, file: File) -> None:
         index = attribute(node, "_index", "_index")
         stored = [str(name) for name in node.attrs.get("column-order", ())]
         names = [name for name in stored or node.keys() if name != index]
         text = [name for name in names if is_group(node[name]) or node[name].dtype.kind not in "fiub"]
         if text:
             raise InputError(f"{what} has columns that are not plain numbers: {quoted(text)}; store it as an array")
-        self.node = node
+        self.node, self.what, self.file = node, what, file
         self._columns = [node[name] for name in names]
-        self.what = what
         self.shape = (int(node[index].shape[0]), len(names))
         self.dtype = np.result_type(*(column.dtype for column in self._columns)) if names else np.dtype(np.float64)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
         block = np.empty((stop - start, self.shape[1]), self.dtype)
-        with reading(f"{self.what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
             for j, column in enumerate(self._columns):
                 block[:, j] = column[start:stop]
         return block
 
 
 class FieldRows:
-    """Rows of one field of an array of records, in which AnnData kept `obsm` before 0.7."""
+    """Rows of one field of an array of records, as AnnData stored `obsm` before version 0.7."""
 
-    def __init__(self, records: Node, field: str, what: str) -> None:
-        self._records = records
-        self._field = field
-        self._what = what
+    def __init__(self, records: Node, field: str, what: str, file: File) -> None:
+        self._records, self._field, self._what, self._file = records, field, what, file
         dtype, *_ = records.dtype.fields[field]
         self.dtype = dtype.base
         self.shape = (int(records.shape[0]), int(np.prod(dtype.shape, dtype=int)))
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense (stop - start, d) array."""
-        with reading(f"{self._what}: rows {start:,} to {stop:,}"):
+        with reading(f"{self._what}: rows {start:,} to {stop:,}", self._file):
             return np.asarray(self._records[start:stop][self._field]).reshape(stop - start, -1)

@@ -1,4 +1,4 @@
-"""Which genes change between each condition and the controls: the Wilcoxon rank-sum test of all conditions at once."""
+"""Differential expression between each condition and the controls: Wilcoxon rank-sum tests of all conditions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOLD_CHANGE_OFFSET = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class DifferentialExpression:
-    """The test of each gene in each condition against the controls; a row a condition, a column a gene.
+    """Tests of each gene in each condition against the controls; rows are conditions, columns are genes.
 
     Attributes
     ----------
@@ -43,8 +43,8 @@ def differential_expression(
     x : (n, g) log(1 + normalised counts)
     codes : (n,) condition of each cell, in [0, n_codes)
     control : the code of the controls; every code has at least one cell
-    tie_correct : shrink the variance of the rank sum for equal values; without it the test of genes with many zeros
-        finds too little
+    tie_correct : reduce the variance of the rank sum for equal values; without it the test has little power for genes
+        with many zeros
 
     Returns
     -------
@@ -53,8 +53,8 @@ def differential_expression(
 
     Notes
     -----
-    Agrees with scanpy's `rank_genes_groups(method="wilcoxon", reference=control)`, which leaves ties uncorrected unless
-    told otherwise.
+    Agrees with scanpy's `rank_genes_groups(method="wilcoxon", reference=control)`, which does not correct for ties by
+    default.
     """
     from scipy.special import ndtr
 
@@ -68,10 +68,10 @@ def differential_expression(
 def rank_sum_scores(
     x: csc_array, codes: NDArray[np.int32], control: int, n_codes: int, *, tie_correct: bool = True
 ) -> NDArray[np.float64]:
-    """Normal score of each rank sum, z = (U - n m / 2) / sigma, of n cells of a condition against m controls.
+    """Return the normal score of each rank sum, z = (U - n m / 2) / sigma, of n cells of a condition and m controls.
 
     U counts the pairs in which the treated cell is above the control, a tie as one half, so that only the controls need
-    sorting: once a gene, whatever the number of conditions. sigma^2 = n m (N + 1) / 12, N = n + m, less the share
+    sorting: once for each gene, for any number of conditions. sigma^2 = n m (N + 1) / 12, N = n + m, less the share
     sum (t^3 - t) / (N^3 - N) over groups of t equal values if `tie_correct`.
 
     Parameters
@@ -92,7 +92,7 @@ def rank_sum_scores(
     scores = np.empty((n_codes, x.shape[1]))
     for gene in range(x.shape[1]):
         stored = slice(x.indptr[gene], x.indptr[gene + 1])
-        u, ties = _pairs_won(x.data[stored], codes[x.indices[stored]], n_treated, control, tie_correct=tie_correct)
+        u, ties = _count_pairs(x.data[stored], codes[x.indices[stored]], n_treated, control, tie_correct=tie_correct)
         n_pooled = (n_treated + n_control).astype(np.float64)
         variance = n_treated * n_control * (n_pooled + 1) / 12
         if tie_correct:
@@ -102,12 +102,12 @@ def rank_sum_scores(
     return np.delete(scores, control, axis=0)
 
 
-def _pairs_won(
+def _count_pairs(
     values: NDArray[Any], codes: NDArray[np.int32], n_treated: NDArray[np.int64], control: int, *, tie_correct: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """U of each code, and sum (t^3 - t) over the groups of equal values in its cells and the controls.
+    """Return U of each code, and sum (t^3 - t) over the groups of equal values in its cells and the controls.
 
-    `values` are those that are not 0, each with the code of its cell.
+    `values` are the nonzero ones, `codes` those of their cells.
     """
     is_control = codes == control
     controls = np.sort(values[is_control])
@@ -126,14 +126,14 @@ def _pairs_won(
 
     ties = np.full(n_codes, _cubes(np.unique(controls, return_counts=True)[1]).sum())
     ties += _cubes(zeros + control_zeros)
-    # A group of b treated values equal to a controls: the a are counted already.
+    # Where b treated values equal a control values, the ties of the a values alone are counted already.
     order = np.lexsort((treated, treated_codes))
     starts = _run_starts(treated_codes[order], treated[order])
     sizes = np.diff(np.append(starts, len(order)))
-    of_run = order[starts]
-    equal_controls = (last - first)[of_run]
-    grown = _cubes(equal_controls + sizes) - _cubes(equal_controls)
-    return u, ties + _sum_by_code(grown, treated_codes[of_run], n_codes)
+    run_first = order[starts]
+    equal_controls = (last - first)[run_first]
+    added = _cubes(equal_controls + sizes) - _cubes(equal_controls)
+    return u, ties + _sum_by_code(added, treated_codes[run_first], n_codes)
 
 
 def _sum_by_code(values: NDArray[np.float64], codes: NDArray[np.int32], n_codes: int) -> NDArray[np.float64]:
@@ -146,7 +146,7 @@ def _cubes(sizes: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _run_starts(codes: NDArray[np.int32], values: NDArray[Any]) -> NDArray[np.intp]:
-    """Where each run of equal (code, value) begins."""
+    """Return the start of each run of equal (code, value)."""
     return np.flatnonzero(np.r_[len(codes) > 0, (codes[1:] != codes[:-1]) | (values[1:] != values[:-1])])
 
 
@@ -166,7 +166,7 @@ def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _log2_fold_changes(x: csr_array, codes: NDArray[np.int32], control: int, n_codes: int) -> NDArray[np.float64]:
-    """Fold change of exp(mean log value) - 1, the mean that scanpy compares."""
+    """Return the fold changes of exp(mean log value) - 1, as scanpy defines them."""
     from scipy.sparse import csr_array as csr
 
     n = len(codes)

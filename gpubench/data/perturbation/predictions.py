@@ -1,4 +1,4 @@
-"""Predicted expression beside what a perturbation really changed."""
+"""Predicted expression, aligned with the ground truth of a perturbation dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.types import check_seed
 from gpubench.data.expression.matrix import Expression, index_names, read_expression
-from gpubench.data.perturbation.derive import derive_truth
+from gpubench.data.perturbation.prepare import derive_truth
 from gpubench.data.perturbation.truth import CONTROL_MAP_KEY, Criteria, Truth, read_truth
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PerturbedCondition:
-    """What is compared for one condition, as far as the predictions have it.
+    """The genes and cells of one condition that the predictions have, for comparison.
 
     Attributes
     ----------
     name : the condition
     genes : (g,) the masked genes
     true_change : (g,) float64, their log fold changes in the dataset
-    columns : (g,) where they are in the predictions
+    columns : (g,) columns of these genes in the predictions
     treated, control : (p,) rows of the predictions; the p-th treated cell is paired with the p-th control
-    note : what the predictions lack
+    note : what the predictions do not have
     """
 
     name: str
@@ -49,7 +49,7 @@ class PerturbationData:
     ----------
     conditions : those with enough masked genes, in the order of the dataset
     predictions : predicted expression, cells x genes, in an order of its own
-    note : what was left out of all conditions, and why
+    note : which conditions were left out, and why
     """
 
     conditions: tuple[PerturbedCondition, ...]
@@ -66,7 +66,7 @@ def read_perturbation(
     seed: int = 42,
     criteria: Criteria | None = None,
 ) -> PerturbationData:
-    """Read a perturbation dataset and bring predictions into line with it by the names of cells and genes.
+    """Read a perturbation dataset, and align predictions with it by the names of cells and genes.
 
     Parameters
     ----------
@@ -76,14 +76,18 @@ def read_perturbation(
         given.
     predictions : path or AnnData with predicted expression in X; cells and genes may be fewer and in another order
     condition : column with the condition
-    control : value of that column for controls; only for a dataset that is not in the layout
-    seed : decides which genes are masked, and the control map of a dataset that is not in the layout
-    criteria : which genes are scored; None: those of cz-benchmarks
+    control : value of that column for controls; needed only for a dataset that is not in the layout
+    seed : of the draw of masked genes, and of the control map of a dataset that is not in the layout
+    criteria : criteria for the genes to score; None: those of cz-benchmarks
 
     Raises
     ------
     InputError
         A file that cannot be read, a malformed layout, names that occur twice, or predictions of other cells or genes.
+
+    Examples
+    --------
+    >>> data = read_perturbation("prepared.h5ad", "predicted.h5ad")  # doctest: +SKIP
     """
     criteria, seed = criteria or Criteria(), check_seed(seed)
     truth = read_truth(dataset, condition=condition, seed=seed, criteria=criteria)
@@ -100,7 +104,7 @@ def read_perturbation(
 def align(truth: Truth, predictions: Expression, criteria: Criteria) -> PerturbationData:
     """Find the masked genes and the paired cells of each condition in the predictions.
 
-    A pair counts if both of its cells are there. What is missing is left out and noted.
+    A pair needs both of its cells. Missing genes and pairs are left out and noted.
 
     Raises
     ------
@@ -111,7 +115,7 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
     row_of = index_names(predictions.cells, "cells", predictions.name)
     column_of = index_names(predictions.genes, "genes", predictions.name)
     scored = [name for name in truth.changes if len(truth.targets.get(name, ()))]
-    _require_control_map(truth, scored)
+    _check_control_map(truth, scored)
     conditions = tuple(_align_condition(truth, name, row_of, column_of) for name in scored)
     if conditions and not any(len(condition.columns) for condition in conditions):
         raise _no_overlap("masked genes", [gene for name in scored for gene in truth.targets[name]], column_of)
@@ -152,7 +156,7 @@ def _align_condition(
     )
 
 
-def _require_control_map(truth: Truth, conditions: list[str]) -> None:
+def _check_control_map(truth: Truth, conditions: list[str]) -> None:
     missing = [name for name in conditions if not truth.control_map.get(name)]
     if missing:
         raise InputError(

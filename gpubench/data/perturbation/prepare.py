@@ -1,4 +1,4 @@
-"""Writes a plain file of perturbed cells anew, in the layout that the perturbation task reads."""
+"""Prepare plain expression of perturbed cells: test which genes change, pair each treated cell with a control."""
 
 from __future__ import annotations
 
@@ -7,19 +7,152 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import InputError, quoted
+from gpubench.core.errors import InputError, close_matches, quoted
+from gpubench.core.types import Labels, check_seed
+from gpubench.data.columns import encode_labels
+from gpubench.data.expression.matrix import (
+    Expression,
+    index_names,
+    log_normalized,
+    measure_depth,
+    read_expression,
+    to_csr,
+)
 from gpubench.data.formats.containers import open_zarr
-from gpubench.data.perturbation.derive import Preparation, derive
-from gpubench.data.perturbation.truth import CONDITION, CONTROL_MAP_KEY, DE_KEY, ControlMap
+from gpubench.data.perturbation.differential_expression import differential_expression
+from gpubench.data.perturbation.truth import (
+    CONDITION,
+    CONTROL_MAP_KEY,
+    DE_KEY,
+    ControlMap,
+    Criteria,
+    Truth,
+    select_truth,
+)
+from gpubench.data.read import read
 from gpubench.data.read_errors import reading
 
 if TYPE_CHECKING:
     import h5py
+    import pandas as pd
+    from scipy.sparse import csr_array
+
+_MAX_LOG_VALUE = 50.0
+"""exp(50) counts in a cell: larger values are not logarithms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The ground truth derived from a dataset.
+
+    Attributes
+    ----------
+    table : a row for each condition and gene: condition, gene_id, logfoldchange (base 2), pval_adj
+    control_map : condition -> {treated cell: its control cell}
+    labels : the condition of each cell
+    note : assumptions and omissions, with their reasons
+    """
+
+    table: pd.DataFrame
+    control_map: ControlMap
+    labels: Labels
+    note: str
+
+
+def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_correct: bool = True) -> Preparation:
+    """Test each condition against all controls, and pair its cells with controls.
+
+    Parameters
+    ----------
+    source, condition, control, seed, tie_correct : as in `prepare_perturbation`
+    """
+    import pandas as pd
+
+    seed = check_seed(seed)
+    expression = read_expression(source, "dataset")
+    cells = list(index_names(expression.cells, "cells", "dataset"))
+    genes = list(index_names(expression.genes, "genes", "dataset"))
+    column = read(source, embeddings=[], columns={"condition": condition}).obs["condition"]
+    labels = encode_labels(column, condition, len(cells))
+    if control not in labels.names:
+        raise InputError(f"control={control!r} is not a value of {condition!r}{close_matches(control, labels.names)}")
+    if labels.n_classes == 1:
+        raise InputError(f"{condition!r} has no other value than {control!r}; give a dataset with perturbed cells")
+    code = labels.names.index(control)
+    x, assumed = _log_expression(expression)
+    tested = differential_expression(x, labels.codes, code, labels.n_classes, tie_correct=tie_correct)
+    control_map, unpaired = draw_control_map(cells, labels, code, seed)
+    note = "; ".join(filter(None, (assumed, unpaired)))
+    n_conditions, n_genes = tested.scores.shape
+    names = pd.Index(list(control_map))
+    table = pd.DataFrame(
+        {
+            CONDITION: pd.Categorical.from_codes(np.repeat(np.arange(n_conditions), n_genes), names),
+            "gene_id": pd.Categorical.from_codes(np.tile(np.arange(n_genes), n_conditions), pd.Index(genes)),
+            "logfoldchange": tested.log2_fold_changes.ravel(),
+            "pval_adj": tested.adjusted_p_values.ravel(),
+        }
+    )
+    return Preparation(table, control_map, labels, note)
+
+
+def derive_truth(dataset: Any, *, condition: str, control: str, seed: int, criteria: Criteria) -> Truth:
+    """Derive in memory what `prepare_perturbation` writes, and choose the genes to score."""
+    prepared = derive(dataset, condition=condition, control=control, seed=seed)
+    truth = select_truth(prepared.table, prepared.control_map, condition=CONDITION, seed=seed, criteria=criteria)
+    derived = "changed genes and controls derived from the dataset"
+    return replace(truth, note=f"{derived}; {prepared.note}" if prepared.note else derived)
+
+
+def draw_control_map(
+    cells: list[str], labels: Labels, control: int, seed: int
+) -> tuple[dict[str, dict[str, str]], str]:
+    """Pair each treated cell with a control; the controls of a condition are drawn from all without replacement.
+
+    Returns
+    -------
+    (condition -> {treated cell: control cell}, note). If a condition has more cells than there are controls, as many of
+    its cells as there are controls are drawn, and the note says so.
+    """
+    random = np.random.default_rng(seed)
+    controls = np.flatnonzero(labels.codes == control)
+    control_map: dict[str, dict[str, str]] = {}
+    cut = []
+    for code, name in enumerate(labels.names):
+        if code == control:
+            continue
+        treated = np.flatnonzero(labels.codes == code)
+        if len(treated) > len(controls):
+            cut.append(name)
+            treated = np.sort(random.choice(treated, len(controls), replace=False))
+        drawn = random.choice(controls, len(treated), replace=False)
+        control_map[name] = {cells[t]: cells[c] for t, c in zip(treated, drawn, strict=True)}
+    if not cut:
+        return control_map, ""
+    note = f"only {len(controls):,} cells, as many as there are controls, are paired of {quoted(cut)}"
+    return control_map, note
+
+
+def _log_expression(expression: Expression) -> tuple[csr_array, str]:
+    """Return log(1 + normalised counts), and a note if X was assumed to be that already."""
+    from scipy.sparse import vstack
+
+    depth = measure_depth(expression)
+    if depth.is_counts:
+        return vstack([rows for _, rows in log_normalized(expression, depth)], format="csr"), ""
+    if depth.largest > _MAX_LOG_VALUE:
+        raise InputError(
+            f"dataset: X holds neither counts (some values are not whole) nor log values (the largest is"
+            f" {depth.largest:,.0f}); give raw counts, or log1p of normalised counts"
+        )
+    x = vstack([to_csr(block) for _, block in expression.blocks()], format="csr")
+    return x, "X holds no counts and was taken as log1p of normalised counts"
 
 
 def prepare_perturbation(
@@ -34,40 +167,46 @@ def prepare_perturbation(
     """Write a copy of a plain file with differential expression and a control map, in the layout of cz-benchmarks.
 
     Every condition is tested against all controls (Wilcoxon rank-sum test of log-normalised counts, Benjamini-Hochberg
-    over the genes of a condition), and each treated cell is paired with a control of its own, drawn at random. X is
-    held in memory twice, sparse in float32; the file is copied.
+    over the genes of a condition), and each treated cell is paired with a random control. X is held in memory twice,
+    sparse in float32; the file is copied.
 
     Parameters
     ----------
     source : path of an h5ad file or a zarr store, or an AnnData, with counts, or log1p of normalised counts, in X
-    out : the h5ad file to write, whole or not at all; it may be the source. The copy gets the column obs["condition"],
+    out : the h5ad file to write atomically; it may be the source. The copy gets the column obs["condition"],
         uns["de_results_wilcoxon"] and uns["control_cells_map"].
     condition : column of obs with the condition
     control : its value for controls, such as "non-targeting"
-    seed : decides the control map
-    tie_correct : correct the test for equal values. scanpy does not unless told, and then finds fewer genes, for most
-        values of single cells are zero.
+    seed : of the control map
+    tie_correct : correct the test for equal values, which scanpy does not by default; uncorrected, the test finds fewer
+        genes, since most values of single cells are zero
 
     Raises
     ------
     InputError
         Unknown column or control, no other condition, negative or infinite values, names that occur twice or hold "/",
         another column "condition", or a file that cannot be read or written.
+
+    Examples
+    --------
+    >>> prepared = prepare_perturbation(
+    ...     "screen.h5ad", "prepared.h5ad", condition="gene", control="non-targeting"
+    ... )  # doctest: +SKIP
     """
-    with _written_whole(Path(out)) as copy:
+    with _replacing(Path(out)) as copy:
         prepared = derive(source, condition=condition, control=control, seed=seed, tie_correct=tie_correct)
-        _require_storable(prepared.control_map)
+        _check_storable(prepared.control_map)
         _copy(source, copy)
         _write_layout(copy, prepared, add_column=condition != CONDITION)
     return prepared
 
 
 @contextmanager
-def _written_whole(out: Path) -> Iterator[Path]:
-    """Give a file beside `out` that becomes `out` if all goes well, and goes away otherwise."""
+def _replacing(out: Path) -> Iterator[Path]:
+    """Yield a temporary file in the folder of `out`; it becomes `out` on success and is removed on failure."""
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.touch()  # what cannot be written is known before the work
+        temporary.touch()  # fail before the work if it cannot be written
         yield temporary
         temporary.replace(out)
     except OSError as error:
@@ -77,7 +216,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _require_storable(control_map: ControlMap) -> None:
+def _check_storable(control_map: ControlMap) -> None:
     names = [*control_map, *(cell for pairs in control_map.values() for cell in pairs)]
     slashed = [name for name in names if "/" in name]
     if slashed:
@@ -93,7 +232,7 @@ def _copy(source: Any, copy: Path) -> None:
     elif Path(source).is_dir() or Path(source).suffix == ".zip":
         import anndata
 
-        with reading(str(source)):
+        with reading(source):
             adata = anndata.read_zarr(open_zarr(Path(source)))
         adata.write_h5ad(copy)
     else:
@@ -126,9 +265,9 @@ def _write_layout(path: Path, prepared: Preparation, *, add_column: bool) -> Non
 
 
 def _write_texts(group: h5py.Group, texts: Mapping[str, str]) -> None:
-    """Write each text as a dataset of its own, as AnnData does for a mapping.
+    """Write each text as a scalar dataset, as AnnData does for a mapping.
 
-    Copying one that is marked as text, and filling in the copies, takes an eighth of the time of marking each.
+    Copying the first dataset and filling in the copies takes an eighth of the time of `write_elem` for each.
     """
     from anndata.io import write_elem
     from h5py import h5d, h5o, h5s, h5t, string_dtype

@@ -1,16 +1,16 @@
-"""What a perturbation dataset knows: which genes each condition changes, and which control stands beside which cell."""
+"""The ground truth of a perturbation dataset: the genes that each condition changes, and a control for each cell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.data.columns import as_text
-from gpubench.data.formats.anndata_store import LoadedAnnData, StoredAnnData
+from gpubench.data.formats.anndata_store import AnnDataSource, StoredAnnData
 from gpubench.data.formats.containers import is_group
 from gpubench.data.read import open_source
 from gpubench.data.read_errors import reading
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DE_KEY = "de_results_wilcoxon"
 CONTROL_MAP_KEY = "control_cells_map"
 CONDITION = "condition"
-"""What a prepared file calls the condition, in the table of differential expression and of the cells."""
+"""Column of a prepared file with the condition, in the table of differential expression and in obs."""
 
 TASK_DE_KEY = "de_results"
 TASK_TARGETS_KEY = "target_conditions_dict"
@@ -34,14 +34,19 @@ ControlMap = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Which genes are scored; the defaults are those of cz-benchmarks.
+    """Criteria for the genes to score; the defaults are those of cz-benchmarks.
 
     Attributes
     ----------
-    max_p_value : adjusted p-values of differentially expressed genes are below
-    min_log2_fold_change : their absolute log2 fold changes are at least
-    masked_share : of a condition's differentially expressed genes, this share (rounded down) is drawn
+    max_p_value : upper limit (exclusive) of the adjusted p-values of differentially expressed genes
+    min_log2_fold_change : lower limit of their absolute log2 fold changes
+    masked_share : share of a condition's differentially expressed genes that is drawn, rounded down
     min_masked_genes : conditions with fewer drawn genes are left out
+
+    Examples
+    --------
+    >>> Criteria(max_p_value=0.01).min_log2_fold_change
+    1.0
     """
 
     max_p_value: float = 1e-4
@@ -66,14 +71,14 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What predictions are compared with.
+    """The ground truth that predictions are compared with.
 
     Attributes
     ----------
     changes : condition -> its differentially expressed genes, in the order of the dataset
-    targets : condition -> the genes that were masked and are scored
+    targets : condition -> the masked genes, which are scored
     control_map : condition -> {treated cell: its control cell}
-    note : how the targets were chosen, where it was not by the arguments
+    note : how the targets were chosen, if not by the arguments
     """
 
     changes: Mapping[str, Changes]
@@ -82,14 +87,10 @@ class Truth:
     note: str = ""
 
 
-def truth_of(table: pd.DataFrame, control_map: ControlMap, *, condition: str, seed: int, criteria: Criteria) -> Truth:
-    """Filter a table of differential expression, and draw the masked genes of each condition.
-
-    Raises
-    ------
-    InputError
-        A column is missing, no gene passes the criteria, a gene occurs twice in a condition.
-    """
+def select_truth(
+    table: pd.DataFrame, control_map: ControlMap, *, condition: str, seed: int, criteria: Criteria
+) -> Truth:
+    """Filter a table of differential expression, and draw the masked genes of each condition."""
     _require_columns(table, (condition, "gene_id", "logfoldchange", "pval_adj"), DE_KEY)
     for column in ("logfoldchange", "pval_adj"):
         if table[column].dtype.kind not in "fiu":
@@ -101,13 +102,13 @@ def truth_of(table: pd.DataFrame, control_map: ControlMap, *, condition: str, se
             f"uns[{DE_KEY!r}]: none of its {len(table):,} rows has an adjusted p-value below {criteria.max_p_value:g}"
             f" and a log2 fold change of at least {criteria.min_log2_fold_change:g} up or down; nothing can be scored"
         )
-    changes = _by_condition(found, condition, "logfoldchange", DE_KEY)
+    changes = _split_by_condition(found, condition, "logfoldchange", DE_KEY)
     return Truth(changes, sample_targets(changes, seed=seed, criteria=criteria), control_map)
 
 
 def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Criteria) -> dict[str, list[str]]:
-    """Draw the genes of each condition that count as masked; the same genes as cz-benchmarks draws with this seed."""
-    # The legacy generator, for its draw; one of our own, so that the caller's random numbers stay as they are.
+    """Draw the masked genes of each condition, the same ones that cz-benchmarks draws with this seed."""
+    # The legacy generator, for the same draw; a separate one, so that the caller's random state does not change.
     random = np.random.RandomState(seed)
     targets = {}
     for condition, found in changes.items():
@@ -120,7 +121,7 @@ def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Crite
 def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -> Truth | None:
     """Read a dataset in the layout of cz-benchmarks; None if it has no differential expression.
 
-    A file that cz-benchmarks has loaded and stored again holds the masked genes that it drew; those are taken.
+    A file that cz-benchmarks has loaded and stored again contains the masked genes that it drew; these are used.
 
     Parameters
     ----------
@@ -134,7 +135,10 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
     """
     import pandas as pd
 
-    uns = _uns_of(dataset)
+    opened = open_source(dataset)
+    if not isinstance(opened, AnnDataSource):
+        raise InputError("dataset is not AnnData; give an h5ad file, a zarr store or an AnnData object")
+    uns = _StoredUns(opened) if isinstance(opened, StoredAnnData) else opened.uns
     stored_by_task = TASK_DE_KEY in uns and TASK_TARGETS_KEY in uns
     if not stored_by_task and DE_KEY not in uns:
         return None
@@ -143,19 +147,20 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
             f"dataset has differential expression but no uns[{CONTROL_MAP_KEY!r}]; map each treated cell to a control"
             " cell there, or prepare the file with gpubench prepare"
         )
-    control_map = _checked_map(uns[CONTROL_MAP_KEY])
+    control_map = _check_map(uns[CONTROL_MAP_KEY])
     if stored_by_task:
-        return _truth_of_task(uns, control_map, condition)
+        return _read_task_truth(uns, control_map, condition)
     table = pd.DataFrame(uns[DE_KEY])
-    if "gene_id" not in table:  # the other name that cz-benchmarks takes
+    if "gene_id" not in table:  # the other name that cz-benchmarks accepts
         table = table.rename(columns={"gene": "gene_id"})
-    if condition not in table and _is_column(dataset, condition):  # as `prepare_perturbation` writes it
+    obs = opened.table()
+    if condition not in table and obs is not None and condition in obs.names():  # as `prepare_perturbation` writes it
         table = table.rename(columns={CONDITION: condition})
-    return truth_of(table, control_map, condition=condition, seed=seed, criteria=criteria)
+    return select_truth(table, control_map, condition=condition, seed=seed, criteria=criteria)
 
 
-def _truth_of_task(uns: Uns, control_map: ControlMap, condition: str) -> Truth:
-    """What cz-benchmarks stored for its task: filtered changes, and the masked genes."""
+def _read_task_truth(uns: Any, control_map: ControlMap, condition: str) -> Truth:
+    """Read what cz-benchmarks stored for its task: filtered changes, and the masked genes."""
     import pandas as pd
 
     metric = str(uns["metric_column"]) if "metric_column" in uns else "logfoldchange"
@@ -163,7 +168,7 @@ def _truth_of_task(uns: Uns, control_map: ControlMap, condition: str) -> Truth:
         condition = str(uns["config"].get("condition_key", condition))
     table = pd.DataFrame(uns[TASK_DE_KEY])
     _require_columns(table, (condition, "gene_id", metric), TASK_DE_KEY)
-    changes = _by_condition(table.dropna(subset=[metric]), condition, metric, TASK_DE_KEY)
+    changes = _split_by_condition(table.dropna(subset=[metric]), condition, metric, TASK_DE_KEY)
     targets = {str(name): [str(gene) for gene in genes] for name, genes in uns[TASK_TARGETS_KEY].items()}
     return Truth(changes, targets, control_map, "masked genes as stored in the dataset")
 
@@ -174,8 +179,8 @@ def _require_columns(table: pd.DataFrame, columns: Sequence[str], key: str) -> N
             raise InputError(f"uns[{key!r}] has no column {column!r}{close_matches(column, map(str, table.columns))}")
 
 
-def _by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) -> dict[str, Changes]:
-    """Split a table; conditions and genes keep their order, on which the draw of masked genes depends."""
+def _split_by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) -> dict[str, Changes]:
+    """Split a table; the order of conditions and genes is preserved, since the draw of masked genes depends on it."""
     import pandas as pd
 
     codes, conditions = pd.factorize(table[condition].to_numpy(str))
@@ -193,38 +198,14 @@ def _by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) ->
     return changes
 
 
-def _is_column(dataset: Any, name: str) -> bool:
-    """Whether the cells of a dataset have a column of that name."""
-    obs = open_source(dataset).obs
-    return obs is not None and name in obs.names()
-
-
-class Uns(Protocol):
-    """The unstructured part of an AnnData."""
-
-    def __contains__(self, key: object) -> bool: ...
-
-    def __getitem__(self, key: str) -> Any: ...
-
-
-def _uns_of(dataset: Any) -> Uns:
-    opened = open_source(dataset)
-    if isinstance(opened, StoredAnnData):
-        return _StoredUns(opened)
-    if isinstance(opened, LoadedAnnData):
-        uns: Uns = opened.uns
-        return uns
-    raise InputError("dataset is not AnnData; give an h5ad file, a zarr store or an AnnData object")
-
-
 class _StoredUns:
-    """The unstructured part of a stored AnnData, of which only what is asked for is read."""
+    """The unstructured annotations of a stored AnnData, of which only what is asked for is read."""
 
     def __init__(self, stored: StoredAnnData) -> None:
         self._group = stored.uns
-        self._where = stored.where
+        self._file = stored.file
         if not isinstance(self._group, Mapping) and not is_group(self._group):
-            raise InputError(f"{self._where} has an array where the group uns should be; write it again with anndata")
+            raise InputError(f"{self._file} has an array where the group uns should be; write it again with anndata")
 
     def __contains__(self, key: object) -> bool:
         return key in self._group
@@ -234,21 +215,21 @@ class _StoredUns:
         from anndata._io.specs.registry import IORegistryError
         from anndata.io import read_elem
 
-        with reading(f"uns[{key!r}] of {self._where}"):
+        with reading(f"uns[{key!r}] of {self._file}", self._file):
             node = self._group[key]
             if key != CONTROL_MAP_KEY or not isinstance(node, h5py.Group):
                 try:
                     return read_elem(node)
                 except IORegistryError as error:
                     raise InputError(
-                        f"uns[{key!r}] of {self._where} is stored in a way that this anndata cannot read; update"
-                        " anndata, or write the file again"
+                        f"uns[{key!r}] of {self._file} is stored in an encoding that the installed anndata cannot"
+                        " read; update anndata, or write the file again"
                     ) from error
             return {name: _read_texts(pairs) if isinstance(pairs, h5py.Group) else None for name, pairs in node.items()}
 
 
 def _read_texts(group: h5py.Group) -> dict[str, Any]:
-    """Read a group of texts, each a dataset of its own, as a control map has one for every treated cell.
+    """Read a group of scalar text datasets, as a control map has one for every treated cell.
 
     The low-level calls take a quarter of the time of h5py's usual ones, and a tenth of anndata's.
     """
@@ -266,7 +247,7 @@ def _read_texts(group: h5py.Group) -> dict[str, Any]:
     return texts
 
 
-def _checked_map(control_map: Any) -> dict[str, dict[str, str]]:
+def _check_map(control_map: Any) -> dict[str, dict[str, str]]:
     if not isinstance(control_map, Mapping):
         raise InputError(f"uns[{CONTROL_MAP_KEY!r}] must map each condition to its treated cells and their controls")
     checked = {}

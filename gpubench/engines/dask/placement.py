@@ -12,7 +12,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.units import bytes_text
 from gpubench.data import as_rows
-from gpubench.data.locations import place_of
+from gpubench.data.locations import find_location
 from gpubench.data.matrices import comes_from
 from gpubench.engines.dask import worker
 from gpubench.engines.dask.array import ClusterArray
@@ -126,7 +126,7 @@ class Placement:
 
     def _place(self, rows: Any, name: str) -> Any:
         """Where workers can read the cells; the cells themselves, checked, where there is no such place."""
-        place = place_of(rows)
+        place = find_location(rows)
         if place is not None:
             return place
         cells = self.here.put(rows, name)

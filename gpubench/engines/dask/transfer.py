@@ -16,7 +16,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.files import lock_file
 from gpubench.core.units import bytes_text
-from gpubench.data.locations import Place
+from gpubench.data.locations import Location
 from gpubench.engines.dask.worker import Handed
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class Handover:
             ) from error
         return Handed(str(path))
 
-    def leave_matrix(self, cells: NDArray[np.float32]) -> Place:
+    def leave_matrix(self, cells: NDArray[np.float32]) -> Location:
         """Write the cells into the folder."""
         path = self.leave(cells).path
-        return Place(path, "npy", "", path)
+        return Location(path, "npy", "", path)
 
 
 def remove_abandoned(place: Path) -> None:

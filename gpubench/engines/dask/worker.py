@@ -29,7 +29,7 @@ from gpubench.engines.cpu.engine import CpuEngine
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.data.locations import Place
+    from gpubench.data.locations import Location
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class Held:
     """
 
     key: str
-    place: Place
+    place: Location
     name: str
     recipe: Recipe = field(repr=False)
 

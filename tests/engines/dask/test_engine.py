@@ -30,7 +30,7 @@ import gpubench as gb
 from gpubench.core.errors import ClusterError, EngineUnavailable, InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import chrome_trace
-from gpubench.data.locations import place_of
+from gpubench.data.locations import find_location
 from gpubench.engines import get_engine, planner
 from gpubench.engines.common.neighborhoods import (
     neighbor_chi_square,
@@ -395,7 +395,7 @@ def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, t
 def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> None:
     np.save(tmp_path / "emb.npy", np.zeros((900, 7), np.float32))
     x = np.load(tmp_path / "emb.npy", mmap_mode="r")
-    place = place_of(x)
+    place = find_location(x)
     assert place is not None
     (tmp_path / "emb.npy").rename(tmp_path / "elsewhere.npy")
     with pytest.raises(InputError, match=r"emb\.npy is not there for every worker; a path must mean the same"):

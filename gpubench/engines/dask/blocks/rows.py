@@ -21,7 +21,7 @@ from gpubench.engines.dask.array import ClusterArray
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.data.locations import Place
+    from gpubench.data.locations import Location
     from gpubench.engines.dask.cluster import Cluster
 
 COPIES = 2.2
@@ -192,7 +192,7 @@ def worker_needs(n: int, d: int, n_workers: int, part_bytes: int, n_threads: int
     return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * min(part_bytes, matrix)
 
 
-def read_place(cluster: Cluster, place: Place, edges: list[int], name: str) -> list[Any]:
+def read_place(cluster: Cluster, place: Location, edges: list[int], name: str) -> list[Any]:
     """Blocks that workers read for themselves from a file."""
     calls = [(place, start, stop, name) for start, stop in pairwise(edges)]
     return _checked(cluster, cluster.submit_each("put", read_block, calls, spread=True), edges[-1], name)
@@ -228,7 +228,7 @@ def second(of_two: tuple[Any, Any]) -> Any:
     return of_two[1]
 
 
-def read_block(place: Place, start: int, stop: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
+def read_block(place: Location, start: int, stop: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
     """Rows [start, stop) of a file, and what is wrong with them."""
     source = place.open()
     d = int(source.shape[1])
