@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from gpubench.core.errors import InputError
+from gpubench.core.machine import usable_cores
 from gpubench.data.expression.matrix import log_normalized, measure_depth, read_expression
 from gpubench.data.matrices import WrappedRows
 
@@ -211,7 +211,7 @@ def principal_components(
             x = np.concatenate([rows.toarray() for _, rows in blocks()]).astype(np.float64)
             x -= x.mean(axis=0)
             return np.asarray(x @ _loadings_of_rows(x, n_components), np.float32)
-        means, products = _means_and_products(blocks, shape, threads or _available_cores())
+        means, products = _means_and_products(blocks, shape, threads or usable_cores())
         loadings = _signed(_leading_eigenvectors(products, n_components))
         components = np.empty((n, n_components), np.float32)
         for start, rows in blocks():
@@ -261,7 +261,3 @@ def _means_and_products(
     means = sums / n
     products -= np.outer(means, sums)
     return means, products
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

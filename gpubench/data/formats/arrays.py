@@ -291,11 +291,8 @@ class ParquetRows:
         """Whether a column has missing values, or the file has no statistics of it."""
         metadata = self._parquet.metadata
         column = metadata.schema.names.index(name)
-        for i in range(metadata.num_row_groups):
-            statistics = metadata.row_group(i).column(column).statistics
-            if statistics is None or not statistics.has_null_count or statistics.null_count:
-                return True
-        return False
+        statistics = (metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups))
+        return any(found is None or not found.has_null_count or found.null_count for found in statistics)
 
 
 def open_matrix_table(path: File) -> OneMatrix:
