@@ -1,4 +1,4 @@
-"""Profiles: where time and memory go as the cells become more, beside what the machine can do."""
+"""Profiles: time and memory of each stage at growing size, compared with the limits of the machine."""
 
 from __future__ import annotations
 

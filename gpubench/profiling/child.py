@@ -1,16 +1,16 @@
-"""What runs in a fresh process: the limits of the machine, or the suite on so many cells.
+"""Code that runs in a fresh process: it measures the limits of the machine, or scores synthetic cells.
 
     python -m gpubench.profiling.child REQUEST ANSWER
 
-REQUEST is JSON: the arguments of `limits` or of `score_cells`, under that name. The answer is written as JSON to the
-file ANSWER. Lines on standard output name the stage that begins.
+REQUEST is JSON: {"limits": arguments} or {"score_cells": arguments}. The answer is written as JSON to the file ANSWER.
+Each line on standard output names a stage that begins.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,24 +29,25 @@ from gpubench.running import score
 from gpubench.running.provenance import provenance
 
 WARM_UP_CELLS = 600
-"""Enough for every label to have cells in every fold; a second or two, most of it imports."""
+"""Enough cells of every label for every fold; takes a second or two, most of it imports."""
 
 
 def main(request: str, answer: str) -> int:
-    """Do what is asked for; returns the exit code."""
-    asked = json.loads(request)
+    """Run the request and return the exit code."""
+    functions: dict[str, Callable[..., dict[str, Any]]] = {"limits": limits, "score_cells": score_cells}
+    ((name, arguments),) = json.loads(request).items()
     try:
-        content = limits(**asked["limits"]) if "limits" in asked else score_cells(**asked["score_cells"])
+        content = functions[name](**arguments)
     except (GpubenchError, MemoryError) as error:
         content = {"error": message_of(error)}
-    except KeyboardInterrupt:  # the process that started this one says so
+    except KeyboardInterrupt:  # reported by the process that started this one
         return 130
     Path(answer).write_text(json.dumps(content), encoding="utf-8")
     return 0
 
 
 def limits(engine: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the machine, and describe it; `asked` is what the user chose."""
+    """Measure and describe the machine; `asked` are the user's options, for the provenance."""
     started = get_engine(**engine)
     measured = measure_limits(started, engine["threads"] or usable_cores())
     return {"limits": asdict(measured), "provenance": provenance(started, options=asked)}
@@ -55,7 +56,7 @@ def limits(engine: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any
 def score_cells(
     cells: int, dims: int, tasks: Sequence[str], engine: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Score synthetic cells, after a few others that bring in every package; their time is not that of the stages."""
+    """Score synthetic cells, after a warm-up on few cells that imports every package."""
     few = _score(make(WARM_UP_CELLS, dims), tasks, options, get_engine(**engine))
     many = _score(make(cells, dims), tasks, options, get_engine(**engine, timeline=Timeline(Announcer())))
     if few.interrupted or many.interrupted:
@@ -75,7 +76,7 @@ def score_cells(
 
 
 def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engine: Engine) -> Result:
-    """Score one embedding; half of the batches are one species, half another."""
+    """Score one embedding; even and odd batches are two species."""
     return score.score(
         {EMBEDDING: cells.x},
         label=cells.label,
@@ -89,7 +90,7 @@ def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engin
 
 
 class Announcer:
-    """A `Listener` that names each stage as it begins."""
+    """`Listener` that prints each stage as it begins."""
 
     def started(self, path: str) -> None:
         """See `gpubench.core.timeline.Listener.started`."""

@@ -1,4 +1,4 @@
-"""A profile as a figure: time, memory and the share of the machine's limits, by stage."""
+"""Figure of a profile: time, memory, and the share of the machine's limits of each stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gpubench.core.files import write_atomically
-from gpubench.profiling.profile import WHOLE, fit_growth
+from gpubench.profiling.profile import WHOLE, fit_scaling
 from gpubench.profiling.table import power
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_STAGES = 7
 MIN_SHARE = 0.01
 
-# Okabe and Ito's colours, which stay apart for people who do not see some of them; markers tell stages apart as well.
+# colours of Okabe and Ito, which colour-blind people can distinguish; markers differ as well
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TOTAL_COLOR = "#222222"
@@ -29,7 +29,7 @@ WIDTH_IN, ROW_IN = 10.0, 3.5
 
 
 def write_figure(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Draw a profile that has at least one run to a file; its ending, such as .svg or .png, is the format.
+    """Draw a profile with at least one run to a file, in the format of its suffix, such as .svg or .png.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def write_figure(profile: Profile, path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Matplotlib's own defaults, whatever the user has set."""
+    """Use Matplotlib's defaults instead of the user's settings."""
     from matplotlib import style
 
     bare = {f"axes.spines.{side}": False for side in ("top", "right")}
@@ -57,22 +57,22 @@ def _style() -> Iterator[None]:
 
 
 def draw(profile: Profile) -> Figure:
-    """Draw a row for each number of dimensions: time and memory by cells, and the limits at the largest size."""
+    """Draw a row for each number of dimensions: time and memory by cells, and shares of the limits at the largest."""
     from matplotlib.figure import Figure
 
-    of_dims = [
+    rows = [
         sorted((run for run in profile.runs if run.dims == dims), key=lambda run: run.cells)
         for dims in sorted({run.dims for run in profile.runs})
     ]
-    paths = _longest(of_dims)
-    figure = Figure(figsize=(WIDTH_IN, ROW_IN * len(of_dims) + 0.5), layout="constrained")
+    paths = _longest(rows)
+    figure = Figure(figsize=(WIDTH_IN, ROW_IN * len(rows) + 0.5), layout="constrained")
     limits, provenance = profile.limits, profile.provenance
     figure.suptitle(
         f"{provenance['cpu']}: {provenance['engine']['device']}\n{limits}",
         fontsize=9,
         parse_math=False,
     )
-    for runs, part in zip(of_dims, figure.subfigures(len(of_dims), 1, squeeze=False)[:, 0], strict=True):
+    for runs, part in zip(rows, figure.subfigures(len(rows), 1, squeeze=False)[:, 0], strict=True):
         times, memory, shares = part.subplots(1, 3, width_ratios=(1.3, 1, 1.1))
         _draw_times(times, runs, paths)
         _draw_memory(memory, runs)
@@ -82,7 +82,7 @@ def draw(profile: Profile) -> Figure:
 
 
 def _longest(columns: Sequence[Sequence[Run]]) -> list[str]:
-    """The stages that take longest at the largest sizes, without the stages inside them."""
+    """Return the stages that take longest at the largest sizes, without the stages inside them."""
     seconds: dict[str, float] = {}
     for runs in columns:
         for stage in runs[-1].stages:
@@ -92,27 +92,27 @@ def _longest(columns: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(path: str) -> str:
-    """The outermost and the innermost name, which are as many as tell stages apart."""
+    """Shorten a path to its outermost and innermost names."""
     names = path.split("/")
     return " · ".join(names if len(names) < 2 else (names[0], names[-1]))
 
 
 def _look(path: str, paths: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a stage."""
+    """Return the colour and the marker of a stage."""
     if path == WHOLE:
         return TOTAL_COLOR, "o"
-    place = paths.index(path)
-    return COLORS[place], MARKERS[place]
+    i = paths.index(path)
+    return COLORS[i], MARKERS[i]
 
 
 def _draw_times(axes: Axes, runs: Sequence[Run], paths: Sequence[str]) -> None:
-    """Seconds of each stage by cells; its growth is told in the legend."""
+    """Draw the seconds of each stage by cells; the legend has the scaling exponents."""
     from matplotlib.ticker import FuncFormatter
 
     for path in (WHOLE, *paths):
         found = [(run, stage) for run in runs if (stage := run.stage(path)) is not None and stage.seconds > 0]
         color, marker = _look(path, paths)
-        grown = fit_growth(runs, path).seconds_by_cells
+        grown = fit_scaling(runs, path).seconds_by_cells
         label = _name(path) if grown is None else f"{_name(path)}, n^({power(grown)})"
         cells, seconds = [run.cells for run, _ in found], [stage.seconds for _, stage in found]
         axes.plot(cells, seconds, marker=marker, color=color, markersize=4, linewidth=1, label=label)
@@ -123,7 +123,7 @@ def _draw_times(axes: Axes, runs: Sequence[Run], paths: Sequence[str]) -> None:
 
 
 def _draw_memory(axes: Axes, runs: Sequence[Run]) -> None:
-    """Peak memory of the whole run by cells, above that of the cells themselves."""
+    """Draw the peak memory of the whole run by cells, and that of the cells themselves."""
     cells = [run.cells for run in runs]
     peaks = [(run.whole.peak_bytes or 0) / 1e6 for run in runs]
     axes.plot(cells, peaks, marker="o", color=TOTAL_COLOR, markersize=4, linewidth=1, label="whole run")
@@ -136,7 +136,7 @@ def _draw_memory(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _by_cells(axes: Axes, runs: Sequence[Run]) -> None:
-    """Cells on a logarithmic axis that names each number of cells."""
+    """Set up a logarithmic axis of cells with a tick at each size."""
     axes.set_xscale("log")
     cells = [run.cells for run in runs]
     axes.set_xticks(cells, [f"{n:,}" for n in cells])
@@ -147,7 +147,7 @@ def _by_cells(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _draw_shares(axes: Axes, profile: Profile, run: Run, paths: Sequence[str]) -> None:
-    """A bar for each stage that counts its work, its name and share above it."""
+    """Draw a bar for each stage that counts its work, below its name and share."""
     shares = {
         path: stage for path in paths if (stage := run.stage(path)) and stage.fraction(profile.limits) is not None
     }

@@ -1,4 +1,4 @@
-"""What a machine can do at most: the rates of large products, and of copying memory."""
+"""Limits of a machine: measured rates of large matrix products, distance tiles, and copies of memory."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 SECONDS = 0.4
-"""How long each of the three is repeated; the fastest counts."""
+"""Seconds for which each of the three is repeated; the fastest repeat counts."""
 
 EDGES = (1024, 2048, 4096, 8192)
 LONG_ENOUGH_S = 0.05
-"""Products become larger until one takes this long: small ones keep no machine busy."""
+"""Products grow until one takes this long, because small ones do not use the whole machine."""
 
 DISTANCES = 4096, 512
-"""Cells and dimensions whose distances are computed."""
+"""Cells and dimensions of the distances."""
 
 COPY_BYTES = 1 << 28
-"""Of an array that is copied: more than any cache holds."""
+"""Size of the copied array, larger than any cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Rates of the device that the engine uses, with its threads.
+    """Highest rates of an engine's device, with its threads.
 
     Attributes
     ----------
-    blas_flop_s : floating-point operations a second of a square float32 product by BLAS (cuBLAS on a GPU)
-    tiles_flop_s : the same of the engine's own distances between cells of many dimensions, which may be faster: its
-        compiled tiles use instructions that a BLAS built for older processors does not
-    bytes_s : bytes a second that copying an array reads and writes
-    seconds : how long measuring took
+    blas_flop_s : floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
+    tiles_flop_s : the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use
+        instructions that a BLAS built for older processors does not
+    bytes_s : bytes per second that copying an array reads and writes
+    seconds : duration of the measurement
     """
 
     blas_flop_s: float
@@ -51,7 +51,7 @@ class Limits:
 
     @property
     def flop_s(self) -> float:
-        """The faster of both."""
+        """The higher rate of arithmetic."""
         return max(self.blas_flop_s, self.tiles_flop_s)
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Limits:
         )
 
     def least_s(self, flop: float, moved_bytes: float) -> float:
-        """Seconds that so much work takes at least: the slower of arithmetic and memory."""
+        """Return the least seconds of an amount of work: the slower of arithmetic and memory."""
         return max(flop / self.flop_s, moved_bytes / self.bytes_s)
 
 
@@ -79,7 +79,7 @@ def _product_rate(engine: Engine, n_threads: int) -> float:
             left, right = (xp.full((edge, edge), value, np.float32) for value in (1.0, 0.5))
 
             def multiply(left: Array = left, right: Array = right) -> None:
-                engine.to_host((left @ right)[:1])  # a device answers once it is done
+                engine.to_host((left @ right)[:1])  # waits until a device is done
 
             multiply()
             once_s = _seconds(multiply)
@@ -105,7 +105,7 @@ def _copy_rate(engine: Engine, n_threads: int) -> float:
     xp = engine.xp
     size = min(COPY_BYTES, engine.memory_bytes // 4) // 4 * 4
     source, target = (xp.full(size // 4, value, np.float32) for value in (1.0, 0.0))
-    # a GPU copies by itself; a CPU needs more than one core to use all of its memory's rate
+    # a CPU needs several cores to saturate its memory, a GPU one call
     edges = np.linspace(0, len(source), (n_threads if xp is np else 1) + 1).astype(int)
     pieces = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
     with ThreadPoolExecutor(len(pieces)) as pool:
@@ -128,7 +128,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 def _fastest(call: Callable[[], None]) -> float:
-    """The shortest of as many calls as `SECONDS` have room for, one at least."""
+    """Return the shortest duration of repeated calls."""
     begin, best = time.perf_counter(), _seconds(call)
     while time.perf_counter() - begin < SECONDS:
         best = min(best, _seconds(call))

@@ -1,10 +1,11 @@
-"""What a profile holds: the limits of the machine, the stages of each size, and how they grow."""
+"""Profile: limits of the machine, stages of each size, and their scaling exponents."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,37 +16,47 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from gpubench.profiling.limits import Limits
 
+Point = tuple[int, int, float]
+"""Cells, dimensions, and a time or an amount of memory."""
 
-SHORTEST_S = 0.05
-"""Shorter stages are the overhead of calls and what else the machine does: such times say little about growth."""
+MIN_SECONDS = 0.05
+"""Shortest time that is fitted: shorter ones are overhead of calls and noise of the machine."""
+
+MIN_BYTES = 1 << 26
+"""Smallest memory that is fitted: less is within what allocators round up and threads keep."""
 
 MIN_SPAN = 3.0
-"""Largest size over smallest: over less, a tenth more or less of a time moves an exponent by more than a tenth."""
+"""Smallest factor between the largest and the smallest size: over less, an error of a tenth in a time changes an
+exponent by more than a tenth."""
 
-SMALLEST_BYTES = 1 << 26
-"""The same of memory: less is within what allocators round and threads keep for themselves."""
+SCHEMA = 1
+"""Version of the layout of `profile.json`."""
+
+EMBEDDING = "X"
+"""Name of the synthetic cells."""
+
+WHOLE = "whole run"
+"""Name of the outermost stage, from putting an embedding on the engine to its last score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exponent:
-    """p in y = c n^p, with its standard error; None where the points are as few as the parameters."""
+    """Exponent p in y = c n^p with its standard error, which is None if there are only as many points as parameters."""
 
     value: float
     stderr: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """Exponents of one stage; None where its sizes do not tell.
+class ScalingExponents:
+    """Scaling exponents of a stage; None if its sizes do not determine them.
 
     Attributes
     ----------
     seconds_by_cells, seconds_by_dims : of the time
-    memory_by_cells, memory_by_dims : of the peak memory beyond what the process held before the cells were made
+    memory_by_cells, memory_by_dims : of the peak memory beyond what the process held before the cells were drawn
     """
 
     seconds_by_cells: Exponent | None
@@ -54,29 +65,29 @@ class Growth:
     memory_by_dims: Exponent | None
 
 
-def fit_growth(runs: Sequence[Run], path: str) -> Growth:
-    """Fit the growth of the stage of a path over all runs that have it, as far as these are long or large enough."""
+def fit_scaling(runs: Sequence[Run], path: str) -> ScalingExponents:
+    """Fit the exponents of the stage with a path over all runs in which it is long, or large, enough."""
     found = [(run, stage) for run in runs if (stage := run.stage(path)) is not None]
     times = [(run.cells, run.dims, stage.seconds) for run, stage in found]
-    beyond = [(run.cells, run.dims, (stage.peak_bytes or 0) - run.base_bytes) for run, stage in found]
-    return Growth(*_told(times, SHORTEST_S), *_told(beyond, SMALLEST_BYTES))
+    memory = [(run.cells, run.dims, float((stage.peak_bytes or 0) - run.base_bytes)) for run, stage in found]
+    return ScalingExponents(*_fit_from(times, MIN_SECONDS), *_fit_from(memory, MIN_BYTES))
 
 
-def _told(points: Sequence[tuple[int, int, float]], least: float) -> tuple[Exponent | None, Exponent | None]:
-    """Exponents of what is at least so large, for sizes that span enough to tell."""
-    told = [point for point in points if point[2] >= least]
+def _fit_from(points: Sequence[Point], least: float) -> tuple[Exponent | None, Exponent | None]:
+    """Fit the points of at least a value, for sizes with a large enough span."""
+    points = [point for point in points if point[2] >= least]
     by_cells, by_dims = (
-        exponent if exponent is not None and max(size) >= MIN_SPAN * min(size) else None
-        for exponent, size in zip(fit_powers(told), list(zip(*told, strict=True))[:2] or ((), ()), strict=True)
+        exponent if exponent is not None and max(sizes) >= MIN_SPAN * min(sizes) else None
+        for exponent, sizes in zip(fit_powers(points), list(zip(*points, strict=True))[:2] or ((), ()), strict=True)
     )
     return by_cells, by_dims
 
 
-def fit_powers(points: Sequence[tuple[int, int, float]]) -> tuple[Exponent | None, Exponent | None]:
-    """Exponents p and q of y = c n^p d^q by ordinary least squares of log y on log n and log d.
+def fit_powers(points: Sequence[Point]) -> tuple[Exponent | None, Exponent | None]:
+    r"""Fit p and q of y = c n^p d^q by ordinary least squares of log y on log n and log d.
 
-    Standard errors are those of the linear model, sqrt(s^2 (X^T X)^-1) with s^2 the residual sum of squares over the
-    degrees of freedom.
+    Standard errors are those of the linear model, :math:`\sqrt{s^2 (X^T X)^{-1}}` with :math:`s^2` the residual sum of
+    squares over the degrees of freedom.
 
     Parameters
     ----------
@@ -84,53 +95,38 @@ def fit_powers(points: Sequence[tuple[int, int, float]]) -> tuple[Exponent | Non
 
     Returns
     -------
-    p and q; None for a size that does not vary, and both where n and d vary together only.
+    p, q : None for a size that does not vary, and both None if n and d vary only together
     """
     if not points:
         return None, None
     logs = np.log(np.array(points, np.float64))
+    logs -= logs.mean(axis=0)
     varies = np.ptp(logs[:, :2], axis=0) > 0
-    sizes = logs[:, :2][:, varies] - logs[:, :2][:, varies].mean(axis=0)
-    n_parameters = 1 + sizes.shape[1]
-    if np.linalg.matrix_rank(sizes) < sizes.shape[1]:
+    sizes, y = logs[:, :2][:, varies], logs[:, 2]
+    n_sizes = sizes.shape[1]
+    if np.linalg.matrix_rank(sizes) < n_sizes:
         return None, None
-    fitted = iter(_least_squares(sizes, logs[:, 2], len(points) - n_parameters))
+    slopes, freedom = np.linalg.lstsq(sizes, y)[0], len(points) - 1 - n_sizes
+    errors: Sequence[float | None] = [None] * n_sizes
+    if freedom > 0:
+        variance = float(((y - sizes @ slopes) ** 2).sum()) / freedom
+        errors = np.sqrt(variance * np.diag(np.linalg.inv(sizes.T @ sizes))).tolist()
+    fitted = iter([Exponent(*both) for both in zip(slopes.tolist(), errors, strict=True)])
     by_cells, by_dims = (next(fitted) if there else None for there in varies)
     return by_cells, by_dims
 
 
-def _least_squares(centred: NDArray[np.float64], y: NDArray[np.float64], freedom: int) -> list[Exponent]:
-    """Slopes of y on columns of mean 0."""
-    slopes = np.linalg.lstsq(centred, y - y.mean())[0]
-    if freedom < 1:
-        return [Exponent(float(slope), None) for slope in slopes]
-    residuals = y - y.mean() - centred @ slopes
-    variance = float(residuals @ residuals) / freedom
-    errors = np.sqrt(variance * np.diag(np.linalg.inv(centred.T @ centred)))
-    return [Exponent(float(slope), float(error)) for slope, error in zip(slopes, errors, strict=True)]
-
-
-SCHEMA = 1
-"""Version of the layout of `profile.json`."""
-
-EMBEDDING = "X"
-"""What the synthetic cells are called."""
-
-WHOLE = "whole run"
-"""What the stage is called that has all others inside it: an embedding from being put to its last score."""
-
-
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of one run; stages of the same name and place are added up.
+class ProfiledStage:
+    """Stage of a run; stages with the same path are added up.
 
     Attributes
     ----------
-    path : its name, after those of the stages that it runs inside
+    path : names of the stages that it runs inside, and its own name
     seconds, flop, moved_bytes, put_bytes : sums, as in `gpubench.core.timeline.Span`
-    peak_bytes : the highest; None where it is not known
-    own_s : its seconds without those of the stages inside it
-    innermost : whether no other stage runs inside it
+    peak_bytes : the maximum; None if it is not known
+    own_s : seconds without those of the stages inside it
+    innermost : whether it has no stages inside
     """
 
     path: str
@@ -142,26 +138,21 @@ class Stage:
     own_s: float
     innermost: bool
 
-    @property
-    def depth(self) -> int:
-        """How many stages it runs inside, the whole run not counted."""
-        return self.path.count("/")
-
     def rate(self, amount: float) -> float | None:
-        """An amount of work a second; None where nothing was counted."""
+        """Return an amount per second; None if nothing was counted."""
         return amount / self.seconds if amount and self.seconds > 0 else None
 
     def fraction(self, limits: Limits) -> float | None:
-        """The least time that the counted work takes on this machine, as a share of the time that it took.
+        """Return the least time of the counted work on this machine, as a share of the measured time.
 
-        None where nothing was counted, and for stages that have others inside, of which some may count nothing.
+        It is None if nothing was counted, and for stages with others inside, some of which may count nothing.
         """
         if not self.innermost or self.seconds <= 0 or not (self.flop or self.moved_bytes):
             return None
         return limits.least_s(self.flop, self.moved_bytes) / self.seconds
 
     def bound(self, limits: Limits) -> str | None:
-        """Which limit that is: "arithmetic" or "memory"."""
+        """Return the limit that determines the least time: "arithmetic" or "memory"."""
         if self.fraction(limits) is None:
             return None
         return "arithmetic" if self.flop / limits.flop_s > self.moved_bytes / limits.bytes_s else "memory"
@@ -169,16 +160,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The suite on cells of one size, in a process of its own.
+    """Tasks on cells of one size, in a process of its own.
 
     Attributes
     ----------
     cells, dims : the size
-    warm_up_s : seconds of the run on few cells before, which imports what is needed
-    base_bytes : the most memory in use until the cells were made
+    warm_up_s : seconds of a run on few cells before, which imports all packages
+    base_bytes : peak memory until the cells were drawn
     stages : in the order in which they began, the whole run first
     scores : each {"task", "metric", "value"}
-    failures : tasks that failed, a line each
+    failures : a line for each failed task
     notes : of the engine
     """
 
@@ -186,24 +177,24 @@ class Run:
     dims: int
     warm_up_s: float
     base_bytes: int
-    stages: tuple[Stage, ...]
+    stages: tuple[ProfiledStage, ...]
     scores: Sequence[Mapping[str, Any]] = ()
     failures: Sequence[str] = ()
     notes: Sequence[str] = ()
 
-    def stage(self, path: str) -> Stage | None:
-        """The stage of a path."""
+    def stage(self, path: str) -> ProfiledStage | None:
+        """Return the stage with a path."""
         return next((stage for stage in self.stages if stage.path == path), None)
 
     @property
-    def whole(self) -> Stage:
-        """All stages together."""
+    def whole(self) -> ProfiledStage:
+        """The outermost stage."""
         return self.stages[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A size that was not scored, and why."""
+    """Size that was not scored, and why."""
 
     cells: int
     dims: int
@@ -212,14 +203,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where time and memory went at growing size; made by `profile`.
+    """Time and memory of runs of growing size; the result of `profile`.
 
     Attributes
     ----------
     limits : of the machine
-    provenance : as that of a result
-    runs : the sizes that were scored, in the order in which they ran
-    failures : those that were not
+    provenance : as in a result
+    runs : sizes that were scored, in the order in which they ran
+    failures : sizes that were not
     interrupted : whether the profile was stopped before its end
     """
 
@@ -228,20 +219,12 @@ class Profile:
     runs: tuple[Run, ...] = ()
     failures: tuple[Failure, ...] = ()
     interrupted: bool = False
-    _growth: dict[str, Growth] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Fit how each stage grows."""
-        object.__setattr__(self, "_growth", {path: fit_growth(self.runs, path) for path in self.paths()})
-
-    def paths(self) -> list[str]:
-        """Of all stages of all runs, in the order in which they first began."""
-        return list(dict.fromkeys(stage.path for run in self.runs for stage in run.stages))
-
-    @property
-    def growth(self) -> Mapping[str, Growth]:
-        """How time and memory of each stage grow with cells and dimensions."""
-        return self._growth
+    @cached_property
+    def growth(self) -> Mapping[str, ScalingExponents]:
+        """Path of each stage -> its scaling exponents, in the order in which the stages first began."""
+        paths = dict.fromkeys(stage.path for run in self.runs for stage in run.stages)
+        return {path: fit_scaling(self.runs, path) for path in paths}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; what is not known is None."""
@@ -250,13 +233,13 @@ class Profile:
             "provenance": dict(self.provenance),
             "limits": {**asdict(self.limits), "flop_s": self.limits.flop_s},
             "runs": [_run_to_dict(run, self.limits) for run in self.runs],
-            "growth": [{"path": path, **asdict(growth)} for path, growth in self.growth.items()],
+            "growth": [{"path": path, **asdict(exponents)} for path, exponents in self.growth.items()],
             "failures": [asdict(failure) for failure in self.failures],
             "interrupted": self.interrupted,
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a JSON file, whole or not at all.
+        """Write everything to a JSON file atomically.
 
         Raises
         ------
@@ -267,32 +250,26 @@ class Profile:
         write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
 
-def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
-    """Stages of the timeline of one embedding: those of the same path added up, the embedding's own name left out."""
-    stages: dict[str, Stage] = {}
+def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[ProfiledStage, ...]:
+    """Add up the stages with the same path of one embedding's timeline, and leave out the embedding's name."""
+    stages: dict[str, ProfiledStage] = {}
     for span in timeline:
         embedding, _, path = span["path"].partition("/")
-        if embedding != EMBEDDING:
-            continue
-        path = path or WHOLE
-        counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
-        known = stages.get(path)
-        stages[path] = Stage(path, **counts, own_s=0.0, innermost=True) if known is None else _added(known, counts)
-    inside_s: dict[str, float] = {}
+        if embedding == EMBEDDING:
+            path = path or WHOLE
+            counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
+            if path in stages:
+                peaks = [peak for peak in (stages[path].peak_bytes, counts.pop("peak_bytes")) if peak is not None]
+                sums = {key: getattr(stages[path], key) + count for key, count in counts.items()}
+                counts = {**sums, "peak_bytes": max(peaks, default=None)}
+            stages[path] = ProfiledStage(path, **counts, own_s=counts["seconds"], innermost=True)
     for path, stage in stages.items():
         if path != WHOLE:
             outer = path.rpartition("/")[0] or WHOLE
-            inside_s[outer] = inside_s.get(outer, 0.0) + stage.seconds
-    return tuple(
-        replace(stage, own_s=stage.seconds - inside_s.get(path, 0.0), innermost=path not in inside_s)
-        for path, stage in stages.items()
-    )
-
-
-def _added(stage: Stage, counts: Mapping[str, Any]) -> Stage:
-    peaks = [peak for peak in (stage.peak_bytes, counts["peak_bytes"]) if peak is not None]
-    sums = {key: getattr(stage, key) + count for key, count in counts.items() if key != "peak_bytes"}
-    return replace(stage, **sums, peak_bytes=max(peaks, default=None))
+            if outer in stages:
+                own_s = stages[outer].own_s - stage.seconds
+                stages[outer] = replace(stages[outer], own_s=own_s, innermost=False)
+    return tuple(stages.values())
 
 
 def _run_to_dict(run: Run, limits: Limits) -> dict[str, Any]:

@@ -24,12 +24,12 @@ CELLS = (10_000, 30_000, 100_000)
 DIMS = (50,)
 
 DEFAULT_TASKS = ("clustering", "embedding", "batch_integration", "sequential_organization")
-"""Tasks without classifiers: random forests of a million cells would take hours, and hide all other stages."""
+"""Tasks without classifiers, because random forests on a million cells take hours and would hide all other stages."""
 
 CHILD = (sys.executable, "-m", "gpubench.profiling.child")
 
 MIN_CELLS = 200
-"""Fewer leave some labels without cells."""
+"""With fewer cells some labels would be empty."""
 
 
 def profile(
@@ -46,28 +46,28 @@ def profile(
     listener: Listener | None = None,
     keep: Callable[[Profile], None] | None = None,
 ) -> Profile:
-    """Score synthetic cells of every number and dimension, from the smallest to the largest.
+    """Score synthetic cells of every size, from the smallest to the largest, each in a fresh process.
 
     Parameters
     ----------
-    cells, dims : the sizes; every pair of them is run
-    tasks : ids of the tasks; those that need predictions cannot be profiled
-    engine, seed, threads, memory, knn : as of `gpubench.score`
+    cells, dims : numbers of cells and of dimensions; every combination is run
+    tasks : ids of tasks, except those that need predictions
+    engine, seed, threads, memory, knn : as in `gpubench.score`
     options : parameters of the tasks, see `gpubench.tasks.Options`
-    listener : hears which size and which stage runs
-    keep : called with what is done after each size
+    listener : receives the running size and stage
+    keep : called with the profile so far after each size
 
     Returns
     -------
     Profile
-        After Ctrl-C what was done by then; a size that could not be scored is among the failures.
+        After Ctrl-C it has the sizes done by then; sizes that could not be scored are among the failures.
 
     Raises
     ------
     InputError, EngineUnavailable
-        A size or a task that cannot be profiled, or an engine that does not start.
+        A size or a task cannot be profiled, or the engine does not start.
     KeyboardInterrupt
-        Before the machine was measured.
+        Ctrl-C before the machine was measured.
     """
     sizes = _sizes(cells, dims)
     _check_tasks(tasks)
@@ -77,24 +77,24 @@ def profile(
         "options": dict(options or {}),
     }
     asked = {"cells": sorted(set(cells)), "dims": sorted(set(dims)), "tasks": list(tasks), **settings["options"]}
-    measured = _answer("limits", {"engine": settings["engine"], "asked": asked}, _tell(listener, "machine limits"))
+    measured = _answer("limits", {"engine": settings["engine"], "asked": asked}, _report_to(listener, "machine limits"))
     if "error" in measured:
         raise InputError(measured["error"])
     done = Profile(Limits(**measured["limits"]), measured["provenance"])
     for n, d in sizes:
         try:
             request = {"cells": n, "dims": d, **settings}
-            answer = _answer("score_cells", request, _tell(listener, f"{n:,} x {d}"))
+            answer = _answer("score_cells", request, _report_to(listener, f"{n:,} x {d}"))
         except KeyboardInterrupt:
             return replace(done, interrupted=True)
-        done = _with(done, n, d, answer)
+        done = _add(done, n, d, answer)
         if keep is not None:
             keep(done)
     return done
 
 
 def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of cells and dimensions, the smallest data first."""
+    """Combine cells and dimensions, the smallest matrix first."""
     for name, values, least in (("cells", cells, MIN_CELLS), ("dims", dims, 1)):
         bad = [value for value in values if value < least]
         if bad or not values:
@@ -111,38 +111,38 @@ def _check_tasks(tasks: Sequence[str]) -> None:
             raise InputError(f"task {task!r} cannot be profiled{close_matches(task, known)}; use one that can")
 
 
-def _tell(listener: Listener | None, what: str) -> Callable[[str], None]:
-    """What hears of the stages of one process, as stages of `what`."""
+def _report_to(listener: Listener | None, what: str) -> Callable[[str], None]:
+    """Return a function that reports the stages of a process to the listener, as stages of `what`."""
     if listener is None:
         return lambda _: None
     listener.started(what)
     return lambda stage: listener.started(f"{what}/{stage}")
 
 
-def _answer(what: str, request: Mapping[str, Any], heard: Callable[[str], None]) -> dict[str, Any]:
-    """Ask a fresh process; {"error"} where it did not answer."""
-    with tempfile.TemporaryDirectory(prefix="gpubench-") as folder, tempfile.TemporaryFile("w+") as complaints:
+def _answer(what: str, request: Mapping[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
+    """Run a request in a fresh process; the answer is {"error": ...} if the process fails."""
+    with tempfile.TemporaryDirectory(prefix="gpubench-") as folder, tempfile.TemporaryFile("w+") as stderr:
         answer = Path(folder, "answer.json")
         command = [*CHILD, json.dumps({what: request}), str(answer)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
             assert process.stdout is not None
             try:
                 for line in process.stdout:
-                    heard(line.strip())
+                    report(line.strip())
                 process.wait()
             finally:
-                if process.poll() is None:  # Ctrl-C, or whoever hears has failed
+                if process.poll() is None:  # Ctrl-C, or the listener has failed
                     process.kill()
         if answer.exists():
             return dict(json.loads(answer.read_text(encoding="utf-8")))
-        complaints.seek(0)
-        told = complaints.read()
-        remedy = "; use fewer cells" if lacked_memory(process.returncode, told) else ""
-        return {"error": f"the process {why_ended(process.returncode, told)}{remedy}"}
+        stderr.seek(0)
+        text = stderr.read()
+        remedy = "; use fewer cells" if lacked_memory(process.returncode, text) else ""
+        return {"error": f"the process {why_ended(process.returncode, text)}{remedy}"}
 
 
-def _with(done: Profile, n: int, d: int, answer: Mapping[str, Any]) -> Profile:
+def _add(done: Profile, n: int, d: int, answer: Mapping[str, Any]) -> Profile:
     if "error" in answer:
         return replace(done, failures=(*done.failures, Failure(n, d, answer["error"])))
-    told = {key: answer[key] for key in ("warm_up_s", "base_bytes", "scores", "failures", "notes")}
-    return replace(done, runs=(*done.runs, Run(n, d, stages=stages_of(answer["timeline"]), **told)))
+    content = {key: answer[key] for key in ("warm_up_s", "base_bytes", "scores", "failures", "notes")}
+    return replace(done, runs=(*done.runs, Run(n, d, stages=stages_of(answer["timeline"]), **content)))

@@ -1,7 +1,7 @@
 """Synthetic cells for profiles and benchmarks: overlapping labels of uneven size, shifted batches, copies, a time axis.
 
-The same numbers give the same bits. What is easy for a metric (well separated labels, one size, no ties) is left out on
-purpose: the scores lie between 0.3 and 0.9.
+The same arguments give the same bits. Cells are not easy for a metric (well separated labels, equal sizes, no ties):
+scores lie between 0.3 and 0.9.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ROWS = 100_000  # drawn at a time, so that a million cells need little more memory than they fill
+_ROWS = 100_000  # per block, so that a million cells need little more memory than their matrix
 
 
 @dataclass(frozen=True)
 class Cells:
-    """An embedding and its columns.
+    """Embedding and its columns.
 
     Attributes
     ----------
@@ -37,8 +37,8 @@ class Cells:
 def make(n: int, d: int, *, n_labels: int = 30, n_batches: int = 8, n_times: int = 8, seed: int = 0) -> Cells:
     """Draw n cells.
 
-    A cell is its label's centre, plus its time along one direction, plus the shift of its batch, plus noise whose
-    spread falls from dimension to dimension as that of principal components does. 1% are exact copies of another cell.
+    A cell is the sum of its label's centre, its time along one direction, the shift of its batch, and noise whose
+    standard deviation falls with the dimension as in principal components. 1% are exact copies of another cell.
     """
     rng = np.random.default_rng(seed)
     label = _uneven(n, n_labels, 0.9, rng)

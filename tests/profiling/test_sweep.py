@@ -93,11 +93,11 @@ def test_sizes_run_from_the_smallest_and_each_once(asked: list[tuple[int, int]])
 
 
 @pytest.mark.usefixtures("asked")
-def test_growth_is_told_where_sizes_tell_it() -> None:
-    assert "\n\nGrowth\n" in to_text(profile([500, 1500]))
+def test_scaling_exponents_need_a_large_enough_span() -> None:
+    assert "\n\nScaling exponents\n" in to_text(profile([500, 1500]))
     text = to_text(profile([500, 1000]))
-    assert "\n\nGrowth\n" not in text
-    assert text.endswith("No growth is told: it takes stages of 0.05 s at sizes 3 times apart.")
+    assert "\n\nScaling exponents\n" not in text
+    assert text.endswith("No scaling exponents: stages must take 0.05 s at sizes a factor 3 apart.")
 
 
 def test_stages_of_one_path_are_added_up() -> None:
