@@ -108,7 +108,7 @@ def test_kbet_per_label(side: Side) -> None:
 
     near = side.neighbors.subset_neighbors(50)
     theirs, table = scib_metrics.kbet_per_label(near, side.batch, side.label, return_df=True)
-    per_label = metrics.kbet_per_label(side.cells, side.batch, side.label)
+    per_label = metrics.kbet_of_labels(side.cells, side.batch, side.label)
     for label, expected in table.itertuples(index=False):
         assert math.isnan(per_label[label]) == math.isnan(expected), label
     assert metrics.kbet_per_label(side.cells, side.batch, side.label) == pytest.approx(theirs, abs=0.02)
