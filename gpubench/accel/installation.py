@@ -16,8 +16,7 @@ from gpubench.accel import czbenchmarks, garbage, scib, scikit_learn
 from gpubench.accel.calls import logger
 from gpubench.accel.deferring import DEFERRED, deferred
 from gpubench.accel.patching import Applied, LocalName, Patch, apply, held_elsewhere, read, restore, swap_names
-from gpubench.core.errors import InputError
-from gpubench.data import close_matches
+from gpubench.core.errors import InputError, close_matches
 
 
 class ImportHook(MetaPathFinder):

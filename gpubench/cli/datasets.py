@@ -14,7 +14,7 @@ from gpubench.cli.flags import completion
 from gpubench.core.units import bytes_text
 from gpubench.running.options import SPECS
 
-_EPILOG = """A catalogue of your own is a YAML file that adds datasets, or changes what is said of one:
+_EPILOG = """A catalogue of your own is a YAML file that adds datasets, or overrides fields of existing ones:
 
   datasets:
 
@@ -23,12 +23,12 @@ _EPILOG = """A catalogue of your own is a YAML file that adds datasets, or chang
     theirs: {path: s3://bucket/theirs.h5ad, label: cell_type}
 
 An entry may have path, title, organism, label, batch, time, species, sample, condition, control, sha256 and size. \
-Paths are from the catalogue's folder.
+Paths are relative to the catalogue's folder.
 
-It is ~/.config/gpubench/datasets.yaml, or named by --catalogue or GPUBENCH_CATALOGUE (several with : between). \
-A datasets.yaml of cz-benchmarks is read as it is.
+It is ~/.config/gpubench/datasets.yaml, or named by --catalogue or GPUBENCH_CATALOGUE (several are separated by :). \
+A datasets.yaml of cz-benchmarks is read too.
 
-GPUBENCH_CACHE names the folder of what is fetched; GPUBENCH_OFFLINE=1 forbids to ask any server.
+GPUBENCH_CACHE names the cache folder; GPUBENCH_OFFLINE=1 forbids all requests to servers.
 """
 
 _CHECKED = {
@@ -71,7 +71,7 @@ def list_(catalogue: _Catalogues = None, json_: _Json = False) -> None:
 def info(
     id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
 ) -> None:
-    """Say all that is known of a dataset: address, columns, where its file is and how it was checked."""
+    """Show all facts about a dataset: address, columns, where its file is and how it was checked."""
     from gpubench import datasets
     from gpubench.datasets.cache import facts
 
@@ -82,16 +82,16 @@ def info(
 @app.command()
 def fetch(
     ids: Annotated[list[str], _id(help="Names of datasets.")],
-    refresh: Annotated[bool, typer.Option("--refresh", help="Ask for a newer version of what is there.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask the server for a newer version.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     catalogue: _Catalogues = None,
     json_: _Json = False,
 ) -> int:
-    """Fetch datasets into the cache: taken up where it ended, checked, whole or not at all."""
+    """Fetch datasets into the cache; downloads are checked, and resumed after an interruption."""
     from gpubench import datasets
     from gpubench.datasets.cache import facts
 
-    # all of them are known, or none is begun
+    # an unknown name is an error before anything is fetched
     entries = [datasets.info(id_, catalogue=catalogue or []) for id_ in dict.fromkeys(ids)]
     known = []
     try:
@@ -101,7 +101,7 @@ def fetch(
             if not (json_ or quiet):
                 typer.echo(_fetched(known[-1]))
     except KeyboardInterrupt:
-        sys.stderr.write("gpubench: interrupted; what is fetched is kept, and the next fetch goes on with it\n")
+        sys.stderr.write("gpubench: interrupted; the next fetch resumes the download\n")
         return EXIT_INTERRUPTED
     finally:
         if json_:
@@ -113,7 +113,7 @@ def fetch(
 def path(
     id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
 ) -> None:
-    """Print where the file of a dataset is; nothing is fetched."""
+    """Print the path of a dataset's file without fetching anything."""
     from gpubench import datasets
 
     place = str(datasets.path(id_, catalogue=catalogue or []))

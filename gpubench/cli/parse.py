@@ -41,7 +41,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     InputError
         No such field (with close matches), or a value that is not of its type.
     """
-    from gpubench.data import close_matches
+    from gpubench.core.errors import close_matches
     from gpubench.tasks import Options
 
     types = get_type_hints(Options)

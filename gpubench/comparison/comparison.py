@@ -129,7 +129,7 @@ class Comparison:
         InputError
             A metric that does not exist.
         """
-        from gpubench.data import close_matches
+        from gpubench.core.errors import close_matches
 
         known = dict.fromkeys([*(row.metric for row in self.rows), *METRICS])
         lines = []

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, close_matches
 from gpubench.core.scores import pairing_problem
-from gpubench.data import close_matches, read_labels
+from gpubench.data import read_labels
 
 if TYPE_CHECKING:
     from gpubench.core.types import Labels

@@ -1,6 +1,5 @@
 """Read embeddings as rows in blocks, and columns as label codes or numbers."""
 
-from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels
 from gpubench.data.expression.baseline import Baseline, expression_baseline, pca_baseline
 from gpubench.data.fingerprint import fingerprint
@@ -22,7 +21,6 @@ __all__ = [
     "StackedRows",
     "as_numeric",
     "as_rows",
-    "close_matches",
     "encode_labels",
     "expression_baseline",
     "fingerprint",

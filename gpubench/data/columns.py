@@ -138,7 +138,7 @@ def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
     Parameters
     ----------
     values : list, NumPy array (text, bytes, integer, float, bool, object), pandas Series, Categorical or extension
-        array, Arrow array, torch tensor, `CategoricalColumn`; `Labels` are returned as they are
+        array, Arrow array, torch tensor, `CategoricalColumn`; `Labels` are returned unchanged
     name : the argument that messages name
     n : required number of values; None: any
 

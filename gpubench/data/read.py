@@ -247,7 +247,7 @@ def has_embedding(source: Any, name: str) -> bool:
     True
     """
     if _is_path(source) and file_of(source).name.lower().endswith(tuple(_MATRICES)):
-        return False  # a single matrix has no name of its own, and may be slow to open
+        return False  # a single matrix has no name, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
 
@@ -355,7 +355,7 @@ def reading_source(source: Any) -> AbstractContextManager[None]:
 
 
 def _column(table: Table | None, role: str, given: Any) -> Any:
-    """Look up a column by name, or take the values as they are."""
+    """Look up a column by name, or return the values unchanged."""
     if not isinstance(given, str):
         return given
     if table is None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from gpubench.core.errors import InputError
 from gpubench.data.urls import File, Url, redacted, with_network_errors
 
-# What h5py, zarr, NumPy and Arrow raise for bytes that are missing or cannot be decoded, and for invalid metadata.
+# Raised by h5py, zarr, NumPy and Arrow for bytes that are missing or cannot be decoded, and for invalid metadata.
 _DAMAGED = (
     ArithmeticError,
     AttributeError,
@@ -45,7 +45,7 @@ def reading(what: object, file: File | None = None) -> Iterator[None]:
 
 
 def _fault(error: Exception, redact: Callable[[str], str]) -> str:
-    """Return what is wrong, and what to do."""
+    """Return the fault and its remedy."""
     if isinstance(error, FileNotFoundError):
         return "does not exist; check the path"
     if isinstance(error, PermissionError):

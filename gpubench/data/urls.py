@@ -1,4 +1,4 @@
-"""Files behind URLs, opened by fsspec whatever their protocol. Credentials in a URL are never shown."""
+"""Files behind URLs, opened by fsspec. Credentials in a URL are never shown."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class Url:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What identifies this version of the file; empty if the file system reports nothing that does."""
+        """Properties that identify this version of the file; empty if the file system reports none."""
         marks = tuple(str(self.info[key]) for key in _IDENTITY if self.info.get(key))
         return (str(self.info.get("size")), *marks) if marks else ()
 

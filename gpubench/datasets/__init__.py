@@ -97,7 +97,7 @@ def fetch(
     catalogue: Catalogues = (),
     progress: bool = True,
 ) -> Path:
-    """Fetch the file of a dataset into the cache, unless it is there already.
+    """Fetch the file of a dataset into the cache, unless it is there.
 
     Parameters
     ----------

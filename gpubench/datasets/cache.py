@@ -1,4 +1,4 @@
-"""The cache of fetched files: where they are, what is recorded of them, and whether their bytes are right.
+"""The cache of fetched files: their paths, records and checksums.
 
 A file has three companions: its record (`<name>.json`), the part downloaded so far (`<name>.<version>.part`) and the
 lock of the process that fetches it (`<name>.lock`). A file gets its own name only after it was checked.
@@ -32,7 +32,7 @@ class CorruptFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CacheRecord:
-    """What is known of a file in the cache.
+    """The record of a file in the cache.
 
     Attributes
     ----------

@@ -81,7 +81,7 @@ def fetch(
                 record = download.run(record)
     except OSError as error:
         raise cannot_write(
-            path.parent, error, f"{path.name} cannot be kept in the cache; {CACHE} names another folder"
+            path.parent, error, f"{path.name} cannot be written to the cache; set {CACHE} to another folder"
         ) from error
     return path, record
 
@@ -144,7 +144,7 @@ class _Download:
                 problem = "it changed on the server while it was fetched; try again later"
             except CorruptFile as error:
                 part.unlink(missing_ok=True)
-                problem = f"wrong checksum: {error}; nothing was kept: try again, or ask its owner"
+                problem = f"wrong checksum: {error}; it was discarded: try again, or ask its owner"
             else:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 record = CacheRecord(self._address, stat.size, stat.etag, sha256, checked, now)
@@ -222,7 +222,7 @@ class _Download:
         if failures > retries:
             raise InputError(
                 f"dataset {self._entry.id!r} cannot be fetched: {error}, {failures} times in a row; check the network"
-                " and try again (what is fetched already is kept)"
+                " and try again, which resumes the download"
             ) from error
         wait_s = BACKOFF_S * 2.0 ** (failures - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - not cryptographic
         time.sleep(min(max(wait_s, error.wait_s), _MAX_WAIT_S))

@@ -103,7 +103,7 @@ def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
-    from gpubench.data import close_matches
+    from gpubench.core.errors import close_matches
 
     known = [task.id for task in TASKS.values() if "predictions" not in task.needs]
     for task in tasks:

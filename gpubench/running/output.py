@@ -21,7 +21,7 @@ def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> lis
     InputError
         No such name (with close matches); `argument` is what the message calls it.
     """
-    from gpubench.data import close_matches
+    from gpubench.core.errors import close_matches
 
     names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
     for name in names:

@@ -34,8 +34,6 @@ def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
         return None
     from sklearn.metrics import get_scorer, get_scorer_names
 
-    from gpubench.data import close_matches
-
     known = get_scorer_names()
     for name in names:
         if name not in known:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.core.errors import InputError, quoted
+from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.types import Labels
-from gpubench.data import CategoricalColumn, as_numeric, close_matches, encode_labels
+from gpubench.data import CategoricalColumn, as_numeric, encode_labels
 
 TEXT = ["B cell", "T cell", "B cell", "NK"]
 CODES = [0, 2, 0, 1]

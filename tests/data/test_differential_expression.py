@@ -1,4 +1,4 @@
-"""The Wilcoxon test of all conditions at once, against SciPy's of one at a time."""
+"""The Wilcoxon test of all conditions at once, against SciPy's test of one at a time."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_adjusted_p_values_match_scipy(p_values: np.ndarray) -> None:
 
 
 def test_hundreds_of_conditions_match_separate_tests() -> None:
-    """Controls are sorted once a gene: 300 conditions agree with 300 tests, spot-checked."""
+    """Some of 300 conditions are compared with separate tests."""
     rng = np.random.default_rng(2)
     codes = rng.permutation(np.r_[np.arange(301), rng.integers(0, 301, 4000)]).astype(np.int32)
     x = rng.poisson(0.5, (len(codes), 8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Rows that no metric can use are found, counted and named, and no others."""
+"""Rows with non-finite values are found and counted, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything matrix-like becomes rows of the values it had; anything else is refused by name."""
+"""Matrices of every library are read with their values; anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_dlpack_exporters_are_read():
 
 
 def on_device(module: str, host: Any) -> Any:
-    """Something with the module and the `get` of CuPy's arrays; like them it refuses to become an array by itself."""
+    """Return an object with the module and the `get` of CuPy's arrays, which refuses conversion as they do."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise TypeError("implicit conversion")
@@ -235,7 +235,7 @@ def test_masked_array_without_masked_values_is_accepted():
 
 
 class CountingArray:
-    """An array in chunks of rows that remembers which slices were read."""
+    """An array in chunks of rows that records which slices were read."""
 
     def __init__(self, x: np.ndarray, chunk_rows: int) -> None:
         self._x = x

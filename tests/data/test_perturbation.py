@@ -47,7 +47,7 @@ def prepared(plain: Path) -> Path:
 
 @pytest.fixture
 def loaded(prepared: Path) -> ad.AnnData:
-    """To be spoilt."""
+    """A copy of the prepared dataset, for tests that change it."""
     return ad.read_h5ad(prepared)
 
 
@@ -73,7 +73,7 @@ def test_prepared_changes_match_scipy_on_log_normalised_counts(prepared: Path, s
     totals = counts.sum(axis=1, keepdims=True)
     logged = np.log1p(counts / (totals / np.median(totals))).astype(
         np.float64
-    )  # float32 until here: it decides the ties
+    )  # float32 until here, since rounding decides the ties
     condition = screen.obs["knock_down"].to_numpy(str)
     treated, controls = logged[condition == "KD_B"], logged[condition == CONTROL]
     p_values = stats.mannwhitneyu(treated, controls, method="asymptotic", use_continuity=False).pvalue
@@ -139,8 +139,8 @@ def without(adata: ad.AnnData, name: str) -> pd.Series:
     return adata.obs["knock_down"].astype(object).where(adata.obs["knock_down"] != name)
 
 
-# What is set on a copy of the screen.
-SPOILS: dict[str, Callable[[ad.AnnData], Any]] = {
+# Changes to a copy of the screen that make it invalid.
+FAULTS: dict[str, Callable[[ad.AnnData], Any]] = {
     "negative": lambda adata: setattr(adata, "X", adata.X.toarray() - 1),
     "nan": lambda adata: adata.X.data.__setitem__(0, np.nan),
     "scaled": lambda adata: setattr(adata, "X", adata.X * 100.5),
@@ -154,9 +154,9 @@ SPOILS: dict[str, Callable[[ad.AnnData], Any]] = {
 }
 
 
-def spoil(adata: ad.AnnData, how: str) -> ad.AnnData:
+def add_fault(adata: ad.AnnData, how: str) -> ad.AnnData:
     adata = adata.copy()
-    SPOILS[how](adata)
+    FAULTS[how](adata)
     return adata
 
 
@@ -179,7 +179,7 @@ def spoil(adata: ad.AnnData, how: str) -> ad.AnnData:
 )
 def test_invalid_datasets_are_not_prepared(screen: ad.AnnData, tmp_path: Path, how: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        prepare_perturbation(spoil(screen, how), tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
+        prepare_perturbation(add_fault(screen, how), tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
     assert not list(tmp_path.iterdir())
 
 
@@ -363,7 +363,7 @@ def test_predictions_that_cannot_be_aligned_are_refused(prepared: Path, screen: 
         read_perturbation(prepared, strangers)
     for how in ("cells", "genes"):
         with pytest.raises(InputError, match=f"predictions: 1 names of {how} occur more than once"):
-            read_perturbation(prepared, spoil(screen, how))
+            read_perturbation(prepared, add_fault(screen, how))
     with pytest.raises(InputError, match="predictions has no names of cells"):
         read_perturbation(prepared, screen.X)
     with pytest.raises(InputError, match="does not exist"):
@@ -401,7 +401,7 @@ HALVES = ("obs", "var", "X", "obs/_index", "var/_index", "obs/knock_down")
 
 @pytest.mark.parametrize("lost", HALVES)
 def test_files_with_missing_parts_are_named(plain: Path, prepared: Path, tmp_path: Path, lost: str) -> None:
-    """As a disk that was full, or a job that was killed, leaves them."""
+    """Such as a full disk or a killed job leaves them."""
     half = tmp_path / "half.h5ad"
     half.write_bytes(plain.read_bytes())
     with h5py.File(half, "r+") as file:

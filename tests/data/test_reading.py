@@ -1,4 +1,4 @@
-"""Everything that `read` takes besides stores: AnnData objects, arrays, archives, tables; and what must agree."""
+"""Inputs of `read` other than stores: AnnData objects, arrays, archives, tables; and the checks of lengths."""
 
 from __future__ import annotations
 
@@ -316,14 +316,14 @@ def test_tables_of_numbers_are_embeddings(tmp_path, name):
 
 @pytest.mark.parametrize("name", [*(name.upper() for name in FORMATS), "of.tsv_files.csv"])
 def test_suffixes_are_matched_in_any_case_at_the_end(tmp_path, name):
-    """As where the format is found."""
+    """The format and the separator are found by the same rule."""
     frame = pd.DataFrame(X, columns=["pc1", "pc2", "pc3"])
     path = write_table(frame, tmp_path / (name.lower() if name.isupper() else name)).rename(tmp_path / name)
     np.testing.assert_array_equal(read_rows(read(path, embeddings="pca").embeddings["pca"], 0, 4), X)
     assert as_numeric(read(X, columns={"time": "pc1"}, obs=path).obs["time"], "time").tolist() == X[:, 0].tolist()
 
 
-# The name of the content
+# Fingerprints
 
 
 def fingerprint_of(x: object, labels: object = ("a", "b", "a", "a")) -> str:
@@ -379,7 +379,7 @@ def test_fingerprint_reads_few_rows_of_a_large_source():
     assert large.n_read == 64
 
 
-# The cells that ship
+# The demo
 
 
 def test_demo_cells_are_those_of_the_shared_data(shared_data):

@@ -209,7 +209,7 @@ def test_layout_before_anndata_0_7_is_read(tmp_path):
     assert as_numeric(dataset.obs["time"], "time").tolist() == [0.5, 1.5, 2.5]
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize("name", ["none.h5ad", "none.zarr", "none.npy", "none.npz", "none.parquet", "none.csv"])
@@ -292,7 +292,7 @@ def test_damaged_sparse_indices_are_refused(tmp_path, adata):
 
 
 def test_damage_anywhere_names_the_file(tmp_path, adata):
-    """Whatever byte is lost: the answer is that of the whole file, or one error that names it."""
+    """With any byte lost, reading returns the values of the intact file, or one error that names it."""
     path = WRITERS["zarr 2"](adata, tmp_path)
     (path / ".zmetadata").unlink()
     for lost in (".zgroup", "obs/.zattrs", "obs/cell_type/.zattrs", "obsm/X_pca/.zarray", "obsm/csr/.zattrs"):
@@ -309,7 +309,7 @@ def test_damage_anywhere_names_the_file(tmp_path, adata):
 @pytest.mark.parametrize("format_", [2, 3])
 @pytest.mark.parametrize("value", [None, "x", -1, 1.5, [None], {}, [10**15]])
 def test_invalid_metadata_names_the_file(tmp_path, adata, format_, value):
-    """Of a wrong type, or of an array that no memory holds: zarr itself raises TypeError, ZeroDivisionError ..."""
+    """Values of a wrong type or size, for which zarr raises TypeError, ZeroDivisionError and others."""
     path = zarr_writer(format_)(adata, tmp_path)
     name = ".zarray" if format_ == 2 else "zarr.json"
     (path / ".zmetadata").unlink(missing_ok=True)
@@ -329,7 +329,7 @@ def test_invalid_metadata_names_the_file(tmp_path, adata, format_, value):
 
 
 def test_file_without_permission_is_refused(tmp_path, adata, monkeypatch):
-    """As root, whom the tests may run as, permissions do not bind: the refusal of the system is imitated."""
+    """The error is simulated, since permissions do not bind root, as whom the tests may run."""
     path = write_h5ad(adata, tmp_path)
 
     def refuse(*_args, **_kwargs):

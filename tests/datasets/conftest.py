@@ -33,7 +33,7 @@ def proxy(servers: tuple[Any, s3.Proxy]) -> s3.Proxy:
 
 @pytest.fixture
 def put(servers: tuple[Any, s3.Proxy]) -> Callable[..., str]:
-    """Put bytes on S3, for all to read; returns their address."""
+    """Return a function that uploads bytes to S3 for public reading and returns their address."""
 
     def put_object(key: str, content: bytes, *, acl: str = "public-read") -> str:
         servers[0].put_object(Bucket=s3.BUCKET, Key=key, Body=content, ACL=acl)
@@ -44,7 +44,7 @@ def put(servers: tuple[Any, s3.Proxy]) -> Callable[..., str]:
 
 @pytest.fixture
 def cache(proxy: s3.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, a home without a catalogue, the S3 of this machine, and no patience."""
+    """An empty cache, a home without a catalogue, the S3 of this machine, and short waits."""
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)

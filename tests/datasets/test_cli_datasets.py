@@ -108,12 +108,12 @@ def test_interrupted_fetch_says_that_it_can_be_resumed(
 
     monkeypatch.setattr("gpubench.datasets.cache.check", interrupt)
     assert main(["datasets", "fetch", "far", "--catalogue", catalogue]) == 130
-    assert "what is fetched is kept, and the next fetch goes on with it\n" in capsys.readouterr().err
+    assert "interrupted; the next fetch resumes the download\n" in capsys.readouterr().err
     monkeypatch.undo()
 
 
 def test_terminal_shows_a_progress_bar(catalogue: str) -> None:
-    """On a terminal there is a bar, which is taken away at the end; NO_COLOR takes its colours."""
+    """NO_COLOR removes its colours."""
     code = "import sys; from gpubench.cli.main import main; sys.exit(main(sys.argv[1:]))"
     for colour in (True, False):
         ours, theirs = pty.openpty()
@@ -126,7 +126,7 @@ def test_terminal_shows_a_progress_bar(catalogue: str) -> None:
         try:
             while piece := os.read(ours, 65536):
                 drawn += piece
-        except OSError:  # what Linux says at the end of a terminal whose other end is closed
+        except OSError:  # raised by Linux once the other end of the terminal is closed
             pass
         os.close(ours)
         assert done.returncode == 0

@@ -71,7 +71,7 @@ def test_ctrl_c_keeps_what_is_fetched(folder: Path, cache: Path, proxy: s3.Proxy
     _, printed = process.communicate(timeout=30)
     stopped.set()
     assert process.returncode == 130
-    assert printed == "gpubench: interrupted; what is fetched is kept, and the next fetch goes on with it\n"
+    assert printed == "gpubench: interrupted; the next fetch resumes the download\n"
     (part,) = cache.rglob("*.part")
     assert part.stat().st_size == 20_000
     proxy.reset()

@@ -79,7 +79,7 @@ def test_cut_connection_is_resumed_where_it_ended(entry: CatalogueEntry, proxy: 
 def test_received_bytes_reset_the_count_of_failures(
     entry: CatalogueEntry, proxy: s3.Proxy, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only failures in a row are counted."""
+    """Only consecutive failures are counted."""
     monkeypatch.setattr(fetching, "RETRIES", 1)
     proxy.faults.extend([s3.Fault(cut_after=500_000) for _ in range(5)])
     assert fetch(entry)[0].read_bytes() == content
@@ -90,7 +90,7 @@ def test_another_process_resumes_a_partial_download(
 ) -> None:
     monkeypatch.setattr(fetching, "RETRIES", 0)
     proxy.faults.append(s3.Fault(cut_after=2_000_000))
-    with pytest.raises(InputError, match=r"the connection was cut .* kept"):
+    with pytest.raises(InputError, match=r"the connection was cut .* resumes the download"):
         fetch(entry)
     assert under_whole_names(cache) == []
     assert part(entry).read_bytes() == content[:2_000_000]
@@ -132,7 +132,7 @@ def test_corrupt_download_is_repeated(entry: CatalogueEntry, proxy: s3.Proxy, co
 
 def test_download_that_stays_corrupt_is_refused(entry: CatalogueEntry, proxy: s3.Proxy, cache: Path) -> None:
     proxy.faults.extend([s3.Fault(flip_at=5), s3.Fault(flip_at=5)])
-    with pytest.raises(InputError, match=r"wrong checksum: its MD5 is .* ETag is .*; nothing was kept: try again"):
+    with pytest.raises(InputError, match=r"wrong checksum: its MD5 is .* ETag is .*; it was discarded: try again"):
         fetch(entry)
     assert under_whole_names(cache) == []
     assert not list(cache.rglob("*.part"))
@@ -205,7 +205,7 @@ def test_refresh_fetches_a_new_version(entry: CatalogueEntry, put: Put, proxy: s
 
 
 def test_versions_are_never_mixed(entry: CatalogueEntry, put: Put, proxy: s3.Proxy, content: bytes) -> None:
-    """It changes while it is fetched: half of the old one and half of the new one would be neither."""
+    """The file changes on the server during the download."""
     new = content[::-1]
     proxy.faults.extend([s3.Fault(cut_after=1_000_000), s3.Fault(before=lambda: put("folder/cells.h5ad", new))])
     assert fetch(entry)[0].read_bytes() == new
@@ -320,7 +320,9 @@ def test_full_disk_is_reported(entry: CatalogueEntry, proxy: s3.Proxy, cache: Pa
     unfinished = part(entry)
     unfinished.parent.mkdir(parents=True)
     unfinished.symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"cells.h5ad cannot be kept .* No space left on device .*; free some space"):
+    with pytest.raises(
+        InputError, match=r"cells.h5ad cannot be written .* No space left on device .*; free some space"
+    ):
         fetch(entry)
     assert under_whole_names(cache) == []
     unfinished.unlink()
@@ -340,13 +342,13 @@ def test_too_little_space_is_reported_before_the_download(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_cache_without_write_permission_is_reported(entry: CatalogueEntry, cache: Path) -> None:
     cache.mkdir(mode=0o555)
-    with pytest.raises(InputError, match=r"cells.h5ad cannot be kept in the cache; GPUBENCH_CACHE names .*Permission"):
+    with pytest.raises(InputError, match=r"cells.h5ad cannot be written to the cache; set GPUBENCH_CACHE .*Permission"):
         fetch(entry)
 
 
 def test_cache_that_is_a_file_is_reported(entry: CatalogueEntry, cache: Path) -> None:
     cache.touch()
-    with pytest.raises(InputError, match="cannot be kept in the cache; GPUBENCH_CACHE names another folder: "):
+    with pytest.raises(InputError, match="cannot be written to the cache; set GPUBENCH_CACHE to another folder: "):
         fetch(entry)
 
 
@@ -363,7 +365,7 @@ def test_read_only_cache_is_read(entry: CatalogueEntry, content: bytes) -> None:
 def test_server_without_ranges_is_resumed_from_the_beginning(
     put: Put, proxy: s3.Proxy, cache: Path, content: bytes
 ) -> None:
-    """A plain URL: its ETag is no MD5 for all we know, and a Range may be ignored."""
+    """A plain URL, whose ETag need not be an MD5, on a server that ignores Range."""
     put("plain.h5ad", content)
     entry = CatalogueEntry("plain", f"{proxy.url}/{s3.BUCKET}/plain.h5ad")
 

@@ -1,4 +1,4 @@
-"""The page docs/first-session.md, run as it stands there: what is printed must be what the page says."""
+"""The page docs/first-session.md is run as it is written, and prints what the page says."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _BLOCK_VALUES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Expression(WrappedRows):
-    """A matrix of cells x genes, whose blocks can also be read as they are stored.
+    """A matrix of cells x genes, whose blocks can also be read in their stored form.
 
     Attributes
     ----------

@@ -207,7 +207,7 @@ class LoadedAnnData(AnnDataSource):
 
 
 class StoredAnnData(AnnDataSource):
-    """AnnData in an HDF5 file or a zarr store, of which only what is asked for is read.
+    """AnnData in an HDF5 file or a zarr store; only the requested parts are read.
 
     Parameters
     ----------

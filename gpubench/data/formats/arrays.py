@@ -106,8 +106,8 @@ class NpzArchive(Source):
         """Return the names wanted, or the only matrix."""
         matrices = [name for name, n_dims in self._n_dims.items() if n_dims == 2]
         if wanted is None and len(matrices) != 1:
-            found = f"has several: {quoted(matrices)}" if matrices else "has none"
-            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {found}")
+            listed = f"has several: {quoted(matrices)}" if matrices else "has none"
+            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {listed}")
         for name in wanted or ():
             if name not in matrices:
                 raise unknown_embedding(name, self.where, matrices)
@@ -292,7 +292,7 @@ class ParquetRows:
         metadata = self._parquet.metadata
         column = metadata.schema.names.index(name)
         statistics = (metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups))
-        return any(found is None or not found.has_null_count or found.null_count for found in statistics)
+        return any(stats is None or not stats.has_null_count or stats.null_count for stats in statistics)
 
 
 def open_matrix_table(path: File) -> OneMatrix:

@@ -48,7 +48,7 @@ class PerturbationData:
     Attributes
     ----------
     conditions : those with enough masked genes, in the order of the dataset
-    predictions : predicted expression, cells x genes, in an order of its own
+    predictions : predicted expression, cells x genes, in any order
     note : which conditions were left out, and why
     """
 

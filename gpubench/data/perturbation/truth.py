@@ -96,13 +96,13 @@ def select_truth(
         if table[column].dtype.kind not in "fiu":
             raise InputError(f"uns[{DE_KEY!r}]: its column {column!r} does not hold numbers; store it as floats")
     changed = table["logfoldchange"].abs() >= criteria.min_log2_fold_change
-    found = table[changed & (table["pval_adj"] < criteria.max_p_value)]
-    if found.empty:
+    selected = table[changed & (table["pval_adj"] < criteria.max_p_value)]
+    if selected.empty:
         raise InputError(
             f"uns[{DE_KEY!r}]: none of its {len(table):,} rows has an adjusted p-value below {criteria.max_p_value:g}"
             f" and a log2 fold change of at least {criteria.min_log2_fold_change:g} up or down; nothing can be scored"
         )
-    changes = _split_by_condition(found, condition, "logfoldchange", DE_KEY)
+    changes = _split_by_condition(selected, condition, "logfoldchange", DE_KEY)
     return Truth(changes, sample_targets(changes, seed=seed, criteria=criteria), control_map)
 
 
@@ -111,10 +111,10 @@ def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Crite
     # The legacy generator, for the same draw; a separate one, so that the caller's random state does not change.
     random = np.random.RandomState(seed)
     targets = {}
-    for condition, found in changes.items():
-        n = int(len(found.genes) * criteria.masked_share)
+    for condition, changed in changes.items():
+        n = int(len(changed.genes) * criteria.masked_share)
         if n >= max(1, criteria.min_masked_genes):
-            targets[condition] = found.genes[random.choice(len(found.genes), size=n, replace=False)].tolist()
+            targets[condition] = changed.genes[random.choice(len(changed.genes), size=n, replace=False)].tolist()
     return targets
 
 
@@ -188,9 +188,9 @@ def _split_by_condition(table: pd.DataFrame, condition: str, metric: str, key: s
     order = np.argsort(codes, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
     changes = {str(name): Changes(genes[rows], change[rows]) for name, rows in zip(conditions, parts, strict=True)}
-    for name, found in changes.items():
-        distinct, counts = np.unique(found.genes, return_counts=True)
-        if len(distinct) < len(found.genes):
+    for name, changed in changes.items():
+        distinct, counts = np.unique(changed.genes, return_counts=True)
+        if len(distinct) < len(changed.genes):
             raise InputError(
                 f"uns[{key!r}] lists {quoted(distinct[counts > 1].tolist())} more than once for the condition {name!r};"
                 " keep one row for each gene of a condition"
@@ -199,7 +199,7 @@ def _split_by_condition(table: pd.DataFrame, condition: str, metric: str, key: s
 
 
 class _StoredUns:
-    """The unstructured annotations of a stored AnnData, of which only what is asked for is read."""
+    """The unstructured annotations of a stored AnnData, read one key at a time."""
 
     def __init__(self, stored: StoredAnnData) -> None:
         self._group = stored.uns
