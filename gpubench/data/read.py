@@ -1,7 +1,8 @@
-"""Read any supported input into a `Dataset`."""
+"""Read any supported input into a `Dataset`, and compute the fingerprint of one."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from gpubench.data.columns import check_length, count_values, encode_labels
 from gpubench.data.formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
 from gpubench.data.formats.arrays import NpzArchive, ParquetTable, TextTable, open_matrix_table, open_npy, stem
 from gpubench.data.formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
-from gpubench.data.matrices import Rows, as_rows, comes_from
+from gpubench.data.matrices import Rows, as_rows, comes_from, read_rows
 from gpubench.data.read_errors import reading
 from gpubench.data.urls import file_of, is_url, shown
 
@@ -51,6 +52,8 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
     with reading(path):
         return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path, backed="r" if backed else None)
 
+
+_FINGERPRINT_BLOCKS, _FINGERPRINT_ROWS = 8, 8
 
 _STORES: dict[str, Callable[[Any], Source]] = {
     ".h5ad": open_h5ad,
@@ -250,6 +253,48 @@ def has_embedding(source: Any, name: str) -> bool:
         return False  # a single matrix has no name, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return a hash of a dataset that is cheap, and the same in every run and on every machine.
+
+    It covers the name, n, d, dtype and 64 rows of each embedding, in 8 evenly spaced blocks, and the role and all
+    values of each column, as numbers if it is a numeric array, else as labels. A change in other rows of an embedding
+    is not detected: the hash identifies datasets, it does not verify them.
+
+    Returns
+    -------
+    32 hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        A column with missing values.
+
+    Examples
+    --------
+    >>> fingerprint(Dataset(embeddings={"pca": np.eye(3)}, obs={}, n_cells=3))
+    'f357d5902c8861f7ffbfba4c9430c9c0'
+    """
+    digest = hashlib.blake2b(f"n={dataset.n_cells}".encode(), digest_size=16)
+    for name, rows in sorted(dataset.embeddings.items()):
+        n, d = map(int, rows.shape)
+        digest.update(repr(("embedding", name, n, d, rows.dtype.name)).encode())
+        for start in np.unique(
+            np.linspace(0, max(n - _FINGERPRINT_ROWS, 0), _FINGERPRINT_BLOCKS).astype(np.int64)
+        ).tolist():
+            block = read_rows(rows, start, min(start + _FINGERPRINT_ROWS, n))
+            # as bytes, since long doubles have no memoryview
+            digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).view(np.uint8).data)
+    for role, values in sorted(dataset.obs.items()):
+        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+            digest.update(repr(("numbers", role)).encode())
+            digest.update(np.ascontiguousarray(values, "<f8").data)
+        else:
+            labels = encode_labels(values, role)
+            digest.update(repr(("column", role, labels.names)).encode())
+            digest.update(np.ascontiguousarray(labels.codes, "<i4").data)
+    return digest.hexdigest()
 
 
 def _read_embedding(data: Source, source: Any, given: Any, name: str) -> Rows:

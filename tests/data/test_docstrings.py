@@ -10,7 +10,6 @@ import pytest
 MODULES = (
     "columns",
     "expression.baseline",
-    "fingerprint",
     "matrices",
     "perturbation.predictions",
     "perturbation.prepare",

@@ -163,7 +163,10 @@ def normalized_dispersions(means: NDArray[np.float64], variances: NDArray[np.flo
     with np.errstate(divide="ignore"):
         dispersions = np.log(variances / np.where(means == 0, _MIN_MEAN, means))
     dispersions[np.isneginf(dispersions)] = np.nan
-    bins = _assign_bins(np.log1p(means))
+    log_means = np.log1p(means)
+    edges = np.linspace(log_means.min(), log_means.max(), _N_BINS + 1)
+    edges[0] -= _EDGE * (edges[-1] - edges[0]) or _EDGE
+    bins = np.searchsorted(edges, log_means, side="left")  # a bin includes its upper edge
     varies = ~np.isnan(dispersions)
     scores = np.full(len(means), np.nan)
     for which in np.unique(bins[varies]):
@@ -174,14 +177,6 @@ def normalized_dispersions(means: NDArray[np.float64], variances: NDArray[np.flo
         elif (spread := inside.std(ddof=1)) > 0:
             scores[genes] = (inside - inside.mean()) / spread
     return scores
-
-
-def _assign_bins(log_means: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the bin of each gene; a bin includes its upper edge."""
-    low, high = log_means.min(), log_means.max()
-    edges = np.linspace(low, high, _N_BINS + 1)
-    edges[0] -= _EDGE * (high - low) or _EDGE
-    return np.searchsorted(edges, log_means, side="left") - 1
 
 
 def principal_components(

@@ -115,7 +115,12 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
     row_of = index_names(predictions.cells, "cells", predictions.name)
     column_of = index_names(predictions.genes, "genes", predictions.name)
     scored = [name for name in truth.changes if len(truth.targets.get(name, ()))]
-    _check_control_map(truth, scored)
+    unpaired = [name for name in scored if not truth.control_map.get(name)]
+    if unpaired:
+        raise InputError(
+            f"uns[{CONTROL_MAP_KEY!r}] has no pairs for {len(unpaired):,} of {len(scored):,} conditions"
+            f" ({quoted(unpaired[:3])}); map their treated cells to control cells"
+        )
     conditions = tuple(_align_condition(truth, name, row_of, column_of) for name in scored)
     if conditions and not any(len(condition.columns) for condition in conditions):
         raise _no_overlap("masked genes", [gene for name in scored for gene in truth.targets[name]], column_of)
@@ -154,15 +159,6 @@ def _align_condition(
         control=control,
         note="; ".join(missing),
     )
-
-
-def _check_control_map(truth: Truth, conditions: list[str]) -> None:
-    missing = [name for name in conditions if not truth.control_map.get(name)]
-    if missing:
-        raise InputError(
-            f"uns[{CONTROL_MAP_KEY!r}] has no pairs for {len(missing):,} of {len(conditions):,} conditions"
-            f" ({quoted(missing[:3])}); map their treated cells to control cells"
-        )
 
 
 def _no_overlap(what: str, sought: list[str], known: Mapping[str, int]) -> InputError:
