@@ -280,9 +280,8 @@ def fingerprint(dataset: Dataset) -> str:
     for name, rows in sorted(dataset.embeddings.items()):
         n, d = map(int, rows.shape)
         digest.update(repr(("embedding", name, n, d, rows.dtype.name)).encode())
-        for start in np.unique(
-            np.linspace(0, max(n - _FINGERPRINT_ROWS, 0), _FINGERPRINT_BLOCKS).astype(np.int64)
-        ).tolist():
+        starts = np.linspace(0, max(n - _FINGERPRINT_ROWS, 0), _FINGERPRINT_BLOCKS).astype(np.int64)
+        for start in np.unique(starts).tolist():
             block = read_rows(rows, start, min(start + _FINGERPRINT_ROWS, n))
             # as bytes, since long doubles have no memoryview
             digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).view(np.uint8).data)

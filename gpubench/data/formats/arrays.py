@@ -211,6 +211,7 @@ class ParquetRows:
     """
 
     def __init__(self, file: File) -> None:
+        import pyarrow as pa
         import pyarrow.parquet
 
         self.file = file
@@ -223,7 +224,8 @@ class ParquetRows:
         twice = [name for name, count in Counter(self._names).items() if count > 1]
         if twice:
             raise InputError(f"{file} has several columns of one name: {quoted(twice)}; rename all but one of each")
-        text = [field.name for field in fields if not _is_number(field.type)]
+        is_number = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        text = [field.name for field in fields if not any(test(field.type) for test in is_number)]
         if text:
             raise InputError(f"{file} has columns that are not numbers: {quoted(text)}; leave them out")
         metadata = self._parquet.metadata
@@ -317,12 +319,6 @@ def _index_columns(schema: Any) -> list[str]:
     names = [name for name in stored if isinstance(name, str)]  # others are ranges, which are not stored
     first = schema.names[0] if schema.names else ""
     return names or ([first] if first.startswith(_UNNAMED) else [])
-
-
-def _is_number(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def _readable(path: File) -> Any:
