@@ -6,13 +6,13 @@ import os
 import sys
 
 from gpubench.cli.main import main
-from gpubench.running.interrupt import is_work_left_behind
+from gpubench.running.interrupt import has_abandoned_work
 
 
 def run() -> None:
     """Run the command line and end the process with its exit code."""
     code = main()
-    if is_work_left_behind():  # Python would wait for the library that Ctrl-C has interrupted
+    if has_abandoned_work():  # Python would wait for the library that Ctrl-C has interrupted
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,75 +1,49 @@
-"""Exit codes of the command line, and what is said where a command ends early."""
+"""Exit codes of the command line, and messages of errors."""
 
 from __future__ import annotations
 
-import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import typer
 
-from gpubench.core.errors import GpubenchError
-
-FLAGS = (
-    "baseline", "batch", "cells", "condition", "control", "dims", "donor", "engine", "exact", "knn", "label", "memory",
-    "obs", "out", "precision", "predictions", "pre_integrated", "resamples", "sample", "seed", "species", "threads",
-    "time", "tolerance", "workers",
-)  # fmt: skip
-"""Arguments whose flag has the same name, with dashes."""
-
-RENAMED = {"cluster": "scheduler"}
-"""Arguments whose flag has another name."""
-
-PHRASES = {
-    "cluster is of the engine": "--scheduler and --workers are of the engine",
-    "in embeddings": "with --embedding",
-    "embeddings must name": "--embedding must name",
-    "embeddings names": "--embedding names",
-    "embeddings:": "--embedding:",
-    "in tasks": "with --task",
-    "scorers:": "--scorer:",
-    "pre_integrated": "--pre-integrated",
-    "in control": "with --control",
-    "give obs": "give --obs",
-    "give obs, or the values themselves": "give --obs, the table that has it",
-    "with donor": "with --donor",
-    "obs is where": "--obs is where",
-    "raise memory": "raise --memory",
-    "exact forbids": "--exact forbids",
-    "give label (and batch, time or species), or predictions": (
-        "give --label (and --batch, --time or --species), or --predictions"
-    ),
-    "lower n_folds": "lower --option n_folds",
-    "lower min_class_size": "lower --option min_class_size",
-}
-"""What messages say of arguments in sentences -> the same of flags."""
-
-_QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
-_PHRASE = re.compile(
-    "|".join(rf"(?<![\w-]){re.escape(phrase)}(?![\w.])" for phrase in sorted(PHRASES, key=len, reverse=True))
-)
-_GIVEN = re.compile(rf"(?<![\w-])({'|'.join((*FLAGS, *RENAMED))})=")
-
-
-def in_flags(message: str) -> str:
-    """Write a message for those who gave flags: `knn="ivf"` is `--knn "ivf"`; what is quoted stays as it is."""
-    parts = _QUOTED.split(message)
-    parts[::2] = [_GIVEN.sub(_flag, _PHRASE.sub(lambda found: PHRASES[found[0]], part)) for part in parts[::2]]
-    return "".join(parts)
-
-
-def _flag(found: re.Match[str]) -> str:
-    return f"--{RENAMED.get(found[1], found[1]).replace('_', '-')} "
-
+from gpubench.core.errors import GpubenchError, message_of
+from gpubench.running.options import SPECS
 
 EXIT_TASK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
+def complain(error: Exception, *, with_flags: bool = True) -> int:
+    """Print the message of an error in one line; returns the exit code.
+
+    Parameters
+    ----------
+    with_flags : name flags in place of arguments
+    """
+    message = message_of(error)
+    if with_flags and isinstance(error, GpubenchError):
+        message = error.with_flags(flag_of)
+    sys.stderr.write(f"gpubench: {' '.join(message.split())}\n")
+    return EXIT_BAD_INPUT
+
+
+def flag_of(argument: str) -> str:
+    """Return the flag of an argument: "--option k" for a parameter of the tasks, "--label" for `label`."""
+    from gpubench.tasks import Options
+
+    if argument in SPECS:
+        return SPECS[argument].flags[0].names[0].partition("/")[0]
+    if argument in (parameter.name for parameter in fields(Options)):
+        return f"--option {argument}"
+    return f"--{argument.replace('_', '-')}"
+
+
 @contextmanager
 def reporting(verbose: bool) -> Iterator[None]:
-    """Say of Ctrl-C that nothing was done, and show where an error comes from above the line that says what it is."""
+    """Report Ctrl-C before anything was finished, and print the traceback of an error if `verbose`."""
     try:
         yield
     except KeyboardInterrupt:

@@ -14,11 +14,11 @@ import typer
 
 from gpubench.cli.compare import compare
 from gpubench.cli.datasets import app as datasets_app
-from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, in_flags, reporting
+from gpubench.cli.errors import EXIT_INTERRUPTED, complain, reporting
 from gpubench.cli.profile import profile_command
 from gpubench.cli.report import report_command
 from gpubench.cli.score import EXAMPLES, demo, score
-from gpubench.core.errors import GpubenchError, message_of
+from gpubench.core.errors import GpubenchError, InputError
 
 # The base of every error in usage. Newer versions of typer carry their own copy of click, older ones use the package.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -46,20 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
     except _UsageError as error:
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return _complain(f"{message}; see {context.command_path if context else 'gpubench'} --help")
+        return complain(InputError(f"{message}; see {context.command_path if context else 'gpubench'} --help"))
     except (GpubenchError, MemoryError) as error:
-        return _complain(in_flags(message_of(error)))
+        return complain(error)
     except OSError as error:  # such as a folder that may not be entered, wherever a path is first looked at
         if error.filename is None:
             raise
-        return _complain(f"{str(error.filename)!r} cannot be used: {error.strerror}; check the path, or choose another")
+        message = f"{str(error.filename)!r} cannot be used: {error.strerror}; check the path, or choose another"
+        return complain(InputError(message))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-
-
-def _complain(message: str) -> int:
-    sys.stderr.write(f"gpubench: {' '.join(message.split())}\n")
-    return EXIT_BAD_INPUT
 
 
 @app.callback(invoke_without_command=True)

@@ -1,13 +1,19 @@
-"""What people write on the command line, turned into values."""
+"""Parsers of the values of flags."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.files import check_writable_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpubench.running.output import Output
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -41,7 +47,6 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     InputError
         No such field (with close matches), or a value that is not of its type.
     """
-    from gpubench.core.errors import close_matches
     from gpubench.tasks import Options
 
     types = get_type_hints(Options)
@@ -90,3 +95,66 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
     if not math.isfinite(value):
         raise InputError(f"--option {name}={text!r} is not finite; write {noun}")
     return value
+
+
+def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> list[str]:
+    """Split "a,b" and repeated texts into distinct names, each one of `known`.
+
+    Raises
+    ------
+    InputError
+        No such name (with close matches); `argument` is named in the message.
+    """
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in known:
+            matches = close_matches(name, known)
+            raise InputError(f"{argument}={name!r} is unknown{matches}; use one that exists", argument=argument)
+    return names
+
+
+def parse_output(
+    folder: Path | None, formats: Sequence[str] | None, *, report: bool = False, quiet: bool = False
+) -> Output | None:
+    """Return the files that flags ask for, checked before anything is computed; None without a folder.
+
+    Raises
+    ------
+    InputError
+        An unknown format, a folder that cannot be written, or flags that make no sense without a folder.
+    """
+    from gpubench.running.output import WRITERS, Output
+
+    if folder is None:
+        flag = "--format" if formats else "--report" if report else "--quiet" if quiet else None
+        if flag is not None:
+            alone = " or --trace" if flag == "--quiet" else ""
+            raise InputError(f"{flag} without --out{alone} would save nothing; add a folder, such as --out results/")
+        return None
+    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "format"), report)
+    output.check()
+    return output
+
+
+def check_file(path: Path, argument: str, example: str, made: Path | None = None) -> None:
+    """Check, before anything is computed, that a file can be written.
+
+    Parameters
+    ----------
+    example : name of such a file
+    made : a folder that will be made before, for other files
+
+    Raises
+    ------
+    InputError
+        Its folder cannot be written or does not exist, or the path is a folder.
+    """
+    given = f"{argument}={str(path)!r}"
+    if path.is_dir():
+        raise InputError(f"{given} is a folder; name a file, such as {path / example}", argument=argument)
+    if not path.parent.exists():
+        if made is not None and path.parent.resolve() == made.resolve():
+            return
+        problem = f"cannot be written: there is no folder {str(path.parent)!r}; make it first"
+        raise InputError(f"{given} {problem}", argument=argument)
+    check_writable_folder(path.parent, argument)

@@ -53,11 +53,11 @@ def profile_command(
     from gpubench.profiling.table import show
 
     with reporting(verbose):
-        check_writable_folder(out, "--out")
+        check_writable_folder(out, "out")
         with Progress() as progress:
             found = profile(
-                units.parse_counts(cells, "--cells"),
-                units.parse_counts(dims, "--dims"),
+                units.parse_counts(cells, "cells"),
+                units.parse_counts(dims, "dims"),
                 tasks=task or DEFAULT_TASKS,
                 engine=engine,
                 seed=seed,

@@ -15,11 +15,11 @@ def report_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="The file to write.")] = Path("report.html"),
 ) -> None:
     """Write results as one HTML page that works offline: scores, definitions, notes, time, memory and provenance."""
+    from gpubench.cli.parse import check_file
     from gpubench.reporting import report
     from gpubench.reporting.page import read_runs
-    from gpubench.running.output import check_file
 
-    check_file(out, "--out", "report.html")
+    check_file(out, "out", "report.html")
     runs = read_runs(results)
     replaces = out.exists()
     report(runs, out)

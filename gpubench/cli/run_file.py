@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED
-from gpubench.core.errors import EngineUnavailable, InputError, message_of
+from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain
+from gpubench.core.errors import EngineUnavailable, InputError
 
 if TYPE_CHECKING:
     from gpubench.results.result import Result
@@ -38,11 +38,11 @@ def refuse_other_flags(context: typer.Context) -> None:
 
 def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
     """Print what every run of a run file would take, and what all of them take; returns the exit code."""
+    from gpubench.cli.parse import parse_output
     from gpubench.running import batch
-    from gpubench.running.output import chosen_output
     from gpubench.running.run_file import read_run_file
 
-    every = chosen_output(out, formats if out else None)
+    every = parse_output(out, formats if out else None)
     runs = read_run_file(file)
     expected: dict[str, Plan] = {}
     code = 0
@@ -55,19 +55,15 @@ def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
         try:
             expected[run.name] = batch.plan_run(run)
         except (InputError, EngineUnavailable) as error:
-            code = _complain(error)
+            code = complain(error, with_flags=False)
             continue
         typer.echo(f"{expected[run.name]}\n")
         if expected[run.name].refusal:
-            code = _complain(InputError(f"{run.where}: run {run.name!r}: {expected[run.name].refusal}"))
+            refusal = f"{run.where}: run {run.name!r}: {expected[run.name].refusal}"
+            code = complain(InputError(refusal), with_flags=False)
     if expected:
         typer.echo(batch.sum_text(expected))
     return code
-
-
-def _complain(error: Exception) -> int:
-    sys.stderr.write(f"gpubench: {' '.join(message_of(error).split())}\n")
-    return EXIT_BAD_INPUT
 
 
 def score_runs(
@@ -77,14 +73,14 @@ def score_runs(
 
     A run that cannot be scored is told of, and the others go on.
     """
+    from gpubench.cli.parse import parse_output
     from gpubench.cli.progress import Progress
     from gpubench.cli.show import stages_text
     from gpubench.results import table
     from gpubench.running import batch
-    from gpubench.running.output import chosen_output
     from gpubench.running.run_file import read_run_file
 
-    every = chosen_output(out, formats, report=report, quiet=quiet)
+    every = parse_output(out, formats, report=report, quiet=quiet)
     if every is None:
         raise InputError("a run file needs --out: the folder where each run gets a folder of its own")
     plans = read_run_file(file)
@@ -99,7 +95,7 @@ def score_runs(
             with Progress(shown=not quiet) as progress:
                 result, lines = batch.score_run(plan, outputs[plan.name], progress)
         except (InputError, EngineUnavailable, MemoryError) as error:
-            _complain(error)
+            complain(error, with_flags=False)
             code = EXIT_TASK_FAILED
             continue
         except KeyboardInterrupt:

@@ -91,14 +91,14 @@ def score(
     if any(path.lower().endswith(RUN_FILES) for path in data):
         return _score_run_file(context, data, out, format_, plan=plan, report=report, quiet=quiet, verbose=verbose)
     with reporting(verbose):
+        from gpubench.cli.parse import check_file, parse_output
         from gpubench.cli.progress import Progress
         from gpubench.core.checkpoint import Checkpoint
         from gpubench.running import score as running_score
-        from gpubench.running.output import check_file, chosen_output
 
-        output = chosen_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
+        output = parse_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
-            check_file(trace, "--trace", "trace.json", made=out)
+            check_file(trace, "trace", "trace.json", made=out)
         run = RunOptions.of(**parse_flags(given))
         if plan:
             return _print_plan(run)
@@ -146,12 +146,12 @@ def demo(
 ) -> int:
     """Score real cells that come with gpubench, and say what each number means."""
     from gpubench.cli.listing import meanings_text
+    from gpubench.cli.parse import parse_output
     from gpubench.cli.progress import Progress
     from gpubench.datasets import DEMO_SOURCE, demo_path
     from gpubench.running import score as running_score
-    from gpubench.running.output import chosen_output
 
-    output = chosen_output(out, ["json", "csv"], report=True)
+    output = parse_output(out, ["json", "csv"], report=True)
     typer.echo(f"{DEMO_SOURCE}\n")
     with reporting(verbose=False):
         with Progress() as progress:

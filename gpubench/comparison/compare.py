@@ -74,11 +74,18 @@ def check_draws(n_resamples: int, seed: int, donor: str | None, obs: Any) -> Non
     """
     check_seed(seed)
     if n_resamples != 0 and n_resamples < MIN_RESAMPLES:
-        raise InputError(f"resamples={n_resamples} cannot be used; give at least {MIN_RESAMPLES}, or 0 for none")
+        raise InputError(
+            f"resamples={n_resamples} cannot be used; give at least {MIN_RESAMPLES}, or 0 for none",
+            argument="resamples",
+        )
     if donor is not None and n_resamples == 0:
-        raise InputError(f"donor={donor!r} asks for intervals, and resamples=0 for none; leave one of them out")
+        raise InputError(
+            f"donor={donor!r} asks for intervals, but `resamples` is 0; leave out one of them", argument="donor"
+        )
     if obs is not None and donor is None:
-        raise InputError("obs is where the donors are looked up; name their column with donor, or leave it out")
+        raise InputError(
+            "obs is the table of the donors; name their column with `donor`, or leave out `obs`", argument="obs"
+        )
 
 
 def draw(

@@ -103,7 +103,7 @@ class Comparison:
             A tolerance below 0 or not finite.
         """
         if not 0 <= tolerance < math.inf:
-            raise InputError(f"tolerance={tolerance} cannot be used; give a number of at least 0")
+            raise InputError(f"tolerance={tolerance} cannot be used; give a number of at least 0", argument="tolerance")
         lines = []
         for row in self.rows:
             first = row.results[0]

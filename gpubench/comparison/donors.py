@@ -31,7 +31,9 @@ def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[s
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
-        raise InputError(f"donor={column!r} needs results with a cells.parquet beside them; score again with --out")
+        raise InputError(
+            f"donor={column!r} needs results with a cells.parquet beside them; score again with --out", argument="donor"
+        )
     n_cells = with_cells[0].cells.n_cells
     if obs is not None:
         donors = read_labels(obs, column, "donor", n_cells)
@@ -47,9 +49,10 @@ def find_donors(results: Iterable[Result], column: str, obs: str | os.PathLike[s
         if column not in known:
             raise InputError(
                 f"donor={column!r} is not among the columns of the results{close_matches(column, known)}; "
-                "give obs, the table of the cells that has it"
+                "give `obs`, the table of the cells that has it",
+                argument="donor",
             )
         donors = known[column]
     if donors.n_classes < 2:
-        raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least")
+        raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least", argument="donor")
     return donors

@@ -1,9 +1,10 @@
-"""Errors that are written for the person who reads them."""
+"""Errors with messages for users, and helpers that word them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-N_LISTED = 10
-
-
-N_MATCHES = 3
-
-
-N_ROWS = 3
+N_LISTED, N_MATCHES, N_ROWS = 10, 3, 3
+"""Names, close matches and rows that a message lists at most."""
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:
-    """What to append to "there is no such name": " (did you mean 'X_pca', 'X_umap'?)" or " (there are: 'a', 'b')".
+    """Return the suggestion to append to a message about an unknown name; case is ignored.
 
-    Upper and lower case count as equal.
+    Examples
+    --------
+    >>> close_matches("X_pc", ["X_pca", "spatial"])
+    " (did you mean 'X_pca'?)"
+    >>> close_matches("b", ["X_pca"])
+    " (there are: 'X_pca')"
     """
     known = [str(name) for name in known]
     meant = nearest(word, known)
@@ -33,7 +34,7 @@ def close_matches(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The names that `word` may be a slip for, best first."""
+    """Return the names most similar to `word`, best first."""
     by_folded: dict[str, list[str]] = {}
     for name in known:
         by_folded.setdefault(name.casefold(), []).append(name)
@@ -42,27 +43,47 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def quoted(names: Collection[str]) -> str:
-    """'a', 'b', 'c' and 4 more."""
+    """Return the names in quotes, the first ten of them: "'a', 'b', ... and 4 more"."""
     listed = ", ".join(repr(name) for name in list(names)[:N_LISTED])
     return listed if len(names) <= N_LISTED else f"{listed} and {len(names) - N_LISTED:,} more"
 
 
 def some_rows(rows: NDArray[Any], n: int, verb: str) -> str:
-    """12 of 2,638 rows hold NaN (first: 3, 17, 40). The rows ascend and are counted from 0."""
+    """Return a count with the first row numbers: "12 of 2,638 rows hold NaN (first: 3, 17, 40)"."""
     first = ", ".join(str(row) for row in rows[:N_ROWS])
     return f"{len(rows):,} of {n:,} rows {verb} (first: {first})"
 
 
 class GpubenchError(Exception):
-    """Base of every error that gpubench raises on purpose."""
+    """Base of all errors that gpubench raises on purpose.
+
+    Parameters
+    ----------
+    message : one line: argument, fault, count, remedy. Other arguments are named in backticks
+    argument : the argument with which the message begins; the command line prints its flag instead
+
+    Examples
+    --------
+    >>> error = InputError("knn='ivf' is approximate, which `exact` forbids", argument="knn")
+    >>> error.with_flags(lambda argument: f"--{argument}")
+    "--knn 'ivf' is approximate, which --exact forbids"
+    """
+
+    def __init__(self, message: str = "", *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def with_flags(self, flag_of: Callable[[str], str]) -> str:
+        """Return the message for users of the command line, who know arguments by their flags."""
+        message = str(self)
+        if self.argument and message.startswith(self.argument):
+            flag, rest = flag_of(self.argument), message.removeprefix(self.argument)
+            message = flag + (rest.replace("=", " ", 1) if rest.startswith("=") and " " not in flag else rest)
+        return re.sub(r"`(\w+)`", lambda named: flag_of(named[1]), message)
 
 
 class InputError(GpubenchError, ValueError):
-    """An argument or a file cannot be scored.
-
-    The message is one line: which argument, what is wrong, how many rows and the first few of them, and what to do.
-    The command line prints it and exits with 2.
-    """
+    """An argument or a file cannot be scored; the command line prints the message and exits with 2."""
 
 
 class OutOfMemory(GpubenchError, MemoryError):
@@ -70,8 +91,8 @@ class OutOfMemory(GpubenchError, MemoryError):
 
 
 @contextmanager
-def telling_of_memory() -> Iterator[None]:
-    """Say what to do where memory runs out, for Python's own message says at most how much was asked for.
+def explaining_memory_errors() -> Iterator[None]:
+    """Replace `MemoryError` by `OutOfMemory`, whose message says what to do.
 
     Raises
     ------
@@ -87,18 +108,17 @@ def telling_of_memory() -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str:
-    """What an error says to the user; of memory that ran out, what to do."""
+    """Return the message of an error for the user; for `MemoryError` with a remedy."""
     if not isinstance(error, MemoryError) or isinstance(error, OutOfMemory):
         return str(error)
-    what = " ".join(str(error).split())
-    told = f" ({what})" if what else ""
+    reason = " ".join(str(error).split())
     remedy = "use fewer cells, or smaller blocks with --memory 4GB (in Python memory, in bytes)"
-    return f"out of memory{told}; {remedy}"
+    return f"out of memory{f' ({reason})' if reason else ''}; {remedy}"
 
 
 class EngineUnavailable(GpubenchError, RuntimeError):
-    """A named engine cannot start here; the message says which package or device is missing."""
+    """A named engine cannot start here; the message names the missing package or device."""
 
 
 class ClusterError(GpubenchError, RuntimeError):
-    """A cluster has failed the run: workers ended again and again, or nobody answers any more."""
+    """A cluster failed the run: workers ended repeatedly, or the scheduler does not answer."""

@@ -138,11 +138,10 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
         with tempfile.TemporaryFile(dir=nearest) as file:
             file.write(b"\0")
     except OSError as error:
-        given = f"{name} {str(folder)!r}" if name.startswith("-") else f"{name}={str(folder)!r}"
-        raise cannot_write(nearest, error, f"{given} cannot be written") from error
+        raise cannot_write(nearest, error, f"{name}={str(folder)!r} cannot be written", argument=name) from error
 
 
-def cannot_write(folder: Path, error: OSError, what: str) -> InputError:
+def cannot_write(folder: Path, error: OSError, what: str, *, argument: str | None = None) -> InputError:
     """Return the error for a file that cannot be written, with a remedy."""
     remedy = _REMEDIES.get(error.errno, _NO_PERMISSION)
-    return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}")
+    return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}", argument=argument)

@@ -34,7 +34,9 @@ def check_seed(seed: Any) -> int:
     except TypeError:
         number = -1
     if not 0 <= number <= MAX_SEED:
-        raise InputError(f"seed={seed!r} is not a whole number from 0 to {MAX_SEED}; choose one that is")
+        raise InputError(
+            f"seed={seed!r} is not a whole number from 0 to {MAX_SEED}; choose one that is", argument="seed"
+        )
     return number
 
 

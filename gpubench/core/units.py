@@ -25,7 +25,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     amount = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
     if amount < 1:
-        raise InputError(f"--memory {text!r} is no amount of memory; write it as 4GB or 500MB")
+        raise InputError(f"memory={text!r} is not an amount of memory; write it as 4GB or 500MB", argument="memory")
     return amount
 
 
@@ -43,7 +43,7 @@ def parse_counts(text: str, argument: str) -> list[int]:
 
     Examples
     --------
-    >>> parse_counts("10k,1.5M", "--cells")
+    >>> parse_counts("10k,1.5M", "cells")
     [10000, 1500000]
     """
     counts = []
@@ -51,7 +51,10 @@ def parse_counts(text: str, argument: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([km]?)\s*", part, re.IGNORECASE)
         number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
         if number < 1 or round(number, 6) % 1:
-            raise InputError(f"{argument} {part!r} is no whole number above 0; write numbers such as 10k,100k,1M")
+            raise InputError(
+                f"{argument}={part!r} is not a whole number above 0; write numbers such as 10k,100k,1M",
+                argument=argument,
+            )
         counts.append(round(number))
     return counts
 

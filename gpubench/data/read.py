@@ -153,7 +153,7 @@ def split_embeddings(
         is_file = is_file_name(given)
         name = stem(file_of(given)) if is_file else given
         if name in files or name in keys:
-            raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path")
+            raise InputError(f"embeddings: two are called {name!r}; give a mapping name -> path", argument="embeddings")
         if is_file:
             files[name] = given
         else:
@@ -213,7 +213,10 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
     with reading_source(source):
         opened = open_source(source)
         if isinstance(opened, OneMatrix):
-            raise InputError(f"{name}={given!r} is no file, and {opened.where} has no keys; give a path or a matrix")
+            raise InputError(
+                f"{name}={given!r} is not a file, and {opened.where} has no keys; give a path or a matrix",
+                argument=name,
+            )
         return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
 
 
@@ -403,12 +406,20 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     if table is None:
-        raise InputError(f"{role}={given!r} names a column, but there is no table; give obs, or the values themselves")
+        raise InputError(
+            f"{role}={given!r} names a column, but there is no table; give `obs`, the table that has it, or the values"
+            " themselves",
+            argument=role,
+        )
     count = table.names().count(given)
     if count == 0:
-        raise InputError(f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}")
+        raise InputError(
+            f"{role}={given!r} is not a column of {table.where}{close_matches(given, table.names())}", argument=role
+        )
     if count > 1:
-        raise InputError(f"{role}={given!r}: {table.where} has {count} columns of that name; rename all but one")
+        raise InputError(
+            f"{role}={given!r}: {table.where} has {count} columns of that name; rename all but one", argument=role
+        )
     return table.column(given)
 
 

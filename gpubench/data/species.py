@@ -127,7 +127,7 @@ def _common_names(parts: Mapping[str, Dataset]) -> list[str]:
     first = next(iter(names.values()))
     if any(set(others) != set(first) for others in names.values()):
         listed = "; ".join(f"{species}: {quoted(others)}" for species, others in names.items())
-        raise InputError(f"the sources have different embeddings ({listed}); name in embeddings one that all have")
+        raise InputError(f"the sources have different embeddings ({listed}); name one that all have with `embeddings`")
     return first
 
 

@@ -90,15 +90,17 @@ def get_engine(
 def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: bool) -> None:
     """Refuse what is unknown, and what contradicts itself."""
     if name not in ("auto", *ENGINES):
-        raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}")
+        raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}", argument="engine")
     if knn not in KNN_METHODS:
-        raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}")
+        raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}", argument="knn")
     if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}", argument="precision"
+        )
     if exact and knn not in ("auto", "exact"):
-        raise InputError(f"knn={knn!r} is approximate, which exact forbids; leave one of them out")
+        raise InputError(f"knn={knn!r} is approximate, which `exact` forbids; leave out one of them", argument="knn")
     if has_cluster and name not in ("auto", "dask"):
-        raise InputError(f"cluster is of the engine dask, not of {name}; leave one of them out")
+        raise InputError(f"`cluster` needs the engine dask, not {name}; leave out one of them")
 
 
 def _start_cuda(**options: Any) -> Engine:
@@ -112,7 +114,9 @@ def _start_cuda(**options: Any) -> Engine:
 
 def _start_dask(**options: Any) -> Engine:
     if find_spec("distributed") is None:
-        raise EngineUnavailable('engine="dask" needs Dask; install it with: pip install "gpubench[dask]"')
+        raise EngineUnavailable(
+            'engine="dask" needs Dask; install it with: pip install "gpubench[dask]"', argument="engine"
+        )
     from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.gpu_engine import on_gpus
 

@@ -44,7 +44,9 @@ def budget_bytes(wanted: int | None) -> int:
         return int(SHARE_OF_FREE * free_memory_bytes())
     if wanted < MIN_BUDGET_BYTES:
         least = f"{bytes_text(MIN_BUDGET_BYTES)} ({MIN_BUDGET_BYTES:,} bytes)"
-        raise InputError(f"memory={wanted:,} bytes is too little for any run; allow at least {least}")
+        raise InputError(
+            f"memory={wanted:,} bytes is too little for any run; allow at least {least}", argument="memory"
+        )
     return wanted
 
 
@@ -86,7 +88,7 @@ def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells
     """
     if n_bytes > budget:
         needs, has = bytes_text(n_bytes), bytes_text(budget)
-        raise InputError(f"{what} takes {needs}, but {has} may be used; raise memory, or {advice}")
+        raise InputError(f"{what} takes {needs}, but {has} may be used; raise `memory`, or {advice}")
 
 
 def require_knn(n: int, d: int, k: int, budget: int) -> None:

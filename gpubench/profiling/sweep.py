@@ -98,7 +98,9 @@ def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
     for name, values, least in (("cells", cells, MIN_CELLS), ("dims", dims, 1)):
         bad = [value for value in values if value < least]
         if bad or not values:
-            raise InputError(f"{name}={list(values)} cannot be profiled; give numbers of at least {least}")
+            raise InputError(
+                f"{name}={list(values)} cannot be profiled; give numbers of at least {least}", argument=name
+            )
     return sorted({(n, d) for n in cells for d in dims}, key=lambda size: (size[0] * size[1], size))
 
 

@@ -138,7 +138,7 @@ def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again
     engine = prepared.engine
     model = engine.cost_model
     if model is None:
-        raise InputError(f'engine={engine.name!r} has no plan; use engine="cpu"')
+        raise InputError(f"engine={engine.name!r} has no plan; use 'cpu'", argument="engine")
     process_bytes = resident_bytes() or 0  # before measuring
     rates, measured = rates_of(engine, measure_again=measure_again)
     unknown = [task.id for task in prepared.tasks if task.steps is None]

@@ -12,7 +12,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import check_seed
 from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
-from gpubench.running.interrupt import answering
+from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import BASELINES, RunOptions
 from gpubench.running.runner import PERTURBATION, Inputs, choose_tasks
 from gpubench.tasks import TASKS
@@ -89,7 +89,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
             cluster=run.cluster,
         )
     with engine.timeline.stage("read"):
-        dataset, inputs = answering(lambda: _read(run, wanted), engine.timeline)
+        dataset, inputs = run_interruptible(lambda: _read(run, wanted), engine.timeline)
     tasks, skipped = choose_tasks(wanted, inputs)
     return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines)
 
@@ -121,13 +121,22 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
         A baseline, or cells before integration, of several sources; or cells before integration that no task uses.
     """
     if run.pre_integrated is not None and SCIB not in (wanted or []):
-        raise InputError(f"pre_integrated is used by the task {SCIB!r} alone; name it in tasks, or leave it out")
+        raise InputError(
+            f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",
+            argument="pre_integrated",
+        )
     if not _is_one_per_species(run.data):
         return
     if baselines:
-        raise InputError("baseline cannot be computed from one file per species; leave it out, or merge the files")
+        raise InputError(
+            "baseline cannot be computed from one file per species; leave it out, or merge the files",
+            argument="baseline",
+        )
     if run.pre_integrated is not None:
-        raise InputError("pre_integrated cannot be one file per species; leave it out, or merge the files")
+        raise InputError(
+            "pre_integrated cannot be one file per species; leave it out, or merge the files",
+            argument="pre_integrated",
+        )
 
 
 def _wanted_tasks(tasks: str | Sequence[str]) -> list[str] | None:
@@ -147,7 +156,7 @@ def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
     names = [] if baseline is None else [baseline] if isinstance(baseline, str) else list(baseline)
     for name in names:
         if name not in BASELINES:
-            raise InputError(f"baseline={name!r} is unknown; use 'pca' or 'expression'")
+            raise InputError(f"baseline={name!r} is unknown; use 'pca' or 'expression'", argument="baseline")
     return names
 
 

@@ -132,14 +132,14 @@ def _memory(value: Value, _key: str, _: Path) -> int:
     try:
         return parse_bytes(str(value.plain()))
     except InputError as error:
-        raise value.error(str(error).removeprefix("--")) from error
+        raise value.error(str(error)) from error
 
 
 def _scorers(value: Value, key: str, _: Path) -> dict[str, Any] | None:
     try:
         return parse_scorers([item.text(key) for item in value.items()])
     except InputError as error:
-        raise value.error(str(error).removeprefix("--")) from error
+        raise value.error(str(error)) from error
 
 
 def _parameters(value: Value, _key: str, _: Path) -> dict[str, Any]:

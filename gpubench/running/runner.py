@@ -16,7 +16,7 @@ from gpubench.core.scores import CellScores
 from gpubench.core.types import Labels
 from gpubench.engines.embedding import Embedding, fingerprint_of
 from gpubench.metrics._metric import check_groups, check_several
-from gpubench.running.interrupt import answering
+from gpubench.running.interrupt import run_interruptible
 from gpubench.running.views import given_view, principal_view
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Options, Task, TaskInput, with_note
@@ -82,7 +82,8 @@ class Inputs:
             if pre_integrated is not None and pre_integrated.shape[0] != dataset.n_cells:
                 raise InputError(
                     f"pre_integrated has {pre_integrated.shape[0]:,} rows but the data has {dataset.n_cells:,};"
-                    " give the same cells in the same order"
+                    " give the same cells in the same order",
+                    argument="pre_integrated",
                 )
         return cls(options, scorers, columns, perturbation, pre_integrated)
 
@@ -127,7 +128,7 @@ def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], 
                 f"task {task.id!r} needs {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
             )
     if not run:
-        raise InputError("no task can run: give label (and batch, time or species), or predictions")
+        raise InputError("no task can run: give `label` (and `batch`, `time` or `species`), or `predictions`")
     return run, skipped
 
 
@@ -162,7 +163,7 @@ class Runner:
                 step()
 
         try:
-            answering(work, self._engine.timeline)
+            run_interruptible(work, self._engine.timeline)
         except KeyboardInterrupt:
             self.interrupted = True
         if not self.rows and self._refusals and len(self._refusals) == len(self.failures):

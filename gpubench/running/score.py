@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.core.checkpoint import Checkpoint, CheckpointScope
-from gpubench.core.errors import telling_of_memory
+from gpubench.core.errors import explaining_memory_errors
 from gpubench.data.urls import shown
 from gpubench.results.result import Result
 from gpubench.running.forecast import check_fits
@@ -118,7 +118,7 @@ def score(
     return score_run(RunOptions.of(**given, **options), checkpoint=checkpoint, listener=listener)
 
 
-@telling_of_memory()
+@explaining_memory_errors()
 def score_run(
     run: RunOptions,
     *,

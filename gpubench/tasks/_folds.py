@@ -79,9 +79,9 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
     scarce = np.flatnonzero(sizes < n_folds)
     note = f"{labels.key} has fewer cells than the {n_folds} folds in {listed(labels, scarce)}" if len(scarce) else ""
     if len(scarce) == len(sizes):
-        raise InputError(f"{note}: no label is in every fold; lower n_folds, or give more cells")
+        raise InputError(f"{note}: no label is in every fold; lower `n_folds`, or give more cells")
     if samples is not None and samples.n_classes < n_folds:
-        raise InputError(f"{samples.key} has {samples.n_classes} values, too few for {n_folds} folds; lower n_folds")
+        raise InputError(f"{samples.key} has {samples.n_classes} values, too few for {n_folds} folds; lower `n_folds`")
     splitter = (StratifiedKFold if samples is None else StratifiedGroupKFold)(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # the note says it
@@ -90,7 +90,7 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
         for i, (_, test) in enumerate(splitter.split(labels.codes, labels.codes, groups)):
             codes[test] = i
     if len(np.unique(codes)) < n_folds:
-        raise InputError(f"{labels.key}: the samples are too uneven for {n_folds} folds; lower n_folds")
+        raise InputError(f"{labels.key}: the samples are too uneven for {n_folds} folds; lower `n_folds`")
     return Folds(codes, n_folds), note
 
 

@@ -38,7 +38,8 @@ def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
     for name in names:
         if name not in known:
             raise InputError(
-                f"--scorer {name!r} is no scorer of scikit-learn{close_matches(name, known)}; use one that is"
+                f"scorers: {name!r} is not a scorer of scikit-learn{close_matches(name, known)}; use one that is",
+                argument="scorers",
             )
     return {name: get_scorer(name) for name in names}
 
@@ -97,18 +98,24 @@ def make_scorers(scorers: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str
     """
     for name in scorers:
         if name in taken:
-            raise InputError(f"scorers: {name!r} is a metric of this task already; choose another name")
+            raise InputError(
+                f"scorers: {name!r} is a metric of this task already; choose another name", argument="scorers"
+            )
     return {name: _make_scorer(name, scorer) for name, scorer in scorers.items()}
 
 
 def _make_scorer(name: str, scorer: Any) -> Scorer:
     if isinstance(scorer, str):
         if scorer not in get_scorer_names():
-            raise InputError(f"scorers: scikit-learn has no {scorer!r}{close_matches(scorer, get_scorer_names())}")
+            raise InputError(
+                f"scorers: scikit-learn has no {scorer!r}{close_matches(scorer, get_scorer_names())}",
+                argument="scorers",
+            )
         scorer = get_scorer(scorer)
     if not callable(scorer):
         raise InputError(
-            f"scorers: {name!r} is a {type(scorer).__name__}; give a function of (y_true, y_pred), a scorer"
+            f"scorers: {name!r} is a {type(scorer).__name__}; give a function of (y_true, y_pred), a scorer",
+            argument="scorers",
         )
     if isinstance(scorer, _MADE_BY_SKLEARN):
         return cast("Scorer", scorer)

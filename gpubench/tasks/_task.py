@@ -79,14 +79,16 @@ class Options:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < least:
-                raise InputError(f"{name}={value!r} cannot be used; give a whole number of at least {least}")
+                raise InputError(
+                    f"{name}={value!r} cannot be used; give a whole number of at least {least}", argument=name
+                )
         resolution: Any = self.resolution
         if not (isinstance(resolution, Real) and 0 < float(resolution) < math.inf):
-            raise InputError(f"resolution={resolution!r} cannot be used; give a number above 0")
+            raise InputError(f"resolution={resolution!r} cannot be used; give a number above 0", argument="resolution")
         for name, choices in (("aggregation", Aggregation), ("effect", Effect)):
             if getattr(self, name) not in get_args(choices):
                 listed = ", ".join(map(repr, get_args(choices)))
-                raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}")
+                raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}", argument=name)
         object.__setattr__(self, "classifiers", _classifiers(self.classifiers))
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +102,9 @@ def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, (list, tuple)) or not names or not set(names) <= set(known):
         listed = ", ".join(map(repr, known))
-        raise InputError(f"classifiers={given!r} cannot be used; name one or several of: {listed}")
+        raise InputError(
+            f"classifiers={given!r} cannot be used; name one or several of: {listed}", argument="classifiers"
+        )
     return tuple(kind for kind in known if kind in names)
 
 

@@ -45,7 +45,7 @@ def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[n
     if label.n_classes - len(small) < 2:
         raise InputError(
             f"{label.key}: {label.n_classes - len(small)} of {label.n_classes} values have at least {min_class_size} "
-            "cells, and prediction needs two; lower min_class_size, or give another label"
+            "cells, and prediction needs two; lower `min_class_size`, or give another label"
         )
     rows = np.flatnonzero(~np.isin(label.codes, small))
     return rows, take_labels(label, rows), note

@@ -151,7 +151,7 @@ BAD_INPUT = {
     "k that is no number": ([*ORDER, "-o", "k=many"], "--option k='many' is not a whole number"),
     "unknown option": ([*ORDER, "-o", "resolutoin=1"], "'resolutoin' .*did you mean 'resolution'"),
     "unknown task": ([*CELLS, "-t", "clusterin"], "task 'clusterin' .*did you mean 'clustering'"),
-    "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer 'acuracy' .*did you mean 'accuracy'"),
+    "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer: 'acuracy' .*did you mean 'accuracy'"),
     "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
     "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
@@ -213,7 +213,7 @@ def test_an_unwritable_folder_is_found_before_anything_is_computed(
 def test_flags_that_would_keep_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, *flags]) == 2
     assert f"{flags[0]} without --out" in (told := capsys.readouterr().err)
-    assert "would keep nothing" in told
+    assert "would save nothing" in told
 
 
 def test_a_trace_alone_is_something_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.cli.parse import parse_options
+from gpubench.cli.parse import parse_list, parse_options
 from gpubench.core.errors import InputError
 from gpubench.core.units import parse_bytes, parse_counts
-from gpubench.running.output import parse_list
 from gpubench.tasks import Options
 from gpubench.tasks._scorers import parse_scorers
 
@@ -35,7 +34,7 @@ def test_amounts_of_memory(text: str, amount: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "-4GB", "0", "0.1", "4 GB RAM", "four", "nan", "1e9", "inf"])
 def test_what_is_no_amount_of_memory(text: str) -> None:
-    with pytest.raises(InputError, match=r"--memory .*write it as 4GB"):
+    with pytest.raises(InputError, match=r"memory=.*write it as 4GB"):
         parse_bytes(text)
 
 
@@ -78,13 +77,13 @@ def test_wrong_options_are_named(text: str, message: str) -> None:
 
 
 def test_lists_are_split_and_checked() -> None:
-    assert parse_list(["json,csv", "json", " parquet"], ["json", "csv", "parquet"], "--format") == [
+    assert parse_list(["json,csv", "json", " parquet"], ["json", "csv", "parquet"], "format") == [
         "json",
         "csv",
         "parquet",
     ]
-    with pytest.raises(InputError, match=r"--format 'parqet' is unknown .did you mean 'parquet'"):
-        parse_list(["parqet"], ["json", "csv", "parquet"], "--format")
+    with pytest.raises(InputError, match=r"format='parqet' is unknown .did you mean 'parquet'"):
+        parse_list(["parqet"], ["json", "csv", "parquet"], "format")
 
 
 def test_scorers_are_those_of_scikit_learn() -> None:
@@ -92,15 +91,15 @@ def test_scorers_are_those_of_scikit_learn() -> None:
     assert scorers is not None
     assert callable(scorers["balanced_accuracy"])
     assert parse_scorers([]) is None
-    with pytest.raises(InputError, match=r"--scorer 'balanced_acuracy' is no scorer.*did you mean 'balanced_accuracy'"):
+    with pytest.raises(InputError, match=r"scorers: 'balanced_acuracy' is not a scorer.*mean 'balanced_accuracy'"):
         parse_scorers(["balanced_acuracy"])
 
 
 def test_counts_have_units() -> None:
-    assert parse_counts("300,1.5k, 10K,2M", "--cells") == [300, 1500, 10_000, 2_000_000]
+    assert parse_counts("300,1.5k, 10K,2M", "cells") == [300, 1500, 10_000, 2_000_000]
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "1.5", "0.0001k", "1e3", "10k,,20k", "10g"])
 def test_what_is_no_count_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--cells .* is no whole number above 0; write numbers such as 10k,100k,1M$"):
-        parse_counts(text, "--cells")
+    with pytest.raises(InputError, match=r"^cells=.* is not a whole number above 0; write numbers such as 10k"):
+        parse_counts(text, "cells")

@@ -147,10 +147,10 @@ BAD = {
     "column": ({"donor": "x", "obs": "good/obs.csv"}, "donor='x' is not a column of good/obs.csv"),
     "one": ({"donor": "all", "obs": {"all": ["a"] * N}}, "donor='all' has one value, and an interval needs two"),
     "length": ({"donor": "all", "obs": {"all": ["a", "b"]}}, "donor has 2 values but the embedding has 240 rows"),
-    "obs": ({"obs": "good/obs.csv"}, "obs is where the donors are looked up; name their column with donor"),
+    "obs": ({"obs": "good/obs.csv"}, "obs is the table of the donors; name their column with `donor`"),
     "resamples": ({"resamples": 10}, "resamples=10 cannot be used; give at least 100, or 0 for none"),
-    "none": ({"resamples": 0, "donor": "donor"}, "donor='donor' asks for intervals, and resamples=0 for none"),
-    "seed": ({"seed": -1}, "seed=-1 is no whole number"),
+    "none": ({"resamples": 0, "donor": "donor"}, "donor='donor' asks for intervals, but `resamples` is 0"),
+    "seed": ({"seed": -1}, "seed=-1 is not a whole number"),
 }
 
 

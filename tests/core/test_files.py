@@ -112,8 +112,8 @@ def test_checking_a_folder_leaves_no_trace(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"--out '.*file' cannot be written.*is a file; choose another folder"):
-        check_writable_folder(tmp_path / "file", "--out")
+    with pytest.raises(InputError, match=r"out='.*file' cannot be written.*is a file; choose another folder"):
+        check_writable_folder(tmp_path / "file", "out")
     with pytest.raises(InputError, match="part of that path is a file"):
         check_writable_folder(tmp_path / "file" / "below")
     with pytest.raises(InputError, match="cannot be written"):

@@ -268,7 +268,7 @@ def test_plain_dataset_is_prepared_in_memory(plain: Path, prepared: Path) -> Non
     direct = read_perturbation(plain, plain, condition="knock_down", control=CONTROL)
     assert_same(direct, read_perturbation(prepared, plain))
     assert direct.note.startswith("changed genes and controls derived from the dataset")
-    with pytest.raises(InputError, match="no differential expression in uns; say in control"):
+    with pytest.raises(InputError, match="no differential expression in uns; say with `control`"):
         read_perturbation(plain, plain, condition="knock_down")
 
 

@@ -63,7 +63,7 @@ def test_names_in_anndata_objects_are_resolved():
     ):
         read(adata, embeddings="X_pcc")
     with pytest.raises(
-        InputError, match=r"^the AnnData object has several embeddings; name one or more in embeddings: "
+        InputError, match=r"^the AnnData object has several embeddings; name one or more with `embeddings`: "
     ):
         read(adata)
     with pytest.raises(
@@ -126,7 +126,7 @@ def test_lengths_are_checked_against_the_cells():
         read(X, columns={"batch": X})
     with pytest.raises(InputError, match=r"^batch is of type int, not a column"):
         read(X, columns={"batch": 5})
-    with pytest.raises(InputError, match=r"^label='cell_type' names a column, but there is no table; give obs, or"):
+    with pytest.raises(InputError, match=r"^label='cell_type' names a column, but there is no table; give `obs`, the"):
         read(X, columns={"label": "cell_type"})
 
 
@@ -173,7 +173,7 @@ def test_npz_arrays_are_embeddings_and_columns(tmp_path):
     np.savez_compressed(path, pca=X, umap=X[:, :2])
     assert list(read(path, embeddings="umap").embeddings) == ["umap"]
     with pytest.raises(
-        InputError, match=r"cells\.npz: embeddings must name a .* array of the archive; it has several: 'pca'"
+        InputError, match=r"cells\.npz: `embeddings` must name a .* array of the archive; it has several: 'pca'"
     ):
         read(path)
     with pytest.raises(InputError, match=r"^embedding 'pac' is not in .*cells\.npz \(did you mean 'pca'\?\)$"):

@@ -89,7 +89,7 @@ def test_values_and_tables_can_be_given_by_species():
         (
             {"human": HUMAN, "mouse": cells(3, ["T"], key="X_umap")},
             {},
-            r"^the sources have different embeddings \(human: 'X_pca'; mouse: 'X_umap'\); name in embeddings one",
+            r"^the sources have different embeddings \(human: 'X_pca'; mouse: 'X_umap'\); name one that all have with",
         ),
         ({"human": HUMAN}, {}, r"^data: species need at least two sources, one for each; there are 1$"),
         ([HUMAN, MOUSE], {}, r"^data: sources that are not files have no names; give a mapping species -> source"),

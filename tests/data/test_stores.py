@@ -111,7 +111,7 @@ def test_unknown_names_get_close_matches(stored):
 
 
 def test_several_embeddings_must_be_named(stored):
-    with pytest.raises(InputError, match=r" has several embeddings; name one or more in embeddings: .*'X_pca'"):
+    with pytest.raises(InputError, match=r" has several embeddings; name one or more with `embeddings`: .*'X_pca'"):
         read(stored)
 
 

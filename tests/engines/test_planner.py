@@ -14,7 +14,7 @@ GB = 10**9
 def test_what_fits_to_the_byte_is_allowed() -> None:
     planner.require(GB, GB, "X")
     with pytest.raises(
-        InputError, match=r"^X takes 2\.5 GB, but 1\.0 GB may be used; raise memory, or use fewer cells$"
+        InputError, match=r"^X takes 2\.5 GB, but 1\.0 GB may be used; raise `memory`, or use fewer cells$"
     ):
         planner.require(2_500_000_000, GB, "X")
     with pytest.raises(InputError, match=r"or sit down$"):

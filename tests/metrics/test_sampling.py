@@ -104,5 +104,5 @@ def test_scores_beyond_the_budget_are_estimated(start_engine: Callable[..., Engi
 def test_exact_lifts_the_budget() -> None:
     assert get_engine("cpu").policy.max_exact_pair_dims < np.inf
     assert get_engine("cpu", exact=True).policy.max_exact_pair_dims == np.inf
-    with pytest.raises(InputError, match="knn='leaves' is approximate, which exact forbids"):
+    with pytest.raises(InputError, match="knn='leaves' is approximate, which `exact` forbids"):
         get_engine("cpu", exact=True, knn="leaves")

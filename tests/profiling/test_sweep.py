@@ -177,16 +177,16 @@ def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD = {
-    "cells": (["--cells", "10x"], "--cells '10x' is no whole number above 0; write numbers such as 10k,100k,1M"),
-    "half a cell": (["--cells", "1.5"], "--cells '1.5' is no whole number"),
+    "cells": (["--cells", "10x"], "--cells '10x' is not a whole number above 0; write numbers such as 10k,100k,1M"),
+    "half a cell": (["--cells", "1.5"], "--cells '1.5' is not a whole number"),
     "few cells": (["--cells", "10"], r"--cells \[10\] cannot be profiled; give numbers of at least 200"),
-    "dims": (["--dims", ""], "--dims '' is no whole number"),
+    "dims": (["--dims", ""], "--dims '' is not a whole number"),
     "task": (["--task", "clusterin"], "task 'clusterin' cannot be profiled .*did you mean 'clustering'"),
     "predictions": (
         ["--task", "perturbation_expression_prediction"],
         "cannot be profiled .*'clustering'.*; use one that can",
     ),
-    "memory": (["--memory", "much"], "--memory 'much' is no amount"),
+    "memory": (["--memory", "much"], "--memory 'much' is not an amount"),
 }
 
 

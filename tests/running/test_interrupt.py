@@ -18,7 +18,7 @@ import pytest
 import gpubench as gb
 from gpubench.core.timeline import Timeline
 from gpubench.engines.cpu.threads import WorkerThreads
-from gpubench.running.interrupt import answering, is_work_left_behind
+from gpubench.running.interrupt import has_abandoned_work, run_interruptible
 
 SOON_S = 2.0
 
@@ -39,19 +39,21 @@ def ctrl_c() -> Callable[[float], None]:
 
 
 def test_work_returns_its_value_and_raises_its_errors(timeline: Timeline) -> None:
-    assert answering(lambda: 7, timeline) == 7
+    assert run_interruptible(lambda: 7, timeline) == 7
     with pytest.raises(ZeroDivisionError):
-        answering(lambda: 1 / 0, timeline)
+        run_interruptible(lambda: 1 / 0, timeline)
 
 
 def test_work_sees_what_the_caller_has_set(timeline: Timeline) -> None:
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        answering(lambda: np.ones(1) / 0, timeline)
+        run_interruptible(lambda: np.ones(1) / 0, timeline)
 
 
 def test_another_thread_works_by_itself(timeline: Timeline) -> None:
     ran_in: list[threading.Thread] = []
-    thread = threading.Thread(target=lambda: answering(lambda: ran_in.append(threading.current_thread()), timeline))
+    thread = threading.Thread(
+        target=lambda: run_interruptible(lambda: ran_in.append(threading.current_thread()), timeline)
+    )
     thread.start()
     thread.join()
     assert ran_in == [thread]
@@ -71,11 +73,11 @@ def test_work_that_listens_is_stopped_and_not_left_behind(timeline: Timeline, ct
     ctrl_c(0.1)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        answering(listen, timeline)
+        run_interruptible(listen, timeline)
     assert time.monotonic() - begin < 0.1 + SOON_S
     assert ended == ["tidied up"]
-    assert not is_work_left_behind()
-    assert answering(lambda: 7, timeline) == 7  # the next run is not stopped
+    assert not has_abandoned_work()
+    assert run_interruptible(lambda: 7, timeline) == 7  # the next run is not stopped
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
@@ -89,8 +91,8 @@ def test_tiles_stop_at_the_next(n_threads: int, timeline: Timeline, ctrl_c: Call
 
     ctrl_c(0.1)
     with pytest.raises(KeyboardInterrupt):
-        answering(lambda: workers.run(range(10_000), lambda: tile), timeline)
-    assert not is_work_left_behind()
+        run_interruptible(lambda: workers.run(range(10_000), lambda: tile), timeline)
+    assert not has_abandoned_work()
     n_done = len(done)
     time.sleep(0.1)
     assert 0 < len(done) == n_done < 1000
@@ -101,12 +103,12 @@ def test_a_library_that_does_not_listen_is_left_behind(timeline: Timeline, ctrl_
     ctrl_c(0.1)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        answering(release.wait, timeline)
+        run_interruptible(release.wait, timeline)
     assert time.monotonic() - begin < 0.1 + SOON_S
-    assert is_work_left_behind()
+    assert has_abandoned_work()
     release.set()
     time.sleep(0.05)
-    assert not is_work_left_behind()
+    assert not has_abandoned_work()
 
 
 def test_a_second_ctrl_c_leaves_the_work_behind_at_once(timeline: Timeline, ctrl_c: Callable[[float], None]) -> None:
@@ -114,11 +116,11 @@ def test_a_second_ctrl_c_leaves_the_work_behind_at_once(timeline: Timeline, ctrl
     ctrl_c(0.1)
     ctrl_c(0.3)
     with pytest.raises(KeyboardInterrupt):
-        answering(release.wait, timeline)
-    assert is_work_left_behind()
+        run_interruptible(release.wait, timeline)
+    assert has_abandoned_work()
     release.set()
     time.sleep(0.05)
-    assert not is_work_left_behind()
+    assert not has_abandoned_work()
 
 
 def test_what_is_done_is_kept_and_nothing_is_added_later(
@@ -140,7 +142,7 @@ def test_what_is_done_is_kept_and_nothing_is_added_later(
     kept = sorted(file.name for file in (tmp_path / ".checkpoint").iterdir())
     release.set()
     time.sleep(0.1)
-    assert not is_work_left_behind()
+    assert not has_abandoned_work()
     assert {row.task for row in result.results} == {"clustering"}
     assert sorted(file.name for file in (tmp_path / ".checkpoint").iterdir()) == kept
 

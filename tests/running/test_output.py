@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gpubench.cli.parse import parse_output
 from gpubench.core.errors import InputError
 from gpubench.results.result import Result
-from gpubench.running.output import WRITERS, Output, chosen_output
+from gpubench.running.output import WRITERS, Output
 
 RESULT = Result([], {}, [], [], [])
 
@@ -40,8 +41,8 @@ def test_a_folder_that_has_become_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_flags_choose_the_files(tmp_path: Path) -> None:
-    assert chosen_output(None, None) is None
-    assert chosen_output(tmp_path, None) == Output(tmp_path, ["json"])
-    assert chosen_output(tmp_path, ["csv,json", "csv"], quiet=True) == Output(tmp_path, ["csv", "json"])
-    with pytest.raises(InputError, match="--quiet without --out or --trace would keep nothing"):
-        chosen_output(None, None, quiet=True)
+    assert parse_output(None, None) is None
+    assert parse_output(tmp_path, None) == Output(tmp_path, ["json"])
+    assert parse_output(tmp_path, ["csv,json", "csv"], quiet=True) == Output(tmp_path, ["csv", "json"])
+    with pytest.raises(InputError, match="--quiet without --out or --trace would save nothing"):
+        parse_output(None, None, quiet=True)

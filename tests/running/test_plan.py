@@ -163,7 +163,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
         "memory": MIN_BUDGET_BYTES,
     }
     message = (
-        r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise memory, or ask for fewer neighbours"
+        r"X/knn takes 72\.7 MB beyond the data, but 67\.1 MB may be used; raise `memory`, or ask for fewer neighbours"
     )
     with pytest.raises(InputError, match=message):
         gb.score(**too_many)
@@ -225,7 +225,7 @@ def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
         name = "other"
         cost_model = None
 
-    with pytest.raises(InputError, match="engine='other' has no plan; use engine=\"cpu\""):
+    with pytest.raises(InputError, match="engine='other' has no plan; use 'cpu'"):
         gb.plan(**{**given, "engine": Other(threads=1)})
     assert get_engine("cpu").name == "cpu"
 

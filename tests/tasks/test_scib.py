@@ -90,7 +90,7 @@ def test_the_matrix_before_may_be_a_file(cells: AnnData, tmp_path: Path) -> None
         ({"pre_integrated": "X_befor"}, "'X_befor' is not in .*did you mean 'X_before'"),
         ({"pre_integrated": np.zeros((3, 2))}, "pre_integrated has 3 rows but the data has 400"),
         ({"pre_integrated": np.full((400, 2), np.nan)}, "pre_integrated: 400 of 400 rows"),
-        ({"pre_integrated": "X_before", "tasks": "embedding"}, "pre_integrated is used by the task 'scib' alone"),
+        ({"pre_integrated": "X_before", "tasks": "embedding"}, "pre_integrated is used by the task 'scib' only"),
     ],
 )
 def test_what_cannot_be_used(cells: AnnData, given: dict[str, Any], message: str) -> None:
@@ -99,7 +99,7 @@ def test_what_cannot_be_used(cells: AnnData, given: dict[str, Any], message: str
 
 
 def test_an_array_has_no_keys(small_cells: Cells) -> None:
-    with pytest.raises(InputError, match="pre_integrated='X_pca' is no file, and data has no keys"):
+    with pytest.raises(InputError, match="pre_integrated='X_pca' is not a file, and data has no keys"):
         gb.score(
             small_cells.x,
             label=small_cells.label,

@@ -119,8 +119,10 @@ class AnnDataSource(Source):
         if len(keys) == 1:
             return keys
         if not keys:
-            raise InputError(f"{self.where} has no embedding in obsm; add one, or name 'X' or a layer in embeddings")
-        raise InputError(f"{self.where} has several embeddings; name one or more in embeddings: {quoted(keys)}")
+            raise InputError(
+                f"{self.where} has no embedding in obsm; add one, or name 'X' or a layer with `embeddings`"
+            )
+        raise InputError(f"{self.where} has several embeddings; name one or more with `embeddings`: {quoted(keys)}")
 
     def has(self, name: str) -> bool:
         """Whether it is a key of obsm."""

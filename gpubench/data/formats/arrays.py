@@ -107,7 +107,9 @@ class NpzArchive(Source):
         matrices = [name for name, n_dims in self._n_dims.items() if n_dims == 2]
         if wanted is None and len(matrices) != 1:
             listed = f"has several: {quoted(matrices)}" if matrices else "has none"
-            raise InputError(f"{self.where}: embeddings must name a two-dimensional array of the archive; it {listed}")
+            raise InputError(
+                f"{self.where}: `embeddings` must name a two-dimensional array of the archive; it {listed}"
+            )
         for name in wanted or ():
             if name not in matrices:
                 raise unknown_embedding(name, self.where, matrices)

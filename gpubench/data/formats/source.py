@@ -125,7 +125,10 @@ class OneMatrix(Source):
         if wanted is None:
             return [self._name]
         if len(wanted) > 1:
-            raise InputError(f"embeddings names {quoted(wanted)}, but {self.where} is one matrix; give one name")
+            raise InputError(
+                f"embeddings names {quoted(wanted)}, but {self.where} is one matrix; give one name",
+                argument="embeddings",
+            )
         return wanted
 
     def embedding(self, name: str) -> Any:  # noqa: ARG002 - the matrix has whatever name was chosen

@@ -94,7 +94,7 @@ def read_perturbation(
     if truth is None:
         if control is None:
             raise InputError(
-                "dataset has no differential expression in uns; say in control which condition is"
+                "dataset has no differential expression in uns; say with `control` which condition is"
                 " untreated, or prepare the file with gpubench prepare"
             )
         truth = derive_truth(dataset, condition=condition, control=control, seed=seed, criteria=criteria)

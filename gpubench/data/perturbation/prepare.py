@@ -81,7 +81,10 @@ def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_cor
     column = read(source, embeddings=[], columns={"condition": condition}).obs["condition"]
     labels = encode_labels(column, condition, len(cells))
     if control not in labels.names:
-        raise InputError(f"control={control!r} is not a value of {condition!r}{close_matches(control, labels.names)}")
+        raise InputError(
+            f"control={control!r} is not a value of {condition!r}{close_matches(control, labels.names)}",
+            argument="control",
+        )
     if labels.n_classes == 1:
         raise InputError(f"{condition!r} has no other value than {control!r}; give a dataset with perturbed cells")
     code = labels.names.index(control)
@@ -211,7 +214,9 @@ def _replacing(out: Path) -> Iterator[Path]:
         temporary.replace(out)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        raise InputError(f"out={str(out)!r} cannot be written: {reason}; choose another place") from error
+        raise InputError(
+            f"out={str(out)!r} cannot be written: {reason}; choose another place", argument="out"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -39,7 +39,7 @@ def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Kn
         faiss is not installed.
     """
     if not available():
-        raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"')
+        raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"', argument="knn")
     import faiss
 
     n, d = x.shape
@@ -70,7 +70,9 @@ def nn_descent_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int
     Dong, Moses & Li (2011), doi:10.1145/1963405.1963487.
     """
     if find_spec("pynndescent") is None:
-        raise EngineUnavailable('knn="nn_descent" needs pynndescent; install it with: pip install pynndescent')
+        raise EngineUnavailable(
+            'knn="nn_descent" needs pynndescent; install it with: pip install pynndescent', argument="knn"
+        )
     from pynndescent import NNDescent
 
     n_neighbors = min(k + 1, len(x))

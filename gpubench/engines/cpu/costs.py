@@ -110,7 +110,7 @@ class CpuCostModel:
 
     def option(self, needs: int) -> str:  # noqa: ARG002 - of a cluster
         """See `CostModel`."""
-        return "raise memory"
+        return "raise `memory`"
 
     def measure_rates(self) -> Rates:
         """See `CostModel`."""

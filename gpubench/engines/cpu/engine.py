@@ -127,7 +127,7 @@ class CpuEngine(Engine):
         exact: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
-            raise InputError(f"threads={threads}: at least one thread is needed")
+            raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.memory_bytes = planner.budget_bytes(memory_bytes)
@@ -142,7 +142,7 @@ class CpuEngine(Engine):
         threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else compiled.NUMPY}"
         if knn == "leaves" and self._tiles is None:
-            raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor')
+            raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor', argument="knn")
         self._checked: dict[int, NDArray[np.float32]] = {}
 
     def preload(self, operations: Collection[str], n: int) -> None:

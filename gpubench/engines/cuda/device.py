@@ -128,7 +128,7 @@ class Device:
         if device.capability < MIN_CAPABILITY:
             has, needs = device.capability / 10, MIN_CAPABILITY / 10
             raise EngineUnavailable(
-                f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use engine='cpu'"
+                f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use the engine 'cpu'"
             )
         return device
 

@@ -95,9 +95,11 @@ class CudaEngine(Engine):
             No threads, or too little memory.
         """
         if threads is not None and threads < 1:
-            raise InputError(f"threads={threads}: at least one thread is needed")
+            raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
         if knn in ("leaves", "nn_descent"):
-            raise InputError(f"knn={knn!r} is of the engine 'cpu'; use knn='ivf' for an approximate search on a GPU")
+            raise InputError(
+                f"knn={knn!r} needs the engine 'cpu'; use 'ivf' for an approximate search on a GPU", argument="knn"
+            )
         self.gpu = device or Device.find()
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed

@@ -71,7 +71,7 @@ def check_k(k: int) -> None:
         k is larger than `MAX_K`.
     """
     if k > MAX_K:
-        raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use engine='cpu' for more")
+        raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use the engine 'cpu' for more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ def client_arguments(named: str) -> dict[str, str]:
     file = Path(named)
     if not file.is_file():
         raise InputError(
-            f"cluster={named!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file"
+            f"cluster={named!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file",
+            argument="cluster",
         )
     _check_address(_address_in(file), f"the address in the scheduler file {named}")
     return {"scheduler_file": named}
@@ -78,12 +79,13 @@ def _check_certificates(what: str) -> None:
     if context is None:
         raise InputError(
             f"{what} needs certificates, and Dask's configuration has none; set distributed.comm.tls.ca-file,"
-            " distributed.comm.tls.client.cert and distributed.comm.tls.client.key"
+            " distributed.comm.tls.client.cert and distributed.comm.tls.client.key",
+            argument="cluster",
         )
 
 
 def _no_address(what: str, why: str) -> InputError:
-    return InputError(f"{what} is no address of a Dask scheduler ({why}); {WRITTEN}")
+    return InputError(f"{what} is not an address of a Dask scheduler ({why}); {WRITTEN}", argument="cluster")
 
 
 def _address_in(file: Path) -> str:
@@ -91,7 +93,9 @@ def _address_in(file: Path) -> str:
         held: Any = json.loads(file.read_text())
         address = held["address"]
     except OSError as error:
-        raise InputError(f"cluster={str(file)!r} cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"cluster={str(file)!r} cannot be read ({error.strerror}); check its permissions", argument="cluster"
+        ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise _no_scheduler_file(file) from error
     if not isinstance(address, str):
@@ -101,8 +105,9 @@ def _address_in(file: Path) -> str:
 
 def _no_scheduler_file(file: Path) -> InputError:
     return InputError(
-        f"cluster={str(file)!r} is no scheduler file, for it holds no address; give the one that"
-        " dask scheduler --scheduler-file FILE has written"
+        f"cluster={str(file)!r} is not a scheduler file, because it holds no address; give the one that"
+        " dask scheduler --scheduler-file FILE has written",
+        argument="cluster",
     )
 
 
@@ -149,14 +154,20 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
 
     if isinstance(cluster, Client):
         if cluster.asynchronous:
-            raise InputError("cluster is an asynchronous Client; give one that was made without asynchronous=True")
+            raise InputError(
+                "cluster is an asynchronous Client; give one that was made without asynchronous=True",
+                argument="cluster",
+            )
         return cluster, []
     if cluster is None or (isinstance(cluster, int) and not isinstance(cluster, bool)):
         started = _start(cluster, memory_bytes)
         client = Client(started, set_as_default=False)
         return client, [client, started]
     if not isinstance(cluster, str | Path) and not hasattr(cluster, "scheduler_address"):
-        raise InputError(f"cluster={cluster!r} is no cluster; give an address, a scheduler file, a number or a Client")
+        raise InputError(
+            f"cluster={cluster!r} is not a cluster; give an address, a scheduler file, a number or a Client",
+            argument="cluster",
+        )
     client = _client_of(cluster)
     return client, [client]
 
@@ -186,12 +197,13 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
     from distributed.deploy.spec import close_clusters
 
     if n_workers is not None and n_workers < 1:
-        raise InputError(f"workers={n_workers}: at least one is needed")
+        raise InputError(f"workers={n_workers}: at least one is needed", argument="workers")
     n_gpus = usable_gpus()
     if n_gpus and n_workers and n_workers > n_gpus:
         raise InputError(
             f"workers={n_workers}: this machine has {n_gpus} GPU{'s' if n_gpus > 1 else ''}, one for each worker; start"
-            ' as many, or hide them with CUDA_VISIBLE_DEVICES=""'
+            ' as many, or hide them with CUDA_VISIBLE_DEVICES=""',
+            argument="workers",
         )
     wanted = n_workers or n_gpus or usable_cores()
     _check_room(wanted, memory_bytes)
@@ -227,10 +239,11 @@ def _check_room(n_workers: int, memory_bytes: int | None) -> None:
         return
     remedies = [f"start {enough} at most"] if enough else []
     if memory_bytes is not None:
-        remedies.append(f"raise memory to {_in_mb(n_workers * MIN_WORKER_BYTES)}")
+        remedies.append(f"raise `memory` to {_in_mb(n_workers * MIN_WORKER_BYTES)}")
     raise InputError(
         f"workers={n_workers}: {bytes_text(room)} of memory are too little, for each needs {_in_mb(MIN_WORKER_BYTES)}"
-        f" even for few cells; {' or '.join(remedies) or 'free some memory'}"
+        f" even for few cells; {' or '.join(remedies) or 'free some memory'}",
+        argument="workers",
     )
 
 

@@ -74,7 +74,7 @@ class Workers:
         if not self.started:
             limit = math.ceil(needs / planner.SHARE_OF_FREE / 1e9)
             return f"start workers with --memory-limit {limit}GB"
-        return f"use --workers {fit}" if fit else f"raise memory above {bytes_text(self.count * needs)}"
+        return f"use --workers {fit}" if fit else f"raise `memory` above {bytes_text(self.count * needs)}"
 
     def in_blocks(self, n: int, d: int) -> bool:
         """Whether each has some of the cells."""

@@ -1,4 +1,4 @@
-"""What is no address of a scheduler is refused at once, not waited for."""
+"""What is not an address of a scheduler is refused at once, not waited for."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def test_addresses_and_scheduler_files(address: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_address(address: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"^cluster='{address}' is no address of a Dask scheduler .*{why}.*; write it"):
+    with pytest.raises(InputError, match=f"^cluster='{address}' is not an address of .*{why}.*; write it"):
         get_engine("dask", cluster=address)
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": address}))
-    with pytest.raises(InputError, match=r"^the address in the scheduler file .*scheduler\.json is no address"):
+    with pytest.raises(InputError, match=r"^the address in the scheduler file .*scheduler\.json is not an address"):
         get_engine("dask", cluster=file)
 
 
 @pytest.mark.parametrize("text", ["", "cell,label\n", "{}", "[1]", '{"address": 5}'])
 def test_what_is_no_scheduler_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "obs.csv").write_text(text)
-    with pytest.raises(InputError, match=r"^cluster='.*obs\.csv' is no scheduler file, for it holds no address; give"):
+    with pytest.raises(InputError, match=r"^cluster='.*obs\.csv' is not a scheduler file, because it holds no address"):
         get_engine("dask", cluster=tmp_path / "obs.csv")
 
 

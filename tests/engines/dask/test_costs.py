@@ -99,7 +99,7 @@ def test_time_of_folds() -> None:
 
 def test_the_option_that_makes_it_fit() -> None:
     assert workers(4).option(2 * 10**10) == "use --workers 2"
-    assert workers(4).option(10**11).startswith("raise memory above 400")
+    assert workers(4).option(10**11).startswith("raise `memory` above 400")
     assert workers(4, started=False).option(2 * 10**10) == "start workers with --memory-limit 25GB"
 
 

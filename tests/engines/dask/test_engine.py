@@ -294,8 +294,8 @@ def test_what_is_no_cluster(cluster: Any) -> None:
     ("n_workers", "memory", "refusal"),
     [
         (1000, None, r"^workers=1000: 20\.0 GB of memory are too little, for each needs 250MB .*; start 80 at most$"),
-        (5, 10**9, r"^workers=5: 1\.0 GB of memory .*; start 4 at most or raise memory to 1250MB$"),
-        (2, 150 * 10**6, r"^workers=2: 150 MB of memory .* few cells; raise memory to 500MB$"),
+        (5, 10**9, r"^workers=5: 1\.0 GB of memory .*; start 4 at most or raise `memory` to 1250MB$"),
+        (2, 150 * 10**6, r"^workers=2: 150 MB of memory .* few cells; raise `memory` to 500MB$"),
     ],
 )
 def test_workers_that_would_have_too_little_memory_are_not_started(
@@ -371,7 +371,7 @@ def test_a_scheduler_that_is_not_there() -> None:
 
 
 def test_a_cluster_is_of_dask_alone() -> None:
-    with pytest.raises(InputError, match="cluster is of the engine dask, not of cpu"):
+    with pytest.raises(InputError, match="`cluster` needs the engine dask, not cpu"):
         get_engine("cpu", cluster=2)
 
 
