@@ -103,6 +103,11 @@ def fingerprint_of(codes: NDArray[np.int32]) -> str:
     return hashlib.sha256(codes.data).hexdigest()
 
 
+def start_engine(engine: Engine | str | None) -> Engine:
+    """Return an engine as it is, or start the one of this name (None: "auto")."""
+    return get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
+
+
 def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Embedding:
     """Put a matrix on an engine (None: "auto"); an `Embedding` is returned as it is.
 
@@ -115,6 +120,5 @@ def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Em
         if engine not in (None, x.engine):
             raise InputError(f"{name} is already on the engine {x.engine.name!r}; leave `engine` out or pass that one")
         return x
-    if engine is None or isinstance(engine, str):
-        engine = get_engine(engine or "auto")
+    engine = start_engine(engine)
     return Embedding(engine, engine.put(x, name), name)

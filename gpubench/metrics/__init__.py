@@ -1,10 +1,28 @@
-"""What is measured: one published number is one function, written once against the engine's operations."""
+"""Metrics: each published number is one function, written once against the operations of the engines.
+
+A new metric is a function with the decorator `gpubench.metrics._metric.metric`, imported here and named in `__all__`.
+"""
 
 from __future__ import annotations
 
 from gpubench.metrics._metric import Metric, MetricSpec
 from gpubench.metrics.aggregate import batch_correction, bio_conservation, total
-from gpubench.metrics.classification import OF_LABELS, OF_ONE_TEST_SET, OVER_FOLDS
+from gpubench.metrics.classification import (
+    accuracy,
+    accuracy_calculation,
+    auroc,
+    f1,
+    f1_calculation,
+    mean_fold_accuracy,
+    mean_fold_auroc,
+    mean_fold_f1,
+    mean_fold_precision,
+    mean_fold_recall,
+    precision,
+    precision_calculation,
+    recall,
+    recall_calculation,
+)
 from gpubench.metrics.clustering import (
     adjusted_rand_index,
     best_leiden_clusters,
@@ -25,92 +43,61 @@ from gpubench.metrics.pcr import pcr_comparison, principal_component_regression
 from gpubench.metrics.sequential_alignment import sequential_alignment
 from gpubench.metrics.silhouette import bras, isolated_labels, silhouette_batch, silhouette_label
 
-accuracy, f1, precision, recall, auroc = OF_ONE_TEST_SET
-accuracy_calculation, f1_calculation, precision_calculation, recall_calculation = OF_LABELS
-mean_fold_accuracy, mean_fold_f1, mean_fold_precision, mean_fold_recall, mean_fold_auroc = OVER_FOLDS
-
-__all__ = [
+__all__ = [  # noqa: RUF022 - metrics in the order in which they are listed, then what they are made with
+    "adjusted_rand_index",
+    "normalized_mutual_info",
+    "silhouette_label",
+    "silhouette_batch",
+    "entropy_per_cell",
+    "sequential_alignment",
+    "isolated_labels",
+    "nmi_ari_cluster_labels_leiden_nmi",
+    "nmi_ari_cluster_labels_leiden_ari",
+    "nmi_ari_cluster_labels_kmeans_nmi",
+    "nmi_ari_cluster_labels_kmeans_ari",
+    "clisi_knn",
+    "bras",
+    "ilisi_knn",
+    "kbet",
+    "kbet_per_label",
+    "graph_connectivity",
+    "pcr_comparison",
+    "bio_conservation",
+    "batch_correction",
+    "total",
+    "spearman_correlation",
+    "pearson_correlation",
+    "mean_squared_error",
+    "jaccard",
+    "accuracy",
+    "f1",
+    "precision",
+    "recall",
+    "auroc",
+    "accuracy_calculation",
+    "f1_calculation",
+    "precision_calculation",
+    "recall_calculation",
+    "mean_fold_accuracy",
+    "mean_fold_f1",
+    "mean_fold_precision",
+    "mean_fold_recall",
+    "mean_fold_auroc",
     "METRICS",
     "Metric",
     "MetricSpec",
-    "accuracy",
-    "accuracy_calculation",
-    "adjusted_rand_index",
-    "auroc",
-    "batch_correction",
     "best_leiden_clusters",
-    "bio_conservation",
-    "bras",
-    "clisi_knn",
-    "entropy_per_cell",
-    "f1",
-    "f1_calculation",
-    "graph_connectivity",
-    "ilisi_knn",
-    "isolated_labels",
-    "jaccard",
-    "kbet",
     "kbet_of_labels",
-    "kbet_per_label",
     "kbet_tests",
     "kmeans_clusters",
     "leiden_clusters",
     "lisi_knn",
-    "mean_fold_accuracy",
-    "mean_fold_auroc",
-    "mean_fold_f1",
-    "mean_fold_precision",
-    "mean_fold_recall",
-    "mean_squared_error",
-    "nmi_ari_cluster_labels_kmeans_ari",
-    "nmi_ari_cluster_labels_kmeans_nmi",
-    "nmi_ari_cluster_labels_leiden_ari",
-    "nmi_ari_cluster_labels_leiden_nmi",
-    "normalized_mutual_info",
-    "pcr_comparison",
-    "pearson_correlation",
-    "precision",
-    "precision_calculation",
     "principal_component_regression",
-    "recall",
-    "recall_calculation",
-    "sequential_alignment",
-    "silhouette_batch",
-    "silhouette_label",
-    "spearman_correlation",
-    "total",
 ]
 
-_PUBLISHED: tuple[Metric[...], ...] = (
-    adjusted_rand_index,
-    normalized_mutual_info,
-    silhouette_label,
-    silhouette_batch,
-    entropy_per_cell,
-    sequential_alignment,
-    isolated_labels,
-    nmi_ari_cluster_labels_leiden_nmi,
-    nmi_ari_cluster_labels_leiden_ari,
-    nmi_ari_cluster_labels_kmeans_nmi,
-    nmi_ari_cluster_labels_kmeans_ari,
-    clisi_knn,
-    bras,
-    ilisi_knn,
-    kbet,
-    kbet_per_label,
-    graph_connectivity,
-    pcr_comparison,
-    bio_conservation,
-    batch_correction,
-    total,
-    spearman_correlation,
-    pearson_correlation,
-    mean_squared_error,
-    jaccard,
-    *OF_ONE_TEST_SET,
-    *OF_LABELS,
-    *OVER_FOLDS,
-)
-
-METRICS: dict[str, Metric[...]] = {metric.spec.id: metric for metric in _PUBLISHED}
+METRICS: dict[str, Metric[...]] = {
+    function.spec.id: function
+    for function in (globals()[name] for name in __all__ if name != "METRICS")
+    if hasattr(function, "spec")
+}
 """Every metric by its id."""

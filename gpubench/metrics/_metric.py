@@ -132,16 +132,18 @@ def metric(
     bounds: tuple[float, float],
     **declared: Any,
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
-    """Attach a `MetricSpec` with these attributes to a function; its description is the first line of the docstring.
+    """Attach a `MetricSpec` with these attributes to a function.
 
-    A metric that looks its neighbours up, and declares nothing else, is planned as such a look-up.
+    The description is the first line of the docstring, without "Compute the". A metric that declares neighbours and no
+    step is planned as a look-up of a value for each neighbour.
     """
     if "neighbors" in declared:
         declared.setdefault("plan_step", lambda name, sizes, k, *_: look_up_step(name, sizes, k))
 
     def attach(function: Callable[P, Score]) -> Metric[P]:
         published = cast("Metric[P]", function)
-        description = (function.__doc__ or "").strip().splitlines()[0]
+        description = (function.__doc__ or "").strip().splitlines()[0].removeprefix("Compute ").removeprefix("the ")
+        description = description[:1].upper() + description[1:]
         published.spec = MetricSpec(id, title, bounds, description=description, **declared)
         return published
 

@@ -1,4 +1,4 @@
-"""The aggregate scores of an integration: how well biology is kept, how well batches are mixed, and both."""
+"""Aggregate scores of an integration: conservation of biology, correction of batches, and both together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 
 @metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1), scib=("Bio conservation", AGGREGATE))
 def bio_conservation(scores: Iterable[float]) -> Score:
-    """Mean of the scores that say how well biology is kept.
+    """Compute the mean of the scores that say how well biology is kept.
 
     Parameters
     ----------
@@ -35,13 +35,19 @@ def bio_conservation(scores: Iterable[float]) -> Score:
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.bio_conservation([0.5, 1.0, float("nan")])
+    0.75
     """
     return _mean(scores)
 
 
 @metric("batch_correction", "Batch correction", bounds=(0, 1), scib=("Batch correction", AGGREGATE))
 def batch_correction(scores: Iterable[float]) -> Score:
-    """Mean of the scores that say how well batches are mixed.
+    """Compute the mean of the scores that say how well batches are mixed.
 
     Parameters
     ----------
@@ -60,13 +66,19 @@ def batch_correction(scores: Iterable[float]) -> Score:
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.batch_correction([0.25, 0.75])
+    0.5
     """
     return _mean(scores)
 
 
 @metric("total", "Total", bounds=(-0.5, 1), scib=("Total", AGGREGATE))
 def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
-    """Bio conservation and batch correction together, weighted 0.6 and 0.4.
+    """Compute bio conservation and batch correction together, weighted 0.6 and 0.4.
 
     Parameters
     ----------
@@ -86,8 +98,14 @@ def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.total([1.0, 1.0], [0.5])
+    0.8
     """
-    bio, batch = bio_conservation(bio_scores), batch_correction(batch_scores)
+    bio, batch = _mean(bio_scores), _mean(batch_scores)
     notes = (f"{name}: {mean.note}" for name, mean in (("bio", bio), ("batch", batch)) if mean.note)
     return Score(BIO_WEIGHT * bio + BATCH_WEIGHT * batch, n=bio.n + batch.n, note="; ".join(notes))
 

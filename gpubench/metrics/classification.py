@@ -1,4 +1,4 @@
-"""Accuracy, F1, precision, recall and AUROC of predicted labels: for one test set, and as means over folds.
+"""Accuracy, F1, precision, recall and AUROC of predicted labels: of one test set, and as means over folds.
 
 The metrics are made from the one list `MEASURES`, under each id that cz-benchmarks gives them.
 """
@@ -6,9 +6,9 @@ The metrics are made from the one list `MEASURES`, under each id that cz-benchma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,29 +17,31 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Array
 from gpubench.data import encode_labels
 from gpubench.data.matrices import to_host
-from gpubench.engines import get_engine
+from gpubench.engines.embedding import start_engine
 from gpubench.engines.planner import RANKED_VALUES
 from gpubench.metrics._metric import Metric, contingency, metric
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from gpubench.engines.base import Engine
 
 
 class Outcome:
-    """What a classifier said of its test cells.
+    """True and predicted classes of test cells.
 
     Attributes
     ----------
     engine : where `proba` is
     codes : (m,) int32 true classes, on the host
-    names : the L classes
+    names : of the L classes
     proba : (m, L) float64 probabilities, or None where only labels are known
     confusion : (L, L) int64 cells of each true and predicted class
+    n : the number of test cells
+    true_positives, n_true, n_predicted : (L,) int64 cells of each class that were predicted right, that have the class,
+        that were predicted to have it
     scored : classes that the test set is meant to hold
+    binary : whether there are two classes, of which the second is the positive one
     averaged : classes that F1, precision and recall average over
     """
 
@@ -57,8 +59,13 @@ class Outcome:
         self.codes = codes
         self.names = names
         self.proba = proba
+        self.n = len(codes)
         self.confusion = contingency(codes, predicted, len(names), len(names))
+        self.true_positives = self.confusion.diagonal()
+        self.n_true = cast("NDArray[np.int64]", self.confusion.sum(axis=1))
+        self.n_predicted = cast("NDArray[np.int64]", self.confusion.sum(axis=0))
         self.scored = list(range(len(names))) if scored is None else list(scored)
+        self.binary = len(names) == len(self.scored) == 2
         if self.binary:
             self.averaged = [1]
         elif scored is None:
@@ -66,39 +73,14 @@ class Outcome:
         else:
             self.averaged = self.scored
 
-    @property
-    def binary(self) -> bool:
-        """Whether there are two classes, of which the second is the positive one."""
-        return len(self.names) == len(self.scored) == 2
-
-    @property
-    def n(self) -> int:
-        """The number of test cells."""
-        return len(self.codes)
-
-    @property
-    def true_positives(self) -> NDArray[np.int64]:
-        """(L,) cells of each class that were predicted right."""
-        return self.confusion.diagonal()
-
-    @property
-    def n_true(self) -> NDArray[np.int64]:
-        """(L,) cells of each class."""
-        return cast("NDArray[np.int64]", self.confusion.sum(axis=1))
-
-    @property
-    def n_predicted(self) -> NDArray[np.int64]:
-        """(L,) cells predicted to be of each class."""
-        return cast("NDArray[np.int64]", self.confusion.sum(axis=0))
-
 
 def _accuracy(outcome: Outcome) -> Score:
-    """Share of the cells whose label was predicted."""
+    """Compute the share of the cells whose label was predicted."""
     return Score(outcome.true_positives.sum() / outcome.n, n=outcome.n)
 
 
 def _f1(outcome: Outcome) -> Score:
-    """Harmonic mean of precision and recall, averaged over labels.
+    """Compute the harmonic mean of precision and recall, averaged over labels.
 
     F1 = 2 TP / (2 TP + FP + FN): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
@@ -107,7 +89,7 @@ def _f1(outcome: Outcome) -> Score:
 
 
 def _precision(outcome: Outcome) -> Score:
-    """Share of the cells predicted to have a label that have it, averaged over labels.
+    """Compute the share of the cells predicted to have a label that have it, averaged over labels.
 
     Precision = TP / (TP + FP): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
@@ -116,7 +98,7 @@ def _precision(outcome: Outcome) -> Score:
 
 
 def _recall(outcome: Outcome) -> Score:
-    """Share of the cells of a label that were predicted to have it, averaged over labels.
+    """Compute the share of the cells of a label that were predicted to have it, averaged over labels.
 
     Recall = TP / (TP + FN): of two labels that of the second, the positive one; else the plain mean over the
     labels that occur among true or predicted ones. 0 / 0 counts as 0.
@@ -125,37 +107,36 @@ def _recall(outcome: Outcome) -> Score:
 
 
 def _average(outcome: Outcome, part: NDArray[np.int64], whole: NDArray[np.int64]) -> Score:
-    """Mean ratio over the averaged classes; 0 / 0 counts as 0."""
+    """Average a ratio over classes; 0 / 0 counts as 0."""
     ratios = part[outcome.averaged] / np.maximum(whole[outcome.averaged], 1)
     return Score(ratios.mean(), n=outcome.n)
 
 
 def _auroc(outcome: Outcome) -> Score:
-    """Chance that a cell of a label gets a higher probability of it than a cell of another, averaged over labels.
+    """Compute the chance that a cell of a label ranks above one of another by its probability, averaged over labels.
 
-    Area under the ROC curve of one label against the rest: of two labels that of the second, else the plain mean over
-    the labels. NaN where a label has no test cells.
+    The area under the ROC curve of one label against the rest: of two labels that of the second, else the plain mean
+    over the labels. NaN where a label has no test cells.
     """
     missing = [outcome.names[c] for c in outcome.scored if outcome.n_true[c] == 0]
     if missing:
         return Score(np.nan, n=outcome.n, note=f"AUROC is undefined: no test cells of {quoted(missing)}")
     if len(outcome.scored) < 2:
         return Score(np.nan, n=outcome.n, note="AUROC is undefined: the test cells have one label")
-    classes = [1] if outcome.binary else list(outcome.scored)
+    classes = [1] if outcome.binary else outcome.scored
     step = max(1, RANKED_VALUES // outcome.n)
-    pieces = [_rank_sums(outcome, classes[first : first + step]) for first in range(0, len(classes), step)]
-    rank_sum = np.concatenate(pieces)
+    sums = np.concatenate([_rank_sums(outcome, classes[i : i + step]) for i in range(0, len(classes), step)])
     own = outcome.n_true[classes].astype(np.float64)
     # Mann-Whitney: of the pairs of an own and another cell, those in which the own cell ranks higher; ties count half.
-    wins = rank_sum - own * (own + 1) / 2
+    wins = sums - own * (own + 1) / 2
     return Score((wins / (own * (outcome.n - own))).mean(), n=outcome.n)
 
 
 def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
-    """Sum of the ranks of the own cells of some classes; (classes,)."""
+    """Sum the ranks of the cells of each of some classes by their probability of it; (classes,)."""
     xp, codes = outcome.engine.xp, outcome.engine.xp.asarray(outcome.codes)
     ranks = outcome.engine.rank(xp.ascontiguousarray(outcome.proba.T[classes]))  # type: ignore[union-attr]
-    sums = [xp.where(codes == c, of_class, 0).sum() for c, of_class in zip(classes, ranks, strict=True)]
+    sums = [xp.where(codes == c, row, 0).sum() for c, row in zip(classes, ranks, strict=True)]
     return np.asarray(outcome.engine.to_host(xp.stack(sums)), np.float64)
 
 
@@ -166,27 +147,31 @@ class Measure:
     Attributes
     ----------
     id, title : as in `MetricSpec`
-    of : counts it from an outcome; its docstring is the description
-    from_proba : whether it needs probabilities, not labels
+    compute : from an outcome; its docstring begins that of the metrics
+    example, value : true labels and predictions, and what they score
+    from_proba : whether it needs probabilities instead of labels
     """
 
     id: str
     title: str
-    of: Callable[[Outcome], Score]
+    compute: Callable[[Outcome], Score]
+    example: str
+    value: float
     from_proba: bool = False
 
 
+_EXAMPLE = '["B", "B", "T", "T"], ["B", "T", "T", "T"]'
 MEASURES = (
-    Measure("accuracy", "Accuracy", _accuracy),
-    Measure("f1", "F1", _f1),
-    Measure("precision", "Precision", _precision),
-    Measure("recall", "Recall", _recall),
-    Measure("auroc", "AUROC", _auroc, from_proba=True),
+    Measure("accuracy", "Accuracy", _accuracy, _EXAMPLE, 0.75),
+    Measure("f1", "F1", _f1, _EXAMPLE, 0.8),
+    Measure("precision", "Precision", _precision, _EXAMPLE, 0.667),
+    Measure("recall", "Recall", _recall, _EXAMPLE, 1.0),
+    Measure("auroc", "AUROC", _auroc, '["B", "B", "T", "T"], [0.2, 0.6, 0.5, 0.9]', 0.75, from_proba=True),
 )
 
 
 def mean_over_folds(scores: Sequence[Score]) -> Score:
-    """Mean of the folds' scores, with its standard error; folds in which the score is undefined are left out.
+    """Average the scores of folds, with the standard error of the mean; undefined scores are left out.
 
     cz-benchmarks leaves them out too. The folds share training cells, so the standard error is somewhat too small.
     """
@@ -194,46 +179,48 @@ def mean_over_folds(scores: Sequence[Score]) -> Score:
     note = "; ".join(
         note if times == len(scores) else f"{note} ({times} of {len(scores)} folds)" for note, times in notes.items()
     )
-    n = sum(score.n for score in scores)
-    values = np.array(scores, np.float64)
-    params = {name: value for score in scores for name, value in score.params.items()}
-    approximate = any(score.approximate for score in scores)
-    mean, scatter = _mean_of_defined(values), _standard_error(values)
-    return Score(mean, n=n, **scatter, note=note, params=params, approximate=approximate)
+    return _mean(scores, np.array(scores, np.float64), note)
 
 
 def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
-    """Mean over classifiers and their test sets, (classifiers, test sets); the standard error is over test sets.
+    """Average over classifiers and their test sets, (classifiers, test sets); the standard error is over test sets.
 
-    Undefined scores are left out, but where a classifier has no other the mean is undefined.
+    Undefined scores are left out; where a classifier has no other, the mean is undefined.
     """
     values = np.array(scores, np.float64)
-    notes = dict.fromkeys(score.note for of_sets in scores for score in of_sets if np.isnan(score))
-    n = sum(score.n for score in scores[0])
+    every = [score for row in scores for score in row]
+    note = "; ".join(dict.fromkeys(score.note for score in every if np.isnan(score)))
     if np.isnan(values).all(axis=1).any():
-        return Score(np.nan, n=n, note="; ".join(notes))
-    means = np.array([_mean_of_defined(of_set) for of_set in values.T])
-    approximate = any(score.approximate for of_sets in scores for score in of_sets)
-    mean, scatter = _mean_of_defined(values), _standard_error(means)
-    return Score(mean, n=n, **scatter, note="; ".join(notes), approximate=approximate)
+        return Score(np.nan, n=sum(score.n for score in scores[0]), note=note)
+    mean = _mean(scores[0], np.array([_mean_of_defined(column) for column in values.T]), note)
+    return Score(
+        _mean_of_defined(values),
+        n=mean.n,
+        stderr=mean.stderr,
+        stderr_df=mean.stderr_df,
+        note=note,
+        approximate=any(score.approximate for score in every),
+    )
+
+
+def _mean(scores: Sequence[Score], values: NDArray[np.float64], note: str) -> Score:
+    """Make the mean of the defined values of some scores; it has a standard error where there are several."""
+    defined = values[~np.isnan(values)]
+    several = defined.size > 1
+    return Score(
+        _mean_of_defined(values),
+        n=sum(score.n for score in scores),
+        stderr=float(defined.std(ddof=1) / np.sqrt(defined.size)) if several else None,
+        stderr_df=defined.size - 1 if several else None,
+        note=note,
+        params={name: value for score in scores for name, value in score.params.items()},
+        approximate=any(score.approximate for score in scores),
+    )
 
 
 def _mean_of_defined(values: NDArray[np.float64]) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else np.nan
-
-
-class _Scatter(TypedDict, total=False):
-    stderr: float
-    stderr_df: int
-
-
-def _standard_error(values: NDArray[np.float64]) -> _Scatter:
-    """The standard error of the mean with its degrees of freedom; nothing of a single value."""
-    defined = values[~np.isnan(values)]
-    if defined.size < 2:
-        return {}
-    return {"stderr": float(defined.std(ddof=1) / np.sqrt(defined.size)), "stderr_df": defined.size - 1}
 
 
 _DOCSTRING = """{summary}
@@ -252,6 +239,16 @@ _DOCSTRING = """{summary}
     ------
     InputError
         Missing labels, lengths that differ, or no cells.
+
+    References
+    ----------
+    Fawcett (2006), doi:10.1016/j.patrec.2005.10.010.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> round(gb.metrics.{name}({example}, engine="cpu"), 3)
+    {value}
     """
 _LABELS = "y_true, y_pred : (m,) labels of any kind"
 _PROBA = """y_true : (m,) labels of any kind
@@ -259,46 +256,49 @@ _PROBA = """y_true : (m,) labels of any kind
     classes : the labels of the columns, where `y_true` lacks some; None: the sorted labels of `y_true`"""
 
 
-def _of_one_test_set(measure: Measure, metric_id: str) -> Metric[...]:
-    """Publish a measure as a metric of true labels and predictions."""
+def _for_test_set(measure: Measure, name: str) -> Metric[...]:
+    """Make the metric of true labels and predictions."""
 
     def from_labels(y_true: Any, y_pred: Any, *, engine: Engine | str | None = None) -> Score:
-        return measure.of(_outcome_of_labels(y_true, y_pred, _start(engine)))
+        return measure.compute(_outcome_of_labels(y_true, y_pred, start_engine(engine)))
 
     def from_proba(
         y_true: Any, y_proba: Any, *, classes: Iterable[Any] | None = None, engine: Engine | str | None = None
     ) -> Score:
-        return measure.of(_outcome_of_proba(y_true, y_proba, classes, _start(engine)))
+        return measure.compute(_outcome_of_proba(y_true, y_proba, classes, start_engine(engine)))
 
     function, parameters = (from_proba, _PROBA) if measure.from_proba else (from_labels, _LABELS)
-    return _publish(function, metric_id, measure.title, str(measure.of.__doc__).rstrip(), parameters)
+    summary = str(measure.compute.__doc__).rstrip()
+    return _publish(function, name, measure.title, summary, parameters, measure.example, measure.value)
 
 
-def _over_folds(of_one: Metric[...]) -> Metric[...]:
-    """Publish the mean of a metric over the folds of a cross-validation."""
+def _over_folds(single: Metric[...], measure: Measure) -> Metric[...]:
+    """Make the metric that is the mean of another over the folds of a cross-validation."""
 
     def mean_fold(folds: Iterable[tuple[Any, Any]], *, engine: Engine | str | None = None) -> Score:
-        on = _start(engine)
-        return mean_over_folds([of_one(y_true, predicted, engine=on) for y_true, predicted in folds])
+        on = start_engine(engine)
+        return mean_over_folds([single(y_true, predicted, engine=on) for y_true, predicted in folds])
 
-    name = of_one.spec.id
+    what = measure.title if measure.title.isupper() else measure.title.lower()
     return _publish(
         mean_fold,
-        f"mean_fold_{name}",
-        f"{of_one.spec.title}, mean over folds",
-        f"{of_one.spec.title} on cells that were left out of training: the mean over the folds of a cross-validation.",
-        f"folds : for each fold its two arguments of `{name}`",
+        f"mean_fold_{measure.id}",
+        f"{measure.title}, mean over folds",
+        f"Compute the {what} on cells that were left out of training: the mean over the folds of a cross-validation.",
+        f"folds : for each fold its two arguments of `{measure.id}`",
+        f"[({measure.example}), ({measure.example})]",
+        measure.value,
     )
 
 
-def _publish(function: Callable[..., Score], metric_id: str, title: str, summary: str, parameters: str) -> Metric[...]:
-    function.__name__ = function.__qualname__ = metric_id
-    function.__doc__ = _DOCSTRING.format(summary=summary, parameters=parameters)
-    return metric(metric_id, title, bounds=(0, 1))(function)
-
-
-def _start(engine: Engine | str | None) -> Engine:
-    return get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
+def _publish(
+    function: Callable[..., Score], name: str, title: str, summary: str, parameters: str, example: str, value: float
+) -> Metric[...]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = _DOCSTRING.format(
+        summary=summary, parameters=parameters, name=name, example=example, value=value
+    )
+    return metric(name, title, bounds=(0, 1))(function)
 
 
 def _outcome_of_labels(y_true: Any, y_pred: Any, engine: Engine) -> Outcome:
@@ -338,10 +338,11 @@ def _recode(codes: NDArray[np.int32], names: Sequence[str], among: Sequence[str]
     return np.array([place[name] for name in names], np.int32)[codes]
 
 
-OF_ONE_TEST_SET = tuple(_of_one_test_set(measure, measure.id) for measure in MEASURES)
-OF_LABELS = tuple(_of_one_test_set(m, f"{m.id}_calculation") for m in MEASURES if not m.from_proba)
-OVER_FOLDS = tuple(_over_folds(of_one) for of_one in OF_ONE_TEST_SET)
-
-accuracy, f1, precision, recall, auroc = OF_ONE_TEST_SET
-accuracy_calculation, f1_calculation, precision_calculation, recall_calculation = OF_LABELS
-mean_fold_accuracy, mean_fold_f1, mean_fold_precision, mean_fold_recall, mean_fold_auroc = OVER_FOLDS
+accuracy, f1, precision, recall, auroc = (_for_test_set(measure, measure.id) for measure in MEASURES)
+accuracy_calculation, f1_calculation, precision_calculation, recall_calculation = (
+    _for_test_set(measure, f"{measure.id}_calculation") for measure in MEASURES if not measure.from_proba
+)
+mean_fold_accuracy, mean_fold_f1, mean_fold_precision, mean_fold_recall, mean_fold_auroc = (
+    _over_folds(single, measure)
+    for single, measure in zip((accuracy, f1, precision, recall, auroc), MEASURES, strict=True)
+)

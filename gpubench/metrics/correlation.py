@@ -11,7 +11,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.data import as_numeric
 from gpubench.data.matrices import to_host
-from gpubench.engines import get_engine
+from gpubench.engines.embedding import start_engine
 from gpubench.metrics._metric import metric
 
 if TYPE_CHECKING:
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 @metric("spearman_correlation_calculation", "Spearman correlation", bounds=(-1.0, 1.0))
 def spearman_correlation(a: ArrayLike, b: ArrayLike, *, engine: Engine | str | None = None) -> Score:
-    """Spearman's rank correlation: how far two vectors agree in order.
+    """Compute Spearman's rank correlation: how far two vectors agree in order.
 
     The Pearson correlation of the average ranks.
 
     Parameters
     ----------
     a, b : (n,) numbers
-    engine : where to rank; None: "auto"
+    engine : where to rank; None: the best that works here
 
     Returns
     -------
-    Score in [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
+    Score
+        In [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
 
     Raises
     ------
@@ -47,21 +48,28 @@ def spearman_correlation(a: ArrayLike, b: ArrayLike, *, engine: Engine | str | N
     References
     ----------
     Spearman (1904), doi:10.2307/1412159.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.spearman_correlation([1, 2, 3, 4], [1, 8, 27, 64], engine="cpu")
+    1.0
     """
-    x, y = _pair(a, b, "a", "b")
-    undefined = _why_undefined(x, y, "a", "b")
+    x, y, undefined = _vectors(a, b)
     if undefined:
         return Score(np.nan, n=len(x), note=undefined)
-    on = get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
+    on = start_engine(engine)
     ranks = on.to_host(on.rank(on.xp.asarray(np.stack([x, y]))))
     return Score(_pearson(ranks[0], ranks[1]), n=len(x))
 
 
 @metric("pearson_correlation", "Pearson correlation", bounds=(-1.0, 1.0))
 def pearson_correlation(a: ArrayLike, b: ArrayLike) -> Score:
-    """Pearson's correlation: how far two vectors agree up to scale and shift.
+    r"""Compute Pearson's correlation: how far two vectors agree up to scale and shift.
 
-    r = sum (a - mean a)(b - mean b) / sqrt(sum (a - mean a)^2 sum (b - mean b)^2), in float64.
+    .. math:: \frac{\sum_i (a_i - \bar a)(b_i - \bar b)}{\sqrt{\sum_i (a_i - \bar a)^2 \sum_i (b_i - \bar b)^2}}
+
+    in float64.
 
     Parameters
     ----------
@@ -69,7 +77,8 @@ def pearson_correlation(a: ArrayLike, b: ArrayLike) -> Score:
 
     Returns
     -------
-    Score in [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
+    Score
+        In [-1, 1]; NaN with a note where it is undefined: fewer than two values, or a constant vector.
 
     Raises
     ------
@@ -79,17 +88,22 @@ def pearson_correlation(a: ArrayLike, b: ArrayLike) -> Score:
     References
     ----------
     Pearson (1895), doi:10.1098/rspl.1895.0041.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> round(gb.metrics.pearson_correlation([1, 2, 3, 4], [1, 8, 27, 64]), 3)
+    0.951
     """
-    x, y = _pair(a, b, "a", "b")
-    undefined = _why_undefined(x, y, "a", "b")
-    if undefined:
-        return Score(np.nan, n=len(x), note=undefined)
-    return Score(_pearson(x, y), n=len(x))
+    x, y, undefined = _vectors(a, b)
+    return Score(np.nan if undefined else _pearson(x, y), n=len(x), note=undefined)
 
 
 @metric("mean_squared_error", "Mean squared error", bounds=(0.0, float("inf")), higher_is_better=False)
 def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
-    """Mean squared difference between true and predicted values.
+    r"""Compute the mean squared difference between true and predicted values.
+
+    .. math:: \frac{1}{n} \sum_i (y_i - \hat y_i)^2
 
     Parameters
     ----------
@@ -97,12 +111,19 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
 
     Returns
     -------
-    Score of at least 0
+    Score
+        At least 0, in the squared unit of the values.
 
     Raises
     ------
     InputError
         NaN, infinite or non-numeric values, none at all, or lengths that differ.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.mean_squared_error([1, 2, 3], [1, 2, 6])
+    3.0
     """
     truth, predicted = _pair(y_true, y_pred, "y_true", "y_pred")
     return Score(float(np.mean((truth - predicted) ** 2)), n=len(truth))
@@ -110,7 +131,7 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
 
 @metric("jaccard", "Jaccard index", bounds=(0.0, 1.0))
 def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
-    """Share of the elements of two sets that both contain, |A and B| / |A or B|.
+    """Compute the share of the elements of two sets that both contain, |A and B| / |A or B|.
 
     Parameters
     ----------
@@ -118,7 +139,8 @@ def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
 
     Returns
     -------
-    Score in [0, 1]; NaN with a note where both sets are empty.
+    Score
+        In [0, 1]; NaN with a note where both sets are empty.
 
     Raises
     ------
@@ -128,6 +150,12 @@ def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
     References
     ----------
     Jaccard (1912), doi:10.1111/j.1469-8137.1912.tb05611.x.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> gb.metrics.jaccard({"CD3D", "CD8A", "NKG7"}, {"CD3D"}) == 1 / 3
+    True
     """
     truth, predicted = _as_set(y_true, "y_true"), _as_set(y_pred, "y_pred")
     union = truth | predicted
@@ -143,11 +171,13 @@ def _pair(a: ArrayLike, b: ArrayLike, name_a: str, name_b: str) -> tuple[NDArray
     return x, y
 
 
-def _why_undefined(x: NDArray[np.float64], y: NDArray[np.float64], name_x: str, name_y: str) -> str:
+def _vectors(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Return two vectors, and why their correlation is undefined, or an empty string."""
+    x, y = _pair(a, b, "a", "b")
     if len(x) < 2:
-        return f"undefined: a correlation needs at least 2 values, there are {len(x)}"
-    constant = [name for name, values in ((name_x, x), (name_y, y)) if np.all(values == values[0])]
-    return f"undefined: {' and '.join(constant)} constant" if constant else ""
+        return x, y, f"undefined: a correlation needs at least 2 values, there are {len(x)}"
+    constant = [name for name, values in (("a", x), ("b", y)) if np.all(values == values[0])]
+    return x, y, f"undefined: {' and '.join(constant)} constant" if constant else ""
 
 
 def _pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -272,7 +272,7 @@ class ClassifierEvaluation:
         proba = trained.predict_proba(test.x)
         predicted = self._engine.to_host(proba.argmax(axis=1)).astype(np.int32)
         outcome = Outcome(self._engine, test.codes, predicted, trained.names, proba, test.scored)
-        scores = {measure.id: measure.of(outcome) for measure in MEASURES}
+        scores = {measure.id: measure.compute(outcome) for measure in MEASURES}
         unseen = [trained.names[c] for c in outcome.scored if c not in trained.present]
         if unseen:
             why = f"AUROC is undefined: no training cells of {quoted(unseen)}"
