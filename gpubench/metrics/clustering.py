@@ -29,7 +29,7 @@ def adjusted_rand_index(
     *,
     engine: Engine | str | None = None,  # noqa: ARG001 - as in other metrics
 ) -> Score:
-    r"""Share of cell pairs on which two clusterings agree, corrected for chance.
+    r"""Compute the share of cell pairs on which two clusterings agree, corrected for chance.
 
     .. math:: ARI = \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\frac{1}{2} (A + B) - E}, \quad E = A B / \binom{n}{2}
 
@@ -53,6 +53,12 @@ def adjusted_rand_index(
     References
     ----------
     Hubert & Arabie (1985), doi:10.1007/BF01908075.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> round(gb.metrics.adjusted_rand_index(["B", "B", "T", "T"], [0, 0, 1, 2]), 3)
+    0.571
     """
     counts = _count_pairs(labels_true, labels_pred)
     n = int(counts.sum())
@@ -78,7 +84,7 @@ def normalized_mutual_info(
     *,
     engine: Engine | str | None = None,  # noqa: ARG001 - as in other metrics
 ) -> Score:
-    r"""Mutual information of two clusterings over the mean of their entropies.
+    r"""Compute the mutual information of two clusterings over the mean of their entropies.
 
     .. math:: NMI = \frac{2 I(U; V)}{H(U) + H(V)}
 
@@ -100,6 +106,12 @@ def normalized_mutual_info(
     References
     ----------
     Vinh, Epps & Bailey (2010), Journal of Machine Learning Research 11:2837.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> round(gb.metrics.normalized_mutual_info(["B", "B", "T", "T"], [0, 0, 1, 2]), 3)
+    0.8
     """
     counts = _count_pairs(labels_true, labels_pred)
     n = int(counts.sum())
@@ -120,7 +132,7 @@ def leiden_clusters(
     n_iterations: int = 2,
     engine: Engine | str | None = None,
 ) -> Labels:
-    """Leiden clusters of an embedding, by modularity on UMAP's fuzzy neighbour graph.
+    """Find the Leiden clusters of an embedding, by modularity on UMAP's fuzzy neighbour graph.
 
     Parameters
     ----------
@@ -142,6 +154,13 @@ def leiden_clusters(
     References
     ----------
     Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X = [[0.0], [1.0], [2.0], [70.0], [71.0]]
+    >>> gb.metrics.leiden_clusters(X, n_neighbors=2, engine="cpu").codes
+    array([0, 0, 0, 1, 1], dtype=int32)
     """
     embedding = on_engine(X, engine)
     if n_neighbors < 2:
@@ -189,7 +208,7 @@ _CLUSTERS_AND_RESOLUTION: Codec[tuple[Labels, float]] = Codec(
 
 
 def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = None) -> Labels:
-    """k-means clusters of an embedding.
+    """Find the k-means clusters of an embedding.
 
     Parameters
     ----------
@@ -210,6 +229,13 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
     References
     ----------
     Lloyd (1982), doi:10.1109/TIT.1982.1056489. Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X = [[0.0], [1.0], [2.0], [70.0], [71.0]]
+    >>> gb.metrics.kmeans_clusters(X, 2, engine="cpu").codes
+    array([0, 0, 0, 1, 1], dtype=int32)
     """
     embedding = on_engine(X, engine)
     if not 1 <= n_clusters <= embedding.n:
@@ -224,7 +250,7 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
 def best_leiden_clusters(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> tuple[Labels, float]:
-    """Leiden clusters at that of ten resolutions, 0.2, 0.4 ... 2, at which they share most information with labels.
+    """Find the Leiden clusters at that of ten resolutions, 0.2, 0.4 ... 2, where they agree best with labels.
 
     Parameters
     ----------
@@ -247,6 +273,14 @@ def best_leiden_clusters(
     References
     ----------
     Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [2.0], [70.0], [71.0]], ["B", "B", "B", "T", "T"]
+    >>> clusters, resolution = gb.metrics.best_leiden_clusters(X, labels, n_neighbors=2, engine="cpu")
+    >>> clusters.codes, resolution
+    (array([0, 0, 0, 1, 1], dtype=int32), 0.2)
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     return _best_leiden(X, around, encode_labels(labels, "labels", around.n))
@@ -266,7 +300,7 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
 
 @metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", bounds=(0, 1), needs=("label",), scib=("KMeans NMI", BIO))
 def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
-    """Normalised mutual information of labels and as many k-means clusters.
+    """Compute the normalised mutual information of labels and as many k-means clusters.
 
     Parameters
     ----------
@@ -287,13 +321,20 @@ def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | s
     Notes
     -----
     One start of k-means, drawn with the engine's seed; scib-metrics also has one, of other draws.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.nmi_ari_cluster_labels_kmeans_nmi(X, labels, engine="cpu")
+    1.0
     """
     return _of_kmeans(normalized_mutual_info, X, labels, engine)
 
 
 @metric("nmi_ari_cluster_labels_kmeans_ari", "KMeans ARI", bounds=(-0.5, 1), needs=("label",), scib=("KMeans ARI", BIO))
 def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
-    """Adjusted Rand index of labels and as many k-means clusters.
+    """Compute the adjusted Rand index of labels and as many k-means clusters.
 
     Parameters
     ----------
@@ -308,6 +349,13 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
     ------
     InputError
         As `nmi_ari_cluster_labels_kmeans_nmi`.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.nmi_ari_cluster_labels_kmeans_ari(X, labels, engine="cpu")
+    1.0
     """
     return _of_kmeans(adjusted_rand_index, X, labels, engine)
 
@@ -323,7 +371,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
 def nmi_ari_cluster_labels_leiden_nmi(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    """Normalised mutual information of labels and Leiden clusters, at that of ten resolutions where it is highest.
+    """Compute the normalised mutual information of labels and Leiden clusters, the best of ten resolutions.
 
     Parameters
     ----------
@@ -338,6 +386,13 @@ def nmi_ari_cluster_labels_leiden_nmi(
     ------
     InputError
         Fewer than two labels, and what `best_leiden_clusters` refuses.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.nmi_ari_cluster_labels_leiden_nmi(X, labels, n_neighbors=2, engine="cpu")
+    1.0
     """
     return _of_leiden(normalized_mutual_info, X, labels, n_neighbors, engine)
 
@@ -353,7 +408,7 @@ def nmi_ari_cluster_labels_leiden_nmi(
 def nmi_ari_cluster_labels_leiden_ari(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    """Adjusted Rand index of labels and Leiden clusters, at that of ten resolutions where their NMI is highest.
+    """Compute the adjusted Rand index of labels and Leiden clusters at the resolution, of ten, of the best NMI.
 
     Parameters
     ----------
@@ -368,6 +423,13 @@ def nmi_ari_cluster_labels_leiden_ari(
     ------
     InputError
         Fewer than two labels, and what `best_leiden_clusters` refuses.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.nmi_ari_cluster_labels_leiden_ari(X, labels, n_neighbors=2, engine="cpu")
+    1.0
     """
     return _of_leiden(adjusted_rand_index, X, labels, n_neighbors, engine)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     plan_step=lambda name, sizes, k, _: neighborhoods_step(name, sizes, k),
 )
 def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Engine | str | None = None) -> Score:
-    r"""Mean entropy of the batches in each cell's neighbourhood, as a share of the largest possible.
+    r"""Compute the mean entropy of the batches in each cell's neighbourhood, as a share of the largest possible.
 
     .. math:: \frac{1}{n \log B} \sum_i -\sum_b p_{ib} \log p_{ib}
 
@@ -63,6 +63,13 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     Notes
     -----
     Neighbours are exact. cz-benchmarks searches with HNSW, which misses about 1% of them.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch = [[0.0], [1.0], [8.0], [9.0]], ["a", "b", "a", "b"]
+    >>> gb.metrics.entropy_per_cell(X, batch, n_neighbors=2, engine="cpu")
+    1.0
     """
     embedding = on_engine(X, engine)
     batches = encode_labels(labels, "labels", embedding.n)

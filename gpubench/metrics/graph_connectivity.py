@@ -31,7 +31,7 @@ NEIGHBORS = 15
 def graph_connectivity(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    r"""Mean over labels of the share of their cells that are in the largest connected part of their neighbour graph.
+    r"""Compute the mean over labels of the share of their cells in the largest connected part of their neighbour graph.
 
     .. math:: \frac{1}{L} \sum_l \frac{|C_l|}{n_l}
 
@@ -58,6 +58,13 @@ def graph_connectivity(
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "B"]
+    >>> round(gb.metrics.graph_connectivity(X, labels, n_neighbors=2, engine="cpu"), 3)
+    0.833
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     label = encode_labels(labels, "labels", around.n)

@@ -54,7 +54,7 @@ class KbetTests(NamedTuple):
 def kbet_tests(
     X: Any, batches: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> KbetTests:
-    """Test each cell's neighbourhood, itself counted, for the batches of all cells.
+    """Test each cell's neighbourhood, the cell itself counted, for the batches of all cells.
 
     Parameters
     ----------
@@ -69,6 +69,13 @@ def kbet_tests(
     ------
     InputError
         As `kbet`.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch = [[0.0], [1.0], [8.0], [9.0]], ["a", "b", "a", "b"]
+    >>> gb.metrics.kbet_tests(X, batch, n_neighbors=2, engine="cpu").statistics
+    array([0., 0., 0., 0.])
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     return _test(around.engine, around.knn, _several_batches(batches, around))
@@ -83,7 +90,7 @@ def kbet(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""Share of the cells around which the batches are mixed as they are among all cells.
+    r"""Compute the share of the cells around which the batches are mixed as they are among all cells.
 
     .. math:: \frac{1}{n} |\{ i : p_i \ge \alpha \}|, \quad
         \chi^2_i = \sum_b \frac{(o_{ib} - e_b)^2}{e_b}
@@ -112,6 +119,13 @@ def kbet(
     References
     ----------
     Büttner et al. (2019), doi:10.1038/s41592-018-0254-1.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch = [[0.0], [1.0], [8.0], [9.0]], ["a", "b", "a", "b"]
+    >>> gb.metrics.kbet(X, batch, n_neighbors=2, engine="cpu")
+    1.0
     """
     _check_alpha(alpha)
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
@@ -138,7 +152,7 @@ def kbet_per_label(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    """Mean over labels of the share of cells around which the batches are mixed as they are in the label.
+    """Compute the mean over labels of the share of cells around which the batches are mixed as they are in the label.
 
     In each label kBET is asked of the k nearest cells in a diffusion map of the label's part of UMAP's fuzzy neighbour
     graph, k being a quarter of the mean number of cells of a batch, from 10 to 70. Labels with fewer than 10 cells or
@@ -173,6 +187,13 @@ def kbet_per_label(
     References
     ----------
     Büttner et al. (2019), doi:10.1038/s41592-018-0254-1. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch, labels = [[float(i)] for i in range(40)], ["a", "b"] * 20, ["B"] * 40
+    >>> gb.metrics.kbet_per_label(X, batch, labels, n_neighbors=10, engine="cpu")
+    1.0
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     label = encode_labels(labels, "labels", around.n)
@@ -200,7 +221,7 @@ def kbet_of_labels(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> dict[str, Score]:
-    """The share that `kbet_per_label` takes the mean of, for each label; NaN with a note where it is left out.
+    """Compute the share that `kbet_per_label` takes the mean of for each label; NaN with a note where it is left out.
 
     Parameters
     ----------
@@ -214,6 +235,13 @@ def kbet_of_labels(
     ------
     InputError
         As `kbet_per_label`.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch, labels = [[float(i)] for i in range(40)], ["a", "b"] * 20, ["B"] * 40
+    >>> gb.metrics.kbet_of_labels(X, batch, labels, n_neighbors=10, engine="cpu")
+    {'B': 1.0}
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     batch, label = encode_labels(batches, "batches", around.n), encode_labels(labels, "labels", around.n)

@@ -31,7 +31,7 @@ def lisi_knn(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> NDArray[np.float64]:
-    r"""Effective number of labels around each cell.
+    r"""Compute the effective number of labels around each cell.
 
     .. math:: LISI_i = 1 / \sum_l \Big( \sum_{j \in N(i), l_j = l} w_{ij} \Big)^2,
         \quad w_{ij} \propto e^{-\beta_i d_{ij}}
@@ -62,6 +62,13 @@ def lisi_knn(
     References
     ----------
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.lisi_knn(X, labels, n_neighbors=3, perplexity=2, engine="cpu")
+    array([2., 2., 2., 2.])
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     return _lisi(around, encode_labels(labels, "labels", around.n), _perplexity(around, perplexity))
@@ -83,7 +90,7 @@ def ilisi_knn(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""How many batches a cell sees around it, as a share of all.
+    r"""Compute how many batches a cell sees around it, as a share of all.
 
     .. math:: \frac{\mathrm{median}_i\, LISI_i - 1}{B - 1}
 
@@ -108,6 +115,13 @@ def ilisi_knn(
     References
     ----------
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch = [[0.0], [1.0], [8.0], [9.0]], ["a", "b", "a", "b"]
+    >>> gb.metrics.ilisi_knn(X, batch, n_neighbors=3, perplexity=2, engine="cpu")
+    0.5
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     used = _perplexity(around, perplexity)
@@ -130,7 +144,7 @@ def clisi_knn(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""How few labels a cell sees around it.
+    r"""Compute how few labels a cell sees around it.
 
     .. math:: \frac{L - \mathrm{median}_i\, LISI_i}{L - 1}
 
@@ -155,6 +169,13 @@ def clisi_knn(
     References
     ----------
     Korsunsky et al. (2019), doi:10.1038/s41592-019-0619-0. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> gb.metrics.clisi_knn(X, labels, n_neighbors=3, engine="cpu")
+    1.0
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     used = _perplexity(around, perplexity)

@@ -25,7 +25,7 @@ ROUNDING = 1e-12
 def principal_component_regression(
     X: Any, covariate: Any, *, categorical: bool = True, engine: Engine | str | None = None
 ) -> Score:
-    r"""Share of the variance of all principal components that a linear regression on a covariate explains.
+    r"""Compute the share of the variance of all principal components that a linear regression on a covariate explains.
 
     .. math:: \frac{\sum_k R^2_k \lambda_k}{\sum_k \lambda_k}
 
@@ -53,6 +53,13 @@ def principal_component_regression(
     References
     ----------
     Büttner et al. (2019), doi:10.1038/s41592-018-0254-1.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, batch = [[0.0], [1.0], [8.0], [9.0]], ["a", "b", "a", "b"]
+    >>> round(gb.metrics.principal_component_regression(X, batch, engine="cpu"), 3)
+    0.015
     """
     embedding = on_engine(X, engine)
     if categorical:
@@ -64,7 +71,7 @@ def principal_component_regression(
 def pcr_comparison(
     X_pre: Any, X_post: Any, covariate: Any, *, categorical: bool = True, engine: Engine | str | None = None
 ) -> Score:
-    r"""Share of the variance explained by a covariate that integration takes away.
+    r"""Compute the share of the variance explained by a covariate that integration takes away.
 
     .. math:: \max\Big(0, \frac{PCR(X_{pre}) - PCR(X_{post})}{PCR(X_{pre})}\Big)
 
@@ -91,6 +98,13 @@ def pcr_comparison(
     References
     ----------
     Büttner et al. (2019), doi:10.1038/s41592-018-0254-1. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> before, after = [[0.0], [1.0], [8.0], [9.0]], [[0.0], [8.0], [1.0], [9.0]]
+    >>> round(gb.metrics.pcr_comparison(before, after, ["a", "a", "b", "b"], engine="cpu"), 3)
+    0.984
     """
     post = on_engine(X_post, engine, "X_post")
     pre = on_engine(X_pre, post.engine, "X_pre")

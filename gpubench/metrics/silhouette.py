@@ -63,7 +63,7 @@ def silhouette_widths(
 def silhouette_label(
     X: Any, labels: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
 ) -> Score:
-    r"""Mean silhouette width of the labels, rescaled to [0, 1].
+    r"""Compute the mean silhouette width of the labels, rescaled to [0, 1].
 
     .. math:: \frac{1}{2} + \frac{1}{2n} \sum_i \frac{b_i - a_i}{\max(a_i, b_i)}
 
@@ -92,6 +92,13 @@ def silhouette_label(
     References
     ----------
     Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7. Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> round(gb.metrics.silhouette_label(X, labels, engine="cpu"), 3)
+    0.937
     """
     _check_distance(metric)
     embedding = on_engine(X, engine)
@@ -116,7 +123,7 @@ def silhouette_label(
 def isolated_labels(
     X: Any, labels: Any, batch: Any, *, iso_threshold: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    r"""How well labels that are in few batches are separated: their mean silhouette width, rescaled to [0, 1].
+    r"""Compute how well labels that are in few batches are separated: their mean silhouette width, rescaled to [0, 1].
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l} \frac{s_i + 1}{2}
 
@@ -142,6 +149,14 @@ def isolated_labels(
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels = [[0.0], [1.0], [8.0], [9.0]], ["B", "B", "T", "T"]
+    >>> batch = ["a", "b", "a", "a"]
+    >>> round(gb.metrics.isolated_labels(X, labels, batch, engine="cpu"), 3)
+    0.937
     """
     embedding = on_engine(X, engine)
     label = encode_labels(labels, "labels", embedding.n)
@@ -174,7 +189,7 @@ def isolated_labels(
 def silhouette_batch(
     X: Any, labels: Any, batch: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
 ) -> Score:
-    r"""How well batches are mixed within each label: one minus the absolute silhouette width of the batches.
+    r"""Compute how well batches are mixed within each label: one minus the absolute silhouette width of the batches.
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l} (1 - |s_i|)
 
@@ -206,6 +221,13 @@ def silhouette_batch(
     References
     ----------
     Luecken et al. (2022), doi:10.1038/s41592-021-01336-8.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels, batch = [[0.0], [1.0], [2.0], [3.0]], ["B"] * 4, ["a", "b", "a", "b"]
+    >>> round(gb.metrics.silhouette_batch(X, labels, batch, engine="cpu"), 3)
+    0.75
     """
     _check_distance(metric)
     embedding = on_engine(X, engine)
@@ -227,7 +249,7 @@ def silhouette_batch(
 
 @metric("bras", "BRAS", bounds=(0, 1), mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
 def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
-    r"""How well batches are mixed within each label: as `batch_silhouette`, but against all other batches together.
+    r"""Compute how well batches are mixed within each label: `batch_silhouette` against all other batches together.
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l}
         \Big( 1 - \Big| \frac{b_i - a_i}{\max(a_i, b_i)} \Big| \Big)
@@ -256,6 +278,13 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     References
     ----------
     Rautenstrauch & Ohler (2025), doi:10.1038/s41587-025-02743-4.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> X, labels, batch = [[0.0], [1.0], [2.0], [3.0]], ["B"] * 4, ["a", "b", "a", "b"]
+    >>> round(gb.metrics.bras(X, labels, batch, metric="euclidean", engine="cpu"), 3)
+    0.75
     """
     _check_distance(metric)
     embedding = on_engine(X, engine)
