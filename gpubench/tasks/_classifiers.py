@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a classifier said of some cells.
+    """Classes that a classifier predicted for some cells.
 
     Attributes
     ----------
     cells : (m,) rows of the embedding
-    codes : (m,) the classes that they were given
+    codes : (m,) their predicted classes
     names : of the classes
     """
 
@@ -45,7 +46,7 @@ def record_folds(
     codes = np.full(require(given.embedding).n, -1, np.int32)
     codes[cells] = folds.codes
     names = tuple(str(i + 1) for i in range(len(folds)))
-    given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _of_training(params), names))
+    given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _without_test_species(params), names))
 
 
 def record_predictions(
@@ -53,11 +54,11 @@ def record_predictions(
 ) -> None:
     """Write predictions into the column of cells with these parameters; the first ones create it.
 
-    Classes are numbered as in the labels of the task.
+    Classes are numbered as in the labels of the task. One column holds all cells that a classifier was tested on.
     """
     if not predictions:
         return
-    label, params = require(given.label), _of_training(params)
+    label, params = require(given.label), _without_test_species(params)
     columns = given.cells.select(embedding=given.name, task=task, metric=PREDICTED, **params)
     if columns:
         codes = columns[0].values
@@ -69,13 +70,12 @@ def record_predictions(
         codes[part.cells] = np.array([code_of[name] for name in part.names], np.int32)[part.codes]
 
 
-def _of_training(params: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that tell columns apart: one holds every cell that a classifier, so trained, was tested on."""
+def _without_test_species(params: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in params.items() if name != "test_species"}
 
 
 class ColumnScaling:
-    """Standard deviations of the columns of some cells, and their means where they are to be subtracted.
+    """Standard deviations of the columns of some cells, and their means if these are to be subtracted.
 
     A column that is constant up to rounding is not divided.
     """
@@ -105,7 +105,7 @@ Scores = dict[str, Score]
 """Metric id -> score, of one classifier on one test set."""
 
 
-class Predictor(Protocol):
+class Predictor(ABC):
     """A trained classifier with its scaling.
 
     Attributes
@@ -113,32 +113,32 @@ class Predictor(Protocol):
     engine : where it is
     names : of all classes
     present : codes of the classes that it was trained on
-    note : see `Classifier`, which fails here at the latest where it cannot be trained; and how many cells it was
-        trained on where those are not all
-    search : how neighbours were searched where not exactly: parameters of the scores, see `search_params`
+    search : method and recall of the neighbour search if it is not exact: parameters of the scores
     has_decision_function : whether it has logits
     """
 
     engine: Engine
     names: tuple[str, ...]
     present: NDArray[np.int32]
-    search: Mapping[str, Any]
+    search: Mapping[str, Any] = MappingProxyType({})
+    has_decision_function = False
 
     @property
-    def note(self) -> str: ...
+    @abstractmethod
+    def note(self) -> str:
+        """What a reader of the scores should know, see `Classifier.note`, which raises here if training fails."""
 
-    @property
-    def has_decision_function(self) -> bool: ...
-
+    @abstractmethod
     def predict_proba(self, x: Any) -> Array:
-        """(m, L) float64 probabilities for unscaled cells."""
+        """Return (m, L) float64 probabilities of unscaled cells."""
 
     def decision_function(self, x: Any) -> Array:
-        """(m, L) logits for unscaled cells."""
+        """Return (m, L) logits of unscaled cells (ValueError where `has_decision_function` is False)."""
+        raise ValueError(f"this classifier has no logits of the {len(x):,} cells")
 
 
 class TrainingCells:
-    """Cells to train on, which stay as they are.
+    """Cells to train on; they are copied before they are scaled.
 
     Attributes
     ----------
@@ -163,19 +163,21 @@ class TrainingCells:
         x : (n, d)
         labels : (m,) of cells of x
         rows : (m,) which cells these are; None: all
-        which : lists those of the m to train on, ascending, when it is needed; None: all
+        which : lists those of the m to train on, ascending, when it is called; None: all
         centre : as in `ColumnScaling`; None: nothing is scaled
         """
         self.engine, self.labels = engine, labels
         self._x, self._rows, self._which, self._centre = x, rows, which, centre
-        self._scaling: ColumnScaling | None = None  # of all of them, once a classifier has asked for it
+        self._scaling: ColumnScaling | None = None  # of all of them, shared by the classifiers
 
     def chosen(self) -> NDArray[np.int64]:
-        """Positions of the cells to train on, among those with labels."""
+        """Return the positions of the cells to train on, among those with labels."""
         return np.arange(len(self.labels)) if self._which is None else self._which()
 
-    def ready(self, chosen: NDArray[np.int64], most: int, *, scaled: bool) -> tuple[Array, NDArray[np.int32], Any]:
-        """Copy the chosen cells for a classifier, or `most` of them in the shares of the classes; scale the copy.
+    def copy(
+        self, chosen: NDArray[np.int64], most: int, *, scaled: bool
+    ) -> tuple[Array, NDArray[np.int32], ColumnScaling | None]:
+        """Copy the chosen cells, or `most` of them in the shares of the classes, and scale the copy.
 
         Returns
         -------
@@ -187,33 +189,27 @@ class TrainingCells:
         cells = self._x[chosen if self._rows is None else self._rows[chosen]]
         scaling = None
         if scaled and self._centre is not None:
-            # a part of what is trained, so of the same cells
-            scaling = ColumnScaling(self.engine, cells, centre=self._centre) if fewer else self._scaling_of_all(cells)
+            scaling = (None if fewer else self._scaling) or ColumnScaling(self.engine, cells, centre=self._centre)
+            if not fewer:
+                self._scaling = scaling
             scaling.apply(cells)
         return cells, self.labels.codes[chosen], scaling
 
-    def _scaling_of_all(self, cells: Array) -> ColumnScaling:
-        if self._scaling is None:
-            self._scaling = ColumnScaling(self.engine, cells, centre=bool(self._centre))
-        return self._scaling
 
-
-class ScaledClassifier:
-    """A classifier and the scaling of its input; see `Predictor`."""
-
-    search: Mapping[str, Any] = MappingProxyType({})
+class ScaledClassifier(Predictor):
+    """A classifier and the scaling of its input."""
 
     def __init__(
         self, engine: Engine, kind: ClassifierKind, cells: TrainingCells, params: Mapping[str, Any], *, scaled: bool
     ) -> None:
-        """Train with the parameters of `Engine.classifier`, on scaled cells or as they are."""
-        self.engine = engine
-        self.names = cells.labels.names
+        """Train with the parameters of `Engine.classifier`, on scaled cells or on the cells as they are."""
+        self.engine, self.names = engine, cells.labels.names
         chosen = cells.chosen()
         n = len(chosen)
-        x, codes, self._scaling = cells.ready(chosen, engine.policy.max_training_cells(kind, n), scaled=scaled)
+        x, codes, self._scaling = cells.copy(chosen, engine.policy.max_training_cells(kind, n), scaled=scaled)
         self.present = np.unique(codes)
         self._classifier = engine.classifier(kind, **params).fit(x, codes, cells.labels.n_classes)
+        self.has_decision_function = hasattr(self._classifier, "decision_function")
         self._drawn = f"trained on {len(codes):,} of {n:,} cells; exact=True trains on all" if len(codes) < n else ""
         self._asked: tuple[Any, Array] | None = None
 
@@ -223,22 +219,17 @@ class ScaledClassifier:
         return ", ".join(filter(None, (self._classifier.note, self._drawn)))
 
     def ask(self, x: Any) -> None:
-        """Begin to answer for unscaled cells, which `predict_proba` is to be asked about."""
+        """Begin to predict the unscaled cells that `predict_proba` will be asked about."""
         self._asked = x, self.predict_proba(x)
 
-    @property
-    def has_decision_function(self) -> bool:
-        """Whether the classifier has logits."""
-        return hasattr(self._classifier, "decision_function")
-
     def predict_proba(self, x: Any) -> Array:
-        """(m, L) float64 probabilities for unscaled cells."""
+        """See `Predictor`."""
         if self._asked is not None and self._asked[0] is x:
             return self._asked[1]
         return self._classifier.predict_proba(self._scaled(x))
 
     def decision_function(self, x: Any) -> Array:
-        """(m, L) logits for unscaled cells."""
+        """See `Predictor`."""
         return cast("Any", self._classifier).decision_function(self._scaled(x))
 
     def _scaled(self, x: Any) -> Array:
@@ -248,13 +239,13 @@ class ScaledClassifier:
         return self._scaling.apply(xp.array(x, dtype=np.float32, order="C"))
 
 
-class GraphVotes:
-    """The votes for the cells of one fold, which are known; see `Predictor`."""
+class GraphVotes(Predictor):
+    """Votes for the cells of one fold, which were computed from one graph of all cells."""
 
-    has_decision_function = False
+    note = ""
 
     def __init__(self, cells: TrainingCells, tested: Array, proba: Array, search: Mapping[str, Any]) -> None:
-        """Know the probabilities of the unscaled cells `tested`, who were voted for by some training cells."""
+        """Store the probabilities of the unscaled cells `tested`, for which some training cells voted."""
         self.engine, self.names, self.search = cells.engine, cells.labels.names, search
         found = f"{search['knn']}, recall {search['recall']:.3f}"
         self.note = f"neighbours from one graph of all cells, scaled together ({found}); exact=True searches each fold"
@@ -262,14 +253,10 @@ class GraphVotes:
         self._tested, self._proba = tested, proba
 
     def predict_proba(self, x: Any) -> Array:
-        """(m, L) float64 probabilities of the tested cells (ValueError for any others)."""
+        """Return (m, L) float64 probabilities of the tested cells (ValueError for any others)."""
         if x is not self._tested:
             raise ValueError("only the votes for the tested cells are known")
         return self._proba
-
-    def decision_function(self, x: Any) -> Array:  # noqa: ARG002 - of no cells
-        """Refuse: votes have no logits (ValueError), see `has_decision_function`."""
-        raise ValueError("votes have no logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +268,8 @@ class TestSet:
     x : (m, d) float32
     codes : (m,) their classes
     scored : classes that the test set is meant to hold; None: all
-    cells : (m,) the rows of the embedding that they are; None where samples of merged cells are tested
     undefined : why nothing can be scored, or empty
+    cells : (m,) their rows in the embedding; None where samples of merged cells are tested
     """
 
     x: Array
@@ -301,17 +288,14 @@ class FoldScores:
 
 
 def _pack(tested: list[FoldScores]) -> CheckpointEntry:
+    value: list[dict[str, Any]] = []
     arrays: dict[str, NDArray[Any]] = {}
-    for i, predictions in enumerate(test.predictions for test in tested):
-        if predictions is not None:
-            arrays |= {f"cells_{i}": predictions.cells, f"codes_{i}": predictions.codes}
-    value = [
-        {
-            "scores": {name: score_to_dict(score) for name, score in test.scores.items()},
-            "names": None if test.predictions is None else test.predictions.names,
-        }
-        for test in tested
-    ]
+    for i, test in enumerate(tested):
+        scores = {name: score_to_dict(score) for name, score in test.scores.items()}
+        value.append({"scores": scores, "names": None})
+        if test.predictions is not None:
+            value[-1]["names"] = test.predictions.names
+            arrays |= {f"cells_{i}": test.predictions.cells, f"codes_{i}": test.predictions.codes}
     return CheckpointEntry(value, arrays)
 
 
@@ -319,9 +303,8 @@ def _unpack(entry: CheckpointEntry) -> list[FoldScores]:
     tested = []
     for i, test in enumerate(entry.value):
         scores = {name: score_from_dict(score) for name, score in test["scores"].items()}
-        predictions = None
-        if test["names"] is not None:
-            predictions = Predictions(entry.arrays[f"cells_{i}"], entry.arrays[f"codes_{i}"], test["names"])
+        arrays, names = entry.arrays, test["names"]
+        predictions = None if names is None else Predictions(arrays[f"cells_{i}"], arrays[f"codes_{i}"], names)
         tested.append(FoldScores(scores, predictions))
     return tested
 
