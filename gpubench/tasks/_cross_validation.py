@@ -1,10 +1,10 @@
-"""What both label prediction tasks share: classifiers trained on some cells and scored on others, and their rows."""
+"""Evaluation of classifiers that both label prediction tasks share: trained on some cells, scored on others."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,143 +39,94 @@ if TYPE_CHECKING:
     from gpubench.engines.base import ClassifierKind, Engine
     from gpubench.tasks._scorers import Scorer
 
+UNSCALED: tuple[ClassifierKind, ...] = ("rf",)
+IDS = tuple(measure.id for measure in MEASURES)
+MEAN_FOLD = "mean_fold_"
 
-@dataclass(frozen=True)
-class FoldGraph:
-    """The nearest cells in other folds, where the engine would not compare so many cells with all.
+Training = tuple["Callable[[], Predictor]", "Sequence[TestSet]"]
+"""Returns a trained classifier, or raises why there is none; and the cells that it is tested on."""
 
-    They are searched for once, not for each fold, so they are scaled once as well: by the standard deviations of all
-    cells, which differ from those of a fold's training cells in the third digit or later.
+
+@dataclass(frozen=True, slots=True)
+class FoldedCells:
+    """Cells in folds.
 
     Attributes
     ----------
     x : (n, d) cells
     rows : (m,) those that take part
     labels, folds : of the m cells
+    cells : (m,) their rows in the embedding, for which predictions are recorded; None where samples are scored
+    """
+
+    x: Array
+    rows: NDArray[np.int64]
+    labels: Labels
+    folds: Folds
+    cells: NDArray[np.int64] | None
+
+    def test_set(self, i: int) -> TestSet:
+        """Return the cells of fold i."""
+        test = self.folds[i].test
+        cells = None if self.cells is None else self.cells[test]
+        return TestSet(self.x[self.rows[test]], self.labels.codes[test], cells=cells)
+
+
+@dataclass(frozen=True)
+class FoldGraph:
+    """The nearest cells in other folds, for engines that would not compare so many cells with all.
+
+    One search serves all folds, so one scaling does as well: by the standard deviations of all cells, which differ from
+    those of a fold's training cells in the third digit or later.
+
+    Attributes
+    ----------
     centre : as in `ColumnScaling`
     scope : caches the graph in a checkpoint
     """
 
     engine: Engine
-    x: Array
-    rows: NDArray[np.int64]
-    labels: Labels
-    folds: Folds
+    folded: FoldedCells
     centre: bool
     scope: CheckpointScope
 
     @property
     def serves(self) -> bool:
         """Whether the engine would search so many cells approximately, and each has enough cells in other folds."""
-        m, k = len(self.rows), graph_neighbors(len(self.folds))
-        enough = m - np.bincount(self.folds.codes).max() >= N_VOTES and m > k
-        return bool(enough and self.engine.policy.knn_method_for(m, self.x.shape[1], k) != "exact")
+        folds = self.folded.folds
+        m, k = len(self.folded.rows), graph_neighbors(len(folds))
+        enough = m - np.bincount(folds.codes).max() >= N_VOTES and m > k
+        return bool(enough and self.engine.policy.knn_method_for(m, self.folded.x.shape[1], k) != "exact")
 
-    def voted(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
-        """The classifier of fold i, tested on the unscaled cells `tested`; the first that is asked for searches.
+    def votes(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
+        """Return the classifier of fold i, tested on the unscaled cells `tested`; the first call searches.
 
         Raises
         ------
         InputError
             The graph does not fit the memory.
         """
-        voters, labels = self._voters, self.labels
-        proba = voters.vote_shares(self.engine, self.folds[i].test, labels.codes, labels.n_classes)
+        voters, labels = self._voters, self.folded.labels
+        proba = voters.vote_shares(self.engine, self.folded.folds[i].test, labels.codes, labels.n_classes)
         return GraphVotes(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
 
     @cached_property
     def _voters(self) -> Voters:
-        return self.scope.cached("graph", self._search, _codec(self.engine))
+        engine = self.engine
 
-    def _search(self) -> Voters:
-        cells = self.x[self.rows]
-        scaled = ColumnScaling(self.engine, cells, centre=self.centre).apply(cells)
-        return nearest_in_other_folds(self.engine, scaled, self.folds.codes)
+        def search() -> Voters:
+            cells = self.folded.x[self.folded.rows]
+            scaled = ColumnScaling(engine, cells, centre=self.centre).apply(cells)
+            return nearest_in_other_folds(engine, scaled, self.folded.folds.codes)
 
+        def pack(voters: Voters) -> CheckpointEntry:
+            nearest = engine.to_host(voters.nearest)
+            return CheckpointEntry({"method": voters.method, "recall": voters.recall}, {"nearest": nearest})
 
-def _codec(engine: Engine) -> Codec[Voters]:
-    def pack(voters: Voters) -> CheckpointEntry:
-        nearest = engine.to_host(voters.nearest)
-        return CheckpointEntry({"method": voters.method, "recall": voters.recall}, {"nearest": nearest})
+        def unpack(entry: CheckpointEntry) -> Voters:
+            return Voters(engine.xp.asarray(entry.arrays["nearest"]), **entry.value)
 
-    def unpack(entry: CheckpointEntry) -> Voters:
-        return Voters(engine.xp.asarray(entry.arrays["nearest"]), **entry.value)
-
-    return Codec(pack, unpack)
-
-
-Training = tuple["Callable[[], Predictor]", "Sequence[TestSet]"]
-"""Returns a trained classifier, or raises why there is none; and the cells that it is tested on."""
-
-
-class FoldTrainings:
-    """What is trained on all folds but one, and tested on that one.
-
-    An engine with several workers trains the next folds at the same time.
-    """
-
-    def __init__(
-        self,
-        evaluation: ClassifierEvaluation,
-        engine: Engine,
-        cells: tuple[Array, NDArray[np.int64], Labels, NDArray[np.int64] | None],
-        folds: Folds,
-        graph: FoldGraph | None,
-    ) -> None:
-        """Train nothing yet.
-
-        Parameters
-        ----------
-        cells : all cells (n, d), the m that take part, their labels, and which rows of the embedding they are
-        graph : has the votes of all folds; None: each fold is searched
-        """
-        self._evaluation, self._engine, self._folds, self._graph = evaluation, engine, folds, graph
-        self._x, self._rows, self._labels, self._cells = cells
-        self._training: list[TrainingCells] = [
-            evaluation.cells_to_train(self._x, self._labels, self._rows, lambda i=i: folds[i].train)
-            for i in range(len(folds))
-        ]
-
-    def tested(self, kind: ClassifierKind, params: Mapping[str, Any]) -> list[FoldScores]:
-        """The scores of a classifier on each fold, or what an earlier run has kept of them."""
-        n_folds, evaluation = len(self._folds), self._evaluation
-        names = [f"fold {i + 1}" for i in range(n_folds)]
-        new = [i for i, name in enumerate(names) if not evaluation.keeps(name, kind, params)]
-        trainings = zip(new, self._engine.map(partial(self._train, kind, i) for i in new), strict=True)
-
-        def take(i: int) -> Training:
-            # a checkpoint that turns out to be damaged is not among the new ones
-            return next(training for j, training in trainings if j == i) if i in new else self._train(kind, i)
-
-        tested: list[FoldScores] = []
-        with self._engine.timeline.stage(kind):
-            for i, name in enumerate(names):
-                tested += evaluation.train_and_score(name, kind, partial(take, i), params)
-                self._engine.timeline.advance(len(tested), n_folds)
-        return tested
-
-    def _train(self, kind: ClassifierKind, i: int) -> Training:
-        """Train, and predict the test cells; on a cluster both only begin."""
-        test = self._test_set(i)
-        if kind == "knn" and self._graph is not None:
-            return partial(self._graph.voted, i, test.x, self._training[i]), [test]
-        train = partial(self._evaluation.train, kind, self._training[i])
-        try:
-            trained = train()
-            trained.ask(test.x)
-        except InputError:  # raised again when the fold has its turn, which then reports it
-            return train, [test]
-        return lambda: trained, [test]
-
-    def _test_set(self, i: int) -> TestSet:
-        test = self._folds[i].test
-        cells = None if self._cells is None else self._cells[test]
-        return TestSet(self._x[self._rows[test]], self._labels.codes[test], cells=cells)
-
-
-UNSCALED: tuple[ClassifierKind, ...] = ("rf",)
-IDS = tuple(measure.id for measure in MEASURES)
-MEAN_FOLD = "mean_fold_"
+        return self.scope.cached("graph", search, Codec(pack, unpack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +148,18 @@ class ClassifierSettings:
 
 
 class ClassifierEvaluation:
-    """The classifiers of a task against the metrics and the user's scorers.
+    """The classifiers of a task, scored by the metrics and the user's scorers.
 
     Attributes
     ----------
     ids : of the metrics, then the names of the scorers
     kinds : the classifiers that were chosen
-    mean_name : what the mean over them is called in the results
+    mean_name : the name of the mean over them in the results
     """
 
     def __init__(self, given: TaskInput, settings: ClassifierSettings) -> None:
-        self._given = given
-        self._engine = given.engine
-        self._settings = settings
-        # what a user's own scorer computes cannot be told from outside
+        self._given, self._engine, self._settings = given, given.engine, settings
+        # a checkpoint cannot know whether a user's own scorer has changed
         self._scope = given.checkpoint_scope.disabled() if given.scorers else given.checkpoint_scope
         self._scorers: dict[str, Scorer] = {}
         if given.scorers:
@@ -222,53 +171,46 @@ class ClassifierEvaluation:
         self.mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
-        """The cells that the task's classifiers are trained on; see `TrainingCells`."""
+        """Return the cells that the task's classifiers are trained on; see `TrainingCells`."""
         return TrainingCells(self._engine, x, labels, *which, centre=self._settings.centre)
 
     def train(self, kind: ClassifierKind, cells: TrainingCells) -> ScaledClassifier:
-        """Train as the task does."""
-        return ScaledClassifier(
-            self._engine, kind, cells, self._settings.params.get(kind, {}), scaled=kind not in UNSCALED
-        )
+        """Train with the settings of the task."""
+        params = self._settings.params.get(kind, {})
+        return ScaledClassifier(self._engine, kind, cells, params, scaled=kind not in UNSCALED)
 
     def train_and_score(
-        self,
-        name: str,
-        kind: ClassifierKind,
-        take: Callable[[], tuple[Callable[[], Predictor], Sequence[TestSet]]],
-        *facts: Any,
+        self, name: str, kind: ClassifierKind, prepare: Callable[[], Training], *facts: Any
     ) -> list[FoldScores]:
-        """Train once and score on each test set, or take the scores over from an earlier run.
+        """Train once and score on each test set, or return the scores of the checkpoint.
 
         Parameters
         ----------
         name : of the stage
-        take : makes what trains, and the test sets
+        prepare : makes the training and the test sets
         facts : with the name and kind what tells this training from the others of the task
         """
         facts = (self._settings.task, kind, *facts)
-        return self._scope.cached(name, lambda: self._train_and_score(kind, *take()), FOLD_SCORES, *facts)
-
-    def keeps(self, name: str, kind: ClassifierKind, *facts: Any) -> bool:
-        """Whether `train_and_score` will take the scores over."""
-        return self._scope.has(name, self._settings.task, kind, *facts)
+        return self._scope.cached(name, lambda: self._train_and_score(kind, *prepare()), FOLD_SCORES, *facts)
 
     def _train_and_score(
         self, kind: ClassifierKind, train: Callable[[], Predictor], tests: Sequence[TestSet]
     ) -> list[FoldScores]:
         if all(test.undefined for test in tests):
-            return [FoldScores(self._undefined(test, test.undefined)) for test in tests]
+            return [self._undefined(test, test.undefined) for test in tests]
         try:
             trained = train()
             note = trained.note  # where training has only begun, it fails here
         except InputError as error:
-            reason = f"{kind} cannot be trained: {error}"
-            return [FoldScores(self._undefined(test, test.undefined or reason)) for test in tests]
+            return [self._undefined(test, test.undefined or f"{kind} cannot be trained: {error}") for test in tests]
         return [self._score(trained, test, note) for test in tests]
+
+    def _undefined(self, test: TestSet, reason: str) -> FoldScores:
+        return FoldScores({name: Score(np.nan, n=len(test.codes), note=reason) for name in self.ids})
 
     def _score(self, trained: Predictor, test: TestSet, note: str) -> FoldScores:
         if test.undefined:
-            return FoldScores(self._undefined(test, test.undefined))
+            return self._undefined(test, test.undefined)
         proba = trained.predict_proba(test.x)
         predicted = self._engine.to_host(proba.argmax(axis=1)).astype(np.int32)
         outcome = Outcome(self._engine, test.codes, predicted, trained.names, proba, test.scored)
@@ -277,68 +219,82 @@ class ClassifierEvaluation:
         if unseen:
             why = f"AUROC is undefined: no training cells of {quoted(unseen)}"
             scores["auroc"] = Score(np.nan, n=outcome.n, note=why)
-        scores |= self._users_scores(trained, test, proba)
-        predictions = None if test.cells is None else Predictions(test.cells, predicted, trained.names)
+        if self._scorers:
+            from gpubench.tasks._scorers import apply_scorers
+
+            cells, votes = self._engine.to_host(test.x), self._engine.to_host(proba)
+            scores |= apply_scorers(self._scorers, trained, cells, votes, test.codes)
         for score in scores.values():
             score.params.update(trained.search)
             score.approximate = bool(trained.search)
-        return FoldScores({name: _noting(score, note) for name, score in scores.items()}, predictions)
-
-    def _users_scores(self, trained: Predictor, test: TestSet, proba: Array) -> Scores:
-        if not self._scorers:
-            return {}
-        from gpubench.tasks._scorers import FittedClassifier, apply_scorer
-
-        cells = self._engine.to_host(test.x)
-        estimator = FittedClassifier(trained)
-        estimator.remember(cells, self._engine.to_host(proba))
-        return {name: apply_scorer(scorer, estimator, cells, test.codes) for name, scorer in self._scorers.items()}
-
-    def _undefined(self, test: TestSet, reason: str) -> Scores:
-        return {name: Score(np.nan, n=len(test.codes), note=reason) for name in self.ids}
+            score.note = joined(score.note, note)
+        return FoldScores(scores, None if test.cells is None else Predictions(test.cells, predicted, trained.names))
 
     def cross_validate(
-        self,
-        x: Array,
-        rows: NDArray[np.int64],
-        labels: Labels,
-        folds: Folds,
-        params: Mapping[str, Any],
-        note: str,
-        *,
-        cells: NDArray[np.int64] | None,
-        free: bool = False,
+        self, folded: FoldedCells, params: Mapping[str, Any], note: str, *, random_folds: bool = False
     ) -> Iterator[MetricResult]:
         """Yield the means over folds of each classifier as it is ready, then their mean.
 
         Parameters
         ----------
-        x : (n, d) cells
-        rows : (m,) those that take part
-        labels : (m,) theirs
-        folds : of the m cells
         params, note : put into every row
-        cells : (m,) their rows in the embedding, for which predictions are recorded; None where samples are scored
-        free : whether cells are in folds by chance, so that of very many one graph serves all folds
+        random_folds : whether cells are in folds by chance, so that one graph of very many cells serves all folds
         """
-        if cells is not None:
-            record_folds(self._given, self._settings.task, params, cells, folds)
+        if folded.cells is not None:
+            record_folds(self._given, self._settings.task, params, folded.cells, folded.folds)
         scope = self._given.checkpoint_scope.keyed(self._settings.task, params)
-        graph = FoldGraph(self._engine, x, rows, labels, folds, self._settings.centre, scope)
-        one_graph = graph if free and graph.serves else None
-        trainings = FoldTrainings(self, self._engine, (x, rows, labels, cells), folds, one_graph)
+        graph = FoldGraph(self._engine, folded, self._settings.centre, scope)
+        training = [
+            self.cells_to_train(folded.x, folded.labels, folded.rows, lambda i=i: folded.folds[i].train)
+            for i in range(len(folded.folds))
+        ]
         by_classifier: list[list[Scores]] = []
         for kind in self.kinds:
             begin = time.perf_counter()
-            of_folds = trainings.tested(kind, params)
-            self.record_predictions(kind, params, of_folds)
-            by_classifier.append([tested.scores for tested in of_folds])
+            votes = graph if kind == "knn" and random_folds and graph.serves else None
+            prepare = [partial(self._prepare, kind, folded, cells, i, votes) for i, cells in enumerate(training)]
+            tested = self._score_folds(kind, prepare, params)
+            self.record_predictions(kind, params, tested)
+            by_classifier.append([test.scores for test in tested])
             means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self.ids}
             yield from self.to_rows(means, {**params, "classifier": kind}, note, MEAN_FOLD, time.perf_counter() - begin)
         yield from self.mean_rows(by_classifier, params, note, MEAN_FOLD)
 
+    def _score_folds(
+        self, kind: ClassifierKind, prepare: Sequence[Callable[[], Training]], params: Mapping[str, Any]
+    ) -> list[FoldScores]:
+        """Score a classifier on each fold; an engine with several workers trains the next folds at the same time."""
+        names = [f"fold {i + 1}" for i in range(len(prepare))]
+        new = [i for i, name in enumerate(names) if not self._scope.has(name, self._settings.task, kind, params)]
+        trainings = zip(new, self._engine.map(prepare[i] for i in new), strict=True)
+
+        def take(i: int) -> Training:
+            # a checkpoint that turns out to be damaged is not among the new ones
+            return next(training for j, training in trainings if j == i) if i in new else prepare[i]()
+
+        tested: list[FoldScores] = []
+        with self._engine.timeline.stage(kind):
+            for i, name in enumerate(names):
+                tested += self.train_and_score(name, kind, partial(take, i), params)
+                self._engine.timeline.advance(len(tested), len(names))
+        return tested
+
+    def _prepare(
+        self, kind: ClassifierKind, folded: FoldedCells, cells: TrainingCells, i: int, votes: FoldGraph | None
+    ) -> Training:
+        """Train, and predict the test cells of fold i; on a cluster both only begin."""
+        test = folded.test_set(i)
+        if votes is not None:
+            return partial(votes.votes, i, test.x, cells), [test]
+        try:
+            trained = self.train(kind, cells)
+            trained.ask(test.x)
+        except InputError:  # raised again when the fold has its turn, which then reports it
+            return partial(self.train, kind, cells), [test]
+        return lambda: trained, [test]
+
     def record_predictions(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[FoldScores]) -> None:
-        """Keep what a classifier said of cells, in one column for all that it, so trained, was tested on."""
+        """Store the predictions of a classifier, in one column for all cells that it was tested on."""
         predictions = [test.predictions for test in tested if test.predictions is not None]
         record_predictions(self._given, self._settings.task, {**params, "classifier": kind}, predictions)
 
@@ -353,7 +309,7 @@ class ClassifierEvaluation:
     ) -> Iterator[MetricResult]:
         """Yield the means over classifiers and their test sets."""
         means = {
-            name: mean_over_classifiers([[scores[name] for scores in of_sets] for of_sets in by_classifier])
+            name: mean_over_classifiers([[scores[name] for scores in tested] for tested in by_classifier])
             for name in self.ids
         }
         yield from self.to_rows(means, {**params, "classifier": self.mean_name}, note, prefix)
@@ -364,22 +320,9 @@ class ClassifierEvaluation:
         """Yield a row for each score; the seconds are shared out among them, since one training serves all."""
         make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=params)
         for name, score in scores.items():
-            yield make(prefix + name, _noting(score, note))
+            yield replace(make(prefix + name, score), note=joined(score.note, note))
 
 
 def joined(*notes: str) -> str:
-    """Notes as one, without those that are empty or said before."""
+    """Join notes, without those that are empty or repeated."""
     return "; ".join(dict.fromkeys(note for note in notes if note))
-
-
-def _noting(score: Score, note: str) -> Score:
-    """Return the score with one more note."""
-    return Score(
-        score,
-        n=score.n,
-        stderr=score.stderr,
-        stderr_df=score.stderr_df,
-        note=joined(score.note, note),
-        params=score.params,
-        approximate=score.approximate,
-    )

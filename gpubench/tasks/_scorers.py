@@ -1,6 +1,6 @@
-"""The user's own scorers: plain functions of labels, scikit-learn's scorers, or their names.
+"""The user's own scorers: functions of labels, scikit-learn scorers, or names of scikit-learn scorers.
 
-Labels are handed over as integer codes, in the order of their names, as cz-benchmarks does.
+Scorers get labels as integer codes, in the order of their names, as in cz-benchmarks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,40 @@ if TYPE_CHECKING:
 
     from gpubench.tasks._classifiers import Predictor
 
+Scorer = Callable[["FittedClassifier", "NDArray[np.float32]", "NDArray[np.int32]"], float]
+_SKLEARN_SCORER = type(make_scorer(accuracy_score))
+
+
+class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A trained classifier and its scaling, as an estimator for scikit-learn scorers.
+
+    Attributes
+    ----------
+    classes_ : codes that the classifier was trained on
+    """
+
+    def __init__(self, trained: Predictor, cells: NDArray[np.float32], proba: NDArray[np.float64]) -> None:
+        """Store the probabilities of the test cells, which all scorers ask for."""
+        self.trained = trained
+        self.classes_ = trained.present
+        self._asked = cells, proba
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return (m, L) probabilities of `classes_`."""
+        if self._asked[0] is not X:
+            self._asked = X, self.trained.engine.to_host(self.trained.predict_proba(X))
+        return self._asked[1][:, self.classes_]
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return (m,) codes."""
+        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
+
+    @available_if(lambda self: self.trained.has_decision_function)  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return (m, L) logits of `classes_`; of two classes (m,), in favour of the second."""
+        logits = self.trained.engine.to_host(self.trained.decision_function(X))[:, self.classes_]
+        return np.asarray(logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits)
+
 
 def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
     """Look scikit-learn scorers up by name; None where no name is given.
@@ -30,66 +64,19 @@ def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
     InputError
         No such scorer (with close matches).
     """
-    if not names:
-        return None
-    from sklearn.metrics import get_scorer, get_scorer_names
-
-    known = get_scorer_names()
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"scorers: {name!r} is not a scorer of scikit-learn{close_matches(name, known)}; use one that is",
-                argument="scorers",
-            )
-    return {name: get_scorer(name) for name in names}
-
-
-Scorer = Callable[["FittedClassifier", "NDArray[np.float32]", "NDArray[np.int32]"], float]
-_MADE_BY_SKLEARN = type(make_scorer(accuracy_score))
-
-
-class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A trained classifier and its scaling, as an estimator that scikit-learn's scorers can ask.
-
-    Attributes
-    ----------
-    classes_ : codes that the classifier was trained on
-    """
-
-    def __init__(self, trained: Predictor) -> None:
-        self.trained = trained
-        self.classes_ = trained.present
-        self._asked: tuple[Any, NDArray[np.float64]] | None = None
-
-    def remember(self, X: NDArray[np.float32], proba: NDArray[np.float64]) -> None:
-        """Know the answer for these very cells: all scorers ask about the same."""
-        self._asked = X, proba
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """(m, L) probabilities of `classes_`."""
-        if self._asked is None or self._asked[0] is not X:
-            self.remember(X, self.trained.engine.to_host(self.trained.predict_proba(X)))
-        assert self._asked is not None
-        return self._asked[1][:, self.classes_]
-
-    def predict(self, X: Any) -> NDArray[np.int32]:
-        """(m,) codes."""
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
-
-    @available_if(lambda self: self.trained.has_decision_function)  # type: ignore[untyped-decorator]
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """(m, L) logits of `classes_`; of two classes (m,), in favour of the second."""
-        logits = self.trained.engine.to_host(self.trained.decision_function(X))[:, self.classes_]
-        return np.asarray(logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits)
+    return {
+        name: _look_up(name, f"scorers: {name!r} is not a scorer of scikit-learn", "; use one that is")
+        for name in names
+    } or None
 
 
 def make_scorers(scorers: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Scorer]:
-    """Bring the user's scorers to scikit-learn's form.
+    """Convert the user's scorers to the form of scikit-learn.
 
     Parameters
     ----------
     scorers : name -> function of (y_true, y_pred), scikit-learn scorer, or name of one
-    taken : names that are metrics already
+    taken : names of metrics
 
     Raises
     ------
@@ -106,29 +93,41 @@ def make_scorers(scorers: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str
 
 def _make_scorer(name: str, scorer: Any) -> Scorer:
     if isinstance(scorer, str):
-        if scorer not in get_scorer_names():
-            raise InputError(
-                f"scorers: scikit-learn has no {scorer!r}{close_matches(scorer, get_scorer_names())}",
-                argument="scorers",
-            )
-        scorer = get_scorer(scorer)
+        scorer = _look_up(scorer, f"scorers: scikit-learn has no {scorer!r}")
     if not callable(scorer):
         raise InputError(
             f"scorers: {name!r} is a {type(scorer).__name__}; give a function of (y_true, y_pred), a scorer",
             argument="scorers",
         )
-    if isinstance(scorer, _MADE_BY_SKLEARN):
+    if isinstance(scorer, _SKLEARN_SCORER):
         return cast("Scorer", scorer)
     return lambda estimator, X, y: scorer(y, estimator.predict(X))
 
 
-def apply_scorer(
-    scorer: Scorer, estimator: FittedClassifier, x: NDArray[np.float32], codes: NDArray[np.int32]
-) -> Score:
-    """Score the test cells; NaN with the reason where the user's function fails."""
-    try:
-        value = float(scorer(estimator, x, codes))
-    # Someone else's code, which may raise anything: it must not cost the user the numbers that are not its own.
-    except Exception as error:  # noqa: BLE001
-        return Score(np.nan, n=len(codes), note=f"the scorer failed: {type(error).__name__}: {error}")
-    return Score(value, n=len(codes), note="the scorer returned NaN" if np.isnan(value) else "")
+def _look_up(name: str, fault: str, remedy: str = "") -> Any:
+    known = get_scorer_names()
+    if name not in known:
+        raise InputError(f"{fault}{close_matches(name, known)}{remedy}", argument="scorers")
+    return get_scorer(name)
+
+
+def apply_scorers(
+    scorers: Mapping[str, Scorer],
+    trained: Predictor,
+    cells: NDArray[np.float32],
+    proba: NDArray[np.float64],
+    codes: NDArray[np.int32],
+) -> dict[str, Score]:
+    """Score test cells (m, d) with classes `codes` and probabilities (m, L); NaN with the reason if a scorer fails."""
+    estimator = FittedClassifier(trained, cells, proba)
+    scores = {}
+    for name, scorer in scorers.items():
+        try:
+            value = float(scorer(estimator, cells, codes))
+        # Someone else's code, which may raise anything: it must not cost the user the numbers that are not its own.
+        except Exception as error:  # noqa: BLE001
+            value, note = np.nan, f"the scorer failed: {type(error).__name__}: {error}"
+        else:
+            note = "the scorer returned NaN" if np.isnan(value) else ""
+        scores[name] = Score(value, n=len(codes), note=note)
+    return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,8 +13,16 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import MetricResult
 from gpubench.core.types import Array, Labels
-from gpubench.tasks._classifiers import ScaledClassifier, Scores, TestSet
-from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, ClassifierEvaluation, ClassifierSettings, joined
+from gpubench.tasks._classifiers import Scores, TestSet
+from gpubench.tasks._cross_validation import (
+    IDS,
+    MEAN_FOLD,
+    ClassifierEvaluation,
+    ClassifierSettings,
+    FoldedCells,
+    Training,
+    joined,
+)
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
 from gpubench.tasks._task import Task, TaskInput, require
 
@@ -74,7 +82,7 @@ def _split(given: TaskInput) -> list[Species]:
 
 
 def _aggregate(given: TaskInput, cells: Species) -> Species:
-    """Merge the cells of each sample; a sample's label is that of its first cell, as in cz-benchmarks."""
+    """Merge the cells of each sample; the label of a sample is that of its first cell, as in cz-benchmarks."""
     how = given.options.aggregation
     if how == "none":
         return cells
@@ -99,43 +107,42 @@ def _medians(engine: Engine, x: Array, sample: Labels) -> Array:
 
 
 def _within(given: TaskInput, evaluation: ClassifierEvaluation, cells: Species) -> Iterator[MetricResult]:
-    """Cross-validation inside one species; folds keep the cells of a sample together."""
+    """Cross-validate inside one species; folds keep the cells of a sample together."""
     params = {"train_species": cells.name, "test_species": cells.name}
     try:
         folds, scarce = stratified_folds(cells.label, given.options.n_folds, given.engine.seed, cells.sample)
     except InputError as error:
         yield from evaluation.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
         return
-    every_row = np.arange(len(cells.label))
-    note = joined(cells.note, scarce)
-    yield from evaluation.cross_validate(cells.x, every_row, cells.label, folds, params, note, cells=cells.rows)
+    folded = FoldedCells(cells.x, np.arange(len(cells.label)), cells.label, folds, cells.rows)
+    yield from evaluation.cross_validate(folded, params, joined(cells.note, scarce))
 
 
 def _across(evaluation: ClassifierEvaluation, train: Species, others: list[Species]) -> Iterator[MetricResult]:
     """Train each classifier on one species, test it on the others."""
-    tests = [_test_set(train, other) for other in others]
+    tests, notes = zip(*(_test_set(train, other) for other in others), strict=True)
     cells = evaluation.cells_to_train(train.x, train.label)
 
-    def take(kind: ClassifierKind) -> tuple[Callable[[], ScaledClassifier], list[TestSet]]:
-        return partial(evaluation.train, kind, cells), [test for test, _ in tests]
+    def prepare(kind: ClassifierKind) -> Training:
+        return partial(evaluation.train, kind, cells), tests
 
     by_kind: list[list[Scores]] = []
     for kind in evaluation.kinds:
         begin = time.perf_counter()
-        tested = evaluation.train_and_score(kind, kind, partial(take, kind), train.name)
+        tested = evaluation.train_and_score(kind, kind, partial(prepare, kind), train.name)
         evaluation.record_predictions(kind, {"train_species": train.name}, tested)
         by_kind.append([test.scores for test in tested])
         seconds = (time.perf_counter() - begin) / len(tests)
-        for other, (_, note), of_test in zip(others, tests, by_kind[-1], strict=True):
+        for other, note, scores in zip(others, notes, by_kind[-1], strict=True):
             params = {"train_species": train.name, "test_species": other.name, "classifier": kind}
-            yield from evaluation.to_rows(of_test, params, note, seconds=seconds)
-    for i, (other, (_, note)) in enumerate(zip(others, tests, strict=True)):
+            yield from evaluation.to_rows(scores, params, note, seconds=seconds)
+    for i, (other, note) in enumerate(zip(others, notes, strict=True)):
         params = {"train_species": train.name, "test_species": other.name}
         yield from evaluation.mean_rows([[scores[i]] for scores in by_kind], params, note)
 
 
 def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:
-    """Test cells of the labels that both species have, numbered as in training, and a note on what is left out."""
+    """Return the test cells of labels that both species have, numbered as in training, and a note on the others."""
     code = {name: c for c, name in enumerate(train.label.names)}
     codes = np.array([code.get(name, -1) for name in other.label.names], np.int32)[other.label.codes]
     rows = np.flatnonzero(codes >= 0)

@@ -11,7 +11,14 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.core.types import Labels
 from gpubench.engines.steps import Sizes, Step, classifier_steps
-from gpubench.tasks._cross_validation import IDS, MEAN_FOLD, ClassifierEvaluation, ClassifierSettings, joined
+from gpubench.tasks._cross_validation import (
+    IDS,
+    MEAN_FOLD,
+    ClassifierEvaluation,
+    ClassifierSettings,
+    FoldedCells,
+    joined,
+)
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
 from gpubench.tasks._task import Options, Task, TaskInput, require
 
@@ -28,11 +35,12 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
     folds, scarce = stratified_folds(label, options.n_folds, given.engine.seed)
     note = joined(left_out, scarce)
-    yield from evaluation.cross_validate(embedding.x, rows, label, folds, {}, note, cells=rows, free=True)
+    folded = FoldedCells(embedding.x, rows, label, folds, rows)
+    yield from evaluation.cross_validate(folded, {}, note, random_folds=True)
 
 
 def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:
-    """Rows of the labels with at least `min_class_size` cells, their labels, and a note on the others.
+    """Return the rows of labels with at least `min_class_size` cells, their labels, and a note on the others.
 
     Raises
     ------
@@ -53,8 +61,8 @@ def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[n
 
 def _steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
     cells = sizes.groups("label")
-    kept = cells[cells >= options.min_class_size]
-    return classifier_steps(sizes, int(kept.sum()), options.n_folds, len(kept), options.classifiers)
+    used = cells[cells >= options.min_class_size]
+    return classifier_steps(sizes, int(used.sum()), options.n_folds, len(used), options.classifiers)
 
 
 TASK = Task(
