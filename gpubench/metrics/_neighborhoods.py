@@ -1,4 +1,4 @@
-"""The neighbourhoods behind a score, and what it says of the search for them."""
+"""Neighbourhoods of cells, and the scores that are computed from them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import TYPE_CHECKING, Any
 from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Knn
-from gpubench.engines import get_engine
-from gpubench.engines.embedding import on_engine
+from gpubench.engines.embedding import on_engine, start_engine
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 
 def search_params(knn: Knn) -> dict[str, Any]:
-    """Nothing where the neighbours are exact; else the method and the recall that was measured."""
+    """Return the method of the search and its measured recall, or nothing if the neighbours are exact."""
     return {} if knn.exact else {"knn": knn.method, "recall": knn.recall}
 
 
 @dataclass(frozen=True, slots=True)
 class Neighborhoods:
-    """Cells with their nearest others.
+    """Cells with their nearest other cells.
 
     Attributes
     ----------
     engine : where `knn` is
-    knn : without the cell itself
-    note : what was cut
+    knn : without the cells themselves
+    note : whether `n_neighbors` was cut
     """
 
     engine: Engine
@@ -42,11 +41,11 @@ class Neighborhoods:
 
     @property
     def n_neighbors(self) -> int:
-        """Cells in a neighbourhood, the cell itself counted."""
+        """The number of cells in a neighbourhood, the cell itself counted."""
         return self.knn.k + 1
 
     def score(self, value: float, *, n: int | None = None, note: str = "", **params: Any) -> Score:
-        """Make the score of a number that was counted in these neighbourhoods."""
+        """Make the score of a value of these neighbourhoods."""
         return Score(
             value,
             n=self.n if n is None else n,
@@ -57,7 +56,7 @@ class Neighborhoods:
 
 
 def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine | str | None) -> Neighborhoods:
-    """Find the neighbourhoods of `n_neighbors` cells, the cell itself counted, or take them from a `Knn`.
+    """Find the neighbourhoods of `n_neighbors` cells, the cell itself counted, or read them from a `Knn`.
 
     Parameters
     ----------
@@ -69,19 +68,29 @@ def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine 
     InputError
         `n_neighbors` below 2, more than a `Knn` holds, or a matrix that cannot be scored.
     """
-    if n_neighbors is not None and n_neighbors < 2:
-        raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
+    wanted = default if n_neighbors is None else n_neighbors
     if isinstance(X, Knn):
         held = X.k + 1
+        neighborhood_size(wanted, held)
         if n_neighbors is not None and n_neighbors > held:
             raise InputError(f"n_neighbors={n_neighbors}: X holds {held}, the cell itself counted; use no more")
-        if engine is None or isinstance(engine, str):
-            engine = get_engine(engine or "auto")
-        return Neighborhoods(engine, X.head((n_neighbors or held) - 1))
+        return Neighborhoods(start_engine(engine), X.head((n_neighbors or held) - 1))
     embedding = on_engine(X, engine)
-    wanted = n_neighbors or default
-    used = min(wanted, embedding.n)
+    used, note = neighborhood_size(wanted, embedding.n)
     if used < 2:
         raise InputError("X has 1 cell, which has no neighbours; at least two are needed")
-    note = "" if used == wanted else f"n_neighbors cut from {wanted} to {used}, the number of cells"
     return Neighborhoods(embedding.engine, embedding.knn(used - 1), note)
+
+
+def neighborhood_size(n_neighbors: int, n: int) -> tuple[int, str]:
+    """Return how many of n cells a neighbourhood has, the cell itself counted, and a note if these are fewer.
+
+    Raises
+    ------
+    InputError
+        `n_neighbors` below 2.
+    """
+    if n_neighbors < 2:
+        raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
+    used = min(n_neighbors, n)
+    return used, "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"

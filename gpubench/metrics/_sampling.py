@@ -1,27 +1,73 @@
-"""Means over cells estimated from some of them, with the standard error of the estimate."""
+"""Scores estimated from a stratified sample of cells, with the standard error of the estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gpubench.core.scores import Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 WANTED_STDERR = 0.002
-"""Standard error of a score that as many cells are drawn for as it takes."""
+"""Standard error of an estimated score, which decides how many cells are drawn."""
 
 PILOT_CELLS = 2000
-"""Cells that tell how much the values scatter, shared by the labels."""
+"""Cells of all labels from which the scatter of the values is estimated."""
 
 MIN_CELLS = 30
-"""Cells that are drawn of a label at least, where it has as many."""
+"""Smallest number of cells that are drawn of a label that has as many."""
 
 MARGIN = 1.1
-"""Times as many cells are drawn as the scatter of the pilot asks for, which may be too small by chance."""
+"""Factor on the number of cells that the scatter of the pilot asks for, since that may be too small by chance."""
+
+
+def estimated_score(
+    values_of: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    codes: NDArray[np.int32],
+    rows: NDArray[np.int64] | None = None,
+    *,
+    equal_labels: bool,
+    seed: int,
+    remedy: str,
+    note: str = "",
+    params: Mapping[str, Any],
+) -> Score:
+    """Estimate a mean over cells, or a mean over labels of the means of their cells, from a sample of cells.
+
+    Parameters
+    ----------
+    values_of : rows of cells -> their values, at most 1
+    codes : (n,) labels of all cells, from each of which cells are drawn
+    rows : (m,) the cells that count; None: all
+    equal_labels : whether labels have the same weight instead of the cells
+    remedy : what exact=True does instead, for the note
+    """
+    rows = np.arange(len(codes)) if rows is None else rows
+    cells = np.full(len(codes), np.nan, np.float32)
+
+    def record(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        values = values_of(rows[drawn])
+        cells[rows[drawn]] = values
+        return values
+
+    strata = np.unique(codes[rows], return_inverse=True)[1].astype(np.int32)
+    sizes = np.bincount(strata)
+    weights = np.full(len(sizes), 1 / len(sizes)) if equal_labels else sizes / sizes.sum()
+    value, stderr, n = mean_of_labels(strata, weights, record, seed)
+    notes = (note, f"estimated from {n:,} of {len(rows):,} cells; exact=True {remedy}")
+    return Score(
+        min(1.0, value),
+        n=n,
+        stderr=stderr,
+        approximate=True,
+        params=params,
+        note="; ".join(filter(None, notes)),
+        cells=cells,
+    )
 
 
 def mean_of_labels(
@@ -35,13 +81,13 @@ def mean_of_labels(
     .. math:: \hat\mu = \sum_l w_l \bar y_l, \qquad
         SE^2 = \sum_l w_l^2 \Big(1 - \frac{m_l}{n_l}\Big) \frac{s_l^2}{m_l}
 
-    A pilot tells the scatter s_l, and the rest is drawn in proportion to w_l s_l (Neyman's allocation).
+    The scatter s_l is estimated from a pilot; the rest is drawn in proportion to w_l s_l (Neyman's allocation).
 
     Parameters
     ----------
     codes : (n,) the label of each cell, 0 ... L - 1, each with cells
     weights : (L,) of the labels, summing to 1
-    values_of : the values of some cells, (m,)
+    values_of : positions of some cells, (m,) -> their values
     seed : of the sample
 
     Returns

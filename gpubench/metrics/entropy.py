@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
-from gpubench.core.types import Knn, Labels
+from gpubench.core.types import Knn
 from gpubench.data import encode_labels
 from gpubench.engines.common.neighborhoods import neighbor_entropy
 from gpubench.engines.embedding import on_engine
 from gpubench.engines.steps import neighborhoods_step
 from gpubench.metrics._metric import check_several, metric, per_cell_values
-from gpubench.metrics._neighborhoods import search_params
-from gpubench.metrics._sampling import mean_of_labels
+from gpubench.metrics._neighborhoods import neighborhood_size, search_params
+from gpubench.metrics._sampling import estimated_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,17 +71,28 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     1.0
     """
     embedding = on_engine(X, engine)
+    engine = embedding.engine
     batches = encode_labels(labels, "labels", embedding.n)
     check_several(batches)
-    if n_neighbors < 2:
-        raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
-    used = min(n_neighbors, embedding.n)
-    note = "" if used == n_neighbors else f"n_neighbors cut from {n_neighbors} to {used}, the number of cells"
-    if embedding.engine.policy.samples_neighborhoods(embedding.n, embedding.d):
-        return _estimated(embedding, batches, used, note)
-    knn = embedding.knn(used - 1)
-    entropy = _entropy(embedding.engine, knn, batches)
+    used, note = neighborhood_size(n_neighbors, embedding.n)
     largest = np.log(batches.n_classes)
+
+    def entropies(knn: Knn, cells: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        columns = batches.codes, batches.n_classes
+        return embedding.engine.map_neighbors(knn, neighbor_entropy, *columns, cells=cells, width=batches.n_classes)
+
+    if engine.policy.samples_neighborhoods(embedding.n, embedding.d):
+        return estimated_score(
+            lambda cells: entropies(_exact_neighbors(embedding, cells, used - 1), cells) / largest,
+            batches.codes,
+            equal_labels=False,
+            seed=engine.seed,
+            remedy="looks at the neighbours of all",
+            note=note,
+            params={"n_neighbors": used},
+        )
+    knn = embedding.knn(used - 1)
+    entropy = entropies(knn)
     return Score(
         min(1.0, float(entropy.mean() / largest)),  # rounding may pass the bound of even mixing
         n=embedding.n,
@@ -93,42 +103,12 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     )
 
 
-def _entropy(engine: Engine, knn: Knn, batches: Labels, cells: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-    n_codes = batches.n_classes
-    return engine.map_neighbors(knn, neighbor_entropy, batches.codes, n_codes, cells=cells, width=n_codes)
-
-
-def _estimated(embedding: Embedding, batches: Labels, n_neighbors: int, note: str) -> Score:
-    """Estimate the score from a sample of cells, each compared with all cells."""
-    engine, largest = embedding.engine, np.log(batches.n_classes)
-    cells = np.full(embedding.n, np.nan, np.float32)
-
-    def entropy_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        knn = _neighbors_of(drawn, embedding, n_neighbors - 1)
-        entropy: NDArray[np.float64] = _entropy(engine, knn, batches, drawn) / largest
-        cells[drawn] = entropy
-        return entropy
-
-    used, strata = np.unique(batches.codes, return_inverse=True)
-    shares = np.bincount(strata, minlength=len(used)) / embedding.n
-    value, stderr, n = mean_of_labels(strata.astype(np.int32), shares, entropy_of, engine.seed)
-    told = f"estimated from {n:,} of {embedding.n:,} cells; exact=True looks at the neighbours of all"
-    return Score(
-        min(1.0, value),
-        n=n,
-        stderr=stderr,
-        note="; ".join(filter(None, (note, told))),
-        params={"n_neighbors": n_neighbors},
-        approximate=True,
-        cells=cells,
-    )
-
-
-def _neighbors_of(cells: NDArray[np.int64], embedding: Embedding, k: int) -> Knn:
-    """The k nearest others of some cells, (m, k)."""
-    engine, xp = embedding.engine, embedding.engine.xp
-    found = engine.knn_between(embedding.x[xp.asarray(cells)], embedding.x, k + 1)
-    itself = found.indices == xp.asarray(cells)[:, None]
-    itself[~itself.any(axis=1), -1] = True  # k + 1 copies of a cell stand before itself
-    others = [xp.ascontiguousarray(array[~itself].reshape(len(cells), k)) for array in (found.indices, found.distances)]
+def _exact_neighbors(embedding: Embedding, cells: NDArray[np.int64], k: int) -> Knn:
+    """Find the k nearest other cells of some cells, (m, k)."""
+    xp = embedding.engine.xp
+    own = xp.asarray(cells)
+    knn = embedding.engine.knn_between(embedding.x[own], embedding.x, k + 1)
+    itself = knn.indices == own[:, None]
+    itself[~itself.any(axis=1), -1] = True  # k + 1 copies of a cell come before the cell itself
+    others = [xp.ascontiguousarray(array[~itself].reshape(len(cells), k)) for array in (knn.indices, knn.distances)]
     return Knn(*others)

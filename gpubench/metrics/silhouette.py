@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
 from gpubench.engines.steps import silhouette_step
 from gpubench.metrics._metric import BATCH, BIO, check_groups, contingency, metric, per_cell_values
-from gpubench.metrics._sampling import mean_of_labels
+from gpubench.metrics._sampling import estimated_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +108,7 @@ def silhouette_label(
     check_groups(encoded)
     params = _params(embedding.engine, metric)
     if metric == "euclidean" and _too_many(embedding, np.array([embedding.n])):
-        return _sampled_silhouette(embedding, embedding.x, encoded.codes, None, params)
+        return _sampled_label_silhouette(embedding, encoded, params)
     widths = _label_widths(embedding, encoded, metric)
     cells = per_cell_values((widths + 1) / 2)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
@@ -167,15 +169,12 @@ def isolated_labels(
     params = {"iso_threshold": threshold, **_params(embedding.engine, "euclidean")}
     if not isolated.any():
         return Score(np.nan, note=f"undefined: every label is in more than {threshold} batches", params=params)
+    used = isolated[label.codes]
     if _too_many(embedding, np.array([embedding.n])):
-        return _sampled_silhouette(
-            embedding, embedding.x, label.codes, None, params, among=np.flatnonzero(isolated[label.codes])
-        )
+        return _sampled_label_silhouette(embedding, label, params, np.flatnonzero(used))
     values = (_label_widths(embedding, label, "euclidean") + 1) / 2
-    sums = np.bincount(label.codes, weights=values)
-    kept = isolated[label.codes]
-    cells = per_cell_values(values[kept], kept)
-    return Score(float((sums[isolated] / n_cells[isolated]).mean()), n=int(kept.sum()), params=params, cells=cells)
+    value = float((np.bincount(label.codes, weights=values)[isolated] / n_cells[isolated]).mean())
+    return Score(value, n=int(used.sum()), params=params, cells=per_cell_values(values[used], used))
 
 
 @metric(
@@ -229,22 +228,25 @@ def silhouette_batch(
     >>> round(gb.metrics.silhouette_batch(X, labels, batch, engine="cpu"), 3)
     0.75
     """
-    _check_distance(metric)
-    embedding = on_engine(X, engine)
-    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
-    n_cells, usable = _comparable(label, batches)
-    params = _params(embedding.engine, metric)
-    if not usable.any():
+    mixing = _batches_within_labels(X, labels, batch, metric, engine)
+    engine = mixing.embedding.engine
+    params = _params(engine, metric)
+    if not mixing.used.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
-    keep = usable[label.codes]
-    codes, cells = label.codes[keep], _cells(embedding, keep)
-    if metric == "euclidean" and _too_many(embedding, n_cells[usable]):
-        score = _sampled_silhouette(embedding, cells, batches.codes[keep], codes, params, _left_out(label, usable))
-        assert score.cells is not None
-        score.cells = per_cell_values(score.cells, keep)
+    x, label, batches = mixing.x(), mixing.label, mixing.batch
+    if metric == "euclidean" and _too_many(mixing.embedding, np.bincount(label)):
+        score = estimated_score(
+            lambda cells: 1 - np.abs(silhouette_widths(engine, x, batches, label, cells=cells)),
+            label,
+            equal_labels=True,
+            seed=engine.seed,
+            remedy="compares all",
+            note=mixing.note,
+            params=params,
+        )
+        score.cells = per_cell_values(cast("NDArray[np.float32]", score.cells), mixing.rows)
         return score
-    widths = silhouette_widths(embedding.engine, cells, batches.codes[keep], groups=codes, metric=metric)
-    return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
+    return mixing.score(silhouette_widths(engine, x, batches, label, metric), params)
 
 
 @metric("bras", "BRAS", bounds=(0, 1), mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
@@ -286,26 +288,88 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     >>> round(gb.metrics.bras(X, labels, batch, metric="euclidean", engine="cpu"), 3)
     0.75
     """
-    _check_distance(metric)
-    embedding = on_engine(X, engine)
-    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
-    _, usable = _comparable(label, batches)
-    params = {} if metric == "cosine" else {"metric": metric, **_params(embedding.engine, metric)}
-    if not usable.any():
+    mixing = _batches_within_labels(X, labels, batch, metric, engine)
+    engine = mixing.embedding.engine
+    params = {} if metric == "cosine" else {"metric": metric, **_params(engine, metric)}
+    if not mixing.used.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
-    keep = usable[label.codes]
-    codes, cells = label.codes[keep], _cells(embedding, keep)
-    pairs = np.unique(codes.astype(np.int64) * batches.n_classes + batches.codes[keep], return_inverse=True)[1]
-    n_label, n_own = np.bincount(codes)[codes], np.bincount(pairs)[pairs]
-    one_cluster = np.zeros_like(codes)
-    own, _ = embedding.engine.cluster_distances(cells, one_cluster, pairs.astype(np.int32), metric)
-    to_label, _ = embedding.engine.cluster_distances(cells, one_cluster, codes, metric)
+    x, label = mixing.x(), mixing.label
+    pairs = np.unique(label.astype(np.int64) * mixing.batches.n_classes + mixing.batch, return_inverse=True)[1]
+    n_label, n_own = np.bincount(label)[label], np.bincount(pairs)[pairs]
+    one_cluster = np.zeros_like(label)
+    own, _ = engine.cluster_distances(x, one_cluster, pairs.astype(np.int32), metric)
+    to_label, _ = engine.cluster_distances(x, one_cluster, label, metric)
     # the sum to a label is that to the own batch and that to the others
     alone = n_own == 1
     others = np.maximum((n_label - 1) * to_label - (n_own - 1) * np.where(alone, 0, own), 0) / (n_label - n_own)
     largest = np.maximum(np.where(alone, 0, own), others)
     widths = np.divide(others - own, largest, out=np.zeros(len(own)), where=(largest > 0) & ~alone)
-    return _mean_of_labels(1 - np.abs(widths), label, keep, usable, params)
+    return mixing.score(widths, params)
+
+
+_NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
+
+
+@dataclass(frozen=True)
+class _BatchesWithinLabels:
+    """Cells of the labels that have at least two batches and fewer batches than cells.
+
+    Attributes
+    ----------
+    labels, batches : of all n cells
+    used : (L,) whether a label is one of these
+    rows : (n,) whether a cell is one of these m
+    label, batch : (m,) int32 codes
+    """
+
+    embedding: Embedding
+    labels: Labels
+    batches: Labels
+    used: NDArray[np.bool_]
+
+    @cached_property
+    def rows(self) -> NDArray[np.bool_]:
+        return self.used[self.labels.codes]
+
+    @cached_property
+    def label(self) -> NDArray[np.int32]:
+        return self.labels.codes[self.rows]
+
+    @cached_property
+    def batch(self) -> NDArray[np.int32]:
+        return self.batches.codes[self.rows]
+
+    def x(self) -> Array:
+        """Return the (m, d) float32 cells."""
+        return self.embedding.x if self.rows.all() else self.embedding.x[self.rows]
+
+    @property
+    def note(self) -> str:
+        """The labels that are left out."""
+        names = [name for name, used in zip(self.labels.names, self.used, strict=True) if not used]
+        if not names:
+            return ""
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        counts = f"{len(names)} of {self.labels.n_classes} labels left out"
+        return f"{counts} (one batch, or as many batches as cells): {shown}"
+
+    def score(self, widths: NDArray[np.float64], params: dict[str, Any]) -> Score:
+        """Average 1 - |width| over the cells of each label, then over the labels."""
+        values, sizes = 1 - np.abs(widths), np.bincount(self.label, minlength=len(self.used))
+        means = np.bincount(self.label, weights=values, minlength=len(sizes))[self.used] / sizes[self.used]
+        cells = per_cell_values(values, self.rows)
+        return Score(float(means.mean()), n=len(values), note=self.note, params=params, cells=cells)
+
+
+def _batches_within_labels(
+    X: Any, labels: Any, batch: Any, metric: str, engine: Engine | str | None
+) -> _BatchesWithinLabels:
+    _check_distance(metric)
+    embedding = on_engine(X, engine)
+    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
+    n_cells, n_batches = _cells_and_batches(label, batches)
+    used = (n_batches > 1) & (n_batches < n_cells)
+    return _BatchesWithinLabels(embedding, label, batches, used)
 
 
 def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
@@ -314,47 +378,24 @@ def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
     return pairs * embedding.d > embedding.engine.policy.max_exact_pair_dims
 
 
-def _sampled_silhouette(
-    embedding: Embedding,
-    x: Array,
-    clusters: NDArray[np.int32],
-    groups: NDArray[np.int32] | None,
-    params: dict[str, Any],
-    note: str = "",
-    among: NDArray[np.int64] | None = None,
+def _sampled_label_silhouette(
+    embedding: Embedding, labels: Labels, params: dict[str, Any], rows: NDArray[np.int64] | None = None
 ) -> Score:
-    """Estimate the score from a sample of cells, each compared with all cells of its group.
-
-    Parameters
-    ----------
-    clusters, groups : as for `silhouette_widths`; without groups the score is that of labels, else of batches
-    among : the cells of the labels that count, each label the same; None: all cells
-    """
-    engine = embedding.engine
-    candidates = np.arange(len(clusters)) if among is None else among
-    cells = np.full(len(clusters), np.nan, np.float32)
-
-    def values_of(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        widths = silhouette_widths(engine, x, clusters, groups, cells=candidates[drawn])
-        values = (widths + 1) / 2 if groups is None else 1 - np.abs(widths)
-        cells[candidates[drawn]] = values
-        return values
-
-    strata = np.unique((clusters if groups is None else groups)[candidates], return_inverse=True)[1].astype(np.int32)
-    sizes = np.bincount(strata)
-    cells_count_the_same = groups is None and among is None
-    weights = sizes / sizes.sum() if cells_count_the_same else np.full(len(sizes), 1 / len(sizes))
-    value, stderr, n = mean_of_labels(strata, weights, values_of, engine.seed)
-    told = f"estimated from {n:,} of {len(candidates):,} cells; exact=True compares all"
-    notes = "; ".join(part for part in (note, told) if part)
-    return Score(value, n=n, stderr=stderr, approximate=True, params=params, note=notes, cells=cells)
-
-
-_NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
+    """Estimate the score from a sample of cells, each compared with all; rows are those of labels that count alike."""
+    engine, x = embedding.engine, embedding.x
+    return estimated_score(
+        lambda cells: (silhouette_widths(engine, x, labels.codes, cells=cells) + 1) / 2,
+        labels.codes,
+        rows,
+        equal_labels=rows is not None,
+        seed=engine.seed,
+        remedy="compares all",
+        params=params,
+    )
 
 
 def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDArray[np.float64]:
-    """Silhouette widths of the labels among all cells, computed once for all metrics that ask."""
+    """Return the silhouette widths of the labels among all cells, computed once for all metrics."""
     return embedding.shared(
         "silhouette_widths",
         lambda: silhouette_widths(embedding.engine, embedding.x, labels.codes, metric=metric),
@@ -365,34 +406,9 @@ def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDA
 
 
 def _cells_and_batches(labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cells and batches of each label; (L,) each."""
+    """Count the cells and the batches of each label; (L,) each."""
     counts = contingency(labels.codes, batches.codes, labels.n_classes, batches.n_classes)
     return counts.sum(axis=1), (counts > 0).sum(axis=1)
-
-
-def _comparable(labels: Labels, batches: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Cells of each label, and whether it has at least two batches and fewer batches than cells; (L,) each."""
-    n_cells, n_batches = _cells_and_batches(labels, batches)
-    return n_cells, (n_batches > 1) & (n_batches < n_cells)
-
-
-def _cells(embedding: Embedding, keep: NDArray[np.bool_]) -> Array:
-    return embedding.x if keep.all() else embedding.x[keep]
-
-
-def _mean_of_labels(
-    values: NDArray[np.float64],
-    labels: Labels,
-    keep: NDArray[np.bool_],
-    used: NDArray[np.bool_],
-    params: dict[str, Any],
-) -> Score:
-    """Mean over the labels that are used of the mean over their cells, which are those to keep."""
-    codes = labels.codes[keep]
-    sums = np.bincount(codes, weights=values, minlength=len(used))
-    means = sums[used] / np.bincount(codes, minlength=len(used))[used]
-    cells = per_cell_values(values, keep)
-    return Score(float(means.mean()), n=len(codes), note=_left_out(labels, used), params=params, cells=cells)
 
 
 def _check_distance(metric: str) -> None:
@@ -401,16 +417,8 @@ def _check_distance(metric: str) -> None:
 
 
 def _params(engine: Engine, metric: str) -> dict[str, str]:
-    """What decided the number beyond the defaults; cosine distances are exact on every engine."""
+    """Return the parameters that are not defaults; cosine distances are exact on every engine."""
     if metric != "euclidean":
         return {"metric": metric}
     precision = engine.policy.precision
     return {} if precision == "exact" else {"precision": precision}
-
-
-def _left_out(labels: Labels, usable: Any) -> str:
-    names = [name for name, used in zip(labels.names, usable, strict=True) if not used]
-    if not names:
-        return ""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{len(names)} of {labels.n_classes} labels left out (one batch, or as many batches as cells): {shown}"
