@@ -232,30 +232,30 @@ def call_with_folds(metric: Callable[..., Score], /, *, fold: NDArray[np.int64],
 # Oracles, where `reference` has them under other arguments
 
 
-def of_sets(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+def jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     return reference.jaccard(set(a), set(b))
 
 
-def of_predictions(which: int) -> Callable[..., float]:
+def prediction_score(which: int) -> Callable[..., float]:
     return lambda true, predicted: reference.precision_recall_f1(true, predicted)[which]
 
 
-def of_probabilities(true: NDArray[np.int64], proba: NDArray[np.float64]) -> float:
+def auroc(true: NDArray[np.int64], proba: NDArray[np.float64]) -> float:
     return reference.auroc_macro(np.unique(true, return_inverse=True)[1], proba)
 
 
 def over_folds(oracle: Callable[..., float], *args: NDArray[Any]) -> float:
     """Mean over the folds in which the value is defined; the last argument numbers the folds."""
     *values, fold = args
-    of_folds = np.array([oracle(*(v[fold == f] for v in values)) for f in np.unique(fold)])
-    return float(np.nanmean(of_folds)) if np.isfinite(of_folds).any() else math.nan
+    fold_values = np.array([oracle(*(v[fold == f] for v in values)) for f in np.unique(fold)])
+    return float(np.nanmean(fold_values)) if np.isfinite(fold_values).any() else math.nan
 
 
-OF_PREDICTIONS = {
+PREDICTION_ORACLES = {
     "accuracy": reference.accuracy,
-    "precision": of_predictions(0),
-    "recall": of_predictions(1),
-    "f1": of_predictions(2),
+    "precision": prediction_score(0),
+    "recall": prediction_score(1),
+    "f1": prediction_score(2),
 }
 
 # The table. Silhouettes come from float32 distances, and moved matrices are rounded to float32.
@@ -325,23 +325,23 @@ AGREEMENT = [
         reference.mean_squared_error,
         (permute, double, swap, move("shift", lambda a: a + 5, "y_true", "y_pred")),
     ),
-    Case("jaccard", two_lists, of_sets, (permute, double, swap)),
+    Case("jaccard", two_lists, jaccard, (permute, double, swap)),
 ]
 
 CLASSIFICATION = [
     *(
         Case(metric, predictions, oracle, (permute, double, rename("y_true", "y_pred")))
-        for name, oracle in OF_PREDICTIONS.items()
+        for name, oracle in PREDICTION_ORACLES.items()
         for metric in (name, f"{name}_calculation")
     ),
-    Case("auroc", probabilities, of_probabilities, (permute, double, move("square", lambda p: p**2, "y_proba"))),
+    Case("auroc", probabilities, auroc, (permute, double, move("square", lambda p: p**2, "y_proba"))),
     *(
         Case(
             f"mean_fold_{name}", with_folds(args), partial(over_folds, oracle), (permute, double), call=call_with_folds
         )
         for name, oracle, args in (
-            *((name, oracle, predictions) for name, oracle in OF_PREDICTIONS.items()),
-            ("auroc", of_probabilities, probabilities),
+            *((name, oracle, predictions) for name, oracle in PREDICTION_ORACLES.items()),
+            ("auroc", auroc, probabilities),
         )
     ),
 ]

@@ -58,8 +58,8 @@ def nearest(d: Floats, k: int) -> tuple[Ints, Floats]:
 
 def nearest_in_other_folds(x: ArrayLike, folds: ArrayLike, n_votes: int) -> Ints:
     """The nearest cells of each cell in other folds; ties go to the first."""
-    d, of_cell = distances(x, x), np.asarray(folds)
-    d[of_cell[:, None] == of_cell] = np.inf
+    d, fold = distances(x, x), np.asarray(folds)
+    d[fold[:, None] == fold] = np.inf
     return np.argsort(d, axis=1, kind="stable")[:, :n_votes]
 
 
@@ -104,12 +104,12 @@ def silhouette_batch(x: ArrayLike, labels: ArrayLike, batch: ArrayLike, metric: 
     Labels with one batch, or with as many batches as cells, are left out.
     """
     x, labels, batch = np.asarray(x), np.asarray(labels), np.asarray(batch)
-    of_labels = []
+    label_means = []
     for label in np.unique(labels):
         inside = labels == label
         if 1 < len(np.unique(batch[inside])) < inside.sum():
-            of_labels.append((1 - np.abs(silhouette_widths(x[inside], batch[inside], metric=metric))).mean())
-    return float(np.mean(of_labels)) if of_labels else math.nan
+            label_means.append((1 - np.abs(silhouette_widths(x[inside], batch[inside], metric=metric))).mean())
+    return float(np.mean(label_means)) if label_means else math.nan
 
 
 # Neighbourhoods
@@ -308,8 +308,8 @@ def precision_recall_f1(truth: ArrayLike, predicted: ArrayLike) -> tuple[float, 
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     classes = np.unique(np.concatenate([truth, predicted]))
     positive = classes[1:] if len(classes) == 2 else classes
-    of_classes = [_precision_recall_f1_of(c, truth, predicted) for c in positive]
-    precision, recall, f1 = np.mean(of_classes, axis=0)
+    class_scores = [_precision_recall_f1_of(c, truth, predicted) for c in positive]
+    precision, recall, f1 = np.mean(class_scores, axis=0)
     return float(precision), float(recall), float(f1)
 
 

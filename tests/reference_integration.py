@@ -40,14 +40,14 @@ def isolated_labels(x: ArrayLike, labels: ArrayLike, batch: ArrayLike, iso_thres
     widths = silhouette_widths(x, labels)
     n_batches = {label: len(np.unique(batch[labels == label])) for label in np.unique(labels)}
     most = min(n_batches.values()) if iso_threshold is None else iso_threshold
-    of_labels = [((widths[labels == label] + 1) / 2).mean() for label, count in n_batches.items() if count <= most]
-    return float(np.mean(of_labels)) if of_labels else math.nan
+    label_means = [((widths[labels == label] + 1) / 2).mean() for label, count in n_batches.items() if count <= most]
+    return float(np.mean(label_means)) if label_means else math.nan
 
 
 def bras(x: ArrayLike, labels: ArrayLike, batch: ArrayLike, metric: str = "cosine") -> float:
     """Mean over labels of the mean of 1 - |(b - a) / max(a, b)|, b being the mean distance to all other batches."""
     x, labels, batch = np.asarray(x), np.asarray(labels), np.asarray(batch)
-    of_labels = []
+    label_means = []
     for label in np.unique(labels):
         inside = np.flatnonzero(labels == label)
         if not 1 < len(np.unique(batch[inside])) < len(inside):
@@ -60,8 +60,8 @@ def bras(x: ArrayLike, labels: ArrayLike, batch: ArrayLike, metric: str = "cosin
             if len(mates):
                 a, b = d[i, mates].mean(), d[i, others].mean()
                 widths[i] = (b - a) / max(a, b) if max(a, b) > 0 else 0.0
-        of_labels.append((1 - np.abs(widths)).mean())
-    return float(np.mean(of_labels)) if of_labels else math.nan
+        label_means.append((1 - np.abs(widths)).mean())
+    return float(np.mean(label_means)) if label_means else math.nan
 
 
 # Local inverse Simpson's index
@@ -90,11 +90,11 @@ def perplexity_weights(d: ArrayLike, perplexity: float) -> Floats:
 def neighbor_simpson(indices: ArrayLike, d: ArrayLike, codes: ArrayLike, perplexity: float) -> Floats:
     """sum_c (weight of the neighbours of code c)^2 of each cell."""
     codes = np.asarray(codes)
-    of_cells = []
+    values = []
     for neighbors, row in zip(np.asarray(indices), np.asarray(d), strict=True):
         w = perplexity_weights(row, perplexity)
-        of_cells.append(sum(w[codes[neighbors] == code].sum() ** 2 for code in np.unique(codes)))
-    return np.array(of_cells)
+        values.append(sum(w[codes[neighbors] == code].sum() ** 2 for code in np.unique(codes)))
+    return np.array(values)
 
 
 def lisi(x: ArrayLike, codes: ArrayLike, n_neighbors: int = 90, perplexity: float | None = None) -> Floats:
@@ -145,7 +145,7 @@ def kbet_per_label(
     """Mean over labels of the acceptance rate in the diffusion map of each label's part of the fuzzy graph."""
     batch, labels = np.asarray(batch), np.asarray(labels)
     w = fuzzy_graph(*knn(x, min(n_neighbors, len(batch)) - 1))
-    of_labels = []
+    label_means = []
     for label in np.unique(labels):
         inside = np.flatnonzero(labels == label)
         n_batches = len(np.unique(batch[inside]))
@@ -156,14 +156,14 @@ def kbet_per_label(
         if len(np.unique(parts)) > 1:
             large = np.bincount(parts)[parts] >= 3 * k
             if large.mean() < 0.75:
-                of_labels.append(0.0)
+                label_means.append(0.0)
                 continue
             inside = inside[large]
         diffused = diffusion_map(w[np.ix_(inside, inside)], n_comps)
         d = distances(diffused, diffused)
         np.fill_diagonal(d, np.inf)
-        of_labels.append(acceptance(nearest(d, min(k, len(inside) - 1))[0], batch[inside], alpha))
-    return float(np.mean(of_labels)) if of_labels else math.nan
+        label_means.append(acceptance(nearest(d, min(k, len(inside) - 1))[0], batch[inside], alpha))
+    return float(np.mean(label_means)) if label_means else math.nan
 
 
 def diffusion_map(w: ArrayLike, n_components: int) -> Floats:
@@ -173,8 +173,8 @@ def diffusion_map(w: ArrayLike, n_components: int) -> Floats:
     kernel = w / np.outer(q, q)
     z = np.sqrt(kernel.sum(axis=0))
     values, vectors = np.linalg.eigh(kernel / np.outer(z, z))
-    kept = np.argsort(-np.abs(values))[: min(n_components, len(w) - 1)]
-    values, vectors = values[kept], vectors[:, kept]
+    largest = np.argsort(-np.abs(values))[: min(n_components, len(w) - 1)]
+    values, vectors = values[largest], vectors[:, largest]
     is_one = np.abs(values - 1) < 2**-25
     return np.asarray(vectors * np.where(is_one, 1, values / np.where(is_one, 1, 1 - values)))
 
@@ -217,7 +217,7 @@ def far_apart(x: ArrayLike, n_neighbors: int = 15) -> Ints:
     return strong_components(edges | edges.T)
 
 
-def of_groups_far_apart(agreement: Callable[..., float]) -> Callable[..., float]:
+def far_apart_agreement(agreement: Callable[..., float]) -> Callable[..., float]:
     """Agreement of labels with such groups, which are Leiden's clusters where each group is small and dense."""
     return lambda x, labels: agreement(labels, far_apart(x))
 
@@ -242,13 +242,13 @@ def kmeans(x: ArrayLike, n_clusters: int) -> Ints:
         codes = again
 
 
-def of_kmeans(agreement: Callable[..., float]) -> Callable[..., float]:
+def kmeans_agreement(agreement: Callable[..., float]) -> Callable[..., float]:
     """Agreement of labels with as many k-means clusters."""
     return lambda x, labels: agreement(labels, kmeans(x, len(np.unique(labels))))
 
 
-KMEANS_NMI, KMEANS_ARI = of_kmeans(normalized_mutual_info), of_kmeans(adjusted_rand_index)
-LEIDEN_NMI, LEIDEN_ARI = of_groups_far_apart(normalized_mutual_info), of_groups_far_apart(adjusted_rand_index)
+KMEANS_NMI, KMEANS_ARI = kmeans_agreement(normalized_mutual_info), kmeans_agreement(adjusted_rand_index)
+LEIDEN_NMI, LEIDEN_ARI = far_apart_agreement(normalized_mutual_info), far_apart_agreement(adjusted_rand_index)
 
 
 # Principal component regression

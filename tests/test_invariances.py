@@ -72,7 +72,7 @@ def read_only(a: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def of_dtype(dtype: type) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def as_dtype(dtype: type) -> Callable[[NDArray[Any]], NDArray[Any]]:
     return lambda a: a.astype(dtype) if a.dtype == np.float32 else a
 
 
@@ -95,9 +95,9 @@ def torch_tensor(a: NDArray[Any]) -> Any:
 
 
 FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "float64": of_dtype(np.float64),
-    "float16": of_dtype(np.float16),
-    "int16": of_dtype(np.int16),
+    "float64": as_dtype(np.float64),
+    "float16": as_dtype(np.float16),
+    "int16": as_dtype(np.int16),
     "Fortran order": np.asfortranarray,
     "every second row": lambda a: np.repeat(a, 2, axis=0)[::2],
     "read-only": read_only,

@@ -1,4 +1,4 @@
-"""What the numbers of a run are made of: a value for each cell, beside the columns that describe the cells."""
+"""Scores, result rows, and the values of cells that scores are made of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to what JSON can hold: NumPy scalars and arrays to Python's, NaN to None.
+    """Convert a value to JSON types: NumPy scalars and arrays to Python's, NaN to None.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def score_from_dict(score: Mapping[str, Any]) -> Score:
 
 
 def finite_or_undefined(row: MetricResult) -> MetricResult:
-    """Return the row as it is; an infinite value, as a scorer of the user's may give, becomes NaN with that reason."""
+    """Return the row; an infinite value, as a user's scorer may return, becomes NaN with a note."""
     if not math.isinf(row.value):
         return row
     reason = f"undefined: the value was {row.value}"
@@ -87,7 +87,7 @@ MEAN = "MEAN"
 """Value of a parameter in rows with a mean over the other values; a mean over classifiers lists them."""
 
 MeanOver: TypeAlias = Literal["cells", "labels"]
-"""What a score is the mean of: its cells, or the labels, each with the mean of its cells."""
+"""Whether a score is the mean of its cells, or of the labels, each with the mean of its cells."""
 
 
 class Score(float):
@@ -178,18 +178,18 @@ def names_mean(value: Any) -> bool:
 
 
 CLUSTER = "cluster"
-"""Stands for the metric in the column of the clusters that were found."""
+"""Name of the column of clusters."""
 
 PREDICTED = "predicted_label"
-"""Stands for the metric in the column of a classifier's answers."""
+"""Name of the column of predicted labels."""
 
 FOLD = "fold"
-"""Stands for the metric in the column of the folds in which cells were tested."""
+"""Name of the column of folds in which cells were tested."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellColumn:
-    """One value for each cell: what a score is the mean of, or the class that a cell was given.
+    """One value for each cell: a value that a score averages, or a class.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ class CellColumn:
     mean_over: MeanOver = "cells"
 
     def here(self) -> CellColumn:
-        """The same with its values on this machine: those of a cluster stay there until they are looked at."""
+        """Return a copy with its values fetched from the cluster."""
         import numpy as np
 
         values: Any = np.asarray(self.values)
@@ -220,7 +220,7 @@ class CellColumn:
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """Cells in two dimensions, for looking at.
+    """Cells in two dimensions, for drawing.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class CellView:
 
 @dataclass(slots=True)
 class CellScores:
-    """What a run keeps of each cell.
+    """The values of each cell that a run stores.
 
     Attributes
     ----------
@@ -254,7 +254,7 @@ class CellScores:
     views: dict[str, CellView] = field(default_factory=dict)
 
     def select(self, **wanted: Any) -> list[CellColumn]:
-        """Columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""
+        """Return the columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""
         chosen = (column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items()))
         return [column.here() for column in chosen]
 

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from gpubench.engines.steps import Step
 
 
-def per_cell_values(values: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Values for `Score.cells`: as they are, or those of the cells that were kept, with NaN for the others.
+def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Make `Score.cells` of values: float32, with NaN for cells that have none.
 
     Parameters
     ----------
-    values : (m,), a value for each cell that was kept
-    kept : (n,) m of which are true; None: all
+    values : (m,)
+    rows : (n,) bool, the m of all cells that have a value; None: all
     """
-    if kept is None or kept.all():
+    if rows is None or rows.all():
         return values.astype(np.float32)
-    cells = np.full(len(kept), np.nan, np.float32)
-    cells[kept] = values
+    cells = np.full(len(rows), np.nan, np.float32)
+    cells[rows] = values
     return cells
 
 
 def check_several(labels: Labels) -> None:
-    """Refuse a column with one value, where a score compares groups.
+    """Raise an error if a column has one value, where a score compares groups.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def check_several(labels: Labels) -> None:
 
 
 def check_groups(labels: Labels) -> None:
-    """Refuse a column that does not group cells: one value, or a different one in each row.
+    """Raise an error if a column does not group cells: one value, or a different one in each row.
 
     Raises
     ------

@@ -173,7 +173,7 @@ def leiden_clusters(
             return engine.fuzzy_graph(knn)
 
     def find() -> Labels:
-        codes = engine.leiden(graph(), resolution, n_iterations)  # nobody else holds it, for it is large
+        codes = engine.leiden(graph(), resolution, n_iterations)  # not stored in a variable, since the graph is large
         return Labels(codes, tuple(map(str, range(int(codes.max()) + 1))), "leiden")
 
     return embedding.shared("leiden", find, LABELS, knn.k, resolution, n_iterations)
@@ -198,11 +198,11 @@ NEIGHBORS = 15
 """Cells in a neighbourhood of Leiden's graph, the cell itself counted."""
 
 RESOLUTIONS = tuple(x / 5 for x in range(1, 11))
-"""Those that Leiden's clusters are looked for at: 0.2, 0.4 ... 2."""
+"""Resolutions of Leiden that are compared: 0.2, 0.4 ... 2."""
 
 
 _CLUSTERS_AND_RESOLUTION: Codec[tuple[Labels, float]] = Codec(
-    lambda found: CheckpointEntry([LABELS.pack(found[0]).value, found[1]], LABELS.pack(found[0]).arrays),
+    lambda best: CheckpointEntry([LABELS.pack(best[0]).value, best[1]], LABELS.pack(best[0]).arrays),
     lambda entry: (LABELS.unpack(CheckpointEntry(entry.value[0], entry.arrays)), entry.value[1]),
 )
 
@@ -289,9 +289,9 @@ def best_leiden_clusters(
 def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels, float]:
     def find() -> tuple[Labels, float]:
         graph = around.engine.fuzzy_graph(around.knn)
-        found = [(_by_size(around.engine.leiden(graph, r), "leiden"), r) for r in RESOLUTIONS]
-        information = [normalized_mutual_info(labels, clusters, engine=around.engine) for clusters, _ in found]
-        return found[int(np.argmax(information))]
+        candidates = [(_by_size(around.engine.leiden(graph, r), "leiden"), r) for r in RESOLUTIONS]
+        information = [normalized_mutual_info(labels, clusters, engine=around.engine) for clusters, _ in candidates]
+        return candidates[int(np.argmax(information))]
 
     if isinstance(X, Embedding):
         return X.shared("best_leiden", find, _CLUSTERS_AND_RESOLUTION, around.n_neighbors, fingerprint_of(labels.codes))
@@ -329,7 +329,7 @@ def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | s
     >>> gb.metrics.nmi_ari_cluster_labels_kmeans_nmi(X, labels, engine="cpu")
     1.0
     """
-    return _of_kmeans(normalized_mutual_info, X, labels, engine)
+    return _score_kmeans(normalized_mutual_info, X, labels, engine)
 
 
 @metric("nmi_ari_cluster_labels_kmeans_ari", "KMeans ARI", bounds=(-0.5, 1), needs=("label",), scib=("KMeans ARI", BIO))
@@ -357,7 +357,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
     >>> gb.metrics.nmi_ari_cluster_labels_kmeans_ari(X, labels, engine="cpu")
     1.0
     """
-    return _of_kmeans(adjusted_rand_index, X, labels, engine)
+    return _score_kmeans(adjusted_rand_index, X, labels, engine)
 
 
 @metric(
@@ -394,7 +394,7 @@ def nmi_ari_cluster_labels_leiden_nmi(
     >>> gb.metrics.nmi_ari_cluster_labels_leiden_nmi(X, labels, n_neighbors=2, engine="cpu")
     1.0
     """
-    return _of_leiden(normalized_mutual_info, X, labels, n_neighbors, engine)
+    return _score_leiden(normalized_mutual_info, X, labels, n_neighbors, engine)
 
 
 @metric(
@@ -431,10 +431,10 @@ def nmi_ari_cluster_labels_leiden_ari(
     >>> gb.metrics.nmi_ari_cluster_labels_leiden_ari(X, labels, n_neighbors=2, engine="cpu")
     1.0
     """
-    return _of_leiden(adjusted_rand_index, X, labels, n_neighbors, engine)
+    return _score_leiden(adjusted_rand_index, X, labels, n_neighbors, engine)
 
 
-def _of_kmeans(agreement: Metric[...], X: Any, labels: Any, engine: Engine | str | None) -> Score:
+def _score_kmeans(agreement: Metric[...], X: Any, labels: Any, engine: Engine | str | None) -> Score:
     embedding = on_engine(X, engine)
     label = encode_labels(labels, "labels", embedding.n)
     check_several(label)
@@ -442,7 +442,7 @@ def _of_kmeans(agreement: Metric[...], X: Any, labels: Any, engine: Engine | str
     return Score(score, n=score.n, params={"n_clusters": label.n_classes})
 
 
-def _of_leiden(
+def _score_leiden(
     agreement: Metric[...], X: Any, labels: Any, n_neighbors: int | None, engine: Engine | str | None
 ) -> Score:
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
@@ -453,7 +453,7 @@ def _of_leiden(
 
 
 def _by_size(codes: NDArray[np.int32], key: str) -> Labels:
-    """Clusters renumbered in order of decreasing size, the first of equals first; empty ones are forgotten."""
+    """Number clusters in order of decreasing size, the first of equals first; empty ones are dropped."""
     present, dense, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     rank = np.empty(len(present), np.int32)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(present), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Mixing of batches in neighbourhoods."""
+"""Entropy of batches in neighbourhoods."""
 
 from __future__ import annotations
 

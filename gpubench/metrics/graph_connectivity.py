@@ -1,4 +1,4 @@
-"""Do the cells of a label hang together in the neighbour graph?"""
+"""Connectivity of the cells of each label in the neighbour graph."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def graph_connectivity(
     Returns
     -------
     Score
-        Above 0, and 1 where the cells of every label hang together.
+        Above 0, and 1 where the cells of every label are connected.
 
     Raises
     ------

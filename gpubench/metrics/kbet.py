@@ -1,4 +1,4 @@
-"""kBET: is a neighbourhood's mix of batches that of all cells?"""
+"""kBET: tests whether neighbourhoods have the same mix of batches as all cells."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def kbet_per_label(
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     label = encode_labels(labels, "labels", around.n)
-    scores = _of_labels(around, encode_labels(batches, "batches", around.n), label, alpha, diffusion_n_comps)
+    scores = _score_labels(around, encode_labels(batches, "batches", around.n), label, alpha, diffusion_n_comps)
     params = {"diffusion_n_comps": diffusion_n_comps, **_level(alpha)}
     notes = [
         f"{len(names)} of {label.n_classes} labels {what}: {quoted(names)}"
@@ -245,10 +245,10 @@ def kbet_of_labels(
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
     batch, label = encode_labels(batches, "batches", around.n), encode_labels(labels, "labels", around.n)
-    return _of_labels(around, batch, label, alpha, diffusion_n_comps)
+    return _score_labels(around, batch, label, alpha, diffusion_n_comps)
 
 
-def _of_labels(
+def _score_labels(
     around: Neighborhoods, batches: Labels, labels: Labels, alpha: float, n_components: int
 ) -> dict[str, Score]:
     _check_alpha(alpha)
@@ -260,14 +260,14 @@ def _of_labels(
     graph = Graph(*map(engine.to_host, (graph.indptr, graph.indices, graph.weights)))
     parts = strong_components(graph.indptr, graph.indices, labels.codes)
     order = np.argsort(labels.codes, kind="stable")
-    of_labels = np.split(order, np.cumsum(np.bincount(labels.codes))[:-1])
+    label_cells = np.split(order, np.cumsum(np.bincount(labels.codes))[:-1])
     return {
-        name: _of_label(engine, graph, cells, parts[cells], batches.codes[cells], alpha, n_components)
-        for name, cells in zip(labels.names, of_labels, strict=True)
+        name: _score_label(engine, graph, cells, parts[cells], batches.codes[cells], alpha, n_components)
+        for name, cells in zip(labels.names, label_cells, strict=True)
     }
 
 
-def _of_label(
+def _score_label(
     engine: Engine,
     graph: Graph,
     cells: NDArray[np.int64],
@@ -276,7 +276,7 @@ def _of_label(
     alpha: float,
     n_components: int,
 ) -> Score:
-    """KBET of one label's cells, which are in these parts of its graph and of these batches."""
+    """Compute kBET of one label, whose cells are in these parts of its graph and of these batches."""
     n, n_batches = len(cells), len(np.unique(batches))
     left_out = Score(np.nan, n=n, note=f"left out (one batch, or fewer than {MIN_CELLS} cells)")
     if n < MIN_CELLS or n_batches == 1:

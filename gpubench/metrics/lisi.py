@@ -1,4 +1,4 @@
-"""Local inverse Simpson's index: how many batches, or labels, a cell sees around it."""
+"""Local inverse Simpson's index: the effective number of batches, or labels, around each cell."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def lisi_knn(
 
     Notes
     -----
-    The weights have the entropy asked for to 1e-10; scib-metrics stops its search at 1e-5.
+    The entropy of the weights is exact to 1e-10; scib-metrics stops its search at 1e-5.
 
     References
     ----------
@@ -190,7 +190,7 @@ def _lisi(around: Neighborhoods, labels: Labels, perplexity: float) -> NDArray[n
 
 
 def _share_seen(around: Neighborhoods, values: Any, name: str, perplexity: float) -> float:
-    """Median of the effective numbers, from 0, one label, to 1, all of them alike."""
+    """Compute the median of the effective numbers, from 0, one label, to 1, all of them alike."""
     codes = encode_labels(values, name, around.n)
     check_several(codes)
     share = float((np.median(_lisi(around, codes, perplexity)) - 1) / (codes.n_classes - 1))

@@ -1,4 +1,4 @@
-"""How much of the variance of cells a batch explains, before and after integration."""
+"""Principal component regression: variance explained by a batch, before and after integration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 ROUNDING = 1e-12
-"""A smaller share of the variance is what sums of float64 leave over, and counts as none."""
+"""A smaller share of the variance is a rounding error of float64 sums, and counts as zero."""
 
 
 def principal_component_regression(
@@ -156,7 +156,7 @@ def _share(explained: float, total: float, n: int) -> Score:
 
 
 def _pieces(embedding: Embedding) -> Iterator[tuple[int, Any]]:
-    """Rows in float64, with the number of the first."""
+    """Yield blocks of rows in float64, with the number of the first row."""
     step = max(1, PIECE_VALUES // embedding.d)
     for start in range(0, embedding.n, step):
         yield start, embedding.x[start : start + step].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Is the order of time points kept?"""
+"""Sequential alignment: agreement of neighbourhoods with the order of time points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DENSITY_NEIGHBORS = 30
 """Local density is taken at the distance of this neighbour, the cell itself counted."""
 
 MIN_ADAPTIVE_K = 3
-"""Neighbours that a cell gets at least where k follows the density."""
+"""Smallest k where k follows the density."""
 
 
 @metric(
@@ -110,7 +110,7 @@ def sequential_alignment(
 
 
 def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
-    """Neighbours for each cell: more where cells are sparse."""
+    """Choose the number of neighbours of each cell: more where cells are sparse."""
     n = embedding.n
     counted = max(2, min(DENSITY_NEIGHBORS, max(2, 3 * k, n // 4), n - 1))
     engine = embedding.engine
@@ -123,7 +123,7 @@ def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
 
 
 def _mean_pair_distance(values: NDArray[np.float64]) -> float:
-    """E |v_i - v_j| over pairs i != j: of the sorted values, sum (2 r - n + 1) v_r, r = 0 ... n - 1."""
+    """Compute E |v_i - v_j| over pairs i != j: of the sorted values, sum (2 r - n + 1) v_r, r = 0 ... n - 1."""
     # the mean is subtracted first, so that large offsets such as dates lose no digits
     ordered = np.sort(values - values.mean())
     n = len(ordered)

@@ -1,9 +1,7 @@
-"""Silhouette scores: are labels separated, and are batches mixed within labels?"""
+"""Silhouette scores: separation of labels, and mixing of batches within labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -228,7 +226,7 @@ def silhouette_batch(
     >>> round(gb.metrics.silhouette_batch(X, labels, batch, engine="cpu"), 3)
     0.75
     """
-    mixing = _batches_within_labels(X, labels, batch, metric, engine)
+    mixing = _BatchesWithinLabels(X, labels, batch, metric, engine)
     engine = mixing.embedding.engine
     params = _params(engine, metric)
     if not mixing.used.any():
@@ -241,7 +239,7 @@ def silhouette_batch(
             equal_labels=True,
             seed=engine.seed,
             remedy="compares all",
-            note=mixing.note,
+            note=mixing.note(),
             params=params,
         )
         score.cells = per_cell_values(cast("NDArray[np.float32]", score.cells), mixing.rows)
@@ -288,13 +286,13 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     >>> round(gb.metrics.bras(X, labels, batch, metric="euclidean", engine="cpu"), 3)
     0.75
     """
-    mixing = _batches_within_labels(X, labels, batch, metric, engine)
+    mixing = _BatchesWithinLabels(X, labels, batch, metric, engine)
     engine = mixing.embedding.engine
     params = {} if metric == "cosine" else {"metric": metric, **_params(engine, metric)}
     if not mixing.used.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
     x, label = mixing.x(), mixing.label
-    pairs = np.unique(label.astype(np.int64) * mixing.batches.n_classes + mixing.batch, return_inverse=True)[1]
+    pairs = np.unique(label.astype(np.int64) * mixing.n_batches + mixing.batch, return_inverse=True)[1]
     n_label, n_own = np.bincount(label)[label], np.bincount(pairs)[pairs]
     one_cluster = np.zeros_like(label)
     own, _ = engine.cluster_distances(x, one_cluster, pairs.astype(np.int32), metric)
@@ -310,70 +308,50 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
 _NO_LABEL = "undefined: no label has cells of two batches with more cells than batches"
 
 
-@dataclass(frozen=True)
 class _BatchesWithinLabels:
     """Cells of the labels that have at least two batches and fewer batches than cells.
 
     Attributes
     ----------
-    labels, batches : of all n cells
+    labels : of all n cells
     used : (L,) whether a label is one of these
     rows : (n,) whether a cell is one of these m
     label, batch : (m,) int32 codes
+    n_batches : of all cells
     """
 
-    embedding: Embedding
-    labels: Labels
-    batches: Labels
-    used: NDArray[np.bool_]
-
-    @cached_property
-    def rows(self) -> NDArray[np.bool_]:
-        return self.used[self.labels.codes]
-
-    @cached_property
-    def label(self) -> NDArray[np.int32]:
-        return self.labels.codes[self.rows]
-
-    @cached_property
-    def batch(self) -> NDArray[np.int32]:
-        return self.batches.codes[self.rows]
+    def __init__(self, X: Any, labels: Any, batch: Any, metric: str, engine: Engine | str | None) -> None:
+        _check_distance(metric)
+        self.embedding = on_engine(X, engine)
+        self.labels = encode_labels(labels, "labels", self.embedding.n)
+        batches = encode_labels(batch, "batch", self.embedding.n)
+        n_cells, n_batches = _cells_and_batches(self.labels, batches)
+        self.used = (n_batches > 1) & (n_batches < n_cells)
+        self.rows = self.used[self.labels.codes]
+        self.label, self.batch = self.labels.codes[self.rows], batches.codes[self.rows]
+        self.n_batches = batches.n_classes
 
     def x(self) -> Array:
         """Return the (m, d) float32 cells."""
         return self.embedding.x if self.rows.all() else self.embedding.x[self.rows]
 
-    @property
     def note(self) -> str:
-        """The labels that are left out."""
+        """Name the labels that are left out."""
         names = [name for name, used in zip(self.labels.names, self.used, strict=True) if not used]
-        if not names:
-            return ""
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         counts = f"{len(names)} of {self.labels.n_classes} labels left out"
-        return f"{counts} (one batch, or as many batches as cells): {shown}"
+        return f"{counts} (one batch, or as many batches as cells): {shown}" if names else ""
 
     def score(self, widths: NDArray[np.float64], params: dict[str, Any]) -> Score:
         """Average 1 - |width| over the cells of each label, then over the labels."""
         values, sizes = 1 - np.abs(widths), np.bincount(self.label, minlength=len(self.used))
         means = np.bincount(self.label, weights=values, minlength=len(sizes))[self.used] / sizes[self.used]
         cells = per_cell_values(values, self.rows)
-        return Score(float(means.mean()), n=len(values), note=self.note, params=params, cells=cells)
-
-
-def _batches_within_labels(
-    X: Any, labels: Any, batch: Any, metric: str, engine: Engine | str | None
-) -> _BatchesWithinLabels:
-    _check_distance(metric)
-    embedding = on_engine(X, engine)
-    label, batches = encode_labels(labels, "labels", embedding.n), encode_labels(batch, "batch", embedding.n)
-    n_cells, n_batches = _cells_and_batches(label, batches)
-    used = (n_batches > 1) & (n_batches < n_cells)
-    return _BatchesWithinLabels(embedding, label, batches, used)
+        return Score(float(means.mean()), n=len(values), note=self.note(), params=params, cells=cells)
 
 
 def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
-    """Whether comparing all cells of each group would take longer than the engine allows."""
+    """Return whether comparing all cells of each group would take longer than the engine allows."""
     pairs = float((group_sizes.astype(np.float64) ** 2).sum())
     return pairs * embedding.d > embedding.engine.policy.max_exact_pair_dims
 

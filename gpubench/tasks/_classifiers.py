@@ -247,8 +247,8 @@ class GraphVotes(Predictor):
     def __init__(self, cells: TrainingCells, tested: Array, proba: Array, search: Mapping[str, Any]) -> None:
         """Store the probabilities of the unscaled cells `tested`, for which some training cells voted."""
         self.engine, self.names, self.search = cells.engine, cells.labels.names, search
-        found = f"{search['knn']}, recall {search['recall']:.3f}"
-        self.note = f"neighbours from one graph of all cells, scaled together ({found}); exact=True searches each fold"
+        method = f"{search['knn']}, recall {search['recall']:.3f}"
+        self.note = f"neighbours from one graph of all cells, scaled together ({method}); exact=True searches each fold"
         self.present = np.unique(cells.labels.codes[cells.chosen()])
         self._tested, self._proba = tested, proba
 

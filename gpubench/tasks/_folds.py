@@ -1,4 +1,4 @@
-"""Folds of a cross-validation, the ones that scikit-learn makes, and subsets of cells and of their labels."""
+"""Folds of a cross-validation, as scikit-learn makes them, and subsets of cells and of their labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fold(NamedTuple):
 
 
 class Folds(Sequence[Fold]):
-    """The folds of a cross-validation; the rows of one are listed when they are asked for.
+    """The folds of a cross-validation; the rows of a fold are computed at each access.
 
     Attributes
     ----------
@@ -95,13 +95,13 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
 
 
 def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
-    """Labels of some rows, numbered anew: only values that occur there, in the same order."""
+    """Return the labels of some rows, with codes for the values that occur there, in the same order."""
     used, codes = np.unique(labels.codes[rows], return_inverse=True)
     return Labels(codes.astype(np.int32), tuple(labels.names[c] for c in used), labels.key)
 
 
 def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:
-    """Rows of m cells, ascending: of each class its share of them, rounded up or down, but one cell at least.
+    """Draw m cells, ascending: the share of each class, rounded up or down, but at least one cell.
 
     A class's cells are drawn with equal chances.
 
@@ -123,7 +123,7 @@ def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.in
 
 
 def listed(labels: Labels, classes: NDArray[np.int64]) -> str:
-    """Classes and their sizes for a message: 3 labels: 'a' (2), 'b' (4), 'c' (1)."""
+    """List classes and their sizes for a message: 3 labels: 'a' (2), 'b' (4), 'c' (1)."""
     sizes = np.bincount(labels.codes, minlength=labels.n_classes)
     first = ", ".join(f"{labels.names[c]!r} ({sizes[c]:,})" for c in classes[:N_LISTED])
     more = f" and {len(classes) - N_LISTED:,} more" if len(classes) > N_LISTED else ""

@@ -32,8 +32,8 @@ Need = Literal["label", "batch", "time", "species", "predictions"]
 Aggregation = Literal["none", "mean", "median"]
 Effect = Literal["ratio", "difference"]
 
-_LEAST = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1}
-"""The smallest value of each option that counts something."""
+_MIN_VALUES = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1}
+"""The smallest value of each option that is a count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ class Options:
     effect: Effect = "ratio"
 
     def __post_init__(self) -> None:
-        """Refuse what no task can use, before anything is computed."""
-        for name, least in _LEAST.items():
+        """Check every value before anything is computed."""
+        for name, minimum in _MIN_VALUES.items():
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
+            if not isinstance(value, Integral) or value < minimum:
                 raise InputError(
-                    f"{name}={value!r} cannot be used; give a whole number of at least {least}", argument=name
+                    f"{name}={value!r} cannot be used; give a whole number of at least {minimum}", argument=name
                 )
         resolution: Any = self.resolution
         if not (isinstance(resolution, Real) and 0 < float(resolution) < math.inf):
@@ -92,12 +92,12 @@ class Options:
         object.__setattr__(self, "classifiers", _classifiers(self.classifiers))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of them as JSON values."""
+        """Return all options as JSON values."""
         return {**asdict(self), "classifiers": list(self.classifiers)}
 
 
 def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
-    """Those that were given, each once, in the order in which they run."""
+    """Return the chosen classifiers, each once, in the order in which they run."""
     known = get_args(ClassifierKind)
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, (list, tuple)) or not names or not set(names) <= set(known):
@@ -110,7 +110,7 @@ def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TaskInput:
-    """What a task gets: one embedding on its engine, and the columns as codes or numbers.
+    """Input of a task: one embedding on its engine, and the columns as codes or numbers.
 
     Attributes
     ----------
@@ -119,10 +119,10 @@ class TaskInput:
     label, batch, species, sample : label columns, or None where not given
     time : (n,) float64, or None
     time_label : the time points as labels
-    perturbation : predictions beside the dataset's differential expression
+    perturbation : predictions and the differential expression of the dataset
     pre_integrated : the same cells before their batches were integrated, or None where not given
     scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
-    cells : where the task leaves what its numbers are made of
+    cells : stores the values of cells that the scores are made of
     scope : checkpoint entries that depend on all of this; None: no checkpoint
     """
 
@@ -150,20 +150,20 @@ class TaskInput:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question, and how it is answered.
+    """One question, and the metrics that answer it.
 
     Attributes
     ----------
     id, title, question : as in cz-benchmarks, for tables, for people
     needs : inputs without which the task is left out
     metrics : the metrics it reports
-    run : yields its numbers as they are ready, so that those before a failure are kept
+    run : yields rows as they are ready, so that a failure does not lose the rows before it
     neighbors : neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
     sampled_neighbors : the same where the engine estimates means over neighbourhoods from a sample; None: as many
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
     operations : what its engine imports ahead, see `Engine.preload`
-    steps : what it will do on cells of given sizes, beyond the shared graph; None: nothing is known of that
-    in_auto : whether tasks="auto" means it; True for the tasks of cz-benchmarks
+    steps : the steps of the plan for cells of given sizes, beyond the shared graph; None: not known
+    in_auto : whether tasks="auto" includes it; True for the tasks of cz-benchmarks
     """
 
     id: str
@@ -201,16 +201,16 @@ SCORE: Codec[tuple[Score, float]] = Codec(_pack, _unpack)
 
 
 def require(value: T | None) -> T:
-    """Return an input that the runner has made sure of."""
+    """Return an input that the runner has checked (ValueError for None)."""
     if value is None:
         raise ValueError("the task was started without an input that it declares in `needs`")
     return value
 
 
 def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwargs: P.kwargs) -> MetricResult:
-    """Compute one metric in a stage of its own, or take it over from an earlier run, and make its row.
+    """Compute one metric in its own stage, or read it from the checkpoint, and make its row.
 
-    What it is the mean of is left in `given.cells`.
+    The values of the cells that it is the mean of are appended to `given.cells`.
     """
     spec = metric.spec
 

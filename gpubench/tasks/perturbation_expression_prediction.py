@@ -29,7 +29,7 @@ _OFFSET = 1e-8
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
-    """A row for each condition with enough masked genes, then the mean of those that are defined."""
+    """Yield a row for each condition with enough masked genes, then the mean of those that are defined."""
     data = require(given.perturbation)
     with given.engine.timeline.stage("predicted_means"):
         means = predicted_means(data)
@@ -42,7 +42,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
 
 
 def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Mean prediction of the masked genes over a condition's treated cells, and over the controls paired with them.
+    """Average the predictions of masked genes over the treated cells of each condition, and over their paired controls.
 
     The predictions are read once, in blocks of rows, each multiplied by a sparse matrix of (group, cell) weights: a
     cell may be in many groups, for conditions share controls.
@@ -66,17 +66,17 @@ def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], N
     for start, block in data.predictions.blocks():
         values = block[:, genes]
         if check_finite(finite, values, start):
-            of_block = weights[:, start : start + values.shape[0]].tocsr()
-            groups = np.flatnonzero(np.diff(of_block.indptr))
-            sums = of_block[groups] @ values
+            block_weights = weights[:, start : start + values.shape[0]].tocsr()
+            groups = np.flatnonzero(np.diff(block_weights.indptr))
+            sums = block_weights[groups] @ values
             means[groups] += sums if isinstance(sums, np.ndarray) else sums.toarray()
     finite.finish(n_cells)
     columns = [np.searchsorted(genes, condition.columns) for condition in data.conditions]
-    return [(means[2 * i, of_condition], means[2 * i + 1, of_condition]) for i, of_condition in enumerate(columns)]
+    return [(means[2 * i, own], means[2 * i + 1, own]) for i, own in enumerate(columns)]
 
 
 def _weights(groups: Sequence[NDArray[np.intp]], n_cells: int) -> csc_array:
-    """1 / size of the group at (group, cell)."""
+    """Return the sparse matrix of 1 / size of the group at (group, cell)."""
     from scipy.sparse import csc_array
 
     sizes = np.array([len(rows) for rows in groups], np.intp)
@@ -107,7 +107,7 @@ def _score(
 def predicted_change(
     treated: NDArray[np.float64], control: NDArray[np.float64], effect: Effect
 ) -> tuple[NDArray[np.float64], Effect]:
-    """Change between two vectors of means, and how it was taken: where a mean is not positive there is no ratio."""
+    """Return the change between two vectors of means, and its kind: there is no ratio where a mean is not positive."""
     if effect == "difference" or min(treated.min(), control.min()) <= 0:
         return treated - control, "difference"
     return np.log((treated + _OFFSET) / (control + _OFFSET)), "ratio"

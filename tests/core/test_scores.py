@@ -47,8 +47,8 @@ def test_each_number_is_the_mean_of_its_cells(result: Result) -> None:
         assert column.values.dtype == np.float32
         mean = values.groupby(group_of(column)).mean().mean()
         assert mean == pytest.approx(result.value(column.metric, task=column.task), abs=1e-6), column.metric
-    kept = {(column.task, column.metric) for column in columns}
-    assert kept == {
+    columns_of_scores = {(column.task, column.metric) for column in columns}
+    assert columns_of_scores == {
         ("embedding", "silhouette_score"),
         ("batch_integration", "entropy_per_cell"),
         ("batch_integration", "batch_silhouette"),
