@@ -31,13 +31,13 @@ def cells() -> Cells:
     return Cells((drawn.x * 256).round() / np.float32(256), drawn.label, drawn.batch, drawn.time)
 
 
-def test_every_metric_is_in_the_table() -> None:
+def test_every_metric_has_a_case() -> None:
     assert {case.metric for case in CASES} == set(METRICS)
     assert all(permute in case.unchanged_by and len(case.unchanged_by) > 1 for case in CASES)
 
 
 @pytest.mark.parametrize("metric_id", METRICS)
-def test_every_metric_says_what_it_is(metric_id: str) -> None:
+def test_every_metric_has_a_complete_declaration(metric_id: str) -> None:
     spec = METRICS[metric_id].spec
     low, high = spec.bounds
     assert spec.id == metric_id
@@ -47,7 +47,7 @@ def test_every_metric_says_what_it_is(metric_id: str) -> None:
 
 
 @every_case
-def test_value_is_that_of_the_oracle(engine: Engine, cells: Cells, case: Case) -> None:
+def test_value_equals_the_oracle(engine: Engine, cells: Cells, case: Case) -> None:
     args = case.args(cells)
     score, exact = case.score(engine, args), case.exact(args)
     assert type(score) is Score
@@ -61,7 +61,7 @@ def test_value_is_that_of_the_oracle(engine: Engine, cells: Cells, case: Case) -
 @pytest.mark.parametrize(
     ("case", "change"), [pytest.param(c, f, id=f"{c}-{f.__name__}") for c in CASES for f in c.unchanged_by]
 )
-def test_unchanged(engine: Engine, cells: Cells, case: Case, change: Change) -> None:
+def test_value_is_unchanged(engine: Engine, cells: Cells, case: Case, change: Change) -> None:
     args = case.args(cells)
     assert_allclose(case.score(engine, change(args)), case.score(engine, args), atol=case.tolerance)
 
@@ -122,7 +122,7 @@ def test_same_cells_in_another_form_give_the_same_bits(engine: Engine, cells: Ce
 
 
 @every_case
-def test_arguments_are_left_as_they_are(engine: Engine, cells: Cells, case: Case) -> None:
+def test_arguments_are_not_modified(engine: Engine, cells: Cells, case: Case) -> None:
     args = {name: values.copy() for name, values in case.args(cells).items()}
     case.score(engine, args)
     for name, values in case.args(cells).items():
@@ -145,7 +145,7 @@ def any_cells(draw: st.DrawFn) -> Cells:
 @every_case
 @settings(max_examples=40)  # of each of some eighty cases
 @given(cells=any_cells())
-def test_any_cells_score_within_bounds_or_say_why_not(engine: Engine, case: Case, cells: Cells) -> None:
+def test_any_cells_score_within_bounds_or_have_a_note(engine: Engine, case: Case, cells: Cells) -> None:
     args = case.args(cells)
     try:
         score = case.score(engine, args)

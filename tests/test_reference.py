@@ -20,14 +20,14 @@ def cells() -> Cells:
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_silhouette(cells: Cells, metric: str) -> None:
+def test_silhouette_equals_sklearn(cells: Cells, metric: str) -> None:
     x = cells.x.astype(np.float64)
     widths = metrics.silhouette_samples(x, cells.label, metric=metric)
     assert_allclose(reference.silhouette_widths(x, cells.label, metric=metric), widths, atol=1e-12)
     assert_allclose(reference.silhouette_label(x, cells.label, metric), (widths.mean() + 1) / 2, atol=1e-12)
 
 
-def test_silhouette_in_groups_is_silhouette_of_each_group(cells: Cells) -> None:
+def test_silhouette_in_groups_equals_silhouette_of_each_group(cells: Cells) -> None:
     x = cells.x.astype(np.float64)
     widths = reference.silhouette_widths(x, cells.batch, cells.label)
     for label in range(5):
@@ -35,7 +35,7 @@ def test_silhouette_in_groups_is_silhouette_of_each_group(cells: Cells) -> None:
         assert_allclose(widths[inside], metrics.silhouette_samples(x[inside], cells.batch[inside]), atol=1e-12)
 
 
-def test_knn(cells: Cells) -> None:
+def test_knn_equals_sklearn(cells: Cells) -> None:
     x = cells.x.astype(np.float64)
     search = neighbors.NearestNeighbors(n_neighbors=20, algorithm="brute").fit(x)
     for ours, theirs in (
@@ -46,25 +46,25 @@ def test_knn(cells: Cells) -> None:
         assert_allclose(ours[1], theirs[0], rtol=1e-7)
 
 
-def test_neighbors_at_equal_distance_come_by_index() -> None:
+def test_neighbors_at_equal_distance_are_ordered_by_index() -> None:
     x = np.array([[0.0], [1.0], [0.0], [-1.0], [0.0]])
     assert_array_equal(reference.knn(x, 4)[0][0], [2, 4, 1, 3])
     assert_array_equal(reference.knn_between([[0.0]], x, 5)[0][0], [0, 2, 4, 1, 3])
 
 
-def test_entropy(cells: Cells) -> None:
+def test_entropy_equals_scipy(cells: Cells) -> None:
     indices, _ = reference.knn(cells.x, 9)
     own = np.column_stack([np.arange(cells.n), indices])
     shares = np.stack([np.bincount(row, minlength=4) for row in cells.batch[own]]) / 10
     assert_allclose(reference.neighbor_entropy(indices, cells.batch), stats.entropy(shares, axis=1), atol=1e-14)
 
 
-def test_expected_distance_is_ginis_mean_difference(cells: Cells) -> None:
+def test_expected_distance_equals_ginis_mean_difference(cells: Cells) -> None:
     gap = np.abs(cells.time[:, None] - cells.time)
     assert_allclose(reference.expected_distance(cells.time), gap.sum() / (300 * 299), rtol=1e-14)
 
 
-def test_two_clusterings(cells: Cells) -> None:
+def test_agreement_equals_sklearn(cells: Cells) -> None:
     for a, b in ((cells.label, cells.batch), (cells.label, cells.label // 2), (cells.label, cells.label)):
         assert_allclose(reference.adjusted_rand_index(a, b), metrics.adjusted_rand_score(a, b), atol=1e-14)
         assert_allclose(reference.normalized_mutual_info(a, b), metrics.normalized_mutual_info_score(a, b), atol=1e-14)
@@ -72,7 +72,7 @@ def test_two_clusterings(cells: Cells) -> None:
         assert_array_equal(reference.contingency(a, b, *table.shape), table)
 
 
-def test_ranks_and_correlations(rng: np.random.Generator) -> None:
+def test_ranks_and_correlations_equal_scipy(rng: np.random.Generator) -> None:
     a = rng.integers(0, 20, 200).astype(float)
     b = a + rng.normal(scale=5, size=200).round()
     assert_array_equal(reference.average_ranks(a), stats.rankdata(a))
@@ -83,7 +83,7 @@ def test_ranks_and_correlations(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])
-def test_classification(rng: np.random.Generator, n_classes: int) -> None:
+def test_classification_equals_sklearn(rng: np.random.Generator, n_classes: int) -> None:
     truth = rng.integers(0, n_classes, 200)
     probabilities = (rng.dirichlet(np.ones(n_classes), 200) + np.eye(n_classes)[truth]).round(1) + 0.01
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -98,7 +98,7 @@ def test_classification(rng: np.random.Generator, n_classes: int) -> None:
     assert_allclose(reference.auroc_macro(truth, probabilities), area, atol=1e-14)
 
 
-def test_modularity_of_two_triangles() -> None:
+def test_modularity_of_two_triangles_is_known() -> None:
     # Newman (2004): two triangles joined by one edge, split in the middle, have Q = 5/14.
     w = np.zeros((6, 6))
     for i, j in ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5), (2, 3)):
@@ -106,7 +106,7 @@ def test_modularity_of_two_triangles() -> None:
     assert_allclose(reference.modularity(w, [0, 0, 0, 1, 1, 1]), 5 / 14)
 
 
-def test_fuzzy_graph_by_hand() -> None:
+def test_fuzzy_graph_equals_values_by_hand() -> None:
     # Cell 0 sees neighbours at 0 (a copy), 1 and 3: rho = 1, and 1 + 1 + exp(-2 / sigma) = log2(4) is reached only as
     # sigma goes to 0, so that sigma is its floor and the third membership is nothing.
     indices, d = [[1, 2, 3], [0, 2, 3], [0, 1, 3], [2, 0, 1]], [[0, 1, 3], [0, 1, 3], [1, 1, 2], [2, 3, 3]]

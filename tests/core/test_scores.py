@@ -98,7 +98,7 @@ def test_predictions_between_species(result: Result) -> None:
         assert accuracy == pytest.approx(result.value("accuracy", **column.params), abs=1e-12)
 
 
-def test_merged_samples_are_no_cells() -> None:
+def test_merged_samples_record_no_cells() -> None:
     sample = np.arange(400) // 4
     columns = {"label": np.array(["a", "b"])[sample % 2], "species": SPECIES[sample], "sample": sample}
     result = gb.score({"X": CELLS.x}, **columns, tasks="cross_species_label_prediction", engine="cpu")
@@ -128,7 +128,7 @@ def test_cells_that_were_not_drawn_are_nan(start_engine: Callable[..., Engine]) 
         assert np.allclose(some.cells[drawn], whole.cells[drawn], atol=1e-5)
 
 
-def test_nothing_else_is_held(result: Result) -> None:
+def test_columns_hold_no_other_memory(result: Result) -> None:
     for column in result.cells.columns:
         base: Any = column.values
         while base.base is not None:
@@ -136,7 +136,7 @@ def test_nothing_else_is_held(result: Result) -> None:
         assert base.nbytes == 400 * 4
 
 
-def test_a_column_is_found_by_what_tells_it_apart(result: Result) -> None:
+def test_find_selects_by_task_and_embedding(result: Result) -> None:
     assert result.cells.find("silhouette_score", task="embedding").embedding == "X_pca"
     with pytest.raises(InputError, match=r"find\('silhouette_score'\): 3 columns of cells match; tell them apart by"):
         result.cells.find("silhouette_score")
@@ -144,7 +144,7 @@ def test_a_column_is_found_by_what_tells_it_apart(result: Result) -> None:
         result.cells.find("no such metric")
 
 
-def test_groups_of_the_run_are_kept(result: Result) -> None:
+def test_groups_of_the_run_are_stored(result: Result) -> None:
     cells = result.cells
     assert cells.n_cells == 400
     assert list(cells.groups) == ["label", "batch", "species", "time"]
@@ -171,7 +171,7 @@ def same(a: CellScores, b: CellScores) -> None:
         assert np.array_equal(view.xy, b.views[key].xy)
 
 
-def test_the_file_holds_everything(result: Result, tmp_path: Path) -> None:
+def test_files_restore_all_columns(result: Result, tmp_path: Path) -> None:
     result.to_json(tmp_path / "results.json")
     result.cells_to_parquet(tmp_path / "cells.parquet")
     read = Result.from_json(tmp_path / "results.json")
@@ -184,7 +184,7 @@ def test_the_file_holds_everything(result: Result, tmp_path: Path) -> None:
     assert mean == pytest.approx(result.value("silhouette_score", task="embedding"), abs=1e-6)
 
 
-def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
+def test_names_of_any_kind_are_restored(tmp_path: Path) -> None:
     names = ("b", "\udc80 damaged", "", "no cell has it", "\u00fc \U0001f9ec")
     codes = np.array([4, 1, 0, 2, 0], np.int32)
     column = CellColumn("X", "t", CLUSTER, np.array([-1, 3, 3, 0, -1], np.int32), {"classifier": "lr"}, names)
@@ -197,7 +197,7 @@ def test_names_of_any_kind_come_back(tmp_path: Path) -> None:
     same(read, cells)
 
 
-def test_a_file_of_other_results_is_not_taken(tmp_path: Path) -> None:
+def test_cells_file_of_other_results_is_ignored(tmp_path: Path) -> None:
     cells = CellScores(2, {"label": encode_labels(["a", "b"], "label")})
     row = MetricResult("X", "embedding", "silhouette_score", 0.5)
     write_cells(cells, [row], tmp_path / "cells.parquet")
@@ -206,7 +206,7 @@ def test_a_file_of_other_results_is_not_taken(tmp_path: Path) -> None:
     assert read_cells(tmp_path / "none.parquet", [row]) is None
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_damaged_file_raises_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "cells.parquet").write_bytes(b"PAR1 damaged")
     with pytest.raises(InputError, match=r"cells.parquet' cannot be read .*score again, or move it away"):
         read_cells(tmp_path / "cells.parquet", [])

@@ -43,7 +43,7 @@ def test_agrees_with_sklearn_on_labels(vectors: tuple[np.ndarray, np.ndarray]) -
 
 
 @given(true_and_predicted())
-def test_text_gives_what_codes_give(vectors: tuple[np.ndarray, np.ndarray]) -> None:
+def test_text_labels_score_as_codes(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     names = np.array(["B", "CD4 T", "NK", "T", "dendritic", "mono"])
     for name in ("accuracy", *PEERS):
         metric = getattr(gb, f"{name}_calculation")
@@ -70,7 +70,7 @@ def test_auroc_agrees_with_sklearn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert gb.auroc(true, proba) == pytest.approx(reference.auroc_macro(true, proba), abs=1e-12)
 
 
-def test_auroc_is_the_same_however_many_classes_are_ranked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auroc_does_not_depend_on_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     proba = rng.dirichlet(np.ones(7), 50).round(2)
     true = np.r_[np.arange(7), rng.integers(0, 7, 43)]
@@ -103,18 +103,18 @@ def test_auroc_of_one_class_is_undefined() -> None:
         (np.ones((3, 2)), ["a", "x"], "'b'"),
     ],
 )
-def test_auroc_refuses_what_does_not_fit(proba: np.ndarray, classes: list[str] | None, message: str) -> None:
+def test_auroc_of_bad_probabilities_raises(proba: np.ndarray, classes: list[str] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         gb.auroc(["a", "b", "b"], proba, classes=classes)
 
 
-def test_lengths_that_differ_are_refused() -> None:
+def test_lengths_that_differ_raise() -> None:
     with pytest.raises(InputError, match="y_pred"):
         gb.accuracy([1, 2, 3], [1, 2])
 
 
 @given(true_and_predicted())
-def test_averages_over_shared_classes_are_sklearns_with_labels(vectors: tuple[np.ndarray, np.ndarray]) -> None:
+def test_averages_over_shared_classes_equal_sklearn(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     """Across species only the classes that occur in the test cells are averaged, whatever was predicted."""
     from gpubench.engines import get_engine
 
@@ -139,7 +139,7 @@ def test_every_id_has_a_metric_that_can_be_pickled(engine: Engine) -> None:
     assert gb.mean_fold_accuracy(folds, engine=engine) == pytest.approx((2 / 3 + 1) / 2)
 
 
-def test_mean_over_folds_leaves_out_undefined_folds_and_says_so() -> None:
+def test_mean_over_folds_leaves_out_undefined_folds_with_a_note() -> None:
     score = mean_over_folds([Score(0.5, n=10), Score(np.nan, n=9, note="why"), Score(0.7, n=10)])
     assert score == pytest.approx(0.6)
     assert (score.stderr, score.stderr_df) == (pytest.approx(0.1), 1)
@@ -148,7 +148,7 @@ def test_mean_over_folds_leaves_out_undefined_folds_and_says_so() -> None:
     assert np.isnan(mean_over_folds([Score(np.nan, n=3, note="why")] * 2))
 
 
-def test_mean_over_classifiers_needs_each_of_them() -> None:
+def test_mean_over_classifiers_is_undefined_without_one_of_them() -> None:
     lr, knn = [Score(0.2, n=5), Score(0.4, n=5)], [Score(0.6, n=5), Score(np.nan, n=5, note="why")]
     assert mean_over_classifiers([lr, knn]) == pytest.approx(0.4)
     assert mean_over_classifiers([lr, knn]).n == 10

@@ -29,7 +29,9 @@ BOTH = pytest.mark.parametrize("metric", [adjusted_rand_index, normalized_mutual
         ("worm_embryo", 0.564666, 0.746011),
     ],
 )
-def test_real_cells(engine: Engine, shared_data: Path, file: str, ari: float, nmi: float) -> None:
+def test_agreement_on_real_cells_is_published(
+    engine: Engine, shared_data: Path, file: str, ari: float, nmi: float
+) -> None:
     x, columns = read_embedding(shared_data / f"{file}.h5ad", "cell_type")
     label = columns["cell_type"]
     clusters = leiden_clusters(x, engine=engine)
@@ -41,7 +43,7 @@ def test_real_cells(engine: Engine, shared_data: Path, file: str, ari: float, nm
     assert found[1] == pytest.approx(nmi, abs=0.02)
 
 
-def test_clusters_of_real_cells_are_good(engine: Engine, shared_data: Path) -> None:
+def test_clusters_of_real_cells_agree_with_labels(engine: Engine, shared_data: Path) -> None:
     x, columns = read_embedding(shared_data / "celllines_5batch.h5ad", "cell_type")
     clusters = leiden_clusters(x, engine=engine)
     weights = reference.fuzzy_graph(*reference.knn(x, 14))
@@ -65,7 +67,7 @@ def test_n_neighbors_count_the_cell_itself(engine: Engine) -> None:
     assert clusters.n_classes == 3
 
 
-def test_n_neighbors_are_cut_to_the_cells(engine: Engine) -> None:
+def test_n_neighbors_are_cut_to_the_number_of_cells(engine: Engine) -> None:
     x = np.array([[0.0], [1], [100], [101]])
     assert_array_equal(
         leiden_clusters(x, n_neighbors=1000, engine=engine).codes,
@@ -83,18 +85,18 @@ def test_resolution_and_iterations_reach_leiden(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("n_neighbors", [1, 0, -3])
-def test_n_neighbors_below_two(engine: Engine, small_cells: Cells, n_neighbors: int) -> None:
+def test_n_neighbors_below_two_raises(engine: Engine, small_cells: Cells, n_neighbors: int) -> None:
     with pytest.raises(InputError, match=f"n_neighbors={n_neighbors}"):
         leiden_clusters(small_cells.x, n_neighbors=n_neighbors, engine=engine)
 
 
-def test_one_cell_has_no_clusters(engine: Engine) -> None:
+def test_clusters_of_one_cell_raises(engine: Engine) -> None:
     with pytest.raises(InputError, match="1 cell"):
         leiden_clusters([[1.0, 2.0]], engine=engine)
 
 
 @BOTH
-def test_same_clusterings_are_one(engine: Engine, metric, small_cells: Cells) -> None:
+def test_agreement_of_equal_clusterings_is_one(engine: Engine, metric, small_cells: Cells) -> None:
     names = np.array(["f", "e", "d", "c", "b", "a"])
     assert metric(small_cells.label, names[small_cells.label], engine=engine) == 1
     assert metric([5], ["x"], engine=engine) == 1
@@ -104,7 +106,7 @@ def test_same_clusterings_are_one(engine: Engine, metric, small_cells: Cells) ->
 
 @BOTH
 @pytest.mark.parametrize("seed", range(40))
-def test_rounding_does_not_pass_one(engine: Engine, metric, seed: int) -> None:
+def test_rounding_does_not_exceed_one(engine: Engine, metric, seed: int) -> None:
     # Sums over the classes come in another order than over the clusters.
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 30, 50)
@@ -112,19 +114,19 @@ def test_rounding_does_not_pass_one(engine: Engine, metric, seed: int) -> None:
 
 
 @pytest.mark.parametrize("n_classes", range(2, 20))
-def test_rounding_does_not_pass_zero(engine: Engine, n_classes: int) -> None:
+def test_rounding_does_not_fall_below_zero(engine: Engine, n_classes: int) -> None:
     # Every pair of codes once: independent, and the entropies cancel but for rounding.
     true, pred = np.divmod(np.arange(n_classes * 7), 7)
     assert 0 <= normalized_mutual_info(true, pred, engine=engine) < 1e-12
 
 
 @BOTH
-def test_one_cluster_knows_nothing_of_labels(engine: Engine, metric, small_cells: Cells) -> None:
+def test_agreement_of_one_cluster_is_zero(engine: Engine, metric, small_cells: Cells) -> None:
     assert metric(small_cells.label, np.zeros(small_cells.n), engine=engine) == 0
     assert metric(np.zeros(small_cells.n), small_cells.label, engine=engine) == 0
 
 
-def test_by_hand(engine: Engine) -> None:
+def test_agreement_equals_values_by_hand(engine: Engine) -> None:
     # Hubert & Arabie's table [[2, 1], [0, 3]]: 4 pairs together in both, 6 and 7 in each, 15 in all.
     a, b = [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]
     assert adjusted_rand_index(a, b, engine=engine) == pytest.approx((4 - 6 * 7 / 15) / ((6 + 7) / 2 - 6 * 7 / 15))
@@ -137,7 +139,7 @@ def test_ari_of_opposite_clusterings_is_negative(engine: Engine) -> None:
     assert adjusted_rand_index([0, 0, 1, 1], [0, 1, 0, 1], engine=engine) == pytest.approx(-0.5)
 
 
-def test_pair_counts_beyond_64_bits(engine: Engine) -> None:
+def test_pair_counts_beyond_64_bits_are_exact(engine: Engine) -> None:
     # 300,000 cells have 4.5e10 pairs, whose square passes 2^63.
     n = 300_000
     a, b = np.arange(n) % 2, np.arange(n) % 5 % 2
@@ -151,7 +153,7 @@ def test_pair_counts_beyond_64_bits(engine: Engine) -> None:
 
 
 @BOTH
-def test_categories_without_cells_do_not_count(engine: Engine, metric, small_cells: Cells) -> None:
+def test_empty_categories_are_ignored(engine: Engine, metric, small_cells: Cells) -> None:
     c = small_cells
     label = pd.Categorical(c.label, categories=range(20))
     assert metric(label, c.batch, engine=engine) == metric(c.label, c.batch, engine=engine)
@@ -167,7 +169,7 @@ def test_categories_without_cells_do_not_count(engine: Engine, metric, small_cel
         ([], [], "labels_true has no values"),
     ],
 )
-def test_what_cannot_be_compared(engine: Engine, metric, true: list, pred: list, message: str) -> None:
+def test_unequal_or_missing_labels_raise(engine: Engine, metric, true: list, pred: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
         metric(true, pred, engine=engine)
 

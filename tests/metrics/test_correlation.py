@@ -36,17 +36,17 @@ def pairs_with_ties(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=40)
 @given(pairs_with_ties())
-def test_correlations_are_those_of_scipy(pair: np.ndarray) -> None:
+def test_correlations_equal_scipy(pair: np.ndarray) -> None:
     assert pearson_correlation(*pair) == pytest.approx(stats.pearsonr(*pair).statistic, abs=1e-14)
     assert spearman_correlation(*pair, engine=ENGINE) == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-14)
 
 
 @given(hnp.arrays(np.float64, (2, 9), elements=st.floats(-1e6, 1e6)))
-def test_mean_squared_error_is_that_of_sklearn(pair: np.ndarray) -> None:
+def test_mean_squared_error_equals_sklearn(pair: np.ndarray) -> None:
     assert mean_squared_error(*pair) == pytest.approx(sklearn_metrics.mean_squared_error(*pair), rel=1e-14)
 
 
-def test_known_values(engine: Engine) -> None:
+def test_metrics_equal_known_values(engine: Engine) -> None:
     a, b = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 4.0, 9.0, 25.0, 16.0]
     assert spearman_correlation(a, b, engine=engine) == pytest.approx(0.9, abs=1e-15)  # 1 - 6 (1 + 1) / (5 24)
     assert spearman_correlation(a, a[::-1], engine=engine) == pytest.approx(-1, abs=1e-15)
@@ -54,20 +54,20 @@ def test_known_values(engine: Engine) -> None:
     assert jaccard({"a", "b", "c"}, ["b", "c", "d", "d"]) == 0.5
 
 
-def test_spearman_sees_only_the_order(engine: Engine) -> None:
+def test_spearman_depends_only_on_the_order(engine: Engine) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 100))
     assert spearman_correlation(np.exp(a), b**3, engine=engine) == spearman_correlation(a, b, engine=engine)
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e307])
-def test_pearson_of_extreme_values(scale: float) -> None:
+def test_pearson_of_extreme_values_is_exact(scale: float) -> None:
     a = np.array([1.0, 2, 3, 5])
     assert pearson_correlation(scale * a, -a) == pytest.approx(-1, abs=1e-3 if scale < 1e-300 else 1e-15)
 
 
 @given(hnp.arrays(np.float64, (2, 6), elements=st.floats(allow_nan=False, allow_infinity=False)))
-def test_correlations_stay_in_bounds_or_say_why_not(pair: np.ndarray) -> None:
+def test_correlations_are_within_bounds_or_have_a_note(pair: np.ndarray) -> None:
     for correlation in CORRELATIONS:
         score = correlation(*pair)
         if math.isnan(score):
@@ -78,7 +78,7 @@ def test_correlations_stay_in_bounds_or_say_why_not(pair: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_undefined_correlations(correlation: Callable[..., Score]) -> None:
+def test_undefined_correlations_have_a_note(correlation: Callable[..., Score]) -> None:
     for a, b, why in [
         ([1, 1, 1], [1, 2, 3], "undefined: a constant"),
         ([1, 2, 3], [0.1, 0.1, 0.1], "undefined: b constant"),
@@ -102,12 +102,12 @@ def test_undefined_correlations(correlation: Callable[..., Score]) -> None:
         ([], [], "has no values"),
     ],
 )
-def test_bad_input(metric: Callable[..., Score], a: list[float], b: list[float], message: str) -> None:
+def test_bad_input_raises(metric: Callable[..., Score], a: list[float], b: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         metric(a, b)
 
 
-def test_jaccard_of_nothing_and_of_a_string() -> None:
+def test_jaccard_of_empty_sets_is_undefined_and_of_a_string_raises() -> None:
     empty = jaccard([], set())
     assert math.isnan(empty)
     assert empty.note == "undefined: y_true and y_pred are empty"
@@ -119,7 +119,7 @@ def test_jaccard_of_nothing_and_of_a_string() -> None:
             jaccard(single, [3])  # type: ignore[arg-type]
 
 
-def test_engine_by_name_and_as_object(engine_name: str) -> None:
+def test_engine_may_be_a_name_or_an_object(engine_name: str) -> None:
     a, b = [3, 1, 2], [1, 2, 3]
     assert spearman_correlation(a, b, engine=engine_name) == spearman_correlation(a, b, engine=get_engine(engine_name))
     with pytest.raises(InputError, match="engine='gpu' is unknown"):

@@ -31,7 +31,9 @@ X = np.array([[0.0], [1.0], [3.0], [6.0]])
         ("pancreas_human_mouse", "species", 0.956424),
     ],
 )
-def test_real_cells(engine: Engine, shared_data: Path, file: str, column: str, published: float) -> None:
+def test_real_cells_have_the_published_entropy(
+    engine: Engine, shared_data: Path, file: str, column: str, published: float
+) -> None:
     x, columns = read_embedding(shared_data / f"{file}.h5ad", column)
     score = entropy_per_cell(x, columns[column], engine=engine)
     assert score == pytest.approx(reference.entropy_per_cell(x, columns[column]), abs=1e-6)
@@ -41,20 +43,20 @@ def test_real_cells(engine: Engine, shared_data: Path, file: str, column: str, p
     assert not score.approximate
 
 
-def test_by_hand(engine: Engine) -> None:
+def test_entropy_equals_values_by_hand(engine: Engine) -> None:
     # Nearest others: of 0 it is 1, of 1 it is 0, of 3 it is 1, of 6 it is 3. Two neighbourhoods of {u, v}, two of one.
     score = entropy_per_cell(X, ["u", "v", "v", "v"], n_neighbors=2, engine=engine)
     assert score == pytest.approx(0.5)
 
 
-def test_the_cell_itself_counts_even_beside_copies_of_it(engine: Engine) -> None:
+def test_cell_itself_counts_even_among_its_copies(engine: Engine) -> None:
     # Five copies at one place: a neighbourhood of one and itself is {u, v} for the first two only.
     score = entropy_per_cell(np.zeros((5, 2)), ["u", "v", "u", "u", "u"], n_neighbors=2, engine=engine)
     assert score == pytest.approx(2 / 5)  # 0: {0, 1}, 1: {1, 0}, the others take 0, the first by index
 
 
 @pytest.mark.parametrize("n_batches", range(2, 40))
-def test_even_mixing_is_one_and_never_more(engine: Engine, n_batches: int) -> None:
+def test_even_mixing_is_exactly_one(engine: Engine, n_batches: int) -> None:
     batch = np.repeat(np.arange(n_batches), 2)
     score = entropy_per_cell(np.arange(2 * n_batches)[:, None], batch, engine=engine)
     assert 1 - 1e-12 <= score <= 1
@@ -65,7 +67,7 @@ def test_no_mixing_is_zero(engine: Engine) -> None:
     assert entropy_per_cell(x, np.repeat(["u", "v"], 30), n_neighbors=30, engine=engine) == 0
 
 
-def test_neighbors_are_cut_to_the_cells_with_a_note(engine: Engine) -> None:
+def test_neighbors_are_cut_to_the_number_of_cells_with_a_note(engine: Engine) -> None:
     batch = ["u", "v", "v", "v"]
     score = entropy_per_cell(X, batch, engine=engine)
     assert score == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2))
@@ -75,7 +77,7 @@ def test_neighbors_are_cut_to_the_cells_with_a_note(engine: Engine) -> None:
     assert entropy_per_cell(X, batch, n_neighbors=4, engine=engine).note == ""
 
 
-def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cells) -> None:
+def test_empty_categories_are_ignored(engine: Engine, small_cells: Cells) -> None:
     batch = pd.Categorical(small_cells.batch, categories=[8, 2, 1, 0, 9])
     with_unused = entropy_per_cell(small_cells.x, batch, engine=engine)
     assert with_unused == entropy_per_cell(small_cells.x, small_cells.batch, engine=engine)
@@ -92,7 +94,7 @@ def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cell
         (["u", "v", "v", "v"], -5, "n_neighbors=-5"),
     ],
 )
-def test_what_cannot_be_scored(engine: Engine, batch: list, n_neighbors: int, message: str) -> None:
+def test_bad_input_raises(engine: Engine, batch: list, n_neighbors: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         entropy_per_cell(X, batch, n_neighbors=n_neighbors, engine=engine)
 
@@ -107,7 +109,7 @@ def sampling_engine(**options: Any) -> CpuEngine:
 class TestEstimates:
     """Of more cells than are searched exactly."""
 
-    def test_an_estimate_is_near_the_value_of_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_estimate_is_near_the_value_of_all_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_sampling, "WANTED_STDERR", 0.005)
         cells = make_cells(5000, 6, n_labels=6, n_batches=4, seed=2)
         true = reference.entropy_per_cell(cells.x, cells.batch, 30)
@@ -126,24 +128,24 @@ class TestEstimates:
         assert all_cells == pytest.approx(true, abs=1e-6)
         assert all_cells.stderr is None
 
-    def test_copies_of_a_cell(self) -> None:
+    def test_copies_of_a_cell_are_not_the_cell_itself(self) -> None:
         """More copies than neighbours: a cell may stand after all of them, or not at all."""
         x, batch = np.zeros((300, 2)), np.arange(300) % 3
         score = entropy_per_cell(x, batch, n_neighbors=30, engine=sampling_engine())
         assert score == pytest.approx(reference.entropy_per_cell(x, batch, 30), abs=1e-9)
 
-    def test_a_cut_is_told(self) -> None:
+    def test_cut_n_neighbors_are_in_the_note(self) -> None:
         x, batch = np.arange(60.0)[:, None], np.arange(60) % 3
         score = entropy_per_cell(x, batch, n_neighbors=200, engine=sampling_engine())
         assert score.note.startswith("n_neighbors cut from 200 to 60, the number of cells; estimated from")
 
-    def test_a_method_that_was_named_is_used(self) -> None:
+    def test_named_method_is_used(self) -> None:
         cells = make_cells(400, 5, n_labels=3, n_batches=2, seed=3)
         score = entropy_per_cell(cells.x, cells.batch, n_neighbors=20, engine=sampling_engine(knn="exact"))
         assert score.stderr is None
         assert not score.approximate
 
-    def test_no_graph_of_all_cells_is_made_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_estimate_searches_no_graph_of_all_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[int] = []
         knn = CpuEngine.knn
 

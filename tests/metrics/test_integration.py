@@ -18,7 +18,7 @@ X = np.array([[0.0], [1.0], [3.0], [6.0], [10.0], [15.0]])
 BATCH = ["u", "v", "u", "v", "u", "v"]
 
 
-def test_bras_by_hand(engine: Engine) -> None:
+def test_bras_equals_values_by_hand(engine: Engine) -> None:
     # Cells 0, 2 of batch u and 1, 4 of v: a = 2, 3, 2, 3; b = 5/2, 1, 3/2, 3.
     x, batch = np.array([[0.0], [1.0], [2.0], [4.0]]), ["u", "v", "u", "v"]
     widths = np.array([1 - 2 / 2.5, 1 / 3 - 1, 1.5 / 2 - 1, 1 - 3 / 3])
@@ -26,7 +26,7 @@ def test_bras_by_hand(engine: Engine) -> None:
     assert score == pytest.approx((1 - np.abs(widths)).mean())
 
 
-def test_labels_without_batches_to_compare(engine: Engine, small_cells: Cells) -> None:
+def test_labels_without_batches_to_compare_are_left_out(engine: Engine, small_cells: Cells) -> None:
     score = metrics.bras(small_cells.x, small_cells.label, small_cells.label, engine=engine)
     assert np.isnan(score)
     assert "no label has cells of two batches" in score.note
@@ -34,7 +34,7 @@ def test_labels_without_batches_to_compare(engine: Engine, small_cells: Cells) -
     assert "left out" in metrics.bras(small_cells.x, small_cells.label, every, engine=engine).note
 
 
-def test_isolated_labels_by_threshold(engine: Engine, small_cells: Cells) -> None:
+def test_isolated_labels_depend_on_the_threshold(engine: Engine, small_cells: Cells) -> None:
     c = small_cells
     batch = np.where(c.label < 2, 0, c.batch)
     for threshold in (None, 1, 3):
@@ -45,7 +45,7 @@ def test_isolated_labels_by_threshold(engine: Engine, small_cells: Cells) -> Non
     assert "more than 0 batches" in none.note
 
 
-def test_a_graph_serves_as_well_as_the_cells(engine: Engine, small_cells: Cells) -> None:
+def test_graph_gives_the_scores_of_the_cells(engine: Engine, small_cells: Cells) -> None:
     cells = on_engine(small_cells.x, engine)
     knn = cells.knn(29)
     for metric in (metrics.ilisi_knn, metrics.kbet, metrics.graph_connectivity):
@@ -56,13 +56,13 @@ def test_a_graph_serves_as_well_as_the_cells(engine: Engine, small_cells: Cells)
         metrics.kbet(knn, small_cells.batch, n_neighbors=31, engine=engine)
 
 
-def test_neighbors_are_cut_to_the_cells_with_a_note(engine: Engine) -> None:
+def test_neighbors_are_cut_to_the_number_of_cells_with_a_note(engine: Engine) -> None:
     score = metrics.ilisi_knn(X, BATCH, engine=engine)
     assert score.params == {"n_neighbors": 6, "perplexity": 2}
     assert "cut from 90 to 6" in score.note
 
 
-def test_kbet_of_labels(engine: Engine, small_cells: Cells) -> None:
+def test_kbet_of_labels_averages_to_kbet_per_label(engine: Engine, small_cells: Cells) -> None:
     c = small_cells
     label = np.array(["large", "medium", "small"])[np.where(c.label < 2, c.label, 2)]
     label[:5] = "few"
@@ -76,7 +76,7 @@ def test_kbet_of_labels(engine: Engine, small_cells: Cells) -> None:
     assert "'few', 'small'" in mean.note
 
 
-def test_kbet_of_a_label_in_pieces(engine: Engine, rng: np.random.Generator) -> None:
+def test_kbet_of_a_label_in_small_components_is_zero(engine: Engine, rng: np.random.Generator) -> None:
     # 10 cells at each of 8 places: no piece has three times as many cells as are tested.
     x = rng.normal(size=(80, 2)) + 1000 * np.repeat(np.arange(8), 10)[:, None]
     batch = np.arange(80) % 2
@@ -85,7 +85,7 @@ def test_kbet_of_a_label_in_pieces(engine: Engine, rng: np.random.Generator) -> 
     assert "falls apart" in score.note
 
 
-def test_pcr_that_cannot_be_compared(engine: Engine) -> None:
+def test_pcr_without_explained_variance_is_undefined(engine: Engine) -> None:
     batch = ["u", "u", "u", "v", "v", "v"]
     worse = metrics.pcr_comparison(X + np.array([0, 9, 3, 0, 9, 3])[:, None], X, batch, engine=engine)
     assert worse == 0
@@ -98,7 +98,7 @@ def test_pcr_that_cannot_be_compared(engine: Engine) -> None:
         metrics.pcr_comparison(X[:3], X, batch, engine=engine)
 
 
-def test_aggregates_leave_out_what_is_undefined() -> None:
+def test_aggregates_leave_out_undefined_scores() -> None:
     score = metrics.bio_conservation([0.5, np.nan, 1.0])
     assert (score, score.n) == (0.75, 2)
     assert "1 of 3 scores left out" in score.note
@@ -120,6 +120,6 @@ def test_aggregates_leave_out_what_is_undefined() -> None:
         (lambda e: metrics.bras(X, BATCH, BATCH, metric="manhattan", engine=e), "metric='manhattan'"),
     ],
 )
-def test_what_cannot_be_scored(engine: Engine, call: Any, message: str) -> None:
+def test_bad_input_raises(engine: Engine, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(engine)

@@ -21,7 +21,7 @@ from gpubench.metrics._sampling import mean_of_labels
 from gpubench.metrics.silhouette import silhouette_widths
 
 
-def test_widths_of_some_cells(engine: Engine, rng: np.random.Generator) -> None:
+def test_widths_of_some_cells_equal_those_of_all(engine: Engine, rng: np.random.Generator) -> None:
     cells = make_cells(500, 6, n_labels=7, n_batches=3, seed=4)
     some = rng.choice(500, 140, replace=False)
     for groups in (None, cells.label):
@@ -40,7 +40,7 @@ def test_widths_of_copies_and_singletons(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_same_bits(start_engine: Callable[..., Engine], threads: int) -> None:
+def test_estimate_has_the_same_bits_for_the_same_seed(start_engine: Callable[..., Engine], threads: int) -> None:
     cells = make_cells(3000, 8, n_labels=5, n_batches=3, seed=4)
     some = np.arange(0, 3000, 7)
     one, other = start_engine(threads=1), start_engine(threads=threads)
@@ -49,7 +49,7 @@ def test_same_bits(start_engine: Callable[..., Engine], threads: int) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6), seed=st.integers(0, 1000), equal=st.booleans())
-def test_all_cells_give_the_mean_itself(sizes: list[int], seed: int, equal: bool) -> None:
+def test_sample_of_all_cells_gives_the_mean(sizes: list[int], seed: int, equal: bool) -> None:
     """Small strata are drawn whole: nothing is estimated."""
     codes = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
     values = np.random.default_rng(seed).standard_normal(len(codes))
@@ -63,7 +63,7 @@ def test_all_cells_give_the_mean_itself(sizes: list[int], seed: int, equal: bool
     assert n == len(codes)
 
 
-def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
+def test_intervals_have_their_coverage() -> None:
     """Strata of different size and scatter, values far from normal; 300 samples."""
     rng = np.random.default_rng(0)
     codes = rng.choice(5, 60_000, p=[0.5, 0.3, 0.15, 0.04, 0.01]).astype(np.int32)

@@ -30,7 +30,9 @@ LABELS = ["a", "a", "b", "b"]
         ("worm_embryo", "time_rank", 0.444814),
     ],
 )
-def test_labels_of_real_cells(engine: Engine, shared_data: Path, file: str, column: str, published: float) -> None:
+def test_labels_of_real_cells_have_the_published_score(
+    engine: Engine, shared_data: Path, file: str, column: str, published: float
+) -> None:
     x, columns = read_embedding(shared_data / f"{file}.h5ad", column)
     score = silhouette_label(x, columns[column], engine=engine)
     assert score == pytest.approx(reference.silhouette_label(x, columns[column]), abs=1e-6)
@@ -46,20 +48,22 @@ def test_labels_of_real_cells(engine: Engine, shared_data: Path, file: str, colu
         ("pancreas_human_mouse", "species", 0.630989),
     ],
 )
-def test_batches_of_real_cells(engine: Engine, shared_data: Path, file: str, batch: str, published: float) -> None:
+def test_batches_of_real_cells_have_the_published_score(
+    engine: Engine, shared_data: Path, file: str, batch: str, published: float
+) -> None:
     x, columns = read_embedding(shared_data / f"{file}.h5ad", "cell_type", batch)
     score = silhouette_batch(x, columns["cell_type"], columns[batch], engine=engine)
     assert score == pytest.approx(reference.silhouette_batch(x, columns["cell_type"], columns[batch]), abs=1e-6)
     assert score == pytest.approx(published, abs=1e-5)
 
 
-def test_labels_by_hand(engine: Engine) -> None:
+def test_labels_equal_values_by_hand(engine: Engine) -> None:
     # a = 1 everywhere; b = 4.5, 3.5, 3.5, 4.5
     widths = [3.5 / 4.5, 2.5 / 3.5, 2.5 / 3.5, 3.5 / 4.5]
     assert silhouette_label(X, LABELS, engine=engine) == pytest.approx((np.mean(widths) + 1) / 2, abs=1e-7)
 
 
-def test_batches_by_hand(engine: Engine) -> None:
+def test_batches_equal_values_by_hand(engine: Engine) -> None:
     # Label p holds the four cells and their widths from above; label q two batches at the same place, width -1/2 and 0.
     x = np.concatenate([X, [[7.0], [7.0], [8.0]]])
     labels, batch = list("ppppqqq"), ["a", "a", "b", "b", "a", "b", "b"]
@@ -71,7 +75,7 @@ def test_batches_by_hand(engine: Engine) -> None:
     assert score.n == 7
 
 
-def test_cosine_looks_at_directions(engine: Engine) -> None:
+def test_cosine_depends_only_on_directions(engine: Engine) -> None:
     x = np.array([[1, 0], [5, 0], [0, 2], [0, 9]])
     score = silhouette_label(x, LABELS, metric="cosine", engine=engine)
     assert score == 1
@@ -101,14 +105,14 @@ def test_labels_without_batches_to_compare_are_left_out_and_named(engine: Engine
 
 
 @pytest.mark.parametrize("batch", [["u", "u", "v", "v"], ["u", "v", "u", "v"], list("uuuu")])
-def test_without_a_label_that_has_batches_to_compare_the_score_is_undefined(engine: Engine, batch: list[str]) -> None:
+def test_score_without_comparable_batches_is_undefined(engine: Engine, batch: list[str]) -> None:
     score = silhouette_batch(X, LABELS, batch, engine=engine)
     assert math.isnan(score)
     assert score.note.startswith("undefined")
     assert score.n == 0
 
 
-def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cells) -> None:
+def test_empty_categories_are_ignored(engine: Engine, small_cells: Cells) -> None:
     c = small_cells
     label = pd.Categorical(c.label.astype(str), categories=["none", *map(str, range(9))])
     batch = pd.Series(pd.Categorical(c.batch, categories=[7, 1, 2, 0]))
@@ -126,7 +130,7 @@ def test_categories_without_cells_do_not_count(engine: Engine, small_cells: Cell
         ([1.0, np.nan, 2.0, 2.0], "labels"),
     ],
 )
-def test_labels_that_cannot_be_scored(engine: Engine, labels: list, message: str) -> None:
+def test_bad_labels_raise(engine: Engine, labels: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
         silhouette_label(X, labels, engine=engine)
 
@@ -139,18 +143,18 @@ def test_labels_that_cannot_be_scored(engine: Engine, labels: list, message: str
         (["a", None, "b", "b"], ["u", "v", "u", "v"], "labels"),
     ],
 )
-def test_batches_that_cannot_be_scored(engine: Engine, labels: list, batch: list, message: str) -> None:
+def test_bad_batches_raise(engine: Engine, labels: list, batch: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
         silhouette_batch(X, labels, batch, engine=engine)
 
 
-def test_unknown_distance(engine: Engine) -> None:
+def test_unknown_distance_raises(engine: Engine) -> None:
     for score in (silhouette_label, lambda *args, **kwargs: silhouette_batch(*args, LABELS, **kwargs)):
         with pytest.raises(InputError, match="metric='manhattan' is unknown; use 'euclidean' or 'cosine'"):
             score(X, LABELS, metric="manhattan", engine=engine)
 
 
-def test_an_embedding_is_put_once(engine: Engine, small_cells: Cells) -> None:
+def test_embedding_is_transferred_once(engine: Engine, small_cells: Cells) -> None:
     c = small_cells
     embedding = on_engine(c.x, engine)
     with engine.timeline.stage("metrics") as stage:

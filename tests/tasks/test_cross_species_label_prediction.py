@@ -75,7 +75,7 @@ def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path) -> None:
         assert [found[metric].value for metric in FIVE] == pytest.approx(PUBLISHED[key], abs=tolerance), key
 
 
-def test_ids_tell_folds_from_transfer(engine: Engine, cells: dict[str, np.ndarray]) -> None:
+def test_metric_ids_distinguish_folds_from_transfer(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     rows = list(TASK.run(task_input(engine, **cells, options={"aggregation": "none"})))
     for row in rows:
         within = row.params["train_species"] == row.params["test_species"]
@@ -172,7 +172,7 @@ def test_a_species_with_one_label_is_not_cross_validated(engine: Engine, cells: 
     assert row.note == "worm: label has one value ('a'), and prediction needs two"
 
 
-def test_too_few_samples_cost_only_what_needs_them(engine: Engine, cells: dict[str, np.ndarray]) -> None:
+def test_too_few_samples_make_only_cross_validation_undefined(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     """With two samples a label, five folds are too many and a species has six samples to train on."""
     sample = np.char.add(np.char.add(cells["species"], cells["label"]), np.where(np.arange(240) % 2, "x", "y"))
     ours = run(engine, cells | {"sample": sample}, aggregation="mean")

@@ -84,7 +84,7 @@ def test_agrees_with_scikit_learn(engine: Engine, cells: Cells, n_classes: int) 
     assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means), abs=2e-3)
 
 
-def test_rows_carry_the_ids_that_the_task_declares(engine: Engine, cells: Cells) -> None:
+def test_rows_have_the_declared_metric_ids(engine: Engine, cells: Cells) -> None:
     rows = list(TASK.run(task_input(engine, cells.x, label=cells.label)))
     assert [row.metric for row in rows] == [*TASK.metrics] * 4
     assert TASK.metrics == tuple(f"mean_fold_{name}" for name in FIVE)
@@ -110,13 +110,13 @@ def test_small_labels_are_left_out_and_named(engine: Engine, cells: Cells) -> No
         assert row.note == "left out, with fewer than 10 cells: 1 label: 'rare' (9)"
 
 
-def test_one_label_of_size_is_refused(engine: Engine) -> None:
+def test_one_label_of_sufficient_size_raises(engine: Engine) -> None:
     given = task_input(engine, np.random.default_rng(0).normal(size=(30, 3)), label=["a"] * 21 + ["b"] * 9)
     with pytest.raises(InputError, match="label: 1 of 2 values have at least 10 cells"):
         next(iter(TASK.run(given)))
 
 
-def test_more_folds_than_cells_of_any_label_are_refused(engine: Engine, cells: Cells) -> None:
+def test_more_folds_than_cells_of_any_label_raise(engine: Engine, cells: Cells) -> None:
     given = task_input(engine, cells.x, label=cells.label, options={"n_folds": 300})
     with pytest.raises(InputError, match="has fewer cells than the 300 folds in 4 labels"):
         next(iter(TASK.run(given)))
@@ -153,7 +153,7 @@ def test_auroc_is_undefined_where_training_lacks_a_label(engine: Engine, cells: 
     assert "no training cells of '4' (1 of 5 folds)" in row.note
 
 
-def test_one_odd_bit_in_millions_is_not_scaled_up(engine: Engine) -> None:
+def test_column_constant_up_to_rounding_is_not_scaled(engine: Engine) -> None:
     x = np.ones((3_000_000, 1), np.float32)
     x[0] = np.nextafter(np.float32(1), np.float32(2))
     scaled = _classifiers.ColumnScaling(engine, x, centre=False).apply(x.copy())
@@ -161,7 +161,7 @@ def test_one_odd_bit_in_millions_is_not_scaled_up(engine: Engine) -> None:
     assert (StandardScaler(with_mean=False).fit(x).scale_ == 1).all()
 
 
-def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: Engine) -> None:
+def test_classifier_that_fails_makes_only_its_scores_undefined(engine: Engine) -> None:
     x = np.random.default_rng(0).normal(size=(4, 3))
     given = task_input(engine, x, label=["a", "b"] * 2, options={"min_class_size": 1, "n_folds": 2})
     rows = table(TASK.run(given), "classifier")
@@ -172,7 +172,9 @@ def test_a_classifier_that_cannot_be_trained_costs_only_its_own_numbers(engine: 
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_equals_scikit_learn(
+    engine: Engine, cells: Cells, centre: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_classifiers, "SCALED_VALUES", 1000)  # several blocks
     x = np.hstack([cells.x, cells.x[:, :1] + 100, np.full((cells.n, 1), 0.1, np.float32)]).astype(np.float32)
     peer = StandardScaler(with_mean=centre).fit(x)
@@ -184,7 +186,7 @@ def test_scaling_is_scikit_learns(engine: Engine, cells: Cells, centre: bool, mo
 # Chosen classifiers
 
 
-def test_classifiers_are_chosen_and_their_mean_is_named_for_them(engine: Engine, cells: Cells) -> None:
+def test_chosen_classifiers_name_their_mean(engine: Engine, cells: Cells) -> None:
     every = run(engine, cells)
     some = run(engine, cells, options={"classifiers": ("knn", "lr")})
     assert list(some) == ["lr", "knn", "MEAN(knn,lr)"]
@@ -196,7 +198,7 @@ def test_classifiers_are_chosen_and_their_mean_is_named_for_them(engine: Engine,
 
 
 @pytest.mark.parametrize("given", ["", (), "svm", ("lr", "svm"), 3, None, "lr, knn"])
-def test_classifiers_that_do_not_exist_are_refused(given: Any) -> None:
+def test_unknown_classifiers_raise(given: Any) -> None:
     with pytest.raises(InputError, match=r"classifiers=.* cannot be used; name one or several of: 'lr', 'knn', 'rf'"):
         Options(classifiers=given)
 
@@ -238,7 +240,7 @@ def test_one_graph_agrees_with_the_search_of_each_fold(many: Cells, leaves: CpuE
         assert not exact[metric].approximate
 
 
-def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
+def test_one_graph_of_scaled_cells_gives_the_same_predictions(
     many: Cells, leaves: CpuEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_classifiers.ColumnScaling, "apply", lambda _, x: x)
@@ -251,7 +253,7 @@ def test_one_graph_of_cells_that_are_scaled_already_gives_the_same_answers(
     np.testing.assert_array_equal(*answers)
 
 
-def test_a_graph_that_does_not_fit_costs_only_its_own_numbers(many: Cells, leaves: CpuEngine) -> None:
+def test_graph_that_does_not_fit_makes_only_its_scores_undefined(many: Cells, leaves: CpuEngine) -> None:
     def refuse(*_: Any) -> None:
         raise InputError("the candidates take 9 GB")
 
@@ -261,12 +263,12 @@ def test_a_graph_that_does_not_fit_costs_only_its_own_numbers(many: Cells, leave
     assert not np.isnan(rows["lr"]["f1"].value)
 
 
-def test_scorers_ask_one_graph(many: Cells, leaves: CpuEngine) -> None:
+def test_scorers_use_one_graph(many: Cells, leaves: CpuEngine) -> None:
     found = knn_only(many, leaves, scorers={"balanced": balanced_accuracy_score})
     assert found["balanced"].value == pytest.approx(found["recall"].value, abs=1e-12)
 
 
-def test_the_graph_is_taken_over_by_the_next_run(many: Cells, leaves: CpuEngine, tmp_path: Path) -> None:
+def test_graph_is_read_from_the_checkpoint(many: Cells, leaves: CpuEngine, tmp_path: Path) -> None:
     with Checkpoint(tmp_path) as checkpoint:
         first = gb.score(
             many.x, label=many.label, tasks="label_prediction", classifiers="knn", engine=leaves, checkpoint=checkpoint
@@ -303,7 +305,7 @@ SCORERS: dict[str, Any] = {
 }
 
 
-def test_scorers_give_what_scikit_learn_gives(engine: Engine, cells: Cells) -> None:
+def test_scorers_equal_scikit_learn(engine: Engine, cells: Cells) -> None:
     ours = run(engine, cells, scorers=SCORERS)
     folds = StratifiedKFold(5, shuffle=True, random_state=42)
     peers = {name: SCORERS[name] for name in ("log_loss", "from_logits")} | {"balanced": "balanced_accuracy"}
@@ -323,7 +325,7 @@ def test_scorers_work_on_two_labels(engine: Engine, cells: Cells) -> None:
         assert found["auc"].value == pytest.approx(found["auroc"].value, abs=1e-12)
 
 
-def test_a_scorer_that_fails_costs_only_its_own_numbers(engine: Engine, cells: Cells) -> None:
+def test_scorer_that_fails_makes_only_its_scores_undefined(engine: Engine, cells: Cells) -> None:
     ours = run(engine, cells, scorers=SCORERS)
     for found in ours.values():
         assert np.isnan(found["broken"].value)
@@ -341,8 +343,6 @@ def test_a_scorer_that_fails_costs_only_its_own_numbers(engine: Engine, cells: C
         ({"mine": 3}, "'mine' is a int"),
     ],
 )
-def test_scorers_that_make_no_sense_are_refused(
-    engine: Engine, cells: Cells, scorers: dict[str, Any], message: str
-) -> None:
+def test_bad_scorers_raise(engine: Engine, cells: Cells, scorers: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         next(iter(TASK.run(task_input(engine, cells.x, label=cells.label, scorers=scorers))))

@@ -62,7 +62,7 @@ def run(engine: Engine, dataset: Any, predicted: Any, **options: Any) -> dict[st
     return {row.params["condition"]: row for row in rows}
 
 
-def test_known_correlations(engine: Engine) -> None:
+def test_scores_equal_known_correlations(engine: Engine) -> None:
     """A is predicted in the right order; B in the order 2, 1, 4, 3, whose correlation is 1 - 6 * 4 / (4 * 15)."""
     rows = run(engine, make_layout(), predictions([3, 6, 12, 24], [2, 1, 4, 3], [2, 2, 2, 2]))
     assert rows["A"].value == pytest.approx(1, abs=1e-15)
@@ -99,7 +99,7 @@ def test_a_constant_prediction_has_no_correlation(engine: Engine) -> None:
     assert "mean of 1 conditions; 1 undefined: 'A'" in rows["MEAN"].note
 
 
-def test_conditions_that_the_predictions_lack(engine: Engine) -> None:
+def test_conditions_without_predictions_are_undefined(engine: Engine) -> None:
     full = predictions([3, 6, 12, 24], [2, 1, 4, 3], [2, 2, 2, 2])
     rows = run(engine, make_layout(), full[["b1", "c2", "c1", "b2"]])
     assert math.isnan(rows["A"].value)
@@ -116,14 +116,14 @@ def test_conditions_that_the_predictions_lack(engine: Engine) -> None:
     assert rows["MEAN"].note.startswith("undefined: no condition could be scored")
 
 
-def test_no_condition_has_enough_genes(engine: Engine) -> None:
+def test_conditions_with_few_genes_are_left_out(engine: Engine) -> None:
     rows = run(engine, make_layout(target_conditions_dict={}), predictions([1] * 4, [1] * 4, [1] * 4))
     assert list(rows) == ["MEAN"]
     assert math.isnan(rows["MEAN"].value)
     assert "2 conditions with fewer than 5 masked genes left out: 'A', 'B'" in rows["MEAN"].note
 
 
-def test_predictions_that_are_not_finite(engine: Engine) -> None:
+def test_predictions_that_are_not_finite_raise(engine: Engine) -> None:
     predicted = predictions([3, 6, 12, 24], [2, 1, 4, 3], [2, 2, 2, 2])
     predicted.X[0, 4] = np.nan  # of a gene that is not scored
     assert run(engine, make_layout(), predicted)["A"].value == pytest.approx(1)
@@ -150,7 +150,7 @@ def naive_scores(prepared: Preparation, predicted: ad.AnnData, data: Perturbatio
     return scores
 
 
-def test_shuffled_and_incomplete_predictions_in_blocks(
+def test_shuffled_and_incomplete_predictions_score_the_same_in_blocks(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = make_screen()
@@ -170,7 +170,7 @@ def test_shuffled_and_incomplete_predictions_in_blocks(
             assert rows["MEAN"].value == pytest.approx(np.mean(list(expected.values())), abs=1e-12)
 
 
-def test_real_cells_end_to_end(engine: Engine, shared_data: Path, tmp_path: Path) -> None:
+def test_real_cells_equal_a_naive_computation(engine: Engine, shared_data: Path, tmp_path: Path) -> None:
     """Prepared, masked, predicted for some cells and genes in another order, and scored."""
     source = ad.read_h5ad(shared_data / "papalexi_knockout.h5ad")
     path = tmp_path / "prepared.h5ad"
@@ -191,7 +191,7 @@ def test_real_cells_end_to_end(engine: Engine, shared_data: Path, tmp_path: Path
         ("difference", {"IFNGR1": 0.085714, "IFNGR2": 0.371429, "JAK2": 0.785714, "SMAD4": 0.6, "STAT1": 0.785714}),
     ],
 )
-def test_real_cells_predict_themselves(
+def test_real_cells_that_predict_themselves_score_well(
     engine: Engine, shared_data: Path, effect: str, published: dict[str, float]
 ) -> None:
     """As cz-benchmarks 0.15.1 scores the prepared file with its own counts as predictions."""

@@ -39,7 +39,7 @@ def score(cells: Any, **given: Any) -> Result:
     return gb.score(cells, ["X_after"], label="label", batch="batch", tasks="scib", engine="cpu", **given)
 
 
-def test_scores_and_their_means(cells: AnnData) -> None:
+def test_aggregates_are_means_of_the_scores(cells: AnnData) -> None:
     result = score(cells, pre_integrated="X_before")
     assert [row.metric for row in result.results] == list(TASKS["scib"].metrics)
     assert not result.failures
@@ -51,7 +51,7 @@ def test_scores_and_their_means(cells: AnnData) -> None:
     assert result.provenance["options"]["pre_integrated"] == "X_before"
 
 
-def test_they_are_those_of_the_metrics(cells: AnnData) -> None:
+def test_scores_equal_those_of_the_metrics(cells: AnnData) -> None:
     result = score(cells, pre_integrated=cells.obsm["X_before"])
     x, label, batch = cells.obsm["X_after"], cells.obs["label"], cells.obs["batch"]
     assert result.value("bras") == gb.metrics.bras(x, label, batch, engine="cpu")
@@ -62,7 +62,7 @@ def test_they_are_those_of_the_metrics(cells: AnnData) -> None:
     assert result.value("pcr_comparison") == pcr > 0
 
 
-def test_without_the_cells_before_integration(cells: AnnData) -> None:
+def test_pcr_without_pre_integrated_is_undefined(cells: AnnData) -> None:
     result = score(cells)
     rows = {row.metric: row for row in result.results}
     assert math.isnan(rows["pcr_comparison"].value)
@@ -73,12 +73,12 @@ def test_without_the_cells_before_integration(cells: AnnData) -> None:
     assert not rows["bio_conservation"].note
 
 
-def test_it_is_run_where_it_is_named_alone(cells: AnnData) -> None:
+def test_task_runs_only_if_named(cells: AnnData) -> None:
     result = gb.score(cells, ["X_after"], label="label", batch="batch", engine="cpu", n_folds=2)
     assert "scib" not in {row.task for row in result.results} | {left_out["task"] for left_out in result.skipped}
 
 
-def test_the_matrix_before_may_be_a_file(cells: AnnData, tmp_path: Path) -> None:
+def test_pre_integrated_may_be_a_file(cells: AnnData, tmp_path: Path) -> None:
     np.save(tmp_path / "before.npy", cells.obsm["X_before"])
     by_path = score(cells, pre_integrated=str(tmp_path / "before.npy"))
     assert by_path.value("pcr_comparison") == score(cells, pre_integrated="X_before").value("pcr_comparison")
@@ -93,12 +93,12 @@ def test_the_matrix_before_may_be_a_file(cells: AnnData, tmp_path: Path) -> None
         ({"pre_integrated": "X_before", "tasks": "embedding"}, "pre_integrated is used by the task 'scib' only"),
     ],
 )
-def test_what_cannot_be_used(cells: AnnData, given: dict[str, Any], message: str) -> None:
+def test_unusable_pre_integrated_raises(cells: AnnData, given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gb.score(cells, ["X_after"], label="label", batch="batch", engine="cpu", **{"tasks": "scib", **given})
 
 
-def test_an_array_has_no_keys(small_cells: Cells) -> None:
+def test_pre_integrated_key_of_an_array_raises(small_cells: Cells) -> None:
     with pytest.raises(InputError, match="pre_integrated='X_pca' is not a file, and data has no keys"):
         gb.score(
             small_cells.x,

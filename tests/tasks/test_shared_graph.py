@@ -42,7 +42,7 @@ def columns(cells: Cells) -> dict[str, Any]:
 
 @pytest.mark.parametrize("adaptive_k", [False, True])
 @pytest.mark.parametrize("task", OF_GRAPH)
-def test_a_task_plans_the_graph_that_its_metrics_ask_for(
+def test_task_plans_the_graph_that_its_metrics_use(
     task: str, adaptive_k: bool, asked: dict[str, list[int]], small_cells: Cells
 ) -> None:
     if adaptive_k and task != "sequential_organization":

@@ -32,7 +32,7 @@ def train(engine: CpuEngine, kind: Any, cells: Cells, rows: np.ndarray | None = 
 
 @pytest.mark.parametrize("kind", ["lr", "knn", "rf"])
 @pytest.mark.parametrize("rows", [None, np.arange(7, 900)], ids=["all", "some"])
-def test_it_is_what_training_by_hand_gives(cells: Cells, kind: Any, rows: np.ndarray | None) -> None:
+def test_training_equals_training_by_hand(cells: Cells, kind: Any, rows: np.ndarray | None) -> None:
     engine, before = CpuEngine(threads=1), cells.x.copy()
     trained = train(engine, kind, cells, rows)
     chosen = (np.arange(cells.n) if rows is None else rows)[::2]
@@ -47,7 +47,7 @@ def test_it_is_what_training_by_hand_gives(cells: Cells, kind: Any, rows: np.nda
 
 
 @pytest.mark.parametrize("package", ["scikit-learn", "scikit-learn-intelex"])
-def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
+def test_forests_of_many_cells_are_trained_on_a_sample_unless_exact(
     cells: Cells, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if package == "scikit-learn-intelex":
@@ -62,7 +62,9 @@ def test_forests_are_trained_on_a_part_of_many_cells_unless_exact(
     assert exact.note == f"random forest of {package}"
 
 
-def test_logistic_regression_is_trained_and_scaled_on_a_part(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logistic_regression_of_many_cells_is_trained_and_scaled_on_a_sample(
+    cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(classifiers, "MAX_LR_CELLS", 300)
     engine = CpuEngine(threads=1)
     capped, exact = train(engine, "lr", cells), train(CpuEngine(threads=1, exact=True), "lr", cells)
@@ -96,7 +98,7 @@ def test_cells_are_drawn_in_the_shares_of_their_classes(sizes: list[int], share:
         assert (np.abs(drawn - shares) < 1 + 1e-9).all()
 
 
-def test_every_cell_of_a_class_is_drawn_as_often() -> None:
+def test_cells_of_a_class_are_drawn_with_equal_chances() -> None:
     codes = np.repeat(np.arange(2, dtype=np.int32), [30, 10])
     counts = np.zeros(40)
     for seed in range(2000):
