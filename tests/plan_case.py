@@ -1,4 +1,4 @@
-"""A process that scores cells of a size and says how much memory it has held: started by `test_planning.py`."""
+"""Process that plans and scores cells of a size and prints both peaks of memory: started by `test_plan.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpubench.core.memory import resident_bytes
 
 
 def cells(n: int, d: int) -> dict[str, Any]:
-    """Cells of eight labels in three batches."""
+    """Draw cells of eight labels in three batches."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 8, n)
     x = rng.standard_normal((n, d), np.float32)
@@ -22,7 +22,7 @@ def cells(n: int, d: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Plan and score, without forests, which take long; the two numbers go to standard output."""
+    """Plan and score, without random forests, which take long."""
     n, d, *tasks = sys.argv[1:]
     given = {**cells(int(n), int(d)), "tasks": tasks, "engine": "cpu", "threads": 2, "classifiers": ("lr", "knn")}
     expected = gb.plan(**given)

@@ -7,13 +7,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from threading import Lock, Thread, get_ident
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpubench.core.memory import PeakMemory, resident_bytes
 
 _TRACK = {"pid": 1, "tid": 1}
 _TRACED = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
 """Fields of a stage that a trace shows; files of older versions have fewer."""
+
+
+class Work(NamedTuple):
+    """Work of an operation, see `gpubench.engines.common.flop_counts`.
+
+    Attributes
+    ----------
+    flop : floating-point operations
+    moved_bytes : bytes read and written, each array once
+    items : what takes time beyond that: pairs of cells that are compared, values that are looked up
+    """
+
+    flop: float
+    moved_bytes: float
+    items: float = 0
 
 
 @dataclass(slots=True)
@@ -118,7 +133,7 @@ class CancelToken:
 class Timeline:
     """Record of the stages of one run.
 
-    The thread that drives the run opens stages; worker threads only count (`put`, `work`, `advance`).
+    The thread that drives the run opens stages; worker threads only count (`put`, `count`, `advance`).
 
     Attributes
     ----------
@@ -174,12 +189,12 @@ class Timeline:
             for span in self._open:
                 span.put_bytes += n_bytes
 
-    def work(self, flop: int, moved_bytes: int) -> None:
-        """Add floating-point operations, and bytes read and written, to every open stage."""
+    def count(self, work: Work) -> None:
+        """Add the work of an operation to every open stage."""
         with self._lock:
             for span in self._open:
-                span.flop += flop
-                span.moved_bytes += moved_bytes
+                span.flop += int(work.flop)
+                span.moved_bytes += int(work.moved_bytes)
 
     def advance(self, done: int, total: int) -> None:
         """Report the progress of the innermost stage."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 import numpy as np
 
 from gpubench.core.types import Array, Graph, Knn
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_classifier import NearestNeighbors
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from gpubench.core.timeline import Timeline
     from gpubench.core.types import RowSource
-    from gpubench.engines.steps import CostModel
 
 T = TypeVar("T")
 
@@ -228,7 +227,7 @@ class Engine(ABC):
             block = Knn(knn.indices[rows], knn.distances[rows])
             out[rows] = kernel(xp, block, xp.arange(start, stop) if own is None else own[rows], *given)
 
-        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
         self.over_rows(m, run, max(knn.k + 1, width))
         return self.to_host(out)
 
@@ -275,8 +274,8 @@ class Engine(ABC):
     # Services
 
     @property
-    def cost_model(self) -> CostModel | None:
-        """What a plan knows of this engine's time and memory; None: nothing."""
+    def cost_model(self) -> Any:
+        """Expected time and memory of the operations, a `gpubench.engines.costs.CostModel`; None if not known."""
         return None
 
     def preload(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing need be imported

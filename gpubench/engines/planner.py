@@ -1,4 +1,4 @@
-"""How much memory a run may use, and the block sizes that follow."""
+"""Memory budget of a run, and the block sizes that follow."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ SHARE_OF_FREE = 0.8
 MIN_BUDGET_BYTES = 64 << 20
 READ_BLOCK_BYTES = 64 << 20
 
+BLOCK_SHARE = 0.25
+"""Share of the memory for blocks, such as candidates for neighbours; smaller ones need more passes over the cells."""
+
 PIECE_VALUES, SCALED_VALUES = 1 << 22, 1 << 22
-"""Values that are centred, or brought to one scale, at a time; several copies of them are in float64."""
+"""Values that are centred, or scaled, at a time; several float64 copies of them are in memory."""
 
 RANKED_VALUES = 1 << 24
-"""Probabilities that are ranked at a time, and their ranks."""
+"""Probabilities that are ranked at a time."""
 
 
 def free_memory_bytes() -> int:
-    """Memory that this process can still get: what the system has free, within the limits of its control groups."""
+    """Return the memory that this process can still allocate: the system's, within the limits of its control groups."""
     free, left = memory.system_free_bytes(), memory.group_free_bytes()
     return free if left is None else min(free, left)
 
 
 def budget_bytes(wanted: int | None) -> int:
-    """What a run uses at most: what the user wants, or a share of what is free.
+    """Return the memory limit of a run: the user's, or a share of the free memory.
 
     Raises
     ------
     InputError
-        Less than the blocks of any run take.
+        The user's limit is below `MIN_BUDGET_BYTES`.
     """
     if wanted is None:
         return int(SHARE_OF_FREE * free_memory_bytes())
@@ -51,12 +54,12 @@ def budget_bytes(wanted: int | None) -> int:
 
 
 class Budget:
-    """The memory of a run, and how much of it the arrays take that the run holds on to.
+    """Memory limit of a run, and the memory of its long-lived arrays.
 
     Attributes
     ----------
-    total_bytes : what the run may use
-    held_bytes : what arrays that are alive take of it
+    total_bytes : the limit
+    held_bytes : memory of the counted arrays that are alive
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -65,26 +68,31 @@ class Budget:
 
     @property
     def left(self) -> int:
-        """What blocks may be made of; never so little that nothing would go on."""
+        """Memory left for blocks, at least `MIN_BUDGET_BYTES`."""
         return max(MIN_BUDGET_BYTES, self.total_bytes - self.held_bytes)
 
     def hold(self, array: NDArray[T]) -> NDArray[T]:
-        """Count an array until nobody has it or a view of it any more; returns it."""
+        """Count an array until it and all views of it are deleted; returns it."""
         self.held_bytes += array.nbytes
-        weakref.finalize(array, self._let_go, array.nbytes)
+        weakref.finalize(array, self._release, array.nbytes)
         return array
 
-    def _let_go(self, n_bytes: int) -> None:
+    def _release(self, n_bytes: int) -> None:
         self.held_bytes -= n_bytes
 
 
 def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells") -> None:
-    """Refuse, before it starts, what cannot fit.
+    """Refuse an operation that cannot fit the memory.
+
+    Parameters
+    ----------
+    what : names the operation in the message
+    advice : what the user can do besides raising the limit
 
     Raises
     ------
     InputError
-        `n_bytes` are more than the budget.
+        `n_bytes` exceed the budget.
     """
     if n_bytes > budget:
         needs, has = bytes_text(n_bytes), bytes_text(budget)
@@ -97,11 +105,11 @@ def require_knn(n: int, d: int, k: int, budget: int) -> None:
     Raises
     ------
     InputError
-        It takes more than the budget.
+        They exceed the budget.
     """
     require(8 * n * k + 8 * n * (d + 2), budget, f"the graph of {k} neighbours of {n:,} cells", "use fewer neighbours")
 
 
 def read_block_rows(d: int, itemsize: int) -> int:
-    """Rows of a (n, d) file to read at a time."""
+    """Return the number of rows of a (n, d) file to read at a time."""
     return max(1, READ_BLOCK_BYTES // max(1, d * itemsize))

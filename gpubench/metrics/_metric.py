@@ -10,13 +10,12 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
-from gpubench.engines.steps import look_up_step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.core.scores import MeanOver, Score
-    from gpubench.engines.steps import Step
+    from gpubench.engines.costs import Cost
 
 
 def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
@@ -97,7 +96,7 @@ class MetricSpec:
     neighbors : task options -> neighbours of each cell that it asks of the shared graph, the cell itself not counted;
         None: it asks for none
     sampled : whether it asks for none when the engine estimates means over neighbourhoods from a sample of cells
-    plan_step : (id, sizes, neighbours, *columns) -> the step of the plan; None: not planned
+    cost : (cost model, sizes, neighbours, *columns) -> cost beyond the shared graph, for plans; None: not known
     scib : name and type of its column in the table of scib-metrics' Benchmarker
     """
 
@@ -111,7 +110,7 @@ class MetricSpec:
     options: tuple[str, ...] = ()
     neighbors: Callable[[Any], int] | None = None
     sampled: bool = False
-    plan_step: Callable[..., Step] | None = None
+    cost: Callable[..., Cost] | None = None
     scib: tuple[str, str] | None = None
 
 
@@ -138,7 +137,7 @@ def metric(
     step is planned as a look-up of a value for each neighbour.
     """
     if "neighbors" in declared:
-        declared.setdefault("plan_step", lambda name, sizes, k, *_: look_up_step(name, sizes, k))
+        declared.setdefault("cost", lambda model, sizes, k, *_: model.look_up(sizes.n, k))
 
     def attach(function: Callable[P, Score]) -> Metric[P]:
         published = cast("Metric[P]", function)

@@ -366,7 +366,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
     bounds=(0, 1),
     needs=("label",),
     neighbors=lambda _: NEIGHBORS - 1,
-    plan_step=None,
+    cost=None,
 )
 def nmi_ari_cluster_labels_leiden_nmi(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
@@ -403,7 +403,7 @@ def nmi_ari_cluster_labels_leiden_nmi(
     bounds=(-0.5, 1),
     needs=("label",),
     neighbors=lambda _: NEIGHBORS - 1,
-    plan_step=None,
+    cost=None,
 )
 def nmi_ari_cluster_labels_leiden_ari(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None

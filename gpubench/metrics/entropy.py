@@ -11,7 +11,6 @@ from gpubench.core.types import Knn
 from gpubench.data import encode_labels
 from gpubench.engines.common.neighborhoods import neighbor_entropy
 from gpubench.engines.embedding import on_engine
-from gpubench.engines.steps import neighborhoods_step
 from gpubench.metrics._metric import check_several, metric, per_cell_values
 from gpubench.metrics._neighborhoods import neighborhood_size, search_params
 from gpubench.metrics._sampling import estimated_score
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     options=("n_neighbors",),
     neighbors=lambda options: options.n_neighbors - 1,
     sampled=True,
-    plan_step=lambda name, sizes, k, _: neighborhoods_step(name, sizes, k),
+    cost=lambda model, sizes, k, _: model.neighborhoods(sizes.n, sizes.d, k),
 )
 def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Engine | str | None = None) -> Score:
     r"""Compute the mean entropy of the batches in each cell's neighbourhood, as a share of the largest possible.

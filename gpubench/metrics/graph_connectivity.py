@@ -25,7 +25,7 @@ NEIGHBORS = 15
     bounds=(0, 1),
     needs=("label",),
     neighbors=lambda _: NEIGHBORS - 1,
-    plan_step=None,
+    cost=None,
     scib=("Graph connectivity", BATCH),
 )
 def graph_connectivity(

@@ -139,7 +139,7 @@ def kbet(
     bounds=(0, 1),
     needs=("batch", "label"),
     neighbors=lambda _: NEIGHBORS - 1,
-    plan_step=None,
+    cost=None,
     scib=("KBET", BATCH),
 )
 def kbet_per_label(

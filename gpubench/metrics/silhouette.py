@@ -12,7 +12,6 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
-from gpubench.engines.steps import silhouette_step
 from gpubench.metrics._metric import BATCH, BIO, check_groups, contingency, metric, per_cell_values
 from gpubench.metrics._sampling import estimated_score
 
@@ -57,7 +56,7 @@ def silhouette_widths(
     "Silhouette (labels)",
     bounds=(0, 1),
     needs=("label",),
-    plan_step=lambda name, sizes, _, label: silhouette_step(name, sizes, label),
+    cost=lambda model, sizes, _, label: model.silhouette(sizes, label),
     scib=("Silhouette label", BIO),
 )
 def silhouette_label(
@@ -181,7 +180,7 @@ def isolated_labels(
     bounds=(0, 1),
     mean_over="labels",
     needs=("label", "batch"),
-    plan_step=lambda name, sizes, _, label, batch: silhouette_step(name, sizes, batch, within=label),
+    cost=lambda model, sizes, _, label, batch: model.silhouette(sizes, batch, within=label),
 )
 def silhouette_batch(
     X: Any, labels: Any, batch: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None

@@ -1,4 +1,4 @@
-"""Runs the suite at growing size, each size in a fresh process, and keeps what is done whatever happens later."""
+"""Profiles of the tasks at growing size, each size in a fresh process, so that finished sizes survive any failure."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from gpubench.core.checkpoint import Checkpoint, CheckpointScope
 from gpubench.core.errors import explaining_memory_errors
 from gpubench.data.urls import shown
 from gpubench.results.result import Result
-from gpubench.running.forecast import check_fits
 from gpubench.running.options import RunOptions
+from gpubench.running.plan import check_fits
 from gpubench.running.prepare import prepare
 from gpubench.running.provenance import provenance, what_decides
 from gpubench.running.runner import Runner

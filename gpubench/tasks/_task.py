@@ -15,8 +15,8 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
+from gpubench.engines.costs import Cost, CostModel, Sizes
 from gpubench.engines.embedding import Embedding
-from gpubench.engines.steps import Sizes, Step
 from gpubench.metrics._metric import Metric, MetricSpec
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Task:
     sampled_neighbors : the same where the engine estimates means over neighbourhoods from a sample; None: as many
     baseline : what cz-benchmarks compares with: "pca", "expression", or None
     operations : what its engine imports ahead, see `Engine.preload`
-    steps : the steps of the plan for cells of given sizes, beyond the shared graph; None: not known
+    costs : stage -> its cost beyond the shared graph, for plans; None: not known
     in_auto : whether tasks="auto" includes it; True for the tasks of cz-benchmarks
     """
 
@@ -176,7 +176,7 @@ class Task:
     sampled_neighbors: Callable[[Options], int] | None = None
     baseline: Literal["pca", "expression"] | None = "pca"
     operations: Callable[[Options], tuple[str, ...]] = lambda _: ()
-    steps: Callable[[Sizes, Options], tuple[Step, ...]] | None = None
+    costs: Callable[[CostModel, Sizes, Options], Mapping[str, Cost]] | None = None
     in_auto: bool = True
 
     def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
@@ -270,11 +270,11 @@ def task_of_metrics(
     def asked(spec: MetricSpec, options: Options) -> int:
         return spec.neighbors(options) if spec.neighbors else 0
 
-    def steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
-        return tuple(
-            require(spec.plan_step)(spec.id, sizes, min(asked(spec, options), sizes.n - 1), *columns[spec.id])
+    def costs(model: CostModel, sizes: Sizes, options: Options) -> dict[str, Cost]:
+        return {
+            spec.id: require(spec.cost)(model, sizes, min(asked(spec, options), sizes.n - 1), *columns[spec.id])
             for spec in specs
-        )
+        }
 
     derived: dict[str, Any] = {
         "needs": tuple(need for need in get_args(Need) if need in needed),
@@ -282,7 +282,7 @@ def task_of_metrics(
         "run": run,
         "neighbors": lambda options: max(asked(spec, options) for spec in specs),
         "sampled_neighbors": lambda options: max(0 if spec.sampled else asked(spec, options) for spec in specs),
-        "steps": steps if all(spec.plan_step for spec in specs) else None,
+        "costs": costs if all(spec.cost for spec in specs) else None,
     }
     return Task(id, title, question, **{**derived, **attributes})
 

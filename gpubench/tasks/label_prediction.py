@@ -10,7 +10,6 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.core.types import Labels
-from gpubench.engines.steps import Sizes, Step, classifier_steps
 from gpubench.tasks._cross_validation import (
     IDS,
     MEAN_FOLD,
@@ -24,6 +23,8 @@ from gpubench.tasks._task import Options, Task, TaskInput, require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpubench.engines.costs import Cost, CostModel, Sizes
 
 ID = "label_prediction"
 SETTINGS = ClassifierSettings(ID, centre=False, mean_of=("knn", "lr", "rf"))
@@ -59,10 +60,11 @@ def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[n
     return rows, take_labels(label, rows), note
 
 
-def _steps(sizes: Sizes, options: Options) -> tuple[Step, ...]:
-    cells = sizes.groups("label")
-    used = cells[cells >= options.min_class_size]
-    return classifier_steps(sizes, int(used.sum()), options.n_folds, len(used), options.classifiers)
+def _costs(model: CostModel, sizes: Sizes, options: Options) -> dict[str, Cost]:
+    cells = np.bincount(sizes.columns["label"].codes)
+    cells = cells[cells >= options.min_class_size]
+    data = int(cells.sum()), sizes.d, options.n_folds, len(cells)
+    return {kind: model.classifier(kind, *data) for kind in options.classifiers}
 
 
 TASK = Task(
@@ -72,7 +74,7 @@ TASK = Task(
     needs=("label",),
     metrics=tuple(MEAN_FOLD + name for name in IDS),
     run=_run,
-    steps=_steps,
+    costs=_costs,
     operations=lambda options: ("folds", *options.classifiers),
     baseline="expression",
 )

@@ -9,7 +9,6 @@ import numpy as np
 
 from gpubench.core.errors import quoted
 from gpubench.core.scores import CLUSTER, CellColumn, MetricResult, Score
-from gpubench.engines.steps import leiden_step
 from gpubench.metrics._metric import BATCH, BIO
 from gpubench.metrics._neighborhoods import search_params
 from gpubench.metrics.aggregate import batch_correction, bio_conservation, total
@@ -97,7 +96,7 @@ CLUSTERING = Task(
     run=_score_clusters,
     operations=lambda _: ("leiden",),
     neighbors=_graph_neighbors,
-    steps=lambda sizes, options: (leiden_step(sizes, min(_graph_neighbors(options), sizes.n - 1)),),
+    costs=lambda model, sizes, options: {"leiden": model.leiden(sizes.n, min(_graph_neighbors(options), sizes.n - 1))},
 )
 
 _SCIB_METRICS = (

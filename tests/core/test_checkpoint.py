@@ -1,4 +1,4 @@
-"""Parts of a run that are kept: whole or not at all, for the same inputs only, by one run at a time."""
+"""Checkpoints: entries are atomic, valid for the same inputs only, and written by one run at a time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def compute(out: Path, timeline: Timeline, value: Any, codec: Codec[Any], *facts
     ],
     ids=["JSON", "array", "empty array"],
 )
-def test_what_is_kept_comes_back_to_the_bit(codec: Codec[Any], value: Any, tmp_path: Path, timeline: Timeline) -> None:
+def test_cached_second_run_reads_the_same_bits(
+    codec: Codec[Any], value: Any, tmp_path: Path, timeline: Timeline
+) -> None:
     first, times, _ = compute(tmp_path, timeline, value, codec)
     again, times_again, checkpoint = compute(tmp_path, timeline, "something else", codec)
     assert (times, times_again) == (1, 0)
@@ -84,7 +86,9 @@ def test_what_is_kept_comes_back_to_the_bit(codec: Codec[Any], value: Any, tmp_p
     assert [span.path for span in timeline.spans()] == ["part", f"part{RESUMED}"]
 
 
-def test_large_arrays_are_mapped(tmp_path: Path, timeline: Timeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_large_array_is_memory_mapped(
+    tmp_path: Path, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compute(tmp_path, timeline, np.arange(6), ARRAY)
     for limit, writeable in ((1 << 20, True), (1, False)):
         monkeypatch.setattr("gpubench.core.checkpoint.MAPPED_FROM_BYTES", limit)
@@ -92,7 +96,7 @@ def test_large_arrays_are_mapped(tmp_path: Path, timeline: Timeline, monkeypatch
         assert (times, array.flags.writeable, array.tolist()) == (0, writeable, list(range(6)))
 
 
-def test_labels_and_scores_come_back_as_they_were(tmp_path: Path, timeline: Timeline) -> None:
+def test_codecs_of_labels_and_scores_are_lossless(tmp_path: Path, timeline: Timeline) -> None:
     labels = Labels(np.array([0, 1, 0], np.int32), ("a", "ü"), "cell_type")
     compute(tmp_path, timeline, labels, LABELS)
     back, _, _ = compute(tmp_path, timeline, None, LABELS)
@@ -105,7 +109,7 @@ def test_labels_and_scores_come_back_as_they_were(tmp_path: Path, timeline: Time
 
 
 @pytest.mark.parametrize(("facts", "others"), [(("k", 15), ("k", 16)), ((0.1,), (0.2,)), (("a", "b"), ("ab",))])
-def test_other_facts_are_computed_anew(
+def test_cached_other_facts_are_computed(
     facts: tuple[Any, ...], others: tuple[Any, ...], tmp_path: Path, timeline: Timeline
 ) -> None:
     compute(tmp_path, timeline, 1, PLAIN, *facts)
@@ -114,7 +118,7 @@ def test_other_facts_are_computed_anew(
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_folder_removed_during_the_run_ends_no_run(complete: bool, tmp_path: Path, timeline: Timeline) -> None:
+def test_checkpoint_folder_removed_during_the_run_continues(complete: bool, tmp_path: Path, timeline: Timeline) -> None:
     with Checkpoint(tmp_path / "out") as checkpoint:
         scope_in(checkpoint, timeline).cached("part", Computed(1), PLAIN)
         shutil.rmtree(tmp_path / "out")
@@ -124,7 +128,7 @@ def test_a_folder_removed_during_the_run_ends_no_run(complete: bool, tmp_path: P
 
 
 @pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed there")
-def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: Path, timeline: Timeline) -> None:
+def test_checkpoint_folder_of_a_later_run_is_left_alone(tmp_path: Path, timeline: Timeline) -> None:
     with Checkpoint(tmp_path) as first:
         shutil.rmtree(first.folder)
         with Checkpoint(tmp_path) as second:
@@ -134,7 +138,7 @@ def test_the_folder_of_another_run_that_began_meanwhile_is_left_alone(tmp_path: 
             assert [file.suffix for file in second.folder.glob("*.part.*")] == [".json"]
 
 
-def test_parts_that_depend_on_other_things_are_apart(tmp_path: Path, timeline: Timeline) -> None:
+def test_keyed_scopes_are_separate(tmp_path: Path, timeline: Timeline) -> None:
     for i, cells in enumerate(("these", "those")):
         with Checkpoint(tmp_path) as checkpoint:
             assert scope_in(checkpoint, timeline).keyed(cells).cached("part", Computed(i), PLAIN) == i
@@ -154,7 +158,9 @@ def empty(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_half_of, damage_a_digit_of, empty, Path.unlink])
 @pytest.mark.parametrize("suffix", ["json", "npy"])
-def test_what_is_damaged_is_computed_anew(damage: Any, suffix: str, tmp_path: Path, timeline: Timeline) -> None:
+def test_cached_damaged_entry_is_recomputed_with_a_note(
+    damage: Any, suffix: str, tmp_path: Path, timeline: Timeline
+) -> None:
     codec: Codec[Any] = Codec(
         lambda value: CheckpointEntry(value, {"a": np.full(9, value)}),
         lambda entry: (entry.value, entry.arrays["a"].tolist()),
@@ -170,7 +176,7 @@ def test_what_is_damaged_is_computed_anew(damage: Any, suffix: str, tmp_path: Pa
     assert (damage, suffix) == (Path.unlink, "json") or "is damaged" in checkpoint.notes[0]
 
 
-def test_a_run_that_ended_whole_leaves_nothing(tmp_path: Path, timeline: Timeline) -> None:
+def test_checkpoint_of_a_complete_run_is_removed(tmp_path: Path, timeline: Timeline) -> None:
     (tmp_path / "results.json").write_text("{}")
     with Checkpoint(tmp_path) as checkpoint:
         scope_in(checkpoint, timeline).cached("part", Computed(np.ones(3)), ARRAY)
@@ -178,13 +184,13 @@ def test_a_run_that_ended_whole_leaves_nothing(tmp_path: Path, timeline: Timelin
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_run_that_finished_no_part_leaves_no_folder(tmp_path: Path) -> None:
+def test_checkpoint_without_entries_leaves_no_folder(tmp_path: Path) -> None:
     with Checkpoint(tmp_path / "new" / "out"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_others_stay(tmp_path: Path, timeline: Timeline) -> None:
+def test_checkpoint_keeps_foreign_files(tmp_path: Path, timeline: Timeline) -> None:
     stranger = tmp_path / ".checkpoint" / "notes.txt"
     stranger.parent.mkdir()
     stranger.write_text("mine")
@@ -194,7 +200,7 @@ def test_files_of_others_stay(tmp_path: Path, timeline: Timeline) -> None:
     assert [path.name for path in stranger.parent.iterdir()] == ["notes.txt"]
 
 
-def test_half_written_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+def test_checkpoint_removes_half_written_files_of_a_killed_run(tmp_path: Path) -> None:
     leftover = tmp_path / ".checkpoint" / ".x.part.values.npy.0123.tmp"
     leftover.parent.mkdir()
     leftover.write_bytes(b"half")
@@ -202,14 +208,14 @@ def test_half_written_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         assert not leftover.exists()
 
 
-def test_a_second_run_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_in_use_is_refused(tmp_path: Path) -> None:
     with Checkpoint(tmp_path), pytest.raises(InputError, match="in use by another run; wait until it ends"):
         Checkpoint(tmp_path).__enter__()
     with Checkpoint(tmp_path):  # the first has ended
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_folder_that_cannot_be_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_such_folder(path: Path) -> Iterator[None]:  # what /proc says, and a working directory that was removed
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
 
@@ -218,7 +224,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: py
         Checkpoint(tmp_path).__enter__()
 
 
-def test_a_file_system_without_locks_is_used_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_without_locks_works_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSYS, "Function not implemented", str(path))
 
@@ -227,7 +233,7 @@ def test_a_file_system_without_locks_is_used_with_a_note(tmp_path: Path, monkeyp
         assert "without locks; start one run at a time" in checkpoint.notes[0]
 
 
-def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
+def test_lock_file_removed_by_its_holder_can_be_locked_again(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with files.lock_file(path), pytest.raises(BlockingIOError):
         files.lock_file(path)
@@ -236,7 +242,7 @@ def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_a_full_disk_ends_the_keeping_and_not_the_run(
+def test_checkpoint_full_disk_stops_checkpointing_only(
     tmp_path: Path, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int) -> None:
@@ -258,7 +264,7 @@ def test_a_disabled_scope_writes_nothing(tmp_path: Path, timeline: Timeline) -> 
     assert CheckpointScope(timeline).cached("part", Computed(1), PLAIN) == 1
 
 
-def test_lines_say_what_was_taken_over_and_what_is_left(tmp_path: Path, timeline: Timeline) -> None:
+def test_end_names_what_was_resumed_and_what_is_left(tmp_path: Path, timeline: Timeline) -> None:
     for _ in range(2):
         with Checkpoint(tmp_path) as checkpoint:
             for fold in (1, 2):
@@ -270,13 +276,13 @@ def test_lines_say_what_was_taken_over_and_what_is_left(tmp_path: Path, timeline
     ]
 
 
-def test_digests_differ_where_facts_do() -> None:
+def test_digest_of_different_facts_differs() -> None:
     facts: list[Any] = [[], [1], ["1"], [1.0], [1, 2], [[1], 2], {"a": 1}, {"b": 1}, None, float("inf")]
     assert len({digest_of(fact) for fact in facts}) == len(facts)
     assert len(digest_of_code()) == 32
 
 
-def test_a_wheel_and_a_checkout_are_of_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_of_code_is_equal_for_wheel_and_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []
     for kernels, text in (("wheel/gpubench/kernels", "one"), ("checkout/kernels", "one"), ("changed/kernels", "two")):
         package = tmp_path / kernels.split("/")[0] / "gpubench"

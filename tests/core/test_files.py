@@ -23,14 +23,14 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_writes_with_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+def test_write_atomically_uses_the_default_permissions(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_write_atomically_follows_links(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
@@ -41,7 +41,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("x")]
 )
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+def test_write_atomically_failure_leaves_only_the_old_file(error: BaseException, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
 
     def fail(file: IO[bytes]) -> None:
@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(error: BaseExceptio
     assert names(tmp_path) == ["a"]
 
 
-def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_atomically_full_disk_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -67,7 +67,7 @@ def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytes
     assert names(tmp_path) == []
 
 
-def test_an_array_that_does_not_fit_asks_for_space(tmp_path: Path) -> None:
+def test_write_atomically_array_on_a_full_disk_asks_for_space(tmp_path: Path) -> None:
     """NumPy's error has no number."""
 
     def write(_: IO[bytes]) -> None:
@@ -77,7 +77,7 @@ def test_an_array_that_does_not_fit_asks_for_space(tmp_path: Path) -> None:
         write_atomically(tmp_path / "array.npy", write)
 
 
-def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> None:
+def test_write_atomically_above_the_size_limit_leaves_the_old_file(tmp_path: Path) -> None:
     """A real failure of the system, in a process of its own."""
     (tmp_path / "a").write_bytes(b"old")
     code = (
@@ -95,7 +95,7 @@ def test_a_file_that_outgrows_its_limit_leaves_the_old_one(tmp_path: Path) -> No
     assert names(tmp_path) == ["a"]
 
 
-def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
+def test_write_atomically_bad_folder_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="create the folder first"):
         write_atomically(tmp_path / "none" / "a", lambda file: file.write(b"x"))
@@ -103,13 +103,13 @@ def test_a_missing_folder_and_a_file_in_its_place(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file" / "a", lambda file: file.write(b"x"))
 
 
-def test_checking_a_folder_leaves_no_trace(tmp_path: Path) -> None:
+def test_check_writable_folder_leaves_no_trace(tmp_path: Path) -> None:
     check_writable_folder(tmp_path / "new" / "newer")
     check_writable_folder(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+def test_check_writable_folder_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match=r"out='.*file' cannot be written.*is a file; choose another folder"):
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
 
 
 @not_as_root
-def test_a_folder_without_permission_is_found(tmp_path: Path) -> None:
+def test_check_writable_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="choose a folder with write permission"):
         check_writable_folder(tmp_path)

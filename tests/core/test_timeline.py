@@ -14,7 +14,7 @@ import pytest
 from trace_format import read_trace, violations
 
 from gpubench.cli.main import main
-from gpubench.core.timeline import Span, Timeline, chrome_trace
+from gpubench.core.timeline import Span, Timeline, Work, chrome_trace
 
 MEGABYTE = 1 << 20
 
@@ -40,7 +40,7 @@ def test_stages_nest_in_the_order_they_began() -> None:
     assert task.start_s + task.seconds <= report.start_s
 
 
-def test_a_stage_that_fails_is_closed() -> None:
+def test_stage_that_fails_is_closed() -> None:
     timeline = Timeline()
     with pytest.raises(ZeroDivisionError), timeline.stage("outer"), timeline.stage("inner"):
         _ = 1 / 0
@@ -75,11 +75,11 @@ def test_bytes_put_by_many_threads_are_all_counted() -> None:
 
 def test_work_is_counted_in_every_open_stage() -> None:
     timeline = Timeline()
-    timeline.work(1, 1)  # in no stage
+    timeline.count(Work(1, 1))  # in no stage
     with timeline.stage("outer"):
-        timeline.work(10, 2)
+        timeline.count(Work(10, 2))
         with timeline.stage("inner"):
-            timeline.work(100, 20)
+            timeline.count(Work(100, 20))
     counted = {path: (span.flop, span.moved_bytes) for path, span in by_path(timeline).items()}
     assert counted == {"outer": (110, 22), "outer/inner": (100, 20)}
 
@@ -102,8 +102,8 @@ def test_peak_memory_is_that_of_the_stage() -> None:
     assert peak["outer"] == peak["outer/large"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is held now")
-def test_memory_of_another_process_counts_with_what_is_held_at_the_same_time() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the memory held now")
+def test_add_process_memory_counts_with_the_memory_held_now() -> None:
     timeline = Timeline()
     with timeline.stage("nothing") as nothing:
         pass
@@ -121,7 +121,7 @@ def test_memory_of_another_process_counts_with_what_is_held_at_the_same_time() -
         assert abs(span.peak_bytes - nothing.peak_bytes - megabytes * MEGABYTE) < 50 * MEGABYTE
 
 
-def test_memory_of_another_process_is_none_of_the_device() -> None:
+def test_add_process_memory_with_a_device_counts_nothing() -> None:
     timeline = Timeline(device_peak=lambda: 5)
     with timeline.stage("a") as span:
         timeline.add_process_memory(100)
@@ -136,7 +136,7 @@ def test_peak_memory_of_a_device() -> None:
     assert {path: span.peak_bytes for path, span in by_path(timeline).items()} == {"a": 9, "a/b": 7}
 
 
-def test_where_peak_memory_cannot_be_read_it_is_unknown() -> None:
+def test_peak_memory_that_cannot_be_read_is_none() -> None:
     timeline = Timeline(device_peak=lambda: None)
     with timeline.stage("a"):
         pass
@@ -160,10 +160,10 @@ class Heard:
         self.calls.append(("ended", path))
 
 
-def test_a_listener_hears_every_stage() -> None:
+def test_listener_receives_every_stage() -> None:
     heard = Heard()
     timeline = Timeline(listener=heard)
-    timeline.advance(0, 1)  # in no stage: nobody is told
+    timeline.advance(0, 1)  # in no stage: nothing is reported
     with timeline.stage("a"):
         timeline.advance(1, 4)
         with timeline.stage("b"):
@@ -186,7 +186,7 @@ def test_a_chrome_trace_nests_stages_and_counts_memory() -> None:
     with timeline.stage("task"):
         timeline.put(3)
         with timeline.stage("knn"):
-            timeline.work(5, 6)
+            timeline.count(Work(5, 6))
             time.sleep(0.01)
     stages = json.loads(json.dumps(timeline.to_dicts()))
     assert [stage["path"] for stage in stages] == ["task", "task/knn"]
@@ -207,14 +207,14 @@ def test_a_chrome_trace_nests_stages_and_counts_memory() -> None:
     assert (counter["name"], counter["ts"], counter["args"]) == ("peak memory", knn["ts"], {"bytes": 7})
 
 
-def test_memory_that_is_not_known_is_not_counted() -> None:
+def test_chrome_trace_without_peak_memory_has_no_counter() -> None:
     stage = {"path": "a", "start_s": 0.5, "seconds": 1.0, "put_bytes": 0, "peak_bytes": None}
     trace = chrome_trace([stage])
     assert [event["ph"] for event in trace["traceEvents"]] == ["M", "M", "X"]
     assert violations(trace) == []
 
 
-def test_the_trace_of_a_run_follows_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_of_a_run_follows_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = np.random.default_rng(0).standard_normal((40, 3))
     np.save(tmp_path / "x.npy", cells)
     (tmp_path / "obs.csv").write_text("label,day\n" + "".join(f"{'ab'[i % 2]},{i % 3}\n" for i in range(40)))
@@ -250,7 +250,7 @@ X = {"name": "a", "ph": "X", "ts": 0, "dur": 9, "pid": 1, "tid": 1}
         "text",
     ],
 )
-def test_what_breaks_the_format_is_seen(event: object) -> None:
+def test_violations_finds_broken_events(event: object) -> None:
     assert violations({"traceEvents": [X, {**X, "ts": 2, "dur": 7}, {**X, "ts": 9}]}) == []
     assert len(violations({"traceEvents": [X, event]})) == 1
     assert violations([X]) == ["no object with a list of traceEvents"]

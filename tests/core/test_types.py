@@ -29,14 +29,14 @@ def test_score_is_a_float(score: Score) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_score_pickles_with_all_it_knows(score: Score, protocol: int) -> None:
+def test_score_pickles_with_all_attributes(score: Score, protocol: int) -> None:
     again = pickle.loads(pickle.dumps(score, protocol))
     assert type(again) is Score
     assert again == score
     assert vars(again) == vars(score)
 
 
-def test_score_copies_with_all_it_knows(score: Score) -> None:
+def test_score_copies_with_all_attributes(score: Score) -> None:
     for again in (copy.copy(score), copy.deepcopy(score)):
         assert (again, vars(again)) == (score, vars(score))
 
@@ -61,7 +61,7 @@ def knn() -> Knn:
     return Knn(indices, np.array([[1, 2], [1, 1], [1, 2]], np.float32), "ivf", {"n_probe": 8}, recall=0.5)
 
 
-def test_head_is_a_view_that_keeps_how_it_was_found(knn: Knn) -> None:
+def test_head_is_a_view_with_the_same_method(knn: Knn) -> None:
     head = knn.head(1)
     assert_array_equal(head.indices, [[1], [0], [1]])
     assert_array_equal(head.distances, [[1], [1], [1]])
@@ -75,7 +75,7 @@ def test_head_of_all_is_the_graph(knn: Knn) -> None:
 
 
 @pytest.mark.parametrize("k", [0, -1, 3])
-def test_head_takes_only_what_there_is(knn: Knn, k: int) -> None:
+def test_head_of_too_many_neighbours_is_refused(knn: Knn, k: int) -> None:
     with pytest.raises(ValueError, match="head"):
         knn.head(k)
 
@@ -85,7 +85,7 @@ def test_a_measured_recall_makes_a_graph_approximate(knn: Knn) -> None:
     assert Knn(knn.indices, knn.distances).exact
 
 
-def test_labels_and_graph_count() -> None:
+def test_labels_and_graph_report_their_sizes() -> None:
     labels = Labels(np.array([1, 0, 1], np.int32), ("a", "b"), "cell_type")
     assert (len(labels), labels.n_classes) == (3, 2)
     assert Graph(np.array([0, 1, 2]), np.array([1, 0]), np.ones(2)).n == 2

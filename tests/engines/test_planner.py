@@ -1,4 +1,4 @@
-"""How much memory a run may use, and what is refused before it starts."""
+"""Memory limits of runs, and refusals of operations that cannot fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpubench.engines import planner
 GB = 10**9
 
 
-def test_what_fits_to_the_byte_is_allowed() -> None:
+def test_require_more_than_the_budget_is_refused() -> None:
     planner.require(GB, GB, "X")
     with pytest.raises(
         InputError, match=r"^X takes 2\.5 GB, but 1\.0 GB may be used; raise `memory`, or use fewer cells$"
@@ -22,14 +22,14 @@ def test_what_fits_to_the_byte_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(1000, 50, 15), (7, 1, 3)])
-def test_a_graph_needs_its_neighbours_and_two_copies_of_the_cells(n: int, d: int, k: int) -> None:
+def test_require_knn_counts_the_graph_and_two_copies_of_the_cells(n: int, d: int, k: int) -> None:
     graph, cells = n * k * (4 + 4), 2 * n * (d + 2) * 4
     planner.require_knn(n, d, k, graph + cells)
     with pytest.raises(InputError, match=rf"the graph of {k} neighbours of {n:,} cells .* use fewer neighbours"):
         planner.require_knn(n, d, k, graph + cells - 1)
 
 
-def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_bytes_is_the_limit_or_a_share_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "free_memory_bytes", lambda: 10 * GB)
     assert planner.budget_bytes(None) == 8 * GB
     assert planner.budget_bytes(20 * GB) == 20 * GB
@@ -39,7 +39,7 @@ def test_the_budget_is_what_is_asked_for_or_a_share_of_what_is_free(monkeypatch:
 
 
 @pytest.mark.parametrize(("system", "group", "free"), [(5, None, 5), (5, 3, 3), (5, 9, 5)])
-def test_a_control_group_may_leave_less(
+def test_free_memory_respects_the_control_group(
     system: int, group: int | None, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "system_free_bytes", lambda: system)
@@ -50,5 +50,5 @@ def test_a_control_group_may_leave_less(
 @pytest.mark.parametrize(
     ("d", "itemsize", "rows"), [(50, 4, 335_544), (1, 8, 8 << 20), (0, 8, 64 << 20), (10**9, 8, 1)]
 )
-def test_blocks_of_a_file_are_of_64_mib(d: int, itemsize: int, rows: int) -> None:
+def test_read_block_rows_fills_64_mib(d: int, itemsize: int, rows: int) -> None:
     assert planner.read_block_rows(d, itemsize) == rows

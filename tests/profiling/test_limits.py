@@ -12,7 +12,7 @@ from gpubench.profiling import limits
 from gpubench.profiling.limits import Limits, measure_limits
 
 
-def test_limits_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_limits_is_plausible_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.05)
     monkeypatch.setattr(limits, "COPY_BYTES", 1 << 26)
     monkeypatch.setattr(limits, "DISTANCES", (1024, 512))
@@ -29,7 +29,7 @@ def test_limits_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.15 <= measured.seconds < 20
 
 
-def test_the_slower_limit_counts() -> None:
+def test_least_s_is_the_slower_limit() -> None:
     machine = Limits(blas_flop_s=50.0, tiles_flop_s=100.0, bytes_s=10.0, seconds=1.0)
     assert machine.least_s(200, 10) == 2.0
     assert machine.least_s(200, 30) == 3.0

@@ -1,4 +1,4 @@
-"""Profiles: one real one in fresh processes, and what is kept when a size fails, is killed or is interrupted."""
+"""Profiles: a real one in fresh processes, and what remains when a size fails, is killed or is interrupted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROVENANCE = {"gpubench": "0.1.0", "cpu": "a processor", "engine": {"device": "C
 
 
 def answer_of(cells: int, dims: int) -> dict[str, Any]:
-    """What a process tells that takes time as the square of the cells."""
+    """Answer of a process whose time grows with the square of the cells."""
     timeline = [
         {**SPAN, "path": "read"},
         {**SPAN, "path": "view"},
@@ -33,8 +33,8 @@ def answer_of(cells: int, dims: int) -> dict[str, Any]:
         {**SPAN, "path": "X/task/lr", "seconds": 0.04e-6 * cells**2, "moved_bytes": 10},
         {**SPAN, "path": "X/task/lr", "seconds": 0.06e-6 * cells**2, "moved_bytes": 20, "peak_bytes": None},
     ]
-    told: dict[str, Any] = {"scores": [], "failures": [], "notes": ["Leiden ran on the CPU"] if cells > 1000 else []}
-    return {"warm_up_s": 1.0, "base_bytes": 100_000_000, "timeline": timeline, **told}
+    rest: dict[str, Any] = {"scores": [], "failures": [], "notes": ["Leiden ran on the CPU"] if cells > 1000 else []}
+    return {"warm_up_s": 1.0, "base_bytes": 100_000_000, "timeline": timeline, **rest}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
-def test_a_profile_of_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_command_writes_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--task", "embedding", "--engine", "cpu", "--threads", "1", "--out", str(tmp_path / "out")]
     assert main(["profile", "--cells", "0.3k,1k", "--dims", "4", *flags]) == 0
     printed = capsys.readouterr().out
@@ -83,11 +83,11 @@ def test_a_profile_of_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixt
         assert text in printed
 
 
-def test_sizes_run_from_the_smallest_and_each_once(asked: list[tuple[int, int]]) -> None:
-    kept: list[Profile] = []
-    found = profile([1500, 500, 500], [50, 2], keep=kept.append)
+def test_profile_runs_each_size_once_smallest_first(asked: list[tuple[int, int]]) -> None:
+    profiles: list[Profile] = []
+    found = profile([1500, 500, 500], [50, 2], keep=profiles.append)
     assert asked == [(500, 2), (1500, 2), (500, 50), (1500, 50)]
-    assert [len(done.runs) for done in kept] == [1, 2, 3, 4]
+    assert [len(done.runs) for done in profiles] == [1, 2, 3, 4]
     assert found.growth["knn"].seconds_by_cells.value == pytest.approx(2.0)
     assert found.growth["knn"].seconds_by_dims.value == pytest.approx(0.0, abs=1e-9)
 
@@ -100,7 +100,7 @@ def test_scaling_exponents_need_a_large_enough_span() -> None:
     assert text.endswith("No scaling exponents: stages must take 0.05 s at sizes a factor 3 apart.")
 
 
-def test_stages_of_one_path_are_added_up() -> None:
+def test_stages_of_the_same_path_are_added_up() -> None:
     whole, knn, task, lr = stages_of(answer_of(1000, 3)["timeline"])
     assert [stage.path for stage in (whole, knn, task, lr)] == [WHOLE, "knn", "task", "task/lr"]
     assert [stage.innermost for stage in (whole, knn, task, lr)] == [False, True, False, True]
@@ -122,7 +122,7 @@ def test_shares_of_the_limits_and_tables(asked: list[tuple[int, int]]) -> None:
     assert "2.00 ± 0.00" not in text, "two points have no standard error"
 
 
-def test_a_size_that_fails_is_told_and_the_others_are_kept(
+def test_profile_failed_size_is_reported_among_the_others(
     asked: list[tuple[int, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", "--cells", "500,666,1000", "--out", str(tmp_path)]) == 1
@@ -132,7 +132,7 @@ def test_a_size_that_fails_is_told_and_the_others_are_kept(
     assert content["failures"] == [{"cells": 666, "dims": 50, "error": "out of memory"}]
 
 
-def test_an_interrupt_keeps_what_is_done(
+def test_profile_interrupted_writes_the_finished_sizes(
     asked: list[tuple[int, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["profile", "--cells", "500,777,1000", "--out", str(tmp_path)]) == 130
@@ -156,13 +156,13 @@ CHILDREN = {
 
 
 @pytest.mark.parametrize(("code", "why"), CHILDREN.values(), ids=CHILDREN.keys())
-def test_a_process_that_ends_without_numbers(code: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_process_without_answer_is_an_error(code: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "CHILD", (sys.executable, "-c", f"import sys; {code}"))
     with pytest.raises(InputError, match=why):
         profile([500])
 
 
-def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_interrupt_kills_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, time; print('knn', flush=True); time.sleep(60)"
     monkeypatch.setattr(sweep, "CHILD", (sys.executable, "-c", code))
     heard: list[str] = []
@@ -191,7 +191,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD.values(), ids=BAD.keys())
-def test_wrong_usage_is_one_line(
+def test_profile_wrong_usage_is_one_line(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import re

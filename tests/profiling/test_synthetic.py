@@ -10,7 +10,7 @@ import gpubench as gb
 from gpubench.profiling.synthetic import make
 
 
-def test_the_same_numbers_give_the_same_cells() -> None:
+def test_make_same_arguments_give_the_same_cells() -> None:
     a, b, other = make(500, 7), make(500, 7), make(500, 7, seed=1)
     assert a.x.dtype == np.float32
     assert a.x.shape == (500, 7)
@@ -19,7 +19,7 @@ def test_the_same_numbers_give_the_same_cells() -> None:
     assert (a.x != other.x).any()
 
 
-def test_labels_are_uneven_and_some_cells_are_copies() -> None:
+def test_make_draws_uneven_labels_and_copies() -> None:
     cells = make(20_000, 5)
     sizes = np.bincount(cells.label)
     assert len(sizes) == 30
@@ -30,7 +30,7 @@ def test_labels_are_uneven_and_some_cells_are_copies() -> None:
 
 
 @pytest.mark.parametrize("d", [50, 512])
-def test_scores_are_neither_perfect_nor_worthless(d: int) -> None:
+def test_make_gives_scores_in_the_middle(d: int) -> None:
     cells = make(2000, d)
     result = gb.score(
         cells.x,

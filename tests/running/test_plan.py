@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,27 +18,35 @@ import gpubench as gb
 from gpubench.cli.main import main
 from gpubench.core.errors import InputError
 from gpubench.core.memory import resident_bytes
-from gpubench.engines import get_engine
+from gpubench.core.types import Labels
+from gpubench.engines import costs, get_engine
 from gpubench.engines.base import ClassifierKind
+from gpubench.engines.costs import Cost, CostModel, Sizes
 from gpubench.engines.cpu import compiled
-from gpubench.engines.cpu import rates as rates_module
-from gpubench.engines.cpu.costs import Cost, cost
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cpu.rates import UNKNOWN, Rates, measure_rates
+from gpubench.engines.cpu.rates import FEATURES, measure_rates
 from gpubench.engines.planner import MIN_BUDGET_BYTES, Budget
-from gpubench.engines.steps import Sizes, classifier_steps, knn_step
 from gpubench.running import plan as running_plan
 from gpubench.running.plan import rates_of
 from gpubench.tasks import label_prediction
 
-FAST = Rates((1e-9, 1e-11, 1e-7, 1e-9), (1e-9, 1e-11, 1e-7), (1e-9, 1e-11), 1e6, 1e8, 1e10, 1e6, 1e9)
+FAST = {
+    "search": (5e-12, 1e-8, 1e-9),
+    "queries": (5e-12, 1e-8, 1e-9),
+    "silhouette": (5e-12, 0, 1e-9),
+    "leiden": (0, 0, 1e-6),
+    "look_up": (0, 0, 1e-8),
+    "lr": (1e-10, 0, 0),
+    "rf": (0, 0, 1e-6),
+    "copy": (0, 1e-9, 0),
+}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of its own, and rates that nobody waits for."""
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(rates_module, "measure_rates", lambda _: FAST)
+    monkeypatch.setattr(costs, "measure_rates", lambda _: FAST)
     return tmp_path / "cache"
 
 
@@ -59,14 +66,14 @@ def given() -> dict[str, Any]:
     ],
     ids=["graph", "wide", "numpy", "prediction"],
 )
-def test_the_memory_that_is_held_is_at_most_the_planned_and_at_least_half_of_it(
+def test_plan_peak_memory_is_one_to_two_times_the_measured(
     asked: tuple[str, ...], tiles: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tiles == compiled.NUMPY:
         monkeypatch.setenv(compiled.VARIABLE, compiled.NUMPY)
     elif not compiled.available():
         pytest.skip("the tiles are not compiled here")
-    rates_of(CpuEngine(threads=2))  # measured elsewhere: measuring imports what a run does
+    rates_of(CostModel(CpuEngine(threads=2)), [])  # measured here: measuring imports what a run does
     here = Path(__file__).parents[1]
     environment = {
         **os.environ,
@@ -81,7 +88,7 @@ def test_the_memory_that_is_held_is_at_most_the_planned_and_at_least_half_of_it(
     assert found["expected"] > found["before"]
 
 
-def test_every_stage_of_a_run_is_planned(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_has_every_stage_of_a_run(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_prediction, "SETTINGS", SMALL_FORESTS)
     plan = gb.plan(**given, n_folds=3)
     result = gb.score(**given, n_folds=3)
@@ -93,63 +100,59 @@ def test_every_stage_of_a_run_is_planned(given: dict[str, Any], monkeypatch: pyt
     assert plan.not_known == []
 
 
-def test_the_plan_adds_up(given: dict[str, Any]) -> None:
+def test_plan_totals_follow_from_its_stages(given: dict[str, Any]) -> None:
     plan = gb.plan(**given)
     assert plan.seconds == pytest.approx(sum(stage.seconds for stage in plan.stages))
     assert plan.used_bytes == max(stage.used_bytes for stage in plan.stages)
     assert plan.peak_bytes > plan.used_bytes + plan.process_bytes
     assert plan.refusal == ""
-    told = json.loads(json.dumps(plan.to_dict()))
-    assert told["peak_bytes"] == plan.peak_bytes
-    assert [stage["path"] for stage in told["stages"]] == [stage.path for stage in plan.stages]
+    content = json.loads(json.dumps(plan.to_dict()))
+    assert content["peak_bytes"] == plan.peak_bytes
+    assert [stage["path"] for stage in content["stages"]] == [stage.path for stage in plan.stages]
     text = str(plan)
     assert all(stage.path in text for stage in plan.stages)
-    assert f"by its rates of {plan.measured}" in text
+    assert f"at its rates of {plan.measured}" in text
 
 
-def test_what_is_not_known_is_named(given: dict[str, Any]) -> None:
+def test_plan_names_tasks_of_unknown_cost(given: dict[str, Any]) -> None:
     plan = gb.plan(**given, tasks=["embedding", "scib"])
     assert plan.not_known == ["scib"]
-    assert str(plan).endswith("Not in this plan, for nothing is known of them: scib.")
+    assert str(plan).endswith("Not in this plan, because their cost is unknown: scib.")
 
 
-def test_more_cells_dimensions_and_neighbours_take_more() -> None:
+def test_knn_cost_grows_with_cells_dimensions_and_neighbours() -> None:
     engine = CpuEngine(threads=1, memory_bytes=10**10)
 
     def of(n: int, d: int, k: int) -> tuple[float, int]:
-        expected = cost(knn_step(Sizes(n, d, k)), engine, 10**10, FAST)
-        return expected.seconds, expected.held_bytes + expected.scratch_bytes
+        expected = CostModel(engine).knn(n, d, k)
+        return expected.seconds(FAST), expected.held_bytes + expected.scratch_bytes
 
     for n in (50_000, 5_000_000):  # exact and in leaves
         for more in ((2 * n, 50, 15), (n, 100, 15), (n, 50, 30)):
             assert of(n, 50, 15)[0] < of(*more)[0]
             assert of(n, 50, 15)[1] < of(*more)[1]
-    assert cost(knn_step(Sizes(5_000_000, 50, 15)), engine, 10**10, UNKNOWN).how == engine.policy.knn_method_for(
-        5_000_000, 50
-    )
+    assert CostModel(engine).knn(5_000_000, 50, 15).how == engine.policy.knn_method_for(5_000_000, 50)
 
 
-def test_plans_of_classifiers_know_what_very_many_cells_change() -> None:
+def test_classifier_cost_of_very_many_cells_follows_the_policy() -> None:
     quick, exact = (
         CpuEngine(threads=1, memory_bytes=10**11, knn=knn, exact=knn == "exact") for knn in ("auto", "exact")
     )
 
     def of(engine: CpuEngine, n: int) -> dict[str, Cost]:
-        steps = classifier_steps(Sizes(n, 50), n, 5, 30, get_args(ClassifierKind))
-        return {step.name: cost(step, engine, 10**11, FAST) for step in steps}
+        return {kind: CostModel(engine).classifier(kind, n, 50, 5, 30) for kind in get_args(ClassifierKind)}
 
     few, many = of(quick, 60_000), of(quick, 10_000_000)
     assert (few["knn"].how, many["knn"].how) == ("exact", quick.policy.knn_method_for(10_000_000, 50))
     assert few == of(exact, 60_000)
     assert of(exact, 10_000_000)["knn"].how == "exact"
     for kind in ("lr", "knn", "rf"):
-        assert few[kind].seconds < many[kind].seconds < of(exact, 10_000_000)[kind].seconds
+        assert few[kind].seconds(FAST) < many[kind].seconds(FAST) < of(exact, 10_000_000)[kind].seconds(FAST)
         assert few[kind].scratch_bytes < many[kind].scratch_bytes
-    chosen = classifier_steps(Sizes(9, 5), 9, 5, 3, ("lr",))
-    assert [(step.name, step.remedy) for step in chosen] == [("lr", "choose classifiers without lr")]
+    assert few["lr"].remedy == "choose classifiers without lr"
 
 
-def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
+def test_score_that_cannot_fit_is_refused_before_computing(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def computed(*_: Any, **__: Any) -> None:
@@ -171,7 +174,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_computed(
     assert plan.refusal.startswith("X/knn takes ")
 
 
-def test_blocks_are_made_of_what_is_left(given: dict[str, Any]) -> None:
+def test_budget_counts_arrays_until_they_are_deleted(given: dict[str, Any]) -> None:
     budget = Budget(10**9)
     held = budget.hold(np.zeros(10**6))
     part = held[5:]
@@ -187,40 +190,43 @@ def test_blocks_are_made_of_what_is_left(given: dict[str, Any]) -> None:
     assert engine._budget.held_bytes == x.nbytes + knn.indices.nbytes + knn.distances.nbytes
 
 
-def test_rates_are_measured_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_of_measures_each_machine_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
-    monkeypatch.setattr(rates_module, "measure_rates", lambda engine: (measured.append(engine.n_threads), FAST)[1])
+    monkeypatch.setattr(costs, "measure_rates", lambda engine: (measured.append(engine.n_threads), FAST)[1])
     for threads, again in ((1, False), (1, False), (2, False), (1, False), (1, True)):
-        rates, date = rates_of(CpuEngine(threads=threads), measure_again=again)
-        assert rates == FAST
+        rates, date = rates_of(CostModel(CpuEngine(threads=threads)), [], measure_again=again)
+        assert {kind: tuple(rate) for kind, rate in rates.items()} == FAST
         assert len(date) == len("2026-01-31")
     assert measured == [1, 2, 1]
     for damage in ("{", "[]", '{"x": 1}', json.dumps({"x": {"date": "", "rates": {"search": []}}})):
         (cache / running_plan.RATES).write_text(damage)
-        rates_of(CpuEngine(threads=1))
+        rates_of(CostModel(CpuEngine(threads=1)), [])
     assert measured == [1, 2, 1, 1, 1, 1, 1]
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_rates_of_unwritable_cache_adds_a_note(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "file"))
-    engine = CpuEngine(threads=1)
-    assert rates_of(engine)[0] == FAST
-    assert "so rates are measured each time" in engine.notes[0]
+    notes: list[str] = []
+    assert rates_of(CostModel(CpuEngine(threads=1)), notes)[0] == FAST
+    assert "so rates are measured each time" in notes[0]
     assert str(gb.plan(**given)).endswith("cannot be written, so rates are measured each time.")
 
 
-def test_rates_of_this_machine_are_those_of_a_machine() -> None:
-    rates = measure_rates(CpuEngine(threads=1))
-    assert all(rate > 0 for rate in asdict(rates).values() if isinstance(rate, float))
-    assert 1e-5 < rates.search_s(1e6, 1000, 50, 15) < 60
-    assert rates.search_s(2e6, 1000, 50, 15) >= rates.search_s(1e6, 1000, 50, 15)
-    assert 1e-6 < rates.silhouette_s(1e6, 50) < 60
+def test_measure_rates_is_plausible_for_this_machine() -> None:
+    model = CostModel(CpuEngine(threads=1))
+    rates = measure_rates(model.engine)
+    assert rates.keys() == FEATURES.keys()
+    assert all(sum(rate) > 0 and min(rate) >= 0 for rate in rates.values())
+    assert 1e-5 < model.knn(1400, 50, 15).seconds(rates) < 60
+    assert model.knn(2000, 50, 15).seconds(rates) >= model.knn(1400, 50, 15).seconds(rates)
+    labels = Labels(np.arange(1400, dtype=np.int32) % 8, tuple("abcdefgh"))
+    assert 1e-6 < model.silhouette(Sizes(1400, 50, {"label": labels}), "label").seconds(rates) < 60
 
 
-def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
+def test_plan_of_an_engine_without_costs_is_refused(given: dict[str, Any]) -> None:
     class Other(CpuEngine):
         name = "other"
         cost_model = None
@@ -230,7 +236,7 @@ def test_engines_without_costs_have_no_plan(given: dict[str, Any]) -> None:
     assert get_engine("cpu").name == "cpu"
 
 
-def test_the_command_prints_the_plan_and_computes_nothing(
+def test_plan_flag_prints_the_plan_and_computes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(CpuEngine, "cluster_distances")
@@ -241,14 +247,14 @@ def test_the_command_prints_the_plan_and_computes_nothing(
     assert main([*command, "--plan", "--out", str(tmp_path / "out")]) == 0
     assert "x/embedding/silhouette_score" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("gpubench.engines.cpu.costs.cost", lambda *_: cost(knn_step(Sizes(10**8, 10, 300)), *_[1:]))
+    monkeypatch.setattr(CostModel, "put", lambda model, *_, **__: model.knn(10**8, 10, 300))
     assert main([*command, "--plan", "--memory", "1GB"]) == 2
     printed = capsys.readouterr()
     assert "569 GB" in printed.out
     assert "beyond the data, but 1.0 GB may be used; raise --memory, or" in printed.err
 
 
-def test_the_process_holds_memory() -> None:
+def test_resident_bytes_grows_with_an_array() -> None:
     before = resident_bytes()
     if before is not None:
         ballast = np.ones(50_000_000)

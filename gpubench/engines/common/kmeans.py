@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.types import Array
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def kmeans(engine: Engine, x: Array, n_clusters: int) -> NDArray[np.int32]:
     for _ in range(MAX_STEPS):
         means = engine.group_means(cells.x, codes, n_clusters)
         again = engine.to_host(cells.nearest(xp.asarray(means.astype(np.float32))))
-        engine.timeline.work(*work.assign(len(x), x.shape[1], n_clusters))
+        engine.timeline.count(flop_counts.assign(len(x), x.shape[1], n_clusters))
         if np.array_equal(again, codes):
             break
         codes = again

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class LogisticRegression(ABC):
                 },
             )
         if self._timeline is not None:
-            self._timeline.work(*work.gradients(len(x), x.shape[1], len(self._present), int(found.nfev)))
+            self._timeline.count(flop_counts.gradients(len(x), x.shape[1], len(self._present), int(found.nfev)))
         self._weights, self._intercepts = objective.unpack(found.x)
         self.n_iter = int(found.nit)
         self.converged = bool(found.success)

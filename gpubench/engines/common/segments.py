@@ -41,6 +41,11 @@ class Segments:
         """(n_segments,) cells of each segment."""
         return np.diff(self.starts)
 
+    @property
+    def group_sizes(self) -> list[tuple[int, int]]:
+        """Cells and clusters of each group."""
+        return [(int(self.starts[last] - self.starts[first]), last - first) for first, last in self.group_spans()]
+
     def group_spans(self) -> Iterator[tuple[int, int]]:
         """(first, last + 1) segment of each group."""
         edges = np.flatnonzero(np.diff(self.group, prepend=-1, append=-1))

@@ -18,7 +18,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.cpu import approximate_knn, compiled, graphs, kernels, leaves, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cpu import put as cpu_put
@@ -35,7 +35,7 @@ from gpubench.engines.cpu.threads import WorkerThreads
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gpubench.engines.steps import CostModel
+    from gpubench.engines.costs import CostModel
 
 
 IMPORTED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
@@ -221,7 +221,7 @@ class CpuEngine(Engine):
         n, k = knn.indices.shape
         mean = float(knn.distances.sum(dtype=np.float64)) / (n * (k + 1))
         memberships = np.empty((n, k))
-        self.timeline.work(*work.look_up(knn, 8))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         self.over_rows(n, lambda a, b: kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
         return graphs.symmetrise(knn.indices, memberships, self._tiles, self.over_rows)
 
@@ -255,9 +255,9 @@ class CpuEngine(Engine):
     @property
     def cost_model(self) -> CostModel | None:
         """See `Engine.cost_model`."""
-        from gpubench.engines.cpu.costs import CpuCostModel
+        from gpubench.engines.costs import CostModel
 
-        return CpuCostModel(self)
+        return CostModel(self)
 
     def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """See `Engine.over_rows`."""

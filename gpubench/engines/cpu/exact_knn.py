@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.types import Knn
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_search import Floats, Neighbors, Rounding, Scaling
 from gpubench.engines.cpu import top_k
 from gpubench.engines.cpu.kernels import Candidates, exact_distances, search_exactly
@@ -55,7 +55,7 @@ class ExactSearch:
         own = np.arange(len(x)) if queries is x else None
         out = Neighbors.empty(len(queries), k)
         symmetric = queries is x and self.tiles is not None
-        self.workers.count(work.search(len(queries), len(x), x.shape[1], k, symmetric=symmetric))
+        self.workers.count(flop_counts.search(len(queries), len(x), x.shape[1], k, symmetric=symmetric))
         if self.tiles is None:
             _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), self.workers)
         else:

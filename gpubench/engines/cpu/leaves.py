@@ -16,7 +16,7 @@ import numpy as np
 
 from gpubench.core.types import Knn
 from gpubench.engines import planner
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.blas import one_blas_thread
 from gpubench.engines.common.knn_search import Neighbors, Scaling, draw_sample, locality_order, measure_recall
 from gpubench.engines.cpu import exact_knn
@@ -69,6 +69,12 @@ MAX_ROUNDS = 5
 ROWS_PER_PIECE = 4096
 
 
+def leaf_sizes(n: int, k: int) -> tuple[int, int]:
+    """Return the average number of cells in a leaf, and the number of leaves that a cell joins."""
+    leaf = max(LEAF, LEAF_NEIGHBORS * k)
+    return leaf, min(LEADERS, max(1, n // leaf))
+
+
 def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> Knn:
     """Find most of the k nearest other cells of each cell; the same seed gives the same bits on any number of threads.
 
@@ -82,8 +88,7 @@ def leaves_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, tiles: Tiles,
     needed = (CandidateStore.bytes_per_row(k, n - 1) + 8 * LEADERS + seen_bytes) * n
     what = f"the candidates for {k} neighbours of {n:,} cells"
     planner.require(needed, exact.memory_bytes, what, "use fewer neighbours")
-    leaf = max(LEAF, LEAF_NEIGHBORS * k)
-    n_joined = min(LEADERS, max(1, n // leaf))
+    leaf, n_joined = leaf_sizes(n, k)
     sample = draw_sample(n, seed)
     true = exact.knn_between(x[sample], x, k + 1).indices
     seen = _principal(x, exact, seed)
@@ -212,7 +217,7 @@ class _Search:
         leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
         joined = _nearest_leaders(x, leaders, min(n_joined, len(leaders)), self._exact, seed)
         leaves = _leaves(x, joined, len(leaders), leaf, self.scaling, seed)
-        workers.count(work.leaves([len(cells) for cells in leaves], d))
+        workers.count(flop_counts.leaves([len(cells) for cells in leaves], d))
         workers.run(leaves, lambda: self._join_leaf)
         self._locality_order = np.argsort(joined[:, 0], kind="stable")
 

@@ -10,6 +10,7 @@ import numpy as np
 from gpubench.core.types import RowSource
 from gpubench.data import FiniteCheck, as_rows
 from gpubench.engines import planner
+from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -33,8 +34,7 @@ def put(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: T
         array = budget.hold(np.empty((n, d), np.float32))
     else:
         array = in_place
-    written = 0 if in_place is not None else array.nbytes
-    timeline.work(0, n * d * source.dtype.itemsize + written)
+    timeline.count(flop_counts.put(n, d, source.dtype.itemsize, copied=in_place is None))
     check = FiniteCheck(name)
     step = planner.read_block_rows(d, source.dtype.itemsize)
     for start in range(0, n, step):

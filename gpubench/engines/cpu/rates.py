@@ -1,6 +1,6 @@
-"""How fast this machine is at what a run does most: the operations themselves, on cells that take about a second.
+"""Measured rates of the CPU engine: seconds of each kind of work on few cells.
 
-A few hundred thousand cells at once would say more; a thousand tell minutes from hours.
+A few thousand cells are enough to tell minutes from hours; more would take longer than many runs.
 """
 
 from __future__ import annotations
@@ -8,146 +8,108 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.core.timeline import Work
 from gpubench.core.types import Knn
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import neighbor_entropy
 from gpubench.engines.cpu.classifiers import LogisticRegression, RandomForest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.cpu.engine import CpuEngine
-
 CELLS, FEW, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
 QUERIED = (500, 4000), (2000, 30_000)
-"""Cells whose neighbours are searched among how many others; of fewer, beginning takes longer than comparing."""
+"""Sizes at which rates are measured; of fewer queries, starting takes longer than comparing."""
 
 CLASSES, TREES = 10, 4
 
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Rates of the CPU engine with its threads.
-
-    Attributes
-    ----------
-    search : seconds of exact search are search[0] pairs + search[1] pairs d + search[2] n k + search[3] n k d
-    queries : seconds of the neighbours of other cells are queries[0] pairs + queries[1] pairs d + queries[2] rows
-    silhouette : seconds of silhouettes are silhouette[0] pairs + silhouette[1] pairs d
-    graph_edges_s : neighbours a second that become a graph and communities, of `graph_cells` cells
-    looked_up_s : neighbours a second whose value is looked up
-    logistic_flop_s : operations a second of logistic regression
-    split_cells_s : cells a second that pass a level of a tree
-    copied_bytes_s : bytes a second that are checked and copied
-    """
-
-    search: tuple[float, ...]
-    queries: tuple[float, ...]
-    silhouette: tuple[float, ...]
-    graph_edges_s: float
-    looked_up_s: float
-    logistic_flop_s: float
-    split_cells_s: float
-    copied_bytes_s: float
-    graph_cells: int = CELLS
-
-    def search_s(self, pairs: float, n: int, d: int, k: int) -> float:
-        """Seconds to find k neighbours of n cells by comparing so many pairs."""
-        return float(np.dot(self.search, (pairs, pairs * d, n * k, n * k * d)))
-
-    def queries_s(self, m: float, n: float, d: int) -> float:
-        """Seconds to find a few neighbours of m cells among n others."""
-        return float(np.dot(self.queries, (m * n, m * n * d, m)))
-
-    def silhouette_s(self, pairs: float, d: int) -> float:
-        """Seconds to sum up the distances of so many pairs."""
-        return float(np.dot(self.silhouette, (pairs, pairs * d)))
+FEATURES = {
+    "search": (0, 1, 2),
+    "queries": (0, 1, 2),
+    "silhouette": (0, 2),
+    "leiden": (2,),
+    "look_up": (2,),
+    "lr": (0,),
+    "rf": (2,),
+    "copy": (1,),
+}
+"""Kind of work -> the fields of `Work` that explain its seconds, at most as many as there are measurements."""
 
 
-UNKNOWN = Rates((1.0,) * 4, (1.0,) * 3, (1.0,) * 2, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Stands in where nobody asks for seconds."""
-
-
-def measure_rates(engine: CpuEngine) -> Rates:
-    """Run each operation once or twice on few cells and see how long it takes."""
+def measure_rates(engine: Any) -> dict[str, list[float]]:
+    """Run each operation of a `CpuEngine` twice on few cells, and fit its seconds to its work."""
     rng = np.random.default_rng(0)
     codes = np.arange(CELLS, dtype=np.int32) % CLASSES
-    x = {d: _cells(rng, codes, d) for d in DIMS}
-    few, few_codes = x[DIMS[0]][:FEW], codes[:FEW]
-    knn = engine.knn(x[DIMS[0]], 14)
-    steps = 10
-    logistic = LogisticRegression(engine.n_threads, max_iter=steps)
-    lr_s = _seconds(lambda: logistic.fit(x[DIMS[1]], codes, CLASSES))
-    flop = 4.0 * CELLS * DIMS[1] * CLASSES * max(1, logistic.n_iter)
-    forest = RandomForest(0, engine.n_threads, n_estimators=TREES)
-    return Rates(
-        search=_search(engine, x),
-        queries=_queries(engine, rng),
-        silhouette=_silhouette(engine, x, codes),
-        graph_edges_s=CELLS * 14 / _seconds(lambda: engine.leiden(engine.fuzzy_graph(knn))),
-        looked_up_s=_looked_up(engine, rng, codes),
-        logistic_flop_s=flop / lr_s,
-        split_cells_s=TREES * FEW * math.log2(FEW) / _seconds(lambda: forest.fit(few, few_codes, CLASSES)),
-        copied_bytes_s=_copied(engine, rng),
-    )
+    x = {d: _draw_cells(rng, codes, d) for d in DIMS}
+    queried = {(m, n, d): _draw_cells(rng, np.zeros(m + n, np.int32), d) for d in DIMS for m, n in QUERIED}
+    knn, k = engine.knn(x[DIMS[0]], 14), NEIGHBORS[-1]
+    random_knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
+    values = rng.standard_normal((1 << 14, 128))
+    train = partial(LogisticRegression(engine.n_threads, max_iter=10).fit, x[DIMS[1]], codes, CLASSES)
+    grow = partial(RandomForest(0, engine.n_threads, n_estimators=TREES).fit, x[DIMS[0]][:FEW], codes[:FEW], CLASSES)
+    runs: dict[str, list[tuple[Work, Callable[[], Any]]]] = {
+        "search": [
+            (flop_counts.search(CELLS, CELLS, d, k, symmetric=True), partial(engine.knn, x[d], k))
+            for d in DIMS
+            for k in NEIGHBORS
+        ],
+        "queries": [
+            (flop_counts.search(m, n, d, 5, symmetric=False), partial(engine.knn_between, both[:m], both[m:], 5))
+            for (m, n, d), both in queried.items()
+        ],
+        "silhouette": [
+            (flop_counts.silhouettes([(CELLS, CLASSES)], d), partial(engine.cluster_distances, x[d], codes))
+            for d in DIMS
+        ],
+        "leiden": [(Work(0, 0, CELLS * 14), lambda: engine.leiden(engine.fuzzy_graph(knn)))],
+        "look_up": [
+            (
+                flop_counts.look_up((CELLS, k), 4),
+                partial(engine.map_neighbors, random_knn, neighbor_entropy, codes, CLASSES, width=CLASSES),
+            )
+        ],
+        "lr": [(flop_counts.gradients(CELLS, DIMS[1], CLASSES, max(1, train().n_iter)), train)],
+        "rf": [(Work(0, 0, tree_levels(TREES, FEW)), grow)],
+        "copy": [(flop_counts.put(1 << 14, 128, 8, copied=True), lambda: engine.release(engine.put(values)))],
+    }
+    return {
+        kind: _fit([work for work, _ in calls], [_time(call) for _, call in calls], FEATURES[kind])
+        for kind, calls in runs.items()
+    }
 
 
-def _cells(rng: np.random.Generator, codes: NDArray[np.int32], d: int) -> NDArray[np.float32]:
-    """Labels that overlap."""
+def tree_levels(n_trees: int, n: int) -> float:
+    """Count the cells that pass the levels of trees."""
+    return n_trees * n * math.log2(max(n, 2))
+
+
+def _draw_cells(rng: np.random.Generator, codes: NDArray[np.int32], d: int) -> NDArray[np.float32]:
+    """Draw cells of overlapping labels."""
     x: NDArray[np.float32] = rng.standard_normal((len(codes), d), np.float32)
     x += 0.5 * rng.standard_normal((CLASSES, d), np.float32)[codes]
     return x
 
 
-def _search(engine: CpuEngine, x: dict[int, NDArray[np.float32]]) -> tuple[float, ...]:
-    pairs = CELLS**2 / 2
-    rows = [(pairs, pairs * d, CELLS * k, CELLS * k * d) for d in DIMS for k in NEIGHBORS]
-    return _fit(rows, [_seconds(lambda d=d, k=k: engine.knn(x[d], k)) for d in DIMS for k in NEIGHBORS])  # type: ignore[misc]
-
-
-def _queries(engine: CpuEngine, rng: np.random.Generator) -> tuple[float, ...]:
-    sizes = [(m, n, d) for d in DIMS for m, n in QUERIED]
-    seconds = []
-    for m, n, d in sizes:
-        x = _cells(rng, np.zeros(m + n, np.int32), d)
-        seconds.append(_seconds(lambda x=x, m=m: engine.knn_between(x[:m], x[m:], 5)))  # type: ignore[misc]
-    return _fit([(m * n, m * n * d, m) for m, n, d in sizes], seconds)
-
-
-def _silhouette(engine: CpuEngine, x: dict[int, NDArray[np.float32]], codes: NDArray[np.int32]) -> tuple[float, ...]:
-    pairs = CELLS**2 / 2
-    seconds = [_seconds(lambda d=d: engine.cluster_distances(x[d], codes)) for d in DIMS]  # type: ignore[misc]
-    return _fit([(pairs, pairs * d) for d in DIMS], seconds)
-
-
-def _looked_up(engine: CpuEngine, rng: np.random.Generator, codes: NDArray[np.int32]) -> float:
-    k = NEIGHBORS[-1]
-    knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
-    return CELLS * k / _seconds(lambda: engine.map_neighbors(knn, neighbor_entropy, codes, CLASSES))
-
-
-def _copied(engine: CpuEngine, rng: np.random.Generator) -> float:
-    values = rng.standard_normal((1 << 14, 128))
-    return values.size * 12 / _seconds(lambda: engine.release(engine.put(values)))
-
-
-def _fit(rows: Sequence[tuple[float, ...]], seconds: Sequence[float]) -> tuple[float, ...]:
-    """Coefficients of at least 0 that explain the seconds best, each measurement weighed alike."""
+def _fit(work: Sequence[Work], seconds: Sequence[float], features: Sequence[int]) -> list[float]:
+    """Fit rates of at least 0 that explain the seconds, with equal weights of relative errors."""
     from scipy.optimize import nnls
 
-    scaled = np.array(rows) / np.array(seconds)[:, None]
-    return tuple(float(c) for c in nnls(scaled, np.ones(len(rows)))[0])
+    rates = np.zeros(len(Work._fields))
+    chosen = np.array(work, np.float64)[:, features]
+    rates[list(features)] = nnls(chosen / np.array(seconds)[:, None], np.ones(len(work)))[0]
+    return rates.tolist()
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """The shorter of two calls: the first may load or page in what later ones have."""
-    both = []
+def _time(call: Callable[[], Any]) -> float:
+    """Return the shorter duration of two calls, because the first may load or page in what the second needs."""
+    seconds = []
     for _ in range(2):
         begin = time.perf_counter()
         call()
-        both.append(time.perf_counter() - begin)
-    return min(both)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)

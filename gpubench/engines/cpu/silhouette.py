@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.segments import (
     Block,
     DistanceSums,
@@ -108,7 +108,7 @@ def cluster_distances_of_cells(
     sample = Sample(segment_codes(cells, segments), segments, blocks)
     rows = CentredRows.of_all(x, segments, blocks)
     sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
-    workers.count(work.sampled(sizes, len(x), x.shape[1]))
+    workers.count(flop_counts.sampled(sizes, len(x), x.shape[1]))
     distances = np.empty((2, len(cells)))
 
     def make_worker() -> Callable[[Piece], None]:
@@ -223,10 +223,10 @@ def _means(
     own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
     nearest = np.full(len(x), np.inf)
     if metric == "cosine":
-        workers.count(work.closed_silhouettes(segments, x.shape[1]))
+        workers.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
         cosine_means(x, segments, own, nearest, workers)
     else:
-        workers.count(work.silhouettes(segments, x.shape[1]))
+        workers.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
         _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
     return own, nearest
 

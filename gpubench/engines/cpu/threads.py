@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from gpubench.engines.common.blas import one_blas_thread
 
 if TYPE_CHECKING:
-    from gpubench.core.timeline import Timeline
-    from gpubench.engines.common.work import Work
+    from gpubench.core.timeline import Timeline, Work
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ class WorkerThreads:
 
     def count(self, work: Work) -> None:
         """Tell how much work is being done."""
-        self._timeline.work(*work)
+        self._timeline.count(work)
 
     def _run_threads(self, queue: _Queue[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         def loop() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.engines import planner
 from gpubench.engines.common.knn_search import Neighbors, Rounding, Scaling, locality_order
 
 if TYPE_CHECKING:
@@ -75,9 +76,6 @@ WIDE = 2048
 CALL_PRODUCTS = 10**10
 """Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
 
-STORE_SHARE = 0.25
-"""Share of the memory that candidates may take; with more cells the search goes over the cells several times."""
-
 SEED = 0  # of the order, on which no result depends
 
 Call = tuple[range, range, bool]  # rows, columns, whether the columns are offered the rows too
@@ -101,7 +99,7 @@ def search(
     sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
     row_bytes = CandidateStore.bytes_per_row(k, sides.n_others)
-    rows_a_pass = max(1, int(STORE_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
+    rows_a_pass = max(1, int(planner.BLOCK_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
     for first in range(0, len(queries), rows_a_pass):
         part = range(first, min(first + rows_a_pass, len(queries)))
         _search_part(sides, part, CandidateStore(tiles, part, k, sides.n_others), out, workers)

@@ -15,7 +15,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, Precision
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
@@ -178,9 +178,9 @@ class CudaEngine(Engine):
     def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
         """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
         if metric == "cosine":
-            self.timeline.work(*work.closed_silhouettes(segments, x.shape[1]))
+            self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
             return silhouette.cosine_means(self.workspace(), x, segments)
-        self.timeline.work(*work.silhouettes(segments, x.shape[1]))
+        self.timeline.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
         return silhouette.euclidean_means(self.workspace(), x, segments)
 
     def map_neighbors(
@@ -195,12 +195,12 @@ class CudaEngine(Engine):
         by_hand = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
         if by_hand is None:
             return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
-        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
         return self.to_host(by_hand(self.gpu, knn, cells, *columns))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
-        self.timeline.work(*work.look_up(knn, 8))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         return cuda_graphs.fuzzy_graph(self.gpu, knn)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:

@@ -18,7 +18,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
-from gpubench.engines.common import work as flop_counts
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors
 from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
 from gpubench.engines.cuda.tiles import TF32, Arithmetic, CellScaling, Operand, Operands, cascade, tile_rows
@@ -191,7 +191,7 @@ class KnnSearch:
         """Return the cells with the smallest keys of each query, and the largest norm of the cells compared with."""
         xp, device, m = self._device.xp, self._device, block.operand.n
         n_columns = sum(columns.spans[b][1] - columns.spans[b][0] for b in chosen)
-        self._workspace.timeline.work(*flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
+        self._workspace.timeline.count(flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
         keep = self._n_candidates(columns.arithmetic)
         capacity = 2 * keep + SPARE_CANDIDATES
         empty = xp.empty((m, capacity), np.uint64), xp.zeros(m, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)

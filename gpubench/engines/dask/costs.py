@@ -1,20 +1,19 @@
-"""What operations of the Dask engine cost: bytes on the worker that holds most, and seconds of all workers together.
+"""Costs of the Dask engine's operations: bytes on the worker that holds most, and the seconds of all workers together.
 
-They follow from what the CPU engine takes on one worker (`cpu_costs`), by what is shared out and what is not.
+They follow from the costs of the CPU engine of one worker, by how an operation is divided.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpubench.core.machine import cpu_model, usable_cores
+from gpubench.core import machine
 from gpubench.core.units import bytes_text
 from gpubench.engines import planner
-from gpubench.engines.cpu import costs
-from gpubench.engines.cpu.costs import Cost
-from gpubench.engines.cpu.rates import Rates, measure_rates
+from gpubench.engines.costs import Cost, CostModel, Rates, Sizes
+from gpubench.engines.cpu.rates import measure_rates
 from gpubench.engines.cpu.top_k import CandidateStore
 from gpubench.engines.dask import knn, silhouette_parts
 from gpubench.engines.dask import worker as dask_worker
@@ -22,203 +21,180 @@ from gpubench.engines.dask.blocks import rows as blocks_rows
 from gpubench.engines.dask.placement import COPIES
 
 if TYPE_CHECKING:
-    from gpubench.engines.cpu.engine import CpuEngine
+    from gpubench.engines.base import ClassifierKind
     from gpubench.engines.dask.cluster import Cluster
-    from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.placement import Placement, Placing
     from gpubench.engines.dask.worker import Recipe
-    from gpubench.engines.steps import Step
 
-BEGIN_S = 0.05
-"""Until the first task of an operation runs, and its answer is here."""
+START_S = 0.05
+"""Seconds until the first task of an operation runs, and its result is back."""
 
 ORDER_BYTES = 40
-"""For each cell on the worker that brings values into the order of the cells."""
+"""Bytes per cell on the worker that brings values into the order of the cells."""
 
 TASK_S = 0.004
-"""Of the scheduler for each task; it hands them out one after another."""
-
-SHARED_OUT = ("look_up", "estimate", "silhouette_widths")
-"""Operations that are cut into tasks for all workers, as exact neighbours are; others run on one."""
-
-FOLDS = ("lr", "knn_votes", "rf")
-"""Operations of each fold, several of which are on the workers at a time, unless one graph serves all."""
+"""Seconds of the scheduler per task; it submits one after another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """The workers of a cluster, as plans see them.
+@dataclass(frozen=True)
+class DaskCosts(CostModel):
+    """See `CostModel`.
 
     Attributes
     ----------
-    count : how many there are
-    threads : of each; the fewest
-    at_a_time : how many compute at their full speed at a time, where their machines have fewer cores than they threads
-    worker_bytes : what one may use
-    placing : where cells are placed as was asked for, see `dask_put`
-    started : whether they were started for this run
     engine : one like that of a worker
+    threads : threads of the worker with fewest
+    speed : workers at full speed, if their machines have fewer cores than the workers have threads
+    worker_bytes : memory of a worker
+    placing : where cells are placed, see `Placement`
+    started : whether the workers were started for this run
+    cluster, recipe : for measuring rates; None in tests
     """
 
-    count: int
-    threads: int
-    at_a_time: float
-    worker_bytes: int
-    placing: Placing
-    started: bool
-    engine: CpuEngine
+    threads: int = 1
+    speed: float = 1.0
+    worker_bytes: int = 0
+    placing: Placing = "auto"
+    started: bool = True
+    cluster: Cluster | None = None
+    recipe: Recipe | None = None
 
-    def option(self, needs: int) -> str:
-        """What makes room for so many bytes on a worker."""
-        fit = int(self.count * self.worker_bytes / max(needs, 1))
+    @classmethod
+    def of(cls, cluster: Cluster, recipe: Recipe, placement: Placement, *, started: bool) -> DaskCosts:
+        """Make the model of the workers of a cluster."""
+        workers = cluster.workers()
+        cores = cluster.on_each(machine.usable_cores)
+        hosts: dict[str, tuple[int, int]] = {}
+        for address, worker in workers.items():
+            threads, known = hosts.get(worker["host"], (0, 0))
+            hosts[worker["host"]] = threads + int(worker["nthreads"]), max(known, cores.get(address, 0))
+        speed = sum(min(threads, known) for threads, known in hosts.values()) / recipe.threads
+        engine = dask_worker.WorkerEngine(recipe, recipe.threads)
+        size = len(workers), recipe.threads, speed, placement.worker_bytes, placement.wanted
+        return cls(engine, *size, started, cluster, recipe)
+
+    @property
+    def budget_bytes(self) -> int:
+        """See `CostModel`."""
+        return self.worker_bytes
+
+    @property
+    def machine(self) -> tuple[str, ...]:
+        """See `CostModel`."""
+        assert self.cluster
+        return min(self.cluster.on_each(machine.cpu_model).values()), f"worker: {self.engine.device}"
+
+    def measure_rates(self) -> Rates:
+        """See `CostModel.measure_rates`; measured on one worker while the others rest."""
+        assert self.cluster
+        rates: Rates = self.cluster.fetch(self.cluster.submit("rates", _measure, self.recipe))
+        return rates
+
+    def option(self, needed_bytes: int) -> str:
+        """See `CostModel.option`."""
         if not self.started:
-            limit = math.ceil(needs / planner.SHARE_OF_FREE / 1e9)
+            limit = math.ceil(needed_bytes / planner.SHARE_OF_FREE / 1e9)
             return f"start workers with --memory-limit {limit}GB"
-        return f"use --workers {fit}" if fit else f"raise `memory` above {bytes_text(self.count * needs)}"
+        fit = int(self.n_workers * self.worker_bytes / max(needed_bytes, 1))
+        return f"use --workers {fit}" if fit else f"raise `memory` above {bytes_text(self.n_workers * needed_bytes)}"
 
     def in_blocks(self, n: int, d: int) -> bool:
-        """Whether each has some of the cells."""
+        """Whether each worker has a block of the cells instead of all of them."""
         fits = COPIES * 4 * n * d <= self.worker_bytes
         return self.placing == "blocks" or (self.placing == "auto" and not fits)
 
-    def beside_blocks(self, n: int, d: int) -> int:
-        """What one holds of cells that are cut into tasks, beside its blocks."""
+    def put(self, n: int, d: int, itemsize: int, *, copied: bool) -> Cost:
+        """See `CostModel.put`; the workers of a machine read at the same time."""
+        alone, matrix = super().put(n, d, itemsize, copied=copied), 4 * n * d
+        if self.in_blocks(n, d):
+            scratch = max(min(alone.scratch_bytes, 3 * matrix // self.n_workers), self._besides_blocks(n, d))
+            how, held, speedup = "blocks", matrix // self.n_workers, self.speed
+        else:
+            scratch = max(alone.scratch_bytes, int((COPIES - 1) * matrix))
+            how, held, speedup = "each worker", matrix, self.speed / self.n_workers
+        shared = replace(alone, how=how, held_bytes=held, scratch_bytes=scratch)
+        return replace(shared, speedup=speedup, overhead_s=START_S)
+
+    def view(self, n: int, d: int) -> Cost:
+        """See `CostModel.view`."""
+        return self._on_one(super().view(n, d), self._whole_bytes(n, d))
+
+    def knn(self, n: int, d: int, k: int) -> Cost:
+        """See `CostModel.knn`."""
+        alone = super().knn(n, d, k)
+        if alone.how != "exact":
+            return self._on_one(alone, self._whole_bytes(n, d))
+        rows = min(knn.part_rows(n, d, self.n_workers * self.threads), n)
+        parts = -(-n // rows)
+        n_tasks, graph = parts * (parts + 1) // 2, 12 * n * k // self.n_workers
+        if self.in_blocks(n, d):
+            scratch = self._besides_blocks(n, d) + 4 * graph  # ids and distances in two precisions
+        else:  # a scaled copy of the cells, in which near cells are searched for
+            n_tasks += parts
+            task_bytes = 2 * rows * (12 * d + CandidateStore.bytes_per_row(k, max(n - 1, 1)))
+            scratch = 16 * n + 4 * n * d + 2 * graph + self.threads * task_bytes
+        return self._shared(replace(alone, held_bytes=graph), scratch, n_tasks)
+
+    def leiden(self, n: int, k: int) -> Cost:
+        """See `CostModel.leiden`."""
+        return self._on_one(super().leiden(n, k), 8 * n * k)
+
+    def look_up(self, n: int, k: int) -> Cost:
+        """See `CostModel.look_up`."""
+        alone = super().look_up(n, k)
+        return self._shared(alone, alone.scratch_bytes)
+
+    def neighborhoods(self, n: int, d: int, k: int) -> Cost:
+        """See `CostModel.neighborhoods`."""
+        alone = super().neighborhoods(n, d, k)
+        if alone.how != "estimated":
+            return alone  # which is `look_up` of this class
+        return self._shared(alone, self._order_bytes(n, d) if self.in_blocks(n, d) else alone.scratch_bytes)
+
+    def silhouette(self, sizes: Sizes, role: str, within: str | None = None) -> Cost:
+        """See `CostModel.silhouette`."""
+        alone, n, d = super().silhouette(sizes, role, within), sizes.n, sizes.d
+        if self.in_blocks(n, d):
+            return self._shared(alone, self._order_bytes(n, d))
+        sums = max(size * n_clusters for size, n_clusters in sizes.clusters(role, within))
+        scratch = alone.scratch_bytes + self.threads * min(16 * sums, silhouette_parts.SUM_BYTES)
+        # a sorted and centred copy of the cells stays on each worker for the next silhouette
+        held = replace(alone, held_bytes=alone.held_bytes + 4 * n * d)
+        return self._shared(held, scratch, silhouette_parts.TASKS_PER_SLOT**2 * self.n_workers)
+
+    def classifier(self, kind: ClassifierKind, n: int, d: int, n_folds: int, n_classes: int) -> Cost:
+        """See `CostModel.classifier`; the folds are on several workers at a time, unless one graph serves them all."""
+        alone, whole = super().classifier(kind, n, d, n_folds, n_classes), self._whole_bytes(n, d)
+        if kind == "knn" and alone.how != "exact":
+            return self._on_one(alone, whole)
+        rounds = math.ceil(n_folds / max(1, min(self.n_workers, int(self.speed))))
+        shared = self._on_one(alone, whole, "a fold on each worker")
+        return replace(shared, speedup=n_folds / rounds, overhead_s=n_folds * START_S)
+
+    def _on_one(self, alone: Cost, brought_bytes: int, where: str = "one worker") -> Cost:
+        """Run on one worker, to which some bytes are brought."""
+        how = f"{alone.how}, {where}" if alone.how else where
+        return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought_bytes, overhead_s=START_S)
+
+    def _shared(self, alone: Cost, scratch_bytes: int, n_tasks: int | None = None) -> Cost:
+        """Run in tasks on all workers."""
+        n_tasks = silhouette_parts.TASKS_PER_SLOT * self.n_workers if n_tasks is None else n_tasks
+        shared = replace(alone, scratch_bytes=scratch_bytes, block_bytes=0)
+        return replace(shared, speedup=self.speed, overhead_s=START_S, least_s=n_tasks * TASK_S)
+
+    def _whole_bytes(self, n: int, d: int) -> int:
+        """Memory of the whole matrix on a worker that has only a block of it."""
+        return int(blocks_rows.WHOLE_COPIES * 4 * n * d) if self.in_blocks(n, d) else 0
+
+    def _order_bytes(self, n: int, d: int) -> int:
+        return self._besides_blocks(n, d) + ORDER_BYTES * n
+
+    def _besides_blocks(self, n: int, d: int) -> int:
+        """Memory of a worker, besides its block, for cells that are cut into tasks."""
         part_bytes = blocks_rows.part_bytes(self.worker_bytes, self.threads)
-        needs = blocks_rows.worker_needs(n, d, self.count, part_bytes, self.threads)
-        return needs - 4 * n * d // self.count
+        needed = blocks_rows.worker_needs(n, d, self.n_workers, part_bytes, self.threads)
+        return needed - 4 * n * d // self.n_workers
 
 
-@dataclass(frozen=True, slots=True)
-class DaskCostModel:
-    """See `CostModel`."""
-
-    engine: DaskEngine
-    beside: str = "on a worker"
-
-    @property
-    def memory_bytes(self) -> int:
-        """See `CostModel`."""
-        return self.engine.worker_bytes
-
-    @property
-    def n_workers(self) -> int:
-        """See `CostModel`."""
-        return self.engine.of_workers.count
-
-    @property
-    def machine(self) -> tuple[str, str]:
-        """See `CostModel`."""
-        model = min(self.engine.cluster.on_each(cpu_model).values())
-        return model, f"worker: {self.engine.of_workers.engine.device}"
-
-    def cost(self, step: Step, memory_bytes: int, rates: Rates) -> Cost:
-        """See `CostModel`."""
-        return cost(step, self.engine.of_workers, memory_bytes, rates)
-
-    def option(self, needs: int) -> str:
-        """See `CostModel`."""
-        return self.engine.of_workers.option(needs)
-
-    def measure_rates(self) -> Rates:
-        """See `CostModel`."""
-        return self.engine.measure_rates()
-
-
-def look(cluster: Cluster, recipe: Recipe, placement: Placement, *, started: bool) -> Workers:
-    """Ask a cluster what plans need to know."""
-    workers = cluster.workers()
-    cores = cluster.on_each(usable_cores)
-    on_host: dict[str, tuple[int, int]] = {}
-    for address, worker in workers.items():
-        threads, known = on_host.get(worker["host"], (0, 0))
-        on_host[worker["host"]] = threads + int(worker["nthreads"]), max(known, cores.get(address, 0))
-    at_a_time = sum(min(threads, known) for threads, known in on_host.values()) / recipe.threads
-    engine = dask_worker.WorkerEngine(recipe, recipe.threads)
-    return Workers(len(workers), recipe.threads, at_a_time, placement.worker_bytes, placement.wanted, started, engine)
-
-
-def rates_on(cluster: Cluster, recipe: Recipe) -> Rates:
-    """The rates of one worker, measured there while the others rest."""
-    rates: Rates = cluster.fetch(cluster.submit("rates", _measured, recipe))
-    return rates
-
-
-def _measured(recipe: Recipe) -> Rates:
+def _measure(recipe: Recipe) -> Rates:
     return measure_rates(recipe.start())
-
-
-def cost(step: Step, workers: Workers, memory_bytes: int, rates: Rates) -> Cost:
-    """What a step takes on a worker, and of the time, where `memory_bytes` are left to it."""
-    alone = costs.cost(step, workers.engine, memory_bytes, rates)
-    if step.operation == "put":
-        return _put(step, workers, alone)
-    if step.operation == "knn" and alone.how == "exact":
-        return _exact_knn(step, workers, alone)
-    if step.operation in SHARED_OUT:
-        return _shared_out(step, workers, alone)
-    brought = 8 * step.sizes["n"] * step.sizes["k"] if step.operation == "leiden" else 0
-    if "d" in step.sizes and workers.in_blocks(int(step.sizes["n"]), int(step.sizes["d"])):
-        brought += int(blocks_rows.WHOLE_COPIES * 4 * step.sizes["n"] * step.sizes["d"])
-    where, seconds = "one worker", alone.seconds + BEGIN_S
-    if step.operation in FOLDS and not (step.operation == "knn_votes" and alone.how != "exact"):
-        folds = int(step.sizes["folds"])
-        rounds = math.ceil(folds / max(1, min(workers.count, int(workers.at_a_time))))
-        where, seconds = "a fold on each worker", alone.seconds * rounds / folds + folds * BEGIN_S
-    how = f"{alone.how}, {where}" if alone.how else where
-    return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought, seconds=seconds)
-
-
-def _put(step: Step, workers: Workers, alone: Cost) -> Cost:
-    """Every worker reads the cells; those of a machine at the same time, so that they do not wait for each other."""
-    n, d = int(step.sizes["n"]), int(step.sizes["d"])
-    matrix = 4 * n * d
-    if workers.in_blocks(n, d):
-        beside = max(min(alone.scratch_bytes, 3 * matrix // workers.count), workers.beside_blocks(n, d))
-        return Cost("blocks", matrix // workers.count, beside, seconds=alone.seconds / workers.at_a_time + BEGIN_S)
-    return Cost(
-        "each worker",
-        matrix,
-        max(alone.scratch_bytes, int((COPIES - 1) * matrix)),
-        seconds=alone.seconds * workers.count / workers.at_a_time + BEGIN_S,
-    )
-
-
-def _exact_knn(step: Step, workers: Workers, alone: Cost) -> Cost:
-    n, d, k = (int(step.sizes[name]) for name in ("n", "d", "k"))
-    rows = min(knn.part_rows(n, d, workers.count * workers.threads), n)
-    parts = -(-n // rows)
-    a_task = 2 * rows * (4 * d + 8 * d + CandidateStore.bytes_per_row(k, max(n - 1, 1)))
-    graph = 12 * n * k // workers.count
-    if workers.in_blocks(n, d):
-        scratch = workers.beside_blocks(n, d) + 4 * graph  # what is found has ids and distances in two precisions
-        return Cost("exact", graph, scratch, seconds=_seconds(alone.seconds, parts * (parts + 1) // 2, workers))
-    scratch = 16 * n + 4 * n * d + 2 * graph + workers.threads * a_task  # near cells are looked for in a scaled copy
-    return Cost(
-        "exact",
-        graph,
-        scratch,
-        seconds=_seconds(alone.seconds, parts * (parts + 1) // 2 + parts, workers),
-    )
-
-
-def _shared_out(step: Step, workers: Workers, alone: Cost) -> Cost:
-    sizes: dict[str, Any] = dict(step.sizes)
-    held, scratch, n_tasks = alone.held_bytes, alone.scratch_bytes, silhouette_parts.TASKS_PER_SLOT * workers.count
-    if step.operation != "look_up" and workers.in_blocks(sizes["n"], sizes["d"]):
-        scratch = workers.beside_blocks(sizes["n"], sizes["d"]) + ORDER_BYTES * sizes["n"]
-    elif step.operation == "silhouette_widths":
-        held += 4 * sizes["n"] * sizes["d"]  # sorted and centred; a worker keeps it for the next silhouette
-        scratch += workers.threads * min(16 * sizes["sums"], silhouette_parts.SUM_BYTES)
-        n_tasks *= silhouette_parts.TASKS_PER_SLOT
-    return replace(
-        alone,
-        held_bytes=held,
-        scratch_bytes=scratch,
-        block_bytes=0,
-        seconds=_seconds(alone.seconds, n_tasks, workers),
-    )
-
-
-def _seconds(alone_s: float, n_tasks: int, workers: Workers) -> float:
-    """Of tasks that take so long on one worker."""
-    return BEGIN_S + max(alone_s / workers.at_a_time, n_tasks * TASK_S)

@@ -24,12 +24,12 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, T
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segment_codes
-from gpubench.engines.dask import array, connect, costs, neighborhoods, worker
+from gpubench.engines.dask import array, connect, neighborhoods, worker
 from gpubench.engines.dask import knn as dask_knn
 from gpubench.engines.dask import silhouette as dask_silhouette
 from gpubench.engines.dask.array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
@@ -49,9 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from gpubench.engines.cpu.rates import Rates
-    from gpubench.engines.dask.costs import Workers
-    from gpubench.engines.steps import CostModel
+    from gpubench.engines.costs import CostModel
 
 
 class OneWorkerEngine(Engine):
@@ -76,7 +74,7 @@ class OneWorkerEngine(Engine):
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`; on the worker to which the neighbours are brought."""
-        self.timeline.work(*work.look_up(knn, 8))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         graph = self._there("fuzzy_graph", self._whole(knn))
         return Graph(*self._fields(graph, "indptr", "indices", "weights"))
 
@@ -224,23 +222,16 @@ class DaskEngine(OneWorkerEngine):
     def worker_bytes(self, n_bytes: int) -> None:
         self.placement.worker_bytes = n_bytes
 
-    @cached_property
-    def of_workers(self) -> Workers:
-        """The workers, as plans see them."""
-        return costs.look(self.cluster, self._recipe, self.placement, started=self._started)
-
-    def measure_rates(self) -> Rates:
-        """Run each operation on few cells on one worker and see how long it takes."""
-        return costs.rates_on(self.cluster, self._recipe)
-
     def close(self) -> None:
         """Let the cluster go, and end the workers that were started here."""
         self._close()
 
-    @property
+    @cached_property
     def cost_model(self) -> CostModel | None:
         """See `Engine.cost_model`; of workers on CPUs."""
-        return costs.DaskCostModel(self)
+        from gpubench.engines.dask.costs import DaskCosts
+
+        return DaskCosts.of(self.cluster, self._recipe, self.placement, started=self._started)
 
     def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
         """See `Engine.map`; as many functions are called ahead as there are workers, each for one of them in turn."""
@@ -274,7 +265,7 @@ class DaskEngine(OneWorkerEngine):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
         method = self.policy.knn_method_for(n, d, k)
         if method == "exact":
-            self.timeline.work(*work.search(n, n, d, k, symmetric=True))
+            self.timeline.count(flop_counts.search(n, n, d, k, symmetric=True))
             if _in_blocks(cells):
                 return blocks_knn.exact_knn(cells, k, self._recipe)
             return dask_knn.exact_knn(self.cluster, cells.argument, _key_of(cells), (n, d), k, self._recipe)
@@ -291,7 +282,7 @@ class DaskEngine(OneWorkerEngine):
         m, (n, d) = queries.shape[0], x.shape
         if not 1 <= k <= n:
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {n}")
-        self.timeline.work(*work.search(m, n, d, k, symmetric=False))
+        self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
         if _in_blocks(x):
             return blocks_knn.knn_between(queries, x, k, self._recipe)
         return dask_knn.knn_between(self.cluster, queries.argument, x.argument, (m, n, d), k, self._recipe)
@@ -319,14 +310,14 @@ class DaskEngine(OneWorkerEngine):
         """(2, n) or (2, m) on one worker."""
         segments, d = sort_cells(clusters, groups), x.shape[1]
         if metric != "euclidean":
-            self.timeline.work(*work.closed_silhouettes(segments, d))
+            self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, d))
             there: ClusterArray = self._there("cluster_distances", x, clusters, groups, metric, cells)
             return there
         if cells is None:
-            self.timeline.work(*work.silhouettes(segments, d))
+            self.timeline.count(flop_counts.silhouettes(segments.group_sizes, d))
         else:
             sizes = compared(segment_codes(cells, segments), segments)
-            self.timeline.work(*work.sampled(sizes, x.shape[0], d))
+            self.timeline.count(flop_counts.sampled(sizes, x.shape[0], d))
         if _in_blocks(x):
             if cells is not None:
                 found = silhouette.distances_of_cells(x, segments, cells, self._recipe)
@@ -352,7 +343,7 @@ class DaskEngine(OneWorkerEngine):
         """See `Engine.map_neighbors`; each block of a graph is looked at where it is."""
         if not isinstance(knn.indices, BlockTable):
             return np.asarray(self._of_other_graph("map_neighbors", knn, kernel, *columns, cells=cells, width=width))
-        self.timeline.work(*work.look_up(knn, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
         return np.asarray(neighborhoods.look_up(self.cluster, knn, kernel, columns, cells, width, self._recipe))
 
     def _columns(self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Columns:

@@ -22,7 +22,7 @@ from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.core.units import bytes_text
 from gpubench.data import as_rows
 from gpubench.engines.base import Policy
-from gpubench.engines.common import work
+from gpubench.engines.common import flop_counts
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cuda.classifiers import max_training_cells
 from gpubench.engines.dask import array, gpu_silhouette, gpu_worker, worker
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.engines.base import Classifier, ClassifierKind, Distance
-    from gpubench.engines.steps import CostModel
+    from gpubench.engines.costs import CostModel
 
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
@@ -158,7 +158,7 @@ class DaskGpuEngine(DaskEngine):
 
     def _search(self, queries: ClusterArray, x: ClusterArray, k: int, *, themselves: bool) -> Knn:
         m, (n, d) = queries.shape[0], x.shape
-        self.timeline.work(*work.search(m, n, d, k, symmetric=False))
+        self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
         rows = rows_a_task(m, n, d, len(self.cluster.workers()))
         told = self._gpu(queries), self._gpu(x)
         calls = [(*told, (start, min(start + rows, m)), k, self._recipe, themselves) for start in range(0, m, rows)]
@@ -188,10 +188,10 @@ class DaskGpuEngine(DaskEngine):
         """Whether the distances of a silhouette are shared out among the workers."""
         if metric != "euclidean" or self.n_workers == 1:
             return False
-        todo = work.silhouettes(sort_cells(clusters, groups), x.shape[1])
+        todo = flop_counts.silhouettes(sort_cells(clusters, groups).group_sizes, x.shape[1])
         if todo.flop < MIN_PRODUCTS:
             return False
-        self.timeline.work(*todo)
+        self.timeline.count(todo)
         return True
 
     def _columns_on_gpus(

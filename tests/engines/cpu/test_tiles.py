@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.errors import InputError
+from gpubench.engines import planner
 from gpubench.engines.base import Engine
 from gpubench.engines.common.knn_search import Scaling, locality_order
 from gpubench.engines.cpu import compiled as cpu_compiled
@@ -88,7 +89,7 @@ def test_neighbours_across_blocks(tiles: str, n: int, rng: np.random.Generator) 
 def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     x = rng.standard_normal((5 * top_k.BLOCK + 11, 4)).astype(np.float32)
     whole = engine_with(tiles).knn(x, 6)
-    monkeypatch.setattr(top_k, "STORE_SHARE", 2e-3)  # two blocks of rows in a gigabyte
+    monkeypatch.setattr(planner, "BLOCK_SHARE", 2e-3)  # two blocks of rows in a gigabyte
     monkeypatch.setattr(top_k, "CALL_PRODUCTS", 1)  # a call for each pair of blocks
     parts = engine_with(tiles).knn(x, 6)
     between = engine_with(tiles).knn_between(x[:3000], x, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,96 +17,103 @@ import gpubench as gb
 from gpubench.core.errors import InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.types import Labels
+from gpubench.engines.base import ClassifierKind
+from gpubench.engines.costs import Cost, CostModel, Sizes
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cpu.rates import Rates
 from gpubench.engines.dask import costs
-from gpubench.engines.dask.costs import BEGIN_S, Workers, cost
+from gpubench.engines.dask.costs import START_S, DaskCosts
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.placement import COPIES
 from gpubench.engines.dask.worker import Recipe
-from gpubench.engines.steps import Sizes, Step, knn_step, leiden_step, look_up_step, put_step, silhouette_step
 
-FAST = Rates((1e-9, 1e-11, 1e-7, 1e-9), (1e-9, 1e-11, 1e-7), (1e-9, 1e-11), 1e6, 1e8, 1e10, 1e6, 1e9)
+FAST = {
+    "search": (5e-12, 1e-8, 1e-9),
+    "queries": (5e-12, 1e-8, 1e-9),
+    "silhouette": (5e-12, 0, 1e-9),
+    "leiden": (0, 0, 1e-6),
+    "look_up": (0, 0, 1e-8),
+    "lr": (1e-10, 0, 0),
+    "rf": (0, 0, 1e-6),
+    "copy": (0, 1e-9, 0),
+}
 N = 250_000
-SIZES = Sizes(N, 50, 15, {"label": Labels(np.arange(N, dtype=np.int32) % 8, tuple("abcdefgh"))})
+SIZES = Sizes(N, 50, {"label": Labels(np.arange(N, dtype=np.int32) % 8, tuple("abcdefgh"))})
 
 
-def workers(count: int, **changed: Any) -> Workers:
+def workers(count: int, **changed: Any) -> DaskCosts:
     engine = CpuEngine(threads=1, memory_bytes=10**10)
-    return replace(Workers(count, 1, float(count), 10**10, "auto", started=True, engine=engine), **changed)
+    return replace(DaskCosts(engine, count, speed=float(count), worker_bytes=10**10), **changed)
 
 
-def seconds(step: Step, count: int, **changed: Any) -> float:
-    return cost(step, workers(count, **changed), 10**10, FAST).seconds
+OPERATIONS: dict[str, Callable[[CostModel], Cost]] = {
+    "put": lambda model: model.put(N, 50, 4, copied=True),
+    "knn": lambda model: model.knn(N, 50, 15),
+    "silhouette": lambda model: model.silhouette(SIZES, "label"),
+    "look_up": lambda model: model.look_up(10**8, 15),
+    "leiden": lambda model: model.leiden(N, 15),
+}
 
 
 @pytest.mark.parametrize(
-    ("step", "at_least"),
-    [
-        (knn_step(SIZES), 3.5),
-        (silhouette_step("silhouette", SIZES, "label"), 3.5),
-        (look_up_step("entropy", Sizes(10**8, 50), 15), 3.5),
-        (leiden_step(SIZES, 15), 1.0),
-        (put_step(SIZES, 4, copied=True), 1.0),
-    ],
-    ids=lambda given: given.operation if isinstance(given, Step) else "",
+    ("operation", "at_least"), [("knn", 3.5), ("silhouette", 3.5), ("look_up", 3.5), ("leiden", 1.0), ("put", 1.0)]
 )
-def test_what_is_shared_out_takes_less_time_with_more_workers(step: Step, at_least: float) -> None:
-    ratio = seconds(step, 1) / seconds(step, 4)
-    assert at_least <= ratio < at_least + 0.6
-    assert seconds(step, 4, at_a_time=2.0) >= seconds(step, 4), "four workers on two cores are no faster than two"
+def test_divided_operations_take_less_time_with_more_workers(operation: str, at_least: float) -> None:
+    def seconds(count: int, **changed: Any) -> float:
+        return OPERATIONS[operation](workers(count, **changed)).seconds(FAST)
+
+    assert at_least <= seconds(1) / seconds(4) < at_least + 0.6
+    assert seconds(4, speed=2.0) >= seconds(4), "four workers on two cores are no faster than two"
 
 
-def test_memory_of_a_worker() -> None:
-    def held(step: Step, count: int) -> tuple[int, int]:
-        expected = cost(step, workers(count), 10**10, FAST)
-        return expected.held_bytes, expected.scratch_bytes
+def test_whole_placement_divides_the_graph_only() -> None:
+    def cost(operation: str, count: int) -> Cost:
+        return OPERATIONS[operation](workers(count))
 
     matrix = 4 * N * 50
-    assert sum(held(put_step(SIZES, 4, copied=True), 4)) >= int(COPIES * matrix)
-    assert held(knn_step(SIZES), 4)[0] < held(knn_step(SIZES), 1)[0], "neighbours are shared out"
-    assert held(silhouette_step("silhouette", SIZES, "label"), 4)[0] >= matrix, "cells are sorted on each worker"
-    assert cost(leiden_step(SIZES, 15), workers(4), 10**10, FAST).how == "igraph, one worker"
+    put = cost("put", 4)
+    assert put.held_bytes + put.scratch_bytes >= int(COPIES * matrix)
+    assert cost("knn", 4).held_bytes < cost("knn", 1).held_bytes, "neighbours are divided"
+    assert cost("silhouette", 4).held_bytes >= matrix, "cells are sorted on each worker"
+    assert cost("leiden", 4).how == "igraph, one worker"
 
 
-def test_memory_of_a_worker_of_blocks() -> None:
+def test_block_placement_divides_the_cells() -> None:
     """Where all cells do not fit one, each holds less the more there are; what needs all takes them whole."""
     matrix = 4 * N * 50
-    silhouettes = silhouette_step("silhouette", SIZES, "label")
 
-    def held(step: Step, count: int) -> int:
-        expected = cost(step, workers(count, worker_bytes=matrix), 10**10, FAST)
-        return expected.held_bytes + expected.scratch_bytes
+    def held(operation: str, count: int) -> int:
+        cost = OPERATIONS[operation](workers(count, worker_bytes=matrix))
+        return cost.held_bytes + cost.scratch_bytes
 
-    assert cost(put_step(SIZES, 4, copied=True), workers(8, worker_bytes=matrix), 10**10, FAST).how == "blocks"
-    for step in (put_step(SIZES, 4, copied=True), knn_step(SIZES), silhouettes):
-        assert held(step, 64) < held(step, 8) < matrix
-    assert held(Step("kmeans", "lr", {"n": N, "d": 50, "folds": 5, "classes": 8}), 64) > 2 * matrix
+    assert OPERATIONS["put"](workers(8, worker_bytes=matrix)).how == "blocks"
+    for operation in ("put", "knn", "silhouette"):
+        assert held(operation, 64) < held(operation, 8) < matrix
+    training = workers(64, worker_bytes=matrix).classifier("lr", N, 50, 5, 8)
+    assert training.held_bytes + training.scratch_bytes > 2 * matrix
 
 
-def test_time_of_folds() -> None:
+def test_folds_run_in_rounds_on_the_workers() -> None:
     """Of five folds two workers have two at a time, so three in turn; from five on all are under way at once."""
 
-    def seconds(operation: str, count: int, n: int = N) -> float:
-        step = Step("folds", operation, {"n": n, "d": 50, "folds": 5, "classes": 8})
-        return cost(step, workers(count), 10**11, FAST).seconds - 5 * BEGIN_S
+    def seconds(kind: ClassifierKind, count: int, n: int = N) -> float:
+        return workers(count).classifier(kind, n, 50, 5, 8).seconds(FAST) - 5 * START_S
 
     alone = seconds("rf", 1)
     for count, rounds in ((2, 3), (4, 2), (5, 1), (9, 1)):
         assert seconds("rf", count) == pytest.approx(alone * rounds / 5)
-    assert seconds("knn_votes", 5, n=20_000) < seconds("knn_votes", 1, n=20_000)
-    assert seconds("knn_votes", 5, n=10**7) == seconds("knn_votes", 1, n=10**7), "one graph serves all folds"
+    assert seconds("knn", 5, n=20_000) < seconds("knn", 1, n=20_000)
+    assert seconds("knn", 5, n=10**7) == seconds("knn", 1, n=10**7), "one graph serves all folds"
 
 
-def test_the_option_that_makes_it_fit() -> None:
+def test_option_names_what_makes_room() -> None:
     assert workers(4).option(2 * 10**10) == "use --workers 2"
     assert workers(4).option(10**11).startswith("raise `memory` above 400")
     assert workers(4, started=False).option(2 * 10**10) == "start workers with --memory-limit 25GB"
 
 
-def test_a_plan_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_plan_of_a_cluster_reports_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(costs, "rates_on", lambda *_: FAST)
+    monkeypatch.setattr(DaskCosts, "measure_rates", lambda _: FAST)
     engine = DaskEngine(cluster=shared_client())
     given: dict[str, Any] = {**plan_case.cells(3000, 20), "engine": engine, "tasks": ["clustering", "embedding"]}
     plan = gb.plan(**given)
@@ -114,25 +122,26 @@ def test_a_plan_of_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> No
     assert [stage.path for stage in plan.stages][:3] == ["X/put", "X/view", "X/knn"]
     assert "on 2 workers of a Dask cluster" in str(plan)
     assert "on a worker at most" in str(plan)
-    engine.worker_bytes, engine.__dict__["of_workers"] = 200_000, replace(engine.of_workers, worker_bytes=200_000)
+    engine.worker_bytes, engine.__dict__["cost_model"] = 200_000, replace(engine.cost_model, worker_bytes=200_000)
     with pytest.raises(InputError, match=r"^X/put takes .* on a worker, but .*; start workers with --memory-limit 1GB"):
         gb.score(**given)
     assert gb.plan(**given).refusal.startswith("X/put takes")
 
 
-def test_rates_are_measured_by_a_worker_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_rates_runs_on_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     class Here:
         """Runs what is submitted."""
 
         submit = staticmethod(lambda _, function, *args: function(*args))
         fetch = staticmethod(lambda answer: answer)
 
-    monkeypatch.setattr(costs, "measure_rates", lambda engine: replace(FAST, graph_cells=engine.n_threads))
-    here: Any = Here()
-    assert costs.rates_on(here, Recipe(0, "auto", False, 10**9, threads=3)).graph_cells == 3
+    monkeypatch.setattr(costs, "measure_rates", lambda engine: {"lr": (engine.n_threads,)})
+    recipe = Recipe(0, "auto", False, 10**9, threads=3)
+    assert workers(1, cluster=Here(), recipe=recipe).measure_rates() == {"lr": (3,)}
 
 
-def test_workers_of_one_machine_share_its_cores() -> None:
-    found = DaskEngine(cluster=shared_client()).of_workers
-    assert (found.count, found.threads, found.started) == (2, 1, False)
-    assert found.at_a_time == min(2, usable_cores())
+def test_speed_of_workers_is_limited_by_the_cores() -> None:
+    found = DaskEngine(cluster=shared_client()).cost_model
+    assert isinstance(found, DaskCosts)
+    assert (found.n_workers, found.threads, found.started) == (2, 1, False)
+    assert found.speed == min(2, usable_cores())
