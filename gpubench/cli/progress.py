@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
-class Progress(Drawing["Live"]):
+class Progress(Drawing):
     """A `Listener` that draws the running stage, see `Drawing`.
 
     Listening only notes where the run is, and a thread of its own draws a few times a second, so the run never waits

@@ -5,27 +5,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-class _Live(Protocol):
-    """Live display of rich, which redraws itself in a thread."""
-
-    def start(self) -> None:
-        """Start to draw."""
-
-    def stop(self) -> None:
-        """Stop, and remove the display."""
-
-
-L = TypeVar("L", bound=_Live)
-
-
-class Drawing(ABC, Generic[L]):
+class Drawing(ABC):
     """Live display on standard error while a `with` statement runs; nothing is drawn unless it is a terminal.
 
     Parameters
@@ -39,8 +25,8 @@ class Drawing(ABC, Generic[L]):
         self._shown = shown and self._stream.isatty()
 
     @abstractmethod
-    def _live(self, console: Console) -> L:
-        """Return the display."""
+    def _live(self, console: Console) -> Any:
+        """Return a live display of rich, with `start` and `stop`."""
 
     def __enter__(self) -> Self:
         if self._shown:
@@ -50,9 +36,7 @@ class Drawing(ABC, Generic[L]):
             self._drawn.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             self._drawn.stop()
 

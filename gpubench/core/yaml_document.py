@@ -65,7 +65,7 @@ class Value:
     file : path of the file, for error messages
     """
 
-    def __init__(self, node: yaml.Node, loader: yaml.SafeLoader, file: str) -> None:
+    def __init__(self, node: Any, loader: yaml.SafeLoader, file: str) -> None:
         self._node = node
         self._loader = loader
         self._file = file
@@ -87,7 +87,7 @@ class Value:
 
     @property
     def _kind(self) -> str:
-        return str(getattr(self._node, "id", ""))  # missing in types-PyYAML
+        return str(self._node.id)
 
     def error(self, message: str) -> InputError:
         """Return an error with this file and line."""
@@ -106,9 +106,7 @@ class Value:
         InputError
             It is not a mapping, or a key is unknown (with close matches), repeated, or not text.
         """
-        import yaml
-
-        if not isinstance(self._node, yaml.MappingNode):
+        if not self.is_mapping:
             raise self.error(f"expected a mapping, lines of '{what}: ...', not {self._described()}")
         found: dict[str, Value] = {}
         lines: dict[str, int] = {}
@@ -125,9 +123,7 @@ class Value:
 
     def items(self) -> list[Value]:
         """Return the values of a list; any other value is a list of one."""
-        import yaml
-
-        if not isinstance(self._node, yaml.SequenceNode):
+        if not self.is_list:
             return [self]
         return [Value(node, self._loader, self._file) for node in self._node.value]
 

@@ -242,7 +242,7 @@ class _Download:
             listener.ended(name, time.perf_counter() - begin)
 
 
-class DownloadProgress(Drawing["progress.Progress"]):
+class DownloadProgress(Drawing):
     """A `Listener` that draws a bar with the size and speed of a download, see `Drawing`."""
 
     def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
