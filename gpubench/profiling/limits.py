@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gpubench.core.types import Array
+from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
@@ -73,32 +74,24 @@ def measure_limits(engine: Engine, n_threads: int) -> Limits:
 
 
 def _product_rate(engine: Engine, n_threads: int) -> float:
-    xp, best = engine.xp, 0.0
+    xp = engine.xp
+
+    def multiply() -> None:
+        engine.to_host((left @ right)[:1])  # waits until a device is done
+
     with threadpool_limits(n_threads, user_api="blas"):
         for edge in EDGES:
             left, right = (xp.full((edge, edge), value, np.float32) for value in (1.0, 0.5))
-
-            def multiply(left: Array = left, right: Array = right) -> None:
-                engine.to_host((left @ right)[:1])  # waits until a device is done
-
-            multiply()
-            once_s = _seconds(multiply)
-            if once_s >= LONG_ENOUGH_S or edge == EDGES[-1]:
-                best = 2 * edge**3 / _fastest(multiply)
+            if _fastest(multiply, 0) >= LONG_ENOUGH_S:
                 break
-    return best
+        return 2 * edge**3 / _fastest(multiply, SECONDS)
 
 
 def _distance_rate(engine: Engine) -> float:
     n, d = DISTANCES
     x = engine.put(np.random.default_rng(0).random((n, d), np.float32))
     clusters = np.arange(n, dtype=np.int32) % 2
-
-    def compare() -> None:
-        engine.cluster_distances(x, clusters)
-
-    compare()
-    return n * (n - 1) * d / _fastest(compare)
+    return flop_counts.silhouettes([(n, 2)], d).flop / _fastest(lambda: engine.cluster_distances(x, clusters), SECONDS)
 
 
 def _copy_rate(engine: Engine, n_threads: int) -> float:
@@ -110,26 +103,19 @@ def _copy_rate(engine: Engine, n_threads: int) -> float:
     pieces = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
     with ThreadPoolExecutor(len(pieces)) as pool:
 
-        def copy_piece(piece: slice) -> None:
-            target[piece] = source[piece]
-
         def copy() -> None:
-            list(pool.map(copy_piece, pieces))
+            list(pool.map(lambda piece: xp.copyto(target[piece], source[piece]), pieces))
             engine.to_host(target[-1:])
 
-        copy()
-        return 2 * size / _fastest(copy)
+        return 2 * size / _fastest(copy, SECONDS)
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    begin = time.perf_counter()
+def _fastest(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest duration of a call that is repeated for some seconds, after a first one that is not timed."""
     call()
-    return time.perf_counter() - begin
-
-
-def _fastest(call: Callable[[], None]) -> float:
-    """Return the shortest duration of repeated calls."""
-    begin, best = time.perf_counter(), _seconds(call)
-    while time.perf_counter() - begin < SECONDS:
-        best = min(best, _seconds(call))
+    end, best = time.perf_counter() + seconds, math.inf
+    while best == math.inf or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
     return best
