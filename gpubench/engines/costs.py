@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from gpubench.core import machine
 from gpubench.core.timeline import Work
 from gpubench.engines import planner
@@ -125,8 +127,6 @@ class Sizes:
 
     def clusters(self, role: str, within: str | None = None) -> list[tuple[int, int]]:
         """Count the cells of each group, and the values of a column among them; all cells are one group by default."""
-        import numpy as np
-
         column = self.columns[role]
         if within is None:
             return [(self.n, column.n_classes)]

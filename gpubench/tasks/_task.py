@@ -15,7 +15,6 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
-from gpubench.engines.costs import Cost, CostModel, Sizes
 from gpubench.engines.embedding import Embedding
 from gpubench.metrics._metric import Metric, MetricSpec
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from gpubench.data.perturbation.predictions import PerturbationData
     from gpubench.engines.base import Engine
+    from gpubench.engines.costs import Cost, CostModel, Sizes
 
 T = TypeVar("T")
 P = ParamSpec("P")
