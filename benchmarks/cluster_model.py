@@ -137,7 +137,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
     }
     seconds, memory = sum(stages.values()), COPIES * 4.0 * n * d
     fits = memory <= worker.memory_bytes
-    told = "the file system" if stages["read_s"] > stages["compute_s"] else _limit(stages, 0, fits=fits, hours=0)
+    limit = "the file system" if stages["read_s"] > stages["compute_s"] else _limit(stages, 0, fits=fits, hours=0)
     return _row((n, d, n_workers), worker, stages, seconds) | {
         "compares": "all",
         "placed": "whole",
@@ -146,7 +146,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
         "efficiency": products / worker.products_s / n_workers / seconds,
         "memory_bytes": memory,
         "fits": fits,
-        "limit": told if fits else "workers with GPUs hold all cells",
+        "limit": limit if fits else "workers with GPUs hold all cells",
     }
 
 
@@ -214,7 +214,7 @@ def main() -> None:
         kind = f"{row['worker']}s (assumed)" if row["assumed"] else f"{row['worker']}s"
         time = f"{row['seconds'] / 3600:.2g} h" if row["fits"] else "does not fit"
         memory = f"{row['memory_bytes'] / 1e9:.0f} GB, {row['placed']}"
-        told = (
+        shown = (
             f"{row['n']:,}",
             row["compares"],
             f"{row['workers']} {kind}",
@@ -223,7 +223,7 @@ def main() -> None:
             time,
             memory,
         )
-        print(f"| {' | '.join(told)} | {row['limit']} |")
+        print(f"| {' | '.join(shown)} | {row['limit']} |")
 
 
 if __name__ == "__main__":

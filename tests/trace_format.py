@@ -1,5 +1,6 @@
-"""The rules of the trace-event format (the JSON that Perfetto and chrome://tracing open), for complete events, counters
-and metadata, the kinds that gpubench writes.
+"""Checks of the trace-event format (the JSON that Perfetto and chrome://tracing open).
+
+They cover complete events, counters and metadata, the kinds that gpubench writes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ NAMED_BY = {"process_name": "name", "thread_name": "name", "process_labels": "la
 
 
 def read_trace(text: str) -> Any:
-    """Parse JSON as the standard has it: NaN and Infinity are none."""
+    """Parse strict JSON, without NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON")
@@ -23,38 +24,38 @@ def read_trace(text: str) -> Any:
 
 
 def violations(trace: Any) -> list[str]:
-    """What of a trace breaks the rules; a line each."""
+    """List violations of the format, one line each."""
     if not isinstance(trace, dict) or not isinstance(trace.get("traceEvents"), list):
         return ["no object with a list of traceEvents"]
     found = [] if trace.get("displayTimeUnit", "ms") in ("ms", "ns") else ["displayTimeUnit is neither ms nor ns"]
     tracks: dict[tuple[int, int], list[tuple[float, float, str]]] = defaultdict(list)
     for i, event in enumerate(trace["traceEvents"]):
-        broken = [f"event {i}: {what}" for what in _of_event(event)]
+        broken = [f"event {i}: {what}" for what in _event_violations(event)]
         found += broken
         if not broken and event["ph"] == "X":
             tracks[event["pid"], event["tid"]].append((event["ts"], event["dur"], event["name"]))
-    return found + [line for events in tracks.values() for line in _not_nested(events)]
+    return found + [line for events in tracks.values() for line in _nesting_violations(events)]
 
 
-def _of_event(event: Any) -> Iterator[str]:
+def _event_violations(event: Any) -> Iterator[str]:
     if not isinstance(event, dict):
-        yield "is no object"
+        yield "is not an object"
         return
     phase = event.get("ph")
     if phase not in ("X", "C", "M"):
         yield f"phase {phase!r} is unknown"
     if not isinstance(event.get("name"), str) or not event["name"]:
         yield "has no name"
-    yield from (f"{key} is no whole number" for key in ("pid", "tid") if type(event.get(key)) is not int)
+    yield from (f"{key} is not a whole number" for key in ("pid", "tid") if type(event.get(key)) is not int)
     times = {"X": ("ts", "dur"), "C": ("ts",)}.get(phase, ())
-    yield from (f"{key} is no time" for key in times if not _is_time(event.get(key)))
+    yield from (f"{key} is not a time" for key in times if not _is_time(event.get(key)))
     args = event.get("args", {})
     if not isinstance(args, dict):
-        yield "args is no object"
+        yield "args is not an object"
     elif phase == "C" and (not args or not all(_is_number(value) for value in args.values())):
         yield "a counter needs numbers"
     elif phase == "M" and NAMED_BY.get(event.get("name", "")) not in args:
-        yield "metadata without what it names"
+        yield "metadata lacks the name"
 
 
 def _is_number(value: Any) -> bool:
@@ -65,8 +66,8 @@ def _is_time(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
-def _not_nested(events: list[tuple[float, float, str]]) -> Iterator[str]:
-    """Complete events of one track lie inside each other or after each other."""
+def _nesting_violations(events: list[tuple[float, float, str]]) -> Iterator[str]:
+    """Find complete events of one track that overlap without being nested."""
     stack: list[tuple[float, str]] = []
     for begin, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
         while stack and stack[-1][0] <= begin:
