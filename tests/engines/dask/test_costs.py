@@ -121,7 +121,7 @@ def test_plan_of_a_cluster_reports_a_worker(monkeypatch: pytest.MonkeyPatch, tmp
     assert plan.memory_bytes == engine.worker_bytes
     assert [stage.path for stage in plan.stages][:3] == ["X/put", "X/view", "X/knn"]
     assert "on 2 workers of a Dask cluster" in str(plan)
-    assert "on a worker at most" in str(plan)
+    assert "MB on a worker (limit " in str(plan)
     engine.worker_bytes, engine.__dict__["cost_model"] = 200_000, replace(engine.cost_model, worker_bytes=200_000)
     with pytest.raises(InputError, match=r"^X/put takes .* on a worker, but .*; start workers with --memory-limit 1GB"):
         gb.score(**given)
