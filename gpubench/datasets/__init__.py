@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
     from gpubench.datasets.catalogue import CatalogueEntry
 
 __all__ = ["demo_path", "fetch", "ids", "info", "load", "path"]
@@ -62,7 +63,7 @@ def ids(*, catalogue: Catalogues = ()) -> list[str]:
     """
     from gpubench.datasets.catalogue import read_catalogues
 
-    return list(read_catalogues([catalogue] if isinstance(catalogue, str | os.PathLike) else catalogue))
+    return list(read_catalogues(catalogue))
 
 
 def info(id: str, *, catalogue: Catalogues = ()) -> CatalogueEntry:  # noqa: A002 - the field's word
@@ -87,7 +88,7 @@ def info(id: str, *, catalogue: Catalogues = ()) -> CatalogueEntry:  # noqa: A00
     """
     from gpubench.datasets.catalogue import find, read_catalogues
 
-    return find(id, read_catalogues([catalogue] if isinstance(catalogue, str | os.PathLike) else catalogue))
+    return find(id, read_catalogues(catalogue))
 
 
 def fetch(

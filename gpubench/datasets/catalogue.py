@@ -73,7 +73,9 @@ def user_catalogue() -> Path:
     return config_folder() / "datasets.yaml"
 
 
-def read_catalogues(more: Sequence[str | os.PathLike[str]] = ()) -> dict[str, CatalogueEntry]:
+def read_catalogues(
+    more: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+) -> dict[str, CatalogueEntry]:
     """Read every catalogue; the fields of a later one replace those of the earlier ones.
 
     The order is: the bundled one, the user's in the configuration folder, those of `GPUBENCH_CATALOGUE`, `more`.
@@ -96,7 +98,7 @@ def read_catalogues(more: Sequence[str | os.PathLike[str]] = ()) -> dict[str, Ca
         entries = _read(user_catalogue(), entries)
     for path in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         entries = _read(Path(path).expanduser(), entries, VARIABLE)
-    for named in more:
+    for named in [more] if isinstance(more, str | os.PathLike) else more:
         entries = _read(Path(named).expanduser(), entries)
     return entries
 
