@@ -1,15 +1,17 @@
-"""Drop-in: code written for czbenchmarks, scib_metrics or sklearn.metrics runs on gpubench, unchanged.
+"""Run code written for czbenchmarks, scib_metrics or sklearn.metrics on gpubench, unchanged.
 
 >>> import gpubench.accel
->>> gpubench.accel.install()  # doctest: +SKIP
+>>> gpubench.accel.install(engine="cpu")
 
-From then on gpubench answers the functions in the tables of `PATCHES`. What it does not cover goes to
-the original, with the reason logged once and counted in `report()`. `python -m gpubench.accel script.py` does the
-same for a script, `%load_ext gpubench.accel` in a notebook, `pytest -p gpubench.accel.pytest_plugin` for a test suite.
+From then on gpubench computes the functions listed in the `PATCHES` of its modules. Calls that it does not cover go to
+the original; the reason is logged once and counted in `report()`. `python -m gpubench.accel script.py` does the same
+for a script, `%load_ext gpubench.accel` in a notebook, `pytest -p gpubench.accel.pytest_plugin` for a test suite.
 
-A patch holds for the process that installed it, and for processes forked from it. Patched functions are pickled by
-reference, so a worker that starts afresh (spawn, joblib's loky) computes with the originals: the numbers as without
-gpubench. Call `install()` in the worker to speed it up as well.
+>>> gpubench.accel.uninstall()
+
+A patch applies to the process that installed it, and to processes forked from it. Patched functions are pickled by
+reference, so a worker in a new process (spawn, joblib's loky) computes with the originals, and returns the numbers that
+it returns without gpubench. Call `install()` in the worker to speed it up as well.
 """
 
 from __future__ import annotations
@@ -18,75 +20,100 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpubench.accel import calls
+from gpubench.accel.calls import dispatcher
 from gpubench.accel.installation import Installation
 from gpubench.accel.report import Report
 
 __all__ = ["accelerated", "install", "report", "uninstall"]
 
-_installed: list[Installation] = []
-"""The one that is in place, if any."""
-
 
 def install(targets: Iterable[str] | None = None, engine: str = "auto", verbose: bool = False) -> None:
-    """Patch packages, those that are imported and those that will be; again: with other options.
+    """Patch packages, both those imported already and those imported later.
 
-    Nothing is imported for it. Names that were imported before, as by `from scib_metrics import silhouette_label`, are
-    patched too; of references that cannot be (in lists, partials, closures) a warning tells.
+    Nothing is imported. Names that were imported before, as by `from scib_metrics import silhouette_label`, are patched
+    too; references that cannot be patched (in lists, partials, closures) are named in a warning. Calling it again
+    replaces the options.
 
     Parameters
     ----------
-    targets : "czbenchmarks", "scib_metrics", "sklearn"; None: all of them
+    targets : names among "czbenchmarks", "scib_metrics", "sklearn"; all of them by default
     engine : "auto" (the best that works here), "cpu" or "cuda"
     verbose : log each call
 
     Raises
     ------
     InputError
-        An unknown target or engine.
+        If a target or the engine is unknown.
     EngineUnavailable
-        The named engine cannot start here.
+        If the named engine cannot start here.
+
+    Examples
+    --------
+    >>> import gpubench.accel
+    >>> gpubench.accel.install("sklearn", engine="cpu")
+    >>> from sklearn.metrics import silhouette_score
+    >>> round(silhouette_score([[0.0], [1.0], [5.0], [6.0]], [0, 0, 1, 1]), 3)
+    0.798
+    >>> gpubench.accel.report()["sklearn.metrics.silhouette_samples"].engines
+    {'cpu'}
+    >>> gpubench.accel.uninstall()
     """
     installation = Installation(targets, engine, verbose=verbose)
-    session = calls.new_session(engine, verbose=verbose)
     uninstall()
-    calls.begin(session)
-    installation.put_in_place()
-    _installed.append(installation)
+    installation.apply()
+    dispatcher.installation = installation
 
 
 def uninstall() -> None:
-    """Take all patches out; nothing happens where there are none."""
-    while _installed:
-        _installed.pop().take_out()
-    calls.end()
+    """Remove all patches; do nothing where there are none."""
+    installation, dispatcher.installation = dispatcher.installation, None
+    if installation is not None:
+        installation.remove()
 
 
 @contextmanager
 def accelerated(
     targets: Iterable[str] | None = None, engine: str = "auto", *, verbose: bool = False
 ) -> Iterator[Report]:
-    """Install for the length of a block; then what was installed before is in place again. Yields the report."""
-    before = list(_installed)
+    """Install for the duration of a block, then restore the previous installation. Yields the report.
+
+    Parameters
+    ----------
+    targets, engine, verbose : see `install`
+
+    Examples
+    --------
+    >>> from gpubench.accel import accelerated
+    >>> with accelerated("sklearn", engine="cpu") as report:
+    ...     from sklearn.metrics import silhouette_score
+    ...
+    ...     score = silhouette_score([[0.0], [1.0], [5.0], [6.0]], [0, 0, 1, 1])
+    >>> "sklearn.metrics.silhouette_samples" in report
+    True
+    """
+    before = dispatcher.installation
     install(targets, engine, verbose)
     try:
-        yield calls.report
+        yield dispatcher.report
     finally:
         uninstall()
-        for installation in before:
-            install(installation.targets, installation.engine, installation.verbose)
+        if before is not None:
+            install(before.targets, before.engine, before.verbose)
 
 
 def report() -> Report:
-    """Return what became of the patched calls so far, over all installs of this process; print it to read it."""
-    return calls.report
+    """Return how often each patched function was called in this process, where it ran and why it fell back.
+
+    Print the report to read it; `to_frame()` returns it as a pandas DataFrame.
+    """
+    return dispatcher.report
 
 
 def load_ipython_extension(_: Any) -> None:
-    """Install, on `%load_ext gpubench.accel`."""
+    """Install on `%load_ext gpubench.accel`."""
     install()
 
 
 def unload_ipython_extension(_: Any) -> None:
-    """Uninstall, on `%unload_ext gpubench.accel`."""
+    """Uninstall on `%unload_ext gpubench.accel`."""
     uninstall()

@@ -1,4 +1,4 @@
-"""`python -m gpubench.accel script.py args ...`: run a script or a module with everything patched."""
+"""`python -m gpubench.accel script.py args ...`: run a script or a module with all patches installed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpubench.core.errors import GpubenchError
 
 
 def main() -> None:
-    """Parse our own options, which stand before the script; the rest are the script's."""
+    """Parse the options before the script; all after it are passed to the script."""
     parser = argparse.ArgumentParser(
         prog="python -m gpubench.accel", description="Run a Python script or module on gpubench, unchanged."
     )
     parser.add_argument("--engine", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--report", action="store_true", help="print at the end what ran where")
-    parser.add_argument("-m", dest="module", action="store_true", help="what follows is a module, not a script")
-    parser.add_argument("script", help="path, or name of the module")
+    parser.add_argument("--report", action="store_true", help="print at the end which calls ran where")
+    parser.add_argument("-m", dest="module", action="store_true", help="the name is that of a module, not of a script")
+    parser.add_argument("script", help="path of the script, or name of the module")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="its arguments")
     options = parser.parse_args()
     try:

@@ -1,6 +1,6 @@
 """czbenchmarks' classifiers: a scikit-learn pipeline whose scaling and training run on gpubench.
 
-Only what `Pipeline` is bound to in two modules of czbenchmarks changes; its folds, its scorers and their errors stay.
+It replaces the name `Pipeline` in two modules of czbenchmarks; its folds, scorers and errors are unchanged.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
-from gpubench.accel import calls
 from gpubench.accel._inputs import matrix_reason
+from gpubench.accel.calls import Start, dispatcher
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
 from gpubench.tasks._classifiers import ScaledClassifier, TrainingCells
@@ -27,17 +27,17 @@ _KINDS: dict[type, tuple[ClassifierKind, tuple[str, ...]]] = {
     KNeighborsClassifier: ("knn", ("n_neighbors",)),
     RandomForestClassifier: ("rf", ("n_estimators",)),
 }
-"""Classifier -> what the engine calls it, and the parameters that both have."""
+"""Classifier -> its name on the engine, and the parameters that both have."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a pipeline asks of the engine.
+class _TrainingRequest:
+    """Training that a pipeline requests from the engine.
 
     Attributes
     ----------
     kind, params, seed : of the classifier
-    centre : whether the scaling centres; None: no scaling
+    centre : whether scaling subtracts the mean; None for no scaling
     """
 
     kind: ClassifierKind
@@ -47,25 +47,25 @@ class _Plan:
 
 
 class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
-    """A pipeline that gpubench trains where it can: a scaling, or none, and one of three classifiers."""
+    """A pipeline trained by gpubench where it is an optional scaling and one of three classifiers."""
 
     _trained: ScaledClassifier | None = None
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> AcceleratedPipeline:
         """Train on (n, d) cells X with n classes y; see `sklearn.pipeline.Pipeline.fit`."""
         self._trained = None
-        plan, reason = _plan(self.steps)
-        name = f"czbenchmarks classifier {plan.kind if plan else type(self.steps[-1][1]).__name__}"
-        trained, ours = calls.run(
+        request, reason = _read_steps(self.steps)
+        name = f"czbenchmarks classifier {request.kind if request else type(self.steps[-1][1]).__name__}"
+        trained, ours = dispatcher.run(
             name,
             lambda: reason or matrix_reason(X) or ("parameters of fit" if params else None),
-            lambda start: _train(start, plan, X, y),
+            lambda start: _train(start, request, X, y),
             lambda: super(AcceleratedPipeline, self).fit(X, y, **params),
         )
         if ours:
             self._name = name
             self._trained, self._classes = trained
-            self._asked: tuple[Any, Any] | None = None
+            self._predicted: tuple[Any, Any] | None = None
         return self
 
     @property
@@ -77,12 +77,12 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         """(m, L) probabilities of `classes_`."""
         if self._trained is None:
             return super().predict_proba(X, **params)
-        # every scorer asks about the same cells
-        if self._asked is None or self._asked[0] is not X:
-            with calls.more_of(self._name):
+        # every scorer predicts the same cells
+        if self._predicted is None or self._predicted[0] is not X:
+            with dispatcher.add_time(self._name):
                 engine = self._trained.engine
-                self._asked = X, engine.to_host(self._trained.predict_proba(engine.xp.asarray(check_array(X))))
-        return self._asked[1]
+                self._predicted = X, engine.to_host(self._trained.predict_proba(engine.xp.asarray(check_array(X))))
+        return self._predicted[1]
 
     def predict(self, X: Any, **params: Any) -> Any:
         """(m,) classes."""
@@ -91,8 +91,8 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         return self._classes[self.predict_proba(X).argmax(axis=1)]
 
 
-def _plan(steps: list[tuple[str, Any]]) -> tuple[_Plan | None, str | None]:
-    """What the engine is to do, or why it cannot."""
+def _read_steps(steps: list[tuple[str, Any]]) -> tuple[_TrainingRequest | None, str | None]:
+    """Return the training to do, or why the engine cannot do it."""
     *before, (_, classifier) = steps
     kind, known = _KINDS.get(type(classifier), (None, ()))
     if kind is None:
@@ -110,22 +110,22 @@ def _plan(steps: list[tuple[str, Any]]) -> tuple[_Plan | None, str | None]:
     if scaler and (other := _differing(scaler, StandardScaler().get_params(), ("with_mean", "copy"))):
         return None, f"scaling with {other}"
     seed = seed if isinstance(seed, int) else 42  # the others draw nothing
-    return _Plan(
+    return _TrainingRequest(
         kind, {name: params[name] for name in known}, seed, bool(scaler["with_mean"]) if scaler else None
     ), None
 
 
-def _differing(params: dict[str, Any], defaults: dict[str, Any], may: tuple[str, ...]) -> str:
+def _differing(params: dict[str, Any], defaults: dict[str, Any], known: tuple[str, ...]) -> str:
     return ", ".join(
-        f"{name}={value!r}" for name, value in params.items() if name not in may and value != defaults[name]
+        f"{name}={value!r}" for name, value in params.items() if name not in known and value != defaults[name]
     )
 
 
-def _train(start: calls.Start, plan: _Plan | None, X: Any, y: Any) -> tuple[ScaledClassifier, Any]:
-    assert plan is not None
-    engine = start(seed=plan.seed)
+def _train(start: Start, request: _TrainingRequest | None, X: Any, y: Any) -> tuple[ScaledClassifier, Any]:
+    assert request is not None
+    engine = start(seed=request.seed)
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
     x = engine.put(np.asarray(X, np.float32, order="C"))
     labels = Labels(codes.astype(np.int32), tuple(map(str, classes)), "y")
-    cells = TrainingCells(engine, x, labels, centre=plan.centre)
-    return ScaledClassifier(engine, plan.kind, cells, plan.params, scaled=plan.centre is not None), classes
+    cells = TrainingCells(engine, x, labels, centre=request.centre)
+    return ScaledClassifier(engine, request.kind, cells, request.params, scaled=request.centre is not None), classes

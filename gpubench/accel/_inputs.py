@@ -1,4 +1,4 @@
-"""Why an argument of another package's function is not for gpubench; None where it is."""
+"""Reasons why gpubench does not cover an argument of another package's function; None where it does."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 
 def first_reason(*reasons: str | None) -> str | None:
-    """The first that there is."""
+    """Return the first reason that is not None."""
     return next((reason for reason in reasons if reason is not None), None)
 
 
 def matrix_reason(X: Any, name: str = "X") -> str | None:
-    """Only dense arrays of numbers: what the originals make of other types, their errors too, is theirs."""
+    """Accept dense numeric arrays only; the originals handle other types, with their own errors."""
     if not isinstance(X, np.ndarray) or isinstance(X, np.matrix):
-        return f"{name} is a {type(X).__name__}, not an array of NumPy"
+        return f"{name} is a {type(X).__name__}, not a NumPy array"
     if X.ndim != 2 or X.dtype.kind not in "fiu":
         return f"{name} has {X.ndim} dimensions of {X.dtype}, not 2 of numbers"
     return None
 
 
 def labels_reason(labels: Any, name: str = "labels") -> str | None:
-    """Only columns with values of one kind: gpubench compares labels as text, where 1 and "1" are the same."""
+    """Accept columns whose values have one type: gpubench compares labels as text, where 1 equals "1"."""
     import pandas as pd
 
     if not isinstance(labels, np.ndarray | pd.Series | pd.Categorical | pd.Index | list | tuple):
@@ -39,12 +39,12 @@ def labels_reason(labels: Any, name: str = "labels") -> str | None:
 
 
 def column_reason(labels: Any, name: str = "labels") -> str | None:
-    """As `labels_reason`, for originals that take no lists."""
+    """Accept what `labels_reason` does except lists and tuples, for originals that take none."""
     return f"{name} is a {type(labels).__name__}" if isinstance(labels, list | tuple) else labels_reason(labels, name)
 
 
 def is_categorical(labels: Any) -> bool:
-    """Whether a column says which values there could be."""
+    """Whether a column is a pandas categorical."""
     import pandas as pd
 
     return isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype)

@@ -1,180 +1,152 @@
-"""One install: which packages, and what is in place of them."""
+"""Install patches into packages, both those imported already and those imported later, and remove them."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
-from gpubench.accel import czbenchmarks, garbage, scib, scikit_learn
+from gpubench.accel import czbenchmarks, scib, silhouettes
 from gpubench.accel.calls import logger
-from gpubench.accel.deferring import DEFERRED, deferred
-from gpubench.accel.patching import Applied, LocalName, Patch, apply, held_elsewhere, read, restore, swap_names
+from gpubench.accel.patching import Applied, LocalName, Patch, other_holders, read, rebind_names, replace, restore
 from gpubench.core.errors import InputError, close_matches
+from gpubench.engines import get_engine
 
 
 class ImportHook(MetaPathFinder):
-    """Calls back when one of some modules has been executed, before anything can import names from it."""
+    """Import hook that calls a function when one of some modules has been executed, before names are imported from it.
 
-    def __init__(self, modules: Collection[str], then: Callable[[str], None]) -> None:
+    Parameters
+    ----------
+    modules : names of the modules
+    executed : called with the name of the module
+    """
+
+    def __init__(self, modules: Collection[str], executed: Callable[[str], None]) -> None:
         self._modules = frozenset(modules)
-        self._then = then
+        self._executed = executed
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Let the other finders find the module, and follow its execution."""
+        """Find the module by the other finders, and wrap its execution."""
         if fullname not in self._modules:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None:
-                self._follow(spec)
+                if spec.loader is not None:
+                    self._wrap(spec, spec.loader)
                 return spec
         return None
 
-    def _follow(self, spec: ModuleSpec) -> None:
-        loader = spec.loader
-        if loader is None:
-            return
+    def _wrap(self, spec: ModuleSpec, loader: Loader) -> None:
         execute = loader.exec_module
 
-        def execute_and_tell(module: ModuleType) -> None:
-            with garbage.paused(), deferred(spec.name):
-                execute(module)
-            self._then(spec.name)
+        def execute_and_notify(module: ModuleType) -> None:
+            execute(module)
+            self._executed(spec.name)
 
-        # On the loader of this one module: a loader of our own would hide what the module's loader can do besides.
-        loader.exec_module = execute_and_tell  # type: ignore[method-assign]
+        # Set on the loader of this one module: a loader class of our own would hide the other methods of its loader.
+        loader.exec_module = execute_and_notify  # type: ignore[method-assign]
 
 
 TARGETS: dict[str, tuple[Patch | LocalName, ...]] = {
     # czbenchmarks takes its silhouettes from scib_metrics
-    "czbenchmarks": (*czbenchmarks.PATCHES, *scib.SILHOUETTES),
-    "scib_metrics": (*scib.SILHOUETTES, *scib.PATCHES),
-    "sklearn": scikit_learn.PATCHES,
+    "czbenchmarks": (*czbenchmarks.PATCHES, *silhouettes.SCIB_PATCHES),
+    "scib_metrics": (*silhouettes.SCIB_PATCHES, *scib.PATCHES),
+    "sklearn": silhouettes.SKLEARN_PATCHES,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """Versions that this is tested with.
-
-    Attributes
-    ----------
-    distribution : what the package is called where it is installed from
-    first, last : (major, minor), both included
-    """
-
-    distribution: str
-    first: tuple[int, int]
-    last: tuple[int, int]
-
-    def __str__(self) -> str:
-        first, last = (".".join(map(str, version)) for version in (self.first, self.last))
-        return first if first == last else f"{first} to {last}"
 
 
 VERSIONS = {
-    "czbenchmarks": Tested("cz-benchmarks", (0, 15), (0, 15)),
-    "scib_metrics": Tested("scib-metrics", (0, 5), (0, 5)),
-    "sklearn": Tested("scikit-learn", (1, 5), (1, 9)),
+    "czbenchmarks": ("cz-benchmarks", (0, 15), (0, 15)),
+    "scib_metrics": ("scib-metrics", (0, 5), (0, 5)),
+    "sklearn": ("scikit-learn", (1, 5), (1, 9)),
 }
-"""Package -> versions."""
+"""Package -> its name on PyPI, and the first and last version that the patches are tested with."""
 
 
 def check_version(package: str) -> None:
-    """Warn of a version that this is not tested with."""
-    tested = VERSIONS[package]
-    version = metadata.version(tested.distribution)
+    """Warn if the installed version of a package is not one of the tested versions."""
+    distribution, first, last = VERSIONS[package]
+    version = metadata.version(distribution)
     release = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if not tested.first <= release <= tested.last:
+    if not first <= release <= last:
+        tested = " to ".join(dict.fromkeys(".".join(map(str, release)) for release in (first, last)))
         warnings.warn(
-            f"gpubench.accel is tested with {tested.distribution} {tested}, and this is {version};"
-            " compare some numbers with those without it",
+            f"gpubench.accel is tested with {distribution} {tested}, but {version} is installed;"
+            " compare some results with those without gpubench.accel",
             stacklevel=2,
         )
 
 
-def tables() -> Mapping[str, dict[str, Any]]:
-    """Entries of czbenchmarks' registry of metrics: "metrics_registry[id]" -> attributes; none before its import."""
-    module = sys.modules.get("czbenchmarks.metrics.implementations")
-    registry = getattr(module, "metrics_registry", None)
-    if registry is None:
-        return {}
-    infos = {kind: registry.get_info(kind) for kind in registry.list_metrics()}
-    return {f"metrics_registry[{kind.value}]": vars(info) for kind, info in infos.items()}
-
-
 class Installation:
-    """Patches some targets, as their modules are imported.
+    """Patches of some targets, applied as their modules are imported.
 
     Attributes
     ----------
-    targets : their names
-    engine, verbose : as in `install`
+    targets : names of packages
+    engine : name of the engine
+    verbose : whether each call is logged
+
+    Raises
+    ------
+    InputError, EngineUnavailable
+        If a target is unknown, or as `get_engine`.
     """
 
     def __init__(self, targets: Iterable[str] | None, engine: str, *, verbose: bool) -> None:
-        """Check the targets.
-
-        Raises
-        ------
-        InputError
-            An unknown one.
-        """
         self.targets = list(TARGETS) if targets is None else [targets] if isinstance(targets, str) else list(targets)
-        self.engine = engine
         self.verbose = verbose
         for name in self.targets:
             if name not in TARGETS:
                 raise InputError(f"targets: {name!r} is unknown{close_matches(name, TARGETS)}")
-        # a target may patch what another patches too
+        self.engine = get_engine(engine).name
+        # targets may share patches
         self._patches = list(dict.fromkeys(patch for name in self.targets for patch in TARGETS[name]))
         self._applied: list[Applied] = []
         self._checked: set[str] = set()
-        modules = {patch.module for patch in self._patches}
-        packages = {module.partition(".")[0] for module in modules}
-        self._hook = ImportHook({*DEFERRED, *modules, *packages}, self._patch_module)
+        self._hook = ImportHook({patch.module for patch in self._patches}, self._apply_to)
 
-    def put_in_place(self) -> None:
-        """Patch what is imported already, under every name, and wait for the rest."""
+    def apply(self) -> None:
+        """Patch the modules that are imported already, under every name, and hook the imports of the others."""
+        if self.verbose:
+            logger.setLevel(logging.INFO)
+            if not logger.hasHandlers():
+                logger.addHandler(logging.StreamHandler())
         imported = [patch for patch in self._patches if patch.module in sys.modules]
-        originals = {patch.title: read(patch, tables) for patch in imported if patch.everywhere}
-        unreached = dict.fromkeys(held_elsewhere(originals, tables)) if originals else ()
-        for patch in imported:
-            self._apply(patch)
-        swap_names([(done.original, done.replacement) for done in self._applied if done.patch.everywhere], tables)
+        originals = {patch.title: read(patch) for patch in imported if patch.everywhere}
+        unreached = dict.fromkeys(other_holders(originals)) if originals else ()
+        for module in dict.fromkeys(patch.module for patch in imported):
+            self._apply_to(module)
+        rebind_names([(done.original, done.replacement) for done in self._applied if done.patch.everywhere])
         for where in unreached:
-            logger.warning("%s since before gpubench.accel was installed; calls from there run as before", where)
+            logger.warning("%s since before gpubench.accel was installed; calls through it are not accelerated", where)
         sys.meta_path.insert(0, self._hook)
 
-    def take_out(self) -> None:
-        """Put all originals back."""
+    def remove(self) -> None:
+        """Restore all originals."""
         sys.meta_path.remove(self._hook)
         for done in self._applied:
-            restore(done, tables)
-        swap_names([(done.replacement, done.original) for done in self._applied if done.patch.everywhere], tables)
+            restore(done)
+        rebind_names([(done.replacement, done.original) for done in self._applied if done.patch.everywhere])
         self._applied.clear()
 
-    def _patch_module(self, module: str) -> None:
-        for patch in self._patches:
-            if patch.module == module:
-                self._apply(patch)
-
-    def _apply(self, patch: Patch | LocalName) -> None:
-        package = patch.module.partition(".")[0]
+    def _apply_to(self, module: str) -> None:
+        package = module.partition(".")[0]
         if package not in self._checked:
             self._checked.add(package)
             check_version(package)
-        done = apply(patch, tables)
-        if done is None:
-            logger.warning("%s is not patched: this version of %s has another function there", patch.title, package)
-        else:
-            self._applied.append(done)
+        for patch in self._patches:
+            if patch.module == module:
+                done = replace(patch)
+                if done is None:
+                    logger.warning("%s is not patched: it differs in this version of %s", patch.title, package)
+                else:
+                    self._applied.append(done)

@@ -1,4 +1,4 @@
-"""Putting a replacement in the place of another package's function, wherever that is held, and taking it out again."""
+"""Replace functions of other packages under every name that refers to them, and restore them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Any
 
-from gpubench.accel.calls import Function, same_parameters, stand_in
+from gpubench.accel.calls import Function, dispatcher, same_parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One function of another package, and what runs in its place.
+    """Function of another package, and its replacement.
 
     Attributes
     ----------
-    module, attribute : where it is defined; the attribute may be a method, "Class.method", or an entry of a table,
-        "table[key]", for which the target says where the table is
+    module, attribute : where it is defined; the attribute may be a method, "Class.method", or an entry of a registry,
+        "registry[key]", see `registries`
     ours : takes a `Start` and the arguments of the original, by name
-    covers : takes the arguments of the original; says why `ours` does not cover them, or None
+    covers : takes some of these arguments; returns why `ours` does not cover them, or None
     name : in the report; by default module and attribute
     """
 
@@ -38,22 +38,24 @@ class Patch:
 
     @property
     def everywhere(self) -> bool:
-        """Whether other names of the function are patched too; methods and entries of tables have no others."""
+        """Whether other names of the function are patched too; methods and entries of registries have none."""
         return self.attribute.isidentifier()
 
     def replace(self, original: Any) -> Any:
-        """Make the replacement, or None where the original takes other parameters than the one that we know."""
-        return stand_in(self.title, original, self.ours, self.covers) if same_parameters(original, self.ours) else None
+        """Make the replacement; None where the parameters of the original are not the known ones."""
+        if not same_parameters(original, self.ours):
+            return None
+        return dispatcher.replacement(self.title, original, self.ours, self.covers)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalName:
-    """A name of one module that is bound to something of our own there, and nowhere else.
+    """Name in one module that is bound to another object, in that module only.
 
     Attributes
     ----------
     module, attribute : the name
-    value : makes what it is bound to from what it was
+    value : makes the new object from the old
     """
 
     module: str
@@ -73,25 +75,31 @@ class LocalName:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A patch that is in place."""
+    """Patch that is applied, with the original and the replacement."""
 
     patch: Patch | LocalName
     original: Any
     replacement: Any
 
 
-Tables = Callable[[], Mapping[str, dict[str, Any]]]
-"""Where a package keeps functions apart from its modules: "table[key]" -> the dict that holds it as "func"."""
+def registries() -> Mapping[str, dict[str, Any]]:
+    """Return czbenchmarks' registry of metrics as "metrics_registry[id]" -> attributes; empty before its import."""
+    module = sys.modules.get("czbenchmarks.metrics.implementations")
+    registry = getattr(module, "metrics_registry", None)
+    if registry is None:
+        return {}
+    infos = {kind: registry.get_info(kind) for kind in registry.list_metrics()}
+    return {f"metrics_registry[{kind.value}]": vars(info) for kind, info in infos.items()}
 
 
-def read(patch: Patch | LocalName, tables: Tables) -> Any:
-    """What stands now where a patch belongs, or None."""
-    return _get(*_find(patch, tables))
+def read(patch: Patch | LocalName) -> Any:
+    """Return the object at the patch's target, or None."""
+    return _get(*_find(patch))
 
 
-def apply(patch: Patch | LocalName, tables: Tables) -> Applied | None:
-    """Put a replacement in place; None where it has none: the function is gone, or takes other parameters."""
-    holder, key = _find(patch, tables)
+def replace(patch: Patch | LocalName) -> Applied | None:
+    """Apply a patch; return None where the function does not exist or takes other parameters."""
+    holder, key = _find(patch)
     original = _get(holder, key)
     replacement = None if original is None else patch.replace(original)
     if replacement is None:
@@ -100,15 +108,15 @@ def apply(patch: Patch | LocalName, tables: Tables) -> Applied | None:
     return Applied(patch, original, replacement)
 
 
-def restore(done: Applied, tables: Tables) -> None:
-    """Put the original back."""
-    _set(*_find(done.patch, tables), done.original)
+def restore(done: Applied) -> None:
+    """Restore the original."""
+    _set(*_find(done.patch), done.original)
 
 
-def _find(patch: Patch | LocalName, tables: Tables) -> tuple[Any, str]:
-    """The holder of what is patched, and its name there."""
+def _find(patch: Patch | LocalName) -> tuple[Any, str]:
+    """Return the holder of the patch's target and its name there."""
     if patch.attribute.endswith("]"):
-        return tables().get(patch.attribute, {}), "func"
+        return registries().get(patch.attribute, {}), "func"
     *path, name = patch.attribute.split(".")
     holder: Any = sys.modules[patch.module]
     for step in path:
@@ -127,22 +135,21 @@ def _set(holder: Any, key: str, value: Any) -> None:
         setattr(holder, key, value)
 
 
-def swap_names(pairs: Iterable[tuple[Any, Any]], tables: Tables) -> None:
-    """Let every name of every module, and every entry of the tables, that is bound to the old be bound to the new."""
+def rebind_names(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Rebind every name of every module, and every entry of the registries, from old objects to new ones."""
     new_of = {id(old): (old, new) for old, new in pairs}
-    for names in (*_module_names(), *tables().values()):
-        found = [(name, new_of[id(value)][1]) for name, value in list(names.items()) if id(value) in new_of]
-        names.update(found)
+    for names in (*_module_names(), *registries().values()):
+        names.update([(name, new_of[id(value)][1]) for name, value in list(names.items()) if id(value) in new_of])
 
 
-def held_elsewhere(titles: Mapping[str, Any], tables: Tables) -> Iterator[str]:
-    """Say what holds functions besides the names of modules and the tables: lists, partials, closures, classes.
+def other_holders(titles: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each holder of a function other than modules and registries: lists, partials, closures, classes.
 
     Parameters
     ----------
     titles : title of each function -> the function
     """
-    known = {id(names) for names in (*_module_names(), *tables().values(), titles)}
+    known = {id(names) for names in (*_module_names(), *registries().values(), titles)}
     title_of = {id(function): title for title, function in titles.items()}
     for holder in gc.get_referrers(*titles.values()):
         if id(holder) in known or isinstance(holder, FrameType):
@@ -154,6 +161,6 @@ def held_elsewhere(titles: Mapping[str, Any], tables: Tables) -> Iterator[str]:
 
 def _module_names() -> Iterator[dict[str, Any]]:
     for module in list(sys.modules.values()):
-        if issubclass(type(module), ModuleType):  # isinstance() believes what cffi's libraries say of themselves
-            # not vars(): a module that is loaded on first use would be loaded by it
+        if issubclass(type(module), ModuleType):  # isinstance() is fooled by cffi's libraries
+            # not vars(): it would load a module that is loaded on first use
             yield object.__getattribute__(module, "__dict__")

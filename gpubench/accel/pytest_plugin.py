@@ -1,4 +1,4 @@
-"""`pytest -p gpubench.accel.pytest_plugin`: a test suite with everything patched."""
+"""`pytest -p gpubench.accel.pytest_plugin`: run a test suite with all patches installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what ran where."""
+    """Print which calls ran where."""
     terminalreporter.section("gpubench.accel")
     terminalreporter.write_line(str(report()))
 

@@ -1,4 +1,4 @@
-"""What became of the calls that were patched: how often, on which engine, how long, and what fell back and why."""
+"""Counts of the patched calls: how often, on which engine, how long, and which fell back to the original and why."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ COLUMNS = ("call", "ran", "engine", "seconds", "fell_back", "fallback_seconds", 
 
 @dataclass(slots=True)
 class Calls:
-    """The calls of one function.
+    """Counts of the calls of one function.
 
     Attributes
     ----------
-    ran : calls that gpubench answered
-    seconds : that they took together
-    engines : where they ran
-    fallback_seconds : time of the calls that the original answered
-    reasons : why it did -> how often
+    ran : calls that gpubench computed
+    seconds : their total time
+    engines : names of the engines that computed them
+    fallback_seconds : total time of the calls that the original computed
+    reasons : reason for calling the original -> how often
     """
 
     ran: int = 0
@@ -34,66 +34,52 @@ class Calls:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-class Report:
-    """Counts calls, over all installs of this process; threads may count at the same time."""
+class Report(dict[str, Calls]):
+    """Counts of the calls of all patched functions in this process, by name; safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, Calls] = {}
+        super().__init__()
         self._lock = Lock()
 
     def ran(self, name: str, engine: str, seconds: float, *, calls: int = 1) -> None:
-        """Count a call that gpubench answered; 0 calls: more time of one that is counted already."""
+        """Count a call that gpubench computed; `calls=0` adds time to one that is counted already."""
         with self._lock:
-            of_name = self._calls.setdefault(name, Calls())
-            of_name.ran += calls
-            of_name.seconds += seconds
-            of_name.engines.add(engine)
+            entry = self.setdefault(name, Calls())
+            entry.ran += calls
+            entry.seconds += seconds
+            entry.engines.add(engine)
 
     def fell_back(self, name: str, reason: str, seconds: float) -> None:
-        """Count a call that the original answered."""
+        """Count a call that the original computed."""
         with self._lock:
-            of_name = self._calls.setdefault(name, Calls())
-            of_name.reasons[reason] += 1
-            of_name.fallback_seconds += seconds
-
-    def clear(self) -> None:
-        """Start anew."""
-        with self._lock:
-            self._calls.clear()
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def __getitem__(self, name: str) -> Calls:
-        return self._calls[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._calls
+            entry = self.setdefault(name, Calls())
+            entry.reasons[reason] += 1
+            entry.fallback_seconds += seconds
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield what `COLUMNS` names, for each function that was called."""
+        """Yield the values of `COLUMNS` for each function that was called."""
         with self._lock:
-            calls = dict(self._calls)
-        for name, of_name in calls.items():
-            times = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in of_name.reasons.items()]
+            calls = dict(self)
+        for name, entry in calls.items():
+            times = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in entry.reasons.items()]
             yield (
                 name,
-                of_name.ran,
-                ", ".join(sorted(of_name.engines)),
-                of_name.seconds,
-                of_name.reasons.total(),
-                of_name.fallback_seconds,
+                entry.ran,
+                ", ".join(sorted(entry.engines)),
+                entry.seconds,
+                entry.reasons.total(),
+                entry.fallback_seconds,
                 "; ".join(times),
             )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas DataFrame, a row for each function that was called."""
+        """Return a pandas DataFrame with one row per function that was called."""
         import pandas as pd
 
         return pd.DataFrame(list(self.rows()), columns=list(COLUMNS))
 
     def __str__(self) -> str:
-        if not len(self):
+        if not self:
             return "gpubench.accel: no patched function was called"
         lines = ["gpubench.accel:"]
         for name, ran, engine, seconds, fell_back, fallback_seconds, why in self.rows():

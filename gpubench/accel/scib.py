@@ -1,4 +1,4 @@
-"""scib_metrics: what gpubench answers, with the numbers and the types of scib-metrics."""
+"""scib_metrics, apart from its silhouettes, with the numbers and types of the originals."""
 
 from __future__ import annotations
 
@@ -8,163 +8,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench import metrics
-from gpubench.accel import _scib_neighbors as neighbors
-from gpubench.accel import garbage
 from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
-from gpubench.accel.calls import Function, Start, tell
-from gpubench.accel.patching import LocalName, Patch
+from gpubench.accel.calls import Function, Start, dispatcher
+from gpubench.accel.patching import Patch
+from gpubench.accel.silhouettes import BRAS_PATCH, defined
 from gpubench.core.errors import InputError
-from gpubench.core.types import Labels
-from gpubench.data import encode_labels
-from gpubench.metrics._metric import check_groups
-from gpubench.metrics.silhouette import silhouette_widths
+from gpubench.core.types import Knn, Labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-def _silhouette_label(start: Start, X: Any, labels: Any, rescale: bool, chunk_size: int, metric: Any) -> np.float32:
-    score = float(metrics.silhouette_label(X, labels, metric=metric, engine=start()))
-    return np.float32(score if rescale else 2 * score - 1)
-
-
-def _covers_label(X: Any, labels: Any, rescale: Any, chunk_size: Any, metric: Any) -> str | None:
-    return _covers_samples(X, labels, chunk_size, metric, "nearest")
-
-
-def _silhouette_samples(
-    start: Start, X: Any, labels: Any, chunk_size: int, metric: Any, between_cluster_distances: str
-) -> NDArray[np.float32]:
-    engine = start()
-    encoded = encode_labels(labels, "labels", len(X))
-    check_groups(encoded)
-    return silhouette_widths(engine, engine.put(X), encoded.codes, metric=metric).astype(np.float32)
-
-
-def _covers_samples(X: Any, labels: Any, chunk_size: Any, metric: Any, between_cluster_distances: Any) -> str | None:
-    reason = first_reason(
-        matrix_reason(X), column_reason(labels), _distance_reason(chunk_size, metric, between_cluster_distances)
-    )
-    if reason is None and is_categorical(labels) and _skips_a_category(labels):
-        return "labels has categories without cells, which scib-metrics counts; drop them for the score without"
-    return reason or _origin_reason(X, metric)
-
-
-def _silhouette_batch(
-    start: Start,
-    X: Any,
-    labels: Any,
-    batch: Any,
-    rescale: bool,
-    chunk_size: int,
-    metric: Any,
-    between_cluster_distances: str,
-) -> np.float32:
-    if between_cluster_distances == "mean_other":
-        value = _defined(metrics.bras(X, labels, batch, metric=metric, engine=start()))
-        return np.float32(value if rescale else 1 - value)
-    label = encode_labels(labels, "labels", len(X))
-    scored, skipping = _labels_of_batches(label, batch)
-    if not scored.any():
-        raise InputError("no label has two batches and more cells than batches")
-    if not skipping.any():
-        value = float(metrics.silhouette_batch(X, labels, batch, metric=metric, engine=start()))
-        return np.float32(value if rescale else 1 - value)
-    tell(
-        "scib_metrics.silhouette_batch",
-        "some labels lack a category of batch; scib-metrics counts them as perfectly mixed, and so does gpubench in its"
-        " place; give batch as strings for the score without",
-    )
-    mixed = float(skipping.sum())
-    if (scored & ~skipping).any():
-        rows = ~skipping[label.codes]
-        of_others = metrics.silhouette_batch(
-            X[rows], np.asarray(labels)[rows], np.asarray(batch)[rows], metric=metric, engine=start()
-        )
-        mixed += float(of_others) * (scored & ~skipping).sum()
-    value = mixed / scored.sum()
-    return np.float32(value if rescale else 1 - value)
-
-
-def _covers_batch(
-    X: Any,
-    labels: Any,
-    batch: Any,
-    rescale: Any,
-    chunk_size: Any,
-    metric: Any,
-    between_cluster_distances: Any,
-) -> str | None:
-    # the mean over all other batches, as of BRAS, is not moved by a category without cells
-    between = "nearest" if between_cluster_distances == "mean_other" else between_cluster_distances
-    return first_reason(
-        matrix_reason(X),
-        column_reason(labels),
-        column_reason(batch, "batch"),
-        _distance_reason(chunk_size, metric, between),
-    ) or _origin_reason(X, metric)
-
-
-def _labels_of_batches(label: Labels, batch: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(L,) which labels have batches to compare, and in which of them a category before the last that occurs is empty.
-
-    scib-metrics takes the distance to such a category as NaN, and the widths of all cells of the label as 0.
-    """
-    import pandas as pd
-
-    batches = encode_labels(batch, "batch", len(label))
-    codes = pd.Categorical(batch).codes if is_categorical(batch) else batches.codes
-    counts = np.zeros((label.n_classes, codes.max() + 1), np.int64)
-    np.add.at(counts, (label.codes, codes), 1)
-    n_batches = (counts > 0).sum(axis=1)
-    scored = (n_batches > 1) & (n_batches < counts.sum(axis=1))
-    last = counts.shape[1] - (counts[:, ::-1] > 0).argmax(axis=1)
-    return scored, scored & (last > n_batches) & is_categorical(batch)
-
-
-def _skips_a_category(labels: Any) -> bool:
-    """Whether a category before the last that occurs has no cells."""
-    import pandas as pd
-
-    codes = pd.Categorical(labels).codes
-    return bool(len(np.unique(codes)) <= codes.max(initial=-1))
-
-
-def _distance_reason(chunk_size: Any, metric: Any, between_cluster_distances: Any) -> str | None:
-    if metric not in ("euclidean", "cosine"):
-        return f"metric={metric!r}; there are 'euclidean' and 'cosine'"
-    if between_cluster_distances != "nearest":
-        return f"between_cluster_distances={between_cluster_distances!r}; gpubench has 'nearest'"
-    if not isinstance(chunk_size, int) or chunk_size < 1:
-        return f"chunk_size={chunk_size!r}"
-    return None
-
-
-def _origin_reason(X: Any, metric: str) -> str | None:
-    """scib-metrics has NaN for the cosine with a cell at the origin."""
-    return "cells at the origin have no cosine" if metric == "cosine" and not X.any(axis=1).all() else None
-
-
-def _bras(
-    start: Start, X: Any, labels: Any, batch: Any, chunk_size: int, metric: Any, between_cluster_distances: str
-) -> np.float32:
-    return _silhouette_batch(start, X, labels, batch, True, chunk_size, metric, between_cluster_distances)
-
-
-def _covers_bras(
-    X: Any, labels: Any, batch: Any, chunk_size: Any, metric: Any, between_cluster_distances: Any
-) -> str | None:
-    return _covers_batch(X, labels, batch, True, chunk_size, metric, between_cluster_distances)
+    from gpubench.engines.base import Engine
 
 
 def _isolated_labels(
     start: Start, X: Any, labels: Any, batch: Any, rescale: bool, iso_threshold: int | None
 ) -> np.float32:
-    score = _defined(metrics.isolated_labels(X, labels, batch, iso_threshold=iso_threshold, engine=start()))
+    score = defined(metrics.isolated_labels(X, labels, batch, iso_threshold=iso_threshold, engine=start()))
     return np.float32(score if rescale else 2 * score - 1)
 
 
-def _covers_isolated(X: Any, labels: Any, batch: Any, rescale: Any, iso_threshold: Any) -> str | None:
+def _covers_isolated(X: Any, labels: Any, batch: Any) -> str | None:
     reason = first_reason(matrix_reason(X), column_reason(labels), column_reason(batch, "batch"))
     if reason is None and any(is_categorical(column) for column in (labels, batch)):
         return "categories, of which scib-metrics counts those without cells; give strings"
@@ -172,10 +36,10 @@ def _covers_isolated(X: Any, labels: Any, batch: Any, rescale: Any, iso_threshol
 
 
 def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale: bool, kwargs: dict[str, Any]) -> Any:
-    """scib-metrics warns where the score is below 0, and returns 0; so does this."""
+    """Warn and return 0 where the score is below 0, as scib-metrics does."""
     engine, categorical = start(), kwargs.get("categorical", False)
     before, after = (
-        _defined(metrics.principal_component_regression(X, covariate, categorical=categorical, engine=engine))
+        defined(metrics.principal_component_regression(X, covariate, categorical=categorical, engine=engine))
         for X in (X_pre, X_post)
     )
     if not scale:
@@ -184,59 +48,211 @@ def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale
         raise InputError("the covariate explains nothing of X_pre")
     if after > before:
         warnings.warn(
-            "PCR comparison is negative: the covariate explains more after integration; it is 0", stacklevel=4
+            "PCR comparison is negative: the covariate explains more after integration; it is 0", stacklevel=5
         )
         return 0
     return (before - after) / before
 
 
-def _covers_pcr(X_pre: Any, X_post: Any, covariate: Any, scale: Any, kwargs: dict[str, Any]) -> str | None:
+def _covers_pcr(X_pre: Any, X_post: Any, covariate: Any, kwargs: dict[str, Any]) -> str | None:
     other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
     if other:
         return f"the parameters {other}"
     return first_reason(matrix_reason(X_pre, "X_pre"), matrix_reason(X_post, "X_post"), column_reason(covariate))
 
 
-def _defined(score: float) -> float:
-    if np.isnan(score):
-        raise InputError(getattr(score, "note", "the score is undefined"))
-    return float(score)
+def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
+    """Nearest neighbours, exact up to a few hundred thousand cells; each cell comes first among its own."""
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
+    engine = start(exact=False)
+    knn = engine.knn(engine.put(X), n_neighbors - 1)
+    n = len(X)
+    indices = np.column_stack([np.arange(n, dtype=np.int32), engine.to_host(knn.indices)])
+    distances = np.column_stack([np.zeros(n, np.float32), engine.to_host(knn.distances)])
+    return NeighborsResults(indices=indices, distances=distances)
+
+
+def _covers_pynndescent(X: Any, n_neighbors: Any) -> str | None:
+    reason = matrix_reason(X)
+    if reason is None and not 2 <= n_neighbors <= len(X):
+        return f"n_neighbors={n_neighbors} of {len(X):,} cells"
+    return reason
+
+
+def _lisi_knn(start: Start, X: Any, labels: Any, perplexity: float | None) -> NDArray[np.float32]:
+    return _lisi(start, X, labels, perplexity)[0].astype(np.float32)
+
+
+def _ilisi_knn(start: Start, X: Any, batches: Any, perplexity: float | None, scale: bool) -> np.float32:
+    lisi, n_batches = _lisi(start, X, batches, perplexity)
+    median = np.median(lisi)
+    return np.float32((median - 1) / (n_batches - 1) if scale else median)
+
+
+def _clisi_knn(start: Start, X: Any, labels: Any, perplexity: float | None, scale: bool) -> np.float32:
+    lisi, n_labels = _lisi(start, X, labels, perplexity)
+    median = np.median(lisi)
+    return np.float32((n_labels - median) / (n_labels - 1) if scale else median)
+
+
+def _lisi(start: Start, X: Any, labels: Any, perplexity: float | None) -> tuple[NDArray[np.float64], int]:
+    """Return the index of each cell, and the number of labels; the default perplexity is a third of the columns."""
+    engine = start()
+    used = X.indices.shape[1] // 3 if perplexity is None else float(perplexity)
+    lisi = metrics.lisi_knn(_to_knn(engine, X), labels, perplexity=used, engine=engine)
+    return lisi, len(np.unique(labels))
+
+
+def _covers_lisi(X: Any, labels: Any) -> str | None:
+    # LISI ignores the cell itself among its neighbours
+    return first_reason(_neighbors_reason(X, self_needed=False), _several_reason(labels, "labels"))
+
+
+def _covers_ilisi(X: Any, batches: Any) -> str | None:
+    return _covers_lisi(X, batches)
+
+
+def _kbet(
+    start: Start, X: Any, batches: Any, alpha: float
+) -> tuple[np.float64, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the acceptance rate, the statistics and the p-values."""
+    engine = start()
+    tests = metrics.kbet_tests(_to_knn(engine, X), batches, engine=engine)
+    p_values = tests.p_values.astype(np.float32)
+    return (p_values >= alpha).mean(), tests.statistics.astype(np.float32), p_values
+
+
+def _covers_kbet(X: Any, batches: Any) -> str | None:
+    # kBET counts a cell among its own neighbours
+    return first_reason(_neighbors_reason(X), _several_reason(batches, "batches"))
+
+
+def _kbet_per_label(
+    start: Start, X: Any, batches: Any, labels: Any, alpha: float, diffusion_n_comps: int, return_df: bool
+) -> Any:
+    import pandas as pd
+
+    engine = start()
+    values, codes = np.unique(np.asarray(labels), return_inverse=True)
+    label = Labels(codes.astype(np.int32), tuple(map(str, values)), "labels")
+    if np.bincount(codes).min() <= diffusion_n_comps:
+        dispatcher.warn_once(
+            "scib_metrics.kbet_per_label",
+            f"a label has no more than {diffusion_n_comps} cells; scib-metrics takes fewer diffusion components for all"
+            " labels after it, gpubench for that label alone",
+        )
+    scores = metrics.kbet_of_labels(
+        _to_knn(engine, X), batches, label, alpha=alpha, diffusion_n_comps=diffusion_n_comps, engine=engine
+    )
+    table = pd.DataFrame({"cluster": values, "kBET": [float(score) for score in scores.values()]})
+    mean = np.nanmean(table["kBET"])
+    return (mean, table) if return_df else mean
+
+
+def _covers_kbet_per_label(X: Any, batches: Any, labels: Any) -> str | None:
+    return first_reason(_covers_kbet(X, batches), column_reason(labels))
+
+
+def _graph_connectivity(start: Start, X: Any, labels: Any) -> np.float64:
+    engine = start()
+    return np.float64(metrics.graph_connectivity(_to_knn(engine, X), labels, engine=engine))
+
+
+def _covers_connectivity(X: Any, labels: Any) -> str | None:
+    # a loop connects nothing, so the cell itself may be among its neighbours or not
+    return first_reason(_neighbors_reason(X, self_needed=False), column_reason(labels))
+
+
+def _nmi_ari_leiden(
+    start: Start, X: Any, labels: Any, optimize_resolution: bool, resolution: float, n_jobs: int, seed: int
+) -> dict[str, Any]:
+    """Agreement with the clusters of the best resolution, or of the given one."""
+    engine = start(seed=seed)
+    knn = _to_knn(engine, X)
+    if optimize_resolution:
+        clusters: Any = metrics.best_leiden_clusters(knn, labels, engine=engine)[0]
+        return {name: np.float64(value) for name, value in _agreement(engine, labels, clusters).items()}
+    return _agreement(engine, labels, engine.leiden(engine.fuzzy_graph(knn), resolution))
+
+
+def _covers_leiden(X: Any, labels: Any, seed: Any) -> str | None:
+    if not isinstance(seed, int):
+        return f"seed={seed!r}; gpubench needs a number"
+    # UMAP's graph counts a cell among its own neighbours
+    return first_reason(_neighbors_reason(X), column_reason(labels))
+
+
+def _nmi_ari_kmeans(start: Start, X: Any, labels: Any) -> dict[str, Any]:
+    """Agreement with as many k-means clusters as there are labels."""
+    engine = start()
+    n_clusters = len(np.unique(labels))
+    return _agreement(engine, labels, metrics.kmeans_clusters(X, n_clusters, engine=engine))
+
+
+def _covers_kmeans(X: Any, labels: Any) -> str | None:
+    return first_reason(matrix_reason(X), _several_reason(labels, "labels"))
+
+
+def _agreement(engine: Engine, labels: Any, clusters: Any) -> dict[str, Any]:
+    return {
+        "nmi": float(metrics.normalized_mutual_info(labels, clusters, engine=engine)),
+        "ari": float(metrics.adjusted_rand_index(labels, clusters, engine=engine)),
+    }
+
+
+def _several_reason(labels: Any, name: str) -> str | None:
+    reason = column_reason(labels, name)
+    return f"{name} has one value" if reason is None and len(np.unique(labels)) < 2 else reason
+
+
+def _neighbors_reason(X: Any, *, self_needed: bool = True) -> str | None:
+    indices, distances = getattr(X, "indices", None), getattr(X, "distances", None)
+    if not isinstance(indices, np.ndarray) or not isinstance(distances, np.ndarray) or indices.ndim != 2:
+        return f"X is a {type(X).__name__} without arrays of neighbours"
+    n, k = indices.shape
+    if k < 3 or indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() >= n:
+        return "X lacks neighbours"
+    times = (indices == np.arange(n)[:, None]).sum(axis=1)
+    if (times == 1).all() or (not self_needed and (times == 0).all()):
+        return None
+    return "a cell is not once among its own neighbours"
+
+
+def _to_knn(engine: Engine, X: Any) -> Knn:
+    """Convert scib-metrics' neighbours to a graph on the engine: ascending, without the cell itself."""
+    n, k = X.indices.shape
+    others = X.indices != np.arange(n)[:, None]
+    n_others = k - 1 if not others.all() else k
+    indices, distances = X.indices[others].reshape(n, n_others), X.distances[others].reshape(n, n_others)
+    if (np.diff(distances, axis=1) < 0).any():
+        order = np.argsort(distances, axis=1, kind="stable")
+        indices, distances = np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+    xp = engine.xp
+    return Knn(xp.asarray(indices, dtype=np.int32), xp.asarray(distances, dtype=np.float32))
 
 
 def _patch(module: str, attribute: str, ours: Function, covers: Function) -> Patch:
     return Patch(f"scib_metrics.metrics.{module}", attribute, ours, covers, f"scib_metrics.{attribute}")
 
 
-SILHOUETTES = (
-    Patch(
-        "scib_metrics.utils._silhouette",
-        "silhouette_samples",
-        _silhouette_samples,
-        _covers_samples,
-        "scib_metrics.utils.silhouette_samples",
-    ),
-    _patch("_silhouette", "silhouette_label", _silhouette_label, _covers_label),
-    _patch("_silhouette", "silhouette_batch", _silhouette_batch, _covers_batch),
-)
 PATCHES = (
     Patch(
         "scib_metrics.nearest_neighbors._pynndescent",
         "pynndescent",
-        neighbors.pynndescent,
-        neighbors.covers_pynndescent,
+        _pynndescent,
+        _covers_pynndescent,
         "scib_metrics.nearest_neighbors.pynndescent",
     ),
-    _patch("_silhouette", "bras", _bras, _covers_bras),
+    BRAS_PATCH,
     _patch("_isolated_labels", "isolated_labels", _isolated_labels, _covers_isolated),
-    _patch("_lisi", "lisi_knn", neighbors.lisi_knn, neighbors.covers_lisi),
-    _patch("_lisi", "ilisi_knn", neighbors.ilisi_knn, neighbors.covers_ilisi),
-    _patch("_lisi", "clisi_knn", neighbors.clisi_knn, neighbors.covers_lisi),
-    _patch("_kbet", "kbet", neighbors.kbet, neighbors.covers_kbet),
-    _patch("_kbet", "kbet_per_label", neighbors.kbet_per_label, neighbors.covers_kbet_per_label),
-    _patch("_graph_connectivity", "graph_connectivity", neighbors.graph_connectivity, neighbors.covers_connectivity),
-    _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", neighbors.nmi_ari_leiden, neighbors.covers_leiden),
-    _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", neighbors.nmi_ari_kmeans, neighbors.covers_kmeans),
+    _patch("_lisi", "lisi_knn", _lisi_knn, _covers_lisi),
+    _patch("_lisi", "ilisi_knn", _ilisi_knn, _covers_ilisi),
+    _patch("_lisi", "clisi_knn", _clisi_knn, _covers_lisi),
+    _patch("_kbet", "kbet", _kbet, _covers_kbet),
+    _patch("_kbet", "kbet_per_label", _kbet_per_label, _covers_kbet_per_label),
+    _patch("_graph_connectivity", "graph_connectivity", _graph_connectivity, _covers_connectivity),
+    _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", _nmi_ari_leiden, _covers_leiden),
+    _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", _nmi_ari_kmeans, _covers_kmeans),
     _patch("_pcr_comparison", "pcr_comparison", _pcr_comparison, _covers_pcr),
-    LocalName("scib_metrics.benchmark._core", "Benchmarker.prepare", garbage.of_its_own),
-    LocalName("scib_metrics.benchmark._core", "Benchmarker.benchmark", garbage.of_its_own),
 )

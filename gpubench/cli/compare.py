@@ -60,16 +60,16 @@ def compare(
     if tolerance is not None and not fail_if_worse:
         raise InputError("--tolerance is what --fail-if-worse lets pass; add that, or leave it out")
     least = _least(fail_below or [])
-    from gpubench.comparison import compare as comparison_compare
-    from gpubench.comparison.comparison import show
+    from gpubench.comparison.compare import compare as compare_results
+    from gpubench.results.table import print_blocks
 
-    compared = comparison_compare.compare(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    compared = compare_results(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
     failures = compared.below(least) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
     if format_ == "json":
         content = {**compared.to_dict(), "failures": failures}
         sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
     else:
-        show(compared, sys.stdout)
+        print_blocks(compared.blocks(), sys.stdout)
         sys.stdout.write("".join(f"Failed: {line}\n" for line in failures))
     return EXIT_FAILED if failures else 0
 

@@ -50,7 +50,8 @@ def profile_command(
     from gpubench.core.files import check_writable_folder
     from gpubench.profiling import profile
     from gpubench.profiling.sweep import DEFAULT_TASKS
-    from gpubench.profiling.table import show
+    from gpubench.profiling.table import blocks
+    from gpubench.results.table import print_blocks
 
     with reporting(verbose):
         check_writable_folder(out, "out")
@@ -70,7 +71,7 @@ def profile_command(
             )
         if found.interrupted and not found.runs:  # nothing to keep
             raise KeyboardInterrupt
-    show(found, sys.stdout)
+    print_blocks(blocks(found), sys.stdout)
     sys.stdout.write("".join(f"Wrote {file}\n" for file in _write(found, out)))
     if found.interrupted:
         return EXIT_INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,9 +75,9 @@ def score_runs(
     A run that cannot be scored is told of, and the others go on.
     """
     from gpubench.cli.parse import parse_output
+    from gpubench.cli.print_result import stages_text
     from gpubench.cli.progress import Progress
-    from gpubench.cli.show import stages_text
-    from gpubench.results import table
+    from gpubench.results.table import result_blocks
     from gpubench.running import batch
     from gpubench.running.run_file import read_run_file
 
@@ -104,8 +105,8 @@ def score_runs(
         results[plan.name] = result
         if result.failures:
             code = EXIT_TASK_FAILED
-        remarks = [line for told in table.remarks(result.skipped, result.failures) for line in told]
-        _say("\n".join(f"  {line}" for line in [*remarks, *lines]), quiet)
+        text = "\n".join(block.to_text() for block in result_blocks([], result.skipped, result.failures))
+        _say(textwrap.indent("\n".join(filter(None, [text, *lines])), "  "), quiet)
         if verbose:
             sys.stdout.write(f"{stages_text(result)}\n")
         if result.interrupted:

@@ -171,7 +171,7 @@ def _finish(
     checkpoint: Checkpoint | None = None,
 ) -> int:
     """Write the files, show the table, and choose the exit code; what is not whole leaves its checkpoint."""
-    from gpubench.cli.show import show, stages_text
+    from gpubench.cli.print_result import print_result, stages_text
 
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
@@ -187,7 +187,7 @@ def _finish(
     if checkpoint:
         lines += checkpoint.end(complete=not (result.interrupted or result.failures or not_written))
     if not quiet:
-        show(result, lines, sys.stdout)
+        print_result(result, lines, sys.stdout)
     if verbose:
         sys.stdout.write(f"\n{stages_text(result)}\n")
     if not_written is not None:

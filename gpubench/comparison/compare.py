@@ -1,4 +1,4 @@
-"""Results side by side: which rows belong together, how far they are apart, and whether that is more than noise."""
+"""Compare results: match their rows, and compute how far they differ and whether that is more than noise."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gpubench.comparison import N_RESAMPLES, SEED, Drawn, Resampler, draw_differences
-from gpubench.comparison.comparison import ComparedRow, Comparison, Key
-from gpubench.comparison.donors import find_donors
+from gpubench.comparison.comparison import ComparedRow, Comparison
+from gpubench.comparison.paired_intervals import PairedInterval, paired_intervals
+from gpubench.comparison.resampling import N_RESAMPLES, SEED, Resampler
 from gpubench.core import scores
-from gpubench.core.errors import InputError
-from gpubench.core.scores import MetricResult
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.scores import MetricResult, pairing_problem
 from gpubench.core.types import check_seed
+from gpubench.data import read_labels
 from gpubench.metrics import METRICS
 from gpubench.results.result import Result
 
-# What of the provenance must agree for numbers to be comparable, and how it is called in a warning.
+if TYPE_CHECKING:
+    from gpubench.core.types import Labels
+
+MIN_RESAMPLES = 100
+"""Fewer resamples do not determine the ends of a 95% interval."""
+
+# Parameters that a run finds and is not given: rows that differ in them answer the same question.
+_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
+
+# Parts of the provenance that must agree for scores to be comparable, by their names in warnings.
 _SHARED = {
     "fingerprint of the cells' columns (label, batch ...)": ("dataset", "columns"),
     "number of cells": ("dataset", "n_cells"),
@@ -30,22 +40,249 @@ _SHARED = {
 _NOT_OPTIONS = frozenset({"tasks", "embeddings"})
 
 
+def compare(
+    files: str | os.PathLike[str] | Result | Sequence[str | os.PathLike[str] | Result],
+    *,
+    donor: str | None = None,
+    obs: Any = None,
+    resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> Comparison:
+    """Compare two or more results, or the embeddings of one result; differences are from the first.
+
+    Rows match where embedding, task, metric and the requested parameters agree. Where each file has one embedding, the
+    embeddings are compared with each other, whatever their names.
+
+    Differences of scores that follow from values of cells get a 95% interval by a paired bootstrap: the same cells are
+    drawn for both, or the same donors left out of both. Clusters, classifiers and neighbours stay those of the runs.
+
+    Parameters
+    ----------
+    files : results.json files, folders that contain one, or `Result` objects. The values of the cells are read from
+        cells.parquet in the same folder. For a single one its embeddings are compared
+    donor : column of the results, such as "batch", or of `obs`. Each donor is left out in turn instead of cells being
+        drawn, which estimates how scores vary between donors; other scores get no interval
+    obs : table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
+    resamples : how often cells are drawn; 0 for no draws, so that only standard errors give intervals
+    seed : random seed of the draws
+
+    Returns
+    -------
+    Comparison, which prints as a table.
+
+    Raises
+    ------
+    InputError
+        If there is only one embedding, a file is not a result, the column does not exist, or a number cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubench as gb
+    >>> rng = np.random.default_rng(0)
+    >>> label = np.repeat(["a", "b"], 100)
+    >>> near = rng.normal(size=(200, 5)).astype("float32")
+    >>> far = near + 3 * (label == "b")[:, None].astype("float32")
+    >>> result = gb.score({"near": near, "far": far}, label=label, tasks=["embedding"], engine="cpu")
+    >>> (row,) = gb.compare(result).rows
+    >>> row.metric, row.differences[1].method, row.differences[1].better
+    ('silhouette_score', 'bootstrap', True)
+    """
+    given = [files] if isinstance(files, str | os.PathLike | Result) else list(files)
+    if not given:
+        raise InputError("compare: there is nothing to compare; give results.json files, or folders that hold one")
+    check_draws(resamples, seed, donor, obs)
+    results = [file if isinstance(file, Result) else _read(Path(file)) for file in given]
+    names = [f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(given, 1)]
+    if len(results) == 1:
+        names, results = _split_by_embedding(names[0], results[0])
+    embeddings = [{row.embedding for row in result.results} for result in results]
+    by_name = any(len(found) != 1 for found in embeddings)
+    tables = [_by_key(result.results, by_name=by_name) for result in results]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    matched = [[table.get(key) for table in tables] for key in keys]
+    intervals, draws = _intervals(results, matched, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    return Comparison(
+        names=tuple(names),
+        rows=tuple(_compared_row(rows, own) for rows, own in zip(matched, intervals, strict=True)),
+        warnings=tuple(comparability_warnings(names, results)),
+        draws=draws,
+    )
+
+
+def check_draws(resamples: int, seed: int, donor: str | None, obs: Any) -> None:
+    """Check the options of the draws, before anything is read.
+
+    Raises
+    ------
+    InputError
+        If a number of resamples or a seed cannot be used, or options contradict each other.
+    """
+    check_seed(seed)
+    if resamples != 0 and resamples < MIN_RESAMPLES:
+        raise InputError(
+            f"resamples={resamples} cannot be used; give at least {MIN_RESAMPLES}, or 0 for none", argument="resamples"
+        )
+    if donor is not None and resamples == 0:
+        raise InputError(
+            f"donor={donor!r} asks for intervals, but `resamples` is 0; leave out one of them", argument="donor"
+        )
+    if obs is not None and donor is None:
+        raise InputError(
+            "obs is the table of the donors; name their column with `donor`, or leave out `obs`", argument="obs"
+        )
+
+
+def _read(path: Path) -> Result:
+    if path.is_dir() and not (path / "results.json").exists():
+        raise InputError(
+            f"{str(path)!r} is a folder without results.json; pass a result file or a folder that holds one"
+        )
+    return Result.from_json(path / "results.json" if path.is_dir() else path)
+
+
+def _split_by_embedding(name: str, result: Result) -> tuple[list[str], list[Result]]:
+    """Split a result into one for each embedding."""
+    rows: dict[str, list[MetricResult]] = {}
+    for row in result.results:
+        rows.setdefault(row.embedding, []).append(row)
+    if len(rows) < 2:
+        has = f"one embedding, {next(iter(rows))!r}" if rows else "no numbers"
+        raise InputError(f"compare: {name} has {has}; give another result to compare it with")
+    return list(rows), [replace(result, results=own) for own in rows.values()]
+
+
+def _requested(row: MetricResult) -> dict[str, Any]:
+    return {key: value for key, value in row.params.items() if key not in _FOUND}
+
+
+def _by_key(results: Iterable[MetricResult], *, by_name: bool) -> dict[tuple[Any, ...], MetricResult]:
+    """Map rows by what must agree in all files; rows of one file that agree in all of it are numbered."""
+    table: dict[tuple[Any, ...], MetricResult] = {}
+    for row in results:
+        params = json.dumps(scores.plain(_requested(row)), sort_keys=True)
+        count = 0
+        while (key := (row.embedding if by_name else "", row.task, row.metric, params, count)) in table:
+            count += 1
+        table[key] = row
+    return table
+
+
+def _compared_row(results: Sequence[MetricResult | None], intervals: Mapping[int, PairedInterval]) -> ComparedRow:
+    found = [row for row in results if row is not None]
+    metric = found[0].metric
+    return ComparedRow(
+        embedding=", ".join(dict.fromkeys(row.embedding for row in found)),
+        task=found[0].task,
+        metric=metric,
+        params=_requested(found[0]),
+        higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None,
+        results=tuple(results),
+        intervals=intervals,
+    )
+
+
+def _intervals(
+    results: Sequence[Result],
+    matched: Sequence[Sequence[MetricResult | None]],
+    *,
+    donor: str | None,
+    obs: Any,
+    resamples: int,
+    seed: int,
+) -> tuple[list[dict[int, PairedInterval]], str]:
+    """Compute the intervals of the differences of all rows from those of the first result.
+
+    Parameters
+    ----------
+    matched : for each row its counterpart in every result, or None
+
+    Returns
+    -------
+    For each row its intervals by number of the result; what the intervals are based on.
+    """
+    intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
+    if resamples == 0:
+        return intervals, ""
+    donors = None if donor is None else find_donors(results, donor, obs)
+    resampler = Resampler(
+        results[0].cells.n_cells,
+        n_resamples=resamples,
+        seed=seed,
+        donors=None if donors is None else donors.codes,
+    )
+    for i in range(1, len(results)):
+        pairs = {
+            number: (rows[0], rows[i])
+            for number, rows in enumerate(matched)
+            if not any(row is None or math.isnan(row.value) for row in (rows[0], rows[i]))
+        }
+        found = paired_intervals(results[0].cells, results[i].cells, list(pairs.values()), resampler)  # type: ignore[arg-type]
+        for number, interval in zip(pairs, found, strict=True):
+            intervals[number][i] = interval
+    if not any(one.interval for own in intervals for one in own.values()):
+        return intervals, ""
+    if donors is not None:
+        return intervals, f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
+    return intervals, f"{resamples:,} draws of cells, seed {seed}"
+
+
+def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
+    """Find the donor of each cell.
+
+    Parameters
+    ----------
+    results : those with cells provide their columns, by role ("batch") and by the name that was given for it
+    column : name of the column
+    obs : a table as in `gpubench.score`, for a column that the results do not have
+
+    Raises
+    ------
+    InputError
+        If there is no such column, it has one value for all cells, or not one for each.
+    """
+    with_cells = [result for result in results if result.cells.columns]
+    if not with_cells:
+        raise InputError(
+            f"donor={column!r} needs results with a cells.parquet beside them; score again with --out", argument="donor"
+        )
+    if obs is not None:
+        donors = read_labels(obs, column, "donor", with_cells[0].cells.n_cells)
+    else:
+        known: dict[str, Labels] = {}
+        for result in with_cells:
+            if pairing_problem(with_cells[0].cells, result.cells):  # its column is of other cells
+                continue
+            options = result.provenance.get("options", {})
+            for role, labels in result.cells.groups.items():
+                known.setdefault(str(options.get(role, role)), labels)
+                known.setdefault(role, labels)
+        if column not in known:
+            raise InputError(
+                f"donor={column!r} is not among the columns of the results{close_matches(column, known)}; "
+                "give `obs`, the table of the cells that has it",
+                argument="donor",
+            )
+        donors = known[column]
+    if donors.n_classes < 2:
+        raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least", argument="donor")
+    return donors
+
+
 def comparability_warnings(names: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Say what of the provenance differs from the first file, and which runs did not end; a line each."""
+    """Return a line for each difference in provenance from the first file, and for each interrupted run."""
     first = results[0].provenance
     lines = []
     for name, result in zip(names, results, strict=True):
         if result.interrupted:
             lines.append(f"{name} was interrupted; rows are missing")
-        for what, path in _SHARED.items():
-            here, there = _at(result.provenance, path), _at(first, path)
-            if here != there:
-                lines.append(f"{what} differs: {there} in {names[0]}, {here} in {name}")
-        here, there = _options(result.provenance), _options(first)
+        pairs = [(what, _at(first, path), _at(result.provenance, path)) for what, path in _SHARED.items()]
+        theirs, own = _options(first), _options(result.provenance)
+        pairs += [(option, theirs.get(option), own.get(option)) for option in sorted(theirs.keys() | own.keys())]
         lines += [
-            f"{option} differs: {there.get(option)} in {names[0]}, {here.get(option)} in {name}"
-            for option in sorted(here.keys() | there.keys())
-            if here.get(option) != there.get(option)
+            f"{what} differs: {expected} in {names[0]}, {found} in {name}"
+            for what, expected, found in pairs
+            if expected != found
         ]
     return lines
 
@@ -58,190 +295,3 @@ def _at(provenance: Any, path: Sequence[str]) -> Any:
 
 def _options(provenance: Any) -> dict[str, Any]:
     return {name: value for name, value in (_at(provenance, ["options"]) or {}).items() if name not in _NOT_OPTIONS}
-
-
-MIN_RESAMPLES = 100
-"""Fewer do not tell where the ends of a 95% interval are."""
-
-
-def check_draws(n_resamples: int, seed: int, donor: str | None, obs: Any) -> None:
-    """Refuse what cannot be drawn, before anything is read.
-
-    Raises
-    ------
-    InputError
-        A number of resamples or a seed that cannot be used, or flags that contradict each other.
-    """
-    check_seed(seed)
-    if n_resamples != 0 and n_resamples < MIN_RESAMPLES:
-        raise InputError(
-            f"resamples={n_resamples} cannot be used; give at least {MIN_RESAMPLES}, or 0 for none",
-            argument="resamples",
-        )
-    if donor is not None and n_resamples == 0:
-        raise InputError(
-            f"donor={donor!r} asks for intervals, but `resamples` is 0; leave out one of them", argument="donor"
-        )
-    if obs is not None and donor is None:
-        raise InputError(
-            "obs is the table of the donors; name their column with `donor`, or leave out `obs`", argument="obs"
-        )
-
-
-def draw(
-    results: Sequence[Result],
-    together: Sequence[Sequence[MetricResult | None]],
-    *,
-    donor: str | None,
-    obs: Any,
-    n_resamples: int,
-    seed: int,
-) -> tuple[list[dict[int, Drawn]], str]:
-    """Draw the differences of all rows from those of the first result.
-
-    Parameters
-    ----------
-    together : for each number its row in every result, or None
-
-    Returns
-    -------
-    For each number what was drawn, by the place of the result; what the intervals are of.
-    """
-    drawn: list[dict[int, Drawn]] = [{} for _ in together]
-    if n_resamples == 0:
-        return drawn, ""
-    donors = None if donor is None else find_donors(results, donor, obs)
-    resampler = Resampler(
-        results[0].cells.n_cells,
-        n_resamples=n_resamples,
-        seed=seed,
-        donors=None if donors is None else donors.codes,
-    )
-    for place in range(1, len(results)):
-        pairs = {
-            i: (first, other)
-            for i, rows in enumerate(together)
-            if _defined(first := rows[0]) and _defined(other := rows[place]) and first is not None and other is not None
-        }
-        found = draw_differences(results[0].cells, results[place].cells, list(pairs.values()), resampler)
-        for i, one in zip(pairs, found, strict=True):
-            drawn[i][place] = replace(one, of_donors=donors is not None)
-    if not any(one.interval for of_row in drawn for one in of_row.values()):
-        return drawn, ""
-    if donors is not None:
-        return drawn, f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
-    return drawn, f"{n_resamples:,} draws of cells, seed {seed}"
-
-
-def _defined(row: MetricResult | None) -> bool:
-    return row is not None and not math.isnan(row.value)
-
-
-# Parameters that a run finds rather than is given: rows that differ in them answer the same question.
-_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
-
-
-def compare(
-    files: str | os.PathLike[str] | Result | Sequence[str | os.PathLike[str] | Result],
-    *,
-    donor: str | None = None,
-    obs: Any = None,
-    resamples: int = N_RESAMPLES,
-    seed: int = SEED,
-) -> Comparison:
-    """Put two or more results, or the embeddings of one, side by side; differences are from the first.
-
-    Rows belong together where embedding, task, metric and the parameters that were asked for agree. Where each file has
-    one embedding, the embeddings are compared with each other, whatever their names.
-
-    Differences of scores that are made of values of cells get a 95% interval by a paired bootstrap: the same cells are
-    drawn for both, or the same donors left out of both. Clusters, classifiers and neighbours stay those of the runs.
-
-    Parameters
-    ----------
-    files : results.json files, folders that hold one, or `Result` objects; the values of the cells are read from the
-        cells.parquet beside them. A single one stands for its embeddings
-    donor : a column of the results, such as "batch", or of `obs`. Each donor is left out in turn instead of cells being
-        drawn, which says how scores move with other donors; other numbers get no interval
-    obs : the table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
-    resamples : how often cells are drawn; 0: not at all, standard errors alone give intervals
-    seed : of the draws
-
-    Raises
-    ------
-    InputError
-        One result with one embedding, a file that is no result, no such column, or a number that cannot be used.
-
-    Examples
-    --------
-    >>> gb.compare(["results/pca", "results/scvi"])  # doctest: +SKIP
-    """
-    given = [files] if isinstance(files, str | os.PathLike | Result) else list(files)
-    if not given:
-        raise InputError("compare: there is nothing to compare; give results.json files, or folders that hold one")
-    check_draws(resamples, seed, donor, obs)
-    results = [file if isinstance(file, Result) else _read(Path(file)) for file in given]
-    names = [f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(given, 1)]
-    if len(results) == 1:
-        names, results = _by_embedding(names[0], results[0])
-    embeddings = [list(dict.fromkeys(row.embedding for row in result.results)) for result in results]
-    one_each = all(len(held) == 1 for held in embeddings)
-    tables = [_by_key(result.results, named=not one_each) for result in results]
-    keys = list(dict.fromkeys(key for table in tables for key in table))
-    together = [[table.get(key) for table in tables] for key in keys]
-    drawn, draws = draw(results, together, donor=donor, obs=obs, n_resamples=resamples, seed=seed)
-    return Comparison(
-        names=tuple(names),
-        rows=tuple(_compared(of_row, of_draws) for of_row, of_draws in zip(together, drawn, strict=True)),
-        warnings=tuple(comparability_warnings(names, results)),
-        draws=draws,
-    )
-
-
-def _by_embedding(name: str, result: Result) -> tuple[list[str], list[Result]]:
-    """The embeddings of one result as results that stand side by side."""
-    rows_of: dict[str, list[MetricResult]] = {}
-    for row in result.results:
-        rows_of.setdefault(row.embedding, []).append(row)
-    if len(rows_of) < 2:
-        has = f"one embedding, {next(iter(rows_of))!r}" if rows_of else "no numbers"
-        raise InputError(f"compare: {name} has {has}; give another result to compare it with")
-    return list(rows_of), [replace(result, results=own) for own in rows_of.values()]
-
-
-def _read(path: Path) -> Result:
-    if path.is_dir() and not (path / "results.json").exists():
-        raise InputError(
-            f"{str(path)!r} is a folder without results.json; pass a result file or a folder that holds one"
-        )
-    return Result.from_json(path / "results.json" if path.is_dir() else path)
-
-
-def _asked(row: MetricResult) -> dict[str, Any]:
-    return {key: value for key, value in row.params.items() if key not in _FOUND}
-
-
-def _by_key(results: Iterable[MetricResult], *, named: bool) -> dict[Key, MetricResult]:
-    """Rows by what they must agree in; those of one file that agree in all of it are numbered."""
-    table: dict[Key, MetricResult] = {}
-    for row in results:
-        params = json.dumps(scores.plain(_asked(row)), sort_keys=True)
-        count = 0
-        while (key := (row.embedding if named else "", row.task, row.metric, params, count)) in table:
-            count += 1
-        table[key] = row
-    return table
-
-
-def _compared(results: Sequence[MetricResult | None], drawn: Mapping[int, Drawn]) -> ComparedRow:
-    found = [row for row in results if row is not None]
-    metric = found[0].metric
-    return ComparedRow(
-        embedding=", ".join(dict.fromkeys(row.embedding for row in found)),
-        task=found[0].task,
-        metric=metric,
-        params=_asked(found[0]),
-        higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None,
-        results=tuple(results),
-        drawn=drawn,
-    )

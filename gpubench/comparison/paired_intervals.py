@@ -1,20 +1,20 @@
-"""How far the difference of two scores of the same cells moves when cells are drawn anew, or donors are left out.
+"""Intervals of the differences of two results, with cells resampled, or donors left out, in the same way for both.
 
-Both scores are computed from the same draws, so that what moves both of them is not noise. Clusters,
-classifiers and neighbours are those of the runs: what is drawn is which cells are scored.
+What moves both scores alike is then not noise. Clusters, classifiers and neighbours are those of the runs: only which
+cells are scored varies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from gpubench.comparison.resampled_scores import mean_over_cells, mean_over_labels
 from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
-from gpubench.comparison.score_parts import Counts, Values, parts_of
+from gpubench.comparison.score_parts import CountScore, MeanScore, score_parts
 from gpubench.core.scores import pairing_problem
 
 if TYPE_CHECKING:
@@ -27,193 +27,225 @@ ONE_DONOR = "all cells that count are of one donor"
 NOT_ITS_CELLS = "the values of its cells do not make it up"
 
 ROUNDING = 1e-4
-"""Relative and absolute; what the cells make up may differ from the row by that: they are kept as float32."""
+"""Relative and absolute difference allowed between a row and the score of its cells, which are stored as float32."""
 
 MIN_DEFINED = 0.95
-"""Share of the draws in which a number must be defined."""
+"""Share of the resamples in which a difference must be defined."""
 
 MAX_CODES = 1 << 40
 
+Method: TypeAlias = Literal["bootstrap", "jackknife"]
+
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """What drawing says of one number.
+class PairedInterval:
+    """Interval of one difference.
 
     Attributes
     ----------
-    interval : 95% interval of it; None where the cells do not tell
-    method : "bootstrap", the percentiles of draws; "jackknife" over donors, and where clusters agree with labels
-    reason : why there is none
-    of_donors : whether donors were drawn, in whose place standard errors over cells or folds cannot stand
+    interval : 95% interval; None where the cells do not determine it
+    method : "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
+    reason : why there is no interval
+    of_donors : whether donors were left out; standard errors over cells or folds cannot replace such an interval
     """
 
     interval: tuple[float, float] | None
-    method: Literal["bootstrap", "jackknife"] | None = None
+    method: Method | None = None
     reason: str = ""
     of_donors: bool = False
 
 
-def draw_differences(
+def paired_intervals(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
-) -> list[Drawn]:
-    """Draw the differences of rows, the other less the first; one for each pair.
+) -> list[PairedInterval]:
+    """Compute the interval of each difference, the other row minus the first.
 
     Parameters
     ----------
-    first, other : what both runs keep of each cell
-    pairs : a row of the first and one of the other
+    first, other : values of the cells of both runs
+    pairs : a row of the first run and one of the other
     resampler : of that many cells
     """
-    apart = pairing_problem(first, other)
-    if apart:
-        return [Drawn(None, reason=apart)] * len(pairs)
+    of_donors = resampler.donors is not None
+    problem = pairing_problem(first, other)
+    if problem:
+        return [PairedInterval(None, reason=problem, of_donors=of_donors)] * len(pairs)
     reasons: dict[int, str] = {}
-    values: dict[int, list[Values]] = {}
-    counts: dict[int, list[Counts]] = {}
+    means: dict[int, list[MeanScore]] = {}
+    counts: dict[int, list[CountScore]] = {}
     for i, rows in enumerate(pairs):
-        parts = [parts_of(row, cells) for row, cells in zip(rows, (first, other), strict=True)]
-        if len(of_values := [part for part in parts if isinstance(part, Values)]) == len(parts):
-            values[i] = of_values
-        elif len(of_counts := [part for part in parts if isinstance(part, Counts)]) == len(parts):
+        parts = [score_parts(row, cells) for row, cells in zip(rows, (first, other), strict=True)]
+        if len(of_means := [part for part in parts if isinstance(part, MeanScore)]) == 2:
+            means[i] = of_means
+        elif len(of_counts := [part for part in parts if isinstance(part, CountScore)]) == 2:
             counts[i] = of_counts
         else:
             reasons[i] = next((part for part in parts if isinstance(part, str)), NOT_ITS_CELLS)
     label = first.groups.get("label")
     codes = np.zeros(first.n_cells, np.int32) if label is None else label.codes
-    drawn = {**_of_values(values, codes, resampler), **_of_all_counts(counts, resampler)}
-    return [_interval(rows, drawn[i]) if i in drawn else Drawn(None, reason=reasons[i]) for i, rows in enumerate(pairs)]
+    replicates = {**_replicate_means(means, codes, resampler), **_replicate_counts(counts, resampler)}
+    intervals = []
+    for i, rows in enumerate(pairs):
+        found, method, reason = _interval(rows, replicates[i]) if i in replicates else (None, None, reasons[i])
+        intervals.append(PairedInterval(found, method, reason, of_donors))
+    return intervals
 
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """What both scores are by the cells as they are, and their difference in each draw.
+    """Scores of both runs, and the difference in each resample.
 
     Attributes
     ----------
-    points : of the first and the other
-    drawn : the other less the first; of a jackknife without each group
-    method : how an interval follows from them
-    shares : of the scores that each donor makes up, where donors are left out
+    scores : of the first and the other run, over all cells
+    differences : other minus first in each resample; of a jackknife without each group
+    method : how an interval is computed from them
+    shares : of the score that each donor makes up, where donors are left out
     """
 
-    points: tuple[float, ...]
-    drawn: Floats
-    method: Literal["bootstrap", "jackknife"]
+    scores: tuple[float, ...]
+    differences: Floats
+    method: Method
     shares: Floats | None = None
 
 
-def _of_values(
-    together: Mapping[int, Sequence[Values]], label: NDArray[np.int32], resampler: Resampler
+def _interval(
+    rows: Sequence[MetricResult], replicates: _Replicates
+) -> tuple[tuple[float, float] | None, Method | None, str]:
+    """Return interval, method and reason; no interval where the cells and the rows do not belong together."""
+    for row, score in zip(rows, replicates.scores, strict=True):
+        if not np.isclose(row.value, score, rtol=ROUNDING, atol=ROUNDING):
+            return None, None, NOT_ITS_CELLS
+    value = replicates.scores[1] - replicates.scores[0]
+    differences = replicates.differences
+    defined = differences[np.isfinite(differences)]
+    n, n_undefined = len(differences), len(differences) - len(defined)
+    if replicates.method == "bootstrap":
+        if len(defined) < MIN_DEFINED * n:
+            return None, None, f"it is undefined in {n_undefined / n:.0%} of the draws"
+        return percentile_interval(value, defined), "bootstrap", ""
+    if n < 2:
+        return None, None, ONE_DONOR
+    if n_undefined:
+        return None, None, f"it is undefined without {n_undefined} of the {n} donors"
+    return jackknife_interval(value, differences, replicates.shares), "jackknife", ""
+
+
+def _replicate_means(
+    pairs: Mapping[int, Sequence[MeanScore]], label: NDArray[np.int32], resampler: Resampler
 ) -> dict[int, _Replicates]:
-    """Means, by their number; all under the same weights."""
-    if not together:
+    """Replicate means of values of cells, all under the same weights."""
+    if not pairs:
         return {}
-    table = _Table(resampler.n_cells)
-    places = {i: [table.add(part.of_cells) for part in parts] for i, parts in together.items()}
-    by_label = any(part.over_labels for parts in together.values() for part in parts)
+    table = _ColumnTable(resampler.n_cells)
+    columns = {i: [table.add(part) for part in parts] for i, parts in pairs.items()}
+    by_label = any(part.over_labels for parts in pairs.values() for part in parts)
     strata = label if by_label else np.zeros_like(label)
-    drawn: dict[int, list[Floats]] = {i: [] for i in together}
+    differences: dict[int, list[Floats]] = {i: [] for i in pairs}
     for sums in resampler.sums(table.stacked(), strata, int(strata.max()) + 1):
-        for i, parts in together.items():
-            scores = [
-                (mean_over_labels if part.over_labels else mean_over_cells)(sums[:, place.value], sums[:, place.weight])
-                + place.centre
-                for part, place in zip(parts, places[i], strict=True)
-            ]
-            drawn[i].append(scores[1] - scores[0])
-    points = {i: tuple(_point(part, label) for part in parts) for i, parts in together.items()}
-    if resampler.donors is None:
-        return {i: _Replicates(points[i], np.concatenate(drawn[i]), "bootstrap") for i in together}
-    found = {}
-    for i, parts in together.items():
-        shares = np.mean([_shares(part, label, resampler.donors) for part in parts], axis=0)
-        counts = shares > 0  # a donor none of whose cells count is no donor
-        found[i] = _Replicates(points[i], np.concatenate(drawn[i])[counts], "jackknife", shares[counts])
-    return found
+        for i, (first, other) in columns.items():
+            differences[i].append(other.scores(sums) - first.scores(sums))
+    replicates = {}
+    for i, parts in pairs.items():
+        scores = tuple(_score(part, label) for part in parts)
+        drawn = np.concatenate(differences[i])
+        if resampler.donors is None:
+            replicates[i] = _Replicates(scores, drawn, "bootstrap")
+        else:
+            shares = np.mean([_donor_shares(part, label, resampler.donors) for part in parts], axis=0)
+            counts = shares > 0  # a donor without cells that count does not count
+            replicates[i] = _Replicates(scores, drawn[counts], "jackknife", shares[counts])
+    return replicates
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Columns of a table that hold values less their centre, and the ones of the cells that have a value."""
+class _ScoreColumns:
+    """Columns of a table with the values of a score minus their centre, and with ones for cells that have a value."""
 
     value: int
     weight: int
     centre: float
+    over_labels: bool
+
+    def scores(self, sums: Floats) -> Floats:
+        """Compute (r,) scores from (strata, columns, r) sums."""
+        mean = mean_over_labels if self.over_labels else mean_over_cells
+        return mean(sums[:, self.value], sums[:, self.weight]) + self.centre
 
 
-class _Table:
-    """Columns that are summed together: ones, then values around their mean, so that float32 sums keep their digits."""
+class _ColumnTable:
+    """Columns that are summed together: ones, then centred values, so that float32 sums keep their digits."""
 
     def __init__(self, n_cells: int) -> None:
         self._columns = [np.ones(n_cells, np.float32)]
 
-    def add(self, values: NDArray[np.float32]) -> _Place:
-        """Add the column of a score, and one of ones where it has a value, unless that is everywhere."""
-        defined = ~np.isnan(values)
-        centre = float(values[defined].mean(dtype=np.float64)) if defined.any() else 0.0
+    def add(self, part: MeanScore) -> _ScoreColumns:
+        """Add the values of a score, and a column of ones for defined values unless all are defined."""
+        defined = ~np.isnan(part.values)
+        centre = float(part.values[defined].mean(dtype=np.float64)) if defined.any() else 0.0
         weight = 0
         if not defined.all():
             weight = len(self._columns)
             self._columns.append(defined.astype(np.float32))
-        self._columns.append(np.where(defined, values - np.float32(centre), 0).astype(np.float32))
-        return _Place(len(self._columns) - 1, weight, float(np.float32(centre)))
+        self._columns.append(np.where(defined, part.values - np.float32(centre), 0).astype(np.float32))
+        return _ScoreColumns(len(self._columns) - 1, weight, float(np.float32(centre)), part.over_labels)
 
     def stacked(self) -> NDArray[np.float32]:
         """(n, columns) C-contiguous."""
         return np.stack(self._columns, axis=1)
 
 
-def _point(part: Values, label: NDArray[np.int32]) -> float:
-    """The score that the values make up."""
-    defined = ~np.isnan(part.of_cells)
+def _score(part: MeanScore, label: NDArray[np.int32]) -> float:
+    """Compute the score of all cells."""
+    defined = ~np.isnan(part.values)
     codes = label[defined] if part.over_labels else np.zeros(int(defined.sum()), np.int32)
-    values = part.of_cells[defined].astype(np.float64)
+    values = part.values[defined].astype(np.float64)
     sums: Floats = np.bincount(codes, values).astype(np.float64)[:, None]
     counts: Floats = np.bincount(codes).astype(np.float64)[:, None]
     return float(mean_over_labels(sums, counts)[0])
 
 
-def _shares(part: Values, label: NDArray[np.int32], donors: NDArray[np.int32]) -> Floats:
-    """What each donor's values weigh in the score; they sum to 1 where there is a value."""
-    defined = np.flatnonzero(~np.isnan(part.of_cells))
+def _donor_shares(part: MeanScore, label: NDArray[np.int32], donors: NDArray[np.int32]) -> Floats:
+    """Compute the weight of each donor's values in the score; they sum to 1 where there is a value."""
+    defined = np.flatnonzero(~np.isnan(part.values))
     strata = label[defined] if part.over_labels else np.zeros(len(defined), np.int32)
     sizes = np.bincount(strata)
     weights = 1 / (sizes[strata] * float(np.count_nonzero(sizes)))
     return np.bincount(donors[defined], weights, int(donors.max()) + 1).astype(np.float64)
 
 
-def _of_all_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -> dict[int, _Replicates]:
-    """Scores of tables, by their number; those of the same table together."""
-    of_table: dict[tuple[tuple[str, ...], ...], dict[int, Sequence[Counts]]] = {}
-    for i, parts in together.items():
-        of_table.setdefault(tuple(part.key for part in parts), {})[i] = parts
-    return {i: found for group in of_table.values() for i, found in _of_counts(group, resampler).items()}
+def _replicate_counts(pairs: Mapping[int, Sequence[CountScore]], resampler: Resampler) -> dict[int, _Replicates]:
+    """Replicate scores of tables of counts; pairs with the same columns share one table."""
+    groups: dict[tuple[tuple[str, ...], ...], dict[int, Sequence[CountScore]]] = {}
+    for i, parts in pairs.items():
+        groups.setdefault(tuple(part.key for part in parts), {})[i] = parts
+    return {i: found for group in groups.values() for i, found in _replicate_table(group, resampler).items()}
 
 
-def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -> dict[int, _Replicates]:
-    some = next(iter(together.values()))
+def _replicate_table(pairs: Mapping[int, Sequence[CountScore]], resampler: Resampler) -> dict[int, _Replicates]:
+    """Replicate the scores of one table of counts."""
+    some = next(iter(pairs.values()))
     codes, firsts = _categories([column for part in some for column in part.columns])
     if not len(firsts):
-        return {i: _Replicates((np.nan,) * len(some), np.empty(0), "bootstrap") for i in together}
-    of_categories = [[column[firsts].astype(np.int64) for column in part.columns] for part in some]
+        return {i: _Replicates((np.nan,) * len(some), np.empty(0), "bootstrap") for i in pairs}
+    columns = [[column[firsts].astype(np.int64) for column in part.columns] for part in some]
     statistics = {
-        i: [part.statistic(columns) for part, columns in zip(parts, of_categories, strict=True)]
-        for i, parts in together.items()
+        i: [part.statistic(own) for part, own in zip(parts, columns, strict=True)] for i, parts in pairs.items()
     }
-    counts = np.bincount(codes[codes >= 0], minlength=len(firsts)).astype(np.float64)[:, None]
-    drawn: dict[int, list[Floats]] = {i: [] for i in together}
     leave_out = some[0].smooth or resampler.donors is not None
+    differences: dict[int, list[Floats]] = {i: [] for i in pairs}
+    for weights in (resampler.tables_without if leave_out else resampler.tables)(codes, len(firsts)):
+        for i, (first, other) in statistics.items():
+            differences[i].append(other(weights) - first(weights))
     shares = None
     if resampler.donors is not None:
         sizes = np.bincount(resampler.donors[codes >= 0])
         shares = sizes[sizes > 0] / sizes.sum()
-    for weights in (resampler.tables_without if leave_out else resampler.tables)(codes, len(firsts)):
-        for i, (first, other) in statistics.items():
-            drawn[i].append(other(weights) - first(weights))
+    counts = np.bincount(codes[codes >= 0], minlength=len(firsts)).astype(np.float64)[:, None]
     return {
         i: _Replicates(
             tuple(float(score(counts)[0]) for score in scores),
-            np.concatenate(drawn[i]),
+            np.concatenate(differences[i]),
             "jackknife" if leave_out else "bootstrap",
             shares,
         )
@@ -222,7 +254,12 @@ def _of_counts(together: Mapping[int, Sequence[Counts]], resampler: Resampler) -
 
 
 def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np.intp]]:
-    """Number the combinations of codes that occur; (n,) codes, -1 for cells without one, and a cell of each."""
+    """Number the combinations of codes that occur.
+
+    Returns
+    -------
+    (n,) codes, -1 for cells that lack one of the columns, and the first cell of each combination.
+    """
     counted = np.flatnonzero(np.all([column >= 0 for column in columns], axis=0))
     joint = np.zeros(len(counted), np.int64)
     for column in columns:
@@ -234,22 +271,3 @@ def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np
     codes = np.full(len(columns[0]), -1, np.int64)
     codes[counted] = dense
     return codes, counted[firsts]
-
-
-def _interval(rows: Sequence[MetricResult], replicates: _Replicates) -> Drawn:
-    """The interval, once it is sure that cells and rows belong together."""
-    for row, point in zip(rows, replicates.points, strict=True):
-        if not np.isclose(row.value, point, rtol=ROUNDING, atol=ROUNDING):
-            return Drawn(None, reason=NOT_ITS_CELLS)
-    drawn = replicates.drawn
-    first, other = replicates.points
-    defined = drawn[np.isfinite(drawn)]
-    if replicates.method == "bootstrap":
-        if len(defined) < MIN_DEFINED * len(drawn):
-            return Drawn(None, reason=f"it is undefined in {1 - len(defined) / len(drawn):.0%} of the draws")
-        return Drawn(percentile_interval(other - first, defined), "bootstrap")
-    if len(drawn) < 2:
-        return Drawn(None, reason=ONE_DONOR)
-    if len(defined) < len(drawn):
-        return Drawn(None, reason=f"it is undefined without {len(drawn) - len(defined)} of the {len(drawn)} donors")
-    return Drawn(jackknife_interval(other - first, drawn, replicates.shares), "jackknife")

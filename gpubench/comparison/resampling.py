@@ -1,22 +1,22 @@
-"""Weights of cells that are drawn anew, and sums under them: means and tables of counts are all that scores need.
+"""Resample cells, or leave donors out, and sum values and counts of cells under the resulting weights.
 
-Cells that are drawn with replacement are cells with whole-numbered weights. Of values of cells the weights are
-Poisson distributed with mean 1, each independent of the others, so that a million cells are weighted block by block
-and nothing but sums is kept; scores are ratios of such sums, in which the total does not matter. Of counts the
-weights are multinomial, which is what drawing the cells of a table does to its counts. Draws lack some rare labels,
-which other cells would not, so that their mean lies beside the score: intervals are percentiles moved by that much.
+Means and tables of counts are all that the scores need. Cells drawn with replacement are cells with integer weights.
+For values of cells the weights are Poisson distributed with mean 1 and independent of each other, so that a million
+cells are weighted block by block and only sums are stored; scores are ratios of such sums, in which the total cancels.
+For counts the weights are multinomial, as for cells of a table drawn with replacement. Resamples lack some rare labels,
+which a new sample would not, and that biases their mean: percentile intervals are shifted by this bias.
 
-ARI and NMI are not drawn with replacement: copies of a cell are in one cluster and have one label, so that
-clusterings agree the better the more copies there are. With 5,000 cells in 40 clusters percentiles of NMI miss its
-expectation in 99 of 100 simulated data sets, those of ARI in one of five, and bias-corrected intervals are no better.
-They are computed without one group of cells, or one donor, at a time, which makes no copies: the delete-a-group
-jackknife. Its intervals hold the expectation in 93 to 97 of 100 (tests/comparison/test_coverage.py). It needs scores
-that are smooth in the counts, which those of classes are not: the last cell of a class takes a whole class with it.
+ARI and NMI are not drawn with replacement: copies of a cell share cluster and label, so that clusterings agree better
+the more copies there are. With 5,000 cells in 40 clusters, percentiles of NMI miss its expectation in 99 of 100
+simulated data sets, those of ARI in one of five, and bias-corrected intervals are no better. They are computed without
+one group of cells, or one donor, at a time, which makes no copies: the delete-a-group jackknife. Its intervals contain
+the expectation in 93 to 97 of 100 (tests/comparison/test_coverage.py). It needs scores that are smooth in the counts,
+which those of classes are not: removing the last cell of a class removes the class.
 
-Donors are few, and percentiles of draws with replacement are too narrow then: of 6 donors they hold a mean in 84 of 100
-simulated data sets, of 12 in 88. All scores are computed without one donor at a time, and the interval is that of
-Student's t with the degrees of freedom that donors of such sizes have, see `jackknife_interval`. It holds the
-expectation in 94 or more of 100, of scores of classes as well.
+Donors are few, and percentiles of draws with replacement are too narrow then: with 6 donors they contain a mean in 84
+of 100 simulated data sets, with 12 in 88. All scores are computed without one donor at a time, and the interval is that
+of Student's t with the degrees of freedom for donors of such sizes, see `jackknife_interval`. It contains the
+expectation in 94 or more of 100, for scores of classes as well.
 
 References
 ----------
@@ -58,12 +58,12 @@ _STEPS = 1 << 16
 
 
 class Resampler:
-    """Draws the cells of one data set again and again; the same seed gives the same bits on any number of threads.
+    """Resampler of the cells of one data set; the same seed gives the same bits on any number of threads.
 
     Attributes
     ----------
     n_cells, n_resamples, seed : as given
-    donors : (n,) codes of the donors, each of which is left out in turn instead of cells being drawn, or None
+    donors : (n,) codes of the donors, each of which is left out in turn instead of drawing cells, or None
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Resampler:
 
         Yields
         ------
-        (n_strata, c, r) for the next r resamples, until there are `n_resamples`, or for the next r donors
+        (n_strata, c, r) for the next r resamples or donors
         """
         yield from (
             self._sums_of_cells(values, strata, n_strata)
@@ -118,7 +118,7 @@ class Resampler:
     def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
         """Count cells by code without one group of them at a time.
 
-        The groups are the donors, or else `n_resamples` groups of cells drawn at random, of one size but for one cell.
+        The groups are the donors, or else `n_resamples` random groups of equal size, up to one cell.
 
         Parameters
         ----------
@@ -137,20 +137,20 @@ class Resampler:
         else:
             groups = np.unique(self.donors[counted], return_inverse=True)[1]
         n_groups = int(groups.max(initial=-1)) + 1
-        all_of_them = np.bincount(codes[counted], minlength=n_codes).astype(np.float64)[:, None]
+        total = np.bincount(codes[counted], minlength=n_codes).astype(np.float64)[:, None]
         by_group: Any = coo_array((np.ones(len(counted)), (codes[counted], groups)), (n_codes, n_groups)).tocsc()
         step = max(1, min(CHUNK, MAX_COUNTS // n_codes))
         for start in range(0, n_groups, step):
-            yield all_of_them - by_group[:, start : start + step].toarray()
+            yield total - by_group[:, start : start + step].toarray()
 
     def cell_weights(self, chunk: int, block: int, n_resamples: int, n_cells: int) -> NDArray[np.float32]:
-        """Poisson weights (n_resamples, n_cells) of a block of cells in a chunk of resamples."""
+        """Draw (n_resamples, n_cells) Poisson weights of a block of cells in a chunk of resamples."""
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((self.seed, chunk, block))))
         weights: NDArray[np.float32] = _POISSON[rng.integers(0, _STEPS, (n_resamples, n_cells), np.uint16)]
         return weights
 
     def _chunks(self, most: int = CHUNK) -> Iterator[tuple[int, int]]:
-        """Number and size of each chunk of resamples, which hold `most` at most."""
+        """Yield number and size of each chunk of resamples."""
         step = max(1, min(CHUNK, most))
         for chunk, start in enumerate(range(0, self.n_resamples, step)):
             yield chunk, min(step, self.n_resamples - start)
@@ -169,8 +169,8 @@ class Resampler:
                     return values[start:stop].T @ weights.T
 
                 sums = np.zeros((n_strata, values.shape[1], size))
-                for (stratum, *_), found in zip(blocks, pool.map(weigh, range(len(blocks))), strict=True):
-                    sums[stratum] += found
+                for (stratum, *_), own in zip(blocks, pool.map(weigh, range(len(blocks))), strict=True):
+                    sums[stratum] += own
                 yield sums
 
     def _sums_without_donors(
@@ -180,13 +180,13 @@ class Resampler:
         places, n_places = strata.astype(np.int64) * n_donors + donors, n_strata * n_donors
         sums = np.stack([np.bincount(places, column, n_places) for column in values.T])
         by_donor = sums.reshape(-1, n_strata, n_donors).swapaxes(0, 1)
-        all_of_them = by_donor.sum(axis=2, keepdims=True)
+        total = by_donor.sum(axis=2, keepdims=True)
         for start in range(0, n_donors, CHUNK):
-            yield all_of_them - by_donor[:, :, start : start + CHUNK]
+            yield total - by_donor[:, :, start : start + CHUNK]
 
 
 def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
-    """An order of cells by stratum, and (stratum, start, stop) of blocks of at most `BLOCK` cells in that order."""
+    """Return an order of cells by stratum, and (stratum, start, stop) of blocks of at most `BLOCK` cells in it."""
     stops = np.cumsum(np.bincount(strata, minlength=n_strata)).tolist()
     starts = [0, *stops[:-1]]
     blocks = [
@@ -198,7 +198,7 @@ def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[n
 
 
 def percentile_interval(value: float, replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """The interval that holds the middle share `level` of the draws, moved so that their mean is the value."""
+    """Return the interval of the middle share `level` of the replicates, shifted so that their mean is the value."""
     low, high = np.percentile(replicates, [50 * (1 - level), 50 * (1 + level)]) - replicates.mean() + value
     return float(low), float(high)
 
@@ -206,15 +206,15 @@ def percentile_interval(value: float, replicates: NDArray[np.float64], level: fl
 def jackknife_interval(
     value: float, without: NDArray[np.float64], shares: NDArray[np.float64] | None = None
 ) -> tuple[float, float]:
-    r"""The 95% interval around a value.
+    r"""Return the 95% jackknife interval of a value.
 
     .. math:: x \pm t_\nu \sqrt{\frac{G-1}{G} \sum_g (x_g - \bar x)^2}
 
     Parameters
     ----------
-    value : x, of all cells
-    without : (G,) the same without each of two or more groups
-    shares : (G,) of the score that each group makes up, which give the degrees of freedom; None: groups of one size
+    value : x, computed from all cells
+    without : (G,) values without each of two or more groups
+    shares : (G,) of the score that each group makes up, which give the degrees of freedom; None for equal groups
     """
     n_groups = len(without)
     stderr = float(np.sqrt((n_groups - 1) / n_groups * np.square(without - without.mean()).sum()))
@@ -223,7 +223,7 @@ def jackknife_interval(
 
 
 def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
-    r"""Degrees of freedom of the jackknife of a mean over groups, of which a few large ones may hold most cells.
+    r"""Compute the degrees of freedom of the jackknife of a mean over groups of different sizes.
 
     Without group g, of share w_g and mean m_g, a mean :math:`\bar m = \sum_g w_g m_g` moves by
     :math:`w_g (\bar m - m_g) / (1 - w_g)`. The sum of the squares is a quadratic form :math:`m^T A m`. Where the means
@@ -232,7 +232,7 @@ def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
     .. math:: \nu = \frac{(\operatorname{tr} A)^2}{\operatorname{tr} A^2}, \qquad
         A = (I - 1 w^T)^T \operatorname{diag}(c) (I - 1 w^T), \qquad c_g = \frac{w_g^2}{(1 - w_g)^2}
 
-    degrees of freedom: G - 1 for groups of one size, fewer for others.
+    degrees of freedom: G - 1 for equal groups, fewer for others.
 
     Parameters
     ----------
@@ -242,26 +242,26 @@ def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
     ----------
     Bell & McCaffrey (2002), Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples.
     """
-    rest, rest_squared = _of_the_others(shares), _of_the_others(np.square(shares))
+    rest, rest_squared = _sums_of_others(shares), _sums_of_others(np.square(shares))
     pulls = np.square(shares / rest)
-    trace = of_square = 0.0
+    trace = trace_of_square = 0.0
     for i, share in enumerate(shares):  # row i of (I - 1 w^T)(I - 1 w^T)^T
         row = rest_squared[i] - share * rest[i] - shares
         row[i] = rest[i] ** 2 + rest_squared[i]
         trace += pulls[i] * row[i]
-        of_square += pulls[i] * (pulls @ np.square(row))
-    return float(trace**2 / of_square)
+        trace_of_square += pulls[i] * (pulls @ np.square(row))
+    return float(trace**2 / trace_of_square)
 
 
-def _of_the_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each value the sum of all others; of one that is nearly all of them a difference would have no digits."""
+def _sums_of_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum all other values for each value; subtracting a dominating value from the total would lose the digits."""
     before, after = (np.concatenate([[0.0], np.cumsum(side)]) for side in (values[:-1], values[:0:-1]))
     others: NDArray[np.float64] = before + after[::-1]
     return others
 
 
 def _poisson_by_bits() -> NDArray[np.float32]:
-    """Poisson quantiles with mean 1 at (i + 1/2) / 2^16."""
+    """Return the quantiles of the Poisson distribution with mean 1 at (i + 1/2) / 2^16."""
     shares = [exp(-1) / factorial(k) for k in range(12)]
     middles = (np.arange(_STEPS) + 0.5) / _STEPS
     return np.searchsorted(np.cumsum(shares), middles, side="right").astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the number of a row is made of, cell by cell: values to average, or codes to count."""
+"""Values or codes of the cells from which the score of a row follows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.comparison.resampled_scores import Codes, Floats
-    from gpubench.core.scores import CellScores, MetricResult
+    from gpubench.core.scores import CellColumn, CellScores, MetricResult
 
 NO_VALUES = "it has no value for each cell"
 SAMPLED = "it is estimated from a sample of the cells"
@@ -27,30 +27,29 @@ _MEAN_FOLD = "mean_fold_"
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """A score that is a mean.
+class MeanScore:
+    """Score that is a mean of values of cells.
 
     Attributes
     ----------
-    of_cells : (n,) float32, NaN for cells that do not count
+    values : (n,) float32, NaN for cells that do not count
     over_labels : whether it is the mean over labels of the means of each label's cells
     """
 
-    of_cells: NDArray[np.float32]
+    values: NDArray[np.float32]
     over_labels: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """A score that follows from how many cells have which codes.
+class CountScore:
+    """Score that follows from how many cells have which codes.
 
     Attributes
     ----------
     key : scores of one run with the same key have the same columns
     columns : codes (n,) each; -1 in any of them for cells that do not count
-    smooth : whether it changes little with any one cell, and is the worse for copies of cells
-    statistic : from the codes of the categories, kinds of cells that agree in all columns, makes the function of their
-        weights
+    smooth : whether one cell changes it little, and copies of cells bias it, so that a jackknife is used
+    statistic : makes, from the codes of the categories (combinations of codes), the function of their weights
     """
 
     key: tuple[str, ...]
@@ -59,72 +58,61 @@ class Counts:
     statistic: Callable[[Sequence[Codes]], Callable[[Floats], Floats]]
 
 
-def parts_of(row: MetricResult, cells: CellScores) -> Values | Counts | str:
-    """Find what a row is made of, or why the cells do not tell."""
-    of_row = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
-    if len(of_row) == 1 and of_row[0].names is None:
+def score_parts(row: MetricResult, cells: CellScores) -> MeanScore | CountScore | str:
+    """Return the values or codes that a row is made of, or why the cells do not determine it."""
+    own = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
+    if len(own) == 1 and own[0].names is None:
         if row.stderr is not None:
             return SAMPLED
-        return Values(cast("NDArray[np.float32]", of_row[0].values), of_row[0].mean_over == "labels")
+        return MeanScore(cast("NDArray[np.float32]", own[0].values), own[0].mean_over == "labels")
     label = cells.groups.get("label")
     if label is None:
         return NO_VALUES
     clusters = cells.select(embedding=row.embedding, task=row.task, metric=CLUSTER)
     if row.metric in _AGREEMENTS and len(clusters) == 1:
-        columns = label.codes, _codes(clusters[0])
-        return Counts(
-            (row.embedding, row.task), columns, smooth=True, statistic=partial(_agreement, cast("Any", row.metric))
+        metric, columns = cast("Any", row.metric), (label.codes, _codes(clusters[0]))
+        return CountScore(
+            (row.embedding, row.task), columns, smooth=True, statistic=lambda codes: agreement(metric, *codes)
         )
-    return _predicted(row, cells, label.codes)
+    return _prediction_parts(row, cells, label.codes)
 
 
-def _predicted(row: MetricResult, cells: CellScores, label: NDArray[np.int32]) -> Counts | str:
-    """The answers of a classifier, or of all of them where the row is their mean."""
+def _prediction_parts(row: MetricResult, cells: CellScores, label: NDArray[np.int32]) -> CountScore | str:
+    """Return the predictions of a classifier, or of all where the row is their mean."""
     measure = row.metric.removeprefix(_MEAN_FOLD)
     if measure not in _MEASURES:
         return NO_VALUES
     trained_on = {"train_species": row.params["train_species"]} if "train_species" in row.params else {}
-    of_row = {"embedding": row.embedding, "task": row.task, **trained_on}
+    own = {"embedding": row.embedding, "task": row.task, **trained_on}
     classifier = str(row.params.get("classifier", ""))
-    which = {} if row.aggregate else {"classifier": classifier}
-    answers = [_codes(column) for column in cells.select(**of_row, metric=PREDICTED, **which)]
-    if not answers:
+    one = {} if row.aggregate else {"classifier": classifier}
+    predictions = [_codes(column) for column in cells.select(**own, metric=PREDICTED, **one)]
+    folds = cells.select(**own, metric=FOLD)
+    of_folds = row.metric.startswith(_MEAN_FOLD)
+    species, tested = cells.groups.get("species"), row.params.get("test_species")
+    if not predictions:
+        return NO_VALUES
+    if of_folds and len(folds) == 1:
+        fold = _codes(folds[0])
+    elif not of_folds and species is not None and tested in species.names:
+        fold = np.where(species.codes == species.names.index(tested), 0, -1).astype(np.int32)
+    else:
         return NO_VALUES
     key = (row.embedding, row.task, *trained_on.values(), str(row.params.get("test_species", "")), classifier)
-    if row.metric.startswith(_MEAN_FOLD):
-        folds = cells.select(**of_row, metric=FOLD)
-        if len(folds) != 1:
-            return NO_VALUES
-        return Counts(
-            key,
-            (_codes(folds[0]), label, *answers),
-            smooth=False,
-            statistic=partial(_mean_prediction, measure, shared_only=False),
-        )
-    species = cells.groups.get("species")
-    if species is None or row.params.get("test_species") not in species.names:
-        return NO_VALUES
-    tested = np.where(species.codes == species.names.index(row.params["test_species"]), 0, -1).astype(np.int32)
-    return Counts(
-        key, (tested, label, *answers), smooth=False, statistic=partial(_mean_prediction, measure, shared_only=True)
-    )
-
-
-def _agreement(metric: Any, codes: Sequence[Codes]) -> Callable[[Floats], Floats]:
-    label, cluster = codes
-    return agreement(metric, label, cluster)
+    statistic = partial(_mean_prediction, measure, shared_only=not of_folds)
+    return CountScore(key, (fold, label, *predictions), smooth=False, statistic=statistic)
 
 
 def _mean_prediction(measure: Any, codes: Sequence[Codes], *, shared_only: bool) -> Callable[[Floats], Floats]:
-    """The mean over classifiers of a measure of their answers, classes numbered anew."""
+    """Return the mean over classifiers of a measure of their predictions, with classes renumbered."""
     folds, *classes = codes
-    found, dense = np.unique(np.concatenate(classes), return_inverse=True)
-    actual, *answers = np.split(dense, len(classes))
-    of_classifiers = [
-        prediction(measure, folds, actual, called, len(found), true_only=shared_only) for called in answers
+    occurring, dense = np.unique(np.concatenate(classes), return_inverse=True)
+    label, *predictions = np.split(dense, len(classes))
+    measures = [
+        prediction(measure, folds, label, predicted, len(occurring), true_only=shared_only) for predicted in predictions
     ]
-    return lambda weights: np.mean([of_one(weights) for of_one in of_classifiers], axis=0)
+    return lambda weights: np.mean([score(weights) for score in measures], axis=0)
 
 
-def _codes(column: Any) -> NDArray[np.int32]:
+def _codes(column: CellColumn) -> NDArray[np.int32]:
     return cast("NDArray[np.int32]", column.values)

@@ -1,75 +1,40 @@
-"""Tables of a profile: with lines and colour on a terminal, as plain text in a pipe."""
+"""Tables of a profile: seconds, memory and rates by stage, and how they scale."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from gpubench.core.terminal import Terminal
 from gpubench.profiling.profile import MIN_SECONDS, MIN_SPAN, WHOLE
-from gpubench.results.table import printable
+from gpubench.results.table import Lines, TextTable, printable
 
 if TYPE_CHECKING:
     from gpubench.profiling.profile import Exponent, Profile, ProfiledStage, Run
 
 MIN_SHARE = 0.01
-"""Share of the largest run; shorter stages are only in the JSON file."""
+"""Of the largest run; shorter stages are in the JSON file only."""
 
 LEGEND = (
-    "Peak: memory of the process, or of the GPU. GFLOP/s and GB/s: counted arithmetic, and bytes read and written, per",
-    "second. Of the limit: the least time that those take on this machine, as a share of the measured time.",
-    "Scaling exponents ± standard errors: of the runs in which a stage is long enough.",
+    "Peak: memory of the process, or of the GPU. GFLOP/s and GB/s: counted operations, and bytes to read and write,",
+    "per second. Of the limit: the shortest time in which this machine can do both, as a share of the measured time.",
+    "Scaling exponents ± standard errors are of the runs in which a stage is long enough.",
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Table of text."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def to_text(profile: Profile) -> str:
-    """Format a profile as plain text."""
-    blocks = ["\n".join(headings(profile))]
-    for section in sections(profile):
-        widths = [max(map(len, column)) for column in zip(section.header, *section.rows, strict=True)]
-        lines = [section.title]
-        for first, *others in (section.header, *section.rows):
-            numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-            lines.append("  ".join(["", first.ljust(widths[0]), *numbers]).rstrip())
-        blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, "\n".join(LEGEND), *filter(None, ["\n".join(remarks(profile))])])
-
-
-def show(profile: Profile, stream: TextIO) -> None:
-    """Print a profile to a terminal or a pipe."""
-    if not stream.isatty():
-        stream.write(f"{to_text(profile)}\n")
-        return
-    terminal = Terminal(stream)
-    terminal.lines(headings(profile))
-    for section in sections(profile):
-        styled = [(row, ["bold" if row[0] == WHOLE else ""] * len(row)) for row in section.rows]
-        terminal.table(section.title, section.header, styled, numbers=True)
-    terminal.lines(LEGEND, "dim")
-    terminal.lines(remarks(profile), "bold yellow")
-
-
-def headings(profile: Profile) -> list[str]:
-    """Describe the machine and its limits."""
+def blocks(profile: Profile) -> list[TextTable | Lines]:
+    """Lay a profile out: the machine, a table for each number of dimensions, scaling exponents, and warnings."""
     limits, provenance = profile.limits, profile.provenance
-    return [
+    heading = (
         printable(f"gpubench {provenance['gpubench']} on {provenance['cpu']}: {provenance['engine']['device']}"),
         f"Limits, measured in {limits.seconds:.1f} s: {limits}",
-    ]
+    )
+    tables = list(_tables(profile))
+    return [Lines(heading), *tables, Lines(LEGEND, style="dim"), Lines(_warnings(profile), style="bold yellow")]
 
 
-def remarks(profile: Profile) -> list[str]:
-    """List failures, notes of the engine, missing scaling exponents, and an interrupt."""
+def _warnings(profile: Profile) -> list[str]:
+    """Failures, notes of the runs, missing exponents, and whether the profile ended early."""
     lines = [f"{failure.cells:,} x {failure.dims} failed: {failure.error}" for failure in profile.failures]
     for run in profile.runs:
         lines += [f"{run.cells:,} x {run.dims}: {line}" for line in (*run.failures, *run.notes)]
@@ -80,8 +45,7 @@ def remarks(profile: Profile) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def sections(profile: Profile) -> Iterator[Section]:
-    """Yield a table for each number of dimensions, and one of the scaling exponents."""
+def _tables(profile: Profile) -> Iterator[TextTable]:
     for dims in dict.fromkeys(sorted(run.dims for run in profile.runs)):
         runs = sorted((run for run in profile.runs if run.dims == dims), key=lambda run: run.cells)
         yield _stage_table(profile, runs)
@@ -90,7 +54,13 @@ def sections(profile: Profile) -> Iterator[Section]:
         yield scaling
 
 
-def _stage_table(profile: Profile, runs: Sequence[Run]) -> Section:
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> TextTable:
+    styles = {(i, j): "bold" for i, row in enumerate(rows) if row[0] == WHOLE for j in range(len(row))}
+    return TextTable(title, tuple(header), tuple(map(tuple, rows)), numbers=frozenset(header[1:]), styles=styles)
+
+
+def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
+    """Seconds of each stage at each size; memory and rates at the largest size."""
     largest, limits = runs[-1], profile.limits
     columns: dict[str, Callable[[ProfiledStage], float | None]] = {
         "peak MB": lambda stage: None if stage.peak_bytes is None else stage.peak_bytes / 1e6,
@@ -106,27 +76,25 @@ def _stage_table(profile: Profile, runs: Sequence[Run]) -> Section:
         share = "" if fraction is None else f"{fraction:.1%} {stage.bound(limits)}"
         rows.append((_indented(stage.path), *times, *(_number(value(stage)) for value in columns.values()), share))
     header = ("seconds of", *(f"{run.cells:,}" for run in runs), *columns, "of the limit")
-    title = f"{largest.dims:,} dimensions; rates of {largest.cells:,} cells"
-    return Section(title, header, tuple(rows))
+    return _table(f"{largest.dims:,} dimensions; rates of {largest.cells:,} cells", header, rows)
 
 
-def _scaling_table(profile: Profile) -> Section | None:
-    """Return the scaling exponents of each stage; None if there are none."""
+def _scaling_table(profile: Profile) -> TextTable | None:
+    """Exponents of each stage; None where there are none."""
     if not profile.runs:
         return None
     largest = max(profile.runs, key=lambda run: run.whole.seconds)
     rows = []
     for path, exponents in profile.growth.items():
         stage = largest.stage(path)
-        if stage is None or stage.seconds < MIN_SHARE * largest.whole.seconds:
-            continue
-        rows.append((_indented(path), *(power(getattr(exponents, field.name)) for field in fields(exponents))))
+        if stage is not None and stage.seconds >= MIN_SHARE * largest.whole.seconds:
+            rows.append((_indented(path), *(power(getattr(exponents, field.name)) for field in fields(exponents))))
     header = ("exponents of", "time by cells", "time by dims", "memory by cells", "memory by dims")
-    columns = [0, *(i for i in range(1, len(header)) if any(row[i] for row in rows))]
-    if len(columns) == 1:
+    shown = [i for i in range(1, len(header)) if any(row[i] for row in rows)]
+    if not shown:
         return None
-    names, *shown = (tuple(row[i] for i in columns) for row in (header, *rows))
-    return Section("Scaling exponents", names, tuple(shown))
+    first, *others = ([row[i] for i in (0, *shown)] for row in (header, *rows))
+    return _table("Scaling exponents", first, others)
 
 
 def power(exponent: Exponent | None) -> str:

@@ -1,4 +1,4 @@
-"""A result as one HTML file that opens anywhere: no network, no scripts, light and dark, on a phone and on paper."""
+"""Report of results as one HTML file: no network, no scripts, light and dark, for phones and for paper."""
 
 from __future__ import annotations
 
@@ -17,22 +17,31 @@ __all__ = ["report"]
 def report(result: Result | Mapping[str, Result], path: str | os.PathLike[str]) -> None:
     """Write a result as one HTML file that works offline.
 
-    It holds a table of all embeddings with the best marked, a section for each task with its question, definitions,
-    values, standard errors and notes, where time and memory went, and the provenance.
+    It contains a table of all embeddings with the best marked, a section for each task with its question, definitions,
+    values, standard errors, notes and figures, the time and memory of the stages, and the provenance.
 
     Parameters
     ----------
     result : a result, or several as name -> result; those of the same data and options share their tables
-    path : the file to write, whole or not at all
+    path : the file to write, atomically
 
     Raises
     ------
     InputError
-        The file cannot be written.
+        If the file cannot be written.
 
     Examples
     --------
-    >>> gb.report(gb.score("cells.h5ad", label="cell_type"), "report.html")  # doctest: +SKIP
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import gpubench as gb
+    >>> rng = np.random.default_rng(0)
+    >>> label = np.repeat(["a", "b"], 100)
+    >>> cells = rng.normal(size=(200, 5)).astype("float32")
+    >>> result = gb.score({"X": cells}, label=label, tasks=["embedding"], engine="cpu")
+    >>> gb.report(result, "report.html")
+    >>> Path("report.html").read_text()[:15]
+    '<!DOCTYPE html>'
     """
     from gpubench.reporting.page import render
 

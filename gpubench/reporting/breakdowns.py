@@ -1,4 +1,4 @@
-"""Which labels, batches, species or time points make a score what it is: its cells' values, group by group."""
+"""Breakdowns of scores: statistics of the cells' values by label, batch, species or time point."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpubench.metrics import METRICS
-from gpubench.reporting.content import CellsOf
-from gpubench.results.plots import Spread, spreads
+from gpubench.reporting.content import EmbeddingCells
+from gpubench.results.group_statistics import GroupStatistics, group_statistics, group_times
 from gpubench.results.table import printable
 
 ROLES = {
@@ -19,45 +19,45 @@ ROLES = {
     "sequential_organization": ("time",),
     "scib": ("label",),
 }
-"""What the scores of a task are broken down by."""
+"""Task -> roles of the groups by which its scores are broken down."""
 
 FEW = 10
-"""Groups of fewer cells come last: their means say little."""
+"""Groups of fewer cells come last, because their means are uncertain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """A group and its spread on each embedding, None where no cell of it counts."""
+class GroupRow:
+    """Group with its statistics on each embedding, None where no cell of it counts."""
 
     name: str
-    spreads: tuple[Spread | None, ...]
+    by_embedding: tuple[GroupStatistics | None, ...]
 
     @property
     def n(self) -> int:
-        """Cells that count, the most of any embedding."""
-        return max(spread.n for spread in self.spreads if spread is not None)
+        """Largest number of cells that count on an embedding."""
+        return max(own.n for own in self.by_embedding if own is not None)
 
     @property
     def mean(self) -> float:
-        """The mean over embeddings, by which groups are put in order."""
-        return float(np.mean([spread.mean for spread in self.spreads if spread is not None]))
+        """Mean over embeddings, by which groups are sorted."""
+        return float(np.mean([own.mean for own in self.by_embedding if own is not None]))
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """A score by the groups of one role.
+    """Score by the groups of one role.
 
     Attributes
     ----------
-    metric, title : its id and title
+    metric, title : id and title of the score
     role : "label", "batch" ...
-    groups : those with values; time points in order of time, others with the worst first, but for those of `FEW` cells
+    groups : those with values; time points in order of time, others with the worst first and small ones last
     """
 
     metric: str
     title: str
     role: str
-    groups: tuple[Group, ...]
+    groups: tuple[GroupRow, ...]
 
     @property
     def in_order_of_time(self) -> bool:
@@ -66,49 +66,34 @@ class Breakdown:
 
     @property
     def middle(self) -> float | None:
-        """The value at which a cell is as near to others as to its own, where a score has one."""
+        """Value of a cell that is as near to another group as to its own, where the score has one."""
         return 0.5 if self.metric in ("silhouette_score", "isolated_labels") else None
 
 
-def breakdowns(task: str, columns: Sequence[CellsOf]) -> list[Breakdown]:
-    """Break the scores of a task down by its roles.
-
-    Parameters
-    ----------
-    task : its id
-    columns : what is known of the cells of each embedding
-    """
+def breakdowns(task: str, embeddings: Sequence[EmbeddingCells]) -> list[Breakdown]:
+    """Break the scores of a task down by each of its roles that has several groups."""
     metrics = dict.fromkeys(
-        column.metric for cells in columns for column in cells.of_task(task) if column.names is None
+        column.metric for cells in embeddings for column in cells.columns(task) if column.names is None
     )
-    found = [_breakdown(task, metric, role, columns) for metric in metrics for role in ROLES.get(task, ())]
+    found = [_breakdown(task, metric, role, embeddings) for metric in metrics for role in ROLES.get(task, ())]
     return [breakdown for breakdown in found if len(breakdown.groups) > 1]
 
 
-def _breakdown(task: str, metric: str, role: str, columns: Sequence[CellsOf]) -> Breakdown:
-    by_embedding: list[dict[str, Spread]] = []
+def _breakdown(task: str, metric: str, role: str, embeddings: Sequence[EmbeddingCells]) -> Breakdown:
+    by_embedding: list[dict[str, GroupStatistics]] = []
     times: dict[str, float] = {}
-    for cells in columns:
-        found = [column for column in cells.of_task(task) if column.metric == metric]
-        known = found and role in cells.scores.groups
-        by_embedding.append(spreads(found[0], cells.scores.groups[role]) if known else {})
-        if role == "time" and known:
-            times |= _times(cells)
-    names = dict.fromkeys(name for spreads in by_embedding for name in spreads)
-    title = METRICS[metric].spec.title
-    groups = [Group(printable(name), tuple(spreads.get(name) for spreads in by_embedding)) for name in names]
+    for cells in embeddings:
+        columns = [column for column in cells.columns(task) if column.metric == metric]
+        labels = cells.scores.groups.get(role) if columns else None
+        by_embedding.append({} if labels is None else group_statistics(columns[0], labels))
+        if role == "time" and labels is not None and cells.scores.times is not None:
+            times |= group_times(labels, cells.scores.times)
+    names = dict.fromkeys(name for own in by_embedding for name in own)
     if role == "time":
-        order = sorted(range(len(groups)), key=lambda i: times[list(names)[i]])
-        return Breakdown(metric, title, role, tuple(groups[i] for i in order))
-    higher_is_better = METRICS[metric].spec.higher_is_better is not False
-    groups.sort(key=lambda group: (group.n < FEW, group.mean if higher_is_better else -group.mean))
-    return Breakdown(metric, title, role, tuple(groups))
-
-
-def _times(cells: CellsOf) -> dict[str, float]:
-    """The time of each time point."""
-    labels, times = cells.scores.groups["time"], cells.scores.times
-    assert times is not None
-    of_code = np.empty(labels.n_classes)
-    of_code[labels.codes] = times
-    return dict(zip(labels.names, of_code.tolist(), strict=True))
+        names = dict.fromkeys(sorted(names, key=lambda name: times[name]))
+    groups = [GroupRow(printable(name), tuple(own.get(name) for own in by_embedding)) for name in names]
+    spec = METRICS[metric].spec
+    if role != "time":
+        sign = -1 if spec.higher_is_better is False else 1
+        groups.sort(key=lambda group: (group.n < FEW, sign * group.mean))
+    return Breakdown(metric, spec.title, role, tuple(groups))

@@ -1,10 +1,10 @@
-"""What a report says, as plain data: runs that may be compared, their tasks, and a row for each number."""
+"""Content of a report as plain data: comparable runs, their tasks, and a row for each score."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither en
 
 @dataclass(frozen=True, slots=True)
 class TaskText:
-    """A task in words; one that this version does not know has its id for a title and no question."""
+    """Title and question of a task; a task that this version does not know has its id as title and no question."""
 
     id: str
     title: str
@@ -34,13 +34,13 @@ class TaskText:
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
-    """A metric in words.
+    """Definition of a metric.
 
     Attributes
     ----------
-    id, title : as in `MetricSpec`; a scorer of the user's has its id for a title
-    definition : one sentence on what it is
-    scale : one sentence on its range and its better end
+    id, title : as in `MetricSpec`; a scorer of the user's has its id as title
+    definition : one sentence
+    scale : one sentence on its range and which end is better
     dois : of the papers that define it
     """
 
@@ -52,14 +52,14 @@ class MetricText:
 
 
 def describe_task(task: str) -> TaskText:
-    """The title and question of a task."""
+    """Return the title and question of a task."""
     if task not in TASKS:
         return TaskText(printable(task), printable(task), "")
     return TaskText(task, TASKS[task].title, TASKS[task].question)
 
 
 def describe_metric(metric: str) -> MetricText:
-    """The definition of a metric."""
+    """Return the definition of a metric."""
     if metric not in METRICS:
         name = printable(metric)
         return MetricText(
@@ -74,48 +74,48 @@ def describe_metric(metric: str) -> MetricText:
 
 
 _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
-"""Options in which runs may differ whose numbers are still comparable."""
+"""Options in which comparable runs may differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class TaskPart:
-    """One task: what it asks, what its metrics mean, and its numbers.
+class TaskContent:
+    """One task: its question, the definitions of its metrics, and its scores.
 
     Attributes
     ----------
-    text : its title and question
-    metrics : the definition of each metric that it reported
-    rows : one for each number, embeddings side by side
+    text : title and question
+    metrics : definition of each metric that it reported
+    rows : one for each score, embeddings side by side
     """
 
     text: TaskText
     metrics: tuple[MetricText, ...]
     rows: tuple[ScoreRow, ...]
 
-    def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskPart, tuple[str, ...]]:
-        """The task without the embeddings that it did not score, and the names of the others."""
+    def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskContent, tuple[str, ...]]:
+        """Return the task without the embeddings that it did not score, and the names of the others."""
         scored = [i for i in range(len(embeddings)) if any(row.cells[i] is not None for row in self.rows)]
         rows = tuple(replace(row, cells=tuple(row.cells[i] for i in scored)) for row in self.rows)
         return replace(self, rows=rows), tuple(embeddings[i] for i in scored)
 
     @property
     def headlines(self) -> list[ScoreRow]:
-        """Rows that stand for a metric in the summary: means of several rows, and single ones that are defined."""
+        """Rows that represent a metric in the summary: means of several rows, and single ones that are defined."""
         return [row for row in self.rows if row.headline and row.defined]
 
     @property
     def defined(self) -> list[ScoreRow]:
-        """Rows with a number for some embedding."""
+        """Rows with a score on some embedding."""
         return [row for row in self.rows if row.defined]
 
     @property
     def notes(self) -> list[str]:
-        """The distinct notes of the rows with a number."""
+        """Distinct notes of the defined rows."""
         return list(dict.fromkeys(note for row in self.defined for note in row.notes))
 
     @property
     def undefined(self) -> list[tuple[str, list[str]]]:
-        """Each reason for which rows have no number at all, and the names of those rows."""
+        """Reasons why rows have no score on any embedding, each with the names of its rows."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if not row.defined:
@@ -125,37 +125,37 @@ class TaskPart:
 
 
 @dataclass(frozen=True, slots=True)
-class CellsOf:
-    """What is known of the cells of one embedding.
+class EmbeddingCells:
+    """Values of the cells of one embedding.
 
     Attributes
     ----------
-    name : of its column
-    scores : of the run that scored it; empty where the run kept nothing of its cells
-    embedding : its name there
+    name : of its column on the page
+    scores : of the run that scored it; empty where the run stored no values of cells
+    embedding : its name in that run
     """
 
     name: str
     scores: CellScores
     embedding: str
 
-    def of_task(self, task: str) -> list[CellColumn]:
-        """The columns that a task left."""
+    def columns(self, task: str) -> list[CellColumn]:
+        """Return the columns of a task."""
         return self.scores.select(embedding=self.embedding, task=task)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Runs on the same cells with the same options, whose numbers may stand side by side.
+class ComparableRuns:
+    """Runs on the same cells with the same options, whose scores are comparable.
 
     Attributes
     ----------
     source : the data as the user named it
     seed : of the runs
-    n_cells : None where predictions alone were scored
+    n_cells : None where only predictions were scored
     embeddings : names of the columns
-    cells : what is known of the cells of each embedding
-    tasks : with at least one number or note
+    cells : values of the cells of each embedding
+    tasks : with at least one score or note
     skipped : tasks left out of every run, {"task", "reason"}
     failures : {"task", "embedding", "error"}
     interrupted : whether a run was stopped before its end
@@ -165,29 +165,29 @@ class Comparison:
     seed: int | None
     n_cells: int | None
     embeddings: tuple[str, ...]
-    cells: tuple[CellsOf, ...]
-    tasks: tuple[TaskPart, ...]
+    cells: tuple[EmbeddingCells, ...]
+    tasks: tuple[TaskContent, ...]
     skipped: tuple[dict[str, str], ...]
     failures: tuple[dict[str, str], ...]
     interrupted: bool
 
     @property
     def without_cells(self) -> list[str]:
-        """Embeddings of which nothing is known cell by cell, though their cells were scored."""
+        """Embeddings whose cells were scored, but without stored values of cells."""
         known = {cells.name for cells in self.cells if cells.scores.columns}
         return [] if self.n_cells is None else [name for name in self.embeddings if name not in known]
 
 
-def comparisons(runs: Mapping[str, Result]) -> list[Comparison]:
-    """Put runs together whose data and options are the same, in the order in which they first appear."""
+def comparable_runs(runs: Mapping[str, Result]) -> list[ComparableRuns]:
+    """Group runs with the same data and options, in the order in which they first appear."""
     groups: dict[str, dict[str, Result]] = {}
     for name, result in runs.items():
-        groups.setdefault(_comparable(result, name), {})[name] = result
-    return [_comparison(group) for group in groups.values()]
+        groups.setdefault(_group_key(result, name), {})[name] = result
+    return [_comparable_runs(group) for group in groups.values()]
 
 
-def _comparable(result: Result, name: str) -> str:
-    """A key that runs share whose numbers may be compared: those of cells of the same columns, whatever their files."""
+def _group_key(result: Result, name: str) -> str:
+    """Return a key that is equal for runs on cells with the same columns, whatever their files."""
     dataset, options = _dataset(result), result.provenance.get("options", {})
     cells = dataset.get("columns") or dataset.get("source") or dataset.get("fingerprint") or name
     scoring = {key: value for key, value in options.items() if key not in _NOT_SCORING}
@@ -195,41 +195,36 @@ def _comparable(result: Result, name: str) -> str:
 
 
 def _dataset(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = result.provenance.get("dataset", {})
-    return found
+    dataset: dict[str, Any] = result.provenance.get("dataset", {})
+    return dataset
 
 
-def _comparison(runs: Mapping[str, Result]) -> Comparison:
+def _comparable_runs(runs: Mapping[str, Result]) -> ComparableRuns:
     columns = _columns(runs)
-    of_columns = [[row for row in result.results if row.embedding == name] for _, result, name in columns]
-    scored = dict.fromkeys(row.task for rows in of_columns for row in rows)
-    first = next(iter(runs.values()))
-    dataset = _dataset(first)
-    skipped = {
-        (item["task"], item["reason"]): item
-        for result in runs.values()
-        for item in result.skipped
-        if item["task"] not in scored
-    }
-    return Comparison(
-        source=printable(
-            ", ".join(dict.fromkeys(str(_dataset(result).get("source") or "arrays") for result in runs.values()))
-        ),
-        seed=first.provenance.get("seed"),
-        n_cells=dataset.get("n_cells"),
+    by_column = [[row for row in result.results if row.embedding == name] for _, result, name in columns]
+    tasks = list(dict.fromkeys(row.task for rows in by_column for row in rows))
+    results = list(runs.values())
+    sources = dict.fromkeys(str(_dataset(result).get("source") or "arrays") for result in results)
+    skipped = [item for result in results for item in result.skipped if item["task"] not in tasks]
+    return ComparableRuns(
+        source=printable(", ".join(sources)),
+        seed=results[0].provenance.get("seed"),
+        n_cells=_dataset(results[0]).get("n_cells"),
         embeddings=tuple(printable(name) for name, _, _ in columns),
-        cells=tuple(CellsOf(printable(name), result.cells, embedding) for name, result, embedding in columns),
-        tasks=tuple(_task(task, of_columns) for task in scored),
-        skipped=tuple({key: printable(text) for key, text in item.items()} for item in skipped.values()),
-        failures=tuple(
-            {key: printable(text) for key, text in item.items()} for result in runs.values() for item in result.failures
-        ),
-        interrupted=any(result.interrupted for result in runs.values()),
+        cells=tuple(EmbeddingCells(printable(name), result.cells, embedding) for name, result, embedding in columns),
+        tasks=tuple(_task_content(task, by_column) for task in tasks),
+        skipped=_printable_items({(item["task"], item["reason"]): item for item in skipped}.values()),
+        failures=_printable_items(item for result in results for item in result.failures),
+        interrupted=any(result.interrupted for result in results),
     )
 
 
+def _printable_items(items: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...]:
+    return tuple({key: printable(text) for key, text in item.items()} for item in items)
+
+
 def _columns(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
-    """The embeddings of all runs, each with the run it is from; the name says which run where several have it."""
+    """Return column name, run and embedding of each column; names include the run where several share an embedding."""
     found = [
         (run, result, name)
         for run, result in runs.items()
@@ -239,16 +234,12 @@ def _columns(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
     return [(name if names.count(name) == 1 else f"{name} ({run})", result, name) for run, result, name in found]
 
 
-def _task(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskPart:
-    of_task = [[row for row in rows if row.task == task] for rows in columns]
-    metrics = dict.fromkeys(row.metric for rows in of_task for row in rows)
-    rows = [
-        row
-        for metric in metrics
-        for row in score_rows(metric, [[row for row in rows if row.metric == metric] for rows in of_task])
-    ]
-    return TaskPart(
+def _task_content(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskContent:
+    own = [[row for row in rows if row.task == task] for rows in columns]
+    metrics = dict.fromkeys(row.metric for rows in own for row in rows)
+    by_metric = {metric: [[row for row in rows if row.metric == metric] for rows in own] for metric in metrics}
+    return TaskContent(
         text=describe_task(task),
         metrics=tuple(map(describe_metric, metrics)),
-        rows=tuple(rows),
+        rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found)),
     )

@@ -1,4 +1,4 @@
-"""The page: what is said, drawn and styled, in one file."""
+"""HTML page of a report: its content, figures and style in one file."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import InputError
 from gpubench.reporting.breakdowns import Breakdown, breakdowns
-from gpubench.reporting.cell_views import Look, looks
+from gpubench.reporting.cell_views import ReportedView, cell_views
 from gpubench.reporting.confusions import Confusion, confusions
-from gpubench.reporting.content import Comparison, TaskPart, comparisons
-from gpubench.reporting.figures import MAX_GROUPS, confusion_figure, scores_figure, spreads_figure, timeline_figure
-from gpubench.reporting.stages import Stage, stages
+from gpubench.reporting.content import ComparableRuns, TaskContent, comparable_runs
+from gpubench.reporting.figures import MAX_GROUPS, confusion_figure, quantiles_figure, scores_figure, timeline_figure
+from gpubench.reporting.stages import ReportedStage, stages
 from gpubench.results.result import Result
 from gpubench.results.table import printable
 
@@ -29,16 +29,10 @@ _BYTES = "memory_bytes"
 
 
 def facts(provenance: Mapping[str, Any]) -> Facts:
-    """Name and value of everything that a run says of itself, nested names joined, but for the packages."""
-    return [
-        (printable(name), printable(text))
-        for name, text in _flat({key: value for key, value in provenance.items() if key != "packages"})
-    ]
-
-
-def packages(provenance: Mapping[str, Any]) -> list[str]:
-    """Name and version of each package that a number may depend on."""
-    return [printable(f"{name} {version}") for name, version in provenance.get("packages", {}).items()]
+    """Return name and value of each entry of the provenance, with nested names joined; the packages are one entry."""
+    packages = [f"{name} {version}" for name, version in provenance.get("packages", {}).items()]
+    flat = _flat({**{key: value for key, value in provenance.items() if key != "packages"}, "packages": packages})
+    return [(printable(name), printable(text)) for name, text in flat]
 
 
 def _flat(values: Mapping[str, Any], outer: str = "") -> Facts:
@@ -64,16 +58,16 @@ _NAME = "results.json"
 
 
 def read_runs(place: Path) -> dict[str, Result]:
-    """Read a result file, or all of a folder: its `*.json`, or else each `results.json` in the folders below.
+    """Read a result file, or all files of a folder: its `*.json`, or else each `results.json` below it.
 
     Returns
     -------
-    Name -> result; the name is what tells the file from the others.
+    Name -> result; the name distinguishes the file from the others.
 
     Raises
     ------
     InputError
-        There is no result, or one of the files is none.
+        If there is no result, or a file is not a result.
     """
     if not place.is_dir():
         return {place.stem: Result.from_json(place)}
@@ -89,55 +83,61 @@ def _name(file: Path, folder: Path) -> str:
 
 
 _FOLDED_ABOVE = 24
-"""Rows of a task that are shown at once; of more the means are shown, and the others when asked for."""
+"""Tasks with more rows show their means, and the other rows on request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A task on the page: its anchor, the embeddings that it scored, its content, its figures, the rows shown at once.
+class TaskSection:
+    """Task on the page.
 
-    Of `task` all embeddings are known, for the summary, of `own` those that it scored.
+    Attributes
+    ----------
+    anchor : its id
+    task : with all embeddings, for the summary
+    own : with the embeddings that it scored
+    embeddings : names of these
+    figure : of the scores; None for too few
+    breakdowns, confusions : with their figures
     """
 
     anchor: str
-    task: TaskPart
-    own: TaskPart
+    task: TaskContent
+    own: TaskContent
     embeddings: tuple[str, ...]
     figure: Markup | None
-    breakdowns: list[tuple[Breakdown, Markup]]
+    breakdowns: list[tuple[Breakdown, Markup | None]]
     confusions: list[tuple[Confusion, Markup | None]]
 
     @property
     def folded(self) -> bool:
-        """Whether only the means are shown at once."""
+        """Whether only the means are shown at first."""
         return len(self.task.defined) > _FOLDED_ABOVE and bool(self.task.headlines)
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """Runs that stand side by side, and their sections."""
+class RunsSection:
+    """Comparable runs on the page, with the sections of their tasks."""
 
     anchor: str
-    comparison: Comparison
-    sections: list[Section]
-    looks: list[Look]
+    comparison: ComparableRuns
+    sections: list[TaskSection]
+    views: list[ReportedView]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Where the time and memory of one run went, and where it comes from."""
+class RunSection:
+    """Time, memory and provenance of one run."""
 
     name: str
-    stages: list[Stage]
+    stages: list[ReportedStage]
     figure: Markup | None
     facts: Facts
-    packages: list[str]
 
 
 def render(runs: Mapping[str, Result]) -> str:
-    """Make the HTML of a report.
+    """Render the HTML of a report.
 
-    Everything that comes from data is escaped, and the page forbids scripts and requests of any kind.
+    All text from data is escaped, and the page forbids scripts and requests of any kind.
 
     Parameters
     ----------
@@ -154,66 +154,49 @@ def render(runs: Mapping[str, Result]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
-    environment.globals["most_groups"] = MAX_GROUPS
     environment.filters["trusted"] = _trusted
-    found = comparisons(runs)
+    environment.globals["max_groups"] = MAX_GROUPS
     return environment.get_template("report.html.jinja").render(
         css=Markup(resources.files("gpubench.reporting").joinpath("report.css").read_text()),  # noqa: S704 - our own
-        datasets=[_dataset(comparison, i) for i, comparison in enumerate(found, 1)],
-        runs=[_run(printable(name), result, i) for i, (name, result) in enumerate(runs.items(), 1)],
+        datasets=[_runs_section(found, f"data-{i}") for i, found in enumerate(comparable_runs(runs), 1)],
+        runs=[_run_section(printable(name), result, i) for i, (name, result) in enumerate(runs.items(), 1)],
     )
 
 
-def _dataset(comparison: Comparison, number: int) -> Dataset:
-    anchor = f"data-{number}"
-    sections = [_section(comparison, task, f"{anchor}-task-{i}") for i, task in enumerate(comparison.tasks, 1)]
-    return Dataset(anchor, comparison, sections, looks(comparison.cells, comparison.seed, f"{anchor}-look"))
+def _runs_section(runs: ComparableRuns, anchor: str) -> RunsSection:
+    sections = [_task_section(runs, task, f"{anchor}-task-{i}") for i, task in enumerate(runs.tasks, 1)]
+    return RunsSection(anchor, runs, sections, cell_views(runs.cells, runs.seed, f"{anchor}-look"))
 
 
-def _section(comparison: Comparison, task: TaskPart, anchor: str) -> Section:
-    own, embeddings = task.narrowed(comparison.embeddings)
-    cells = [cells for cells in comparison.cells if cells.name in embeddings]
-    by_group = breakdowns(task.text.id, cells)
-    by_class = confusions(task.text.id, cells)
-    return Section(
-        anchor,
-        task,
-        own,
-        embeddings,
-        _trusted(scores_figure(own, embeddings, f"{anchor}-scores")),
-        [
-            (breakdown, _trusted(spreads_figure(breakdown, embeddings, f"{anchor}-spreads-{i}")))
-            for i, breakdown in enumerate(by_group)
-        ],
-        [
-            (
-                confusion,
-                None if confusion.fits_a_table else _trusted(confusion_figure(confusion, f"{anchor}-matrix-{i}")),
-            )
-            for i, confusion in enumerate(by_class)
-        ],
-    )
+def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskSection:
+    own, embeddings = task.narrowed(runs.embeddings)
+    cells = [cells for cells in runs.cells if cells.name in embeddings]
+    by_group = []
+    for i, breakdown in enumerate(breakdowns(task.text.id, cells)):
+        by_group.append((breakdown, _trusted(quantiles_figure(breakdown, embeddings, f"{anchor}-spreads-{i}"))))
+    by_class = []
+    for i, confusion in enumerate(confusions(task.text.id, cells)):
+        figure = None if confusion.fits_a_table else confusion_figure(confusion, f"{anchor}-matrix-{i}")
+        by_class.append((confusion, _trusted(figure)))
+    figure = _trusted(scores_figure(own, embeddings, f"{anchor}-scores"))
+    return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class)
 
 
-def _run(name: str, result: Result, number: int) -> Run:
-    all_stages = stages(result)
-    figure = _trusted(timeline_figure(all_stages, f"timeline-{number}"))
-    return Run(name, all_stages, figure, facts(result.provenance), packages(result.provenance))
+def _run_section(name: str, result: Result, number: int) -> RunSection:
+    own = stages(result)
+    figure = _trusted(timeline_figure(own, f"timeline-{number}"))
+    return RunSection(name, own, figure, facts(result.provenance))
 
 
-@overload
-def _trusted(svg: str) -> Markup: ...
-@overload
-def _trusted(svg: None) -> None: ...
 def _trusted(svg: str | None) -> Markup | None:
-    """An SVG of ours, in which text from data is escaped already."""
+    """Mark an SVG of ours as safe; text from data is escaped in it already."""
     from markupsafe import Markup
 
     return None if svg is None else Markup(svg)  # noqa: S704 - see the docstring
 
 
 def _code(text: str) -> Markup:
-    """Text with what stands between backticks as code."""
+    """Format text between backticks as code."""
     from markupsafe import Markup, escape
 
     parts = re.split(r"`([^`]*)`", text)

@@ -1,4 +1,4 @@
-"""The numbers of one metric as rows with the embeddings side by side."""
+"""Scores of one metric as rows with the embeddings side by side."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from gpubench.core.scores import MetricResult
 
 _Key = tuple[tuple[tuple[str, str], ...], int]
-"""Telling parameters with their values, and how many rows before have the same."""
+"""Distinguishing parameters with their values, and the number of earlier rows with the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One number.
+class ScoreCell:
+    """One score.
 
     Attributes
     ----------
     value, stderr : as in `MetricResult`
-    text : the value as it is shown
+    text : the formatted value
     approximate : whether an approximate method was used
-    note : what was left out and why, empty for nothing
-    bar : where a bar from zero begins and how long it is, as shares of the metric's range; None where that is endless
+    note : what was left out and why; may be empty
+    bar : start and length of a bar from zero, as shares of the metric's range; None for an infinite range
     best : whether no other embedding has a better value, and some have a worse one
     """
 
@@ -48,33 +48,33 @@ class ScoreRow:
 
     Attributes
     ----------
-    metric, title : of the metric
-    params : name and value of the parameters that tell it from other rows of the metric
+    metric, title : id and title of the metric
+    params : name and value of the parameters that distinguish it from other rows of the metric
     cells : one for each embedding, None where it was not scored
-    n : cells used; the fewest and the most where embeddings differ
-    headline : whether it stands for its metric in a summary
+    n : cells used, as a range where embeddings differ
+    headline : whether it represents its metric in a summary
     """
 
     metric: str
     title: str
     params: tuple[tuple[str, str], ...]
-    cells: tuple[Cell | None, ...]
+    cells: tuple[ScoreCell | None, ...]
     n: str
     headline: bool
 
     @property
     def defined(self) -> bool:
-        """Whether any embedding has a number."""
+        """Whether any embedding has a defined score."""
         return any(cell is not None and not math.isnan(cell.value) for cell in self.cells)
 
     @property
     def notes(self) -> list[str]:
-        """The distinct notes of its cells."""
+        """Distinct notes of its scores."""
         return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
 
     @property
     def setting(self) -> str:
-        """The parameters in a few words."""
+        """Values of the parameters."""
         return ", ".join(value for _, value in self.params)
 
 
@@ -83,26 +83,27 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
 
     Parameters
     ----------
-    columns : its rows on each embedding; rows with the same telling parameters stand side by side
+    columns : its rows on each embedding; rows with the same distinguishing parameters are put side by side
     """
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
     keys = dict.fromkeys(key for column in keyed for key in column)
-    title = METRICS[metric].spec.title if metric in METRICS else printable(metric)
+    spec = METRICS[metric].spec if metric in METRICS else None
     lined_up = []
     for key in keys:
         found = [column.get(key) for column in keyed]
         cells = [None if row is None else _cell(row) for row in found]
         params = tuple((printable(name), printable(value)) for name, value in key[0])
+        higher_is_better = spec.higher_is_better if spec else None
+        counts = [row.n for row in found if row is not None]
+        low, high = min(counts), max(counts)
         lined_up.append(
             ScoreRow(
                 metric=printable(metric),
-                title=title,
+                title=spec.title if spec else printable(metric),
                 params=params,
-                cells=_with_best(
-                    cells, higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None
-                ),
-                n=_range([row.n for row in found if row is not None]),
+                cells=_with_best(cells, higher_is_better=higher_is_better),
+                n=f"{low:,}" if low == high else f"{low:,}–{high:,}",
                 headline=len(keys) == 1 or any(row.aggregate for row in found if row is not None),
             )
         )
@@ -110,7 +111,7 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
 
 
 def _telling(rows: Sequence[MetricResult]) -> list[str]:
-    """Parameters that tell rows apart, without numbers that go along with others, such as the genes of a condition."""
+    """Return the parameters that distinguish rows, without numbers that follow from others."""
     names = list(telling_params(rows))
     for name in telling_params(rows):
         rest = [other for other in names if other != name]
@@ -121,7 +122,7 @@ def _telling(rows: Sequence[MetricResult]) -> list[str]:
 
 
 def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:
-    """Each row under its telling parameters, and how many rows before it have the same."""
+    """Yield each row with its key."""
     seen: Counter[tuple[tuple[str, str], ...]] = Counter()
     for row in rows:
         params = tuple((name, str(row.params[name])) for name in telling if name in row.params)
@@ -129,13 +130,8 @@ def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tup
         seen[params] += 1
 
 
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def _cell(row: MetricResult) -> Cell:
-    return Cell(
+def _cell(row: MetricResult) -> ScoreCell:
+    return ScoreCell(
         value=row.value,
         stderr=row.stderr,
         text=format_value(row.value),
@@ -146,7 +142,7 @@ def _cell(row: MetricResult) -> Cell:
 
 
 def _bar(metric: str, value: float) -> tuple[float, float] | None:
-    """A bar from zero to the value within the bounds of the metric."""
+    """Return the bar from zero to the value within the bounds of the metric."""
     low, high = METRICS[metric].spec.bounds if metric in METRICS else (0.0, math.inf)
     if math.isnan(value) or math.isinf(high - low):
         return None
@@ -154,8 +150,8 @@ def _bar(metric: str, value: float) -> tuple[float, float] | None:
     return min(zero, end), abs(end - zero)
 
 
-def _with_best(cells: Sequence[Cell | None], *, higher_is_better: bool | None) -> tuple[Cell | None, ...]:
-    """Mark the best values: those that read the same as the best, unless all do."""
+def _with_best(cells: Sequence[ScoreCell | None], *, higher_is_better: bool | None) -> tuple[ScoreCell | None, ...]:
+    """Mark the best values, and those that are formatted the same, unless all are."""
     defined = [cell for cell in cells if cell is not None and not math.isnan(cell.value)]
     if higher_is_better is None or len({cell.text for cell in defined}) < 2:
         return tuple(cells)

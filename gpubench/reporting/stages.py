@@ -1,4 +1,4 @@
-"""Where time and memory went: the stages of a run as rows."""
+"""Stages of a run, with their time and memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from gpubench.results.result import Result
 
-_SHOWN, _MIN_SHARE = 16, 0.005
+_MAX_SHOWN, _MIN_SHARE = 16, 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage.
+class ReportedStage:
+    """Stage of a run.
 
     Attributes
     ----------
-    name : its own, without the stages that it runs inside
-    path : all of them
-    depth : how many stages it runs inside
-    start_s, seconds : since the run began, and how long
+    name : its own, without the stages that contain it
+    path : names of all of them
+    depth : number of stages that contain it
+    start_s, seconds : start since the run began, and duration
     share : of the time of the whole run
     peak_bytes, put_bytes : as in `gpubench.core.timeline.Span`
     """
@@ -46,11 +46,11 @@ class Stage:
         return "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f}"
 
 
-def stages(result: Result) -> list[Stage]:
-    """All stages of a run in the order in which they began."""
+def stages(result: Result) -> list[ReportedStage]:
+    """Return all stages of a run in the order in which they began."""
     total = max((stage["start_s"] + stage["seconds"] for stage in result.timeline), default=0.0)
     return [
-        Stage(
+        ReportedStage(
             name=printable(stage["path"].rpartition("/")[2]),
             path=printable(stage["path"]),
             depth=stage["path"].count("/"),
@@ -64,20 +64,20 @@ def stages(result: Result) -> list[Stage]:
     ]
 
 
-def longest(all_stages: list[Stage]) -> list[Stage]:
-    """As many of the longest stages as a figure has room for, but no moments, in the order in which they began."""
+def longest(all_stages: list[ReportedStage]) -> list[ReportedStage]:
+    """Return the longest stages that fit in a figure, without very short ones, in the order in which they began."""
     chosen = sorted(
         (stage for stage in all_stages if stage.share >= _MIN_SHARE), key=lambda stage: stage.seconds, reverse=True
-    )[:_SHOWN]
+    )[:_MAX_SHOWN]
     return sorted(chosen, key=lambda stage: (stage.start_s, stage.depth))
 
 
-def memory_over_time(all_stages: list[Stage]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The peak memory of the innermost stage that ran at each moment.
+def memory_over_time(all_stages: list[ReportedStage]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the peak memory of the innermost running stage over time.
 
     Returns
     -------
-    (m,) bytes, NaN where none is known; (m + 1,) seconds between which they hold.
+    (m,) bytes, NaN where unknown, and the (m + 1,) edges in seconds of their intervals.
     """
     edges = np.unique([[stage.start_s, stage.start_s + stage.seconds] for stage in all_stages])
     middles = (edges[1:] + edges[:-1]) / 2

@@ -1,1 +1,1 @@
-"""Results: rows, tables, plots, and the files they are written to."""
+"""Results: rows, tables, figures, and their files."""

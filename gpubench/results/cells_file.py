@@ -1,11 +1,11 @@
-"""What a run keeps of each cell as a Parquet file beside its `results.json`."""
+"""Values of the cells of a run as a Parquet file in the folder of its `results.json`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "cells.parquet"
-"""The file's name in the folder of its results."""
+"""Name of the file in the folder of its results."""
 
 SCHEMA = 1
 """Version of the layout of the file."""
@@ -30,60 +30,59 @@ _KEY = b"gpubench"
 
 
 def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | os.PathLike[str]) -> None:
-    """Write a table with a row for each cell, whole or not at all.
+    """Write a table with a row for each cell, atomically.
 
-    Groups of the cells come first, each named by its role, then the times, then a column for each score, named
+    First come groups of the cells, each named by its role, then the times, then a column for each score, named
     "embedding/task/metric" and its parameters, and two for each view, NaN for cells that are not drawn. Classes are
-    categories; what tells the columns apart and which results they belong to is in the metadata of the schema.
+    categories. The metadata of the schema describes each column, and identifies the results that it belongs to.
 
     Parameters
     ----------
-    results : the rows whose numbers the columns make up
+    results : rows whose values follow from the columns
 
     Raises
     ------
     InputError
-        The file cannot be written.
+        If the file cannot be written.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: list[tuple[str, pa.Array]] = []
-    described: list[dict[str, Any]] = []
+    descriptions: list[dict[str, Any]] = []
     for role, labels in cells.groups.items():
         columns.append((role, _categories(labels.codes, labels.names)))
-        described.append({"kind": "group", "role": role, "key": labels.key, "names": labels.names})
+        descriptions.append({"kind": "group", "role": role, "key": labels.key, "names": labels.names})
     if cells.times is not None:
         columns.append(("time_value", pa.array(cells.times)))
-        described.append({"kind": "times"})
+        descriptions.append({"kind": "times"})
     for column in (column.here() for column in cells.columns):
         name = "/".join([column.embedding, column.task, column.metric, *column.params.values()])
         array = pa.array(column.values) if column.names is None else _categories(column.values, column.names)
         columns.append((name, array))
         fields = ("embedding", "task", "metric", "params", "names", "mean_over")
-        described.append({"kind": "score", **{field: getattr(column, field) for field in fields}})
+        descriptions.append({"kind": "score", **{field: getattr(column, field) for field in fields}})
     for embedding, view in cells.views.items():
         for axis in (0, 1):
-            whole = np.full(cells.n_cells, np.nan, np.float32)
-            whole[view.rows] = view.xy[:, axis]
-            columns.append((f"{embedding}/view/{axis + 1}", pa.array(whole)))
-            described.append({"kind": f"view {axis}", "embedding": embedding, "title": view.title})
-    content = {"schema": SCHEMA, "results": _digest(results), "n_cells": cells.n_cells, "columns": described}
+            coordinate = np.full(cells.n_cells, np.nan, np.float32)
+            coordinate[view.rows] = view.xy[:, axis]
+            columns.append((f"{embedding}/view/{axis + 1}", pa.array(coordinate)))
+            descriptions.append({"kind": f"view {axis}", "embedding": embedding, "title": view.title})
+    content = {"schema": SCHEMA, "results": _digest(results), "n_cells": cells.n_cells, "columns": descriptions}
     table = pa.table([array for _, array in columns], [_utf8(name) for name, _ in columns])
     table = table.replace_schema_metadata({_KEY: json.dumps(scores.plain(content))})
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
 
 def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None:
-    """Read what `write_cells` wrote; None where there is no such file, or it belongs to other results.
+    """Read a file of `write_cells`; None if it does not exist, or belongs to other results.
 
     Raises
     ------
     InputError
-        The file cannot be read, or is of a layout that this version does not know.
+        If the file cannot be read, or has a schema that this version does not know.
     """
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,22 +99,30 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
     if table is None:
         raise InputError(f"{str(path)!r} has schema {content['schema']}; this version of gpubench reads {SCHEMA}")
     cells = CellScores(content["n_cells"])
-    for i, described in enumerate(content["columns"]):
-        kind = described.pop("kind")
-        if kind == "group":
-            codes = _codes(table.column(i), described["names"])
-            cells.groups[described["role"]] = Labels(codes, tuple(described["names"]), described["key"])
-        elif kind == "times":
-            cells.times = table.column(i).to_numpy()
-        elif kind == "view 0":
-            xy = np.stack([table.column(j).to_numpy() for j in (i, i + 1)], axis=1)
-            rows_drawn = np.flatnonzero(~np.isnan(xy).any(axis=1))
-            cells.views[described["embedding"]] = CellView(described["title"], rows_drawn, xy[rows_drawn])
-        elif kind == "score":
-            names = described.pop("names")
-            values = table.column(i).to_numpy() if names is None else _codes(table.column(i), names)
-            cells.columns.append(CellColumn(values=values, names=None if names is None else tuple(names), **described))
+    for i, description in enumerate(content["columns"]):
+        _read_column(cells, table, i, description)
     return cells
+
+
+def _read_column(cells: CellScores, table: pa.Table, i: int, description: Mapping[str, Any]) -> None:
+    """Add a column to the cells; the first column of a view adds the view."""
+    import numpy as np
+
+    kind = description["kind"]
+    if kind == "group":
+        names = description["names"]
+        cells.groups[description["role"]] = Labels(_codes(table.column(i), names), tuple(names), description["key"])
+    elif kind == "times":
+        cells.times = table.column(i).to_numpy()
+    elif kind == "view 0":
+        xy = np.stack([table.column(j).to_numpy() for j in (i, i + 1)], axis=1)
+        drawn = np.flatnonzero(~np.isnan(xy).any(axis=1))
+        cells.views[description["embedding"]] = CellView(description["title"], drawn, xy[drawn])
+    elif kind == "score":
+        names = description["names"]
+        values = table.column(i).to_numpy() if names is None else _codes(table.column(i), names)
+        fields = {name: value for name, value in description.items() if name not in ("kind", "names")}
+        cells.columns.append(CellColumn(values=values, names=None if names is None else tuple(names), **fields))
 
 
 def _categories(codes: NDArray[Any], names: Sequence[str]) -> pa.DictionaryArray:
@@ -125,23 +132,23 @@ def _categories(codes: NDArray[Any], names: Sequence[str]) -> pa.DictionaryArray
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
-    """Codes into `names`, whose order Parquet does not keep; -1 where there is no value."""
+    """Return codes into `names`, whose order Parquet does not preserve; -1 where there is no value."""
     import numpy as np
 
-    whole = column.unify_dictionaries().combine_chunks()
+    joined = column.unify_dictionaries().combine_chunks()
     code_of = {_utf8(name): code for code, name in enumerate(names)}
-    # the last one is for -1, which counts from the end
-    code = np.array([*(code_of[name] for name in whole.dictionary.to_pylist()), -1], np.int32)
-    codes: NDArray[np.int32] = code[whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    # the last one is for index -1, which counts from the end
+    code = np.array([*(code_of[name] for name in joined.dictionary.to_pylist()), -1], np.int32)
+    codes: NDArray[np.int32] = code[joined.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
     return codes
 
 
 def _utf8(text: str) -> str:
-    """Text without halves of characters, as damaged names have, which Parquet cannot hold."""
+    """Escape halves of characters, as in damaged names, which Parquet cannot store."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _digest(results: Sequence[MetricResult]) -> str:
-    """Tells the results of one run from those of another."""
+    """Return a SHA-256 that identifies the results of a run."""
     text = json.dumps([scores.to_dict(row) for row in results], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

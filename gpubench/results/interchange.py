@@ -1,4 +1,4 @@
-"""Results as the objects of the packages that gpubench agrees with."""
+"""Results as objects of cz-benchmarks and scib-metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
-"""Parameters that cz-benchmarks keeps with a number."""
+"""Parameters of a metric result of cz-benchmarks."""
 
 
 def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = None) -> list[Any]:
@@ -44,15 +44,15 @@ def to_czbenchmarks(results: Sequence[MetricResult], embedding: str | None = Non
 
 
 def _means_first(rows: Sequence[MetricResult]) -> list[MetricResult]:
-    """The order of cz-benchmarks: for each test set the means over classifiers, then the classifiers."""
+    """Sort as cz-benchmarks does: for each test set the means over classifiers, then the classifiers."""
     tasks = list(dict.fromkeys(row.task for row in rows))
 
-    def place(row: MetricResult) -> tuple[int, str, str, bool]:
+    def position(row: MetricResult) -> tuple[int, str, str, bool]:
         params = row.params
         species = str(params.get("train_species", "")), str(params.get("test_species", ""))
         return tasks.index(row.task), *species, not row.aggregate
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=position)
 
 
 def to_scib_table(results: Sequence[MetricResult]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How far an interval of 95% reaches to each side, by Student's t."""
+"""Half widths of 95% intervals by Student's t."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ import math
 
 
 def student_t_95(freedom: float | None) -> float:
-    """The 97.5% quantile of Student's t: 2.78 with 4 degrees of freedom, 1.96 with so many (None) that it is normal."""
+    """Return the 97.5% quantile of Student's t.
+
+    Parameters
+    ----------
+    freedom : degrees of freedom; None for so many that it is normal
+
+    Examples
+    --------
+    >>> round(student_t_95(4), 2), round(student_t_95(None), 2)
+    (2.78, 1.96)
+    """
     from scipy.special import ndtri, stdtrit
 
     return float(ndtri(0.975) if freedom is None or math.isinf(freedom) else stdtrit(freedom, 0.975))
 
 
 def half_width(stderr: float, freedom: float | None) -> float:
-    """Half of the interval of 95% of a value.
+    """Return half of the 95% interval of a value.
 
     Parameters
     ----------
     stderr : its standard error
-    freedom : degrees of freedom of that; None where they are very many
+    freedom : its degrees of freedom; None for very many
     """
     return student_t_95(freedom) * stderr
 
 
 def half_width_of_difference(first: tuple[float, float | None], other: tuple[float, float | None]) -> float:
-    r"""Half of the interval of 95% of the difference of two values, as if they were independent.
+    r"""Return half of the 95% interval of the difference of two independent values.
 
     .. math:: t_\nu \sqrt{s_1^2 + s_2^2}, \qquad \nu = \frac{(s_1^2 + s_2^2)^2}{s_1^4 / \nu_1 + s_2^4 / \nu_2}
 

@@ -1,4 +1,4 @@
-"""What a run gives back: every number with what it is made of, and how to keep it."""
+"""Result of a run: its scores with the values of the cells, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = 1
 """Version of the layout of `results.json`."""
 
 _FLOATS = ("value", "stderr", "stderr_df", "seconds")
-"""Columns of numbers that may be missing."""
+"""Numeric columns that may have missing values."""
 
 _WIDTH = 100
 _ROWS_SHOWN = 50
@@ -33,17 +33,31 @@ _ROWS_SHOWN = 50
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of a run.
+    """Scores of a run, as `gpubench.score` returns them; prints as tables.
 
     Attributes
     ----------
-    results : one row a number, in the order in which they were computed
+    results : one row for each score, in the order in which they were computed
     provenance : versions, machine, engine, seed, options and data (see `gpubench.running.provenance`)
     timeline : stages with seconds, bytes put on the device and peak memory
     skipped : tasks left out, each {"task", "reason"}
-    failures : tasks that failed, each {"task", "embedding", "error"}; what they had finished is in `results`
+    failures : tasks that failed, each {"task", "embedding", "error"}; the scores they had finished are in `results`
     interrupted : whether the run was stopped before its end
-    cells : what the numbers are made of, cell by cell; empty for a result that was read without them
+    cells : values of the cells from which the scores follow; empty for a result that was read without them
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubench as gb
+    >>> label = np.repeat(["a", "b"], 50)
+    >>> cells = np.random.default_rng(0).normal(size=(100, 5)) + 5 * (label == "b")[:, None]
+    >>> result = gb.score({"X": cells.astype("float32")}, label=label, tasks=["embedding"], engine="cpu")
+    >>> print(result)  # doctest: +ELLIPSIS
+    gpubench result: 1 scores of 1 embedding
+    <BLANKLINE>
+    X: embedding
+      metric             value    n  seconds
+      silhouette_score  0...  100     ...
     """
 
     results: list[MetricResult]
@@ -55,7 +69,7 @@ class Result:
     cells: CellScores = field(default_factory=CellScores, compare=False)
 
     def __post_init__(self) -> None:
-        """Hold every value to what a score may be: a finite number, or NaN with a reason."""
+        """Replace infinite values by NaN with a note."""
         object.__setattr__(self, "results", [scores.finite_or_undefined(row) for row in self.results])
 
     def value(self, metric: str, **filters: Any) -> float:
@@ -69,12 +83,12 @@ class Result:
         Raises
         ------
         InputError
-            No row matches, or more than one.
+            If no row matches, or more than one.
 
         Examples
         --------
-        >>> result.value("mean_fold_accuracy", classifier="lr")  # doctest: +SKIP
-        0.8514
+        >>> result.value("silhouette_score", embedding="X") > 0.8
+        True
         """
         wanted = {"metric": metric, **filters}
         found = [row for row in self.results if all(_get(row, key) == wish for key, wish in wanted.items())]
@@ -97,23 +111,23 @@ class Result:
         metric: str | None = None,
         by: str = "label",
     ) -> Figure:
-        """Draw a figure for a paper; it is returned, not shown, and `savefig` writes it as PDF, SVG or PNG.
+        """Draw a figure for a paper and return it; its `savefig` writes PDF, SVG or PNG.
 
         Parameters
         ----------
-        kind : "scores" for bars with intervals of 95% for each metric and embedding, "breakdown" for how the cells'
-            values of one metric spread in groups, "view" for the cells in two dimensions
-        embedding, task, metric : what to draw; None: all, or the only one where one is drawn
-        by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and of a view "cluster"
+        kind : "scores" for bars with 95% intervals for each metric and embedding, "breakdown" for quantiles of the
+            cells' values of one metric by group, "view" for the cells in two dimensions
+        embedding, task, metric : what to draw; by default all, or the only one
+        by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and for a view "cluster"
 
         Raises
         ------
         InputError
-            There is nothing of that name, or it is not clear which is meant.
+            If nothing has that name, or several things do.
 
         Examples
         --------
-        >>> result.plot("breakdown", metric="entropy_per_cell", by="batch").savefig("mixing.pdf")  # doctest: +SKIP
+        >>> result.plot("breakdown", metric="silhouette_score", by="label").savefig("silhouette.pdf")
         """
         from gpubench.results.plots import plot
 
@@ -122,7 +136,7 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.
 
-        A parameter with the name of a field gets the prefix "param_"; a row without a parameter has a missing value.
+        A parameter with the name of a field gets the prefix "param_"; rows without the parameter have a missing value.
         """
         import pandas as pd
 
@@ -132,17 +146,17 @@ class Result:
     def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
         """Return the rows as `czbenchmarks.metrics.types.MetricResult`, in its order and with its parameters.
 
-        Rows that cz-benchmarks has no metric for are left out: users' scorers, the scores of scib-metrics, and the mean
-        over conditions.
+        Rows without a metric of cz-benchmarks are left out: users' scorers, scores of scib-metrics, and the mean over
+        conditions.
 
         Parameters
         ----------
-        embedding : whose rows; None: the only one
+        embedding : name of the embedding; may be omitted if there is only one
 
         Raises
         ------
         InputError
-            czbenchmarks is not installed, no such embedding, or several and none is chosen.
+            If czbenchmarks is not installed, or the embedding is unknown, or not given and not the only one.
         """
         return interchange.to_czbenchmarks(self.results, embedding)
 
@@ -155,17 +169,17 @@ class Result:
         Raises
         ------
         InputError
-            The task `scib` was not run.
+            If the task `scib` was not run.
         """
         return interchange.to_scib_table(self.results)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but `cells` to a JSON file, whole or not at all. An undefined value (NaN) is null there.
+        """Write everything but `cells` to a JSON file, atomically; undefined values (NaN) are null.
 
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
         content = {
             "schema": SCHEMA,
@@ -176,34 +190,39 @@ class Result:
             "failures": scores.plain(self.failures),
             "interrupted": self.interrupted,
         }
-        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
+        _write_json(content, path)
 
     def cells_to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write `cells` to a Parquet file with a row for each cell.
 
-        `from_json` finds them again where the file is called cells.parquet, in the folder of the JSON file.
+        `from_json` reads it where it is named cells.parquet and in the folder of the JSON file.
 
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
         write_cells(self.cells, self.results, path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str], *, cells: bool = True) -> Result:
-        """Read what `to_json` wrote.
+        """Read a file of `to_json`.
 
         Parameters
         ----------
         path : the file
-        cells : read cells.parquet from its folder as well, where there is one that belongs to these results
+        cells : also read cells.parquet from its folder, if it belongs to these results
 
         Raises
         ------
         InputError
-            The file cannot be read, or is not a result of gpubench of a schema that this version knows.
+            If the file cannot be read, or is not a result of gpubench with a schema that this version knows.
+
+        Examples
+        --------
+        >>> result.to_json("results.json")
+        >>> gb.Result.from_json("results.json").results == result.results
+        True
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -228,15 +247,14 @@ class Result:
         return result if found is None else replace(result, cells=found)
 
     def to_trace(self, path: str | os.PathLike[str]) -> None:
-        """Write the timeline as a trace that https://ui.perfetto.dev and chrome://tracing open.
+        """Write the timeline as a trace for https://ui.perfetto.dev or chrome://tracing.
 
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
-        text = json.dumps(chrome_trace(scores.plain(self.timeline)), indent=1, allow_nan=False, ensure_ascii=False)
-        write_atomically(path, lambda file: file.write(_encode(f"{text}\n")))
+        _write_json(chrome_trace(scores.plain(self.timeline)), path)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty.
@@ -244,10 +262,9 @@ class Result:
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
-        text = rows.to_csv(self.results)
-        write_atomically(path, lambda file: file.write(_encode(text)))
+        _write_text(rows.to_csv(self.results), path)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of `to_frame` to a Parquet file.
@@ -255,7 +272,7 @@ class Result:
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -272,13 +289,13 @@ class Result:
 
     def __str__(self) -> str:
         head = f"gpubench result: {self._summary()}"
-        body = table.to_text(self.results, self.skipped, self.failures, width=_WIDTH, limit=_ROWS_SHOWN)
-        return f"{head}\n\n{body}" if body else head
+        blocks = table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        return "\n\n".join(filter(None, [head, table.to_text(blocks, _WIDTH)]))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        body = table.to_html(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        body = table.result_html(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
         return f"<p>gpubench result: {self._summary()}</p>\n{body}"
 
     def _summary(self) -> str:
@@ -291,6 +308,10 @@ def _get(row: MetricResult, key: str) -> Any:
     return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
 
 
-def _encode(text: str) -> bytes:
-    """UTF-8; what it cannot hold, such as half a character of a damaged file name, is written as an escape."""
-    return text.encode("utf-8", "backslashreplace")
+def _write_json(content: Any, path: str | os.PathLike[str]) -> None:
+    _write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", path)
+
+
+def _write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write UTF-8 atomically; halves of characters, as in damaged file names, become escapes."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

@@ -1,4 +1,4 @@
-"""Rows of a result as JSON values and as the columns of a table."""
+"""Rows of a result as columns of a table and as CSV."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from gpubench.core.scores import MetricResult, plain
 
 FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
-"""Columns that every table of results has; a column for each parameter follows."""
+"""Columns of every table of results; a column for each parameter follows."""
 
 
 def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
-    """Turn rows into columns: those of `FIELDS`, then one for each parameter that any row has.
+    """Convert rows to columns: those of `FIELDS`, then one for each parameter of any row.
 
-    A parameter with the name of a field gets the prefix "param_". Lists and mappings are written as JSON; a parameter
-    that is text in one row and a number in another is text in all.
+    A parameter with the name of a field gets the prefix "param_". Lists and mappings become JSON; a parameter that is
+    text in one row and a number in another becomes text in all.
     """
     columns: dict[str, list[Any]] = {name: [_scalar(getattr(row, name)) for row in results] for name in FIELDS}
     for name in param_keys(results):
@@ -27,14 +27,14 @@ def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
 
 
 def to_csv(results: Sequence[MetricResult]) -> str:
-    """Lay the columns of rows out as CSV in full precision; NaN and missing values are empty."""
+    """Format the columns of rows as CSV in full precision; NaN and missing values are empty."""
     columns = to_columns(results)
     lines = [columns, *zip(*columns.values(), strict=True)]
     return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
 
 
 def _csv_cell(value: Any) -> str:
-    """Quote where RFC 4180 asks for it; csv.writer with plain line ends leaves a carriage return unquoted."""
+    """Quote as RFC 4180 requires; csv.writer with plain line ends leaves a carriage return unquoted."""
     value = plain(value)
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
@@ -56,14 +56,14 @@ def _one_type(values: list[Any]) -> list[Any]:
 
 
 def param_keys(results: Iterable[MetricResult]) -> tuple[str, ...]:
-    """Names of all parameters of some rows, in the order in which they first appear."""
+    """Return the names of all parameters of some rows, in the order in which they first appear."""
     return tuple(dict.fromkeys(key for row in results for key in row.params))
 
 
 def telling_params(results: Sequence[MetricResult]) -> tuple[str, ...]:
-    """Names of the parameters that tell some rows of one metric apart.
+    """Return the names of the parameters that distinguish rows of one metric.
 
-    Those whose values differ are enough, unless rows differ only in which parameters they have.
+    These are those whose values differ; if rows differ only in which parameters they have, also these.
     """
     keys = param_keys(results)
     differing = tuple(key for key in keys if len({repr(row.params[key]) for row in results if key in row.params}) > 1)

@@ -1,4 +1,4 @@
-"""Results as a table for people: what each row shows, and how it looks as plain text."""
+"""Tables for people, plain in a pipe and with lines and colour on a terminal; results laid out as such tables."""
 
 from __future__ import annotations
 
@@ -7,102 +7,153 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
 
 from gpubench.core.scores import MetricResult
 from gpubench.results.rows import telling_params
 
-FAILED, LEFT_OUT = "Failed:", "Left out:"
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_NUMBERS = ("value", "stderr", "n", "seconds")
-HEADER = ("metric", *_NUMBERS, "note")
-"""Columns of a section besides its parameters."""
-
-_OPTIONAL = frozenset({"stderr", "note"})
+_MIN_TEXT_WIDTH = 16
+"""Columns left for text beside numbers that are not folded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """The scores of one task on one embedding, as text.
+class TextTable:
+    """Table of text.
 
     Attributes
     ----------
-    embedding, task : ids
-    header : "metric", then the parameters that tell rows of one metric apart, then numbers and "note"
-    rows : one cell of text for each of the header
-    notes : numbered from 1, as the cells of "note" refer to them
-    hidden : rows left out, metric -> how many
+    title : line above it, which indents the rows; empty for none
+    header : names of the columns
+    rows : one cell for each of the header
+    numbers : names of the columns that are aligned right
+    styles : (row, column) -> style of rich on a terminal
+    notes : lines below it
     """
 
-    embedding: str
-    task: str
+    title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
-    hidden: Mapping[str, int]
+    numbers: frozenset[str] = frozenset()
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def right_aligned(self, column: str) -> bool:
-        """Whether a column holds numbers."""
-        return column in _NUMBERS
+    def to_text(self, width: int | None = None) -> str:
+        """Lay the table out as plain text; notes are wrapped at `width` columns."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = [self.title] if self.title else []
+        for row in (self.header, *self.rows):
+            cells = (
+                cell.rjust(size) if column in self.numbers else cell.ljust(size)
+                for cell, column, size in zip(row, self.header, widths, strict=True)
+            )
+            lines.append(("  " * bool(self.title) + "  ".join(cells)).rstrip())
+        return "\n".join([*lines, *(_wrap(line, width) for line in self.notes)])
+
+    def to_html(self) -> str:
+        """Lay the table out as HTML."""
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.header)
+        sides = ["right" if column in self.numbers else "left" for column in self.header]
+        body = "".join(
+            "<tr>"
+            + "".join(
+                f'<td style="text-align:{side}">{html.escape(cell)}</td>' for cell, side in zip(row, sides, strict=True)
+            )
+            + "</tr>"
+            for row in self.rows
+        )
+        notes = "<br>".join(html.escape(line.strip()) for line in self.notes)
+        return f"<p><b>{html.escape(self.title)}</b></p><table><tr>{head}</tr>{body}</table><p>{notes}</p>"
+
+    def print(self, console: Console) -> None:
+        """Draw the table on a terminal; cells that do not fit continue on the next line."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        if self.title:
+            console.print(Text(self.title, "bold"))
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        of_numbers = sum(size + 2 for size, column in zip(widths, self.header, strict=True) if column in self.numbers)
+        fits = of_numbers + _MIN_TEXT_WIDTH <= console.width
+        drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in self.header:
+            right = column in self.numbers
+            drawn.add_column(
+                Text(column), justify="right" if right else "left", no_wrap=right and fits, overflow="fold"
+            )
+        for i, row in enumerate(self.rows):
+            drawn.add_row(*(Text(cell, self.styles.get((i, j), "")) for j, cell in enumerate(row)))
+        console.print(drawn)
+        for line in self.notes:
+            console.print(Text(line, "dim"))
 
 
-def sections(results: Iterable[MetricResult], limit: int | None = None) -> list[Section]:
-    """Group results by embedding and task, in the order in which they first appear.
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines of text, under a heading or without one.
+
+    Attributes
+    ----------
+    style : of rich, on a terminal
+    wrap : False for lines to copy, such as paths
+    """
+
+    lines: Sequence[str]
+    heading: str = ""
+    style: str = ""
+    wrap: bool = True
+
+    def to_text(self, width: int | None = None) -> str:
+        """Join the lines, wrapped at `width` columns."""
+        lines = [self.heading, *self.lines] if self.heading else self.lines
+        return "\n".join(_wrap(line, width) for line in lines)
+
+    def print(self, console: Console) -> None:
+        """Write the lines to a terminal."""
+        from rich.text import Text
+
+        if self.heading:
+            console.print(Text(self.heading, f"bold {self.style}"))
+        for line in self.lines:
+            console.print(Text(line, self.style), soft_wrap=not self.wrap)
+
+
+def to_text(blocks: Iterable[TextTable | Lines], width: int | None = None) -> str:
+    """Join tables and lines as plain text, with an empty line between them.
 
     Parameters
     ----------
-    limit : rows of one metric to show in a section; None: all
+    width : columns at which lines and notes are wrapped, tables are not; None for no wrapping
     """
-    groups: dict[tuple[str, str], list[MetricResult]] = {}
-    for row in results:
-        groups.setdefault((row.embedding, row.task), []).append(row)
-    return [_section(embedding, task, rows, limit) for (embedding, task), rows in groups.items()]
+    return "\n\n".join(filter(None, (block.to_text(width) for block in blocks)))
 
 
-def to_text(
-    results: Iterable[MetricResult],
-    skipped: Sequence[Mapping[str, str]] = (),
-    failures: Sequence[Mapping[str, str]] = (),
-    *,
-    width: int | None = None,
-    limit: int | None = None,
-) -> str:
-    """Lay results out as plain text.
+def print_blocks(blocks: Iterable[TextTable | Lines], stream: TextIO) -> None:
+    """Write tables and lines to a terminal with lines and colour, or to a pipe as plain text."""
+    if not stream.isatty():
+        stream.write(f"{to_text(blocks)}\n")
+        return
+    from rich.console import Console
 
-    Parameters
-    ----------
-    skipped, failures : tasks left out, and tasks that failed, as in `Result`
-    width : columns at which notes are wrapped; None: not at all
-    limit : rows of one metric to show in a section; None: all
-    """
-    blocks = [_section_text(section, width) for section in sections(results, limit)]
-    blocks += ["\n".join(_wrap(line, width) for line in lines) for lines in remarks(skipped, failures)]
-    return "\n\n".join(blocks)
+    console = Console(file=stream, highlight=False)
+    for i, block in enumerate(block for block in blocks if block.to_text()):
+        if i:
+            console.print()
+        block.print(console)
 
 
-def to_html(
-    results: Iterable[MetricResult],
-    skipped: Sequence[Mapping[str, str]] = (),
-    failures: Sequence[Mapping[str, str]] = (),
-    *,
-    limit: int | None = None,
-) -> str:
-    """Lay results out as HTML tables for a notebook; parameters as in `to_text`."""
-    parts = [_section_html(section) for section in sections(results, limit)]
-    parts += ["<p>" + "<br>".join(map(html.escape, lines)) + "</p>" for lines in remarks(skipped, failures)]
-    return "\n".join(parts)
-
-
-def remarks(skipped: Sequence[Mapping[str, str]], failures: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """Lines that list what was left out and what failed, each list under its heading."""
-    left_out = [printable(f"  {item['task']}: {item['reason']}") for item in skipped]
-    failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
-    listed = ((FAILED, failed), (LEFT_OUT, left_out))
-    return [[heading, *lines] for heading, lines in listed if lines]
+def _wrap(line: str, width: int | None) -> str:
+    if width is None or len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
 
 
 def format_value(value: float) -> str:
-    """Four digits after the point, or four significant ones where that would show none or too many."""
+    """Format with four decimals, or four significant digits where that would show none or too many."""
     if math.isnan(value):
         return "undefined"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -111,31 +162,94 @@ def format_value(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with line breaks and control characters, which a label or a path may hold, written out."""
+    """Replace line breaks and control characters, which a label or a path may contain, by escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _section(embedding: str, task: str, rows: Sequence[MetricResult], limit: int | None) -> Section:
+_NUMBERS = ("value", "stderr", "n", "seconds")
+HEADER = ("metric", *_NUMBERS, "note")
+"""Columns of a table of scores besides its parameters."""
+
+_OPTIONAL = frozenset({"stderr", "note"})
+
+
+def result_blocks(
+    results: Iterable[MetricResult],
+    skipped: Sequence[Mapping[str, str]] = (),
+    failures: Sequence[Mapping[str, str]] = (),
+    *,
+    limit: int | None = None,
+) -> list[TextTable | Lines]:
+    """Lay results out as tables, then the tasks that failed and those that were left out.
+
+    Parameters
+    ----------
+    skipped, failures : as in `Result`
+    limit : rows of one metric to show in a table; None for all
+    """
+    left_out = [printable(f"  {item['task']}: {item['reason']}") for item in skipped]
+    failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
+    blocks: list[TextTable | Lines] = [*score_tables(results, limit).values()]
+    blocks += [Lines(failed, "Failed:", "red")] if failed else []
+    return blocks + ([Lines(left_out, "Left out:")] if left_out else [])
+
+
+def result_html(
+    results: Iterable[MetricResult],
+    skipped: Sequence[Mapping[str, str]] = (),
+    failures: Sequence[Mapping[str, str]] = (),
+    *,
+    limit: int | None = None,
+) -> str:
+    """Lay results out as HTML for a notebook; parameters as in `result_blocks`."""
+    return "\n".join(
+        block.to_html()
+        if isinstance(block, TextTable)
+        else "<p>" + "<br>".join(map(html.escape, [block.heading, *block.lines])) + "</p>"
+        for block in result_blocks(results, skipped, failures, limit=limit)
+    )
+
+
+def score_tables(results: Iterable[MetricResult], limit: int | None = None) -> dict[tuple[str, str], TextTable]:
+    """Make a table of the scores of each embedding and task, in the order in which they first appear.
+
+    Its columns are "metric", the parameters that tell rows of one metric apart, numbers, and the number of a note.
+
+    Parameters
+    ----------
+    limit : rows of one metric to show in a table; None for all
+    """
+    groups: dict[tuple[str, str], list[MetricResult]] = {}
+    for row in results:
+        groups.setdefault((printable(row.embedding), row.task), []).append(row)
+    return {(name, task): _score_table(f"{name}: {task}", rows, limit) for (name, task), rows in groups.items()}
+
+
+def _score_table(title: str, rows: Sequence[MetricResult], limit: int | None) -> TextTable:
     metrics = dict.fromkeys(row.metric for row in rows)
     telling = {metric: telling_params([row for row in rows if row.metric == metric]) for metric in metrics}
     shown, hidden = _fold(rows, limit)
-    notes = tuple(dict.fromkeys(printable(row.note) for row in shown if row.note))
+    notes = list(dict.fromkeys(printable(row.note) for row in shown if row.note))
     keys = list(dict.fromkeys(key for row in shown for key in telling[row.metric]))
     header = ("metric", *(f"param_{key}" if key in HEADER else key for key in keys), *HEADER[1:])
     cells = [_cells(row, keys, telling[row.metric], notes) for row in shown]
     used = [i for i, column in enumerate(header) if column not in _OPTIONAL or any(row[i] for row in cells)]
-    return Section(
-        embedding=printable(embedding),
-        task=task,
-        header=tuple(printable(header[i]) for i in used),
-        rows=tuple(tuple(row[i] for i in used) for row in cells),
-        notes=notes,
-        hidden=hidden,
+    names = [printable(header[i]) for i in used]
+    return TextTable(
+        title,
+        tuple(names),
+        tuple(tuple(row[i] for i in used) for row in cells),
+        numbers=frozenset(_NUMBERS),
+        styles={(i, names.index("value")): "bold" for i in range(len(cells))},
+        notes=(
+            *(f"  [{i}] {note}" for i, note in enumerate(notes, 1)),
+            *(f"  and {count:,} more rows of {metric}" for metric, count in hidden.items()),
+        ),
     )
 
 
 def _fold(rows: Sequence[MetricResult], limit: int | None) -> tuple[list[MetricResult], dict[str, int]]:
-    """Keep the first rows of each metric and its last one, which may be a mean; count those left out."""
+    """Select the first rows of each metric and its last one, which may be a mean; count the others by metric."""
     counts = Counter(row.metric for row in rows)
     seen: Counter[str] = Counter()
     shown = []
@@ -143,12 +257,11 @@ def _fold(rows: Sequence[MetricResult], limit: int | None) -> tuple[list[MetricR
         seen[row.metric] += 1
         if limit is None or seen[row.metric] < limit or seen[row.metric] == counts[row.metric]:
             shown.append(row)
-    kept = Counter(row.metric for row in shown)
-    return shown, {metric: counts[metric] - kept[metric] for metric in counts if counts[metric] > kept[metric]}
+    return shown, dict(counts - Counter(row.metric for row in shown))
 
 
 def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
-    """One cell for each column; a "~" marks an approximate value."""
+    """Return one cell for each column; a "~" marks an approximate value."""
     return (
         row.metric,
         *(printable(str(row.params[key])) if key in telling and key in row.params else "" for key in keys),
@@ -158,43 +271,3 @@ def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes
         f"{row.seconds:.2f}",
         f"[{notes.index(printable(row.note)) + 1}]" if row.note else "",
     )
-
-
-def _section_text(section: Section, width: int | None) -> str:
-    lines = [f"{section.embedding}: {section.task}"]
-    widths = [max(map(len, column)) for column in zip(section.header, *section.rows, strict=True)]
-    for row in (section.header, *section.rows):
-        cells = (
-            cell.rjust(size) if section.right_aligned(column) else cell.ljust(size)
-            for cell, column, size in zip(row, section.header, widths, strict=True)
-        )
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    lines += [_wrap(line, width) for line in footnotes(section)]
-    return "\n".join(lines)
-
-
-def footnotes(section: Section) -> list[str]:
-    """Lines under a section: its notes, and how many rows are not shown."""
-    lines = [f"  [{i}] {note}" for i, note in enumerate(section.notes, 1)]
-    return lines + [f"  and {count:,} more rows of {metric}" for metric, count in section.hidden.items()]
-
-
-def _wrap(line: str, width: int | None) -> str:
-    if width is None or len(line) <= width:
-        return line
-    return textwrap.fill(line, width, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
-
-
-def _section_html(section: Section) -> str:
-    head = "".join(f"<th>{column}</th>" for column in section.header)
-    rows = (
-        "".join(
-            f'<td style="text-align:{"right" if section.right_aligned(column) else "left"}">{html.escape(cell)}</td>'
-            for cell, column in zip(row, section.header, strict=True)
-        )
-        for row in section.rows
-    )
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
-    under = "<br>".join(html.escape(line.strip()) for line in footnotes(section))
-    title = html.escape(f"{section.embedding}: {section.task}")
-    return f"<p><b>{title}</b></p><table><tr>{head}</tr>{body}</table><p>{under}</p>"

@@ -116,26 +116,17 @@ def write_table(results: Mapping[str, Result], folder: Path) -> str:
 
 
 def table_text(results: Mapping[str, Result]) -> str:
-    """The scores of all runs as one table: a line for each score."""
+    """Lay the scores of all runs out as one table, with a line for each score."""
+    lines = []
+    for name, result in results.items():
+        for (embedding, task), scores in table.score_tables(result.results).items():
+            for cells in scores.rows:
+                row = dict(zip(scores.header, cells, strict=True))
+                params = [f"{key}={row[key]}" for key in scores.header if key not in table.HEADER and row[key]]
+                metric = " ".join([row["metric"], *params])
+                lines.append((name, embedding, task, metric, row["value"], row.get("stderr", "")))
     header = ("run", "embedding", "task", "metric", "value", "stderr")
-    lines = [header, *(line for name, result in results.items() for line in _lines(name, result))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in ("value", "stderr") else cell.ljust(width)
-            for cell, column, width in zip(line, header, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _lines(name: str, result: Result) -> Iterator[tuple[str, ...]]:
-    for section in table.sections(result.results):
-        for cells in section.rows:
-            row = dict(zip(section.header, cells, strict=True))
-            params = [f"{key}={row[key]}" for key in section.header if key not in table.HEADER and row[key]]
-            metric = " ".join([row["metric"], *params])
-            yield name, section.embedding, section.task, metric, row["value"], row.get("stderr", "")
+    return table.TextTable("", header, tuple(lines), numbers=frozenset(header[4:])).to_text()
 
 
 def _digest(plan: PlannedRun) -> str | None:

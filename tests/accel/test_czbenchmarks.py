@@ -152,7 +152,7 @@ TASKS = (
 
 
 @pytest.mark.parametrize("run", TASKS, ids=lambda run: run.__name__)
-def test_tasks(run: Callable[[Cells], list[MetricResult]], cells: Cells) -> None:
+def test_tasks_equal_those_of_czbenchmarks(run: Callable[[Cells], list[MetricResult]], cells: Cells) -> None:
     theirs = run(cells)
     with accel.accelerated(engine="cpu") as report:
         ours = run(cells)
@@ -164,7 +164,7 @@ def test_tasks(run: Callable[[Cells], list[MetricResult]], cells: Cells) -> None
     assert not any(report[name].reasons for name, *_ in report.rows()), report
 
 
-def test_the_numbers_are_those_of_score(cells: Cells) -> None:
+def test_tasks_equal_gpubench_score(cells: Cells) -> None:
     given = {"label": text(cells.label), "batch": text(cells.batch), "time": cells.time}
     result = gb.score(
         cells.x,
@@ -198,7 +198,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("metric", ARGUMENTS)
-def test_metrics_of_the_registry(metric: str) -> None:
+def test_registry_metrics_equal_those_of_czbenchmarks(metric: str) -> None:
     theirs = metrics_registry.compute(MetricType(metric), **ARGUMENTS[metric])
     with accel.accelerated(engine="cpu") as report:
         ours = metrics_registry.compute(MetricType(metric), **ARGUMENTS[metric])
@@ -229,7 +229,7 @@ NOT_COVERED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("metric", "arguments"), NOT_COVERED)
-def test_what_is_not_covered_is_the_original(metric: str, arguments: dict[str, Any]) -> None:
+def test_uncovered_call_goes_to_the_original(metric: str, arguments: dict[str, Any]) -> None:
     def answer() -> Any:
         try:
             return metrics_registry.compute(MetricType(metric), **arguments)
@@ -245,7 +245,7 @@ def test_what_is_not_covered_is_the_original(metric: str, arguments: dict[str, A
     assert len(report)
 
 
-def test_cluster_embedding_leaves_what_scanpy_leaves(cells: Cells) -> None:
+def test_cluster_embedding_writes_what_scanpy_writes(cells: Cells) -> None:
     def cluster() -> tuple[anndata.AnnData, list[Any]]:
         data = anndata.AnnData(cells.x, obs=pd.DataFrame(index=[str(i) for i in range(cells.n)]))
         return data, cluster_embedding(data, key_added="found")
@@ -277,7 +277,7 @@ def test_cluster_embedding_leaves_what_scanpy_leaves(cells: Cells) -> None:
     ],
     ids=str,
 )
-def test_clusterings_that_only_scanpy_has(cells: Cells, options: dict[str, Any], reason: str) -> None:
+def test_uncovered_clustering_goes_to_scanpy(cells: Cells, options: dict[str, Any], reason: str) -> None:
     data = anndata.AnnData(cells.x[:100], obs=pd.DataFrame(index=[str(i) for i in range(100)]))
     with accel.accelerated(engine="cpu") as report:
         try:

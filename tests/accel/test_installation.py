@@ -17,7 +17,8 @@ import sklearn.metrics
 from cells import Cells
 
 from gpubench import accel
-from gpubench.accel import calls, installation
+from gpubench.accel import installation
+from gpubench.accel.calls import dispatcher
 from gpubench.core.errors import InputError
 
 NAME = "sklearn.metrics.silhouette_samples"
@@ -27,8 +28,7 @@ NAME = "sklearn.metrics.silhouette_samples"
 def _clean() -> Iterator[None]:
     """Every test begins and ends without patches, reports and things said."""
     accel.uninstall()
-    accel.report().clear()
-    calls._State.told.clear()
+    dispatcher.reset()
     yield
     accel.uninstall()
     accel.report().clear()
@@ -45,7 +45,7 @@ def test_install_and_uninstall() -> None:
     accel.uninstall()
 
 
-def test_what_it_replaces_looks_the_same() -> None:
+def test_replacement_has_name_and_docstring_of_the_original() -> None:
     original = [sklearn.metrics.silhouette_samples]
     accel.install("sklearn", engine="cpu")
     replacement = sklearn.metrics.silhouette_samples
@@ -54,7 +54,7 @@ def test_what_it_replaces_looks_the_same() -> None:
     assert pickle.loads(pickle.dumps(replacement)) is replacement
 
 
-def test_names_imported_before_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_imported_before_are_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     user = types.ModuleType("users_module")
     user.asw = sklearn.metrics.silhouette_samples  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "users_module", user)
@@ -72,7 +72,7 @@ class NoModule:
     __class__ = types.ModuleType
 
 
-def test_what_only_says_that_it_is_a_module_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_that_pretends_to_be_a_module_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "a_library", NoModule())
     assert isinstance(sys.modules["a_library"], types.ModuleType)
     accel.install("sklearn", engine="cpu")
@@ -80,14 +80,14 @@ def test_what_only_says_that_it_is_a_module_is_passed_over(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("hold", [lambda f: [f], partial, lambda f: {"asw": f}], ids=["list", "partial", "dict"])
-def test_the_user_is_told_of_what_is_not_found(hold, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_references_are_named_in_a_warning(hold, caplog: pytest.LogCaptureFixture) -> None:
     held = hold(sklearn.metrics.silhouette_samples)
     accel.install("sklearn", engine="cpu")
     (record,) = caplog.records
     assert f"{NAME} is held by a {type(held).__name__}" in record.message
 
 
-def test_nothing_is_told_where_all_is_found(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_if_all_references_are_patched(caplog: pytest.LogCaptureFixture) -> None:
     accel.install(engine="cpu")
     assert not caplog.records
 
@@ -99,7 +99,7 @@ def test_installing_again_changes_the_options() -> None:
     assert sklearn.metrics.silhouette_samples is original[0]
 
 
-def test_a_block() -> None:
+def test_accelerated_installs_for_a_block() -> None:
     original = [sklearn.metrics.silhouette_samples]
     with accel.accelerated("sklearn", "cpu") as report:
         assert sklearn.metrics.silhouette_samples is not original[0]
@@ -107,7 +107,7 @@ def test_a_block() -> None:
     assert sklearn.metrics.silhouette_samples is original[0]
 
 
-def test_a_block_inside_of_an_install_leaves_it() -> None:
+def test_accelerated_restores_the_previous_installation() -> None:
     original = [sklearn.metrics.silhouette_samples]
     accel.install("sklearn", engine="cpu")
     with accel.accelerated([]):
@@ -123,7 +123,7 @@ def test_a_block_inside_of_an_install_leaves_it() -> None:
         ({"engine": "gpu"}, "engine='gpu' is unknown"),
     ],
 )
-def test_wrong_options_leave_everything_as_it_was(options, message) -> None:
+def test_wrong_options_raise_and_change_nothing(options, message) -> None:
     accel.install("sklearn", engine="cpu")
     installed = [sklearn.metrics.silhouette_samples]
     with pytest.raises(InputError, match=message):
@@ -133,13 +133,13 @@ def test_wrong_options_leave_everything_as_it_was(options, message) -> None:
     assert NAME in accel.report()
 
 
-def test_a_version_outside_of_the_tested_ones_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(installation.VERSIONS, "sklearn", installation.Tested("scikit-learn", (0, 1), (0, 2)))
-    with pytest.warns(UserWarning, match=r"tested with scikit-learn 0\.1 to 0\.2, and this is"):
+def test_untested_version_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(installation.VERSIONS, "sklearn", ("scikit-learn", (0, 1), (0, 2)))
+    with pytest.warns(UserWarning, match=r"tested with scikit-learn 0\.1 to 0\.2, but"):
         accel.install("sklearn", engine="cpu")
 
 
-def test_a_function_with_other_parameters_is_left_alone(
+def test_function_with_other_parameters_is_not_patched(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def silhouette_samples(X, labels, *, metric="euclidean", weights=None, **kwds):
@@ -151,7 +151,7 @@ def test_a_function_with_other_parameters_is_left_alone(
     assert f"{NAME} is not patched" in caplog.text
 
 
-def test_what_is_held_after_uninstalling_is_the_original(small_cells: Cells) -> None:
+def test_reference_held_after_uninstall_calls_the_original(small_cells: Cells) -> None:
     accel.install("sklearn", engine="cpu")
     held = [sklearn.metrics.silhouette_samples]
     accel.uninstall()
@@ -159,7 +159,7 @@ def test_what_is_held_after_uninstalling_is_the_original(small_cells: Cells) -> 
     assert len(accel.report()) == 0
 
 
-def test_each_call_is_logged_where_that_is_wanted(small_cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
+def test_verbose_logs_each_call(small_cells: Cells, caplog: pytest.LogCaptureFixture) -> None:
     accel.install("sklearn", engine="cpu", verbose=True)
     logging.getLogger("gpubench.accel").setLevel(logging.INFO)
     sklearn.metrics.silhouette_samples(small_cells.x, small_cells.label)
@@ -177,7 +177,7 @@ def test_installing_imports_nothing_that_is_patched() -> None:
     assert not {"sklearn", "scib_metrics", "czbenchmarks", "pandas", "jax"} & set(loaded)
 
 
-def test_what_is_imported_later_is_patched_before_names_are_taken() -> None:
+def test_later_imports_are_patched() -> None:
     code = (
         "import gpubench.accel as a; a.install(engine='cpu')\n"
         "from sklearn.metrics import silhouette_samples, silhouette_score\n"
@@ -197,7 +197,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", [["users_script.py"], ["-m", "users_script"]], ids=["script", "module"])
-def test_running_a_script(tmp_path: Path, how: list[str]) -> None:
+def test_command_runs_a_script_or_module(tmp_path: Path, how: list[str]) -> None:
     (tmp_path / "users_script.py").write_text(SCRIPT)
     alone = run_python(*how, "--a", "b", cwd=tmp_path)
     ours = run_python("-m", "gpubench.accel", "--engine", "cpu", "--report", *how, "--a", "b", cwd=tmp_path)
@@ -206,13 +206,13 @@ def test_running_a_script(tmp_path: Path, how: list[str]) -> None:
     assert f"{NAME}: 1 on cpu" in ours.stderr
 
 
-def test_running_a_script_on_an_engine_that_there_is_not() -> None:
+def test_command_with_unknown_engine_fails() -> None:
     done = run_python("-m", "gpubench.accel", "--engine", "gpu", "script.py")
     assert done.returncode == 2
     assert "engine='gpu' is unknown" in done.stderr
 
 
-def test_a_worker_that_starts_afresh_has_the_original(small_cells: Cells) -> None:
+def test_new_process_has_the_original(small_cells: Cells) -> None:
     from joblib import Parallel, delayed
 
     accel.install("sklearn", engine="cpu")
@@ -224,7 +224,7 @@ def test_a_worker_that_starts_afresh_has_the_original(small_cells: Cells) -> Non
     np.testing.assert_allclose(there, [here, here], atol=1e-5)
 
 
-def test_the_notebook_extension() -> None:
+def test_notebook_extension_installs_and_uninstalls() -> None:
     original = [sklearn.metrics.silhouette_samples]
     accel.load_ipython_extension(None)
     assert sklearn.metrics.silhouette_samples is not original[0]
@@ -232,7 +232,7 @@ def test_the_notebook_extension() -> None:
     assert sklearn.metrics.silhouette_samples is original[0]
 
 
-def test_the_pytest_plugin(tmp_path: Path) -> None:
+def test_pytest_plugin_installs_and_reports(tmp_path: Path) -> None:
     (tmp_path / "test_users.py").write_text(
         "from sklearn.metrics import silhouette_score\n"
         "def test_it(): assert silhouette_score([[0.], [1.], [5.], [6.]], [0, 0, 1, 1]) > 0.7\n"
@@ -243,8 +243,11 @@ def test_the_pytest_plugin(tmp_path: Path) -> None:
     assert f"{NAME}: 1 on cpu" in done.stdout
 
 
-def test_nothing_is_estimated_where_the_original_compares_all_cells() -> None:
-    session = calls.new_session("cpu", verbose=False)
-    exact, approximate = session.start(seed=7), session.start(exact=False)
+def test_engine_is_exact_unless_the_original_approximates() -> None:
+    accel.install([], engine="cpu")
+    (exact, approximate), ours = dispatcher.run(
+        "two engines", lambda: None, lambda start: (start(seed=7), start(exact=False)), list
+    )
+    assert ours
     assert (exact.policy.max_exact_pair_dims, exact.policy.knn_method, exact.seed) == (np.inf, "exact", 7)
     assert approximate.policy.knn_method == "auto"

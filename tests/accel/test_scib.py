@@ -116,7 +116,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_calls(call: str, cells: Cells, neighbors: NeighborsResults) -> None:
+def test_calls_equal_those_of_scib_metrics(call: str, cells: Cells, neighbors: NeighborsResults) -> None:
     name, run = CALLS[call]
     theirs = run(cells, neighbors)
     with accel.accelerated(engine="cpu") as report:
@@ -126,7 +126,7 @@ def test_calls(call: str, cells: Cells, neighbors: NeighborsResults) -> None:
     assert len(report) == 1
 
 
-def test_the_table_of_kbet(cells: Cells, neighbors: NeighborsResults) -> None:
+def test_kbet_per_label_returns_the_table(cells: Cells, neighbors: NeighborsResults) -> None:
     labels = np.where(cells.label == 0, "a", "b")
     _, theirs = scib.kbet_per_label(neighbors, cells.batch, labels, diffusion_n_comps=20, return_df=True)
     with accel.accelerated(engine="cpu"):
@@ -135,7 +135,7 @@ def test_the_table_of_kbet(cells: Cells, neighbors: NeighborsResults) -> None:
     assert score == pytest.approx(ours["kBET"].mean())
 
 
-def test_batches_that_are_categories_count_as_scib_metrics_counts_them(cells: Cells, caplog) -> None:
+def test_empty_categories_of_batch_count_as_in_scib_metrics(cells: Cells, caplog) -> None:
     """One label lacks the first batch, another the last, which does not count."""
     batch = np.where(cells.label == 1, 1 + cells.batch, np.where(cells.label == 2, 0 * cells.batch, cells.batch))
     batch[np.flatnonzero(cells.label == 2)[::2]] = 1
@@ -171,7 +171,7 @@ NOT_COVERED: dict[str, Callable[[Cells, NeighborsResults], Any]] = {
 
 
 @pytest.mark.parametrize("case", NOT_COVERED)
-def test_what_is_not_covered_is_the_original(case: str, cells: Cells, neighbors: NeighborsResults) -> None:
+def test_uncovered_call_goes_to_the_original(case: str, cells: Cells, neighbors: NeighborsResults) -> None:
     few = Cells(cells.x[:60], cells.label[:60], cells.batch[:60], cells.time[:60])
 
     def answer() -> Any:
@@ -188,7 +188,7 @@ def test_what_is_not_covered_is_the_original(case: str, cells: Cells, neighbors:
     assert all(ran == 0 for _, ran, *_ in report.rows())
 
 
-def test_lisi_of_neighbors_without_the_cell_itself(cells: Cells, neighbors: NeighborsResults) -> None:
+def test_lisi_accepts_neighbors_without_the_cell_itself(cells: Cells, neighbors: NeighborsResults) -> None:
     """Neighbours in any order, as searches on devices return them."""
     others = NeighborsResults(neighbors.indices[:, :0:-1].copy(), neighbors.distances[:, :0:-1].copy())
     theirs = scib.lisi_knn(others, cells.label)
@@ -198,7 +198,7 @@ def test_lisi_of_neighbors_without_the_cell_itself(cells: Cells, neighbors: Neig
     assert report["scib_metrics.lisi_knn"].ran == 1
 
 
-def test_the_benchmarker(cells: Cells) -> None:
+def test_benchmarker_equals_that_of_scib_metrics(cells: Cells) -> None:
     data = anndata.AnnData(
         cells.x, obs=pd.DataFrame({"label": cells.label.astype(str), "batch": cells.batch.astype(str)})
     )

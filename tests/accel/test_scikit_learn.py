@@ -33,7 +33,7 @@ def theirs(*args: Any, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])
-def test_widths(small_cells: Cells, metric: str, dtype: str) -> None:
+def test_silhouette_samples_equal_those_of_scikit_learn(small_cells: Cells, metric: str, dtype: str) -> None:
     X = (small_cells.x * 10).astype(dtype)
     ours = sklearn.metrics.silhouette_samples(X, small_cells.label, metric=metric)
     expected = theirs(X, small_cells.label, metric=metric)
@@ -53,7 +53,7 @@ def test_types_of_cells_and_labels(small_cells: Cells, kind, matrix) -> None:
     assert accel.report()[NAME].ran == 1
 
 
-def test_far_from_the_origin(small_cells: Cells) -> None:
+def test_cells_far_from_the_origin_are_precise(small_cells: Cells) -> None:
     expected = theirs(small_cells.x, small_cells.label)
     found = sklearn.metrics.silhouette_samples(small_cells.x.astype(np.float64) + 1e7, small_cells.label)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -83,7 +83,7 @@ def test_score_of_a_sample(seed: int) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_covered_is_the_original(options, reason, caplog) -> None:
+def test_uncovered_call_goes_to_the_original(options, reason, caplog) -> None:
     given = {"X": np.arange(8.0).reshape(4, 2), "labels": [0, 0, 1, 1], **options}
     results = []
     for function in (sklearn.metrics.silhouette_samples, sklearn.metrics.silhouette_samples, theirs):
@@ -112,7 +112,7 @@ def test_what_is_not_covered_is_the_original(options, reason, caplog) -> None:
     ],
     ids=str,
 )
-def test_errors_are_those_of_scikit_learn(wrong: dict[str, Any]) -> None:
+def test_errors_equal_those_of_scikit_learn(wrong: dict[str, Any]) -> None:
     arguments = {"X": np.arange(8.0).reshape(4, 2), "labels": [0, 0, 1, 1], **wrong}
     with pytest.raises(Exception) as expected:  # noqa: PT011 - whatever it is
         theirs(**arguments)
@@ -122,9 +122,9 @@ def test_errors_are_those_of_scikit_learn(wrong: dict[str, Any]) -> None:
 
 
 def test_the_reason_is_logged_once(caplog) -> None:
-    from gpubench.accel import calls
+    from gpubench.accel.calls import dispatcher
 
-    calls._State.told.clear()
+    dispatcher.reset()
     X = np.arange(8.0).reshape(4, 2)
     for _ in range(3):
         sklearn.metrics.silhouette_samples(X, [0, 0, 1, 1], metric="l1")

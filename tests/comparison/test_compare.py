@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import gpubench as gb
 from gpubench.cli.main import main
-from gpubench.comparison import comparison
 from gpubench.comparison.compare import compare
 from gpubench.comparison.comparison import Comparison
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.results.result import Result
+from gpubench.results.table import print_blocks
 
 PROVENANCE = {
     "gpubench": "0.1.0",
@@ -44,7 +44,7 @@ def pair(first: MetricResult, second: MetricResult) -> Comparison:
     return compare([make(first), make(second)])
 
 
-def test_rows_are_matched_by_what_was_asked_and_not_by_what_was_found() -> None:
+def test_rows_match_by_requested_and_not_by_found_parameters() -> None:
     approximate = replace(
         KNN, value=0.76, params={"classifier": "knn", "recall": 0.97, "knn": "leaves"}, approximate=True
     )
@@ -58,7 +58,7 @@ def test_rows_are_matched_by_what_was_asked_and_not_by_what_was_found() -> None:
     assert compared.warnings == ()
 
 
-def test_the_embeddings_of_one_result_stand_side_by_side() -> None:
+def test_one_result_compares_its_embeddings() -> None:
     other = replace(ARI, embedding="X_scvi", value=0.6)
     both, apart = make(ARI, LR, other), compare([make(ARI, LR), make(other)])
     for compared in (compare(both), compare([both])):
@@ -67,14 +67,14 @@ def test_the_embeddings_of_one_result_stand_side_by_side() -> None:
         assert compared.warnings == ()
 
 
-def test_nothing_is_not_compared() -> None:
+def test_compare_of_nothing_raises() -> None:
     with pytest.raises(InputError, match=r"there is nothing to compare; give results.json files"):
         compare([])
     with pytest.raises(InputError, match=r"result 1 has no numbers; give another result"):
         compare([make()])
 
 
-def test_a_row_of_one_file_is_kept() -> None:
+def test_row_of_one_file_only_is_included() -> None:
     compared = compare([make(ARI, LR), make(LR, KNN)])
     assert [tuple(result is not None for result in row.results) for row in compared.rows] == [
         (True, False),
@@ -95,13 +95,13 @@ def test_embeddings_are_compared_by_name_unless_each_file_has_one() -> None:
     assert [row.embedding for row in both.rows] == ["X_pca", "X_scvi"]
 
 
-def test_rows_of_one_file_that_agree_in_everything_are_all_kept() -> None:
+def test_duplicate_rows_of_one_file_are_all_included() -> None:
     compared = compare([make(ARI, replace(ARI, value=0.1)), make(ARI)])
     assert [row.results[0].value for row in compared.rows] == [0.5, 0.1]
 
 
 @given(*[st.floats(0, 1)] * 2, *[st.floats(0, 0.2)] * 2)
-def test_noise_is_what_the_formula_says(a: float, b: float, s: float, t: float) -> None:
+def test_interval_equals_the_formula(a: float, b: float, s: float, t: float) -> None:
     (row,) = pair(replace(LR, value=a, stderr=s), replace(LR, value=b, stderr=t)).rows
     difference = row.differences[1]
     half = 1.959963984540054 * math.sqrt(s * s + t * t)
@@ -114,7 +114,7 @@ def test_noise_is_what_the_formula_says(a: float, b: float, s: float, t: float) 
     assert row.best() == (frozenset() if equal else frozenset({int(b > a)}))
 
 
-def test_the_scatter_of_few_folds_is_uncertain() -> None:
+def test_interval_of_few_folds_uses_students_t() -> None:
     five = replace(LR, stderr_df=4)
     (row,) = pair(five, replace(five, value=0.83)).rows
     half = 2.306004 * math.sqrt(2) * 0.01  # Student's t with 8 degrees of freedom, for equal errors of 4 each
@@ -126,7 +126,7 @@ def test_the_scatter_of_few_folds_is_uncertain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "told"),
+    ("first", "second", "verdict"),
     [
         (LR, replace(LR, value=0.9), "+0.1000 ± 0.028 better, beyond noise"),
         (LR, replace(LR, value=0.7), "-0.1000 ± 0.028 worse, beyond noise"),
@@ -139,11 +139,11 @@ def test_the_scatter_of_few_folds_is_uncertain() -> None:
         (replace(ARI, metric="mine"), replace(ARI, metric="mine", value=0.9), "neither end is known to be better"),
     ],
 )
-def test_what_a_difference_means(first: MetricResult, second: MetricResult, told: str) -> None:
-    assert told in re.sub(" +", " ", str(pair(first, second)))
+def test_verdict_of_each_kind_of_difference(first: MetricResult, second: MetricResult, verdict: str) -> None:
+    assert verdict in re.sub(" +", " ", str(pair(first, second)))
 
 
-def test_the_best_is_marked() -> None:
+def test_best_values_are_marked() -> None:
     lines = str(compare([make(ERROR), make(replace(ERROR, value=1.0)), make(replace(ERROR, value=3.0))])).splitlines()
     (line,) = [line for line in lines if "mean_squared_error" in line]
     assert "1.0000 *" in line
@@ -160,9 +160,9 @@ def test_the_best_is_marked() -> None:
         ({"options": {"tasks": [], "resolution": 2.0}}, "resolution differs: 1.0 in result 1, 2.0 in result 2"),
     ],
 )
-def test_files_that_are_not_comparable_are_warned_of(changes: dict[str, Any], warning: str) -> None:
-    (told,) = compare([make(ARI), make(ARI, **changes)]).warnings
-    assert re.search(warning, told)
+def test_differing_provenance_gives_warnings(changes: dict[str, Any], warning: str) -> None:
+    (found,) = compare([make(ARI), make(ARI, **changes)]).warnings
+    assert re.search(warning, found)
 
 
 def test_other_embeddings_of_the_same_cells_are_comparable() -> None:
@@ -174,7 +174,7 @@ def test_other_embeddings_of_the_same_cells_are_comparable() -> None:
     assert "columns" in compare([results[0], others]).warnings[0]
 
 
-def test_what_is_worse() -> None:
+def test_worse_lists_rows_beyond_noise() -> None:
     undefined = replace(ARI, value=math.nan, note="why")
     assert pair(ARI, replace(ARI, value=0.45)).worse() == [
         "result 2: adjusted_rand_index (X_pca, clustering) is worse by 0.05"
@@ -193,7 +193,7 @@ def test_what_is_worse() -> None:
             pair(ARI, ARI).worse(tolerance)
 
 
-def test_what_is_below() -> None:
+def test_below_lists_values_below_their_bound() -> None:
     compared = compare([make(LR), make(LR, KNN, replace(ARI, value=math.nan, note="why"))])
     assert compared.below({"mean_fold_accuracy": 0.75}) == []
     (line,) = compared.below({"mean_fold_accuracy": 0.78})
@@ -237,7 +237,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_wrong_usage_is_one_line(
+def test_wrong_usage_prints_one_line(
     arguments: list[str], message: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", *arguments]) == 2
@@ -265,7 +265,7 @@ def test_exit_codes(flags: list[str], code: int, files: Path, capsys: pytest.Cap
     assert "Warning: seed differs: 42 in a, 7 in b.json" in printed.out
 
 
-def test_json_is_for_programs(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_all_differences(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "a", "b.json", "--format", "json", "--fail-if-worse"]) == 1
     content = json.loads(capsys.readouterr().out)
     assert content["files"] == ["a", "b.json"]
@@ -295,11 +295,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_the_same_cells() -> None:
+def test_terminal_shows_the_same_text_as_a_pipe() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     compared = compare([make(ARI), make(replace(ARI, value=0.6), seed=7)])
-    comparison.show(compared, terminal)
-    comparison.show(compared, pipe)
+    print_blocks(compared.blocks(), terminal)
+    print_blocks(compared.blocks(), pipe)
     assert pipe.getvalue() == f"{compared}\n"
     for cell in ("adjusted_rand_index", "0.5000", "0.6000 *", "+0.1000", "X_pca: clustering", "seed differs"):
         assert cell in pipe.getvalue()

@@ -63,7 +63,7 @@ def differences(**options: Any) -> dict[str, Any]:
     return {row.metric: row.differences[1] for row in gb.compare(["good", "bad"], **options).rows}
 
 
-def test_differences_have_intervals_around_them() -> None:
+def test_intervals_contain_the_differences() -> None:
     found = differences(resamples=200)
     assert set(found) == {"silhouette_score", "entropy_per_cell", "batch_silhouette"}
     for apart in found.values():
@@ -75,7 +75,7 @@ def test_differences_have_intervals_around_them() -> None:
     assert {apart.method for apart in differences(resamples=0).values()} == {None}
 
 
-def test_donors_are_a_column_of_the_results_or_of_a_table() -> None:
+def test_donors_come_from_the_results_or_a_table() -> None:
     over_cells, over_donors = differences(resamples=200), differences(resamples=200, donor="donor")
     assert over_donors != over_cells
     assert differences(resamples=200, donor="batch") == over_donors, "its role"
@@ -83,7 +83,7 @@ def test_donors_are_a_column_of_the_results_or_of_a_table() -> None:
     assert gb.compare(["good", "bad"], donor="donor").draws == "leaving out each of the 12 donors of 'donor' in turn"
 
 
-def test_where_donors_are_drawn_standard_errors_are_of_no_use() -> None:
+def test_donors_never_fall_back_to_standard_errors() -> None:
     result = Result.from_json("good/results.json")
     result.results.append(MetricResult("X", "label_prediction", "mean_fold_auroc", 0.8, stderr=0.01))
     by_cells, by_donors = (
@@ -93,7 +93,7 @@ def test_where_donors_are_drawn_standard_errors_are_of_no_use() -> None:
     assert (by_donors.interval, by_donors.reason) == (None, "it has no value for each cell")
 
 
-def test_the_table_shows_intervals_and_why_there_are_none() -> None:
+def test_table_shows_intervals_or_reasons() -> None:
     text = re.sub(" +", " ", str(gb.compare(["good", "bad"])))
     assert re.search(
         r"silhouette_score 0\.\d{4} \* 0\.\d{4} -0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\] worse, beyond noise", text
@@ -116,14 +116,14 @@ def test_the_table_shows_intervals_and_why_there_are_none() -> None:
         (["bad", "--fail-if-worse", "--donor", "donor", "--seed", "7", "--resamples", "200"], 1),
     ],
 )
-def test_what_is_within_noise_does_not_fail(flags: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_difference_within_noise_does_not_fail(flags: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     worse = {row.metric: row.differences[1].better for row in gb.compare(["good", "close"], resamples=0).rows}
     assert False in worse.values(), "or else nothing is shown"
     assert main(["compare", "good", *flags]) == code
     capsys.readouterr()
 
 
-def test_json_says_how_intervals_were_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_names_the_method_of_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "good", "bad", "--format", "json", "--donor", "donor", "--obs", "good/obs.csv"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["draws"] == "leaving out each of the 12 donors of 'donor' in turn"
@@ -132,7 +132,7 @@ def test_json_says_how_intervals_were_found(capsys: pytest.CaptureFixture[str]) 
         assert len(row["differences"][1]["interval"]) == 2
 
 
-def test_donors_are_not_those_of_other_cells() -> None:
+def test_donors_of_other_cells_are_not_used() -> None:
     """A third file, of other cells, has a column of the name that was asked for."""
     without = gb.score(CELLS.x, label=CELLS.label, tasks=["embedding"], engine="cpu")
     some = {"label": CELLS.label[:200], "batch": CELLS.batch[:200]}
@@ -155,11 +155,11 @@ BAD = {
 
 
 @pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD.keys())
-def test_wrong_usage_is_one_line(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gb.compare(["good", "bad"], **options)
 
 
-def test_donors_need_cells() -> None:
+def test_donors_without_cells_raise() -> None:
     with pytest.raises(InputError, match=r"donor='donor' needs results with a cells.parquet beside them"):
         gb.compare(["alone", "alone"], donor="donor")

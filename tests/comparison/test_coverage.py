@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gpubench.comparison import Resampler
 from gpubench.comparison.resampled_scores import agreement, prediction
-from gpubench.comparison.resampling import jackknife_interval, percentile_interval
+from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
 
 WORLDS = 150
 
@@ -57,7 +56,7 @@ def coverage(
 
 @pytest.mark.parametrize(("n", "n_labels", "n_clusters", "purity"), [(200, 6, 10, 0.6), (5000, 30, 40, 0.3)])
 @pytest.mark.parametrize("metric", ["normalized_mutual_info", "adjusted_rand_index"])
-def test_of_clusters(metric: str, n: int, n_labels: int, n_clusters: int, purity: float) -> None:
+def test_coverage_of_clusterings(metric: str, n: int, n_labels: int, n_clusters: int, purity: float) -> None:
     shares = joint_shares(n_labels, n_clusters, purity, np.random.default_rng(0)).ravel()
     labels, clusters = np.divmod(np.arange(len(shares)), n_clusters)
     score = agreement(metric, labels, clusters)
@@ -68,7 +67,7 @@ def test_of_clusters(metric: str, n: int, n_labels: int, n_clusters: int, purity
 
 
 @pytest.mark.parametrize(("measure", "least"), [("accuracy", 0.88), ("f1", 0.88), ("recall", 0.8)])
-def test_of_classes(measure: str, least: float) -> None:
+def test_coverage_of_predictions(measure: str, least: float) -> None:
     n_classes, rng = 20, np.random.default_rng(0)
     shares = joint_shares(n_classes, n_classes, 0.7, rng) * rng.dirichlet(np.full(n_classes, 0.5))[:, None]
     shares = np.stack([shares / shares.sum()] * 3).ravel() / 3
@@ -81,7 +80,7 @@ def test_of_classes(measure: str, least: float) -> None:
 
 @pytest.mark.parametrize(("n_donors", "uneven"), [(6, 0.3), (10, 1.0)])
 @pytest.mark.parametrize("measure", ["f1", "recall"])
-def test_of_classes_over_few_donors(measure: str, n_donors: int, uneven: float) -> None:
+def test_coverage_of_predictions_over_few_donors(measure: str, n_donors: int, uneven: float) -> None:
     n_classes, n_worlds, rng = 6, 500, np.random.default_rng(0)
     actual, called = np.divmod(np.arange(n_classes**2), n_classes)
     score = prediction(measure, np.zeros_like(actual), actual, called, n_classes)

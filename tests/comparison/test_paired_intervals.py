@@ -12,9 +12,9 @@ from cells import make_cells
 from sklearn import metrics
 
 import gpubench as gb
-from gpubench.comparison import Drawn, Resampler, draw_differences, resampling
-from gpubench.comparison.paired_intervals import _categories
-from gpubench.comparison.resampling import CHUNK, cut_into_blocks, jackknife_interval, percentile_interval
+from gpubench.comparison import resampling
+from gpubench.comparison.paired_intervals import PairedInterval, _categories, paired_intervals
+from gpubench.comparison.resampling import CHUNK, Resampler, cut_into_blocks, jackknife_interval, percentile_interval
 from gpubench.core.scores import CLUSTER, FOLD, PREDICTED, CellColumn, CellScores, MetricResult
 from gpubench.core.types import Labels
 from gpubench.results.result import Result
@@ -39,10 +39,10 @@ def results() -> tuple[Result, Result]:
     return score(CELLS.x), score(CELLS.x[:, :3])
 
 
-def draw(results: tuple[Result, Result], resampler: Resampler) -> dict[tuple[Any, ...], tuple[float, Drawn]]:
+def draw(results: tuple[Result, Result], resampler: Resampler) -> dict[tuple[Any, ...], tuple[float, PairedInterval]]:
     """The difference of each row of the two results, and what is drawn of it."""
     pairs = list(zip(results[0].results, results[1].results, strict=True))
-    found = draw_differences(results[0].cells, results[1].cells, pairs, resampler)
+    found = paired_intervals(results[0].cells, results[1].cells, pairs, resampler)
     return {
         (a.task, a.metric, *map(a.params.get, ("classifier", "train_species", "test_species"))): (
             b.value - a.value,
@@ -64,7 +64,7 @@ def plain_weights(resampler: Resampler, strata: np.ndarray) -> Iterator[np.ndarr
         yield weights
 
 
-def test_every_score_that_is_made_of_cells_has_an_interval_around_it(results: tuple[Result, Result]) -> None:
+def test_scores_of_cells_have_an_interval_around_the_difference(results: tuple[Result, Result]) -> None:
     drawn = draw(results, Resampler(N))
     without = {key for key, (_, one) in drawn.items() if one.interval is None}
     assert without == {key for key in drawn if "auroc" in key[1]}
@@ -77,7 +77,7 @@ def test_every_score_that_is_made_of_cells_has_an_interval_around_it(results: tu
     assert {key[0] for key in drawn.keys() - without} == {*TASKS, "cross_species_label_prediction"}
 
 
-def test_means_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> None:
+def test_interval_of_means_equals_that_of_a_plain_loop(results: tuple[Result, Result]) -> None:
     resampler = Resampler(N, n_resamples=N_RESAMPLES)
     drawn = draw(results, resampler)
     for task, metric, by_label in (
@@ -95,7 +95,7 @@ def test_means_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> None
         assert one.interval == pytest.approx(percentile_interval(value, np.array(replicates)), abs=1e-6), metric
 
 
-def test_tables_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> None:
+def test_interval_of_clusterings_equals_that_of_a_plain_loop(results: tuple[Result, Result]) -> None:
     resampler = Resampler(N, n_resamples=N_RESAMPLES)
     drawn = draw(results, resampler)
     clusters = [result.cells.find(CLUSTER).values for result in results]
@@ -110,7 +110,7 @@ def test_tables_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> Non
     assert one.interval == pytest.approx(jackknife_interval(value, np.array(without)), abs=1e-9)
 
 
-def test_predictions_are_those_of_a_plain_loop_over_donors(results: tuple[Result, Result]) -> None:
+def test_interval_of_predictions_over_donors_equals_that_of_a_plain_loop(results: tuple[Result, Result]) -> None:
     resampler = Resampler(N, n_resamples=N_RESAMPLES, donors=CELLS.batch)
     drawn = draw(results, resampler)
     answers = [
@@ -140,7 +140,7 @@ def test_predictions_are_those_of_a_plain_loop_over_donors(results: tuple[Result
     assert one.interval == pytest.approx(expected, abs=1e-9)
 
 
-def test_means_over_donors_are_those_of_a_plain_loop(results: tuple[Result, Result]) -> None:
+def test_interval_of_means_over_donors_equals_that_of_a_plain_loop(results: tuple[Result, Result]) -> None:
     drawn = draw(results, Resampler(N, donors=CELLS.batch))
     for task, metric, by_label in (
         ("embedding", "silhouette_score", False),
@@ -158,7 +158,9 @@ def test_means_over_donors_are_those_of_a_plain_loop(results: tuple[Result, Resu
         assert one.method == "jackknife"
 
 
-def test_little_memory_draws_the_same(results: tuple[Result, Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_do_not_depend_on_the_size_of_chunks(
+    results: tuple[Result, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for donors in (None, CELLS.batch):
         resampler = Resampler(N, n_resamples=N_RESAMPLES, donors=donors)
         whole = draw(results, resampler)
@@ -179,12 +181,12 @@ def simulated(values: np.ndarray) -> tuple[CellScores, MetricResult]:
 
 def interval_of(one: np.ndarray, two: np.ndarray, resampler: Resampler) -> tuple[float, float]:
     (first, a), (other, b) = simulated(one), simulated(two)
-    (drawn,) = draw_differences(first, other, [(a, b)], resampler)
+    (drawn,) = paired_intervals(first, other, [(a, b)], resampler)
     assert drawn.interval is not None, drawn.reason
     return drawn.interval
 
 
-def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_difference_in_95_percent() -> None:
     rng = np.random.default_rng(0)
     n, true, n_worlds, hits = 200, 0.1, 300, 0
     for world in range(n_worlds):
@@ -208,7 +210,7 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
         (12, 1.0, "of size"),
     ],
 )
-def test_intervals_over_few_donors_hold_what_they_say(n_donors: int, uneven: float, effect: str) -> None:
+def test_intervals_over_few_donors_cover_in_95_percent(n_donors: int, uneven: float, effect: str) -> None:
     rng = np.random.default_rng(1)
     n_worlds, hits = 500, {"cells": 0, "donors": 0}
 
@@ -233,7 +235,7 @@ def test_intervals_over_few_donors_hold_what_they_say(n_donors: int, uneven: flo
     assert hits["cells"] / 50 < 0.7, "cells of a donor are alike, which their draws do not know"
 
 
-def test_donors_without_a_value_are_none() -> None:
+def test_donors_without_values_do_not_count() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, 400)
     donors = np.repeat(np.arange(8), 50).astype(np.int32)
@@ -246,10 +248,10 @@ def test_donors_without_a_value_are_none() -> None:
 def test_a_score_that_needs_one_donor_has_no_interval() -> None:
     donors = np.repeat([0, 1], N // 2).astype(np.int32)
     (first, a), (other, b) = simulated(np.where(donors, np.nan, 0.3)), simulated(np.linspace(0, 1, N))
-    (drawn,) = draw_differences(first, other, [(a, b)], Resampler(N, donors=donors))
-    assert drawn == Drawn(None, reason="it is undefined without 1 of the 2 donors")
-    (drawn,) = draw_differences(first, first, [(a, a)], Resampler(N, donors=donors))
-    assert drawn == Drawn(None, reason="all cells that count are of one donor")
+    (drawn,) = paired_intervals(first, other, [(a, b)], Resampler(N, donors=donors))
+    assert drawn == PairedInterval(None, reason="it is undefined without 1 of the 2 donors", of_donors=True)
+    (drawn,) = paired_intervals(first, first, [(a, a)], Resampler(N, donors=donors))
+    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", of_donors=True)
 
 
 def test_cells_without_a_value_do_not_count() -> None:
@@ -276,12 +278,12 @@ REASONS = {
 
 
 @pytest.mark.parametrize(("change", "reason"), REASONS.values(), ids=REASONS.keys())
-def test_why_there_is_no_interval(change: Any, reason: str) -> None:
+def test_missing_interval_has_a_reason(change: Any, reason: str) -> None:
     first, row = simulated(np.linspace(0.4, 0.6, N))
     first.groups["label"] = Labels(np.zeros(N, np.int32), ("a", "b"), "label")
     other, changed = change(first, row)
-    (drawn,) = draw_differences(first, other, [(row, changed)], Resampler(N, n_resamples=100))
-    assert drawn == Drawn(None, reason=reason)
+    (drawn,) = paired_intervals(first, other, [(row, changed)], Resampler(N, n_resamples=100))
+    assert drawn == PairedInterval(None, reason=reason)
 
 
 def test_cells_of_one_donor_have_no_interval() -> None:
@@ -289,14 +291,14 @@ def test_cells_of_one_donor_have_no_interval() -> None:
     column = CellColumn("X", "clustering", CLUSTER, labels.codes, names=("0", "1"))
     cells = CellScores(N, {"label": labels}, None, [column])
     row = MetricResult("X", "clustering", "adjusted_rand_index", 1.0)
-    (drawn,) = draw_differences(cells, cells, [(row, row)], Resampler(N, donors=np.zeros(N, np.int32)))
-    assert drawn == Drawn(None, reason="all cells that count are of one donor")
+    (drawn,) = paired_intervals(cells, cells, [(row, row)], Resampler(N, donors=np.zeros(N, np.int32)))
+    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", of_donors=True)
 
 
-def test_what_is_undefined_in_many_draws_has_no_interval() -> None:
+def test_difference_undefined_in_many_draws_has_no_interval() -> None:
     values = np.full(N, np.nan)
     values[0] = 0.5  # is drawn in two of three resamples
     (first, row), (other, same) = simulated(values), simulated(values)
-    (drawn,) = draw_differences(first, other, [(row, same)], Resampler(N))
+    (drawn,) = paired_intervals(first, other, [(row, same)], Resampler(N))
     assert drawn.interval is None
     assert "undefined in 3" in drawn.reason

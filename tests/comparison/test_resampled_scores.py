@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn import metrics
 
-from gpubench.comparison.resampled_scores import Tables, agreement, mean_over_cells, mean_over_labels, prediction
+from gpubench.comparison.resampled_scores import GroupSums, agreement, mean_over_cells, mean_over_labels, prediction
 
 RNG = np.random.default_rng(0)
 SCORES = {
@@ -29,7 +29,7 @@ def categories(*n_codes: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("metric", ["adjusted_rand_index", "normalized_mutual_info"])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_agreement_is_that_of_the_cells_drawn(metric: str, seed: int) -> None:
+def test_agreement_equals_scikit_learn_on_drawn_cells(metric: str, seed: int) -> None:
     labels, clusters = categories(4, 3)
     weights = np.random.default_rng(seed).integers(0, 4, (12, 8)).astype(float)
     weights[:, 0] = labels == 0  # one label
@@ -46,7 +46,7 @@ def test_agreement_is_that_of_the_cells_drawn(metric: str, seed: int) -> None:
 
 @pytest.mark.parametrize("measure", SCORES)
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_predictions_are_those_of_the_cells_drawn(measure: str, n_classes: int) -> None:
+def test_prediction_equals_scikit_learn_on_drawn_cells(measure: str, n_classes: int) -> None:
     folds, actual, called = categories(3, n_classes, n_classes)
     weights = RNG.poisson(0.4, (len(folds), 30)).astype(float)
     weights[folds == 2, 0] = 0  # a fold of which nothing is drawn
@@ -67,7 +67,7 @@ def test_predictions_are_those_of_the_cells_drawn(measure: str, n_classes: int) 
         assert found[r] == pytest.approx(np.mean(of_folds), abs=1e-12)
 
 
-def test_between_species_only_true_classes_count() -> None:
+def test_prediction_with_true_only_ignores_other_classes() -> None:
     folds, actual, called = categories(1, 3, 3)
     weights = RNG.poisson(1.0, (9, 20)).astype(float)
     weights[actual == 2] = 0
@@ -80,13 +80,13 @@ def test_between_species_only_true_classes_count() -> None:
         assert found[r] == pytest.approx(expected)
 
 
-def test_means_leave_out_what_was_not_drawn() -> None:
+def test_means_ignore_labels_without_drawn_cells() -> None:
     sums, weights = np.array([[6.0, 0.0], [1.0, 1.0]]), np.array([[3.0, 0.0], [1.0, 2.0]])
     assert_allclose(mean_over_cells(sums, weights), [7 / 4, 1 / 2])
     assert_allclose(mean_over_labels(sums, weights), [3 / 2, 1 / 2])
     assert np.isnan(mean_over_labels(np.zeros((2, 1)), np.zeros((2, 1)))).all()
 
 
-def test_tables_add_up_groups() -> None:
-    added = Tables(np.array([1, -1, 0, 1]), 3)(np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]]))
+def test_group_sums_add_weights_by_group() -> None:
+    added = GroupSums(np.array([1, -1, 0, 1]), 3)(np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]]))
     assert_allclose(added, [[100, 200], [1001, 2002], [0, 0]])

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpubench.comparison import Resampler, resampling
+from gpubench.comparison import resampling
 from gpubench.comparison.resampling import (
     BLOCK,
     CHUNK,
+    Resampler,
     cut_into_blocks,
     degrees_of_freedom,
     jackknife_interval,
@@ -31,7 +32,7 @@ def weights_of_cells(resampler: Resampler, strata: np.ndarray) -> np.ndarray:
     return weights
 
 
-def test_sums_of_cells_are_plain_weighted_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_equal_plain_weighted_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "BLOCK", 64)
     rng = np.random.default_rng(0)
     n, n_resamples = 500, CHUNK + 5
@@ -57,7 +58,7 @@ def test_weights_are_poisson_and_independent() -> None:
         assert abs(np.corrcoef(weights.ravel(), other.ravel())[0, 1]) < 4e-3
 
 
-def test_threads_do_not_matter() -> None:
+def test_sums_do_not_depend_on_threads() -> None:
     rng = np.random.default_rng(0)
     values, strata = rng.standard_normal((3 * BLOCK + 7, 2)).astype(np.float32), np.zeros(3 * BLOCK + 7, np.int32)
     one, two = (list(Resampler(len(values), n_resamples=200, threads=t).sums(values, strata, 1)) for t in (1, 2))
@@ -66,7 +67,7 @@ def test_threads_do_not_matter() -> None:
 
 
 @given(st.lists(st.integers(-1, 4), min_size=1, max_size=40).filter(lambda codes: max(codes) >= 0))
-def test_tables_hold_as_many_cells_as_there_are(codes: list[int]) -> None:
+def test_tables_preserve_the_number_of_cells(codes: list[int]) -> None:
     resampler = Resampler(len(codes), n_resamples=150)
     tables = np.concatenate(list(resampler.tables(np.array(codes), 5)), axis=1)
     assert tables.shape == (5, 150)
@@ -74,14 +75,14 @@ def test_tables_hold_as_many_cells_as_there_are(codes: list[int]) -> None:
     assert (tables[[code not in codes for code in range(5)]] == 0).all()
 
 
-def test_tables_are_drawn_in_their_proportions() -> None:
+def test_tables_have_the_expected_proportions() -> None:
     tables = np.concatenate(list(Resampler(100, n_resamples=4000).tables(np.repeat([0, 1], [20, 80]), 2)), axis=1)
     assert tables[0].mean() == pytest.approx(20, abs=4 * 4 / np.sqrt(4000))
     assert tables[0].std() == pytest.approx(4, rel=0.06), "sqrt(100 * 0.2 * 0.8)"
 
 
 @given(st.lists(st.integers(-1, 4), max_size=40), st.integers(1, 50))
-def test_tables_without_a_group_lack_each_cell_once(codes: list[int], n_groups: int) -> None:
+def test_tables_without_a_group_omit_each_cell_once(codes: list[int], n_groups: int) -> None:
     given_codes = np.array(codes, np.int64)
     found = list(Resampler(len(codes), n_resamples=n_groups).tables_without(given_codes, 5))
     counts = np.bincount(given_codes[given_codes >= 0], minlength=5)
@@ -92,7 +93,7 @@ def test_tables_without_a_group_lack_each_cell_once(codes: list[int], n_groups: 
     assert n_groups == 0 or np.ptp(left_out.sum(axis=0)) <= 1, "groups are of one size"
 
 
-def test_groups_are_drawn_at_random() -> None:
+def test_groups_are_random() -> None:
     codes = np.repeat([0, 1], [2000, 8000])
     found = np.concatenate(list(Resampler(10_000, n_resamples=100).tables_without(codes, 2)), axis=1)
     left_out = 2000 - found[0]
@@ -100,14 +101,14 @@ def test_groups_are_drawn_at_random() -> None:
     assert 2 < left_out.std() < 6, "4, the square root of 100 * 0.2 * 0.8; cells are in order in the file"
 
 
-def test_donors_are_left_out_whole() -> None:
+def test_tables_without_a_donor_omit_all_its_cells() -> None:
     donors = np.array([3, 3, 0, 0, 0, 7, 7, 7, 7, 5], np.int32)
     codes = np.array([0, 1, 0, 0, 1, 1, 1, 1, 0, -1])
     (found,) = Resampler(10, donors=donors).tables_without(codes, 2)
     assert_array_equal(found, np.array([[2, 3, 3], [4, 4, 2]]), "without 0, 3 and 7; the cell of 5 is not counted")
 
 
-def test_sums_lack_each_donor_once() -> None:
+def test_sums_omit_each_donor_once() -> None:
     rng = np.random.default_rng(0)
     n, n_donors = 600, CHUNK + 5
     donors, strata = rng.integers(0, n_donors, n).astype(np.int32), rng.integers(0, 3, n).astype(np.int32)
@@ -121,12 +122,12 @@ def test_sums_lack_each_donor_once() -> None:
             assert_allclose(sums[stratum, :, donor], values[inside].sum(axis=0, dtype=float), atol=1e-5)
 
 
-def test_a_percentile_interval_holds_the_middle_around_the_value() -> None:
+def test_percentile_interval_is_centred_on_the_value() -> None:
     assert percentile_interval(500.0, np.arange(1001.0)) == pytest.approx((25.0, 975.0))
     assert percentile_interval(0.0, np.arange(1001.0), level=0.5) == pytest.approx((-250.0, 250.0))
 
 
-def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+def test_jackknife_of_a_mean_equals_its_standard_error() -> None:
     x = np.random.default_rng(0).standard_normal(12)
     low, high = jackknife_interval(x.mean(), (x.sum() - x) / 11)
     assert (low + high) / 2 == pytest.approx(x.mean())
@@ -134,7 +135,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 @given(st.lists(st.integers(1, 1000), min_size=2, max_size=12))
-def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes: list[int]) -> None:
+def test_degrees_of_freedom_equal_those_of_the_quadratic_form(sizes: list[int]) -> None:
     w = np.array(sizes) / sum(sizes)
     centring = np.eye(len(w)) - np.outer(np.ones(len(w)), w)
     form = centring.T @ np.diag((w / (1 - w)) ** 2) @ centring
@@ -144,11 +145,11 @@ def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes: list[int]) ->
 
 
 @pytest.mark.parametrize("rare", [1e-3, 1e-9, 1e-17])
-def test_a_donor_of_nearly_all_cells_leaves_one_degree_of_freedom(rare: float) -> None:
+def test_degrees_of_freedom_with_one_dominating_donor_are_one(rare: float) -> None:
     assert degrees_of_freedom(np.array([1 - rare, rare])) == pytest.approx(1)
     assert degrees_of_freedom(np.array([rare, 1 - 2 * rare, rare])) == pytest.approx(1, abs=2e-3)
 
 
 @pytest.mark.parametrize("n_groups", [2, 3, 40])
-def test_groups_of_one_size_have_one_degree_of_freedom_less_than_there_are(n_groups: int) -> None:
+def test_degrees_of_freedom_of_equal_groups_are_one_less_than_groups(n_groups: int) -> None:
     assert degrees_of_freedom(np.full(n_groups, 1 / n_groups)) == pytest.approx(n_groups - 1)

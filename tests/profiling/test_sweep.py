@@ -15,7 +15,8 @@ from gpubench.cli.main import main
 from gpubench.core.errors import InputError
 from gpubench.profiling import profile, sweep
 from gpubench.profiling.profile import WHOLE, Profile, stages_of
-from gpubench.profiling.table import to_text
+from gpubench.profiling.table import blocks
+from gpubench.results.table import to_text
 
 SPAN = {"start_s": 0.0, "seconds": 1.0, "put_bytes": 0, "peak_bytes": 1000, "flop": 0, "moved_bytes": 0}
 LIMITS = {"limits": {"blas_flop_s": 1e9, "tiles_flop_s": 5e8, "bytes_s": 1e8, "seconds": 2.0}}
@@ -94,8 +95,8 @@ def test_profile_runs_each_size_once_smallest_first(asked: list[tuple[int, int]]
 
 @pytest.mark.usefixtures("asked")
 def test_scaling_exponents_need_a_large_enough_span() -> None:
-    assert "\n\nScaling exponents\n" in to_text(profile([500, 1500]))
-    text = to_text(profile([500, 1000]))
+    assert "\n\nScaling exponents\n" in to_text(blocks(profile([500, 1500])))
+    text = to_text(blocks(profile([500, 1000])))
     assert "\n\nScaling exponents\n" not in text
     assert text.endswith("No scaling exponents: stages must take 0.05 s at sizes a factor 3 apart.")
 
@@ -116,7 +117,7 @@ def test_shares_of_the_limits_and_tables(asked: list[tuple[int, int]]) -> None:
     assert knn.bound(found.limits) == "arithmetic"
     lr = found.runs[1].stage("task/lr")
     assert lr.bound(found.limits) == "memory"
-    text = re.sub(" +", " ", to_text(found))
+    text = re.sub(" +", " ", to_text(blocks(found)))
     assert "knn 0.225 3.600 0.001 0.00222 <0.001 0.2% arithmetic" in text
     assert "2,000 x 2: Leiden ran on the CPU" in text
     assert "2.00 ± 0.00" not in text, "two points have no standard error"

@@ -10,9 +10,9 @@ from cell_cases import cells_result
 from gpubench.core.scores import CellColumn, CellScores
 from gpubench.core.types import Labels
 from gpubench.reporting.breakdowns import Breakdown, breakdowns
-from gpubench.reporting.content import CellsOf, comparisons
-from gpubench.reporting.drawing import shortened
-from gpubench.results.plots import QUANTILES
+from gpubench.reporting.content import EmbeddingCells, comparable_runs
+from gpubench.results.figures import shortened
+from gpubench.results.group_statistics import QUANTILES
 from gpubench.results.result import Result
 
 
@@ -22,10 +22,10 @@ def result() -> Result:
 
 
 def of_task(result: Result, task: str) -> list[Breakdown]:
-    return breakdowns(task, comparisons({"": result})[0].cells)
+    return breakdowns(task, comparable_runs({"": result})[0].cells)
 
 
-def test_spreads_are_those_of_pandas(result: Result) -> None:
+def test_quantiles_equal_those_of_pandas(result: Result) -> None:
     found = of_task(result, "batch_integration")
     assert [(b.metric, b.role) for b in found] == [
         (metric, role) for metric in ("entropy_per_cell", "batch_silhouette") for role in ("label", "batch")
@@ -37,7 +37,7 @@ def test_spreads_are_those_of_pandas(result: Result) -> None:
             values = result.cells.find(breakdown.metric, embedding=embedding).values.astype(float)
             by_group = pd.Series(values).groupby(names)
             for group in breakdown.groups:
-                spread = group.spreads[i]
+                spread = group.by_embedding[i]
                 assert spread is not None
                 assert spread.n == by_group.count()[group.name]
                 assert spread.mean == pytest.approx(by_group.mean()[group.name], abs=1e-6)
@@ -52,11 +52,11 @@ def test_the_worst_comes_first_and_groups_without_values_are_left_out(result: Re
     assert {group.name for group in breakdown.groups} == {"a", "b", "c"}
 
 
-def test_few_cells_come_last() -> None:
+def test_groups_of_few_cells_come_last() -> None:
     labels = Labels(np.repeat([0, 1, 2], [9, 50, 41]).astype(np.int32), ("few", "worst", "best"))
     values = np.repeat([0.0, 0.2, 0.9], [9, 50, 41]).astype(np.float32)
     cells = CellScores(100, {"label": labels}, columns=[CellColumn("X", "embedding", "silhouette_score", values)])
-    (breakdown,) = breakdowns("embedding", [CellsOf("X", cells, "X")])
+    (breakdown,) = breakdowns("embedding", [EmbeddingCells("X", cells, "X")])
     assert [group.name for group in breakdown.groups] == ["worst", "best", "few"]
 
 
@@ -67,20 +67,20 @@ def test_time_points_come_in_order_of_time(result: Result) -> None:
 
 
 def test_an_embedding_without_cells_has_gaps(result: Result) -> None:
-    known, unknown = CellsOf("X", result.cells, "X"), CellsOf("Z", CellScores(), "Z")
+    known, unknown = EmbeddingCells("X", result.cells, "X"), EmbeddingCells("Z", CellScores(), "Z")
     (breakdown,) = breakdowns("embedding", [known, unknown])
-    assert all(group.spreads[0] is not None and group.spreads[1] is None for group in breakdown.groups)
+    assert all(group.by_embedding[0] is not None and group.by_embedding[1] is None for group in breakdown.groups)
     assert breakdowns("embedding", [unknown]) == []
 
 
-def test_one_group_is_no_breakdown() -> None:
+def test_single_group_gives_no_breakdown() -> None:
     assert of_task(cells_result(100, ["only"], batches=("u", "v")), "embedding") == []
     assert [b.role for b in of_task(cells_result(100, ["only"], batches=("u", "v")), "batch_integration")] == [
         "batch"
     ] * 2
 
 
-def test_names_that_fit_stay_different() -> None:
+def test_shortened_names_stay_distinct() -> None:
     assert shortened(["short", "a name that is far too long to fit"], 10) == ["short", "a name th…"]
     assert shortened(["the same beginning 1", "the same beginning 2"], 10) == ["the …ing 1", "the …ing 2"]
     assert shortened(["the same 1 in the middle", "the same 2 in the middle"], 10) == ["1. the s…", "2. the s…"]

@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name not in LARGE or (width, scheme) in AXE
     ],
 )
-def test_the_report_opens_well(name: str, width: int, scheme: str, browser: Any, folder: Path) -> None:
+def test_report_opens_without_errors(name: str, width: int, scheme: str, browser: Any, folder: Path) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     complaints: list[str] = []
     requests: list[str] = []
@@ -143,14 +143,14 @@ def serious_violations(page: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-def test_axe_sees_what_is_wrong(browser: Any) -> None:
+def test_axe_finds_a_seeded_fault(browser: Any) -> None:
     page = browser.new_page()
     page.set_content("<html><body><img src='data:,'><p style='color:#eee;background:#fff'>pale</p></body></html>")
     assert {rule for rule, _, _ in serious_violations(page)} >= {"image-alt", "color-contrast", "html-has-lang"}
     page.close()
 
 
-def test_tables_and_links_are_reached_by_the_keyboard(browser: Any, folder: Path) -> None:
+def test_tables_and_links_are_reachable_by_keyboard(browser: Any, folder: Path) -> None:
     page = browser.new_page()
     page.goto((folder / "full.html").as_uri())
     page.keyboard.press("Tab")
@@ -163,7 +163,7 @@ def test_tables_and_links_are_reached_by_the_keyboard(browser: Any, folder: Path
     page.close()
 
 
-def test_two_embeddings_fit_beside_each_other_on_a_phone(browser: Any, folder: Path) -> None:
+def test_two_embeddings_fit_on_a_phone(browser: Any, folder: Path) -> None:
     page = browser.new_page(viewport={"width": 360, "height": 780})
     page.goto((folder / "full.html").as_uri())
     name, value, other = page.locator(".scores tr:has-text('Adjusted Rand index')").first.locator("> *").all()[:3]
@@ -174,7 +174,7 @@ def test_two_embeddings_fit_beside_each_other_on_a_phone(browser: Any, folder: P
     page.close()
 
 
-def test_everything_is_printed(browser: Any, folder: Path) -> None:
+def test_print_includes_folded_parts(browser: Any, folder: Path) -> None:
     page = browser.new_page()
     page.goto((folder / "many.html").as_uri())
     page.emulate_media(media="print")

@@ -11,39 +11,39 @@ from cell_cases import cells_result
 from report_cases import HOSTILE, Page
 
 from gpubench.core.scores import CellView
-from gpubench.reporting.cell_views import looks
-from gpubench.reporting.content import comparisons
+from gpubench.reporting.cell_views import ReportedView, cell_views
+from gpubench.reporting.content import comparable_runs
 from gpubench.reporting.page import render
 from gpubench.results.result import Result
 from gpubench.running import views
 
 
-def looks_of(result: Result) -> list:
-    comparison = comparisons({"": result})[0]
-    return looks(comparison.cells, comparison.seed, "key")
+def views_of(result: Result) -> list[ReportedView]:
+    comparison = comparable_runs({"": result})[0]
+    return cell_views(comparison.cells, comparison.seed, "key")
 
 
-def test_panels_and_their_keys() -> None:
+def test_panels_have_legends() -> None:
     result = cells_result(500, ["a", "b", "c"], batches=("u", "v"), times=3)
-    (look,) = looks_of(result)
-    assert look.name == "X_pca"
-    assert look.caption == "First two principal components; 500 cells."
-    assert [panel.title for panel in look.panels] == ["label", "batch", "time", "cluster"]
-    label, _, time, cluster = look.panels
+    (view,) = views_of(result)
+    assert view.name == "X_pca"
+    assert view.caption == "First two principal components; 500 cells."
+    assert [panel.title for panel in view.panels] == ["label", "batch", "time", "cluster"]
+    label, _, time, cluster = view.panels
     sizes = np.bincount(result.cells.groups["label"].codes)
-    assert [(key.sign, key.name, key.n) for key in label.keys] == [
+    assert [(entry.sign, entry.name, entry.n) for entry in label.legend] == [
         (str(i), "abc"[c], sizes[c]) for i, c in enumerate(np.argsort(-sizes, kind="stable"), 1)
     ]
-    assert len({key.color for key in label.keys}) == 3
-    assert time.keys == ()
+    assert len({entry.color for entry in label.legend}) == 3
+    assert time.legend == ()
     assert "From 0 to 24" in time.svg
-    assert {key.sign for key in cluster.keys} == {str(c) for c in range(6)}, "clusters are signed with their names"
+    assert {entry.sign for entry in cluster.legend} == {str(c) for c in range(6)}, "their names are their signs"
 
 
 def test_many_groups_are_grey() -> None:
-    (look,) = looks_of(cells_result(3000, [f"l{i}" for i in range(100)]))
-    assert len(look.panels[0].keys) == 40
-    assert look.panels[0].others == 60
+    (view,) = views_of(cells_result(3000, [f"l{i}" for i in range(100)]))
+    assert len(view.panels[0].legend) == 40
+    assert view.panels[0].others == 60
 
 
 def test_signs_do_not_hide_each_other() -> None:
@@ -52,25 +52,25 @@ def test_signs_do_not_hide_each_other() -> None:
     apart = replace(alike, xy=alike.xy + 20 * result.cells.groups["label"].codes[:, None].astype(np.float32))
     for view, signs in ((alike, ["1"]), (apart, ["1", "2"])):
         result.cells.views["X_pca"] = view
-        assert re.findall(r"<text[^>]*>(\d+)</text>", looks_of(result)[0].panels[0].svg) == signs
+        assert re.findall(r"<text[^>]*>(\d+)</text>", views_of(result)[0].panels[0].svg) == signs
 
 
 def test_embeddings_share_given_coordinates() -> None:
     result = cells_result(300, ["a", "b"], embeddings=("X", "Y"))
     result.cells.views = {"": replace(result.cells.views["X"], title="X_umap")}
-    (look,) = looks_of(result)
-    assert look.name == "X_umap"
-    assert look.caption == "Coordinates of the data; 300 cells."
-    assert [panel.title for panel in look.panels] == ["label", "cluster of X", "cluster of Y"]
+    (view,) = views_of(result)
+    assert view.name == "X_umap"
+    assert view.caption == "Coordinates of the data; 300 cells."
+    assert [panel.title for panel in view.panels] == ["label", "cluster of X", "cluster of Y"]
 
 
-def test_a_sample_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caption_names_a_sample_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "CELLS", 50)
-    (look,) = looks_of(cells_result(300, ["a", "b"]))
-    assert look.caption.endswith("50 of 300 cells, drawn at random (seed 42).")
+    (view,) = views_of(cells_result(300, ["a", "b"]))
+    assert view.caption.endswith("50 of 300 cells, drawn at random (seed 42).")
 
 
-def test_names_cannot_leave_their_place() -> None:
+def test_names_are_escaped_in_figures() -> None:
     names = [HOSTILE, f"{HOSTILE}2", "$\\frac{"]
     page = render({"": cells_result(200, names, embeddings=(HOSTILE,), batches=(HOSTILE, "_b"), times=2)})
     assert "<script" not in page
@@ -86,17 +86,17 @@ def test_a_million_cells_make_a_small_file() -> None:
     assert "20,000 of 1,000,000 cells, drawn at random (seed 42)" in page
 
 
-def test_a_result_without_cells_says_so() -> None:
+def test_result_without_cells_has_a_caption() -> None:
     result = cells_result(100, ["a", "b"])
     bare = replace(result, cells=type(result.cells)())
     page = Page(render({"": bare})).text
     assert "Confusion matrix" not in page
-    assert "Without views and breakdowns of X_pca" in page
-    assert "Without views" not in Page(render({"": result})).text
+    assert "There are no views and breakdowns of X_pca" in page
+    assert "There are no views" not in Page(render({"": result})).text
 
 
 def test_embeddings_that_are_not_drawn_are_named() -> None:
-    found = looks_of(cells_result(60, ["a", "b"], embeddings=[f"X{i}" for i in range(8)]))
-    assert [look.name for look in found] == [f"X{i}" for i in range(8)]
-    assert [bool(look.panels) for look in found] == [True] * 6 + [False] * 2
+    found = views_of(cells_result(60, ["a", "b"], embeddings=[f"X{i}" for i in range(8)]))
+    assert [view.name for view in found] == [f"X{i}" for i in range(8)]
+    assert [bool(view.panels) for view in found] == [True] * 6 + [False] * 2
     assert found[-1].caption == "Not drawn: a page has 6 views."

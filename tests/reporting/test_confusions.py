@@ -10,14 +10,14 @@ from sklearn.metrics import confusion_matrix
 from gpubench.core.scores import CLUSTER, PREDICTED, CellColumn, CellScores
 from gpubench.core.types import Labels
 from gpubench.reporting.confusions import confusions
-from gpubench.reporting.content import CellsOf
+from gpubench.reporting.content import EmbeddingCells
 
 
-def columns_of(cells: CellScores) -> list[CellsOf]:
-    return [CellsOf("X_pca", cells, "X_pca")]
+def columns_of(cells: CellScores) -> list[EmbeddingCells]:
+    return [EmbeddingCells("X_pca", cells, "X_pca")]
 
 
-def test_the_most_accurate_classifier_is_shown() -> None:
+def test_confusion_is_of_the_most_accurate_classifier() -> None:
     cells = cells_result(1000, ["a", "b", "c", "d"]).cells
     (found,) = confusions("label_prediction", columns_of(cells))
     assert found.what == "Classifier rf"
@@ -28,7 +28,7 @@ def test_the_most_accurate_classifier_is_shown() -> None:
     assert found.fits_a_table
 
 
-def test_what_is_confused_most() -> None:
+def test_largest_confusions_come_first() -> None:
     codes = np.repeat([0, 1, 2], [100, 50, 4]).astype(np.int32)
     given = codes.copy()
     given[:30], given[100:120], given[-4:] = 1, 0, 0
@@ -43,7 +43,7 @@ def test_what_is_confused_most() -> None:
     assert found.largest[0].share == 0.4
 
 
-def test_labels_that_were_left_out_are_not_shown() -> None:
+def test_labels_left_out_are_not_shown() -> None:
     codes = np.array([0, 0, 1, 1, 2], np.int32)
     labels = Labels(codes, ("a", "b", "rare"))
     given = np.array([0, 1, 1, 1, -1], np.int32)
@@ -64,7 +64,7 @@ def test_clusters_are_in_the_order_of_the_labels() -> None:
     assert found.largest == []
 
 
-def test_species_are_told_apart() -> None:
+def test_test_sets_of_species_are_separate() -> None:
     label = Labels(np.array([0, 1, 0, 1], np.int32), ("a", "b"))
     species = Labels(np.array([0, 0, 1, 1], np.int32), ("human", "mouse"))
     given = np.array([0, 1, 1, 1], np.int32)
@@ -78,5 +78,5 @@ def test_species_are_told_apart() -> None:
     assert_array_equal(across.counts, [[0, 1], [0, 1]])
 
 
-def test_nothing_is_known_without_labels_or_cells() -> None:
+def test_no_confusions_without_labels_or_cells() -> None:
     assert confusions("clustering", columns_of(CellScores())) == []

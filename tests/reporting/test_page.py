@@ -43,7 +43,7 @@ def full() -> Page:
     return Page(render({"": full_result()}))
 
 
-def test_everything_is_said(full: Page) -> None:
+def test_page_contains_everything(full: Page) -> None:
     for text in (
         TASKS["label_prediction"].question,
         METRICS["mean_fold_f1"].spec.description,
@@ -62,12 +62,12 @@ def test_everything_is_said(full: Page) -> None:
         assert text in full.text, text
 
 
-def test_the_best_of_a_row_is_said_in_words(full: Page) -> None:
+def test_best_of_a_row_is_marked_in_words(full: Page) -> None:
     assert re.search(r"Adjusted Rand index 0\.5000 ★ 0\.6000 \(best\) 100", full.text)
     assert re.search(r"Normalised mutual information ★ 0\.8000 \(best\) 0\.7000 100", full.text)
 
 
-def test_the_summary_has_means_and_no_single_classifiers() -> None:
+def test_summary_has_means_and_no_single_classifiers() -> None:
     page = Page(render({"": full_result()})).text
     summary = page[page.index("Summary 100 cells") : page.index("Left out")]
     assert "MEAN(knn,lr,rf)" in summary
@@ -76,7 +76,7 @@ def test_the_summary_has_means_and_no_single_classifiers() -> None:
 
 
 @pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS.keys())
-def test_the_page_is_whole_and_loads_nothing(make: object) -> None:
+def test_page_is_valid_and_loads_nothing(make: object) -> None:
     assert callable(make)
     text = render({"": make()})
     page = Page(text)
@@ -96,7 +96,7 @@ def test_the_page_is_whole_and_loads_nothing(make: object) -> None:
     assert not re.search(r"@import|url\((?!#)", text)
 
 
-def test_every_figure_says_what_it_shows(full: Page) -> None:
+def test_figures_have_titles_and_descriptions(full: Page) -> None:
     figures = full.all("svg")
     assert len(figures) == 3  # clustering, label prediction, timeline
     ids = {found.get("id") for _, found in full.elements}
@@ -105,7 +105,7 @@ def test_every_figure_says_what_it_shows(full: Page) -> None:
         assert set((figure["aria-labelledby"] or "").split()) <= ids
 
 
-def test_hostile_names_stay_text() -> None:
+def test_hostile_names_are_escaped() -> None:
     page = Page(render({HOSTILE: hostile_result(), "b": hostile_result()}))
     assert "<script>alert(1)</script>" in page.text
     assert "<img src=x onerror=alert(1)>\\x07$\\frac{</style></svg>" in page.text
@@ -119,12 +119,12 @@ def test_many_rows_are_folded_under_their_mean() -> None:
     assert len(page.all("svg")) == 1
 
 
-def test_an_undefined_row_has_its_reason_once() -> None:
+def test_undefined_rows_have_one_reason() -> None:
     rows = [row("mean_fold_f1", math.nan, task="scib", params={"classifier": c}, note="one label") for c in "abcdef"]
     text = Page(render({"": make_result(*rows)})).text
     assert text.count("one label") == 1
     assert "6 numbers mean_fold_f1 (a), mean_fold_f1 (b)" in text
-    assert "No number could be computed" in text
+    assert "No score could be computed" in text
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -136,11 +136,11 @@ def test_every_metric_is_defined(metric: str) -> None:
     assert len(text.dois) == len(set(re.findall(r"doi:10", METRICS[metric].__doc__ or ""))) or len(text.dois) > 1
 
 
-def test_the_same_result_gives_the_same_bytes() -> None:
+def test_report_is_reproducible() -> None:
     assert digest(full_result()) == digest(full_result())
 
 
-def test_settings_of_matplotlib_do_not_reach_the_figures() -> None:
+def test_user_settings_of_matplotlib_do_not_change_figures() -> None:
     import matplotlib as mpl
 
     plain = digest(full_result())
@@ -148,19 +148,19 @@ def test_settings_of_matplotlib_do_not_reach_the_figures() -> None:
         assert digest(full_result()) == plain
 
 
-def test_report_writes_a_file_or_nothing(tmp_path: Path) -> None:
+def test_report_is_written_atomically(tmp_path: Path) -> None:
     gb.report(full_result(), tmp_path / "r.html")
     assert "Adjusted Rand index" in (tmp_path / "r.html").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="cannot be written"):
         gb.report(full_result(), tmp_path / "no" / "r.html")
 
 
-def test_half_a_character_in_a_name_is_written_as_an_escape(tmp_path: Path) -> None:
+def test_half_a_character_in_a_name_is_escaped(tmp_path: Path) -> None:
     gb.report(make_result(row(), source="caf\udce9.h5ad"), tmp_path / "r.html")
     assert "caf\\udce9.h5ad" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_a_file_that_was_read_back_gives_the_same_report(tmp_path: Path) -> None:
+def test_report_of_a_file_equals_that_of_the_result(tmp_path: Path) -> None:
     full_result().to_json(tmp_path / "r.json")
     assert digest(Result.from_json(tmp_path / "r.json")) == digest(full_result())
 

@@ -12,21 +12,21 @@ from gpubench.core.errors import InputError
 from gpubench.reporting.page import read_runs
 
 
-def test_a_file_or_a_folder(tmp_path: Path) -> None:
+def test_read_runs_of_a_file_or_a_folder(tmp_path: Path) -> None:
     make_result().to_json(tmp_path / "results.json")
     make_result().to_json(tmp_path / "b.json")
     assert list(read_runs(tmp_path / "b.json")) == ["b"]
     assert list(read_runs(tmp_path)) == ["b", "results"]
 
 
-def test_folders_of_a_folder(tmp_path: Path) -> None:
+def test_read_runs_of_subfolders(tmp_path: Path) -> None:
     for name in ("x", "y/z"):
         (tmp_path / name).mkdir(parents=True)
         make_result().to_json(tmp_path / name / "results.json")
     assert list(read_runs(tmp_path)) == ["x", "y/z"]
 
 
-def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+def test_read_runs_of_other_files_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no result; give a results\.json"):
         read_runs(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
@@ -36,7 +36,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         read_runs(tmp_path)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full_result().to_json(tmp_path / "results.json")
     out = tmp_path / "report.html"
     assert main(["report", str(tmp_path), "-o", str(out)]) == 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from report_cases import make_result, row
 
-from gpubench.reporting.content import comparisons
+from gpubench.reporting.content import comparable_runs
 from gpubench.reporting.scores import score_rows
 from gpubench.results.result import Result
 
@@ -30,7 +30,7 @@ def best(metric: str, *values: float) -> list[bool]:
         ("a scorer of the user's", (0.1, 0.5), [False, False]),  # nobody knows which end is better
     ],
 )
-def test_the_best_is_marked(metric: str, values: tuple[float, ...], expected: list[bool]) -> None:
+def test_best_scores_are_marked(metric: str, values: tuple[float, ...], expected: list[bool]) -> None:
     assert best(metric, *values) == expected
 
 
@@ -53,7 +53,7 @@ def test_a_bar_begins_at_zero_within_the_bounds(metric: str, value: float, bar: 
     assert cell.bar == (None if bar is None else pytest.approx(bar))
 
 
-def test_rows_are_lined_up_by_the_parameters_that_tell_them_apart() -> None:
+def test_rows_are_aligned_by_distinguishing_parameters() -> None:
     lr = row("mean_fold_f1", 0.5, params={"classifier": "lr", "n_folds": 5}, n=90)
     mean = replace(lr, params={"classifier": "MEAN(lr)", "n_folds": 5})
     lines = score_rows("mean_fold_f1", [[lr, mean], [replace(mean, value=0.7, n=1_080)]])
@@ -63,7 +63,7 @@ def test_rows_are_lined_up_by_the_parameters_that_tell_them_apart() -> None:
     assert [line.n for line in lines] == ["90", "90–1,080"]
 
 
-def test_rows_with_the_same_parameters_are_all_kept() -> None:
+def test_rows_with_equal_parameters_are_all_shown() -> None:
     lines = score_rows("mean_fold_f1", [[row("mean_fold_f1", 0.5), row("mean_fold_f1", 0.6)]])
     assert [line.cells[0].value for line in lines if line.cells[0]] == [0.5, 0.6]
 
@@ -74,7 +74,7 @@ def test_runs_on_the_same_cells_share_a_table() -> None:
         "b": make_result(row(embedding="X_scvi"), row(embedding="X_b")),
         "c": make_result(row(), source="others.h5ad"),
     }
-    first, second = comparisons(runs)
+    first, second = comparable_runs(runs)
     assert (first.source, first.embeddings) == ("cells.h5ad", ("X_pca", "X_scvi", "X_b"))
     assert (second.source, second.embeddings) == ("others.h5ad", ("X_pca",))
 
@@ -86,13 +86,13 @@ def test_files_of_the_same_cells_share_a_table() -> None:
         return replace(result, provenance={**result.provenance, "dataset": dataset})
 
     runs = {"a": of_file("pca.npy", "c1"), "b": of_file("scvi.npy", "c1"), "c": of_file("pca.npy", "c2")}
-    first, second = comparisons(runs)
+    first, second = comparable_runs(runs)
     assert (first.source, first.embeddings) == ("pca.npy, scvi.npy", ("pca", "scvi"))
     assert second.source == "pca.npy", "the same name, but other cells"
 
 
-def test_an_embedding_of_two_runs_says_which() -> None:
-    (found,) = comparisons({"a": make_result(row()), "b": make_result(row())})
+def test_embedding_of_two_runs_is_named_with_the_run() -> None:
+    (found,) = comparable_runs({"a": make_result(row()), "b": make_result(row())})
     assert found.embeddings == ("X_pca (a)", "X_pca (b)")
 
 
@@ -101,11 +101,11 @@ def test_runs_with_other_options_are_not_compared(change: dict[str, object]) -> 
     other = make_result(row(embedding="X_scvi"))
     options = {**other.provenance["options"], **change}
     other = replace(other, provenance={**other.provenance, "options": options})
-    assert len(comparisons({"a": make_result(row()), "b": other})) == 2
+    assert len(comparable_runs({"a": make_result(row()), "b": other})) == 2
 
 
 def test_a_task_that_one_run_scored_is_not_left_out() -> None:
     skipped = [{"task": "clustering", "reason": "label not given"}, {"task": "scib", "reason": "batch not given"}]
     runs = {"a": make_result(row()), "b": make_result(row("silhouette_score", task="embedding"), skipped=skipped)}
-    (found,) = comparisons(runs)
+    (found,) = comparable_runs(runs)
     assert [item["task"] for item in found.skipped] == ["scib"]

@@ -15,7 +15,7 @@ def test_memory_is_that_of_the_innermost_stage() -> None:
     np.testing.assert_array_equal(peaks, [50, 30, 20, 30, 50, np.nan, np.nan])
 
 
-def test_the_longest_stages_are_shown_in_order_and_moments_are_not() -> None:
+def test_longest_stages_are_in_order_without_short_ones() -> None:
     timeline = [stage("moment", 0, 0.001), *(stage(f"s{i}", i, 1 + i % 7) for i in range(30))]
     shown = longest(stages(make_result(timeline=timeline)))
     assert len(shown) == 16

@@ -48,7 +48,7 @@ def result(*rows: MetricResult) -> Result:
     return Result(list(rows), {}, [], [], [])
 
 
-def test_means_come_first_and_parameters_are_those_of_czbenchmarks() -> None:
+def test_to_czbenchmarks_puts_means_first_with_its_parameters() -> None:
     ours = result(
         row("mean_fold_f1", 0.1, classifier="lr", n_neighbors=3),
         row("mean_fold_auroc", 0.2, classifier="lr"),
@@ -66,7 +66,7 @@ def test_means_come_first_and_parameters_are_those_of_czbenchmarks() -> None:
     assert last[2] == {"condition": "a"}
 
 
-def test_pairs_of_species_are_in_the_order_of_their_names() -> None:
+def test_to_czbenchmarks_sorts_pairs_of_species_by_name() -> None:
     pairs = [("mouse", "human"), ("human", "mouse"), ("human", "human")]
     rows = [
         row("f1", 0.0, "cross_species_label_prediction", train_species=a, test_species=b, classifier=classifier)
@@ -78,7 +78,7 @@ def test_pairs_of_species_are_in_the_order_of_their_names() -> None:
     assert found == expected
 
 
-def test_one_embedding_is_chosen() -> None:
+def test_to_czbenchmarks_returns_the_chosen_embedding() -> None:
     ours = result(row("f1", 0.1, embedding="X_pca"), row("f1", 0.2, embedding="X_scvi"))
     (one,) = ours.to_czbenchmarks("X_scvi")
     assert one.row[1] == 0.2
@@ -88,13 +88,13 @@ def test_one_embedding_is_chosen() -> None:
         ours.to_czbenchmarks("X_umap")
 
 
-def test_without_czbenchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_czbenchmarks_without_czbenchmarks_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "czbenchmarks.metrics.types", None)
     with pytest.raises(InputError, match="needs czbenchmarks"):
         result().to_czbenchmarks()
 
 
-def test_the_table_of_scib_metrics() -> None:
+def test_to_scib_table_equals_that_of_scib_metrics() -> None:
     cells = make_cells(200, 5, n_labels=3, n_batches=2, seed=1)
     scored = gb.score(
         {"a": cells.x, "b": cells.x[:, :3]}, label=cells.label, batch=cells.batch, tasks=["scib"], engine="cpu"
@@ -111,6 +111,6 @@ def test_the_table_of_scib_metrics() -> None:
     assert len(table.columns) == len({one.metric for one in scored.results})
 
 
-def test_a_result_without_the_task_scib_has_no_such_table() -> None:
+def test_to_scib_table_without_the_task_scib_raises() -> None:
     with pytest.raises(InputError, match="tasks=\\['scib'\\]"):
         result(row("f1", 0.1)).to_scib_table()

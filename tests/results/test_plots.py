@@ -17,7 +17,8 @@ from report_cases import full_result, make_result, many_conditions, row
 from gpubench.core.errors import InputError
 from gpubench.core.scores import CellColumn, CellScores
 from gpubench.core.types import Labels
-from gpubench.results.plots import COLORS, standard_error
+from gpubench.results.figures import COLORS
+from gpubench.results.group_statistics import standard_error
 from gpubench.results.result import Result
 
 
@@ -30,7 +31,7 @@ def names_of(figure: Figure) -> list[str]:
     return [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
-def test_bars_are_the_values_and_whiskers_the_intervals() -> None:
+def test_scores_figure_draws_values_and_intervals() -> None:
     result = make_result(row(value=0.5, stderr=0.01), row("normalized_mutual_info", 0.25, embedding="X_scvi"))
     figure = result.plot()
     bars = [bar for container in figure.axes[0].containers for bar in getattr(container, "patches", ())]
@@ -41,7 +42,7 @@ def test_bars_are_the_values_and_whiskers_the_intervals() -> None:
     assert names_of(figure) == ["Adjusted Rand index", "Normalised mutual\ninformation"]
 
 
-def test_means_stand_for_their_rows_and_undefined_ones_are_left_out() -> None:
+def test_scores_figure_shows_means_and_no_undefined_rows() -> None:
     names = names_of(full_result().plot())
     assert names.count("Accuracy, mean over folds") == 1
     assert "Label prediction" in names, "tasks are headings"
@@ -51,7 +52,7 @@ def test_means_stand_for_their_rows_and_undefined_ones_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("mean_over", ["cells", "labels"])
-def test_standard_errors_follow_from_the_scatter(mean_over: Any) -> None:
+def test_standard_error_equals_that_of_the_scatter(mean_over: Any) -> None:
     rng = np.random.default_rng(0)
     codes = rng.permutation(np.repeat([0, 1, 2, 3], [50, 30, 20, 1])).astype(np.int32)
     values = rng.normal(codes, 1 + codes).astype(np.float32)
@@ -68,20 +69,20 @@ def test_standard_errors_follow_from_the_scatter(mean_over: Any) -> None:
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_no_standard_error_where_nothing_scatters() -> None:
+def test_standard_error_of_too_few_values_is_none() -> None:
     one = CellColumn("X", "t", "m", np.array([np.nan, 1], np.float32))
     assert standard_error(one, None) is None
     assert standard_error(CellColumn("X", "t", "m", np.ones(3, np.float32), mean_over="labels"), None) is None
 
 
-def test_a_breakdown_by_time_is_in_order_of_time() -> None:
+def test_breakdown_by_time_is_in_order_of_time() -> None:
     result = cells_result(600, ["a", "b"], times=12)
     metric = next(column.metric for column in result.cells.columns if column.task == "sequential_organization")
     figure = result.plot("breakdown", task="sequential_organization", metric=metric, by="time")
     assert names_of(figure) == [f"{time:g}" for time in sorted(set(result.cells.times.tolist()))]
 
 
-def test_a_breakdown_has_the_lowest_first(result: Result) -> None:
+def test_breakdown_has_the_lowest_mean_first(result: Result) -> None:
     figure = result.plot("breakdown", task="batch_integration", metric="entropy_per_cell")
     values = result.cells.find("entropy_per_cell", embedding="X").values
     other = result.cells.find("entropy_per_cell", embedding="_Y").values
@@ -98,7 +99,7 @@ def test_a_breakdown_has_the_lowest_first(result: Result) -> None:
 
 
 @pytest.mark.parametrize("by", ["label", "batch", "time", "cluster"])
-def test_a_view_shows_every_cell(result: Result, by: str) -> None:
+def test_view_shows_every_cell(result: Result, by: str) -> None:
     figure = result.plot("view", embedding="X", by=by)
     points = figure.axes[0].collections[0]
     assert len(points.get_offsets()) == 600
@@ -127,13 +128,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_cannot_be_drawn_is_said(result: Result, options: dict[str, Any], message: str) -> None:
+def test_plot_of_wrong_options_raises(result: Result, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as raised:
         result.plot(**options)
     assert message in str(raised.value)
 
 
-def test_without_cells_there_is_nothing_to_break_down(result: Result) -> None:
+def test_breakdown_without_cells_raises(result: Result) -> None:
     bare = Result(result.results, result.provenance, [], [], [], cells=CellScores())
     assert bare.plot().axes
     with pytest.raises(InputError, match=r"score again, or keep cells.parquet beside the JSON"):
@@ -150,7 +151,7 @@ def test_figures_are_written_and_not_shown(result: Result, name: str, tmp_path: 
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_long_names_have_room() -> None:
+def test_long_names_fit_without_layout_warnings() -> None:
     names = [f"a name that goes on and on, and does not end before it has to, {i}" for i in range(12)]
     figure = cells_result(300, names).plot("breakdown", metric="entropy_per_cell")
     figure.savefig(io.BytesIO())  # a layout that does not fit warns, which is an error here

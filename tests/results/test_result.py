@@ -62,7 +62,7 @@ def same_row(a: MetricResult, b: MetricResult) -> bool:
 
 @given(rows=st.lists(metric_results, max_size=4))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_json_keeps_every_row(rows: list[MetricResult], tmp_path: Path) -> None:
+def test_json_round_trip_preserves_every_row(rows: list[MetricResult], tmp_path: Path) -> None:
     """What is read back is what was written, to the last bit."""
     result = make_result(*rows, skipped=[{"task": "embedding", "reason": "no label"}], interrupted=True)
     result.to_json(tmp_path / "r.json")
@@ -75,7 +75,7 @@ def test_json_keeps_every_row(rows: list[MetricResult], tmp_path: Path) -> None:
 
 @given(rows=st.lists(metric_results, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_csv_and_parquet_keep_full_precision(rows: list[MetricResult], tmp_path: Path) -> None:
+def test_csv_and_parquet_have_full_precision(rows: list[MetricResult], tmp_path: Path) -> None:
     result = make_result(*rows)
     result.to_csv(tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
@@ -113,7 +113,7 @@ def test_json_is_strict_and_has_the_documented_layout(tmp_path: Path) -> None:
     }
 
 
-def test_numpy_values_become_plain_ones(tmp_path: Path) -> None:
+def test_numpy_values_are_written_as_plain_values(tmp_path: Path) -> None:
     row = replace(
         ESTIMATE,
         value=np.float32(0.5),
@@ -130,7 +130,7 @@ def test_numpy_values_become_plain_ones(tmp_path: Path) -> None:
     assert frame["share"].tolist() == ["[0.5, null]"]
 
 
-def test_what_has_no_json_is_refused_by_name() -> None:
+def test_value_without_json_raises_with_its_type() -> None:
     with pytest.raises(TypeError, match="object has no place in a result"):
         plain({"a": [object()]})
 
@@ -172,13 +172,13 @@ def test_an_empty_result_can_be_written_and_shown(tmp_path: Path) -> None:
     assert "embedding: it needs label" in str(result)
 
 
-def test_value_finds_the_one_row() -> None:
+def test_value_returns_the_matching_row() -> None:
     result = make_result(LR, KNN, ESTIMATE)
     assert result.value("silhouette_score") == 0.5
     assert result.value("mean_fold_accuracy", classifier="knn", embedding="X_pca") == KNN.value
 
 
-def test_value_says_what_is_there() -> None:
+def test_value_without_one_match_raises_with_choices() -> None:
     result = make_result(LR, KNN, replace(LR, embedding="X_scvi"))
     with pytest.raises(InputError, match=r"value\('silhouette'\): no such row.*its metrics are: mean_fold_accuracy"):
         result.value("silhouette")
@@ -197,7 +197,7 @@ def test_value_says_what_is_there() -> None:
         ("\x00\xff", "is not a JSON file"),
     ],
 )
-def test_a_file_that_is_no_result_is_named(content: str | None, message: str, tmp_path: Path) -> None:
+def test_from_json_of_another_file_raises_with_its_name(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_bytes(content.encode("latin-1"))
@@ -207,7 +207,7 @@ def test_a_file_that_is_no_result_is_named(content: str | None, message: str, tm
     assert "\n" not in str(error.value)
 
 
-def test_half_a_character_in_a_name_is_written_as_an_escape(tmp_path: Path) -> None:
+def test_half_a_character_in_a_name_is_escaped(tmp_path: Path) -> None:
     result = make_result(LR, provenance={"source": "caf\udce9.h5ad"})
     result.to_json(tmp_path / "r.json")
     assert Result.from_json(tmp_path / "r.json").provenance == {"source": "caf\udce9.h5ad"}
