@@ -24,15 +24,6 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither en
 
 
 @dataclass(frozen=True, slots=True)
-class TaskText:
-    """Title and question of a task; a task that this version does not know has its id as title and no question."""
-
-    id: str
-    title: str
-    question: str
-
-
-@dataclass(frozen=True, slots=True)
 class MetricText:
     """Definition of a metric.
 
@@ -49,13 +40,6 @@ class MetricText:
     definition: str
     scale: str
     dois: tuple[str, ...]
-
-
-def describe_task(task: str) -> TaskText:
-    """Return the title and question of a task."""
-    if task not in TASKS:
-        return TaskText(printable(task), printable(task), "")
-    return TaskText(task, TASKS[task].title, TASKS[task].question)
 
 
 def describe_metric(metric: str) -> MetricText:
@@ -83,12 +67,14 @@ class TaskContent:
 
     Attributes
     ----------
-    text : title and question
+    id, title, question : of the task; one that this version does not know has its id as title and no question
     metrics : definition of each metric that it reported
     rows : one for each score, embeddings side by side
     """
 
-    text: TaskText
+    id: str
+    title: str
+    question: str
     metrics: tuple[MetricText, ...]
     rows: tuple[ScoreRow, ...]
 
@@ -238,8 +224,11 @@ def _task_content(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskC
     own = [[row for row in rows if row.task == task] for rows in columns]
     metrics = dict.fromkeys(row.metric for rows in own for row in rows)
     by_metric = {metric: [[row for row in rows if row.metric == metric] for rows in own] for metric in metrics}
+    known = TASKS.get(task)
     return TaskContent(
-        text=describe_task(task),
+        id=printable(task),
+        title=known.title if known else printable(task),
+        question=known.question if known else "",
         metrics=tuple(map(describe_metric, metrics)),
         rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found)),
     )

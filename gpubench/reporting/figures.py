@@ -122,7 +122,7 @@ def scores_figure(task: TaskContent, embeddings: Sequence[str], key: str) -> str
             figure = _points_figure(shown[:_MAX_ROWS], embeddings)
             what = "Values as points, with standard errors where there are"
         description = f"{what}, for {', '.join(embeddings)}. The table beside the figure has the same numbers."
-        return to_svg(figure, key, f"Scores of {task.text.title}", description)
+        return to_svg(figure, key, f"Scores of {task.title}", description)
 
 
 def _defined(cells: Sequence[ScoreCell | None]) -> list[ScoreCell]:

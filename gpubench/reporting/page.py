@@ -172,10 +172,10 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
     own, embeddings = task.narrowed(runs.embeddings)
     cells = [cells for cells in runs.cells if cells.name in embeddings]
     by_group = []
-    for i, breakdown in enumerate(breakdowns(task.text.id, cells)):
+    for i, breakdown in enumerate(breakdowns(task.id, cells)):
         by_group.append((breakdown, _trusted(quantiles_figure(breakdown, embeddings, f"{anchor}-spreads-{i}"))))
     by_class = []
-    for i, confusion in enumerate(confusions(task.text.id, cells)):
+    for i, confusion in enumerate(confusions(task.id, cells)):
         figure = None if confusion.fits_a_table else confusion_figure(confusion, f"{anchor}-matrix-{i}")
         by_class.append((confusion, _trusted(figure)))
     figure = _trusted(scores_figure(own, embeddings, f"{anchor}-scores"))
