@@ -1,4 +1,4 @@
-"""Results for the tests of the report: two embeddings, everything that a row can have, and names that mean harm."""
+"""Results for tests of the report: all kinds of rows, and hostile names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 def row(metric: str = "adjusted_rand_index", value: float = 0.5, **fields: Any) -> MetricResult:
-    """A row; of X_pca and the task clustering unless it is said otherwise."""
+    """Make a row, by default of X_pca and the task clustering."""
     return MetricResult(
         **{"embedding": "X_pca", "task": "clustering", "n": 100, **fields, "metric": metric, "value": value}
     )
@@ -26,7 +26,7 @@ def stage(path: str, start_s: float, seconds: float, peak_bytes: int | None = 1_
 
 
 def make_result(*rows: MetricResult, source: str | None = "cells.h5ad", **fields: Any) -> Result:
-    """A result of these rows; its options are those that every run has."""
+    """Make a result of these rows, with the options of a run."""
     options = {"tasks": ["clustering"], "embeddings": ["X_pca"], "label": "cell_type", "k": 15}
     dataset = {"source": source, "fingerprint": "f00d", "n_cells": 100}
     content = {
@@ -39,7 +39,7 @@ def make_result(*rows: MetricResult, source: str | None = "cells.h5ad", **fields
 
 
 def full_result() -> Result:
-    """Two embeddings; means, standard errors, notes, an undefined metric, a failure, a task left out, a timeline."""
+    """Make a result with two embeddings, means, standard errors, notes, undefined scores, failures, a timeline."""
     rows = []
     for name, shift in (("X_pca", 0.0), ("X_scvi", 0.1)):
         rows += [row(value=0.5 + shift, embedding=name), row("normalized_mutual_info", 0.8 - shift, embedding=name)]
@@ -66,7 +66,7 @@ def full_result() -> Result:
 
 
 def hostile_result() -> Result:
-    """Every text that data can bring in is hostile."""
+    """Make a result in which all text from data is hostile."""
     rows = [
         row(metric, 0.1 * i, embedding=name, task=task, params={HOSTILE: HOSTILE + str(i)}, note=HOSTILE)
         for name in (HOSTILE, "_hidden")
@@ -84,14 +84,14 @@ def hostile_result() -> Result:
 
 
 def many_conditions() -> Result:
-    """A perturbation result of 60 conditions and their mean."""
+    """Make a perturbation result of 60 conditions and their mean."""
     task, metric = "perturbation_expression_prediction", "spearman_correlation_calculation"
     rows = [row(metric, i / 60, task=task, params={"condition": f"gene {i}"}) for i in range(60)]
     return make_result(*rows, row(metric, 0.49, task=task, params={"condition": "MEAN"}, note="mean of 60 conditions"))
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its elements, its text, and whether they are nested as they must be."""
+    """Parsed page: its elements and text; raises if elements are not nested correctly."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         return super().classes_ if self._trained is None else self._classes
 
     def predict_proba(self, X: Any, **params: Any) -> Any:
-        """(m, L) probabilities of `classes_`."""
+        """Return (m, L) probabilities of `classes_`."""
         if self._trained is None:
             return super().predict_proba(X, **params)
         # every scorer predicts the same cells
@@ -85,7 +85,7 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         return self._predicted[1]
 
     def predict(self, X: Any, **params: Any) -> Any:
-        """(m,) classes."""
+        """Return (m,) classes."""
         if self._trained is None:
             return super().predict(X, **params)
         return self._classes[self.predict_proba(X).argmax(axis=1)]

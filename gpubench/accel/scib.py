@@ -62,7 +62,7 @@ def _covers_pcr(X_pre: Any, X_post: Any, covariate: Any, kwargs: dict[str, Any])
 
 
 def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
-    """Nearest neighbours, exact up to a few hundred thousand cells; each cell comes first among its own."""
+    """Find neighbours, exactly up to a few hundred thousand cells; each cell comes first among its own."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     engine = start(exact=False)
@@ -167,7 +167,7 @@ def _covers_connectivity(X: Any, labels: Any) -> str | None:
 def _nmi_ari_leiden(
     start: Start, X: Any, labels: Any, optimize_resolution: bool, resolution: float, n_jobs: int, seed: int
 ) -> dict[str, Any]:
-    """Agreement with the clusters of the best resolution, or of the given one."""
+    """Return the agreement with the clusters of the best resolution, or of the given one."""
     engine = start(seed=seed)
     knn = _to_knn(engine, X)
     if optimize_resolution:
@@ -184,7 +184,7 @@ def _covers_leiden(X: Any, labels: Any, seed: Any) -> str | None:
 
 
 def _nmi_ari_kmeans(start: Start, X: Any, labels: Any) -> dict[str, Any]:
-    """Agreement with as many k-means clusters as there are labels."""
+    """Return the agreement with as many k-means clusters as there are labels."""
     engine = start()
     n_clusters = len(np.unique(labels))
     return _agreement(engine, labels, metrics.kmeans_clusters(X, n_clusters, engine=engine))

@@ -166,7 +166,7 @@ def _distance_reason(chunk_size: Any, metric: Any, between_cluster_distances: An
 
 
 def _origin_reason(X: Any, metric: str) -> str | None:
-    """Cells at the origin, whose cosine is NaN in scib-metrics."""
+    """Refuse cells at the origin, whose cosine is NaN in scib-metrics."""
     return "cells at the origin have no cosine" if metric == "cosine" and not X.any(axis=1).all() else None
 
 

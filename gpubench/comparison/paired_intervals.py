@@ -191,7 +191,7 @@ class _ColumnTable:
         return _ScoreColumns(len(self._columns) - 1, weight, float(np.float32(centre)), part.over_labels)
 
     def stacked(self) -> NDArray[np.float32]:
-        """(n, columns) C-contiguous."""
+        """Return the columns as (n, columns) C-contiguous."""
         return np.stack(self._columns, axis=1)
 
 

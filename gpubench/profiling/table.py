@@ -34,7 +34,7 @@ def blocks(profile: Profile) -> list[TextTable | Lines]:
 
 
 def _warnings(profile: Profile) -> list[str]:
-    """Failures, notes of the runs, missing exponents, and whether the profile ended early."""
+    """Return lines on failures, notes of the runs, missing exponents, and an interrupt."""
     lines = [f"{failure.cells:,} x {failure.dims} failed: {failure.error}" for failure in profile.failures]
     for run in profile.runs:
         lines += [f"{run.cells:,} x {run.dims}: {line}" for line in (*run.failures, *run.notes)]
@@ -60,7 +60,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
-    """Seconds of each stage at each size; memory and rates at the largest size."""
+    """Make the table of seconds at each size, and of memory and rates at the largest size."""
     largest, limits = runs[-1], profile.limits
     columns: dict[str, Callable[[ProfiledStage], float | None]] = {
         "peak MB": lambda stage: None if stage.peak_bytes is None else stage.peak_bytes / 1e6,
@@ -80,7 +80,7 @@ def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
 
 
 def _scaling_table(profile: Profile) -> TextTable | None:
-    """Exponents of each stage; None where there are none."""
+    """Make the table of exponents of each stage; None if there are none."""
     if not profile.runs:
         return None
     largest = max(profile.runs, key=lambda run: run.whole.seconds)

@@ -79,7 +79,7 @@ class ScoreRow:
 
 
 def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
-    """Line up the rows of one metric of one task.
+    """Put the rows of one metric of one task side by side.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ def batch_integration(cells: Cells) -> list[MetricResult]:
 
 
 def batch_integration_of_categories(cells: Cells) -> list[MetricResult]:
-    """A label without the first batch: scib-metrics counts it as perfectly mixed."""
+    """A label lacks the first batch; scib-metrics counts it as perfectly mixed."""
     batch = np.where(cells.label == 2, 1 + cells.batch, cells.batch)
     given = tasks.BatchIntegrationTaskInput(
         labels=text(cells.label).astype("category"), batch_labels=text(batch).astype("category")

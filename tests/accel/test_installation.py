@@ -1,4 +1,4 @@
-"""Installing, finding every name of a function, and taking it all out again."""
+"""Installation of patches under every name, and their removal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = "sklearn.metrics.silhouette_samples"
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    """Every test begins and ends without patches, reports and things said."""
+    """Remove patches, counts and earlier warnings before and after each test."""
     accel.uninstall()
     dispatcher.reset()
     yield
@@ -66,7 +66,7 @@ def test_names_imported_before_are_patched(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class NoModule:
-    """Says that it is a module, as the libraries of cffi do, and has no names."""
+    """Object that pretends to be a module, as libraries of cffi do."""
 
     __slots__ = ()
     __class__ = types.ModuleType

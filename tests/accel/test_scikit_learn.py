@@ -1,4 +1,4 @@
-"""sklearn.metrics: the same numbers, types and errors, and what is not covered is scikit-learn's own."""
+"""sklearn.metrics with gpubench in its place: the same numbers, types and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results side by side: what belongs together, what is better, what is noise, what fails."""
+"""Comparisons: matching of rows, verdicts, warnings, exit codes."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_below_lists_values_below_their_bound() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with results, one of them worse, and what is no result."""
+    """Make a folder with results, one of them worse, and with other files."""
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
     Path("empty").mkdir()

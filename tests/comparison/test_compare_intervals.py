@@ -1,4 +1,4 @@
-"""Intervals by draws in a comparison: over cells, over donors, and what they decide."""
+"""Resampled intervals in comparisons: over cells, over donors, and their verdicts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DONOR = np.array([f"d{code}" for code in CELLS.batch])
 
 
 def score(x: np.ndarray, folder: Path) -> Result:
-    """Three scores, of which the last is the mean over labels, written with the values of the cells."""
+    """Write three scores, the last a mean over labels, with the values of the cells."""
     obs = pd.DataFrame({"kind": CELLS.label, "donor": DONOR})
     folder.mkdir()
     obs.to_csv(folder / "obs.csv", index=False)
@@ -44,7 +44,7 @@ def score(x: np.ndarray, folder: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of an embedding, of one of the same cells with other noise, and of one with much more noise."""
+    """Make results of an embedding, of one with other noise, and of one with much more noise."""
     place = tmp_path_factory.mktemp("compared")
     rng = np.random.default_rng(0)
     for name, size in {"good": 0.4, "close": 0.4, "bad": 2.0}.items():
@@ -133,7 +133,7 @@ def test_json_names_the_method_of_intervals(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_donors_of_other_cells_are_not_used() -> None:
-    """A third file, of other cells, has a column of the name that was asked for."""
+    """A third file, of other cells, has a column of the requested name."""
     without = gb.score(CELLS.x, label=CELLS.label, tasks=["embedding"], engine="cpu")
     some = {"label": CELLS.label[:200], "batch": CELLS.batch[:200]}
     others = gb.score(CELLS.x[:200], **some, tasks=["embedding"], engine="cpu")

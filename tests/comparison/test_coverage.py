@@ -1,4 +1,4 @@
-"""Intervals of scores that count clusters or classes hold what they should as often as they say, in simulations."""
+"""Coverage of intervals of clusterings and predictions in simulations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORLDS = 150
 
 
 def joint_shares(n_labels: int, n_clusters: int, purity: float, rng: np.random.Generator) -> np.ndarray:
-    """(labels, clusters) shares of cells: each label mostly in one cluster, the rest uneven."""
+    """Return (labels, clusters) shares of cells: each label mostly in one cluster, the rest uneven."""
     shares = rng.dirichlet(np.full(n_clusters, 0.5), n_labels) * (1 - purity)
     shares[np.arange(n_labels), np.arange(n_labels) % n_clusters] += purity
     return shares * rng.dirichlet(np.full(n_labels, 3.0))[:, None]
@@ -47,7 +47,7 @@ def not_moved(score: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, see
 def coverage(
     score: Callable[[np.ndarray], np.ndarray], shares: np.ndarray, n: int, interval: Interval, worlds: int = WORLDS
 ) -> float:
-    """How often intervals hold the expectation of the score of n cells."""
+    """Return how often intervals contain the expectation of the score of n cells."""
     rng = np.random.default_rng(1)
     expected = np.nanmean(score(rng.multinomial(n, shares, 1000).T.astype(float)))
     bounds = [interval(score, rng.multinomial(n, shares), world) for world in range(worlds)]

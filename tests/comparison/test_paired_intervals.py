@@ -1,4 +1,4 @@
-"""Intervals of scores and differences: plain loops over the same draws, coverage in simulations, reasons for none."""
+"""Paired intervals: plain loops over the same draws, coverage in simulations, reasons for none."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def results() -> tuple[Result, Result]:
 
 
 def draw(results: tuple[Result, Result], resampler: Resampler) -> dict[tuple[Any, ...], tuple[float, PairedInterval]]:
-    """The difference of each row of the two results, and what is drawn of it."""
+    """Return the difference of each row of the two results, and its interval."""
     pairs = list(zip(results[0].results, results[1].results, strict=True))
     found = paired_intervals(results[0].cells, results[1].cells, pairs, resampler)
     return {
@@ -53,7 +53,7 @@ def draw(results: tuple[Result, Result], resampler: Resampler) -> dict[tuple[Any
 
 
 def plain_weights(resampler: Resampler, strata: np.ndarray) -> Iterator[np.ndarray]:
-    """The weights of all cells, one resample after the other."""
+    """Yield the weights of all cells for each resample."""
     order, blocks = cut_into_blocks(strata, int(strata.max()) + 1)
     for r in range(resampler.n_resamples):
         chunk, row = divmod(r, CHUNK)
@@ -172,7 +172,7 @@ def test_intervals_do_not_depend_on_the_size_of_chunks(
 
 
 def simulated(values: np.ndarray) -> tuple[CellScores, MetricResult]:
-    """A run whose one score is the mean of some values."""
+    """Make a run whose score is the mean of some values."""
     values = values.astype(np.float32)
     column = CellColumn("X", "embedding", "silhouette_score", values)
     row = MetricResult("X", "embedding", "silhouette_score", float(np.nanmean(values.astype(float))))

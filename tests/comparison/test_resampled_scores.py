@@ -1,4 +1,4 @@
-"""Scores of resamples against scikit-learn on the cells that were drawn, one resample after the other."""
+"""Scores of resamples equal those of scikit-learn on the drawn cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORES = {
 
 
 def categories(*n_codes: int) -> list[np.ndarray]:
-    """Every combination of codes, one category each."""
+    """Return every combination of codes as a category."""
     return [codes.ravel() for codes in np.indices(n_codes)]
 
 

@@ -1,4 +1,4 @@
-"""Weights and sums of the bootstrap: what is drawn, in which proportions, and the same for any number of threads."""
+"""Weights and sums of resamples: proportions, reproducibility, intervals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpubench.comparison.resampling import (
 
 
 def weights_of_cells(resampler: Resampler, strata: np.ndarray) -> np.ndarray:
-    """(resamples, n): the weights that `Resampler.sums` gives to cells."""
+    """Return the (resamples, n) weights of `Resampler.sums`."""
     order, blocks = cut_into_blocks(strata, int(strata.max()) + 1)
     weights = np.empty((resampler.n_resamples, len(strata)))
     for chunk, first in enumerate(range(0, resampler.n_resamples, CHUNK)):

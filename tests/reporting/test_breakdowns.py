@@ -1,4 +1,4 @@
-"""Scores by group are those that pandas finds, in an order that shows what is worst."""
+"""Statistics by group equal those of pandas; order of groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing is fetched, nothing complains, nothing sticks out, everything can be read."""
+"""The report in a browser: no requests, no errors, no overflow, readable text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def demo() -> Result:
 
 
 def many_cells() -> Result:
-    """Labels whose names are long and alike, more than have room, on two embeddings."""
+    """Make a result with too many labels, whose names are long and similar, on two embeddings."""
     labels = [f"CD4-positive, alpha-beta memory T cell of kind {i}, and so on" for i in range(26)]
     return cells_result(600, labels, embeddings=("X_pca", "X_scvi"), batches=("a", "b"), times=5)
 
@@ -133,7 +133,7 @@ def test_report_opens_without_errors(name: str, width: int, scheme: str, browser
 
 
 def serious_violations(page: Any) -> list[tuple[str, str, str]]:
-    """What axe-core finds that keeps people from using the page: rule, how bad, the first element."""
+    """Return the accessibility violations that axe-core finds: rule, impact, first element."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(page).response["violations"]
     return [

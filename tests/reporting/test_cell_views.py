@@ -1,4 +1,4 @@
-"""Views show every group, sign those that have room, say what was drawn, and stay small."""
+"""Views: legends, signs, captions and size of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confusion matrices are those of scikit-learn, of the best classifier, and name what is confused most."""
+"""Confusion matrices equal those of scikit-learn, for the best classifier; largest confusions."""
 
 from __future__ import annotations
 

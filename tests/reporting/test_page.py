@@ -1,4 +1,4 @@
-"""The page says everything, is whole, and does not do what its data would like it to."""
+"""The page: completeness, validity, escaping, reproducibility."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RESULTS = {
 
 
 def digest(result: Result) -> str:
-    """Stands for the page where two are compared: showing how long lines differ takes minutes."""
+    """Digest of the page to compare, because pytest takes minutes to show how long lines differ."""
     return hashlib.sha256(render({"": result}).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Which files a report is made of."""
+"""Files that a report reads."""
 
 from __future__ import annotations
 

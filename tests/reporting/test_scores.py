@@ -1,4 +1,4 @@
-"""Numbers side by side: which rows are one, which is best, how long its bar is."""
+"""Rows of scores: alignment, best values, bars, comparable runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where time and memory went."""
+"""Stages of a report: order, shares, memory."""
 
 from __future__ import annotations
 

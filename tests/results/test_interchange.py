@@ -18,7 +18,7 @@ from gpubench.results.result import Result
 
 
 class MetricType(Enum):
-    """A few of czbenchmarks', so that this runs where it is not installed."""
+    """A few members of czbenchmarks' enumeration, so that the test runs without it."""
 
     MEAN_FOLD_F1_SCORE = "mean_fold_f1"
     MEAN_FOLD_AUROC = "mean_fold_auroc"

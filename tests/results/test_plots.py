@@ -1,4 +1,4 @@
-"""Figures for papers show the numbers with their intervals, say what is missing, and are not shown by themselves."""
+"""Figures of results: values, intervals, order, errors and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A result keeps every number exactly, in every format."""
+"""Results: files with full precision, tables and look-up of values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ESTIMATE = MetricResult("X_scvi", "embedding", "silhouette_score", 0.5, stderr=0
 
 
 def make_result(*rows: MetricResult, **changes: Any) -> Result:
-    """A result with these rows."""
+    """Make a result with these rows."""
     content = {"provenance": {"seed": 42}, "timeline": [], "skipped": [], "failures": []} | changes
     return Result(list(rows), **content)
 
@@ -56,14 +56,14 @@ metric_results = st.builds(
 
 
 def same_row(a: MetricResult, b: MetricResult) -> bool:
-    """Equal in every field, NaN being equal to NaN."""
+    """Whether rows are equal in every field, with NaN equal to NaN."""
     return (math.isnan(a.value) and math.isnan(b.value) and replace(a, value=0.0) == replace(b, value=0.0)) or a == b
 
 
 @given(rows=st.lists(metric_results, max_size=4))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_json_round_trip_preserves_every_row(rows: list[MetricResult], tmp_path: Path) -> None:
-    """What is read back is what was written, to the last bit."""
+    """Rows read back are equal to the last bit."""
     result = make_result(*rows, skipped=[{"task": "embedding", "reason": "no label"}], interrupted=True)
     result.to_json(tmp_path / "r.json")
     back = Result.from_json(tmp_path / "r.json")

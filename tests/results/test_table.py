@@ -1,4 +1,4 @@
-"""A result as text says everything, once, and nothing that a terminal would act on."""
+"""Tables of results as text, HTML and on terminals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG_NOTE = "left out: " + ", ".join(f"cell type {i} (1 cell)" for i in range(12
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """Stream that reports to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -42,7 +42,7 @@ def text_of(rows: list[MetricResult], *, width: int | None = None, limit: int | 
 
 
 def conditions(count: int) -> list[MetricResult]:
-    """Rows of one metric for many conditions, and their mean."""
+    """Make rows of one metric for many conditions, and their mean."""
     row = MetricResult("pred", "perturbation_expression_prediction", "spearman_correlation_calculation", 0.1)
     of_condition = (replace(row, params={"condition": f"gene{i}", "effect": "ratio"}) for i in range(count))
     return [*of_condition, replace(row, value=0.7, params={"condition": "MEAN"})]
