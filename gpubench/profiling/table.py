@@ -16,8 +16,9 @@ MIN_SHARE = 0.01
 """Of the largest run; shorter stages are in the JSON file only."""
 
 LEGEND = (
-    "Peak: memory of the process, or of the GPU. GFLOP/s and GB/s: counted operations, and bytes to read and write,",
-    "per second. Of the limit: the shortest time in which this machine can do both, as a share of the measured time.",
+    "Peak: memory of the process, or of the GPU.",
+    "GFLOP/s and GB/s: counted operations, and bytes to read and write, per second.",
+    "Of the limit: the shortest time in which this machine can do both, as a share of the measured time.",
     "Scaling exponents ± standard errors are of the runs in which a stage is long enough.",
 )
 
