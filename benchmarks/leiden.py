@@ -159,10 +159,11 @@ def networkit_one(graph: Any, seed: int) -> Any:
 
 def _by_gpubench(graph: Any, package: str, seed: int) -> Any:
     from gpubench.engines.cpu import leiden
+    from gpubench.engines.cpu.tuning import CpuTuning
 
-    leiden.BOTH_DIRECTIONS_UP_TO = 0
+    blocks = leiden.edge_blocks(graph, CpuTuning(max_bidirectional_cells=0))
     edges = leiden.Edges.empty(graph.n, len(graph.indices) // 2, package)
-    return leiden.PACKAGES[package](edges.take(leiden.blocks_of(graph)), 1.0, 2, seed)
+    return leiden.PACKAGES[package](edges.fill(blocks), 1.0, 2, seed)
 
 
 def _edges_once(graph: Any) -> tuple[Any, Any, Any]:

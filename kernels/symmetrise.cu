@@ -8,7 +8,7 @@
 //         weights (n, k) float64 and one_sided (n, k) uint8, written
 // Launch  a thread per edge
 // Bytes   reads 12 per edge and up to 4 k at random, the indices of a neighbour; writes 9
-// Twin    symmetrise in gpubench/engines/cpu/graphs.py
+// Twin    symmetrise in gpubench/engines/cpu/kernels.py
 
 extern "C" __global__ void __launch_bounds__(256)
     symmetrise(const int* __restrict__ indices, Index indices_stride, const double* __restrict__ memberships, Index n,

@@ -43,6 +43,13 @@ def check_seed(seed: Any) -> int:
 Array: TypeAlias = Any
 """An array of the engine in use: NumPy on the CPU, CuPy on CUDA."""
 
+F32: TypeAlias = "NDArray[np.float32]"
+F64: TypeAlias = "NDArray[np.float64]"
+I32: TypeAlias = "NDArray[np.int32]"
+I64: TypeAlias = "NDArray[np.int64]"
+Bools: TypeAlias = "NDArray[np.bool_]"
+"""Arrays of NumPy by dtype."""
+
 
 @runtime_checkable
 class RowSource(Protocol):

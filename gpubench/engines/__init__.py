@@ -1,4 +1,4 @@
-"""Where a run happens."""
+"""Compute engines (CPU, CUDA, Dask) and `get_engine`, which chooses one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("cpu", "cuda", "dask")
 KNN_METHODS = ("auto", "exact", "leaves", "ivf", "nn_descent")
-OF_THE_CPU = ("leaves", "nn_descent")
-"""Searches that only the CPU engine has, and the Dask engine on its workers."""
+CPU_KNN_METHODS = ("leaves", "nn_descent")
+"""Searches that only the CPU engine has, and the Dask engine on workers without GPUs."""
 
 PRECISIONS = ("exact", "fast")
 
@@ -36,28 +36,36 @@ def get_engine(
 
     Parameters
     ----------
-    name : "auto" (the best that works here; "dask" where a cluster is given), "cpu", "cuda" or "dask". A named engine
+    name : "auto" (the best one that works here; "dask" if a cluster is given), "cpu", "cuda" or "dask". A named engine
         starts or raises.
-    seed : seed of everything random, from 0 to 2^32 - 1
+    seed : random seed, from 0 to 2^32 - 1
     threads : CPU threads; None: all that this process may use
-    memory_bytes : what the run may use beyond its input; None: 80% of what is free
+    memory_bytes : what the run may use beyond its input; None: 80% of the free memory
     timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact", "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
-        which are approximate, or "auto": exact up to 316,000 cells of 50 dimensions, or 100,000 of any number, then
-        leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results say which, and the recall
-    precision : "exact", or "fast": the CUDA engine may round cells to TF32, which moves silhouette widths by about 1e-3
-        each; neighbours stay exact. The CPU engine is exact either way. Results say which they are
+    knn : how neighbours are searched: "exact"; "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
+        which are approximate; or "auto": exact up to 316,000 cells of 50 dimensions, or 100,000 of any number of
+        dimensions, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results name the method and its recall
+    precision : "exact", or "fast": the CUDA engine may round cells to TF32, which changes silhouette widths by about
+        1e-3 each; neighbours stay exact. The CPU engine is exact either way. Results name the precision
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
-        estimated from a sample of the cells, and random forests not trained on one, as only the CPU engine does
+        estimated from a sample of cells, and random forests are trained on all cells, which otherwise only the CPU
+        engine limits
     cluster : where the engine "dask" runs: the address of a scheduler, the path of a scheduler file, how many workers
         to start on this machine, or a `Client` or cluster of Dask. None: workers on all cores of this machine
 
     Raises
     ------
     InputError
-        Unknown engine or search method, or a seed that is no whole number in its range.
+        Unknown engine or search method, or a seed that is not an integer in its range.
     EngineUnavailable
         The named engine cannot start here.
+
+    Examples
+    --------
+    >>> from gpubench import get_engine
+    >>> engine = get_engine("cpu", threads=1)
+    >>> engine.name, engine.seed
+    ('cpu', 42)
     """
     _check(name, knn, precision, exact=exact, has_cluster=cluster is not None)
     options: dict[str, Any] = {
@@ -69,26 +77,26 @@ def get_engine(
     }
     if name == "dask" or cluster is not None:
         return _start_dask(cluster=cluster, exact=exact, **options)
-    chosen = ""
-    if name == "cuda" or (name == "auto" and knn not in OF_THE_CPU):
+    why_not_cuda = ""
+    if name == "cuda" or (name == "auto" and knn not in CPU_KNN_METHODS):
         try:
             engine = _start_cuda(precision=precision, **options)
         except EngineUnavailable as error:
             if name == "cuda":
                 raise
-            chosen = f"auto: {error}"
+            why_not_cuda = f"auto: {error}"
         else:
             engine.chosen = "auto: there is a GPU" if name == "auto" else ""
             return engine
     from gpubench.engines.cpu.engine import CpuEngine
 
     engine = CpuEngine(exact=exact, **options)
-    engine.chosen = chosen
+    engine.chosen = why_not_cuda
     return engine
 
 
 def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: bool) -> None:
-    """Refuse what is unknown, and what contradicts itself."""
+    """Refuse unknown values and contradictions."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}", argument="engine")
     if knn not in KNN_METHODS:
@@ -106,7 +114,7 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
 def _start_cuda(**options: Any) -> Engine:
     from gpubench.engines.cuda.device import Device
 
-    device = Device.find()  # before the rest of the engine, which most machines have no use for
+    device = Device.find()  # before the rest of the engine, which most machines do not need
     from gpubench.engines.cuda.engine import CudaEngine
 
     return CudaEngine(device=device, **options)
@@ -121,4 +129,4 @@ def _start_dask(**options: Any) -> Engine:
     from gpubench.engines.dask.gpu_engine import on_gpus
 
     engine = DaskEngine(**options)
-    return engine if engine.policy.knn_method in OF_THE_CPU else on_gpus(engine)
+    return engine if engine.policy.knn_method in CPU_KNN_METHODS else on_gpus(engine)

@@ -17,14 +17,14 @@ import numpy as np
 
 from gpubench.core.types import Array, Graph, Knn
 from gpubench.engines.common import flop_counts
-from gpubench.engines.common.knn_classifier import NearestNeighbors
+from gpubench.engines.common.knn_classifier import KnnClassifier
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.core.timeline import Timeline
-    from gpubench.core.types import RowSource
+    from gpubench.core.types import F64, I32, I64, RowSource
 
 T = TypeVar("T")
 
@@ -166,11 +166,11 @@ class Engine(ABC):
     def cluster_distances(
         self,
         x: Array,
-        clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None = None,
+        clusters: I32,
+        groups: I32 | None = None,
         metric: Distance = "euclidean",
-        cells: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        cells: I64 | None = None,
+    ) -> tuple[F64, F64]:
         """Compute the mean distances a and b of each cell to clusters of its group, the terms of a silhouette width.
 
         a is the mean distance to the other cells of its cluster in the group (divisor n_own - 1), b the smallest mean
@@ -194,13 +194,8 @@ class Engine(ABC):
         """
 
     def map_neighbors(
-        self,
-        knn: Knn,
-        kernel: NeighborKernel,
-        *columns: Any,
-        cells: NDArray[np.int64] | None = None,
-        width: int = 1,
-    ) -> NDArray[np.float64]:
+        self, knn: Knn, kernel: NeighborKernel, *columns: Any, cells: I64 | None = None, width: int = 1
+    ) -> F64:
         """Compute a value of each neighbourhood by a function of `gpubench.engines.common.neighborhoods`.
 
         Rows are worked on in blocks: `kernel(xp, block, cells, *columns)` returns the (rows,) values of a block.
@@ -245,7 +240,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
         """Find Leiden communities by modularity; (n,) int32 codes in order of decreasing size. Seeded.
 
         References
@@ -260,11 +255,11 @@ class Engine(ABC):
         `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input. Another kind is a ValueError.
         """
         if kind == "knn":
-            return NearestNeighbors(self, **params)
+            return KnnClassifier(self, **params)
         raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
 
     @abstractmethod
-    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+    def group_means(self, x: Array, codes: I32, n_groups: int) -> F64:
         """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN."""
 
     @abstractmethod

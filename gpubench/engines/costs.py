@@ -190,7 +190,7 @@ class CostModel:
 
     def _exact_bytes(self, n: int, d: int, k: int) -> int:
         """Both sides of the tiles; with NumPy's tiles also the buffers of each thread."""
-        if not self.engine.tiles_of_numpy:
+        if self.engine.tiles is not None:
             return 8 * n * d + 64 * n
         rows, columns = exact_knn.BLOCK_ROWS, exact_knn.BLOCK_COLUMNS
         per_thread = 12 * rows * columns + 60 * rows * max(2 * k, kernels.MIN_BUFFER) + 20 * kernels.DIFFERENCES
@@ -198,17 +198,20 @@ class CostModel:
 
     def _leaves(self, n: int, d: int, k: int) -> Cost:
         """Search in leaves, for which the other approximate methods are counted as well."""
-        leaf, joined = leaves.leaf_sizes(n, k)
+        tuning = self.engine.tuning
+        leaf, joined = leaves.leaf_sizes(n, k, tuning)
         leaders = max(1, joined * n // leaf)
-        n_sets = min(leaves.MAX_SETS, max(1.0, 1 + math.log(n / ONE_SET, MORE_CELLS)))
+        n_sets = min(tuning.max_leaf_sets, max(1.0, 1 + math.log(n / ONE_SET, MORE_CELLS)))
         pivots = math.isqrt(leaders)
-        compared = leaders if leaders <= leaves.FEW_LEADERS else pivots + leaves.NEAR_PIVOTS * leaders // pivots
+        compared = leaders
+        if leaders > tuning.max_compared_leaders:
+            compared = pivots + tuning.near_pivots * leaders // pivots
         pairs = LEAVES_OVERHEAD * n_sets * n * joined * leaf / 2
         work = Work(2 * pairs * d, n_sets * (4 * n * d + 8 * n * k), pairs)
         to_leaders = flop_counts.search(int(n_sets * n), compared, d, joined, symmetric=False)
-        principal = int(4 * leaves.SEEN_DIMS * d * n)
+        principal = int(4 * leaves.MAX_COMPONENTS * d * n)
         searched = principal + CandidateStore.bytes_per_row(k, n - 1) * n + 8 * n * joined + 8 * n
-        sorted_or_near = max(16 * n * joined, 4 * n * leaves.NEAR)
+        sorted_or_near = max(16 * n * joined, 4 * n * leaves.MAX_NEAR)
         blocks = max(0, CandidateStore.bytes_per_row(joined, leaders) * n - sorted_or_near)
         scratch = max(principal + 4 * n * d + 12 * n, searched + sorted_or_near)
         return Cost("", {"search": work, "queries": to_leaders}, 0, scratch, blocks)
@@ -216,10 +219,10 @@ class CostModel:
     def leiden(self, n: int, k: int) -> Cost:
         """Return the cost of UMAP's graph of k neighbours, and its Leiden communities."""
         neighbors, stored = n * k, int(MUTUAL * n * k)
-        package = leiden.package_for(n)
-        edges = EDGE_BYTES[package] * (stored if n <= leiden.BOTH_DIRECTIONS_UP_TO else stored // 2)
-        joined = SCIPY_BYTES * neighbors if self.engine.tiles_of_numpy else 12 * (neighbors + stored) + 24 * n
-        in_child = stored >= leiden.MANY_EDGES  # which takes the graph over
+        package = leiden.package_for(n, self.engine.tuning)
+        edges = EDGE_BYTES[package] * (stored if n <= self.engine.tuning.max_bidirectional_cells else stored // 2)
+        joined = SCIPY_BYTES * neighbors if self.engine.tiles is None else 12 * (neighbors + stored) + 24 * n
+        in_child = stored >= self.engine.tuning.min_process_edges  # which takes the graph over
         scratch = max(joined, edges + PROCESS_BYTES[package] if in_child else 12 * stored + edges)
         work = Work(0, 0, neighbors * max(1.0, n / CELLS) ** GRAPH_GROWTH)
         remedy = "lower n_cluster_neighbors, or leave out clustering"
@@ -270,7 +273,7 @@ class CostModel:
             return replace(fold, work={"lr": work, **ranks})
         if kind == "knn":
             return self._knn_classifier(fold, n, d, n_folds)
-        package = forest_package(used)
+        package = forest_package(used, self.engine.tuning.max_sklearn_cells)
         trees = int(N_TREES * TREE_NODES * used) * (NODE_BYTES + 8 * n_classes)
         levels = n_folds * tree_levels(N_TREES, used) / (INTELEX_SPEED if package == INTELEX else 1)
         return replace(

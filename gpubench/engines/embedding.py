@@ -12,24 +12,22 @@ from gpubench.core.types import Array, Knn
 from gpubench.engines import get_engine
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import I32
     from gpubench.engines.base import Engine
 
 T = TypeVar("T")
 
 
 class Embedding:
-    """Cells on an engine's device. Made once, handed to every metric.
+    """Cells on an engine's device, created once and passed to every metric.
 
     Attributes
     ----------
-    engine : where it is
+    engine : the engine that holds the cells
     x : (n, d) float32, C-contiguous, on the device
-    name : what the user calls it, for messages
+    name : name of the embedding in messages
     scope : checkpoint entries that depend on these cells
-    planned_k : neighbours that the first search finds at least
+    planned_k : smallest number of neighbours of the first search
     """
 
     def __init__(self, engine: Engine, x: Array, name: str = "X", scope: CheckpointScope | None = None) -> None:
@@ -52,7 +50,7 @@ class Embedding:
         return int(self.x.shape[1])
 
     def plan_knn(self, k: int) -> None:
-        """Say that k neighbours will be asked for, so that the first search finds enough for every metric."""
+        """Announce that k neighbours will be requested, so that the first search finds enough for every metric."""
         self.planned_k = max(self.planned_k, min(k, self.n - 1))
 
     def knn(self, k: int) -> Knn:
@@ -72,17 +70,18 @@ class Embedding:
         return self._knn.head(k)
 
     def shared(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Hashable) -> T:
-        """Return what several metrics need of these cells, made by the first that asks.
+        """Return a result that several metrics use, computed by the first one that requests it.
 
         Parameters
         ----------
-        name : of its stage
-        codec : how it is kept for a restart
-        facts : with the name everything that decides it
+        name : of the stage
+        make : computes the result
+        codec : how a checkpoint stores it
+        facts : everything that the result depends on besides the cells and the name
         """
         key = (name, *facts)
         if key not in self._shared:
-            # an approximate graph that was searched for more neighbours has other nearest ones
+            # an approximate search for more neighbours may find other nearest ones
             self._shared[key] = self.scope.cached(name, make, codec, *facts, self.planned_k)
         return cast("T", self._shared[key])
 
@@ -98,8 +97,8 @@ def _knn_codec(engine: Engine) -> Codec[Knn]:
     return Codec(pack, unpack)
 
 
-def fingerprint_of(codes: NDArray[np.int32]) -> str:
-    """A key for a column of codes: equal for equal columns alone."""
+def codes_fingerprint(codes: I32) -> str:
+    """Return a SHA-256 of a column of codes."""
     return hashlib.sha256(codes.data).hexdigest()
 
 
@@ -109,7 +108,7 @@ def start_engine(engine: Engine | str | None) -> Engine:
 
 
 def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Embedding:
-    """Put a matrix on an engine (None: "auto"); an `Embedding` is returned as it is.
+    """Put a matrix on an engine (None: "auto"); return an `Embedding` as it is.
 
     Raises
     ------

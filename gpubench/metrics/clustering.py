@@ -12,7 +12,7 @@ from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Labels
 from gpubench.data import encode_labels
 from gpubench.engines.common.kmeans import kmeans
-from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
+from gpubench.engines.embedding import Embedding, codes_fingerprint, on_engine
 from gpubench.metrics._metric import BIO, Metric, check_several, contingency, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
 
@@ -294,7 +294,9 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
         return candidates[int(np.argmax(information))]
 
     if isinstance(X, Embedding):
-        return X.shared("best_leiden", find, _CLUSTERS_AND_RESOLUTION, around.n_neighbors, fingerprint_of(labels.codes))
+        return X.shared(
+            "best_leiden", find, _CLUSTERS_AND_RESOLUTION, around.n_neighbors, codes_fingerprint(labels.codes)
+        )
     return find()
 
 

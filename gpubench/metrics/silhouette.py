@@ -11,7 +11,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import Score
 from gpubench.core.types import Array, Labels
 from gpubench.data import encode_labels
-from gpubench.engines.embedding import Embedding, fingerprint_of, on_engine
+from gpubench.engines.embedding import Embedding, codes_fingerprint, on_engine
 from gpubench.metrics._metric import BATCH, BIO, check_groups, contingency, metric, per_cell_values
 from gpubench.metrics._sampling import estimated_score
 
@@ -378,7 +378,7 @@ def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDA
         lambda: silhouette_widths(embedding.engine, embedding.x, labels.codes, metric=metric),
         ARRAY,
         metric,
-        fingerprint_of(labels.codes),
+        codes_fingerprint(labels.codes),
     )
 
 

@@ -14,7 +14,7 @@ from gpubench.core.checkpoint import CheckpointScope, digest_of
 from gpubench.core.errors import InputError, message_of
 from gpubench.core.scores import CellScores
 from gpubench.core.types import Labels
-from gpubench.engines.embedding import Embedding, fingerprint_of
+from gpubench.engines.embedding import Embedding, codes_fingerprint
 from gpubench.metrics._metric import check_groups, check_several
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.views import given_view, principal_view
@@ -107,7 +107,7 @@ class Inputs:
 
 def _facts(column: Labels | NDArray[np.float64]) -> list[Any]:
     if isinstance(column, Labels):
-        return [column.key, column.names, fingerprint_of(column.codes)]
+        return [column.key, column.names, codes_fingerprint(column.codes)]
     return [sha256(column.tobytes()).hexdigest()]
 
 

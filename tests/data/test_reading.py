@@ -326,37 +326,37 @@ def test_suffixes_are_matched_in_any_case_at_the_end(tmp_path, name):
 # Fingerprints
 
 
-def fingerprint_of(x: object, labels: object = ("a", "b", "a", "a")) -> str:
+def codes_fingerprint(x: object, labels: object = ("a", "b", "a", "a")) -> str:
     return fingerprint(read(x, embeddings="X", columns={"label": labels}))
 
 
 def test_same_content_has_the_same_fingerprint(tmp_path):
-    known = fingerprint_of(X)
+    known = codes_fingerprint(X)
     assert known == "b20d3816754b55a9bb651baace4aad01"
     np.save(tmp_path / "x.npy", np.asfortranarray(X))
-    assert fingerprint_of(tmp_path / "x.npy") == known
-    assert fingerprint_of(X.astype(">f4")) == known
-    assert fingerprint_of(scipy.sparse.csc_array(X)) == known
-    assert fingerprint_of(X, pd.Categorical(["a", "b", "a", "a"], ["b", "c", "a"])) == known
+    assert codes_fingerprint(tmp_path / "x.npy") == known
+    assert codes_fingerprint(X.astype(">f4")) == known
+    assert codes_fingerprint(scipy.sparse.csc_array(X)) == known
+    assert codes_fingerprint(X, pd.Categorical(["a", "b", "a", "a"], ["b", "c", "a"])) == known
 
 
 def test_long_doubles_have_a_fingerprint():
     one, two = (np.eye(4, dtype=np.longdouble) * scale for scale in (1, 2))
-    assert fingerprint_of(one) == fingerprint_of(one.copy())
-    assert fingerprint_of(one) != fingerprint_of(two)
+    assert codes_fingerprint(one) == codes_fingerprint(one.copy())
+    assert codes_fingerprint(one) != codes_fingerprint(two)
 
 
 def test_different_content_has_a_different_fingerprint():
     changed = X.copy()
     changed[3, 2] += 1
     others = [
-        fingerprint_of(X),
-        fingerprint_of(changed),
-        fingerprint_of(X.astype("f8")),
-        fingerprint_of(X, list("abab")),
-        fingerprint_of(X, list("acaa")),
-        fingerprint_of(X, np.array([1, 2, 1, 1])),
-        fingerprint_of(X, np.array([1, 2, 1, 1.5])),
+        codes_fingerprint(X),
+        codes_fingerprint(changed),
+        codes_fingerprint(X.astype("f8")),
+        codes_fingerprint(X, list("abab")),
+        codes_fingerprint(X, list("acaa")),
+        codes_fingerprint(X, np.array([1, 2, 1, 1])),
+        codes_fingerprint(X, np.array([1, 2, 1, 1.5])),
         fingerprint(read(X, embeddings="Y", columns={"label": list("abaa")})),
         fingerprint(read(X, embeddings="X", columns={"batch": list("abaa")})),
         fingerprint(read(X)),

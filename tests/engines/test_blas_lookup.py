@@ -1,4 +1,4 @@
-"""BLAS is looked for while other threads import libraries, as `import_ahead` does; neither may wait for the other."""
+"""Looking for BLAS while other threads import libraries, as `CpuEngine.preload` does, must not deadlock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ print("both are done")
 """
 
 
-def test_looking_for_blas_while_libraries_are_imported() -> None:
+def test_looking_for_blas_during_imports_does_not_deadlock() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "both are done\n"

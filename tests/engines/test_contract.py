@@ -21,7 +21,7 @@ SERVICES = {"cost_model", "digest", "map", "over_rows", "preload", "run"}
 ENGINES = (CpuEngine, CudaEngine, DaskEngine, DaskGpuEngine, WorkerEngine)
 
 
-def test_operations_are_the_twelve() -> None:
+def test_public_members_of_the_contract_are_twelve_operations_and_the_services() -> None:
     public = {name for name, value in vars(Engine).items() if not name.startswith("_") and not isinstance(value, str)}
     assert public - {"packages"} == OPERATIONS | SERVICES
     assert len(OPERATIONS) == 12

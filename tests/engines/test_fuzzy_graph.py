@@ -64,7 +64,7 @@ def test_many_copies(engine: Engine, rng: np.random.Generator) -> None:
     check(engine, engine.knn(engine.put(x), 14))
 
 
-def test_identical_cells_are_joined_with_weight_one(engine: Engine) -> None:
+def test_identical_cells_are_connected_with_weight_one(engine: Engine) -> None:
     weights = check(engine, engine.knn(engine.put(np.ones((40, 3), np.float32)), 5))
     assert set(np.unique(weights)) == {0.0, 1.0}
 

@@ -1,4 +1,4 @@
-"""Starting an engine: a named one starts or raises, and what it is told is what it does."""
+"""get_engine: a named engine starts or raises, and follows its options."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from gpubench.engines.embedding import on_engine
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", None])
-def test_an_unknown_engine_is_refused_with_those_there_are(name: str | None) -> None:
+def test_an_unknown_engine_is_refused_with_the_known_names(name: str | None) -> None:
     with pytest.raises(InputError, match=r"engine=.* is unknown; use one of: auto, cpu, cuda"):
         get_engine(name)
 
 
-def test_a_named_engine_is_that_engine(engine_name: str) -> None:
+def test_a_named_engine_has_that_name(engine_name: str) -> None:
     assert get_engine(engine_name).name == engine_name
 
 
-def test_auto_is_one_of_them() -> None:
+def test_auto_chooses_a_known_engine() -> None:
     assert get_engine("auto").name in ENGINES
 
 
@@ -45,13 +45,13 @@ def test_an_engine_keeps_its_seed_and_timeline(start_engine: Callable[..., Engin
 
 
 @pytest.mark.parametrize("option", [{"threads": 0}, {"threads": -2}, {"memory_bytes": 0}, {"memory_bytes": -1}])
-def test_options_that_no_run_can_have(start_engine: Callable[..., Engine], option: dict[str, int]) -> None:
+def test_impossible_threads_and_memory_are_refused(start_engine: Callable[..., Engine], option: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(option)).removesuffix('_bytes')}="):
         start_engine(**option)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**40, 1.0, "1", None, np.int64(-5)])
-def test_seeds_that_no_generator_takes(engine_name: str, seed: object) -> None:
+def test_seeds_out_of_range_or_of_other_types_are_refused(engine_name: str, seed: object) -> None:
     for name in ("auto", engine_name):
         with pytest.raises(
             InputError, match=rf"^seed={re.escape(repr(seed))} is not a whole number from 0 to 4294967295;"
@@ -60,7 +60,7 @@ def test_seeds_that_no_generator_takes(engine_name: str, seed: object) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, np.int64(7), np.uint32(7)])
-def test_seeds_at_the_ends_of_their_range(seed: int) -> None:
+def test_smallest_and_largest_seed_are_accepted(seed: int) -> None:
     engine = get_engine("cpu", seed=seed)
     assert type(engine.seed) is int
     graph = engine.fuzzy_graph(engine.knn(engine.put(np.eye(6)), 3))
@@ -81,7 +81,7 @@ def test_auto_on_a_machine_without_a_driver_imports_little_of_the_cuda_engine() 
     assert loaded == {"cuda", "cuda.device", "cuda.kernels", "cuda.signatures"}
 
 
-# What is in a package called cupy that cannot work, and what the user is told of it.
+# Content of a package called cupy that cannot work, and the message for the user.
 BROKEN_CUPY = {
     "a library is missing": ("raise ImportError('libcublas.so.12: cannot open shared object file')", "libcublas.so.12"),
     "a library does not load": ("raise OSError('libcudart.so: invalid ELF header')", "invalid ELF header"),
@@ -93,7 +93,9 @@ BROKEN_CUPY = {
 
 
 @pytest.mark.parametrize(("text", "reason"), BROKEN_CUPY.values(), ids=BROKEN_CUPY)
-def test_a_broken_cupy_breaks_nobody(text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_cupy_does_not_affect_the_cpu_engine(
+    text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cupy").mkdir()
     (tmp_path / "cupy" / "__init__.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -107,14 +109,16 @@ def test_a_broken_cupy_breaks_nobody(text: str, reason: str, tmp_path: Path, mon
     assert gpubench.score([[0.0], [1.0], [9.0], [8.0]], label=list("aabb"), tasks="embedding").value("silhouette_score")
 
 
-def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "driver_version", lambda: "11.8")
     with pytest.raises(EngineUnavailable, match=r"driver for CUDA 12 or newer, this one is for CUDA 11\.8; update"):
         get_engine("cuda")
 
 
 @pytest.mark.parametrize("library", [None, "libc.so.6"], ids=["missing", "no driver"])
-def test_a_driver_library_that_is_none(library: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_library_without_its_functions_counts_as_no_driver(
+    library: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load = ctypes.CDLL
     monkeypatch.setattr(device.ctypes, "CDLL", lambda _: load(library or "no-such-library.so"))
     assert device.driver_version() is None
@@ -143,7 +147,7 @@ def test_one_graph_serves_every_k(engine: Engine, rng: np.random.Generator) -> N
 
 
 @pytest.mark.parametrize("k", [0, -1, 50, 51])
-def test_a_graph_of_more_neighbors_than_cells(engine: Engine, rng: np.random.Generator, k: int) -> None:
+def test_more_neighbors_than_cells_are_refused(engine: Engine, rng: np.random.Generator, k: int) -> None:
     embedding = on_engine(rng.normal(size=(50, 3)), engine)
     with pytest.raises(InputError, match=rf"k={k} .* use 1 to 49"):
         embedding.knn(k)

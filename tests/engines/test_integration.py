@@ -54,7 +54,7 @@ class TestMeanDistances:
         assert got.dtype == np.float64
         assert_allclose(got, exact, rtol=1e-5, atol=1e-7)
 
-    def test_alone_is_nan(self, engine: Engine) -> None:
+    def test_a_cell_alone_in_its_cluster_has_nan(self, engine: Engine) -> None:
         got = mean_distances(engine, np.array([[0.0], [3.0], [5.0]]), np.array([0, 1, 1], np.int32))
         assert_array_equal(got, [np.nan, 2, 2])
 
@@ -121,7 +121,7 @@ class TestComponents:
         assert same_partition(got, exact)
         assert 3 < len(np.unique(exact)) < 150
 
-    def test_a_path_one_way_joins_nothing(self, engine: Engine) -> None:
+    def test_cells_connected_in_one_direction_are_separate_components(self, engine: Engine) -> None:
         indices = engine.xp.asarray(np.array([[1], [0], [1]], np.int32))
         knn = Knn(indices, engine.xp.asarray(np.zeros((3, 1), np.float32)))
         got = components_of(engine, knn, np.zeros(3, np.int32))
@@ -152,7 +152,7 @@ class TestDiffusionMap:
         expected = reference.distances(exact, exact)
         assert_allclose(reference.distances(got, got), expected, atol=1e-5 * expected.max())
 
-    def test_components_apart_keep_their_vectors(self, engine: Engine, rng: np.random.Generator) -> None:
+    def test_vectors_of_separate_components_are_not_rescaled(self, engine: Engine, rng: np.random.Generator) -> None:
         x = rng.normal(size=(60, 2)).astype(np.float32)
         x[30:] += 1000
         graph = engine.fuzzy_graph(engine.knn(engine.put(x), 8))
@@ -163,7 +163,7 @@ class TestDiffusionMap:
 
 
 class TestKMeans:
-    def test_groups_far_apart_are_found(self, engine: Engine, small_cells: Cells) -> None:
+    def test_distant_groups_are_found(self, engine: Engine, small_cells: Cells) -> None:
         x = small_cells.x + 50 * small_cells.label[:, None]
         assert same_partition(engine.run(kmeans, engine.put(x), 6), small_cells.label)
 
@@ -180,7 +180,7 @@ class TestKMeans:
         d = reference.distances(exact, centres)
         assert (d[np.arange(400), codes] <= d.min(axis=1) * (1 + 1e-4)).all()
 
-    def test_fewer_places_than_clusters(self, engine: Engine) -> None:
+    def test_fewer_distinct_cells_than_clusters_leave_clusters_empty(self, engine: Engine) -> None:
         x = np.repeat([[0.0, 1.0], [4.0, 0.0]], 5, axis=0)
         codes = engine.run(kmeans, engine.put(x), 4)
         assert same_partition(codes, np.repeat([0, 1], 5))

@@ -21,6 +21,7 @@ from gpubench.engines.common.knn_search import Scaling
 from gpubench.engines.cpu import exact_knn
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.threads import WorkerThreads
+from gpubench.engines.cpu.tuning import CpuTuning
 
 SIZES = (2, 3, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2049)
 DIMENSIONS = (1, 2, 3, 17, 64, 513)
@@ -111,7 +112,7 @@ def test_numbers_of_queries(engine: Engine, m: int, rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
-def test_identical_cells_come_by_index(engine: Engine, value: float) -> None:
+def test_identical_cells_are_ordered_by_index(engine: Engine, value: float) -> None:
     x = engine.put(np.full((300, 4), value, np.float32))
     own = on_host(engine, engine.knn(x, 20))
     assert_array_equal(own.indices[[0, 5, 25]], [[*range(1, 21)], [*range(5), *range(6, 21)], [*range(20)]])
@@ -129,7 +130,7 @@ def test_many_copies(engine: Engine, d: int, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("k", [5, 70])
-def test_ties_on_a_grid_come_by_index(engine: Engine, k: int, rng: np.random.Generator) -> None:
+def test_ties_on_a_grid_are_ordered_by_index(engine: Engine, k: int, rng: np.random.Generator) -> None:
     # Squares and sums of small integers are exact in float32 already: every tie is a tie, and only the index decides.
     x = rng.permutation(np.stack(np.meshgrid(*[np.arange(9)] * 3), axis=-1).reshape(-1, 3)).astype(np.float32)
     found = knn(engine, x, k)
@@ -146,13 +147,13 @@ def test_offset_and_scale(engine: Engine, offset: float, scale: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-41, 1e37])
-def test_the_ends_of_what_float32_holds(scale: float) -> None:
+def test_smallest_and_largest_float32_values(scale: float) -> None:
     x = (make_cells(400, 12, seed=4).x.astype(np.float64) * scale).astype(np.float32)
     check_knn(CpuEngine(threads=1), x, 15)
 
 
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])
-def test_clusters_far_apart_keep_their_neighbors(engine: Engine, gap: float) -> None:
+def test_distant_clusters_have_the_right_neighbors(engine: Engine, gap: float) -> None:
     cells = make_cells(600, 12, seed=4)
     x = cells.x.astype(np.float64)
     x[:, 0] += gap * cells.label
@@ -160,7 +161,7 @@ def test_clusters_far_apart_keep_their_neighbors(engine: Engine, gap: float) -> 
     check_between(engine, x.astype(np.float32)[:50], x.astype(np.float32), 15)
 
 
-def test_a_cell_far_from_all_others_leaves_their_neighbors_right(engine: Engine) -> None:
+def test_an_outlier_does_not_change_the_neighbors_of_other_cells(engine: Engine) -> None:
     x = make_cells(600, 12, seed=4).x
     x[7] *= 1e6
     check_knn(engine, x, 15)
@@ -171,7 +172,7 @@ def test_queries_far_from_the_cells(engine: Engine) -> None:
     check_between(engine, x[:50] + np.float32(1e4), x, 15)
 
 
-def test_input_is_left_as_it_is(engine: Engine, rng: np.random.Generator) -> None:
+def test_input_is_not_modified(engine: Engine, rng: np.random.Generator) -> None:
     x = engine.put(rng.normal(loc=100, size=(200, 5)).astype(np.float32))
     before = engine.to_host(x).copy()
     engine.knn(x, 3)
@@ -201,7 +202,7 @@ def test_any_small_integers(engine: Engine, data: st.DataObject) -> None:
     assert_array_equal(knn(engine, x, k).indices, reference.knn(x, k)[0])
 
 
-def test_a_cell_far_from_all_does_not_make_the_others_uncertain(
+def test_an_outlier_does_not_make_the_other_cells_uncertain(
     engine_at_scale: Engine, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounding grows with the distance from the centre, but a far cell is nobody's neighbour."""
@@ -220,22 +221,21 @@ def test_a_cell_far_from_all_does_not_make_the_others_uncertain(
     assert sum(searched_again) <= 2
 
 
-def test_tiles_that_are_made_anew_are_the_same(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are searched in float64, among so many cells that one side of the tiles is not kept."""
+def test_operands_that_are_not_cached_give_the_same_neighbors(rng: np.random.Generator) -> None:
+    """Rows that are searched in float64, among so many cells that one side of the tiles is made again."""
     x = rng.integers(0, 4, (2500, 3)).astype(np.float32)
     rows = np.arange(0, 2500, 7)
     found = []
-    for kept_bytes in (exact_knn.KEPT_BYTES, 0):
-        monkeypatch.setattr(exact_knn, "KEPT_BYTES", kept_bytes)
+    for tuning in (CpuTuning(), CpuTuning(operand_bytes=0)):
         out = exact_knn.Neighbors.empty(len(x), 9)
-        exact_knn.search_rows(x, x, np.arange(len(x)), rows, out, WorkerThreads(2, Timeline()))
+        exact_knn.search_rows(x, x, np.arange(len(x)), rows, out, WorkerThreads(2, Timeline(), tuning))
         found.append((out.indices[rows], out.distances[rows]))
     assert_array_equal(found[0][0], found[1][0])
     assert_array_equal(found[0][1], found[1][1])
     assert_array_equal(found[0][0][:50], reference.knn(x, 9)[0][rows[:50]])
 
 
-def test_the_middle_of_values_that_float32_just_holds_is_found() -> None:
+def test_the_centre_of_values_near_the_float32_limit_is_finite() -> None:
     x = np.full((200, 3), 3e38, np.float32)
     x[::3] *= np.float32(0.9)
     center = Scaling(x, x).center

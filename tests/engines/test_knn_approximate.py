@@ -1,4 +1,4 @@
-"""Approximate search: what it finds is true of the cells, and what it says of its recall is true."""
+"""Approximate search: its distances are exact, and the recall that it reports is right."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import compiled, leaves
+from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.tuning import CpuTuning
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell, sequential_alignment
 
@@ -39,7 +41,9 @@ def cells() -> Cells:
 
 @each_method
 @pytest.mark.parametrize(("n", "k"), [(4000, 15), (4000, 200), (300, 250), (60, 59)])
-def test_what_is_found(start_engine: Callable[..., Engine], cells: Cells, method: str, n: int, k: int) -> None:
+def test_distances_are_exact_and_the_recall_is_right(
+    start_engine: Callable[..., Engine], cells: Cells, method: str, n: int, k: int
+) -> None:
     engine, x = start_engine(knn=method), cells.x[:n]
     found = engine.knn(engine.put(x), k)
     indices, distances = engine.to_host(found.indices), engine.to_host(found.distances)
@@ -51,7 +55,7 @@ def test_what_is_found(start_engine: Callable[..., Engine], cells: Cells, method
     assert (np.diff(distances, axis=1) >= 0).all()
     d = reference.distances(x, x)
     assert_array_max_ulp(distances, np.take_along_axis(d, indices.astype(np.int64), 1).astype(np.float32), maxulp=1)
-    # A neighbour is right if it is no farther than the true k-th; the recall that is told was measured on some cells.
+    # A neighbour is right if it is no farther than the true k-th; the recall is measured on some cells.
     np.fill_diagonal(d, np.inf)
     right = np.take_along_axis(d, indices.astype(np.int64), 1) <= np.partition(d, k - 1, axis=1)[:, k - 1 : k]
     assert found.recall == pytest.approx(right.mean(), abs=0.02)
@@ -71,7 +75,9 @@ def test_same_bits(start_engine: Callable[..., Engine], cells: Cells, method: st
 
 
 @each_method
-def test_metrics_say_that_they_are_approximate(start_engine: Callable[..., Engine], cells: Cells, method: str) -> None:
+def test_metrics_report_that_they_are_approximate(
+    start_engine: Callable[..., Engine], cells: Cells, method: str
+) -> None:
     embedding = on_engine(cells.x, start_engine(knn=method))
     for score, exact in (
         (
@@ -86,21 +92,11 @@ def test_metrics_say_that_they_are_approximate(start_engine: Callable[..., Engin
 
 @WHERE_IT_RUNS["leaves"]
 @pytest.mark.parametrize("wanted", [0.5, 1.0])
-def test_rounds_follow_until_the_recall_is_enough(
-    start_engine: Callable[..., Engine],
-    engine_name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    rng: np.random.Generator,
-    wanted: float,
-) -> None:
+def test_rounds_follow_until_the_recall_is_enough(rng: np.random.Generator, wanted: float) -> None:
     """Without structure leaves find little; rounds find more."""
-    if engine_name == "dask":
-        pytest.skip("workers are processes of their own, which patches do not reach")
-    monkeypatch.setattr(leaves, "LEAF", 100)
-    monkeypatch.setattr(leaves, "LEADERS", 3)
-    monkeypatch.setattr(leaves, "WANTED_RECALL", wanted)
     x = rng.standard_normal((3000, 12)).astype(np.float32)
-    found = start_engine(knn="leaves").knn(x, 6)
+    tuning = CpuTuning(leaf_cells=100, leaves_per_cell=3, min_recall=wanted)
+    found = CpuEngine(knn="leaves", tuning=tuning).knn(x, 6)
     assert found.recall is not None
     assert found.params["rounds"] == (0 if wanted == 0.5 else leaves.MAX_ROUNDS)
     assert found.recall > (0.97 if wanted == 1.0 else 0.5)
@@ -113,19 +109,13 @@ def test_rounds_follow_until_the_recall_is_enough(
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_of_very_many_leaders_those_near_the_same_pivots_are_compared(
-    start_engine: Callable[..., Engine], engine_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if engine_name == "dask":
-        pytest.skip("workers are processes of their own, which patches do not reach")
-    monkeypatch.setattr(leaves, "LEAF", 20)
-    monkeypatch.setattr(leaves, "LEAF_NEIGHBORS", 1)
+def test_many_leaders_are_compared_by_pivots() -> None:
+    many = CpuTuning(leaf_cells=20, leaf_cells_per_neighbor=1)
+    too_many = replace(many, max_compared_leaders=100, near_pivots=8)
     x = make_cells(3000, 8, n_labels=6, seed=5).x
     x[:400] = x[0]  # copies, some of them leaders and pivots
-    with_all = start_engine(knn="leaves").knn(x, 6)
-    monkeypatch.setattr(leaves, "FEW_LEADERS", 100)
-    monkeypatch.setattr(leaves, "NEAR_PIVOTS", 8)
-    found = [start_engine(knn="leaves", threads=threads).knn(x, 6) for threads in (1, 2)]
+    with_all = CpuEngine(knn="leaves", tuning=many).knn(x, 6)
+    found = [CpuEngine(knn="leaves", threads=threads, tuning=too_many).knn(x, 6) for threads in (1, 2)]
     assert_array_equal(found[0].indices, found[1].indices)
     assert (found[0].indices != with_all.indices).any()
     assert found[0].recall is not None
@@ -134,7 +124,9 @@ def test_of_very_many_leaders_those_near_the_same_pivots_are_compared(
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_cells_of_few_directions_meet_in_those(start_engine: Callable[..., Engine], rng: np.random.Generator) -> None:
+def test_cells_in_few_directions_are_compared_in_these(
+    start_engine: Callable[..., Engine], rng: np.random.Generator
+) -> None:
     x = (rng.standard_normal((3000, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
     x += 0.05 * rng.standard_normal(x.shape).astype(np.float32)
     found = start_engine(knn="leaves").knn(x, 8)
@@ -147,7 +139,7 @@ def test_cells_of_few_directions_meet_in_those(start_engine: Callable[..., Engin
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_directions_that_decide_who_is_near_are_kept(
+def test_directions_that_determine_neighbors_are_kept(
     start_engine: Callable[..., Engine], rng: np.random.Generator
 ) -> None:
     """Groups far apart hold nearly all of the variance, and who is near inside of a group is in what is left."""
@@ -161,15 +153,12 @@ def test_directions_that_decide_who_is_near_are_kept(
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_copies_and_leaves_that_are_too_large(
-    start_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    """Half of the cells are one cell: they join the same leaves, which are cut."""
-    monkeypatch.setattr(leaves, "LEAF", 50)
+def test_copies_and_leaves_that_are_too_large(rng: np.random.Generator) -> None:
+    """Half of the cells are one cell: they join the same leaves, which are split."""
+    tuning = CpuTuning(leaf_cells=50, min_recall=1.1)  # never reached: every kind of round takes part
     x = rng.standard_normal((1500, 5)).astype(np.float32)
     x[::2] = x[0]
-    monkeypatch.setattr(leaves, "WANTED_RECALL", 1.1)  # never reached: every kind of round takes part
-    found = [start_engine(knn="leaves", threads=threads).knn(x, 8) for threads in (1, 2, 3)]
+    found = [CpuEngine(knn="leaves", threads=threads, tuning=tuning).knn(x, 8) for threads in (1, 2, 3)]
     assert (found[0].distances[::2] == 0).all()
     for other in found[1:]:
         assert_array_equal(other.indices, found[0].indices)
@@ -215,7 +204,7 @@ def test_an_unknown_method_is_refused(start_engine: Callable[..., Engine]) -> No
 
 
 @WHERE_IT_RUNS["leaves"]
-def test_a_few_cells_far_out_do_not_cost_the_others_their_digits(start_engine: Callable[..., Engine]) -> None:
+def test_outliers_do_not_reduce_the_accuracy_of_other_cells(start_engine: Callable[..., Engine]) -> None:
     x = make_cells(4000, 8, n_labels=6, seed=5).x
     x[[7, 900]] *= np.float32(1e9)
     found = start_engine(knn="leaves").knn(x, 6)

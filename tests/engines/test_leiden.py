@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from gpubench.core.types import Graph
 from gpubench.engines.base import Engine
-from gpubench.engines.cpu import leiden
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.leiden import IgraphRandom
+from gpubench.engines.cpu.tuning import CpuTuning
 
 
 def to_graph(engine: Engine, weights: NDArray[np.float64]) -> Graph:
@@ -58,10 +58,9 @@ def test_planted_blocks_are_found(
     sizes: list[int],
     both_directions: bool,
     rng: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not both_directions:
-        monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
+        engine = CpuEngine(tuning=CpuTuning(max_bidirectional_cells=0))
     weights, block = planted(sizes, 0.5, 0.02, rng)
     codes = engine.leiden(to_graph(engine, weights))
     check_codes(codes, len(block))
@@ -69,38 +68,37 @@ def test_planted_blocks_are_found(
 
 
 class TestNetworkit:
-    """Where there are very many cells."""
+    """For very many cells."""
+
+    TUNING = CpuTuning(min_networkit_cells=1, max_bidirectional_cells=0)
 
     @pytest.fixture(autouse=True)
-    def few_are_very_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(self) -> None:
         pytest.importorskip("networkit", reason="networkit is not installed")
-        monkeypatch.setattr(leiden, "NETWORKIT_FROM", 1)
-        monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
 
     def test_planted_communities_are_found(self, rng: np.random.Generator) -> None:
-        engine = CpuEngine()
+        engine = CpuEngine(tuning=self.TUNING)
         weights, block = planted([30, 20, 12], 0.5, 0.02, rng)
         codes = engine.leiden(to_graph(engine, weights))
         check_codes(codes, len(block))
         assert reference.adjusted_rand_index(codes, block) == 1
         assert engine.notes == ["Leiden communities of 1 cells and more are found by networkit"]
 
-    def test_modularity_is_that_of_igraph(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        engine = CpuEngine()
+    def test_modularity_is_that_of_igraph(self) -> None:
+        engine, igraph = CpuEngine(tuning=self.TUNING), CpuEngine()
         cells = make_cells(2000, 10, seed=1)
         graph = engine.fuzzy_graph(engine.knn(engine.put(cells.x), 14))
         weights = reference.fuzzy_graph(*reference.knn(cells.x, 14))
         ours = reference.modularity(weights, engine.leiden(graph))
-        monkeypatch.setattr(leiden, "NETWORKIT_FROM", 10**9)
-        assert ours == pytest.approx(reference.modularity(weights, engine.leiden(graph)), abs=0.01)
+        assert ours == pytest.approx(reference.modularity(weights, igraph.leiden(graph)), abs=0.01)
 
-    def test_resolution_and_seed_count(self) -> None:
-        engine = CpuEngine()
+    def test_resolution_and_seed_have_an_effect(self) -> None:
+        engine = CpuEngine(tuning=self.TUNING)
         x = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
         graph = engine.fuzzy_graph(engine.knn(engine.put(x), 14))
         n_communities = [engine.leiden(graph, resolution=r).max() + 1 for r in (0.05, 1.0, 20.0)]
         assert n_communities[0] < n_communities[1] < n_communities[2]
-        codes = [CpuEngine(seed=seed).leiden(graph) for seed in (1, 1, 2)]
+        codes = [CpuEngine(seed=seed, tuning=self.TUNING).leiden(graph) for seed in (1, 1, 2)]
         assert_array_equal(codes[0], codes[1])
         assert (codes[0] != codes[2]).any()
 
@@ -114,13 +112,13 @@ def test_modularity_is_no_worse_than_that_of_the_labels(engine: Engine) -> None:
     assert reference.modularity(weights, codes) >= reference.modularity(weights, cells.label)
 
 
-def test_resolution_counts(engine: Engine) -> None:
+def test_resolution_has_an_effect(engine: Engine) -> None:
     graph = engine.fuzzy_graph(engine.knn(engine.put(make_cells(500, 10, seed=2).x), 14))
     n_communities = [engine.leiden(graph, resolution=r).max() + 1 for r in (0.05, 1.0, 20.0)]
     assert n_communities[0] < n_communities[1] < n_communities[2]
 
 
-def test_iterations_count(engine: Engine) -> None:
+def test_iterations_have_an_effect(engine: Engine) -> None:
     # Cells without structure: there is always something left to improve.
     x = engine.put(np.random.default_rng(0).normal(size=(600, 3)))
     graph = engine.fuzzy_graph(engine.knn(x, 14))
@@ -132,7 +130,7 @@ def test_iterations_count(engine: Engine) -> None:
     assert reference.modularity(weights, once) < reference.modularity(weights, often)
 
 
-def test_weights_count(engine: Engine) -> None:
+def test_weights_have_an_effect(engine: Engine) -> None:
     # A ring of six, heavy on every second edge: only the weights say which pairs belong together.
     weights = np.zeros((6, 6))
     for i in range(6):
@@ -150,7 +148,7 @@ def test_cells_without_edges_are_alone(engine: Engine) -> None:
     assert len(set(codes.tolist())) == 4
 
 
-def test_the_seed_decides(start_engine: Callable[..., Engine]) -> None:
+def test_the_seed_determines_the_communities(start_engine: Callable[..., Engine]) -> None:
     # Cells without structure have many partitions of nearly the same modularity.
     x = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
     codes = []

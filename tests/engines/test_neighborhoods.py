@@ -40,7 +40,7 @@ def test_neighbor_entropy_of_some_cells(engine: Engine, rng: np.random.Generator
     assert_array_equal(got, engine.map_neighbors(knn, neighbor_entropy, codes, 9)[some])
 
 
-def test_entropy_is_zero_exactly_where_all_are_of_one_code(engine: Engine) -> None:
+def test_entropy_is_exactly_zero_if_all_codes_are_equal(engine: Engine) -> None:
     knn = random_knn(engine, 50, 7)
     assert_array_equal(engine.map_neighbors(knn, neighbor_entropy, np.full(50, 2, np.int32), 3), np.zeros(50))
 

@@ -49,23 +49,23 @@ def test_any_real_dtype_and_order(engine: Engine, dtype: str, order: str) -> Non
     assert_array_equal(engine.to_host(on_device), x.astype(np.float32))
 
 
-def test_an_array_on_the_device_is_returned_as_it_is(engine: Engine) -> None:
+def test_an_array_on_the_device_is_returned_itself(engine: Engine) -> None:
     on_device = engine.put(VALUES)
     assert engine.put(on_device) is on_device
 
 
-def test_values_are_rounded_to_float32_and_otherwise_the_users(engine: Engine) -> None:
+def test_values_are_rounded_to_float32_and_otherwise_unchanged(engine: Engine) -> None:
     x = np.array([[0.1, 1e6 + 0.03]])
     assert_array_equal(engine.to_host(engine.put(x)), x.astype(np.float32))
 
 
-def test_the_users_array_is_not_what_changes(engine: Engine) -> None:
+def test_the_users_array_is_not_modified(engine: Engine) -> None:
     x = VALUES.copy()
     engine.put(x)
     assert_array_equal(x, VALUES)
 
 
-def test_rows_that_begin_at_any_byte_are_copied_to_where_numbers_begin() -> None:
+def test_unaligned_rows_are_copied() -> None:
     x = np.frombuffer(b"\0" + VALUES.astype(np.float32).tobytes(), np.uint8)[1:].view(np.float32).reshape(VALUES.shape)
     assert not x.flags.aligned
     on = CpuEngine().put(x)
@@ -73,7 +73,7 @@ def test_rows_that_begin_at_any_byte_are_copied_to_where_numbers_begin() -> None
     assert_array_equal(on, VALUES)
 
 
-def test_a_torch_tensor_is_taken_as_it_is(engine: Engine) -> None:
+def test_a_torch_tensor_is_not_copied(engine: Engine) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = VALUES.astype(np.float32)
     on_device = engine.put(torch.from_dlpack(x))
@@ -99,7 +99,7 @@ def test_a_source_is_read_once_in_order(engine: Engine, rng: np.random.Generator
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("wrap", [np.asarray, np.asfortranarray, Rows])
-def test_values_that_are_no_numbers(engine: Engine, value: float, wrap: type) -> None:
+def test_nan_and_infinite_values_are_refused(engine: Engine, value: float, wrap: type) -> None:
     x = np.zeros((70_000, 130), np.float32)
     x[[17, 40_000, 69_999], [3, 0, 129]] = value
     with pytest.raises(InputError) as error:
@@ -132,14 +132,14 @@ def test_values_beyond_float32_are_refused_not_made_infinite(engine: Engine) -> 
     ],
     ids=["complex", "object", "text", "1-D", "3-D", "a number", "no rows", "no columns", "a name", "None"],
 )
-def test_what_is_no_matrix_of_real_numbers(engine: Engine, x: object) -> None:
+def test_input_that_is_not_a_matrix_of_real_numbers_is_refused(engine: Engine, x: object) -> None:
     with pytest.raises(InputError, match=r"^emb\b"):
         engine.put(x, "emb")
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back where the system has a way")
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
-def test_pages_of_a_file_do_not_stay_beside_their_copy(tmp_path: Path, mode: Any) -> None:
+def test_pages_of_a_memory_map_are_released_after_copying(tmp_path: Path, mode: Any) -> None:
     values = np.random.default_rng(0).random((1 << 20, 16), np.float32)
     np.save(tmp_path / "x.npy", values)
     mapped = np.load(tmp_path / "x.npy", mmap_mode=mode)

@@ -137,7 +137,7 @@ def test_a_group_for_each_cell(engine: Engine, small_cells: Cells) -> None:
     assert np.isnan(silhouette_widths(engine, engine.put(small_cells.x), small_cells.label, groups)).all()
 
 
-def test_clusters_and_groups_may_leave_codes_out(engine: Engine, small_cells: Cells) -> None:
+def test_codes_of_clusters_and_groups_may_have_gaps(engine: Engine, small_cells: Cells) -> None:
     x = engine.put(small_cells.x)
     dense = silhouette_widths(engine, x, small_cells.batch, small_cells.label)
     sparse = silhouette_widths(engine, x, small_cells.batch * 5 + 3, small_cells.label * 7 + 2)
@@ -153,24 +153,24 @@ def test_offset_and_scale(engine: Engine, offset: float, scale: float, metric: D
     check(engine, x, cells.batch, cells.label, metric)
 
 
-def test_the_least_that_float32_holds() -> None:
+def test_smallest_float32_values() -> None:
     cells = make_cells(400, 12, seed=4)
     check(CpuEngine(threads=1), (cells.x.astype(np.float64) * 1e-41).astype(np.float32), cells.label)
 
 
 @pytest.mark.parametrize(("constant", "scale"), [(1e20, 1e-20), (3e38, 1e-3), (1e5, 1e-38), (3e38, 1e37)])
-def test_a_dimension_far_out_in_which_all_cells_are_equal_changes_nothing(constant: float, scale: float) -> None:
+def test_a_large_constant_dimension_has_no_effect(constant: float, scale: float) -> None:
     cells, engine = make_cells(400, 12, seed=4), CpuEngine(threads=1)
     x = (cells.x.astype(np.float64) * scale).astype(np.float32)
     expected = silhouette_widths(engine, x, cells.label)
-    beside = np.column_stack([np.full(len(x), constant, np.float32), x])
+    shifted = np.column_stack([np.full(len(x), constant, np.float32), x])
     some = np.arange(0, len(x), 3)
-    assert_allclose(silhouette_widths(engine, beside, cells.label), expected, atol=1e-5)
-    assert_allclose(silhouette_widths(engine, beside, cells.label, cells=some), expected[some], atol=1e-5)
+    assert_allclose(silhouette_widths(engine, shifted, cells.label), expected, atol=1e-5)
+    assert_allclose(silhouette_widths(engine, shifted, cells.label, cells=some), expected[some], atol=1e-5)
 
 
 @pytest.mark.parametrize("gap", [1e2, 1e4, 1e6])
-def test_clusters_far_apart_keep_their_spread(engine: Engine, gap: float) -> None:
+def test_distances_inside_distant_clusters_are_accurate(engine: Engine, gap: float) -> None:
     cells = make_cells(400, 12, seed=4)
     x = cells.x.astype(np.float64)
     x[:, 0] += gap * cells.label
@@ -178,7 +178,7 @@ def test_clusters_far_apart_keep_their_spread(engine: Engine, gap: float) -> Non
     check(engine, x.astype(np.float32), cells.batch, cells.label)
 
 
-def test_a_cell_far_from_all_others_leaves_their_widths_right(engine: Engine, small_cells: Cells) -> None:
+def test_an_outlier_does_not_change_the_widths_of_other_cells(engine: Engine, small_cells: Cells) -> None:
     x = small_cells.x.copy()
     x[7] *= 1e6
     widths = silhouette_widths(engine, engine.put(x), small_cells.label)

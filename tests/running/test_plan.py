@@ -187,7 +187,7 @@ def test_budget_counts_arrays_until_they_are_deleted(given: dict[str, Any]) -> N
     engine = CpuEngine(threads=1, memory_bytes=10**9)
     x = engine.put(given["data"].astype(np.float64))
     knn = engine.knn(x, 15)
-    assert engine._budget.held_bytes == x.nbytes + knn.indices.nbytes + knn.distances.nbytes
+    assert engine.budget.held_bytes == x.nbytes + knn.indices.nbytes + knn.distances.nbytes
 
 
 def test_rates_of_measures_each_machine_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

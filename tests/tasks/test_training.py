@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gpubench.data import encode_labels
 from gpubench.engines.cpu import classifiers
-from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.engine import CpuEngine, CpuPolicy
+from gpubench.engines.cpu.tuning import CpuTuning
 from gpubench.tasks._classifiers import ColumnScaling, ScaledClassifier, TrainingCells
 from gpubench.tasks._folds import draw_in_shares
 
@@ -52,21 +53,21 @@ def test_forests_of_many_cells_are_trained_on_a_sample_unless_exact(
 ) -> None:
     if package == "scikit-learn-intelex":
         pytest.importorskip("sklearnex")
-        monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
-    monkeypatch.setitem(classifiers.MAX_CELLS, package, 100)
-    capped, exact = (train(CpuEngine(threads=1, exact=exact), "rf", cells) for exact in (False, True))
+    monkeypatch.setitem(classifiers.MAX_FOREST_CELLS, package, 100)
+    tuning = CpuTuning(max_sklearn_cells=0) if package == "scikit-learn-intelex" else CpuTuning()
+    capped, exact = (train(CpuEngine(threads=1, exact=exact, tuning=tuning), "rf", cells) for exact in (False, True))
     drawn = 2 * draw_in_shares(cells.label[::2], 100, seed=42)
-    by_hand = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
+    by_hand = (
+        CpuEngine(threads=1, tuning=tuning).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
+    )
     np.testing.assert_array_equal(capped.predict_proba(cells.x), by_hand.predict_proba(cells.x))
     assert capped.note == f"random forest of {package}, trained on 100 of 750 cells; exact=True trains on all"
     assert exact.note == f"random forest of {package}"
 
 
-def test_logistic_regression_of_many_cells_is_trained_and_scaled_on_a_sample(
-    cells: Cells, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(classifiers, "MAX_LR_CELLS", 300)
+def test_logistic_regression_of_many_cells_is_trained_and_scaled_on_a_sample(cells: Cells) -> None:
     engine = CpuEngine(threads=1)
+    engine.policy = CpuPolicy(max_lr_cells=300)
     capped, exact = train(engine, "lr", cells), train(CpuEngine(threads=1, exact=True), "lr", cells)
     drawn = 2 * draw_in_shares(cells.label[::2], 300, seed=42)
     scaling = ColumnScaling(engine, cells.x[drawn], centre=True)

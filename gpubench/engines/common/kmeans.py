@@ -11,14 +11,13 @@ from gpubench.core.types import Array
 from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import I32
     from gpubench.engines.base import Engine
 
 MAX_STEPS = 300
 
 
-def kmeans(engine: Engine, x: Array, n_clusters: int) -> NDArray[np.int32]:
+def kmeans(engine: Engine, x: Array, n_clusters: int) -> I32:
     """Cluster the rows of x (n, d) float32 around their means; (n,) int32 codes below `n_clusters`. Seeded.
 
     Centres start by k-means++, each the best of 2 + floor(log n_clusters) draws, and Lloyd's steps follow until no
@@ -29,20 +28,20 @@ def kmeans(engine: Engine, x: Array, n_clusters: int) -> NDArray[np.int32]:
     Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494. Lloyd (1982), doi:10.1109/TIT.1982.1056489.
     """
     xp = engine.xp
-    cells = _Cells(engine, _standardised(xp, x))
-    codes = engine.to_host(cells.nearest(cells.spread_centres(n_clusters, np.random.default_rng(engine.seed))))
+    cells = _Cells(engine, _standardise(xp, x))
+    codes = engine.to_host(cells.nearest(cells.draw_centres(n_clusters, np.random.default_rng(engine.seed))))
     for _ in range(MAX_STEPS):
         means = engine.group_means(cells.x, codes, n_clusters)
-        again = engine.to_host(cells.nearest(xp.asarray(means.astype(np.float32))))
+        new_codes = engine.to_host(cells.nearest(xp.asarray(means.astype(np.float32))))
         engine.timeline.count(flop_counts.assign(len(x), x.shape[1], n_clusters))
-        if np.array_equal(again, codes):
+        if np.array_equal(new_codes, codes):
             break
-        codes = again
+        codes = new_codes
     return codes
 
 
-def _standardised(xp: ModuleType, x: Array) -> Array:
-    """The rows around their mean, in a unit such that squares neither overflow nor vanish; float32."""
+def _standardise(xp: ModuleType, x: Array) -> Array:
+    """Centre the rows and scale them by a power of two so that squares neither overflow nor vanish; float32."""
     centre = x.mean(axis=0, dtype=np.float64)
     low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
     extent = float((high - low).max())
@@ -51,7 +50,7 @@ def _standardised(xp: ModuleType, x: Array) -> Array:
 
 
 class _Cells:
-    """Rows, and what is asked of them and some centres.
+    """Rows with operations on centres.
 
     Attributes
     ----------
@@ -65,12 +64,12 @@ class _Cells:
         self._squares = engine.xp.square(x).sum(axis=1)
 
     def nearest(self, centres: Array) -> Array:
-        """Code of the nearest centre of each row, the first of equals; a centre of NaN is nobody's."""
+        """Return the code of the nearest centre of each row, the first of equals; never that of a NaN centre."""
         xp = self._xp
         squares = xp.square(centres).sum(axis=1)
-        lost = ~xp.isfinite(squares)
-        squares[lost] = np.inf
-        centres = xp.where(lost[:, None], np.float32(0), centres)
+        empty = ~xp.isfinite(squares)
+        squares[empty] = np.inf
+        centres = xp.where(empty[:, None], np.float32(0), centres)
         codes = xp.empty(len(self.x), np.int32)
 
         def assign(start: int, stop: int) -> None:
@@ -80,16 +79,16 @@ class _Cells:
         self._over_rows(len(self.x), assign, len(centres))
         return codes
 
-    def spread_centres(self, n_clusters: int, rng: np.random.Generator) -> Array:
-        """k-means++: each next centre is the best of a few cells drawn by their squared distance to the centres."""
+    def draw_centres(self, n_clusters: int, rng: np.random.Generator) -> Array:
+        """Draw centres by k-means++: each is the best of a few cells drawn by squared distance to the earlier ones."""
         xp, n = self._xp, len(self.x)
         n_trials = 2 + int(np.log(n_clusters))
         chosen = [int(rng.integers(n))]
         closest = self._squared_distances(self.x[chosen[0] : chosen[0] + 1])[:, 0]
         for _ in range(n_clusters - 1):
-            upto = xp.cumsum(closest, dtype=np.float64)
-            draws = xp.asarray(rng.random(n_trials)) * upto[-1]
-            drawn = xp.minimum(xp.searchsorted(upto, draws, side="right"), n - 1)
+            cumulative = xp.cumsum(closest, dtype=np.float64)
+            draws = xp.asarray(rng.random(n_trials)) * cumulative[-1]
+            drawn = xp.minimum(xp.searchsorted(cumulative, draws, side="right"), n - 1)
             distances = xp.minimum(self._squared_distances(self.x[drawn]), closest[:, None])
             best = int(distances.sum(axis=0, dtype=np.float64).argmin())
             chosen.append(int(drawn[best]))
@@ -97,7 +96,7 @@ class _Cells:
         return self.x[xp.asarray(np.array(chosen))]
 
     def _squared_distances(self, centres: Array) -> Array:
-        """(n, centres) float32, not negative."""
+        """Return squared distances to the centres, (n, centres) float32, not negative."""
         squares = self._xp.square(centres).sum(axis=1)
         distances = self._xp.empty((len(self.x), len(centres)), np.float32)
 

@@ -1,10 +1,10 @@
-"""Classification by the votes of the nearest cells, on any device."""
+"""Classification by the votes of the nearest training cells, on any device."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,29 +14,41 @@ from gpubench.core.types import Array, Knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import Engine
+    from gpubench.core.types import I32, I64
 
 N_VOTES = 5
-"""Neighbours that vote, as scikit-learn has it."""
+"""Default number of neighbours that vote, as in scikit-learn."""
 
-SHORT_SHARE = 1e-3
-"""Share of the cells that may have too few neighbours of other folds in a graph; those are searched again."""
+MAX_SHORT_SHARE = 1e-3
+"""Share of the cells that may have too few neighbours in other folds; these cells are searched again."""
 
-MORE_NEIGHBORS = 4
-"""How many times as many neighbours they are searched for, then and again."""
+SEARCH_GROWTH = 4
+"""Factor by which the number of neighbours grows in each repeated search."""
 
 
-class NearestNeighbors:
-    """Votes of the nearest training cells, Euclidean, each vote the same; ties in distance go to the first cell."""
+class KnnEngine(Protocol):
+    """The operations of an engine that the classifier uses; see `Engine`."""
+
+    xp: Any
+
+    def knn(self, x: Array, k: int) -> Knn:
+        """See `Engine.knn`."""
+
+    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
+        """See `Engine.knn_between`."""
+
+
+class KnnClassifier:
+    """k-nearest-neighbours classifier: Euclidean, equal votes; of equally near cells the first votes."""
 
     note = ""
 
-    def __init__(self, engine: Engine, *, n_neighbors: int = N_VOTES) -> None:
+    def __init__(self, engine: KnnEngine, *, n_neighbors: int = N_VOTES) -> None:
         self._engine = engine
         self.n_neighbors = n_neighbors
 
-    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> NearestNeighbors:
-        """Remember the cells; see `Classifier.fit`.
+    def fit(self, x: Array, codes: I32, n_classes: int) -> KnnClassifier:
+        """Store the cells; see `Classifier.fit`.
 
         Raises
         ------
@@ -49,18 +61,18 @@ class NearestNeighbors:
         return self
 
     def predict_proba(self, x: Array) -> Array:
-        """Share of the votes; see `Classifier.predict_proba`."""
+        """Return shares of the votes; see `Classifier.predict_proba`."""
         nearest = self._engine.knn_between(x, self._x, self.n_neighbors).indices
-        return _shares(self._engine.xp, self._codes[nearest], self._n_classes)
+        return _vote_shares(self._engine.xp, self._codes[nearest], self._n_classes)
 
 
 @dataclass(frozen=True, slots=True)
 class Voters:
-    """The cells of other folds that vote for each cell, from one graph of all cells.
+    """For each cell the nearest cells in other folds, from one graph of all cells.
 
     Attributes
     ----------
-    nearest : (n, votes) int32, ascending distance
+    nearest : (n, votes) int32, by ascending distance
     method, recall : of the graph, see `Knn`
     """
 
@@ -68,61 +80,62 @@ class Voters:
     method: str
     recall: float | None
 
-    def vote_shares(self, engine: Engine, rows: NDArray[np.int64], codes: NDArray[np.int32], n_classes: int) -> Array:
-        """(m, n_classes) shares of the votes for some cells; codes (n,) are those of all."""
+    def vote_shares(self, engine: KnnEngine, rows: I64, codes: I32, n_classes: int) -> Array:
+        """Return the (m, n_classes) shares of the votes for some cells; `codes` (n,) are those of all cells."""
         xp = engine.xp
-        return _shares(xp, xp.asarray(codes)[self.nearest[rows]], n_classes)
+        return _vote_shares(xp, xp.asarray(codes)[self.nearest[rows]], n_classes)
 
 
 def graph_neighbors(n_folds: int, n_votes: int = N_VOTES) -> int:
-    """The fewest neighbours of which `n_votes` are in other folds, for all but `SHORT_SHARE` of the cells.
+    """Return how many neighbours a graph needs so that almost every cell has `n_votes` of them in other folds.
 
-    With the cells in folds by chance the neighbours in other folds are binomial: each is with 1 - 1 / n_folds.
+    All but `MAX_SHORT_SHARE` of the cells have. If cells are in folds at random, the number of neighbours in other
+    folds is binomial with probability 1 - 1 / n_folds.
     """
     other = 1 - 1 / n_folds
     k = n_votes
-    while sum(math.comb(k, i) * other**i * (1 - other) ** (k - i) for i in range(n_votes)) > SHORT_SHARE:
+    while sum(math.comb(k, i) * other**i * (1 - other) ** (k - i) for i in range(n_votes)) > MAX_SHORT_SHARE:
         k += 1
     return k
 
 
-def nearest_in_other_folds(engine: Engine, x: Array, folds: NDArray[Any], n_votes: int = N_VOTES) -> Voters:
-    """Find for each cell the nearest few in other folds: in one graph of all cells, less those of its own fold.
+def nearest_in_other_folds(engine: KnnEngine, x: Array, folds: NDArray[Any], n_votes: int = N_VOTES) -> Voters:
+    """Find the nearest cells in other folds of each cell, from one graph of all cells.
 
-    Of the few cells that then have too few, more neighbours are searched exactly.
+    For the few cells with too few of them more neighbours are searched exactly.
 
     Parameters
     ----------
     x : (n, d) cells, scaled
-    folds : (n,) the fold of each; `n_votes` cells or more are in others
+    folds : (n,) the fold of each cell; at least `n_votes` cells are in other folds
     """
     xp, n = engine.xp, len(x)
-    on_device = xp.asarray(folds)
+    fold = xp.asarray(folds)
     graph = engine.knn(x, min(graph_neighbors(len(np.unique(folds)), n_votes), n - 1))
-    nearest, found = _first_in_other_folds(xp, graph.indices, on_device, on_device, n_votes)
+    nearest, n_found = _first_in_other_folds(xp, graph.indices, fold, fold, n_votes)
     method, recall, k = graph.method, graph.recall, graph.k
     del graph  # as large as the cells
-    while len(short := xp.flatnonzero(found < n_votes)):
-        k = min(MORE_NEIGHBORS * k, n)
+    while len(short := xp.flatnonzero(n_found < n_votes)):
+        k = min(SEARCH_GROWTH * k, n)
         around: Knn = engine.knn_between(x[short], x, k)
-        nearest[short], found[short] = _first_in_other_folds(xp, around.indices, on_device, on_device[short], n_votes)
+        nearest[short], n_found[short] = _first_in_other_folds(xp, around.indices, fold, fold[short], n_votes)
     return Voters(nearest, method, recall)
 
 
 def _first_in_other_folds(xp: Any, indices: Array, folds: Array, own: Array, n_votes: int) -> tuple[Array, Array]:
-    """The first neighbours in another fold than a cell's own, (m, n_votes), and how many each cell has, (m,)."""
+    """Return the first neighbours outside each cell's own fold, (m, n_votes), and how many there are, (m,)."""
     nearest = xp.zeros((len(indices), n_votes), np.int32)
-    found = xp.zeros(len(indices), np.int64)
+    n_found = xp.zeros(len(indices), np.int64)
     for column in range(indices.shape[1]):
         neighbors = indices[:, column]
-        rows = xp.flatnonzero((folds[neighbors] != own) & (found < n_votes))
-        nearest[rows, found[rows]] = neighbors[rows]
-        found[rows] += 1
-    return nearest, found
+        rows = xp.flatnonzero((folds[neighbors] != own) & (n_found < n_votes))
+        nearest[rows, n_found[rows]] = neighbors[rows]
+        n_found[rows] += 1
+    return nearest, n_found
 
 
-def _shares(xp: Any, votes: Array, n_classes: int) -> Array:
-    """(m, n_classes) shares of the codes that voted, (m, votes)."""
+def _vote_shares(xp: Any, votes: Array, n_classes: int) -> Array:
+    """Return the (m, n_classes) shares of the codes among (m, n_votes) votes."""
     shares = xp.zeros((len(votes), n_classes))
     cells = xp.arange(len(votes))
     for vote in range(votes.shape[1]):

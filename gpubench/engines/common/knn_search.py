@@ -1,4 +1,4 @@
-"""What the searches for neighbours on the CPU share: the result that they fill, and the scale that they work in."""
+"""Shared by searches for neighbours: samples, recall, results, the scaling of cells and bounds of rounding errors."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, F64, I32, I64, Bools
+
 
 SAMPLE = 256
-"""Cells of a part that the direction of its cut is computed from."""
+"""Cells of a part from which the direction of its cut is computed."""
 
 POWER_STEPS = 3
 """Steps of the power iteration: the direction need not be exactly that of the largest variance."""
 
 
-def locality_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: int) -> NDArray[np.int64]:
-    """Halve the cells again and again across the direction in which they vary most, until parts hold `leaf` cells.
+def locality_order(x: F32, scaling: Scaling, leaf: int, seed: int) -> I64:
+    """Order cells so that close ones stand together: halve them across the direction of largest variance, repeatedly.
 
     Returns
     -------
-    (n,) every cell once; each run of `leaf` cells, counted from the first, is one part (the last may be smaller)
+    (n,) every cell once; each run of `leaf` cells from the first on is one part (the last may be smaller)
     """
     rng = np.random.default_rng(seed)
-    leaves: list[NDArray[np.int64]] = []
+    leaves: list[I64] = []
     parts = [np.arange(len(x))]
     while parts:
         cells = parts.pop()
@@ -39,18 +41,18 @@ def locality_order(x: NDArray[np.float32], scaling: Scaling, leaf: int, seed: in
         n_leaves = -(-len(cells) // leaf)
         half = n_leaves // 2 * leaf
         order = np.argpartition(along, half)
-        parts += [cells[order[half:]], cells[order[:half]]]  # the first half is taken up next
+        parts += [cells[order[half:]], cells[order[:half]]]  # the first half is split next
     return np.concatenate(leaves)
 
 
-def principal_direction(sample: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Roughly the first principal direction of a sample of centred and scaled cells."""
-    centred: NDArray[np.float32] = sample - sample.mean(axis=0)
-    direction: NDArray[np.float32] = rng.standard_normal(centred.shape[1:]).astype(np.float32)
+def principal_direction(sample: F32, rng: np.random.Generator) -> F32:
+    """Estimate the first principal direction of a sample of centred and scaled cells by power iteration."""
+    centred: F32 = sample - sample.mean(axis=0)
+    direction: F32 = rng.standard_normal(centred.shape[1:]).astype(np.float32)
     for _ in range(POWER_STEPS):
         direction = centred.T @ (centred @ direction)
         length = np.linalg.norm(direction)
-        if length > 0:  # else all cells of the sample are copies, and any direction will do
+        if length > 0:  # otherwise all cells of the sample are copies, and any direction serves
             direction /= np.float32(length)
     return direction
 
@@ -59,36 +61,36 @@ RECALL_SAMPLE = 500
 """Cells whose neighbours are also searched exactly, to measure recall."""
 
 
-def draw_sample(n: int, seed: int, size: int | None = None) -> NDArray[np.int64]:
-    """Draw cells, by default as many as measure recall, whose neighbours are searched again; ascending."""
+def draw_sample(n: int, seed: int, size: int | None = None) -> I64:
+    """Draw cells, by default as many as are needed to measure recall; sorted."""
     size = RECALL_SAMPLE if size is None else size
     return np.sort(np.random.default_rng(seed).choice(n, min(n, size), replace=False))
 
 
 def measure_recall(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) -> float:
-    """Share of the true neighbours of some cells that were found.
+    """Return the share of the true neighbours of some cells that were found.
 
     Parameters
     ----------
     sample : (m,) the cells
-    exact : (m, k + 1) their nearest cells, themselves among them unless k + 1 copies are as near
-    found : (m, k) or more: what was found
+    exact : (m, k + 1) their nearest cells, each cell itself included unless k + 1 copies are as near
+    found : (m, k) or more, the neighbours that were found
     """
     m, k = len(exact), exact.shape[1] - 1
     hits = 0
-    for row, true, got in zip(sample, exact, found, strict=True):
-        others = true[true != row][:k]
-        hits += len(np.intersect1d(others, got, assume_unique=True))
+    for cell, nearest, candidates in zip(sample, exact, found, strict=True):
+        others = nearest[nearest != cell][:k]
+        hits += len(np.intersect1d(others, candidates, assume_unique=True))
     return float(hits / (m * k))
 
 
 Floats = Any  # an array of float32 or float64
 
 CENTER_ROWS = 1000
-"""Rows that the centre is the median of, in each dimension, at most."""
+"""Largest number of rows of which the centre is the median."""
 
 EXTENT_ROWS = 8192
-"""Rows whose largest difference from the centre is looked for at a time."""
+"""Rows whose differences from the centre are computed at a time."""
 
 REACH_MARGIN = 1 + 1e-5
 """Covers the rounding of norms."""
@@ -96,102 +98,106 @@ REACH_MARGIN = 1 + 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """What is found: indices, distances, and the rows in which a nearer cell may have been missed."""
+    """Neighbours of m queries that a search fills in.
 
-    indices: NDArray[np.int32]
-    distances: NDArray[np.float32]
-    uncertain: NDArray[np.bool_]
+    Attributes
+    ----------
+    indices, distances : (m, k)
+    uncertain : (m,) rows for which a nearer cell may have been missed
+    """
+
+    indices: I32
+    distances: F32
+    uncertain: Bools
 
     @classmethod
     def empty(cls, m: int, k: int) -> Neighbors:
-        """Room for the k neighbours of m queries."""
+        """Allocate the k neighbours of m queries."""
         return cls(np.empty((m, k), np.int32), np.empty((m, k), np.float32), np.zeros(m, np.bool_))
 
 
 class Scaling:
-    """Moves cells to their centre and shrinks them to an extent of at most 1, so that products keep their digits.
+    """Centring and scaling of cells to an extent of at most 1, so that products lose few digits.
 
     Attributes
     ----------
-    center : (d,) where most cells are: a mean would follow few that are far out, and cost the others their digits
+    center : (d,) median of a sample. A mean would follow a few cells far out, and the others would lose digits
     scale : a power of two, which rounds nothing; squares of values up to 1 cannot overflow
     """
 
-    def __init__(self, x: NDArray[np.float32], queries: NDArray[np.float32]) -> None:
-        # in float64, for half the sum of two middle values may be all that float32 holds
+    def __init__(self, x: F32, queries: F32) -> None:
+        # in float64, because the sum of two middle values may overflow float32
         sample = x[:: -(-len(x) // CENTER_ROWS)].astype(np.float64)
-        self.center: NDArray[np.float32] = np.median(sample, axis=0).astype(np.float32)
+        self.center: F32 = np.median(sample, axis=0).astype(np.float32)
         extent = max(_extent(side, self.center) for side in ((x,) if queries is x else (x, queries)))
         self.scale = power_of_two_scale(extent)
 
-    def rows(self, cells: NDArray[np.float32], dtype: Any = np.float32, out: Floats | None = None) -> Floats:
-        """Centred and scaled cells, (m, d) of `dtype`."""
+    def rows(self, cells: F32, dtype: Any = np.float32, out: Floats | None = None) -> Floats:
+        """Return centred and scaled cells, (m, d) of `dtype`."""
         rows = np.subtract(cells, self.center.astype(dtype), dtype=dtype, out=out)
         rows *= dtype(self.scale)
         return rows
 
 
 def power_of_two_scale(extent: float) -> float:
-    """The power of two that brings an extent to at most 1, or as near as a float32 can."""
+    """Return the power of two that scales an extent to at most 1, or as near to it as float32 allows."""
     return float(2.0 ** np.clip(-np.ceil(np.log2(extent)), -126, 126)) if extent > 0 else 1.0
 
 
-def _extent(x: NDArray[np.float32], center: NDArray[np.float32]) -> float:
-    """Largest absolute difference from the centre in any dimension."""
+def _extent(x: F32, center: F32) -> float:
+    """Return the largest absolute difference from the centre in any dimension."""
     return max(float(np.abs(x[start : start + EXTENT_ROWS] - center).max()) for start in range(0, len(x), EXTENT_ROWS))
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Bounds how far squared distances from products of scaled rows may be from the exact ones.
+    """Bounds of the difference between squared distances from products of scaled rows and exact ones.
 
-    A sum of K products is off by at most gamma_K times the norms, for the product itself, the norms, and the rounding
-    of the centred rows. Of the other side only cells up to |q| + (distance of the k-th neighbour) from the centre
-    count: by the triangle inequality what is further out is no neighbour. So a cell far from all does not spoil the
-    bound of the others.
+    A sum of K products has an error of at most gamma_K times the norms, which covers the product itself, the norms,
+    and the rounding of the centred rows. On the other side only cells up to |q| + (distance of the k-th neighbour)
+    from the centre count: by the triangle inequality a cell further out is no neighbour. So a single cell far from all
+    does not loosen the bounds of the others.
 
     Attributes
     ----------
     norms : (m,) float64, of the scaled rows
     largest : the largest norm of the other side
-    factor : bounds the error of a pair as a share of (|q| + |x|)^2
-    scale : what exact distances are multiplied by to be in the unit of the rows
+    factor : bound of the error of a pair as a share of (|q| + |x|)^2
+    scale : converts exact distances into the unit of the rows
     """
 
-    norms: NDArray[np.float64]
+    norms: F64
     largest: float
     factor: float
     scale: float
 
     @classmethod
     def of(cls, squares: Floats, largest_square: float, d: int, scale: float) -> Rounding:
-        """From squared norms of the rows, whose dtype is that of the products."""
+        """Make the bounds from squared norms of the rows, whose dtype is that of the products."""
         unit = float(np.finfo(squares.dtype).eps) / 2
         return cls(np.sqrt(squares.astype(np.float64)), float(np.sqrt(largest_square)), 3.0 * (d + 8) * unit, scale)
 
-    def of_rows(self, rows: slice) -> Rounding:
-        """The same for some of the rows."""
+    def select(self, rows: slice) -> Rounding:
+        """Return the bounds of some of the rows."""
         return Rounding(self.norms[rows], self.largest, self.factor, self.scale)
 
-    def reaching(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Squared distances from products are at most this for all cells that are at most so far; (m,)."""
-        far = distances * self.scale
-        reach = np.minimum(self.largest, (self.norms + far) * REACH_MARGIN)
-        bounds: NDArray[np.float64] = far**2 + self.factor * (self.norms + reach) ** 2
+    def upper_bounds(self, distances: F64) -> F64:
+        """Bound the squared distances from products to all cells that are at most so far from each row; (m,)."""
+        scaled = distances * self.scale
+        reach = np.minimum(self.largest, (self.norms + scaled) * REACH_MARGIN)
+        bounds: F64 = scaled**2 + self.factor * (self.norms + reach) ** 2
         return bounds
 
-    def unseen(self, limits: Floats, kth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """No cell whose product was not below `limits` is nearer than this, or else it is further than the k-th.
+    def lower_bounds(self, limits: Floats, kth: F64) -> F64:
+        """Bound from below the exact squared distances to the cells whose products were not below `limits`; (m,).
+
+        A cell that is further away than the k-th neighbour may also be closer than the bound says.
 
         Parameters
         ----------
         limits : (m,) squared distances from products
         kth : (m,) exact squared distances of the k-th neighbours
-
-        Returns
-        -------
-        (m,) exact squared distances
         """
         reach = np.minimum(self.largest, (self.norms + np.sqrt(kth) * self.scale) * REACH_MARGIN)
-        bounds: NDArray[np.float64] = (limits - self.factor * (self.norms + reach) ** 2) / self.scale**2
+        bounds: F64 = (limits - self.factor * (self.norms + reach) ** 2) / self.scale**2
         return bounds

@@ -1,6 +1,6 @@
 """Multinomial logistic regression on any device: scikit-learn's objective, minimised by SciPy's L-BFGS-B.
 
-The few parameters stay on the host; an engine says how loss and gradient are summed over its cells.
+The few parameters stay on the host; an engine implements the sums of loss and gradient over its cells.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.core.timeline import Timeline
+    from gpubench.core.types import F32, F64, I32
 
 GRADIENT_TOLERANCE = 1e-4
 FUNCTION_TOLERANCE = 64 * np.finfo(float).eps
@@ -30,11 +31,11 @@ MAX_LINE_SEARCH_STEPS = 50
 
 @dataclass(slots=True)
 class LossSums:
-    """Sums over some cells: of the loss, and of its gradient by weights and intercepts; on the host."""
+    """Loss of some cells and its gradient with respect to weights and intercepts, on the host."""
 
     loss: float
-    weights: NDArray[np.float64]
-    intercepts: NDArray[np.float64]
+    weights: F64
+    intercepts: F64
 
     def add(self, other: LossSums) -> None:
         """Add the sums over other cells."""
@@ -44,7 +45,7 @@ class LossSums:
 
 
 class Objective(ABC):
-    """Loss and gradient as L-BFGS wants them: a function of one flat vector of weights and intercepts.
+    """Loss and gradient as a function of one flat vector of weights and intercepts, as L-BFGS takes it.
 
     Of two classes only the second has weights (z = 0 for the first).
     """
@@ -53,22 +54,22 @@ class Objective(ABC):
         self._n = n
         self._penalty = penalty
         self._n_classes = n_classes
-        self._first = 1 if n_classes == 2 else 0  # classes before it have no weights of their own
+        self._first = 1 if n_classes == 2 else 0  # the first class that has weights
         self._shape = (n_classes - self._first, d + 1)
         self.n_parameters = self._shape[0] * self._shape[1]
 
     @abstractmethod
-    def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> LossSums:
+    def sum_over_cells(self, weights: F32, intercepts: F32) -> LossSums:
         """Sum the loss of each cell and its gradient, at weights (n_classes, d) and intercepts (n_classes,)."""
 
-    def unpack(self, flat: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weights (n_classes, d) and intercepts (n_classes,)."""
+    def unpack(self, flat: F64) -> tuple[F32, F32]:
+        """Split the flat vector into weights (n_classes, d) and intercepts (n_classes,)."""
         full = np.zeros((self._n_classes, self._shape[1]), np.float32)
         full[self._first :] = flat.reshape(self._shape)
         return np.ascontiguousarray(full[:, :-1]), np.ascontiguousarray(full[:, -1])
 
-    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Loss and gradient at `flat`."""
+    def __call__(self, flat: F64) -> tuple[float, F64]:
+        """Return loss and gradient at `flat`."""
         total = self.sum_over_cells(*self.unpack(flat))
         weights = flat.reshape(self._shape)[:, :-1]
         gradient = np.empty(self._shape)
@@ -88,9 +89,7 @@ class LogisticRegression(ABC):
     ----------
     n_iter : iterations of L-BFGS
     converged : whether a stopping rule was met before `max_iter`
-    note : says where it was not
-
-    `timeline`, where there is one, is told how much work the training was.
+    note : says so if it was not
     """
 
     def __init__(
@@ -108,13 +107,13 @@ class LogisticRegression(ABC):
     def _objective(
         self, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float
     ) -> AbstractContextManager[Objective]:
-        """Return the objective for cells x (n, d) with classes y (n,), all of which occur."""
+        """Return the objective for cells x (n, d) with classes y (n,); every class occurs."""
 
     @abstractmethod
     def decision_function(self, x: Array) -> Array:
-        """Logits (m, n_classes) float64; minus infinity for a class that had no cells."""
+        """Return the logits (m, n_classes) float64; minus infinity for a class that had no cells."""
 
-    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> Self:
+    def fit(self, x: Array, codes: I32, n_classes: int) -> Self:
         """Train; see `Classifier.fit`.
 
         Raises
@@ -129,7 +128,7 @@ class LogisticRegression(ABC):
         if len(self._present) < 2:
             raise InputError(f"logistic regression needs two classes; the {len(codes)} training cells are all of one")
         with self._objective(x, y, len(self._present), 1 / (self.C * len(x))) as objective:
-            found = minimize(
+            minimum = minimize(
                 objective,
                 np.zeros(objective.n_parameters),
                 method="L-BFGS-B",
@@ -142,15 +141,15 @@ class LogisticRegression(ABC):
                 },
             )
         if self._timeline is not None:
-            self._timeline.count(flop_counts.gradients(len(x), x.shape[1], len(self._present), int(found.nfev)))
-        self._weights, self._intercepts = objective.unpack(found.x)
-        self.n_iter = int(found.nit)
-        self.converged = bool(found.success)
+            self._timeline.count(flop_counts.gradients(len(x), x.shape[1], len(self._present), int(minimum.nfev)))
+        self._weights, self._intercepts = objective.unpack(minimum.x)
+        self.n_iter = int(minimum.nit)
+        self.converged = bool(minimum.success)
         self.note = "" if self.converged else f"stopped after {self.n_iter} iterations, before it converged"
         return self
 
     def predict_proba(self, x: Array) -> Array:
-        """Softmax of the logits; see `Classifier.predict_proba`."""
+        """Return the softmax of the logits; see `Classifier.predict_proba`."""
         proba = self.decision_function(x)
         proba -= proba.max(axis=1, keepdims=True)
         self._xp.exp(proba, out=proba)

@@ -31,9 +31,9 @@ WEIGHT_UNIT = 2.0**40
 
 ENTROPY_TOLERANCE = 1e-10
 NEWTON_STEPS = 100
-FLATTEST = 1e-12
+MIN_SLOPE = 1e-12
 MAX_STEP = 2.0
-"""In log(beta); keeps Newton's method from leaving for where the entropy is flat."""
+"""Largest step in log(beta); keeps Newton's method from jumping to where the entropy is flat."""
 
 
 def neighbor_entropy(xp: ModuleType, knn: Knn, cells: Array, codes: Array, n_codes: int) -> Array:
@@ -132,10 +132,10 @@ def neighbor_simpson(
 
 
 def perplexity_weights(xp: ModuleType, distances: Array, perplexity: float) -> Array:
-    """Weights exp(-beta d) of each row, which sum to 1, with beta such that their entropy is log(perplexity).
+    """Compute weights proportional to exp(-beta d) that sum to 1, with beta such that the entropy is log(perplexity).
 
-    Where no beta does that the limit is taken: equal weights, of all neighbours where there are not more than
-    `perplexity`, of the nearest where as many or more are at the same smallest distance.
+    If no beta achieves that, the limit is taken: equal weights of all neighbours if there are not more than
+    `perplexity`, else of the nearest ones if as many or more are at the same smallest distance.
 
     Parameters
     ----------
@@ -167,30 +167,30 @@ def _weights(xp: ModuleType, beyond: Array, log_beta: Array) -> Array:
 
 
 def _log_betas(xp: ModuleType, beyond: Array, target: float) -> Array:
-    """log(beta) of each row by Newton's method on the entropy, which falls with beta, inside a bracket."""
+    """Find log(beta) of each row by Newton's method, in a bracket, on the entropy, which falls with beta."""
     m = len(beyond)
-    found, low, high = xp.zeros(m), xp.full(m, -np.inf), xp.full(m, np.inf)
+    log_beta, low, high = xp.zeros(m), xp.full(m, -np.inf), xp.full(m, np.inf)
     rows = xp.arange(m)
     for _ in range(NEWTON_STEPS):
-        surplus, slope = _entropy(xp, beyond[rows], found[rows])
+        surplus, slope = _entropy(xp, beyond[rows], log_beta[rows])
         surplus -= target
         is_open = xp.abs(surplus) > ENTROPY_TOLERANCE
         rows, surplus, slope = rows[is_open], surplus[is_open], slope[is_open]
         if not len(rows):
             break
-        t = found[rows]
+        t = log_beta[rows]
         low[rows] = xp.where(surplus > 0, t, low[rows])
         high[rows] = xp.where(surplus > 0, high[rows], t)
-        step = surplus / xp.maximum(slope, FLATTEST)
+        step = surplus / xp.maximum(slope, MIN_SLOPE)
         new = t + xp.minimum(xp.maximum(step, -MAX_STEP), MAX_STEP)
         middle = (low[rows] + high[rows]) / 2
         inside = (new > low[rows]) & (new < high[rows])
-        found[rows] = xp.where(inside | ~xp.isfinite(middle), new, middle)
-    return found
+        log_beta[rows] = xp.where(inside | ~xp.isfinite(middle), new, middle)
+    return log_beta
 
 
 def _entropy(xp: ModuleType, beyond: Array, log_beta: Array) -> tuple[Array, Array]:
-    """Entropy of each row's weights, and how fast it falls with log(beta)."""
+    """Return the entropy of each row's weights, and how fast it falls with log(beta)."""
     beta = xp.exp(log_beta)
     raw = xp.exp(-beta[:, None] * beyond)
     total = raw.sum(axis=1)

@@ -1,19 +1,18 @@
-"""Cells sorted into segments, blocks, and sums of distances to segments: what silhouette widths share on any device.
+"""Sums of distances from every cell to every cluster, by tiles over cells that are sorted by (group, cluster).
 
-Cells are sorted once so that every (group, cluster) is one contiguous *segment*. Rows are cut into blocks that hold
-a part of one segment, or several whole small ones, so a tile of distances between two blocks needs only a few row
-sums and column sums. Distances are symmetric, so only tiles J >= I of the same group are computed, and each serves
-both sides.
+Sorted this way a cluster is a run of rows, its segment, so a tile of distances between two blocks needs only a few
+sums over rows and columns. Distances are symmetric, so only tiles J >= I of the same group are computed, and each
+serves both sides.
 
-Sums over tiles are kept as int64 fixed point: integer addition does not depend on order, so the result has the same
-bits for any number of threads.
+Sums over tiles are int64 in fixed point: integer addition does not depend on the order, so results have the same bits
+for any number of threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, groupby, pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -22,22 +21,29 @@ import numpy as np
 from gpubench.core.types import Array
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from gpubench.core.types import F64, I32, I64, Bools
 
-FOLD_VALUES = 1 << 24
+MEANS_PER_STEP = 1 << 24
 """Sums that are turned into means at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Cells sorted by (group, cluster); a segment is one cluster of one group."""
+    """Cells sorted by (group, cluster); a segment is one cluster of one group.
 
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]  # (n_segments + 1,)
-    group: NDArray[np.int64]  # (n_segments,) which group a segment is in, 0, 1, ... in order
+    Attributes
+    ----------
+    order : (n,) the cell at each sorted position
+    starts : (n_segments + 1,) first position of each segment, then n
+    group : (n_segments,) which group a segment is in: 0, 1, ... in order
+    """
+
+    order: I64
+    starts: I64
+    group: I64
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> I64:
         """(n_segments,) cells of each segment."""
         return np.diff(self.starts)
 
@@ -47,26 +53,32 @@ class Segments:
         return [(int(self.starts[last] - self.starts[first]), last - first) for first, last in self.group_spans()]
 
     def group_spans(self) -> Iterator[tuple[int, int]]:
-        """(first, last + 1) segment of each group."""
+        """Yield the (first, last + 1) segment of each group."""
         edges = np.flatnonzero(np.diff(self.group, prepend=-1, append=-1))
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows; segments [first, last) lie in them, cut where `cuts` says (relative to `start`)."""
+    """Consecutive rows that hold (parts of) the segments [first, last).
+
+    Attributes
+    ----------
+    cuts : first row of each segment, relative to `start`
+    panel : number of its panel; all blocks of a panel have the same segments and are centred on the same mean
+    """
 
     start: int
     stop: int
     first: int
     last: int
-    cuts: NDArray[np.int64]
-    panel: int  # blocks of one panel are centred on the same mean
+    cuts: I64
+    panel: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Blocks [first, last) of a group, [group_first, group_last), whose sums are held at the same time."""
+    """Blocks [first, last) of the group [group_first, group_last) whose sums are in memory at the same time."""
 
     first: int
     last: int
@@ -74,7 +86,7 @@ class Pass:
     group_last: int
 
 
-def sort_cells(clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Segments:
+def sort_cells(clusters: I32, groups: I32 | None) -> Segments:
     """Sort cells by group, then cluster."""
     key = clusters.astype(np.int64)
     n_clusters = int(key.max()) + 1
@@ -110,23 +122,21 @@ def cut(segments: Segments, block_rows: int) -> list[Block]:
 
 
 def panels(blocks: list[Block]) -> list[tuple[int, int]]:
-    """(first, last + 1) row of each panel."""
-    spans: dict[int, tuple[int, int]] = {}
-    for block in blocks:
-        spans[block.panel] = (spans.get(block.panel, (block.start, 0))[0], block.stop)
-    return list(spans.values())
+    """Return the (first, last + 1) row of each panel."""
+    runs = [list(run) for _, run in groupby(blocks, key=lambda block: block.panel)]
+    return [(run[0].start, run[-1].stop) for run in runs]
 
 
-def isolate(segments: Segments, blocks: list[Block], apart: NDArray[np.bool_]) -> list[Block]:
-    """Cut blocks further, so that no block holds both cells that are marked and cells that are not.
+def isolate(segments: Segments, blocks: list[Block], marked: Bools) -> list[Block]:
+    """Cut blocks further, so that no block holds both marked cells and others.
 
     Parameters
     ----------
-    apart : (n,) in sorted order
+    marked : (n,) in sorted order
     """
     cut_blocks = []
     for block in blocks:
-        edges = block.start + 1 + np.flatnonzero(np.diff(apart[block.start : block.stop]))
+        edges = block.start + 1 + np.flatnonzero(np.diff(marked[block.start : block.stop]))
         for start, stop in pairwise([block.start, *edges.tolist(), block.stop]):
             first = int(np.searchsorted(segments.starts, start, "right")) - 1
             last = int(np.searchsorted(segments.starts, stop, "left"))
@@ -136,31 +146,24 @@ def isolate(segments: Segments, blocks: list[Block], apart: NDArray[np.bool_]) -
 
 
 def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterator[Pass]:
-    """Split the work so that the sums of one pass fit the memory; whole panels only, at least one."""
-    group_of = [int(segments.group[block.first]) for block in blocks]
-    first = group_first = 0
-    while first < len(blocks):
-        if group_of[first] != group_of[group_first]:
-            group_first = first
-        group_last = first
-        while group_last < len(blocks) and group_of[group_last] == group_of[first]:
-            group_last += 1
-        last = first
-        while last < group_last:
-            panel_last = last
-            while panel_last < group_last and blocks[panel_last].panel == blocks[last].panel:
-                panel_last += 1
-            part = Pass(first, panel_last, group_first, group_last)
-            if last > first and DistanceSums.n_bytes(blocks, part) > memory_bytes:
-                break
-            last = panel_last
+    """Split the work of each group into passes whose sums fit the memory; whole panels only, at least one."""
+    group_first = 0
+    for _, run in groupby(blocks, key=lambda block: int(segments.group[block.first])):
+        group = list(run)
+        group_last = group_first + len(group)
+        sizes = (len(list(panel)) for _, panel in groupby(group, key=lambda block: block.panel))
+        panel_ends = list(accumulate(sizes, initial=group_first))[1:]
+        first, last = group_first, panel_ends[0]
+        for end in panel_ends[1:]:
+            if DistanceSums.n_bytes(blocks, Pass(first, end, group_first, group_last)) > memory_bytes:
+                yield Pass(first, last, group_first, group_last)
+                first = last
+            last = end
         yield Pass(first, last, group_first, group_last)
-        first = last
+        group_first = group_last
 
 
-def in_cell_order(
-    own: NDArray[np.float64], nearest: NDArray[np.float64], segments: Segments
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def in_cell_order(own: F64, nearest: F64, segments: Segments) -> tuple[F64, F64]:
     """Return mean distances in the cells' own order; the one to the own cluster is NaN for a cell alone in it.
 
     Parameters
@@ -174,7 +177,7 @@ def in_cell_order(
 
 
 def fixed_point_unit(reach: float, n_cells: int, bits: int = 62) -> float:
-    """What a distance is multiplied by in fixed point, a power of two; the same however the group is cut.
+    """Return what distances in a group are multiplied by in fixed point: a power of two.
 
     Parameters
     ----------
@@ -186,10 +189,21 @@ def fixed_point_unit(reach: float, n_cells: int, bits: int = 62) -> float:
 
 
 class DistanceSums:
-    """Sums of distances from cells to segments in fixed point, for one pass.
+    """Sums of distances from rows to segments in fixed point, for one pass over a group.
 
-    `_inside[s, r]` is the sum from the pass's row r to segment s of the pass or after it; `_after[s, r]` from the later
-    row r to segment s of the pass.
+    The rows of a group, from left to right, and its segments, from top to bottom::
+
+                     earlier passes |   this pass    |  later passes
+                                    |                |
+        earlier segments            |                |
+        -----------------------------+----------------+--------------
+        segments of this pass       |                |    after
+                                    |     inside     +--------------
+        later segments              |                |
+
+    A pass computes the tiles between its rows and the rows from its first on. So it knows the distances of its rows to
+    its own and all later segments, `inside`, and of all later rows to its segments, `after`. The empty parts belong to
+    earlier or later passes. The segments of a pass are whole: its rows are all their cells.
 
     Attributes
     ----------
@@ -219,61 +233,62 @@ class DistanceSums:
 
     @classmethod
     def n_bytes(cls, blocks: list[Block], part: Pass) -> int:
-        """What the sums of this pass take."""
+        """Return the bytes of the sums of a pass."""
         return sum(8 * rows * columns for rows, columns in cls._shapes(blocks, part))
 
     @property
     def tables(self) -> tuple[Array, Array]:
-        """All that was added up so far, as integers."""
+        """The sums `inside` and `after` so far, (segments, rows) int64 each."""
         return self._inside, self._after
 
     def add(self, tables: tuple[Array, Array]) -> None:
-        """Add what was added up elsewhere for the same pass."""
+        """Add the tables of another process that sums the same pass."""
         self._inside += tables[0]
         self._after += tables[1]
 
     def between(self, block: Block, to: Block) -> Array:
-        """(segments of `to`, rows of `block`) int64, a view to add the sums of a tile to."""
+        """Return a view of the sums from the rows of `block` to the segments of `to`: (segments, rows) int64."""
         segments = slice(to.first - self._first, to.last - self._first)
         if block.start < self._stop:
             return self._inside[segments, block.start - self._start : block.stop - self._start]
         return self._after[segments, block.start - self._stop : block.stop - self._stop]
 
     def write_means(self, own: Array, nearest: Array) -> None:
-        """Turn the finished sums into means: a of the pass's cells, and the smallest b seen so far.
+        """Write the mean distances of the pass's rows to their own segment, and lower those to the nearest other one.
 
         Parameters
         ----------
-        own, nearest : (n,) float64 in sorted order, written
+        own, nearest : (n,) float64 in sorted order; `nearest` is infinite before the first pass
         """
-        xp, start = self._xp, self._start
-        for first, last in self._pieces(self._inside):
-            sums, means = self._inside[first:last], self._means(self._inside, first, last)
-            # a pass holds whole segments, so the rows of its own ones are consecutive and all here
-            sizes = self._sizes(first, min(last, len(self._after)))
-            if len(sizes):
-                code = xp.asarray(np.repeat(np.arange(len(sizes)), sizes))
+        xp, n_own_segments = self._xp, len(self._after)
+        pass_rows = nearest[self._start : self._stop]
+        for first, last in self._steps(self._inside):
+            means = self._means(self._inside, first, last)
+            last_own = min(last, n_own_segments)
+            if first < last_own:
+                sizes = self._sizes(first, last_own)
+                segment = np.repeat(np.arange(len(sizes)), sizes)  # of each row of these segments
                 begin = int(self._segments.starts[self._first + first])
-                row = xp.arange(begin - start, begin - start + len(code))
-                others = xp.asarray(np.repeat(np.maximum(sizes - 1, 1), sizes))
-                own[begin : begin + len(code)] = sums[code, row] / (self.unit * others)
-                means[code, row] = np.inf
-            rows = nearest[start : self._stop]
-            xp.minimum(rows, means.min(axis=0), out=rows)
-        for first, last in self._pieces(self._after):
-            rows = nearest[self._stop : self._end]
-            xp.minimum(rows, self._means(self._after, first, last).min(axis=0), out=rows)
+                rows = slice(begin, begin + len(segment))
+                at = xp.asarray(segment), xp.arange(begin - self._start, begin - self._start + len(segment))
+                n_others = xp.asarray(np.repeat(np.maximum(sizes - 1, 1), sizes))
+                own[rows] = self._inside[first:last][at] / (self.unit * n_others)
+                means[at] = np.inf
+            xp.minimum(pass_rows, means.min(axis=0), out=pass_rows)
+        later_rows = nearest[self._stop : self._end]
+        for first, last in self._steps(self._after):
+            xp.minimum(later_rows, self._means(self._after, first, last).min(axis=0), out=later_rows)
 
-    def _sizes(self, first: int, last: int) -> NDArray[np.int64]:
-        return self._segments.sizes[self._first + first : self._first + max(first, last)]
+    def _sizes(self, first: int, last: int) -> I64:
+        return self._segments.sizes[self._first + first : self._first + last]
 
     def _means(self, sums: Array, first: int, last: int) -> Array:
         return sums[first:last] / (self.unit * self._xp.asarray(self._sizes(first, last))[:, None])
 
     @staticmethod
-    def _pieces(sums: Array) -> Iterator[tuple[int, int]]:
-        """Runs of segments whose sums are folded together."""
+    def _steps(sums: Array) -> Iterator[tuple[int, int]]:
+        """Yield runs of segments whose means are formed together."""
         n_segments, n_rows = sums.shape
-        step = max(1, FOLD_VALUES // max(1, n_rows))
+        step = max(1, MEANS_PER_STEP // max(1, n_rows))
         for first in range(0, n_segments if n_rows else 0, step):
             yield first, min(first + step, n_segments)

@@ -1,4 +1,4 @@
-"""Approximate neighbours by faiss or pynndescent: they propose, exact distances order, recall is measured."""
+"""Approximate neighbours by faiss or pynndescent: they propose candidates, exact distances order them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from gpubench.engines.cpu import exact_knn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, I64
     from gpubench.engines.cpu.exact_knn import ExactSearch
 
 N_PROBE = 32
 QUERY_ROWS = 8192
 
-Propose = Callable[["NDArray[np.int64]"], "NDArray[np.integer]"]
-"""What may be near some cells: (m, candidates) ids for (m,) rows, the cell itself and -1 among them."""
+Propose = Callable[["I64"], "NDArray[np.integer]"]
+"""Returns (m, candidates) ids for (m,) rows; the cell itself and -1 may be among them."""
 
 
 def available() -> bool:
@@ -30,8 +31,8 @@ def available() -> bool:
     return find_spec("faiss") is not None
 
 
-def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Search an inverted file of sqrt(n) cells' neighbourhoods, the nearest `N_PROBE` of them for each cell.
+def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
+    """Search an inverted file of sqrt(n) lists by faiss, the nearest `N_PROBE` lists of each cell.
 
     Raises
     ------
@@ -57,8 +58,8 @@ def ivf_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Kn
     return _knn(x, k, exact, seed, lambda rows: index.search(x[rows] - center, k + 1)[1], "ivf", params)
 
 
-def nn_descent_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Search by neighbour descent, as UMAP does; on one thread, for on several the neighbours found depend on them.
+def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
+    """Search by neighbour descent, as UMAP does; on one thread, as otherwise the result depends on their number.
 
     Raises
     ------
@@ -76,28 +77,20 @@ def nn_descent_knn(x: NDArray[np.float32], k: int, exact: ExactSearch, seed: int
     from pynndescent import NNDescent
 
     n_neighbors = min(k + 1, len(x))
-    found = NNDescent(x, n_neighbors=n_neighbors, random_state=seed, n_jobs=1).neighbor_graph[0]
-    return _knn(x, k, exact, seed, lambda rows: found[rows], "nn_descent", {"n_neighbors": n_neighbors})
+    graph = NNDescent(x, n_neighbors=n_neighbors, random_state=seed, n_jobs=1).neighbor_graph[0]
+    return _knn(x, k, exact, seed, lambda rows: graph[rows], "nn_descent", {"n_neighbors": n_neighbors})
 
 
-def _knn(
-    x: NDArray[np.float32],
-    k: int,
-    exact: ExactSearch,
-    seed: int,
-    propose: Propose,
-    method: str,
-    params: dict[str, Any],
-) -> Knn:
-    """The nearest of what is proposed, by exact distance; cells of which too few are proposed are searched exactly."""
+def _knn(x: F32, k: int, exact: ExactSearch, seed: int, propose: Propose, method: str, params: dict[str, Any]) -> Knn:
+    """Order the candidates by exact distance and measure the recall; cells with too few are searched exactly."""
     n, workers = len(x), exact.workers
     out = Neighbors.empty(n, k)
     for start in range(0, n, QUERY_ROWS):
         rows = np.arange(start, min(start + QUERY_ROWS, n))
-        found = propose(rows)
-        others = np.where(found == rows[:, None], -1, found)  # each cell itself is dropped by id
+        candidates = propose(rows)
+        others = np.where(candidates == rows[:, None], -1, candidates)  # each cell itself is left out by id
         exact_knn.rerank(x[rows], x, others, None, out, rows)
-        workers.report(start, n)
+        workers.timeline.advance(start, n)
     exact_knn.search_rows(x, x, np.arange(n), np.flatnonzero(out.uncertain), out, workers)
     sample = draw_sample(n, seed)
     recall = measure_recall(sample, exact.knn_between(x[sample], x, k + 1).indices, out.indices[sample])

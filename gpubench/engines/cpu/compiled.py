@@ -1,7 +1,7 @@
-"""The door to the compiled tiles: loads the library for this processor and checks what is handed to it.
+"""Loads the compiled tiles for this processor and checks the arguments of their functions.
 
-`native/hatch_build.py` compiles the libraries when gpubench is installed. Where they are missing, or where the
-environment variable GPUBENCH_TILES says "numpy", the engine works with NumPy.
+`native/hatch_build.py` compiles the libraries when gpubench is installed. If they are missing, or if the environment
+variable GPUBENCH_TILES is "numpy", the engine uses NumPy.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
 SOURCES = ("product.hpp", "nearest.hpp", "topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "supported.cpp")
-"""What the libraries are compiled from, in the order in which their digest is taken."""
+"""Sources of the libraries, in the order of their digest."""
 
 _FOLDER = Path(__file__).parent / "native"
 
 
 class Tiles:
-    """The compiled functions for one instruction set; what they compute is written beside them in `native/`.
+    """The compiled functions for one instruction set; the sources in `native/` say what they compute.
 
     Attributes
     ----------
     name : the instruction set
-    columns : how many columns are packed side by side
+    columns : number of columns that are packed side by side
 
     Raises
     ------
     RuntimeError
-        The library was compiled from other sources than those beside it.
+        The library was compiled from other sources than those in its folder.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,34 +45,29 @@ class Tiles:
         library = ctypes.CDLL(str(_FOLDER / f"{name}.so"))
         library.sources_digest.restype = ctypes.c_char_p
         if library.sources_digest().decode() != _digest_of_sources():
-            raise RuntimeError(f"{name}.so is not compiled from the sources beside it; install gpubench again")
-        declared = {function: _declare(library, function) for function in _SIGNATURES}
-        self.columns = int(declared["panel_columns"]())
-        self.pack_columns = declared["pack_columns"]
-        self.topk_start = declared["topk_start"]
-        self.topk_tiles = declared["topk_tiles"]
-        self.topk_finish = declared["topk_finish"]
-        self.exact_squared = declared["exact_squared"]
-        self.join_leaf = declared["join_leaf"]
-        self.nearest_ids = declared["nearest_ids"]
-        self.join_near = declared["join_near"]
-        self.silhouette_tile = declared["silhouette_tile"]
-        self.count_edges = declared["count_edges"]
-        self.write_edges = declared["write_edges"]
-        self.sort_edges = declared["sort_edges"]
+            raise RuntimeError(f"{name}.so is not compiled from the sources in its folder; install gpubench again")
+        for function, (result, arguments) in _SIGNATURES.items():
+            declared = getattr(library, function)
+            declared.restype, declared.argtypes = result, arguments
+            setattr(self, function, declared)
+        self.columns = int(self.panel_columns())
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError; declares the types of the functions."""
+        raise AttributeError(name)
 
 
 def load(name: str | None = None) -> Tiles | None:
-    """Load the compiled tiles, or None where NumPy is to be used.
+    """Load the compiled tiles; None if NumPy is used.
 
     Parameters
     ----------
-    name : an instruction set, or "numpy"; None: what GPUBENCH_TILES says, else the best that is here
+    name : an instruction set, or "numpy"; None: the value of GPUBENCH_TILES, else the best one available
 
     Raises
     ------
     InputError
-        The name is unknown, or what it names was not compiled or cannot run on this processor.
+        The name is unknown, or the instruction set was not compiled or cannot run on this processor.
     """
     wanted = name or os.environ.get(VARIABLE)
     found = available()
@@ -81,13 +76,13 @@ def load(name: str | None = None) -> Tiles | None:
     if wanted == NUMPY:
         return None
     if wanted not in found:
-        raise InputError(f"{VARIABLE}={wanted!r} is not here; use one of: {', '.join((*found, NUMPY))}")
+        raise InputError(f"{VARIABLE}={wanted!r} is not available; use one of: {', '.join((*found, NUMPY))}")
     return _loaded(wanted)
 
 
 @cache
 def available() -> tuple[str, ...]:
-    """Instruction sets that are compiled and that this processor has, the best first."""
+    """List the instruction sets that are compiled and that this processor supports, the best first."""
     compiled = [name for name in INSTRUCTION_SETS if (_FOLDER / f"{name}.so").exists()]
     if "generic" not in compiled:
         return ()
@@ -144,10 +139,4 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "write_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64, _I32, _F64)),
     "sort_edges": (None, (_I64, _INT, _INT, _I32, _F64)),
 }
-"""Result and arguments of each function; arrays are checked for their dtype and for being C-contiguous."""
-
-
-def _declare(library: ctypes.CDLL, name: str) -> Any:
-    function = getattr(library, name)
-    function.restype, function.argtypes = _SIGNATURES[name]
-    return function
+"""Result and arguments of each function; arrays must be C-contiguous and of the right dtype."""

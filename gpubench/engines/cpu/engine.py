@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from threading import Thread
 from types import ModuleType
@@ -19,44 +19,34 @@ from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
 from gpubench.engines.common import flop_counts
-from gpubench.engines.cpu import approximate_knn, compiled, graphs, kernels, leaves, silhouette
+from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cpu import put as cpu_put
 from gpubench.engines.cpu.classifiers import (
+    MAX_FOREST_CELLS,
     MODULES,
-    LogisticRegression,
+    CpuLogisticRegression,
     RandomForest,
     forest_package,
-    max_training_cells,
 )
 from gpubench.engines.cpu.exact_knn import ExactSearch
 from gpubench.engines.cpu.threads import WorkerThreads
+from gpubench.engines.cpu.tuning import CpuTuning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from gpubench.core.types import F32, F64, I32, I64
     from gpubench.engines.costs import CostModel
 
-
-IMPORTED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
-"""What is done -> what it imports, whatever the number of cells; of a forest that depends on it."""
-
-
-def import_ahead(operations: Collection[str], n: int) -> None:
-    """Import in a thread what these operations on n cells will import; a forest is named "rf"."""
-    names = [name for operation in operations for name in IMPORTED.get(operation, ())]
-    if "rf" in operations:
-        names.append(MODULES[forest_package(n)])
-    if names:
-        # not a daemon: a process that ends sooner waits until the import is whole
-        Thread(target=_import, args=(names,), name="gpubench imports").start()
+PRELOADED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
+"""Modules that an operation imports for any number of cells; those of a forest depend on the number."""
 
 
-def _import(names: Collection[str]) -> None:
+def import_modules(names: Collection[str]) -> None:
+    """Import modules and ignore errors: the operation that needs a module imports it again and reports its error."""
     for name in names:
-        # Whatever is wrong with a package (compiled ones fail with OSError, too), the operation that needs it
-        # imports it again, meets the same error, and tells it as its own; from here it would be a thread's traceback.
-        with suppress(Exception):
+        with suppress(Exception):  # compiled packages also fail with OSError
             import_module(name)
 
 
@@ -70,7 +60,10 @@ class CpuPolicy(Policy):
     compiled : whether there are compiled tiles, which the search by leaves needs
     max_exact_pair_dims : 632,000 cells of 50 dimensions, a minute on two cores
     max_exact_knn_cells : every pair is compared up to here, for any number of dimensions
-    max_exact_knn_pair_dims : the same of pairs of cells times dimensions: 316,000 cells of 50 dimensions
+    max_exact_knn_pair_dims : the same for pairs of cells times dimensions: 316,000 cells of 50 dimensions
+    max_lr_cells : cells that logistic regression is trained on. Its few weights learn nothing from more that shows in
+        the scores; a million takes about 10 s for 50 dimensions and 30 classes on two cores
+    max_sklearn_cells : see `CpuTuning`
     """
 
     exact: bool = False
@@ -78,6 +71,8 @@ class CpuPolicy(Policy):
     max_exact_pair_dims: float = 2e13
     max_exact_knn_cells: int = 100_000
     max_exact_knn_pair_dims: float = 5e12
+    max_lr_cells: int = 1_000_000
+    max_sklearn_cells: int = CpuTuning().max_sklearn_cells
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all k are found in the same way
         """See `Policy.knn_method_for`: "exact", "leaves", "ivf" or "nn_descent"."""
@@ -95,14 +90,8 @@ class CpuPolicy(Policy):
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
         """See `Policy.max_training_cells`."""
-        return n if self.exact else max_training_cells(kind, n)
-
-
-ROWS_PER_PIECE = 8192
-"""Rows that a worker takes at a time where a kernel does little for each."""
-
-VALUES_PER_PIECE = 1 << 17
-"""Values that a worker makes at a time where a kernel makes many for each row; they stay in its cache."""
+        limits = {"lr": self.max_lr_cells, "rf": MAX_FOREST_CELLS[forest_package(n, self.max_sklearn_cells)]}
+        return n if self.exact else min(n, limits.get(kind, n))
 
 
 class CpuEngine(Engine):
@@ -111,6 +100,8 @@ class CpuEngine(Engine):
     Attributes
     ----------
     n_threads : worker threads; results have the same bits for any number of them
+    tuning : block sizes
+    tiles : the compiled tiles; None: distances are products of NumPy
     """
 
     name = "cpu"
@@ -125,37 +116,48 @@ class CpuEngine(Engine):
         timeline: Timeline | None = None,
         knn: str = "auto",
         exact: bool = False,
+        tuning: CpuTuning | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.memory_bytes = planner.budget_bytes(memory_bytes)
-        self._budget = planner.Budget(self.memory_bytes)
+        self.budget = planner.Budget(self.memory_bytes)
         self.timeline = timeline or Timeline()
         self.notes = []
-        self._workers = WorkerThreads(self.n_threads, self.timeline)
-        self._tiles = compiled.load()
-        self.policy: CpuPolicy = CpuPolicy(knn_method=knn, exact=exact, compiled=self._tiles is not None)
-        if exact:
-            self.policy = replace(self.policy, max_exact_pair_dims=np.inf)
-        threads_in_words = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
-        self.device = f"CPU, {threads_in_words}, tiles of {self._tiles.name if self._tiles else compiled.NUMPY}"
-        if knn == "leaves" and self._tiles is None:
+        self.tuning = tuning or CpuTuning()
+        self.workers = WorkerThreads(self.n_threads, self.timeline, self.tuning)
+        self.tiles = compiled.load()
+        if knn == "leaves" and self.tiles is None:
             raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor', argument="knn")
-        self._checked: dict[int, NDArray[np.float32]] = {}
+        self.policy: Policy = CpuPolicy(
+            knn_method=knn,
+            exact=exact,
+            compiled=self.tiles is not None,
+            max_exact_pair_dims=np.inf if exact else CpuPolicy.max_exact_pair_dims,
+            max_sklearn_cells=self.tuning.max_sklearn_cells,
+        )
+        threads_text = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+        self.device = f"CPU, {threads_text}, tiles of {self.tiles.name if self.tiles else compiled.NUMPY}"
+        self._checked: dict[int, F32] = {}
 
     def preload(self, operations: Collection[str], n: int) -> None:
         """See `Engine.preload`."""
-        import_ahead(operations, n)
+        names = [name for operation in operations for name in PRELOADED.get(operation, ())]
+        if "rf" in operations:
+            names.append(MODULES[forest_package(n, self.tuning.max_sklearn_cells)])
+        if names:
+            # not a daemon: a process that ends earlier waits until the import is complete
+            Thread(target=import_modules, args=(names,), name="gpubench imports").start()
 
-    def put(self, x: ArrayLike | RowSource, name: str = "X") -> NDArray[np.float32]:
-        """See `Engine.put`; a C-contiguous float32 array in memory is used where it is."""
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> F32:
+        """See `Engine.put`; a C-contiguous float32 array in memory is used without a copy."""
         known = self._checked.get(id(x))
         if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
-            array = cpu_put.put(x, name, self._budget, self.timeline)
+            array = cpu_put.put(x, name, self.budget, self.timeline)
         self._checked[id(array)] = array
         return array
 
@@ -167,53 +169,43 @@ class CpuEngine(Engine):
         """See `Engine.to_host`."""
         return np.asarray(x)
 
-    def knn(self, x: NDArray[np.float32], k: int) -> Knn:
-        """See `Engine.knn`; of very many cells or on request approximate, with the recall measured."""
+    @property
+    def exact_search(self) -> ExactSearch:
+        """Exact search with the memory that is free now."""
+        return ExactSearch(self.workers, self.tiles, self.budget.left)
+
+    def knn(self, x: F32, k: int) -> Knn:
+        """See `Engine.knn`; for very many cells or on request approximate, with the recall measured."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
-        method = self.policy.knn_method_for(*x.shape)
-        if method == "leaves" and self._tiles is not None:
-            found = leaves.leaves_knn(x, k, self._exact, self._tiles, self.seed)
+        method, exact = self.policy.knn_method_for(*x.shape), self.exact_search
+        if method == "leaves" and self.tiles is not None:
+            knn = leaves.leaves_knn(x, k, exact, self.tiles, self.seed)
         elif method == "ivf":
-            found = approximate_knn.ivf_knn(x, k, self._exact, self.seed)
+            knn = approximate_knn.ivf_knn(x, k, exact, self.seed)
         elif method == "nn_descent":
-            found = approximate_knn.nn_descent_knn(x, k, self._exact, self.seed)
+            knn = approximate_knn.nn_descent_knn(x, k, exact, self.seed)
         else:
-            found = self._exact.knn_between(x, x, k)
-        self._budget.hold(found.indices)
-        self._budget.hold(found.distances)
-        return found
+            knn = exact.knn_between(x, x, k)
+        self.budget.hold(knn.indices)
+        self.budget.hold(knn.distances)
+        return knn
 
-    @property
-    def tiles_of_numpy(self) -> bool:
-        """Whether distances are products of NumPy, for there are no compiled tiles."""
-        return self._tiles is None
-
-    @property
-    def _exact(self) -> ExactSearch:
-        """Exact search with the memory that there is now."""
-        return ExactSearch(self._workers, self._tiles, self._budget.left)
-
-    def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
+    def knn_between(self, queries: F32, x: F32, k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
-        # a view, so that asking an array about itself finds each cell as its own nearest
-        return self._exact.knn_between(queries.view(), x, k)
+        # a view, so that an array compared with itself finds each cell as its own nearest
+        return self.exact_search.knn_between(queries.view(), x, k)
 
     def cluster_distances(
-        self,
-        x: NDArray[np.float32],
-        clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None = None,
-        metric: Distance = "euclidean",
-        cells: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self, x: F32, clusters: I32, groups: I32 | None = None, metric: Distance = "euclidean", cells: I64 | None = None
+    ) -> tuple[F64, F64]:
         """See `Engine.cluster_distances`."""
         if cells is not None and metric == "euclidean":
-            return silhouette.cluster_distances_of_cells(cells, x, clusters, groups, self._workers, self._tiles)
-        a, b = silhouette.cluster_distances(x, clusters, groups, metric, self._workers, self._budget.left, self._tiles)
+            return silhouette.sampled_distances(cells, x, clusters, groups, self.workers, self.tiles)
+        a, b = silhouette.cluster_distances(x, clusters, groups, metric, self.workers, self.budget.left, self.tiles)
         return (a, b) if cells is None else (a[cells], b[cells])  # cosine distances of all cells take no longer
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
@@ -223,33 +215,33 @@ class CpuEngine(Engine):
         memberships = np.empty((n, k))
         self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         self.over_rows(n, lambda a, b: kernels.fuzzy_memberships(knn.distances, mean, a, b, memberships))
-        return graphs.symmetrise(knn.indices, memberships, self._tiles, self.over_rows)
+        return kernels.symmetrise(knn.indices, memberships, self.tiles, self.over_rows)
 
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """See `Engine.leiden`; by networkit where there are very many cells, which is noted."""
-        note = f"Leiden communities of {cpu_leiden.NETWORKIT_FROM:,} cells and more are found by networkit"
-        if cpu_leiden.package_for(graph.n) == "networkit" and note not in self.notes:
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
+        """See `Engine.leiden`; by networkit for very many cells, which is noted."""
+        note = f"Leiden communities of {self.tuning.min_networkit_cells:,} cells and more are found by networkit"
+        if cpu_leiden.package_for(graph.n, self.tuning) == "networkit" and note not in self.notes:
             self.notes.append(note)
         take = [graph].pop
         del graph
-        return cpu_leiden.leiden(take, resolution, n_iterations, self.seed, self.timeline)
+        return cpu_leiden.leiden(take, resolution, n_iterations, self.seed, self.timeline, self.tuning)
 
-    def rank(self, values: NDArray[Any]) -> NDArray[np.float64]:
+    def rank(self, values: NDArray[Any]) -> F64:
         """See `Engine.rank`."""
         ranks = np.empty(values.shape)
         self.over_rows(len(values), lambda a, b: kernels.average_ranks(values, a, b, ranks), values.shape[1])
         return ranks
 
-    def group_means(self, x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+    def group_means(self, x: NDArray[Any], codes: I32, n_groups: int) -> F64:
         """See `Engine.group_means`."""
         return kernels.group_means(x, codes, n_groups)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
         if kind == "lr":
-            return LogisticRegression(self.n_threads, timeline=self.timeline, **params)
+            return CpuLogisticRegression(self.n_threads, timeline=self.timeline, tuning=self.tuning, **params)
         if kind == "rf":
-            return RandomForest(self.seed, self.n_threads, **params)
+            return RandomForest(self.seed, self.n_threads, tuning=self.tuning, **params)
         return super().classifier(kind, **params)
 
     @property
@@ -261,5 +253,5 @@ class CpuEngine(Engine):
 
     def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """See `Engine.over_rows`."""
-        step = max(1, min(ROWS_PER_PIECE, VALUES_PER_PIECE // width))
-        self._workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))
+        step = max(1, min(self.tuning.rows_per_task, self.tuning.values_per_task // width))
+        self.workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))

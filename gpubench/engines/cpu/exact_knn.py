@@ -1,11 +1,11 @@
-"""Exact nearest neighbours on the CPU: float32 tiles propose, float64 distances decide, and every row is checked.
+"""Exact nearest neighbours on the CPU: float32 tiles propose candidates, float64 distances decide, rows are checked.
 
-Squared distances of a block of cells to all others come from products, and each row keeps its best few more than k.
-Exact distances of those candidates give the order. Rounding in the tiles is bounded, so for each row it is known
-whether a cell that was not a candidate could still be nearer. The few rows where it could are searched again with
-float64 tiles, and those that still tie at the last neighbour are compared with every cell.
+Squared distances of a block of cells to all others come from matrix products, and each row keeps a few more than k
+candidates. Their exact distances give the order. Rounding errors of the tiles are bounded, so it is known for which
+rows a cell that is no candidate could be nearer. These few rows are searched again with float64 tiles, and rows that
+still tie at the last neighbour are compared with every cell.
 
-The float32 tiles are those of `cpu_topk` where they are compiled, else matrix products of NumPy.
+The float32 tiles are those of `top_k` if they are compiled, else matrix products of NumPy.
 """
 
 from __future__ import annotations
@@ -23,64 +23,55 @@ from gpubench.engines.cpu import top_k
 from gpubench.engines.cpu.kernels import Candidates, exact_distances, search_exactly
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import F32, F64, I64
     from gpubench.engines.cpu.compiled import Tiles
     from gpubench.engines.cpu.threads import WorkerThreads
 
 BLOCK_ROWS = 256
 BLOCK_COLUMNS = 2048
 
-KEPT_BYTES = 1 << 28
-"""The right side of all tiles is kept where it takes no more; else a tile's is made for each block of queries, which
-costs little beside its product."""
-
 
 @dataclass(frozen=True, slots=True)
 class ExactSearch:
-    """Finds exact neighbours.
+    """Search for exact neighbours.
 
     Attributes
     ----------
-    tiles : the compiled tiles; None: NumPy's products
-    memory_bytes : a part of it may be taken for candidates
+    workers : threads
+    tiles : the compiled tiles; None: products of NumPy
+    memory_bytes : free memory, a share of which candidates may take
     """
 
     workers: WorkerThreads
     tiles: Tiles | None
     memory_bytes: int
 
-    def knn_between(self, queries: NDArray[np.float32], x: NDArray[np.float32], k: int) -> Knn:
-        """Find the neighbours of each query; where `queries` is `x` itself, a cell is not its own neighbour."""
+    def knn_between(self, queries: F32, x: F32, k: int) -> Knn:
+        """Find the neighbours of each query; if `queries` is `x` itself, a cell is not its own neighbour."""
         own = np.arange(len(x)) if queries is x else None
         out = Neighbors.empty(len(queries), k)
         symmetric = queries is x and self.tiles is not None
-        self.workers.count(flop_counts.search(len(queries), len(x), x.shape[1], k, symmetric=symmetric))
+        self.workers.timeline.count(flop_counts.search(len(queries), len(x), x.shape[1], k, symmetric=symmetric))
         if self.tiles is None:
-            _search(_Operands(queries, x, own, np.float32), out, np.arange(len(queries)), self.workers)
+            operands = _Operands(queries, x, own, np.float32, self.workers.tuning.operand_bytes)
+            _search(operands, out, np.arange(len(queries)), self.workers)
         else:
             top_k.search(self.tiles, queries, x, out, self.workers, self.memory_bytes)
         search_rows(queries, x, own, np.flatnonzero(out.uncertain), out, self.workers)
         return Knn(out.indices, out.distances)
 
 
-def search_rows(
-    queries: NDArray[np.float32],
-    x: NDArray[np.float32],
-    own: NDArray[np.int64] | None,
-    rows: NDArray[np.int64],
-    out: Neighbors,
-    workers: WorkerThreads,
-) -> None:
-    """Search some rows again with all the digits there are; their results are overwritten.
+def search_rows(queries: F32, x: F32, own: I64 | None, rows: I64, out: Neighbors, workers: WorkerThreads) -> None:
+    """Search some rows again in float64 and overwrite their results.
 
     Parameters
     ----------
-    own : the cell that each query is and that is not its own neighbour; None: none
+    own : the cell that is the query and not its own neighbour, for each query; None: queries are no cells
     """
     if not len(rows):
         return
-    operands = _Operands(queries[rows], x, None if own is None else own[rows], np.float64)
+    own_rows = None if own is None else own[rows]
+    operands = _Operands(queries[rows], x, own_rows, np.float64, workers.tuning.operand_bytes)
     _search(operands, out, rows, workers)
     tied = rows[out.uncertain[rows]]
 
@@ -98,15 +89,13 @@ class _Operands:
     Attributes
     ----------
     queries, x : as given
-    order : (n,) the cell at each position of the right side: all of them in random order, so that any tile is a sample
+    order : (n,) the cell at each position of the right side, in random order, so that any tile is a sample
     own : (m,) the position of each query's own cell on the right side, or None
     left : (m, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
-    rounding : how far a tile's squared distances may be from the exact ones
+    rounding : bounds of the errors of a tile
     """
 
-    def __init__(
-        self, queries: NDArray[np.float32], x: NDArray[np.float32], own: NDArray[np.int64] | None, dtype: type
-    ) -> None:
+    def __init__(self, queries: F32, x: F32, own: I64 | None, dtype: type, max_bytes: int) -> None:
         self.queries, self.x = queries, x
         self.order = np.random.default_rng(len(x)).permutation(len(x))
         self.own = None
@@ -119,13 +108,13 @@ class _Operands:
         d = x.shape[1]
         firsts = range(0, len(x), BLOCK_COLUMNS)
         self._kept: list[Floats] = []
-        if len(x) * (d + 2) * self.left.itemsize <= KEPT_BYTES:
+        if len(x) * (d + 2) * self.left.itemsize <= max_bytes:
             self._kept = [self._widened(first) for first in firsts]
         largest = max(float(self.right(first)[:, d + 1].max()) for first in firsts)
         self.rounding = Rounding.of(self.left[:, d], largest, d, self._scaling.scale)
 
     def right(self, first: int) -> Floats:
-        """(columns, d + 2): the right side of the tile that begins at this position."""
+        """Return the right side of the tile that begins at a position: (columns, d + 2)."""
         return self._kept[first // BLOCK_COLUMNS] if self._kept else self._widened(first)
 
     def _widened(self, first: int) -> Floats:
@@ -136,8 +125,8 @@ class _Operands:
         return right
 
 
-def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
-    """(n, d + 2): the centred and scaled rows, their squared norms, and ones."""
+def _widen(x: F32, scaling: Scaling, dtype: type) -> Floats:
+    """Return the centred and scaled rows, their squared norms, and ones: (n, d + 2)."""
     d = x.shape[1]
     wide = np.empty((len(x), d + 2), dtype)
     scaling.rows(x, dtype, out=wide[:, :d])
@@ -146,8 +135,8 @@ def _widen(x: NDArray[np.float32], scaling: Scaling, dtype: type) -> Floats:
     return wide
 
 
-def _search(operands: _Operands, out: Neighbors, rows: NDArray[np.int64], workers: WorkerThreads) -> None:
-    """Find the neighbours of every query; query i is row `rows[i]` of `out`."""
+def _search(operands: _Operands, out: Neighbors, rows: I64, workers: WorkerThreads) -> None:
+    """Find the neighbours of every query; those of query i go to row `rows[i]` of `out`."""
     others = len(operands.x) - (operands.own is not None)
     k = out.indices.shape[1]
     keep = min(k + max(8, k // 6), others)
@@ -159,9 +148,7 @@ def _search(operands: _Operands, out: Neighbors, rows: NDArray[np.int64], worker
     workers.run(range(0, len(rows), BLOCK_ROWS), make_worker)
 
 
-def _search_block(
-    operands: _Operands, block: slice, keep: int, buffer: Floats, out: Neighbors, rows: NDArray[np.int64]
-) -> None:
+def _search_block(operands: _Operands, block: slice, keep: int, buffer: Floats, out: Neighbors, rows: I64) -> None:
     left = operands.left[block]
     own = None if operands.own is None else operands.own[block]
     candidates = Candidates(len(left), keep, len(operands.x), buffer.dtype)
@@ -176,27 +163,22 @@ def _search_block(
     limits, positions = candidates.finish()
     ids = np.where(positions < 0, -1, operands.order[positions])
     all_seen = keep == len(operands.x) - (own is not None)
-    rounding = operands.rounding.of_rows(block)
-    unseen = None if all_seen else lambda kth: rounding.unseen(limits, kth)
-    rerank(operands.queries[block], operands.x, ids, unseen, out, rows[block])
+    rounding = operands.rounding.select(block)
+    bounds = None if all_seen else lambda kth: rounding.lower_bounds(limits, kth)
+    rerank(operands.queries[block], operands.x, ids, bounds, out, rows[block])
 
 
 def rerank(
-    queries: NDArray[np.float32],
-    x: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    unseen: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
-    out: Neighbors,
-    rows: NDArray[np.int64],
+    queries: F32, x: F32, ids: I64, lower_bounds: Callable[[F64], F64] | None, out: Neighbors, rows: I64
 ) -> None:
-    """Order candidates by (exact distance, id), keep the nearest, and mark the rows where a nearer cell may be missing.
+    """Order candidates by (exact distance, id), keep the nearest, and mark rows that may miss a nearer cell.
 
     Parameters
     ----------
     queries, x : (m, d) and (n, d) float32, as the user gave them
-    ids : (m, c) candidates, -1 where there is none
-    unseen : bounds from below, given the k-th squared distances, how far (squared) cells are that are no candidates;
-        None: there are none that matter
+    ids : (m, c) candidates, -1 if there are fewer
+    lower_bounds : given the k-th squared distances, returns lower bounds of the squared distances to cells that are no
+        candidates; None: no other cell can be nearer
     out : written in `rows`
     """
     k = out.indices.shape[1]
@@ -210,6 +192,6 @@ def rerank(
     out.distances[rows] = np.sqrt(ordered[:, :k])
     kth = ordered[:, k - 1]
     certain = kth < np.inf
-    if unseen is not None:
-        certain &= kth < unseen(kth)
+    if lower_bounds is not None:
+        certain &= kth < lower_bounds(kth)
     out.uncertain[rows] = ~certain

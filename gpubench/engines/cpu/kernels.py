@@ -1,33 +1,39 @@
-"""The kernels of the CPU engine, in NumPy: each works on one block, and worker threads share the blocks.
+"""Kernels of the CPU engine in NumPy: each works on one block, and worker threads share the blocks.
 
-Whole-array operations release the interpreter lock, and most keep up with compiled loops. Only distances between all
-cells do not: those are also compiled, see `compiled`.
+Whole-array operations release the interpreter lock, and most are as fast as compiled loops. Distances between all cells
+are not, so those are also compiled, see `compiled`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubench.core.types import Graph
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-DIFFERENCES = 1 << 18
-"""Differences of cells that are looked at together: 2 MiB of float64, which stay in a core's cache."""
+    from gpubench.core.types import F32, F64, I32, I64, Bools
+    from gpubench.engines.cpu.compiled import Tiles
 
-COUNTS = 1 << 18
-"""Neighbours, or counts of codes, that are looked at together."""
+DIFFERENCES = 1 << 18
+"""Differences of cells that are computed at a time: 2 MiB of float64, which stay in a core's cache."""
+
+MEMBERSHIPS = 1 << 18
+"""Memberships that are computed at a time."""
 
 SAMPLING_DEVIATIONS = 4
-"""How many standard deviations beyond the expected rank the limit of a sample is; few rows find less than they keep."""
+"""The limit of a sample is this many standard deviations beyond the expected rank, so few rows find too few cells."""
 
 MIN_BUFFER = 128
-"""Candidates of a row that are collected at least before they are cut back."""
+"""Smallest number of candidates per row that are collected before they are cut back."""
 
 MIN_SIGMA_SHARE = 1e-3
-"""UMAP keeps the bandwidth above this share of the mean distance, so that duplicates do not make it vanish."""
+"""UMAP keeps the bandwidth above this share of the mean distance, so that it does not vanish for duplicates."""
 
 SIGMA_TOLERANCE = 1e-5
 SIGMA_STEPS = 64
@@ -36,11 +42,11 @@ Floats = Any  # an array of float32 or float64
 
 
 class Candidates:
-    """The best few cells of each row of a block, collected over tiles of squared distances.
+    """The nearest cells of each row of a block, collected over tiles of squared distances.
 
-    Columns come in random order, so the first tile is a sample that tells how far the best few will be: what is
-    further is no candidate. The rest is appended; where it becomes too much, it is sorted and cut back to `keep` a
-    row, which lowers the limits.
+    Columns are in random order, so the first tile is a sample that shows how far the nearest cells will be; cells
+    further away are no candidates. Others are appended. When there are too many, they are sorted and cut back to
+    `keep` per row, which lowers the limits.
     """
 
     def __init__(self, n_rows: int, keep: int, n_columns: int, dtype: Any) -> None:
@@ -49,11 +55,11 @@ class Candidates:
         self._share = keep / n_columns
         self._most_new = n_rows * max(2 * keep, MIN_BUFFER)
         self._limits = np.full(n_rows, np.inf, dtype)
-        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []  # rows, ids, keys
+        self._parts: list[tuple[I64, I64, Floats]] = []  # rows, ids, keys
         self._n_new = 0
 
     def topk_update(self, tile: Floats, first_column: int) -> None:
-        """Offer a tile (rows, columns) of squared distances; infinity is no candidate. C-contiguous."""
+        """Add the candidates of a C-contiguous tile (rows, columns) of squared distances; infinity is no candidate."""
         if not self._parts:
             expected = self._share * tile.shape[1]
             rank = int(np.ceil(expected + SAMPLING_DEVIATIONS * (np.sqrt(expected) + 1)))
@@ -66,14 +72,17 @@ class Candidates:
         if self._n_new > self._most_new:
             self._cut_back()
 
-    def finish(self) -> tuple[Floats, NDArray[np.int64]]:
-        """(rows,): no other column has a smaller key. (rows, keep): columns by key, -1 where there are fewer."""
+    def finish(self) -> tuple[Floats, I64]:
+        """Return the limits (rows,), below which no other column is, and the columns (rows, keep) by distance.
+
+        Missing columns are -1.
+        """
         rows, columns, _ = self._cut_back()
         ids = np.full((self._n_rows, self._keep), -1, np.int64)
         ids[rows, _rank_in_run(rows, self._n_rows)] = columns
         return self._limits, ids
 
-    def _cut_back(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    def _cut_back(self) -> tuple[I64, I64, Floats]:
         rows, ids, keys = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         order = _order_by_row_and_key(rows, keys)
         rows, ids, keys = rows[order], ids[order], keys[order]
@@ -86,8 +95,8 @@ class Candidates:
         return best
 
 
-def positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Flat positions of what is true; eight values at a time are skipped where none is."""
+def positions(mask: Bools) -> I64:
+    """Return the flat indices of True values, scanned eight bytes at a time."""
     flat = mask.ravel()
     whole = len(flat) // 8 * 8
     words = np.flatnonzero(flat[:whole].view(np.uint64))
@@ -95,7 +104,7 @@ def positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.append(inside[flat[inside]], whole + np.flatnonzero(flat[whole:]))
 
 
-def _order_by_row_and_key(rows: NDArray[np.int64], keys: Floats) -> NDArray[np.int64]:
+def _order_by_row_and_key(rows: I64, keys: Floats) -> I64:
     if keys.dtype != np.float32:
         return np.lexsort((keys, rows))
     # bits of floats that are not negative sort like the floats; rounding can make a distance of 0 a little less
@@ -103,18 +112,16 @@ def _order_by_row_and_key(rows: NDArray[np.int64], keys: Floats) -> NDArray[np.i
     return np.argsort(rows.astype(np.uint64) << np.uint64(32) | bits)
 
 
-def _rank_in_run(rows: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
-    """Position of each entry among the entries of its row; `rows` ascends."""
+def _rank_in_run(rows: I64, n_rows: int) -> I64:
+    """Return the position of each entry among the entries of its row; `rows` ascends."""
     counts = np.bincount(rows, minlength=n_rows)
     return np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def exact_distances(
-    queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Squared distances of each query to the cells of its row of `ids`, differences and sums in float64.
+def exact_distances(queries: F32, x: F32, ids: I64) -> F64:
+    """Compute the squared distances of each query to the cells of its row of `ids`, in float64; (m, c).
 
-    Infinity where the id is -1. (m, c) float64.
+    They are infinite for an id of -1.
     """
     squared = np.empty(ids.shape)
     step = max(1, DIFFERENCES // max(1, ids.shape[1] * x.shape[1]))
@@ -126,9 +133,7 @@ def exact_distances(
     return squared
 
 
-def search_exactly(
-    query: NDArray[np.float32], x: NDArray[np.float32], own: int, k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def search_exactly(query: F32, x: F32, own: int, k: int) -> tuple[I64, F64]:
     """Find the k neighbours of one query by comparing it with every cell in float64, except the cell `own`.
 
     Returns
@@ -147,21 +152,21 @@ def search_exactly(
     return nearest, np.sqrt(squared[nearest])
 
 
-def fuzzy_memberships(
-    distances: NDArray[np.float32], mean_distance: float, start: int, stop: int, out: NDArray[np.float64]
-) -> None:
-    """UMAP membership strengths of cells start ... stop - 1 to their neighbours; see `Engine.fuzzy_graph`.
+def fuzzy_memberships(distances: F32, mean_distance: float, start: int, stop: int, out: F64) -> None:
+    """Write the UMAP membership strengths of rows [start, stop); see `Engine.fuzzy_graph`.
 
     Parameters
     ----------
     distances : (n, k) float32, ascending, the cell itself not among them
-    mean_distance : mean over the whole graph, the cell itself counted at distance 0
+    mean_distance : over the whole graph, each cell itself included at distance 0
     out : (n, k) float64, written
     """
     k = distances.shape[1]
-    for rows in _pieces(start, stop, COUNTS // k):
+    step = max(1, MEMBERSHIPS // k)
+    for begin in range(start, stop, step):
+        rows = slice(begin, min(begin + step, stop))
         near = distances[rows].astype(np.float64)
-        first = (near > 0).argmax(axis=1)  # the nearest neighbour that is not a copy; 0 where all are
+        first = (near > 0).argmax(axis=1)  # the nearest neighbour that is not a duplicate; 0 if all are
         nearest = near[np.arange(len(near)), first]
         beyond = np.maximum(near - nearest[:, None], 0)
         mean = np.where(nearest > 0, near.sum(axis=1) / (k + 1), mean_distance)
@@ -169,8 +174,8 @@ def fuzzy_memberships(
         out[rows] = np.exp(-beyond / sigma[:, None])
 
 
-def _bandwidths(beyond: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bandwidth of each row such that its memberships sum to log2(k + 1), by bisection."""
+def _bandwidths(beyond: F64) -> F64:
+    """Find the bandwidth of each row such that its memberships sum to log2(k + 1), by bisection."""
     n, k = beyond.shape
     target = np.log2(k + 1)
     low, high, sigma = np.zeros(n), np.full(n, np.inf), np.ones(n)
@@ -187,14 +192,45 @@ def _bandwidths(beyond: NDArray[np.float64]) -> NDArray[np.float64]:
     return sigma
 
 
-def _pieces(start: int, stop: int, rows: int) -> Iterator[slice]:
-    """Slices of at most `rows` rows, at least one."""
-    step = max(1, rows)
-    return (slice(begin, min(begin + step, stop)) for begin in range(start, stop, step))
+def symmetrise(
+    indices: I32, memberships: F64, tiles: Tiles | None, over_rows: Callable[[int, Callable[[int, int], None]], None]
+) -> Graph:
+    """Join the memberships of both directions, w + w' - w w', into one undirected graph.
+
+    Parameters
+    ----------
+    over_rows : see `Engine.over_rows`
+    """
+    if tiles is None:
+        return _symmetrise(indices, memberships)
+    (n, k), rows = indices.shape, np.ascontiguousarray(indices)
+    indptr = np.zeros(n + 1, np.int64)
+    over_rows(n, lambda a, b: tiles.count_edges(rows, memberships, k, a, b, indptr[1:]))
+    np.cumsum(indptr, out=indptr)
+    columns, weights = np.empty(indptr[-1], np.int32), np.empty(indptr[-1])
+    ends = indptr[:-1].copy()
+    over_rows(n, lambda a, b: tiles.write_edges(rows, memberships, k, a, b, ends, columns, weights))
+    # threads have written the edges of a cell in no particular order
+    over_rows(n, lambda a, b: tiles.sort_edges(indptr, a, b, columns, weights))
+    return Graph(indptr, columns, weights)
 
 
-def average_ranks(values: NDArray[Any], first: int, last: int, out: NDArray[np.float64]) -> None:
-    """Ranks from 1 inside rows `first` to `last` of values (m, n); equal values share the mean of theirs."""
+def _symmetrise(indices: I32, memberships: F64) -> Graph:
+    """Do the same by SciPy, in about four times the memory of the graph."""
+    from scipy.sparse import csr_array
+
+    n, k = indices.shape
+    indptr = np.arange(0, n * k + 1, k, dtype=np.int64)
+    directed = csr_array((memberships.ravel(), indices.ravel(), indptr), shape=(n, n))
+    reverse = directed.T.tocsr()
+    union = directed + reverse - directed * reverse
+    union.eliminate_zeros()
+    union.sort_indices()
+    return Graph(union.indptr.astype(np.int64), union.indices.astype(np.int32), union.data)
+
+
+def average_ranks(values: NDArray[Any], first: int, last: int, out: F64) -> None:
+    """Write the ranks, from 1, inside rows [first, last) of values (m, n); equal values share their mean rank."""
     for row, ranks in zip(values[first:last], out[first:last], strict=True):
         order = np.argsort(row, kind="stable")
         ordered = row[order]
@@ -203,8 +239,8 @@ def average_ranks(values: NDArray[Any], first: int, last: int, out: NDArray[np.f
         ranks[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
 
 
-def group_means(x: NDArray[Any], codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-    """Means of the rows of each group, (n_groups, d); NaN of an empty one."""
+def group_means(x: NDArray[Any], codes: I32, n_groups: int) -> F64:
+    """Compute the means of the rows of each group, (n_groups, d); NaN for an empty group."""
     order = np.argsort(codes, kind="stable")
     sizes = np.bincount(codes, minlength=n_groups)
     means = np.full((n_groups, x.shape[1]), np.nan)

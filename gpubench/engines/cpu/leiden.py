@@ -1,7 +1,7 @@
-"""Leiden communities of large graphs in a process of their own.
+"""Leiden communities by igraph or networkit; of large graphs in a process of its own.
 
-igraph and networkit keep the interpreter's lock while they build and walk a graph, for minutes where there are millions
-of cells; no other thread of the process, and no Ctrl-C, would be heard in that time. The same code runs there, so the
+Both packages hold the interpreter's lock while they build and walk a graph, for minutes if there are millions of cells.
+No other thread of the process would run in that time, and Ctrl-C would not work. The process runs the same code, so the
 communities are the same.
 """
 
@@ -28,16 +28,18 @@ import numpy as np
 from gpubench.core.machine import lacked_memory, why_ended
 from gpubench.core.memory import peak_bytes_of, process_peak_bytes
 from gpubench.core.types import Graph
+from gpubench.engines.cpu.tuning import DEFAULT, CpuTuning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.core.timeline import Timeline
+    from gpubench.core.types import F64, I32
 
 
 @cache
 def igraph_core() -> Any:
-    """The compiled module of igraph.
+    """Return the compiled module of igraph.
 
     The package around it imports matplotlib for its drawings, which takes longer than the communities of 50,000 cells.
     A later `import igraph` finds the same compiled module.
@@ -50,77 +52,62 @@ def igraph_core() -> Any:
     if not (compiled and compiled.loader):
         raise ModuleNotFoundError("igraph, which finds Leiden communities, is not installed; pip install igraph")
     module = module_from_spec(compiled)
-    sys.modules[name] = module  # where the package looks for it: a second one would refuse to be
+    sys.modules[name] = module  # the package looks for it here, and a second one cannot be loaded
     compiled.loader.exec_module(module)
     return module
 
 
 class IgraphRandom:
-    """The random numbers that igraph asks for, from one seeded NumPy generator."""
+    """Source of random numbers for igraph: one seeded NumPy generator."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.RandomState(seed)
 
     def getrandbits(self, k: int) -> int:
-        """K random bits."""
+        """Return k random bits."""
         return int(self._random.tomaxint()) & ((1 << k) - 1)
 
     def randint(self, a: int, b: int) -> int:
-        """A number from a to b, both included."""
+        """Return an integer in [a, b]."""
         return int(self._random.randint(a, b + 1))
 
     def random(self) -> float:
-        """A number from 0 to 1, without 1."""
+        """Return a number in [0, 1)."""
         return float(self._random.random())
 
     def gauss(self, mean: float, deviation: float) -> float:
-        """A number of a normal distribution."""
+        """Return a number from a normal distribution."""
         return float(self._random.normal(mean, deviation))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._random, name)
 
 
-BOTH_DIRECTIONS_UP_TO = 50_000
-"""Cells up to which igraph is given every edge in both directions, as scanpy does.
-
-Modularity is the same with each edge once, but the walk of the seeded algorithm is another one, and up to here the
-communities are those of cz-benchmarks to the cell. Beyond, once takes half the time and two thirds of the memory
-(benchmarks/leiden.py).
-"""
-
-NETWORKIT_FROM = 500_000
-"""Cells from which networkit takes less time and memory than igraph, for communities of the same modularity
-(benchmarks/leiden.py). On one thread: on several its communities are others each time."""
-
-ROWS_PER_BLOCK = 1 << 16
-"""Cells whose edges are handed over at a time."""
-
-Block = tuple["NDArray[np.int32]", "NDArray[np.int32]", "NDArray[np.float64]"]
+Block = tuple["I32", "I32", "F64"]
 """Both ends of some edges, and their weights."""
 
 
 @dataclass
 class Edges:
-    """The edges of n cells, as one of the packages takes them; gone once it has taken them.
+    """The edges of n cells in the form that a package takes them.
 
     Attributes
     ----------
-    ends : (2, m) cells, of the integers that the package wants
+    ends : (2, m) cells, in the integer type of the package
     weights : (m,) float64
     """
 
     n: int
     ends: NDArray[Any]
-    weights: NDArray[np.float64]
+    weights: F64
 
     @classmethod
     def empty(cls, n: int, m: int, package: str) -> Edges:
-        """Room for m edges."""
+        """Allocate m edges."""
         return cls(n, np.empty((2, m), np.uint64 if package == "networkit" else np.int32), np.empty(m))
 
-    def take(self, blocks: Iterator[Block]) -> Edges:
-        """Fill the room; returns itself."""
+    def fill(self, blocks: Iterator[Block]) -> Edges:
+        """Copy blocks of edges; returns itself."""
         start = 0
         for sources, targets, weights in blocks:
             stop = start + len(weights)
@@ -128,50 +115,50 @@ class Edges:
             start = stop
         return self
 
-    def forget(self) -> None:
-        """Give the memory back."""
+    def free(self) -> None:
+        """Free the memory."""
         self.ends, self.weights = self.ends[:, :0].copy(), self.weights[:0].copy()
 
 
-def package_for(n: int) -> str:
-    """The package that finds the communities of n cells."""
-    return "networkit" if n >= NETWORKIT_FROM and find_spec("networkit") else "igraph"
+def package_for(n: int, tuning: CpuTuning) -> str:
+    """Return the package that finds the communities of n cells."""
+    return "networkit" if n >= tuning.min_networkit_cells and find_spec("networkit") else "igraph"
 
 
-def blocks_of(graph: Graph) -> Iterator[Block]:
-    """The edges of a graph on the host, in the order of their first cell; of more than a few cells each edge once."""
-    for start in range(0, graph.n, ROWS_PER_BLOCK):
-        stop = min(start + ROWS_PER_BLOCK, graph.n)
+def edge_blocks(graph: Graph, tuning: CpuTuning) -> Iterator[Block]:
+    """Yield the edges of a graph on the host, ordered by their first cell; each once if there are many cells."""
+    for start in range(0, graph.n, tuning.edge_rows):
+        stop = min(start + tuning.edge_rows, graph.n)
         stored = slice(int(graph.indptr[start]), int(graph.indptr[stop]))
         sources = np.repeat(np.arange(start, stop, dtype=np.int32), np.diff(graph.indptr[start : stop + 1]))
         targets, weights = graph.indices[stored], graph.weights[stored]
-        if graph.n > BOTH_DIRECTIONS_UP_TO:
+        if graph.n > tuning.max_bidirectional_cells:
             once = sources < targets
             sources, targets, weights = sources[once], targets[once], weights[once]
         yield sources, targets, weights
 
 
-def count_edges(graph: Graph) -> int:
-    """How many edges `blocks_of` gives."""
-    return sum(len(weights) for _, _, weights in blocks_of(graph))
+def count_edges(graph: Graph, tuning: CpuTuning) -> int:
+    """Return how many edges `edge_blocks` yields."""
+    return sum(len(weights) for _, _, weights in edge_blocks(graph, tuning))
 
 
-def communities(graph: Graph, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    """Leiden communities by modularity, in order of decreasing size."""
-    package = package_for(graph.n)
-    edges = Edges.empty(graph.n, count_edges(graph), package).take(blocks_of(graph))
+def communities(graph: Graph, resolution: float, n_iterations: int, seed: int, tuning: CpuTuning = DEFAULT) -> I32:
+    """Find Leiden communities by modularity, in order of decreasing size."""
+    package = package_for(graph.n, tuning)
+    edges = Edges.empty(graph.n, count_edges(graph, tuning), package).fill(edge_blocks(graph, tuning))
     return PACKAGES[package](edges, resolution, n_iterations, seed)
 
 
-def by_igraph(edges: Edges, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    """See `communities`; the edges are gone after."""
+def by_igraph(edges: Edges, resolution: float, n_iterations: int, seed: int) -> I32:
+    """See `communities`; frees the edges."""
     import random
 
     igraph = igraph_core()
     network = igraph.GraphBase(n=edges.n, directed=False)
-    network.add_edges(edges.ends.T)  # as an array it takes a third of the time and memory that a buffer takes
+    network.add_edges(edges.ends.T)  # an array takes a third of the time and memory of a buffer
     weights = edges.weights.data
-    edges.forget()
+    edges.free()
     igraph.set_random_number_generator(IgraphRandom(seed))
     try:
         membership, _ = network.community_leiden(
@@ -186,8 +173,8 @@ def by_igraph(edges: Edges, resolution: float, n_iterations: int, seed: int) -> 
     return by_size(np.asarray(membership))
 
 
-def by_networkit(edges: Edges, resolution: float, n_iterations: int, seed: int) -> NDArray[np.int32]:
-    """See `communities`; the edges are gone after."""
+def by_networkit(edges: Edges, resolution: float, n_iterations: int, seed: int) -> I32:
+    """See `communities`; frees the edges."""
     import networkit
 
     networkit.setNumberOfThreads(1)
@@ -195,97 +182,112 @@ def by_networkit(edges: Edges, resolution: float, n_iterations: int, seed: int) 
     network = networkit.graph.GraphFromCoo(
         (edges.weights, (edges.ends[0], edges.ends[1])), n=edges.n, weighted=True, directed=False
     )
-    edges.forget()
+    edges.free()
     search = networkit.community.ParallelLeiden(network, iterations=n_iterations, randomize=True, gamma=resolution)
     search.run()
     partition = search.getPartition()
     return by_size(np.unique(np.asarray(partition.getVector()), return_inverse=True)[1])
 
 
-PACKAGES: dict[str, Callable[[Edges, float, int, int], NDArray[np.int32]]] = {
+PACKAGES: dict[str, Callable[[Edges, float, int, int], I32]] = {
     "igraph": by_igraph,
     "networkit": by_networkit,
 }
 
 
-def by_size(membership: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Codes renumbered in order of decreasing size; each of 0, 1, ... must occur."""
+def by_size(membership: NDArray[np.integer]) -> I32:
+    """Renumber codes in order of decreasing size; each of 0, 1, ... must occur."""
     sizes = np.bincount(membership)
     new_code = np.empty(len(sizes), np.int32)
     new_code[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes), dtype=np.int32)
-    codes: NDArray[np.int32] = new_code[membership]
+    codes: I32 = new_code[membership]
     return codes
 
 
-MANY_EDGES = 1_000_000
-"""Stored entries from which on a graph has a process of its own: igraph keeps the lock for about a second by then."""
-
-LOOK_S = 0.05
-"""How often it is looked whether the run is to stop."""
+POLL_S = 0.05
+"""How often the parent process checks whether the run is cancelled."""
 
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gpubench.engines.cpu.leiden import main; main()"
 
 
 def leiden(
-    take: Callable[[], Graph], resolution: float, n_iterations: int, seed: int, timeline: Timeline
-) -> NDArray[np.int32]:
+    take: Callable[[], Graph],
+    resolution: float,
+    n_iterations: int,
+    seed: int,
+    timeline: Timeline,
+    tuning: CpuTuning = DEFAULT,
+) -> I32:
     """See `communities`.
 
     Parameters
     ----------
-    take : hands the graph over; it is forgotten once the process has it, which needs the memory
+    take : returns the graph; the last reference to it is dropped once the process has the edges, as memory is needed
 
     Raises
     ------
     MemoryError
-        The process has ended for want of memory.
+        The process has run out of memory.
     RuntimeError
-        It has ended before its work was done for another reason, which is the last line that it wrote.
+        The process has failed for another reason, which is the last line that it wrote.
     """
     graph = take()
-    if len(graph.indices) < MANY_EDGES or not sys.executable:
-        return communities(graph, resolution, n_iterations, seed)
+    if len(graph.indices) < tuning.min_process_edges or not sys.executable:
+        return communities(graph, resolution, n_iterations, seed, tuning)
     arguments = {
-        "package": package_for(graph.n),
+        "package": package_for(graph.n, tuning),
         "n": graph.n,
-        "m": count_edges(graph),
+        "m": count_edges(graph, tuning),
         "resolution": resolution,
         "n_iterations": n_iterations,
         "seed": seed,
     }
-    path = json.dumps(list(map(str, sys.path)))  # some put paths there that are no strings
-    command = [sys.executable, "-c", _CHILD, path, json.dumps(arguments)]
     codes, peak_bytes = np.empty(graph.n, np.int32), np.zeros(1, np.int64)
     take = [graph].pop
     del graph
-    with TemporaryFile() as complaints:
-        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=complaints, bufsize=0) as process:
-            talk = Thread(target=_talk, args=(process, take, (codes, peak_bytes)), daemon=True)
-            talk.start()
-            try:
-                while talk.is_alive():
-                    talk.join(LOOK_S)
-                    timeline.add_process_memory(peak_bytes_of(process.pid) or 0)
-                    timeline.cancel_token.check()
-            finally:
-                if talk.is_alive():  # the run is to stop, and nobody waits for the answer
-                    process.kill()
-                talk.join()
-        complaints.seek(0)
-        told = complaints.read().decode(errors="replace")
-    if process.returncode:
-        kind = MemoryError if lacked_memory(process.returncode, told) else RuntimeError
-        raise kind(f"the process of the Leiden algorithm {why_ended(process.returncode, told)}")
+    _run_process(arguments, take, tuning, (codes, peak_bytes), timeline)
     timeline.add_process_memory(int(peak_bytes[0]))
     return codes
 
 
-def _talk(process: subprocess.Popen[bytes], take: Callable[[], Graph], answers: tuple[NDArray[Any], ...]) -> None:
-    """Send the graph and read the answers; a process that has ended before is known by its return code."""
+def _run_process(
+    arguments: dict[str, Any],
+    take: Callable[[], Graph],
+    tuning: CpuTuning,
+    answers: tuple[NDArray[Any], ...],
+    timeline: Timeline,
+) -> None:
+    """Run `main` in a process of its own, send it the graph and fill in its answers."""
+    path = json.dumps(list(map(str, sys.path)))  # entries may be of other types than str
+    command = [sys.executable, "-c", _CHILD, path, json.dumps(arguments)]
+    with TemporaryFile() as stderr:
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=stderr, bufsize=0) as process:
+            exchange = Thread(target=_exchange, args=(process, take, tuning, answers), daemon=True)
+            exchange.start()
+            try:
+                while exchange.is_alive():
+                    exchange.join(POLL_S)
+                    timeline.add_process_memory(peak_bytes_of(process.pid) or 0)
+                    timeline.cancel_token.check()
+            finally:
+                if exchange.is_alive():  # the run is cancelled
+                    process.kill()
+                exchange.join()
+        stderr.seek(0)
+        message = stderr.read().decode(errors="replace")
+    if process.returncode:
+        kind = MemoryError if lacked_memory(process.returncode, message) else RuntimeError
+        raise kind(f"the process of the Leiden algorithm {why_ended(process.returncode, message)}")
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], take: Callable[[], Graph], tuning: CpuTuning, answers: tuple[NDArray[Any], ...]
+) -> None:
+    """Send the graph and read the answers; the return code tells whether the process has failed."""
     assert process.stdin
     assert process.stdout
     with suppress(BrokenPipeError), process.stdin as pipe:
-        for block in blocks_of(take()):
+        for block in edge_blocks(take(), tuning):
             _write(pipe, np.array([len(block[0])]))
             for array in block:
                 _write(pipe, np.ascontiguousarray(array))
@@ -300,7 +302,7 @@ def _write(pipe: IO[bytes], array: NDArray[Any]) -> None:
 
 
 def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
-    """Fill an array; False where the pipe ends before."""
+    """Fill an array; return False if the pipe ends early."""
     view = array.data.cast("B")
     while view.nbytes:
         n_bytes = pipe.readinto(view)  # type: ignore[attr-defined]
@@ -311,10 +313,12 @@ def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
 
 
 def main() -> None:
-    """What the process does: edges come from standard input, codes and peak memory go to standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the run ends this process itself
+    """Run the process: read edges from standard input, write codes and peak memory to standard output."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends Ctrl-C to both processes, and the parent ends this one
     given = json.loads(sys.argv[2])
-    edges = Edges.empty(given["n"], given["m"], given["package"]).take(_sent_blocks(given["m"]))
+    edges = Edges.empty(given["n"], given["m"], given["package"]).fill(_received_blocks(given["m"]))
     find = PACKAGES[given["package"]]
     codes = find(edges, given["resolution"], given["n_iterations"], given["seed"])
     for answer in (codes, np.array([process_peak_bytes() or 0])):
@@ -322,8 +326,8 @@ def main() -> None:
     sys.stdout.buffer.flush()
 
 
-def _sent_blocks(m: int) -> Iterator[Block]:
-    """The m edges as they come in."""
+def _received_blocks(m: int) -> Iterator[Block]:
+    """Yield m edges as they arrive."""
     size = np.empty(1, np.int64)
     while m:
         _read_or_end(size)
@@ -336,4 +340,4 @@ def _sent_blocks(m: int) -> Iterator[Block]:
 
 def _read_or_end(array: NDArray[Any]) -> None:
     if not _read_into(sys.stdin.buffer, array):
-        os._exit(1)  # nobody waits for the answer
+        os._exit(1)  # the parent has ended

@@ -1,4 +1,4 @@
-"""Cells put into the memory of the host: read in blocks, checked, and rounded to float32 where they have to be."""
+"""Puts cells into the memory of the host: reads them in blocks, checks them, and converts them to float32 if needed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from gpubench.core.timeline import Timeline
+    from gpubench.core.types import F32
 
 
-def put(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: Timeline) -> NDArray[np.float32]:
-    """See `Engine.put`; a C-contiguous float32 array in memory is used where it is.
+def put(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: Timeline) -> F32:
+    """See `Engine.put`; a C-contiguous float32 array in memory is used without a copy.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def put(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: T
     """
     source = as_rows(x, name)
     n, d = source.shape
-    in_place = _as_it_is(source)
+    in_place = _usable_in_place(source)
     if in_place is None:
         planner.require(4 * n * d, budget.total_bytes, f"{name} as float32 ({n:,} x {d})")
         array = budget.hold(np.empty((n, d), np.float32))
@@ -42,28 +43,28 @@ def put(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: T
         block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
         check.add(block, start)
         if in_place is None:
-            with np.errstate(over="ignore"):  # what does not fit float32 is refused below
+            with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
                 array[start:stop] = block
-        _let_pages_go(source)
+        _release_pages(source)
         timeline.advance(stop, n)
     check.finish(n)
     timeline.put(array.nbytes)
     return array
 
 
-def _as_it_is(source: NDArray[Any] | RowSource) -> NDArray[np.float32] | None:
-    """The array itself where it can be used in place, else None. A memory map is read once instead of for each tile."""
+def _usable_in_place(source: NDArray[Any] | RowSource) -> F32 | None:
+    """Return the array itself if it can be used without a copy. A memory map is copied, to be read only once."""
     if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
         return None
     usable = source.dtype == np.float32 and source.flags.c_contiguous and source.flags.aligned
     return source if usable else None
 
 
-def _let_pages_go(source: NDArray[Any] | RowSource) -> None:
-    """Give the pages of a memory map back that were read: they count as this process's memory, beside their copy.
+def _release_pages(source: NDArray[Any] | RowSource) -> None:
+    """Release the pages of a memory map that were read, which count as memory of this process.
 
-    The system keeps them in its cache as long as it has room. Those of a map that is private to this process (mode "c")
-    may have been written to, and stay.
+    The system keeps them in its cache while it has room. Pages of a map that is private to this process (mode "c") may
+    have been written to, and are not released.
     """
     if isinstance(source, np.memmap) and source.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
         mapped: Any = source

@@ -17,7 +17,7 @@ from gpubench.core.timeline import Work
 from gpubench.core.types import Knn
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import neighbor_entropy
-from gpubench.engines.cpu.classifiers import LogisticRegression, RandomForest
+from gpubench.engines.cpu.classifiers import CpuLogisticRegression, RandomForest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
     knn, k = engine.knn(x[DIMS[0]], 14), NEIGHBORS[-1]
     random_knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
     values = rng.standard_normal((1 << 14, 128))
-    train = partial(LogisticRegression(engine.n_threads, max_iter=10).fit, x[DIMS[1]], codes, CLASSES)
+    train = partial(CpuLogisticRegression(engine.n_threads, max_iter=10).fit, x[DIMS[1]], codes, CLASSES)
     grow = partial(RandomForest(0, engine.n_threads, n_estimators=TREES).fit, x[DIMS[0]][:FEW], codes[:FEW], CLASSES)
     runs: dict[str, list[tuple[Work, Callable[[], Any]]]] = {
         "search": [

@@ -1,6 +1,6 @@
-"""Mean distances to clusters on the CPU: symmetric distance tiles over cells sorted by (group, cluster).
+"""Mean distances to clusters on the CPU, by symmetric distance tiles over cells sorted by (group, cluster).
 
-How cells are sorted, cut into blocks and summed up is in `segments`, how the distances of a tile are in `cpu_tiles`.
+`segments` sorts the cells, cuts them into blocks and adds up distances; `tiles` computes the distances of a tile.
 """
 
 from __future__ import annotations
@@ -26,45 +26,52 @@ from gpubench.engines.common.segments import (
 from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import F32, F64, I32, I64
     from gpubench.engines.cpu.compiled import Tiles
     from gpubench.engines.cpu.threads import WorkerThreads
 
+COSINE_ROWS = 4096
+"""Rows whose cosine distances are computed at a time."""
 
-def cosine_means(
-    x: NDArray[np.float32],
-    segments: Segments,
-    own: NDArray[np.float64],
-    nearest: NDArray[np.float64],
+CELLS_PER_PIECE = 128
+"""Cells of a sample that a thread compares with their group at a time."""
+
+
+def cluster_distances(
+    x: F32,
+    clusters: I32,
+    groups: I32 | None,
+    metric: str,
     workers: WorkerThreads,
-) -> None:
-    """Write a, the mean distance to the own cluster, and b, the smallest to another, in sorted order."""
+    memory_bytes: int,
+    tiles: Tiles | None,
+) -> tuple[F64, F64]:
+    """Compute the distances of all cells; see `Engine.cluster_distances`. Without compiled tiles NumPy is used."""
+    segments = sort_cells(clusters, groups)
+    own, nearest = np.zeros(len(x)), np.full(len(x), np.inf)  # in sorted order
+    if metric == "cosine":
+        workers.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
+        spans = list(segments.group_spans())
+        workers.run(spans, lambda: lambda span: _write_cosine_means(x, segments, span, own, nearest))
+    else:
+        workers.timeline.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
+        _write_euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
+    return in_cell_order(own, nearest, segments)
 
-    def make_worker() -> Callable[[tuple[int, int]], None]:
-        return lambda span: _of_group(x, segments, span, own, nearest)
 
-    workers.run(list(segments.group_spans()), make_worker)
-
-
-def _of_group(
-    x: NDArray[np.float32],
-    segments: Segments,
-    span: tuple[int, int],
-    own: NDArray[np.float64],
-    nearest: NDArray[np.float64],
-) -> None:
+def _write_cosine_means(x: F32, segments: Segments, span: tuple[int, int], own: F64, nearest: F64) -> None:
+    """Write the mean cosine distances of a group: the mean over a cluster follows from the sum of its unit vectors."""
     first, last = span
     starts = segments.starts[first : last + 1]
     sizes = np.diff(starts)
     sums = np.stack(
         [
-            sum(_unit_rows(x, segments.order[a:b]).sum(axis=0) for a, b in _pieces(start, stop))
+            sum(_unit_rows(x, segments.order[a:b]).sum(axis=0) for a, b in _row_spans(start, stop))
             for start, stop in pairwise(starts.tolist())
         ]
     )
     for segment, size in enumerate(sizes):
-        for begin, end in _pieces(starts[segment], starts[segment + 1]):
+        for begin, end in _row_spans(starts[segment], starts[segment + 1]):
             unit = _unit_rows(x, segments.order[begin:end])
             distance = sizes - unit @ sums.T
             itself = 1.0 - np.einsum("ij,ij->i", unit, unit)  # 0, or 1 for a zero vector
@@ -74,41 +81,77 @@ def _of_group(
             nearest[begin:end] = np.maximum(distance.min(axis=1), 0.0)
 
 
-def _pieces(start: int, stop: int, rows: int = 4096) -> Iterator[tuple[int, int]]:
-    for begin in range(int(start), int(stop), rows):
-        yield begin, min(begin + rows, int(stop))
+def _row_spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for begin in range(int(start), int(stop), COSINE_ROWS):
+        yield begin, min(begin + COSINE_ROWS, int(stop))
 
 
-def _unit_rows(x: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    block: NDArray[np.float64] = x[rows].astype(np.float64)
+def _unit_rows(x: F32, rows: I64) -> F64:
+    block: F64 = x[rows].astype(np.float64)
     norms = np.linalg.norm(block, axis=1, keepdims=True)
     np.divide(block, norms, out=block, where=norms > 0)
     return block
 
 
-CELLS_PER_PIECE = 128
-"""Cells that a worker compares with their group at a time."""
+def _write_euclidean_means(
+    x: F32,
+    segments: Segments,
+    own: F64,
+    nearest: F64,
+    workers: WorkerThreads,
+    memory_bytes: int,
+    compiled: Tiles | None,
+) -> None:
+    blocks = cut(segments, BLOCK_ROWS)
+    rows = CentredRows.sort(x, segments, blocks)
+    for part in passes(segments, blocks, memory_bytes // 4):
+        sums = DistanceSums(np, segments, blocks, part, rows.reach)
+        tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]
+        lock = Lock()
+
+        def make_worker(sums: DistanceSums = sums, lock: Lock = lock) -> Callable[[tuple[Block, Block]], None]:
+            summer = make_summer(compiled, x.shape[1])
+            return lambda tile: silhouette_tile(rows, summer, *tile, sums, lock)
+
+        workers.run(tiles, make_worker)
+        sums.write_means(own, nearest)
+    own /= rows.scale
+    nearest /= rows.scale
 
 
-Piece = tuple["NDArray[np.int64]", list[Block]]
+def silhouette_tile(rows: CentredRows, summer: Summer, i: Block, j: Block, sums: DistanceSums, lock: Lock) -> None:
+    """Add the distances of one tile to the sums of both sides."""
+    left_sums, right_sums = fixed_tile_sums(rows, summer, i, j, sums.unit)
+    with lock:
+        sums.between(i, j)[...] += left_sums
+        if i is not j:
+            sums.between(j, i)[...] += right_sums
+
+
+def fixed_tile_sums(rows: CentredRows, summer: Summer, i: Block, j: Block, unit: float) -> tuple[I64, I64]:
+    """Sum the distances of a tile in fixed point: from each side's rows to the segments of the other block."""
+    left, right, same = rows.side(i), rows.side_for(j, i), i is j
+    sums = summer.sums(left, right, same=same)
+    if sums is None:
+        sums = sums_in_float64(left.in_float64(), rows.side_for(j, i, np.float64), same=same)
+    left_sums, right_sums = (np.rint(side * np.float64(unit)).astype(np.int64) for side in sums)
+    return left_sums, right_sums
+
+
+Piece = tuple["I64", list[Block]]
 """Cells (positions in the sample) of one group, and the blocks of their group."""
 
 
-def cluster_distances_of_cells(
-    cells: NDArray[np.int64],
-    x: NDArray[np.float32],
-    clusters: NDArray[np.int32],
-    groups: NDArray[np.int32] | None,
-    workers: WorkerThreads,
-    tiles: Tiles | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def sampled_distances(
+    cells: I64, x: F32, clusters: I32, groups: I32 | None, workers: WorkerThreads, tiles: Tiles | None
+) -> tuple[F64, F64]:
     """Compute the Euclidean distances of some cells; see `Engine.cluster_distances`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
     sample = Sample(segment_codes(cells, segments), segments, blocks)
-    rows = CentredRows.of_all(x, segments, blocks)
+    rows = CentredRows.sort(x, segments, blocks)
     sizes = ((len(which), others[-1].stop - others[0].start) for which, others in sample.pieces)
-    workers.count(flop_counts.sampled(sizes, len(x), x.shape[1]))
+    workers.timeline.count(flop_counts.sampled(sizes, len(x), x.shape[1]))
     distances = np.empty((2, len(cells)))
 
     def make_worker() -> Callable[[Piece], None]:
@@ -124,48 +167,51 @@ def cluster_distances_of_cells(
     return distances[0], distances[1]
 
 
-def segment_codes(cells: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
-    """The segment that each of some cells is in."""
+def segment_codes(cells: I64, segments: Segments) -> I64:
+    """Return the segment of each of some cells."""
     segment_of_cell = np.empty(len(segments.order), np.int64)
     segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
-    found: NDArray[np.int64] = segment_of_cell[cells]
-    return found
+    codes: I64 = segment_of_cell[cells]
+    return codes
 
 
-def sums_to_segments(
-    blocks: list[Block], cells: NDArray[np.float32], rows: CentredRows, summer: Summer, unit: float
-) -> NDArray[np.int64]:
-    """Sums of the distances of some cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
+def sums_to_segments(blocks: list[Block], cells: F32, rows: CentredRows, summer: Summer, unit: float) -> I64:
+    """Sum the distances from cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
     first = blocks[0].first
     sums = np.zeros((blocks[-1].last - first, len(cells)), np.int64)
     for block in blocks:
-        left, right = rows.of_cells(cells, block), rows.side(block)
-        found = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
-        sums[block.first - first : block.last - first] += np.rint(found[0] * np.float64(unit)).astype(np.int64)
+        left, right = rows.cells_side(cells, block), rows.side(block)
+        tile = summer.sums(left, right) or sums_in_float64(left.in_float64(), right.in_float64())
+        sums[block.first - first : block.last - first] += np.rint(tile[0] * np.float64(unit)).astype(np.int64)
     return sums
 
 
 class Sample:
-    """Some cells among all of their groups.
+    """Some cells that are compared with all cells of their groups.
 
     Attributes
     ----------
     segment : (m,) the segment of each cell
-    pieces : what is compared at a time
+    pieces : cells that are compared at a time
     """
 
-    def __init__(self, segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> None:
+    def __init__(self, segment: I64, segments: Segments, blocks: list[Block]) -> None:
         self.segment, self._sizes = segment, segments.sizes
-        self.pieces = _sampled_pieces(segment, segments, blocks)
+        self.pieces: list[Piece] = []
+        order = np.argsort(segment, kind="stable")
+        first_block = 0
+        for first, last in segments.group_spans():
+            last_block = first_block
+            while last_block < len(blocks) and blocks[last_block].first < last:
+                last_block += 1
+            begin, end = np.searchsorted(segment[order], [first, last])
+            self.pieces += [
+                (order[start : min(start + CELLS_PER_PIECE, end)], blocks[first_block:last_block])
+                for start in range(begin, end, CELLS_PER_PIECE)
+            ]
+            first_block = last_block
 
-    def distances(
-        self,
-        cells: NDArray[np.float32],
-        which: NDArray[np.int64],
-        others: list[Block],
-        rows: CentredRows,
-        summer: Summer,
-    ) -> NDArray[np.float64]:
+    def distances(self, cells: F32, which: I64, others: list[Block], rows: CentredRows, summer: Summer) -> F64:
         """Compare the cells of a piece with their group; (2, m) mean distances to the own and the nearest cluster."""
         unit = fixed_point_unit(rows.reach, others[-1].stop - others[0].start)
         sums = sums_to_segments(others, cells, rows, summer, unit)
@@ -175,115 +221,5 @@ class Sample:
         a = np.where(sizes[own] == 1, np.nan, sums[own, column] / np.maximum(sizes[own] - 1, 1))
         means = sums / sizes[:, None]
         means[own, column] = np.inf
-        distances: NDArray[np.float64] = np.stack([a, means.min(axis=0)]) / (unit * rows.scale)
+        distances: F64 = np.stack([a, means.min(axis=0)]) / (unit * rows.scale)
         return distances
-
-
-def _sampled_pieces(segment: NDArray[np.int64], segments: Segments, blocks: list[Block]) -> list[Piece]:
-    pieces = []
-    order = np.argsort(segment, kind="stable")
-    first_block = 0
-    for first, last in segments.group_spans():
-        last_block = first_block
-        while last_block < len(blocks) and blocks[last_block].first < last:
-            last_block += 1
-        begin, end = np.searchsorted(segment[order], [first, last])
-        pieces += [
-            (order[start : min(start + CELLS_PER_PIECE, end)], blocks[first_block:last_block])
-            for start in range(begin, end, CELLS_PER_PIECE)
-        ]
-        first_block = last_block
-    return pieces
-
-
-def cluster_distances(
-    x: NDArray[np.float32],
-    clusters: NDArray[np.int32],
-    groups: NDArray[np.int32] | None,
-    metric: str,
-    workers: WorkerThreads,
-    memory_bytes: int,
-    tiles: Tiles | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the distances of all cells; see `Engine.cluster_distances`. Without compiled tiles NumPy is used."""
-    segments = sort_cells(clusters, groups)
-    own, nearest = _means(x, segments, metric, workers, memory_bytes, tiles)
-    return in_cell_order(own, nearest, segments)
-
-
-def _means(
-    x: NDArray[np.float32],
-    segments: Segments,
-    metric: str,
-    workers: WorkerThreads,
-    memory_bytes: int,
-    tiles: Tiles | None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
-    own = np.zeros(len(x))  # sum of distances to the cell's own cluster, then their mean
-    nearest = np.full(len(x), np.inf)
-    if metric == "cosine":
-        workers.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
-        cosine_means(x, segments, own, nearest, workers)
-    else:
-        workers.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
-        _euclidean_means(x, segments, own, nearest, workers, memory_bytes, tiles)
-    return own, nearest
-
-
-def _euclidean_means(
-    x: NDArray[np.float32],
-    segments: Segments,
-    own: NDArray[np.float64],
-    nearest: NDArray[np.float64],
-    workers: WorkerThreads,
-    memory_bytes: int,
-    compiled: Tiles | None,
-) -> None:
-    blocks = cut(segments, BLOCK_ROWS)
-    rows = CentredRows.of_all(x, segments, blocks)
-    for part in passes(segments, blocks, memory_bytes // 4):
-        sums = DistanceSums(np, segments, blocks, part, rows.reach)
-        tiles = [(blocks[i], blocks[j]) for i in range(part.first, part.last) for j in range(i, part.group_last)]
-        lock = Lock()
-
-        def make_worker(sums: DistanceSums = sums, lock: Lock = lock) -> _TileWorker:
-            return _TileWorker(rows, sums, lock, make_summer(compiled, x.shape[1]))
-
-        workers.run(tiles, make_worker)
-        sums.write_means(own, nearest)
-    own /= rows.scale
-    nearest /= rows.scale
-
-
-class _TileWorker:
-    """Computes tiles and adds up their distances."""
-
-    def __init__(self, rows: CentredRows, sums: DistanceSums, lock: Lock, summer: Summer) -> None:
-        self._rows = rows
-        self._sums = sums
-        self._lock = lock
-        self._summer = summer
-
-    def __call__(self, blocks: tuple[Block, Block]) -> None:
-        self.silhouette_tile(*blocks)
-
-    def silhouette_tile(self, i: Block, j: Block) -> None:
-        """Add the distances of one tile to the sums of both sides."""
-        of_left, of_right = fixed_tile_sums(self._rows, self._summer, i, j, self._sums.unit)
-        with self._lock:
-            self._sums.between(i, j)[...] += of_left
-            if i is not j:
-                self._sums.between(j, i)[...] += of_right
-
-
-def fixed_tile_sums(
-    rows: CentredRows, summer: Summer, i: Block, j: Block, unit: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums of the distances of a tile in fixed point, to the segments of the other block: (segments, rows) for both."""
-    left, right, same = rows.side(i), rows.beside(j, i), i is j
-    sums = summer.sums(left, right, same=same)
-    if sums is None:
-        sums = sums_in_float64(left.in_float64(), rows.beside(j, i, np.float64), same=same)
-    of_left, of_right = (np.rint(side * np.float64(unit)).astype(np.int64) for side in sums)
-    return of_left, of_right

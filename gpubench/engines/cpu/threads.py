@@ -1,99 +1,73 @@
-"""Worker threads for the CPU engine: one Python thread a core, one BLAS thread inside each.
+"""Worker threads of the CPU engine: one Python thread per core, one BLAS thread inside each.
 
-NumPy, BLAS and our compiled kernels release the interpreter lock, so plain threads keep every core busy. BLAS's own
-threads would only fight over the same cores.
+NumPy, BLAS and our compiled kernels release the interpreter lock, so plain threads keep every core busy; BLAS's own
+threads would only compete for the same cores.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from threading import Lock
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.engines.common.blas import one_blas_thread
+from gpubench.engines.cpu.tuning import CpuTuning
 
 if TYPE_CHECKING:
-    from gpubench.core.timeline import Timeline, Work
+    from gpubench.core.timeline import Timeline
 
 T = TypeVar("T")
 
 
 class WorkerThreads:
-    """Runs independent pieces of work on threads.
+    """Threads that share independent pieces of work, and the block sizes of these pieces.
 
     Attributes
     ----------
     n_threads : how many threads run at a time
+    timeline : where progress and the amount of work are recorded
+    tuning : block sizes
     """
 
-    def __init__(self, n_threads: int, timeline: Timeline) -> None:
+    def __init__(self, n_threads: int, timeline: Timeline, tuning: CpuTuning | None = None) -> None:
         self.n_threads = n_threads
-        self._timeline = timeline
+        self.timeline = timeline
+        self.tuning = tuning or CpuTuning()
 
     def run(self, items: Sequence[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
-        """Hand each item to a worker; each thread makes one worker of its own, with the buffers it reuses.
+        """Call workers with the items; each thread makes one worker of its own, with the buffers it reuses.
 
-        Which thread takes which item is left open, so workers must not let the order of items reach the result.
-        The first exception stops the others after their current item.
+        Which thread takes which item is not defined, so results must not depend on the order of items. The first
+        exception stops the other threads after their current item.
         """
         if not items:
             return
-        queue = _Queue(items)
-        with one_blas_thread():
-            if self.n_threads == 1 or len(items) == 1:
-                worker = make_worker()
-                while (item := queue.take()) is not None:
-                    worker(item[0])
-                    self._timeline.advance(queue.taken, len(items))
-                return
-            self._run_threads(queue, make_worker)
+        queue, n, alone = deque(items), len(items), self.n_threads == 1 or len(items) == 1
 
-    def report(self, done: int, total: int) -> None:
-        """Tell the progress of work that a library spreads over threads itself."""
-        self._timeline.advance(done, total)
-
-    def count(self, work: Work) -> None:
-        """Tell how much work is being done."""
-        self._timeline.count(work)
-
-    def _run_threads(self, queue: _Queue[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         def loop() -> None:
             worker = make_worker()
-            while (item := queue.take()) is not None:
-                worker(item[0])
+            while True:
+                try:
+                    item = queue.popleft()
+                except IndexError:  # nothing is left
+                    return
+                worker(item)
+                if alone:
+                    self.timeline.advance(n - len(queue), n)
 
-        n_threads = min(self.n_threads, queue.total)
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="gpubench") as pool:
-            waiting: set[Future[None]] = {pool.submit(loop) for _ in range(n_threads)}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    self._timeline.advance(queue.taken, queue.total)
-            finally:
-                queue.close()
-
-
-class _Queue(Generic[T]):
-    """Items in order, taken by any thread."""
-
-    def __init__(self, items: Sequence[T]) -> None:
-        self._items = items
-        self._lock = Lock()
-        self.taken = 0
-        self.total = len(items)
-
-    def take(self) -> tuple[T] | None:
-        """Return the next item in a tuple, or None when nothing is left."""
-        with self._lock:
-            if self.taken == self.total:
-                return None
-            self.taken += 1
-            return (self._items[self.taken - 1],)
-
-    def close(self) -> None:
-        """Leave the rest undone."""
-        with self._lock:
-            self.taken = self.total
+        with one_blas_thread():
+            if alone:
+                loop()
+                return
+            n_threads = min(self.n_threads, n)
+            with ThreadPoolExecutor(n_threads, thread_name_prefix="gpubench") as pool:
+                waiting: set[Future[None]] = {pool.submit(loop) for _ in range(n_threads)}
+                try:
+                    while waiting:
+                        done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION)
+                        for future in done:
+                            future.result()
+                        self.timeline.advance(n - len(queue), n)
+                finally:
+                    queue.clear()

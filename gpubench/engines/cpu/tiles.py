@@ -1,8 +1,7 @@
-"""Sums of the distances in a tile between two blocks of cells: by compiled code, or by NumPy.
+"""Sums of the distances in a tile between two blocks of cells, by compiled code or NumPy.
 
-A tile is a product, ||x||^2 + ||y||^2 - 2 x.y, in float32 on rows centred on their panel's mean. Where cells lie so
-close that float32 would lose the distance to cancellation, it is computed again from differences, or the whole tile in
-float64.
+A tile is a product, ||x||^2 + ||y||^2 - 2 x.y, in float32 on rows centred on their panel's mean. Distances so small
+that float32 would lose them to cancellation are computed again from differences, or the whole tile in float64.
 """
 
 from __future__ import annotations
@@ -23,79 +22,88 @@ from gpubench.engines.cpu.kernels import positions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, F64, I64
     from gpubench.engines.cpu.compiled import Tiles
 
 BLOCK_ROWS = 768
 """Rows of a block: a tile of 768 x 768 float32, 2.25 MiB, stays in the caches of a core."""
 
 CLOSE = 2e-4
-"""Squared distances under this share of the squared norms are computed again in float64.
+"""Squared distances below this share of the squared norms are computed again in float64.
 
-Float32 keeps a squared distance to about 2e-7 of the squared norms; above this share a distance is right to 5e-4 of
-itself, without bias, and it is a distance so small that the mean over a cluster does not see it."""
+Float32 keeps a squared distance to about 2e-7 of the squared norms. Above this share a distance has a relative error
+of at most 5e-4, without bias, which is too small to change the mean over a cluster."""
 
-MANY_CLOSE = 1e-3
-"""Share of a tile's distances up to which close ones are computed again one by one, and not the whole tile."""
+MAX_CLOSE_SHARE = 1e-3
+"""Share of a tile's distances up to which small ones are computed again one by one; beyond, the whole tile is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a tile: float32 or float64 rows (m, d), their squared norms, and the first row of each segment."""
+    """One side of a tile.
+
+    Attributes
+    ----------
+    rows : (m, d) float32 or float64
+    squares : (m,) squared norms of the rows
+    cuts : first row of each segment
+    """
 
     rows: NDArray[np.floating]
     squares: NDArray[np.floating]
-    cuts: NDArray[np.int64]
+    cuts: I64
 
     @classmethod
-    def of(cls, rows: NDArray[np.floating], cuts: NDArray[np.int64]) -> Side:
-        """With the squared norms of the rows."""
+    def of(cls, rows: NDArray[np.floating], cuts: I64) -> Side:
+        """Make a side of rows and compute their squared norms."""
         return cls(rows, np.einsum("ij,ij->i", rows, rows), cuts)
 
     def in_float64(self) -> Side:
-        """The same rows for a product in float64."""
+        """Return the same rows in float64."""
         return Side.of(self.rows.astype(np.float64), self.cuts)
 
 
 TileSums = tuple["NDArray[np.floating]", "NDArray[np.floating]"]
-"""Sums over the columns of each segment, (segments, rows), and over the rows of each, (segments, columns)."""
+"""Sums over the columns of each segment, (segments, rows), and over the rows of each segment, (segments, columns)."""
 
 
 class Summer(ABC):
-    """Adds up the distances of tiles; each worker thread has its own."""
+    """Sums the distances of tiles; each worker thread has its own."""
 
     @abstractmethod
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
-        """Sums of the distances between two sides; None where float32 has lost too many.
+        """Sum the distances between two sides; None if float32 has lost too many of them.
 
         Parameters
         ----------
-        same : both sides are the same cells, which are at distance 0 of themselves
+        same : whether both sides are the same cells, at distance 0 from themselves
         """
 
 
 def make_summer(compiled: Tiles | None, d: int) -> Summer:
-    """Make one for cells of d dimensions; without compiled tiles NumPy does the same."""
-    return _Compiled(compiled) if compiled else _Numpy(d)
+    """Make a summer for cells of d dimensions; without compiled tiles NumPy is used."""
+    return CompiledSummer(compiled) if compiled else NumpySummer(d)
 
 
-class _Compiled(Summer):
-    """Adds up distances while they are in registers."""
+class CompiledSummer(Summer):
+    """Sums distances while they are in registers."""
 
     def __init__(self, compiled: Tiles) -> None:
         self._compiled = compiled
 
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
+        """See `Summer.sums`."""
         m, n = len(left.rows), len(right.rows)
         to_columns, to_rows = np.empty((len(right.cuts), m)), np.empty((len(left.cuts), n))
         n_close = self._compiled.silhouette_tile(
             *(left.rows, left.squares, m, right.rows, right.squares, n, left.rows.shape[1], same),
             *(_close_limit(left, right), left.cuts, len(left.cuts), right.cuts, len(right.cuts), to_columns, to_rows),
         )
-        return None if n_close > MANY_CLOSE * m * n else (to_columns, to_rows)
+        return None if n_close > MAX_CLOSE_SHARE * m * n else (to_columns, to_rows)
 
 
-class _Numpy(Summer):
-    """Keeps whole tiles in buffers of its own."""
+class NumpySummer(Summer):
+    """Computes whole tiles in buffers of its own."""
 
     def __init__(self, d: int) -> None:
         self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
@@ -103,6 +111,7 @@ class _Numpy(Summer):
         self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
 
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
+        """See `Summer.sums`."""
         d = left.rows.shape[1]
         # [x, |x|^2, 1] . [-2y, 1, |y|^2] is the squared distance in one matrix product
         a, b = self._left[: len(left.rows)], self._right[: len(right.rows)]
@@ -116,7 +125,7 @@ class _Numpy(Summer):
         limit = _close_limit(left, right)
         if not tile.min() > limit:
             rows, columns = np.divmod(positions(tile <= limit), tile.shape[1])
-            if len(rows) > MANY_CLOSE * tile.size:
+            if len(rows) > MAX_CLOSE_SHARE * tile.size:
                 return None
             differences = left.rows[rows] - right.rows[columns]
             tile[rows, columns] = np.einsum("ij,ij->i", differences, differences)
@@ -127,7 +136,7 @@ class _Numpy(Summer):
 
 
 def sums_in_float64(left: Side, right: Side, *, same: bool = False) -> TileSums:
-    """Sums of the distances between two sides of float64 rows."""
+    """Sum the distances between two sides of float64 rows."""
     tile = left.rows @ right.rows.T
     tile *= -2
     tile += left.squares[:, None]
@@ -146,7 +155,7 @@ def _sums(distances: NDArray[np.floating], left: Side, right: Side) -> TileSums:
     return _sum_columns(distances, right.cuts).T, _sum_rows(distances, left.cuts)
 
 
-def _sum_columns(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArray[np.floating]:
+def _sum_columns(distances: NDArray[np.floating], cuts: I64) -> NDArray[np.floating]:
     """Sum over the columns of each segment; (rows, segments)."""
     if len(cuts) == 1:
         # a product with ones is several times faster than sum(axis=1)
@@ -154,7 +163,7 @@ def _sum_columns(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> ND
     return np.add.reduceat(distances, cuts, axis=1)
 
 
-def _sum_rows(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArray[np.floating]:
+def _sum_rows(distances: NDArray[np.floating], cuts: I64) -> NDArray[np.floating]:
     """Sum over the rows of each segment; (segments, columns)."""
     # reduceat is slow along the first axis
     return np.stack([part.sum(axis=0) for part in np.split(distances, cuts[1:])])
@@ -162,27 +171,25 @@ def _sum_rows(distances: NDArray[np.floating], cuts: NDArray[np.int64]) -> NDArr
 
 @dataclass(frozen=True, slots=True)
 class Centring:
-    """What sorted rows are centred on and scaled by; it is the same however the rows are cut.
+    """Centring and scaling of sorted rows, the same for any cut into blocks.
 
     Attributes
     ----------
-    means : (panels, d) float32, as the rows are before scaling
-    scale : what rows are multiplied by, a power of two
+    means : (panels, d) float32 means of the unscaled rows
+    scale : factor of the rows, a power of two
     """
 
-    means: NDArray[np.float32]
+    means: F32
     scale: float
 
     @classmethod
-    def of(
-        cls, sums: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32], blocks: list[Block]
-    ) -> Centring:
-        """From the sums of all blocks (see `block_sums`), and the smallest and largest value of each dimension.
+    def of(cls, sums: F64, low: F32, high: F32, blocks: list[Block]) -> Centring:
+        """Compute them from the sums of all blocks (see `block_sums`) and the extremes of each dimension.
 
-        Means are rounded to float32, so identical cells become exact zeros.
+        Means are rounded to float32, so that identical cells become exact zeros.
         """
         extent = float((high.astype(np.float64) - low).max())
-        # widths do not depend on scale; a power of two rounds nothing, and squares cannot overflow
+        # a power of two rounds nothing, and squares of scaled rows cannot overflow
         scale = power_of_two_scale(extent)
         firsts = np.flatnonzero(np.diff([block.panel for block in blocks], prepend=-1))
         sizes = np.array([stop - start for start, stop in panels(blocks)])
@@ -191,23 +198,23 @@ class Centring:
 
     @property
     def reach(self) -> float:
-        """No two centred rows are further apart than this."""
+        """Largest possible distance of two centred rows."""
         return float(np.sqrt(self.means.shape[1]))
 
-    def centre(self, rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float32]:
-        """Centre and scale the rows of consecutive blocks where they are; returns their squared norms."""
+    def centre(self, rows: F32, blocks: list[Block]) -> F32:
+        """Centre and scale the rows of consecutive blocks in place; return their squared norms."""
         squares = np.empty(len(rows), np.float32)
         first = blocks[0].start
-        for start, stop, panel in _of_one_panel(blocks):
+        for start, stop, panel in _panel_runs(blocks):
             part = self.move(rows[start - first : stop - first], panel)
             np.einsum("ij,ij->i", part, part, out=squares[start - first : stop - first])
         return squares
 
-    def move(self, rows: NDArray[np.float32], panel: int) -> NDArray[np.float32]:
-        """Centre and scale rows where they are, on the mean of a panel; returns them.
+    def move(self, rows: F32, panel: int) -> F32:
+        """Centre and scale rows in place, on the mean of a panel; returns them.
 
-        What shrinks is scaled first, and what grows is centred first: so neither differences of values that float32
-        just holds overflow, nor a dimension in which all cells are far out.
+        Rows that shrink are scaled first and rows that grow are centred first, so that neither differences of values
+        close to the float32 limit overflow, nor a dimension in which all cells are far out.
         """
         scale, mean = np.float32(self.scale), self.means[panel]
         if scale < 1:
@@ -219,17 +226,17 @@ class Centring:
         return rows
 
 
-def block_sums(rows: NDArray[np.float32], blocks: list[Block]) -> NDArray[np.float64]:
-    """(blocks, d) sums over the rows of each of some consecutive blocks."""
+def block_sums(rows: F32, blocks: list[Block]) -> F64:
+    """Sum the rows of each of some consecutive blocks; (blocks, d)."""
     first = blocks[0].start
     return np.stack([rows[b.start - first : b.stop - first].sum(axis=0, dtype=np.float64) for b in blocks])
 
 
-def _of_one_panel(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
-    """(first row, last + 1, panel) of each run of blocks of the same panel."""
+def _panel_runs(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
+    """Yield the first row, the one after the last, and the panel of each run of blocks of the same panel."""
     for panel, run in groupby(blocks, key=attrgetter("panel")):
-        of_panel = list(run)
-        yield of_panel[0].start, of_panel[-1].stop, panel
+        panel_blocks = list(run)
+        yield panel_blocks[0].start, panel_blocks[-1].stop, panel
 
 
 class CentredRows:
@@ -237,37 +244,37 @@ class CentredRows:
 
     Attributes
     ----------
-    runs : where each run of rows begins, its rows (m, d) float32, and their squared norms
-    scale : what they were multiplied by, a power of two
-    reach : no two rows are further apart than this
+    runs : first row of each run, its rows (m, d) float32, and their squared norms
+    scale : factor of the rows, a power of two
+    reach : largest possible distance of two rows
     """
 
-    def __init__(self, runs: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]], centring: Centring) -> None:
+    def __init__(self, runs: list[tuple[int, F32, F32]], centring: Centring) -> None:
         self.runs = runs
         self.scale = centring.scale
         self._centring = centring
         self.reach = centring.reach
 
     @classmethod
-    def of_all(cls, x: NDArray[np.float32], segments: Segments, blocks: list[Block]) -> CentredRows:
-        """All rows, sorted."""
+    def sort(cls, x: F32, segments: Segments, blocks: list[Block]) -> CentredRows:
+        """Sort and centre all rows."""
         rows = x[segments.order]
         centring = Centring.of(block_sums(rows, blocks), rows.min(axis=0), rows.max(axis=0), blocks)
         return cls([(0, rows, centring.centre(rows, blocks))], centring)
 
     @property
     def d(self) -> int:
-        """Dimensions."""
+        """Number of dimensions."""
         return int(self.runs[0][1].shape[1])
 
     def side(self, block: Block) -> Side:
-        """The rows of a block, centred on its panel's mean."""
+        """Return the rows of a block, centred on its panel's mean."""
         first, rows, squares = next(run for run in self.runs if run[0] <= block.start < run[0] + len(run[1]))
         where = slice(block.start - first, block.stop - first)
         return Side(rows[where], squares[where], block.cuts)
 
-    def beside(self, block: Block, other: Block, dtype: type = np.float32) -> Side:
-        """The rows of a block, centred on the mean of another block's panel."""
+    def side_for(self, block: Block, other: Block, dtype: type = np.float32) -> Side:
+        """Return the rows of a block, centred on the mean of another block's panel."""
         own = self.side(block)
         if block.panel == other.panel and dtype is np.float32:
             return own
@@ -277,7 +284,7 @@ class CentredRows:
             rows += ((means[block.panel].astype(np.float64) - means[other.panel]) * self.scale).astype(dtype)
         return Side.of(rows, block.cuts)
 
-    def of_cells(self, cells: NDArray[np.float32], other: Block) -> Side:
-        """Cells as the user gave them, centred and scaled as the rows of a block are: a cell of both has equal rows."""
+    def cells_side(self, cells: F32, other: Block) -> Side:
+        """Return unscaled cells centred and scaled like the rows of a block, so that equal cells have equal rows."""
         rows = self._centring.move(cells.copy(), other.panel)
         return Side.of(rows, np.zeros(1, np.int64))

@@ -1,8 +1,8 @@
 """Exact nearest neighbours by compiled tiles: every pair of cells is compared once and offered to both.
 
-Cells are put into an order in which near ones stand together, and cut into blocks. Each block is first compared with
-itself, which tells every cell roughly how far its neighbours are, and then with the blocks after it; few of those pairs
-are near enough to be kept. Of the candidates that remain, exact distances decide.
+Cells are ordered so that close ones stand together, and cut into blocks. Each block is first compared with itself,
+which shows every cell roughly how far its neighbours are, and then with the blocks after it, few of whose cells are
+close enough to become candidates. Exact distances of the candidates decide.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines import planner
 from gpubench.engines.common.knn_search import Neighbors, Rounding, Scaling, locality_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, F64, I32, I64, Bools
     from gpubench.engines.cpu.compiled import Tiles
     from gpubench.engines.cpu.threads import WorkerThreads
 
 
 class CandidateStore:
-    """The nearest cells of each row seen so far, which the compiled functions write.
+    """Candidates of each row, which the compiled functions write.
 
     Attributes
     ----------
     first : the position of the first row
-    keep, space : candidates that a row keeps, and has room for until it is cut back
+    keep, space : candidates that a row keeps, and how many it can hold before it is cut back
     arrays : (rows, space) uint64, (rows,) int32, (rows + columns,) float32: candidates, counts, limits
     locks : (rows,) uint8
     """
@@ -36,96 +36,87 @@ class CandidateStore:
     def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
         self.first = part.start
         self.keep, self.space = self.sizes(k, n_others)
-        limits = np.full(len(part) + tiles.columns, -1, np.float32)  # nothing is a candidate of the rows after the last
+        limits = np.full(len(part) + tiles.columns, -1, np.float32)  # rows after the last accept no candidates
         limits[: len(part)] = np.inf
         self.arrays = np.empty((len(part), self.space), np.uint64), np.zeros(len(part), np.int32), limits
         self.locks = np.zeros(len(part), np.uint8)
 
     @staticmethod
     def sizes(k: int, n_others: int) -> tuple[int, int]:
-        """Candidates that a row keeps, and has room for."""
+        """Return how many candidates a row keeps, and how many it can hold."""
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
-    def candidates(self, rows: slice) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """How many candidates each of some rows has, and all their positions, one row after another."""
+    def candidates(self, rows: slice) -> tuple[I32, I64]:
+        """Return how many candidates each of some rows has, and all their positions, one row after another."""
         candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
-        there = np.arange(self.space) < counts[:, None]
-        return counts, (candidates[there] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        filled = np.arange(self.space) < counts[:, None]
+        return counts, (candidates[filled] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
-    def replace(self, row: int, positions: NDArray[np.int64]) -> None:
-        """Let a row have other candidates, which are handed on and not compared any more."""
+    def replace(self, row: int, positions: I64) -> None:
+        """Replace the candidates of a row that is not compared any more."""
         self.arrays[0][row, : len(positions)] = positions
         self.arrays[1][row] = len(positions)
 
     @classmethod
     def bytes_per_row(cls, k: int, n_others: int) -> int:
-        """What one row takes."""
+        """Return the memory of one row."""
         return 8 * cls.sizes(k, n_others)[1] + 9
 
 
 BLOCK = 960
-"""Cells of a block, a multiple of what any processor packs side by side: their rows stay in a core's cache."""
+"""Cells of a block, a multiple of the columns that any processor packs together; their rows stay in a core's cache."""
 
 LEAF = 240
-"""Cells of a block that stand together; they are compared first, so that few of the others are near enough."""
+"""Close cells of a block that are compared first, so that few of the others become candidates."""
 
 WIDE = 2048
-"""Dimensions from which blocks are leaves: the rows of a larger block would not fit the caches."""
-
-CALL_PRODUCTS = 10**10
-"""Multiplications of one call, a fraction of a second: progress is shown and an interrupt is heeded between calls."""
+"""Number of dimensions from which blocks are leaves: the rows of a larger block would not fit the caches."""
 
 SEED = 0  # of the order, on which no result depends
 
-Call = tuple[range, range, bool]  # rows, columns, whether the columns are offered the rows too
+Call = tuple[range, range, bool]  # rows, columns, whether rows are also offered to the columns
 
 
 def search(
     tiles: Tiles,
-    queries: NDArray[np.float32],
-    x: NDArray[np.float32],
+    queries: F32,
+    x: F32,
     out: Neighbors,
     workers: WorkerThreads,
     memory_bytes: int,
-    order: NDArray[np.int64] | None = None,
+    order: I64 | None = None,
 ) -> None:
-    """Find the neighbours of every query; where `queries` is `x` itself, a cell is not its own neighbour.
+    """Find the neighbours of every query; if `queries` is `x` itself, a cell is not its own neighbour.
 
     Parameters
     ----------
-    order : of cells that are compared with each other, near ones together; None: it is found
+    order : of cells that are compared with each other, see `locality_order`; None: it is computed
     """
     sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
     row_bytes = CandidateStore.bytes_per_row(k, sides.n_others)
-    rows_a_pass = max(1, int(planner.BLOCK_SHARE * memory_bytes) // row_bytes // BLOCK) * BLOCK
-    for first in range(0, len(queries), rows_a_pass):
-        part = range(first, min(first + rows_a_pass, len(queries)))
+    rows_per_pass = max(1, int(workers.tuning.candidate_share * memory_bytes) // row_bytes // BLOCK) * BLOCK
+    for first in range(0, len(queries), rows_per_pass):
+        part = range(first, min(first + rows_per_pass, len(queries)))
         _search_part(sides, part, CandidateStore(tiles, part, k, sides.n_others), out, workers)
 
 
 def search_pair(
-    tiles: Tiles,
-    x: NDArray[np.float32],
-    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
-    farthest: NDArray[np.float32],
-    k: int,
-    workers: WorkerThreads,
-    scaling: Scaling,
-) -> tuple[CandidateStore, NDArray[np.int64]]:
-    """Find for each cell of one side those of its neighbours on the other side that are near enough.
+    tiles: Tiles, x: F32, sides: tuple[I64, I64], farthest: F32, k: int, workers: WorkerThreads, scaling: Scaling
+) -> tuple[CandidateStore, I64]:
+    """Find for each cell of one side its neighbours on the other side within a distance.
 
     Parameters
     ----------
-    sides : some cells of `x`, near ones together (see `locality_order`); every pair between them is compared once
-    farthest : how far a neighbour may be of each cell, those of one side before those of the other
+    sides : some cells of `x`, in the order of `locality_order`; every pair between them is compared once
+    farthest : largest distance of a neighbour of each cell, those of one side before those of the other
     scaling : of `x`
 
     Returns
     -------
-    What is near enough of each cell, or the nearest k and a few more where that is less; cells are positions in both
-    sides, one after the other. And the positions of those that may have missed one that is nearer.
+    The cells within the distance, or the nearest k and a few more if these are fewer, as positions in both sides, one
+    after the other; and the positions of the cells that may have missed a nearer one.
     """
     order = np.concatenate(sides)
     both = _Sides(tiles, x, x, workers, order, scaling)
@@ -134,39 +125,35 @@ def search_pair(
     limits = both.limits(farthest)
     store.arrays[2][:m] = limits
     size = _block(both.d)
-    step = max(1, CALL_PRODUCTS // (size * size * both.d)) * size
+    step = max(1, workers.tuning.products_per_call // (size * size * both.d)) * size
     assert n_first % tiles.columns == 0, "columns are packed in panels, and the other side begins with one"
     calls = [(part, where, True) for where in _cut(range(n_first, m), step) for part in _cut(range(n_first), size)]
     workers.run(calls, lambda: lambda call: both.offer(store, call))
-    # where a cell had room for all that came, nothing was missed
+    # a cell that could hold all candidates has missed none
     crowded = np.flatnonzero(store.arrays[2][:m] != limits)
     return store, crowded[both.may_have_missed(store, crowded, k)]
 
 
-def exact_squared(
-    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], rows: NDArray[Any], cells: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Exact squared distances of query `rows[i]` and cell `cells[i]`, to the bit those that order neighbours; (m,)."""
+def exact_squared(tiles: Tiles, queries: F32, x: F32, rows: NDArray[Any], cells: NDArray[Any]) -> F64:
+    """Compute the exact squared distances of queries `rows[i]` and cells `cells[i]`, to the bit as the search; (m,)."""
     squared = np.empty(len(rows))
     tiles.exact_squared(queries, x, x.shape[1], rows.astype(np.int64), cells.astype(np.int64), len(rows), squared)
     return squared
 
 
-def order_exactly(
-    tiles: Tiles, queries: NDArray[np.float32], x: NDArray[np.float32], ids: NDArray[np.int32], out: Neighbors
-) -> None:
+def order_exactly(tiles: Tiles, queries: F32, x: F32, ids: I32, out: Neighbors) -> None:
     """Order candidates of each query by (exact distance, id) and keep the nearest.
 
     Parameters
     ----------
-    ids : (m, c) cells, each once in its row; -1 at the end of rows that have fewer
+    ids : (m, c) cells, each once in its row; -1 at the end of rows with fewer
     """
     m, c = ids.shape
-    nothing = np.zeros(m)
+    no_norms = np.zeros(m)
     tiles.topk_finish(
         *(queries, x, x.shape[1], np.arange(m), ids.ravel().astype(np.int64), m, c, c),
         *(np.arange(m * c, dtype=np.uint64), (ids >= 0).sum(axis=1, dtype=np.int32), np.zeros(m, np.float32)),
-        *(nothing, 0.0, 0.0, 1.0, True, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
+        *(no_norms, 0.0, 0.0, 1.0, True, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
     )
 
 
@@ -175,18 +162,19 @@ def _search_part(
 ) -> None:
     if sides.same:
         workers.run(_cut(part, LEAF), lambda: lambda rows: sides.start(candidates, rows))
-    for calls in _calls(part, sides.n_columns, sides.d, symmetric=sides.same):
+    products = workers.tuning.products_per_call
+    for calls in _calls(part, sides.n_columns, sides.d, products, symmetric=sides.same):
         workers.run(calls, lambda: lambda call: sides.offer(candidates, call))
     workers.run(_cut(part, _block(sides.d)), lambda: lambda rows: sides.finish(candidates, rows, out))
 
 
-def _calls(part: range, n: int, d: int, *, symmetric: bool) -> Iterator[list[Call]]:
-    """Calls that compare the rows of `part` with all n columns; one list is done before the next.
+def _calls(part: range, n: int, d: int, products: int, *, symmetric: bool) -> Iterator[list[Call]]:
+    """Yield lists of calls that compare the rows of `part` with all n columns; a list is done before the next begins.
 
-    Where rows and columns are the same cells, the leaves have been compared with themselves before.
+    If rows and columns are the same cells, the leaves have been compared with themselves before.
     """
     size = _block(d)
-    step = max(1, CALL_PRODUCTS // (size * size * d)) * size
+    step = max(1, products // (size * size * d)) * size
 
     def with_columns(rows: range, start: int, stop: int, *, both: bool) -> list[Call]:
         return [(rows, range(first, min(first + step, stop)), both) for first in range(start, stop, step)]
@@ -225,26 +213,26 @@ class _Sides:
 
     Attributes
     ----------
-    same : the queries are the cells themselves
-    n_others : cells that can be neighbours of a query
-    n_columns, d : all cells, and their dimensions
+    same : whether the queries are the cells themselves
+    n_others : number of cells that can be neighbours of a query
+    n_columns, d : number of cells and of dimensions
     """
 
     def __init__(
         self,
         tiles: Tiles,
-        queries: NDArray[np.float32],
-        x: NDArray[np.float32],
+        queries: F32,
+        x: F32,
         workers: WorkerThreads,
-        order: NDArray[np.int64] | None = None,
+        order: I64 | None = None,
         scaling: Scaling | None = None,
     ) -> None:
         """Prepare both sides.
 
         Parameters
         ----------
-        order : the cells that are compared with each other, near ones together; None: all
-        scaling : of these cells, or of more; None: it is found
+        order : the cells that are compared with each other, see `locality_order`; None: all
+        scaling : of these cells, or of more; None: it is computed
         """
         self._tiles, self._queries, self._x = tiles, queries, x
         self.same = queries is x
@@ -253,7 +241,7 @@ class _Sides:
         if self.same:
             self._column_ids = self._row_ids = locality_order(x, self._scaling, LEAF, SEED) if order is None else order
         else:
-            # a random order bounds how often a row finds something nearer than before
+            # in a random order a row rarely finds a nearer cell than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
         self.n_columns = len(self._column_ids)
         self.n_others = self.n_columns - self.same
@@ -264,7 +252,7 @@ class _Sides:
         self._largest = float(self._squares[: self.n_columns].max())
 
     def start(self, to: CandidateStore, where: range) -> None:
-        """Compare the cells of a leaf, which have no candidates yet, with each other."""
+        """Compare the cells of a leaf with each other; they have no candidates yet."""
         rows, squares = self._rows(where)
         self._tiles.topk_start(
             *(rows, squares, where.start, len(rows), self._panels, self._squares, self.d),
@@ -280,10 +268,10 @@ class _Sides:
             *(self.d, self.same, both, to.keep, to.space, *to.arrays, to.locks, to.first),
         )
 
-    def limits(self, farthest: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What products of the row at each position must be below, so that none is missed that is at most so far."""
+    def limits(self, farthest: F32) -> F32:
+        """Return limits for products so that no cell within a distance of each row is missed."""
         rounding = Rounding.of(self._squares[: self.n_columns], self._largest, self.d, self._scaling.scale)
-        limits = rounding.reaching(np.nextafter(farthest, np.float32(np.inf)).astype(np.float64))
+        limits = rounding.upper_bounds(np.nextafter(farthest, np.float32(np.inf)).astype(np.float64))
         return np.nextafter(limits.astype(np.float32), np.float32(np.inf))
 
     def finish(self, candidates: CandidateStore, where: range, out: Neighbors) -> None:
@@ -298,8 +286,8 @@ class _Sides:
             *(candidates.keep == self.n_others, False, out.indices.shape[1], out.indices, out.distances, out.uncertain),
         )
 
-    def may_have_missed(self, candidates: CandidateStore, positions: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-        """Whether each of some cells may have one among its nearest k that is no candidate."""
+    def may_have_missed(self, candidates: CandidateStore, positions: I64, k: int) -> Bools:
+        """Whether one of the nearest k of each of some cells may be no candidate."""
         queries = self._x[self._row_ids[positions]]
         rows = self._scaling.rows(queries)
         rounding = Rounding.of(np.einsum("ij,ij->i", rows, rows), self._largest, self.d, self._scaling.scale)

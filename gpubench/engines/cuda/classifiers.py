@@ -33,7 +33,7 @@ def random_forest(engine: CudaEngine, **params: Any) -> Classifier:
 def max_training_cells(kind: ClassifierKind, n: int) -> int:
     """How many of n cells a classifier is trained on: all, but of a forest on the CPU as many as there."""
     on_cpu = kind == "rf" and find_spec("cuml") is None
-    return classifiers.max_training_cells(kind, n) if on_cpu else n
+    return min(n, classifiers.MAX_FOREST_CELLS[classifiers.forest_package(n)]) if on_cpu else n
 
 
 class CudaLogisticRegression(logistic.LogisticRegression):

@@ -114,7 +114,7 @@ def search_part(
     if engine.tiles is None:
         _search_without_tiles(own, found, engine)
     else:
-        top_k.search(engine.tiles, own, own, found, engine.workers, engine.left_bytes, where)
+        top_k.search(engine.tiles, own, own, found, engine.workers, engine.budget.left, where)
         _search_uncertain(own, found, engine)
     farthest = found.distances[where, -1] if n_found == k else np.full(len(cells), np.inf, np.float32)
     return _some(in_order[found.indices[where]]), farthest
@@ -180,7 +180,7 @@ def _other_side(
 
 def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
     """Search among all cells of both parts by NumPy's products."""
-    found = ExactSearch(engine.workers, None, engine.left_bytes).knn_between(x, x, out.indices.shape[1])
+    found = ExactSearch(engine.workers, None, engine.budget.left).knn_between(x, x, out.indices.shape[1])
     out.indices[:], out.distances[:] = found.indices, found.distances
 
 

@@ -70,7 +70,7 @@ class Sorted:
 
     def __init__(self, x: NDArray[np.float32], clusters: NDArray[Any], groups: NDArray[Any] | None) -> None:
         self.layout = Layout(sort_cells(clusters, groups))
-        self.rows = CentredRows.of_all(x, self.layout.segments, self.layout.blocks)
+        self.rows = CentredRows.sort(x, self.layout.segments, self.layout.blocks)
 
     @classmethod
     def here(cls, x: NDArray[np.float32], key: str, clusters: NDArray[Any], groups: NDArray[Any] | None) -> Sorted:

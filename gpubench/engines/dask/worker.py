@@ -83,21 +83,6 @@ class WorkerEngine(CpuEngine):
     def __reduce__(self) -> tuple[Any, ...]:
         return WorkerEngine, self._made_by
 
-    @property
-    def workers(self) -> Any:
-        """The threads of this engine."""
-        return self._workers
-
-    @property
-    def tiles(self) -> Any:
-        """The compiled tiles; None: NumPy's."""
-        return self._tiles
-
-    @property
-    def left_bytes(self) -> int:
-        """The memory that there is for blocks."""
-        return self._budget.left
-
 
 @cache
 def _settle_blas() -> None:

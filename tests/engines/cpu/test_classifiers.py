@@ -14,8 +14,14 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from gpubench.core.errors import InputError
 from gpubench.engines.cpu import classifiers
-from gpubench.engines.cpu.classifiers import LogisticRegression
+from gpubench.engines.cpu.classifiers import CpuLogisticRegression
 from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.tuning import CpuTuning
+
+SMALL_TILES = CpuTuning(classifier_values=0)
+"""Several tiles, so that threads have something to share."""
+
+ALWAYS_INTELEX = CpuTuning(max_sklearn_cells=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +52,11 @@ def test_lr_finds_sklearns_probabilities(cells: Cells, cpu: CpuEngine, n_classes
     assert abs(ours.n_iter - peer.n_iter_[0]) <= 3  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("tile_values", [classifiers.TILE_VALUES, 0], ids=["one-tile", "three-tiles"])
-def test_lr_reaches_the_minimum(cells: Cells, tile_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tuning", [CpuTuning(), SMALL_TILES], ids=["one-tile", "three-tiles"])
+def test_lr_reaches_the_minimum(cells: Cells, tuning: CpuTuning) -> None:
     """At the minimum the gradient vanishes; here in float64, by the definition of the objective."""
-    monkeypatch.setattr(classifiers, "TILE_VALUES", tile_values)
     x, codes, _ = halves(cells)
-    model = LogisticRegression(max_iter=1000).fit(x, codes, 5)
+    model = CpuLogisticRegression(max_iter=1000, tuning=tuning).fit(x, codes, 5)
     weights = model._weights.astype(np.float64)
     proba = model.predict_proba(x)
     residual = proba - np.eye(5)[codes]
@@ -69,7 +74,7 @@ def test_gradient_is_the_derivative_of_the_loss(shift: float) -> None:
     x = (rng.normal(size=(700, 4)) + shift).astype(np.float32)
     y = rng.integers(0, 3, 700)
     with ThreadPoolExecutor(1) as pool:
-        objective = classifiers._Objective(x, y, 3, 0.01, pool, 1)
+        objective = classifiers.ThreadedObjective(x, y, 3, 0.01, 256, pool, 1)
         at = rng.normal(size=objective.n_parameters).astype(np.float32).astype(np.float64)
         _, gradient = objective(at)
         for i in range(len(at)):
@@ -79,7 +84,7 @@ def test_gradient_is_the_derivative_of_the_loss(shift: float) -> None:
             assert slope == pytest.approx(gradient[i], abs=2e-3 * (1 + shift))
 
 
-def test_lr_says_that_it_was_stopped(cells: Cells, cpu: CpuEngine) -> None:
+def test_lr_notes_that_it_did_not_converge(cells: Cells, cpu: CpuEngine) -> None:
     x, codes, _ = halves(cells)
     model = cpu.classifier("lr", max_iter=3).fit(x, codes, 5)
     assert model.note == "stopped after 3 iterations, before it converged"
@@ -90,7 +95,7 @@ def test_lr_of_one_class_is_refused(cpu: CpuEngine) -> None:
         cpu.classifier("lr").fit(np.ones((9, 2), np.float32), np.zeros(9, np.int32), 2)
 
 
-def test_lr_survives_large_logits(cpu: CpuEngine) -> None:
+def test_lr_large_logits_give_finite_probabilities(cpu: CpuEngine) -> None:
     x = np.array([[-3000.0], [-2999.0], [2999.0], [3000.0]], np.float32)
     proba = cpu.classifier("lr").fit(x, np.array([0, 0, 1, 1], np.int32), 2).predict_proba(x)
     assert np.isfinite(proba).all()
@@ -113,7 +118,7 @@ def test_knn_needs_as_many_cells_as_voters(cpu: CpuEngine) -> None:
         cpu.classifier("knn").fit(np.ones((4, 2), np.float32), np.zeros(4, np.int32), 2)
 
 
-def test_rf_of_few_cells_is_sklearns_to_the_bit(cells: Cells, cpu: CpuEngine) -> None:
+def test_rf_of_few_cells_equals_sklearn_to_the_bit(cells: Cells, cpu: CpuEngine) -> None:
     x, codes, test = halves(cells)
     ours = cpu.classifier("rf", n_estimators=20).fit(x, codes, 5)
     peer = RandomForestClassifier(20, random_state=cpu.seed).fit(x, codes)
@@ -121,13 +126,12 @@ def test_rf_of_few_cells_is_sklearns_to_the_bit(cells: Cells, cpu: CpuEngine) ->
     assert (ours.predict_proba(test) == peer.predict_proba(test)).all()
 
 
-def test_rf_of_intelex_predicts_as_well(cells: Cells, cpu: CpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rf_of_intelex_predicts_as_well(cells: Cells, cpu: CpuEngine) -> None:
     pytest.importorskip("sklearnex")
     x, codes, test = halves(cells)
     truth = cells.label[len(x) :]
     plain = cpu.classifier("rf").fit(x, codes, 5).predict_proba(test)
-    monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
-    fast = cpu.classifier("rf").fit(x, codes, 5)
+    fast = CpuEngine(threads=2, tuning=ALWAYS_INTELEX).classifier("rf").fit(x, codes, 5)
     assert fast.note == "random forest of scikit-learn-intelex"
     accuracies = [(proba.argmax(axis=1) == truth).mean() for proba in (plain, fast.predict_proba(test))]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
@@ -145,19 +149,16 @@ def test_a_class_without_cells_gets_probability_zero(cells: Cells, cpu: CpuEngin
 
 
 @pytest.mark.parametrize(
-    ("kind", "few_cells"), [("lr", None), ("knn", None), ("rf", 10_000), ("rf", 0)], ids=["lr", "knn", "rf", "rf-fast"]
+    ("kind", "tuning"),
+    [("lr", SMALL_TILES), ("knn", CpuTuning()), ("rf", CpuTuning()), ("rf", ALWAYS_INTELEX)],
+    ids=["lr", "knn", "rf", "rf-fast"],
 )
-def test_same_bits_for_any_number_of_threads(
-    cells: Cells, kind: Any, few_cells: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if few_cells is not None:
-        monkeypatch.setattr(classifiers, "FEW_CELLS", few_cells)
-    if kind == "lr":
-        monkeypatch.setattr(classifiers, "TILE_VALUES", 0)  # several tiles, so that the threads have something to share
+def test_same_bits_for_any_number_of_threads(cells: Cells, kind: Any, tuning: CpuTuning) -> None:
     x, codes, test = halves(cells)
     params = {"n_estimators": 20} if kind == "rf" else {}
     one, three, again = (
-        CpuEngine(threads=n).classifier(kind, **params).fit(x, codes, 5).predict_proba(test) for n in (1, 3, 3)
+        CpuEngine(threads=n, tuning=tuning).classifier(kind, **params).fit(x, codes, 5).predict_proba(test)
+        for n in (1, 3, 3)
     )
     assert (one == three).all()
     assert (three == again).all()
@@ -165,7 +166,7 @@ def test_same_bits_for_any_number_of_threads(
 
 def test_parts_cover_all_cells_once() -> None:
     for n in (1, 255, 256, 257, 100_000, 1_000_003):
-        parts = classifiers._parts(n, 256)
+        parts = classifiers.split_tiles(n, 256)
         assert [start for part in parts for start in part] == list(range(0, n, 256))
         assert len(parts) <= classifiers.MAX_PARTS
 
@@ -175,15 +176,16 @@ def test_an_unknown_kind_is_refused(cpu: CpuEngine) -> None:
         cpu.classifier("svm")  # type: ignore[arg-type]
 
 
-def test_rf_predicts_blocks_of_cells(cells: Cells, cpu: CpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rf_predicts_blocks_of_cells(cells: Cells) -> None:
     x, codes, test = halves(cells)
-    forest = cpu.classifier("rf", n_estimators=5).fit(x, codes, 5)
-    whole = forest.predict_proba(test)
-    monkeypatch.setattr(classifiers, "PREDICTED_ROWS", 100)
-    np.testing.assert_array_equal(forest.predict_proba(test), whole)
+    whole, in_blocks = (
+        CpuEngine(tuning=tuning).classifier("rf", n_estimators=5).fit(x, codes, 5).predict_proba(test)
+        for tuning in (CpuTuning(), CpuTuning(predicted_rows=100))
+    )
+    np.testing.assert_array_equal(in_blocks, whole)
 
 
-def test_many_cells_are_not_all_trained_on_unless_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_cells_are_limited_unless_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifiers, "find_spec", lambda _: None)
     many = 10**7
     quick, exact = CpuEngine(threads=1), CpuEngine(threads=1, exact=True)
@@ -195,19 +197,18 @@ def test_many_cells_are_not_all_trained_on_unless_exact(monkeypatch: pytest.Monk
 def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `gpubench.running.interrupt` runs it: no warning, on the threads that it was given, with the same bits."""
     daal4py = pytest.importorskip("daal4py")
-    monkeypatch.setattr(classifiers, "FEW_CELLS", 0)
-    told: list[int] = []
+    calls: list[int] = []
     daalinit = daal4py.daalinit
-    monkeypatch.setattr(daal4py, "daalinit", lambda n: (told.append(n), daalinit(n)))
+    monkeypatch.setattr(daal4py, "daalinit", lambda n: (calls.append(n), daalinit(n)))
     x, codes = cells.x, cells.label
 
     def probabilities(_: int) -> np.ndarray:
-        forest = CpuEngine(threads=2).classifier("rf", n_estimators=3)
+        forest = CpuEngine(threads=2, tuning=ALWAYS_INTELEX).classifier("rf", n_estimators=3)
         return forest.fit(x, codes, int(codes.max()) + 1).predict_proba(x)
 
     before = daal4py.num_threads()
     with ThreadPoolExecutor(1) as pool:
         (elsewhere,) = pool.map(probabilities, [0])
     np.testing.assert_array_equal(elsewhere, probabilities(0))
-    assert told == [2, before, 1, before] * 2
+    assert calls == [2, before, 1, before] * 2
     assert daal4py.num_threads() == before

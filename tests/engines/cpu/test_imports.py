@@ -1,4 +1,4 @@
-"""Imports that are begun ahead."""
+"""`CpuEngine.preload`: packages that are imported in the background."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def loaded(operations: list[str], n: int) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_what_leiden_needs_is_imported() -> None:
+def test_preload_imports_the_packages_of_leiden() -> None:
     assert loaded(["knn", "leiden"], 100) == "['scipy.sparse']"
 
 
-def test_a_few_cells_need_the_forest_of_scikit_learn() -> None:
+def test_preload_imports_scikit_learn_for_few_cells() -> None:
     assert loaded(["folds", "rf"], 100) == "['scipy.sparse', 'sklearn.ensemble']"
 
 
-def test_without_forests_none_is_imported() -> None:
+def test_preload_without_forests_imports_none() -> None:
     assert loaded(["folds", "lr", "knn"], 10_000) == "['scipy.sparse']"
 
 
-def test_nothing_is_imported_for_what_needs_nothing() -> None:
+def test_preload_of_knn_imports_nothing() -> None:
     assert loaded(["knn"], 100) == "[]"
 
 
-def test_a_package_that_is_broken_is_left_to_the_operation_that_needs_it(tmp_path: Path) -> None:
+def test_preload_ignores_a_broken_package(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise OSError('a library is missing')")
     code = (
-        "from gpubench.engines.cpu import engine as ahead;"
-        "ahead.IMPORTED = {'leiden': ('broken',)}; ahead.import_ahead(['leiden'], 9)"
+        "from gpubench.engines.cpu import engine;"
+        "engine.PRELOADED = {'leiden': ('broken',)}; engine.CpuEngine().preload(['leiden'], 9)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -15,6 +15,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph
 from gpubench.engines.cpu import leiden
 from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.tuning import CpuTuning
 
 
 @pytest.fixture
@@ -25,27 +26,22 @@ def graph() -> Graph:
     return engine.fuzzy_graph(engine.knn(x, 10))
 
 
-@pytest.fixture
-def in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leiden, "MANY_EDGES", 0)
+IN_A_PROCESS = CpuTuning(min_process_edges=0)
 
 
-@pytest.mark.usefixtures("in_a_process")
 @pytest.mark.parametrize("both_directions", [True, False])
 def test_communities_are_the_same_and_the_memory_is_counted(
     graph: Graph, both_directions: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not both_directions:
-        monkeypatch.setattr(leiden, "BOTH_DIRECTIONS_UP_TO", 0)
-    monkeypatch.setattr(leiden, "ROWS_PER_BLOCK", 100)
-    here = leiden.communities(graph, 0.7, 2, 5)
+    tuning = CpuTuning(min_process_edges=0, edge_rows=100, max_bidirectional_cells=10**6 if both_directions else 0)
+    here = leiden.communities(graph, 0.7, 2, 5, tuning)
     monkeypatch.delattr(leiden, "communities")
     monkeypatch.setattr("sys.path", [*sys.path, Path("no string")])  # which Python passes over
     timeline = Timeline()
     with timeline.stage("without") as without:
         pass
     with timeline.stage("leiden") as span:
-        there = leiden.leiden([graph].pop, 0.7, 2, 5, timeline)
+        there = leiden.leiden([graph].pop, 0.7, 2, 5, timeline, tuning)
     np.testing.assert_array_equal(there, here)
     assert there.max() > 0
     if without.peak_bytes is not None:
@@ -53,22 +49,20 @@ def test_communities_are_the_same_and_the_memory_is_counted(
         assert span.peak_bytes - without.peak_bytes > 20e6  # an interpreter with NumPy and igraph
 
 
-def test_small_graphs_stay(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_graphs_are_clustered_in_this_process(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("subprocess.Popen")
     leiden.leiden([graph].pop, 1.0, 2, 0, Timeline())
 
 
-@pytest.mark.usefixtures("in_a_process")
-def test_a_run_that_is_stopped_ends_the_process(graph: Graph) -> None:
+def test_cancelling_the_run_ends_the_process(graph: Graph) -> None:
     timeline = Timeline()
     timeline.cancel_token.cancel(threading.current_thread())
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        leiden.leiden([graph].pop, 1.0, 2, 0, timeline)
+        leiden.leiden([graph].pop, 1.0, 2, 0, timeline, IN_A_PROCESS)
     assert time.monotonic() - begin < 2
 
 
-@pytest.mark.usefixtures("in_a_process")
 @pytest.mark.parametrize(
     ("how", "error", "said"),
     [
@@ -80,9 +74,9 @@ def test_a_run_that_is_stopped_ends_the_process(graph: Graph) -> None:
     ],
 )
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals")
-def test_a_process_that_dies_is_told(
+def test_a_process_that_fails_is_reported(
     how: str, error: type[Exception], said: str, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leiden, "_CHILD", how)
     with pytest.raises(error, match=said):
-        leiden.leiden([graph].pop, 1.0, 2, 0, Timeline())
+        leiden.leiden([graph].pop, 1.0, 2, 0, Timeline(), IN_A_PROCESS)

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpubench.core.errors import InputError
-from gpubench.engines import planner
-from gpubench.engines.base import Engine
 from gpubench.engines.common.knn_search import Scaling, locality_order
 from gpubench.engines.cpu import compiled as cpu_compiled
-from gpubench.engines.cpu import graphs, top_k
+from gpubench.engines.cpu import kernels, top_k
 from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.tuning import CpuTuning
 from gpubench.metrics.silhouette import silhouette_widths
 
 pytestmark = pytest.mark.skipif(not cpu_compiled.available(), reason="gpubench was installed without a C++ compiler")
@@ -29,10 +28,12 @@ pytestmark = pytest.mark.skipif(not cpu_compiled.available(), reason="gpubench w
 GIGABYTE = 1 << 30
 
 
-def engine_with(tiles: str, threads: int = 2, memory_bytes: int = GIGABYTE) -> Engine:
+def engine_with(
+    tiles: str, threads: int = 2, memory_bytes: int = GIGABYTE, tuning: CpuTuning | None = None
+) -> CpuEngine:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cpu_compiled.VARIABLE, tiles)
-        return CpuEngine(threads=threads, memory_bytes=memory_bytes)
+        return CpuEngine(threads=threads, memory_bytes=memory_bytes, tuning=tuning)
 
 
 def sizes(*edges: int) -> list[int]:
@@ -59,7 +60,7 @@ def test_neighbours_of_few_cells(tiles: str, n: int, d: int, rng: np.random.Gene
 
 @pytest.mark.parametrize("tiles", cpu_compiled.available())
 @given(n=st.integers(2, 60), k=st.integers(1, 9), seed=st.integers(0, 100))
-def test_graphs_are_those_of_scipy(tiles: str, n: int, k: int, seed: int) -> None:
+def test_symmetrised_graphs_equal_those_of_scipy(tiles: str, n: int, k: int, seed: int) -> None:
     """To the bit, weights of 0 and pieces of rows on several threads included."""
     rng, k = np.random.default_rng(seed), min(k, n - 1)
     indices = np.array([rng.permutation(np.delete(np.arange(n), i))[:k] for i in range(n)], np.int32)
@@ -71,8 +72,8 @@ def test_graphs_are_those_of_scipy(tiles: str, n: int, k: int, seed: int) -> Non
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda start: work(start, min(start + 7, n_rows)), range(0, n_rows, 7)))
 
-    ours = graphs.symmetrise(indices, memberships, compiled, over_rows)
-    theirs = graphs.symmetrise(indices, memberships, None, over_rows)
+    ours = kernels.symmetrise(indices, memberships, compiled, over_rows)
+    theirs = kernels.symmetrise(indices, memberships, None, over_rows)
     for name in ("indptr", "indices", "weights"):
         assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype
@@ -86,13 +87,13 @@ def test_neighbours_across_blocks(tiles: str, n: int, rng: np.random.Generator) 
     assert_array_equal(found.indices, reference.knn(x, 9)[0])
 
 
-def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator) -> None:
     x = rng.standard_normal((5 * top_k.BLOCK + 11, 4)).astype(np.float32)
     whole = engine_with(tiles).knn(x, 6)
-    monkeypatch.setattr(planner, "BLOCK_SHARE", 2e-3)  # two blocks of rows in a gigabyte
-    monkeypatch.setattr(top_k, "CALL_PRODUCTS", 1)  # a call for each pair of blocks
-    parts = engine_with(tiles).knn(x, 6)
-    between = engine_with(tiles).knn_between(x[:3000], x, 6)
+    # two blocks of rows in a gigabyte, and a call for each pair of blocks
+    tuning = CpuTuning(candidate_share=2e-3, products_per_call=1)
+    parts = engine_with(tiles, tuning=tuning).knn(x, 6)
+    between = engine_with(tiles, tuning=tuning).knn_between(x[:3000], x, 6)
     assert_array_equal(parts.indices, whole.indices)
     assert_array_equal(parts.distances, whole.distances)
     assert_array_equal(between.indices, reference.knn_between(x[:3000], x, 6)[0])
@@ -157,12 +158,12 @@ def test_locality_order_puts_near_cells_together(rng: np.random.Generator) -> No
     assert all(len(set(leaf.tolist())) == 1 for leaf in leaves)
 
 
-def test_copies_can_be_ordered() -> None:
+def test_locality_order_of_identical_cells() -> None:
     x = np.ones((100, 2), np.float32)
     assert_array_equal(np.sort(locality_order(x, Scaling(x, x), 8, seed=0)), np.arange(100))
 
 
-def test_arrays_are_checked_at_the_door(tiles: str) -> None:
+def test_arrays_of_the_wrong_type_are_refused(tiles: str) -> None:
     loaded = cpu_compiled.load(tiles)
     assert loaded is not None
     with pytest.raises(Exception, match="float32"):
@@ -171,11 +172,11 @@ def test_arrays_are_checked_at_the_door(tiles: str) -> None:
         loaded.pack_columns(np.ones((2, 2), np.float32).T, 2, 2, np.empty(200, np.float32)[::2])
 
 
-def test_the_variable_chooses() -> None:
+def test_the_environment_variable_chooses_the_tiles() -> None:
     assert engine_with("numpy").device == "CPU, 2 threads, tiles of numpy"
     name = cpu_compiled.available()[-1]
     assert engine_with(name).device == f"CPU, 2 threads, tiles of {name}"
-    with pytest.raises(InputError, match=r"GPUBENCH_TILES='sse9' is not here; use one of: .*numpy"):
+    with pytest.raises(InputError, match=r"GPUBENCH_TILES='sse9' is not available; use one of: .*numpy"):
         engine_with("sse9")
 
 

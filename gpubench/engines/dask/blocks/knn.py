@@ -244,7 +244,7 @@ def search_part(part: NearPart, k: int, recipe: Recipe) -> tuple[Near, NDArray[n
     if engine.tiles is None:
         _search_without_tiles(part.rows, found, engine)
     else:
-        top_k.search(engine.tiles, part.rows, part.rows, found, engine.workers, engine.left_bytes, part.order)
+        top_k.search(engine.tiles, part.rows, part.rows, found, engine.workers, engine.budget.left, part.order)
         _search_uncertain(part.rows, found, engine)
     if n_found == k:
         farthest = found.distances[:, -1].copy()
@@ -297,6 +297,7 @@ def _search_pair(
     """Find the neighbours of the cells of each side on the other; -1 where there are fewer that are near enough."""
     cells, k = np.concatenate(sides), out.indices.shape[1]
     scaling = Scaling(x, x)
+    assert engine.tiles is not None
     store, missing = top_k.search_pair(engine.tiles, x, sides, farthest[cells], k, engine.workers, scaling)
     counts, positions = store.candidates(slice(0, len(cells)))
     ids = np.full((len(cells), max(int(counts.max()), 1)), -1, np.int32)
@@ -310,7 +311,7 @@ def _search_pair(
 
 def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
     """Search among all cells by NumPy's products."""
-    found = ExactSearch(engine.workers, None, engine.left_bytes).knn_between(x, x, out.indices.shape[1])
+    found = ExactSearch(engine.workers, None, engine.budget.left).knn_between(x, x, out.indices.shape[1])
     out.indices[:], out.distances[:] = found.indices, found.distances
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.engines.base import Engine
-from gpubench.engines.common.knn_classifier import N_VOTES, SHORT_SHARE, graph_neighbors, nearest_in_other_folds
+from gpubench.engines.common.knn_classifier import MAX_SHORT_SHARE, N_VOTES, graph_neighbors, nearest_in_other_folds
 from gpubench.engines.cpu.engine import CpuEngine
 
 
@@ -21,7 +21,7 @@ def cells(n: int, d: int, seed: int) -> np.ndarray:
     return x
 
 
-def test_they_are_those_of_the_oracle(engine: Engine) -> None:
+def test_voters_are_those_of_the_oracle(engine: Engine) -> None:
     x, folds = cells(300, 4, 0), np.random.default_rng(1).integers(0, 5, 300)
     voters = nearest_in_other_folds(engine, engine.put(x), folds)
     np.testing.assert_array_equal(engine.to_host(voters.nearest), reference.nearest_in_other_folds(x, folds, N_VOTES))
@@ -35,7 +35,7 @@ def test_they_are_those_of_the_oracle(engine: Engine) -> None:
     uneven=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
-def test_cells_that_are_short_of_neighbours_are_searched_again(
+def test_cells_with_too_few_neighbors_are_searched_again(
     n: int, n_folds: int, n_votes: int, uneven: float, seed: int
 ) -> None:
     """Most cells may be in one fold, or all that are near each other."""
@@ -47,7 +47,7 @@ def test_cells_that_are_short_of_neighbours_are_searched_again(
     np.testing.assert_array_equal(voters.nearest, reference.nearest_in_other_folds(x, folds, n_votes))
 
 
-def test_shares_are_those_of_a_classifier_for_each_fold(engine: Engine) -> None:
+def test_vote_shares_equal_those_of_a_classifier_per_fold(engine: Engine) -> None:
     x, rng = cells(300, 4, 2), np.random.default_rng(3)
     codes, folds = rng.integers(0, 3, 300).astype(np.int32), rng.integers(0, 4, 300)
     voters = nearest_in_other_folds(engine, engine.put(x), folds)
@@ -59,9 +59,9 @@ def test_shares_are_those_of_a_classifier_for_each_fold(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("n_folds", [2, 3, 5, 10, 100])
-def test_few_cells_have_too_few_neighbours(n_folds: int) -> None:
+def test_graph_neighbors_leaves_few_cells_with_too_few_neighbors(n_folds: int) -> None:
     k = graph_neighbors(n_folds)
     rng = np.random.default_rng(0)
     short = [(rng.random((200_000, j)) > 1 / n_folds).sum(axis=1) < N_VOTES for j in (k, max(N_VOTES, k - 1))]
-    assert short[0].mean() < 1.5 * SHORT_SHARE
-    assert short[1].mean() > SHORT_SHARE or k == N_VOTES
+    assert short[0].mean() < 1.5 * MAX_SHORT_SHARE
+    assert short[1].mean() > MAX_SHORT_SHARE or k == N_VOTES

@@ -44,7 +44,7 @@ def test_group_means(engine: Engine, n: int, d: int, rng: np.random.Generator) -
 
 
 def test_group_means_are_summed_in_float64(engine: Engine) -> None:
-    # In float32 the ones would vanish beside 2^25.
+    # In float32 the ones would vanish next to 2^25.
     x = np.ones((1001, 2), np.float32)
     x[0] = 2**25
     means = engine.group_means(engine.put(x), np.zeros(1001, np.int32), 1)
