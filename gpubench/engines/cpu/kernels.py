@@ -89,8 +89,8 @@ class Candidates:
         rank = _rank_in_run(rows, self._n_rows)
         last = rank == self._keep - 1
         self._limits[rows[last]] = keys[last]
-        kept = (rank < self._keep) & (keys < np.inf)
-        best = rows[kept], ids[kept], keys[kept]
+        nearest = (rank < self._keep) & (keys < np.inf)
+        best = rows[nearest], ids[nearest], keys[nearest]
         self._parts, self._n_new = [best], 0
         return best
 
