@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gpubench.accel.report import Report
 from gpubench.core.errors import GpubenchError
 from gpubench.engines import get_engine
 
 if TYPE_CHECKING:
-    from gpubench.accel.installation import Installation
     from gpubench.engines.base import Engine
 
 logger = logging.getLogger("gpubench.accel")
@@ -25,6 +24,17 @@ Function: TypeAlias = Callable[..., Any]
 
 Start: TypeAlias = Callable[..., "Engine"]
 """Starts the engine of a call: `start(seed=7)`; `exact=False` allows approximation, where the original approximates."""
+
+
+class Installed(Protocol):
+    """Installation of patches, see `gpubench.accel.installation.Installation`."""
+
+    targets: list[str]
+    engine: str
+    verbose: bool
+
+    def remove(self) -> None:
+        """Restore all originals."""
 
 
 class Dispatcher:
@@ -39,7 +49,7 @@ class Dispatcher:
     """
 
     def __init__(self) -> None:
-        self.installation: Installation | None = None
+        self.installation: Installed | None = None
         self.report = Report()
         self._warned: set[tuple[str, str]] = set()
 
