@@ -16,7 +16,7 @@ import typer
 from resume_cases import SMALL_FORESTS
 
 import gpubench as gb
-from gpubench.cli import listing, main, parse
+from gpubench.cli import errors, listing, main, parse
 from gpubench.datasets import demo_path
 from gpubench.tasks import TASKS, label_prediction
 
@@ -143,7 +143,7 @@ def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.Captu
     lines = [line for block in blocks(PAGES["docs/command-line.md"], "console") for line in block.splitlines()]
     assert lines
     for command, message in zip(lines[::2], lines[1::2], strict=True):
-        assert main.main(shlex.split(command.removeprefix("$ gpubench "))) == main.EXIT_BAD_INPUT
+        assert main.main(shlex.split(command.removeprefix("$ gpubench "))) == errors.EXIT_BAD_INPUT
         assert capsys.readouterr().err.strip() == message
 
 
