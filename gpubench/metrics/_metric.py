@@ -102,7 +102,7 @@ class MetricSpec:
 
     id: str
     title: str
-    bounds: tuple[float, float]
+    bounds: tuple[float, float] = (0, 1)
     higher_is_better: bool | None = True
     description: str = ""
     mean_over: MeanOver = "cells"
@@ -127,8 +127,6 @@ class Metric(Protocol[P]):
 def metric(
     id: str,  # noqa: A002 - the field's word
     title: str,
-    *,
-    bounds: tuple[float, float],
     **declared: Any,
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
     """Attach a `MetricSpec` with these attributes to a function.
@@ -143,7 +141,7 @@ def metric(
         published = cast("Metric[P]", function)
         description = (function.__doc__ or "").strip().splitlines()[0].removeprefix("Compute ").removeprefix("the ")
         description = description[:1].upper() + description[1:]
-        published.spec = MetricSpec(id, title, bounds, description=description, **declared)
+        published.spec = MetricSpec(id, title, description=description, **declared)
         return published
 
     return attach

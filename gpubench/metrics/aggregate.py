@@ -45,7 +45,7 @@ def bio_conservation(scores: Iterable[float]) -> Score:
     return _mean(scores)
 
 
-@metric("batch_correction", "Batch correction", bounds=(0, 1), scib=("Batch correction", AGGREGATE))
+@metric("batch_correction", "Batch correction", scib=("Batch correction", AGGREGATE))
 def batch_correction(scores: Iterable[float]) -> Score:
     """Compute the mean of the scores that say how well batches are mixed.
 

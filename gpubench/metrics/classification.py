@@ -298,7 +298,7 @@ def _publish(
     function.__doc__ = _DOCSTRING.format(
         summary=summary, parameters=parameters, name=name, example=example, value=value
     )
-    return metric(name, title, bounds=(0, 1))(function)
+    return metric(name, title)(function)
 
 
 def _outcome_of_labels(y_true: Any, y_pred: Any, engine: Engine) -> Outcome:

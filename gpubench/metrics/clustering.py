@@ -77,7 +77,7 @@ def adjusted_rand_index(
     return Score(value, n=n)
 
 
-@metric("normalized_mutual_info", "Normalised mutual information", bounds=(0, 1))
+@metric("normalized_mutual_info", "Normalised mutual information")
 def normalized_mutual_info(
     labels_true: Any,
     labels_pred: Any,
@@ -300,7 +300,7 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
     return find()
 
 
-@metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", bounds=(0, 1), needs=("label",), scib=("KMeans NMI", BIO))
+@metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", needs=("label",), scib=("KMeans NMI", BIO))
 def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
     """Compute the normalised mutual information of labels and as many k-means clusters.
 
@@ -363,12 +363,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
 
 
 @metric(
-    "nmi_ari_cluster_labels_leiden_nmi",
-    "Leiden NMI",
-    bounds=(0, 1),
-    needs=("label",),
-    neighbors=lambda _: NEIGHBORS - 1,
-    cost=None,
+    "nmi_ari_cluster_labels_leiden_nmi", "Leiden NMI", needs=("label",), neighbors=lambda _: NEIGHBORS - 1, cost=None
 )
 def nmi_ari_cluster_labels_leiden_nmi(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None

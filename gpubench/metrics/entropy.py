@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 @metric(
     "entropy_per_cell",
     "Entropy of batches per cell",
-    bounds=(0, 1),
     needs=("batch",),
     options=("n_neighbors",),
     neighbors=lambda options: options.n_neighbors - 1,

@@ -22,7 +22,6 @@ NEIGHBORS = 15
 @metric(
     "graph_connectivity",
     "Graph connectivity",
-    bounds=(0, 1),
     needs=("label",),
     neighbors=lambda _: NEIGHBORS - 1,
     cost=None,

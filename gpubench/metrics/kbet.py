@@ -81,7 +81,7 @@ def kbet_tests(
     return _test(around.engine, around.knn, _several_batches(batches, around))
 
 
-@metric("kbet", "kBET", bounds=(0, 1), needs=("batch",), neighbors=lambda _: NEIGHBORS - 1)
+@metric("kbet", "kBET", needs=("batch",), neighbors=lambda _: NEIGHBORS - 1)
 def kbet(
     X: Any,
     batches: Any,
@@ -136,7 +136,6 @@ def kbet(
 @metric(
     "kbet_per_label",
     "kBET",
-    bounds=(0, 1),
     needs=("batch", "label"),
     neighbors=lambda _: NEIGHBORS - 1,
     cost=None,

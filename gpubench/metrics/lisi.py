@@ -74,14 +74,7 @@ def lisi_knn(
     return _lisi(around, encode_labels(labels, "labels", around.n), _perplexity(around, perplexity))
 
 
-@metric(
-    "ilisi_knn",
-    "iLISI",
-    bounds=(0, 1),
-    needs=("batch",),
-    neighbors=lambda _: NEIGHBORS - 1,
-    scib=("iLISI", BATCH),
-)
+@metric("ilisi_knn", "iLISI", needs=("batch",), neighbors=lambda _: NEIGHBORS - 1, scib=("iLISI", BATCH))
 def ilisi_knn(
     X: Any,
     batches: Any,
@@ -128,14 +121,7 @@ def ilisi_knn(
     return around.score(_share_seen(around, batches, "batches", used), perplexity=used)
 
 
-@metric(
-    "clisi_knn",
-    "cLISI",
-    bounds=(0, 1),
-    needs=("label",),
-    neighbors=lambda _: NEIGHBORS - 1,
-    scib=("cLISI", BIO),
-)
+@metric("clisi_knn", "cLISI", needs=("label",), neighbors=lambda _: NEIGHBORS - 1, scib=("cLISI", BIO))
 def clisi_knn(
     X: Any,
     labels: Any,

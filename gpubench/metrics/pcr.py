@@ -67,7 +67,7 @@ def principal_component_regression(
     return _explained_by_numbers(embedding, covariate)
 
 
-@metric("pcr_comparison", "PCR comparison", bounds=(0, 1), needs=("batch",), scib=("PCR comparison", BATCH))
+@metric("pcr_comparison", "PCR comparison", needs=("batch",), scib=("PCR comparison", BATCH))
 def pcr_comparison(
     X_pre: Any, X_post: Any, covariate: Any, *, categorical: bool = True, engine: Engine | str | None = None
 ) -> Score:

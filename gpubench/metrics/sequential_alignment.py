@@ -29,7 +29,6 @@ MIN_ADAPTIVE_K = 3
 @metric(
     "sequential_alignment",
     "Sequential alignment",
-    bounds=(0, 1),
     needs=("time",),
     options=("k", "normalize", "adaptive_k"),
     neighbors=lambda options: max(DENSITY_NEIGHBORS, 2 * options.k) if options.adaptive_k else options.k,

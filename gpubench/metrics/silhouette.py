@@ -54,7 +54,6 @@ def silhouette_widths(
 @metric(
     "silhouette_score",
     "Silhouette (labels)",
-    bounds=(0, 1),
     needs=("label",),
     cost=lambda model, sizes, _, label: model.silhouette(sizes, label),
     scib=("Silhouette label", BIO),
@@ -112,12 +111,7 @@ def silhouette_label(
 
 
 @metric(
-    "isolated_labels",
-    "Isolated labels",
-    bounds=(0, 1),
-    mean_over="labels",
-    needs=("label", "batch"),
-    scib=("Isolated labels", BIO),
+    "isolated_labels", "Isolated labels", mean_over="labels", needs=("label", "batch"), scib=("Isolated labels", BIO)
 )
 def isolated_labels(
     X: Any, labels: Any, batch: Any, *, iso_threshold: int | None = None, engine: Engine | str | None = None
@@ -177,7 +171,6 @@ def isolated_labels(
 @metric(
     "batch_silhouette",
     "Silhouette (batches within labels)",
-    bounds=(0, 1),
     mean_over="labels",
     needs=("label", "batch"),
     cost=lambda model, sizes, _, label, batch: model.silhouette(sizes, batch, within=label),
@@ -246,7 +239,7 @@ def silhouette_batch(
     return mixing.score(silhouette_widths(engine, x, batches, label, metric), params)
 
 
-@metric("bras", "BRAS", bounds=(0, 1), mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
+@metric("bras", "BRAS", mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
 def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
     r"""Compute how well batches are mixed within each label: `batch_silhouette` against all other batches together.
 
