@@ -1,4 +1,4 @@
-"""gpubench: how good an embedding of single cells is, in numbers that can be trusted.
+"""gpubench: metrics for embeddings of single cells, on CPUs, GPUs and Dask clusters.
 
 >>> import gpubench as gb
 >>> result = gb.score("data.h5ad", embeddings=["X_pca"], label="cell_type", batch="donor")  # doctest: +SKIP
@@ -38,7 +38,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# name -> module; what is here is loaded when it is first used, so that `import gpubench` costs nothing
+# name -> module, which is imported when the name is first used, so that `import gpubench` is fast
 _LAZY = {
     "score": "gpubench.running.score",
     "Result": "gpubench.results.result",

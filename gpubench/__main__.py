@@ -12,7 +12,7 @@ from gpubench.running.interrupt import has_abandoned_work
 def run() -> None:
     """Run the command line and end the process with its exit code."""
     code = main()
-    if has_abandoned_work():  # Python would wait for the library that Ctrl-C has interrupted
+    if has_abandoned_work():  # Python would wait for the library that Ctrl-C interrupted
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,6 +1,6 @@
-"""Runs that are killed at any moment, started by `test_resume.py`: a process that has imported everything forks them.
+"""Runs for `test_resume.py` to kill: a process that has imported everything forks them.
 
-Reads one line for each run, seconds after which it is killed (or "never"), and answers with one: how it ended.
+It reads one line per run, the seconds until it is killed (or "never"), and writes one line: how the run ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SMALL_FORESTS = _cross_validation.ClassifierSettings(
 
 
 def cells() -> dict[str, Any]:
-    """Cells of four labels, three batches and five times, none of them apart."""
+    """Return overlapping cells of four labels, three batches and five times."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 4, N)
     centres = rng.normal(size=(4, 10))
@@ -39,14 +39,14 @@ def cells() -> dict[str, Any]:
 
 
 def score(**given: Any) -> Any:
-    """Score them on five tasks and the scores of scib-metrics; forests are small, for speed."""
+    """Score the cells on five tasks and the metrics of scib-metrics; forests are small, for speed."""
     label_prediction.SETTINGS = SMALL_FORESTS
     tasks = ["clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization", "scib"]
     return gb.score(**cells(), tasks=tasks, engine="cpu", threads=1, **given)
 
 
 def run(out: Path) -> None:
-    """Score, write the results as the command line does, and say that the run has ended."""
+    """Score, write the results as the command line does, and end the run."""
     with Checkpoint(out) as checkpoint:
         result = score(checkpoint=checkpoint)
         result.to_json(out / "results.json")
@@ -55,7 +55,7 @@ def run(out: Path) -> None:
 
 
 def import_all() -> None:
-    """Import what a run imports on its way, so that every fork is as fast as its arithmetic."""
+    """Import what a run imports, so that a fork spends its time on computing."""
     import igraph  # noqa: F401
     import scipy.optimize
     import scipy.sparse.csgraph
@@ -65,7 +65,7 @@ def import_all() -> None:
 
 
 def main() -> None:
-    """Fork runs as they are asked for; each begins when its line is read."""
+    """Fork a run for each line that is read."""
     import_all()
     out = Path(sys.argv[1])
     sys.stdout.write("ready\n")

@@ -1,4 +1,4 @@
-"""The command `compare`: parses, calls, prints."""
+"""The command `compare`."""
 
 from __future__ import annotations
 
@@ -17,54 +17,59 @@ EXIT_FAILED = 1
 def compare(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="RESULT...", help="results.json files, or folders with one; one alone: its embeddings."),
+        typer.Argument(
+            metavar="RESULT...", help="results.json files, or folders with one. A single file: its embeddings."
+        ),
     ],
     *,
     fail_below: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METRIC=VALUE",
-            help="Exit with 1 if a file after the first has this metric below, undefined or not at all. Repeatable.",
+            help="Exit with 1 if this metric is below the value, undefined or missing in a later file. Repeatable.",
         ),
     ] = None,
     fail_if_worse: Annotated[
         bool,
         typer.Option(
             "--fail-if-worse",
-            help="Exit with 1 if a row is worse than in the first file and not within noise, undefined or missing.",
+            help="Exit with 1 if a row is worse than in the first file beyond noise, undefined or missing.",
         ),
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="What --fail-if-worse lets pass; 0 by default.")
+        float | None,
+        typer.Option(metavar="NUMBER", help="Largest deterioration that --fail-if-worse accepts. Default: 0."),
     ] = None,
     donor: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Leave out each donor in turn: noise of other donors.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of donors; intervals then show variation between donors."),
     ] = None,
     obs: Annotated[
         str | None,
-        typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad with the column, where the results lack it."),
+        typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad file with the column, if the results lack it."),
     ] = None,
-    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="How often cells are drawn; 0: not at all.")] = 1000,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the draws.")] = 42,
+    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="Bootstrap resamples of the cells; 0: none.")] = 1000,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
 ) -> int:
-    """Put results side by side: differences from the first, what is better, and whether it is more than noise.
+    """Compare results with the first one: differences, which is better, and whether a difference exceeds noise.
 
-    Noise is how far a difference moves with other cells, or with other donors.
+    Noise is the variation of a difference over other cells, or over other donors.
 
-    Of values in cells.parquet a bootstrap of cells, or a jackknife over donors, gives 95% intervals; other numbers have
-    standard errors, or a reason.
+    Values in cells.parquet get 95% intervals: a bootstrap of cells, or a jackknife over donors.
+
+    Other numbers have standard errors, or the reason why they have none.
     """
     if format_ not in ("table", "json"):
         raise InputError(f"--format {format_!r} is unknown; use table or json")
     if tolerance is not None and not fail_if_worse:
-        raise InputError("--tolerance is what --fail-if-worse lets pass; add that, or leave it out")
-    least = _least(fail_below or [])
+        raise InputError("--tolerance needs --fail-if-worse; add it, or leave out --tolerance")
+    thresholds = _thresholds(fail_below or [])
     from gpubench.comparison.compare import compare as compare_results
     from gpubench.results.table import print_blocks
 
     compared = compare_results(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
-    failures = compared.below(least) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
+    failures = compared.below(thresholds) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
     if format_ == "json":
         content = {**compared.to_dict(), "failures": failures}
         sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -74,9 +79,9 @@ def compare(
     return EXIT_FAILED if failures else 0
 
 
-def _least(texts: list[str]) -> dict[str, float]:
+def _thresholds(texts: list[str]) -> dict[str, float]:
     """Read "metric=value" texts."""
-    least: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
     for text in texts:
         metric, _, number = text.partition("=")
         try:
@@ -87,5 +92,5 @@ def _least(texts: list[str]) -> dict[str, float]:
             raise InputError(
                 f"--fail-below {text!r} has no number; write it as METRIC=VALUE, such as silhouette_score=0.5"
             )
-        least[metric] = max(value, least.get(metric, value))
-    return least
+        thresholds[metric] = max(value, thresholds.get(metric, value))
+    return thresholds

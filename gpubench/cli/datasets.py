@@ -1,4 +1,4 @@
-"""The commands `gpubench datasets ...`: parse, call, print."""
+"""The commands `gpubench datasets ...`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""What works on this machine, what does not, and what to install."""
+"""Check what works on this machine, and what to install."""
 
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable
@@ -21,13 +22,13 @@ State = Literal["works", "missing", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes
     ----------
-    about : what
-    state : "works", "missing" (scoring works without it), "broken" (scoring does not)
-    text : what was found, and what to do
+    about : what was checked
+    state : "works", "missing" (scoring works without it), "broken" (scoring fails)
+    text : details, and the remedy
     """
 
     about: str
@@ -35,45 +36,34 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class OptionalPackage:
-    """A package that makes something faster.
+class OptionalPackage(NamedTuple):
+    """A package that gpubench can work without."""
 
-    Attributes
-    ----------
-    name : its distribution
-    extra : the extra of gpubench that installs it
-    gain : what it speeds up
-    """
-
-    name: str
-    extra: str
-    gain: str
+    name: str  # of its distribution
+    extra: str  # of gpubench, which installs it
+    about: str
+    purpose: str
 
 
 OPTIONAL = (
-    OptionalPackage("faiss-cpu", "cpu", "finding neighbours among very many cells"),
-    OptionalPackage("networkit", "cpu", "Leiden communities of half a million cells and more"),
-    OptionalPackage("scikit-learn-intelex", "cpu", "random forests in the label prediction tasks"),
+    OptionalPackage("distributed", "dask", "engine dask", "for --workers and --scheduler"),
+    OptionalPackage("fsspec", "remote", "URLs", "for files at https:// and s3:// addresses"),
+    OptionalPackage("faiss-cpu", "cpu", "faiss-cpu", "for faster neighbour search among very many cells"),
+    OptionalPackage("networkit", "cpu", "networkit", "for faster Leiden clustering of half a million cells and more"),
+    OptionalPackage("scikit-learn-intelex", "cpu", "scikit-learn-intelex", "for faster random forests"),
 )
-
-ELSEWHERE = (
-    ("distributed", "dask", "engine dask", "--workers and --scheduler"),
-    ("fsspec", "remote", "URLs", "files at https:// and s3:// addresses"),
-)
-"""Distribution, the extra of gpubench that installs it, what it makes possible, and where that is met."""
 
 CUDA_MODULES = {
     "cuml": "random forests run on the CPU without it",
     "pylibcugraph": "Leiden runs on the CPU without it",
     "nvtx": "Nsight shows no stages without it",
 }
-"""Modules that the CUDA engine can do without, and what that costs."""
+"""Optional modules of the CUDA engine, and what is lost without them."""
 
 
 def examine() -> list[Finding]:
-    """Look at the machine, and score a handful of cells."""
-    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_elsewhere(), *_optional_packages(), *_blas()]
+    """Check the machine, and score six cells."""
+    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -81,26 +71,27 @@ def works(findings: list[Finding]) -> bool:
     return all(finding.state != "broken" for finding in findings)
 
 
-def to_text(findings: list[Finding]) -> str:
-    """One line for each finding, and a last one that sums up."""
-    width = max(len(finding.about) for finding in findings)
-    lines = [f"{finding.state:<8} {finding.about:<{width}}  {finding.text}" for finding in findings]
-    verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see what is broken above."
+def to_text(findings: list[Finding], width: int | None = None) -> str:
+    """Format one line per finding, and a verdict; `width` wraps the lines."""
+    longest = max(len(finding.about) for finding in findings)
+    lines = [f"{finding.state:<8} {finding.about:<{longest}}  {finding.text}" for finding in findings]
+    if width:
+        indent = " " * (len("missing   ") + longest + 1)
+        lines = [textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False) for line in lines]
+    verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see the broken items above."
     return "\n".join([*lines, "", verdict])
 
 
 def _machine() -> Iterator[Finding]:
     yield Finding("gpubench", "works", f"{machine.package_version('gpubench')}, Python {platform.python_version()}")
     free = planner.free_memory_bytes() / 1e9
-    yield Finding(
-        "machine", "works", f"{machine.cpu_model()}, {usable_cores()} usable cores, {free:.1f} GB of memory free"
-    )
+    yield Finding("machine", "works", f"{machine.cpu_model()}, {usable_cores()} usable cores, {free:.1f} GB free")
     versions = ", ".join(f"{name} {version}" for name, version in machine.package_versions().items())
     yield Finding("packages", "works", versions)
 
 
 def _scoring() -> Finding:
-    """Cluster six cells and measure how they are separated, so that the libraries are really used."""
+    """Cluster six cells and score the clusters, so that the libraries are really used."""
     try:
         from gpubench.metrics import adjusted_rand_index, leiden_clusters, silhouette_label
 
@@ -116,16 +107,17 @@ def _scoring() -> Finding:
 
 
 def _tiles() -> Finding:
-    """Whether distances between cells are computed by compiled code."""
+    """Check the compiled code for distances."""
     found = compiled.available()
-    if not found:
-        remedy = "install gpubench again where a C++ compiler (g++ or clang++) is"
-        return Finding("compiled tiles", "missing", f"would speed up neighbours and silhouettes: {remedy}")
-    return Finding("compiled tiles", "works", f"for {found[0]}; speed up neighbours and silhouettes")
+    purpose = "for faster neighbour search and silhouettes"
+    if found:
+        return Finding("compiled tiles", "works", f"{found[0]}; {purpose}")
+    remedy = "install gpubench again with a C++ compiler (g++ or clang++)"
+    return Finding("compiled tiles", "missing", f"{purpose}: {remedy}")
 
 
 def _cuda() -> Iterator[Finding]:
-    """Ask the NVIDIA driver itself; the packages count only where there is a driver."""
+    """Ask the NVIDIA driver; packages are checked only if there is a driver."""
     driver = _cuda_driver_version()
     if driver is None:
         yield Finding("engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used")
@@ -145,23 +137,13 @@ def _cuda() -> Iterator[Finding]:
             yield Finding(module, "works", "used by the engine cuda")
 
 
-def _elsewhere() -> Iterator[Finding]:
-    for package, extra, about, what in ELSEWHERE:
-        version = machine.package_version(package)
-        if version is None:
-            yield Finding(about, "missing", f'for {what}: pip install "gpubench[{extra}]"')
-        else:
-            yield Finding(about, "works", f"{package} {version}; for {what}")
-
-
 def _optional_packages() -> Iterator[Finding]:
-    for package in OPTIONAL:
-        version = machine.package_version(package.name)
-        if version is not None:
-            yield Finding(package.name, "works", f"{version}; speeds up {package.gain}")
-            continue
-        install = f'pip install "gpubench[{package.extra}]"'
-        yield Finding(package.name, "missing", f"would speed up {package.gain}: {install}")
+    for name, extra, about, purpose in OPTIONAL:
+        version = machine.package_version(name)
+        if version is None:
+            yield Finding(about, "missing", f'{purpose}: pip install "gpubench[{extra}]"')
+        else:
+            yield Finding(about, "works", f"{version if about == name else f'{name} {version}'}; {purpose}")
 
 
 def _blas() -> Iterator[Finding]:

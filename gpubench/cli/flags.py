@@ -85,7 +85,7 @@ def _parameters(spec: OptionSpec, *, panels: bool) -> Iterator[inspect.Parameter
 
 
 def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the values of flags into arguments of `gpubench.score`; flags that were not given are left out.
+    """Turn the values of flags into fields of `RunOptions`, parameters of tasks as a dict.
 
     Raises
     ------
@@ -97,8 +97,7 @@ def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
         values = [given[flag.parameter] for flag in spec.flags if flag.parameter in given]
         if not values:
             continue
-        value = _PARSE[spec.kind](*values) if spec.kind in _PARSE else values[0]
-        arguments |= value if spec.kind == "parameters" else {name: value}
+        arguments[name] = _PARSE[spec.kind](*values) if spec.kind in _PARSE else values[0]
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""What exists, as text and as JSON values: tasks, metrics, and what the metrics of a result mean."""
+"""Lists of tasks and metrics, as text and as JSON values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTH = 74
 
 
 def tasks_text() -> str:
-    """Each task with its question, what it needs and what it gives; then the parameters of all."""
+    """Format each task with its question, inputs and metrics; then the parameters of all tasks."""
     from gpubench.tasks import TASKS, Options
 
     blocks = [
@@ -23,12 +23,12 @@ def tasks_text() -> str:
 
 
 def _written(value: Any) -> str:
-    """A value as --option takes it."""
+    """Format a value as --option takes it."""
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def tasks_data() -> dict[str, Any]:
-    """The tasks and the parameters of all, as JSON values."""
+    """Return the tasks and their parameters as JSON values."""
     from gpubench.tasks import TASKS, Options
 
     tasks = [
@@ -58,7 +58,7 @@ def tasks_table() -> str:
 
 
 def metrics_data() -> list[dict[str, Any]]:
-    """The metrics as JSON values; a range without an end has null there."""
+    """Return the metrics as JSON values; an infinite end of a range is null."""
     from gpubench.metrics import METRICS
 
     return [
@@ -75,7 +75,7 @@ def metrics_data() -> list[dict[str, Any]]:
 
 
 def metrics_text() -> str:
-    """Each metric with its range and what it says."""
+    """Format each metric with its range and description."""
     from gpubench.metrics import METRICS
 
     specs = [metric.spec for metric in METRICS.values()]
@@ -83,10 +83,12 @@ def metrics_text() -> str:
 
 
 def meanings_text(metrics: Iterable[str]) -> str:
-    """What each of some metrics says, below its name, and which end is better; in the width of any terminal."""
+    """Format the descriptions of some metrics, wrapped, with the direction that is better."""
     from gpubench.metrics import METRICS
 
     better = {True: "Higher is better.", False: "Lower is better.", None: ""}
     specs = [METRICS[metric].spec for metric in dict.fromkeys(metrics)]
-    said = {s.id: f"{s.description} {better[s.higher_is_better]}".rstrip() for s in specs}
-    return "\n".join(f"  {name}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}" for name, text in said.items())
+    texts = {s.id: f"{s.description} {better[s.higher_is_better]}".rstrip() for s in specs}
+    return "\n".join(
+        f"  {name}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}" for name, text in texts.items()
+    )

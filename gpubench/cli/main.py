@@ -1,9 +1,10 @@
-"""The command line: parses, calls, prints."""
+"""The command line."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,6 @@ from gpubench.cli.compare import compare
 from gpubench.cli.datasets import app as datasets_app
 from gpubench.cli.errors import EXIT_INTERRUPTED, complain, reporting
 from gpubench.cli.profile import profile_command
-from gpubench.cli.report import report_command
 from gpubench.cli.score import EXAMPLES, demo, score
 from gpubench.core.errors import GpubenchError, InputError
 
@@ -32,15 +32,18 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line; return the exit code.
 
-    0: done. 1: a task failed, the others are kept; or a comparison found what it must not. 2: wrong usage or input.
-    130: interrupted, what was done is kept.
+    0: success. 1: a task failed and the other scores are saved, or a comparison failed. 2: wrong usage or input.
+    130: interrupted; finished scores are saved.
     """
-    for stream in (sys.stdout, sys.stderr):  # names of labels and files may hold what the terminal's encoding lacks
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # names of labels and files may have characters that the terminal's encoding lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # zarr reads parts of a store at once, and asyncio would print tracebacks of those that fail beside the first
+    # zarr reads parts of a store concurrently, and asyncio would print tracebacks of all failures after the first
     logging.getLogger("asyncio").disabled = True
     try:
         return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(InputError(f"{message}; see {context.command_path if context else 'gpubench'} --help"))
     except (GpubenchError, MemoryError) as error:
         return complain(error)
-    except OSError as error:  # such as a folder that may not be entered, wherever a path is first looked at
+    except OSError as error:  # such as a folder without permission, wherever a path is first used
         if error.filename is None:
             raise
         message = f"{str(error.filename)!r} cannot be used: {error.strerror}; check the path, or choose another"
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @app.callback(invoke_without_command=True)
 def _gpubench(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Score embeddings of single cells: clustering, separation, batch mixing, label prediction and more.
 
@@ -86,7 +89,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")
 
 @app.command()
 def doctor(json_: _Json = False) -> int:
-    """Say what works on this machine, what does not, and what to install."""
+    """Check what works on this machine, and what to install."""
     from gpubench.cli import doctor as examination
 
     findings = examination.examine()
@@ -94,26 +97,25 @@ def doctor(json_: _Json = False) -> int:
     if json_:
         _print_json({"works": works, "findings": [asdict(finding) for finding in findings]})
     else:
-        typer.echo(examination.to_text(findings))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        typer.echo(examination.to_text(findings, width))
     return 0 if works else 1
 
 
 @app.command()
 def prepare(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="h5ad with expression in X.")],
-    condition: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The column of obs that says what was done to a cell.")
-    ],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="h5ad file with expression in X.")],
+    condition: Annotated[str, typer.Option(metavar="COLUMN", help="Column of obs with the perturbation of each cell.")],
     control: Annotated[
-        str, typer.Option(metavar="VALUE", help="Its value for untreated cells, such as non-targeting.")
+        str, typer.Option(metavar="VALUE", help="Value of --condition for untreated cells, such as non-targeting.")
     ],
-    out: Annotated[Path, typer.Option(metavar="H5AD", help="The h5ad to write.")],
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the drawing of controls.")] = 42,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Print where errors come from.")] = False,
+    out: Annotated[Path, typer.Option(metavar="H5AD", help="h5ad file to write.")],
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print tracebacks of errors.")] = False,
 ) -> None:
     """Find the genes that each perturbation changes, and match treated to control cells.
 
-    The file written is what the task perturbation_expression_prediction needs.
+    The task perturbation_expression_prediction needs the file that is written.
     """
     from gpubench.data import prepare_perturbation
 
@@ -122,14 +124,32 @@ def prepare(
     typer.echo(f"Wrote {out}")
 
 
-app.command("report")(report_command)
+@app.command("report")
+def report_command(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="A results.json, or a folder of results to compare.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="File to write.")] = Path("report.html"),
+) -> None:
+    """Write results as one HTML page that works offline: scores, definitions, notes, time, memory and provenance."""
+    from gpubench.cli.parse import check_file
+    from gpubench.reporting import report
+    from gpubench.reporting.page import read_runs
+
+    check_file(out, "out", "report.html")
+    runs = read_runs(results)
+    replaced = " (replaced)" if out.exists() else ""
+    report(runs, out)
+    typer.echo(f"Wrote {out}{replaced}")
+
+
 app.command()(compare)
 app.command("profile")(profile_command)
 
 
 @app.command()
 def tasks(json_: _Json = False) -> None:
-    """List the tasks: what each asks, what it needs, and its metrics."""
+    """List the tasks: question, inputs and metrics."""
     from gpubench.cli import listing
 
     _print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
@@ -137,7 +157,7 @@ def tasks(json_: _Json = False) -> None:
 
 @app.command()
 def metrics(json_: _Json = False) -> None:
-    """List the metrics: their ids, their range, and what they say."""
+    """List the metrics: id, range and meaning."""
     from gpubench.cli import listing
 
     _print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())

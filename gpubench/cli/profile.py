@@ -1,15 +1,16 @@
-"""The command `profile`: parses, calls, prints."""
+"""The command `profile`."""
 
 from __future__ import annotations
 
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
+from gpubench.cli.flags import parse_flags, with_run_flags
 from gpubench.core import units
 
 if TYPE_CHECKING:
@@ -18,34 +19,22 @@ if TYPE_CHECKING:
 JSON, FIGURES = "profile.json", ("svg", "png")
 
 
+@with_run_flags("tasks", "seed", "knn", "threads", "memory", "options", panels=False)
 def profile_command(
-    cells: Annotated[str, typer.Option(metavar="NUMBERS", help="How many cells.")] = "10k,30k,100k",
-    dims: Annotated[str, typer.Option(metavar="NUMBERS", help="Of how many dimensions.")] = "50",
     *,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task", "-t", metavar="TASK", help="Only this task. Repeatable. By default all without classifiers."
-        ),
-    ] = None,
+    cells: Annotated[str, typer.Option(metavar="NUMBERS", help="Numbers of cells.")] = "10k,30k,100k",
+    dims: Annotated[str, typer.Option(metavar="NUMBERS", help="Numbers of dimensions.")] = "50",
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of everything random.")] = 42,
-    knn: Annotated[
-        str, typer.Option(metavar="NAME", help="Search of neighbours: auto, exact, leaves, ivf or nn_descent.")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(metavar="NUMBER", help="CPU threads; all by default.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="AMOUNT", help="Most memory beyond the data, as 4GB.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="A parameter, such as k=15.")
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")] = Path("gpubench-profile"),
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print where errors come from.")] = False,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the files.")] = Path("gpubench-profile"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks of errors.")] = False,
+    **given: Any,
 ) -> int:
-    """Score synthetic cells of growing size, and say where time and memory go beside what this machine can do.
+    """Score synthetic cells of growing size, and compare time and memory of each stage with the machine's limits.
 
-    Writes profile.json, profile.svg and profile.png. Each size runs in a process of its own; Ctrl-C keeps what is done.
+    By default all tasks without classifiers run. Each size runs in its own process; Ctrl-C keeps the finished sizes.
+
+    Writes profile.json, profile.svg and profile.png.
     """
-    from gpubench.cli import parse
     from gpubench.cli.progress import Progress
     from gpubench.core.files import check_writable_folder
     from gpubench.profiling import profile
@@ -59,17 +48,12 @@ def profile_command(
             found = profile(
                 units.parse_counts(cells, "cells"),
                 units.parse_counts(dims, "dims"),
-                tasks=task or DEFAULT_TASKS,
                 engine=engine,
-                seed=seed,
-                knn=knn,
-                threads=threads,
-                memory=None if memory is None else units.parse_bytes(memory),
-                options=parse.parse_options(option or []),
                 listener=progress,
                 keep=partial(_write_json, folder=out),
+                **{**parse_flags(given), "tasks": given["task"] or DEFAULT_TASKS},
             )
-        if found.interrupted and not found.runs:  # nothing to keep
+        if found.interrupted and not found.runs:
             raise KeyboardInterrupt
     print_blocks(blocks(found), sys.stdout)
     sys.stdout.write("".join(f"Wrote {file}\n" for file in _write(found, out)))
@@ -84,7 +68,7 @@ def _write_json(done: Profile, folder: Path) -> None:
 
 
 def _write(found: Profile, folder: Path) -> list[Path]:
-    """All files, of which the figures need a run."""
+    """Write all files; the figures only if there is a run."""
     from gpubench.profiling.figure import write_figure
 
     _write_json(found, folder)

@@ -1,4 +1,4 @@
-"""A line on the terminal that shows what runs, how far it is and since when."""
+"""Progress line on the terminal: running stage, progress, elapsed time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Progress(Drawing):
     """A `Listener` that draws the running stage, see `Drawing`.
 
-    Listening only notes where the run is, and a thread of its own draws a few times a second, so the run never waits
-    for the terminal.
+    The listener only stores the state, and another thread draws a few times a second, so that the run never waits for
+    the terminal.
     """
 
     _DRAWN_PER_SECOND = 8
@@ -24,7 +24,7 @@ class Progress(Drawing):
     def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
         super().__init__(stream, shown=shown)
         self._begin = time.monotonic()
-        # replaced as a whole, so that a drawing never mixes two stages
+        # replaced at once, so that a drawing never mixes two stages
         self._state: tuple[str, int, int] = ("starting", 0, 0)
 
     def _live(self, console: Console) -> Live:
@@ -46,7 +46,7 @@ class Progress(Drawing):
         self._state = (path.rpartition("/")[0], 0, 0)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw: the stage, a bar where its length is known, and the time since the run began."""
+        """Draw the stage, a bar if its length is known, and the elapsed time."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -64,7 +64,7 @@ class Progress(Drawing):
 
 
 def _clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, hours before them where there are any."""
+    """Format seconds as m:ss, or h:mm:ss."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""`gpubench score run.yaml`: parse, call, print."""
+"""The command `score` with a run file."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import typer
 
 from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain
 from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.running.options import SPECS
 
 if TYPE_CHECKING:
     from gpubench.results.result import Result
     from gpubench.running.plan import Plan
 
 ALLOWED = ("data", "out", "format_", "report", "plan", "quiet", "verbose")
-"""Parameters of `score` that go with a run file; the rest is written in it, but for those of one run."""
-
-_OF_ONE_RUN = ("trace",)
+"""Parameters of `score` that a run file allows; most others are keys of the run file."""
 
 
 def refuse_other_flags(context: typer.Context) -> None:
-    """Make sure that nothing is asked for beside a run file that it would not follow.
+    """Refuse flags that a run file does not allow.
 
     Raises
     ------
     InputError
-        A flag that belongs into the file.
+        A flag that belongs in the file, or to a single run.
     """
+    keys = {flag.parameter for spec in SPECS.values() if spec.in_run_file for flag in spec.flags}
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in ALLOWED and source is not None and source.name == "COMMANDLINE":
-            remedy = "leave it out" if name in _OF_ONE_RUN else "write it there, for a run or under 'defaults'"
+            remedy = "write it there, for a run or under 'defaults'" if name in keys else "leave it out"
             raise InputError(f"--{name.replace('_', '-')} does not go with a run file; {remedy}")
 
 
 def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
-    """Print what every run of a run file would take, and what all of them take; returns the exit code."""
+    """Print the plans of all runs of a run file, and their sum; return the exit code."""
     from gpubench.cli.parse import parse_output
     from gpubench.running import batch
     from gpubench.running.run_file import read_run_file
@@ -50,8 +50,8 @@ def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
     for i, run in enumerate(runs, 1):
         typer.echo(f"[{i}/{len(runs)}] {run.name}")
         output = batch.output_of(run, every) if every else None
-        if output is not None and batch.has_ended(run, output):
-            typer.echo(f"It has ended: its result in {output.folder} would be taken over.\n")
+        if output is not None and batch.is_complete(run, output):
+            typer.echo(f"Complete: the result in {output.folder} would be reused.\n")
             continue
         try:
             expected[run.name] = batch.plan_run(run)
@@ -70,9 +70,9 @@ def plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
 def score_runs(
     file: str, out: Path | None, formats: list[str] | None, *, report: bool, quiet: bool, verbose: bool
 ) -> int:
-    """Score every run of a run file; returns the exit code.
+    """Score every run of a run file; return the exit code.
 
-    A run that cannot be scored is told of, and the others go on.
+    A run that cannot be scored is reported, and the others continue.
     """
     from gpubench.cli.parse import parse_output
     from gpubench.cli.print_result import stages_text
@@ -83,7 +83,7 @@ def score_runs(
 
     every = parse_output(out, formats, report=report, quiet=quiet)
     if every is None:
-        raise InputError("a run file needs --out: the folder where each run gets a folder of its own")
+        raise InputError("a run file needs --out: the folder in which each run gets its own folder")
     plans = read_run_file(file)
     outputs = {plan.name: batch.output_of(plan, every) for plan in plans}
     for output in outputs.values():
@@ -116,7 +116,7 @@ def score_runs(
 
 
 def _finish(results: dict[str, Result], folder: Path, code: int, *, report: bool, quiet: bool) -> int:
-    """Write what is of all runs, and show the table."""
+    """Write the files of all runs, and print the table."""
     from gpubench.running import batch
 
     if not any(result.results for result in results.values()):
@@ -128,7 +128,7 @@ def _finish(results: dict[str, Result], folder: Path, code: int, *, report: bool
         reporting.report(results, folder / "report.html")
         lines.append(f"Wrote {folder / 'report.html'}")
     if code == EXIT_INTERRUPTED:
-        lines.append("Interrupted: the same command goes on from there.")
+        lines.append("Interrupted: run the same command to continue.")
     _say(f"\n{batch.table_text(results)}\n\n" + "\n".join(lines), quiet)
     return code
 

@@ -1,4 +1,4 @@
-"""The commands `score` and `demo`: parse, call, print."""
+"""The commands `score` and `demo`."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ Two embeddings side by side, and whether donors are mixed:
 
   gpubench score pbmc.h5ad -e X_pca -e X_scvi --label cell_type --batch donor
 
-Is the order of time points kept?
+Is the order of time points preserved?
 
   gpubench score embryo.h5ad -e X_pca --time day
 
-An array, and a table with one row for each cell:
+An array, and a table with one row per cell:
 
   gpubench score emb.npy --obs obs.parquet --label cell_type
 
-Labels of a dataset that is fetched by name, and your embedding of its cells:
+A dataset fetched by name, and your embedding of its cells:
 
   gpubench score tsv2_blood -e emb.npy
 
-Several runs, written in a file:
+Several runs, from a run file:
 
   gpubench score run.yaml --out results/
 
-One file for each species:
+One file per species:
 
   gpubench score human.h5ad mouse.h5ad -e X_uce --label cell_type --species organism
 
@@ -60,7 +60,7 @@ On the workers of a Dask cluster:
 
   gpubench score atlas.h5ad -e X_scvi --label cell_type --scheduler tcp://head:8786
 
-[bold]gpubench tasks[/bold] lists what each task needs and the names for --option.
+[bold]gpubench tasks[/bold] lists what each task needs and the parameters for --option.
 """
 
 
@@ -99,7 +99,8 @@ def score(
         output = parse_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
             check_file(trace, "trace", "trace.json", made=out)
-        run = RunOptions.of(**parse_flags(given))
+        arguments = parse_flags(given)
+        run = RunOptions.of(**arguments.pop("options"), **arguments)
         if plan:
             return _print_plan(run)
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
@@ -142,9 +143,9 @@ def _print_plan(run: RunOptions) -> int:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the result files go.")] = Path("gpubench-demo"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the result files.")] = Path("gpubench-demo"),
 ) -> int:
-    """Score real cells that come with gpubench, and say what each number means."""
+    """Score real cells that come with gpubench, and explain each number."""
     from gpubench.cli.listing import meanings_text
     from gpubench.cli.parse import parse_output
     from gpubench.cli.progress import Progress
@@ -170,19 +171,19 @@ def _finish(
     trace: Path | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> int:
-    """Write the files, show the table, and choose the exit code; what is not whole leaves its checkpoint."""
+    """Write the files, print the scores, and return the exit code; an incomplete run keeps its checkpoint."""
     from gpubench.cli.print_result import print_result, stages_text
 
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
-    lines = ["Interrupted: what was finished by then is above."] if result.interrupted else []
+    lines = ["Interrupted: the scores above were finished before."] if result.interrupted else []
     not_written = None
     try:
         lines += [_NOT_SAVED] if output is None else output.write(result)
         if trace is not None:
             result.to_trace(trace)
             lines.append(f"Wrote {trace}")
-    except InputError as error:  # the scores are shown before it ends the run
+    except InputError as error:  # raised again after the scores are printed
         not_written = error
     if checkpoint:
         lines += checkpoint.end(complete=not (result.interrupted or result.failures or not_written))

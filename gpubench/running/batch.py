@@ -1,4 +1,4 @@
-"""The runs of a run file, one after the other, each with a folder of its own, and one table of all."""
+"""Score the runs of a run file in turn, each into its own folder, and tabulate all scores."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from gpubench.running.run_file import PlannedRun
 
 TABLE = "runs.csv"
-"""The file with the scores of all runs, in the folder that holds theirs."""
+"""File with the scores of all runs, in the folder that contains their folders."""
 
 
 def output_of(plan: PlannedRun, every: Output) -> Output:
-    """Where the files of one run go: a folder of its name, where JSON is always among them."""
+    """Return the output of one run: a subfolder with its name, JSON among the formats."""
     formats = list(dict.fromkeys(["json", *every.formats]))
     return replace(every, folder=every.folder / plan.name, formats=formats, report=False)
 
 
 def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tuple[Result, list[str]]:
-    """Score one run and write its files; one that has ended whole before, of the same inputs, is taken over.
+    """Score one run and write its files, or return the complete result of an earlier run with the same inputs.
 
     Returns
     -------
-    The result, and lines for people.
+    The result, and lines to print.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
     digest = _digest(plan)
     before = _finished(output, digest)
     if before is not None:
-        return before, [f"Taken over from {output.folder}, where it had ended"]
+        return before, [f"Reused the complete result in {output.folder}"]
     try:
         with Checkpoint(output.folder) as checkpoint:
             result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint)
@@ -66,13 +66,13 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
         raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
 
 
-def has_ended(plan: PlannedRun, output: Output) -> bool:
-    """Whether a run has ended whole before, of the same inputs, so that scoring it would take its result over."""
+def is_complete(plan: PlannedRun, output: Output) -> bool:
+    """Whether an earlier run with the same inputs is complete, so that its result would be reused."""
     return _finished(output, _digest(plan)) is not None
 
 
 def plan_run(plan: PlannedRun) -> Plan:
-    """What one run would take.
+    """Plan one run.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def plan_run(plan: PlannedRun) -> Plan:
 
 
 def sum_text(plans: Mapping[str, Plan]) -> str:
-    """What runs take one after the other: the time of all, the memory of the largest."""
+    """Format the total time and the largest peak memory of several plans."""
     largest = max(plans, key=lambda name: plans[name].peak_bytes)
     seconds = sum(plan.seconds for plan in plans.values())
     runs = "1 run" if len(plans) == 1 else f"{len(plans)} runs"
@@ -98,7 +98,7 @@ def sum_text(plans: Mapping[str, Plan]) -> str:
 
 
 def write_table(results: Mapping[str, Result], folder: Path) -> str:
-    """Write the scores of all runs as one CSV file: a column "run", then those of `Result.to_csv`; returns a line.
+    """Write the scores of all runs as one CSV file, with a column "run"; return one line of text.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def write_table(results: Mapping[str, Result], folder: Path) -> str:
 
 
 def table_text(results: Mapping[str, Result]) -> str:
-    """Lay the scores of all runs out as one table, with a line for each score."""
+    """Format the scores of all runs as one table, one line per score."""
     lines = []
     for name, result in results.items():
         for (embedding, task), scores in table.score_tables(result.results).items():
@@ -157,7 +157,7 @@ def _digest(plan: PlannedRun) -> str | None:
 
 
 def _catalogued(data: Any) -> list[CatalogueEntry | None]:
-    """What the catalogues say of the datasets of a run; None where they no longer have one."""
+    """Return the catalogue entries of the datasets of a run; None for one that is in no catalogue any more."""
     names = [text for text in _texts(data) if is_dataset_name(text)]
     if not names:
         return []
@@ -168,7 +168,7 @@ def _catalogued(data: Any) -> list[CatalogueEntry | None]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested lists and mappings."""
+    """Yield every string in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -177,19 +177,19 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _finished(output: Output, digest: str | None) -> Result | None:
-    """The result of a run of this digest that has ended whole and left every file that is asked for; else None."""
+    """Return the complete result with this digest if all its files exist; else None."""
     if digest is None or not all(file.is_file() for file in output.files() if file.name != CELLS):
         return None
     try:
         result = Result.from_json(output.folder / "results.json")
-    except InputError:  # damaged, or of another version: it is written anew
+    except InputError:  # damaged, or of another version: it is overwritten
         return None
-    same = result.provenance.get("run", {}).get("digest") == digest and not _fetched_anew(result)
+    same = result.provenance.get("run", {}).get("digest") == digest and not _has_newer_data(result)
     return result if same and not (result.interrupted or result.failures) else None
 
 
-def _fetched_anew(result: Result) -> bool:
-    """Whether the cache has another version now of a dataset that was scored."""
+def _has_newer_data(result: Result) -> bool:
+    """Whether the cache now has another version of a dataset that was scored."""
     from gpubench.datasets.cache import cache_path, read_record
     from gpubench.datasets.catalogue import CatalogueEntry
 

@@ -1,4 +1,4 @@
-"""The files that a run leaves in its output folder."""
+"""Result files of a run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where results are written, and as what.
+    """Folder and formats of the result files.
 
-    What the numbers are made of, cell by cell, goes into cells.parquet beside results.json.
+    Per-cell values are written to cells.parquet, together with results.json.
 
     Attributes
     ----------
-    folder : made when the first file is written
+    folder : created when the first file is written
     formats : keys of `WRITERS`; each gives one file, results.<format>
     report : whether report.html is written as well
     """
@@ -37,7 +37,7 @@ class Output:
     report: bool = False
 
     def files(self) -> dict[Path, Callable[[Result, Path], None]]:
-        """Each file, and what writes it."""
+        """Return file -> function that writes it."""
         files = {self.folder / f"results.{name}": WRITERS[name] for name in self.formats}
         if "json" in self.formats:
             files[self.folder / CELLS_NAME] = Result.cells_to_parquet
@@ -46,12 +46,12 @@ class Output:
         return files
 
     def check(self) -> None:
-        """Make sure, before anything is computed, that the files can be written.
+        """Check, before anything is computed, that the files can be written.
 
         Raises
         ------
         InputError
-            The folder cannot be written, or a folder stands where a file must go.
+            The folder cannot be written, or has a folder with the name of a file.
         """
         check_writable_folder(self.folder, "out")
         for file in self.files():
@@ -62,7 +62,7 @@ class Output:
                 )
 
     def write(self, result: Result) -> list[str]:
-        """Write every file, each whole or not at all; returns a line for each.
+        """Write every file atomically; return one line of text per file.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"out={str(self.folder)!r} cannot be made: {error.strerror}; choose another folder", argument="out"
+                f"out={str(self.folder)!r} cannot be created: {error.strerror}; choose another folder", argument="out"
             ) from error
         lines = []
         for file, write in self.files().items():
@@ -81,5 +81,5 @@ class Output:
                 continue
             replaces = file.exists()
             write(result, file)
-            lines.append(f"Wrote {file}{' in place of the older one' if replaces else ''}")
+            lines.append(f"Wrote {file}{' (replaced)' if replaces else ''}")
         return lines

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine, engine, seed, options and data, but nothing about the person."""
+"""Provenance of a result: versions, machine, engine, seed, options and data, but nothing about the user."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ def provenance(
     Parameters
     ----------
     engine : the engine that ran
-    options : what the user asked for: columns, tasks, parameters, threads
+    options : columns, tasks and parameters of the run
     source : the data as the user named it
     fingerprint : digest of the data (see `gpubench.data.fingerprint`)
-    columns : the same of its columns alone, which results of other embeddings share
-    n_cells : cells scored
-    files : what is known of each dataset that was named rather than given as a file
+    columns : digest of its columns only, which results of other embeddings share
+    n_cells : number of scored cells
+    files : facts about each dataset that was given by name
 
     Returns
     -------
     A JSON-ready dictionary.
     """
+    versions = {name: machine.package_version(name) for name in engine.packages}
+    engine_packages = {name: version for name, version in versions.items() if version is not None}
     return {
         "gpubench": machine.package_version("gpubench"),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,17 +70,12 @@ def provenance(
         "cpu": machine.cpu_model(),
         "cores": usable_cores(),
         "memory_bytes": memory.total_memory_bytes(),
-        "packages": machine.package_versions() | _of_engine(engine),
+        "packages": machine.package_versions() | engine_packages,
     }
 
 
-def _of_engine(engine: Engine) -> dict[str, str]:
-    """Versions of what moves tasks and answers, on which no number depends."""
-    return {name: version for name in engine.packages if (version := machine.package_version(name)) is not None}
-
-
-def what_decides(engine: Engine) -> dict[str, Any]:
-    """Everything besides data and options that may move the last bit of a number: code, packages, processor, engine."""
+def bit_level_context(engine: Engine) -> dict[str, Any]:
+    """Return all that may change the last bit of a score, except data and options."""
     policy = engine.policy
     return {
         "code": [machine.package_version("gpubench"), digest_of_code()],

@@ -1,4 +1,4 @@
-"""Runs tasks on what was read: checks the columns, chooses the tasks, keeps every number that is finished."""
+"""Run tasks on the data: check the columns, choose the tasks, collect every finished score."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PERTURBATION = "perturbation_expression_prediction"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What tasks can be given, checked."""
+    """The checked inputs of all tasks."""
 
     options: Options
     scorers: Mapping[str, Any]
@@ -58,12 +58,12 @@ class Inputs:
         scorers: Mapping[str, Any],
         pre_integrated: Rows | None = None,
     ) -> Inputs:
-        """Encode the columns and refuse what no task could score.
+        """Encode the columns and refuse data that no task can score.
 
         Raises
         ------
         InputError
-            Missing values, one value, all values different, times that are no numbers, too few cells.
+            Missing values, one value, all values different, times that are not numbers, too few cells.
         """
         columns: dict[str, Any] = {}
         if dataset is not None:
@@ -88,7 +88,7 @@ class Inputs:
         return cls(options, scorers, columns, perturbation, pre_integrated)
 
     def cells(self) -> CellScores:
-        """Where a run on these inputs keeps what its numbers are made of."""
+        """Return an empty collection of per-cell values for a run on these inputs."""
         groups = {
             "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
         }
@@ -96,12 +96,12 @@ class Inputs:
         return CellScores(n_cells, groups, self.columns.get("time"))
 
     def digest(self) -> str:
-        """Of the options and of every value of the columns."""
+        """Return a digest of the options and of all values of the columns."""
         columns = {role: _facts(column) for role, column in sorted(self.columns.items())}
         return digest_of(self.options.to_dict(), columns)
 
     def has(self, need: str) -> bool:
-        """Whether this input of a task is given."""
+        """Whether an input that tasks need is given."""
         return self.perturbation is not None if need == "predictions" else need in self.columns
 
 
@@ -112,7 +112,13 @@ def _facts(column: Labels | NDArray[np.float64]) -> list[Any]:
 
 
 def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """The tasks to run, and those left out with the reason."""
+    """Return the tasks to run, and the skipped ones with reasons.
+
+    Raises
+    ------
+    InputError
+        A wanted task lacks an input, or no task can run.
+    """
     run: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
@@ -133,7 +139,7 @@ def choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], 
 
 
 class Runner:
-    """Runs tasks and keeps what is finished, whatever happens later."""
+    """Runs tasks and collects finished scores, which later failures do not lose."""
 
     def __init__(
         self, engine: Engine, inputs: Inputs, skipped: list[dict[str, str]], scope: CheckpointScope | None = None
@@ -149,13 +155,13 @@ class Runner:
         self._refusals: list[InputError] = []
         self._pre_integrated: Embedding | None = None
 
-    def finish_or_keep(self, steps: Iterable[Callable[[], None]]) -> None:
-        """Work through the steps; on Ctrl-C stop and keep the rows so far.
+    def run(self, steps: Iterable[Callable[[], None]]) -> None:
+        """Run the steps; on Ctrl-C stop, and keep the scores so far.
 
         Raises
         ------
         InputError
-            Every task refused its input, so there is nothing to keep.
+            Every task refused its input, so that there is no score.
         """
 
         def work() -> None:
@@ -169,12 +175,12 @@ class Runner:
         if not self.rows and self._refusals and len(self._refusals) == len(self.failures):
             raise self._refusals[0]
 
-    def everything(
+    def steps(
         self, dataset: Dataset | None, tasks: list[Task], data: Any, baselines: list[str]
     ) -> Iterable[Callable[[], None]]:
-        """All embeddings, then the baselines, then the predictions; a step a task."""
-        of_embeddings = [task for task in tasks if task.id != PERTURBATION]
-        if dataset is not None and of_embeddings:
+        """Yield one step per task: for each embedding, then each baseline, then the predictions."""
+        embedding_tasks = [task for task in tasks if task.id != PERTURBATION]
+        if dataset is not None and embedding_tasks:
             if self._inputs.pre_integrated is not None:
                 before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
                 self._pre_integrated = self._on_engine(before, "pre_integrated")
@@ -183,9 +189,9 @@ class Runner:
             if view is not None:
                 self.cells.views[""] = view
             for name, matrix in dataset.embeddings.items():
-                yield from self._embedding(name, matrix, of_embeddings)
+                yield from self._embedding(name, matrix, embedding_tasks)
             for baseline in baselines:
-                yield from self._baseline(baseline, data, of_embeddings)
+                yield from self._baseline(baseline, data, embedding_tasks)
         for task in tasks:
             if task.id == PERTURBATION:
                 given = TaskInput(
@@ -235,20 +241,20 @@ class Runner:
         return embedding.scope.keyed(embedding.name, embedding.planned_k, before, self._inputs.digest())
 
     def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
-        """Find the neighbours that tasks share; returns the tasks that can go on."""
+        """Compute the neighbour graph that tasks share; return the tasks that can run."""
         options, engine = self._inputs.options, self._engine
         wanted = {task.id: task.graph_k(options, engine, embedding.n, embedding.d) for task in tasks}
         k = min(max(wanted.values()), embedding.n - 1)
         if k <= 0:
             return tasks
         embedding.plan_knn(k)
-        of_graph = [task for task in tasks if wanted[task.id] > 0]
-        if self._unless_refused(lambda: embedding.knn(k), embedding.name, of_graph) is not None:
+        graph_tasks = [task for task in tasks if wanted[task.id] > 0]
+        if self._unless_refused(lambda: embedding.knn(k), embedding.name, graph_tasks) is not None:
             return tasks
         return [task for task in tasks if wanted[task.id] == 0]
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterable[Callable[[], None]]:
-        """Score PCA on every task that has a baseline in cz-benchmarks, expression where that is the baseline."""
+        """Score "pca" on the tasks with a baseline in cz-benchmarks, "expression" on those whose baseline it is."""
         compute: Callable[[Any], Baseline]
         if baseline == "pca":
             tasks = [task for task in tasks if task.baseline is not None]
@@ -266,12 +272,12 @@ class Runner:
             yield from self._embedding(name, matrix, tasks, matrix.note)
 
     def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
-        """Make what tasks need; None where that is refused and others were scored before, whose numbers are kept.
+        """Return what tasks need; None, with failures, if that is refused after others were scored.
 
         Raises
         ------
         InputError, MemoryError
-            It is refused or does not fit, and nothing is lost by stopping.
+            It is refused or does not fit, and nothing was scored before.
         """
         try:
             return make()

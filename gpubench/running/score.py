@@ -15,7 +15,7 @@ from gpubench.results.result import Result
 from gpubench.running.options import RunOptions
 from gpubench.running.plan import check_fits
 from gpubench.running.prepare import prepare
-from gpubench.running.provenance import provenance, what_decides
+from gpubench.running.provenance import bit_level_context, provenance
 from gpubench.running.runner import Runner
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ def score_run(
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
-        scope = CheckpointScope(engine.timeline, parts).keyed(what_decides(engine)) if parts else None
+        scope = CheckpointScope(engine.timeline, parts).keyed(bit_level_context(engine)) if parts else None
         runner = Runner(engine, prepared.inputs, prepared.skipped, scope)
-        runner.finish_or_keep(runner.everything(dataset, prepared.tasks, prepared.run.data, prepared.baselines))
+        runner.run(runner.steps(dataset, prepared.tasks, prepared.run.data, prepared.baselines))
         if own:
             own.end(complete=not (runner.interrupted or runner.failures))
     if parts:

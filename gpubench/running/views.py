@@ -1,4 +1,4 @@
-"""Where a report draws the cells: on coordinates that came with them, else on two principal components."""
+"""Two-dimensional views of the cells for reports: stored UMAP coordinates, else two principal components."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ logger = logging.getLogger("gpubench")
 UMAP = "X_umap"
 
 CELLS = 20_000
-"""Cells that are drawn at most: more would hide each other."""
+"""Maximum number of drawn cells: more would hide each other."""
 
 COMPONENTS = "first two principal components"
 
-_KEPT_VALUES = 1 << 24
+_MAX_CENTRED_VALUES = 1 << 24
 _BLOCK_ROWS = 1 << 18
 _DIRECTIONS, _ROUNDS = 12, 10
-"""Of the iteration: after ten rounds what is left of direction 13 is (variance 13 / variance 2)^20."""
+"""Subspace iteration: after ten rounds direction 13 has decayed by (variance 13 / variance 2)^20."""
 
 
 def drawn_cells(n: int, seed: int) -> NDArray[np.int64]:
-    """Rows of the cells to draw, ascending: all of them, or `CELLS` at random."""
+    """Return the sorted rows of the cells to draw: all, or a random sample of `CELLS`."""
     if n <= CELLS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, CELLS, replace=False))
 
 
 def given_view(data: Any, n_cells: int, seed: int) -> CellView | None:
-    """The first two columns of the `X_umap` that came with the cells; None where there is none that can be drawn."""
+    """Return the first two columns of the `X_umap` of the data; None if there is none that can be drawn."""
     try:
         if not has_embedding(data, UMAP):
             return None
         rows = drawn_cells(n_cells, seed)
         xy = _first_two(read_matrix(data, UMAP, UMAP), rows, n_cells)
-    except InputError as error:  # nobody asked for it, so that it must not cost anyone a score
-        logger.warning("the cells are drawn on principal components, for %s", error)
+    except InputError as error:  # nobody asked for a view, so its failure must not stop a run
+        logger.warning("the cells are drawn on principal components, because %s", error)
         return None
     finite = np.isfinite(xy).all(axis=1)
     return CellView(UMAP, rows[finite], xy[finite])
@@ -73,7 +73,7 @@ def _first_two(coordinates: Rows, rows: NDArray[np.int64], n_cells: int) -> NDAr
 
 
 def principal_view(embedding: Embedding, seed: int) -> CellView:
-    """Project the drawn cells on their two directions of largest variance, found by subspace iteration.
+    """Project the drawn cells on their two directions of largest variance, by subspace iteration.
 
     References
     ----------
@@ -81,7 +81,7 @@ def principal_view(embedding: Embedding, seed: int) -> CellView:
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"):  # with more, BLAS sums in another order
+    with threadpool_limits(1, user_api="blas"):  # with more threads, BLAS sums in another order
         return _principal_view(embedding, seed)
 
 
@@ -91,7 +91,7 @@ def _principal_view(embedding: Embedding, seed: int) -> CellView:
     step = max(1, PIECE_VALUES // d)
     pieces = [xp.asarray(rows[start : start + step]) for start in range(0, len(rows), step)]
     mean = sum(embedding.x[piece].sum(axis=0, dtype=np.float64) for piece in pieces) / len(rows)
-    # by a power of two, which changes no digit, so that squares of very large or small values stay within float32
+    # scale by a power of two, which is exact, so that squares of very large or small values stay within float32
     exponent = np.frexp(max(float(xp.abs(embedding.x[piece]).max()) for piece in pieces))[1]
     scale = 2.0 ** -int(np.clip(exponent, -100, 100))
     mean = (mean * scale).astype(np.float32)
@@ -99,19 +99,19 @@ def _principal_view(embedding: Embedding, seed: int) -> CellView:
     def centred() -> Iterator[Array]:
         yield from (embedding.x[piece] * np.float32(scale) - mean for piece in pieces)
 
-    kept = list(centred()) if len(rows) * d <= _KEPT_VALUES else None
+    in_memory = list(centred()) if len(rows) * d <= _MAX_CENTRED_VALUES else None
 
-    def spread(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Covariance times directions, but for a factor."""
+    def times_covariance(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return covariance times directions, up to a factor."""
         held = xp.asarray(directions, dtype=np.float32)
-        return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in kept or centred())), np.float64)
+        return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in in_memory or centred())), np.float64)
 
     directions = np.random.default_rng(seed).standard_normal((d, min(_DIRECTIONS, d)))
     for _ in range(_ROUNDS):
-        directions = np.linalg.qr(spread(directions))[0]
-    axes = (directions @ np.linalg.eigh(directions.T @ spread(directions))[1][:, ::-1])[:, :2]
+        directions = np.linalg.qr(times_covariance(directions))[0]
+    axes = (directions @ np.linalg.eigh(directions.T @ times_covariance(directions))[1][:, ::-1])[:, :2]
     axes *= np.where(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0) < 0, -1, 1)
     xy = np.zeros((len(rows), 2), np.float32)
     held = xp.asarray(axes, dtype=np.float32)
-    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in kept or centred()]) / scale
+    xy[:, : axes.shape[1]] = np.concatenate([engine.to_host(x @ held) for x in in_memory or centred()]) / scale
     return CellView(COMPONENTS, rows, xy)

@@ -37,7 +37,7 @@ def test_a_broken_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPa
     assert not works(findings)
     assert find("engine cpu").state == "broken"
     assert str(error) in find("engine cpu").text
-    assert to_text(findings).endswith("Scoring does not work here: see what is broken above.")
+    assert to_text(findings).endswith("Scoring does not work here: see the broken items above.")
 
 
 def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,9 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: 
 @pytest.mark.parametrize(
     ("about", "package", "extra"), [("engine dask", "distributed", "dask"), ("URLs", "fsspec", "remote")]
 )
-def test_clusters_and_urls(about: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dask_and_fsspec_come_with_the_command_that_installs_them(
+    about: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "package_version", {package: "2.0"}.get)
     assert find(about).state == "works"
     assert find(about).text.startswith(f"{package} 2.0; for ")
@@ -62,9 +64,10 @@ def test_clusters_and_urls(about: str, package: str, extra: str, monkeypatch: py
     assert works([find(about)])
 
 
-def test_missing_tiles_come_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tiles_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.compiled, "available", lambda: ("avx2", "generic"))
-    assert find("compiled tiles") == Finding("compiled tiles", "works", "for avx2; speed up neighbours and silhouettes")
+    expected = Finding("compiled tiles", "works", "avx2; for faster neighbour search and silhouettes")
+    assert find("compiled tiles") == expected
     monkeypatch.setattr(doctor.compiled, "available", tuple)
     assert find("compiled tiles").state == "missing"
     assert "C++ compiler" in find("compiled tiles").text
@@ -102,7 +105,7 @@ def test_a_program_that_is_missing_or_hangs_gives_nothing() -> None:
     assert machine.run_briefly("echo", "a") == "a"
 
 
-def test_with_the_engine_it_says_what_runs_on_the_cpu_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cuda_modules_are_reported_with_their_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: "12.4")
     monkeypatch.setattr(machine, "run_briefly", lambda *_: None)
     monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))

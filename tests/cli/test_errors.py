@@ -53,7 +53,7 @@ def test_every_flag_exists() -> None:
     assert {flag_of(name) for name in SPECS} - {"DATA"} <= flags
 
 
-def test_an_argument_that_cannot_be_used_is_carried_by_its_error() -> None:
+def test_score_errors_carry_their_argument() -> None:
     x = [[0.0], [1.0], [2.0], [3.0]]
     wrong = {"label": "x", "engine": "gpu", "knn": "hnsw", "precision": "low", "seed": -1, "baseline": "mean", "k": 0}
     for name, value in wrong.items():

@@ -210,19 +210,19 @@ def test_an_unwritable_folder_is_found_before_anything_is_computed(
 
 
 @pytest.mark.parametrize("flags", [["--quiet"], ["--format", "csv"], ["--report"]])
-def test_flags_that_would_keep_nothing_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_without_an_output_folder_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, *flags]) == 2
-    assert f"{flags[0]} without --out" in (told := capsys.readouterr().err)
-    assert "would save nothing" in told
+    assert f"{flags[0]} without --out" in (message := capsys.readouterr().err)
+    assert "would save nothing" in message
 
 
-def test_a_trace_alone_is_something_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_with_a_trace_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, "--quiet", "--trace", str(tmp_path / "trace.json")]) == 0
     assert capsys.readouterr() == ("", "")
     assert names(tmp_path) == ["trace.json"]
 
 
-def test_a_trace_may_go_to_the_folder_that_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_may_be_written_to_the_new_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, elsewhere = tmp_path / "r", tmp_path / "none" / "trace.json"
     assert main(["score", *SEPARATION, "--quiet", "--out", str(out), "--trace", str(out / "trace.json")]) == 0
     assert "trace.json" in names(out)
@@ -277,9 +277,9 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(
         assert message in capsys.readouterr().err
 
 
-def test_an_older_result_is_replaced_and_that_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_older_result_is_replaced_with_a_message(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, "--out", str(out)]) == 0
-    assert f"Wrote {out / 'results.json'} in place of the older one" in capsys.readouterr().out
+    assert f"Wrote {out / 'results.json'} (replaced)" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["schema"] == 1
 
 
@@ -322,7 +322,7 @@ def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.Captu
     )
 
 
-def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_tasks_are_listed_with_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *ORDER]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"Left out:\n.*clustering: .*label", printed, re.DOTALL)
@@ -403,7 +403,7 @@ def test_running_out_of_memory_is_one_line(
     assert re.fullmatch(r"Traceback.*\ngpubench: out of memory[^\n]*\n", capsys.readouterr().err, re.DOTALL)
 
 
-def test_python_is_told_what_to_do_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_has_a_remedy_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpubench.engines.cpu.engine.CpuEngine.put", raise_no_room)
     with pytest.raises(MemoryError, match=re.escape(NO_ROOM)) as raised:
         gb.score(np.eye(40), label=["a", "b"] * 20, tasks="embedding", engine="cpu")
@@ -411,7 +411,7 @@ def test_python_is_told_what_to_do_where_memory_runs_out(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("method", ["put", "knn"])
-def test_what_was_scored_is_kept_when_the_next_embedding_does_not_fit(
+def test_finished_scores_are_kept_if_the_next_embedding_does_not_fit(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -427,15 +427,15 @@ def test_what_was_scored_is_kept_when_the_next_embedding_does_not_fit(
     result = Result.from_json(tmp_path / "results.json")
     scored = [(row.embedding, row.task) for row in result.results]
     failed = [(failure["embedding"], failure["task"]) for failure in result.failures]
-    of_first = [("X_pca", "clustering"), ("X_pca", "clustering"), ("X_pca", "embedding")]
+    first_scores = [("X_pca", "clustering"), ("X_pca", "clustering"), ("X_pca", "embedding")]
     if method == "put":
-        assert (scored, failed) == (of_first, [("X_other", "clustering"), ("X_other", "embedding")])
+        assert (scored, failed) == (first_scores, [("X_other", "clustering"), ("X_other", "embedding")])
     else:  # silhouettes need no neighbours
-        assert (scored, failed) == ([*of_first, ("X_other", "embedding")], [("X_other", "clustering")])
+        assert (scored, failed) == ([*first_scores, ("X_other", "embedding")], [("X_other", "clustering")])
     assert {failure["error"] for failure in result.failures} == {NO_ROOM}
 
 
-def test_a_failed_task_exits_with_1_and_the_others_are_kept(
+def test_failed_task_exits_with_1_and_other_scores_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(given: Any) -> Iterator[MetricResult]:
@@ -451,7 +451,7 @@ def test_a_failed_task_exits_with_1_and_the_others_are_kept(
 
 
 @pytest.mark.parametrize("second", [["-e", "X_nan"], ["--baseline", "pca"]], ids=["NaN embedding", "no expression"])
-def test_what_was_scored_is_kept_when_the_next_embedding_is_refused(
+def test_finished_scores_are_kept_if_the_next_embedding_is_refused(
     second: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["score", *SEPARATION, *second, "--out", str(tmp_path)]) == 1
@@ -461,7 +461,7 @@ def test_what_was_scored_is_kept_when_the_next_embedding_is_refused(
     assert [failure["task"] for failure in result.failures] == ["embedding"]
 
 
-def test_ctrl_c_keeps_what_is_done(
+def test_ctrl_c_keeps_finished_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(given: Any) -> Iterator[MetricResult]:
@@ -471,7 +471,7 @@ def test_ctrl_c_keeps_what_is_done(
     replace_task(monkeypatch, "embedding", interrupt)
     assert main(["score", *SEPARATION, "-t", "clustering", "--out", str(tmp_path)]) == 130
     printed = capsys.readouterr()
-    assert "Interrupted: what was finished by then is above." in printed.out
+    assert "Interrupted: the scores above were finished before." in printed.out
     assert printed.err == ""
     result = Result.from_json(tmp_path / "results.json")
     assert result.interrupted
@@ -479,7 +479,7 @@ def test_ctrl_c_keeps_what_is_done(
 
 
 @pytest.mark.parametrize("where", ["gpubench.data.read", "gpubench.engines.cpu.engine.CpuEngine.knn"])
-def test_ctrl_c_before_anything_is_done_leaves_the_older_result(
+def test_ctrl_c_before_the_first_score_leaves_the_older_result(
     where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, lambda *_, **__: signal.raise_signal(signal.SIGINT))
@@ -606,7 +606,7 @@ def test_a_store_with_much_damage_is_one_line_in_a_real_process(tmp_path: Path) 
     assert re.fullmatch(r"gpubench: .* cannot be read .*copy or download it again\n", done.stderr)
 
 
-def test_on_a_terminal_there_is_colour_and_the_progress_line_is_taken_away(tmp_path: Path) -> None:
+def test_terminal_gets_colour_and_the_progress_line_is_removed(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "gpubench", "score", *SEPARATION]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}

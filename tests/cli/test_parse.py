@@ -33,7 +33,7 @@ def test_amounts_of_memory(text: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-4GB", "0", "0.1", "4 GB RAM", "four", "nan", "1e9", "inf"])
-def test_what_is_no_amount_of_memory(text: str) -> None:
+def test_invalid_amounts_of_memory_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"memory=.*write it as 4GB"):
         parse_bytes(text)
 
@@ -100,6 +100,6 @@ def test_counts_have_units() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "1.5", "0.0001k", "1e3", "10k,,20k", "10g"])
-def test_what_is_no_count_is_refused(text: str) -> None:
+def test_invalid_counts_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"^cells=.* is not a whole number above 0; write numbers such as 10k"):
         parse_counts(text, "cells")

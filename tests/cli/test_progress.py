@@ -35,7 +35,7 @@ def test_a_pipe_gets_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_quiet_means_nothing_on_a_terminal_too(terminal: Terminal) -> None:
+def test_quiet_draws_nothing_on_a_terminal(terminal: Terminal) -> None:
     with Progress(terminal, shown=False) as progress:
         progress.started("knn")
     assert terminal.getvalue() == ""
@@ -60,7 +60,7 @@ def test_the_stage_its_progress_and_the_time_are_drawn(terminal: Terminal) -> No
         wait_for("0:0", terminal)
 
 
-def test_the_line_is_taken_away_when_an_exception_flies(terminal: Terminal) -> None:
+def test_progress_line_is_removed_after_an_exception(terminal: Terminal) -> None:
     before = threading.active_count()
 
     def run_and_fail() -> None:
@@ -80,13 +80,13 @@ def test_the_line_is_taken_away_when_an_exception_flies(terminal: Terminal) -> N
         time.sleep(0.02)
 
 
-def test_more_done_than_there_is_does_not_break_the_drawing(terminal: Terminal) -> None:
+def test_progress_beyond_the_total_is_drawn(terminal: Terminal) -> None:
     with Progress(terminal) as progress:
         progress.advanced("knn", 7, 5)
         wait_for("7/5", terminal)
 
 
-def test_listening_costs_nothing(terminal: Terminal) -> None:
+def test_listener_calls_are_fast(terminal: Terminal) -> None:
     """A hundred thousand calls, a thousand times what a run makes, in well under a second."""
     with Progress(terminal) as progress:
         begin = time.perf_counter()

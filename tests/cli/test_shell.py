@@ -35,7 +35,7 @@ COLOUR = re.compile(rb"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d
 def test_shells_complete_what_exists(
     words: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What bash is told for a line that ends like this."""
+    """Completions that bash gets for a line that ends like this."""
     monkeypatch.setenv("_GPUBENCH_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
@@ -92,5 +92,5 @@ def test_no_color_is_honoured(arguments: list[str]) -> None:
     assert not COLOUR.search(plain)
 
 
-def test_colours_are_seen_by_this_test() -> None:
+def test_colours_are_detected() -> None:
     assert COLOUR.search(on_terminal("score", "--help"))

@@ -231,7 +231,7 @@ BAD = {
     ),
     "no metric": (["a", "b.json", "--fail-below", "bas=0"], "metric 'bas' is unknown .*did you mean 'bras'"),
     "NaN": (["a", "b.json", "--fail-below", "bras=nan"], "has no number"),
-    "tolerance alone": (["a", "b.json", "--tolerance", "1"], "--tolerance is what --fail-if-worse lets pass"),
+    "tolerance alone": (["a", "b.json", "--tolerance", "1"], "--tolerance needs --fail-if-worse"),
     "negative": (["a", "b.json", "--fail-if-worse", "--tolerance", "-1"], "--tolerance -1.0 cannot be used"),
 }
 

@@ -23,7 +23,7 @@ from gpubench.data import fingerprint, read, read_rows
 from gpubench.data.locations import find_location
 from gpubench.data.read_errors import reading
 from gpubench.data.urls import Url, shown
-from gpubench.running.batch import has_ended, output_of, score_run
+from gpubench.running.batch import is_complete, output_of, score_run
 from gpubench.running.output import Output
 from gpubench.running.run_file import read_run_file
 
@@ -228,9 +228,9 @@ def test_run_file_with_urls_detects_changed_files(memory: str, folder: Path, tmp
     assert planned.options.embeddings == {"emb": "memory://emb.npy"}
     output = output_of(planned, Output(tmp_path / "out", ["json"]))
     assert score_run(planned, output, None)[0].results
-    assert has_ended(planned, output)
+    assert is_complete(planned, output)
     files.put(str(folder / "fortran.npy"), "/emb.npy")
-    assert not has_ended(planned, output)
+    assert not is_complete(planned, output)
     files.rm("/emb.npy")
 
 

@@ -121,13 +121,13 @@ def test_run_file_is_scored_again_after_a_new_version_was_fetched(
     resumed = []
     for _ in range(2):
         assert main(arguments) == 0
-        resumed.append("Taken over" in capsys.readouterr().out)
+        resumed.append("Reused" in capsys.readouterr().out)
     assert resumed == [False, True]
     fewer = cells[::2].copy()
     fewer.write_h5ad("whole.h5ad")
     put("blood.h5ad", Path("whole.h5ad").read_bytes())
     gb.datasets.fetch("blood", refresh=True, progress=False)
     assert main(arguments) == 0
-    assert "Taken over" not in capsys.readouterr().out
+    assert "Reused" not in capsys.readouterr().out
     (score,) = json.loads(Path("out", "all", "results.json").read_text())["results"]
     assert score["n"] == fewer.n_obs

@@ -19,10 +19,10 @@ def test_every_format_gives_a_file_and_a_line(tmp_path: Path) -> None:
     output.check()
     assert not (tmp_path / "new").exists(), "a check leaves no trace"
     assert output.write(RESULT) == [f"Wrote {tmp_path / 'new' / f'results.{name}'}" for name in WRITERS]
-    assert output.write(RESULT)[0].endswith("results.json in place of the older one")
+    assert output.write(RESULT)[0].endswith("results.json (replaced)")
 
 
-def test_a_report_is_a_file_more(tmp_path: Path) -> None:
+def test_report_adds_one_file(tmp_path: Path) -> None:
     output = Output(tmp_path, ["csv"], report=True)
     assert [file.name for file in output.files()] == ["results.csv", "report.html"]
     assert output.write(RESULT)[1] == f"Wrote {tmp_path / 'report.html'}"
@@ -32,11 +32,11 @@ def test_a_report_is_a_file_more(tmp_path: Path) -> None:
         output.check()
 
 
-def test_a_folder_that_has_become_a_file_is_named(tmp_path: Path) -> None:
+def test_folder_replaced_by_a_file_is_named_in_the_error(tmp_path: Path) -> None:
     output = Output(tmp_path / "results", ["json"])
     output.check()
     (tmp_path / "results").touch()
-    with pytest.raises(InputError, match="cannot be made: File exists; choose another folder"):
+    with pytest.raises(InputError, match="cannot be created: File exists; choose another folder"):
         output.write(RESULT)
 
 

@@ -15,7 +15,7 @@ from gpubench.engines import get_engine
 from gpubench.running.provenance import provenance
 
 
-def test_a_run_is_described_well_enough_to_repeat_it() -> None:
+def test_provenance_describes_the_run() -> None:
     record = provenance(
         get_engine("cpu", seed=7, threads=1),
         options={"tasks": ["embedding"]},
@@ -33,7 +33,7 @@ def test_a_run_is_described_well_enough_to_repeat_it() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
-def test_nothing_about_the_person_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_has_nothing_about_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUBENCH_SECRET", "hunter2")
     text = json.dumps(provenance(get_engine("cpu"), options={}))
     assert "hunter2" not in text

@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was, and ends with the same bits."""
+"""A killed run is resumed, and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def one_value_moved(x: NDArray[np.float32]) -> NDArray[np.float32]:
     ],
     ids=["value", "seed", "neighbours", "resolution", "label", "fewer tasks", "more tasks"],
 )
-def test_what_a_change_does_not_touch_is_taken_over_and_the_rest_computed_anew(
+def test_resume_after_a_change_recomputes_only_what_depends_on_it(
     change: Callable[[dict[str, Any]], dict[str, Any]],
     still_good: set[str] | None,
     given: dict[str, Any],
@@ -181,7 +181,7 @@ def test_what_a_change_does_not_touch_is_taken_over_and_the_rest_computed_anew(
     assert taken == {f"{name}{RESUMED}" for name in (everything if still_good is None else still_good)}
 
 
-def test_a_failed_task_leaves_what_is_finished(
+def test_resume_after_a_failed_task_reuses_finished_parts(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -200,7 +200,7 @@ def test_two_runs_into_one_folder_at_once_are_refused(given: dict[str, Any], tmp
         gb.score(**given, checkpoint=tmp_path)
 
 
-def test_scores_of_users_scorers_are_computed_anew(
+def test_resume_recomputes_scores_of_user_scorers(
     given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(label_prediction, "SETTINGS", resume_cases.SMALL_FORESTS)

@@ -71,7 +71,7 @@ def write(folder: Path) -> Callable[[str], Path]:
     return write_text
 
 
-def test_runs_have_the_defaults_and_what_they_say_themselves(folder: Path) -> None:
+def test_runs_merge_defaults_and_their_own_options(folder: Path) -> None:
     lines, named = read_run_file(folder / "run.yaml")
     assert (lines.name, lines.where) == ("lines", f"{folder / 'run.yaml'}:8")
     assert lines.options == RunOptions(
@@ -136,7 +136,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_said_with_its_line_before_anything_is_computed(
+def test_invalid_run_file_is_refused_with_its_line(
     text: str,
     message: str,
     write: Callable[[str], Path],
@@ -151,7 +151,7 @@ def test_what_is_wrong_is_said_with_its_line_before_anything_is_computed(
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_that_differ_are_no_doubles(write: Callable[[str], Path]) -> None:
+def test_runs_that_differ_are_not_refused_as_doubles(write: Callable[[str], Path]) -> None:
     text = "runs:\n" + "".join(
         f"  {name}: {{data: cells/lines.h5ad, label: cell_type, {more}}}\n"
         for name, more in {
@@ -169,7 +169,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_run_has_its_results_and_all_have_one_table(
+def test_runs_are_written_to_own_folders_and_one_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -196,7 +196,7 @@ def test_every_run_has_its_results_and_all_have_one_table(
     assert "[2/2] named\n" in printed.out
 
 
-def test_what_has_ended_is_not_computed_again(
+def test_complete_runs_are_reused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -213,7 +213,7 @@ def test_what_has_ended_is_not_computed_again(
     capsys.readouterr()
     assert main(arguments) == 0
     assert scored == []
-    assert f"Taken over from {out / 'lines'}, where it had ended" in capsys.readouterr().out
+    assert f"Reused the complete result in {out / 'lines'}" in capsys.readouterr().out
     assert ((out / "lines" / "results.json").read_bytes(), (out / "runs.csv").read_bytes()) == (first, table)
     emb = folder / "emb.npy"
     np.save(emb, np.load(emb) * 2 + 1)
@@ -230,28 +230,26 @@ def test_what_has_ended_is_not_computed_again(
     assert scored[3:] == [["mine"]]
 
 
-def test_a_dataset_whose_file_has_changed_is_scored_again(
+def test_run_is_scored_again_if_its_dataset_changed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "mine.yaml").write_text("datasets: {mine: {path: cells/lines.h5ad, label: cell_type}}")
     monkeypatch.setenv("GPUBENCH_CATALOGUE", str(folder / "mine.yaml"))
     (folder / "run.yaml").write_text("runs: {all: {data: mine, embeddings: [X_pca], tasks: [embedding]}}")
     arguments = ["score", "project/run.yaml", "--out", str(tmp_path / "out")]
-    told = []
+    reused = []
     for _ in range(2):
         assert main(arguments) == 0
-        told.append("Taken over" in capsys.readouterr().out)
-    assert told == [False, True]
+        reused.append("Reused" in capsys.readouterr().out)
+    assert reused == [False, True]
     cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")[::2].copy()
     cells.write_h5ad(folder / "cells" / "lines.h5ad")
     assert main(arguments) == 0
-    assert "Taken over" not in capsys.readouterr().out
+    assert "Reused" not in capsys.readouterr().out
     assert Result.from_json(tmp_path / "out" / "all" / "results.json").results[0].n == cells.n_obs
 
 
-def test_a_run_that_cannot_be_scored_does_not_stop_the_others(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_run_does_not_stop_the_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "run.yaml").write_text(RUNS.replace("batch: batch", "batch: bacth", 1))
     assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr()
@@ -265,7 +263,7 @@ def test_a_run_that_cannot_be_scored_does_not_stop_the_others(
     assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out2")]) == 2
 
 
-def test_an_interrupted_run_file_goes_on_from_there(
+def test_interrupted_run_file_is_resumed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(run: RunOptions, **given: Any) -> Result:
@@ -276,10 +274,10 @@ def test_an_interrupted_run_file_goes_on_from_there(
     with monkeypatch.context() as patch:
         patch.setattr("gpubench.running.score.score_run", interrupted)
         assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 130
-    assert "Interrupted: the same command goes on from there." in capsys.readouterr().out
+    assert "Interrupted: run the same command to continue." in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "out" / "runs.csv")["run"]) == {"lines"}
     assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 0
-    assert "Taken over from" in capsys.readouterr().out
+    assert "Reused the complete result in" in capsys.readouterr().out
     assert set(pd.read_csv(tmp_path / "out" / "runs.csv")["run"]) == {"lines", "named"}
 
 
@@ -290,11 +288,12 @@ def test_an_interrupted_run_file_goes_on_from_there(
         (["-t", "embedding", "--out", "o"], "--task does not go with a run file"),
         (["--seed", "42", "--out", "o"], "--seed does not go with a run file"),
         (["--trace", "t.json", "--out", "o"], "--trace does not go with a run file; leave it out"),
-        ([], "a run file needs --out: the folder where each run gets a folder"),
+        (["--workers", "2", "--out", "o"], "--workers does not go with a run file; leave it out"),
+        ([], "a run file needs --out: the folder in which each run gets its own folder"),
         (["more.h5ad", "--out", "o"], "a run file goes alone"),
     ],
 )
-def test_flags_that_belong_into_the_file(
+def test_flags_that_belong_in_the_run_file_are_refused(
     arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["score", "project/run.yaml", *arguments]) == 2
@@ -309,7 +308,7 @@ def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("rates")
-def test_the_plan_of_a_run_file_is_that_of_each_run_and_their_sum(
+def test_plan_of_a_run_file_has_each_run_and_their_sum(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["score", "project/run.yaml", "--plan"]) == 0
@@ -323,7 +322,7 @@ def test_the_plan_of_a_run_file_is_that_of_each_run_and_their_sum(
 
 
 @pytest.mark.usefixtures("rates")
-def test_the_plan_leaves_out_what_has_ended_and_tells_what_cannot_run(
+def test_plan_skips_complete_runs_and_reports_runs_that_cannot_start(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "out")]
@@ -331,7 +330,7 @@ def test_the_plan_leaves_out_what_has_ended_and_tells_what_cannot_run(
     (folder / "run.yaml").write_text(RUNS.replace("seed: 7", "seed: 7\n    species: spicies"))
     assert main(["score", "project/run.yaml", *out, "--plan"]) == 2
     printed = capsys.readouterr()
-    assert "[1/2] lines\nIt has ended: its result in " in printed.out
+    assert "[1/2] lines\nComplete: the result in " in printed.out
     assert "runs:" not in printed.out
     assert re.fullmatch(
         r"gpubench: [^\n]*run.yaml:12: run 'named': species='spicies' is not a column[^\n]*\n", printed.err

@@ -35,7 +35,7 @@ def test_principal_view(engine: Engine, rng: np.random.Generator, d: int) -> Non
 
 
 @pytest.mark.parametrize("x", [np.ones((20, 3)), np.arange(20.0)[:, None]], ids=["copies", "one dimension"])
-def test_cells_without_two_directions(engine: Engine, x: np.ndarray) -> None:
+def test_principal_view_of_cells_with_one_direction(engine: Engine, x: np.ndarray) -> None:
     view = principal_view(on_engine(x.astype(np.float32), engine), seed=0)
     assert view.xy.shape == (20, 2)
     assert np.isfinite(view.xy).all()
@@ -43,14 +43,16 @@ def test_cells_without_two_directions(engine: Engine, x: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("exponent", [100, -100])
-def test_values_whose_squares_are_beyond_float32(engine: Engine, rng: np.random.Generator, exponent: int) -> None:
+def test_principal_view_scales_extreme_values(engine: Engine, rng: np.random.Generator, exponent: int) -> None:
     x = rng.normal(size=(50, 5)).astype(np.float32)
     scaled = np.ldexp(x, exponent)
     as_they_are, large_or_small = (principal_view(on_engine(cells, engine), seed=0).xy for cells in (x, scaled))
     assert np.array_equal(large_or_small, np.ldexp(as_they_are, exponent))
 
 
-def test_threads_of_blas_change_no_bit(start_engine: Callable[..., Engine], rng: np.random.Generator) -> None:
+def test_principal_view_is_the_same_for_any_number_of_blas_threads(
+    start_engine: Callable[..., Engine], rng: np.random.Generator
+) -> None:
     x = rng.normal(size=(20_000, 50)).astype(np.float32)
     drawn = []
     for threads in (1, 2, 3):
@@ -76,7 +78,7 @@ def data_with(umap: np.ndarray) -> anndata.AnnData:
     )
 
 
-def test_given_coordinates_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_coordinates_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     umap = np.random.default_rng(1).normal(size=(60, 3))
     umap[7, 0] = np.nan
     data_with(umap).write_h5ad(tmp_path / "cells.h5ad")
@@ -88,7 +90,7 @@ def test_given_coordinates_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(cells.views[""].xy, np.delete(umap, 7, axis=0)[:, :2].astype(np.float32))
 
 
-def test_coordinates_that_cannot_be_drawn(caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_stored_coordinates_fall_back_to_principal_components(caplog: pytest.LogCaptureFixture) -> None:
     assert given_view(data_with(np.ones((60, 1))), 60, seed=0) is None
     assert "X_umap is 60 x 1, not 60 x 2" in caplog.text
     assert given_view(data_with(np.full((60, 2), np.nan)), 60, seed=0) is None
@@ -97,7 +99,7 @@ def test_coordinates_that_cannot_be_drawn(caplog: pytest.LogCaptureFixture) -> N
     assert list(cells.views) == ["X_pca"]
 
 
-def test_arrays_have_views_of_their_own() -> None:
+def test_each_array_has_its_own_view() -> None:
     x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     embeddings = {"a": x, "b": -x}
     cells = gb.score(embeddings, label=list("ab" * 30), tasks="embedding", engine="cpu").cells
