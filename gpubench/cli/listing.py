@@ -88,7 +88,8 @@ def meanings_text(metrics: Iterable[str]) -> str:
 
     better = {True: "Higher is better.", False: "Lower is better.", None: ""}
     specs = [METRICS[metric].spec for metric in dict.fromkeys(metrics)]
-    texts = {s.id: f"{s.description} {better[s.higher_is_better]}".rstrip() for s in specs}
-    return "\n".join(
-        f"  {name}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}" for name, text in texts.items()
-    )
+    blocks = []
+    for spec in specs:
+        text = f"{spec.description} {better[spec.higher_is_better]}".rstrip()
+        blocks.append(f"  {spec.id}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}")
+    return "\n".join(blocks)
