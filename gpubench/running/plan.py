@@ -73,7 +73,7 @@ def plan_stages(prepared: Prepared, model: CostModel, rates: Rates | None = None
 
 def _costs(prepared: Prepared, model: CostModel, matrix: Any) -> Iterator[tuple[str, Cost]]:
     n, d = map(int, matrix.shape)
-    tasks, options, engine = prepared.tasks, prepared.options, prepared.engine
+    tasks, options, engine = prepared.tasks, prepared.run.options, prepared.engine
     columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
     in_memory = isinstance(matrix, np.ndarray) and not isinstance(matrix, np.memmap)
     in_place = in_memory and matrix.dtype == np.float32 and matrix.flags.c_contiguous

@@ -16,7 +16,7 @@ from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import BASELINES, RunOptions
 from gpubench.running.runner import PERTURBATION, Inputs, choose_tasks
 from gpubench.tasks import TASKS
-from gpubench.tasks._task import Options, Task
+from gpubench.tasks._task import Task
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Listener
@@ -50,11 +50,6 @@ class Prepared:
     tasks: list[Task]
     skipped: list[dict[str, str]]
     baselines: list[str]
-
-    @property
-    def options(self) -> Options:
-        """Parameters of the tasks."""
-        return self.run.options
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:

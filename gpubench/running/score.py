@@ -130,7 +130,7 @@ def score_run(
     check_fits(prepared)
     engine, dataset = prepared.engine, prepared.dataset
     if dataset:
-        operations = {name: None for task in prepared.tasks for name in task.operations(prepared.options)}
+        operations = {name: None for task in prepared.tasks for name in task.operations(prepared.run.options)}
         engine.preload(operations, dataset.n_cells)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
