@@ -4,29 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
+from gpubench.core.checkpoint import digest_of
 from gpubench.core.errors import InputError, close_matches
+from gpubench.core.scores import CellScores
 from gpubench.core.timeline import Timeline
-from gpubench.core.types import check_seed
+from gpubench.core.types import Labels, check_seed
 from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
+from gpubench.engines.embedding import codes_fingerprint
+from gpubench.metrics._metric import check_groups, check_several
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import BASELINES, RunOptions
-from gpubench.running.runner import PERTURBATION, Inputs, choose_tasks
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Task
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Listener
     from gpubench.core.types import Dataset
+    from gpubench.data import Rows
+    from gpubench.data.perturbation.predictions import PerturbationData
     from gpubench.engines.base import Engine
+    from gpubench.tasks import Options
+
+PERTURBATION = "perturbation_expression_prediction"
+"""The task that scores predicted expression instead of an embedding."""
 
 SCIB = "scib"
 """The one task that compares with cells before integration."""
 
 COLUMNS = ("label", "batch", "time", "species", "sample")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked inputs of all tasks.
+
+    Attributes
+    ----------
+    columns : label-like fields of `TaskInput` -> codes; "time" as numbers
+    """
+
+    columns: Mapping[str, Any]
+    perturbation: PerturbationData | None = None
+    pre_integrated: Rows | None = None
+
+    def has(self, need: str) -> bool:
+        """Whether an input that tasks need is given."""
+        return self.perturbation is not None if need == "predictions" else need in self.columns
+
+    def cells(self) -> CellScores:
+        """Return an empty collection of per-cell values for a run on these inputs."""
+        groups = {
+            "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
+        }
+        return CellScores(len(next(iter(groups.values()), ())), groups, self.columns.get("time"))
+
+    def digest(self, options: Options) -> str:
+        """Return a digest of the options of the tasks and of all values of the columns."""
+        columns = {
+            role: [column.key, column.names, codes_fingerprint(column.codes)]
+            if isinstance(column, Labels)
+            else [sha256(column.tobytes()).hexdigest()]
+            for role, column in sorted(self.columns.items())
+        }
+        return digest_of(options.to_dict(), columns)
 
 
 @dataclass(frozen=True)
@@ -85,7 +130,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
         )
     with engine.timeline.stage("read"):
         dataset, inputs = run_interruptible(lambda: _read(run, wanted), engine.timeline)
-    tasks, skipped = choose_tasks(wanted, inputs)
+    tasks, skipped = _choose_tasks(wanted, inputs)
     return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines)
 
 
@@ -104,7 +149,60 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
     before = None
     if run.pre_integrated is not None:
         before = readers.read_matrix(run.data, run.pre_integrated, "pre_integrated")
-    return dataset, Inputs.of(dataset, perturbation, run.options, run.scorers or {}, before)
+    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before)
+
+
+def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
+    """Encode the columns and refuse data that no task can score.
+
+    Raises
+    ------
+    InputError
+        Missing values, one value, all values different, times that are not numbers, too few cells.
+    """
+    n = dataset.n_cells
+    if n < 2:
+        raise InputError(f"the data has {n} cell; at least two are needed")
+    columns: dict[str, Any] = {role: readers.encode_labels(values, role, n) for role, values in dataset.obs.items()}
+    if "time" in columns:
+        columns["time_label"] = columns["time"]
+        columns["time"] = readers.as_numeric(dataset.obs["time"], "time", n)
+    for role in columns.keys() & {"label", "time_label"}:
+        check_groups(columns[role])
+    for role in columns.keys() & {"batch", "species"}:
+        check_several(columns[role])
+    if before is not None and before.shape[0] != n:
+        raise InputError(
+            f"pre_integrated has {before.shape[0]:,} rows but the data has {n:,}; give the same cells in the same"
+            " order",
+            argument="pre_integrated",
+        )
+    return columns
+
+
+def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
+    """Return the tasks to run, and the skipped ones with reasons.
+
+    Raises
+    ------
+    InputError
+        A wanted task lacks an input, or no task can run.
+    """
+    run: list[Task] = []
+    skipped: list[dict[str, str]] = []
+    for task in TASKS.values():
+        if not task.in_auto if wanted is None else task.id not in wanted:
+            continue
+        missing = " and ".join(need for need in task.needs if not inputs.has(need))
+        if not missing:
+            run.append(task)
+        elif wanted is None:
+            skipped.append({"task": task.id, "reason": f"{missing} not given"})
+        else:
+            raise InputError(f"task {task.id!r} needs {missing}; give {'them' if ' and ' in missing else 'it'}")
+    if not run:
+        raise InputError("no task can run: give `label` (and `batch`, `time` or `species`), or `predictions`")
+    return run, skipped
 
 
 def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: list[str]) -> None:

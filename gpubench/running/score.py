@@ -136,8 +136,8 @@ def score_run(
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own
         scope = CheckpointScope(engine.timeline, parts).keyed(bit_level_context(engine)) if parts else None
-        runner = Runner(engine, prepared.inputs, prepared.skipped, scope)
-        runner.run(runner.steps(dataset, prepared.tasks, prepared.run.data, prepared.baselines))
+        runner = Runner(prepared, scope)
+        runner.run()
         if own:
             own.end(complete=not (runner.interrupted or runner.failures))
     if parts:
