@@ -76,7 +76,7 @@ def to_text(findings: list[Finding], width: int | None = None) -> str:
     longest = max(len(finding.about) for finding in findings)
     lines = [f"{finding.state:<8} {finding.about:<{longest}}  {finding.text}" for finding in findings]
     if width:
-        indent = " " * (len("missing   ") + longest + 1)
+        indent = " " * (longest + 11)
         lines = [textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False) for line in lines]
     verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see the broken items above."
     return "\n".join([*lines, "", verdict])

@@ -17,7 +17,7 @@ import pytest
 import gpubench as gb
 from gpubench.cli.main import main
 from gpubench.datasets import demo_path
-from gpubench.engines.cpu.rates import UNKNOWN
+from gpubench.engines.cpu.rates import FEATURES
 from gpubench.results.result import Result
 from gpubench.running.options import SPECS, RunOptions
 from gpubench.running.run_file import READERS, read_run_file
@@ -303,7 +303,7 @@ def test_flags_that_belong_in_the_run_file_are_refused(
 @pytest.fixture
 def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates of a machine that is not measured."""
-    monkeypatch.setattr("gpubench.engines.cpu.rates.measure_rates", lambda _: UNKNOWN)
+    monkeypatch.setattr("gpubench.engines.costs.measure_rates", lambda _: dict.fromkeys(FEATURES, (0.0, 0.0, 0.0)))
     monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path / "cache"))
 
 
