@@ -108,7 +108,7 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
     if exact and knn not in ("auto", "exact"):
         raise InputError(f"knn={knn!r} is approximate, which `exact` forbids; leave out one of them", argument="knn")
     if has_cluster and name not in ("auto", "dask"):
-        raise InputError(f"`cluster` needs the engine dask, not {name}; leave out one of them")
+        raise InputError(f"a Dask cluster needs the engine dask, not {name}; leave out one of them")
 
 
 def _start_cuda(**options: Any) -> Engine:

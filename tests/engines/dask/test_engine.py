@@ -371,7 +371,7 @@ def test_a_scheduler_that_is_not_there() -> None:
 
 
 def test_a_cluster_is_of_dask_alone() -> None:
-    with pytest.raises(InputError, match="`cluster` needs the engine dask, not cpu"):
+    with pytest.raises(InputError, match="a Dask cluster needs the engine dask, not cpu"):
         get_engine("cpu", cluster=2)
 
 
