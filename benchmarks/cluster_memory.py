@@ -1,4 +1,4 @@
-"""What a worker of the Dask engine holds at most, with all cells on every worker and with blocks of them.
+"""Measure what a worker of the Dask engine holds at most.
 
     python benchmarks/cluster_memory.py --n 200000 --d 256
     python benchmarks/cluster_memory.py --n 20000 --d 64 --workers 2 --out /tmp/try
@@ -31,16 +31,15 @@ from gpubench.profiling.synthetic import make
 LOOK_S = 0.02
 N_LABELS, N_BATCHES = 30, 8
 SAMPLED, K = 2000, 15
-PLACINGS = ("whole", "blocks")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure both placings with each number of workers."""
+    """Measure with each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200_000)
     parser.add_argument("--d", type=int, default=256)
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--limit", type=float, default=400, help="MB that a worker of blocks may hold, as it is told")
+    parser.add_argument("--limit", type=float, default=400, help="MB that a worker may hold")
     parser.add_argument("--knn", action="store_true", help="exact neighbours of all cells as well")
     parser.add_argument("--out", type=Path, default=measure.HERE / "results")
     given = parser.parse_args(arguments)
@@ -50,22 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = Path(folder) / "cells.npy"
         np.save(path, cells.x)
         for n_workers in given.workers:
-            for placing in PLACINGS:
-                limit = int(given.limit * 1e6) if placing == "blocks" else None
-                rows.append(_measured(path, cells, n_workers, limit, all_neighbors=given.knn))
-                print(json.dumps(rows[-1]))
+            rows.append(_measured(path, cells, n_workers, int(given.limit * 1e6), all_neighbors=given.knn))
+            print(json.dumps(rows[-1]))
     report = {"n": given.n, "d": given.d, "embedding_bytes": 4 * given.n * given.d, "rows": rows}
     report |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": measure.machine_facts()}
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "cluster_memory.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _measured(path: Path, cells: Any, n_workers: int, limit: int | None, *, all_neighbors: bool) -> dict[str, Any]:
+def _measured(path: Path, cells: Any, n_workers: int, limit: int, *, all_neighbors: bool) -> dict[str, Any]:
     engine: Any = get_engine("dask", cluster=n_workers)
-    placing = "whole" if limit is None else "blocks"
-    engine.placement.wanted = placing
-    engine.placement.worker_bytes = limit or engine.placement.worker_bytes
-    pids = list(engine.cluster.on_each(os.getpid).values())
+    engine.placement.worker_bytes = limit
+    pids = list(engine.cluster.run_on_all(os.getpid).values())
     before = [_own_bytes(pid) for pid in pids]
     begin = time.monotonic()
     with _peaks(pids) as peaks:
@@ -82,7 +77,6 @@ def _measured(path: Path, cells: Any, n_workers: int, limit: int | None, *, all_
     grown = [peak - start for peak, start in zip(peaks, before, strict=True)]
     return {
         "workers": n_workers,
-        "placing": placing,
         "limit_bytes": limit,
         "seconds": seconds,
         "before_bytes": max(before),

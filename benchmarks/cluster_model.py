@@ -8,8 +8,8 @@ say what the cut of the work would allow if tiles were computed at that rate.
 
 The model: a stage that compares all cells costs n^2 d / 2 differences of two values, one that compares SAMPLED cells
 with all n SAMPLED d, in tasks that are cut as the engine cuts them. Its time is the largest of what the workers
-compute, what they bring each other and what the scheduler hands out, plus what they read and sort. Where COPIES times
-the embedding fit a worker each reads all of it; else each has blocks, and of parts on their way to tasks a few.
+compute, what they bring each other and what the scheduler hands out, plus what they read and sort. Each worker has
+blocks, and of parts on their way to tasks a few.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any
 import measure
 
 from gpubench.engines.cuda.workspace import CudaTuning
-from gpubench.engines.dask.blocks import rows as blocks_rows
-from gpubench.engines.dask.blocks.shuffle import most_parts, n_tasks
-from gpubench.engines.dask.cluster import MERGED
+from gpubench.engines.dask.cluster import MERGED_AT_A_TIME
 from gpubench.engines.dask.gpu_silhouette import MAX_PIECES
-from gpubench.engines.dask.placement import COPIES
+from gpubench.engines.dask.placement import part_bytes as largest_part
+from gpubench.engines.dask.placement import worker_needs
+from gpubench.engines.dask.remote import WHOLE_COPIES, block_edges
+from gpubench.engines.dask.shuffle import max_parts, n_tasks
 from gpubench.engines.dask.silhouette_parts import MAX_PARTS, TASK_PRODUCTS, TASKS_PER_SLOT
 
 RESULTS = measure.HERE / "results"
@@ -79,28 +80,23 @@ SAMPLED = 60_000
 
 def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = False) -> dict[str, Any]:
     """Seconds and bytes of one Euclidean silhouette of all cells, or of a sample among all."""
-    part_bytes = blocks_rows.part_bytes(int(worker.memory_bytes), 1)
-    whole = COPIES * 4 * n * d <= worker.memory_bytes
+    part_bytes = largest_part(int(worker.memory_bytes), 1)
     products = float(SAMPLED) * n * d if sampled else n * n / 2 * d
-    if whole:
-        memory, n_blocks, at_most, largest = COPIES * 4 * n * d, 0, MAX_PARTS, float(n)
-    else:
-        memory = float(blocks_rows.worker_needs(n, d, n_workers, part_bytes, 1))
-        n_blocks = len(blocks_rows.edges_of(n, d, n_workers, part_bytes)) - 1
-        at_most = most_parts(n_blocks, MAX_PARTS)
-        largest = part_bytes / (4 * d)
+    memory = float(worker_needs(n, d, n_workers, part_bytes, 1))
+    n_blocks = len(block_edges(n, d, n_workers, part_bytes)) - 1
+    at_most = max_parts(n_blocks, MAX_PARTS)
+    largest = part_bytes / (4 * d)
     a_task = min(TASK_PRODUCTS, products / (TASKS_PER_SLOT * n_workers))
     rows = min(max((min(TASK_PRODUCTS, n * n / 2 * d) / d) ** 0.5, n / at_most, 1.0), n, largest)
     parts = -(-n // int(rows))
     n_compared = max(parts, int(products / a_task)) if sampled else parts * (parts + 1) // 2
     task_s = products / n_compared / worker.products_s
-    moved = 0.0 if whole else n_compared * (1 if sampled else 2) * 4 * rows * d
+    moved = n_compared * (1 if sampled else 2) * 4 * rows * d
     answers = n_compared * (FOUND_BYTES * SAMPLED / max(1, n_compared // parts) if sampled else 2 * rows * FOUND_BYTES)
-    shuffled = 0 if whole else n_tasks(n_blocks, parts)
-    share = 1 if whole else n_workers
+    shuffled = n_tasks(n_blocks, parts)
     stages = {
-        "read_s": max(4 * n * d / share / READ_BYTES_S, n_workers * 4 * n * d / share / STORAGE_BYTES_S),
-        "sort_s": 4 * n * d / share / SORTED_BYTES_S + shuffled * SCHEDULED_S,
+        "read_s": max(4 * n * d / n_workers / READ_BYTES_S, 4 * n * d / STORAGE_BYTES_S),
+        "sort_s": 4 * n * d / n_workers / SORTED_BYTES_S + shuffled * SCHEDULED_S,
         "compute_s": max(products / worker.products_s / n_workers, task_s * -(-n_compared // n_workers)),
         "schedule_s": n_compared * SCHEDULED_S,
         "transfer_s": (moved + answers) / n_workers / WIRE_BYTES_S,
@@ -110,7 +106,7 @@ def predict(n: int, d: int, n_workers: int, worker: Worker, *, sampled: bool = F
     fits = memory <= worker.memory_bytes
     return _row((n, d, n_workers), worker, stages, seconds) | {
         "compares": "a sample" if sampled else "all",
-        "placed": "whole" if whole else "blocks",
+        "placed": "blocks",
         "tasks": n_compared + shuffled,
         "task_s": task_s,
         "efficiency": products / worker.products_s / n_workers / seconds,
@@ -126,7 +122,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
     n_rows = -(-n // CudaTuning().max_tile_rows)
     share = -(-n_rows // n_workers) / n_rows  # rows of tiles are not cut
     sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MAX_PIECES)
-    merges = -(-n_workers // MERGED)
+    merges = -(-n_workers // MERGED_AT_A_TIME)
     received = n_workers * sums / min(n_workers, pieces * merges) + merges * sums / pieces + sums
     stages = {
         "read_s": max(4 * n * d / READ_BYTES_S, n_workers * 4 * n * d / STORAGE_BYTES_S),
@@ -135,7 +131,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
         "schedule_s": n_workers * (1 + pieces) * SCHEDULED_S,
         "transfer_s": received / WIRE_BYTES_S,
     }
-    seconds, memory = sum(stages.values()), COPIES * 4.0 * n * d
+    seconds, memory = sum(stages.values()), WHOLE_COPIES * 4.0 * n * d
     fits = memory <= worker.memory_bytes
     limit = "the file system" if stages["read_s"] > stages["compute_s"] else _limit(stages, 0, fits=fits, hours=0)
     return _row((n, d, n_workers), worker, stages, seconds) | {

@@ -220,23 +220,24 @@ class ScaledClassifier(Predictor):
 
     def ask(self, x: Any) -> None:
         """Begin to predict the unscaled cells that `predict_proba` will be asked about."""
-        self._asked = x, self.predict_proba(x)
+        self._asked = x, self._classifier.predict_proba(self._scaled(x))
 
     def predict_proba(self, x: Any) -> Array:
         """See `Predictor`."""
-        if self._asked is not None and self._asked[0] is x:
-            return self._asked[1]
-        return self._classifier.predict_proba(self._scaled(x))
+        is_asked = self._asked is not None and self._asked[0] is x
+        proba = self._asked[1] if is_asked else self._classifier.predict_proba(self._scaled(x))  # type: ignore[index]
+        return self.engine.xp.asarray(proba)  # fetches the answer of a worker
 
     def decision_function(self, x: Any) -> Array:
         """See `Predictor`."""
-        return cast("Any", self._classifier).decision_function(self._scaled(x))
+        return self.engine.xp.asarray(cast("Any", self._classifier).decision_function(self._scaled(x)))
 
     def _scaled(self, x: Any) -> Array:
-        xp = self.engine.xp
+        is_on_device = hasattr(x, "dtype") and not isinstance(x, np.ndarray)  # also where those are several
+        cells = x if is_on_device else self.engine.xp.asarray(x)
         if self._scaling is None:
-            return xp.ascontiguousarray(x, dtype=np.float32)
-        return self._scaling.apply(xp.array(x, dtype=np.float32, order="C"))
+            return cells.astype(np.float32, order="C", copy=False)
+        return self._scaling.apply(cells.astype(np.float32, order="C", copy=True))
 
 
 class GraphVotes(Predictor):

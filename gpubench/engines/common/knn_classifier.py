@@ -112,7 +112,7 @@ def nearest_in_other_folds(engine: KnnEngine, x: Array, folds: NDArray[Any], n_v
     xp, n = engine.xp, len(x)
     fold = xp.asarray(folds)
     graph = engine.knn(x, min(graph_neighbors(len(np.unique(folds)), n_votes), n - 1))
-    nearest, n_found = _first_in_other_folds(xp, graph.indices, fold, fold, n_votes)
+    nearest, n_found = _first_in_other_folds(xp, xp.asarray(graph.indices), fold, fold, n_votes)
     method, recall, k = graph.method, graph.recall, graph.k
     del graph  # as large as the cells
     while len(short := xp.flatnonzero(n_found < n_votes)):

@@ -1,4 +1,4 @@
-"""Classifiers on a cluster: each is trained by one worker, and asked by the one that has it; several at a time."""
+"""Classifiers on a cluster: each is trained by one worker, and predicts where it was trained; several at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpubench.engines.base import Engine
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.dask import gpu_worker
-from gpubench.engines.dask.array import ClusterArray
+from gpubench.engines.dask.remote import RemoteArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.dask.cluster import Cluster
-    from gpubench.engines.dask.worker import Recipe
+    from gpubench.engines.dask.worker import EngineSettings
 
 
 class ClusterClassifier:
     """A classifier on a worker; see `Classifier`."""
 
-    def __init__(self, cluster: Cluster, recipe: Recipe, kind: str, params: Mapping[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, settings: EngineSettings, kind: str, params: Mapping[str, Any]) -> None:
         self._cluster = cluster
-        self._making = recipe, kind, dict(params)
+        self._arguments = settings, kind, dict(params)
         self._fitted: Any = None
         self._note: str | None = None
 
     def fit(self, x: Any, codes: NDArray[np.int32], n_classes: int) -> ClusterClassifier:
-        """Begin to train; see `Classifier.fit`."""
-        self._fitted = self._cluster.submit("fit", fitted, *self._making, x, codes, n_classes)
+        """Start the training and return at once; see `Classifier.fit`."""
+        self._fitted = self._cluster.submit("fit", train, *self._arguments, x, codes, n_classes)
         self._note = None
         return self
 
@@ -50,27 +50,27 @@ class ClusterClassifier:
         return self._note
 
     def predict_proba(self, x: Any) -> Any:
-        """Begin to answer; see `Classifier.predict_proba`."""
-        return self._asked("predict_proba", x)
+        """Start the prediction and return at once an array that NumPy fetches; see `Classifier.predict_proba`."""
+        return self._predict("predict_proba", x)
 
-    def _asked(self, method: str, x: Any) -> ClusterArray:
-        return ClusterArray(self._cluster, self._cluster.submit(method, ask, self._fitted, method, x))
+    def _predict(self, method: str, x: Any) -> RemoteArray:
+        return RemoteArray(self._cluster, self._cluster.submit(method, predict, self._fitted, method, x))
 
 
 class LinearClusterClassifier(ClusterClassifier):
-    """One that has logits."""
+    """A classifier that has logits."""
 
     def decision_function(self, x: Any) -> Any:
         """(m, n_classes) logits."""
-        return self._asked("decision_function", x)
+        return self._predict("decision_function", x)
 
 
-class Fitted:
-    """A trained classifier, which can move to another worker: what it learnt goes, and its engine is made there."""
+class WorkerClassifier:
+    """A trained classifier. When it moves to another worker what it learnt is sent, and its engine is made there."""
 
-    def __init__(self, recipe: Recipe, kind: Any, params: dict[str, Any]) -> None:
-        self._making = recipe, kind, params
-        self.engine: Any = recipe.start() if recipe.engine == "cpu" else gpu_worker.engine_of(recipe)
+    def __init__(self, settings: EngineSettings, kind: Any, params: dict[str, Any]) -> None:
+        self._arguments = settings, kind, params
+        self.engine: Any = settings.start() if settings.engine == "cpu" else gpu_worker.cuda_engine(settings)
         self.classifier: Any = self.engine.classifier(kind, **params)
 
     @property
@@ -79,39 +79,43 @@ class Fitted:
         return str(self.classifier.note)
 
     def __getstate__(self) -> Any:
-        of_the_worker = (ModuleType, Timeline, Engine, Device)
-        learnt = {name: value for name, value in vars(self.classifier).items() if not isinstance(value, of_the_worker)}
-        return self._making, learnt
+        local = (ModuleType, Timeline, Engine, Device)
+        learnt = {name: value for name, value in vars(self.classifier).items() if not isinstance(value, local)}
+        return self._arguments, learnt
 
     def __setstate__(self, state: Any) -> None:
-        making, learnt = state
-        Fitted.__init__(self, *making)
+        arguments, learnt = state
+        WorkerClassifier.__init__(self, *arguments)
         vars(self.classifier).update(learnt)
 
+    @contextmanager
+    def using(self, x: Any) -> Iterator[Any]:
+        """Yield cells where the engine has them; a GPU is used by one thread at a time."""
+        cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
+        if isinstance(self.engine, CpuEngine):
+            yield cells
+        else:
+            with gpu_worker.one_at_a_time:
+                yield gpu_worker.on_device(self.engine, cells)
 
-def fitted(
-    recipe: Recipe, kind: Any, params: dict[str, Any], x: NDArray[np.float32], codes: NDArray[np.int32], n_classes: int
-) -> Fitted:
+
+def train(
+    settings: EngineSettings,
+    kind: Any,
+    params: dict[str, Any],
+    x: NDArray[np.float32],
+    codes: NDArray[np.int32],
+    n_classes: int,
+) -> WorkerClassifier:
     """Train a classifier."""
-    trained = Fitted(recipe, kind, params)
-    with _using(trained, x) as cells:
+    trained = WorkerClassifier(settings, kind, params)
+    with trained.using(x) as cells:
         trained.classifier.fit(cells, np.asarray(codes), n_classes)
     return trained
 
 
-def ask(trained: Fitted, method: str, x: NDArray[np.float32]) -> Any:
-    """Ask a classifier about cells."""
-    with _using(trained, x) as cells:
+def predict(trained: WorkerClassifier, method: str, x: NDArray[np.float32]) -> Any:
+    """Call a method of a trained classifier and return its answer on the host."""
+    with trained.using(x) as cells:
         answer = getattr(trained.classifier, method)(cells)
         return answer if isinstance(answer, np.ndarray) else trained.engine.to_host(answer)
-
-
-@contextmanager
-def _using(trained: Fitted, x: Any) -> Iterator[Any]:
-    """Cells where the classifier's engine has them."""
-    cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
-    if isinstance(trained.engine, CpuEngine):
-        yield cells
-    else:
-        with gpu_worker.one_at_a_time:
-            yield gpu_worker.on_device(trained.engine, cells)

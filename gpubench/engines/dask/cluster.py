@@ -1,119 +1,120 @@
-"""A Dask cluster: connected or started, its versions compared, tasks sent, answers waited for and brought here."""
+"""A Dask cluster during one run: tasks are submitted and waited for, and lost workers and schedulers are noticed."""
 
 from __future__ import annotations
 
+import atexit
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpubench.core.errors import ClusterError
+from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph, Knn
 from gpubench.engines.dask import worker as dask_worker
-from gpubench.engines.dask.array import ClusterArray
-from gpubench.engines.dask.transfer import Handover
-
-if TYPE_CHECKING:
-    from gpubench.core.timeline import Timeline
+from gpubench.engines.dask.remote import RemoteArray
+from gpubench.engines.dask.transfer import ArrayTransfer
 
 
-LOST_S = 20.0
-"""How long a scheduler may not answer before the run ends."""
+@dataclass(frozen=True, slots=True)
+class DaskTuning:
+    """Time limits and sizes that the Dask engine works with.
 
-WORKERLESS_S = 120.0
-"""How long there may be no worker before the run ends: those that ended are mostly replaced in seconds."""
+    Attributes
+    ----------
+    connect_s : seconds to wait for a scheduler when a run begins
+    lost_s : seconds without an answer of the scheduler after which the run ends
+    workerless_s : seconds without any worker after which the run ends; most workers are replaced within seconds
+    ask_s : seconds between two questions to the scheduler which workers it has
+    poll_s : seconds between two looks at the progress of tasks, and whether the run is cancelled
+    collect_s : workers are not asked for the times of stages that took less
+    allowed_failures : workers that may end during the same task, on a cluster that is started here, before the task
+        counts as the cause
+    part_share : largest part of an embedding, as a share of the memory that a worker has for each of its threads. A
+        task holds two parts, as they are and centred, while the parts of the next tasks are received
+    """
 
-ASK_S = 2.0
-"""How often the scheduler is asked for its workers."""
+    connect_s: float = 15.0
+    lost_s: float = 20.0
+    workerless_s: float = 120.0
+    ask_s: float = 2.0
+    poll_s: float = 0.2
+    collect_s: float = 0.2
+    allowed_failures: int = 10
+    part_share: float = 1 / 48
 
 
-def answers(client: Any) -> bool:
-    """Whether the scheduler does."""
+DEFAULT_TUNING = DaskTuning()
+
+UNFINISHED = ("pending", "lost")
+"""Dask's states of tasks that have not ended, and of those whose answer was lost and is computed again."""
+
+TASKS_AHEAD = 2
+"""Tasks that `submit_throttled` sends for each that runs at a time."""
+
+MERGED_AT_A_TIME = 16
+"""Answers that one task of `merge_tree` merges."""
+
+
+def is_running(client: Any) -> bool:
+    """Return whether the client is connected to its scheduler."""
     return bool(client.status == "running")
 
 
-def in_words(ask: Callable[[], Any], told: Callable[[str], str]) -> Any:
-    """Ask for an answer; errors of the cluster itself are put into words.
+class ClusterMonitor:
+    """Watches the scheduler and the workers of a client while a run waits for tasks.
 
     Parameters
     ----------
-    told : makes a message of what is wrong
-
-    Raises
-    ------
-    ClusterError
-        Workers ended again and again with a task, or the scheduler is lost.
-    """
-    from distributed import CancelledError, KilledWorker
-    from distributed.client import FuturesCancelledError
-    from distributed.comm.core import CommClosedError
-
-    try:
-        return ask()
-    except KilledWorker as error:
-        n_lost = error.allowed_failures + 1
-        raise ClusterError(
-            told(
-                f"{n_lost} worker{'s' if n_lost > 1 else ''} ended while they computed it, the last"
-                f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
-                " give workers more memory, or fewer threads each, or use fewer cells"
-            )
-        ) from error
-    except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
-        what = "the connection to the scheduler was lost, or data that only workers that ended had"
-        raise ClusterError(told(f"{what} ({type(error).__name__})")) from error
-
-
-class Vigil:
-    """Looks after the scheduler and the workers of a client.
-
-    Parameters
-    ----------
-    started : Dask's cluster, where it was started here, and its workers; Dask gives those up that end again while they
-        start, so that new ones are asked for
-    told : makes a message of what is wrong
+    started : Dask's cluster and its number of workers, where it was started here. Dask gives up workers that end again
+        while they start, so new ones are requested
+    describe : makes an error message of a fault
     """
 
-    def __init__(self, client: Any, started: tuple[Any, int] | None, told: Callable[[str], str]) -> None:
-        self._client, self._started, self._told = client, started, told
+    def __init__(
+        self, client: Any, started: tuple[Any, int] | None, describe: Callable[[str], str], tuning: DaskTuning
+    ) -> None:
+        self._client, self._started, self._describe, self._tuning = client, started, describe, tuning
         self._answered = self._had_workers = self._asked = time.monotonic()
 
-    def look(self) -> None:
-        """See whether both are there.
+    def check(self) -> None:
+        """Check that the scheduler answers and has workers.
 
         Raises
         ------
         ClusterError
-            One has not been for too long.
+            One of them has been missing for too long.
         """
         now = time.monotonic()
-        if not answers(self._client):
-            if now - self._answered > LOST_S:
-                raise ClusterError(self._told("the scheduler does not answer any more"))
+        if not is_running(self._client):
+            if now - self._answered > self._tuning.lost_s:
+                raise ClusterError(self._describe("the scheduler does not answer any more"))
             return
         self._answered = now
-        if now - self._asked < ASK_S:
+        if now - self._asked < self._tuning.ask_s:
             return
         self._asked = now
         n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
         if self._started and n_workers < self._started[1]:
             cluster, wanted = self._started
-            cluster.loop.add_callback(_replace, cluster, wanted)
+            cluster.loop.add_callback(_replace_workers, cluster, wanted)
         if n_workers:
             self._had_workers = now
-        elif now - self._had_workers > WORKERLESS_S:
-            what = f"all workers have ended and none has come for {WORKERLESS_S:.0f} s; look into their logs"
-            raise ClusterError(self._told(what))
+        elif now - self._had_workers > self._tuning.workerless_s:
+            seconds = f"{self._tuning.workerless_s:.0f} s"
+            fault = f"all workers have ended and none has come for {seconds}; look into their logs"
+            raise ClusterError(self._describe(fault))
 
 
-def _replace(cluster: Any, wanted: int) -> None:
-    """Start new workers in the place of those that have ended for good; runs where the cluster does.
+def _replace_workers(cluster: Any, wanted: int) -> None:
+    """Start new workers in place of those that have ended for good; runs in the thread of the cluster.
 
-    Dask forgets one that does not come back in time and starts another of that name. If the old one comes back at that
-    moment the new one is refused, and ends; but Dask goes on counting it as a worker.
+    Dask forgets a worker that does not come back in time and starts another of that name. If the old one comes back at
+    that moment the new one is refused, and ends; but Dask goes on counting it as a worker.
     """
     from distributed.core import Status
 
@@ -123,63 +124,63 @@ def _replace(cluster: Any, wanted: int) -> None:
     cluster.scale(wanted)
 
 
-LOOK_S = 0.2
-"""How often it is looked how far the tasks are, and whether the run is to stop."""
-
-COLLECT_S = 0.2
-"""Stages that took less are not asked for what each worker did."""
-
-UNDER_WAY = ("pending", "lost")
-"""What Dask calls tasks that have not ended, and those whose answer was lost with its worker and is computed again."""
-
-AHEAD = 2
-"""Tasks that are sent for each that runs at a time, where their inputs are large."""
-
-MERGED = 16
-"""Answers that are merged at a time."""
-
-
 class Cluster:
-    """Tasks and answers of one run.
+    """Submits the tasks of one run and waits for their answers.
 
     Attributes
     ----------
     client : Dask's
+    transfer : passes arrays of the client to workers
+    started : Dask's cluster and its number of workers, where it was started for this run
+    close : closes what was opened for the run; called at exit at the latest
     """
 
-    def __init__(self, client: Any, timeline: Timeline, handover: Handover, started: Any = None) -> None:
-        """Of a client; `started` is Dask's cluster where it was started for this run."""
+    def __init__(
+        self,
+        client: Any,
+        opened: Sequence[Any] = (),
+        timeline: Timeline | None = None,
+        tuning: DaskTuning = DEFAULT_TUNING,
+    ) -> None:
+        """Take over a client and what was opened for it, see `connect`."""
         self.client = client
-        self._started = None if started is None else (started, len(started.workers))
-        self._timeline = timeline
-        self._handover = handover
-        self._there: dict[str, Any] = {}  # where all that is submitted is to run
-        self._numbers: dict[str, int] = {}  # of workers, in the order in which they are heard of
+        self.tuning = tuning
+        self.transfer = ArrayTransfer()
+        self.started = (opened[1], len(opened[1].workers)) if len(opened) > 1 else None
+        # arrays on the workers refer to this object, and may be fetched when the engine is gone
+        self.close = weakref.finalize(self, _close, [*opened, self.transfer])
+        # closed before Dask ends its own threads, which it does when Python calls finalizers
+        self.close.atexit = False
+        atexit.register(self.close)
+        self._timeline = timeline or Timeline()
+        self._preferred: dict[str, Any] = {}  # where everything that is submitted runs
+        self._numbers: dict[str, int] = {}  # of workers, in the order in which they first report
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Address -> what the scheduler knows of a worker.
+        """Return what the scheduler knows of each worker, by address.
 
         Raises
         ------
         ClusterError
-            There is none, or the scheduler does not answer.
+            There are no workers, or the scheduler does not answer.
         """
-        # Client.scheduler_info may give what a look without workers, every few seconds, has put in its place meanwhile
+        # Client.scheduler_info may return an older answer without workers, which Dask asks for every few seconds
         self._require_scheduler()
-        found = self._guarded(lambda: self.client.sync(self.client.scheduler.identity, n_workers=-1))
-        workers: dict[str, dict[str, Any]] = found["workers"]
+        with self._translated_errors():
+            identity = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        workers: dict[str, dict[str, Any]] = identity["workers"]
         if not workers:
             raise ClusterError("the cluster has no workers; start some, or wait until they have started")
         return workers
 
     @property
     def n_slots(self) -> int:
-        """Tasks that run at a time."""
+        """The number of tasks that run at a time."""
         return sum(int(worker["nthreads"]) for worker in self.workers().values())
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function on a worker; the future of its answer. Large arrays among its arguments go their own way."""
-        return self._send(name, dask_worker.call, function, self.packed(args), self.packed(kwargs))
+        """Call a function on a worker and return the future of its answer; arguments are encoded by `encode_args`."""
+        return self._submit(f"{name}-{uuid.uuid4().hex[:8]}", function, args, kwargs)
 
     def submit_each(
         self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, spread: bool = False
@@ -188,24 +189,11 @@ class Cluster:
 
         Parameters
         ----------
-        spread : on the workers in turn, as long as they are there
+        spread : on the workers in turn, as long as they exist
         """
-        return list(self._sent(name, function, calls, list(self.workers()) if spread else []))
+        return list(self._submit_lazily(name, function, calls, self._choices() if spread else []))
 
-    def _sent(
-        self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], addresses: Sequence[str] = ()
-    ) -> Iterator[Any]:
-        self._require_scheduler()
-        token = uuid.uuid4().hex[:8]
-        stage = self._timeline.path
-        for i, args in enumerate(calls):
-            there = _at(addresses[i % len(addresses)]) if addresses else self._there
-            yield self.client.submit(
-                dask_worker.timed, stage, dask_worker.call, function, self.packed(tuple(args)), {},
-                key=(f"{name}-{token}", i), pure=False, priority=-i, **there,
-            )  # fmt: skip
-
-    def in_turn(
+    def submit_throttled(
         self,
         name: str,
         function: Callable[..., Any],
@@ -213,109 +201,125 @@ class Cluster:
         n_calls: int,
         done: Callable[[int, Any], None],
     ) -> None:
-        """Call a function with each of several arguments, few at a time; `done` is given number and future of each."""
-        # Dask brings the inputs of all tasks that were sent to the workers at once
-        most, sent = AHEAD * self.n_slots, enumerate(self._sent(name, function, calls))
+        """Call a function with each of several arguments, few at a time, because Dask transfers all inputs at once.
+
+        Parameters
+        ----------
+        done : called with the number and the future of each call that has ended
+        """
+        limit, submitted = TASKS_AHEAD * self.n_slots, enumerate(self._submit_lazily(name, function, calls))
         running: dict[Any, int] = {}
-        vigil = Vigil(self.client, self._started, self._told)
+        monitor = ClusterMonitor(self.client, self.started, self._describe, self.tuning)
         n_done = 0
         try:
             while True:
-                running |= {future: i for i, future in islice(sent, most - len(running))}
+                running |= {future: i for i, future in islice(submitted, limit - len(running))}
                 if not running:
                     break
-                self._wait_shortly(list(running), "FIRST_COMPLETED")
+                self._poll(list(running), "FIRST_COMPLETED")
                 ended = [future for future in running if future.done()]
                 self._raise_failed(list(running))
                 for future in ended:
                     done(running.pop(future), future)
                     n_done += 1
                 self._timeline.advance(n_done, n_calls)
-                vigil.look()
+                monitor.check()
         finally:
-            if running:  # the run is to stop, or one of them has failed
+            if running:  # the run is cancelled, or a task has failed
                 self.client.cancel(list(running), force=False)
 
-    def merged(
+    def _choices(self) -> list[str]:
+        """Return the addresses of the workers to choose from, none of a single one.
+
+        A task that prefers a worker is never run by Dask if it becomes ready while there are no workers at all.
+        """
+        addresses = list(self.workers())
+        return addresses if len(addresses) > 1 else []
+
+    def _submit_lazily(
+        self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], addresses: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        token = uuid.uuid4().hex[:8]
+        for i, args in enumerate(calls):
+            address = addresses[i % len(addresses)] if addresses else None
+            yield self._submit((f"{name}-{token}", i), function, tuple(args), {}, priority=-i, address=address)
+
+    def _submit(
+        self,
+        key: Any,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        *,
+        priority: int = 0,
+        address: str | None = None,
+    ) -> Any:
+        self._require_scheduler()
+        place = self._preferred if address is None else prefer_worker(address)
+        return self.client.submit(
+            dask_worker.call, function, self._timeline.path, self.encode_args(args), self.encode_args(kwargs),
+            key=key, pure=False, priority=priority, **place,
+        )  # fmt: skip
+
+    def merge_tree(
         self, name: str, function: Callable[..., Any], found: list[tuple[Any, int]], *args: Any
     ) -> list[tuple[Any, int]]:
-        """Merge answers as a tree until few are left; a merge gives a tuple of one, and takes pairs (answer, which)."""
-        while len(found) > MERGED:
-            groups = [found[start : start + MERGED] for start in range(0, len(found), MERGED)]
-            found = [(self.submit(name, function, of_group, *args), 0) for of_group in groups]
+        """Merge answers as a tree until few are left.
+
+        Parameters
+        ----------
+        function : merges a list of (answer, item of the answer's tuple) into a tuple of one item
+        """
+        while len(found) > MERGED_AT_A_TIME:
+            groups = [found[i : i + MERGED_AT_A_TIME] for i in range(0, len(found), MERGED_AT_A_TIME)]
+            found = [(self.submit(name, function, group, *args), 0) for group in groups]
         return found
 
-    def _send(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        self._require_scheduler()
-        key = f"{name}-{uuid.uuid4().hex[:8]}"
-        return self.client.submit(
-            dask_worker.timed, self._timeline.path, function, *args, key=key, pure=False, **self._there
-        )
-
     @contextmanager
-    def on_one(self, i: int) -> Iterator[None]:
-        """What is submitted meanwhile runs on the i-th of the workers, in turn, as long as it is there."""
-        addresses = list(self.workers())
-        self._there = _at(addresses[i % len(addresses)])
+    def run_on_one(self, i: int) -> Iterator[None]:
+        """Run everything submitted in this context on the i-th of the workers, in turn, as long as it exists."""
+        addresses = self._choices()
+        self._preferred = prefer_worker(addresses[i % len(addresses)]) if addresses else {}
         try:
             yield
         finally:
-            self._there = {}
+            self._preferred = {}
 
-    def on_every_worker(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Run a task on each worker that there is, or in its place, and wait for all."""
-        token = uuid.uuid4().hex[:8]
-        stage = self._timeline.path
-        self.wait([
-            self.client.submit(
-                dask_worker.timed, stage, _without_answer, function, args,
-                key=(f"{name}-{token}", i), pure=False, **_at(address),
-            )
-            for i, address in enumerate(self.workers())
-        ])  # fmt: skip
-
-    def packed(self, given: Any) -> Any:
-        """Arguments as tasks take them."""
-        if isinstance(given, ClusterArray):
-            return given.argument
+    def encode_args(self, given: Any) -> Any:
+        """Return arguments as tasks take them: large arrays as files, where workers see those."""
+        if isinstance(given, RemoteArray):
+            return given.future
         if isinstance(given, Knn | Graph):
-            told = {field.name: self.packed(getattr(given, field.name)) for field in fields(given)}
-            return {dask_worker.MADE_OF: type(given), **told}
+            encoded = {field.name: self.encode_args(getattr(given, field.name)) for field in fields(given)}
+            return {dask_worker.TYPE_KEY: type(given), **encoded}
         if isinstance(given, list | tuple):
-            return type(given)(map(self.packed, given))
+            return type(given)(map(self.encode_args, given))
         if isinstance(given, dict):
-            return {name: self.packed(value) for name, value in given.items()}
-        return self._handover.handed(given)
+            return {name: self.encode_args(value) for name, value in given.items()}
+        return self.transfer.encode(given)
 
-    def fetch(self, future: Any) -> Any:
-        """Wait for an answer and bring it here, straight from its worker."""
-        if isinstance(future, dask_worker.Held):
-            future = self.submit("matrix", _as_it_is, future)
-        self.wait([future])
-        return self._guarded(lambda: self.client.gather(future, direct=True))
-
-    def fetch_each(self, futures: Sequence[Any]) -> list[Any]:
-        """Wait for answers and bring them here."""
-        self.wait(futures)
-        answers: list[Any] = self._guarded(lambda: self.client.gather(list(futures), direct=True))
-        return answers
+    def fetch(self, futures: Any) -> Any:
+        """Wait for the answer of a future, or for those of a list, and bring them here, straight from their workers."""
+        self.wait(futures if isinstance(futures, list) else [futures])
+        with self._translated_errors():
+            return self.client.gather(futures, direct=True)
 
     def wait(self, futures: Sequence[Any]) -> None:
-        """Wait until all tasks have ended; the timeline hears how far they are.
+        """Wait until all tasks have ended, and report the progress to the timeline.
 
         Raises
         ------
         ClusterError
-            Workers ended again and again with a task, or the scheduler is lost.
+            Workers ended again and again during a task, or the scheduler is lost.
         Exception
-            What a task raised.
+            The error of a task.
         """
         begin = time.monotonic()
-        vigil = Vigil(self.client, self._started, self._told)
+        monitor = ClusterMonitor(self.client, self.started, self._describe, self.tuning)
         try:
             while True:
-                self._wait_shortly(futures, "ALL_COMPLETED")
-                done = sum(future.status not in UNDER_WAY for future in futures)
+                self._poll(futures, "ALL_COMPLETED")
+                done = sum(future.status not in UNFINISHED for future in futures)
                 self._raise_failed(futures)
                 if len(futures) > 1:
                     self._timeline.advance(done, len(futures))
@@ -323,48 +327,16 @@ class Cluster:
                     self._timeline.cancel_token.check()
                 if done == len(futures):
                     break
-                vigil.look()
+                monitor.check()
         finally:
-            pending = [future for future in futures if future.status in UNDER_WAY]
-            if pending:  # the run is to stop, or one of them has failed
+            pending = [future for future in futures if future.status in UNFINISHED]
+            if pending:  # the run is cancelled, or a task has failed
                 self.client.cancel(pending, force=False)
-        if time.monotonic() - begin > COLLECT_S:
-            self._collect()
+        if time.monotonic() - begin > self.tuning.collect_s:
+            self._collect_times()
 
-    def _require_scheduler(self) -> None:
-        if not answers(self.client):
-            raise ClusterError(self._told("the scheduler does not answer any more"))
-
-    def _wait_shortly(self, futures: Sequence[Any], until: str) -> None:
-        """Wait for tasks."""
-        from distributed import CancelledError, wait
-        from distributed.client import FuturesCancelledError
-
-        # of tasks that are cancelled, as all are where the scheduler is lost, `_raise_failed` says so
-        with suppress(TimeoutError, CancelledError, FuturesCancelledError), self.client.as_current():
-            wait(futures, timeout=LOOK_S, return_when=until)
-
-    def _raise_failed(self, futures: Sequence[Any]) -> None:
-        for future in futures:
-            if future.status in ("error", "cancelled"):
-                self._guarded(lambda future=future: future.result(timeout=LOST_S))  # type: ignore[misc]
-
-    def _guarded(self, ask: Callable[[], Any]) -> Any:
-        return in_words(ask, self._told)
-
-    def _told(self, what: str) -> str:
-        return f"stage {self._timeline.path or 'start'}: {what}; what is finished is kept where --out was given"
-
-    def _collect(self) -> None:
-        """Ask every worker what it did, for the timeline."""
-        now = time.time()
-        for address, stages in self.on_each(dask_worker.take_busy).items():
-            for stage, (first_s, last_s, busy_s, tasks) in stages.items():
-                number = self._numbers.setdefault(address, len(self._numbers) + 1)
-                self._timeline.add_worker_share(stage, f"worker {number}", now - first_s, now - last_s, busy_s, tasks)
-
-    def on_each(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Call a function on every worker, beside its tasks; those that end meanwhile are left out.
+    def run_on_all(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Call a function on every worker at once, also while tasks run; workers that end meanwhile are left out.
 
         Raises
         ------
@@ -376,19 +348,68 @@ class Cluster:
         return answers
 
     def release(self, key: str) -> None:
-        """Let workers forget a matrix; those that are lost hold none."""
-        if answers(self.client):
-            self.on_each(dask_worker.forget, key)
+        """Let workers forget everything of a key; those that are lost hold nothing."""
+        if is_running(self.client):
+            self.run_on_all(dask_worker.forget, key)
+
+    def _require_scheduler(self) -> None:
+        if not is_running(self.client):
+            raise ClusterError(self._describe("the scheduler does not answer any more"))
+
+    def _poll(self, futures: Sequence[Any], until: str) -> None:
+        """Wait for tasks for a moment."""
+        from distributed import CancelledError, wait
+        from distributed.client import FuturesCancelledError
+
+        # `_raise_failed` reports cancelled tasks, which all are where the scheduler is lost
+        with suppress(TimeoutError, CancelledError, FuturesCancelledError), self.client.as_current():
+            wait(futures, timeout=self.tuning.poll_s, return_when=until)
+
+    def _raise_failed(self, futures: Sequence[Any]) -> None:
+        for future in futures:
+            if future.status in ("error", "cancelled"):
+                with self._translated_errors():
+                    future.result(timeout=self.tuning.lost_s)
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise errors of the cluster itself as `ClusterError`: lost schedulers, and tasks that no worker survives."""
+        from distributed import CancelledError, KilledWorker
+        from distributed.client import FuturesCancelledError
+        from distributed.comm.core import CommClosedError
+
+        try:
+            yield
+        except KilledWorker as error:
+            n_lost = error.allowed_failures + 1
+            fault = (
+                f"{n_lost} worker{'s' if n_lost > 1 else ''} ended while they computed it, the last"
+                f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
+                " give workers more memory, or fewer threads each, or use fewer cells"
+            )
+            raise ClusterError(self._describe(fault)) from error
+        except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
+            fault = "the connection to the scheduler was lost, or data that only workers that ended had"
+            raise ClusterError(self._describe(f"{fault} ({type(error).__name__})")) from error
+
+    def _describe(self, fault: str) -> str:
+        return f"stage {self._timeline.path or 'start'}: {fault}; finished results are saved where --out was given"
+
+    def _collect_times(self) -> None:
+        """Add the times of every worker's tasks to the timeline."""
+        now = time.time()
+        for address, stages in self.run_on_all(dask_worker.take_times).items():
+            number = self._numbers.setdefault(address, len(self._numbers) + 1)
+            for stage, times in stages.items():
+                began_s, ended_s = now - times.first_s, now - times.last_s
+                self._timeline.add_worker_share(stage, f"worker {number}", began_s, ended_s, times.busy_s, times.tasks)
 
 
-def _at(address: str) -> dict[str, Any]:
-    """What tells Dask where a task is to run, as long as there is such a worker."""
+def prefer_worker(address: str) -> dict[str, Any]:
+    """Return the options of a task that runs on one worker, as long as that exists."""
     return {"workers": [address], "allow_other_workers": True}
 
 
-def _without_answer(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    function(*args)
-
-
-def _as_it_is(array: Any) -> Any:
-    return array
+def _close(opened: list[Any]) -> None:
+    for one in opened:
+        one.close()

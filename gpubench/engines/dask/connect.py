@@ -1,4 +1,4 @@
-"""Finding a Dask cluster or starting one on this machine, and comparing what runs on its workers."""
+"""Connecting to a Dask cluster or starting one on this machine, and checking that its workers compute the same."""
 
 from __future__ import annotations
 
@@ -21,132 +21,121 @@ from gpubench.engines import planner
 from gpubench.engines.cpu import compiled
 from gpubench.engines.cuda.device import count_gpus, driver_version
 from gpubench.engines.dask import worker as dask_worker
+from gpubench.engines.dask.cluster import DEFAULT_TUNING, DaskTuning
 
-WRITTEN = "write it as tcp://host:8786, as the scheduler prints it when it starts"
+COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
+"""Packages whose versions decide numbers, or whether workers understand each other.
+
+`Client.get_versions(check=True)` compares others, and only warns where NumPy differs.
+"""
+
+RMM_POOL_SHARE = 0.25
+"""Share of a GPU's memory for the first pool of cuML and cuGraph, which grows; gpubench's arrays use the rest."""
+
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
+"""Environment of processes started here, so that memory of freed arrays is used again. With Dask's default, 64 KiB,
+each temporary array gets new pages, and neighbours take a fifth longer."""
+
+TICK = "200ms"
+"""How often processes started here profile themselves; Dask's default is a hundred times a second."""
+
+MIN_WORKER_BYTES = 250 * 10**6
+"""Memory of a worker: its process takes 100 MB before it has cells, tasks have at least 67 MB, and Dask pauses a worker
+that uses more than 80% of its memory, possibly for ever."""
 
 
-def client_arguments(named: str) -> dict[str, str]:
-    """What Dask's `Client` is given for an address or the path of a scheduler file.
+def client_arguments(cluster: str) -> dict[str, str]:
+    """Return the arguments of Dask's `Client` for an address or the path of a scheduler file.
 
     Raises
     ------
     InputError
-        It is neither, or what it says is no address.
+        It is neither, or the address is invalid.
     """
-    if "://" in named or _has_port(named):
-        _check_address(named, f"cluster={named!r}")
-        return {"address": named}
-    file = Path(named)
-    if not file.is_file():
+    host, _, port = cluster.rpartition(":")
+    if "://" in cluster or (host and port.isdigit()):
+        _check_address(cluster, f"cluster={cluster!r}")
+        return {"address": cluster}
+    if not Path(cluster).is_file():
         raise InputError(
-            f"cluster={named!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file",
+            f"cluster={cluster!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file",
             argument="cluster",
         )
-    _check_address(_address_in(file), f"the address in the scheduler file {named}")
-    return {"scheduler_file": named}
+    _check_address(_read_address(Path(cluster)), f"the address in the scheduler file {cluster}")
+    return {"scheduler_file": cluster}
 
 
-def _has_port(named: str) -> bool:
-    host, _, port = named.rpartition(":")
-    return bool(host) and port.isdigit()
-
-
-def _check_address(address: str, what: str) -> None:
+def _check_address(address: str, name: str) -> None:
     from distributed.comm.addressing import parse_address, parse_host_port
     from distributed.comm.registry import get_backend
 
-    protocol, place = parse_address(address)
+    protocol, location = parse_address(address)
     try:
         get_backend(protocol)
-        port = 0 if protocol == "inproc" else parse_host_port(place)[1]
+        port = 0 if protocol == "inproc" else parse_host_port(location)[1]
+        fault = f"port {port} is above 65535" if port >= 1 << 16 else ""
     except ValueError as error:
-        raise _no_address(what, str(error)) from error
-    if port >= 1 << 16:
-        raise _no_address(what, f"port {port} is above 65535")
+        fault = str(error)
+    if fault:
+        raise InputError(
+            f"{name} is not an address of a Dask scheduler ({fault}); write it as tcp://host:8786, as the scheduler"
+            " prints it when it starts",
+            argument="cluster",
+        )
     if protocol in ("tls", "wss"):
-        _check_certificates(what)
+        _check_certificates(name)
 
 
-def _check_certificates(what: str) -> None:
-    """Refuse TLS without certificates: Dask's client does so as well, but is then waited for while it ends."""
+def _check_certificates(name: str) -> None:
+    """Refuse TLS without certificates at once; Dask's client does so as well, but takes half a minute to close."""
     from distributed.security import Security
 
     try:
         context = Security().get_connection_args("client").get("ssl_context")
     except OSError as error:
-        told = " ".join(str(error).split())
-        raise InputError(f"{what}: certificates of Dask's distributed.comm.tls cannot be read ({told})") from error
+        raise InputError(
+            f"{name}: certificates of Dask's distributed.comm.tls cannot be read ({_one_line(error)})",
+            argument="cluster",
+        ) from error
     if context is None:
         raise InputError(
-            f"{what} needs certificates, and Dask's configuration has none; set distributed.comm.tls.ca-file,"
+            f"{name} needs certificates, and Dask's configuration has none; set distributed.comm.tls.ca-file,"
             " distributed.comm.tls.client.cert and distributed.comm.tls.client.key",
             argument="cluster",
         )
 
 
-def _no_address(what: str, why: str) -> InputError:
-    return InputError(f"{what} is not an address of a Dask scheduler ({why}); {WRITTEN}", argument="cluster")
-
-
-def _address_in(file: Path) -> str:
+def _read_address(file: Path) -> str:
     try:
-        held: Any = json.loads(file.read_text())
-        address = held["address"]
+        address = json.loads(file.read_text())["address"]
     except OSError as error:
         raise InputError(
             f"cluster={str(file)!r} cannot be read ({error.strerror}); check its permissions", argument="cluster"
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise _no_scheduler_file(file) from error
+    except (ValueError, TypeError, KeyError):
+        address = None
     if not isinstance(address, str):
-        raise _no_scheduler_file(file)
+        raise InputError(
+            f"cluster={str(file)!r} is not a scheduler file, because it holds no address; give the one that"
+            " dask scheduler --scheduler-file FILE has written",
+            argument="cluster",
+        )
     return address
 
 
-def _no_scheduler_file(file: Path) -> InputError:
-    return InputError(
-        f"cluster={str(file)!r} is not a scheduler file, because it holds no address; give the one that"
-        " dask scheduler --scheduler-file FILE has written",
-        argument="cluster",
-    )
-
-
-COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
-"""Packages whose versions decide numbers, or whether workers understand each other."""
-
-CONNECT_S = 15
-
-RMM_POOL_SHARE = 0.25
-"""Of a GPU's memory, the pool that cuML and cuGraph begin with; it grows. The rest is for gpubench's own arrays."""
-
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
-"""Of the processes started here: memory that arrays leave is used again. With Dask's default, 64 KiB, each temporary
-array is of new pages, and neighbours take a fifth longer."""
-
-TICK = "200ms"
-"""How often processes started here look at themselves; by default a hundred times a second, beside the arithmetic."""
-
-MIN_WORKER_BYTES = 250 * 10**6
-"""Of a worker: its process takes 100 MB before it has cells, tasks have at least 67 MB, and Dask lets a worker stand
-still, for ever if need be, that holds more than 80% of what it may."""
-
-FAILURES = 10
-"""Workers that may end with the same task, on a cluster that is started here, before the task counts as the cause."""
-
-
-def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
-    """Dask's client, and what was opened for it and is to be closed, in that order.
+def connect(cluster: Any, memory_bytes: int | None, tuning: DaskTuning = DEFAULT_TUNING) -> tuple[Any, list[Any]]:
+    """Return Dask's client, and the objects that were opened for it, in the order in which they are to be closed.
 
     Parameters
     ----------
     cluster : a number of workers to start on this machine; the address of a scheduler; the path of a scheduler file;
         a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores
-    memory_bytes : what all workers that are started here may use; None: Dask's default, what there is
+    memory_bytes : what all workers that are started here may use; None: Dask's default, the memory of the machine
 
     Raises
     ------
     EngineUnavailable
-        Dask is not installed, or nothing answers.
+        Dask is not installed, or no scheduler answers.
     InputError
         It is none of these.
     """
@@ -160,7 +149,7 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
             )
         return cluster, []
     if cluster is None or (isinstance(cluster, int) and not isinstance(cluster, bool)):
-        started = _start(cluster, memory_bytes)
+        started = _start(cluster, memory_bytes, tuning)
         client = Client(started, set_as_default=False)
         return client, [client, started]
     if not isinstance(cluster, str | Path) and not hasattr(cluster, "scheduler_address"):
@@ -168,31 +157,31 @@ def connect(cluster: Any, memory_bytes: int | None) -> tuple[Any, list[Any]]:
             f"cluster={cluster!r} is not a cluster; give an address, a scheduler file, a number or a Client",
             argument="cluster",
         )
-    client = _client_of(cluster)
+    client = _open_client(cluster, tuning)
     return client, [client]
 
 
-def _client_of(cluster: Any) -> Any:
+def _open_client(cluster: Any, tuning: DaskTuning) -> Any:
     from distributed import Client
     from distributed.versions import VersionMismatchWarning
 
-    named = isinstance(cluster, str | Path)
-    given = client_arguments(str(cluster)) if named else {"address": cluster}
+    is_named = isinstance(cluster, str | Path)
+    arguments = client_arguments(str(cluster)) if is_named else {"address": cluster}
     try:
         with warnings.catch_warnings():  # versions that matter are compared by `check_versions`
             warnings.simplefilter("ignore", VersionMismatchWarning)
-            return Client(**given, timeout=CONNECT_S, set_as_default=False)
+            return Client(**arguments, timeout=tuning.connect_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
-        what = cluster if named else type(cluster).__name__
-        raise EngineUnavailable(f"no Dask scheduler answers at {what}: {_one_line(error)}") from error
+        name = cluster if is_named else type(cluster).__name__
+        raise EngineUnavailable(f"no Dask scheduler answers at {name}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
-    """Start workers of one thread each on this machine, which listen to it alone; of GPUs each has one."""
+def _start(n_workers: int | None, memory_bytes: int | None, tuning: DaskTuning) -> Any:
+    """Start workers of one thread on this machine, each with a GPU if there are any; they listen to this machine."""
     import dask
     from distributed.deploy.spec import close_clusters
 
@@ -206,12 +195,12 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
             argument="workers",
         )
     wanted = n_workers or n_gpus or usable_cores()
-    _check_room(wanted, memory_bytes)
-    # without a limit Dask shares out what the machine has
+    _check_memory(wanted, memory_bytes)
+    # without a limit Dask divides the memory of the machine
     limit = {} if memory_bytes is None else {"memory_limit": memory_bytes // wanted}
     environment = dask.config.get("distributed.nanny.pre-spawn-environ") | ALLOCATOR
     settings = {
-        "distributed.scheduler.allowed-failures": FAILURES,
+        "distributed.scheduler.allowed-failures": tuning.allowed_failures,
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.admin.tick.interval": TICK,
         "distributed.worker.profile.interval": TICK,
@@ -227,33 +216,33 @@ def _start(n_workers: int | None, memory_bytes: int | None) -> Any:
                 **limit,
             )
         except KeyboardInterrupt:
-            # Dask would close at exit a cluster that is half started, and fail; it ends what processes there are anyway
+            # Dask would fail at exit to close a cluster that is half started; it ends the processes in any case
             atexit.unregister(close_clusters)
             raise
 
 
-def _check_room(n_workers: int, memory_bytes: int | None) -> None:
-    room = planner.free_memory_bytes() if memory_bytes is None else memory_bytes
-    enough = room // MIN_WORKER_BYTES
-    if enough >= n_workers:
+def _check_memory(n_workers: int, memory_bytes: int | None) -> None:
+    available = planner.free_memory_bytes() if memory_bytes is None else memory_bytes
+    max_workers = available // MIN_WORKER_BYTES
+    if max_workers >= n_workers:
         return
-    remedies = [f"start {enough} at most"] if enough else []
+    remedies = [f"start {max_workers} at most"] if max_workers else []
     if memory_bytes is not None:
-        remedies.append(f"raise `memory` to {_in_mb(n_workers * MIN_WORKER_BYTES)}")
+        remedies.append(f"raise `memory` to {_megabytes(n_workers * MIN_WORKER_BYTES)}")
     raise InputError(
-        f"workers={n_workers}: {bytes_text(room)} of memory are too little, for each needs {_in_mb(MIN_WORKER_BYTES)}"
-        f" even for few cells; {' or '.join(remedies) or 'free some memory'}",
+        f"workers={n_workers}: {bytes_text(available)} of memory are too little, for each needs"
+        f" {_megabytes(MIN_WORKER_BYTES)} even for few cells; {' or '.join(remedies) or 'free some memory'}",
         argument="workers",
     )
 
 
 def check_limits(workers: dict[str, dict[str, Any]]) -> None:
-    """Refuse workers that would stand still before they have cells.
+    """Refuse workers with so little memory that Dask would pause them before they have cells.
 
     Raises
     ------
     EngineUnavailable
-        How many, how much the first of them may hold, and how much it needs.
+        How many, how much the first of them may use, and how much it needs.
     """
     limits = {address: int(worker["memory_limit"]) for address, worker in workers.items()}
     low = {address: limit for address, limit in limits.items() if 0 < limit < MIN_WORKER_BYTES}
@@ -261,29 +250,29 @@ def check_limits(workers: dict[str, dict[str, Any]]) -> None:
         first, limit = next(iter(low.items()))
         raise EngineUnavailable(
             f"{len(low)} of {len(workers)} workers may hold too little memory ({bytes_text(limit)}, first {first});"
-            f" start them with --memory-limit {_in_mb(MIN_WORKER_BYTES)} or more"
+            f" start them with --memory-limit {_megabytes(MIN_WORKER_BYTES)} or more"
         )
 
 
-def _in_mb(n_bytes: int) -> str:
-    """As flags take it, to the byte."""
+def _megabytes(n_bytes: int) -> str:
+    """Return a size as flags take it, to the byte."""
     return f"{n_bytes // 10**6}MB"
 
 
 def usable_gpus() -> int:
-    """GPUs that the CUDA engine could use; 0 without a driver or CuPy."""
+    """Return the number of GPUs that the CUDA engine could use; 0 without a driver or CuPy."""
     if driver_version() is None or find_spec("cupy") is None:
         return 0
     return count_gpus()
 
 
 def _cluster_class(n_gpus: int) -> Any:
-    """What starts workers here.
+    """Return the class that starts workers on this machine.
 
     Raises
     ------
     EngineUnavailable
-        There are GPUs, but nothing that gives each worker its own.
+        There are GPUs, but dask-cuda, which gives each worker its own, is not installed.
     """
     if not n_gpus:
         from distributed import LocalCluster
@@ -299,47 +288,50 @@ def _cluster_class(n_gpus: int) -> Any:
     return partial(LocalCUDACluster, rmm_pool_size=RMM_POOL_SHARE)
 
 
+def installed_version(name: str) -> str:
+    """Return the version of a package; empty where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def versions_here() -> dict[str, str]:
-    """What decides numbers in this process."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2]), "gpubench": digest_of_code()[:12]}
-    for name in COMPARED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def versions_of(client: Any) -> dict[str, dict[str, str]]:
-    """What decides numbers on each worker; those that end meanwhile are left out.
-
-    Raises
-    ------
-    EngineUnavailable
-        Workers have no gpubench that works, or all have ended.
-    """
-    answers: dict[str, Any] = client.run(versions_here, on_error="return")
-    found = {address: own for address, own in answers.items() if isinstance(own, dict)}
-    unable = {address: why for address, why in answers.items() if address not in found and not isinstance(why, OSError)}
-    if unable:
-        first, why = next(iter(unable.items()))
-        raise EngineUnavailable(
-            f"{len(unable)} of {len(answers)} workers cannot run gpubench (first {first}: {_one_line(why)}); install"
-            " the same versions everywhere"
-        )
-    if not found:
-        raise EngineUnavailable("no worker of the cluster says what it runs; look into their logs")
-    return found
+    """Return the versions that decide numbers in this process."""
+    own = {"python": ".".join(platform.python_version_tuple()[:2]), "gpubench": digest_of_code()[:12]}
+    return own | {name: installed_version(name) or "not installed" for name in COMPARED}
 
 
 def tiles_here() -> str:
-    """The compiled tiles that this process uses."""
+    """Return the name of the compiled tiles that this process uses."""
     found = compiled.load()
     return found.name if found else compiled.NUMPY
 
 
-def check_versions(of_workers: dict[str, dict[str, str]], here: dict[str, str]) -> None:
-    """Refuse workers that would compute with something else.
+def worker_versions(client: Any) -> dict[str, dict[str, str]]:
+    """Return `versions_here` of each worker; those that end meanwhile are left out.
+
+    Raises
+    ------
+    EngineUnavailable
+        gpubench does not work on some workers, or all have ended.
+    """
+    answers: dict[str, Any] = client.run(versions_here, on_error="return")
+    versions = {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
+    errors = {address: e for address, e in answers.items() if address not in versions and not isinstance(e, OSError)}
+    if errors:
+        first, error = next(iter(errors.items()))
+        raise EngineUnavailable(
+            f"{len(errors)} of {len(answers)} workers cannot run gpubench (first {first}: {_one_line(error)}); install"
+            " the same versions everywhere"
+        )
+    if not versions:
+        raise EngineUnavailable("no worker of the cluster says what it runs; look into their logs")
+    return versions
+
+
+def check_versions(versions: dict[str, dict[str, str]], here: dict[str, str]) -> None:
+    """Refuse workers whose versions differ from those of this process.
 
     Raises
     ------
@@ -347,11 +339,28 @@ def check_versions(of_workers: dict[str, dict[str, str]], here: dict[str, str]) 
         What differs, on how many workers, and on which first.
     """
     for name, own in here.items():
-        others = {address: found[name] for address, found in of_workers.items() if found[name] != own}
+        others = {address: found[name] for address, found in versions.items() if found[name] != own}
         if others:
             theirs = ", ".join(f"{found} on {count}" for found, count in Counter(others.values()).items())
             what = "gpubench's code" if name == "gpubench" else name
             raise EngineUnavailable(
-                f"{what} differs between this process ({own}) and workers ({theirs} of {len(of_workers)}, first"
+                f"{what} differs between this process ({own}) and workers ({theirs} of {len(versions)}, first"
                 f" {next(iter(others))}); install the same versions everywhere"
             )
+
+
+def check_tiles(tiles: dict[str, str]) -> str:
+    """Return the tiles that all workers use.
+
+    Raises
+    ------
+    EngineUnavailable
+        They differ.
+    """
+    kinds = sorted(set(tiles.values()))
+    if len(kinds) > 1:
+        raise EngineUnavailable(
+            f"workers have processors of several kinds (tiles of {', '.join(kinds)}), whose numbers differ in the last"
+            " bits; set GPUBENCH_TILES to one that all have"
+        )
+    return kinds[0]

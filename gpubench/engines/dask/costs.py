@@ -14,17 +14,16 @@ from gpubench.core.units import bytes_text
 from gpubench.engines import planner
 from gpubench.engines.costs import Cost, CostModel, Rates, Sizes
 from gpubench.engines.cpu.rates import measure_rates
-from gpubench.engines.cpu.top_k import CandidateStore
 from gpubench.engines.dask import knn, silhouette_parts
 from gpubench.engines.dask import worker as dask_worker
-from gpubench.engines.dask.blocks import rows as blocks_rows
-from gpubench.engines.dask.placement import COPIES
+from gpubench.engines.dask.placement import part_bytes, worker_needs
+from gpubench.engines.dask.remote import WHOLE_COPIES
 
 if TYPE_CHECKING:
     from gpubench.engines.base import ClassifierKind
     from gpubench.engines.dask.cluster import Cluster
-    from gpubench.engines.dask.placement import Placement, Placing
-    from gpubench.engines.dask.worker import Recipe
+    from gpubench.engines.dask.placement import Placement
+    from gpubench.engines.dask.worker import EngineSettings
 
 START_S = 0.05
 """Seconds until the first task of an operation runs, and its result is back."""
@@ -46,32 +45,30 @@ class DaskCosts(CostModel):
     threads : threads of the worker with fewest
     speed : workers at full speed, if their machines have fewer cores than the workers have threads
     worker_bytes : memory of a worker
-    placing : where cells are placed, see `Placement`
     started : whether the workers were started for this run
-    cluster, recipe : for measuring rates; None in tests
+    cluster, settings : for measuring rates; None in tests
     """
 
     threads: int = 1
     speed: float = 1.0
     worker_bytes: int = 0
-    placing: Placing = "auto"
     started: bool = True
     cluster: Cluster | None = None
-    recipe: Recipe | None = None
+    settings: EngineSettings | None = None
 
     @classmethod
-    def of(cls, cluster: Cluster, recipe: Recipe, placement: Placement, *, started: bool) -> DaskCosts:
+    def of(cls, cluster: Cluster, settings: EngineSettings, placement: Placement) -> DaskCosts:
         """Make the model of the workers of a cluster."""
         workers = cluster.workers()
-        cores = cluster.on_each(machine.usable_cores)
+        cores = cluster.run_on_all(machine.usable_cores)
         hosts: dict[str, tuple[int, int]] = {}
         for address, worker in workers.items():
             threads, known = hosts.get(worker["host"], (0, 0))
             hosts[worker["host"]] = threads + int(worker["nthreads"]), max(known, cores.get(address, 0))
-        speed = sum(min(threads, known) for threads, known in hosts.values()) / recipe.threads
-        engine = dask_worker.WorkerEngine(recipe, recipe.threads)
-        size = len(workers), recipe.threads, speed, placement.worker_bytes, placement.wanted
-        return cls(engine, *size, started, cluster, recipe)
+        speed = sum(min(threads, known) for threads, known in hosts.values()) / settings.threads
+        engine = dask_worker.WorkerEngine(settings, settings.threads)
+        size = len(workers), settings.threads, speed, placement.worker_bytes
+        return cls(engine, *size, cluster.started is not None, cluster, settings)
 
     @property
     def budget_bytes(self) -> int:
@@ -82,12 +79,12 @@ class DaskCosts(CostModel):
     def machine(self) -> tuple[str, ...]:
         """See `CostModel`."""
         assert self.cluster
-        return min(self.cluster.on_each(machine.cpu_model).values()), f"worker: {self.engine.device}"
+        return min(self.cluster.run_on_all(machine.cpu_model).values()), f"worker: {self.engine.device}"
 
     def measure_rates(self) -> Rates:
         """See `CostModel.measure_rates`; measured on one worker while the others rest."""
         assert self.cluster
-        rates: Rates = self.cluster.fetch(self.cluster.submit("rates", _measure, self.recipe))
+        rates: Rates = self.cluster.fetch(self.cluster.submit("rates", _measure, self.settings))
         return rates
 
     def option(self, needed_bytes: int) -> str:
@@ -98,22 +95,12 @@ class DaskCosts(CostModel):
         fit = int(self.n_workers * self.worker_bytes / max(needed_bytes, 1))
         return f"use --workers {fit}" if fit else f"raise `memory` above {bytes_text(self.n_workers * needed_bytes)}"
 
-    def in_blocks(self, n: int, d: int) -> bool:
-        """Whether each worker has a block of the cells instead of all of them."""
-        fits = COPIES * 4 * n * d <= self.worker_bytes
-        return self.placing == "blocks" or (self.placing == "auto" and not fits)
-
     def put(self, n: int, d: int, itemsize: int, *, copied: bool) -> Cost:
-        """See `CostModel.put`; the workers of a machine read at the same time."""
+        """See `CostModel.put`; every worker reads its blocks."""
         alone, matrix = super().put(n, d, itemsize, copied=copied), 4 * n * d
-        if self.in_blocks(n, d):
-            scratch = max(min(alone.scratch_bytes, 3 * matrix // self.n_workers), self._besides_blocks(n, d))
-            how, held, speedup = "blocks", matrix // self.n_workers, self.speed
-        else:
-            scratch = max(alone.scratch_bytes, int((COPIES - 1) * matrix))
-            how, held, speedup = "each worker", matrix, self.speed / self.n_workers
-        shared = replace(alone, how=how, held_bytes=held, scratch_bytes=scratch)
-        return replace(shared, speedup=speedup, overhead_s=START_S)
+        scratch = max(min(alone.scratch_bytes, 3 * matrix // self.n_workers), self._besides_blocks(n, d))
+        shared = replace(alone, how="blocks", held_bytes=matrix // self.n_workers, scratch_bytes=scratch)
+        return replace(shared, speedup=self.speed, overhead_s=START_S)
 
     def view(self, n: int, d: int) -> Cost:
         """See `CostModel.view`."""
@@ -126,14 +113,9 @@ class DaskCosts(CostModel):
             return self._on_one(alone, self._whole_bytes(n, d))
         rows = min(knn.part_rows(n, d, self.n_workers * self.threads), n)
         parts = -(-n // rows)
-        n_tasks, graph = parts * (parts + 1) // 2, 12 * n * k // self.n_workers
-        if self.in_blocks(n, d):
-            scratch = self._besides_blocks(n, d) + 4 * graph  # ids and distances in two precisions
-        else:  # a scaled copy of the cells, in which near cells are searched for
-            n_tasks += parts
-            task_bytes = 2 * rows * (12 * d + CandidateStore.bytes_per_row(k, max(n - 1, 1)))
-            scratch = 16 * n + 4 * n * d + 2 * graph + self.threads * task_bytes
-        return self._shared(replace(alone, held_bytes=graph), scratch, n_tasks)
+        graph = 12 * n * k // self.n_workers
+        scratch = self._besides_blocks(n, d) + 4 * graph  # ids and distances in two precisions
+        return self._shared(replace(alone, held_bytes=graph), scratch, parts * (parts + 1) // 2)
 
     def leiden(self, n: int, k: int) -> Cost:
         """See `CostModel.leiden`."""
@@ -149,18 +131,11 @@ class DaskCosts(CostModel):
         alone = super().neighborhoods(n, d, k)
         if alone.how != "estimated":
             return alone  # which is `look_up` of this class
-        return self._shared(alone, self._order_bytes(n, d) if self.in_blocks(n, d) else alone.scratch_bytes)
+        return self._shared(alone, self._order_bytes(n, d))
 
     def silhouette(self, sizes: Sizes, role: str, within: str | None = None) -> Cost:
         """See `CostModel.silhouette`."""
-        alone, n, d = super().silhouette(sizes, role, within), sizes.n, sizes.d
-        if self.in_blocks(n, d):
-            return self._shared(alone, self._order_bytes(n, d))
-        sums = max(size * n_clusters for size, n_clusters in sizes.clusters(role, within))
-        scratch = alone.scratch_bytes + self.threads * min(16 * sums, silhouette_parts.SUM_BYTES)
-        # a sorted and centred copy of the cells stays on each worker for the next silhouette
-        held = replace(alone, held_bytes=alone.held_bytes + 4 * n * d)
-        return self._shared(held, scratch, silhouette_parts.TASKS_PER_SLOT**2 * self.n_workers)
+        return self._shared(super().silhouette(sizes, role, within), self._order_bytes(sizes.n, sizes.d))
 
     def classifier(self, kind: ClassifierKind, n: int, d: int, n_folds: int, n_classes: int) -> Cost:
         """See `CostModel.classifier`; the folds are on several workers at a time, unless one graph serves them all."""
@@ -183,18 +158,18 @@ class DaskCosts(CostModel):
         return replace(shared, speedup=self.speed, overhead_s=START_S, least_s=n_tasks * TASK_S)
 
     def _whole_bytes(self, n: int, d: int) -> int:
-        """Memory of the whole matrix on a worker that has only a block of it."""
-        return int(blocks_rows.WHOLE_COPIES * 4 * n * d) if self.in_blocks(n, d) else 0
+        """Memory of the whole matrix on a worker, besides its blocks."""
+        return int(WHOLE_COPIES * 4 * n * d) - 4 * n * d // self.n_workers
 
     def _order_bytes(self, n: int, d: int) -> int:
         return self._besides_blocks(n, d) + ORDER_BYTES * n
 
     def _besides_blocks(self, n: int, d: int) -> int:
         """Memory of a worker, besides its block, for cells that are cut into tasks."""
-        part_bytes = blocks_rows.part_bytes(self.worker_bytes, self.threads)
-        needed = blocks_rows.worker_needs(n, d, self.n_workers, part_bytes, self.threads)
+        largest = part_bytes(self.worker_bytes, self.threads)
+        needed = worker_needs(n, d, self.n_workers, largest, self.threads)
         return needed - 4 * n * d // self.n_workers
 
 
-def _measure(recipe: Recipe) -> Rates:
-    return measure_rates(recipe.start())
+def _measure(settings: EngineSettings) -> Rates:
+    return measure_rates(settings.start())

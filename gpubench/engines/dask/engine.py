@@ -1,25 +1,21 @@
 """The Dask engine: the operations of the CPU engine as tasks on the workers of a cluster, with the same bits.
 
-Every worker reads the embedding once, from the file or from what the client has handed over; where it does not fit,
-each has some blocks of its rows (`dask_put`). What is done for every cell, or every pair of cells, is cut into tasks:
-exact neighbours, Euclidean silhouettes, and what neighbours say of a column. What needs the whole graph or all cells at
-once runs on one worker, as the CPU engine does it there (`dask_one`). Neighbours and values of cells stay on the
-workers (see `dask_array`).
+An embedding is in blocks of its rows, which workers read from the file or from what the client has transferred. What is
+done for every cell, or every pair of cells, is cut into tasks: exact neighbours, Euclidean silhouettes, and values of
+neighbourhoods. What needs the whole graph or all cells at once runs on one worker. Values of cells come back as NumPy
+arrays; embeddings and neighbour tables stay on the workers (see `remote`).
 """
 
 from __future__ import annotations
 
-import atexit
-import uuid
-import weakref
 from collections import deque
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from operator import getitem
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
 from gpubench.engines import planner
@@ -29,20 +25,13 @@ from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKe
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segment_codes
-from gpubench.engines.dask import array, connect, neighborhoods, worker
-from gpubench.engines.dask import knn as dask_knn
-from gpubench.engines.dask import silhouette as dask_silhouette
-from gpubench.engines.dask.array import BlockTable, ClusterArray, ClusterNumpy, whole_knn
-from gpubench.engines.dask.blocks import knn as blocks_knn
-from gpubench.engines.dask.blocks import silhouette
-from gpubench.engines.dask.blocks.rows import BlockRows
+from gpubench.engines.dask import connect, knn, neighborhoods, silhouette, worker
 from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
-from gpubench.engines.dask.cluster import Cluster
-from gpubench.engines.dask.placement import Placement
-from gpubench.engines.dask.silhouette import Columns
-from gpubench.engines.dask.silhouette_parts import compared
-from gpubench.engines.dask.transfer import Handover
-from gpubench.engines.dask.worker import Held, Recipe, quiet
+from gpubench.engines.dask.cluster import DEFAULT_TUNING, Cluster, DaskTuning
+from gpubench.engines.dask.placement import Placement, smallest_memory
+from gpubench.engines.dask.remote import ClusterMatrix, KnnTable, RemoteArray, join_knn, remote_knn
+from gpubench.engines.dask.silhouette_parts import compared_counts
+from gpubench.engines.dask.worker import EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,117 +41,19 @@ if TYPE_CHECKING:
     from gpubench.engines.costs import CostModel
 
 
-class OneWorkerEngine(Engine):
-    """The operations of the Dask engine that one worker does; see `Engine` for what each computes.
-
-    Attributes
-    ----------
-    cluster : the workers
-    """
-
-    cluster: Cluster
-    _recipe: Recipe
-    _here: CpuEngine
-
-    def to_host(self, x: Array) -> NDArray[Any]:
-        """See `Engine.to_host`."""
-        return np.asarray(x)
-
-    def digest(self, x: Array) -> str:
-        """See `Engine.digest`; computed by the worker that has the cells."""
-        return x.digest() if isinstance(x, BlockRows) else str(self._fetched("digest", x))
-
-    def fuzzy_graph(self, knn: Knn) -> Graph:
-        """See `Engine.fuzzy_graph`; on the worker to which the neighbours are brought."""
-        self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
-        graph = self._there("fuzzy_graph", self._whole(knn))
-        return Graph(*self._fields(graph, "indptr", "indices", "weights"))
-
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """See `Engine.leiden`; on one worker."""
-        return self._codes("leiden", graph, resolution, n_iterations)
-
-    def run(self, function: Callable[..., T], *args: Any) -> T:
-        """See `Engine.run`; on one worker."""
-        answer: T = self._fetched("run", function, *args)
-        return answer
-
-    def rank(self, values: Array) -> Array:
-        """See `Engine.rank`; where the values are."""
-        return self._there("rank", values) if isinstance(values, ClusterArray) else self._here.rank(values)
-
-    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`; on one worker."""
-        return np.asarray(self._there("group_means", self._on(x), codes, n_groups))
-
-    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
-        """See `Engine.classifier`; trained on one worker, and asked where it is."""
-        self._here.classifier(kind, **params)  # refuses what cannot be, before anything is sent
-        made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
-        return made(self.cluster, self._recipe, kind, params)
-
-    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-        """See `Engine.over_rows`; on this machine."""
-        self._here.over_rows(n, kernel, width)
-
-    def _on(self, x: Array) -> ClusterArray:
-        """An array on the cluster."""
-        on: ClusterArray = x if isinstance(x, ClusterArray) else self.put(x)
-        return on
-
-    def _array(self, future: Any) -> Any:
-        return ClusterArray(self.cluster, future)
-
-    def _there(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Run an operation on one worker, and leave its answer there."""
-        name = args[0].__name__ if operation == "run" else operation
-        for arg in args:
-            if isinstance(arg, BlockRows):
-                arg.require_one_worker(f"{name} needs")
-        future = self.cluster.submit(name, worker.on_engine, self._recipe, operation, args, kwargs)
-        self.cluster.wait([future])
-        return self._array(future)
-
-    def _fetched(self, operation: str, *args: Any) -> Any:
-        return self.cluster.fetch(self._there(operation, *args).argument)
-
-    def _codes(self, operation: str, *args: Any) -> NDArray[np.int32]:
-        """Codes of cells, which cross as the smallest integers that hold them."""
-        found = self._there(operation, *args)
-        return np.asarray(self.cluster.fetch(self.cluster.submit("codes", _smallest, found))).astype(np.int32)
-
-    def _fields(self, found: ClusterArray, *names: str) -> list[ClusterArray]:
-        return [self._array(self.cluster.submit(name, getattr, found, name)) for name in names]
-
-    def _whole(self, knn: Knn) -> Any:
-        """A neighbour graph on one worker."""
-        if not isinstance(knn.indices, BlockTable):
-            return knn
-        return self._array(self.cluster.submit("whole", whole_knn, knn.indices.blocks, *knn.indices.shape))
-
-    def _of_other_graph(self, operation: str, knn: Knn, *args: Any, **kwargs: Any) -> Any:
-        """Of a graph that is not in blocks: where it is."""
-        if isinstance(knn.indices, np.ndarray):
-            return getattr(self._here, operation)(knn, *args, **kwargs)
-        return self._there(operation, knn, *args, **kwargs)
-
-
-def _smallest(codes: NDArray[np.int32]) -> NDArray[Any]:
-    return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
-
-
-class DaskEngine(OneWorkerEngine):
+class DaskEngine(Engine):
     """Runs on the workers of a Dask cluster; see `Engine` for what each operation computes.
 
     Attributes
     ----------
     cluster : the workers
-    placement : how embeddings are put on them
-    n_workers : that were there at the start
+    placement : puts embeddings on them
+    n_workers : how many there were at the start
     """
 
     name = "dask"
     packages = ("dask", "distributed")
+    xp: Any = np
 
     def __init__(
         self,
@@ -174,118 +65,103 @@ class DaskEngine(OneWorkerEngine):
         timeline: Timeline | None = None,
         knn: str = "auto",
         exact: bool = False,
+        tuning: DaskTuning = DEFAULT_TUNING,
     ) -> None:
-        self.xp: Any = ClusterNumpy()
+        """Connect to a cluster, or start one, and refuse workers that would compute other numbers than this process.
+
+        Parameters
+        ----------
+        cluster : see `connect.connect`
+        threads : of the operations on this machine
+        memory_bytes : what all workers that are started here may use
+        """
         self.timeline = timeline or Timeline()
-        self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
         self.seed = seed
-        self.policy: Policy = replace(self._here.policy, saves_neighbors=False)
         self.notes = []
-        client, opened = connect.connect(cluster, memory_bytes)
-        quiet()
-        handover = Handover()
-        self.cluster = Cluster(client, self.timeline, handover, *opened[1:])
-        # arrays that are on the cluster hold it, and may be looked at when this engine is gone
-        self._close = weakref.finalize(self.cluster, _close, [*opened, handover])
-        # before Dask ends its own threads, which it does where Python calls finalizers
-        self._close.atexit = False
-        atexit.register(self._close)
-        self._started = len(opened) > 1
-        connect.check_limits(workers := self.cluster.workers())
+        self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
+        self.policy: Policy = replace(self._here.policy, saves_neighbors=False)
+
+        self.cluster = Cluster(*connect.connect(cluster, memory_bytes, tuning), self.timeline, tuning)
+        worker.quiet()
+        workers = self.cluster.workers()
+        connect.check_limits(workers)
+        connect.check_versions(connect.worker_versions(self.cluster.client), connect.versions_here())
+        tiles = connect.check_tiles(self.cluster.run_on_all(connect.tiles_here))
+        self.cluster.transfer.check_visible(self.cluster.run_on_all)
+
+        thread_counts = sorted({int(worker["nthreads"]) for worker in workers.values()})
+        worker_bytes = smallest_memory(workers)
+        task_bytes = worker_bytes // thread_counts[-1]
+        self.memory_bytes = task_bytes if memory_bytes is None else planner.budget_bytes(memory_bytes)
+        self._settings = EngineSettings(seed, knn, exact, max(task_bytes, planner.MIN_BUDGET_BYTES), thread_counts[0])
+        self.placement = Placement(self.cluster, self._here, worker_bytes, thread_counts[-1])
+
         self.n_workers = len(workers)
-        connect.check_versions(connect.versions_of(client), connect.versions_here())
-        tiles = set(self.cluster.on_each(connect.tiles_here).values())
-        if len(tiles) > 1:
-            raise EngineUnavailable(
-                f"workers have processors of several kinds (tiles of {', '.join(sorted(tiles))}), whose numbers differ"
-                " in the last bits; set GPUBENCH_TILES to one that all have"
-            )
-        handover.look(self.cluster.on_each)
-        n_threads = {int(worker["nthreads"]) for worker in workers.values()}
-        limits = [int(worker["memory_limit"]) for worker in workers.values()]
-        least = min((limit for limit in limits if limit > 0), default=planner.free_memory_bytes() // len(workers))
-        worker_bytes = int(planner.SHARE_OF_FREE * least)
-        a_task = worker_bytes // max(n_threads)
-        self.memory_bytes = a_task if memory_bytes is None else planner.budget_bytes(memory_bytes)
-        self._recipe = Recipe(seed, knn, exact, max(a_task, planner.MIN_BUDGET_BYTES), min(n_threads))
-        self.placement = Placement(self.cluster, handover, self._here, self._recipe, worker_bytes, max(n_threads))
-        of_threads = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted(n_threads))
-        self.device = f"workers of a Dask cluster, CPU, tiles of {tiles.pop()}"
-        self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {of_threads}"
+        self.device = f"workers of a Dask cluster, CPU, tiles of {tiles}"
+        each = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in thread_counts)
+        self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {each}"
 
     @property
     def worker_bytes(self) -> int:
         """What one worker may hold."""
         return self.placement.worker_bytes
 
-    @worker_bytes.setter
-    def worker_bytes(self, n_bytes: int) -> None:
-        self.placement.worker_bytes = n_bytes
-
-    def close(self) -> None:
-        """Let the cluster go, and end the workers that were started here."""
-        self._close()
-
     @cached_property
     def cost_model(self) -> CostModel | None:
         """See `Engine.cost_model`; of workers on CPUs."""
         from gpubench.engines.dask.costs import DaskCosts
 
-        return DaskCosts.of(self.cluster, self._recipe, self.placement, started=self._started)
+        return DaskCosts.of(self.cluster, self._settings, self.placement)
 
-    def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """See `Engine.map`; as many functions are called ahead as there are workers, each for one of them in turn."""
-        ahead: deque[T] = deque()
-        for i, function in enumerate(functions):
-            with self.cluster.on_one(i):
-                ahead.append(function())
-            if len(ahead) == self.n_workers:
-                yield ahead.popleft()
-        yield from ahead
+    def close(self) -> None:
+        """Disconnect from the cluster, and end the workers that were started here."""
+        self.cluster.close()
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
-        """See `Engine.put`: workers read the cells, from the file where there is one; see `dask_put`."""
-        if isinstance(x, ClusterArray):
+        """See `Engine.put`; workers read the cells, from the file where there is one."""
+        if isinstance(x, ClusterMatrix):
             return x
         with self.timeline.stage("put"):
-            placed, n_bytes = self.placement.put(x, name)
-            self.timeline.put(n_bytes)
-        return placed
+            matrix = self.placement.put(x, name)
+            self.timeline.put(4 * matrix.shape[0] * matrix.shape[1])
+        return matrix
 
     def release(self, x: Array) -> None:
         """See `Engine.release`."""
-        if isinstance(x, ClusterArray) and not _in_blocks(x) and isinstance(x.argument, Held):
-            self.cluster.release(x.argument.key)
+        if isinstance(x, ClusterMatrix):
+            x.sorted = None
+
+    def to_host(self, x: Array) -> NDArray[Any]:
+        """See `Engine.to_host`."""
+        return np.asarray(x)
+
+    def digest(self, x: Array) -> str:
+        """See `Engine.digest`; computed by the workers that have the cells."""
+        return self._on_cluster(x).digest()
 
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
-        cells = self._on(x)
+        cells = self._on_cluster(x)
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
         method = self.policy.knn_method_for(n, d, k)
         if method == "exact":
             self.timeline.count(flop_counts.search(n, n, d, k, symmetric=True))
-            if _in_blocks(cells):
-                return blocks_knn.exact_knn(cells, k, self._recipe)
-            return dask_knn.exact_knn(self.cluster, cells.argument, _key_of(cells), (n, d), k, self._recipe)
-        if isinstance(cells, BlockRows):
-            cells.require_one_worker(f"approximate neighbours ({method}) need", 'ask for exact ones (knn="exact")')
-        block = self.cluster.submit("knn", dask_knn.whole_search, cells, k, replace(self._recipe, knn=method))
-        self.cluster.wait([block])
-        told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
-        return Knn(*array.tables(self.cluster, [block], (n, k)), *told)
+            return knn.exact_knn(cells, k, self._settings)
+        cells.require_one_worker(f"approximate neighbours ({method}) need", 'ask for exact ones (knn="exact")')
+        block = self.cluster.submit("knn", knn.search_whole, cells, k, replace(self._settings, knn=method))
+        facts = self.cluster.fetch(self.cluster.submit("knn_facts", getitem, block, 3))
+        return remote_knn(self.cluster, [block], (n, k), *facts)
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`; the queries are shared out among the workers."""
-        queries, x = self._on(queries), self._on(x)
-        m, (n, d) = queries.shape[0], x.shape
+        """See `Engine.knn_between`; the queries are divided among the workers, and the answers are on the host."""
+        queries, x = self._on_cluster(queries), self._on_cluster(x)
+        m, (n, d) = len(queries), x.shape
         if not 1 <= k <= n:
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {n}")
         self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
-        if _in_blocks(x):
-            return blocks_knn.knn_between(queries, x, k, self._recipe)
-        return dask_knn.knn_between(self.cluster, queries.argument, x.argument, (m, n, d), k, self._recipe)
+        return knn.knn_between(queries, x, k, self._settings)
 
     def cluster_distances(
         self,
@@ -295,42 +171,29 @@ class DaskEngine(OneWorkerEngine):
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Engine.cluster_distances`."""
-        a, b = np.asarray(self._cluster_distances(self._on(x), clusters, groups, metric, cells))
+        """See `Engine.cluster_distances`; Euclidean ones on all workers."""
+        a, b = self._cluster_distances(self._on_cluster(x), clusters, groups, metric, cells)
         return a, b
 
     def _cluster_distances(
         self,
-        x: ClusterArray,
+        x: ClusterMatrix,
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None,
         metric: Distance,
         cells: NDArray[np.int64] | None,
-    ) -> ClusterArray:
-        """(2, n) or (2, m) on one worker."""
+    ) -> NDArray[np.float64]:
+        """(2, n) or (2, m)."""
         segments, d = sort_cells(clusters, groups), x.shape[1]
         if metric != "euclidean":
             self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, d))
-            there: ClusterArray = self._there("cluster_distances", x, clusters, groups, metric, cells)
-            return there
+            return np.asarray(self._call("cluster_distances", x, clusters, groups, metric, cells))
         if cells is None:
             self.timeline.count(flop_counts.silhouettes(segments.group_sizes, d))
-        else:
-            sizes = compared(segment_codes(cells, segments), segments)
-            self.timeline.count(flop_counts.sampled(sizes, x.shape[0], d))
-        if _in_blocks(x):
-            if cells is not None:
-                found = silhouette.distances_of_cells(x, segments, cells, self._recipe)
-            else:
-                codes = [None if column is None else self.cluster.packed(column) for column in (clusters, groups)]
-                found = silhouette.cluster_distances(x, segments, codes, self._recipe)
-        else:
-            on = self._columns(x, clusters, groups)
-            if cells is not None:
-                found = dask_silhouette.distances_of_cells(self.cluster, on, cells, segments, self._recipe)
-            else:
-                found = dask_silhouette.cluster_distances(self.cluster, on, segments, d, self._recipe)
-        return ClusterArray(self.cluster, found)
+            return silhouette.cluster_distances(x, segments, self._settings)
+        counts = compared_counts(segment_codes(cells, segments), segments)
+        self.timeline.count(flop_counts.sampled(counts, len(x), d))
+        return silhouette.sampled_distances(x, segments, cells, self._settings)
 
     def map_neighbors(
         self,
@@ -340,28 +203,77 @@ class DaskEngine(OneWorkerEngine):
         cells: NDArray[np.int64] | None = None,
         width: int = 1,
     ) -> NDArray[np.float64]:
-        """See `Engine.map_neighbors`; each block of a graph is looked at where it is."""
-        if not isinstance(knn.indices, BlockTable):
-            return np.asarray(self._of_other_graph("map_neighbors", knn, kernel, *columns, cells=cells, width=width))
+        """See `Engine.map_neighbors`; each block of a graph is worked on where it is."""
+        if not isinstance(knn.indices, KnnTable):
+            return self._map_host_neighbors(knn, kernel, *columns, cells=cells, width=width)
         self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
-        return np.asarray(neighborhoods.look_up(self.cluster, knn, kernel, columns, cells, width, self._recipe))
+        return neighborhoods.map_blocks(knn, kernel, columns, cells, width, self._settings)
 
-    def _columns(self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None) -> Columns:
-        """Cells and their columns, as tasks are told of them."""
-        told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
-        return Columns(x.argument, f"{_key_of(x)} {uuid.uuid4().hex}", *told)
+    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> NDArray[np.float64]:
+        """Compute the values of neighbours that are on this machine."""
+        return self._here.map_neighbors(knn, *args, **kwargs)
 
+    def fuzzy_graph(self, knn: Knn) -> Graph:
+        """See `Engine.fuzzy_graph`; on one worker, which receives the neighbours and keeps the graph."""
+        self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
+        table: Any = knn.indices
+        is_remote = isinstance(table, KnnTable)
+        whole = self.cluster.submit("whole", join_knn, table.blocks, *table.shape) if is_remote else knn
+        graph = self._submit("fuzzy_graph", whole)
+        fields = [self.cluster.submit(name, getattr, graph, name) for name in ("indptr", "indices", "weights")]
+        return Graph(*(RemoteArray(self.cluster, field) for field in fields))
 
-def _in_blocks(x: ClusterArray) -> TypeGuard[BlockRows]:
-    """Whether the cells are in blocks, and nobody has written to them."""
-    return isinstance(x, BlockRows) and bool(x.blocks)
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+        """See `Engine.leiden`; on one worker."""
+        return np.asarray(self._call("leiden", graph, resolution, n_iterations))
 
+    def rank(self, values: Array) -> Array:
+        """See `Engine.rank`; on this machine, as the values are."""
+        return self._here.rank(values)
 
-def _key_of(cells: ClusterArray) -> str:
-    """Tells an array from every other."""
-    return str(cells.argument.key)
+    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`; on one worker."""
+        return np.asarray(self._call("group_means", self._on_cluster(x), codes, n_groups))
 
+    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
+        """See `Engine.classifier`; trained on one worker, and asked where it is."""
+        self._here.classifier(kind, **params)  # refuses invalid parameters before anything is sent
+        make = LinearClusterClassifier if kind == "lr" else ClusterClassifier
+        return make(self.cluster, self._settings, kind, params)
 
-def _close(opened: list[Any]) -> None:
-    for one in opened:
-        one.close()
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """See `Engine.run`; on one worker."""
+        answer: T = self._call("run", function, *args)
+        return answer
+
+    def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """See `Engine.map`; as many functions are called ahead as there are workers, each for one of them in turn."""
+        ahead: deque[T] = deque()
+        for i, function in enumerate(functions):
+            with self.cluster.run_on_one(i):
+                ahead.append(function())
+            if len(ahead) == self.n_workers:
+                yield ahead.popleft()
+        yield from ahead
+
+    def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
+        """See `Engine.over_rows`; on this machine."""
+        self._here.over_rows(n, kernel, width)
+
+    def _on_cluster(self, x: Array) -> ClusterMatrix:
+        matrix: ClusterMatrix = self.put(x)
+        return matrix
+
+    def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Run an operation of the engine of one worker; wait, and return the future of its answer."""
+        name = args[0].__name__ if operation == "run" else operation
+        for arg in args:
+            if isinstance(arg, ClusterMatrix):
+                arg.require_one_worker(f"{name} needs")
+        future = self.cluster.submit(name, worker.on_engine, self._settings, operation, args, kwargs)
+        self.cluster.wait([future])
+        return future
+
+    def _call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Run an operation of the engine of one worker and return its answer."""
+        return self.cluster.fetch(self._submit(operation, *args, **kwargs))

@@ -2,49 +2,47 @@
 
 Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
 GPU, the distance between two cells is computed twice. Values of neighbourhoods are computed where the neighbours are.
-Rows of tiles of Euclidean silhouettes are shared out. What needs the whole graph runs on one worker.
+Rows of tiles of Euclidean silhouettes are divided among the workers. What needs the whole graph runs on one worker.
 
 Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
-cells are formed on the hosts of the workers, and may differ from those formed on a GPU in the last bits.
+cells are formed on the host, and may differ from those formed on a GPU in the last bits.
 """
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.errors import InputError
-from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.types import Array, Knn, RowSource
 from gpubench.core.units import bytes_text
 from gpubench.data import as_rows
 from gpubench.engines.base import Policy
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cuda.classifiers import max_training_cells
-from gpubench.engines.dask import array, gpu_silhouette, gpu_worker, worker
-from gpubench.engines.dask import knn as dask_knn
-from gpubench.engines.dask.array import ClusterArray
-from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
+from gpubench.engines.dask import gpu_silhouette, gpu_worker
 from gpubench.engines.dask.engine import DaskEngine
-from gpubench.engines.dask.worker import Held
+from gpubench.engines.dask.remote import WHOLE_COPIES, ClusterMatrix, remote_knn
+from gpubench.engines.dask.worker import TYPE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
-    from gpubench.engines.base import Classifier, ClassifierKind, Distance
+    from gpubench.engines.base import ClassifierKind, Distance
     from gpubench.engines.costs import CostModel
 
 TASK_PRODUCTS = 2e13
-"""Differences of two values of one task: some seconds on a GPU, if it is as fast as their makers say."""
+"""Differences of two values of one task: some seconds on a GPU, if it is as fast as its maker says."""
 
 MIN_PRODUCTS = 1e11
-"""Differences of two values from which on silhouettes are shared out: much less than a second on one GPU."""
+"""Differences of two values from which on silhouettes are divided among workers: much less than a second on one GPU."""
 
 MIN_ROWS = 4096
 """Rows of a task at least, which fill a GPU."""
@@ -52,26 +50,26 @@ MIN_ROWS = 4096
 TASKS_PER_WORKER = 4
 
 
-def rows_a_task(m: int, n: int, d: int, n_workers: int) -> int:
-    """Queries of a task: so many that there are some tasks for each worker and none takes too long."""
+def rows_per_task(m: int, n: int, d: int, n_workers: int) -> int:
+    """Return the queries of a task, so that there are some tasks for each worker and none takes too long."""
     return max(min(int(TASK_PRODUCTS / n / d), -(-m // (TASKS_PER_WORKER * n_workers))), MIN_ROWS)
 
 
 def on_gpus(engine: DaskEngine) -> DaskEngine:
-    """The engine for what the workers have: another one where all have a GPU.
+    """Return the engine for GPUs where all workers have one, else the given engine.
 
     Raises
     ------
     EngineUnavailable
-        Some have one and others have not; see `dask_cuda.check_alike`.
+        Some have one and others have not; see `gpu_worker.check_alike`.
     """
-    gpu = gpu_worker.check_alike(engine.cluster.on_each(gpu_worker.gpu_here))
+    gpu = gpu_worker.check_alike(engine.cluster.run_on_all(gpu_worker.gpu_here))
     return DaskGpuEngine(engine, gpu) if gpu else engine
 
 
 @dataclass(frozen=True)
 class GpuClusterPolicy(Policy):
-    """What the CUDA engine of a worker decides.
+    """Decisions of the CUDA engine of a worker.
 
     Attributes
     ----------
@@ -100,25 +98,30 @@ class DaskGpuEngine(DaskEngine):
 
     def __init__(self, engine: DaskEngine, gpu: str) -> None:
         vars(self).update(vars(engine))
-        self._recipe = replace(self._recipe, engine="cuda")
+        self._settings = replace(self._settings, engine="cuda")
         self.device = f"workers of a Dask cluster, {gpu}"
         self.chosen = f"{engine.chosen} and one GPU each: cuda, which all have"
         ask = cache(lambda *sizes: str(self.run(gpu_worker.knn_method_here, *sizes)))
         self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
+    @cached_property
+    def cost_model(self) -> CostModel | None:
+        """See `Engine.cost_model`."""
+        return None
+
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
-        """See `Engine.put`; every worker holds all cells.
+        """See `Engine.put`; every worker receives all cells when it first needs them.
 
         Raises
         ------
         InputError
             They do not fit, or cannot be scored.
         """
-        if isinstance(x, ClusterArray):
+        if isinstance(x, ClusterMatrix):
             return x
         rows = as_rows(x, name)
         n, d = (int(size) for size in rows.shape)
-        if self.placement.in_blocks(n, d, name):
+        if int(WHOLE_COPIES * 4 * n * d) > self.worker_bytes:
             raise InputError(
                 f"{name} ({n:,} x {d}) does not fit the host memory of a worker ({bytes_text(self.worker_bytes)}), and"
                 " workers with GPUs hold all cells; start workers with more memory, or hide the GPUs with"
@@ -126,107 +129,82 @@ class DaskGpuEngine(DaskEngine):
             )
         return super().put(rows, name)
 
-    @property
-    def cost_model(self) -> CostModel | None:
-        """See `Engine.cost_model`."""
-        return None
-
-    def digest(self, x: Array) -> str:
-        """See `Engine.digest`; of the cells on the host of a worker."""
-        future = self.cluster.submit("digest", worker.on_engine, self._recipe, "digest", (x,), {})
-        return str(self.cluster.fetch(future))
+    def release(self, x: Array) -> None:
+        """See `Engine.release`; also on the GPUs."""
+        super().release(x)
+        if isinstance(x, ClusterMatrix) and x.key:
+            self.cluster.release(x.key)
 
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
-        cells = self._on(x)
+        cells = self._on_cluster(x)
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
         if self.policy.knn_method_for(n, d, k) == "exact":
-            return self._search(cells, cells, k, themselves=True)
-        block = self.cluster.submit("knn", gpu_worker.whole_search, self._gpu(cells), k, self._recipe)
-        self.cluster.wait([block])
-        told: Any = self.cluster.fetch(self.cluster.submit("knn_told", dask_knn.told_of, block))
-        return Knn(*array.tables(self.cluster, [block], (n, k)), *told)
+            return remote_knn(self.cluster, self._search("knn", cells, cells, k, leave_out_self=True), (n, k))
+        block = self.cluster.submit("knn", gpu_worker.search_whole, self._encode(cells), k, self._settings)
+        facts = self.cluster.fetch(self.cluster.submit("knn_facts", getitem, block, 3))
+        return remote_knn(self.cluster, [block], (n, k), *facts)
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`; the queries are shared out among the workers."""
-        queries, x = self._on(queries), self._on(x)
-        if not 1 <= k <= x.shape[0]:
-            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {x.shape[0]}")
-        return self._search(queries, x, k, themselves=False)
+        """See `Engine.knn_between`; the queries are divided among the workers."""
+        queries, x = self._on_cluster(queries), self._on_cluster(x)
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        blocks = self.cluster.fetch(self._search("knn_between", queries, x, k, leave_out_self=False))
+        indices, distances = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
+        return Knn(indices, distances)
 
-    def _search(self, queries: ClusterArray, x: ClusterArray, k: int, *, themselves: bool) -> Knn:
-        m, (n, d) = queries.shape[0], x.shape
+    def _search(
+        self, name: str, queries: ClusterMatrix, x: ClusterMatrix, k: int, *, leave_out_self: bool
+    ) -> list[Any]:
+        """Return the futures of blocks of a graph, which are in the order of the queries."""
+        m, (n, d) = len(queries), x.shape
         self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
-        rows = rows_a_task(m, n, d, len(self.cluster.workers()))
-        told = self._gpu(queries), self._gpu(x)
-        calls = [(*told, (start, min(start + rows, m)), k, self._recipe, themselves) for start in range(0, m, rows)]
-        blocks = self.cluster.submit_each("knn" if themselves else "knn_between", gpu_worker.search_rows, calls)
+        rows = rows_per_task(m, n, d, len(self.cluster.workers()))
+        both = self._encode(queries), self._encode(x)
+        spans = [(start, min(start + rows, m)) for start in range(0, m, rows)]
+        calls = [(*both, span, k, self._settings, leave_out_self) for span in spans]
+        blocks = self.cluster.submit_each(name, gpu_worker.search_rows, calls)
         self.cluster.wait(blocks)
-        return Knn(*array.tables(self.cluster, blocks, (m, k)))
+        return blocks
 
     def _cluster_distances(
         self,
-        x: ClusterArray,
+        x: ClusterMatrix,
         clusters: NDArray[np.int32],
         groups: NDArray[np.int32] | None,
         metric: Distance,
         cells: NDArray[np.int64] | None,
-    ) -> ClusterArray:
-        """Euclidean ones on all workers, unless there is little to do."""
-        if not self._are_shared(x, clusters, groups, metric):
-            there: ClusterArray = self._there("cluster_distances", x, clusters, groups, metric, cells)
-            return there
-        found = gpu_silhouette.cluster_distances(self.cluster, self._columns_on_gpus(x, clusters, groups), self._recipe)
-        distances = ClusterArray(self.cluster, found, ((2, len(clusters)), np.dtype(np.float64)))
-        return distances if cells is None else distances[:, cells]
+    ) -> NDArray[np.float64]:
+        """Compute Euclidean distances on all workers, unless there is little to do."""
+        if metric == "euclidean" and self.n_workers > 1:
+            todo = flop_counts.silhouettes(sort_cells(clusters, groups).group_sizes, x.shape[1])
+            if todo.flop >= MIN_PRODUCTS:
+                self.timeline.count(todo)
+                found = gpu_silhouette.cluster_distances(
+                    self.cluster, self._encode(x), clusters, groups, self._settings
+                )
+                return found if cells is None else found[:, cells]
+        return np.asarray(self._call("cluster_distances", x, clusters, groups, metric, cells))
 
-    def _are_shared(
-        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None, metric: Distance
-    ) -> bool:
-        """Whether the distances of a silhouette are shared out among the workers."""
-        if metric != "euclidean" or self.n_workers == 1:
-            return False
-        todo = flop_counts.silhouettes(sort_cells(clusters, groups).group_sizes, x.shape[1])
-        if todo.flop < MIN_PRODUCTS:
-            return False
-        self.timeline.count(todo)
-        return True
+    def _encode(self, given: Any) -> Any:
+        """Return an argument of tasks: a matrix that was put is copied to the GPU of each worker once."""
+        if not isinstance(given, ClusterMatrix) or not given.key:
+            return given
+        arguments = {"key": given.key, "cells": given.future, "settings": self._settings}
+        return {TYPE_KEY: gpu_worker.matrix_on_device, **arguments}
 
-    def _columns_on_gpus(
-        self, x: ClusterArray, clusters: NDArray[np.int32], groups: NDArray[np.int32] | None
-    ) -> gpu_silhouette.Columns:
-        told = (None if column is None else self.cluster.packed(column) for column in (clusters, groups))
-        return gpu_silhouette.Columns(self._gpu(x), str(x.argument.key), uuid.uuid4().hex, *told)
-
-    def rank(self, values: Array) -> Array:
-        """See `Engine.rank`; where the values are."""
-        if not isinstance(values, ClusterArray):
-            return super().rank(values)
-        future = self.cluster.submit("rank", gpu_worker.rank, self._recipe, values)
+    def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Run an operation on the GPU of one worker; see `DaskEngine._submit`."""
+        encoded = tuple(map(self._encode, args))
+        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._settings, operation, encoded, kwargs)
         self.cluster.wait([future])
-        return self._array(future)
-
-    def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
-        """See `Engine.classifier`; trained on one worker, and asked where it is."""
-        self._here.classifier(kind, **params)  # refuses what cannot be, before anything is sent
-        made = LinearClusterClassifier if kind == "lr" else ClusterClassifier
-        return made(self.cluster, self._recipe, kind, params)
-
-    def _gpu(self, given: Any) -> Any:
-        """Cells that workers hold as they have them on their GPUs; all else as it is."""
-        is_held = isinstance(given, ClusterArray) and isinstance(given.argument, Held)
-        return gpu_worker.OnGpu(given.argument, self._recipe) if is_held else given
-
-    def _there(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Run an operation on the GPU of one worker, and leave its answer on the host there."""
-        told = tuple(map(self._gpu, args))
-        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._recipe, operation, told, kwargs)
-        self.cluster.wait([future])
-        for notes in self.cluster.on_each(gpu_worker.notes_here, self._recipe).values():
+        for notes in self.cluster.run_on_all(gpu_worker.notes_here, self._settings).values():
             self.notes += [note for note in notes if note not in self.notes]
-        return self._array(future)
+        return future
 
-    def _of_other_graph(self, operation: str, knn: Knn | Graph, *args: Any, **kwargs: Any) -> Any:
-        return self._there(operation, knn, *args, **kwargs)
+    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> NDArray[np.float64]:
+        """Compute the values on the GPU of one worker."""
+        return np.asarray(self._call("map_neighbors", knn, *args, **kwargs))

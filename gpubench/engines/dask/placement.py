@@ -1,37 +1,55 @@
-"""Where an embedding is placed on a cluster: all of it on every worker where that fits, else in blocks of rows."""
+"""Putting an embedding on a cluster: each worker reads some blocks of its rows."""
 
 from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from operator import getitem
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.units import bytes_text
-from gpubench.data import as_rows
+from gpubench.data import FiniteCheck, as_rows, read_rows
 from gpubench.data.locations import find_location
 from gpubench.data.matrices import comes_from
-from gpubench.engines.dask import worker
-from gpubench.engines.dask.array import ClusterArray
-from gpubench.engines.dask.blocks import rows as blocks_rows
-from gpubench.engines.dask.blocks.rows import BlockRows, Facts
-from gpubench.engines.dask.worker import Held, Recipe
+from gpubench.engines import planner
+from gpubench.engines.dask.cluster import DEFAULT_TUNING
+from gpubench.engines.dask.remote import ClusterMatrix, MatrixLimits, block_edges
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from gpubench.core.types import RowSource
+    from gpubench.data.locations import Location
     from gpubench.engines.base import Engine
     from gpubench.engines.dask.cluster import Cluster
-    from gpubench.engines.dask.transfer import Handover
 
-COPIES = 2.5
-"""Matrices that a worker that holds all cells has at most: they, the same sorted and centred, and blocks of them."""
+COPIES = 2.2
+"""Times its share of the embedding that a worker holds: the cells, the same sorted, and what Dask is transferring."""
 
-Placing = Literal["auto", "whole", "blocks"]
+PARTS_IN_FLIGHT = 12
+"""Parts of the largest size for each task that runs at a time."""
+
+
+def part_bytes(worker_bytes: int, n_threads: int, share: float = DEFAULT_TUNING.part_share) -> int:
+    """Return the size of the largest part of the cells on workers of so many threads."""
+    return int(share * worker_bytes / n_threads)
+
+
+def worker_needs(n: int, d: int, n_workers: int, part_bytes: int, n_threads: int) -> int:
+    """Return the bytes of one of several workers that hold the cells in blocks."""
+    matrix = 4 * n * d
+    return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * min(part_bytes, matrix)
+
+
+def smallest_memory(workers: dict[str, dict[str, Any]]) -> int:
+    """Return the bytes that gpubench may use on the worker with the least memory."""
+    limits = [int(worker["memory_limit"]) for worker in workers.values()]
+    smallest = min((limit for limit in limits if limit > 0), default=planner.free_memory_bytes() // len(workers))
+    return int(planner.SHARE_OF_FREE * smallest)
 
 
 @dataclass(slots=True)
@@ -40,27 +58,23 @@ class Placement:
 
     Attributes
     ----------
-    here : the engine of this process, which looks at cells that are in its memory
+    here : the engine of this process, which validates cells that are in its memory
     worker_bytes : what one worker may hold
     n_threads : of one worker
-    wanted : "whole" or "blocks", or "auto": blocks where all cells do not fit a worker
     """
 
     cluster: Cluster
-    handover: Handover
     here: Engine
-    recipe: Recipe
     worker_bytes: int
     n_threads: int
-    wanted: Placing = "auto"
 
     @property
     def part_bytes(self) -> int:
-        """What a part of cells in blocks may take."""
-        return blocks_rows.part_bytes(self.worker_bytes, self.n_threads)
+        """What a part of the cells may take."""
+        return part_bytes(self.worker_bytes, self.n_threads, self.cluster.tuning.part_share)
 
-    def put(self, x: ArrayLike | RowSource, name: str) -> tuple[ClusterArray, int]:
-        """The cells on the cluster, and how many bytes they take there; see `Engine.put`.
+    def put(self, x: ArrayLike | RowSource, name: str) -> ClusterMatrix:
+        """Return the cells on the cluster; see `Engine.put`.
 
         Raises
         ------
@@ -69,66 +83,81 @@ class Placement:
         """
         rows = as_rows(x, name)
         n, d = (int(size) for size in rows.shape)
-        in_blocks = self.in_blocks(n, d, name)
-        n_bytes = 4 * n * d
-        from_dask = comes_from(getattr(rows, "node", None), "dask")
-        if in_blocks:
-            return self._blocks(rows, (n, d), name, from_dask=from_dask), n_bytes
-        return (self._whole_from_dask if from_dask else self._whole)(rows, name), n_bytes
-
-    def in_blocks(self, n: int, d: int, name: str) -> bool:
-        """Whether cells are placed in blocks."""
         n_workers = len(self.cluster.workers())
-        needs = int(COPIES * 4 * n * d)
-        if self.wanted == "whole" or (self.wanted == "auto" and needs <= self.worker_bytes):
-            return False
-        in_blocks = blocks_rows.worker_needs(n, d, n_workers, self.part_bytes, self.n_threads)
-        if self.wanted == "auto" and in_blocks > self.worker_bytes:
+        needs = worker_needs(n, d, n_workers, self.part_bytes, self.n_threads)
+        if needs > self.worker_bytes:
             raise InputError(
-                f"{name} ({n:,} x {d}) takes {bytes_text(in_blocks)} on each of {n_workers} workers in blocks, but"
+                f"{name} ({n:,} x {d}) takes {bytes_text(needs)} on each of {n_workers} workers in blocks, but"
                 f" {bytes_text(self.worker_bytes)} may be used; start more workers, with more memory or fewer threads"
                 " each, or use fewer cells"
             )
-        return True
+        edges = block_edges(n, d, n_workers, self.part_bytes)
+        limits = MatrixLimits(name, self.worker_bytes, self.part_bytes)
+        matrix = ClusterMatrix(
+            self.cluster, (n, d), np.float32, limits, blocks=(self._blocks(rows, edges, name), edges)
+        )
+        matrix.key = uuid.uuid4().hex
+        return matrix
 
-    def _whole(self, rows: Any, name: str) -> ClusterArray:
-        """Each worker reads the cells, from the file where there is one."""
-        place = self._place(rows, name)
-        facts = tuple(int(size) for size in rows.shape), np.dtype(np.float32)
-        if isinstance(place, np.ndarray):  # workers see nothing of this machine: Dask takes the cells to all of them
-            future = self.cluster.client.scatter(place, broadcast=True, direct=True)
-            return ClusterArray(self.cluster, future, facts)
-        held = Held(uuid.uuid4().hex, place, name, self.recipe)
-        self.cluster.on_every_worker("put", worker.value_of, held)
-        return ClusterArray(self.cluster, held, facts)
+    def _blocks(self, rows: Any, edges: list[int], name: str) -> list[Any]:
+        if comes_from(getattr(rows, "node", None), "dask"):
+            return take_chunks(self.cluster, rows.node, edges, name)
+        location = find_location(rows)
+        if location is None:
+            cells = self.here.put(rows, name)
+            self.here.release(cells)
+            if self.cluster.transfer.folder is None:  # workers do not see files of this machine
+                parts = [cells[start:stop] for start, stop in pairwise(edges)]
+                blocks: list[Any] = self.cluster.client.scatter(parts, direct=True)
+                return blocks
+            location = self.cluster.transfer.write_matrix(cells)
+        return read_location(self.cluster, location, edges, name)
 
-    def _whole_from_dask(self, rows: Any, name: str) -> ClusterArray:
-        """The chunks of an array of Dask together on one worker, from which Dask takes them to the others."""
-        whole = self.cluster.client.compute(rows.node)
-        future = self.cluster.submit("put", worker.checked, whole, name, self.recipe)
-        self.cluster.wait([whole, future])
-        return ClusterArray(self.cluster, future, (rows.shape, np.dtype(np.float32)))
 
-    def _blocks(self, rows: Any, shape: tuple[int, int], name: str, *, from_dask: bool) -> BlockRows:
-        """Each worker reads its own rows."""
-        n, d = shape
-        edges = blocks_rows.edges_of(n, d, len(self.cluster.workers()), self.part_bytes)
-        if from_dask:
-            blocks = blocks_rows.take_chunks(self.cluster, rows.node, edges, name)
-        else:
-            place = self._place(rows, name)
-            if isinstance(place, np.ndarray):
-                parts = [place[start:stop] for start, stop in pairwise(edges)]
-                blocks = self.cluster.client.scatter(parts, direct=True)
-            else:
-                blocks = blocks_rows.read_place(self.cluster, place, edges, name)
-        return BlockRows(self.cluster, blocks, edges, Facts(d, name, self.worker_bytes, self.part_bytes))
+def read_location(cluster: Cluster, location: Location, edges: list[int], name: str) -> list[Any]:
+    """Return the futures of blocks that workers read from a file."""
+    calls = [(location, start, stop, name) for start, stop in pairwise(edges)]
+    return _validated(cluster, cluster.submit_each("put", read_block, calls, spread=True), edges[-1], name)
 
-    def _place(self, rows: Any, name: str) -> Any:
-        """Where workers can read the cells; the cells themselves, checked, where there is no such place."""
-        place = find_location(rows)
-        if place is not None:
-            return place
-        cells = self.here.put(rows, name)
-        self.here.release(cells)
-        return cells if self.handover.folder is None else self.handover.leave_matrix(cells)
+
+def take_chunks(cluster: Cluster, array: Any, edges: list[int], name: str) -> list[Any]:
+    """Return the futures of blocks made of the chunks of an array of Dask, where Dask computes them."""
+    sizes = tuple(int(size) for size in np.diff(edges))
+    chunks = cluster.client.compute(list(array.rechunk({0: sizes, 1: -1}).to_delayed().ravel()))
+    calls = [(chunk, start, name) for chunk, start in zip(chunks, edges[:-1], strict=True)]
+    return _validated(cluster, cluster.submit_each("put", check_block, calls), edges[-1], name)
+
+
+def _validated(cluster: Cluster, read: list[Any], n: int, name: str) -> list[Any]:
+    """Return the blocks, or refuse cells that cannot be scored; see `Engine.put`."""
+    checks = cluster.submit_each("check", getitem, [(one, 1) for one in read])
+    blocks = cluster.submit_each("put", getitem, [(one, 0) for one in read])
+    cluster.wait([*checks, *blocks])
+    check = FiniteCheck(name)
+    for found in cluster.fetch(checks):
+        check.join(found)
+    check.finish(n)
+    return blocks
+
+
+def read_block(location: Location, start: int, stop: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
+    """Read rows [start, stop) of a file, and check their values."""
+    source = location.open()
+    d = int(source.shape[1])
+    rows, check = np.empty((stop - start, d), np.float32), FiniteCheck(name)
+    step = planner.read_block_rows(d, source.dtype.itemsize)
+    for begin in range(start, stop, step):
+        end = min(begin + step, stop)
+        stored = read_rows(source, begin, end)
+        check.add(stored, begin)
+        with np.errstate(over="ignore"):  # values beyond float32 are refused when all blocks are known
+            rows[begin - start : end - start] = stored
+    return rows, check
+
+
+def check_block(stored: NDArray[Any], start: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
+    """Convert rows from `start` on to float32, and check their values."""
+    check = FiniteCheck(name)
+    check.add(np.asarray(stored), start)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(stored, np.float32), check

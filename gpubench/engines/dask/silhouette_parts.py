@@ -1,4 +1,4 @@
-"""How silhouettes are cut into tasks: runs of blocks of sorted cells are parts, and a task compares two of them."""
+"""The tasks of silhouettes: runs of blocks of sorted cells are parts, and a task compares two of them."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ FOLD_ROWS = 4096
 
 
 @dataclass(slots=True)
-class Found:
-    """What is known of consecutive rows from some of the parts of their group.
+class PartialDistances:
+    """Mean distances of consecutive rows to the clusters of some of the parts of their group.
 
     Attributes
     ----------
-    own : (m,) mean distances to the own cluster; NaN where not known yet; None: of no row
-    nearest : (m,) the smallest mean distance to another cluster so far; None: to none
-    cut : segment -> how many of its cells were compared, and (m,) sums of distances to them in fixed point; of clusters
-        that several parts share
+    own : (m,) mean distances to the own cluster; NaN where not known yet; None: not known for any row
+    nearest : (m,) the smallest mean distance to another cluster so far; None: no cluster so far
+    cut : segment -> how many of its cells were compared, and (m,) sums of distances to them in fixed point; for
+        clusters that several parts share
     """
 
     own: NDArray[np.float64] | None = None
     nearest: NDArray[np.float64] | None = None
     cut: dict[int, tuple[int, NDArray[np.int64]]] = field(default_factory=dict)
 
-    def add(self, other: Found) -> None:
-        """Take what was found elsewhere of the same rows."""
+    def add(self, other: PartialDistances) -> None:
+        """Merge the distances of the same rows to other parts."""
         if other.own is not None:
             self.own = other.own if self.own is None else np.where(np.isnan(other.own), self.own, other.own)
         self._add_nearest(other.nearest)
@@ -55,11 +55,11 @@ class Found:
             self.nearest = nearest if self.nearest is None else np.minimum(self.nearest, nearest)
 
     def finish(self, layout: Layout, segment: NDArray[np.int64], unit: float) -> None:
-        """Turn sums to segments, all of whose cells were compared, into means.
+        """Turn sums to segments into means, where all cells of the segment were compared.
 
         Parameters
         ----------
-        segment : (m,) that each row is in
+        segment : (m,) of each row
         """
         sizes = layout.segments.sizes
         for number in [number for number, (count, _) in self.cut.items() if count == sizes[number]]:
@@ -68,60 +68,59 @@ class Found:
             if inside.any():
                 own = np.full(len(segment), np.nan)
                 own[inside] = sums[inside] / (unit * max(int(sizes[number]) - 1, 1))
-                self.add(Found(own))
+                self.add(PartialDistances(own))
             self._add_nearest(np.where(inside, np.inf, sums / (unit * sizes[number])))
 
 
 def sum_pair(
     layout: Layout, rows: CentredRows, summer: Summer, first: Span, second: Span, unit: float
-) -> tuple[Found, ...]:
-    """Distances between the cells of two parts of a group: what is found of the rows of each.
-
-    Where both are the same part it is found once.
-    """
+) -> tuple[PartialDistances, ...]:
+    """Compare the cells of two parts of a group; return the distances of the rows of each, or once of the same part."""
     blocks, same = layout.blocks, first == second
     sums = [_empty_sums(layout, first, second)]
     sums.append(sums[0] if same else _empty_sums(layout, second, first))
     for i in range(*first):
         for j in range(i if same else second[0], second[1]):
-            of_left, of_right = fixed_tile_sums(rows, summer, blocks[i], blocks[j], unit)
-            _part_of_sums(layout, sums[0], first, second, blocks[i], blocks[j])[...] += of_left
+            left_sums, right_sums = fixed_tile_sums(rows, summer, blocks[i], blocks[j], unit)
+            _sums_view(layout, sums[0], first, second, blocks[i], blocks[j])[...] += left_sums
             if i != j:
-                _part_of_sums(layout, sums[1], second, first, blocks[j], blocks[i])[...] += of_right
-    found = [found_in(layout, sums[0], layout.own_segment(first), second, unit)]
+                _sums_view(layout, sums[1], second, first, blocks[j], blocks[i])[...] += right_sums
+    found = [partial_distances(layout, sums[0], layout.own_segment(first), second, unit)]
     if not same:
-        found.append(found_in(layout, sums[1], layout.own_segment(second), first, unit))
+        found.append(partial_distances(layout, sums[1], layout.own_segment(second), first, unit))
     return tuple(found)
 
 
 def _empty_sums(layout: Layout, rows: Span, to: Span) -> NDArray[np.int64]:
-    """(segments of one part, rows of another)."""
-    (start, stop), (first, last) = layout.rows_of(rows), layout.segments_of(to)
+    """Return zeros, (segments of one part, rows of another)."""
+    (start, stop), (first, last) = layout.row_range(rows), layout.segment_range(to)
     return np.zeros((last - first, stop - start), np.int64)
 
 
-def _part_of_sums(
+def _sums_view(
     layout: Layout, sums: NDArray[np.int64], rows: Span, to: Span, block: Block, other: Block
 ) -> NDArray[np.int64]:
-    start, first = layout.rows_of(rows)[0], layout.segments_of(to)[0]
+    start, first = layout.row_range(rows)[0], layout.segment_range(to)[0]
     return sums[other.first - first : other.last - first, block.start - start : block.stop - start]
 
 
-def found_in(layout: Layout, sums: NDArray[np.int64], segment: NDArray[np.int64], to: Span, unit: float) -> Found:
-    """Means of the clusters that lie in one part, and sums of those that are cut.
+def partial_distances(
+    layout: Layout, sums: NDArray[np.int64], segment: NDArray[np.int64], to: Span, unit: float
+) -> PartialDistances:
+    """Return means of the clusters that lie in one part, and sums of those that are cut.
 
     Parameters
     ----------
-    sums : (segments of the part, m) of some rows
-    segment : (m,) that each row is in
+    sums : (segments of the part, m) sums of distances of some rows
+    segment : (m,) of each row
     to : the part
     """
-    first, last = layout.segments_of(to)
-    start, stop = layout.rows_of(to)
+    first, last = layout.segment_range(to)
+    start, stop = layout.row_range(to)
     starts, sizes = layout.segments.starts[first : last + 1], layout.segments.sizes[first:last]
     whole = (starts[:-1] >= start) & (starts[1:] <= stop)
     counts = np.minimum(starts[1:], stop) - np.maximum(starts[:-1], start)
-    found = Found(cut={int(first + i): (int(counts[i]), sums[i].copy()) for i in np.flatnonzero(~whole)})
+    found = PartialDistances(cut={int(first + i): (int(counts[i]), sums[i].copy()) for i in np.flatnonzero(~whole)})
     if not whole.any():
         return found
     whole_sums, whole_sizes = sums[whole], sizes[whole]
@@ -142,26 +141,29 @@ def found_in(layout: Layout, sums: NDArray[np.int64], segment: NDArray[np.int64]
     return found
 
 
-def together(found: list[tuple[tuple[Found, ...], int]]) -> Found:
-    """Put together what several tasks have found of the same rows."""
-    merged = Found()
-    for of_task, side in found:
-        merged.add(of_task[side])
+def merge(found: list[tuple[tuple[PartialDistances, ...], int]]) -> PartialDistances:
+    """Merge the answers of several tasks about the same rows."""
+    merged = PartialDistances()
+    for answer, side in found:
+        merged.add(answer[side])
     return merged
 
 
-def means(merged: Found, m: int, scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means of m rows of which everything is found: to the own cluster, to the nearest other."""
+def final_means(merged: PartialDistances, m: int, scale: float) -> Means:
+    """Return the mean distances of m rows, of which all is known, to the own and to the nearest other cluster."""
     assert merged.own is not None, "a cell is compared with its own cluster"
     nearest = np.full(m, np.inf) if merged.nearest is None else merged.nearest
     return merged.own / scale, nearest / scale
 
 
+Means = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
+"""Mean distances of consecutive rows to the own cluster, and to the nearest other."""
+
 TASK_PRODUCTS = 1.2e11
 """Differences of two values of one task, a few seconds on one core."""
 
 TASKS_PER_SLOT = 6
-"""Tasks that there are for each that runs at a time, at least, so that all end at about the same time."""
+"""Tasks for each that runs at a time, at least, so that all end at about the same time."""
 
 MAX_PARTS = 400
 """Parts that the cells are cut into at most: 80,000 pairs."""
@@ -173,7 +175,7 @@ Span = tuple[int, int]
 
 
 class Layout:
-    """Cells sorted into segments and blocks, by number alone: no cell is needed to know which rows a part has.
+    """The segments and blocks of sorted cells: which rows a part has is known without the cells.
 
     Attributes
     ----------
@@ -194,35 +196,35 @@ class Layout:
         """All cells."""
         return self.blocks[-1].stop
 
-    def rows_of(self, span: Span) -> Span:
+    def row_range(self, span: Span) -> Span:
         """First row, and the one after the last, of a run of blocks."""
         return self.blocks[span[0]].start, self.blocks[span[1] - 1].stop
 
-    def segments_of(self, span: Span) -> Span:
+    def segment_range(self, span: Span) -> Span:
         """First segment, and the one after the last, of a run of blocks."""
         return self.blocks[span[0]].first, self.blocks[span[1] - 1].last
 
     def unit(self, group: Span, reach: float) -> float:
-        """What distances inside a group are multiplied by."""
-        start, stop = self.rows_of(group)
+        """The factor of distances inside a group in fixed point."""
+        start, stop = self.row_range(group)
         return fixed_point_unit(reach, stop - start)
 
     def own_segment(self, span: Span) -> NDArray[np.int64]:
         """The segment of each row of a run of blocks."""
-        found: NDArray[np.int64] = np.searchsorted(self.segments.starts, np.arange(*self.rows_of(span)), "right") - 1
+        found: NDArray[np.int64] = np.searchsorted(self.segments.starts, np.arange(*self.row_range(span)), "right") - 1
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlockRun:
     """A run of blocks of a large group; or of whole small groups, where `group` is None."""
 
     span: Span
     group: Span | None
 
 
-def pairs(parts: list[Part]) -> Iterator[tuple[int, int]]:
-    """The parts that are compared, by number: those of a large group each with itself and with all others.
+def pairs(parts: list[BlockRun]) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the parts to compare: each part of a large group with itself and with all others.
 
     A part with itself, which is half the work, comes last, so that all workers end at about the same time.
     """
@@ -236,50 +238,50 @@ def pairs(parts: list[Part]) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def parts_of(
-    layout: Layout, d: int, n_slots: int, *, most_parts: int = MAX_PARTS, most_rows: int | None = None
-) -> list[Part]:
+def cut_parts(
+    layout: Layout, d: int, n_slots: int, *, max_parts: int = MAX_PARTS, max_rows: int | None = None
+) -> list[BlockRun]:
     """Cut the cells into parts, in order.
 
     Parameters
     ----------
     n_slots : tasks that run at a time
-    most_parts : that large groups are cut into, unless their rows are too many
-    most_rows : that a part may have, where a group or its blocks have more; None: as many as there are
+    max_parts : parts that large groups are cut into, unless these have too many rows
+    max_rows : rows of a part, where a group or its blocks have more; None: no limit
     """
     segments, blocks = layout.segments, layout.blocks
-    parts: list[Part] = []
+    parts: list[BlockRun] = []
     products = sum((blocks[last - 1].stop - blocks[first].start) ** 2 / 2 for first, last in layout.groups)
-    a_task = min(TASK_PRODUCTS / d, products / (TASKS_PER_SLOT * n_slots))
+    task_products = min(TASK_PRODUCTS / d, products / (TASKS_PER_SLOT * n_slots))
     small: Span | None = None
     waiting = 0.0
     for first, last in layout.groups:
         rows = blocks[last - 1].stop - blocks[first].start
         n_segments = blocks[last - 1].last - blocks[first].first
-        a_part = max(a_task**0.5, layout.n / most_parts)
-        a_part = min(a_part, (SUM_BYTES / 16 * rows / n_segments) ** 0.5, most_rows or np.inf)
-        is_small = rows <= max(a_part, BLOCK_ROWS)
-        if small and (not is_small or blocks[last - 1].stop - blocks[small[0]].start > (most_rows or np.inf)):
-            parts.append(Part(small, None))
+        part_size = max(task_products**0.5, layout.n / max_parts)
+        part_size = min(part_size, (SUM_BYTES / 16 * rows / n_segments) ** 0.5, max_rows or np.inf)
+        is_small = rows <= max(part_size, BLOCK_ROWS)
+        if small and (not is_small or blocks[last - 1].stop - blocks[small[0]].start > (max_rows or np.inf)):
+            parts.append(BlockRun(small, None))
             small, waiting = None, 0.0
         if not is_small:
-            parts += [Part(span, (first, last)) for span in _runs(blocks, (first, last), a_part)]
+            parts += [BlockRun(span, (first, last)) for span in _runs(blocks, (first, last), part_size)]
             continue
         small = (small[0] if small else first), last
         waiting += rows**2 / 2
-        if waiting >= a_task:
-            parts.append(Part(small, None))
+        if waiting >= task_products:
+            parts.append(BlockRun(small, None))
             small, waiting = None, 0.0
     if small:
-        parts.append(Part(small, None))
+        parts.append(BlockRun(small, None))
     assert segments.starts[-1] == layout.n
     return parts
 
 
-def _runs(blocks: list[Block], group: Span, most_rows: float) -> Iterator[Span]:
+def _runs(blocks: list[Block], group: Span, max_rows: float) -> Iterator[Span]:
     """Cut a group into runs of blocks with about as many rows each."""
     start, stop = blocks[group[0]].start, blocks[group[1] - 1].stop
-    n_parts = -(-(stop - start) // max(int(most_rows), 1))
+    n_parts = -(-(stop - start) // max(int(max_rows), 1))
     part = [(block.start - start) * n_parts // (stop - start) for block in blocks[slice(*group)]]
     edges = [i for i in range(1, len(part)) if part[i] != part[i - 1]]
     yield from ((group[0] + a, group[0] + b) for a, b in pairwise([0, *edges, len(part)]))
@@ -295,12 +297,12 @@ def _groups(segments: Segments, blocks: list[Block]) -> Iterator[Span]:
         first = last
 
 
-def compared(segment: NDArray[np.int64], segments: Segments) -> Iterator[tuple[int, int]]:
-    """How many cells of a sample are of each group, and how many the group has.
+def compared_counts(segment: NDArray[np.int64], segments: Segments) -> Iterator[tuple[int, int]]:
+    """Yield how many cells of a sample each group has, and how many cells in total.
 
     Parameters
     ----------
-    segment : of each cell of the sample
+    segment : (m,) of each cell of the sample
     """
     n_groups = int(segments.group[-1]) + 1
     drawn = np.bincount(segments.group[segment], minlength=n_groups)

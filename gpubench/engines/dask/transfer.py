@@ -1,4 +1,4 @@
-"""How arrays that the client has reach the workers: through a folder that all see, else with the task."""
+"""Arrays of the client are passed to workers in files of a folder that all see, else as arguments of the tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.files import lock_file
 from gpubench.core.units import bytes_text
 from gpubench.data.locations import Location
-from gpubench.engines.dask.worker import Handed
+from gpubench.engines.dask.worker import TransferredArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALL_BYTES = 1 << 14
-"""Arrays up to this size travel with the task."""
+"""Arrays up to this size are arguments of the task."""
 
 LOCK = "in-use"
-"""A file in the folder that its process holds locked."""
+"""Name of a file in the folder that the process of the folder keeps locked."""
 
 YOUNG_S = 60.0
-"""Folders that are not older may not be locked yet."""
+"""Age in seconds from which on a folder whose file is not locked counts as abandoned."""
 
 
 def prefix() -> str:
-    """How folders of this machine are called: what others lock in a shared folder may not be seen here."""
+    """Return how names of folders of this machine begin. Locks on a shared folder may be invisible to others."""
     return f"gpubench-dask-{platform.node()}-"
 
 
-class Handover:
-    """Leaves arrays where workers find them, also those that take the place of others.
+class ArrayTransfer:
+    """Writes arrays where workers find them, also workers that replace others.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class Handover:
     def __init__(self) -> None:
         remove_abandoned(Path(tempfile.gettempdir()))
         self.folder: Path | None = Path(tempfile.mkdtemp(prefix=prefix()))
-        self._remove = weakref.finalize(self, _remove, self.folder, _locked(self.folder))
+        self._remove = weakref.finalize(self, _remove, self.folder, _lock(self.folder))
         self._n_files = 0
-        self._known: dict[int, tuple[Any, Handed]] = {}
+        self._written: dict[int, tuple[Any, TransferredArray]] = {}
 
-    def look(self, on_each: Callable[..., dict[str, Any]]) -> None:
-        """Find out whether every worker sees the folder."""
-        seen = on_each(_is_there, str(self.folder))
+    def check_visible(self, run_on_all: Callable[..., dict[str, Any]]) -> None:
+        """Remove the folder unless every worker sees it."""
+        seen = run_on_all(_is_folder, str(self.folder))
         if not seen or not all(seen.values()):
             self._remove()
             self.folder = None
@@ -65,18 +65,18 @@ class Handover:
         """Remove the folder."""
         self._remove()
 
-    def handed(self, given: Any) -> Any:
-        """What a task is given in the place of an argument."""
+    def encode(self, given: Any) -> Any:
+        """Return what a task takes in place of an argument; an array is written once."""
         if not isinstance(given, np.ndarray) or given.nbytes <= SMALL_BYTES or self.folder is None:
             return given
-        known = self._known.get(id(given))
+        known = self._written.get(id(given))
         if known is not None and known[0]() is given:
             return known[1]
-        left = self.leave(given)
-        self._known[id(given)] = weakref.ref(given), left
-        return left
+        written = self.write(given)
+        self._written[id(given)] = weakref.ref(given), written
+        return written
 
-    def leave(self, array: Any) -> Handed:
+    def write(self, array: Any) -> TransferredArray:
         """Write an array into the folder.
 
         Raises
@@ -96,26 +96,26 @@ class Handover:
                 f" ({error.strerror or error}); free some space there, name another folder with TMPDIR, or give the"
                 " cells as a file"
             ) from error
-        return Handed(str(path))
+        return TransferredArray(str(path))
 
-    def leave_matrix(self, cells: NDArray[np.float32]) -> Location:
+    def write_matrix(self, cells: NDArray[np.float32]) -> Location:
         """Write the cells into the folder."""
-        path = self.leave(cells).path
+        path = self.write(cells).path
         return Location(path, "npy", "", path)
 
 
-def remove_abandoned(place: Path) -> None:
-    """Remove folders of processes that were killed, which had no time to; they may be as large as the cells."""
-    for lock in place.glob(f"{prefix()}*/{LOCK}"):
-        # locked by a process that lives, of another user, or gone by now; where files cannot be locked nothing is known
+def remove_abandoned(parent: Path) -> None:
+    """Remove folders of processes that were killed; they may be as large as the cells."""
+    for lock in parent.glob(f"{prefix()}*/{LOCK}"):
+        # the file is locked by a living process, belongs to another user, or is gone; or files cannot be locked here
         with suppress(OSError):
             if time.time() - lock.stat().st_mtime > YOUNG_S:
                 with lock_file(lock):
                     shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _locked(folder: Path) -> IO[bytes] | None:
-    """Hold the folder as long as this process lives; None where files cannot be locked, and folders are not removed."""
+def _lock(folder: Path) -> IO[bytes] | None:
+    """Lock the folder as long as this process lives; None where files cannot be locked, and nothing is abandoned."""
     try:
         return lock_file(folder / LOCK)
     except OSError:
@@ -129,5 +129,5 @@ def _remove(folder: Path, lock: IO[bytes] | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_there(folder: str) -> bool:
+def _is_folder(folder: str) -> bool:
     return Path(folder).is_dir()

@@ -1,4 +1,4 @@
-"""The Dask engine where workers hold blocks of the cells. That its bits are those of others: `test_dask`."""
+"""Embeddings in blocks on the workers of a cluster: rows, memory, sorting, and how work is cut into tasks."""
 
 from __future__ import annotations
 
@@ -27,12 +27,21 @@ from gpubench.engines import get_engine
 from gpubench.engines.common.kmeans import kmeans
 from gpubench.engines.common.segments import Segments
 from gpubench.engines.cpu.silhouette import Sample
-from gpubench.engines.dask.blocks import rows as blocks_rows
-from gpubench.engines.dask.blocks.knn import counts_of, keys_of, near_rows, query_rows, ranks_in, starts_of, tree_of
-from gpubench.engines.dask.blocks.rows import BlockRows, edges_of, part_bytes
-from gpubench.engines.dask.blocks.shuffle import n_tasks
-from gpubench.engines.dask.blocks.silhouette import cut_of, pieces_of, runs_of
+from gpubench.engines.dask.cluster import DaskTuning
 from gpubench.engines.dask.engine import DaskEngine
+from gpubench.engines.dask.knn import (
+    block_leaves,
+    block_ranks,
+    grow_tree,
+    leaf_starts,
+    near_rows,
+    query_rows,
+    rows_per_leaf,
+)
+from gpubench.engines.dask.placement import part_bytes
+from gpubench.engines.dask.remote import block_edges
+from gpubench.engines.dask.shuffle import n_tasks
+from gpubench.engines.dask.silhouette import cut_sorted, group_pieces, sample_pieces
 from gpubench.engines.dask.silhouette_parts import Layout, pairs
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -46,9 +55,7 @@ def cells() -> Cells:
 
 @pytest.fixture
 def engine() -> DaskEngine:
-    engine = DaskEngine(cluster=shared_client())
-    engine.placement.wanted = "blocks"
-    return engine
+    return DaskEngine(cluster=shared_client())
 
 
 def test_cells_larger_than_a_worker(cells: Cells) -> None:
@@ -57,8 +64,7 @@ def test_cells_larger_than_a_worker(cells: Cells) -> None:
         engine = DaskEngine(cluster=cluster)
         engine.placement.worker_bytes = int(0.8 * cells.x.nbytes)
         x = engine.put(cells.x)
-        assert isinstance(x, BlockRows)
-        held = [block.nbytes for block in engine.cluster.fetch_each(x.blocks)]
+        held = [block.nbytes for block in engine.cluster.fetch(x.blocks)]
         assert sum(held) == cells.x.nbytes
         assert max(held) < cells.x.nbytes / 8
         for clusters, groups in ((cells.label, None), (cells.batch, cells.label)):
@@ -99,7 +105,7 @@ def test_rows_of_blocks(engine: DaskEngine, cells: Cells) -> None:
         np.testing.assert_array_equal(np.asarray(x[key]), cells.x[key])
     with pytest.raises(IndexError, match=f"of {N}"):
         x[np.array([0, N])]
-    assert isinstance(x[keep], BlockRows)
+    assert len(x[keep].blocks) > 1
     codes = cells.batch[keep]
     widths = silhouette_widths(engine, x[keep], codes)
     assert np.asarray(widths).tobytes() == silhouette_widths(get_engine("cpu"), cells.x[keep], codes).tobytes()
@@ -122,11 +128,10 @@ def test_cells_that_cannot_be_scored_are_counted_over_all_blocks(engine: DaskEng
 def test_an_array_of_dask_and_one_that_workers_do_not_see(engine: DaskEngine, cells: Cells) -> None:
     digests = {engine.digest(engine.put(cells.x))}
     expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
-    engine.placement.handover.close()
-    engine.placement.handover.folder = None
+    engine.cluster.transfer.close()
+    engine.cluster.transfer.folder = None
     for given in (dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8)), cells.x):
         x = engine.put(given)
-        assert isinstance(x, BlockRows)
         assert np.asarray(silhouette_widths(engine, x, cells.label)).tobytes() == expected.tobytes()
         digests.add(engine.digest(x))
     assert len(digests) == 1
@@ -135,10 +140,10 @@ def test_an_array_of_dask_and_one_that_workers_do_not_see(engine: DaskEngine, ce
 
 
 def test_one_cluster_of_many_parts_and_many_tiny_ones(
-    engine: DaskEngine, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    rng: np.random.Generator,
 ) -> None:
     """Clusters that several parts share, groups that share a part, singletons; and parts that are much smaller."""
-    monkeypatch.setattr(blocks_rows, "FLIGHT_SHARE", 0)
+    engine = DaskEngine(cluster=shared_client(), tuning=DaskTuning(part_share=0))
     codes = np.concatenate([np.zeros(2500, np.int32), np.arange(1, N - 2500 + 1, dtype=np.int32)])
     x = rng.standard_normal((N, 1)).astype(np.float32)
     groups = np.repeat(np.arange(3, dtype=np.int32), [2700, 300, 1])
@@ -163,15 +168,15 @@ def test_neighbours_of_copies(engine: DaskEngine, rng: np.random.Generator) -> N
 
 def test_near_cells_stand_together_in_any_cut_into_blocks(rng: np.random.Generator) -> None:
     x = rng.standard_normal((5000, 4)).astype(np.float32)
-    tree = tree_of(x[::7], 5, 0)
-    keys = keys_of(x, tree)
+    tree = grow_tree(x[::7], 5, 0)
+    keys = block_leaves(x, tree)
     assert np.bincount(keys, minlength=32).max() < 5000 / 32 * 1.6
     spread = np.mean([x[keys == key].var(axis=0).sum() for key in np.unique(keys)])
     assert spread < 0.5 * x.var(axis=0).sum()
     for edges in ([0, 5000], [0, 700, 705, 5000]):
         of_blocks = [keys[a:b] for a, b in pairwise(edges)]
-        starts = starts_of([counts_of(own, 5) for own in of_blocks])
-        ranks = np.concatenate([ranks_in(own, starts, i) for i, own in enumerate(of_blocks)])
+        starts = leaf_starts([rows_per_leaf(own, 5) for own in of_blocks])
+        ranks = np.concatenate([block_ranks(own, starts, i) for i, own in enumerate(of_blocks)])
         np.testing.assert_array_equal(np.argsort(ranks), np.argsort(keys, kind="stable"))
 
 
@@ -180,9 +185,8 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     np.save(tmp_path / "cells.npy", cells.x)
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         engine = DaskEngine(cluster=cluster)
-        engine.placement.wanted = "blocks"
         x = engine.put(np.load(tmp_path / "cells.npy", mmap_mode="r"))
-        pid = next(iter(engine.cluster.on_each(os.getpid).values()))
+        pid = next(iter(engine.cluster.run_on_all(os.getpid).values()))
         killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
         killer.start()
         widths, knn = silhouette_widths(engine, x, cells.label), engine.knn(x, K)
@@ -192,7 +196,7 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
         np.testing.assert_array_equal(np.asarray(knn.distances), expected.distances)
         np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
-        assert pid not in engine.cluster.on_each(os.getpid).values()
+        assert pid not in engine.cluster.run_on_all(os.getpid).values()
 
 
 def test_a_whole_run(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
@@ -216,12 +220,12 @@ def test_tasks_of_a_hundred_million_cells_on_64_workers() -> None:
     """Of everything that is compared: how many tasks, and how many differences of two values each."""
     n, d, n_workers, rate = 100_000_000, 50, 64, 3e10
     most = part_bytes(12 << 30, 1)
-    edges = edges_of(n, d, n_workers, most)
+    edges = block_edges(n, d, n_workers, most)
     n_blocks = len(edges) - 1
     sizes = np.diff(np.linspace(0, n, 61).astype(np.int64))
     segments = Segments(np.empty(0, np.int64), np.concatenate([[0], np.cumsum(sizes)]), np.zeros(60, np.int64))
     layout = Layout(segments)
-    parts = cut_of(layout, d, n_blocks, n_workers, most)
+    parts = cut_sorted(layout, d, n_blocks, n_workers, most)
     n_pairs = sum(1 for _ in pairs(parts))
     shuffled = n_tasks(n_blocks, len(parts))
     assert shuffled + n_pairs * 1.3 < 100_000
@@ -230,8 +234,8 @@ def test_tasks_of_a_hundred_million_cells_on_64_workers() -> None:
     assert n_tasks(n_blocks, n_parts) + n_parts * n_parts / 2 * 1.3 < 100_000
     # what runs of so many cells: 60,000 of them compared with all, 20,000 of them for their neighbours
     sample = Sample(np.repeat(np.arange(60), 1000), segments, layout.blocks)
-    runs = list(runs_of(pieces_of(sample, layout)[1], layout, parts, d))
-    calls = [(run[-1][1] - run[0][0]) * np.diff(layout.rows_of(parts[i].span))[0] for run, of in runs for i in of]
+    runs = list(group_pieces(sample_pieces(sample, layout)[1], layout, parts, d))
+    calls = [(run[-1][1] - run[0][0]) * np.diff(layout.row_range(parts[i].span))[0] for run, of in runs for i in of]
     assert shuffled + len(calls) * 1.3 < 100_000
     seconds = np.array(calls) * d / rate
     assert 1 < np.median(seconds) < 30

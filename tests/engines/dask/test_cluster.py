@@ -25,7 +25,7 @@ def wait_for_all(cluster: Any) -> None:
 
 
 def wait_in_turn(cluster: Any) -> None:
-    cluster.in_turn("sleep", time.sleep, [(1.5,)], 1, lambda *_: None)
+    cluster.submit_throttled("sleep", time.sleep, [(1.5,)], 1, lambda *_: None)
 
 
 @pytest.mark.parametrize("wait", [wait_for_all, wait_in_turn])
@@ -55,11 +55,11 @@ def test_workers_without_gpubench_are_refused() -> None:
     missing, ended = Exception("ModuleNotFoundError(\"No module named 'gpubench'\")"), OSError("ended")
     told = {"tcp://a:1": here, "tcp://b:1": missing, "tcp://c:1": ended}
     with pytest.raises(EngineUnavailable, match=r"1 of 3 workers cannot .*\(first tcp://b:1: .*'gpubench'.*; install"):
-        connect.versions_of(client_of(told))
+        connect.worker_versions(client_of(told))
     del told["tcp://b:1"]
-    assert connect.versions_of(client_of(told)) == {"tcp://a:1": here}
+    assert connect.worker_versions(client_of(told)) == {"tcp://a:1": here}
     with pytest.raises(EngineUnavailable, match="no worker of the cluster says what it runs"):
-        connect.versions_of(client_of({"tcp://c:1": ended}))
+        connect.worker_versions(client_of({"tcp://c:1": ended}))
 
 
 def client_of(answers: dict[str, Any]) -> Any:

@@ -40,9 +40,9 @@ from gpubench.engines.common.neighborhoods import (
 )
 from gpubench.engines.dask import cluster as dask_cluster
 from gpubench.engines.dask import connect
-from gpubench.engines.dask import worker as dask_worker
+from gpubench.engines.dask.cluster import DaskTuning
 from gpubench.engines.dask.engine import DaskEngine
-from gpubench.engines.dask.worker import Held
+from gpubench.engines.dask.placement import read_location
 from gpubench.metrics.silhouette import silhouette_widths
 
 N, K = 3_001, 15
@@ -89,17 +89,12 @@ def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
 def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cells: Cells) -> None:
-    """Workers are threads of this process, which start at once; those of all other tests are two processes.
-
-    In blocks no worker has all cells.
-    """
+    """Workers are threads of this process, which start at once; those of all other tests are two processes."""
     expected = computed(get_engine("cpu", threads=1), cells, cells.x)
     with LocalCluster(
         n_workers=n_workers, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
         engine = DaskEngine(cluster=cluster)
-        assert computed(engine, cells, cells.x) == expected
-        engine.placement.wanted = "blocks"
         assert computed(engine, cells, cells.x) == expected
 
 
@@ -112,15 +107,15 @@ def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine,
         assert np.asarray(silhouette_widths(engine, engine.put(x), *given)).tobytes() == expected.tobytes()
 
 
-def test_a_worker_keeps_cells_sorted_for_one_column(engine: DaskEngine, cells: Cells) -> None:
+def test_workers_hold_cells_sorted_for_one_column_only(engine: DaskEngine, cells: Cells) -> None:
     x = engine.put(cells.x)
-    for codes in (cells.label, cells.batch, cells.label):
-        silhouette_widths(engine, x, codes)
-    assert set(engine.cluster.on_each(n_sorted).values()) <= {0, 1}
-
-
-def n_sorted() -> int:
-    return sum(key[0] == dask_worker.SORTED for key in dask_worker._kept._made)
+    silhouette_widths(engine, x, cells.label)
+    sorted_by_label = {future.key for future in x.sorted.rows}
+    silhouette_widths(engine, x, cells.batch)
+    until = time.monotonic() + 10  # Dask frees memory a moment later
+    while sorted_by_label & {key for keys in engine.cluster.client.has_what().values() for key in keys}:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_values_of_cells_are_those_of_the_cpu_engine(engine: DaskEngine, cells: Cells) -> None:
@@ -154,13 +149,12 @@ def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.r
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
-def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_cluster, "COLLECT_S", 0)  # however fast the machine is
+def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
     tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
     np.save(tmp_path / "cells.npy", cells.x)
     path = str(tmp_path / "cells.npy")
-    engine = DaskEngine(cluster=shared_client())
+    engine = DaskEngine(cluster=shared_client(), tuning=DaskTuning(collect_s=0))  # however fast the machine is
     found = gb.score(path, tasks=tasks, engine=engine, checkpoint=tmp_path / "out", **given)
     expected = gb.score(path, tasks=tasks, engine="cpu", **given)
     assert [(row.metric, row.value, row.note) for row in found.results] == [
@@ -185,12 +179,12 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     engine = get_engine("dask", cluster=1)
     assert isinstance(engine, DaskEngine)
     x = engine.put(np.load(tmp_path / "cells.npy", mmap_mode="r"))
-    (pid,) = engine.cluster.on_each(os.getpid).values()
+    (pid,) = engine.cluster.run_on_all(os.getpid).values()
     killer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
     killer.start()
     knn, widths = engine.knn(x, K), silhouette_widths(engine, x, cells.label)
     killer.join()
-    assert pid not in engine.cluster.on_each(os.getpid).values()
+    assert pid not in engine.cluster.run_on_all(os.getpid).values()
     cpu = get_engine("cpu")
     expected = cpu.knn(cells.x, K)
     np.testing.assert_array_equal(np.asarray(knn.indices), expected.indices)
@@ -198,35 +192,29 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
 
 
-def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    engine = get_engine("dask", cluster=1)
-    assert isinstance(engine, DaskEngine)
-    monkeypatch.setattr(dask_cluster, "LOST_S", 0.2)  # less than a worker takes to start
+def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again() -> None:
+    engine = DaskEngine(cluster=1, tuning=DaskTuning(lost_s=0.2))  # less than a worker takes to start
     answered, later = engine.cluster.submit_each("sleep", time.sleep, [(0.0,), (0.6,)])
     engine.cluster.wait([answered])
-    (pid,) = engine.cluster.on_each(os.getpid).values()
+    (pid,) = engine.cluster.run_on_all(os.getpid).values()
     os.kill(pid, signal.SIGKILL)
-    assert engine.cluster.fetch_each([answered, later]) == [None, None]
-    assert pid not in engine.cluster.on_each(os.getpid).values()
+    assert engine.cluster.fetch([answered, later]) == [None, None]
+    assert pid not in engine.cluster.run_on_all(os.getpid).values()
     engine.close()
 
 
-def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "FAILURES", 0)
-    engine = get_engine("dask", cluster=1)
-    assert isinstance(engine, DaskEngine)
+def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy() -> None:
+    engine = DaskEngine(cluster=1, tuning=DaskTuning(allowed_failures=0))
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: 1 worker.*more memory") as error:
         engine.cluster.fetch(engine.cluster.submit("knn", os._exit, 1))
     assert "\n" not in str(error.value)
     engine.close()
 
 
-def test_a_scheduler_that_is_lost_ends_the_run(engine: DaskEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = DaskEngine(cluster=shared_client(), tuning=DaskTuning(lost_s=0.3))
     waiting = engine.cluster.submit("wait", time.sleep, 1.5)
-    monkeypatch.setattr(dask_cluster, "LOST_S", 0.3)
-    monkeypatch.setattr(dask_cluster, "answers", lambda client: False)  # noqa: ARG005 - as it is
+    monkeypatch.setattr(dask_cluster, "is_running", lambda client: False)  # noqa: ARG005 - as it is
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: the scheduler does not answer"):
         engine.cluster.wait([waiting])
 
@@ -236,40 +224,32 @@ def test_dask_writes_no_traceback_when_a_scheduler_is_lost(engine: DaskEngine) -
     assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
-def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dask_has_given_up_is_replaced() -> None:
     """It does where one does not come back in time, as when it ends again while it starts."""
-    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
-        engine = get_engine("dask", cluster=1)
-        assert isinstance(engine, DaskEngine)
+        engine = DaskEngine(cluster=1, tuning=DaskTuning(ask_s=0.1))
         waiting = engine.cluster.submit("sleep", time.sleep, 0.5)
-        (pid,) = engine.cluster.on_each(os.getpid).values()
+        (pid,) = engine.cluster.run_on_all(os.getpid).values()
         os.kill(pid, signal.SIGKILL)
         engine.cluster.wait([waiting])
-        assert pid not in engine.cluster.on_each(os.getpid).values()
+        assert pid not in engine.cluster.run_on_all(os.getpid).values()
         engine.close()
 
 
-def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
-    monkeypatch.setattr(dask_cluster, "WORKERLESS_S", 60.0)
+def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced() -> None:
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
-        engine = get_engine("dask", cluster=1)
-        assert isinstance(engine, DaskEngine)
-        started, _ = engine.cluster._started
+        engine = DaskEngine(cluster=1, tuning=DaskTuning(ask_s=0.1, workerless_s=60.0))
+        assert engine.cluster.started is not None
+        started, _ = engine.cluster.started
         (nanny,) = started.workers.values()
         started.sync(nanny.close)
         assert engine.cluster.fetch(engine.cluster.submit("pid", os.getpid)) != os.getpid()
         engine.close()
 
 
-def test_a_cluster_whose_workers_all_ended_ends_the_run(
-    own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = DaskEngine(cluster=own_cluster)
+def test_a_cluster_whose_workers_all_ended_ends_the_run(own_cluster: LocalCluster) -> None:
+    engine = DaskEngine(cluster=own_cluster, tuning=DaskTuning(ask_s=0.1, workerless_s=0.5))
     waiting = engine.cluster.submit("wait", time.sleep, 60)
-    monkeypatch.setattr(dask_cluster, "WORKERLESS_S", 0.5)
-    monkeypatch.setattr(dask_cluster, "ASK_S", 0.1)
     own_cluster.scale(0)
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: all workers have ended"):
         engine.cluster.wait([waiting])
@@ -363,10 +343,8 @@ def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_is_not_there() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connect, "CONNECT_S", 0.5)
-        with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as error:
-            get_engine("dask", cluster="tcp://127.0.0.1:9")
+    with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as error:
+        DaskEngine(cluster="tcp://127.0.0.1:9", tuning=DaskTuning(connect_s=0.5))
     assert "\n" not in str(error.value)
 
 
@@ -399,7 +377,7 @@ def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> N
     assert place is not None
     (tmp_path / "emb.npy").rename(tmp_path / "elsewhere.npy")
     with pytest.raises(InputError, match=r"emb\.npy is not there for every worker; a path must mean the same"):
-        engine.cluster.on_every_worker("put", dask_worker.value_of, Held("key", place, "emb", engine._recipe))
+        read_location(engine.cluster, place, [0, 900], "emb")
 
 
 @pytest.mark.parametrize("name", ["dask", "cpu"])
@@ -414,7 +392,7 @@ def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
 
 
 def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
-    engine.placement.handover.close()
-    engine.placement.handover.folder = None
+    engine.cluster.transfer.close()
+    engine.cluster.transfer.folder = None
     expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
     assert np.asarray(silhouette_widths(engine, engine.put(cells.x), cells.label)).tobytes() == expected.tobytes()

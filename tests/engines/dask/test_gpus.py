@@ -40,7 +40,7 @@ from gpubench.engines.cuda import silhouette
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.dask import connect, gpu_engine, gpu_silhouette, gpu_worker
-from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_a_task
+from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_per_task
 from gpubench.engines.dask.gpu_worker import check_alike
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -62,7 +62,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
     monkeypatch.setattr(gpu_engine, "MIN_PRODUCTS", 0)
     tuning = CudaTuning(max_tile_rows=32, rows_per_search=40)
     engine = start(EmulatedDevice(emulate_in_session(), free_bytes=1 << 30), tuning=tuning)
-    monkeypatch.setattr(gpu_worker, "engine_of", lambda _: engine)
+    monkeypatch.setattr(gpu_worker, "cuda_engine", lambda _: engine)
     monkeypatch.setattr(gpu_worker, "gpu_here", lambda: {**GPU, "place": uuid.uuid4().hex})
     return engine
 
@@ -138,7 +138,7 @@ def test_silhouettes_in_several_passes(
 @given(n=st.integers(1, 60), n_shares=st.integers(1, 9), first=st.integers(0, 5))
 def test_rows_of_tiles_are_shared_out_evenly(n: int, n_shares: int, first: int) -> None:
     part = Pass(first, first + n, 0, first + n)
-    shares = [gpu_silhouette.rows_of(part, share, n_shares) for share in range(n_shares)]
+    shares = [gpu_silhouette.share_rows(part, share, n_shares) for share in range(n_shares)]
     assert sorted(i for share in shares for i in share) == list(range(first, first + n))
     n_tiles = [sum(part.group_last - i for i in share) for share in shares]
     assert max(n_tiles) - min(n_tiles) <= n  # one row of tiles
@@ -191,7 +191,7 @@ def test_cells_are_copied_to_a_gpu_once_and_let_go(
 
 @needs_compiler
 def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells: Cells) -> None:
-    engine.placement.wanted = "blocks"
+    engine.placement.worker_bytes = 2 * cells.x.nbytes
     with pytest.raises(
         InputError, match=r"^emb \(130 x 9\) does not fit the host memory of a worker .* hold all cells"
     ):
@@ -199,9 +199,9 @@ def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells
 
 
 def test_rows_of_a_task() -> None:
-    assert rows_a_task(1_000_000, 1_000_000, 50, 8) == 31_250
-    assert rows_a_task(10_000, 10_000, 50, 8) == gpu_engine.MIN_ROWS
-    assert 1e8 / rows_a_task(10**8, 10**8, 50, 64) < 80_000
+    assert rows_per_task(1_000_000, 1_000_000, 50, 8) == 31_250
+    assert rows_per_task(10_000, 10_000, 50, 8) == gpu_engine.MIN_ROWS
+    assert 1e8 / rows_per_task(10**8, 10**8, 50, 64) < 80_000
 
 
 def test_workers_without_gpus_stay_with_their_cpus() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpubench.core.errors import InputError
 from gpubench.engines.dask import transfer
-from gpubench.engines.dask.transfer import LOCK, YOUNG_S, Handover
+from gpubench.engines.dask.transfer import LOCK, YOUNG_S, ArrayTransfer
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,14 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -
         (folder / LOCK).touch()
         (folder / "1.npy").touch()
     make_older(left)
-    used = Handover()
+    used = ArrayTransfer()
     assert used.folder is not None
     make_older(used.folder)
-    own = Handover()
+    own = ArrayTransfer()
     assert own.folder is not None
     assert sorted(tmp_path.iterdir()) == sorted([young, used.folder, own.folder])
-    for handover in (used, own):
-        handover.close()
+    for one in (used, own):
+        one.close()
     assert list(tmp_path.iterdir()) == [young]
 
 
@@ -53,10 +53,10 @@ def test_where_files_cannot_be_locked_nothing_of_others_is_removed(
         raise OSError("no locks")
 
     monkeypatch.setattr(transfer, "lock_file", refuse)
-    handover = Handover()
-    assert handover.folder is not None
-    assert not list(handover.folder.iterdir()), "no lock that others would take for one of a process that has ended"
-    handover.close()
+    own = ArrayTransfer()
+    assert own.folder is not None
+    assert not list(own.folder.iterdir()), "no lock that others would take for one of a process that has ended"
+    own.close()
     assert not list(tmp_path.iterdir())
 
 
@@ -67,10 +67,10 @@ def test_arrays_that_do_not_fit_the_temporary_folder(monkeypatch: pytest.MonkeyP
         path.write_bytes(b"half")
         raise OSError("250000 requested and 4 written")
 
-    handover = Handover()
-    assert handover.folder is not None
+    own = ArrayTransfer()
+    assert own.folder is not None
     monkeypatch.setattr(np, "save", save)
     with pytest.raises(InputError, match=r"^1\.0 MB for the workers cannot be written to .*4 written\); free"):
-        handover.handed(np.zeros(250_000, np.float32))
-    assert [file.name for file in handover.folder.iterdir()] == [LOCK]
-    handover.close()
+        own.encode(np.zeros(250_000, np.float32))
+    assert [file.name for file in own.folder.iterdir()] == [LOCK]
+    own.close()

@@ -45,13 +45,10 @@ def test_workers_read_urls_for_themselves(tmp_path: Path, monkeypatch: pytest.Mo
             query = "" if name.endswith(".zarr") else f"?token={TOKEN}"
             asked: Any = ["X_pca"] if name.startswith("cells") else None
             (rows,) = read(f"{proxy.url}/{s3.BUCKET}/{name}{query}", embeddings=asked).embeddings.values()
-            for placing in ("whole", "blocks"):
-                engine.placement.wanted = placing
-                on = engine.put(rows)
-                np.testing.assert_array_equal(np.asarray(on), x)
-                assert TOKEN not in repr(on.argument)
-                engine.release(on)
-        engine.placement.wanted = "auto"
+            on = engine.put(rows)
+            np.testing.assert_array_equal(np.asarray(on), x)
+            assert TOKEN not in repr([on.blocks, on.future])
+            engine.release(on)
         url = f"{proxy.url}/{s3.BUCKET}/cells.h5ad?token={TOKEN}"
         result = gb.score(url, ["X_pca"], label="cell_type", tasks="embedding", engine=engine)
         assert not result.failures

@@ -10,18 +10,18 @@ import pytest
 pytest.importorskip("distributed", reason="pip install gpubench[dask]")
 
 from gpubench.core.types import Knn
-from gpubench.engines.dask.worker import MADE_OF, _Kept, value_of
+from gpubench.engines.dask.worker import TYPE_KEY, WorkerState, decode
 
 
 def test_what_is_kept_is_made_once() -> None:
-    kept, made = _Kept(), []
+    state, made = WorkerState(), []
     for _ in range(2):
-        assert kept.get("key", lambda: made.append(1) or len(made)) == 1
+        assert state.cached("key", lambda: made.append(1) or len(made)) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("no rows"), SystemExit()])
 def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
-    kept, began, goes_on, answers = _Kept(), Event(), Event(), []
+    state, began, goes_on, answers = WorkerState(), Event(), Event(), []
 
     def fail() -> int:
         began.set()
@@ -30,10 +30,10 @@ def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
 
     def make_first() -> None:
         with pytest.raises(type(error)):
-            kept.get("key", fail)
+            state.cached("key", fail)
 
     first = Thread(target=make_first)
-    second = Thread(target=lambda: answers.append(kept.get("key", lambda: 7)))
+    second = Thread(target=lambda: answers.append(state.cached("key", lambda: 7)))
     first.start()
     assert began.wait(10)
     second.start()
@@ -41,15 +41,15 @@ def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
     first.join(10)
     second.join(10)
     assert answers == [7]
-    assert kept.get("key", lambda: 8) == 7
+    assert state.cached("key", lambda: 8) == 7
 
 
 def test_arrays_from_other_workers_lie_as_those_made_here() -> None:
     x = np.arange(12, dtype=np.float32)
     beside = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
     assert not beside.flags.aligned
-    told = {"one": [beside, (beside,)], "knn": {MADE_OF: Knn, "indices": beside, "distances": x}}
-    found = value_of(told)
+    told = {"one": [beside, (beside,)], "knn": {TYPE_KEY: Knn, "indices": beside, "distances": x}}
+    found = decode(told)
     for array in (found["one"][0], found["one"][1][0], found["knn"].indices):
         assert array.flags.aligned
         assert (array == x).all()

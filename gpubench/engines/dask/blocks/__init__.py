@@ -1,1 +1,0 @@
-"""Operations on embeddings that no worker holds whole."""

@@ -1,0 +1,368 @@
+"""Arrays that stay on the workers: matrices of cells, tables of neighbours, and fields of graphs.
+
+Values of cells come back as NumPy arrays. What is larger stays where it is: another matrix computed from a matrix of
+cells by functions and operators of NumPy is on a worker too, and only vectors and numbers come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from gpubench.core.errors import InputError
+from gpubench.core.types import Knn
+from gpubench.core.units import bytes_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from gpubench.engines.dask.cluster import Cluster
+
+BLOCKS_PER_WORKER = 4
+
+DIGEST_ROWS = 256
+"""Rows that are hashed together. Blocks hold a multiple of them, so that the digest does not depend on the blocks."""
+
+WHOLE_COPIES = 2.5
+"""Matrices that a worker holds which receives all cells: they, their blocks, and what is computed from them."""
+
+
+class RemoteArray:
+    """An array on a worker, which NumPy fetches where it needs the values.
+
+    Attributes
+    ----------
+    cluster : where it is
+    future : stands for it in the arguments of tasks
+    """
+
+    def __init__(self, cluster: Cluster, future: Any = None) -> None:
+        self.cluster = cluster
+        self._future = future
+
+    @property
+    def future(self) -> Any:
+        """See above."""
+        return self._future
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's protocol
+        values = np.asarray(self.cluster.fetch(self.future), dtype=dtype)
+        return values.copy() if copy else values
+
+    def __len__(self) -> int:
+        return len(np.asarray(self))
+
+
+KnnBlock = tuple["NDArray[np.int64] | None", "NDArray[np.int32]", "NDArray[np.float32]"]
+"""Rows of a neighbour graph: the cells they belong to (None: all, in order), indices, distances."""
+
+
+class KnnTable(RemoteArray):
+    """One of the two tables of a neighbour graph, (n, k), in blocks of rows on the workers.
+
+    Attributes
+    ----------
+    blocks : futures of `KnnBlock`s, which hold both tables
+    name : "indices" or "distances"
+    """
+
+    def __init__(self, cluster: Cluster, blocks: list[Any], shape: tuple[int, int], name: str) -> None:
+        super().__init__(cluster)
+        self.blocks, self.shape, self.name = blocks, shape, name
+
+    @property
+    def future(self) -> Any:
+        """The whole table on one worker, its rows in the order of the cells."""
+        return self.cluster.submit("whole", join_table, self.blocks, *self.shape, self.name)
+
+    def __getitem__(self, key: Any) -> Any:
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        if rows == slice(None) and isinstance(columns, slice) and columns.start in (None, 0) and columns.step is None:
+            k = len(range(*columns.indices(self.shape[1])))
+            return KnnTable(self.cluster, self.blocks, (self.shape[0], k), self.name)
+        return np.asarray(self)[key]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def remote_knn(cluster: Cluster, blocks: list[Any], shape: tuple[int, int], *facts: Any) -> Knn:
+    """Return a neighbour graph that stays on the workers, with the method, parameters and recall of the search."""
+    indices, distances = (KnnTable(cluster, blocks, shape, name) for name in ("indices", "distances"))
+    return Knn(indices, distances, *facts)
+
+
+def join_table(blocks: list[KnnBlock], n: int, k: int, name: str) -> NDArray[Any]:
+    """Join the blocks of one table, (n, k)."""
+    parts: list[NDArray[Any]] = [block[1] if name == "indices" else block[2] for block in blocks]
+    if blocks[0][0] is None:
+        return np.ascontiguousarray(parts[0][:, :k])
+    table = np.empty((n, k), parts[0].dtype)
+    for block, part in zip(blocks, parts, strict=True):
+        table[block[0]] = part[:, :k]
+    return table
+
+
+def join_knn(blocks: list[KnnBlock], n: int, k: int) -> Knn:
+    """Join the blocks of a neighbour graph."""
+    return Knn(join_table(blocks, n, k, "indices"), join_table(blocks, n, k, "distances"))
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixLimits:
+    """What limits the tasks on a matrix.
+
+    Attributes
+    ----------
+    name : of the matrix, for messages
+    worker_bytes : what one worker may hold
+    part_bytes : what a part of the cells may take
+    """
+
+    name: str
+    worker_bytes: int
+    part_bytes: int
+
+
+class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
+    """A matrix on the workers: in blocks of rows, or whole on one worker; either is made of the other where needed.
+
+    Dask transfers the blocks that a task needs from worker to worker. A block that is lost with its worker is read
+    again. Operators in place and assigned items replace all of the matrix.
+
+    Attributes
+    ----------
+    shape, dtype : of the matrix
+    limits : of memory
+    key : identifies a matrix that workers copy to their GPUs; empty: they do not keep a copy
+    sorted : the cells as they were sorted last for silhouettes, see `silhouette.sort`
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        shape: tuple[int, int],
+        dtype: Any,
+        limits: MatrixLimits,
+        *,
+        blocks: tuple[list[Any], list[int]] | None = None,
+        whole: Any = None,
+    ) -> None:
+        """Take the future of the whole matrix, or those of its blocks with the first row of each block, and n."""
+        super().__init__(cluster, whole)
+        self.shape, self.dtype, self.limits = shape, np.dtype(dtype), limits
+        self.key = ""
+        self.sorted: Any = None
+        self._blocks = blocks
+
+    ndim = 2
+
+    @property
+    def future(self) -> Any:
+        """The whole matrix on one worker.
+
+        Raises
+        ------
+        InputError
+            No worker has the memory.
+        """
+        if self._future is None:
+            self.require_one_worker("this needs")
+            self._future = self.cluster.submit("whole", np.concatenate, self.blocks)
+        return self._future
+
+    @property
+    def blocks(self) -> list[Any]:
+        """Futures of the blocks, float32 arrays."""
+        return self._in_blocks()[0]
+
+    @property
+    def edges(self) -> list[int]:
+        """The first row of each block, and n."""
+        return self._in_blocks()[1]
+
+    def _in_blocks(self) -> tuple[list[Any], list[int]]:
+        if self._blocks is None:
+            edges = block_edges(*self.shape, len(self.cluster.workers()), self.limits.part_bytes)
+            calls = [(self._future, slice(*span)) for span in pairwise(edges)]
+            self._blocks = self.cluster.submit_each("rows", take_rows, calls), edges
+        return self._blocks
+
+    def spans(self) -> list[tuple[Any, int, int]]:
+        """Return each block with its first row and the one after its last."""
+        return [(block, *span) for block, span in zip(self.blocks, pairwise(self.edges), strict=True)]
+
+    def require_one_worker(self, who: str, remedy: str = "") -> None:
+        """Refuse an operation that needs all cells on one worker where none has the memory.
+
+        Parameters
+        ----------
+        who : with its verb, for the message
+        remedy : other than more memory
+
+        Raises
+        ------
+        InputError
+            What it needs, and what there is.
+        """
+        n, d = self.shape
+        needs = int(WHOLE_COPIES * 4 * n * d)
+        if self._future is None and needs > self.limits.worker_bytes:
+            raise InputError(
+                f"{self.limits.name} ({n:,} x {d}) is in blocks on the workers, and {who} all cells on one:"
+                f" {bytes_text(needs)}, but {bytes_text(self.limits.worker_bytes)} may be used; start workers with more"
+                f" memory{f', or {remedy}' if remedy else ''}"
+            )
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all values, which does not depend on the blocks; 64 hexadecimal digits."""
+        hashes = self.cluster.submit_each("digest", hash_rows, [(block,) for block in self.blocks])
+        return str(self.cluster.fetch(self.cluster.submit("digest", join_hashes, hashes, self.shape)))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        if self._blocks is not None:
+            if isinstance(key, slice) and key.step in (None, 1):
+                start, stop, _ = key.indices(self.shape[0])
+                return self._select([slice(max(start - a, 0), max(min(stop, b) - a, 0)) for _, a, b in self.spans()])
+            if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype == np.bool_ and len(key) == len(self):
+                return self._select([key[a:b] for _, a, b in self.spans()])
+            if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
+                return self._gather(key)
+        return self._apply(operator.getitem, self, key)
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        self.replace(self._apply(_with_items, self, key, values))
+
+    def _select(self, keys: list[Any]) -> ClusterMatrix:
+        """Return some rows of each block, which stay where they are."""
+        counts = [
+            len(range(*key.indices(b - a))) if isinstance(key, slice) else int(np.count_nonzero(key))
+            for key, (_, a, b) in zip(keys, self.spans(), strict=True)
+        ]
+        some = [one for one in zip(self.blocks, keys, counts, strict=True) if one[2]]
+        some = some or [(self.blocks[0], slice(0, 0), 0)]
+        edges = np.cumsum([0, *(count for _, _, count in some)]).tolist()
+        blocks = self.cluster.submit_each("rows", take_rows, [(block, key) for block, key, _ in some])
+        return ClusterMatrix(self.cluster, (edges[-1], self.shape[1]), self.dtype, self.limits, blocks=(blocks, edges))
+
+    def _gather(self, cells: NDArray[Any]) -> ClusterMatrix:
+        """Return rows in any order, whole on one worker."""
+        n, d = self.shape
+        if 4 * len(cells) * d * 2 > self.limits.worker_bytes:
+            raise InputError(
+                f"{len(cells):,} cells of {self.limits.name} take {bytes_text(8 * len(cells) * d)} on one worker, but"
+                f" {bytes_text(self.limits.worker_bytes)} may be used; start workers with more memory"
+            )
+        wanted = np.where(cells < 0, cells + n, cells).astype(np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < n):
+            raise IndexError(f"cells {cells.min()} ... {cells.max()} of {n}")
+        block_of = np.searchsorted(self.edges, wanted, "right") - 1
+        places = [(i, np.flatnonzero(block_of == i)) for i in range(len(self.blocks))]
+        places = [(i, where) for i, where in places if len(where)]
+        calls = [(self.blocks[i], wanted[where] - self.edges[i]) for i, where in places]
+        rows = self.cluster.submit_each("rows", take_rows, calls)
+        future = self.cluster.submit("rows", scatter_rows, rows, [where for _, where in places], (len(cells), d))
+        return ClusterMatrix(self.cluster, (len(cells), d), self.dtype, self.limits, whole=future)
+
+    @property
+    def T(self) -> Any:  # noqa: N802 - as NumPy calls it
+        """Transposed."""
+        return self._apply(np.transpose, self)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        out = kwargs.pop("out", None)
+        if method != "__call__":
+            return NotImplemented
+        if out is None:
+            return self._apply(ufunc, *inputs, **kwargs)
+        if not isinstance(out[0], ClusterMatrix):
+            return NotImplemented
+        return out[0].replace(self._apply(_ufunc_as, ufunc, out[0].dtype, inputs, kwargs))
+
+    def replace(self, other: ClusterMatrix) -> ClusterMatrix:
+        """Take the values of another matrix of the same shape and dtype, as operators in place do; return itself."""
+        self._future, self._blocks, self.sorted, self.key = other.future, None, None, ""
+        return self
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return self._apply(function, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of NumPy's arrays, which runs on the worker."""
+        if name.startswith("_") or not callable(getattr(np.ndarray, name, None)):
+            raise AttributeError(name)
+        return partial(self._apply, _call_method, self, name)
+
+    def _apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function on the whole matrix: a matrix stays on the worker, anything else is returned."""
+        name = args[1] if function is _call_method else getattr(function, "__name__", "array").strip("_")
+        future = self.cluster.submit(name, function, *args, **kwargs)
+        shape, value = self.cluster.fetch(self.cluster.submit("describe", describe, future))
+        if shape is None:
+            return value
+        return ClusterMatrix(self.cluster, shape, value, self.limits, whole=future)
+
+
+def block_edges(n: int, d: int, n_workers: int, part_bytes: int) -> list[int]:
+    """Return the first rows of blocks of a multiple of `DIGEST_ROWS`, about as many for each worker, and n."""
+    per_worker = BLOCKS_PER_WORKER if n_workers <= 32 else 2 if n_workers <= 256 else 1
+    rows = min(-(-n // (per_worker * n_workers)), max(1, 2 * part_bytes // (4 * d)))
+    rows = -(-rows // DIGEST_ROWS) * DIGEST_ROWS
+    return [*range(0, n, rows), n]
+
+
+def describe(result: Any) -> tuple[tuple[int, ...] | None, Any]:
+    """Return shape and dtype of a matrix, or None and the result, which is something else."""
+    is_matrix = isinstance(result, np.ndarray) and result.ndim == 2
+    return (result.shape, result.dtype) if is_matrix else (None, result)
+
+
+def take_rows(block: NDArray[np.float32], key: Any) -> NDArray[np.float32]:
+    """Copy some rows, so that they do not keep the block in memory."""
+    return np.array(block[key])
+
+
+def scatter_rows(rows: list[NDArray[Any]], where: list[NDArray[np.int64]], shape: tuple[int, int]) -> NDArray[Any]:
+    """Return rows of several blocks at their places."""
+    out = np.empty(shape, rows[0].dtype if rows else np.float32)
+    for some, at in zip(rows, where, strict=True):
+        out[at] = some
+    return out
+
+
+def hash_rows(block: NDArray[np.float32]) -> bytes:
+    """Return the SHA-256 of each `DIGEST_ROWS` rows."""
+    starts = range(0, len(block), DIGEST_ROWS)
+    return b"".join(hashlib.sha256(block[start : start + DIGEST_ROWS].data).digest() for start in starts)
+
+
+def join_hashes(hashes: list[bytes], shape: tuple[int, int]) -> str:
+    """Return one digest from those of all rows."""
+    n, d = shape
+    return hashlib.sha256(f"{n} x {d} in {DIGEST_ROWS}".encode() + b"".join(hashes)).hexdigest()
+
+
+def _ufunc_as(ufunc: np.ufunc, dtype: Any, inputs: Any, kwargs: Any) -> Any:
+    return ufunc(*inputs, **kwargs).astype(dtype, copy=False)
+
+
+def _with_items(array: NDArray[Any], key: Any, values: Any) -> NDArray[Any]:
+    changed = array.copy()  # a task must not write to its arguments
+    changed[key] = values
+    return changed
+
+
+def _call_method(array: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    return getattr(np.asarray(array), name)(*args, **kwargs)
