@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.engines.base import Classifier, ClassifierKind
-    from gpubench.engines.cuda.engine import CudaEngine
 
 FOREST_BINS = 128
 """Thresholds that cuML's forest tries for each column."""
 
 
-def random_forest(engine: CudaEngine, **params: Any) -> Classifier:
+def random_forest(xp: ModuleType, seed: int, n_threads: int, **params: Any) -> Classifier:
     """Make a random forest of cuML, or one on the CPU if cuML is not installed."""
-    forest = CumlForest if find_spec("cuml") is not None else HostForest
-    return forest(engine, **params)
+    if find_spec("cuml") is not None:
+        return CumlForest(xp, seed, **params)
+    return HostForest(xp, seed, n_threads, **params)
 
 
 def max_training_cells(kind: ClassifierKind, n: int) -> int:
@@ -108,9 +109,9 @@ class CumlForest:
     note : which package's it is
     """
 
-    def __init__(self, engine: CudaEngine, *, n_estimators: int = 100) -> None:
-        self._xp = engine.gpu.xp
-        self._seed = engine.seed
+    def __init__(self, xp: ModuleType, seed: int, *, n_estimators: int = 100) -> None:
+        self._xp: Any = xp
+        self._seed = seed
         self.n_estimators = n_estimators
         self.note = f"random forest of cuML ({FOREST_BINS} bins)"
 
@@ -146,9 +147,9 @@ class HostForest:
     note : says so
     """
 
-    def __init__(self, engine: CudaEngine, *, n_estimators: int = 100) -> None:
-        self._xp = engine.gpu.xp
-        self._forest = classifiers.RandomForest(engine.seed, engine.n_threads, n_estimators=n_estimators)
+    def __init__(self, xp: ModuleType, seed: int, n_threads: int, *, n_estimators: int = 100) -> None:
+        self._xp: Any = xp
+        self._forest = classifiers.RandomForest(seed, n_threads, n_estimators=n_estimators)
         self.note = ""
 
     def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostForest:

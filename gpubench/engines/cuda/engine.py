@@ -220,7 +220,7 @@ class CudaEngine(Engine):
         if kind == "lr":
             return CudaLogisticRegression(self.workspace(), **params)
         if kind == "rf":
-            return random_forest(self, **params)
+            return random_forest(self.xp, self.seed, self.n_threads, **params)
         return super().classifier(kind, **params)
 
     def room_bytes(self) -> int:
