@@ -58,7 +58,7 @@ def engine() -> DaskEngine:
     return DaskEngine(cluster=shared_client())
 
 
-def test_cells_larger_than_a_worker(cells: Cells) -> None:
+def test_cells_larger_than_a_worker_have_cpu_bits(cells: Cells) -> None:
     """Each of four workers may hold less than all cells, and has its share; what it needs of others goes by Dask."""
     with LocalCluster(n_workers=4, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         engine = DaskEngine(cluster=cluster)
@@ -75,7 +75,7 @@ def test_cells_larger_than_a_worker(cells: Cells) -> None:
         np.testing.assert_array_equal(np.asarray(found.distances), expected.distances)
 
 
-def test_what_needs_all_cells_on_one_worker_says_so(cells: Cells) -> None:
+def test_operations_on_all_cells_without_memory_raise(cells: Cells) -> None:
     engine = DaskEngine(cluster=shared_client(), knn="leaves")
     engine.placement.worker_bytes = int(1.6 * cells.x.nbytes)
     x = engine.put(cells.x)
@@ -92,13 +92,13 @@ def test_what_needs_all_cells_on_one_worker_says_so(cells: Cells) -> None:
         x[np.arange(2500)]
 
 
-def test_where_one_worker_has_the_memory_it_does_what_needs_all_cells(engine: DaskEngine, cells: Cells) -> None:
+def test_operations_on_all_cells_with_memory_run_on_one_worker(engine: DaskEngine, cells: Cells) -> None:
     x = engine.put(cells.x)
     np.testing.assert_array_equal(engine.run(kmeans, x, 3), get_engine("cpu").run(kmeans, cells.x, 3))
     np.testing.assert_array_equal(np.asarray(x.mean(axis=0)), cells.x.mean(axis=0))
 
 
-def test_rows_of_blocks(engine: DaskEngine, cells: Cells) -> None:
+def test_rows_of_blocks_are_those_of_numpy(engine: DaskEngine, cells: Cells) -> None:
     x, some = engine.put(cells.x), np.array([5, 2999, -1, 0, 5])
     keep = cells.label == 2
     for key in (slice(700, 1500), slice(None), slice(5, 5), keep, np.zeros(N, np.bool_), some, some[:0], 17):
@@ -116,7 +116,7 @@ def test_rows_of_blocks(engine: DaskEngine, cells: Cells) -> None:
     assert np.asarray(silhouette_widths(engine, x, cells.label)).tobytes() == expected.tobytes()
 
 
-def test_cells_that_cannot_be_scored_are_counted_over_all_blocks(engine: DaskEngine, tmp_path: Path) -> None:
+def test_put_invalid_cells_counts_them_over_all_blocks(engine: DaskEngine, tmp_path: Path) -> None:
     x = np.zeros((900, 7), np.float32)
     x[[17, 700], 3] = np.nan
     np.save(tmp_path / "emb.npy", x)
@@ -125,7 +125,7 @@ def test_cells_that_cannot_be_scored_are_counted_over_all_blocks(engine: DaskEng
             engine.put(given, "emb")
 
 
-def test_an_array_of_dask_and_one_that_workers_do_not_see(engine: DaskEngine, cells: Cells) -> None:
+def test_put_from_dask_or_memory_gives_the_same_digest(engine: DaskEngine, cells: Cells) -> None:
     digests = {engine.digest(engine.put(cells.x))}
     expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
     engine.cluster.transfer.close()
@@ -139,7 +139,7 @@ def test_an_array_of_dask_and_one_that_workers_do_not_see(engine: DaskEngine, ce
     assert len(digests) == 2
 
 
-def test_one_cluster_of_many_parts_and_many_tiny_ones(
+def test_silhouette_tiny_parts_has_cpu_bits(
     rng: np.random.Generator,
 ) -> None:
     """Clusters that several parts share, groups that share a part, singletons; and parts that are much smaller."""
@@ -154,7 +154,7 @@ def test_one_cluster_of_many_parts_and_many_tiny_ones(
             assert np.asarray(found).tobytes() == silhouette_widths(cpu, x, *given, cells=cells).tobytes()
 
 
-def test_neighbours_of_copies(engine: DaskEngine, rng: np.random.Generator) -> None:
+def test_knn_of_copies_has_cpu_bits(engine: DaskEngine, rng: np.random.Generator) -> None:
     """Copies tie, and all of them are in one leaf of the tree of cuts; cells with few others near; k above a part."""
     x = np.repeat(rng.standard_normal((5, 3)), 300, axis=0).astype(np.float32)
     x[::7] = rng.standard_normal((len(x[::7]), 3))
@@ -166,7 +166,7 @@ def test_neighbours_of_copies(engine: DaskEngine, rng: np.random.Generator) -> N
         np.testing.assert_array_equal(np.asarray(found.distances), expected.distances)
 
 
-def test_near_cells_stand_together_in_any_cut_into_blocks(rng: np.random.Generator) -> None:
+def test_tree_ranks_do_not_depend_on_the_blocks(rng: np.random.Generator) -> None:
     x = rng.standard_normal((5000, 4)).astype(np.float32)
     tree = grow_tree(x[::7], 5, 0)
     keys = block_leaves(x, tree)
@@ -180,7 +180,7 @@ def test_near_cells_stand_together_in_any_cut_into_blocks(rng: np.random.Generat
         np.testing.assert_array_equal(np.argsort(ranks), np.argsort(keys, kind="stable"))
 
 
-def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
+def test_killing_one_of_two_workers_does_not_change_the_result(tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
@@ -199,7 +199,7 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
         assert pid not in engine.cluster.run_on_all(os.getpid).values()
 
 
-def test_a_whole_run(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
+def test_score_with_samples_has_cpu_values(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
     """Also what is estimated from a sample."""
     np.save(tmp_path / "cells.npy", cells.x)
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
@@ -216,7 +216,7 @@ def test_a_whole_run(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
     assert any("estimated from" in str(row.note) for row in found.results)
 
 
-def test_tasks_of_a_hundred_million_cells_on_64_workers() -> None:
+def test_tasks_of_a_hundred_million_cells_are_few_and_short() -> None:
     """Of everything that is compared: how many tasks, and how many differences of two values each."""
     n, d, n_workers, rate = 100_000_000, 50, 64, 3e10
     most = part_bytes(12 << 30, 1)

@@ -66,18 +66,18 @@ def score(cells: Cells, engine: Any, *classifiers: str, **more: Any) -> list[Any
     return [(row.metric, row.params, row.value, row.note) for row in result.results]
 
 
-def test_the_numbers_of_the_cpu_engine(cells: Cells, engine: DaskEngine) -> None:
+def test_classifiers_have_cpu_values(cells: Cells, engine: DaskEngine) -> None:
     kinds = "lr", "knn", "rf"
     assert score(cells, engine, *kinds) == score(cells, get_engine("cpu"), *kinds)
 
 
-def test_every_worker_has_a_training(cells: Cells, engine: DaskEngine, events: list[str]) -> None:
+def test_folds_train_on_all_workers_at_a_time(cells: Cells, engine: DaskEngine, events: list[str]) -> None:
     assert engine.n_workers == 2
     score(cells, engine, "lr")
     assert events == ["fit", "fit", "note", "fit", "note", "note"]
 
 
-def test_what_was_finished_before_is_not_begun(
+def test_resume_does_not_train_finished_folds(
     cells: Cells, engine: DaskEngine, events: list[str], tmp_path: Path
 ) -> None:
     with Checkpoint(tmp_path) as checkpoint:
@@ -92,7 +92,7 @@ def test_what_was_finished_before_is_not_begun(
     assert events == ["fit", "fit", "note", "note"]
 
 
-def test_a_training_that_fails_is_told_where_it_would_be_scored(engine: DaskEngine, events: list[str]) -> None:
+def test_training_error_becomes_the_note_of_its_scores(engine: DaskEngine, events: list[str]) -> None:
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     result = gb.score(
         x,

@@ -29,7 +29,7 @@ def wait_in_turn(cluster: Any) -> None:
 
 
 @pytest.mark.parametrize("wait", [wait_for_all, wait_in_turn])
-def test_tasks_that_dask_gives_up_end_the_run(wait: Callable[[Any], None]) -> None:
+def test_cancelled_tasks_end_the_run(wait: Callable[[Any], None]) -> None:
     """It does with all of them once the connection to its scheduler is lost."""
     engine = DaskEngine(cluster=shared_client())
     sent: list[Any] = []
@@ -49,7 +49,7 @@ def test_tasks_that_dask_gives_up_end_the_run(wait: Callable[[Any], None]) -> No
     assert "\n" not in str(error.value)
 
 
-def test_workers_without_gpubench_are_refused() -> None:
+def test_versions_of_workers_without_gpubench_raise() -> None:
     """Dask says of them what pickle has raised there."""
     here = connect.versions_here()
     missing, ended = Exception("ModuleNotFoundError(\"No module named 'gpubench'\")"), OSError("ended")

@@ -88,7 +88,7 @@ def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
-def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cells: Cells) -> None:
+def test_any_number_of_workers_has_cpu_bits(n_workers: int, cells: Cells) -> None:
     """Workers are threads of this process, which start at once; those of all other tests are two processes."""
     expected = computed(get_engine("cpu", threads=1), cells, cells.x)
     with LocalCluster(
@@ -98,7 +98,9 @@ def test_the_bits_of_the_cpu_engine_on_any_number_of_workers(n_workers: int, cel
         assert computed(engine, cells, cells.x) == expected
 
 
-def test_one_cluster_too_large_for_a_task_and_many_tiny_ones(engine: DaskEngine, rng: np.random.Generator) -> None:
+def test_silhouette_of_one_large_and_many_tiny_clusters_has_cpu_bits(
+    engine: DaskEngine, rng: np.random.Generator
+) -> None:
     codes = np.concatenate([np.zeros(2500, np.int32), np.arange(1, N - 2500 + 1, dtype=np.int32)])
     x = rng.standard_normal((N, 7))
     groups = np.repeat(np.arange(3, dtype=np.int32), [2700, 300, 1])
@@ -118,7 +120,7 @@ def test_workers_hold_cells_sorted_for_one_column_only(engine: DaskEngine, cells
         time.sleep(0.05)
 
 
-def test_values_of_cells_are_those_of_the_cpu_engine(engine: DaskEngine, cells: Cells) -> None:
+def test_values_of_cells_are_numpy_and_those_of_the_cpu(engine: DaskEngine, cells: Cells) -> None:
     score = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine=engine)
     assert isinstance(score.cells, np.ndarray)
     expected = gb.metrics.entropy_per_cell(cells.x, cells.batch, n_neighbors=16, engine="cpu")
@@ -126,7 +128,7 @@ def test_values_of_cells_are_those_of_the_cpu_engine(engine: DaskEngine, cells: 
     np.testing.assert_array_equal(score.cells, expected.cells)
 
 
-def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.random.Generator) -> None:
+def test_matrices_of_the_cluster_behave_as_numpy_arrays(engine: DaskEngine, rng: np.random.Generator) -> None:
     """Metrics are written for arrays: functions, operators, methods and writing give what they give on any."""
     host = rng.standard_normal((40, 3)).astype(np.float32)
     codes = np.arange(40, dtype=np.int32) % 4
@@ -149,7 +151,7 @@ def test_arrays_of_the_cluster_are_arrays_of_numpy(engine: DaskEngine, rng: np.r
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
-def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
+def test_score_has_cpu_values_and_times_of_workers(cells: Cells, tmp_path: Path) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
     tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
     np.save(tmp_path / "cells.npy", cells.x)
@@ -173,7 +175,7 @@ def test_a_whole_run_with_its_timeline(cells: Cells, tmp_path: Path) -> None:
     assert found.provenance["engine"]["chosen"] == "2 workers of 1 thread"
 
 
-def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
+def test_killing_the_only_worker_does_not_change_the_result(tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
     engine = get_engine("dask", cluster=1)
@@ -192,7 +194,7 @@ def test_a_worker_that_is_killed_leaves_no_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
 
 
-def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_computed_again() -> None:
+def test_lost_answers_are_computed_again() -> None:
     engine = DaskEngine(cluster=1, tuning=DaskTuning(lost_s=0.2))  # less than a worker takes to start
     answered, later = engine.cluster.submit_each("sleep", time.sleep, [(0.0,), (0.6,)])
     engine.cluster.wait([answered])
@@ -203,7 +205,7 @@ def test_an_answer_that_is_lost_with_its_worker_is_waited_for_until_it_is_comput
     engine.close()
 
 
-def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy() -> None:
+def test_task_that_ends_workers_raises_with_stage_and_remedy() -> None:
     engine = DaskEngine(cluster=1, tuning=DaskTuning(allowed_failures=0))
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: 1 worker.*more memory") as error:
         engine.cluster.fetch(engine.cluster.submit("knn", os._exit, 1))
@@ -211,7 +213,7 @@ def test_a_task_that_no_worker_survives_names_its_stage_and_a_remedy() -> None:
     engine.close()
 
 
-def test_a_scheduler_that_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_scheduler_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = DaskEngine(cluster=shared_client(), tuning=DaskTuning(lost_s=0.3))
     waiting = engine.cluster.submit("wait", time.sleep, 1.5)
     monkeypatch.setattr(dask_cluster, "is_running", lambda client: False)  # noqa: ARG005 - as it is
@@ -219,12 +221,12 @@ def test_a_scheduler_that_is_lost_ends_the_run(monkeypatch: pytest.MonkeyPatch) 
         engine.cluster.wait([waiting])
 
 
-def test_dask_writes_no_traceback_when_a_scheduler_is_lost(engine: DaskEngine) -> None:
+def test_lost_scheduler_logs_no_traceback(engine: DaskEngine) -> None:
     assert engine.cluster.workers()
     assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
-def test_a_worker_that_dask_has_given_up_is_replaced() -> None:
+def test_worker_that_dask_gave_up_is_replaced() -> None:
     """It does where one does not come back in time, as when it ends again while it starts."""
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
         engine = DaskEngine(cluster=1, tuning=DaskTuning(ask_s=0.1))
@@ -236,7 +238,7 @@ def test_a_worker_that_dask_has_given_up_is_replaced() -> None:
         engine.close()
 
 
-def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced() -> None:
+def test_ended_worker_that_dask_still_counts_is_replaced() -> None:
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
         engine = DaskEngine(cluster=1, tuning=DaskTuning(ask_s=0.1, workerless_s=60.0))
         assert engine.cluster.started is not None
@@ -247,7 +249,7 @@ def test_a_worker_that_has_ended_while_dask_still_counts_it_is_replaced() -> Non
         engine.close()
 
 
-def test_a_cluster_whose_workers_all_ended_ends_the_run(own_cluster: LocalCluster) -> None:
+def test_cluster_without_workers_ends_the_run(own_cluster: LocalCluster) -> None:
     engine = DaskEngine(cluster=own_cluster, tuning=DaskTuning(ask_s=0.1, workerless_s=0.5))
     waiting = engine.cluster.submit("wait", time.sleep, 60)
     own_cluster.scale(0)
@@ -256,7 +258,7 @@ def test_a_cluster_whose_workers_all_ended_ends_the_run(own_cluster: LocalCluste
 
 
 @pytest.mark.parametrize("name", ["numpy", "gpubench", "python"])
-def test_workers_with_other_versions_are_refused(name: str) -> None:
+def test_check_versions_other_versions_raise(name: str) -> None:
     here = connect.versions_here()
     same, other = dict(here), {**here, name: "0.0"}
     connect.check_versions({"tcp://a:1": same}, here)
@@ -265,7 +267,7 @@ def test_workers_with_other_versions_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("cluster", [0, -1, 1.5, True, "nowhere.json", object()])
-def test_what_is_no_cluster(cluster: Any) -> None:
+def test_invalid_cluster_raises(cluster: Any) -> None:
     with pytest.raises(InputError, match=r"^(cluster|workers)="):
         get_engine("dask", cluster=cluster)
 
@@ -278,7 +280,7 @@ def test_what_is_no_cluster(cluster: Any) -> None:
         (2, 150 * 10**6, r"^workers=2: 150 MB of memory .* few cells; raise `memory` to 500MB$"),
     ],
 )
-def test_workers_that_would_have_too_little_memory_are_not_started(
+def test_start_with_too_little_memory_raises(
     n_workers: int, memory: int | None, refusal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "free_memory_bytes", lambda: 20 * 10**9)
@@ -286,21 +288,21 @@ def test_workers_that_would_have_too_little_memory_are_not_started(
         connect.connect(n_workers, memory)
 
 
-def test_workers_that_have_too_little_memory_are_refused() -> None:
+def test_check_limits_too_little_memory_raises() -> None:
     enough = {"tcp://a:1": {"memory_limit": 0}, "tcp://b:1": {"memory_limit": 250 * 10**6}}  # 0: without a limit
     connect.check_limits(enough)
     with pytest.raises(EngineUnavailable, match=r"^1 of 3 workers .* \(100 MB, first tcp://c:1\); .* 250MB or more$"):
         connect.check_limits({**enough, "tcp://c:1": {"memory_limit": 10**8}})
 
 
-def test_workers_started_here_share_out_the_memory() -> None:
+def test_started_workers_divide_the_memory() -> None:
     engine = DaskEngine(cluster=usable_cores() + 2)
     limits = [worker["memory_limit"] for worker in engine.cluster.workers().values()]
     engine.close()
     assert 0 < sum(limits) <= MEMORY_LIMIT
 
 
-def test_workers_started_here_leave_errors_to_the_client(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_started_workers_print_no_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.full((300, 4), np.nan, np.float32))
     engine = DaskEngine(cluster=1)
     with pytest.raises(InputError, match="300 of 300 rows hold NaN"):
@@ -333,7 +335,7 @@ if __name__ == "__main__":
 """Ctrl-C is hit when the first of three workers is about to start."""
 
 
-def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
+def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "start.py").write_text(INTERRUPTED)
     ran = subprocess.run(
         [sys.executable, tmp_path / "start.py"], capture_output=True, text=True, timeout=60, check=False
@@ -342,18 +344,18 @@ def test_ctrl_c_while_workers_start(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_a_scheduler_that_is_not_there() -> None:
+def test_connect_without_scheduler_raises_in_one_line() -> None:
     with pytest.raises(EngineUnavailable, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9") as error:
         DaskEngine(cluster="tcp://127.0.0.1:9", tuning=DaskTuning(connect_s=0.5))
     assert "\n" not in str(error.value)
 
 
-def test_a_cluster_is_of_dask_alone() -> None:
+def test_cluster_with_another_engine_raises() -> None:
     with pytest.raises(InputError, match="a Dask cluster needs the engine dask, not cpu"):
         get_engine("cpu", cluster=2)
 
 
-def test_cells_that_fit_no_worker_are_refused(engine: DaskEngine, cells: Cells) -> None:
+def test_put_cells_that_do_not_fit_raises(engine: DaskEngine, cells: Cells) -> None:
     engine.placement.worker_bytes = 100_000
     with pytest.raises(
         InputError, match=r"^X \(3,001 x 20\) takes .* on each of 2 workers in blocks, but .*; start more"
@@ -361,7 +363,7 @@ def test_cells_that_fit_no_worker_are_refused(engine: DaskEngine, cells: Cells) 
         engine.put(cells.x)
 
 
-def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, tmp_path: Path) -> None:
+def test_put_invalid_file_raises(engine: DaskEngine, tmp_path: Path) -> None:
     x = np.zeros((900, 7), np.float32)
     x[[17, 400], 3] = np.nan
     np.save(tmp_path / "emb.npy", x)
@@ -370,7 +372,7 @@ def test_a_file_is_read_by_the_workers_and_refused_by_them(engine: DaskEngine, t
     (tmp_path / "emb.npy").unlink()
 
 
-def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> None:
+def test_read_file_that_workers_do_not_see_raises(engine: DaskEngine, tmp_path: Path) -> None:
     np.save(tmp_path / "emb.npy", np.zeros((900, 7), np.float32))
     x = np.load(tmp_path / "emb.npy", mmap_mode="r")
     place = find_location(x)
@@ -381,7 +383,7 @@ def test_a_file_that_workers_do_not_see(engine: DaskEngine, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["dask", "cpu"])
-def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
+def test_put_dask_array_on_any_engine(engine: DaskEngine, cells: Cells, name: str) -> None:
     """Its chunks stay on the workers; another engine reads it in blocks."""
     x = dask.array.from_array(cells.x.astype(np.float64), chunks=(700, 8))
     on: Any = engine if name == "dask" else get_engine(name)
@@ -391,7 +393,7 @@ def test_an_array_of_dask(engine: DaskEngine, cells: Cells, name: str) -> None:
         on.put(dask.array.where(dask.array.arange(10, chunks=4)[:, None] == 7, np.nan, 0.0), "emb")
 
 
-def test_arrays_that_workers_do_not_see_go_by_dask(engine: DaskEngine, cells: Cells) -> None:
+def test_put_without_a_shared_folder_sends_arrays_by_dask(engine: DaskEngine, cells: Cells) -> None:
     engine.cluster.transfer.close()
     engine.cluster.transfer.folder = None
     expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)

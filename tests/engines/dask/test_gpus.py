@@ -79,7 +79,7 @@ def engine(cuda: CudaEngine) -> Iterator[DaskGpuEngine]:
 
 
 @needs_compiler
-def test_the_bits_of_the_cuda_engine(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells) -> None:
+def test_all_operations_have_cuda_bits(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells) -> None:
     """Of every operation; rows in the middle of copies of cells included, which push a cell out of its own list."""
 
     def computed(of: Any) -> dict[str, bytes]:
@@ -118,7 +118,7 @@ def test_the_bits_of_the_cuda_engine(cuda: CudaEngine, engine: DaskGpuEngine, ce
 
 
 @needs_compiler
-def test_silhouettes_in_several_passes(
+def test_silhouette_in_several_passes_has_cuda_bits(
     cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clusters = np.arange(cells.n, dtype=np.int32) // 12
@@ -136,7 +136,7 @@ def test_silhouettes_in_several_passes(
 
 
 @given(n=st.integers(1, 60), n_shares=st.integers(1, 9), first=st.integers(0, 5))
-def test_rows_of_tiles_are_shared_out_evenly(n: int, n_shares: int, first: int) -> None:
+def test_share_rows_divides_tiles_evenly(n: int, n_shares: int, first: int) -> None:
     part = Pass(first, first + n, 0, first + n)
     shares = [gpu_silhouette.share_rows(part, share, n_shares) for share in range(n_shares)]
     assert sorted(i for share in shares for i in share) == list(range(first, first + n))
@@ -146,7 +146,7 @@ def test_rows_of_tiles_are_shared_out_evenly(n: int, n_shares: int, first: int) 
 
 @needs_compiler
 @pytest.mark.parametrize("kind", ["lr", "knn"])
-def test_classifiers(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, kind: Any) -> None:
+def test_classifiers_have_cuda_bits(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, kind: Any) -> None:
     def answered(of: Any) -> np.ndarray:
         x = of.put(cells.x)
         trained = of.classifier(kind).fit(x[:100], cells.label[:100], 4)
@@ -156,7 +156,7 @@ def test_classifiers(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, kind
 
 
 @needs_compiler
-def test_a_run_on_gpus_is_told(engine: DaskGpuEngine, cells: Cells) -> None:
+def test_provenance_names_the_gpus(engine: DaskGpuEngine, cells: Cells) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str)}
     result = gb.score(cells.x, tasks=["clustering", "embedding", "batch_integration"], engine=engine, **given)
     assert not result.failures
@@ -172,7 +172,7 @@ def test_a_run_on_gpus_is_told(engine: DaskGpuEngine, cells: Cells) -> None:
 
 
 @needs_compiler
-def test_cells_are_copied_to_a_gpu_once_and_let_go(
+def test_cells_are_copied_to_a_gpu_once_until_released(
     cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[int] = []
@@ -190,7 +190,7 @@ def test_cells_are_copied_to_a_gpu_once_and_let_go(
 
 
 @needs_compiler
-def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells: Cells) -> None:
+def test_put_cells_that_do_not_fit_a_worker_raises(engine: DaskGpuEngine, cells: Cells) -> None:
     engine.placement.worker_bytes = 2 * cells.x.nbytes
     with pytest.raises(
         InputError, match=r"^emb \(130 x 9\) does not fit the host memory of a worker .* hold all cells"
@@ -198,13 +198,13 @@ def test_cells_that_do_not_fit_a_worker_are_refused(engine: DaskGpuEngine, cells
         engine.put(cells.x, "emb")
 
 
-def test_rows_of_a_task() -> None:
+def test_rows_per_task_fill_a_gpu() -> None:
     assert rows_per_task(1_000_000, 1_000_000, 50, 8) == 31_250
     assert rows_per_task(10_000, 10_000, 50, 8) == gpu_engine.MIN_ROWS
     assert 1e8 / rows_per_task(10**8, 10**8, 50, 64) < 80_000
 
 
-def test_workers_without_gpus_stay_with_their_cpus() -> None:
+def test_workers_without_gpus_use_cpus() -> None:
     none = {"gpu": "", "why": "no driver"}
     assert check_alike({"tcp://a:1": none, "tcp://b:1": none}) == ""
     found = gpu_worker.gpu_here()
@@ -221,7 +221,7 @@ def test_workers_without_gpus_stay_with_their_cpus() -> None:
         ({**GPU, "place": "1"}, r"^several workers use the same GPU; start one worker for each"),
     ],
 )
-def test_mixed_clusters_are_refused(others: dict[str, str], message: str) -> None:
+def test_check_alike_mixed_workers_raise(others: dict[str, str], message: str) -> None:
     with pytest.raises(EngineUnavailable, match=message) as error:
         check_alike({"tcp://a:1": {**GPU, "place": "1"}, "tcp://b:1": others})
     assert "\n" not in str(error.value)
@@ -241,9 +241,7 @@ def _fake_dask_cuda(monkeypatch: pytest.MonkeyPatch, n_gpus: int) -> None:
 
 
 @pytest.mark.parametrize(("asked", "started"), [(2, 2), (1, 1), (None, 2)])
-def test_workers_of_this_machine_have_a_gpu_each(
-    asked: int | None, started: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_started_workers_have_a_gpu_each(asked: int | None, started: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments are those that dask-cuda documents; its cluster itself was not started here."""
     _fake_dask_cuda(monkeypatch, 2)
     with pytest.raises(Started) as called:
@@ -259,7 +257,7 @@ def test_workers_of_this_machine_have_a_gpu_each(
     }
 
 
-def test_more_workers_than_gpus_and_gpus_without_dask_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_without_enough_gpus_or_dask_cuda_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_dask_cuda(monkeypatch, 2)
     with pytest.raises(InputError, match=r"^workers=3: this machine has 2 GPUs, one for each worker"):
         connect.connect(3, None)

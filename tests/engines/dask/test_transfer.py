@@ -28,7 +28,7 @@ def make_older(folder: Path) -> None:
     os.utime(folder / LOCK, (then, then))
 
 
-def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     left, young = (tmp_path / f"{transfer.prefix()}{name}" for name in ("left", "young"))
     for folder in (left, young):
         folder.mkdir()
@@ -46,9 +46,7 @@ def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [young]
 
 
-def test_where_files_cannot_be_locked_nothing_of_others_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_no_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> Any:
         raise OSError("no locks")
 
@@ -60,7 +58,7 @@ def test_where_files_cannot_be_locked_nothing_of_others_is_removed(
     assert not list(tmp_path.iterdir())
 
 
-def test_arrays_that_do_not_fit_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_without_disk_space_raises_and_removes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy says so, and leaves what it has written until then."""
 
     def save(path: Path, _: Any) -> None:

@@ -13,14 +13,14 @@ from gpubench.core.types import Knn
 from gpubench.engines.dask.worker import TYPE_KEY, WorkerState, decode
 
 
-def test_what_is_kept_is_made_once() -> None:
+def test_cached_object_is_made_once() -> None:
     state, made = WorkerState(), []
     for _ in range(2):
         assert state.cached("key", lambda: made.append(1) or len(made)) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("no rows"), SystemExit()])
-def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
+def test_cached_waiter_tries_again_after_a_failure(error: BaseException) -> None:
     state, began, goes_on, answers = WorkerState(), Event(), Event(), []
 
     def fail() -> int:
@@ -44,7 +44,7 @@ def test_who_waits_for_what_fails_tries_it_again(error: BaseException) -> None:
     assert state.cached("key", lambda: 8) == 7
 
 
-def test_arrays_from_other_workers_lie_as_those_made_here() -> None:
+def test_decode_aligns_arrays_of_other_workers() -> None:
     x = np.arange(12, dtype=np.float32)
     beside = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
     assert not beside.flags.aligned
