@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,23 +15,23 @@ from gpubench.engines.cpu import classifiers
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import Classifier, ClassifierKind
+    from gpubench.engines.base import ClassifierKind
 
 FOREST_BINS = 128
-"""Thresholds that cuML's forest tries for each column."""
+"""Thresholds that the forest of cuML tries per column."""
 
 
-def random_forest(xp: ModuleType, seed: int, n_threads: int, **params: Any) -> Classifier:
-    """Make a random forest of cuML, or one on the CPU if cuML is not installed."""
-    if find_spec("cuml") is not None:
-        return CumlForest(xp, seed, **params)
-    return HostForest(xp, seed, n_threads, **params)
+def random_forest(xp: ModuleType, seed: int, n_threads: int, **params: Any) -> CumlForest | HostForest:
+    """Make an untrained forest of cuML, or of the CPU engine if cuML is not installed."""
+    return CumlForest(xp, seed, **params) if find_spec("cuml") else HostForest(xp, seed, n_threads, **params)
 
 
 def max_training_cells(kind: ClassifierKind, n: int) -> int:
-    """How many of n cells a classifier is trained on: all, but of a forest on the CPU as many as there."""
+    """Return how many of n cells a classifier is trained on: all, except for forests on the CPU."""
     on_cpu = kind == "rf" and find_spec("cuml") is None
     return min(n, classifiers.MAX_FOREST_CELLS[classifiers.forest_package(n)]) if on_cpu else n
 
@@ -49,7 +48,7 @@ class CudaLogisticRegression(logistic.LogisticRegression):
         yield CudaObjective(self._workspace, x, y, n_classes, penalty)
 
     def decision_function(self, x: Array) -> Array:
-        """Logits (m, n_classes); minus infinity for a class that had no cells."""
+        """Return the logits (m, n_classes); minus infinity for a class that had no cells."""
         device, xp = self._workspace.device, self._xp
         weights, intercepts = xp.asarray(self._weights), xp.asarray(self._intercepts)
         logits = xp.full((len(x), self._n_classes), -np.inf)
@@ -63,7 +62,7 @@ class CudaLogisticRegression(logistic.LogisticRegression):
 
 
 class CudaObjective(logistic.Objective):
-    """Sums over large tiles of cells, in float64 beyond a tile."""
+    """Loss summed over large tiles of cells, in float64 beyond a tile."""
 
     def __init__(self, workspace: Workspace, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> None:
         super().__init__(len(x), x.shape[1], n_classes, penalty)
@@ -74,14 +73,14 @@ class CudaObjective(logistic.Objective):
     def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.LossSums:
         """See `logistic.Objective.sum_over_cells`."""
         device, xp = self._workspace.device, self._workspace.device.xp
-        on_device = xp.asarray(weights), xp.asarray(intercepts)
-        loss, by_weights = xp.zeros(()), xp.zeros(weights.shape)
-        by_intercepts = xp.zeros(len(intercepts))
+        device_weights, device_intercepts = xp.asarray(weights), xp.asarray(intercepts)
+        loss, weights_gradient = xp.zeros(()), xp.zeros(weights.shape)
+        intercepts_gradient = xp.zeros(len(intercepts))
         for rows in _tiles(self._workspace, self._x, len(intercepts)):
             x, y = xp.ascontiguousarray(self._x[rows]), self._y[rows]
             z = xp.empty((len(x), len(intercepts)), np.float32)
-            device.product(x, on_device[0], z, tensor_cores=False)
-            z += on_device[1]
+            device.product(x, device_weights, z, tensor_cores=False)
+            z += device_intercepts
             z -= z.max(axis=1, keepdims=True)
             own = xp.arange(len(x)), y
             own_logit = z[own]
@@ -89,12 +88,12 @@ class CudaObjective(logistic.Objective):
             normaliser = z.sum(axis=1)
             loss += xp.log(normaliser).sum(dtype=np.float64) - own_logit.sum(dtype=np.float64)
             z /= normaliser[:, None]
-            z[own] -= 1  # now the loss's derivative by each logit
+            z[own] -= 1  # now the derivative of the loss by each logit
             gradient = xp.empty(weights.shape, np.float32)
             device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
-            by_weights += gradient
-            by_intercepts += z.sum(axis=0, dtype=np.float64)
-        return logistic.LossSums(float(loss), xp.asnumpy(by_weights), xp.asnumpy(by_intercepts))
+            weights_gradient += gradient
+            intercepts_gradient += z.sum(axis=0, dtype=np.float64)
+        return logistic.LossSums(float(loss), xp.asnumpy(weights_gradient), xp.asnumpy(intercepts_gradient))
 
 
 def _tiles(workspace: Workspace, x: Array, n_classes: int) -> Iterator[slice]:
@@ -102,16 +101,15 @@ def _tiles(workspace: Workspace, x: Array, n_classes: int) -> Iterator[slice]:
 
 
 class CumlForest:
-    """cuML's random forest: trees of any depth, thresholds from quantiles.
+    """Random forest of cuML: trees of any depth, thresholds from quantiles.
 
     Attributes
     ----------
-    note : which package's it is
+    note : names the package
     """
 
     def __init__(self, xp: ModuleType, seed: int, *, n_estimators: int = 100) -> None:
-        self._xp: Any = xp
-        self._seed = seed
+        self._xp, self._seed = xp, seed
         self.n_estimators = n_estimators
         self.note = f"random forest of cuML ({FOREST_BINS} bins)"
 
@@ -125,7 +123,7 @@ class CumlForest:
             n_estimators=self.n_estimators,
             max_depth=None,
             n_bins=FOREST_BINS,
-            n_streams=1,  # with more the trees depend on which stream is the first
+            n_streams=1,  # with more streams the trees depend on which one is first
             random_state=self._seed,
             output_type="cupy",
         )
@@ -139,25 +137,19 @@ class CumlForest:
         return proba
 
 
-class HostForest:
-    """The CPU engine's random forest, for a GPU without cuML: cells are copied to the host.
+class HostForest(classifiers.RandomForest):
+    """Random forest of the CPU engine, for a GPU without cuML: cells are copied to the host."""
 
-    Attributes
-    ----------
-    note : says so
-    """
-
-    def __init__(self, xp: ModuleType, seed: int, n_threads: int, *, n_estimators: int = 100) -> None:
-        self._xp: Any = xp
-        self._forest = classifiers.RandomForest(seed, n_threads, n_estimators=n_estimators)
-        self.note = ""
+    def __init__(self, xp: Any, seed: int, n_threads: int, **params: Any) -> None:
+        super().__init__(seed, n_threads, **params)
+        self._xp = xp
 
     def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostForest:
         """Grow the trees; see `Classifier.fit`."""
-        self._forest.fit(self._xp.asnumpy(x), codes, n_classes)
-        self.note = f"{self._forest.note} on the CPU, as cuML is not installed"
+        super().fit(self._xp.asnumpy(x), codes, n_classes)
+        self.note += " on the CPU, as cuML is not installed"
         return self
 
     def predict_proba(self, x: Array) -> Array:
         """Average over the trees; see `Classifier.predict_proba`."""
-        return self._xp.asarray(self._forest.predict_proba(self._xp.asnumpy(x)))
+        return self._xp.asarray(super().predict_proba(self._xp.asnumpy(x)))

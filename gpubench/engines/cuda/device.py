@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -116,7 +114,13 @@ class Device:
         if find_spec("cupy") is None:
             raise EngineUnavailable(f"engine 'cuda' needs CuPy; install it with: {install_command(driver)}")
         try:
-            device = cls._current()
+            import cupy
+
+            cupy.cuda.nvrtc.getVersion()
+            n_devices = int(cupy.cuda.runtime.getDeviceCount())
+            device = cls(cupy, int(cupy.cuda.runtime.getDevice())) if n_devices else None
+            if device is not None:
+                device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
         except CUPY_ERRORS as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise EngineUnavailable(
@@ -130,18 +134,6 @@ class Device:
             raise EngineUnavailable(
                 f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use the engine 'cpu'"
             )
-        return device
-
-    @classmethod
-    def _current(cls) -> Device | None:
-        """Return the current GPU after trying what the engine needs of CuPy; None without a GPU."""
-        import cupy
-
-        if int(cupy.cuda.runtime.getDeviceCount()) == 0:
-            return None
-        cupy.cuda.nvrtc.getVersion()
-        device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
-        device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
         return device
 
     def launch(self, name: str, n_threads: int, *args: Any, rows: int | None = None) -> None:
@@ -191,16 +183,6 @@ class Device:
         memory = cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, self.number)
         return self.xp.ndarray(shape, dtype, cuda.MemoryPointer(memory, 0)), host
 
-    @contextmanager
-    def copying(self) -> Iterator[Copier]:
-        """Return a context in which blocks are copied while the host prepares the next one."""
-        self.synchronize()  # kernels may still use the memory that the new array got
-        copier = Copier(self)
-        try:
-            yield copier
-        finally:
-            copier.wait()
-
     def adopt(self, x: Any) -> Array | None:
         """Return an array that is on this GPU (CuPy, torch, DLPack) as a CuPy array without a copy; else None."""
         if isinstance(x, self.xp.ndarray):
@@ -223,7 +205,7 @@ class Device:
 
 
 class Copier:
-    """Copies blocks through two pinned buffers in turn: the host fills one while the GPU copies the other."""
+    """Context that copies blocks through two pinned buffers: the host fills one while the GPU copies the other."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -232,6 +214,13 @@ class Copier:
         self._copied = (cuda.Event(), cuda.Event())
         self._buffers: list[NDArray[Any]] = []
         self._turn = 0
+
+    def __enter__(self) -> Self:
+        self._device.synchronize()  # kernels may still use the memory that a new array got
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.synchronize()
 
     def copy(self, block: NDArray[Any], to: Array) -> None:
         """Start to copy a block of the host to `to`, converted to its dtype; no later block may have more rows."""
@@ -244,7 +233,3 @@ class Copier:
         to.set(buffer, stream=self._stream)
         copied.record(self._stream)
         self._turn = 1 - self._turn
-
-    def wait(self) -> None:
-        """Wait until all copies are done."""
-        self._stream.synchronize()

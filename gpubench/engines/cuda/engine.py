@@ -1,4 +1,4 @@
-"""The CUDA engine: CuPy's arrays and cuBLAS tiles, the kernels of `kernels/`, cuGraph and cuML where they are there."""
+"""The CUDA engine: CuPy arrays and cuBLAS tiles, the kernels of `kernels/`, and cuGraph and cuML if installed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 BYTES_PER_VALUE = 128
-"""What array code holds for each value that it makes, temporary arrays included."""
+"""Memory that array code needs per value that it makes, including temporary arrays."""
 
 
 @dataclass(frozen=True)
 class CudaPolicy(Policy):
-    """What the CUDA engine decides: exact neighbours up to 4,000,000 cells, then ivf where it fits.
+    """Policy of the CUDA engine: exact neighbours up to 4,000,000 cells, then ivf if it fits.
 
-    Silhouettes are never estimated, as those of a sample would take as long as those of all cells.
+    Silhouettes are never estimated, because a sample would take as long as all cells.
 
     Attributes
     ----------
@@ -55,20 +55,21 @@ class CudaPolicy(Policy):
         return "ivf" if use_ivf else "exact"
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Policy.max_training_cells`; only a forest that has to leave the GPU takes long."""
+        """See `Policy.max_training_cells`; only forests on the CPU are limited."""
         return max_training_cells(kind, n)
 
 
 class CudaEngine(Engine):
-    """Runs on one NVIDIA GPU; see `Engine` for what each operation computes.
+    """Engine on one NVIDIA GPU; see `Engine` for what each operation computes.
 
-    An embedding is put once and stays where it is. One that does not fit stays in pinned host memory, from where the
-    GPU reads the rows that it needs.
+    An embedding is copied once. One that does not fit stays in pinned host memory, from which the GPU reads the rows
+    that it needs.
 
     Attributes
     ----------
     gpu : the device
-    n_threads : CPU threads, for steps that have to run there
+    n_threads : CPU threads, for steps that run on the CPU
+    tuning : sizes of blocks
     """
 
     name = "cuda"
@@ -85,14 +86,14 @@ class CudaEngine(Engine):
         device: Device | None = None,
         tuning: CudaTuning | None = None,
     ) -> None:
-        """Start on `device` (None: the first one).
+        """Start on `device` (None: the current one).
 
         Raises
         ------
         EngineUnavailable
-            No device, or a package that is missing.
+            There is no device, or a package is missing.
         InputError
-            No threads, or too little memory.
+            threads or memory_bytes are too few, or `knn` is a method of another engine.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
@@ -123,9 +124,8 @@ class CudaEngine(Engine):
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """See `Engine.put`; arrays of CuPy, torch or DLPack on this GPU are not copied."""
-        known = self._checked.get(id(x))
-        if known is not None and known is x:
-            return known
+        if id(x) in self._checked:
+            return x
         with self.timeline.stage("put"):
             array = cuda_put.put(self.workspace(), x, name, self._note)
         self._checked[id(array)] = array
@@ -141,7 +141,7 @@ class CudaEngine(Engine):
         return host
 
     def knn(self, x: Array, k: int) -> Knn:
-        """See `Engine.knn`; beyond 4,000,000 cells or on request approximate, with the recall measured."""
+        """See `Engine.knn`; approximate above 4,000,000 cells or on request, with measured recall."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         n, d = x.shape
@@ -153,7 +153,7 @@ class CudaEngine(Engine):
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
-        # a view, so that asking an array about itself finds each cell as its own nearest
+        # a view, so that a cell of x that is a query finds itself
         queries, x = self.xp.ascontiguousarray(queries).view(), self.xp.ascontiguousarray(x)
         return exact_knn.knn_between(self.workspace(), queries, x, k)
 
@@ -165,23 +165,20 @@ class CudaEngine(Engine):
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Engine.cluster_distances`; those of all cells are computed whatever is asked for."""
-        segments = sort_cells(clusters, groups)
-        own, nearest = map(self.to_host, self._mean_distances(x, segments, metric))
-        a, b = in_cell_order(own, nearest, segments)
+        """See `Engine.cluster_distances`; computed for all cells, even if only some are returned."""
+        segments, workspace = sort_cells(clusters, groups), self.workspace()
+        if metric == "cosine":
+            self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
+            own, nearest = silhouette.cosine_means(workspace, x, segments)
+        else:
+            self.timeline.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
+            own, nearest = silhouette.euclidean_means(workspace, x, segments)
+        a, b = in_cell_order(self.to_host(own), self.to_host(nearest), segments)
         return (a, b) if cells is None else (a[cells], b[cells])
 
     def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.SilhouetteTiles:
         """Return the tiles of Euclidean distances, for callers that sum a share of them."""
         return silhouette.SilhouetteTiles(self.workspace(room_bytes), x, segments)
-
-    def _mean_distances(self, x: Array, segments: Segments, metric: Distance) -> tuple[Array, Array]:
-        """Mean distance to the own and to the nearest other cluster; (n,) each, in sorted order."""
-        if metric == "cosine":
-            self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
-            return silhouette.cosine_means(self.workspace(), x, segments)
-        self.timeline.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
-        return silhouette.euclidean_means(self.workspace(), x, segments)
 
     def map_neighbors(
         self,
@@ -192,11 +189,11 @@ class CudaEngine(Engine):
         width: int = 1,
     ) -> NDArray[np.float64]:
         """See `Engine.map_neighbors`; entropy and value distance have kernels of their own."""
-        by_hand = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
-        if by_hand is None:
+        own_kernel = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
+        if own_kernel is None:
             return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
         self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
-        return self.to_host(by_hand(self.gpu, knn, cells, *columns))
+        return self.to_host(own_kernel(self.gpu, knn, cells, *columns))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""

@@ -10,8 +10,8 @@ neighbours are exact in either precision, which only changes the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors
 from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
 from gpubench.engines.cuda.tiles import TF32, Arithmetic, CellScaling, Operand, Operands, cascade, tile_rows
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 MAX_SORTED = 4096
 """Candidates of a row that a block can sort in its shared memory."""
@@ -74,27 +71,8 @@ def check_k(k: int) -> None:
         raise InputError(f"k={k}: the CUDA engine finds at most {MAX_K:,} neighbours; use the engine 'cpu' for more")
 
 
-@dataclass(frozen=True, slots=True)
-class QueryBlock:
-    """The queries of one row of tiles.
-
-    Attributes
-    ----------
-    rows : which rows of the queries, consecutive or (m,) int32
-    cells : (m, d) float32, as given by the user
-    operand : the centred and scaled cells
-    norms : (m,) float64, lengths of the rows of the operand
-    """
-
-    rows: slice | Array
-    cells: Array
-    operand: Operand
-    norms: Array
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateTable:
-    """Candidate neighbours of some queries; see kernels/topk_update.cu.
+class CandidateTable(NamedTuple):
+    """Candidate neighbours of m queries; see kernels/topk_update.cu.
 
     Attributes
     ----------
@@ -108,16 +86,6 @@ class CandidateTable:
     counts: Array
     limits: Array
     max_count: int
-
-    @classmethod
-    def full(cls, xp: ModuleType, entries: Array) -> CandidateTable:
-        """Return a table of which all entries are used, and no other cell can be a neighbour."""
-        m, count = entries.shape
-        return cls(entries, xp.full(m, count, np.int32), xp.full(m, NO_CANDIDATE, np.uint64), count)
-
-    def take(self, rows: Array) -> CandidateTable:
-        """Return the candidates of some rows."""
-        return CandidateTable(self.entries[rows], self.counts[rows], self.limits[rows], self.max_count)
 
 
 class KnnSearch:
@@ -175,9 +143,8 @@ class KnnSearch:
         """Search some queries among the chosen blocks of cells; return the rows that are uncertain, (u,) int32."""
         cells = self._queries[rows]
         operand = Operand.of(self._device, self._scaling.rows(cells), columns.arithmetic)
-        block = QueryBlock(rows, cells, operand, self._device.xp.sqrt(operand.squares))
-        candidates, reach = self._collect_candidates(block, columns, chosen)
-        found = self._select_neighbors(block, candidates, reach)
+        candidates, reach = self._collect_candidates(rows, operand, columns, chosen)
+        found = self._select_neighbors(cells, operand, candidates, reach)
         target, indices = rows, found.indices
         if self._ids is not None:
             target, indices = self._ids[rows], self._ids[indices]
@@ -186,51 +153,52 @@ class KnnSearch:
         return uncertain + np.int32(rows.start) if isinstance(rows, slice) else rows[uncertain]
 
     def _collect_candidates(
-        self, block: QueryBlock, columns: Operands, chosen: Sequence[int]
+        self, rows: slice | Array, operand: Operand, columns: Operands, chosen: Sequence[int]
     ) -> tuple[CandidateTable, Array]:
         """Return the cells with the smallest keys of each query, and the largest norm of the cells compared with."""
-        xp, device, m = self._device.xp, self._device, block.operand.n
+        xp, device, m = self._device.xp, self._device, operand.n
         n_columns = sum(columns.spans[b][1] - columns.spans[b][0] for b in chosen)
         self._workspace.timeline.count(flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
         keep = self._n_candidates(columns.arithmetic)
         capacity = 2 * keep + SPARE_CANDIDATES
-        empty = xp.empty((m, capacity), np.uint64), xp.zeros(m, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
-        candidates = CandidateTable(*empty, keep)
-        left, farthest = block.operand.left(device), xp.zeros((), np.float64)
-        consecutive = isinstance(block.rows, slice)
-        first_row = block.rows.start if self._same_cells and consecutive else -1
+        table = xp.empty((m, capacity), np.uint64), xp.zeros(m, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
+        left, farthest = operand.left(device), xp.zeros((), np.float64)
+        first_row = rows.start if self._same_cells and isinstance(rows, slice) else -1
         for b in chosen:
             column, (first, last) = columns[b], columns.spans[b]
             tile = column.products(device, left, self._tile)
-            if self._same_cells and not consecutive:
-                _exclude_self(xp, tile, block.rows, first, last)
+            if self._same_cells and not isinstance(rows, slice):
+                # the product of a cell with itself becomes NaN, which is never a candidate
+                here = xp.flatnonzero((rows >= first) & (rows < last))
+                tile[here, rows[here] - np.int32(first)] = np.float32(np.nan)
             sizes = m, last - first, first_row, first, keep, capacity, int(b == chosen[-1])
             terms = column.squares.astype(np.float32)
-            device.launch("topk_update", WARP * m, tile, tile.shape[1], terms, *sizes, *empty)
+            device.launch("topk_update", WARP * m, tile, tile.shape[1], terms, *sizes, *table)
             farthest = xp.maximum(farthest, column.squares.max())
-        return candidates, xp.sqrt(farthest)
+        return CandidateTable(*table, keep), xp.sqrt(farthest)
 
     def _n_candidates(self, arithmetic: Arithmetic) -> int:
         """Return how many candidates a row keeps: the less accurate the keys, the more."""
         more = max(32, self._k // 2) if arithmetic is TF32 else max(8, self._k // 6)
         return min(self._k + more, len(self._x) - self._same_cells, MAX_SORTED)
 
-    def _select_neighbors(self, block: QueryBlock, candidates: CandidateTable, reach: Array) -> Neighbors:
+    def _select_neighbors(self, cells: Array, operand: Operand, candidates: CandidateTable, reach: Array) -> Neighbors:
         """Return the neighbours among the candidates, and which rows are uncertain.
 
         A key lacks |x|^2 and is off by at most a share of (|x| + |y|)^2. |y| is at most the largest norm, `reach`, and,
         since no cell farther than the k-th neighbour matters, at most |x| plus that distance: the second bound is
         computed for the rows that are uncertain by the first one.
         """
-        xp, squares = self._device.xp, block.operand.squares
-        slack = block.operand.arithmetic.slack(self._x.shape[1])
-        found = self._rerank(block.cells, candidates, squares - slack * (block.norms + reach) ** 2)
+        xp, squares, norms = self._device.xp, operand.squares, self._device.xp.sqrt(operand.squares)
+        slack = operand.arithmetic.slack(self._x.shape[1])
+        found = self._rerank(cells, candidates, squares - slack * (norms + reach) ** 2)
         rows = xp.flatnonzero(found.uncertain)
         if len(rows):
-            near = (block.norms + found.distances[:, self._k - 1] * self._scaling.scale) * REACH_MARGIN
-            offsets = squares - slack * (block.norms + xp.minimum(near, reach)) ** 2
-            again = self._rerank(block.cells[rows], candidates.take(rows), offsets[rows])
-            found.uncertain[rows] = again.uncertain
+            near = (norms + found.distances[:, self._k - 1] * self._scaling.scale) * REACH_MARGIN
+            offsets = squares - slack * (norms + xp.minimum(near, reach)) ** 2
+            entries, counts, limits, max_count = candidates
+            again = CandidateTable(entries[rows], counts[rows], limits[rows], max_count)
+            found.uncertain[rows] = self._rerank(cells[rows], again, offsets[rows]).uncertain
         return found
 
     def _rerank(self, queries: Array, candidates: CandidateTable, offsets: Array) -> Neighbors:
@@ -255,16 +223,11 @@ class KnnSearch:
             sizes = n, part, m, int(self._same_cells), n_pieces, k, _power_of_two(k + SEARCH_THREADS)
             n_threads = SEARCH_THREADS * m * n_pieces
             self._device.launch("search_exactly", n_threads, self._queries, self._x, self._x.shape[1], *sizes, entries)
-            candidates = CandidateTable.full(xp, entries.reshape(m, n_pieces * k))
+            everything = xp.full(m, n_pieces * k, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
+            candidates = CandidateTable(entries.reshape(m, n_pieces * k), *everything, n_pieces * k)
             found = self._rerank(self._queries[part], candidates, xp.zeros(m))
             self.indices[part], self.distances[part] = found.indices, found.distances
             self._workspace.timeline.advance(block.stop, len(rows))
-
-
-def _exclude_self(xp: ModuleType, tile: Array, rows: Array, first: int, last: int) -> None:
-    """Set the product of each cell with itself to NaN, which is never a candidate, in columns [first, last)."""
-    here = xp.flatnonzero((rows >= first) & (rows < last))
-    tile[here, rows[here] - np.int32(first)] = np.float32(np.nan)
 
 
 def _power_of_two(minimum: int) -> int:

@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.types import Array, RowSource
 from gpubench.data import DeviceRows, FiniteCheck, as_rows, read_rows
 from gpubench.engines import planner
+from gpubench.engines.cuda.device import Copier
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _copy(
     device, (n, d) = workspace.device, source.shape
     if 4 * n * d <= workspace.room_bytes - workspace.room_bytes // ROOM_SHARE:
         array = device.xp.empty((n, d), np.float32)
-        with device.copying() as copier:
+        with Copier(device) as copier:
             for rows in row_blocks(n, step):
                 copier.copy(read_rows(source, rows.start, rows.stop), array[rows])
                 workspace.timeline.advance(rows.stop, n)

@@ -9,15 +9,14 @@ the mean of their panel. Between panels with means m and m', with g = m - m', th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gpubench.core.types import Array
 from gpubench.engines import planner
 from gpubench.engines.common.knn_search import power_of_two_scale
-from gpubench.engines.common.segments import Block, DistanceSums, Pass, Segments, cut, isolate, panels, passes
+from gpubench.engines.common.segments import DistanceSums, Pass, Segments, cut, isolate, panels, passes
 from gpubench.engines.cuda.signatures import WARP
 from gpubench.engines.cuda.tables import sorted_group_means
 from gpubench.engines.cuda.tiles import COLUMN_ALIGNMENT, CellScaling, Operand, Operands, cascade, tile_rows
@@ -44,8 +43,7 @@ MARGIN = 1.02
 """Factor by which rounding may increase a distance of a tile beyond the distance of its blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectionClusters:
+class DirectionClusters(NamedTuple):
     """Clusters of unit vectors, from which mean cosine distances follow.
 
     Attributes
@@ -62,8 +60,7 @@ class DirectionClusters:
 
     def take(self, clusters: slice) -> DirectionClusters:
         """Return some of the clusters."""
-        columns = self.means, self.spread, self.share_directions, self.share_zeros
-        return DirectionClusters(*(column[clusters] for column in columns))
+        return DirectionClusters(*(column[clusters] for column in self))
 
     def nearest(self, device: Device, cells: Array, own: Array) -> Array:
         """Return the smallest mean distance of unit vectors (m, d) to another cluster than their own (m,); (m,)."""
@@ -207,7 +204,10 @@ class SilhouetteTiles:
             far = squares > FAR**2 * usual
             self.blocks = isolate(segments, self.blocks, xp.asnumpy(far))
             self._make_operands(edge, ~far)
-        self._codes = xp.asarray(_codes_in_blocks(segments, self.blocks))
+        # the segment of each sorted cell, relative to the first segment of its block
+        first = np.repeat([block.first for block in self.blocks], [block.stop - block.start for block in self.blocks])
+        codes = np.repeat(np.arange(len(segments.sizes)), segments.sizes) - first
+        self._codes = xp.asarray(codes.astype(np.int32))
         self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
         self._buffer = xp.empty(edge * (edge + COLUMN_ALIGNMENT), np.float32)
         self.plan = list(passes(segments, self.blocks, workspace.room_bytes // 4))
@@ -277,13 +277,6 @@ class SilhouetteTiles:
         direction = self._device.xp.asarray(gap.astype(np.float32))
         row_terms = row.squares - row.along(direction) + apart**2
         return row_terms.astype(np.float32), (column.squares + column.along(direction)).astype(np.float32)
-
-
-def _codes_in_blocks(segments: Segments, blocks: list[Block]) -> NDArray[np.int32]:
-    """Return the segment of each sorted cell, relative to the first segment of its block; (n,)."""
-    codes = np.repeat(np.arange(len(segments.sizes), dtype=np.int32), segments.sizes)
-    first = np.repeat([block.first for block in blocks], [block.stop - block.start for block in blocks])
-    return codes - first.astype(np.int32)
 
 
 def _units(reach: float, unit_of_sums: float) -> tuple[float, int]:

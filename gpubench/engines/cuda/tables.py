@@ -56,11 +56,11 @@ def neighbor_entropy(
     """Return the entropy of the codes of m cells and their neighbours; (m,) float64, see `common.neighborhoods`."""
     xp = device.xp
     m, k = knn.indices.shape
+    own = codes if cells is None else codes[cells]
     counts = np.arange(k + 2, dtype=np.float64)
     count_log_count = xp.asarray(counts * np.log(np.maximum(counts, 1)))
     n_warps = KERNELS["neighbor_entropy"].block_threads // WARP
     bins = min(-(-n_codes // WARP) * WARP, MAX_SHARED_BYTES // 4 // n_warps // WARP * WARP)
-    own = codes if cells is None else codes[cells]
     columns = xp.asarray(own, dtype=np.int32), xp.asarray(codes, dtype=np.int32)
     entropy = xp.empty(m, np.float64)
     sizes = m, k, n_codes, bins
@@ -76,17 +76,13 @@ def neighbor_value_distance(
     k_per_cell: NDArray[np.int64] | None = None,
 ) -> Array:
     """Return the mean distance of the values of m cells to those of their neighbours; see `common.neighborhoods`."""
-    xp = device.xp
-    m, k = knn.indices.shape
-    own = values if cells is None else values[cells]
-    if k_per_cell is None:
-        counts = np.full(m, k, np.int32)
-    else:
-        counts = (k_per_cell if cells is None else k_per_cell[cells]).astype(np.int32)
-    columns = (xp.asarray(column, dtype=np.float64) for column in (own, values))
+    xp, (m, k) = device.xp, knn.indices.shape
+    chosen = slice(None) if cells is None else cells
+    counts = np.full(m, k) if k_per_cell is None else k_per_cell[chosen]
+    columns = (xp.asarray(column, dtype=np.float64) for column in (values[chosen], values))
+    arguments = *with_stride(knn.indices), *columns, xp.asarray(counts, dtype=np.int32), m
     out = xp.empty(m, np.float64)
-    arguments = *with_stride(knn.indices), *columns, xp.asarray(counts), m, out
-    device.launch("neighbor_value_distance", LANES_PER_CELL * m, *arguments)
+    device.launch("neighbor_value_distance", LANES_PER_CELL * m, *arguments, out)
     return out
 
 
