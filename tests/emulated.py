@@ -19,6 +19,8 @@ from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.signatures import KERNELS
 
 Emulate = Callable[[str], Emulated]
+StartOn = Callable[..., CudaEngine]
+"""Starts the engine on a new emulated device."""
 
 
 class EmulatedDevice(Device):

@@ -12,7 +12,7 @@ X, ORDER, STARTS = np.zeros((1, 1), np.float32), np.zeros(1, np.int32), np.array
 ARGUMENTS = X, ORDER, STARTS, np.int32(1), np.int32(1), np.zeros((1, 1))
 
 
-def test_a_program_that_does_not_answer_is_ended(tmp_path) -> None:
+def test_program_that_does_not_answer_is_killed(tmp_path) -> None:
     program = tmp_path / "waits"
     program.write_text("#!/bin/sh\nexec sleep 60\n")
     program.chmod(0o755)
@@ -22,7 +22,7 @@ def test_a_program_that_does_not_answer_is_ended(tmp_path) -> None:
         kernel((1,), (256,), *ARGUMENTS)
 
 
-def test_a_barrier_that_some_threads_never_reach_is_named(emulate) -> None:
+def test_barrier_that_not_all_threads_reach_is_reported(emulate) -> None:
     text = kernels.source("group_means")
     late = text.replace("        sums[threadIdx.x]", "        if (threadIdx.x > 0) return;\n        sums[threadIdx.x]")
     with pytest.raises(Broken, match="threads wait for others that never come"):

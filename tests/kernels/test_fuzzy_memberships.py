@@ -69,21 +69,21 @@ def check_far(run) -> None:
     assert_right(memberships, distances)
 
 
-def test_memberships(kernel_on) -> None:
+def test_memberships_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("fuzzy_memberships"))
 
 
-def test_rows_far_apart(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("fuzzy_memberships"))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
-def test_scale(kernel_on, scale) -> None:
+def test_memberships_at_any_scale_equal_the_oracle(kernel_on, scale) -> None:
     distances = rows_of_distances(8, 14, scale=scale)
     assert_right(fuzzy_memberships(kernel_on("fuzzy_memberships"), distances), distances)
 
 
-def test_copies_and_equal_distances(kernel_on) -> None:
+def test_copies_and_equal_distances_equal_the_oracle(kernel_on) -> None:
     # only copies; copies and one other; all equally far
     distances = np.array([[0] * 6, [0] * 5 + [2], [3] * 6], np.float32)
     found = fuzzy_memberships(kernel_on("fuzzy_memberships"), distances)
@@ -92,6 +92,6 @@ def test_copies_and_equal_distances(kernel_on) -> None:
 
 
 @given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 3), st.integers(0, 9))
-def test_any_distances(kernel_on, n, k, zeros, seed) -> None:
+def test_random_distances_equal_the_oracle(kernel_on, n, k, zeros, seed) -> None:
     distances = rows_of_distances(n, k, seed, zeros=zeros)
     assert_right(fuzzy_memberships(kernel_on("fuzzy_memberships"), distances), distances)

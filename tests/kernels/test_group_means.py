@@ -51,17 +51,17 @@ def check_far(run) -> None:
     assert_array_equal(means, np.repeat([[n - 1.0], [1.0]], d, axis=1))
 
 
-def test_means(kernel_on) -> None:
+def test_means_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("group_means"))
 
 
-def test_more_values_than_32_bits(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("group_means"))
 
 
 @pytest.mark.parametrize("n", [7, 8, 9, 255, 256, 257])
 @pytest.mark.parametrize("d", [1, 31, 32, 33, 65])
-def test_sizes_about_block_edges(kernel_on, n, d) -> None:
+def test_sizes_at_block_edges_equal_the_oracle(kernel_on, n, d) -> None:
     rng = np.random.default_rng(n)
     x, codes = rng.normal(1e3, 1, (n, d)).astype(np.float32), rng.integers(0, 3, n).astype(np.int32)
     found = group_means(kernel_on("group_means"), x, codes, 4)
@@ -69,7 +69,7 @@ def test_sizes_about_block_edges(kernel_on, n, d) -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 4))
-def test_any_groups(kernel_on, codes, grid) -> None:
+def test_random_groups_equal_the_oracle(kernel_on, codes, grid) -> None:
     x = np.arange(3 * len(codes), dtype=np.float32).reshape(-1, 3)
     found = group_means(kernel_on("group_means"), x, np.array(codes, np.int32), 4, grid=grid)
     assert_allclose(found, reference.group_means(x, codes, 4), rtol=1e-14)

@@ -35,17 +35,17 @@ def check(arguments=None, *, name="neighbor_entropy", grid=(1,), block=(64,), **
     return kernels.check(KERNELS[name], grid, block, tuple(arguments.values()), array_type=np.ndarray, **more)
 
 
-def test_numbers_become_the_declared_type() -> None:
+def test_numbers_are_converted_to_the_declared_type() -> None:
     dtypes = [value.dtype.name for value in check()[0] if isinstance(value, np.generic)]
     assert dtypes == ["int64", "int64", "int32", "int32", "int32"]
 
 
-def test_arrays_are_passed_on_as_they_are() -> None:
+def test_arrays_are_not_copied() -> None:
     arguments = good()
     assert check(arguments)[0][0] is arguments["indices"]
 
 
-def test_rows_may_have_gaps_where_a_stride_is_taken() -> None:
+def test_rows_with_gaps_are_accepted_with_a_stride() -> None:
     check(good() | {"indices": np.zeros((N, 9), np.int32)[:, :K], "indices_stride": 9})
 
 
@@ -72,7 +72,7 @@ def test_rows_may_have_gaps_where_a_stride_is_taken() -> None:
         ({"bins": 33}, ValueError, "bins is 33, needs 32 to .*, a multiple of 32"),
     ],
 )
-def test_wrong_arguments(change, error, message) -> None:
+def test_wrong_argument_is_refused(change, error, message) -> None:
     with pytest.raises(error, match=f"neighbor_entropy: .*{message}"):
         check(good() | change)
 
@@ -88,22 +88,22 @@ def test_wrong_arguments(change, error, message) -> None:
         ({"block": (32, 2)}, r"block \(32, 2\)"),
     ],
 )
-def test_wrong_geometry(change, message) -> None:
+def test_wrong_geometry_is_refused(change, message) -> None:
     with pytest.raises(ValueError, match=f"neighbor_entropy: .*{message}"):
         check(**change)
 
 
-def test_too_much_shared_memory() -> None:
+def test_too_much_shared_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="neighbor_entropy: needs 65536 bytes of shared memory of at most 49152"):
         check(good() | {"bins": 8192})
 
 
-def test_wrong_number_of_arguments() -> None:
+def test_wrong_number_of_arguments_is_refused() -> None:
     with pytest.raises(TypeError, match="9 arguments, needs 10: indices, indices_stride, own"):
         check({name: value for name, value in good().items() if name != "m"})
 
 
-def test_rules_among_sizes() -> None:
+def test_sizes_that_break_a_rule_are_refused() -> None:
     tile = np.zeros((2, 8), np.float32)
     state = np.zeros((2, 40), np.uint64), np.zeros(2, np.int32), np.zeros(2, np.uint64)
     arguments = [tile, 8, np.zeros(7, np.float32), 2, 7, -1, 0, 9, 40, 1, *state]
@@ -111,7 +111,7 @@ def test_rules_among_sizes() -> None:
         check(dict(enumerate(arguments)), name="topk_update")
 
 
-def test_alignment_that_vector_loads_need() -> None:
+def test_unaligned_array_for_vector_loads_is_refused() -> None:
     memory = np.zeros(64, np.float32)
     first = (-memory.ctypes.data // 4) % 4 + 1  # four bytes behind a multiple of 16
     state = np.zeros((2, 40), np.uint64), np.zeros(2, np.int32), np.zeros(2, np.uint64)
@@ -122,13 +122,13 @@ def test_alignment_that_vector_loads_need() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_numbers_that_are_no_sizes(value) -> None:
+def test_number_out_of_range_is_refused(value) -> None:
     arguments = [np.zeros((2, 3), np.float32), 3, 2, 3, value, np.zeros((2, 3))]
     with pytest.raises(ValueError, match="mean_distance is"):
         check(dict(enumerate(arguments)), name="fuzzy_memberships")
 
 
-def test_one_block_size_only() -> None:
+def test_block_of_another_size_is_refused_if_only_one_is_valid() -> None:
     arguments = [np.zeros((2, 3), np.float32), np.zeros(2, np.int32), np.zeros(2, np.int64), 1, 3, np.zeros((1, 3))]
     with pytest.raises(ValueError, match=r"block \(64,\), needs 256 threads"):
         check(dict(enumerate(arguments)), name="group_means")
@@ -140,7 +140,7 @@ class OnDevice(np.ndarray):
     device = SimpleNamespace(id=1)
 
 
-def test_arrays_on_another_device() -> None:
+def test_array_on_another_device_is_refused() -> None:
     on_device = {k: v.view(OnDevice) if isinstance(v, np.ndarray) else v for k, v in good().items()}
     check(on_device, device=1)
     with pytest.raises(ValueError, match="indices is on device 1, the current device is 0"):
@@ -187,7 +187,7 @@ def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
     assert all(isinstance(value, np.ndarray | np.generic) for value in launches[0][3])
 
 
-def test_the_common_text_stands_before_the_kernel() -> None:
+def test_source_has_the_common_code_before_the_kernel() -> None:
     text = kernels.source("rank")
     assert text.startswith((KERNEL_DIR / "common.cuh").read_text())
     assert text.endswith((KERNEL_DIR / "rank.cu").read_text())

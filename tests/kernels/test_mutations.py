@@ -285,7 +285,7 @@ def check_in_both_orders(check, run) -> None:
         check(run)
 
 
-def test_every_kernel_has_mutations_of_every_kind_that_it_can_have() -> None:
+def test_every_kernel_has_mutations_of_every_possible_kind() -> None:
     for name in kernels.KERNELS:
         text = kernels.source(name)
         found_by = {m.by for m in MUTATIONS if m.kernel == name}

@@ -57,22 +57,22 @@ def check_far(run) -> None:
     assert_allclose(entropy, reference.neighbor_entropy(indices, codes), atol=TOLERANCE)
 
 
-def test_entropy(kernel_on) -> None:
+def test_entropy_equals_the_oracle(kernel_on) -> None:
     check(kernel_on("neighbor_entropy"))
 
 
-def test_rows_far_apart(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("neighbor_entropy"))
 
 
 @pytest.mark.parametrize("n_codes", [1, 31, 32, 33, 63, 64, 65, 1000])
-def test_numbers_of_batches(kernel_on, n_codes) -> None:
+def test_any_number_of_batches_equals_the_oracle(kernel_on, n_codes) -> None:
     indices, codes = cells(50, 40, n_codes, seed=n_codes)
     found = neighbor_entropy(kernel_on("neighbor_entropy"), indices, codes)
     assert_allclose(found, reference.neighbor_entropy(indices, codes), atol=TOLERANCE)
 
 
-def test_head_of_a_larger_graph(kernel_on) -> None:
+def test_head_of_a_larger_graph_has_the_bits_of_a_copy(kernel_on) -> None:
     run = kernel_on("neighbor_entropy")
     indices, codes = cells(50, 40, 5)
     found = neighbor_entropy(run, indices[:, :13], codes)
@@ -80,7 +80,7 @@ def test_head_of_a_larger_graph(kernel_on) -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 90), st.integers(0, 9))
-def test_any_neighborhoods(kernel_on, n, k, n_codes, seed) -> None:
+def test_random_neighborhoods_equal_the_oracle(kernel_on, n, k, n_codes, seed) -> None:
     indices, codes = cells(n, k, n_codes, seed)
     found = neighbor_entropy(kernel_on("neighbor_entropy"), indices, codes)
     assert_allclose(found, reference.neighbor_entropy(indices, codes), atol=TOLERANCE)

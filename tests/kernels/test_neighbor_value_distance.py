@@ -51,16 +51,16 @@ def check_far(run) -> None:
     assert_allclose(out, reference.neighbor_value_distance(indices, values, k_per_cell), rtol=TOLERANCE)
 
 
-def test_distance(kernel_on) -> None:
+def test_distance_equals_the_oracle(kernel_on) -> None:
     check(kernel_on("neighbor_value_distance"))
 
 
-def test_rows_far_apart(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("neighbor_value_distance"))
 
 
 @pytest.mark.parametrize("k", [1, 7, 8, 9, 16, 17])
-def test_all_neighbors_of_a_larger_graph(kernel_on, k) -> None:
+def test_head_of_a_larger_graph_equals_the_oracle(kernel_on, k) -> None:
     indices, values, _ = cells(70, 40)
     counts = np.full(70, k, np.int32)
     found = neighbor_value_distance(kernel_on("neighbor_value_distance"), indices[:, :k], values, counts)
@@ -68,7 +68,7 @@ def test_all_neighbors_of_a_larger_graph(kernel_on, k) -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 9))
-def test_any_neighborhoods(kernel_on, n, k, seed) -> None:
+def test_random_neighborhoods_equal_the_oracle(kernel_on, n, k, seed) -> None:
     indices, values, k_per_cell = cells(n, k, seed)
     found = neighbor_value_distance(kernel_on("neighbor_value_distance"), indices, values, k_per_cell)
     assert_allclose(found, reference.neighbor_value_distance(indices, values, k_per_cell), rtol=TOLERANCE)

@@ -21,7 +21,7 @@ def nvrtc() -> Nvrtc:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_compiles_without_a_warning(nvrtc, name, architecture) -> None:
+def test_kernel_compiles_without_a_warning(nvrtc, name, architecture) -> None:
     if architecture not in nvrtc.architectures():
         pytest.skip(f"this NVRTC knows {nvrtc.architectures()}, not {architecture}")
     # CuPy adds -ftz=true to the options that it is given
@@ -30,6 +30,6 @@ def test_compiles_without_a_warning(nvrtc, name, architecture) -> None:
 
 
 @pytest.mark.parametrize("bug", ["int unused;", "int* p = 0; float* q = p;", 'extern "C" __global__ void rank();'])
-def test_what_is_wrong_is_seen(nvrtc, bug) -> None:
+def test_faulty_source_is_reported(nvrtc, bug) -> None:
     text = kernels.source("rank").replace("DYNAMIC_SHARED(shared);", "") + f"__device__ void f() {{ {bug} }}"
     assert nvrtc.compile(text, "rank", kernels.OPTIONS)[1] != ""

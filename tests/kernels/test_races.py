@@ -10,5 +10,5 @@ from gpubench.engines.cuda.signatures import KERNELS
 
 
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_no_data_race(emulate, thread_sanitizer, name) -> None:
+def test_kernel_has_no_data_race(emulate, thread_sanitizer, name) -> None:
     import_module(f"kernels.test_{name}").check(emulate(name, sanitizer=thread_sanitizer()))

@@ -32,16 +32,16 @@ def check(run) -> None:
             assert_array_equal(rank(run, values, grid=grid, block=block), oracle(values))
 
 
-def test_ranks(kernel_on) -> None:
+def test_ranks_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("rank"))
 
 
 @pytest.mark.parametrize("n", [31, 32, 33, 63, 64, 65, 128, 129])
-def test_runs_of_every_length(kernel_on, n) -> None:
+def test_ties_of_every_length_equal_the_oracle(kernel_on, n) -> None:
     values = np.stack([np.minimum(np.arange(n), n - run) for run in range(1, n + 1)]).astype(np.float64)
     assert_array_equal(rank(kernel_on("rank"), values), oracle(values))
 
 
 @given(arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.floats(-2, 2)))
-def test_any_values(kernel_on, values) -> None:
+def test_random_values_equal_the_oracle(kernel_on, values) -> None:
     assert_array_equal(rank(kernel_on("rank"), values), oracle(values))

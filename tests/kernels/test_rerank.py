@@ -126,37 +126,37 @@ def check_far(run) -> None:
     assert_array_equal(distances[0], np.float32([value * np.sqrt(d) for value, _ in near]))
 
 
-def test_neighbors(kernel_on) -> None:
+def test_neighbors_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("rerank"))
 
 
-def test_more_values_than_32_bits(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("rerank"))
 
 
 @pytest.mark.parametrize("n", [2, 31, 32, 33, 63, 64, 65, 127, 128, 129])
-def test_sizes_about_powers_of_two(kernel_on, n) -> None:
+def test_sizes_at_powers_of_two_equal_the_oracle(kernel_on, n) -> None:
     queries, x = some_cells(3, 5, seed=n), some_cells(n, 5)
     found = rerank(kernel_on("rerank"), queries, x, all_candidates(3, n, seed=n), n)
     assert_neighbors(*found[:2], queries, x)
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 9, 31, 33, 513])
-def test_dimensions(kernel_on, d) -> None:
+def test_any_dimension_equals_the_oracle(kernel_on, d) -> None:
     rng = np.random.default_rng(d)
     queries, x = (rng.normal(3, 1, (m, d)).astype(np.float32) for m in (3, 40))
     found = rerank(kernel_on("rerank"), queries, x, all_candidates(3, 40), 12)
     assert_neighbors(*found[:2], queries, x)
 
 
-def test_copies_come_by_index(kernel_on) -> None:
+def test_copies_are_ordered_by_index(kernel_on) -> None:
     x = np.full((40, 9), 0.1, np.float32)
     found = rerank(kernel_on("rerank"), x[:2] + np.float32(0.3), x, all_candidates(2, 40), 25)
     assert_array_equal(found[0], np.tile(np.arange(25), (2, 1)))
 
 
 @given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 12), st.integers(0, 9))
-def test_any_candidates(kernel_on, m, n, d, seed) -> None:
+def test_random_candidates_equal_the_oracle(kernel_on, m, n, d, seed) -> None:
     queries, x = some_cells(m, d, seed), some_cells(n, d, seed + 1)
     found = rerank(kernel_on("rerank"), queries, x, all_candidates(m, n, seed), 1 + seed * (n - 1) // 9)
     assert_neighbors(*found[:2], queries, x)

@@ -71,17 +71,17 @@ def check_far(run) -> None:
     assert_nearest(candidates, [[1, 0]])
 
 
-def test_more_values_than_32_bits(emulate) -> None:
+def test_rows_beyond_32_bits_equal_the_oracle(emulate) -> None:
     check_far(emulate("search_exactly"))
 
 
-def test_nearest(kernel_on) -> None:
+def test_nearest_cells_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("search_exactly"))
 
 
 @pytest.mark.parametrize("n_pieces", [1, 3, 40])
 @pytest.mark.parametrize("n", [30, 63, 64, 65, 127, 129])
-def test_with_rerank(kernel_on, n, n_pieces) -> None:
+def test_search_and_rerank_equal_the_oracle(kernel_on, n, n_pieces) -> None:
     rng = np.random.default_rng(n)
     x = rng.normal(size=(n, 6)).astype(np.float32)
     rows = np.array([3, 0, n - 1], np.int32)
@@ -93,20 +93,20 @@ def test_with_rerank(kernel_on, n, n_pieces) -> None:
     assert not merged[2].any()
 
 
-def test_cells_that_come_ever_nearer(kernel_on) -> None:
+def test_cells_sorted_by_decreasing_distance_equal_the_oracle(kernel_on) -> None:
     x = np.arange(500, 0, -1, dtype=np.float32)[:, None]
     found = search_exactly(kernel_on("search_exactly"), np.zeros((1, 1), np.float32), x, np.zeros(1, np.int32), 31)
     assert_nearest(found, [np.arange(499, 468, -1)])
 
 
-def test_copies_come_by_index(kernel_on) -> None:
+def test_copies_are_ordered_by_index(kernel_on) -> None:
     x = np.ones((300, 3), np.float32)
     found = search_exactly(kernel_on("search_exactly"), x, x, np.array([5], np.int32), 20, same_cells=True)
     assert_nearest(found, [[*range(5), *range(6, 21)]])
 
 
 @given(st.integers(2, 150), st.integers(1, 9), st.integers(1, 30), st.integers(1, 4), st.integers(0, 9))
-def test_any_cells(kernel_on, n, d, k, n_pieces, seed) -> None:
+def test_random_cells_equal_the_oracle(kernel_on, n, d, k, n_pieces, seed) -> None:
     x, k = some_cells(n, d, seed), min(k, n - 1)
     rows = np.array([seed % n], np.int32)
     found = search_exactly(kernel_on("search_exactly"), x, x, rows, k, same_cells=True, n_pieces=n_pieces)

@@ -179,17 +179,17 @@ def check_far(run) -> None:
     assert_array_equal(sums[1].rows[2], [6] * 7 + [3 + root])
 
 
-def test_whole_distances(kernel_on) -> None:
+def test_integer_distances_are_exact(kernel_on) -> None:
     check(kernel_on("silhouette_tile"))
 
 
-def test_more_values_than_32_bits(emulate) -> None:
+def test_rows_beyond_32_bits_are_exact(emulate) -> None:
     check_far(emulate("silhouette_tile"))
 
 
 @pytest.mark.parametrize("n_rows", [1, 31, 32, 33, 64, 65])
 @pytest.mark.parametrize("n_columns", [1, 3, 4, 5, 127, 128, 129, 260])
-def test_sizes_about_strip_edges(kernel_on, n_rows, n_columns) -> None:
+def test_sizes_at_strip_edges_are_exact(kernel_on, n_rows, n_columns) -> None:
     tile, distances = whole_tile(n_rows, n_columns, longest=90, seed=n_rows)
     for found, exact in zip(
         silhouette_tile(kernel_on("silhouette_tile"), tile), expected(tile, distances), strict=True
@@ -198,7 +198,7 @@ def test_sizes_about_strip_edges(kernel_on, n_rows, n_columns) -> None:
 
 
 @pytest.mark.parametrize("centred", [False, True])
-def test_cells(kernel_on, centred) -> None:
+def test_distances_of_cells_equal_the_oracle(kernel_on, centred) -> None:
     cells = make_cells(300, 12, n_labels=4, duplicates=0.2)
     run = kernel_on("silhouette_tile")
     spans = [((0, 90), (0, 90), False), ((0, 90), (90, 230), True), ((100, 230), (230, 300), True)]
@@ -208,7 +208,7 @@ def test_cells(kernel_on, centred) -> None:
         assert_near(silhouette_tile(run, tile), tile, unit, cells.x)
 
 
-def test_copies_are_at_distance_zero(kernel_on) -> None:
+def test_copies_have_distance_zero(kernel_on) -> None:
     x = np.full((80, 5), 1234.5, np.float32) + np.repeat(np.float32([0, 1000]), 40)[:, None]
     labels = np.repeat(np.int32([0, 1]), 40)
     tile, _ = tile_of_cells(x, (0, 80), (0, 80), labels, both_sides=False)
@@ -217,7 +217,7 @@ def test_copies_are_at_distance_zero(kernel_on) -> None:
     assert (of_rows[labels[None, :] != [[0], [1]]] > 0).all()
 
 
-def test_the_same_bits_in_any_launch_and_any_order(emulate) -> None:
+def test_any_launch_and_order_gives_the_same_bits(emulate) -> None:
     cells = make_cells(260, 7, n_labels=5, duplicates=0.3)
     tile, _ = tile_of_cells(cells.x, (0, 120), (100, 260), cells.label)
     run = emulate("silhouette_tile")
@@ -231,7 +231,7 @@ def test_the_same_bits_in_any_launch_and_any_order(emulate) -> None:
 @given(
     st.integers(1, 60), st.integers(1, 200), st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.booleans()
 )
-def test_any_tile(kernel_on, n_rows, n_columns, longest, first_row, first_column, both_sides) -> None:
+def test_random_tiles_are_exact(kernel_on, n_rows, n_columns, longest, first_row, first_column, both_sides) -> None:
     where = {"first_row": first_row, "first_column": first_column, "both_sides": both_sides}
     tile, distances = whole_tile(n_rows, n_columns, longest, seed=longest, **where)
     for found, exact in zip(

@@ -59,16 +59,16 @@ def check_far(run) -> None:
     assert_right(joined, lone.astype(bool), indices, memberships)
 
 
-def test_joined(kernel_on) -> None:
+def test_weights_equal_dense_matrices(kernel_on) -> None:
     check(kernel_on("symmetrise"))
 
 
-def test_rows_far_apart(emulate) -> None:
+def test_rows_beyond_32_bits_equal_dense_matrices(emulate) -> None:
     check_far(emulate("symmetrise"))
 
 
 @pytest.mark.parametrize("k", [1, 5, 14])
-def test_the_graph_of_both_kernels(kernel_on, k) -> None:
+def test_graph_of_both_kernels_equals_the_oracle(kernel_on, k) -> None:
     x = np.random.default_rng(k).normal(size=(80, 3))
     indices, distances = reference.knn(x, k)
     distances = distances.astype(np.float32)
@@ -80,13 +80,13 @@ def test_the_graph_of_both_kernels(kernel_on, k) -> None:
     assert_allclose(weights, reference.fuzzy_graph(indices, distances), atol=TOLERANCE)
 
 
-def test_head_of_a_larger_graph(kernel_on) -> None:
+def test_head_of_a_larger_graph_equals_dense_matrices(kernel_on) -> None:
     indices, memberships = graph(50, 20)
     head, weights = indices[:, :6], np.ascontiguousarray(memberships[:, :6])
     assert_right(*symmetrise(kernel_on("symmetrise"), head, weights), head, weights)
 
 
 @given(st.integers(2, 40), st.integers(1, 12), st.integers(0, 9))
-def test_any_graph(kernel_on, n, k, seed) -> None:
+def test_random_graphs_equal_dense_matrices(kernel_on, n, k, seed) -> None:
     indices, memberships = graph(n, min(k, n - 1), seed)
     assert_right(*symmetrise(kernel_on("symmetrise"), indices, memberships), indices, memberships)

@@ -116,23 +116,23 @@ def check_far(run) -> None:
     assert_right((np.sort(candidates[:, :9], axis=1), counts, limits), values, terms, 9)
 
 
-def test_candidates(kernel_on) -> None:
+def test_candidates_are_the_smallest_keys(kernel_on) -> None:
     check(kernel_on("topk_update"))
 
 
-def test_more_values_than_32_bits(emulate) -> None:
+def test_rows_beyond_32_bits_have_the_smallest_keys(emulate) -> None:
     check_far(emulate("topk_update"))
 
 
 @pytest.mark.parametrize("n", [31, 32, 33, 127, 128, 129, 511, 512, 513, 1025])
 @pytest.mark.parametrize("keep", [1, 31, 32, 33])
-def test_sizes_about_the_edges_of_votes(kernel_on, n, keep) -> None:
+def test_sizes_at_vote_edges_have_the_smallest_keys(kernel_on, n, keep) -> None:
     products, terms = tile(4, n, seed=n)
     where = {"first_row": 2, "first_column": 0}
     assert_right(topk_update(kernel_on("topk_update"), products, terms, keep, **where), products, terms, keep, **where)
 
 
-def test_the_same_bits_in_any_order(emulate) -> None:
+def test_any_order_gives_the_same_bits(emulate) -> None:
     run = emulate("topk_update")
     products, terms = tile(6, 700, 9)
     first = topk_update(run, products, terms, 60)
@@ -150,7 +150,7 @@ def test_the_same_bits_in_any_order(emulate) -> None:
     st.integers(-1, 9),
     st.integers(0, 9),
 )
-def test_any_tile(kernel_on, n_rows, n, keep, n_keys, first_row, first_column) -> None:
+def test_random_tiles_have_the_smallest_keys(kernel_on, n_rows, n, keep, n_keys, first_row, first_column) -> None:
     products, terms = tile(n_rows, n, n_keys, seed=n)
     where = {"first_row": first_row, "first_column": first_column}
     found = topk_update(kernel_on("topk_update"), products, terms, keep, tile=1 + n // 2, **where)

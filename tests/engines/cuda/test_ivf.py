@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from cells import Cells, make_cells
-from emulated import EmulatedDevice, emulate_in_session, start
+from emulated import StartOn
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
 from gpubench.core.errors import InputError
@@ -21,21 +20,13 @@ from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell
 
-StartOn = Callable[..., CudaEngine]
-
-
 SMALL_BLOCKS = CudaTuning(max_tile_rows=32, n_probe=6)
 """Lists of more cells than a tile has rows, and more lists than are searched."""
 
 
 @pytest.fixture
-def start_on() -> StartOn:
-    emulate = emulate_in_session()
-
-    def make(free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
-        return start(EmulatedDevice(emulate, free_bytes=free_bytes), **{"tuning": SMALL_BLOCKS, **options})
-
-    return make
+def tuning() -> CudaTuning:
+    return SMALL_BLOCKS
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +56,7 @@ def check(engine: CudaEngine, x: np.ndarray, k: int) -> tuple[Knn, float]:
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize(("n", "k"), [(240, 15), (180, 150), (60, 59), (3, 1), (2, 1)])
-def test_what_is_found(start_on: StartOn, cells: Cells, n: int, k: int, precision: Any) -> None:
+def test_distances_and_recall_are_true(start_on: StartOn, cells: Cells, n: int, k: int, precision: Any) -> None:
     found, share = check(start_on(knn="ivf", precision=precision), cells.x[:n], k)
     # fewer cells than the sample of the recall: all were compared, and only copies may be told apart
     assert found.recall == pytest.approx(share, abs=0.02)
@@ -73,11 +64,11 @@ def test_what_is_found(start_on: StartOn, cells: Cells, n: int, k: int, precisio
     assert found.params == {"n_lists": int(np.sqrt(n)), "n_probe": min(6, int(np.sqrt(n)))}
 
 
-def test_all_lists_find_everything(start_on: StartOn, cells: Cells) -> None:
+def test_probing_all_lists_finds_all_neighbors(start_on: StartOn, cells: Cells) -> None:
     assert check(start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=20)), cells.x[:240], 15)[1] == 1
 
 
-def test_fewer_lists_are_faster_and_find_less(start_on: StartOn, cells: Cells) -> None:
+def test_fewer_lists_compare_and_find_less(start_on: StartOn, cells: Cells) -> None:
     pairs, recalls = [], []
     for n_probe in (1, 6, 20):
         engine = start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=n_probe))
@@ -88,7 +79,7 @@ def test_fewer_lists_are_faster_and_find_less(start_on: StartOn, cells: Cells) -
     assert recalls[0] < 1
 
 
-def test_the_recall_is_of_a_sample(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recall_is_measured_on_a_sample(start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpubench.engines.common import knn_search
 
     monkeypatch.setattr(knn_search, "RECALL_SAMPLE", 150)
@@ -99,11 +90,11 @@ def test_the_recall_is_of_a_sample(start_on: StartOn, cells: Cells, monkeypatch:
 
 
 @pytest.mark.parametrize("x", [np.zeros((50, 3)), np.tile(np.eye(3), (30, 1)), np.arange(80.0)[:, None] * 1e30])
-def test_copies_and_large_values(start_on: StartOn, x: np.ndarray) -> None:
+def test_copies_and_large_values_give_a_valid_graph(start_on: StartOn, x: np.ndarray) -> None:
     check(start_on(knn="ivf"), x.astype(np.float32), 7)
 
 
-def test_the_same_bits_again(start_on: StartOn, cells: Cells) -> None:
+def test_second_run_gives_the_same_bits(start_on: StartOn, cells: Cells) -> None:
     graphs = [engine.knn(engine.put(cells.x[:200]), 9) for engine in (start_on(knn="ivf"), start_on(knn="ivf"))]
     assert_array_equal(*(graph.indices.get() for graph in graphs))
     assert graphs[0].recall == graphs[1].recall
@@ -121,20 +112,20 @@ def test_auto_uses_ivf_above_some_cells_if_it_fits(start_on: StartOn, cells: Cel
     assert narrow.knn(narrow.put(cells.x), 5).exact
 
 
-def test_what_does_not_fit_is_refused(start_on: StartOn, cells: Cells) -> None:
+def test_graph_that_does_not_fit_is_refused(start_on: StartOn, cells: Cells) -> None:
     engine = start_on(free_bytes=30_000, knn="ivf")
     with pytest.raises(InputError, match=r"approximate graph of 5 neighbours of 400 cells takes .* use knn='exact'"):
         engine.knn(engine.put(cells.x), 5)
 
 
-def test_more_neighbors_than_a_block_sorts_are_refused(start_on: StartOn) -> None:
+def test_too_many_neighbors_are_refused(start_on: StartOn) -> None:
     engine = start_on(knn="ivf")
     x = engine.put(np.zeros((exact_knn.MAX_K + 2, 1), np.float32))
     with pytest.raises(InputError, match="the CUDA engine finds at most"):
         engine.knn(x, exact_knn.MAX_K)
 
 
-def test_scores_say_that_they_are_approximate(start_on: StartOn, cells: Cells) -> None:
+def test_scores_are_marked_as_approximate(start_on: StartOn, cells: Cells) -> None:
     score = entropy_per_cell(on_engine(cells.x, start_on(knn="ivf")), cells.batch, n_neighbors=20)
     assert score.approximate
     assert score.params["knn"] == "ivf"

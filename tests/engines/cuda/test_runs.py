@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import strict_cupy
 from cells import Cells, make_cells
-from emulated import EmulatedDevice, emulate_in_session, start
+from emulated import StartOn
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gpubench as gb
@@ -28,23 +27,6 @@ from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.profiling import limits
-
-StartOn = Callable[..., CudaEngine]
-
-
-@pytest.fixture
-def start_on() -> StartOn:
-    emulate = emulate_in_session()
-
-    def make(free_bytes: int = 1 << 30, **options: Any) -> CudaEngine:
-        return start(EmulatedDevice(emulate, free_bytes=free_bytes), **options)
-
-    return make
-
-
-@pytest.fixture
-def engine(start_on: StartOn) -> CudaEngine:
-    return start_on()
 
 
 @pytest.fixture(scope="module")
@@ -68,51 +50,53 @@ class TestStart:
         return module
 
     @pytest.mark.usefixtures("cupy")
-    def test_it_starts(self) -> None:
+    def test_engine_starts_with_its_options(self) -> None:
         engine = get_engine("cuda", seed=5, precision="fast", memory_bytes=1 << 30)
         assert (engine.name, engine.seed, engine.policy.precision, engine.memory_bytes) == ("cuda", 5, "fast", 1 << 30)
         assert engine.device == "Stand-in, 4 GiB free"
         assert engine.chosen == ""
 
     @pytest.mark.usefixtures("cupy")
-    def test_auto_takes_it_and_says_so(self) -> None:
+    def test_auto_chooses_the_gpu_and_reports_it(self) -> None:
         engine = get_engine()
         assert (engine.name, engine.chosen) == ("cuda", "auto: there is a GPU")
 
     @pytest.mark.usefixtures("cupy")
-    def test_either_search_may_be_named(self) -> None:
+    def test_each_knn_method_can_be_chosen(self) -> None:
         for knn in ("auto", "exact", "ivf"):
             for name in ("auto", "cuda"):
                 engine = get_engine(name, knn=knn)
                 assert (engine.name, engine.policy.knn_method) == ("cuda", knn)
 
-    def test_no_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_driver_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: None)
         self.check("this machine has no NVIDIA driver")
 
     @pytest.mark.parametrize(("driver", "extra"), [("12.4", "cuda12"), ("13.0", "cuda13")])
-    def test_no_cupy(self, monkeypatch: pytest.MonkeyPatch, driver: str, extra: str) -> None:
+    def test_missing_cupy_is_reported_with_its_extra(
+        self, monkeypatch: pytest.MonkeyPatch, driver: str, extra: str
+    ) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: driver)
         monkeypatch.setattr(cuda_device, "find_spec", lambda _: None)
         self.check(f'needs CuPy; install it with: pip install "gpubench[{extra}]"')
 
     @pytest.mark.usefixtures("cupy")
-    def test_a_cupy_that_cannot_be_imported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_broken_cupy_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "cupy", None)
         self.check(r'import of cupy halted.* install it again for CUDA 12.4 with: pip install "gpubench\[cuda12\]"')
 
-    def test_nvrtc_is_missing(self, cupy: SimpleNamespace) -> None:
+    def test_missing_nvrtc_is_reported(self, cupy: SimpleNamespace) -> None:
         def fail() -> None:
             raise RuntimeError("CuPy failed to load libnvrtc.so.12:\n cannot open shared object file")
 
         cupy.cuda.nvrtc.getVersion = fail
         self.check("libnvrtc.so.12: cannot open shared object file")
 
-    def test_no_device(self, cupy: SimpleNamespace) -> None:
+    def test_missing_device_is_reported(self, cupy: SimpleNamespace) -> None:
         cupy.cuda.runtime.getDeviceCount = lambda: 0
         self.check("the driver shows none; see CUDA_VISIBLE_DEVICES")
 
-    def test_an_old_device(self, cupy: SimpleNamespace) -> None:
+    def test_old_device_is_reported(self, cupy: SimpleNamespace) -> None:
         old = strict_cupy.make_cupy((7, 0)).cuda.runtime.getDeviceProperties(0)
         cupy.cuda.runtime.getDeviceProperties = lambda _: old
         self.check("needs compute capability 7.5, Stand-in has 7.0")
@@ -129,7 +113,7 @@ class TestStart:
 
 
 class TestPut:
-    def test_blocks_through_pinned_memory(self, engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_put_copies_blocks_through_pinned_memory(self, engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         from gpubench.engines import planner
 
         monkeypatch.setattr(planner, "READ_BLOCK_BYTES", 1000)
@@ -140,7 +124,7 @@ class TestPut:
         assert stage.put_bytes == 4 * x.size
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32])
-    def test_an_array_on_the_gpu_does_not_cross_again(self, engine: CudaEngine, dtype: type) -> None:
+    def test_array_on_the_gpu_is_not_copied(self, engine: CudaEngine, dtype: type) -> None:
         x = engine.xp.asarray(np.arange(12, dtype=dtype).reshape(3, 4))
         with engine.timeline.stage("all") as stage:
             on_device = engine.put(x)
@@ -149,7 +133,7 @@ class TestPut:
         assert dtype != np.float32 or on_device is x
         assert engine.put(on_device) is on_device
 
-    def test_dlpack_of_this_gpu_is_adopted(self, engine: CudaEngine) -> None:
+    def test_dlpack_array_of_this_gpu_is_adopted(self, engine: CudaEngine) -> None:
         ours = engine.xp.asarray(np.ones((2, 3), np.float32))
         engine.xp.from_dlpack = lambda x: x.array
         exporter = SimpleNamespace(__dlpack_device__=lambda: (2, 0), array=ours)
@@ -157,7 +141,7 @@ class TestPut:
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("on_device", [False, True])
-    def test_rows_that_cannot_be_scored_are_named(self, engine: CudaEngine, value: float, on_device: bool) -> None:
+    def test_rows_that_are_not_finite_are_named(self, engine: CudaEngine, value: float, on_device: bool) -> None:
         x = np.zeros((70, 3), np.float32)
         x[[5, 68]] = value
         with pytest.raises(InputError, match=r"^X_pca: 2 of 70 .*5.*68"):
@@ -171,11 +155,11 @@ class TestPut:
 
     @pytest.mark.parametrize("x", [np.zeros((2, 2), complex), np.zeros(3, np.float32), np.zeros((0, 3))])
     @pytest.mark.parametrize("on_device", [False, True])
-    def test_what_is_no_matrix(self, engine: CudaEngine, x: np.ndarray, on_device: bool) -> None:
+    def test_input_that_is_no_matrix_is_refused(self, engine: CudaEngine, x: np.ndarray, on_device: bool) -> None:
         with pytest.raises(InputError, match=r"^emb "):
             engine.put(engine.xp.asarray(x) if on_device else x, "emb")
 
-    def test_what_does_not_fit_stays_on_the_host_and_says_so(self, start_on: StartOn, cells: Cells) -> None:
+    def test_embedding_that_does_not_fit_stays_on_the_host_with_a_note(self, start_on: StartOn, cells: Cells) -> None:
         engine = start_on(free_bytes=3000)
         with engine.timeline.stage("all") as stage:
             on_device = engine.put(cells.x, "X_big")
@@ -191,9 +175,7 @@ class TestPut:
         assert not engine._checked
 
 
-def test_stages_are_ranges_of_the_profiler_and_know_the_peak(
-    start_on: StartOn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_become_profiler_ranges_with_peak_memory(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
     nvtx = pytest.importorskip("nvtx", reason="has wheels for Linux and Windows only")
     ranges: list[tuple[str, str]] = []
     for name in ("push_range", "pop_range"):
@@ -213,7 +195,7 @@ def test_stages_are_ranges_of_the_profiler_and_know_the_peak(
     assert [span.peak_bytes for span in timeline.spans()[1:]] == [1000, 1000]
 
 
-def test_limits_of_the_machine_are_measured_on_the_device(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_limits_are_measured_on_the_device(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
         monkeypatch.setattr(limits, name, value)
     measured = limits.measure_limits(start_on(), 1)
@@ -222,18 +204,24 @@ def test_limits_of_the_machine_are_measured_on_the_device(start_on: StartOn, mon
     assert 0 < measured.bytes_s < 1e15
 
 
+def is_same_partition(codes: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the same cells are together, whatever the codes."""
+    n_pairs = len(np.unique(np.stack([codes, others]), axis=1).T)
+    return n_pairs == len(np.unique(codes)) == len(np.unique(others))
+
+
 class TestLeiden:
     @pytest.fixture
     def graph(self, engine: CudaEngine, cells: Cells) -> Graph:
         return engine.fuzzy_graph(engine.knn(engine.put(cells.x), 9))
 
-    def cugraph(self, monkeypatch: pytest.MonkeyPatch, answers: list[Any], doc: str) -> list[dict[str, Any]]:
-        """Install a cuGraph with these answers; how it is asked is kept."""
-        asked: list[dict[str, Any]] = []
+    def fake_cugraph(self, monkeypatch: pytest.MonkeyPatch, results: list[Any], doc: str) -> list[dict[str, Any]]:
+        """Install a cuGraph whose Leiden returns these (vertices, clusters); return the list of its calls."""
+        calls: list[dict[str, Any]] = []
 
         def leiden(**given: Any) -> tuple[Any, Any, float]:
-            asked.append(given)
-            vertices, clusters = answers[len(asked) - 1]
+            calls.append(given)
+            vertices, clusters = results[len(calls) - 1]
             xp = strict_cupy.make_cupy()
             return xp.asarray(np.asarray(vertices)), xp.asarray(np.asarray(clusters)), 0.5
 
@@ -247,47 +235,64 @@ class TestLeiden:
         )
         monkeypatch.setitem(sys.modules, "pylibcugraph", module)
         monkeypatch.setattr(graphs, "find_spec", lambda name: name)
-        return asked
+        return calls
 
-    def test_without_cugraph_it_is_igraph_and_says_so(self, engine: CudaEngine, graph: Graph) -> None:
-        codes = engine.leiden(graph)
-        on_host = Graph(*(engine.to_host(a) for a in (graph.indptr, graph.indices, graph.weights)))
-        assert_array_equal(codes, CpuEngine(threads=1).leiden(on_host))
+    def test_leiden_without_cugraph_uses_igraph_with_a_note(self, engine: CudaEngine, graph: Graph) -> None:
+        assert_array_equal(engine.leiden(graph), CpuEngine(threads=1).leiden(_to_host(engine, graph)))
         assert engine.notes == ["Leiden by igraph on the CPU, as pylibcugraph is not installed"]
 
-    def test_codes_are_by_size_and_cells_left_out_are_alone(
+    def test_cugraph_gets_the_graph_and_the_parameters(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        n = graph.n
-        vertices = np.random.default_rng(0).permutation(n - 1)
-        clusters = np.where(vertices < 40, 7, 3)
-        asked = self.cugraph(monkeypatch, [(vertices, clusters)], "n_iterations")
-        codes = engine.leiden(graph, 0.5, 4)
-        assert_array_equal(codes, [1] * 40 + [0] * (n - 41) + [2])
-        assert codes.dtype == np.int32
-        assert (asked[0]["resolution"], asked[0]["n_iterations"], asked[0]["random_state"]) == (0.5, 4, engine.seed)
-        (_, _, indptr, indices), given = asked[0]["graph"]
+        cells = np.arange(graph.n)
+        calls = self.fake_cugraph(monkeypatch, [(cells, cells // 50)], "n_iterations")
+        engine.leiden(graph, 0.5, 4)
+        (call,) = calls
+        assert (call["resolution"], call["n_iterations"], call["random_state"]) == (0.5, 4, engine.seed)
+        (_, properties, indptr, indices), given = call["graph"]
+        assert properties == {"is_symmetric": True, "is_multigraph": False}
         assert (indptr.dtype, indices.dtype, given["weight_array"].dtype) == (np.int32, np.int32, np.float64)
+        for array, expected in (
+            (indptr, graph.indptr),
+            (indices, graph.indices),
+            (given["weight_array"], graph.weights),
+        ):
+            assert_array_equal(array.get(), expected.get())
         assert given["input_array_format"] == "CSR"
         assert engine.notes == []
 
-    def test_a_release_that_counts_no_iterations_is_noted(
+    def test_codes_are_ordered_by_size_and_missing_cells_are_alone(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked = self.cugraph(monkeypatch, [(np.arange(graph.n), np.arange(graph.n) // 50)], "max_level")
+        rng = np.random.default_rng(0)
+        vertices = rng.permutation(graph.n - 1)  # the last cell is missing
+        clusters = rng.choice([7, 3, 11], graph.n - 1, p=[0.2, 0.5, 0.3])
+        self.fake_cugraph(monkeypatch, [(vertices, clusters)], "n_iterations")
+        codes = engine.leiden(graph)
+        assert codes.dtype == np.int32
+        assert is_same_partition(codes[vertices], clusters)
+        assert codes[-1] not in codes[:-1]
+        sizes = np.bincount(codes)
+        assert (sizes > 0).all()
+        assert (np.diff(sizes) <= 0).all()
+
+    def test_release_without_iterations_is_noted(
+        self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = self.fake_cugraph(monkeypatch, [(np.arange(graph.n), np.arange(graph.n) // 50)], "max_level")
         engine.leiden(graph)
-        assert asked[0]["max_level"] == graphs.MAX_LEVELS
-        assert "n_iterations" not in asked[0]
+        assert calls[0]["max_level"] == graphs.MAX_LEVELS
+        assert "n_iterations" not in calls[0]
         assert "does not count n_iterations=2" in engine.notes[0]
 
-    def test_absurd_clusterings_are_refused(
+    def test_absurd_clusterings_are_retried_then_replaced(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        everybody = np.arange(graph.n)
-        good, absurd = (everybody, everybody // 50), (everybody, everybody)
-        asked = self.cugraph(monkeypatch, [absurd, good, absurd, absurd, absurd], "n_iterations")
-        assert engine.leiden(graph).max() == 2
-        assert [given["random_state"] for given in asked] == [42, 43]
+        cells = np.arange(graph.n)
+        good, absurd = (cells, cells // 50), (cells, cells)
+        calls = self.fake_cugraph(monkeypatch, [absurd, good, absurd, absurd, absurd], "n_iterations")
+        assert is_same_partition(engine.leiden(graph), good[1])
+        assert [call["random_state"] for call in calls] == [42, 43]
         assert engine.notes == []
         assert_array_equal(engine.leiden(graph), CpuEngine(threads=1).leiden(_to_host(engine, graph)))
         assert "as cuGraph put almost every cell into a cluster of its own 3 times" in engine.notes[0]
@@ -300,7 +305,7 @@ def _to_host(engine: CudaEngine, graph: Graph) -> Graph:
 class TestClassifiers:
     @pytest.mark.parametrize("n_classes", [2, 3])
     @pytest.mark.parametrize("tile_values", [1 << 20, 100])
-    def test_lr_as_on_the_cpu(self, start_on: StartOn, cells: Cells, n_classes: int, tile_values: int) -> None:
+    def test_lr_equals_the_cpu(self, start_on: StartOn, cells: Cells, n_classes: int, tile_values: int) -> None:
         engine = start_on(tuning=CudaTuning(classifier_values=tile_values))
         codes = np.minimum(cells.label, n_classes - 1).astype(np.int32)
         ours = engine.classifier("lr").fit(engine.put(cells.x), codes, n_classes + 1)
@@ -314,44 +319,60 @@ class TestClassifiers:
         with pytest.raises(InputError, match="two classes"):
             engine.classifier("lr").fit(engine.put(cells.x), np.zeros(cells.n, np.int32), 2)
 
-    def test_knn_as_on_the_cpu(self, engine: CudaEngine, cells: Cells) -> None:
+    def test_knn_equals_the_cpu(self, engine: CudaEngine, cells: Cells) -> None:
         ours = engine.classifier("knn").fit(engine.put(cells.x), cells.label, 3)
         theirs = CpuEngine(threads=1).classifier("knn").fit(cells.x, cells.label, 3)
         queries = cells.x[:40] + np.float32(0.2)
         proba = engine.to_host(ours.predict_proba(engine.put(queries)))
         assert_array_equal(proba, theirs.predict_proba(queries))
 
-    def test_rf_without_cuml_is_that_of_the_cpu_and_says_so(self, engine: CudaEngine, cells: Cells) -> None:
+    def test_rf_without_cuml_equals_the_cpu_with_a_note(self, engine: CudaEngine, cells: Cells) -> None:
         ours = engine.classifier("rf", n_estimators=10).fit(engine.put(cells.x), cells.label, 3)
         theirs = CpuEngine().classifier("rf", n_estimators=10).fit(cells.x, cells.label, 3)
         proba = ours.predict_proba(engine.put(cells.x))
         assert_array_equal(engine.to_host(proba), theirs.predict_proba(cells.x))
         assert ours.note == "random forest of scikit-learn on the CPU, as cuML is not installed"
 
-    def test_rf_of_cuml(self, engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rf_passes_cells_and_parameters_to_cuml(
+        self, engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x, codes = engine.put(cells.x), np.where(cells.label > 0, 2, 0).astype(np.int32)
+        answer = np.random.default_rng(0).random((cells.n, 2)).astype(np.float32)
         made: list[dict[str, Any]] = []
+        fitted: list[tuple[Any, Any]] = []
 
         class Forest:
             def __init__(self, **given: Any) -> None:
                 made.append(given)
 
             def fit(self, x: Any, y: Any) -> None:
-                assert isinstance(x, strict_cupy.ndarray)
-                assert y.dtype == np.int32
-                assert_array_equal(np.unique(y.get()), [0, 1])
+                fitted.append((x, y))
 
             def predict_proba(self, x: Any) -> Any:
-                return engine.xp.full((len(x), 2), 0.5, np.float32)
+                assert isinstance(x, strict_cupy.ndarray)
+                return engine.xp.asarray(answer)
 
         for name in ("cuml", "cuml.ensemble"):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
         sys.modules["cuml.ensemble"].RandomForestClassifier = Forest  # type: ignore[attr-defined]
         monkeypatch.setattr(classifiers, "find_spec", lambda name: name)
-        x, codes = engine.put(cells.x), np.where(cells.label > 0, 2, 0).astype(np.int32)
         forest = engine.classifier("rf", n_estimators=7).fit(x, codes, 3)
-        assert_array_equal(engine.to_host(forest.predict_proba(x)), np.tile([0.5, 0, 0.5], (cells.n, 1)))
-        assert (made[0]["n_estimators"], made[0]["max_depth"], made[0]["n_bins"]) == (7, None, 128)
-        assert made[0]["random_state"] == engine.seed
+        (fitted_x, fitted_y), (parameters,) = *fitted, made
+        assert fitted_x is x
+        assert fitted_y.dtype == np.int32
+        assert_array_equal(fitted_y.get(), codes // 2)  # classes that occur, numbered 0, 1, ...
+        assert parameters == {
+            "n_estimators": 7,
+            "max_depth": None,
+            "n_bins": 128,
+            "n_streams": 1,
+            "random_state": engine.seed,
+            "output_type": "cupy",
+        }
+        proba = engine.to_host(forest.predict_proba(x))
+        assert proba.dtype == np.float64
+        assert_array_equal(proba[:, [0, 2]], answer)
+        assert not proba[:, 1].any()
         assert forest.note == "random forest of cuML (128 bins)"
 
 
@@ -364,7 +385,7 @@ OPTIONS = {"n_neighbors": 20, "k": 5, "n_cluster_neighbors": 8, "n_folds": 2}
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_a_run_puts_the_embedding_once_and_scores_as_the_cpu(start_on: StartOn, cells: Cells, precision: Any) -> None:
+def test_run_puts_the_embedding_once_and_scores_as_the_cpu(start_on: StartOn, cells: Cells, precision: Any) -> None:
     engine = start_on(precision=precision, timeline=Timeline())
     result = gb.score(cells.x, engine=engine, **columns(cells), **OPTIONS)
     assert result.failures == []
@@ -386,7 +407,7 @@ def test_a_run_puts_the_embedding_once_and_scores_as_the_cpu(start_on: StartOn, 
     json.dumps(result.provenance)
 
 
-def test_a_run_on_an_embedding_in_host_memory_scores_as_the_cpu(start_on: StartOn) -> None:
+def test_run_on_an_embedding_in_host_memory_scores_as_the_cpu(start_on: StartOn) -> None:
     wide = make_cells(150, 300, n_labels=3, n_batches=2, seed=4)
     engine = start_on(free_bytes=200_000, timeline=Timeline())  # the graph fits, the embedding does not
     given = {**columns(wide), **OPTIONS, "tasks": ["clustering", "embedding", "batch_integration", TIME_TASK]}
@@ -399,7 +420,7 @@ def test_a_run_on_an_embedding_in_host_memory_scores_as_the_cpu(start_on: StartO
     assert_allclose(*values, atol=1e-5)
 
 
-def test_a_graph_that_does_not_fit_fails_its_tasks_alone(start_on: StartOn, cells: Cells) -> None:
+def test_graph_that_does_not_fit_fails_only_its_tasks(start_on: StartOn, cells: Cells) -> None:
     engine = start_on(free_bytes=30_000)
     given = {**columns(cells), **OPTIONS, "n_neighbors": 100, "tasks": ["embedding", "batch_integration"]}
     few = {"tasks": "embedding", "label": cells.label.astype(str)}
@@ -408,7 +429,7 @@ def test_a_graph_that_does_not_fit_fails_its_tasks_alone(start_on: StartOn, cell
     assert gb.score(cells.x, engine=start_on(free_bytes=30_000), **few).failures == []
 
 
-def test_prediction_across_species(engine: CudaEngine, cells: Cells) -> None:
+def test_prediction_across_species_scores_as_the_cpu(engine: CudaEngine, cells: Cells) -> None:
     given = {"label": cells.label.astype(str), "species": np.where(cells.batch > 0, "mouse", "human")}
     samples = (np.arange(cells.n) % 40).astype(str)
     for aggregation in ("mean", "median"):
@@ -419,7 +440,7 @@ def test_prediction_across_species(engine: CudaEngine, cells: Cells) -> None:
         assert_allclose(*values, atol=1e-3, equal_nan=True)
 
 
-def test_a_run_on_an_array_of_the_gpu_moves_it_nowhere(engine: CudaEngine, cells: Cells) -> None:
+def test_run_on_an_array_of_the_gpu_does_not_copy_it(engine: CudaEngine, cells: Cells) -> None:
     x = engine.xp.asarray(cells.x)
     given = {"label": cells.label.astype(str), "tasks": "embedding"}
     result = gb.score({"X_gpu": x}, engine=engine, **given)
@@ -431,7 +452,7 @@ def test_a_run_on_an_array_of_the_gpu_moves_it_nowhere(engine: CudaEngine, cells
     assert gb.score({"X_gpu": x}, engine="cpu", **given).value("silhouette_score") == on_host.value("silhouette_score")
 
 
-def test_metrics_take_arrays_of_the_gpu(engine: CudaEngine, cells: Cells) -> None:
+def test_metrics_accept_arrays_of_the_gpu(engine: CudaEngine, cells: Cells) -> None:
     x = engine.xp.asarray(cells.x)
     ours = gb.metrics.silhouette_batch(x, cells.label, cells.batch, engine=engine)
     assert ours == pytest.approx(gb.metrics.silhouette_batch(cells.x, cells.label, cells.batch, engine="cpu"), abs=1e-5)
@@ -439,7 +460,7 @@ def test_metrics_take_arrays_of_the_gpu(engine: CudaEngine, cells: Cells) -> Non
     assert gb.metrics.accuracy([0, 1, 1, 1], proba.argmax(axis=1).get(), engine=engine) == 0.75
 
 
-def test_the_device_asks_cupy_for_what_it_tells() -> None:
+def test_device_reports_the_properties_that_cupy_gives() -> None:
     device = Device(strict_cupy.make_cupy((8, 6)))  # type: ignore[arg-type]
     assert (device.name, device.n_multiprocessors, device.has_tensor_cores) == ("Stand-in", 2, True)
     assert device.free_bytes() == strict_cupy.TOTAL_BYTES
