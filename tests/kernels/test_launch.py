@@ -147,29 +147,15 @@ def test_array_on_another_device_is_refused() -> None:
         check(on_device, device=0)
 
 
-class StandInStream:
-    """Remembers whether it was current."""
-
-    current = False
-
-    def __enter__(self):
-        self.current = True
-
-    def __exit__(self, *_):
-        self.current = False
-
-
 def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
-    compiled, launches, stream = [], [], StandInStream()
+    compiled, launches = [], []
 
     class RawModule:
         def __init__(self, *, code, options):
             compiled.append((code, options))
 
         def get_function(self, name):
-            return lambda grid, block, args, *, shared_mem: launches.append(
-                (name, grid, block, args, shared_mem, stream.current)
-            )
+            return lambda grid, block, args, *, shared_mem: launches.append((name, grid, block, args, shared_mem))
 
     runtime = SimpleNamespace(getDevice=lambda: 1)
     stand_in = SimpleNamespace(ndarray=OnDevice, RawModule=RawModule, cuda=SimpleNamespace(runtime=runtime))
@@ -177,12 +163,12 @@ def test_launch_compiles_once_and_passes_typed_arguments(monkeypatch) -> None:
     kernels._function.cache_clear()
     arguments = [v.view(OnDevice) if isinstance(v, np.ndarray) else v for v in good().values()]
     kernels.launch("neighbor_entropy", [2], [64], *arguments)
-    kernels.launch("neighbor_entropy", [2], [64], *arguments, stream=stream)
+    kernels.launch("neighbor_entropy", [3], [32], *arguments)
     kernels._function.cache_clear()
     assert compiled == [(kernels.source("neighbor_entropy"), kernels.OPTIONS)]
     assert [launch[:3] + launch[4:] for launch in launches] == [
-        ("neighbor_entropy", (2,), (64,), 256, False),
-        ("neighbor_entropy", (2,), (64,), 256, True),
+        ("neighbor_entropy", (2,), (64,), 256),
+        ("neighbor_entropy", (3,), (32,), 128),
     ]
     assert all(isinstance(value, np.ndarray | np.generic) for value in launches[0][3])
 

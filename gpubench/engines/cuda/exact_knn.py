@@ -120,23 +120,22 @@ class KnnSearch:
     def search_tiles(self, rows: Array | None, arithmetic: Arithmetic) -> Array:
         """Search rows (u,) int32 of the queries (None: all) among all cells; return the rows that remain uncertain."""
         n_rows = len(self._queries) if rows is None else len(rows)
-        spans = [(block.start, block.stop) for block in row_blocks(len(self._x), self.edge)]
-        columns = self._operands(spans, arithmetic)
+        columns = self._operands(list(row_blocks(len(self._x), self.edge)), arithmetic)
         uncertain = []
         for block in row_blocks(n_rows, self.edge):
             chosen = block if rows is None else rows[block]
-            uncertain.append(self._search_block(chosen, columns, range(len(spans))))
+            uncertain.append(self._search_block(chosen, columns, range(len(columns.spans))))
             self._workspace.timeline.advance(block.stop, n_rows)
         return self._device.xp.concatenate(uncertain)
 
-    def search_spans(self, spans: list[tuple[int, int]], probed: list[list[int]], arithmetic: Arithmetic) -> None:
+    def search_spans(self, spans: list[slice], probed: list[list[int]], arithmetic: Arithmetic) -> None:
         """Search each span of at most `edge` cells among the cells of its probed spans, approximately."""
         columns = self._operands(spans, arithmetic)
-        for span, chosen in zip(spans, probed, strict=True):
-            self._search_block(slice(*span), columns, chosen)
-            self._workspace.timeline.advance(span[1], len(self._queries))
+        for rows, chosen in zip(spans, probed, strict=True):
+            self._search_block(rows, columns, chosen)
+            self._workspace.timeline.advance(rows.stop, len(self._queries))
 
-    def _operands(self, spans: list[tuple[int, int]], arithmetic: Arithmetic) -> Operands:
+    def _operands(self, spans: list[slice], arithmetic: Arithmetic) -> Operands:
         return Operands(self._workspace, self._x, spans, [self._scaling] * len(spans), arithmetic)
 
     def _search_block(self, rows: slice | Array, columns: Operands, chosen: Sequence[int]) -> Array:
@@ -157,7 +156,7 @@ class KnnSearch:
     ) -> tuple[CandidateTable, Array]:
         """Return the cells with the smallest keys of each query, and the largest norm of the cells compared with."""
         xp, device, m = self._device.xp, self._device, operand.n
-        n_columns = sum(columns.spans[b][1] - columns.spans[b][0] for b in chosen)
+        n_columns = sum(columns.spans[b].stop - columns.spans[b].start for b in chosen)
         self._workspace.timeline.count(flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
         keep = self._n_candidates(columns.arithmetic)
         capacity = 2 * keep + SPARE_CANDIDATES
@@ -165,7 +164,7 @@ class KnnSearch:
         left, farthest = operand.left(device), xp.zeros((), np.float64)
         first_row = rows.start if self._same_cells and isinstance(rows, slice) else -1
         for b in chosen:
-            column, (first, last) = columns[b], columns.spans[b]
+            column, first, last = columns[b], columns.spans[b].start, columns.spans[b].stop
             tile = column.products(device, left, self._tile)
             if self._same_cells and not isinstance(rows, slice):
                 # the product of a cell with itself becomes NaN, which is never a candidate

@@ -100,17 +100,17 @@ class InvertedLists:
             codes[rows] = xp.asnumpy(keys.argmin(axis=1))
         return codes
 
-    def plan(self, k: int, edge: int) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    def plan(self, k: int, edge: int) -> tuple[list[slice], list[list[int]]]:
         """Return spans of at most `edge` cells in the order of the lists, and for each the spans to compare it with.
 
         Those of the `n_probe` nearest lists, and of more lists where these hold fewer than k other cells.
         """
         stops = np.cumsum(self._sizes).tolist()
-        spans: list[tuple[int, int]] = []
+        spans: list[slice] = []
         spans_of_list: list[range] = []
         for start, stop in zip([0, *stops], stops, strict=False):
             first = len(spans)
-            spans += [(rows.start, rows.stop) for rows in row_blocks(stop, edge, start)]
+            spans += row_blocks(stop, edge, start)
             spans_of_list.append(range(first, len(spans)))
         centres = np.asarray(self._xp.asnumpy(self._scaling.rows(self._centres)), np.float64)
         probed: list[list[int]] = []

@@ -7,7 +7,6 @@ is too short would be read without an error, so all launches go through this mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -29,15 +28,14 @@ def source(name: str) -> str:
     return "".join((KERNEL_DIR / file).read_text() for file in ("common.cuh", f"{name}.cu"))
 
 
-def launch(name: str, grid: Sequence[int], block: Sequence[int], *args: Any, stream: Any = None) -> None:
-    """Run a kernel on the current device.
+def launch(name: str, grid: Sequence[int], block: Sequence[int], *args: Any) -> None:
+    """Run a kernel on the current device and stream.
 
     Parameters
     ----------
     name : of the kernel, as its file
     grid, block : number of blocks and of threads per block: `(blocks,)` or `(blocks_x, blocks_y)`, `(threads,)`
     args : in the order of the kernel's signature; CuPy arrays, and numbers, which are converted to the declared type
-    stream : a CuPy stream; None: the current one
 
     Raises
     ------
@@ -48,8 +46,7 @@ def launch(name: str, grid: Sequence[int], block: Sequence[int], *args: Any, str
 
     device = int(cupy.cuda.runtime.getDevice())
     arguments, shared = check(KERNELS[name], grid, block, args, array_type=cupy.ndarray, device=device)
-    with stream or nullcontext():
-        _function(name)(tuple(grid), tuple(block), arguments, shared_mem=shared)
+    _function(name)(tuple(grid), tuple(block), arguments, shared_mem=shared)
 
 
 @cache

@@ -19,7 +19,7 @@ from gpubench.engines.common.knn_search import power_of_two_scale
 from gpubench.engines.common.segments import DistanceSums, Pass, Segments, cut, isolate, panels, passes
 from gpubench.engines.cuda.signatures import WARP
 from gpubench.engines.cuda.tables import sorted_group_means
-from gpubench.engines.cuda.tiles import COLUMN_ALIGNMENT, CellScaling, Operand, Operands, cascade, tile_rows
+from gpubench.engines.cuda.tiles import COLUMN_ALIGNMENT, CellScaling, Operand, Operands, cascade, mean_of, tile_rows
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
@@ -125,13 +125,11 @@ def _centred_directions(workspace: Workspace, x: Array, segments: Segments) -> t
     order = xp.asarray(segments.order)
     unit, is_zero = xp.empty(x.shape, np.float32), xp.empty(len(x), np.bool_)
     for first, last in segments.group_spans():
-        start, stop = int(segments.starts[first]), int(segments.starts[last])
-        total = xp.zeros(x.shape[1])
-        for rows in row_blocks(stop, step, start):
-            total += _directions(xp, x[order[rows]])[0].sum(axis=0)
-        for rows in row_blocks(stop, step, start):
+        blocks = list(row_blocks(int(segments.starts[last]), step, int(segments.starts[first])))
+        mean = mean_of(xp, (_directions(xp, x[order[rows]])[0] for rows in blocks), x.shape[1])
+        for rows in blocks:
             directions, zero = _directions(xp, x[order[rows]])
-            directions -= total / (stop - start)
+            directions -= mean
             directions[zero] = 0
             unit[rows], is_zero[rows] = directions, zero
     return unit, is_zero
@@ -221,7 +219,7 @@ class SilhouetteTiles:
         means = self._panel_means(edge, counted)
         # the gap between panels is that of the means that are subtracted: rounded to float32
         self._means = np.asarray(self._device.xp.asnumpy(means), np.float64) * self.scale
-        spans = [(block.start, block.stop) for block in self.blocks]
+        spans = [slice(block.start, block.stop) for block in self.blocks]
         scalings = [CellScaling(means[block.panel], self.scale) for block in self.blocks]
         self._operands = Operands(self._workspace, self._x, spans, scalings, self._arithmetic, order=self._order)
 
@@ -232,12 +230,9 @@ class SilhouetteTiles:
         for start, stop in panels(self.blocks):
             if counted is not None and not bool(counted[start:stop].any()):
                 counted[start:stop] = True
-            total, n = xp.zeros(self._x.shape[1]), 0
-            for rows in row_blocks(stop, edge, start):
-                cells = self._order[rows] if counted is None else self._order[rows][counted[rows]]
-                total += self._x[cells].sum(axis=0, dtype=np.float64)
-                n += len(cells)
-            means.append(total / n)
+            blocks = row_blocks(stop, edge, start)
+            cells = (self._order[rows] if counted is None else self._order[rows][counted[rows]] for rows in blocks)
+            means.append(mean_of(xp, (self._x[chosen] for chosen in cells), self._x.shape[1]))
         return xp.stack(means).astype(np.float32)
 
     def empty_sums(self, xp: Any, part: Pass) -> DistanceSums:

@@ -8,7 +8,7 @@ float32 at the speed of tensor cores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from gpubench.engines.common.knn_search import power_of_two_scale
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from gpubench.engines.cuda.device import Device
 
 MIN_SPLIT_DIMENSIONS = 128
@@ -34,7 +36,6 @@ class Arithmetic:
 
     Attributes
     ----------
-    name : shown to users
     parts : factor by which the operands become longer
     tensor_cores : whether operands are rounded to TF32
     operand_error : largest difference between a multiplied row and the centred row, relative to its length
@@ -42,7 +43,6 @@ class Arithmetic:
     close : squared distances below this share of the squared norms are recomputed from differences of cells
     """
 
-    name: str
     parts: int
     tensor_cores: bool
     operand_error: float
@@ -59,9 +59,9 @@ class Arithmetic:
 
 
 # How tensor cores round while they add is unspecified: four times the unit of float32.
-FLOAT32 = Arithmetic("float32", 1, tensor_cores=False, operand_error=0.0, unit=2.0**-24, close=2e-4)
-TF32 = Arithmetic("tf32", 1, tensor_cores=True, operand_error=2.0**-11, unit=2.0**-22, close=1e-3)
-SPLIT = Arithmetic("split", 3, tensor_cores=True, operand_error=2.0**-20, unit=2.0**-22, close=4e-4)
+FLOAT32 = Arithmetic(1, tensor_cores=False, operand_error=0.0, unit=2.0**-24, close=2e-4)
+TF32 = Arithmetic(1, tensor_cores=True, operand_error=2.0**-11, unit=2.0**-22, close=1e-3)
+SPLIT = Arithmetic(3, tensor_cores=True, operand_error=2.0**-20, unit=2.0**-22, close=4e-4)
 
 
 def cascade(device: Device, d: int, precision: str) -> list[Arithmetic]:
@@ -74,6 +74,16 @@ def tile_rows(workspace: Workspace) -> int:
     """Return the number of rows and columns of tiles, of which one takes at most an eighth of the memory."""
     edge = int(np.sqrt(max(workspace.room_bytes, 0) / 8 / 4))
     return max(32, min(workspace.tuning.max_tile_rows, edge // 32 * 32))
+
+
+def mean_of(xp: ModuleType, blocks: Iterable[Array], d: int) -> Array:
+    """Return the mean of the cells of blocks (m, d), summed in float64; (d,)."""
+    total, n = xp.zeros(d), 0
+    for cells in blocks:
+        total += cells.sum(axis=0, dtype=np.float64)
+        n += len(cells)
+    mean: Array = total / n
+    return mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +103,8 @@ class CellScaling:
     def of(cls, workspace: Workspace, x: Array, queries: Array | None = None) -> CellScaling:
         """Centre on the mean of x (n, d), and scale so that x and the queries (m, d) extend to at most about 1."""
         xp = workspace.device.xp
-        total = xp.zeros(x.shape[1])
-        for rows in row_blocks(len(x), workspace.tuning.max_tile_rows):
-            total += x[rows].sum(axis=0, dtype=np.float64)
-        centre = (total / len(x)).astype(np.float32)
+        blocks = (x[rows] for rows in row_blocks(len(x), workspace.tuning.max_tile_rows))
+        centre = mean_of(xp, blocks, x.shape[1]).astype(np.float32)
         edges = [edge for cells in (x, queries) if cells is not None for edge in (cells.max(axis=0), cells.min(axis=0))]
         return cls(centre, power_of_two_scale(max(float(xp.abs(edge - centre).max()) for edge in edges)))
 
@@ -181,7 +189,7 @@ class Operands:
 
     Attributes
     ----------
-    spans : (first, last + 1) row of each block
+    spans : the rows of each block
     arithmetic : of the products
     """
 
@@ -189,18 +197,16 @@ class Operands:
         self,
         workspace: Workspace,
         x: Array,
-        spans: Sequence[tuple[int, int]],
+        spans: Sequence[slice],
         scalings: Sequence[CellScaling],
         arithmetic: Arithmetic,
         *,
         order: Array | None = None,
     ) -> None:
-        """Describe the blocks; cached operands take at most a quarter of the memory.
+        """Describe blocks of x (n, d) float32; cached operands take at most a quarter of the memory.
 
         Parameters
         ----------
-        x : (n, d) float32
-        spans : (first, last + 1) row of each block
         scalings : centre and scale of each block
         order : (n,) the row of x at each position that spans refer to; None: the rows in their own order
         """
@@ -209,7 +215,7 @@ class Operands:
         self.spans = spans
         self._scalings = scalings
         self.arithmetic = arithmetic
-        largest = max(stop - start for start, stop in spans)
+        largest = max(rows.stop - rows.start for rows in spans)
         block_bytes = 4 * (largest + COLUMN_ALIGNMENT) * (arithmetic.parts * x.shape[1] + 2)
         self._first_cached = len(spans) - workspace.room_bytes // 4 // block_bytes
         self._cached: dict[int, Operand] = {}
@@ -217,7 +223,7 @@ class Operands:
     def __getitem__(self, block: int) -> Operand:
         if block in self._cached:
             return self._cached[block]
-        rows = slice(*self.spans[block])
+        rows = self.spans[block]
         cells = self._x[rows] if self._order is None else self._x[self._order[rows]]
         operand = Operand.of(self._device, self._scalings[block].rows(cells), self.arithmetic)
         if block >= self._first_cached:

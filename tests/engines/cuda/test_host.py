@@ -127,7 +127,7 @@ class TestNeighbors:
             engine.knn(engine.put(np.zeros((1000, 2), np.float32)), 200)
 
     def test_operands_are_cached_as_far_as_memory_allows(self, engine: CudaEngine, cells: Cells) -> None:
-        spans = [(0, 32), (32, 64), (64, 96)]
+        spans = [slice(0, 32), slice(32, 64), slice(64, 96)]
         bytes_each = 4 * 36 * 11
         workspace = engine.workspace(room_bytes=4 * 2 * bytes_each)
         scaling = tiles.CellScaling(engine.xp.zeros(9, np.float32), 1.0)
