@@ -1,8 +1,8 @@
-"""Times the CUDA engine at the scale of atlases, against the rate of matrix products on the same device.
+"""Time the CUDA engine on millions of cells, relative to the rate of matrix products on the same device.
 
 Needs a CUDA device. For each number of cells and dimensions: exact silhouette widths, exact neighbours, and (with
-`--suite`) every task on one embedding. The floor of a stage is its floating point operations over the measured rate:
-n^2 d for the symmetric tiles of silhouettes, 2 n^2 d for those of neighbours. Writes one JSON file.
+`--suite`) every task on one embedding. The lower bound of the time of a stage is its floating point operations over the
+measured rate: n^2 d for the symmetric tiles of silhouettes, 2 n^2 d for those of neighbours. Writes one JSON file.
 
     python benchmarks/cuda.py --cells 1000000 --dimensions 50 --dimensions 512 --precision exact --precision fast
     python benchmarks/cuda.py --cells 13000000 --dimensions 50 --suite
@@ -30,13 +30,15 @@ BLOCK_CELLS = 1 << 20
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Run the measurements of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, action="append", required=True)
     parser.add_argument("--dimensions", type=int, action="append", required=True)
     parser.add_argument("--precision", choices=("exact", "fast"), action="append")
     parser.add_argument("--neighbors", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3, help="of each stage; the first one also compiles")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats of each stage; the first one also compiles the kernels"
+    )
     parser.add_argument("--suite", action="store_true", help="also score every task once")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cuda.json")
     given = parser.parse_args()
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def matrix_rate(engine: CudaEngine, *, tensor_cores: bool) -> float:
-    """Floating point operations per second of large square products of random numbers."""
+    """Measure the floating point operations per second of large square products of random numbers."""
     xp, gpu = engine.gpu.xp, engine.gpu
     left, right = (xp.random.standard_normal((RATE_EDGE, RATE_EDGE), dtype=np.float32) for _ in range(2))
     out = xp.empty((RATE_EDGE, RATE_EDGE), np.float32)
@@ -74,7 +76,7 @@ def matrix_rate(engine: CudaEngine, *, tensor_cores: bool) -> float:
 
 
 def cells_on_device(engine: CudaEngine, n: int, d: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """Overlapping labels and shifted batches, made on the device block by block, and their codes on the host."""
+    """Make cells with overlapping labels and shifted batches on the device, and their codes on the host."""
     xp = engine.gpu.xp
     rng = np.random.default_rng(0)
     codes = {
@@ -93,14 +95,14 @@ def cells_on_device(engine: CudaEngine, n: int, d: int) -> tuple[Any, dict[str, 
 
 
 def measure(engine: CudaEngine, n: int, d: int, k: int, repeats: int) -> dict[str, Any]:
-    """Seconds of each repeat of each stage, and the floor of the stage at the measured rates."""
+    """Measure the seconds of each repeat of each stage; `flop` gives its lower bound at the measured rates."""
     x, codes = cells_on_device(engine, n, d)
     stages = {
         "silhouette_label": (lambda: silhouette_widths(engine, x, codes["label"]), n**2 * d),
         "silhouette_batch": (lambda: silhouette_widths(engine, x, codes["batch"], codes["label"]), n**2 * d / LABELS),
         "knn": (lambda: engine.knn(x, k), 2 * n**2 * d),
     }
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name, (run, flop) in stages.items():
         seconds = []
         for _ in range(repeats):
@@ -109,13 +111,13 @@ def measure(engine: CudaEngine, n: int, d: int, k: int, repeats: int) -> dict[st
             run()
             engine.gpu.synchronize()
             seconds.append(time.perf_counter() - begin)
-        found[name] = {"seconds": seconds, "flop": flop, "peak_bytes": engine.gpu.peak_bytes()}
+        measured[name] = {"seconds": seconds, "flop": flop, "peak_bytes": engine.gpu.peak_bytes()}
     engine.release(x)
-    return found
+    return measured
 
 
 def suite(engine: CudaEngine, n: int, d: int) -> dict[str, Any]:
-    """Every task on one embedding: seconds of each stage, notes and failures."""
+    """Score every task on one embedding; return the seconds of each stage, notes and failures."""
     x, codes = cells_on_device(engine, n, d)
     begin = time.perf_counter()
     result = gb.score(x, label=codes["label"], batch=codes["batch"], time=codes["time"], engine=engine)

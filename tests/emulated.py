@@ -1,4 +1,4 @@
-"""The CUDA engine on the host: its own Python, CuPy's stand-in, and the kernels under emulation. Not a GPU."""
+"""The CUDA engine on the host: its own Python code, CuPy's stand-in, and emulated kernels. No GPU is used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EmulatedDevice(Device):
 
     Attributes
     ----------
-    launched : names of the kernels in the order of their launches
+    launched : names of the kernels in launch order
     products : (left rows, right rows, on tensor cores) of each matrix product
     """
 
@@ -47,8 +47,8 @@ class EmulatedDevice(Device):
         n_blocks = 1 if n_threads <= block else 2
         grid = (n_blocks,) if rows is None else (n_blocks, min(rows, 3))
         host = [value._host if isinstance(value, strict_cupy.ndarray) else value for value in args]
-        assert not any(isinstance(value, np.ndarray) for value in args), "an array of the host at a launch"
-        # memory that is given twice is sent twice, and the second must come back as it was
+        assert not any(isinstance(value, np.ndarray) for value in args), "launched with an array of the host"
+        # an array that is passed twice is copied twice, and the kernel must not write to the second one
         again = [i for i, value in enumerate(host) if isinstance(value, np.ndarray) and _is_among(value, host[:i])]
         before = [host[i].copy() for i in again]
         for i in again:
@@ -58,7 +58,7 @@ class EmulatedDevice(Device):
             np.testing.assert_array_equal(host[i], value)
 
     def product(self, left: Any, right: Any, out: Any, *, tensor_cores: bool) -> None:
-        """Multiply, in the operands' own accuracy: what tensor cores leave out must have been left out before."""
+        """Multiply at the accuracy of the operands, which must have been rounded for tensor cores before."""
         for operand in (left, right, out):
             assert operand.dtype == np.float32
             assert operand.flags.c_contiguous
@@ -78,7 +78,7 @@ def _is_among(array: np.ndarray, others: list[Any]) -> bool:
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
-    """A copy with the same strides: rows with gaps stay so."""
+    """Return a copy with the same strides, gaps between rows included."""
     if array.flags.c_contiguous:
         return array.copy()
     rows = np.empty((len(array), array.strides[0] // array.itemsize), array.dtype)[:, : array.shape[1]]
@@ -87,13 +87,13 @@ def _copy(array: np.ndarray) -> np.ndarray:
 
 
 def start(device: EmulatedDevice, **options: Any) -> CudaEngine:
-    """The engine on an emulated device."""
+    """Start the engine on an emulated device."""
     return CudaEngine(device=device, **options)
 
 
 @cache
 def emulate_in_session() -> Emulate:
-    """Kernels compiled into a folder that lasts as long as the process."""
+    """Return a function that compiles kernels into a folder that lasts as long as the process."""
     folder = tempfile.TemporaryDirectory()
     compiler = Compiler(Path(folder.name))
     assert compiler.missing is None, compiler.missing

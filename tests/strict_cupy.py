@@ -1,8 +1,8 @@
 """A stand-in for CuPy on the host: NumPy behind the names that the CUDA engine uses, and as strict as CuPy.
 
-Like CuPy it takes no NumPy array beside its own, gives none without being asked, and knows no truth of several values;
-what is not listed here is missing. A mistake that CuPy would refuse is refused here. A test compares the names with
-those of the real CuPy where it is installed.
+Like CuPy it refuses NumPy arrays as operands, never converts to NumPy implicitly, and has no truth value for several
+values. Names that are not listed here are missing. A mistake that CuPy refuses is refused here. A test compares the
+names with those of the real CuPy if it is installed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TOTAL_BYTES = 4 << 30
 
 
 class ndarray:  # noqa: N801
-    """An array on the device that is not there."""
+    """An array on the pretended device."""
 
     __slots__ = ("_host",)
-    __array_ufunc__ = None  # NumPy's operators leave the work to ours, which refuse NumPy's arrays
+    __array_ufunc__ = None  # NumPy's operators defer to ours, which refuse NumPy arrays
 
     def __init__(self, host: np.ndarray) -> None:
         assert isinstance(host, np.ndarray)
@@ -43,7 +43,7 @@ class ndarray:  # noqa: N801
         return self._host.copy()
 
     def set(self, host: np.ndarray, stream: Any) -> None:
-        assert isinstance(stream, _Nothing)
+        assert isinstance(stream, _Completed)
         assert type(host) is np.ndarray
         assert host.flags.c_contiguous
         if (host.shape, host.dtype) != (self.shape, self.dtype):
@@ -89,7 +89,7 @@ class ndarray:  # noqa: N801
 
 
 def bare(value: Any) -> Any:
-    """What NumPy is given for an argument; refuses arrays of the host."""
+    """Return an argument as NumPy takes it; refuse arrays of the host."""
     if isinstance(value, ndarray):
         return value._host
     if isinstance(value, np.ndarray):
@@ -100,14 +100,14 @@ def bare(value: Any) -> Any:
 
 
 def index(key: Any) -> Any:
-    """An index; here alone arrays of the host are welcome, as CuPy copies them."""
+    """Return an index as NumPy takes it; only here arrays of the host are accepted, because CuPy copies them."""
     if isinstance(key, tuple):
         return tuple(index(part) for part in key)
     return key._host if isinstance(key, ndarray) else key
 
 
 def wrapped(value: Any) -> Any:
-    """What comes back: scalars are arrays without dimensions, as on a device."""
+    """Return a result as CuPy does: scalars are arrays without dimensions."""
     if isinstance(value, np.ndarray | np.generic | bool | int | float):
         return ndarray(np.asarray(value))
     return value
@@ -124,8 +124,8 @@ def _function(name: str) -> Callable[..., Any]:
 
 def _method(name: str) -> Callable[..., Any]:
     def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        found = getattr(self._host, name)(*map(bare, args), **{key: bare(value) for key, value in kwargs.items()})
-        return wrapped(found)
+        result = getattr(self._host, name)(*map(bare, args), **{key: bare(value) for key, value in kwargs.items()})
+        return wrapped(result)
 
     return call
 
@@ -150,7 +150,7 @@ def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
     return call
 
 
-ndarray.__module__ = "cupy"  # by which readers know that it is on a device
+ndarray.__module__ = "cupy"  # readers recognise arrays of a device by it
 for _name in METHODS.split():
     setattr(ndarray, _name, _method(_name))
 for _name in ATTRIBUTES.split():
@@ -165,7 +165,7 @@ for _name in IN_PLACE.split():
 
 
 def asarray(value: Any, dtype: Any = None) -> ndarray:
-    """An array of ours from one of the host, which is copied, or from ours."""
+    """Return an array of the device: a copy of one of the host, or the array itself."""
     if isinstance(value, ndarray):
         return value if dtype is None or value.dtype == dtype else ndarray(value._host.astype(dtype))
     return ndarray(np.array(value, dtype))
@@ -186,8 +186,8 @@ def dot(a: ndarray, b: ndarray, out: ndarray) -> ndarray:
     return out
 
 
-class _Nothing:
-    """Streams and events where nothing runs beside the host."""
+class _Completed:
+    """Streams and events; all work is done when a call returns."""
 
     def __init__(self, *, non_blocking: bool = False) -> None:
         del non_blocking
@@ -198,15 +198,15 @@ class _Nothing:
 
 
 def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
-    """A module CuPy whose one device has this compute capability."""
+    """Return a module like CuPy with one device of this compute capability."""
     pool = SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 1000)
     properties = {"name": b"Stand-in", "multiProcessorCount": 2, "major": capability[0], "minor": capability[1]}
     runtime = SimpleNamespace(getDeviceProperties=lambda _: properties, memGetInfo=lambda: (TOTAL_BYTES, TOTAL_BYTES))
     cuda = SimpleNamespace(
         runtime=runtime,
-        Stream=_Nothing,
-        Event=_Nothing,
-        get_current_stream=_Nothing,
+        Stream=_Completed,
+        Event=_Completed,
+        get_current_stream=_Completed,
         alloc_pinned_memory=bytearray,
     )
     functions = {name: _function(name) for name in FUNCTIONS.split()}

@@ -19,7 +19,7 @@ KernelOn = Callable[[str], Callable[..., None]]
 
 @pytest.fixture(scope="session")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
-    """Compiles each source once in a run."""
+    """Compiles each source once per session."""
     compiler = Compiler(tmp_path_factory.mktemp("kernels"))
     if compiler.missing:
         pytest.skip(compiler.missing)
@@ -29,7 +29,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
 
 @pytest.fixture(scope="session")
 def emulate(compiler: Compiler) -> Iterator[Emulate]:
-    """Compile a kernel for the host: `emulate(name)`, with another source `emulate(name, text)`."""
+    """Compile a kernel for the host: `emulate(name)`, or another source of it: `emulate(name, text)`."""
     running: dict[Any, Emulated] = {}
 
     def compiled(name: str, text: str | None = None, *, sanitizer: str = "address") -> Emulated:
@@ -46,9 +46,9 @@ def emulate(compiler: Compiler) -> Iterator[Emulate]:
 
 @pytest.fixture(scope="session")
 def thread_sanitizer(emulate: Emulate) -> Callable[[], str]:
-    """Call it to get the name of the thread sanitizer; skips where programs built with it do not start.
+    """Return a function that returns the name of the thread sanitizer, or skips if its programs do not start.
 
-    It needs a certain layout of the address space, which some kernels with much randomisation do not give.
+    It needs a layout of the address space that some operating-system kernels with strong randomisation do not provide.
     """
 
     @cache
@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _places(config: pytest.Config) -> list[str]:
-    """Where kernels run; a GPU that was named is not skipped where it is missing: its tests are errors."""
+    """Return where kernels run. A GPU that was requested is not skipped if it is missing: its tests are errors."""
     on_gpu = "cuda" in (config.getoption("--engine") or []) or _gpu_is_here()
     return ["host", "gpu"] if on_gpu else ["host"]
 
@@ -91,7 +91,7 @@ def _gpu_is_here() -> bool:
 
 @pytest.fixture(scope="session")
 def kernel_on(request: pytest.FixtureRequest) -> KernelOn:
-    """A kernel by name, to be called as `cuda_kernels.launch` without the name, with NumPy arrays."""
+    """Return a kernel by name, called like `kernels.launch` without the name, with NumPy arrays."""
     return _on_gpu if request.param == "gpu" else request.getfixturevalue("emulate")
 
 
@@ -109,7 +109,7 @@ def _on_gpu(name: str) -> Callable[..., None]:
 
 
 def _to_gpu(array: Any) -> Any:
-    """A copy with the same strides: rows with gaps stay so."""
+    """Return a copy with the same strides, gaps between rows included."""
     import cupy
 
     if array.flags.c_contiguous:

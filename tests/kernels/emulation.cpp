@@ -1,4 +1,4 @@
-// The fibers and barriers of emulation.h. Compiled without instrumentation: a sanitizer sees what a kernel does, not
+// The fibers and barriers of emulation.h. Compiled without instrumentation, so that sanitizers check the kernel and not
 // how its threads are switched.
 #include "emulation.h"
 
@@ -28,7 +28,7 @@ constexpr unsigned char GARBAGE = 0xa5;  // what shared memory holds when a bloc
 
 enum class State { ready, waiting, done };
 
-// A stack and where it stands. Contexts start a fiber; the compiler's own jumps switch between them, without system
+// A stack and its position. Contexts start a fiber; the compiler's built-in jumps switch between fibers without system
 // calls.
 struct Fiber {
     void* jump_buffer[5];
@@ -45,7 +45,7 @@ struct Fiber {
     unsigned phase;  // barriers of its warp that the fiber has passed, modulo 2
 };
 
-// What the lanes of a warp hand in. Lanes that are ahead by one exchange write to the other half.
+// The values that the lanes of a warp exchange. Lanes that are ahead by one exchange write to the other half.
 struct Warp {
     std::uint64_t values[2][LANES];
     char passed[2];  // addresses for the thread sanitizer
@@ -60,7 +60,7 @@ char grid_ended;
 unsigned block_phase;
 Launch launch;
 unsigned char* shared_memory;
-std::vector<unsigned char*> of_blocks;  // the shared memory of every block
+std::vector<unsigned char*> shared_memories;  // of all blocks
 
 __attribute__((noinline)) void jump(Fiber& to) {
     if (to.started) __builtin_longjmp(to.jump_buffer, 1);
@@ -85,7 +85,7 @@ __attribute__((noinline)) void switch_to(Fiber& to) {
 #endif
 }
 
-// What the thread did before the barrier is done, for those that come out of it.
+// Everything that the thread did before the barrier happens before what follows the barrier.
 void arrive([[maybe_unused]] char* barrier) {
 #ifdef EMULATE_WITH_THREAD_SANITIZER
     __tsan_release(barrier);
@@ -143,7 +143,7 @@ void release(Fiber* first, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) first[i].state = State::ready;
 }
 
-// Let those go on for whom all others have come; false if nobody can.
+// Release the threads whose barrier all others have reached; return false if there are none.
 bool open_barriers() {
     bool opened = false;
     for (std::size_t first = 0; first < fibers.size(); first += LANES) {
@@ -171,9 +171,9 @@ std::vector<std::size_t> order_of(std::size_t n, std::mt19937_64& random) {
 }
 
 void run_block(std::mt19937_64& random) {
-    // new for each block, so that the thread sanitizer takes it for other memory than that of the block before
+    // allocated for each block, so that the thread sanitizer does not confuse it with the memory of the previous block
     shared_memory = static_cast<unsigned char*>(std::malloc(launch.shared_bytes));
-    of_blocks.push_back(shared_memory);
+    shared_memories.push_back(shared_memory);
     std::memset(shared_memory, GARBAGE, launch.shared_bytes);
     for (unsigned i = 0; i < fibers.size(); ++i) prepare(fibers[i], i);
     for (std::size_t n_done = 0; n_done < fibers.size();) {
@@ -200,8 +200,8 @@ void* reserve(std::size_t n_bytes) {
     return pages;
 }
 
-void run(Launch&& of_kernel) {
-    launch = std::move(of_kernel);
+void run(Launch&& kernel_launch) {
+    launch = std::move(kernel_launch);
     scheduler.started = true;
 #ifdef EMULATE_WITH_THREAD_SANITIZER
     scheduler.sanitizer_thread = __tsan_get_current_fiber();
@@ -220,8 +220,8 @@ void run(Launch&& of_kernel) {
         run_block(random);
     }
     leave(&grid_ended);
-    for (unsigned char* const memory : of_blocks) std::free(memory);
-    of_blocks.clear();
+    for (unsigned char* const memory : shared_memories) std::free(memory);
+    shared_memories.clear();
 }
 
 unsigned char* dynamic_shared() { return shared_memory; }

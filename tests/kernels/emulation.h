@@ -1,10 +1,10 @@
-// Runs a CUDA kernel on the host: what a .cu file needs to compile with a C++17 compiler, and to be called by `serve`.
+// Runs a CUDA kernel on the host: defines what a .cu file needs to compile as C++17 and to be called by `serve`.
 //
-// Every thread of a block is a fiber, a stack of its own. A fiber runs until it meets a barrier, a vote or a shuffle;
-// then others run, in an order that the test chooses, until all threads (or lanes) have come. So a missing barrier lets
-// threads read what is not there yet. Compiled with -fsanitize=thread, each fiber is a thread of its own to the
-// sanitizer, and only barriers order their accesses: a data race is reported even where the result is right.
-#ifndef GPUBENCH_EMULATION_H  // not #pragma once, which warns when the header itself is compiled ahead
+// Every thread of a block is a fiber with its own stack. A fiber runs until it reaches a barrier, a vote or a shuffle;
+// then others run, in an order that the test chooses, until all threads (or lanes) have reached it. So with a missing
+// barrier threads read values that are not written yet. Compiled with -fsanitize=thread, each fiber is a thread to the
+// sanitizer, and only barriers order their accesses: a data race is reported even if the result is right.
+#ifndef GPUBENCH_EMULATION_H  // not #pragma once, which warns when the header is precompiled
 #define GPUBENCH_EMULATION_H
 
 #include <cmath>
@@ -28,7 +28,7 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
-// Of the fiber that runs.
+// Those of the running fiber.
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
@@ -45,7 +45,7 @@ unsigned char* dynamic_shared();
 // Wait for the other threads of the block (syncthreads), or lanes of the warp.
 void wait(Kind kind);
 
-// Hand in a lane's value, wait for the other lanes, and get the values of all 32. Orders no other access to memory.
+// Exchange the values of all 32 lanes. Orders no other memory access.
 const std::uint64_t* exchange(unsigned mask, Kind kind, std::uint64_t value);
 
 [[noreturn]] void fail(const char* message);
@@ -53,17 +53,17 @@ const std::uint64_t* exchange(unsigned mask, Kind kind, std::uint64_t value);
 struct Launch {
     uint3 grid, block;
     std::size_t shared_bytes;
-    std::uint64_t schedule;  // the order in which threads take turns: 0 up, 1 down, others random
+    std::uint64_t schedule;  // order in which threads run: 0 ascending, 1 descending, others random
     std::vector<Argument> arguments;
     void (*call)(const Argument*);
 };
 
 void run(Launch&& launch);
 
-// Zeros that take memory only where they are touched.
+// Return zeros that take memory only where they are accessed.
 void* reserve(std::size_t n_bytes);
 
-// Read launches from standard input and answer each with its arrays, until the input ends.
+// Read launches from standard input and write the arrays of each to standard output, until the input ends.
 int serve(void (*call)(const Argument*), std::size_t n_arguments);
 
 template <typename T>

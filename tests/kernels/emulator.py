@@ -1,6 +1,6 @@
 """Kernels on the host: compiles kernels/*.cu with the C++ compiler under emulation.h, and launches them from NumPy.
 
-An executable serves any number of launches through its pipes, so that a sanitizer needs no Python that is built for it.
+An executable serves any number of launches through its pipes, so that sanitizers need no special build of Python.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ ENVIRONMENT = {
 
 COMPILE_SECONDS = 300
 LAUNCH_SECONDS = 120
-"""After which a program that does not answer is ended; one that computes is ended by itself, see serve.cpp."""
+"""Seconds after which a program that does not answer is killed; one that computes ends itself, see serve.cpp."""
 
 
 class Broken(AssertionError):
-    """The kernel was stopped by a sanitizer, a crash or a barrier that not all threads reached."""
+    """The kernel was stopped by a sanitizer, a crash, or a barrier that not all threads reached."""
 
 
 class NotCompiled(Exception):
@@ -52,11 +52,11 @@ class NotCompiled(Exception):
 
 @dataclass(frozen=True)
 class Sparse:
-    """An array too large for memory of which a few rows are used; other rows are 0 and cost nothing.
+    """An array too large for memory of which few rows are used; the others are 0 and take no memory.
 
     Attributes
     ----------
-    rows : row number -> its values; what the kernel wrote is put there
+    rows : row number -> its values, which the kernel may overwrite
     """
 
     shape: tuple[int, int]
@@ -69,7 +69,7 @@ class Compiler:
 
     Attributes
     ----------
-    missing : why nothing can be compiled here, or None
+    missing : why nothing can be compiled, or None
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,22 +86,22 @@ class Compiler:
         self._executables: dict[tuple[str, str, str], Future[Path]] = {}
 
     def prepare(self, sources: Sequence[tuple[str, str, str]]) -> None:
-        """Begin to compile: (name, text, sanitizer) of kernels."""
+        """Start to compile kernels in the background: (name, text, sanitizer) of each."""
         for name, text, sanitizer in sources:
             self._submit(name, text, sanitizer)
 
     def executable(self, name: str, text: str, sanitizer: str) -> Path:
-        """The path of a kernel's program; `text` is its whole source.
+        """Compile a kernel from its whole source `text` and return the path of its program.
 
         Raises
         ------
         NotCompiled
-            With what the compiler said.
+            With the output of the compiler.
         """
         return self._submit(name, text, sanitizer).result()
 
     def close(self) -> None:
-        """Compile nothing more."""
+        """Stop compiling."""
         self._pool.shutdown(cancel_futures=True)
 
     def _submit(self, name: str, text: str, sanitizer: str) -> Future[Path]:
@@ -124,7 +124,7 @@ class Compiler:
         return path
 
     def _header(self, sanitizer: str) -> Path:
-        """What every kernel includes, compiled ahead; a compiler that does not look for that takes the text beside."""
+        """Precompile the header that every kernel includes; a compiler that does not support that reads its text."""
         folder = self._folder / sanitizer
         folder.mkdir()
         header = folder / "emulation.h"
@@ -133,7 +133,7 @@ class Compiler:
         return header
 
     def _runtime(self, part: str, sanitizer: str) -> Path:
-        """What stays the same for all kernels, and what the sanitizer does not look into."""
+        """Compile the part that all kernels share, without instrumentation."""
         path = self._folder / f"{part}-{sanitizer}.o"
         macro = f"-DEMULATE_WITH_{sanitizer.upper()}_SANITIZER"
         self._run("-O1", *WARNINGS[:2], "-Werror", macro, "-c", "-o", path, HERE / f"{part}.cpp")
@@ -148,18 +148,18 @@ class Compiler:
 
 
 class Emulated:
-    """A kernel on the host; called as `cuda_kernels.launch`, without the name.
+    """A kernel on the host; called like `kernels.launch`, without the name.
 
     Attributes
     ----------
-    schedule : the order in which threads take turns: 0 up, 1 down, others at random
-    most_seconds : that a launch may take
+    schedule : order in which threads run: 0 ascending, 1 descending, others random
+    max_seconds : time limit of a launch
     """
 
     def __init__(self, name: str, executable: Path) -> None:
         self.kernel = KERNELS[name]
         self.schedule = 0
-        self.most_seconds = LAUNCH_SECONDS
+        self.max_seconds = LAUNCH_SECONDS
         self._executable = executable
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -169,7 +169,7 @@ class Emulated:
         Raises
         ------
         Broken
-            With what the sanitizer or the emulation said.
+            With the output of the sanitizer or the emulation.
         """
         if any(isinstance(value, Sparse) for value in args):
             named = zip(self.kernel.parameters, args, strict=True)
@@ -189,8 +189,8 @@ class Emulated:
 
     def _converse(self, request: bytes, answers: list[NDArray[Any]]) -> None:
         process = self._start()
-        # a bug may stop a sanitizer itself, which then waits for ever
-        watch = Timer(self.most_seconds, process.kill)
+        # a bug may deadlock the sanitizer itself
+        watch = Timer(self.max_seconds, process.kill)
         watch.start()
         try:
             self._exchange(process, request, answers)
@@ -223,24 +223,24 @@ class Emulated:
     def _give_up(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         self.close()
-        said = self._executable.with_suffix(".txt").read_text(errors="replace")
-        raise Broken(f"{self.kernel.name} ended with {code}:\n{said[:4000]}")
+        output = self._executable.with_suffix(".txt").read_text(errors="replace")
+        raise Broken(f"{self.kernel.name} ended with {code}:\n{output[:4000]}")
 
     def close(self) -> None:
-        """End the program."""
+        """Close the pipes and wait until the program ends."""
         if self._process is not None:
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None
                 try:
                     pipe.close()
-                except BrokenPipeError:  # it ended with a launch in its input
+                except BrokenPipeError:  # the program ended before it read its input
                     continue
             self._process.wait()
             self._process = None
 
 
 def _pack(value: Any) -> tuple[bytes, list[tuple[int, NDArray[Any]]]]:
-    """Size and kind of an argument, and its pieces: (offset in bytes, values)."""
+    """Return the header of an argument (size and kind), and its pieces: (offset in bytes, values)."""
     if isinstance(value, Sparse):
         row_bytes = value.shape[1] * value.dtype.itemsize
         pieces = [(row * row_bytes, values) for row, values in value.rows.items()]
@@ -248,7 +248,7 @@ def _pack(value: Any) -> tuple[bytes, list[tuple[int, NDArray[Any]]]]:
     if isinstance(value, np.generic) or value.flags.c_contiguous:
         array = np.asarray(value)
         return struct.pack("<3q", array.nbytes, False, 1), [(0, array)]
-    # rows with gaps: the gaps are not sent, and the last row ends the memory that the kernel may touch
+    # rows with gaps: the gaps are not sent, and the memory that the kernel may access ends with the last row
     row_bytes = value.strides[0]
     extent = (len(value) - 1) * row_bytes + value[-1].nbytes
     return struct.pack("<3q", extent, False, len(value)), [(i * row_bytes, row) for i, row in enumerate(value)]

@@ -1,4 +1,4 @@
-"""NVIDIA's run-time compiler, which needs no GPU: what it says of a source."""
+"""NVIDIA's run-time compiler (NVRTC), which needs no GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def find_library() -> Path | None:
-    """The library of the package nvidia-cuda-nvrtc-cu12 (or -cu13), None where it is not installed."""
+    """Return the library of the package nvidia-cuda-nvrtc-cu12 (or -cu13), None if it is not installed."""
     spec = find_spec("nvidia")
     folders = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
     pattern = "nvrtc64*.dll" if sys.platform == "win32" else "libnvrtc.so*"
@@ -18,13 +18,13 @@ def find_library() -> Path | None:
 
 
 class Nvrtc:
-    """The compiler in a library."""
+    """The compiler of a library."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
 
     def architectures(self) -> list[int]:
-        """Compute capabilities, times ten, that it compiles for."""
+        """Return the compute capabilities (times ten) that it compiles for."""
         n = ctypes.c_int()
         self._call("nvrtcGetNumSupportedArchs", ctypes.byref(n))
         architectures = (ctypes.c_int * n.value)()
@@ -32,7 +32,7 @@ class Nvrtc:
         return list(architectures)
 
     def compile(self, text: str, name: str, options: tuple[str, ...]) -> tuple[bool, str]:
-        """Whether a source compiles, and all that the compiler says of it: errors, warnings, remarks."""
+        """Compile a source; return whether that works, and all errors, warnings and remarks."""
         program = ctypes.c_void_p()
         source = text.encode(), f"{name}.cu".encode()
         self._call("nvrtcCreateProgram", ctypes.byref(program), *source, 0, None, None)

@@ -1,4 +1,4 @@
-// The conversation of emulation.h with the tests. Numbers are int64, in the machine's order of bytes.
+// The protocol between emulation.h and the tests. Numbers are int64 in native byte order.
 #include <sys/mman.h>
 #include <sys/time.h>
 
@@ -10,7 +10,7 @@
 namespace emulation {
 namespace {
 
-// Of computing that a launch may take: a kernel that never ends is ended. Time on the clock would count other programs.
+// CPU time limit of a launch, which ends kernels that never return. Wall time would count other programs.
 constexpr int MAX_SECONDS = 60;
 
 void watch(int seconds) {
@@ -30,7 +30,8 @@ std::size_t read_number() {
 
 unsigned read_size() { return static_cast<unsigned>(read_number()); }
 
-// A piece of an argument that is sent, and sent back: all of it, or the few rows of an array too large to be sent.
+// A piece of an argument that is received and sent back: all of it, or one of the few rows of an array too large to
+// send.
 struct Piece {
     unsigned char* data;
     std::size_t n_bytes;

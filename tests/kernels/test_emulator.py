@@ -1,4 +1,4 @@
-"""The emulation itself: a kernel that never ends, or a program that never answers, is ended and named."""
+"""The emulation itself reports kernels that deadlock and programs that do not answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_program_that_does_not_answer_is_killed(tmp_path) -> None:
     program.write_text("#!/bin/sh\nexec sleep 60\n")
     program.chmod(0o755)
     kernel = Emulated("group_means", program)
-    kernel.most_seconds = 0.2
+    kernel.max_seconds = 0.2
     with pytest.raises(Broken, match="group_means ended with -9"):
         kernel((1,), (256,), *ARGUMENTS)
 

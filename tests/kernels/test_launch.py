@@ -1,4 +1,4 @@
-"""The launch door: what is wrong with arguments is said before a kernel sees them. NumPy stands in for CuPy."""
+"""Arguments of a launch are checked before the kernel runs. NumPy stands in for CuPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ N, K = 6, 4
 
 
 def good() -> dict[str, object]:
-    """Arguments of neighbor_entropy that are right."""
+    """Return valid arguments of neighbor_entropy."""
     return {
         "indices": np.zeros((N, K), np.int32),
         "indices_stride": K,

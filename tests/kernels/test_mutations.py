@@ -1,7 +1,7 @@
-"""The tests of the kernels can fail: each deliberate bug below makes the check of its kernel fail.
+"""The tests of the kernels find bugs: each deliberate bug below makes the check of its kernel fail.
 
-What finds a bug: "check" the results or the address and undefined-behaviour sanitizers, "far" arrays of more than 2^31
-values, "race" the thread sanitizer, "compiler" the warnings that are errors.
+A bug is found by "check", wrong results or the address and undefined-behaviour sanitizers; by "far", arrays of more
+than 2^31 values; by "race", the thread sanitizer; or by "compiler", warnings that are errors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FoundBy = Literal["check", "far", "race", "compiler"]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A bug: `old` of the kernel's source, with the common text before it, becomes `new`."""
+    """A bug: `old` in the source of the kernel, with the common code, is replaced by `new`."""
 
     kernel: str
     what: str
@@ -38,9 +38,9 @@ class Mutation:
 
 
 def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "check") -> Mutation:
-    """Leave out the barrier between two pieces of code."""
+    """Return a mutation without the barrier between two pieces of code."""
     kind = "__syncthreads" if kernel in ("rerank", "search_exactly", "group_means") else "__syncwarp"
-    # the barrier is as far in as what stands before it, or as the inside of a block that follows or ends
+    # the indentation of the barrier is not known
     text = kernels.source(kernel)
     found = [old for n in range(0, 20, 4) if text.count(old := f"{before}\n{' ' * n}{kind}();\n{after}") == 1]
     assert len(found) == 1, f"{kernel}: the barrier {what} is there {len(found)} times"
@@ -48,7 +48,7 @@ def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "chec
 
 
 STALLED_SECONDS = 30
-"""After which a bug that makes a kernel wait for ever counts as found."""
+"""Seconds after which a bug that makes a kernel deadlock counts as found."""
 
 NOT_ATOMIC = (
     "atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(value));",
@@ -257,7 +257,7 @@ MUTATIONS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_ahead(request, compiler) -> None:
-    """Compile the mutations that are to be tested on all cores."""
+    """Start to compile the mutations that will be tested, on all cores."""
     chosen = [item.callspec.params["mutation"] for item in request.session.items if "mutation" in item.fixturenames]
     compiler.prepare([("group_means", kernels.source("group_means"), "thread")])  # which all races wait for
     compiler.prepare([(m.kernel, m.source(), "thread" if m.by == "race" else "address") for m in chosen])
@@ -274,7 +274,7 @@ def test_mutation_is_found(emulate, thread_sanitizer, mutation) -> None:
         run = emulate(mutation.kernel, mutation.source(), sanitizer=thread_sanitizer())
     else:
         run = emulate(mutation.kernel, mutation.source())
-    run.most_seconds = STALLED_SECONDS
+    run.max_seconds = STALLED_SECONDS
     with pytest.raises(AssertionError):
         check_in_both_orders(tests.check_far if mutation.by == "far" else tests.check, run)
     run.close()

@@ -23,8 +23,8 @@ def count_log_count(k: int) -> NDArray[np.float64]:
 def neighbor_entropy(run, indices, codes, own=None, *, bins=32, grid=2, block=64) -> NDArray[np.float64]:
     m, k = indices.shape
     entropy = np.full(m, np.nan)
-    of_all = codes, m, k, int(codes.max()) + 1, bins, count_log_count(k), entropy
-    arguments = indices, indices.strides[0] // 4, codes if own is None else own, *of_all
+    rest = codes, m, k, int(codes.max()) + 1, bins, count_log_count(k), entropy
+    arguments = indices, indices.strides[0] // 4, codes if own is None else own, *rest
     run((grid,), (block,), *arguments)
     return entropy
 

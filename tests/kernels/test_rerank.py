@@ -1,4 +1,4 @@
-"""kernels/rerank.cu: the oracle's neighbours from candidates that hold them, and doubt wherever doubt is due."""
+"""kernels/rerank.cu: the oracle's neighbours from candidates that include them, and uncertain rows are flagged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def some_cells(n: int, d: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def all_candidates(m: int, n: int, seed: int = 0) -> NDArray[np.uint64]:
-    """Every cell is a candidate of every query, in random order, with keys that say nothing."""
+    """Every cell is a candidate of every query, in random order and with random keys."""
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(n) for _ in range(m)])
     return candidates_of(rng.normal(size=(m, n)).astype(np.float32), ids)
@@ -72,7 +72,7 @@ def check(run) -> None:
             assert_neighbors(*found[:2], queries, x)
             assert not found[2].any()
     check_precision(run)
-    check_doubt(run)
+    check_uncertain(run)
     check_too_few(run)
 
 
@@ -82,12 +82,12 @@ def check_precision(run) -> None:
     assert_array_equal(rerank(run, queries, x, all_candidates(1, 2), 2)[0], [[1, 0]])
 
 
-def check_doubt(run) -> None:
-    """Cells 0, 1, ... stand in a row; those from 6 on are no candidates, with keys that are not below the limit's."""
+def check_uncertain(run) -> None:
+    """Cells 0, 1, ... are on a line; those from 6 on are no candidates, and their keys are not below the limit."""
     x = np.arange(20, dtype=np.float32)[:, None]
     queries = np.zeros((5, 1), np.float32)
     candidates = np.tile(candidates_of(np.zeros(6, np.float32), np.arange(6)), (5, 1))
-    # the least that the square of an unseen distance may be: above, at, and below the square of the 4th neighbour, 9
+    # the lower bound of the square of other distances: above, at, and below the square of the 4th neighbour, 9
     keys, offsets = np.float32([12, 12, 12, 12, -4]), np.array([0.5, 0.0, -0.01, -2.0, 20.0])
     limits = candidates_of(keys, np.full(5, 5))
     limits[0] = NO_CANDIDATE
@@ -97,7 +97,7 @@ def check_doubt(run) -> None:
 
 
 def check_too_few(run) -> None:
-    """Rows with fewer than k candidates say so; entries behind the count, and empty ones, are nobody."""
+    """Rows with fewer than k candidates are uncertain; entries beyond the count and empty ones are ignored."""
     x, queries = some_cells(9, 3), some_cells(3, 3, seed=1)
     candidates = all_candidates(3, 9)
     candidates[1, :5] = NO_CANDIDATE
@@ -107,8 +107,8 @@ def check_too_few(run) -> None:
     assert_array_equal((indices >= 0).sum(axis=1), [6, 4, 3])
     assert_array_equal(indices[1, 4:], -1)
     assert np.isposinf(distances[indices < 0]).all()
-    kept = np.sort((candidates[2, :3] & np.uint64(0xFFFFFFFF)).astype(int))
-    assert_array_equal(np.sort(indices[2, :3]), kept)
+    expected = np.sort((candidates[2, :3] & np.uint64(0xFFFFFFFF)).astype(int))
+    assert_array_equal(np.sort(indices[2, :3]), expected)
 
 
 def check_far(run) -> None:

@@ -24,7 +24,7 @@ def search_exactly(run, queries, x, rows, k, *, same_cells=False, n_pieces=1, gr
 
 
 def assert_nearest(candidates, expected) -> None:
-    """The ids of the candidates of each piece, in any order of the pieces."""
+    """Compare the ids of the candidates of each row, in the order of the pieces."""
     for row, want in zip(candidates.reshape(len(candidates), -1), expected, strict=True):
         ids = (row[row != NO_CANDIDATE] & np.uint64(0xFFFFFFFF)).astype(int)
         assert_array_equal(ids, want)

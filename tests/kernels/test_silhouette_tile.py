@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass
 class Tile:
-    """A tile and what the host knows of it; its rows and columns are spans of the sorted cells."""
+    """A tile and its cells; its rows and columns are spans of the sorted cells."""
 
     products: NDArray[np.float32]
     row_terms: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Tile:
 def silhouette_tile(run, tile: Tile, *, grid=2, block=64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums from each row to the segments of the columns, and from each column to the segments of the rows."""
     n_rows, n_columns = len(tile.row_terms), len(tile.column_terms)
-    # rows of the sums are further apart than they are long, as in a part of a larger array
+    # the rows of the sums have gaps, as in a part of a larger array
     row_sums = np.zeros((tile.column_segments.max() + 1, n_rows + 3), np.int64)
     column_sums = np.zeros((tile.row_segments.max() + 1, n_columns + 5), np.int64)
     padded = np.full((n_rows, -(-n_columns // 4) * 4), np.nan, np.float32)
@@ -55,12 +55,12 @@ def silhouette_tile(run, tile: Tile, *, grid=2, block=64) -> tuple[NDArray[np.in
 
 
 def expected(tile: Tile, distances: NDArray) -> tuple[NDArray, NDArray]:
-    """The sums of given distances, by a matrix product."""
+    """Sum given distances by a matrix product."""
     same = tile.first_row + np.arange(len(distances))[:, None] == tile.first_column + np.arange(distances.shape[1])
     distances = np.where(same, 0, distances)
-    of_rows = np.eye(tile.column_segments.max() + 1)[tile.column_segments].T @ distances.T
-    of_columns = np.eye(tile.row_segments.max() + 1)[tile.row_segments].T @ distances
-    return of_rows, of_columns * tile.both_sides
+    row_sums = np.eye(tile.column_segments.max() + 1)[tile.column_segments].T @ distances.T
+    column_sums = np.eye(tile.row_segments.max() + 1)[tile.row_segments].T @ distances
+    return row_sums, column_sums * tile.both_sides
 
 
 def segments(n: int, longest: int, seed: int) -> NDArray[np.int32]:
@@ -88,7 +88,7 @@ def whole_tile(n_rows: int, n_columns: int, longest: int = 1000, seed: int = 0, 
 
 
 def tile_of_cells(x, row_span, column_span, labels, *, close=1e-3, centred=True, both_sides=True) -> tuple[Tile, float]:
-    """A tile as the engine makes it, and its unit: rows and columns each around their own mean, scaled to at most 1."""
+    """Make a tile as the engine does, rows and columns centred on their own means and scaled, and return its unit."""
     order = np.argsort(labels, kind="stable").astype(np.int32)
     rows, columns = (x[order[slice(*span)]].astype(np.float64) for span in (row_span, column_span))
     scale = 2.0 ** -np.ceil(np.log2(np.abs(x - x.mean(axis=0)).max() * 2))
@@ -212,9 +212,9 @@ def test_copies_have_distance_zero(kernel_on) -> None:
     x = np.full((80, 5), 1234.5, np.float32) + np.repeat(np.float32([0, 1000]), 40)[:, None]
     labels = np.repeat(np.int32([0, 1]), 40)
     tile, _ = tile_of_cells(x, (0, 80), (0, 80), labels, both_sides=False)
-    of_rows, _ = silhouette_tile(kernel_on("silhouette_tile"), tile)
-    assert not of_rows[labels[None, :] == [[0], [1]]].any()
-    assert (of_rows[labels[None, :] != [[0], [1]]] > 0).all()
+    row_sums, _ = silhouette_tile(kernel_on("silhouette_tile"), tile)
+    assert not row_sums[labels[None, :] == [[0], [1]]].any()
+    assert (row_sums[labels[None, :] != [[0], [1]]] > 0).all()
 
 
 def test_any_launch_and_order_gives_the_same_bits(emulate) -> None:

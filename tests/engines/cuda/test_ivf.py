@@ -32,12 +32,12 @@ def tuning() -> CudaTuning:
 @pytest.fixture(scope="module")
 def cells() -> Cells:
     drawn = make_cells(400, 5, n_labels=12, n_batches=2, duplicates=0.05, seed=8)
-    drawn.x[:, 0] += 3 * drawn.label  # what is near is in few lists, as in real embeddings
+    drawn.x[:, 0] += 3 * drawn.label  # neighbours are in few lists, as in real embeddings
     return drawn
 
 
 def check(engine: CudaEngine, x: np.ndarray, k: int) -> tuple[Knn, float]:
-    """What holds of any approximate graph; returns it and its true recall."""
+    """Check what any approximate graph fulfils; return it and its true recall."""
     n = len(x)
     found = engine.knn(engine.put(x), k)
     indices, distances = engine.to_host(found.indices), engine.to_host(found.distances)
@@ -58,7 +58,7 @@ def check(engine: CudaEngine, x: np.ndarray, k: int) -> tuple[Knn, float]:
 @pytest.mark.parametrize(("n", "k"), [(240, 15), (180, 150), (60, 59), (3, 1), (2, 1)])
 def test_distances_and_recall_are_true(start_on: StartOn, cells: Cells, n: int, k: int, precision: Any) -> None:
     found, share = check(start_on(knn="ivf", precision=precision), cells.x[:n], k)
-    # fewer cells than the sample of the recall: all were compared, and only copies may be told apart
+    # fewer cells than the sample of the recall: all were compared, and only copies may be exchanged
     assert found.recall == pytest.approx(share, abs=0.02)
     assert share > 0.9
     assert found.params == {"n_lists": int(np.sqrt(n)), "n_probe": min(6, int(np.sqrt(n)))}
@@ -86,7 +86,7 @@ def test_recall_is_measured_on_a_sample(start_on: StartOn, cells: Cells, monkeyp
     engine = start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=2))
     found, true = check(engine, cells.x, 15)
     assert found.recall == pytest.approx(true, abs=0.05)
-    assert found.recall != true  # which is that of all 400
+    assert found.recall != true  # the recall of all 400 cells
 
 
 @pytest.mark.parametrize("x", [np.zeros((50, 3)), np.tile(np.eye(3), (30, 1)), np.arange(80.0)[:, None] * 1e30])

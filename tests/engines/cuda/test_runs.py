@@ -1,4 +1,4 @@
-"""The CUDA engine on the host emulation: starting, putting, packages that are missing or mistaken, and whole runs."""
+"""The CUDA engine on the host emulation: start, put, missing or failing packages, and whole runs."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def cells() -> Cells:
 
 
 class TestStart:
-    """What `get_engine` says where there is no GPU, and where a piece is missing."""
+    """Messages of `get_engine` without a GPU, and with a missing piece."""
 
     @pytest.fixture
     def cupy(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-        """A machine with a driver and a CuPy that finds one device."""
+        """A machine with a driver and a CuPy with one device."""
         module = strict_cupy.make_cupy()
         module.cuda.runtime.getDeviceCount = lambda: 1
         module.cuda.runtime.getDevice = lambda: 0
@@ -102,7 +102,7 @@ class TestStart:
         self.check("needs compute capability 7.5, Stand-in has 7.0")
 
     def check(self, message: str) -> None:
-        """A named engine raises in one line; "auto" takes the CPU and says why."""
+        """A named engine raises a message of one line; "auto" takes the CPU and records why."""
         with pytest.raises(EngineUnavailable) as error:
             get_engine("cuda")
         assert "\n" not in str(error.value)
@@ -416,7 +416,7 @@ def test_run_on_an_embedding_in_host_memory_scores_as_the_cpu(start_on: StartOn)
     assert engine.notes[0].startswith("X_wide does not fit the GPU's memory; it was read from host memory")
     assert sum(span["put_bytes"] for span in result.timeline if "/" not in span["path"]) == wide.x.nbytes
     expected = gb.score({"X_wide": wide.x}, engine="cpu", threads=1, **given)
-    values = [[row.value for row in of_run.results] for of_run in (result, expected)]
+    values = [[row.value for row in run.results] for run in (result, expected)]
     assert_allclose(*values, atol=1e-5)
 
 
