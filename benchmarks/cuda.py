@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, action="append", required=True)
     parser.add_argument("--precision", choices=("exact", "fast"), action="append")
     parser.add_argument("--neighbors", type=int, default=200)
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="repeats of each stage; the first one also compiles the kernels"
-    )
+    parser.add_argument("--repeats", type=int, default=3, help="per stage; the first one also compiles the kernels")
     parser.add_argument("--suite", action="store_true", help="also score every task once")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cuda.json")
     given = parser.parse_args()

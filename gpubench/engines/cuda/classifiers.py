@@ -49,15 +49,9 @@ class CudaLogisticRegression(logistic.LogisticRegression):
 
     def decision_function(self, x: Array) -> Array:
         """Return the logits (m, n_classes); minus infinity for a class that had no cells."""
-        device, xp = self._workspace.device, self._xp
-        weights, intercepts = xp.asarray(self._weights), xp.asarray(self._intercepts)
-        logits = xp.full((len(x), self._n_classes), -np.inf)
-        present = xp.asarray(self._present)
-        for rows in _tiles(self._workspace, x, self._n_classes):
-            cells = xp.ascontiguousarray(x[rows])
-            products = xp.empty((len(cells), len(self._present)), np.float32)
-            device.product(cells, weights, products, tensor_cores=False)
-            logits[rows, present] = products + intercepts
+        logits, present = self._xp.full((len(x), self._n_classes), -np.inf), self._xp.asarray(self._present)
+        for rows, _, tile in _logit_tiles(self._workspace, x, self._weights, self._intercepts, self._n_classes):
+            logits[rows, present] = tile
         return logits
 
 
@@ -73,16 +67,11 @@ class CudaObjective(logistic.Objective):
     def sum_over_cells(self, weights: NDArray[np.float32], intercepts: NDArray[np.float32]) -> logistic.LossSums:
         """See `logistic.Objective.sum_over_cells`."""
         device, xp = self._workspace.device, self._workspace.device.xp
-        device_weights, device_intercepts = xp.asarray(weights), xp.asarray(intercepts)
         loss, weights_gradient = xp.zeros(()), xp.zeros(weights.shape)
         intercepts_gradient = xp.zeros(len(intercepts))
-        for rows in _tiles(self._workspace, self._x, len(intercepts)):
-            x, y = xp.ascontiguousarray(self._x[rows]), self._y[rows]
-            z = xp.empty((len(x), len(intercepts)), np.float32)
-            device.product(x, device_weights, z, tensor_cores=False)
-            z += device_intercepts
+        for rows, x, z in _logit_tiles(self._workspace, self._x, weights, intercepts, len(intercepts)):
             z -= z.max(axis=1, keepdims=True)
-            own = xp.arange(len(x)), y
+            own = xp.arange(len(x)), self._y[rows]
             own_logit = z[own]
             xp.exp(z, out=z)
             normaliser = z.sum(axis=1)
@@ -96,8 +85,18 @@ class CudaObjective(logistic.Objective):
         return logistic.LossSums(float(loss), xp.asnumpy(weights_gradient), xp.asnumpy(intercepts_gradient))
 
 
-def _tiles(workspace: Workspace, x: Array, n_classes: int) -> Iterator[slice]:
-    return row_blocks(len(x), workspace.tuning.classifier_values // (x.shape[1] + n_classes))
+def _logit_tiles(
+    workspace: Workspace, x: Array, weights: NDArray[Any], intercepts: NDArray[Any], n_classes: int
+) -> Iterator[tuple[slice, Array, Array]]:
+    """Yield rows of x, their cells, and their logits (rows, len(intercepts)) float32."""
+    device, xp = workspace.device, workspace.device.xp
+    device_weights, device_intercepts = xp.asarray(weights), xp.asarray(intercepts)
+    for rows in row_blocks(len(x), workspace.tuning.classifier_values // (x.shape[1] + n_classes)):
+        cells = xp.ascontiguousarray(x[rows])
+        logits = xp.empty((len(cells), len(intercepts)), np.float32)
+        device.product(cells, device_weights, logits, tensor_cores=False)
+        logits += device_intercepts
+        yield rows, cells, logits
 
 
 class CumlForest:
