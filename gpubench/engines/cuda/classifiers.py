@@ -69,7 +69,8 @@ class CudaObjective(logistic.Objective):
         device, xp = self._workspace.device, self._workspace.device.xp
         loss, weights_gradient = xp.zeros(()), xp.zeros(weights.shape)
         intercepts_gradient = xp.zeros(len(intercepts))
-        for rows, x, z in _logit_tiles(self._workspace, self._x, weights, intercepts, len(intercepts)):
+        for tile in _logit_tiles(self._workspace, self._x, weights, intercepts, len(intercepts)):
+            rows, x, z = tile
             z -= z.max(axis=1, keepdims=True)
             own = xp.arange(len(x)), self._y[rows]
             own_logit = z[own]
