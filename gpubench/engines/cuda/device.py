@@ -116,10 +116,10 @@ class Device:
         try:
             import cupy
 
-            cupy.cuda.nvrtc.getVersion()
-            n_devices = int(cupy.cuda.runtime.getDeviceCount())
-            device = cls(cupy, int(cupy.cuda.runtime.getDevice())) if n_devices else None
-            if device is not None:
+            device = None
+            if int(cupy.cuda.runtime.getDeviceCount()) > 0:
+                cupy.cuda.nvrtc.getVersion()
+                device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
                 device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
         except CUPY_ERRORS as error:
             why = " ".join(str(error).split()) or type(error).__name__
