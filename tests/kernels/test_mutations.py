@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation("neighbor_value_distance", "divided by k + 1", "total / k", "total / (k + 1)"),
     Mutation("neighbor_value_distance", "sums of other lanes", "sum_of_lanes<CELL_LANES>", "sum_of_lanes<WARP>"),
     Mutation("neighbor_value_distance", "the value of the first cell for all", "fabs(own[cell]", "fabs(own[0]"),
-    Mutation("neighbor_value_distance", "cells left out", "first += warps_in_grid() * WARP_CELLS", "first += n"),
+    Mutation("neighbor_value_distance", "cells left out", "first += warps_in_grid() * WARP_CELLS", "first += m"),
     Mutation(
         "neighbor_value_distance",
         "32-bit index of a row",
