@@ -116,7 +116,7 @@ class TestNeighbors:
 
     def test_too_many_neighbors_are_refused(self, engine: CudaEngine) -> None:
         x = engine.put(np.zeros((exact_knn.MAX_K + 2, 1), np.float32))
-        with pytest.raises(InputError, match=r"k=1793: .* at most 1,792 .*engine 'cpu'"):
+        with pytest.raises(InputError, match=r"k=1793: .* at most 1,792 .*use the engine 'cpu'"):
             engine.knn(x, exact_knn.MAX_K + 1)
 
     def test_graph_that_does_not_fit_is_refused(self, start_on: StartOn) -> None:
