@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-FUNCTIONS = """abs arange argsort ascontiguousarray bincount concatenate cumsum diff empty exp flatnonzero full
+FUNCTIONS = """abs arange argsort ascontiguousarray bincount concatenate copyto cumsum diff empty exp flatnonzero full
     isfinite log maximum median minimum ones repeat rint searchsorted sqrt square stack take_along_axis where zeros"""
 METHODS = "all any argmax argmin astype copy max mean min ravel reshape sum take transpose view"
 ATTRIBUTES = "dtype flags itemsize nbytes ndim shape size strides"
