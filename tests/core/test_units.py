@@ -1,4 +1,4 @@
-"""Amounts in the units that people use."""
+"""Amounts of bytes and seconds as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpubench.core.units import bytes_text, seconds_text
         (1e6, "278 h"),
     ],
 )
-def test_seconds(seconds: float, text: str) -> None:
+def test_seconds_text_uses_two_or_three_digits(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
 
 
@@ -28,5 +28,5 @@ def test_seconds(seconds: float, text: str) -> None:
     ("n_bytes", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (3.44e8, "344 MB"), (1.25e10, "12.5 GB"), (2e12, "2.0 TB")],
 )
-def test_bytes(n_bytes: float, text: str) -> None:
+def test_bytes_text_uses_two_or_three_digits(n_bytes: float, text: str) -> None:
     assert bytes_text(n_bytes) == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
@@ -86,6 +87,11 @@ def test_plan_peak_memory_is_one_to_two_times_the_measured(
     found = json.loads(done.stdout)
     assert found["measured"] <= found["expected"] <= 2 * found["measured"]
     assert found["expected"] > found["before"]
+
+
+def test_plan_docstring_example_is_true() -> None:
+    assert doctest.testmod(running_plan).attempted > 0
+    assert doctest.testmod(running_plan).failed == 0
 
 
 def test_plan_has_every_stage_of_a_run(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from gpubench.engines.cpu.classifiers import CpuLogisticRegression, RandomForest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CELLS, FEW, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
+CELLS, FOREST_CELLS, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
 QUERIED = (500, 4000), (2000, 30_000)
 """Sizes at which rates are measured; of fewer queries, starting takes longer than comparing."""
 
@@ -51,7 +51,12 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
     random_knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
     values = rng.standard_normal((1 << 14, 128))
     train = partial(CpuLogisticRegression(engine.n_threads, max_iter=10).fit, x[DIMS[1]], codes, CLASSES)
-    grow = partial(RandomForest(0, engine.n_threads, n_estimators=TREES).fit, x[DIMS[0]][:FEW], codes[:FEW], CLASSES)
+    grow = partial(
+        RandomForest(0, engine.n_threads, n_estimators=TREES).fit,
+        x[DIMS[0]][:FOREST_CELLS],
+        codes[:FOREST_CELLS],
+        CLASSES,
+    )
     runs: dict[str, list[tuple[Work, Callable[[], Any]]]] = {
         "search": [
             (flop_counts.search(CELLS, CELLS, d, k, symmetric=True), partial(engine.knn, x[d], k))
@@ -74,7 +79,7 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
             )
         ],
         "lr": [(flop_counts.gradients(CELLS, DIMS[1], CLASSES, max(1, train().n_iter)), train)],
-        "rf": [(Work(0, 0, tree_levels(TREES, FEW)), grow)],
+        "rf": [(Work(0, 0, tree_levels(TREES, FOREST_CELLS)), grow)],
         "copy": [(flop_counts.put(1 << 14, 128, 8, copied=True), lambda: engine.release(engine.put(values)))],
     }
     return {
