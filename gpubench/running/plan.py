@@ -20,6 +20,7 @@ from gpubench.core.types import Labels
 from gpubench.core.units import bytes_text, seconds_text
 from gpubench.engines.costs import PACKAGES_BYTES, Cost, CostModel, Rates, Sizes
 from gpubench.engines.cpu.rates import FEATURES
+from gpubench.results.table import Lines, TextTable, to_text
 from gpubench.running.options import RunOptions
 from gpubench.running.prepare import prepare
 from gpubench.running.views import CELLS
@@ -159,21 +160,21 @@ class Plan:
         return {**asdict(self), "peak_bytes": self.peak_bytes, "seconds": self.seconds}
 
     def __str__(self) -> str:
-        rows = [("stage", "how", "memory", "time")]
-        rows += [
+        header = "stage", "how", "memory", "time"
+        rows = (
             (stage.path, stage.how, bytes_text(stage.used_bytes), seconds_text(stage.seconds)) for stage in self.stages
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+        )
+        table = TextTable("", header, tuple(rows), numbers=frozenset(header[2:]))
         how_many = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         device = self.device.replace("workers", how_many, 1) if self.workers else self.device
-        lines += ["", f"About {seconds_text(self.seconds)} on {device}, at its rates of {self.measured}."]
+        lines = [f"About {seconds_text(self.seconds)} on {device}, at its rates of {self.measured}."]
         used, limit, total = map(bytes_text, (self.used_bytes, self.memory_bytes, self.peak_bytes))
         scope = "on a worker" if self.workers else "beyond the data"
         lines.append(f"Peak: {used} {scope} (limit {limit}), {total} in total.")
         if self.not_known:
             lines.append(f"Not in this plan, because their cost is unknown: {', '.join(self.not_known)}.")
-        return "\n".join([*lines, *(f"{note[0].upper()}{note[1:]}." for note in self.notes)])
+        lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
+        return to_text([table, Lines(lines)])
 
     __repr__ = __str__
 
