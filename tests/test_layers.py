@@ -136,6 +136,97 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert sorted(names) == ["a.b", "c", "c", "g", "gpubench", "gpubench.engines"]
 
 
+MAX_FILE_LINES = 500
+MIN_PRIVATE_LINES = 60
+"""A module with one importer is a part of it unless it has as many lines."""
+
+MAX_FLOORS = 12
+DOORS_OF_THE_PACKAGE = {"__init__", "__main__"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(["gpubench", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module of gpubench -> the modules of gpubench that it imports, at its top or inside functions."""
+    paths = {module_name(path): path for path in modules()}
+    graph: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names if alias.name in paths}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "gpubench":
+                full = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph[name] |= {other if other in paths else str(node.module) for other in full}
+        graph[name].discard(name)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that import each other, directly or through others."""
+    reached: dict[str, set[str]] = {}
+    for name, direct in graph.items():
+        seen: set[str] = set()
+        waiting = list(direct)
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting.extend(graph[other])
+        reached[name] = seen
+    groups = [frozenset(o for o in reached[name] if name in reached[o]) for name in graph if name in reached[name]]
+    return [set(group) for group in dict.fromkeys(groups)]
+
+
+def test_modules_import_in_no_circle() -> None:
+    assert circles(import_graph()) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [{"b", "c"}]
+
+
+def test_packages_stand_on_few_floors() -> None:
+    packages: dict[str, set[str]] = {name: set() for name in LAYERS}
+    for name, others in import_graph().items():
+        own, *rest = ([*module.split("."), "__init__"][1] for module in (name, *others))
+        packages[own] |= {other for other in rest if other != own}
+    floors: dict[str, int] = {}
+    for name in LAYERS:  # the packages below come first
+        floors[name] = 1 + max((floors[other] for other in packages[name]), default=0)
+    assert max(floors.values()) <= MAX_FLOORS
+
+
+def test_the_package_has_few_doors() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == DOORS_OF_THE_PACKAGE
+
+
+def test_files_are_short_enough_to_read() -> None:
+    lines = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in modules()}
+    assert {name: n for name, n in lines.items() if n > MAX_FILE_LINES} == {}
+
+
+def test_small_modules_with_one_importer_are_part_of_it() -> None:
+    graph = import_graph()
+    small = []
+    for path in modules():
+        name, n = module_name(path), len(path.read_text().splitlines())
+        importers = [other for other, imported_ in graph.items() if name in imported_]
+        if n < MIN_PRIVATE_LINES and len(importers) == 1 and path.stem not in DOORS_OF_THE_PACKAGE:
+            small.append(f"{name} ({n} lines) is imported by {importers[0]} alone")
+    assert small == []
+
+
+def test_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module_name(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 DEVICES = re.compile(
     r"cupy|cuda|cpu|gpu(?!bench)|nvidia|igraph|faiss|cuml|cugraph|engine\.(name|gpu|device)\b", re.IGNORECASE
 )
