@@ -14,6 +14,7 @@ from types import ModuleType
 from gpubench.accel import czbenchmarks, scib, silhouettes
 from gpubench.accel.calls import logger
 from gpubench.accel.patching import Applied, LocalName, Patch, other_holders, read, rebind_names, replace, restore
+from gpubench.accel.startup import LAZY_IMPORTS, gc_paused, lazy_imports
 from gpubench.core.errors import InputError, close_matches
 from gpubench.engines import get_engine
 
@@ -49,7 +50,8 @@ class ImportHook(MetaPathFinder):
         execute = loader.exec_module
 
         def execute_and_notify(module: ModuleType) -> None:
-            execute(module)
+            with gc_paused(), lazy_imports(spec.name):
+                execute(module)
             self._executed(spec.name)
 
         # Set on the loader of this one module: a loader class of our own would hide the other methods of its loader.
@@ -112,7 +114,10 @@ class Installation:
         self._patches = list(dict.fromkeys(patch for name in self.targets for patch in TARGETS[name]))
         self._applied: list[Applied] = []
         self._checked: set[str] = set()
-        self._hook = ImportHook({patch.module for patch in self._patches}, self._apply_to)
+        modules = {patch.module for patch in self._patches}
+        packages = {module.partition(".")[0] for module in modules}
+        lazy = {module for module in LAZY_IMPORTS if module.partition(".")[0] in packages}
+        self._hook = ImportHook(modules | packages | lazy, self._apply_to)
 
     def apply(self) -> None:
         """Patch the modules that are imported already, under every name, and hook the imports of the others."""
@@ -140,13 +145,13 @@ class Installation:
 
     def _apply_to(self, module: str) -> None:
         package = module.partition(".")[0]
-        if package not in self._checked:
+        patches = [patch for patch in self._patches if patch.module == module]
+        if patches and package not in self._checked:
             self._checked.add(package)
             check_version(package)
-        for patch in self._patches:
-            if patch.module == module:
-                done = replace(patch)
-                if done is None:
-                    logger.warning("%s is not patched: it differs in this version of %s", patch.title, package)
-                else:
-                    self._applied.append(done)
+        for patch in patches:
+            done = replace(patch)
+            if done is None:
+                logger.warning("%s is not patched: it differs in this version of %s", patch.title, package)
+            else:
+                self._applied.append(done)

@@ -10,8 +10,9 @@ import numpy as np
 from gpubench import metrics
 from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
 from gpubench.accel.calls import Function, Start, dispatcher
-from gpubench.accel.patching import Patch
+from gpubench.accel.patching import LocalName, Patch
 from gpubench.accel.silhouettes import BRAS_PATCH, defined
+from gpubench.accel.startup import collect_own_garbage
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn, Labels
 
@@ -255,4 +256,6 @@ PATCHES = (
     _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", _nmi_ari_leiden, _covers_leiden),
     _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", _nmi_ari_kmeans, _covers_kmeans),
     _patch("_pcr_comparison", "pcr_comparison", _pcr_comparison, _covers_pcr),
+    LocalName("scib_metrics.benchmark._core", "Benchmarker.prepare", collect_own_garbage),
+    LocalName("scib_metrics.benchmark._core", "Benchmarker.benchmark", collect_own_garbage),
 )
