@@ -1,7 +1,7 @@
-// Memberships of neighbours in both directions become one undirected graph; cpu_graph.py calls it.
+// Joins memberships of neighbours in both directions into an undirected graph; called by kernels.py.
 //
-// indices (n, k) and memberships (n, k) are of all cells. An edge weighs w + w' - w w', with 0 for a direction that
-// there is not, and those of weight 0 are left out.
+// indices (n, k) and memberships (n, k) belong to all cells. The weight of an edge is w + w' - w w', with 0 for a
+// missing direction; edges of weight 0 are left out.
 
 #include <algorithm>
 #include <tuple>
@@ -12,7 +12,7 @@
 
 namespace {
 
-// What cell j has of i, or -1 where i is not among its neighbours.
+// Return the membership of i among the neighbours of j, or -1 if i is not a neighbour of j.
 double way_back(const int32_t* indices, const double* memberships, int64_t k, int32_t i, int32_t j) {
     const int32_t* row = indices + j * k;
     const int32_t* place = std::find(row, row + k, i);
@@ -20,12 +20,12 @@ double way_back(const int32_t* indices, const double* memberships, int64_t k, in
 }
 
 double joined(double there, double back) {
-    const volatile double both = there * back;  // rounded, whatever the compiler could fuse
+    const volatile double both = there * back;  // volatile, so that the compiler does not fuse it
     return there + back - both;
 }
 
-// Call found(i, j, weight, alone) for every neighbour j of the cells start ... stop - 1 with an edge to it; alone: i is
-// not among the neighbours of j, which will not come upon this edge.
+// Call found(i, j, weight, one_way) for every edge from the cells [start, stop) to a neighbour j. one_way: i is not a
+// neighbour of j, so the edge is not found from j.
 template <typename Found>
 void each_edge(const int32_t* indices, const double* memberships, int64_t k, int64_t start, int64_t stop,
                Found&& found) {
@@ -41,16 +41,16 @@ int64_t add_one(int64_t* count) { return __atomic_fetch_add(count, 1, __ATOMIC_R
 
 }  // namespace
 
-// Add to counts (n,) the edges of each cell that the cells start ... stop - 1 come upon.
+// Add the edges found from the cells [start, stop) to counts (n,) of each cell.
 EXPORT void count_edges(const int32_t* indices, const double* memberships, int64_t k, int64_t start, int64_t stop,
                         int64_t* counts) {
-    each_edge(indices, memberships, k, start, stop, [&](int32_t i, int32_t j, double, bool alone) {
+    each_edge(indices, memberships, k, start, stop, [&](int32_t i, int32_t j, double, bool one_way) {
         add_one(&counts[i]);
-        if (alone) add_one(&counts[j]);
+        if (one_way) add_one(&counts[j]);
     });
 }
 
-// Write the same edges. ends (n,): where each cell's next edge goes in columns and weights; moved on.
+// Write the same edges. ends (n,): position of the next edge of each cell in columns and weights; incremented.
 EXPORT void write_edges(const int32_t* indices, const double* memberships, int64_t k, int64_t start, int64_t stop,
                         int64_t* ends, int32_t* columns, double* weights) {
     const auto write = [&](int32_t i, int32_t j, double weight) {
@@ -58,13 +58,13 @@ EXPORT void write_edges(const int32_t* indices, const double* memberships, int64
         columns[place] = j;
         weights[place] = weight;
     };
-    each_edge(indices, memberships, k, start, stop, [&](int32_t i, int32_t j, double weight, bool alone) {
+    each_edge(indices, memberships, k, start, stop, [&](int32_t i, int32_t j, double weight, bool one_way) {
         write(i, j, weight);
-        if (alone) write(j, i, weight);
+        if (one_way) write(j, i, weight);
     });
 }
 
-// Put the edges of the cells start ... stop - 1, which stand from indptr[i] to indptr[i + 1], in the order of columns.
+// Sort the edges of the cells [start, stop), at indptr[i] to indptr[i + 1], by column.
 EXPORT void sort_edges(const int64_t* indptr, int64_t start, int64_t stop, int32_t* columns, double* weights) {
     std::vector<std::pair<int32_t, double>> edges;
     for (int64_t i = start; i < stop; ++i) {

@@ -1,5 +1,5 @@
-// A graph of near cells without comparing all: cells are joined inside of leaves, and then with the neighbours of their
-// neighbours. cpu_leaves.py calls it.
+// Approximate neighbours: cells are compared inside leaves, then with the neighbours of their neighbours; called by
+// leaves.py.
 
 #include "nearest.hpp"
 
@@ -24,9 +24,8 @@ float squared_difference(const float* x, const float* y, int64_t d) {
 
 // Compare every two cells of a leaf and offer each to the other.
 //
-// rows (m, d) and squares (m,), their squared norms; ids (m,): which cells they are. candidates (n, space), counts
-// (n,), limits (n,), locks (n,) are of all cells. What is found is first collected for the leaf alone, in a core's
-// cache.
+// rows (m, d), squares (m,): their squared norms, ids (m,): their cells. candidates (n, space), counts (n,), limits
+// (n,) and locks (n,) belong to all cells. Candidates are first collected for the leaf alone, in a core's cache.
 EXPORT void join_leaf(const float* rows, const float* squares, const int64_t* ids, int64_t m, int64_t d, int64_t keep,
                       int64_t space, uint64_t* candidates, int32_t* counts, float* limits, char* locks) {
     static thread_local Left left;
@@ -60,7 +59,7 @@ EXPORT void join_leaf(const float* rows, const float* squares, const int64_t* id
     }
 }
 
-// Write the `width` nearest cells of rows [start, stop) seen so far, by distance, -1 where there are fewer: (n, width).
+// Write the `width` nearest candidates of rows [start, stop) by distance, -1 if there are fewer: (n, width).
 EXPORT void nearest_ids(int64_t start, int64_t stop, int64_t keep, int64_t space, uint64_t* candidates, int32_t* counts,
                         float* limits, int64_t width, int32_t* ids) {
     const Nearest nearest{keep, space, candidates, counts, limits, nullptr, true, true};
@@ -71,9 +70,9 @@ EXPORT void nearest_ids(int64_t start, int64_t stop, int64_t keep, int64_t space
     }
 }
 
-// Offer to each of the rows [start, stop) the cells that are near to the cells near to it.
+// Offer to each of the rows [start, stop) the near cells of its near cells.
 //
-// x (n, d); scale multiplies differences into the unit of the products; near (n, width): cells near to each, -1: none.
+// x (n, d); scale converts differences into the unit of the products; near (n, width): near cells of each, -1: none.
 EXPORT void join_near(const float* x, int64_t start, int64_t stop, int64_t d, double scale, const int32_t* near,
                       int64_t width, int64_t keep, int64_t space, uint64_t* candidates, int32_t* counts,
                       float* limits) {

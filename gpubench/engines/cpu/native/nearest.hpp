@@ -22,7 +22,7 @@ class Visited {
         }
     }
 
-    // Whether the cell was not there yet.
+    // Add a cell; return whether it was new.
     bool add(uint32_t cell) {
         const uint64_t entry = uint64_t(round_) << 32 | cell;
         for (size_t slot = cell * 0x9E3779B1u & (slots_.size() - 1);; slot = (slot + 1) & (slots_.size() - 1)) {
@@ -39,18 +39,16 @@ class Visited {
     uint32_t round_ = 0;
 };
 
-// The nearest cells of each row seen so far: unordered, and cut back to `keep` whenever they fill their space. Threads
-// that find something for the same row take turns. A limit may be read while it is lowered: the old one lets more
-// through.
+// The nearest cells of each row so far: unordered, and cut back to `keep` when their space is full. Threads lock a row
+// while they change it. A limit may be read while another thread lowers it: the old one only accepts more candidates.
 struct Nearest {
     int64_t keep, space;
-    uint64_t* candidates;  // (rows, space): the squared distance in the upper half, so that integers sort like it, and
-                           // the column
+    uint64_t* candidates;  // (rows, space): squared distance in the upper half, so that integers sort like it; column
     int32_t* counts;       // (rows,)
-    float* limits;         // (rows,): what is not below is no candidate
+    float* limits;         // (rows,): candidates are below
     char* locks;           // (rows,)
-    bool repeats;          // the same column may be offered again, and with another rounding of its distance
-    bool ties_count;       // ties at the limit are told apart by column, so that the order of offers does not matter
+    bool repeats;          // whether a column may be offered again, with another rounding of its distance
+    bool ties_count;       // whether ties at the limit are broken by column, so that the order of offers is irrelevant
 
     void offer(int64_t row, float squared, int64_t column) const {
         while (__atomic_test_and_set(locks + row, __ATOMIC_ACQUIRE)) sched_yield();
@@ -65,7 +63,7 @@ struct Nearest {
         __atomic_clear(locks + row, __ATOMIC_RELEASE);
     }
 
-    // Offer to a row that no other thread is busy with.
+    // Offer to a row that no other thread changes.
     void offer_alone(int64_t row, float squared, int64_t column) const {
         if (!(squared < limits[row])) return;
         candidates[row * space + counts[row]++] = candidate(squared, column);
@@ -107,7 +105,7 @@ struct Nearest {
 };
 
 // Compare rows [row_start, row_stop) of `left` with the columns of one panel, and call found(row, column in the panel,
-// squared distance) where it is below the limit of either.
+// squared distance) if it is below the limit of either.
 template <class Found>
 inline __attribute__((always_inline)) void compare(const Left& left, int64_t row_start, int64_t row_stop,
                                                    const float* panel, const float* column_squares, int64_t d,

@@ -1,7 +1,8 @@
-// Squared Euclidean distances between ROWS x COLUMNS cells in registers: few enough to stay there, enough that every
-// value loaded is used several times. Both sides are packed so that the inner loop reads memory in order.
+// Squared Euclidean distances between ROWS x COLUMNS cells in registers: few enough to fit, enough that every loaded
+// value is used several times. Both sides are packed so that the inner loop reads memory in order.
 //
-// Everything here is compiled once for each instruction set; compiled.py takes the best that the processor has.
+// Everything here is compiled once for each instruction set; compiled.py loads the best one that the processor
+// supports.
 
 #pragma once
 
@@ -41,7 +42,7 @@ inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
 inline Vector everywhere(float value) { return value - Vector{}; }
 
-// Bit l is set where lane l of a is below lane l of b.
+// Bit l is set if lane l of a is below lane l of b.
 inline uint64_t below(Vector a, Vector b) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
@@ -67,7 +68,7 @@ inline Vector root(Vector v) {
 
 int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// (n, d) rows, `width` of them side by side: out[group][p][i]. Missing rows are 0.
+// Pack (n, d) rows in groups of `width`: out[group][p][i]. Missing rows are 0.
 void pack(const float* rows, int64_t n, int64_t d, int width, float factor, float* out) {
     for (int64_t first = 0; first < n; first += width, out += width * d) {
         for (int i = 0; i < width; ++i) {
@@ -77,8 +78,8 @@ void pack(const float* rows, int64_t n, int64_t d, int width, float factor, floa
     }
 }
 
-// Rows of one side of a tile, ready for the product: -2 x in groups of ROWS, and |x|^2. Filled again for each tile, as
-// fresh memory would cost more than the copy.
+// Rows of one side of a tile, packed for the product: -2 x in groups of ROWS, and |x|^2. The memory is reused for each
+// tile, because new memory would cost more than the copy.
 struct Left {
     std::vector<float> rows, squares;
 

@@ -1,10 +1,10 @@
-// Sums of distances between two blocks of cells; cpu_silhouette.py calls it, and holds the same in NumPy.
+// Sums of distances between two blocks of cells; called by tiles.py, which has the same in NumPy.
 
 #include "product.hpp"
 
 namespace {
 
-// Sums of the distances of one tile, by the segments that its rows and columns fall into.
+// Sums of the distances of one tile by the segments of its rows and columns.
 class TileSums {
   public:
     TileSums(const float* left, const float* right, int64_t m, int64_t n, int64_t d, bool same, float close)
@@ -12,7 +12,7 @@ class TileSums {
 
     int64_t n_close() const { return n_close_; }
 
-    // Turn squared distances into distances. Those so small that the product has lost their digits come from
+    // Turn squared distances into distances. Those so small that the product has lost their digits are computed from
     // differences.
     void roots(Tile& tile, int64_t row, int64_t column) {
         uint64_t any = 0;
@@ -65,7 +65,7 @@ float sum(const float* values, int64_t n) {
     return sums[0] + rest;
 }
 
-// Add n <= ROWS rows to `to`; all of them first, so that a long sum rounds less often.
+// Add n <= ROWS rows to `to`, summed first, so that a long sum is rounded less often.
 void add_rows(const float* rows, int64_t n, int64_t width, float* to) {
     for (int64_t j = 0; j < width; j += LANES) {
         Vector total = load(rows + j);
@@ -76,10 +76,10 @@ void add_rows(const float* rows, int64_t n, int64_t width, float* to) {
 
 }  // namespace
 
-// Sums of the Euclidean distances between m rows and n columns, over the columns of each segment and over the rows of
-// each.
+// Sum the Euclidean distances between m rows and n columns over the columns of each segment and the rows of each
+// segment.
 //
-// left (m, d) and right (n, d), their squared norms; `same`: both are the same cells, which are at distance 0 of
+// left (m, d) and right (n, d) with their squared norms; `same`: both are the same cells, at distance 0 from
 // themselves. Squared distances below `close` are computed from differences; returns how many there were. left_cuts,
 // right_cuts: first row or column of each segment, from 0 on. Written: row_sums (right segments, m), column_sums (left
 // segments, n).

@@ -1,4 +1,4 @@
-// Which instruction sets this processor, and its operating system, can run; and what this library was compiled from.
+// Instruction sets that this processor and its operating system support, and the digest of the sources of this library.
 
 extern "C" __attribute__((visibility("default"))) const char* sources_digest() { return DIGEST; }
 

@@ -1,4 +1,4 @@
-// The nearest cells of each row: every pair of cells is compared once and offered to both; cpu_topk.py calls it.
+// The nearest cells of each row: every pair of cells is compared once and offered to both; called by top_k.py.
 
 #include <utility>
 
@@ -6,9 +6,10 @@
 
 namespace {
 
-constexpr double REACH_MARGIN = 1 + 1e-5;  // as in neighbors.py
+constexpr double REACH_MARGIN = 1 + 1e-5;  // as in knn_search.py
 
-// At least `keep` of the values are not above this: each of the `keep` smallest minima of COLUMNS groups is one.
+// Return a limit that at least `keep` values do not exceed: the `keep` smallest minima of COLUMNS groups are such
+// values.
 float bound_of_smallest(const float* values, int64_t width, int64_t keep) {
     if (keep > COLUMNS) return std::numeric_limits<float>::infinity();
     float minima[COLUMNS];
@@ -21,10 +22,10 @@ float bound_of_smallest(const float* values, int64_t width, int64_t keep) {
 
 }  // namespace
 
-// Columns that are packed side by side; what is packed is padded to a multiple of it.
+// Number of columns that are packed together; packed arrays are padded to a multiple of it.
 EXPORT int64_t panel_columns() { return COLUMNS; }
 
-// (n, d) rows as columns of products: panels (n padded / COLUMNS, d, COLUMNS).
+// Pack (n, d) rows as columns of products: panels (n padded / COLUMNS, d, COLUMNS).
 EXPORT void pack_columns(const float* rows, int64_t n, int64_t d, float* panels) {
     pack(rows, n, d, COLUMNS, 1.0f, panels);
 }
@@ -32,7 +33,7 @@ EXPORT void pack_columns(const float* rows, int64_t n, int64_t d, float* panels)
 // Offer columns [column_start, column_stop) to m rows and, if `both`, these rows to the columns.
 //
 // rows (m, d) and row_squares (m,), their squared norms, are at positions row_start, row_start + 1, ... of all rows;
-// panels and column_squares (padded,) hold all columns, infinite where padded; column_start is a multiple of COLUMNS.
+// panels and column_squares (padded,) hold all columns, infinite for padding; column_start is a multiple of COLUMNS.
 // `same`: row i and column i are the same cell, which is not its own neighbour.
 // candidates (rows, space), counts (rows,), limits (rows + COLUMNS,) and locks (rows,) belong to the positions from
 // base on.
@@ -57,10 +58,10 @@ EXPORT void topk_tiles(const float* rows, const float* row_squares, int64_t row_
     }
 }
 
-// Start with the cells of a leaf: compare all of its rows with each other and keep the nearest of each.
+// Compare all rows of a leaf with each other and keep the nearest of each.
 //
-// As topk_tiles for rows that have no candidates yet and columns that are these rows. Selecting once from all values of
-// a row is several times faster than offering one by one while nothing is known.
+// As topk_tiles for rows without candidates and columns that are these rows. Selecting once from all values of a row is
+// several times faster than offering one by one while no limit is known.
 EXPORT void topk_start(const float* rows, const float* row_squares, int64_t row_start, int64_t m, const float* panels,
                        const float* column_squares, int64_t d, int64_t keep, int64_t space, uint64_t* candidates,
                        int32_t* counts, float* limits, int64_t base) {
@@ -98,8 +99,7 @@ EXPORT void topk_start(const float* rows, const float* row_squares, int64_t row_
     }
 }
 
-// Exact squared distances of m pairs, as those that decide the order in topk_finish: of query rows[i] and cell
-// cells[i].
+// Compute the exact squared distances of m pairs, query rows[i] and cell cells[i], as topk_finish does.
 EXPORT void exact_squared(const float* queries, const float* x, int64_t d, const int64_t* rows, const int64_t* cells,
                           int64_t m, double* squared) {
     for (int64_t i = 0; i < m; ++i) squared[i] = squared_distance(queries + rows[i] * d, x + cells[i] * d, d);
@@ -107,8 +107,8 @@ EXPORT void exact_squared(const float* queries, const float* x, int64_t d, const
 
 // Order the candidates of m rows by (exact distance, id) and write the k nearest.
 //
-// queries (.., d) and x (.., d), as the user gave them; row_ids (m,) and column_ids: which query and which cell is at a
-// position; norms (m,), largest, factor, scale: see Rounding in neighbors.py.
+// queries (.., d) and x (.., d), unscaled; row_ids (m,) and column_ids: query and cell at each position; norms (m,),
+// largest, factor, scale: see Rounding in knn_search.py.
 // Written, by query: indices and distances (.., k), uncertain: a cell that is no candidate may be among the nearest.
 EXPORT void topk_finish(const float* queries, const float* x, int64_t d, const int64_t* row_ids,
                         const int64_t* column_ids, int64_t m, int64_t keep, int64_t space, uint64_t* candidates,
