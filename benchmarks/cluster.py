@@ -106,8 +106,8 @@ def timed(engine: Any, compute: Callable[[], object]) -> dict[str, float]:
 
 
 def _processor_s(engine: Any) -> float:
-    of_workers = sum(engine.cluster.run_on_all(time.process_time).values()) if engine.name == "dask" else 0.0
-    return time.process_time() + of_workers
+    worker_s = sum(engine.cluster.run_on_all(time.process_time).values()) if engine.name == "dask" else 0.0
+    return time.process_time() + worker_s
 
 
 BYTES_PER_CELL = 32
@@ -160,7 +160,7 @@ def counted_bytes() -> Iterator[list[int]]:
 
 def kills(given: argparse.Namespace, cells: Any, folder: str) -> dict[str, Any]:
     """A run whose workers are killed at random moments, against one on the CPU engine."""
-    told = {
+    options = {
         "label": cells.label.astype(str),
         "batch": cells.batch.astype(str),
         "time": cells.time,
@@ -168,7 +168,7 @@ def kills(given: argparse.Namespace, cells: Any, folder: str) -> dict[str, Any]:
     }
     path = f"{folder}/cells.npy"
     begin = time.perf_counter()
-    expected = gb.score(path, engine="cpu", **told)
+    expected = gb.score(path, engine="cpu", **options)
     cpu_s = time.perf_counter() - begin
     engine: Any = get_engine("dask", cluster=2)
     rng, stop, at = np.random.default_rng(given.seed), threading.Event(), []
@@ -185,7 +185,7 @@ def kills(given: argparse.Namespace, cells: Any, folder: str) -> dict[str, Any]:
     begin = time.perf_counter()
     killer = threading.Thread(target=kill)
     killer.start()
-    found = gb.score(path, engine=engine, **told)
+    found = gb.score(path, engine=engine, **options)
     stop.set()
     killer.join()
     same = [a.value == b.value for a, b in zip(expected.results, found.results, strict=True)]

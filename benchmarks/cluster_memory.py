@@ -4,7 +4,7 @@
     python benchmarks/cluster_memory.py --n 20000 --d 64 --workers 2 --out /tmp/try
 
 Writes results/cluster_memory.json. Memory is that of the worker processes' own pages (RssAnon), looked at every 20 ms;
-beside it stands what each held before it was given cells. All workers are on this machine, with one thread each.
+the memory before it was given cells is listed next to it. All workers are on this machine, with one thread each.
 """
 
 from __future__ import annotations

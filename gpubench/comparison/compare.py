@@ -244,7 +244,8 @@ def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
         raise InputError(
-            f"donor={column!r} needs results with a cells.parquet beside them; score again with --out", argument="donor"
+            f"donor={column!r} needs results with a cells.parquet next to them; score again with --out",
+            argument="donor",
         )
     if obs is not None:
         donors = read_labels(obs, column, "donor", with_cells[0].cells.n_cells)

@@ -90,8 +90,8 @@ def difference(
     better = (value > 0) == higher_is_better if decided else None
     if paired is not None and paired.interval is not None:
         return Difference(value, paired.interval, paired.method, "", same, better)
-    of_donors = paired is not None and paired.of_donors
-    if not (of_donors or first.stderr is None or other.stderr is None or math.isnan(value)):
+    by_donor = paired is not None and paired.by_donor
+    if not (by_donor or first.stderr is None or other.stderr is None or math.isnan(value)):
         half = half_width_of_difference((first.stderr, first.stderr_df), (other.stderr, other.stderr_df))
         return Difference(value, (value - half, value + half), "standard errors", "", same, better)
     reason = NO_STANDARD_ERROR if paired is None else paired.reason
@@ -262,8 +262,8 @@ class Comparison:
 
 def _interval_legend(comparison: Comparison) -> list[str]:
     methods = {found.method for row in comparison.rows for found in row.differences if found is not None}
-    of_donors = any(one.of_donors for row in comparison.rows for one in row.intervals.values())
-    what = comparison.draws if of_donors else "for the agreement of clusters with labels"
+    by_donor = any(one.by_donor for row in comparison.rows for one in row.intervals.values())
+    what = comparison.draws if by_donor else "for the agreement of clusters with labels"
     texts = {
         "bootstrap": f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}.",
         "jackknife": f"(low, high): 95% interval by a paired jackknife, {what}.",

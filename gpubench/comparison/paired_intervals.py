@@ -46,13 +46,13 @@ class PairedInterval:
     interval : 95% interval; None where the cells do not determine it
     method : "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
     reason : why there is no interval
-    of_donors : whether donors were left out; standard errors over cells or folds cannot replace such an interval
+    by_donor : whether donors were left out; standard errors over cells or folds cannot replace such an interval
     """
 
     interval: tuple[float, float] | None
     method: Method | None = None
     reason: str = ""
-    of_donors: bool = False
+    by_donor: bool = False
 
 
 def paired_intervals(
@@ -66,19 +66,19 @@ def paired_intervals(
     pairs : a row of the first run and one of the other
     resampler : of that many cells
     """
-    of_donors = resampler.donors is not None
+    by_donor = resampler.donors is not None
     problem = pairing_problem(first, other)
     if problem:
-        return [PairedInterval(None, reason=problem, of_donors=of_donors)] * len(pairs)
+        return [PairedInterval(None, reason=problem, by_donor=by_donor)] * len(pairs)
     reasons: dict[int, str] = {}
     means: dict[int, list[MeanScore]] = {}
     counts: dict[int, list[CountScore]] = {}
     for i, rows in enumerate(pairs):
         parts = [score_parts(row, cells) for row, cells in zip(rows, (first, other), strict=True)]
-        if len(of_means := [part for part in parts if isinstance(part, MeanScore)]) == 2:
-            means[i] = of_means
-        elif len(of_counts := [part for part in parts if isinstance(part, CountScore)]) == 2:
-            counts[i] = of_counts
+        if len(mean_scores := [part for part in parts if isinstance(part, MeanScore)]) == 2:
+            means[i] = mean_scores
+        elif len(count_scores := [part for part in parts if isinstance(part, CountScore)]) == 2:
+            counts[i] = count_scores
         else:
             reasons[i] = next((part for part in parts if isinstance(part, str)), NOT_ITS_CELLS)
     label = first.groups.get("label")
@@ -87,7 +87,7 @@ def paired_intervals(
     intervals = []
     for i, rows in enumerate(pairs):
         found, method, reason = _interval(rows, replicates[i]) if i in replicates else (None, None, reasons[i])
-        intervals.append(PairedInterval(found, method, reason, of_donors))
+        intervals.append(PairedInterval(found, method, reason, by_donor))
     return intervals
 
 

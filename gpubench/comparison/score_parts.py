@@ -88,18 +88,18 @@ def _prediction_parts(row: MetricResult, cells: CellScores, label: NDArray[np.in
     one = {} if row.aggregate else {"classifier": classifier}
     predictions = [_codes(column) for column in cells.select(**own, metric=PREDICTED, **one)]
     folds = cells.select(**own, metric=FOLD)
-    of_folds = row.metric.startswith(_MEAN_FOLD)
+    over_folds = row.metric.startswith(_MEAN_FOLD)
     species, tested = cells.groups.get("species"), row.params.get("test_species")
     if not predictions:
         return NO_VALUES
-    if of_folds and len(folds) == 1:
+    if over_folds and len(folds) == 1:
         fold = _codes(folds[0])
-    elif not of_folds and species is not None and tested in species.names:
+    elif not over_folds and species is not None and tested in species.names:
         fold = np.where(species.codes == species.names.index(tested), 0, -1).astype(np.int32)
     else:
         return NO_VALUES
     key = (row.embedding, row.task, *trained_on.values(), str(row.params.get("test_species", "")), classifier)
-    statistic = partial(_mean_prediction, measure, shared_only=not of_folds)
+    statistic = partial(_mean_prediction, measure, shared_only=not over_folds)
     return CountScore(key, (fold, label, *predictions), smooth=False, statistic=statistic)
 
 

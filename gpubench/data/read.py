@@ -15,7 +15,7 @@ from gpubench.core.errors import InputError, close_matches, nearest, quoted
 from gpubench.core.types import Dataset, Labels
 from gpubench.data.columns import check_length, count_values, encode_labels
 from gpubench.data.formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
-from gpubench.data.formats.arrays import NpzArchive, ParquetTable, TextTable, open_matrix_table, open_npy, stem
+from gpubench.data.formats.arrays import DelimitedTable, NpzArchive, ParquetTable, open_matrix_table, open_npy, stem
 from gpubench.data.formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.matrices import Rows, as_rows, comes_from, read_rows
 from gpubench.data.read_errors import reading
@@ -72,7 +72,7 @@ SUFFIXES = (*_STORES, *_MATRICES)
 
 _TABLES: dict[str, Callable[[Any], Table]] = {
     **dict.fromkeys((".parquet", ".pq"), ParquetTable),
-    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), TextTable),
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), DelimitedTable),
 }
 
 

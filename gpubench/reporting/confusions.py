@@ -46,7 +46,7 @@ class Confusion:
     what : the classifier or the clusters, in a few words
     rows, columns : names of labels and classes
     counts : (rows, columns) cells
-    of_labels : whether the classes are the labels
+    predicts_labels : whether the classes are the labels
     """
 
     embedding: str
@@ -54,7 +54,7 @@ class Confusion:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     counts: NDArray[np.int64]
-    of_labels: bool
+    predicts_labels: bool
 
     @property
     def fits_a_table(self) -> bool:
@@ -70,7 +70,7 @@ class Confusion:
     @property
     def largest(self) -> list[ConfusedPair]:
         """Most confused pairs of labels, by the share of the true label; labels of fewer than `FEW` cells last."""
-        if not self.of_labels:
+        if not self.predicts_labels:
             return []
         shares = self.shares
         pairs = [
@@ -131,7 +131,7 @@ def _predicted_labels(
         return None
     names = tuple(printable(label.names[code]) for code in occurring)
     description = ", ".join(filter(None, (f"Classifier {printable(column.params['classifier'])}", what)))
-    return Confusion(cells.name, description, names, names, counts[np.ix_(occurring, occurring)], of_labels=True)
+    return Confusion(cells.name, description, names, names, counts[np.ix_(occurring, occurring)], predicts_labels=True)
 
 
 def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels) -> Confusion:
@@ -140,7 +140,9 @@ def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels
     counts = _count(label.codes, column.values, label.n_classes, len(column.names))
     order = np.lexsort((-counts.max(axis=0), counts.argmax(axis=0)))
     rows, columns = map(printable, label.names), (printable(column.names[code]) for code in order)
-    return Confusion(cells.name, "Leiden clusters", tuple(rows), tuple(columns), counts[:, order], of_labels=False)
+    return Confusion(
+        cells.name, "Leiden clusters", tuple(rows), tuple(columns), counts[:, order], predicts_labels=False
+    )
 
 
 def _count(codes: NDArray[np.int32], assigned: NDArray[Any], n_labels: int, n_classes: int) -> NDArray[np.int64]:

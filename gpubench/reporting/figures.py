@@ -99,7 +99,7 @@ def confusion_figure(confusion: Confusion, key: str) -> str:
         name_lines(axes, shortened(confusion.rows) if named else [], fontsize=6)
         axes.set_xticks([])
         axes.tick_params(length=0)
-        axes.set_xlabel("predicted label, in the same order" if confusion.of_labels else f"{n_columns} clusters")
+        axes.set_xlabel("predicted label, in the same order" if confusion.predicts_labels else f"{n_columns} clusters")
         axes.set_ylabel("" if named else f"{n_rows} labels")
         description = f"Shares of the cells of each of {n_rows} labels in {n_columns} classes; darker is more."
         return to_svg(figure, key, f"{confusion.what} of {confusion.embedding}", description)
@@ -121,7 +121,7 @@ def scores_figure(task: TaskContent, embeddings: Sequence[str], key: str) -> str
             shown = rows if len(rows) <= _MAX_ROWS else task.headlines
             figure = _points_figure(shown[:_MAX_ROWS], embeddings)
             what = "Values as points, with standard errors where there are"
-        description = f"{what}, for {', '.join(embeddings)}. The table beside the figure has the same numbers."
+        description = f"{what}, for {', '.join(embeddings)}. The table next to the figure has the same numbers."
         return to_svg(figure, key, f"Scores of {task.title}", description)
 
 

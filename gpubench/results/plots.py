@@ -71,7 +71,7 @@ def plot(
 
 def _check_one(found: Collection[Any], what: str) -> None:
     if len(found) != 1:
-        listed = ", ".join(sorted(map(str, found))) or "none; score again, or keep cells.parquet beside the JSON"
+        listed = ", ".join(sorted(map(str, found))) or "none; score again, or keep cells.parquet next to the JSON"
         raise InputError(f"plot: one {what} can be drawn; name it, of: {listed}")
 
 
@@ -192,7 +192,9 @@ def view_figure(cells: CellScores, embedding: str, by: str) -> Figure:
     """Draw the cells in two dimensions, coloured by group, time or cluster; the largest groups are named."""
     view = cells.views.get(embedding, cells.views.get(""))
     if view is None:
-        raise InputError(f"plot: there is no view of {embedding!r}; score again, or keep cells.parquet beside the JSON")
+        raise InputError(
+            f"plot: there is no view of {embedding!r}; score again, or keep cells.parquet next to the JSON"
+        )
     with _print_theme():
         figure = new_figure(WIDTH_IN, WIDTH_IN * 0.85, dpi=200)
         axes = figure.subplots()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MIN_TEXT_WIDTH = 16
-"""Columns left for text beside numbers that are not folded."""
+"""Terminal columns left for text next to numbers, which are not folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,10 @@ class TextTable:
         if self.title:
             console.print(Text(self.title, "bold"))
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        of_numbers = sum(size + 2 for size, column in zip(widths, self.header, strict=True) if column in self.numbers)
-        fits = of_numbers + _MIN_TEXT_WIDTH <= console.width
+        numbers_width = sum(
+            size + 2 for size, column in zip(widths, self.header, strict=True) if column in self.numbers
+        )
+        fits = numbers_width + _MIN_TEXT_WIDTH <= console.width
         drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in self.header:
             right = column in self.numbers

@@ -250,13 +250,13 @@ def test_cluster_embedding_writes_what_scanpy_writes(cells: Cells) -> None:
         data = anndata.AnnData(cells.x, obs=pd.DataFrame(index=[str(i) for i in range(cells.n)]))
         return data, cluster_embedding(data, key_added="found")
 
-    theirs, of_theirs = cluster()
+    theirs, their_codes = cluster()
     with accel.accelerated(engine="cpu"):
         # by its module: the name in this test was taken before the block, and is patched all the same
-        ours, of_ours = cluster()
-    assert list(ours.obs["found"]) == of_ours
-    assert set(of_ours) == set(of_theirs)
-    assert type(of_ours[0]) is type(of_theirs[0])
+        ours, our_codes = cluster()
+    assert list(ours.obs["found"]) == our_codes
+    assert set(our_codes) == set(their_codes)
+    assert type(our_codes[0]) is type(their_codes[0])
     assert list(ours.obs["found"].cat.categories) == list(theirs.obs["found"].cat.categories)
     assert ours.uns["found"] == theirs.uns["found"]
     assert ours.uns["neighbors"] == theirs.uns["neighbors"]
@@ -264,7 +264,7 @@ def test_cluster_embedding_writes_what_scanpy_writes(cells: Cells) -> None:
         assert type(ours.obsp[key]) is type(theirs.obsp[key])
         assert ours.obsp[key].dtype == theirs.obsp[key].dtype
         assert abs(ours.obsp[key] - theirs.obsp[key]).max() < 2e-3
-    gb_score = gb.metrics.adjusted_rand_index(of_ours, of_theirs)
+    gb_score = gb.metrics.adjusted_rand_index(our_codes, their_codes)
     assert gb_score > 0.98
 
 

@@ -161,5 +161,5 @@ def test_wrong_options_raise(options: dict[str, Any], message: str) -> None:
 
 
 def test_donors_without_cells_raise() -> None:
-    with pytest.raises(InputError, match=r"donor='donor' needs results with a cells.parquet beside them"):
+    with pytest.raises(InputError, match=r"donor='donor' needs results with a cells.parquet next to them"):
         gb.compare(["alone", "alone"], donor="donor")

@@ -125,12 +125,12 @@ def test_interval_of_predictions_over_donors_equals_that_of_a_plain_loop(results
             np.mean(
                 [
                     metrics.accuracy_score(CELLS.label[inside], said[inside])
-                    for said in of_result
+                    for said in intervals
                     for fold in range(5)
                     if len(inside := cells[folds[cells] == fold])
                 ]
             )
-            for of_result in answers
+            for intervals in answers
         )
         without.append(two - one)
     key = ("label_prediction", "mean_fold_accuracy", "MEAN(knn,lr)", None, None)
@@ -240,8 +240,8 @@ def test_donors_without_values_do_not_count() -> None:
     values = rng.normal(0, 1, 400)
     donors = np.repeat(np.arange(8), 50).astype(np.int32)
     some = donors < 6
-    of_all = np.where(some, values, np.nan)
-    found = interval_of(np.where(some, 0, np.nan), of_all, Resampler(400, donors=donors))
+    all_values = np.where(some, values, np.nan)
+    found = interval_of(np.where(some, 0, np.nan), all_values, Resampler(400, donors=donors))
     assert found == pytest.approx(interval_of(np.zeros(300), values[some], Resampler(300, donors=donors[some])))
 
 
@@ -249,9 +249,9 @@ def test_a_score_that_needs_one_donor_has_no_interval() -> None:
     donors = np.repeat([0, 1], N // 2).astype(np.int32)
     (first, a), (other, b) = simulated(np.where(donors, np.nan, 0.3)), simulated(np.linspace(0, 1, N))
     (drawn,) = paired_intervals(first, other, [(a, b)], Resampler(N, donors=donors))
-    assert drawn == PairedInterval(None, reason="it is undefined without 1 of the 2 donors", of_donors=True)
+    assert drawn == PairedInterval(None, reason="it is undefined without 1 of the 2 donors", by_donor=True)
     (drawn,) = paired_intervals(first, first, [(a, a)], Resampler(N, donors=donors))
-    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", of_donors=True)
+    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", by_donor=True)
 
 
 def test_cells_without_a_value_do_not_count() -> None:
@@ -292,7 +292,7 @@ def test_cells_of_one_donor_have_no_interval() -> None:
     cells = CellScores(N, {"label": labels}, None, [column])
     row = MetricResult("X", "clustering", "adjusted_rand_index", 1.0)
     (drawn,) = paired_intervals(cells, cells, [(row, row)], Resampler(N, donors=np.zeros(N, np.int32)))
-    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", of_donors=True)
+    assert drawn == PairedInterval(None, reason="all cells that count are of one donor", by_donor=True)
 
 
 def test_difference_undefined_in_many_draws_has_no_interval() -> None:

@@ -57,14 +57,14 @@ def test_prediction_equals_scikit_learn_on_drawn_cells(measure: str, n_classes: 
     average = {} if measure == "accuracy" else {"average": "binary" if n_classes == 2 else "macro", "zero_division": 0}
     for r in np.flatnonzero(weights.any(axis=0)):
         times = weights[:, r].astype(int)
-        of_folds = []
+        fold_scores = []
         for fold in range(3):
             inside = (folds == fold).nonzero()[0].repeat(times[folds == fold])
             if len(inside):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # one class alone
-                    of_folds.append(SCORES[measure](actual[inside], called[inside], **average))
-        assert found[r] == pytest.approx(np.mean(of_folds), abs=1e-12)
+                    fold_scores.append(SCORES[measure](actual[inside], called[inside], **average))
+        assert found[r] == pytest.approx(np.mean(fold_scores), abs=1e-12)
 
 
 def test_prediction_with_true_only_ignores_other_classes() -> None:

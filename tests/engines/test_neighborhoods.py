@@ -35,8 +35,8 @@ def test_neighbor_entropy_of_some_cells(engine: Engine, rng: np.random.Generator
     knn, some = random_knn(engine, 400, 20), rng.permutation(400)[:70]
     codes = uneven_codes(400, 9, rng).astype(np.int32)
     rows = engine.xp.asarray(some)
-    of_some = Knn(engine.xp.ascontiguousarray(knn.indices[rows]), engine.xp.ascontiguousarray(knn.distances[rows]))
-    got = engine.map_neighbors(of_some, neighbor_entropy, codes, 9, cells=some)
+    sampled = Knn(engine.xp.ascontiguousarray(knn.indices[rows]), engine.xp.ascontiguousarray(knn.distances[rows]))
+    got = engine.map_neighbors(sampled, neighbor_entropy, codes, 9, cells=some)
     assert_array_equal(got, engine.map_neighbors(knn, neighbor_entropy, codes, 9)[some])
 
 

@@ -55,12 +55,12 @@ def test_many_blocks(engine_at_scale: Engine, metric: Distance) -> None:
     d = reference.distances(cells.x[some], cells.x, metric)
     x = engine_at_scale.put(cells.x)
     widths = silhouette_widths(engine_at_scale, x, cells.label, metric=metric)
-    of_batches = silhouette_widths(engine_at_scale, x, cells.batch, cells.label, metric)
+    batch_widths = silhouette_widths(engine_at_scale, x, cells.batch, cells.label, metric)
     for i, row in zip(some, d, strict=True):
         inside = cells.label == cells.label[i]
         assert widths[i] == pytest.approx(width_of(row, cells.label, i), abs=FLOOR)
         itself = int(inside[:i].sum())
-        assert of_batches[i] == pytest.approx(width_of(row[inside], cells.batch[inside], itself), abs=FLOOR)
+        assert batch_widths[i] == pytest.approx(width_of(row[inside], cells.batch[inside], itself), abs=FLOOR)
 
 
 def width_of(d: NDArray[np.float64], clusters: NDArray[np.int32], i: int) -> float:

@@ -21,12 +21,12 @@ def result() -> Result:
     return cells_result(2000, ["nan", "a", "b", "c"], embeddings=("X", "Y"), batches=("u", "v", "w"), times=12)
 
 
-def of_task(result: Result, task: str) -> list[Breakdown]:
+def task_breakdowns(result: Result, task: str) -> list[Breakdown]:
     return breakdowns(task, comparable_runs({"": result})[0].cells)
 
 
 def test_quantiles_equal_those_of_pandas(result: Result) -> None:
-    found = of_task(result, "batch_integration")
+    found = task_breakdowns(result, "batch_integration")
     assert [(b.metric, b.role) for b in found] == [
         (metric, role) for metric in ("entropy_per_cell", "batch_silhouette") for role in ("label", "batch")
     ]
@@ -46,7 +46,7 @@ def test_quantiles_equal_those_of_pandas(result: Result) -> None:
 
 
 def test_the_worst_comes_first_and_groups_without_values_are_left_out(result: Result) -> None:
-    (breakdown,) = of_task(result, "embedding")
+    (breakdown,) = task_breakdowns(result, "embedding")
     means = [group.mean for group in breakdown.groups]
     assert means == sorted(means)
     assert {group.name for group in breakdown.groups} == {"a", "b", "c"}
@@ -61,7 +61,7 @@ def test_groups_of_few_cells_come_last() -> None:
 
 
 def test_time_points_come_in_order_of_time(result: Result) -> None:
-    for breakdown in of_task(result, "sequential_organization"):
+    for breakdown in task_breakdowns(result, "sequential_organization"):
         assert breakdown.in_order_of_time
         assert [float(group.name) for group in breakdown.groups] == [12.0 * i for i in range(12)]
 
@@ -74,8 +74,8 @@ def test_an_embedding_without_cells_has_gaps(result: Result) -> None:
 
 
 def test_single_group_gives_no_breakdown() -> None:
-    assert of_task(cells_result(100, ["only"], batches=("u", "v")), "embedding") == []
-    assert [b.role for b in of_task(cells_result(100, ["only"], batches=("u", "v")), "batch_integration")] == [
+    assert task_breakdowns(cells_result(100, ["only"], batches=("u", "v")), "embedding") == []
+    assert [b.role for b in task_breakdowns(cells_result(100, ["only"], batches=("u", "v")), "batch_integration")] == [
         "batch"
     ] * 2
 

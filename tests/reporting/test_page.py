@@ -167,12 +167,12 @@ def test_report_of_a_file_equals_that_of_the_result(tmp_path: Path) -> None:
 
 def test_a_task_shows_the_embeddings_that_it_scored() -> None:
     task, metric = "perturbation_expression_prediction", "spearman_correlation_calculation"
-    of_cells = row(value=0.5)
-    of_genes = [
+    per_cell = row(value=0.5)
+    per_gene = [
         row(metric, 0.1 * i, embedding="predictions", task=task, params={"condition": name, "n_genes": 5 + i})
         for i, name in enumerate(("JAK2", "STAT1"))
     ]
-    text = Page(render({"": make_result(of_cells, *of_genes)})).text
+    text = Page(render({"": make_result(per_cell, *per_gene)})).text
     summary, sections = text.split("Do clusters of the embedding match")
     assert "metric X_pca predictions cells" in summary
     assert "metric X_pca cells" in sections

@@ -80,12 +80,12 @@ def test_runs_on_the_same_cells_share_a_table() -> None:
 
 
 def test_files_of_the_same_cells_share_a_table() -> None:
-    def of_file(source: str, columns: str) -> Result:
+    def result_from(source: str, columns: str) -> Result:
         result = make_result(row(embedding=source.partition(".")[0]), source=source)
         dataset = {**result.provenance["dataset"], "columns": columns}
         return replace(result, provenance={**result.provenance, "dataset": dataset})
 
-    runs = {"a": of_file("pca.npy", "c1"), "b": of_file("scvi.npy", "c1"), "c": of_file("pca.npy", "c2")}
+    runs = {"a": result_from("pca.npy", "c1"), "b": result_from("scvi.npy", "c1"), "c": result_from("pca.npy", "c2")}
     first, second = comparable_runs(runs)
     assert (first.source, first.embeddings) == ("pca.npy, scvi.npy", ("pca", "scvi"))
     assert second.source == "pca.npy", "the same name, but other cells"

@@ -105,8 +105,8 @@ def test_to_scib_table_equals_that_of_scib_metrics() -> None:
     assert table.columns[-3:].tolist() == ["Batch correction", "Bio conservation", "Total"]
     assert table.loc["a", "Silhouette label"] == scored.value("silhouette_score", embedding="a")
     kinds = table.loc["Metric Type"]
-    of_kind = table.loc["b", kinds == "Bio conservation"].astype(float)
-    assert of_kind.mean() == pytest.approx(table.loc["b", "Bio conservation"])
+    bio_columns = table.loc["b", kinds == "Bio conservation"].astype(float)
+    assert bio_columns.mean() == pytest.approx(table.loc["b", "Bio conservation"])
     assert kinds["Total"] == "Aggregate score"
     assert len(table.columns) == len({one.metric for one in scored.results})
 

@@ -137,7 +137,7 @@ def test_plot_of_wrong_options_raises(result: Result, options: dict[str, Any], m
 def test_breakdown_without_cells_raises(result: Result) -> None:
     bare = Result(result.results, result.provenance, [], [], [], cells=CellScores())
     assert bare.plot().axes
-    with pytest.raises(InputError, match=r"score again, or keep cells.parquet beside the JSON"):
+    with pytest.raises(InputError, match=r"score again, or keep cells.parquet next to the JSON"):
         bare.plot("breakdown", metric="silhouette_score")
 
 

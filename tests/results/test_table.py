@@ -44,8 +44,8 @@ def text_of(rows: list[MetricResult], *, width: int | None = None, limit: int | 
 def conditions(count: int) -> list[MetricResult]:
     """Make rows of one metric for many conditions, and their mean."""
     row = MetricResult("pred", "perturbation_expression_prediction", "spearman_correlation_calculation", 0.1)
-    of_condition = (replace(row, params={"condition": f"gene{i}", "effect": "ratio"}) for i in range(count))
-    return [*of_condition, replace(row, value=0.7, params={"condition": "MEAN"})]
+    conditions = (replace(row, params={"condition": f"gene{i}", "effect": "ratio"}) for i in range(count))
+    return [*conditions, replace(row, value=0.7, params={"condition": "MEAN"})]
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,10 @@ def test_agrees_with_scikit_learn(engine: Engine, cells: Cells, n_classes: int) 
     for name, pipeline in pipelines(centre=False, max_iter=100, seed=42).items():
         scored = cross_validate(pipeline, cells.x, codes, cv=folds, scoring=peer_scorers(n_classes))
         for metric in FIVE:
-            of_folds = scored[f"test_{metric}"]
+            fold_scores = scored[f"test_{metric}"]
             row = ours[name][metric]
-            assert row.value == pytest.approx(of_folds.mean(), abs=2e-3), (name, metric)
-            assert row.stderr == pytest.approx(of_folds.std(ddof=1) / np.sqrt(5), abs=2e-3)
+            assert row.value == pytest.approx(fold_scores.mean(), abs=2e-3), (name, metric)
+            assert row.stderr == pytest.approx(fold_scores.std(ddof=1) / np.sqrt(5), abs=2e-3)
             assert row.n == cells.n
         means.append(scored["test_f1"].mean())
     assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means), abs=2e-3)

@@ -161,7 +161,7 @@ class ParquetTable:
             return self._parquet.read(columns=[name]).column(name)
 
 
-class TextTable:
+class DelimitedTable:
     """A table in a CSV or TSV file, which may be compressed by gzip.
 
     Columns are read as text, so that 01 and 1 stay different labels; empty fields, NA, NaN and null are missing values.

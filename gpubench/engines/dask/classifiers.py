@@ -13,7 +13,7 @@ from gpubench.engines.base import Engine
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.dask import gpu_worker
-from gpubench.engines.dask.remote import RemoteArray
+from gpubench.engines.dask.cluster import RemoteArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

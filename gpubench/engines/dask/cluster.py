@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gpubench.core.errors import ClusterError
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph, Knn
 from gpubench.engines.dask import worker as dask_worker
-from gpubench.engines.dask.remote import RemoteArray
 from gpubench.engines.dask.transfer import ArrayTransfer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,32 @@ def _replace_workers(cluster: Any, wanted: int) -> None:
         if worker.status in (Status.failed, Status.closed):
             del cluster.workers[name]
     cluster.scale(wanted)
+
+
+class RemoteArray:
+    """An array on a worker, which NumPy fetches where it needs the values.
+
+    Attributes
+    ----------
+    cluster : where it is
+    future : stands for it in the arguments of tasks
+    """
+
+    def __init__(self, cluster: Cluster, future: Any = None) -> None:
+        self.cluster = cluster
+        self._future = future
+
+    @property
+    def future(self) -> Any:
+        """See above."""
+        return self._future
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's protocol
+        values = np.asarray(self.cluster.fetch(self.future), dtype=dtype)
+        return values.copy() if copy else values
+
+    def __len__(self) -> int:
+        return len(np.asarray(self))
 
 
 class Cluster:

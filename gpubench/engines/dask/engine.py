@@ -27,9 +27,9 @@ from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segment_codes
 from gpubench.engines.dask import connect, knn, neighborhoods, silhouette, worker
 from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
-from gpubench.engines.dask.cluster import DEFAULT_TUNING, Cluster, DaskTuning
+from gpubench.engines.dask.cluster import DEFAULT_TUNING, Cluster, DaskTuning, RemoteArray
 from gpubench.engines.dask.placement import Placement, smallest_memory
-from gpubench.engines.dask.remote import ClusterMatrix, KnnTable, RemoteArray, join_knn, remote_knn
+from gpubench.engines.dask.remote import ClusterMatrix, KnnTable, join_knn, remote_knn
 from gpubench.engines.dask.silhouette_parts import compared_counts
 from gpubench.engines.dask.worker import EngineSettings
 

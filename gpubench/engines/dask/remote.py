@@ -19,13 +19,12 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn
 from gpubench.core.units import bytes_text
+from gpubench.engines.dask.cluster import Cluster, RemoteArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-    from gpubench.engines.dask.cluster import Cluster
 
 BLOCKS_PER_WORKER = 4
 
@@ -34,32 +33,6 @@ DIGEST_ROWS = 256
 
 WHOLE_COPIES = 2.5
 """Matrices that a worker holds which receives all cells: they, their blocks, and what is computed from them."""
-
-
-class RemoteArray:
-    """An array on a worker, which NumPy fetches where it needs the values.
-
-    Attributes
-    ----------
-    cluster : where it is
-    future : stands for it in the arguments of tasks
-    """
-
-    def __init__(self, cluster: Cluster, future: Any = None) -> None:
-        self.cluster = cluster
-        self._future = future
-
-    @property
-    def future(self) -> Any:
-        """See above."""
-        return self._future
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's protocol
-        values = np.asarray(self.cluster.fetch(self.future), dtype=dtype)
-        return values.copy() if copy else values
-
-    def __len__(self) -> int:
-        return len(np.asarray(self))
 
 
 KnnBlock = tuple["NDArray[np.int64] | None", "NDArray[np.int32]", "NDArray[np.float32]"]

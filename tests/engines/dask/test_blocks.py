@@ -174,9 +174,9 @@ def test_tree_ranks_do_not_depend_on_the_blocks(rng: np.random.Generator) -> Non
     spread = np.mean([x[keys == key].var(axis=0).sum() for key in np.unique(keys)])
     assert spread < 0.5 * x.var(axis=0).sum()
     for edges in ([0, 5000], [0, 700, 705, 5000]):
-        of_blocks = [keys[a:b] for a, b in pairwise(edges)]
-        starts = leaf_starts([rows_per_leaf(own, 5) for own in of_blocks])
-        ranks = np.concatenate([block_ranks(own, starts, i) for i, own in enumerate(of_blocks)])
+        block_keys = [keys[a:b] for a, b in pairwise(edges)]
+        starts = leaf_starts([rows_per_leaf(own, 5) for own in block_keys])
+        ranks = np.concatenate([block_ranks(own, starts, i) for i, own in enumerate(block_keys)])
         np.testing.assert_array_equal(np.argsort(ranks), np.argsort(keys, kind="stable"))
 
 

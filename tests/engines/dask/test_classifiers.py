@@ -35,7 +35,7 @@ def engine() -> DaskEngine:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What classifiers are told and asked, in order."""
+    """The calls of classifiers, in order."""
     heard: list[str] = []
     fit, note = ClusterClassifier.fit, ClusterClassifier.note
 

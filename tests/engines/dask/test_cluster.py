@@ -53,11 +53,11 @@ def test_versions_of_workers_without_gpubench_raise() -> None:
     """Dask says of them what pickle has raised there."""
     here = connect.versions_here()
     missing, ended = Exception("ModuleNotFoundError(\"No module named 'gpubench'\")"), OSError("ended")
-    told = {"tcp://a:1": here, "tcp://b:1": missing, "tcp://c:1": ended}
+    versions = {"tcp://a:1": here, "tcp://b:1": missing, "tcp://c:1": ended}
     with pytest.raises(EngineUnavailable, match=r"1 of 3 workers cannot .*\(first tcp://b:1: .*'gpubench'.*; install"):
-        connect.worker_versions(client_of(told))
-    del told["tcp://b:1"]
-    assert connect.worker_versions(client_of(told)) == {"tcp://a:1": here}
+        connect.worker_versions(client_of(versions))
+    del versions["tcp://b:1"]
+    assert connect.worker_versions(client_of(versions)) == {"tcp://a:1": here}
     with pytest.raises(EngineUnavailable, match="no worker of the cluster says what it runs"):
         connect.worker_versions(client_of({"tcp://c:1": ended}))
 

@@ -160,9 +160,9 @@ def test_provenance_names_the_gpus(engine: DaskGpuEngine, cells: Cells) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str)}
     result = gb.score(cells.x, tasks=["clustering", "embedding", "batch_integration"], engine=engine, **given)
     assert not result.failures
-    told = result.provenance["engine"]
-    assert told["chosen"] == "2 workers of 1 thread and one GPU each: cuda, which all have"
-    assert told["device"] == "workers of a Dask cluster, GPU"
+    recorded = result.provenance["engine"]
+    assert recorded["chosen"] == "2 workers of 1 thread and one GPU each: cuda, which all have"
+    assert recorded["device"] == "workers of a Dask cluster, GPU"
     expected = gb.score(cells.x, tasks=["embedding", "batch_integration"], engine="cpu", **given)
     values = {row.metric: row.value for row in result.results}
     for row in expected.results:

@@ -46,10 +46,10 @@ def test_cached_waiter_tries_again_after_a_failure(error: BaseException) -> None
 
 def test_decode_aligns_arrays_of_other_workers() -> None:
     x = np.arange(12, dtype=np.float32)
-    beside = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
-    assert not beside.flags.aligned
-    told = {"one": [beside, (beside,)], "knn": {TYPE_KEY: Knn, "indices": beside, "distances": x}}
-    found = decode(told)
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32)
+    assert not unaligned.flags.aligned
+    encoded = {"one": [unaligned, (unaligned,)], "knn": {TYPE_KEY: Knn, "indices": unaligned, "distances": x}}
+    found = decode(encoded)
     for array in (found["one"][0], found["one"][1][0], found["knn"].indices):
         assert array.flags.aligned
         assert (array == x).all()

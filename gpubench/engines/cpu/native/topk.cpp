@@ -67,7 +67,7 @@ EXPORT void topk_start(const float* rows, const float* row_squares, int64_t row_
                        int32_t* counts, float* limits, int64_t base) {
     static thread_local Left left;
     static thread_local std::vector<float> strip;
-    static thread_local std::vector<uint64_t> of_row;
+    static thread_local std::vector<uint64_t> row_candidates;
     left.fill(rows, row_squares, m, d);
     const int64_t width = rounded_up(m, COLUMNS);
     strip.resize(ROWS * width);
@@ -84,17 +84,18 @@ EXPORT void topk_start(const float* rows, const float* row_squares, int64_t row_
             float* values = &strip[i * width];
             values[row + i] = std::numeric_limits<float>::infinity();
             const float bound = bound_of_smallest(values, width, keep);
-            of_row.clear();
+            row_candidates.clear();
             for (int64_t j = 0; j < m; ++j)
-                if (values[j] <= bound && j != row + i) of_row.push_back(Nearest::candidate(values[j], row_start + j));
+                if (values[j] <= bound && j != row + i)
+                    row_candidates.push_back(Nearest::candidate(values[j], row_start + j));
             const int64_t position = row_start + row + i - base;
-            if (int64_t(of_row.size()) > keep) {
-                std::nth_element(of_row.begin(), of_row.begin() + keep - 1, of_row.end());
-                of_row.resize(keep);
-                limits[position] = Nearest::distance_of(of_row[keep - 1]);
+            if (int64_t(row_candidates.size()) > keep) {
+                std::nth_element(row_candidates.begin(), row_candidates.begin() + keep - 1, row_candidates.end());
+                row_candidates.resize(keep);
+                limits[position] = Nearest::distance_of(row_candidates[keep - 1]);
             }
-            std::copy(of_row.begin(), of_row.end(), candidates + position * space);
-            counts[position] = int32_t(of_row.size());
+            std::copy(row_candidates.begin(), row_candidates.end(), candidates + position * space);
+            counts[position] = int32_t(row_candidates.size());
         }
     }
 }
