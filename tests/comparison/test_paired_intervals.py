@@ -125,12 +125,12 @@ def test_interval_of_predictions_over_donors_equals_that_of_a_plain_loop(results
             np.mean(
                 [
                     metrics.accuracy_score(CELLS.label[inside], said[inside])
-                    for said in intervals
+                    for said in predicted
                     for fold in range(5)
                     if len(inside := cells[folds[cells] == fold])
                 ]
             )
-            for intervals in answers
+            for predicted in answers
         )
         without.append(two - one)
     key = ("label_prediction", "mean_fold_accuracy", "MEAN(knn,lr)", None, None)

@@ -42,7 +42,7 @@ def test_report_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["report", str(tmp_path), "-o", str(out)]) == 0
     assert capsys.readouterr() == (f"Wrote {out}\n", "")
     assert main(["report", str(tmp_path / "results.json"), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"Wrote {out} in place of the older one\n"
+    assert capsys.readouterr().out == f"Wrote {out} (replaced)\n"
     assert main(["report", str(tmp_path), "-o", str(tmp_path)]) == 2
     assert "is a folder; name a file" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "no"), "-o", str(out)]) == 2
