@@ -107,7 +107,7 @@ def _scoring() -> Finding:
 
 
 def _tiles() -> Finding:
-    """Check the compiled code for distances."""
+    """Report whether the compiled code for distances is available, and how to get it if not."""
     found = compiled.available()
     purpose = "for faster neighbour search and silhouettes"
     if found:

@@ -19,7 +19,7 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] | None:
-    """Read keys, paths, and "name=path" texts, by which a file gets a name of the user's.
+    """Read the values of `--embedding`: keys, paths, or "name=path" to give a file a name.
 
     Raises
     ------
@@ -141,8 +141,8 @@ def check_file(path: Path, argument: str, example: str, made: Path | None = None
 
     Parameters
     ----------
-    example : name of such a file
-    made : a folder that will be made before, for other files
+    example : file name that the message suggests if the path is a folder
+    made : folder that the command creates before it writes the file, so it need not exist yet
 
     Raises
     ------

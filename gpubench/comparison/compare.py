@@ -157,7 +157,7 @@ def _requested(row: MetricResult) -> dict[str, Any]:
 
 
 def _by_key(results: Iterable[MetricResult], *, by_name: bool) -> dict[tuple[Any, ...], MetricResult]:
-    """Map rows by what must agree in all files; rows of one file that agree in all of it are numbered."""
+    """Map each row by the key that pairs it with rows of other files; equal keys in one file are numbered."""
     table: dict[tuple[Any, ...], MetricResult] = {}
     for row in results:
         params = json.dumps(scores.plain(_requested(row)), sort_keys=True)

@@ -215,7 +215,7 @@ def _donor_shares(part: MeanScore, label: NDArray[np.int32], donors: NDArray[np.
 
 
 def _replicate_counts(pairs: Mapping[int, Sequence[CountScore]], resampler: Resampler) -> dict[int, _Replicates]:
-    """Replicate scores of tables of counts; pairs with the same columns share one table."""
+    """Compute replicates of scores that depend on counts only; pairs with the same columns share one table."""
     groups: dict[tuple[tuple[str, ...], ...], dict[int, Sequence[CountScore]]] = {}
     for i, parts in pairs.items():
         groups.setdefault(tuple(part.key for part in parts), {})[i] = parts

@@ -51,7 +51,7 @@ class GroupSums:
 
 
 def agreement(metric: AgreementOf, labels: Codes, clusters: Codes) -> Callable[[Floats], Floats]:
-    """Make the function from (K, r) weights of categories to the (r,) agreement of two clusterings.
+    """Return a function that computes r agreements of labels and clusters from (K, r) weights of their K categories.
 
     The definitions are those of `gpubench.metrics.adjusted_rand_index` and `normalized_mutual_info`.
     """

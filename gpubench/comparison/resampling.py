@@ -186,7 +186,7 @@ class Resampler:
 
 
 def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
-    """Return an order of cells by stratum, and (stratum, start, stop) of blocks of at most `BLOCK` cells in it."""
+    """Sort cells by stratum, cut each stratum into blocks; return the order and (stratum, start, stop) per block."""
     stops = np.cumsum(np.bincount(strata, minlength=n_strata)).tolist()
     starts = [0, *stops[:-1]]
     blocks = [

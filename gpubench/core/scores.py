@@ -173,7 +173,7 @@ class MetricResult:
 
 
 def names_mean(value: Any) -> bool:
-    """Return whether the value of a parameter stands for a mean over rows: `MEAN`, or `MEAN(knn,lr,rf)`."""
+    """Return whether a parameter value marks a row as the mean of other rows: `MEAN`, or `MEAN(knn,lr,rf)`."""
     return str(value) == MEAN or str(value).startswith(f"{MEAN}(")
 
 

@@ -227,7 +227,7 @@ class Timeline:
         return list(self._spans)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return all stages as JSON-ready dictionaries, with `workers` only where there are any."""
+        """Return all stages as JSON-ready dictionaries; the key `workers` is left out where it is empty."""
         stages = [asdict(span) for span in self._spans]
         return [stage if stage["workers"] else {k: v for k, v in stage.items() if k != "workers"} for stage in stages]
 

@@ -89,7 +89,7 @@ def _keep_mixed(values: Sequence[Any]) -> Any:
 def _factorize(array: NDArray[Any], name: str) -> CategoricalColumn:
     """Number the distinct values of a one-dimensional array."""
     if array.dtype.kind in "cV":
-        raise InputError(f"{name} has dtype {array.dtype}, which cannot be labels; give text or integers")
+        raise InputError(f"{name} has dtype {array.dtype}, whose values cannot be labels; give text or integers")
     if array.dtype.kind in "biu" and array.size:
         low, high = int(array.min()), int(array.max())
         if high - low <= len(array) + _SMALL_RANGE and high <= np.iinfo(np.int64).max:  # as for codes: no sort needed

@@ -155,7 +155,7 @@ class CostModel:
 
     @property
     def machine(self) -> tuple[str, ...]:
-        """Facts that identify the measured rates."""
+        """CPU model and engine device, the key under which measured rates are stored."""
         return machine.cpu_model(), self.engine.device
 
     def option(self, needed_bytes: int) -> str:  # noqa: ARG002 - on a cluster it depends on that

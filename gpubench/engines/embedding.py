@@ -103,7 +103,7 @@ def codes_fingerprint(codes: I32) -> str:
 
 
 def start_engine(engine: Engine | str | None) -> Engine:
-    """Return an engine as it is, or start the one of this name (None: "auto")."""
+    """Start the engine with the given name (None: "auto"); return an `Engine` unchanged."""
     return get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
 
 
@@ -117,7 +117,7 @@ def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Em
     """
     if isinstance(x, Embedding):
         if engine not in (None, x.engine):
-            raise InputError(f"{name} is already on the engine {x.engine.name!r}; leave `engine` out or pass that one")
+            raise InputError(f"{name} is already on the engine {x.engine.name!r}; omit `engine` or pass that engine")
         return x
     engine = start_engine(engine)
     return Embedding(engine, engine.put(x, name), name)

@@ -113,7 +113,7 @@ def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
 def _mean(scores: Iterable[float]) -> Score:
     values = to_host(scores, "scores").astype(np.float64)
     if not len(values):
-        raise InputError("scores is empty; give at least one")
+        raise InputError("scores is empty; give at least one score")
     defined = values[~np.isnan(values)]
     if not len(defined):
         return Score(np.nan, note="undefined: none of the scores is defined")

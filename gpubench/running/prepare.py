@@ -227,7 +227,7 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
         )
     if run.pre_integrated is not None:
         raise InputError(
-            "pre_integrated cannot be one file per species; leave it out, or merge the files",
+            "pre_integrated cannot be used with one file per species; leave it out, or merge the files",
             argument="pre_integrated",
         )
 

@@ -230,7 +230,7 @@ def _refuse_doubles(runs: list[PlannedRun]) -> None:
 
 
 def _shared(a: RunOptions, b: RunOptions) -> str | None:
-    """Return what two runs both compute if they differ in embeddings and tasks only; else None."""
+    """Name the embeddings and tasks that both runs compute; None if there are none, or other options differ."""
     if replace(a, embeddings=None, tasks="auto") != replace(b, embeddings=None, tasks="auto"):
         return None
     embeddings = _embedding_items(a) & _embedding_items(b)

@@ -118,7 +118,7 @@ def apply_scorers(
     proba: NDArray[np.float64],
     codes: NDArray[np.int32],
 ) -> dict[str, Score]:
-    """Score test cells (m, d) with classes `codes` and probabilities (m, L); NaN with the reason if a scorer fails."""
+    """Apply each scorer to the test cells (m, d); if a scorer fails, its score is NaN with the reason as note."""
     estimator = FittedClassifier(trained, cells, proba)
     scores = {}
     for name, scorer in scorers.items():

@@ -156,7 +156,7 @@ def test_unused_category_without_a_value_is_accepted():
         (pd.DataFrame({"a": [1, 2, 3]}), r"^label is a DataFrame, not one value per cell; give one column"),
         ("cell_type", r"^label is of type str, not an array"),
         (5, r"^label is of type int, not an array"),
-        (np.array([1j, 2, 3]), r"^label has dtype complex128, which cannot be labels"),
+        (np.array([1j, 2, 3]), r"^label has dtype complex128, whose values cannot be labels"),
         (np.zeros(3, [("a", int)]), r"^label has dtype .* cannot be labels"),
         (CategoricalColumn(np.array([0, 1, 7]), ["a", "b"]), r"^label has code 7 but 2 categories; it is damaged"),
     ],

@@ -56,7 +56,7 @@ def closed_silhouettes(groups: Iterable[tuple[int, int]], d: int) -> Work:
 
 
 def look_up(shape: tuple[int, ...], value_bytes: int) -> Work:
-    """Count reading the index and a value of each of k neighbours of n cells, and writing a float64 for each cell.
+    """Count the work of reading k neighbours of each of n cells (index and value) and writing one float64 per cell.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class Edges:
 
     @classmethod
     def empty(cls, n: int, m: int, package: str) -> Edges:
-        """Allocate m edges."""
+        """Allocate room for m edges of n cells, in the integer type that the package takes."""
         return cls(n, np.empty((2, m), np.uint64 if package == "networkit" else np.int32), np.empty(m))
 
     def fill(self, blocks: Iterator[Block]) -> Edges:

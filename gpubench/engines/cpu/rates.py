@@ -94,7 +94,7 @@ def tree_levels(n_trees: int, n: int) -> float:
 
 
 def _draw_cells(rng: np.random.Generator, codes: NDArray[np.int32], d: int) -> NDArray[np.float32]:
-    """Draw cells of overlapping labels."""
+    """Draw random cells, (n, d), whose labels overlap: one shifted normal distribution for each label."""
     x: NDArray[np.float32] = rng.standard_normal((len(codes), d), np.float32)
     x += 0.5 * rng.standard_normal((CLASSES, d), np.float32)[codes]
     return x

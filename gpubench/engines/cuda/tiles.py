@@ -88,7 +88,7 @@ def mean_of(xp: ModuleType, blocks: Iterable[Array], d: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class CellScaling:
-    """Moves cells to a centre and scales them so that they extend to at most about 1.
+    """Centring and scaling of cells, after which no coordinate is much larger than 1.
 
     Attributes
     ----------

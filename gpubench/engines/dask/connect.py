@@ -58,7 +58,7 @@ def client_arguments(cluster: str) -> dict[str, str]:
         return {"address": cluster}
     if not Path(cluster).is_file():
         raise InputError(
-            f"cluster={cluster!r} is neither an address (tcp://host:8786) nor a scheduler file: there is no such file",
+            f"cluster={cluster!r} is neither an address nor an existing file; give tcp://host:8786 or a scheduler file",
             argument="cluster",
         )
     _check_address(_read_address(Path(cluster)), f"the address in the scheduler file {cluster}")
@@ -255,7 +255,7 @@ def check_limits(workers: dict[str, dict[str, Any]]) -> None:
 
 
 def _megabytes(n_bytes: int) -> str:
-    """Return a size as flags take it, to the byte."""
+    """Return a size as text in whole megabytes, rounded down, such as "500MB", as memory options take it."""
     return f"{n_bytes // 10**6}MB"
 
 

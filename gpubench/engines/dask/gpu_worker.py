@@ -102,7 +102,7 @@ def knn_method_here(engine: CudaEngine, n: int, d: int, k: int) -> str:
 
 
 def notes_here(settings: EngineSettings) -> list[str]:
-    """Return what did not run as asked on this worker's GPU."""
+    """Return the notes of this worker's CUDA engine about work that did not run as requested."""
     return list(cuda_engine(settings).notes)
 
 

@@ -131,7 +131,7 @@ def nearest(found: list[tuple[tuple[FoundNeighbors, ...], int]], k: int) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class CutTree:
-    """Cuts across the directions in which cells vary most; node i is cut into 2 i + 1 and 2 i + 2.
+    """Binary tree that halves cells along the direction of largest variance; node i has children 2 i + 1 and 2 i + 2.
 
     Attributes
     ----------
@@ -206,13 +206,13 @@ def block_ranks(leaves: NDArray[np.uint16], starts: NDArray[np.int64], number: i
 
 @dataclass(frozen=True, slots=True)
 class NearPart:
-    """Cells that are near each other.
+    """One of the parts into which the cells are cut for the search; its cells are near each other.
 
     Attributes
     ----------
     ids : (m,) int64, ascending, so that ties are decided as among all cells
     rows : (m, d)
-    order : positions in them, near ones together
+    order : (m,) permutation of the rows that puts near cells next to each other
     """
 
     ids: NDArray[np.int64]

@@ -107,7 +107,7 @@ def _sums_view(
 def partial_distances(
     layout: Layout, sums: NDArray[np.int64], segment: NDArray[np.int64], to: Span, unit: float
 ) -> PartialDistances:
-    """Return means of the clusters that lie in one part, and sums of those that are cut.
+    """Reduce sums to mean distances of each row to clusters wholly in the part; keep sums for clusters cut by its edge.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def cut_parts(
 
 
 def _runs(blocks: list[Block], group: Span, max_rows: float) -> Iterator[Span]:
-    """Cut a group into runs of blocks with about as many rows each."""
+    """Cut the blocks of a group into consecutive runs of about equal numbers of rows, at most about `max_rows`."""
     start, stop = blocks[group[0]].start, blocks[group[1] - 1].stop
     n_parts = -(-(stop - start) // max(int(max_rows), 1))
     part = [(block.start - start) * n_parts // (stop - start) for block in blocks[slice(*group)]]
