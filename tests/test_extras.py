@@ -32,6 +32,7 @@ def resolve(*extras: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", done.stdout, re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuda", ["12", "13"])
 def test_the_cuda_extras_resolve_with_one_release_of_rapids(cuda: str) -> None:
     versions = resolve(f"cuda{cuda}", "dask", "dask-cuda", "remote", "test")

@@ -46,6 +46,7 @@ def test_every_metric_has_a_complete_declaration(metric_id: str) -> None:
     assert spec.description.endswith((".", "?"))
 
 
+@pytest.mark.slow
 @every_case
 def test_value_equals_the_oracle(engine: Engine, cells: Cells, case: Case) -> None:
     args = case.args(cells)
@@ -58,6 +59,7 @@ def test_value_equals_the_oracle(engine: Engine, cells: Cells, case: Case) -> No
     assert low < exact < high, "cells that hit a bound show nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "change"), [pytest.param(c, f, id=f"{c}-{f.__name__}") for c in CASES for f in c.unchanged_by]
 )
@@ -109,6 +111,7 @@ FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
 NOT_CUT = ("list", "DLPack")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "form"),
     # The test itself cuts the arguments of mean_fold_* into folds, which takes arrays.
@@ -142,6 +145,7 @@ def any_cells(draw: st.DrawFn) -> Cells:
     return Cells(x, label, batch, whole(0, 3, n) * 0.5)
 
 
+@pytest.mark.slow
 @every_case
 @settings(max_examples=40)  # of each of some eighty cases
 @given(cells=any_cells())

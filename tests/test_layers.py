@@ -179,6 +179,7 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     return [set(group) for group in dict.fromkeys(groups)]
 
 
+@pytest.mark.slow
 def test_modules_import_in_no_circle() -> None:
     assert circles(import_graph()) == []
 

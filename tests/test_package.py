@@ -54,6 +54,7 @@ def test_wheel_holds_the_package_and_the_kernels(wheel: set[str]) -> None:
     assert {"gpubench/py.typed", "gpubench/datasets/celllines.h5ad"} <= shipped
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
 def test_wheel_holds_the_compiled_tiles(tmp_path: Path) -> None:
     built = build(ROOT, "wheel", tmp_path, tiles=True)

@@ -58,6 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_python_blocks_run(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "\n".join(blocks(PAGES[page], "python"))
@@ -110,6 +111,7 @@ def files(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them, in order but for the one that makes a file for another."""
     lines = gpubench_commands()

@@ -106,6 +106,7 @@ def test_modularity_of_two_triangles_is_known() -> None:
     assert_allclose(reference.modularity(w, [0, 0, 0, 1, 1, 1]), 5 / 14)
 
 
+@pytest.mark.slow
 def test_fuzzy_graph_equals_values_by_hand() -> None:
     # Cell 0 sees neighbours at 0 (a copy), 1 and 3: rho = 1, and 1 + 1 + exp(-2 / sigma) = log2(4) is reached only as
     # sigma goes to 0, so that sigma is its floor and the third membership is nothing.

@@ -177,6 +177,7 @@ def test_installing_imports_nothing_that_is_patched() -> None:
     assert not {"sklearn", "scib_metrics", "czbenchmarks", "pandas", "jax"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_later_imports_are_patched() -> None:
     code = (
         "import gpubench.accel as a; a.install(engine='cpu')\n"
@@ -196,6 +197,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [["users_script.py"], ["-m", "users_script"]], ids=["script", "module"])
 def test_command_runs_a_script_or_module(tmp_path: Path, how: list[str]) -> None:
     (tmp_path / "users_script.py").write_text(SCRIPT)
@@ -212,6 +214,7 @@ def test_command_with_unknown_engine_fails() -> None:
     assert "engine='gpu' is unknown" in done.stderr
 
 
+@pytest.mark.slow
 def test_new_process_has_the_original(small_cells: Cells) -> None:
     from joblib import Parallel, delayed
 
@@ -232,6 +235,7 @@ def test_notebook_extension_installs_and_uninstalls() -> None:
     assert sklearn.metrics.silhouette_samples is original[0]
 
 
+@pytest.mark.slow
 def test_pytest_plugin_installs_and_reports(tmp_path: Path) -> None:
     (tmp_path / "test_users.py").write_text(
         "from sklearn.metrics import silhouette_score\n"

@@ -59,6 +59,7 @@ def test_cells_far_from_the_origin_are_precise(small_cells: Cells) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_score_of_a_sample(seed: int) -> None:

@@ -290,6 +290,7 @@ def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytes
     assert "Are labels separated in the embedding?" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> None:
     arguments = ["score", *SEPARATION, "--out", str(tmp_path), "-q"]
     code = f"import sys; from gpubench.cli.main import main; main({arguments!r}); "
@@ -502,6 +503,7 @@ def test_a_full_disk_at_the_end_still_shows_the_scores(
     assert (out / "results.json").read_bytes() == OLD
 
 
+@pytest.mark.slow
 def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -580,6 +582,7 @@ def test_version() -> None:
     assert re.fullmatch(r"gpubench \d+\.\d+\.\d+\n", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_real_process_scores_into_a_pipe(tmp_path: Path) -> None:
     done = in_process("score", *SEPARATION, "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -587,6 +590,7 @@ def test_a_real_process_scores_into_a_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_real_process_refuses_bad_input() -> None:
     done = in_process("score", "cells.h5ad", "-e", "X_nan", "--label", "cell_type", "-t", "embedding")
     assert (done.returncode, done.stdout) == (2, "")
@@ -594,6 +598,7 @@ def test_a_real_process_refuses_bad_input() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_store_with_much_damage_is_one_line_in_a_real_process(tmp_path: Path) -> None:
     """zarr reads the parts at once, and each that fails would have something to say."""
     store = zarr_writer(2)(ad.read_h5ad("cells.h5ad"), tmp_path)
@@ -606,6 +611,7 @@ def test_a_store_with_much_damage_is_one_line_in_a_real_process(tmp_path: Path) 
     assert re.fullmatch(r"gpubench: .* cannot be read .*copy or download it again\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_terminal_gets_colour_and_the_progress_line_is_removed(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "gpubench", "score", *SEPARATION]

@@ -83,6 +83,7 @@ def on_terminal(*arguments: str, **environment: str) -> bytes:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["score", "--help"], ["score", demo_path(), "-e", "X_pca", "--label", "cell_type", "-t", "embedding"]]
 )

@@ -66,6 +66,7 @@ def test_coverage_of_clusterings(metric: str, n: int, n_labels: int, n_clusters:
         assert held < 0.2, "copies of cells make clusterings agree, which is why they are not drawn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("measure", "least"), [("accuracy", 0.88), ("f1", 0.88), ("recall", 0.8)])
 def test_coverage_of_predictions(measure: str, least: float) -> None:
     n_classes, rng = 20, np.random.default_rng(0)

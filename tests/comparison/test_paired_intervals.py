@@ -186,6 +186,7 @@ def interval_of(one: np.ndarray, two: np.ndarray, resampler: Resampler) -> tuple
     return drawn.interval
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_difference_in_95_percent() -> None:
     rng = np.random.default_rng(0)
     n, true, n_worlds, hits = 200, 0.1, 300, 0

@@ -27,6 +27,7 @@ def categories(*n_codes: int) -> list[np.ndarray]:
     return [codes.ravel() for codes in np.indices(n_codes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["adjusted_rand_index", "normalized_mutual_info"])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_agreement_equals_scikit_learn_on_drawn_cells(metric: str, seed: int) -> None:

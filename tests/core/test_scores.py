@@ -39,6 +39,7 @@ def group_of(column: CellColumn) -> np.ndarray:
     return LABEL if column.mean_over == "labels" else np.zeros(400, int)
 
 
+@pytest.mark.slow
 def test_each_number_is_the_mean_of_its_cells(result: Result) -> None:
     columns = [column for column in result.cells.columns if column.names is None]
     for column in columns:
@@ -128,6 +129,7 @@ def test_cells_that_were_not_drawn_are_nan(start_engine: Callable[..., Engine]) 
         assert np.allclose(some.cells[drawn], whole.cells[drawn], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_columns_hold_no_other_memory(result: Result) -> None:
     for column in result.cells.columns:
         base: Any = column.values

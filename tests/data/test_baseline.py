@@ -165,6 +165,7 @@ def test_expression_baseline_is_x(counts: np.ndarray, tmp_path: Path) -> None:
     assert_array_equal(baseline.read(10, 20), counts[10:20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "genes", "variances"),
     [

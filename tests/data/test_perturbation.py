@@ -84,6 +84,7 @@ def test_prepared_changes_match_scipy_on_log_normalised_counts(prepared: Path, s
     assert_allclose(table["logfoldchange"], change, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_prepares_the_same(
     plain: Path, prepared: Path, screen: ad.AnnData, tmp_path: Path
 ) -> None:
@@ -279,6 +280,7 @@ def test_prepared_file_accepts_the_original_condition_column(prepared: Path, scr
         read_perturbation(prepared, predict(screen), condition="knockdown")
 
 
+@pytest.mark.slow
 def test_every_storage_of_the_layout_reads_the_same(loaded: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
     expected = read_perturbation(prepared, prepared)
     table = loaded.uns[DE]

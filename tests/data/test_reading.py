@@ -252,6 +252,7 @@ def test_tables_in_memory_are_read():
         read(X, columns={"label": "cell"}, obs=[1, 2])
 
 
+@pytest.mark.slow
 def test_obs_of_a_store_can_be_the_table(tmp_path):
     adata = make_anndata()
     for path in (write_h5ad(adata, tmp_path), zarr_writer(3)(adata, tmp_path)):

@@ -44,6 +44,7 @@ def stored(request, adata, tmp_path_factory) -> Path:
 EMBEDDINGS = ["X_pca", "X_fortran", "X_half", "counts", "csr", "csc", "frame"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 100])
 @pytest.mark.parametrize("name", [*EMBEDDINGS, "obsm/X_pca", "X", "layers/scaled"])
 def test_embeddings_match_anndata(stored, adata, name, step):
@@ -306,6 +307,7 @@ def test_damage_anywhere_names_the_file(tmp_path, adata):
     read(path, embeddings=["X_pca", "csr"], columns={"label": "cell_type"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", [2, 3])
 @pytest.mark.parametrize("value", [None, "x", -1, 1.5, [None], {}, [10**15]])
 def test_invalid_metadata_names_the_file(tmp_path, adata, format_, value):

@@ -58,6 +58,7 @@ def memory(folder: Path) -> Iterator[str]:
     files.rm("/urls", recursive=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORES)
 def test_stores_behind_urls_read_like_files(folder: Path, memory: str, name: str) -> None:
     asked: dict[str, Any] = {

@@ -50,6 +50,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write_text
 
 
+@pytest.mark.slow
 def test_bundled_catalogue_has_every_dataset_of_the_suite() -> None:
     entries = read_catalogues()
     assert len(entries) == 26 + 9 + 1 + 2 + 3

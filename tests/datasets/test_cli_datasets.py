@@ -112,6 +112,7 @@ def test_interrupted_fetch_says_that_it_can_be_resumed(
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_terminal_shows_a_progress_bar(catalogue: str) -> None:
     """NO_COLOR removes its colours."""
     code = "import sys; from gpubench.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -40,6 +40,7 @@ def folder(servers: tuple[Any, s3.Proxy], cache: Path, tmp_path: Path, monkeypat
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     commands = [shlex.split(line) for line in block.splitlines()]
@@ -54,6 +55,7 @@ def test_commands_of_the_page_run(folder: Path, capsys: pytest.CaptureFixture[st
     assert {"results.json", "runs.csv", "report.html"} <= {path.name for path in Path("results").iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
 def test_ctrl_c_keeps_what_is_fetched(folder: Path, cache: Path, proxy: s3.Proxy) -> None:
     begun, stopped = threading.Event(), threading.Event()

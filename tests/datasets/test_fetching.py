@@ -424,6 +424,7 @@ def test_concurrent_processes_download_once(entry: CatalogueEntry, proxy: s3.Pro
     assert cache_path(entry).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_download_of_a_killed_process_is_resumed(
     entry: CatalogueEntry, proxy: s3.Proxy, cache: Path, content: bytes
 ) -> None:

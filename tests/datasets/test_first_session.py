@@ -38,6 +38,7 @@ def blood(servers: tuple[Any, s3.Proxy], cache: Path) -> None:
     servers[0].put_object(Bucket=bucket, Key=key, Body=demo_path().read_bytes(), ACL="public-read")
 
 
+@pytest.mark.slow
 def test_the_page_runs(
     blood: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ def test_name_that_is_neither_file_nor_dataset_is_refused(
     assert "data: bloood.h5ad does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_file_takes_precedence_over_a_dataset_of_its_name(cells: ad.AnnData, tmp_path: Path, proxy: s3.Proxy) -> None:
     zarr_writer(2)(cells, tmp_path).rename("blood")
     result = gb.score("blood", "X_pca", label="cell_type", tasks="embedding")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import importlib, threading
 from threadpoolctl import ThreadpoolController
@@ -17,6 +19,7 @@ print("both are done")
 """
 
 
+@pytest.mark.slow
 def test_looking_for_blas_during_imports_does_not_deadlock() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "both are done\n"

@@ -41,6 +41,7 @@ def dense(engine: Engine, graph: Graph) -> NDArray[np.float64]:
     return full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 16, 63, 64, 65, 257, 1025])
 def test_sizes(engine: Engine, n: int) -> None:
     x = make_cells(n, 10, n_labels=min(n, 5), n_batches=1, seed=n).x
@@ -58,6 +59,7 @@ def test_offset_and_scale(engine: Engine, offset: float, scale: float) -> None:
     check(engine, engine.knn(engine.put(x), 14))
 
 
+@pytest.mark.slow
 def test_many_copies(engine: Engine, rng: np.random.Generator) -> None:
     # Some cells see only copies of themselves, some a few copies and others.
     x = rng.normal(size=(60, 3)).astype(np.float32)[np.minimum(rng.geometric(0.05, 500) - 1, 59)]

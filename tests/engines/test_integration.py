@@ -60,6 +60,7 @@ class TestMeanDistances:
 
 
 class TestSimpson:
+    @pytest.mark.slow
     @pytest.mark.parametrize("k", [2, 14, 89])
     @pytest.mark.parametrize("n_codes", [1, 3, 65])
     @pytest.mark.parametrize("perplexity", [1, 4.5, 30])

@@ -68,6 +68,7 @@ def check(
             assert not copies.all(), f"row {row}: copies {near} out of order: {got}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 def test_sizes_about_block_edges(engine: Engine, n: int) -> None:
     x = make_cells(n, 17, n_labels=min(n, 5), n_batches=1, seed=n).x
@@ -75,6 +76,7 @@ def test_sizes_about_block_edges(engine: Engine, n: int) -> None:
     check_between(engine, x[: n // 2 + 1], x, min(15, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [15, 200])
 def test_many_blocks(engine_at_scale: Engine, k: int) -> None:
     # More cells than any block holds; the oracle looks at some of them only.

@@ -39,6 +39,7 @@ def cells() -> Cells:
     return make_cells(4000, 12, n_labels=9, n_batches=4, seed=6)
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize(("n", "k"), [(4000, 15), (4000, 200), (300, 250), (60, 59)])
 def test_distances_are_exact_and_the_recall_is_right(
@@ -74,6 +75,7 @@ def test_same_bits(start_engine: Callable[..., Engine], cells: Cells, method: st
         assert other.recall == found[0].recall
 
 
+@pytest.mark.slow
 @each_method
 def test_metrics_report_that_they_are_approximate(
     start_engine: Callable[..., Engine], cells: Cells, method: str
@@ -90,6 +92,7 @@ def test_metrics_report_that_they_are_approximate(
         assert score == pytest.approx(exact, abs=0.01)
 
 
+@pytest.mark.slow
 @WHERE_IT_RUNS["leaves"]
 @pytest.mark.parametrize("wanted", [0.5, 1.0])
 def test_rounds_follow_until_the_recall_is_enough(rng: np.random.Generator, wanted: float) -> None:
@@ -108,6 +111,7 @@ def test_rounds_follow_until_the_recall_is_enough(rng: np.random.Generator, want
     assert found.recall == pytest.approx(hits, abs=0.02)
 
 
+@pytest.mark.slow
 @WHERE_IT_RUNS["leaves"]
 def test_many_leaders_are_compared_by_pivots() -> None:
     many = CpuTuning(leaf_cells=20, leaf_cells_per_neighbor=1)
@@ -138,6 +142,7 @@ def test_cells_in_few_directions_are_compared_in_these(
     assert found.recall > 0.99
 
 
+@pytest.mark.slow
 @WHERE_IT_RUNS["leaves"]
 def test_directions_that_determine_neighbors_are_kept(
     start_engine: Callable[..., Engine], rng: np.random.Generator
@@ -152,6 +157,7 @@ def test_directions_that_determine_neighbors_are_kept(
     assert np.mean(hits) > 0.9
 
 
+@pytest.mark.slow
 @WHERE_IT_RUNS["leaves"]
 def test_copies_and_leaves_that_are_too_large(rng: np.random.Generator) -> None:
     """Half of the cells are one cell: they join the same leaves, which are split."""

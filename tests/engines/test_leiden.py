@@ -171,6 +171,7 @@ def test_igraph_gets_the_random_numbers_that_it_asks_for() -> None:
     assert random.getrandbits(0) == 0
 
 
+@pytest.mark.slow
 def test_igraph_is_the_same_before_and_after() -> None:
     """The compiled core is loaded without the package; a later import must not notice, nor find other communities."""
     code = """

@@ -16,6 +16,7 @@ from gpubench.engines.base import Engine
 values = st.sampled_from([-1e300, -2.0, -1.0, -0.0, 0.0, 1e-300, 1.0, 2.0, 3.0, 1e300])
 
 
+@pytest.mark.slow
 @given(arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=30), elements=values))
 def test_rank_of_any_values(engine: Engine, table: np.ndarray) -> None:
     ranks = engine.to_host(engine.rank(engine.xp.asarray(table)))

@@ -76,6 +76,7 @@ def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", [silhouette, silhouette_cosine, knn, neighborhoods, clusters, tables, integration])
 def test_same_bits(
     start_engine: Callable[..., Engine], cells: Cells, compute: Callable[[Engine, Cells], list[np.ndarray]]

@@ -39,6 +39,7 @@ def check(
     return widths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n", SIZES)
 def test_sizes_about_block_edges(engine: Engine, n: int, metric: Distance) -> None:

@@ -22,6 +22,7 @@ def test_program_that_does_not_answer_is_killed(tmp_path) -> None:
         kernel((1,), (256,), *ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_barrier_that_not_all_threads_reach_is_reported(emulate) -> None:
     text = kernels.source("group_means")
     late = text.replace("        sums[threadIdx.x]", "        if (threadIdx.x > 0) return;\n        sums[threadIdx.x]")

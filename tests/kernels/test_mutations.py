@@ -263,6 +263,7 @@ def _compiled_ahead(request, compiler) -> None:
     compiler.prepare([(m.kernel, m.source(), "thread" if m.by == "race" else "address") for m in chosen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_mutation_is_found(emulate, thread_sanitizer, mutation) -> None:
     tests = import_module(f"kernels.test_{mutation.kernel}")

@@ -19,6 +19,7 @@ def nvrtc() -> Nvrtc:
     return Nvrtc(library)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_kernel_compiles_without_a_warning(nvrtc, name, architecture) -> None:

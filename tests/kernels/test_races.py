@@ -9,6 +9,7 @@ import pytest
 from gpubench.engines.cuda.signatures import KERNELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_kernel_has_no_data_race(emulate, thread_sanitizer, name) -> None:
     import_module(f"kernels.test_{name}").check(emulate(name, sanitizer=thread_sanitizer()))

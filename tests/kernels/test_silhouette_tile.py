@@ -228,6 +228,7 @@ def test_any_launch_and_order_gives_the_same_bits(emulate) -> None:
             assert_array_equal(again, sums)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 60), st.integers(1, 200), st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.booleans()
 )

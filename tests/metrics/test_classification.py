@@ -29,6 +29,7 @@ def true_and_predicted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return draw(codes), draw(codes)
 
 
+@pytest.mark.slow
 @given(true_and_predicted())
 def test_agrees_with_sklearn_on_labels(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     true, predicted = vectors
@@ -61,6 +62,7 @@ def true_and_probabilities(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return true, votes / votes.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @given(true_and_probabilities())
 def test_auroc_agrees_with_sklearn(pair: tuple[np.ndarray, np.ndarray]) -> None:
     true, proba = pair

@@ -109,6 +109,7 @@ def sampling_engine(**options: Any) -> CpuEngine:
 class TestEstimates:
     """Of more cells than are searched exactly."""
 
+    @pytest.mark.slow
     def test_estimate_is_near_the_value_of_all_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_sampling, "WANTED_STDERR", 0.005)
         cells = make_cells(5000, 6, n_labels=6, n_batches=4, seed=2)

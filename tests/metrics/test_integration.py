@@ -45,6 +45,7 @@ def test_isolated_labels_depend_on_the_threshold(engine: Engine, small_cells: Ce
     assert "more than 0 batches" in none.note
 
 
+@pytest.mark.slow
 def test_graph_gives_the_scores_of_the_cells(engine: Engine, small_cells: Cells) -> None:
     cells = on_engine(small_cells.x, engine)
     knn = cells.knn(29)
@@ -62,6 +63,7 @@ def test_neighbors_are_cut_to_the_number_of_cells_with_a_note(engine: Engine) ->
     assert "cut from 90 to 6" in score.note
 
 
+@pytest.mark.slow
 def test_kbet_of_labels_averages_to_kbet_per_label(engine: Engine, small_cells: Cells) -> None:
     c = small_cells
     label = np.array(["large", "medium", "small"])[np.where(c.label < 2, c.label, 2)]

@@ -63,6 +63,7 @@ def test_sample_of_all_cells_gives_the_mean(sizes: list[int], seed: int, equal: 
     assert n == len(codes)
 
 
+@pytest.mark.slow
 def test_intervals_have_their_coverage() -> None:
     """Strata of different size and scatter, values far from normal; 300 samples."""
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from gpubench.profiling import limits
 from gpubench.profiling.limits import Limits, measure_limits
 
 
+@pytest.mark.slow
 def test_measure_limits_is_plausible_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.05)
     monkeypatch.setattr(limits, "COPY_BYTES", 1 << 26)

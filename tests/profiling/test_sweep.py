@@ -56,6 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
+@pytest.mark.slow
 def test_profile_command_writes_json_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--task", "embedding", "--engine", "cpu", "--threads", "1", "--out", str(tmp_path / "out")]
     assert main(["profile", "--cells", "0.3k,1k", "--dims", "4", *flags]) == 0

@@ -100,6 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width", "scheme"),
     [
@@ -174,6 +175,7 @@ def test_two_embeddings_fit_on_a_phone(browser: Any, folder: Path) -> None:
     page.close()
 
 
+@pytest.mark.slow
 def test_print_includes_folded_parts(browser: Any, folder: Path) -> None:
     page = browser.new_page()
     page.goto((folder / "many.html").as_uri())

@@ -78,6 +78,7 @@ def test_names_are_escaped_in_figures() -> None:
     assert Page(page).text.count("alert(1)") > 10
 
 
+@pytest.mark.slow
 def test_a_million_cells_make_a_small_file() -> None:
     labels = [f"type {i}" for i in range(60)]
     result = cells_result(1_000_000, labels, batches=[f"b{i}" for i in range(12)])

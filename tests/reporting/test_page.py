@@ -75,6 +75,7 @@ def test_summary_has_means_and_no_single_classifiers() -> None:
     assert "Silhouette" not in summary  # undefined
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS.keys())
 def test_page_is_valid_and_loads_nothing(make: object) -> None:
     assert callable(make)
@@ -148,6 +149,7 @@ def test_user_settings_of_matplotlib_do_not_change_figures() -> None:
         assert digest(full_result()) == plain
 
 
+@pytest.mark.slow
 def test_report_is_written_atomically(tmp_path: Path) -> None:
     gb.report(full_result(), tmp_path / "r.html")
     assert "Adjusted Rand index" in (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -36,6 +36,7 @@ def test_read_runs_of_other_files_raises(tmp_path: Path) -> None:
         read_runs(tmp_path)
 
 
+@pytest.mark.slow
 def test_report_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full_result().to_json(tmp_path / "results.json")
     out = tmp_path / "report.html"

@@ -73,6 +73,7 @@ def test_json_round_trip_preserves_every_row(rows: list[MetricResult], tmp_path:
     assert back.interrupted
 
 
+@pytest.mark.slow
 @given(rows=st.lists(metric_results, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_csv_and_parquet_have_full_precision(rows: list[MetricResult], tmp_path: Path) -> None:

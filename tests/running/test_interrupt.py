@@ -149,6 +149,7 @@ def test_ctrl_c_keeps_finished_scores_and_abandoned_work_adds_none(
     assert sorted(file.name for file in (tmp_path / ".checkpoint").iterdir()) == parts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
 def test_process_ends_within_two_seconds_of_ctrl_c(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 3)))

@@ -56,6 +56,7 @@ def given() -> dict[str, Any]:
     return {**plan_case.cells(3000, 20), "engine": "cpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a peak memory that can be reset")
 @pytest.mark.parametrize(
     ("asked", "tiles"),
@@ -221,6 +222,7 @@ def test_rates_of_unwritable_cache_adds_a_note(
     assert str(gb.plan(**given)).endswith("cannot be written, so rates are measured each time.")
 
 
+@pytest.mark.slow
 def test_measure_rates_is_plausible_for_this_machine() -> None:
     model = CostModel(CpuEngine(threads=1))
     rates = measure_rates(model.engine)

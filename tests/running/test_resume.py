@@ -65,6 +65,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         stdin.close()
 
 
+@pytest.mark.slow
 @needs_fork
 def test_runs_killed_at_any_moment_are_resumed_to_the_same_bits(run: Run, tmp_path: Path) -> None:
     results, folder = tmp_path / "results.json", tmp_path / ".checkpoint"

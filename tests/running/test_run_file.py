@@ -169,6 +169,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_runs_are_written_to_own_folders_and_one_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def test_runs_are_written_to_own_folders_and_one_table(
     assert "[2/2] named\n" in printed.out
 
 
+@pytest.mark.slow
 def test_complete_runs_are_reused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_complete_runs_are_reused(
     assert scored[3:] == [["mine"]]
 
 
+@pytest.mark.slow
 def test_run_is_scored_again_if_its_dataset_changed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def run(engine: Engine, cells: dict[str, Any], **options: Any) -> dict[tuple[str
     return table(rows, "train_species", "test_species", "classifier")
 
 
+@pytest.mark.slow
 def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path) -> None:
     x, label, species = read(shared_data / "pancreas_human_mouse.h5ad", "cell_type", "species")
     given = task_input(engine, x, label=label, species=species, options={"aggregation": "none"})
@@ -75,6 +76,7 @@ def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path) -> None:
         assert [found[metric].value for metric in FIVE] == pytest.approx(PUBLISHED[key], abs=tolerance), key
 
 
+@pytest.mark.slow
 def test_metric_ids_distinguish_folds_from_transfer(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     rows = list(TASK.run(task_input(engine, **cells, options={"aggregation": "none"})))
     for row in rows:
@@ -192,6 +194,7 @@ def test_three_species_are_trained_on_once_each(engine: Engine, cells: dict[str,
         assert found["auroc"].value == ours[key]["auroc"].value
 
 
+@pytest.mark.slow
 def test_scorers_are_applied_within_and_across_species(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     given = task_input(
         engine,

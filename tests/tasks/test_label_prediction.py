@@ -55,6 +55,7 @@ def run(engine: Engine, cells: Cells, **more: Any) -> dict[str, dict[str, Any]]:
     return {classifier: found for (classifier,), found in table(rows, "classifier").items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pbmc3k", "celllines_5batch", "worm_embryo"])
 def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path, name: str) -> None:
     x, label = read(shared_data / f"{name}.h5ad", "cell_type")

@@ -170,6 +170,7 @@ def test_shuffled_and_incomplete_predictions_score_the_same_in_blocks(
             assert rows["MEAN"].value == pytest.approx(np.mean(list(expected.values())), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_real_cells_equal_a_naive_computation(engine: Engine, shared_data: Path, tmp_path: Path) -> None:
     """Prepared, masked, predicted for some cells and genes in another order, and scored."""
     source = ad.read_h5ad(shared_data / "papalexi_knockout.h5ad")

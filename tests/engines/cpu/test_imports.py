@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import sys, threading
 import gpubench as gb
@@ -29,10 +31,12 @@ def test_preload_imports_the_packages_of_leiden() -> None:
     assert loaded(["knn", "leiden"], 100) == "['scipy.sparse']"
 
 
+@pytest.mark.slow
 def test_preload_imports_scikit_learn_for_few_cells() -> None:
     assert loaded(["folds", "rf"], 100) == "['scipy.sparse', 'sklearn.ensemble']"
 
 
+@pytest.mark.slow
 def test_preload_without_forests_imports_none() -> None:
     assert loaded(["folds", "lr", "knn"], 10_000) == "['scipy.sparse']"
 

@@ -87,6 +87,7 @@ def test_neighbours_across_blocks(tiles: str, n: int, rng: np.random.Generator) 
     assert_array_equal(found.indices, reference.knn(x, 9)[0])
 
 
+@pytest.mark.slow
 def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator) -> None:
     x = rng.standard_normal((5 * top_k.BLOCK + 11, 4)).astype(np.float32)
     whole = engine_with(tiles).knn(x, 6)

@@ -46,6 +46,7 @@ DEVICES = {"tensor cores": (9, 0), "none": (7, 5)}
 
 
 class TestNeighbors:
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", PRECISIONS)
     @pytest.mark.parametrize("d", [1, 9, 130])
     def test_several_blocks_find_exact_neighbors(self, start_on: StartOn, precision: str, d: int) -> None:
@@ -441,12 +442,14 @@ def test_every_operation_of_the_contract_equals_the_oracle(engine: CudaEngine, c
     CASES[operation](engine, cells)
 
 
+@pytest.mark.slow
 def test_operations_launch_every_kernel(engine: CudaEngine, cells: Cells) -> None:
     for case in CASES.values():
         case(engine, cells)
     assert set(engine.gpu.launched) == set(KERNELS)
 
 
+@pytest.mark.slow
 def test_outlier_does_not_make_other_cells_uncertain(engine: CudaEngine, rng: np.random.Generator) -> None:
     """Rounding errors grow with the distance from the centre, but an outlier is nobody's neighbour."""
     x = rng.standard_normal((500, 8)).astype(np.float32)

@@ -68,6 +68,7 @@ def test_probing_all_lists_finds_all_neighbors(start_on: StartOn, cells: Cells) 
     assert check(start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=20)), cells.x[:240], 15)[1] == 1
 
 
+@pytest.mark.slow
 def test_fewer_lists_compare_and_find_less(start_on: StartOn, cells: Cells) -> None:
     pairs, recalls = [], []
     for n_probe in (1, 6, 20):
@@ -100,6 +101,7 @@ def test_second_run_gives_the_same_bits(start_on: StartOn, cells: Cells) -> None
     assert graphs[0].recall == graphs[1].recall
 
 
+@pytest.mark.slow
 def test_auto_uses_ivf_above_some_cells_if_it_fits(start_on: StartOn, cells: Cells) -> None:
     tuning = replace(SMALL_BLOCKS, exact_knn_cells=399)
     engine = start_on(tuning=tuning)
@@ -125,6 +127,7 @@ def test_too_many_neighbors_are_refused(start_on: StartOn) -> None:
         engine.knn(x, exact_knn.MAX_K)
 
 
+@pytest.mark.slow
 def test_scores_are_marked_as_approximate(start_on: StartOn, cells: Cells) -> None:
     score = entropy_per_cell(on_engine(cells.x, start_on(knn="ivf")), cells.batch, n_neighbors=20)
     assert score.approximate

@@ -429,6 +429,7 @@ def test_graph_that_does_not_fit_fails_only_its_tasks(start_on: StartOn, cells: 
     assert gb.score(cells.x, engine=start_on(free_bytes=30_000), **few).failures == []
 
 
+@pytest.mark.slow
 def test_prediction_across_species_scores_as_the_cpu(engine: CudaEngine, cells: Cells) -> None:
     given = {"label": cells.label.astype(str), "species": np.where(cells.batch > 0, "mouse", "human")}
     samples = (np.arange(cells.n) % 40).astype(str)

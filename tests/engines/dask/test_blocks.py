@@ -58,6 +58,7 @@ def engine() -> DaskEngine:
     return DaskEngine(cluster=shared_client())
 
 
+@pytest.mark.slow
 def test_cells_larger_than_a_worker_have_cpu_bits(cells: Cells) -> None:
     """Each of four workers may hold less than all cells, and has its share; what it needs of others goes by Dask."""
     with LocalCluster(n_workers=4, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
@@ -75,6 +76,7 @@ def test_cells_larger_than_a_worker_have_cpu_bits(cells: Cells) -> None:
         np.testing.assert_array_equal(np.asarray(found.distances), expected.distances)
 
 
+@pytest.mark.slow
 def test_operations_on_all_cells_without_memory_raise(cells: Cells) -> None:
     engine = DaskEngine(cluster=shared_client(), knn="leaves")
     engine.placement.worker_bytes = int(1.6 * cells.x.nbytes)
@@ -139,6 +141,7 @@ def test_put_from_dask_or_memory_gives_the_same_digest(engine: DaskEngine, cells
     assert len(digests) == 2
 
 
+@pytest.mark.slow
 def test_silhouette_tiny_parts_has_cpu_bits(
     rng: np.random.Generator,
 ) -> None:
@@ -154,6 +157,7 @@ def test_silhouette_tiny_parts_has_cpu_bits(
             assert np.asarray(found).tobytes() == silhouette_widths(cpu, x, *given, cells=cells).tobytes()
 
 
+@pytest.mark.slow
 def test_knn_of_copies_has_cpu_bits(engine: DaskEngine, rng: np.random.Generator) -> None:
     """Copies tie, and all of them are in one leaf of the tree of cuts; cells with few others near; k above a part."""
     x = np.repeat(rng.standard_normal((5, 3)), 300, axis=0).astype(np.float32)
@@ -180,6 +184,7 @@ def test_tree_ranks_do_not_depend_on_the_blocks(rng: np.random.Generator) -> Non
         np.testing.assert_array_equal(np.argsort(ranks), np.argsort(keys, kind="stable"))
 
 
+@pytest.mark.slow
 def test_killing_one_of_two_workers_does_not_change_the_result(tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
@@ -199,6 +204,7 @@ def test_killing_one_of_two_workers_does_not_change_the_result(tmp_path: Path) -
         assert pid not in engine.cluster.run_on_all(os.getpid).values()
 
 
+@pytest.mark.slow
 def test_score_with_samples_has_cpu_values(engine: DaskEngine, cells: Cells, tmp_path: Path) -> None:
     """Also what is estimated from a sample."""
     np.save(tmp_path / "cells.npy", cells.x)
@@ -216,6 +222,7 @@ def test_score_with_samples_has_cpu_values(engine: DaskEngine, cells: Cells, tmp
     assert any("estimated from" in str(row.note) for row in found.results)
 
 
+@pytest.mark.slow
 def test_tasks_of_a_hundred_million_cells_are_few_and_short() -> None:
     """Of everything that is compared: how many tasks, and how many differences of two values each."""
     n, d, n_workers, rate = 100_000_000, 50, 64, 3e10

@@ -66,17 +66,20 @@ def score(cells: Cells, engine: Any, *classifiers: str, **more: Any) -> list[Any
     return [(row.metric, row.params, row.value, row.note) for row in result.results]
 
 
+@pytest.mark.slow
 def test_classifiers_have_cpu_values(cells: Cells, engine: DaskEngine) -> None:
     kinds = "lr", "knn", "rf"
     assert score(cells, engine, *kinds) == score(cells, get_engine("cpu"), *kinds)
 
 
+@pytest.mark.slow
 def test_folds_train_on_all_workers_at_a_time(cells: Cells, engine: DaskEngine, events: list[str]) -> None:
     assert engine.n_workers == 2
     score(cells, engine, "lr")
     assert events == ["fit", "fit", "note", "fit", "note", "note"]
 
 
+@pytest.mark.slow
 def test_resume_does_not_train_finished_folds(
     cells: Cells, engine: DaskEngine, events: list[str], tmp_path: Path
 ) -> None:
@@ -92,6 +95,7 @@ def test_resume_does_not_train_finished_folds(
     assert events == ["fit", "fit", "note", "note"]
 
 
+@pytest.mark.slow
 def test_training_error_becomes_the_note_of_its_scores(engine: DaskEngine, events: list[str]) -> None:
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     result = gb.score(

@@ -87,6 +87,7 @@ def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:
     return [np.asarray(answer).tobytes() for answer in answers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
 def test_any_number_of_workers_has_cpu_bits(n_workers: int, cells: Cells) -> None:
     """Workers are threads of this process, which start at once; those of all other tests are two processes."""
@@ -98,6 +99,7 @@ def test_any_number_of_workers_has_cpu_bits(n_workers: int, cells: Cells) -> Non
         assert computed(engine, cells, cells.x) == expected
 
 
+@pytest.mark.slow
 def test_silhouette_of_one_large_and_many_tiny_clusters_has_cpu_bits(
     engine: DaskEngine, rng: np.random.Generator
 ) -> None:
@@ -151,6 +153,7 @@ def test_matrices_of_the_cluster_behave_as_numpy_arrays(engine: DaskEngine, rng:
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_score_has_cpu_values_and_times_of_workers(cells: Cells, tmp_path: Path) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str), "time": cells.time}
     tasks = ["clustering", "embedding", "batch_integration", "sequential_organization"]
@@ -175,6 +178,7 @@ def test_score_has_cpu_values_and_times_of_workers(cells: Cells, tmp_path: Path)
     assert found.provenance["engine"]["chosen"] == "2 workers of 1 thread"
 
 
+@pytest.mark.slow
 def test_killing_the_only_worker_does_not_change_the_result(tmp_path: Path) -> None:
     cells = make_cells(20_000, 20, n_labels=12, n_batches=4, seed=5)
     np.save(tmp_path / "cells.npy", cells.x)
@@ -194,6 +198,7 @@ def test_killing_the_only_worker_does_not_change_the_result(tmp_path: Path) -> N
     np.testing.assert_array_equal(np.asarray(widths), silhouette_widths(cpu, cells.x, cells.label))
 
 
+@pytest.mark.slow
 def test_lost_answers_are_computed_again() -> None:
     engine = DaskEngine(cluster=1, tuning=DaskTuning(lost_s=0.2))  # less than a worker takes to start
     answered, later = engine.cluster.submit_each("sleep", time.sleep, [(0.0,), (0.6,)])
@@ -205,6 +210,7 @@ def test_lost_answers_are_computed_again() -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_task_that_ends_workers_raises_with_stage_and_remedy() -> None:
     engine = DaskEngine(cluster=1, tuning=DaskTuning(allowed_failures=0))
     with engine.timeline.stage("knn"), pytest.raises(ClusterError, match=r"^stage knn: 1 worker.*more memory") as error:
@@ -226,6 +232,7 @@ def test_lost_scheduler_logs_no_traceback(engine: DaskEngine) -> None:
     assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR)
 
 
+@pytest.mark.slow
 def test_worker_that_dask_gave_up_is_replaced() -> None:
     """It does where one does not come back in time, as when it ends again while it starts."""
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
@@ -238,6 +245,7 @@ def test_worker_that_dask_gave_up_is_replaced() -> None:
         engine.close()
 
 
+@pytest.mark.slow
 def test_ended_worker_that_dask_still_counts_is_replaced() -> None:
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}):
         engine = DaskEngine(cluster=1, tuning=DaskTuning(ask_s=0.1, workerless_s=60.0))
@@ -249,6 +257,7 @@ def test_ended_worker_that_dask_still_counts_is_replaced() -> None:
         engine.close()
 
 
+@pytest.mark.slow
 def test_cluster_without_workers_ends_the_run(own_cluster: LocalCluster) -> None:
     engine = DaskEngine(cluster=own_cluster, tuning=DaskTuning(ask_s=0.1, workerless_s=0.5))
     waiting = engine.cluster.submit("wait", time.sleep, 60)
@@ -295,6 +304,7 @@ def test_check_limits_too_little_memory_raises() -> None:
         connect.check_limits({**enough, "tcp://c:1": {"memory_limit": 10**8}})
 
 
+@pytest.mark.slow
 def test_started_workers_divide_the_memory() -> None:
     engine = DaskEngine(cluster=usable_cores() + 2)
     limits = [worker["memory_limit"] for worker in engine.cluster.workers().values()]
@@ -302,6 +312,7 @@ def test_started_workers_divide_the_memory() -> None:
     assert 0 < sum(limits) <= MEMORY_LIMIT
 
 
+@pytest.mark.slow
 def test_started_workers_print_no_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.full((300, 4), np.nan, np.float32))
     engine = DaskEngine(cluster=1)
@@ -335,6 +346,7 @@ if __name__ == "__main__":
 """Ctrl-C is hit when the first of three workers is about to start."""
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "start.py").write_text(INTERRUPTED)
     ran = subprocess.run(

@@ -78,6 +78,7 @@ def engine(cuda: CudaEngine) -> Iterator[DaskGpuEngine]:
         found.close()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_all_operations_have_cuda_bits(cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells) -> None:
     """Of every operation; rows in the middle of copies of cells included, which push a cell out of its own list."""
@@ -155,6 +156,7 @@ def test_classifiers_have_cuda_bits(cuda: CudaEngine, engine: DaskGpuEngine, cel
     np.testing.assert_array_equal(answered(engine), answered(cuda))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_provenance_names_the_gpus(engine: DaskGpuEngine, cells: Cells) -> None:
     given: dict[str, Any] = {"label": cells.label.astype(str), "batch": cells.batch.astype(str)}
@@ -171,6 +173,7 @@ def test_provenance_names_the_gpus(engine: DaskGpuEngine, cells: Cells) -> None:
         gb.plan(cells.x, tasks=["embedding"], engine=engine, **given)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_cells_are_copied_to_a_gpu_once_until_released(
     cuda: CudaEngine, engine: DaskGpuEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +192,7 @@ def test_cells_are_copied_to_a_gpu_once_until_released(
     assert len(copied) == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_put_cells_that_do_not_fit_a_worker_raises(engine: DaskGpuEngine, cells: Cells) -> None:
     engine.placement.worker_bytes = 2 * cells.x.nbytes

@@ -25,6 +25,7 @@ from gpubench.engines.dask.engine import DaskEngine
 TOKEN = "aBcDeFgHiJkL"
 
 
+@pytest.mark.slow
 def test_workers_read_urls_for_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is handed over by the client, no name of a task or a held matrix has the token, values are the same."""
     whole = make_anndata()
