@@ -18,9 +18,11 @@ _REPEATED: tuple[Kind, ...] = ("data", "embeddings", "tasks", "scorers", "parame
 
 
 def _parse_scorers(names: list[str] | None) -> dict[str, Any] | None:
-    from gpubench.tasks._scorers import parse_scorers
+    if not names:
+        return None
+    from gpubench.tasks._scorers import parse_scorers  # imports scikit-learn
 
-    return parse_scorers(names or [])
+    return parse_scorers(names)
 
 
 _PARSE: dict[Kind, Callable[..., Any]] = {

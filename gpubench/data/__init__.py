@@ -1,5 +1,6 @@
 """Read embeddings as rows in blocks, and columns as label codes or numbers."""
 
+from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels
 from gpubench.data.expression.baseline import Baseline, expression_baseline, pca_baseline
 from gpubench.data.matrices import DeviceRows, FiniteCheck, Rows, StackedRows, as_rows, read_rows
@@ -20,6 +21,7 @@ __all__ = [
     "StackedRows",
     "as_numeric",
     "as_rows",
+    "close_matches",
     "encode_labels",
     "expression_baseline",
     "fingerprint",

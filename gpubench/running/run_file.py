@@ -34,7 +34,6 @@ from gpubench.data.urls import is_url
 from gpubench.datasets.lookup import is_dataset_name
 from gpubench.running.options import SPECS, Kind, RunOptions
 from gpubench.tasks import TASKS, Options
-from gpubench.tasks._scorers import parse_scorers
 
 _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")
 
@@ -103,7 +102,8 @@ def _file(value: Value, key: str, folder: Path) -> str:
 def _choice(value: Value, key: str, _: Path) -> str:
     text, known = value.text(key), SPECS[key].choices()
     if text not in known:
-        raise value.error(f"{key} {text!r} is unknown{close_matches(text, known)}; use one of: {', '.join(known)}")
+        what = f"{key.removesuffix('s')} {text!r}"
+        raise value.error(f"{what} is unknown{close_matches(text, known)}; use one of: {', '.join(known)}")
     return text
 
 
@@ -136,6 +136,8 @@ def _memory(value: Value, _key: str, _: Path) -> int:
 
 
 def _scorers(value: Value, key: str, _: Path) -> dict[str, Any] | None:
+    from gpubench.tasks._scorers import parse_scorers  # imports scikit-learn
+
     try:
         return parse_scorers([item.text(key) for item in value.items()])
     except InputError as error:

@@ -65,8 +65,7 @@ def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
         No such scorer (with close matches).
     """
     return {
-        name: _look_up(name, f"scorers: {name!r} is not a scorer of scikit-learn", "; use one that is")
-        for name in names
+        name: _look_up(name, f"scorers={name!r} is not a scorer of scikit-learn", "; use one that is") for name in names
     } or None
 
 

@@ -151,7 +151,7 @@ BAD_INPUT = {
     "k that is no number": ([*ORDER, "-o", "k=many"], "--option k='many' is not a whole number"),
     "unknown option": ([*ORDER, "-o", "resolutoin=1"], "'resolutoin' .*did you mean 'resolution'"),
     "unknown task": ([*CELLS, "-t", "clusterin"], "task 'clusterin' .*did you mean 'clustering'"),
-    "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer: 'acuracy' .*did you mean 'accuracy'"),
+    "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer 'acuracy' .*did you mean 'accuracy'"),
     "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
     "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
@@ -288,6 +288,14 @@ def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytes
     assert f"Wrote {tmp_path / 'report.html'}\n" in capsys.readouterr().out
     assert names(tmp_path) == ["cells.parquet", "report.html", "results.json"]
     assert "Are labels separated in the embedding?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_wrong_name_is_refused_before_scikit_learn_is_imported(folder: Path) -> None:
+    arguments = ["score", "cells.h5ad", "-e", "X_pcaa", "--label", "cell_type"]
+    code = f"import sys; from gpubench.cli.main import main; assert main({arguments!r}) == 2; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did you mean 'X_pca'" in done.stderr
+    assert not {"sklearn", "scipy.stats"} & set(done.stdout.split())
 
 
 @pytest.mark.slow

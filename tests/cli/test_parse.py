@@ -91,7 +91,7 @@ def test_scorers_are_those_of_scikit_learn() -> None:
     assert scorers is not None
     assert callable(scorers["balanced_accuracy"])
     assert parse_scorers([]) is None
-    with pytest.raises(InputError, match=r"scorers: 'balanced_acuracy' is not a scorer.*mean 'balanced_accuracy'"):
+    with pytest.raises(InputError, match=r"scorers='balanced_acuracy' is not a scorer.*mean 'balanced_accuracy'"):
         parse_scorers(["balanced_acuracy"])
 
 
