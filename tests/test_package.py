@@ -81,6 +81,7 @@ def test_wheel_holds_the_licence(wheel: set[str]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
+@pytest.mark.slow
 def test_sdist_holds_what_developers_need(tmp_path: Path) -> None:
     with tarfile.open(build(ROOT, "sdist", tmp_path)) as archive:
         shipped = {name.partition("/")[2] for name in archive.getnames()}

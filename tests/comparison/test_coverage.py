@@ -54,6 +54,7 @@ def coverage(
     return float(np.mean([low <= expected <= high for low, high in bounds]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "n_labels", "n_clusters", "purity"), [(200, 6, 10, 0.6), (5000, 30, 40, 0.3)])
 @pytest.mark.parametrize("metric", ["normalized_mutual_info", "adjusted_rand_index"])
 def test_coverage_of_clusterings(metric: str, n: int, n_labels: int, n_clusters: int, purity: float) -> None:

@@ -158,6 +158,7 @@ def test_interval_of_means_over_donors_equals_that_of_a_plain_loop(results: tupl
         assert one.method == "jackknife"
 
 
+@pytest.mark.slow
 def test_intervals_do_not_depend_on_the_size_of_chunks(
     results: tuple[Result, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def test_intervals_cover_the_true_difference_in_95_percent() -> None:
     assert 0.89 <= hits / n_worlds <= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_donors", "uneven", "effect"),
     [

@@ -70,6 +70,7 @@ def test_clusters_are_those_that_were_scored(result: Result) -> None:
     assert float(ari) == result.value("adjusted_rand_index")
 
 
+@pytest.mark.slow
 def test_predictions_are_those_that_were_scored() -> None:
     label = np.repeat(["a", "b", "c", "rare"], [150, 120, 125, 5])
     x = np.random.default_rng(0).normal(size=(400, 4)) + 2 * np.eye(4)[np.unique(label, return_inverse=True)[1]]

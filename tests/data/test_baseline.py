@@ -102,6 +102,7 @@ def test_pca_baseline_is_bitwise_equal_for_any_number_of_threads(monkeypatch: py
     assert_array_equal(one, pca_baseline(counts, n_components=12, threads=3).rows)
 
 
+@pytest.mark.slow
 def test_pca_baseline_is_the_same_for_every_source_and_block_size(
     counts: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_equal_distances(engine: Engine) -> None:
     assert_array_equal(weights, 1 - np.eye(30))
 
 
+@pytest.mark.slow
 def test_head_of_a_larger_graph(engine: Engine) -> None:
     x = engine.put(make_cells(300, 6).x)
     assert_array_equal(

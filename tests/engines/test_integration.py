@@ -140,6 +140,7 @@ class TestComponents:
 
 
 class TestDiffusionMap:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("n", "n_components"), [(60, 10), (60, 100), (500, 20)])
     def test_distances_are_those_of_the_oracle(self, engine: Engine, n: int, n_components: int) -> None:
         cells = make_cells(n + 40, 5, n_labels=2, duplicates=0, seed=6)

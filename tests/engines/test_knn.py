@@ -204,6 +204,7 @@ def test_any_small_integers(engine: Engine, data: st.DataObject) -> None:
     assert_array_equal(knn(engine, x, k).indices, reference.knn(x, k)[0])
 
 
+@pytest.mark.slow
 def test_an_outlier_does_not_make_the_other_cells_uncertain(
     engine_at_scale: Engine, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_an_outlier_does_not_make_the_other_cells_uncertain(
     assert sum(searched_again) <= 2
 
 
+@pytest.mark.slow
 def test_operands_that_are_not_cached_give_the_same_neighbors(rng: np.random.Generator) -> None:
     """Rows that are searched in float64, among so many cells that one side of the tiles is made again."""
     x = rng.integers(0, 4, (2500, 3)).astype(np.float32)

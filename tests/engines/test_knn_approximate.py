@@ -127,6 +127,7 @@ def test_many_leaders_are_compared_by_pivots() -> None:
     assert all(len(set(row)) == 6 for row in found[0].indices.tolist()), "a neighbour is found twice"
 
 
+@pytest.mark.slow
 @WHERE_IT_RUNS["leaves"]
 def test_cells_in_few_directions_are_compared_in_these(
     start_engine: Callable[..., Engine], rng: np.random.Generator

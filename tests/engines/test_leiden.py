@@ -76,6 +76,7 @@ class TestNetworkit:
     def installed(self) -> None:
         pytest.importorskip("networkit", reason="networkit is not installed")
 
+    @pytest.mark.slow
     def test_planted_communities_are_found(self, rng: np.random.Generator) -> None:
         engine = CpuEngine(tuning=self.TUNING)
         weights, block = planted([30, 20, 12], 0.5, 0.02, rng)
@@ -84,6 +85,7 @@ class TestNetworkit:
         assert reference.adjusted_rand_index(codes, block) == 1
         assert engine.notes == ["Leiden communities of 1 cells and more are found by networkit"]
 
+    @pytest.mark.slow
     def test_modularity_is_that_of_igraph(self) -> None:
         engine, igraph = CpuEngine(tuning=self.TUNING), CpuEngine()
         cells = make_cells(2000, 10, seed=1)

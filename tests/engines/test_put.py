@@ -137,6 +137,7 @@ def test_input_that_is_not_a_matrix_of_real_numbers_is_refused(engine: Engine, x
         engine.put(x, "emb")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back where the system has a way")
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_pages_of_a_memory_map_are_released_after_copying(tmp_path: Path, mode: Any) -> None:

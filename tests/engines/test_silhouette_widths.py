@@ -48,6 +48,7 @@ def test_sizes_about_block_edges(engine: Engine, n: int, metric: Distance) -> No
     check(engine, cells.x, cells.batch, cells.label, metric)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_many_blocks(engine_at_scale: Engine, metric: Distance) -> None:
     # More cells than any block holds; the oracle looks at some of them only.
@@ -212,6 +213,7 @@ def test_cosine_with_a_zero_vector_is_zero(engine: Engine, rng: np.random.Genera
     assert np.isfinite(widths).all()
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_any_clusters_in_any_groups(engine: Engine, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 40))

@@ -69,6 +69,7 @@ def check_far(run) -> None:
     assert_right(memberships, distances)
 
 
+@pytest.mark.slow
 def test_memberships_equal_the_oracle(kernel_on) -> None:
     check(kernel_on("fuzzy_memberships"))
 

@@ -43,6 +43,7 @@ def test_agrees_with_sklearn_on_labels(vectors: tuple[np.ndarray, np.ndarray]) -
         assert ours.n == len(true)
 
 
+@pytest.mark.slow
 @given(true_and_predicted())
 def test_text_labels_score_as_codes(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     names = np.array(["B", "CD4 T", "NK", "T", "dendritic", "mono"])
@@ -115,6 +116,7 @@ def test_lengths_that_differ_raise() -> None:
         gb.accuracy([1, 2, 3], [1, 2])
 
 
+@pytest.mark.slow
 @given(true_and_predicted())
 def test_averages_over_shared_classes_equal_sklearn(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     """Across species only the classes that occur in the test cells are averaged, whatever was predicted."""

@@ -30,6 +30,7 @@ def test_real_cells_have_the_published_alignment(engine: Engine, shared_data: Pa
     assert not score.approximate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [5, 15])
 def test_adaptive_k_on_real_cells_equals_the_oracle(engine: Engine, shared_data: Path, k: int) -> None:
     x, columns = read_embedding(shared_data / "worm_embryo.h5ad", "time_rank")

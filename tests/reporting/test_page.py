@@ -137,10 +137,12 @@ def test_every_metric_is_defined(metric: str) -> None:
     assert len(text.dois) == len(set(re.findall(r"doi:10", METRICS[metric].__doc__ or ""))) or len(text.dois) > 1
 
 
+@pytest.mark.slow
 def test_report_is_reproducible() -> None:
     assert digest(full_result()) == digest(full_result())
 
 
+@pytest.mark.slow
 def test_user_settings_of_matplotlib_do_not_change_figures() -> None:
     import matplotlib as mpl
 
@@ -162,6 +164,7 @@ def test_half_a_character_in_a_name_is_escaped(tmp_path: Path) -> None:
     assert "caf\\udce9.h5ad" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_report_of_a_file_equals_that_of_the_result(tmp_path: Path) -> None:
     full_result().to_json(tmp_path / "r.json")
     assert digest(Result.from_json(tmp_path / "r.json")) == digest(full_result())

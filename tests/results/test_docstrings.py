@@ -15,6 +15,7 @@ from gpubench import accel
 MODULES = ("accel", "comparison.compare", "reporting", "results.intervals", "results.result")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_docstrings_are_true(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

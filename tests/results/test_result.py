@@ -60,6 +60,7 @@ def same_row(a: MetricResult, b: MetricResult) -> bool:
     return (math.isnan(a.value) and math.isnan(b.value) and replace(a, value=0.0) == replace(b, value=0.0)) or a == b
 
 
+@pytest.mark.slow
 @given(rows=st.lists(metric_results, max_size=4))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_json_round_trip_preserves_every_row(rows: list[MetricResult], tmp_path: Path) -> None:

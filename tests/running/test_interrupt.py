@@ -100,6 +100,7 @@ def test_ctrl_c_stops_tiles_at_the_next_tile(
     assert 0 < len(done) == n_done < 1000
 
 
+@pytest.mark.slow
 def test_ctrl_c_abandons_work_that_does_not_stop(timeline: Timeline, ctrl_c: Callable[[float], None]) -> None:
     release = threading.Event()
     ctrl_c(0.1)
@@ -125,6 +126,7 @@ def test_second_ctrl_c_abandons_the_work_at_once(timeline: Timeline, ctrl_c: Cal
     assert not has_abandoned_work()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_scores_and_abandoned_work_adds_none(
     monkeypatch: pytest.MonkeyPatch, ctrl_c: Callable[[float], None], tmp_path: Path
 ) -> None:

@@ -262,6 +262,7 @@ def test_plan_flag_prints_the_plan_and_computes_nothing(
     assert "beyond the data, but 1.0 GB may be used; raise --memory, or" in printed.err
 
 
+@pytest.mark.slow
 def test_resident_bytes_grows_with_an_array() -> None:
     before = resident_bytes()
     if before is not None:

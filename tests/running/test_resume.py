@@ -154,6 +154,7 @@ def one_value_moved(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return moved
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     ("change", "still_good"),

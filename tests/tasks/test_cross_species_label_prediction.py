@@ -123,6 +123,7 @@ def test_samples_stay_whole_in_the_folds(engine: Engine, cells: dict[str, np.nda
     assert by_sample["fly", "worm", "lr"]["auroc"].value == freely["fly", "worm", "lr"]["auroc"].value
 
 
+@pytest.mark.slow
 def test_without_samples_cells_are_scored_as_they_are(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     without = {name: values for name, values in cells.items() if name != "sample"}
     ours, expected = run(engine, without, aggregation="mean"), run(engine, without, aggregation="none")
@@ -184,6 +185,7 @@ def test_too_few_samples_make_only_cross_validation_undefined(engine: Engine, ce
     assert not np.isnan(ours["fly", "worm", "knn"]["accuracy"].value)
 
 
+@pytest.mark.slow
 def test_three_species_are_trained_on_once_each(engine: Engine, cells: dict[str, np.ndarray]) -> None:
     species = cells["species"].copy()
     species[:80] = "yeast"

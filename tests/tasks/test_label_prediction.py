@@ -85,6 +85,7 @@ def test_agrees_with_scikit_learn(engine: Engine, cells: Cells, n_classes: int) 
     assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_rows_have_the_declared_metric_ids(engine: Engine, cells: Cells) -> None:
     rows = list(TASK.run(task_input(engine, cells.x, label=cells.label)))
     assert [row.metric for row in rows] == [*TASK.metrics] * 4
@@ -306,6 +307,7 @@ SCORERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_scorers_equal_scikit_learn(engine: Engine, cells: Cells) -> None:
     ours = run(engine, cells, scorers=SCORERS)
     folds = StratifiedKFold(5, shuffle=True, random_state=42)

@@ -27,6 +27,7 @@ def loaded(operations: list[str], n: int) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_preload_imports_the_packages_of_leiden() -> None:
     assert loaded(["knn", "leiden"], 100) == "['scipy.sparse']"
 

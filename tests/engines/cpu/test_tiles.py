@@ -79,6 +79,7 @@ def test_symmetrised_graphs_equal_those_of_scipy(tiles: str, n: int, k: int, see
         assert getattr(ours, name).dtype == getattr(theirs, name).dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", sizes(top_k.BLOCK, 2 * top_k.BLOCK))
 def test_neighbours_across_blocks(tiles: str, n: int, rng: np.random.Generator) -> None:
     x = rng.standard_normal((n, 5)).astype(np.float32)
@@ -100,6 +101,7 @@ def test_a_search_in_several_passes(tiles: str, rng: np.random.Generator) -> Non
     assert_array_equal(between.indices, reference.knn_between(x[:3000], x, 6)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [top_k.WIDE - 1, top_k.WIDE])
 def test_many_dimensions(tiles: str, d: int, rng: np.random.Generator) -> None:
     x = rng.standard_normal((2 * top_k.LEAF + 5, d)).astype(np.float32)

@@ -54,6 +54,7 @@ def check(engine: CudaEngine, x: np.ndarray, k: int) -> tuple[Knn, float]:
     return found, float(right.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize(("n", "k"), [(240, 15), (180, 150), (60, 59), (3, 1), (2, 1)])
 def test_distances_and_recall_are_true(start_on: StartOn, cells: Cells, n: int, k: int, precision: Any) -> None:
@@ -64,6 +65,7 @@ def test_distances_and_recall_are_true(start_on: StartOn, cells: Cells, n: int, 
     assert found.params == {"n_lists": int(np.sqrt(n)), "n_probe": min(6, int(np.sqrt(n)))}
 
 
+@pytest.mark.slow
 def test_probing_all_lists_finds_all_neighbors(start_on: StartOn, cells: Cells) -> None:
     assert check(start_on(knn="ivf", tuning=replace(SMALL_BLOCKS, n_probe=20)), cells.x[:240], 15)[1] == 1
 
@@ -95,6 +97,7 @@ def test_copies_and_large_values_give_a_valid_graph(start_on: StartOn, x: np.nda
     check(start_on(knn="ivf"), x.astype(np.float32), 7)
 
 
+@pytest.mark.slow
 def test_second_run_gives_the_same_bits(start_on: StartOn, cells: Cells) -> None:
     graphs = [engine.knn(engine.put(cells.x[:200]), 9) for engine in (start_on(knn="ivf"), start_on(knn="ivf"))]
     assert_array_equal(*(graph.indices.get() for graph in graphs))

@@ -384,6 +384,7 @@ TIME_TASK = "sequential_organization"
 OPTIONS = {"n_neighbors": 20, "k": 5, "n_cluster_neighbors": 8, "n_folds": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_run_puts_the_embedding_once_and_scores_as_the_cpu(start_on: StartOn, cells: Cells, precision: Any) -> None:
     engine = start_on(precision=precision, timeline=Timeline())

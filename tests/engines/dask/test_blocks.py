@@ -118,6 +118,7 @@ def test_rows_of_blocks_are_those_of_numpy(engine: DaskEngine, cells: Cells) -> 
     assert np.asarray(silhouette_widths(engine, x, cells.label)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_put_invalid_cells_counts_them_over_all_blocks(engine: DaskEngine, tmp_path: Path) -> None:
     x = np.zeros((900, 7), np.float32)
     x[[17, 700], 3] = np.nan
@@ -127,6 +128,7 @@ def test_put_invalid_cells_counts_them_over_all_blocks(engine: DaskEngine, tmp_p
             engine.put(given, "emb")
 
 
+@pytest.mark.slow
 def test_put_from_dask_or_memory_gives_the_same_digest(engine: DaskEngine, cells: Cells) -> None:
     digests = {engine.digest(engine.put(cells.x))}
     expected = silhouette_widths(get_engine("cpu"), cells.x, cells.label)
