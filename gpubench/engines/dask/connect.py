@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import platform
+import signal
+import threading
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +187,6 @@ def _one_line(error: Exception) -> str:
 def _start(n_workers: int | None, memory_bytes: int | None, tuning: DaskTuning) -> Any:
     """Start workers of one thread on this machine, each with a GPU if there are any; they listen to this machine."""
     import dask
-    from distributed.deploy.spec import close_clusters
 
     if n_workers is not None and n_workers < 1:
         raise InputError(f"workers={n_workers}: at least one is needed", argument="workers")
@@ -205,20 +208,48 @@ def _start(n_workers: int | None, memory_bytes: int | None, tuning: DaskTuning) 
         "distributed.admin.tick.interval": TICK,
         "distributed.worker.profile.interval": TICK,
     }
-    with dask.config.set(settings):
-        try:
-            return _cluster_class(n_gpus)(
-                n_workers=wanted,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                preload=[dask_worker.__name__],
-                **limit,
+    started = []
+    try:
+        with dask.config.set(settings), _interrupt_deferred():
+            started.append(
+                _cluster_class(n_gpus)(
+                    n_workers=wanted,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    preload=[dask_worker.__name__],
+                    **limit,
+                )
             )
-        except KeyboardInterrupt:
-            # Dask would fail at exit to close a cluster that is half started; it ends the processes in any case
-            atexit.unregister(close_clusters)
-            raise
+    except KeyboardInterrupt:
+        for cluster in started:
+            cluster.close()
+        raise
+    return started[0]
+
+
+@contextmanager
+def _interrupt_deferred() -> Iterator[None]:
+    """Let Ctrl-C take effect at the end of the block.
+
+    Interrupted half-way, Dask leaves processes behind that wait for what they are to run, and each prints a traceback.
+    Processes that start in the block inherit the blocked signal: Ctrl-C in a terminal, which goes to all, is for the
+    client alone. Outside the main thread, where Python raises no `KeyboardInterrupt`, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # started by the thread of a first worker, it would unblock the signal there
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)  # None: a handler that Python did not install
+    if received:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _check_memory(n_workers: int, memory_bytes: int | None) -> None:
