@@ -41,16 +41,10 @@ RESUMED = " (resumed)"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEntry:
-    """Content of an entry.
+    """Content of an entry."""
 
-    Attributes
-    ----------
-    value : anything that JSON can hold; NaN becomes null
-    arrays : name -> array on the host
-    """
-
-    value: Any = None
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    value: Any = None  # anything that JSON can hold; NaN becomes null
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> array on the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +217,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointScope:
-    """Entries that depend on the same facts.
+    """Entries that depend on the same facts."""
 
-    Attributes
-    ----------
-    timeline : has a stage for each entry
-    checkpoint : where entries are written; None: nowhere
-    depends_on : digest of the facts
-    """
-
-    timeline: Timeline
-    checkpoint: Checkpoint | None = None
-    depends_on: str = ""
+    timeline: Timeline  # has a stage for each entry
+    checkpoint: Checkpoint | None = None  # where entries are written; None: nowhere
+    depends_on: str = ""  # digest of the facts
 
     def keyed(self, *facts: Any) -> CheckpointScope:
         """Return the scope of entries that depend on these facts as well; a fact is anything that JSON can hold."""

@@ -17,38 +17,22 @@ _TRACED = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
 
 
 class Work(NamedTuple):
-    """Work of an operation, see `gpubench.engines.common.flop_counts`.
+    """Work of an operation, see `gpubench.engines.common.flop_counts`."""
 
-    Attributes
-    ----------
-    flop : floating-point operations
-    moved_bytes : bytes read and written, each array once
-    items : what takes time beyond that: pairs of cells that are compared, values that are looked up
-    """
-
-    flop: float
-    moved_bytes: float
-    items: float = 0
+    flop: float  # floating-point operations
+    moved_bytes: float  # bytes read and written, each array once
+    items: float = 0  # what takes time beyond that: pairs of cells that are compared, values that are looked up
 
 
 @dataclass(slots=True)
 class WorkerShare:
-    """Share of one worker of a cluster in a stage.
+    """Share of one worker of a cluster in a stage."""
 
-    Attributes
-    ----------
-    worker : its number, as "worker 1"; addresses stay private
-    start_s : start of its first task, in seconds since the timeline began
-    seconds : from then until the end of its last task
-    busy_s : seconds of all its tasks
-    tasks : number of tasks
-    """
-
-    worker: str
-    start_s: float
-    seconds: float
-    busy_s: float
-    tasks: int
+    worker: str  # its number, as "worker 1"; addresses stay private
+    start_s: float  # start of its first task, in seconds since the timeline began
+    seconds: float  # from then until the end of its last task
+    busy_s: float  # seconds of all its tasks
+    tasks: int  # number of tasks
 
 
 @dataclass(slots=True)

@@ -155,18 +155,11 @@ class Knn:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A weighted undirected graph of cells in CSR format; both directions of an edge are stored.
+    """A weighted undirected graph of cells in CSR format; both directions of an edge are stored."""
 
-    Attributes
-    ----------
-    indptr : (n + 1,) int64
-    indices : (nnz,) int32, ascending in each row
-    weights : (nnz,) float64
-    """
-
-    indptr: Array
-    indices: Array
-    weights: Array
+    indptr: Array  # (n + 1,) int64
+    indices: Array  # (nnz,) int32, ascending in each row
+    weights: Array  # (nnz,) float64
 
     @property
     def n(self) -> int:

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 
 def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Make `Score.cells` of values: float32, with NaN for cells that have none.
-
-    Parameters
-    ----------
-    values : (m,)
-    rows : (n,) bool, the m of all cells that have a value; None: all
-    """
+    """Make `Score.cells` of the values of m cells, those marked in `rows` (n,); the others become NaN."""
     if rows is None or rows.all():
         return values.astype(np.float32)
     cells = np.full(len(rows), np.nan, np.float32)
@@ -34,13 +28,7 @@ def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None)
 
 
 def check_several(labels: Labels) -> None:
-    """Raise an error if a column has one value, where a score compares groups.
-
-    Raises
-    ------
-    InputError
-        Only one distinct value.
-    """
+    """Raise InputError if a column has one value, where a score compares groups."""
     if labels.n_classes < 2:
         raise InputError(
             f"{labels.key} has one value ({labels.names[0]!r}) in all {len(labels):,} rows; at least two are needed"
@@ -48,13 +36,7 @@ def check_several(labels: Labels) -> None:
 
 
 def check_groups(labels: Labels) -> None:
-    """Raise an error if a column does not group cells: one value, or a different one in each row.
-
-    Raises
-    ------
-    InputError
-        Only one distinct value, or every value a singleton.
-    """
+    """Raise InputError if a column does not group cells: one value, or a different one in each row."""
     check_several(labels)
     if labels.n_classes == len(labels):
         raise InputError(

@@ -21,18 +21,11 @@ def search_params(knn: Knn) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Neighborhoods:
-    """Cells with their nearest other cells.
-
-    Attributes
-    ----------
-    engine : where `knn` is
-    knn : without the cells themselves
-    note : whether `n_neighbors` was cut
-    """
+    """Cells with their nearest other cells."""
 
     engine: Engine
-    knn: Knn
-    note: str = ""
+    knn: Knn  # on that engine; without the cells themselves
+    note: str = ""  # whether `n_neighbors` was cut
 
     @property
     def n(self) -> int:
@@ -56,17 +49,9 @@ class Neighborhoods:
 
 
 def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine | str | None) -> Neighborhoods:
-    """Find the neighbourhoods of `n_neighbors` cells, the cell itself counted, or read them from a `Knn`.
+    """Find the neighbourhoods of `n_neighbors` cells (None: `default`, or all of a `Knn`), the cell itself counted.
 
-    Parameters
-    ----------
-    X : matrix, `Embedding`, or a `Knn` on `engine`
-    n_neighbors : None: `default`, or all of a `Knn`; cut to the number of cells
-
-    Raises
-    ------
-    InputError
-        `n_neighbors` below 2, more than a `Knn` holds, or a matrix that cannot be scored.
+    They are cut to the number of cells; `X` is a matrix, an `Embedding`, or a `Knn` on `engine`.
     """
     wanted = default if n_neighbors is None else n_neighbors
     if isinstance(X, Knn):
@@ -83,13 +68,7 @@ def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine 
 
 
 def neighborhood_size(n_neighbors: int, n: int) -> tuple[int, str]:
-    """Return how many of n cells a neighbourhood has, the cell itself counted, and a note if these are fewer.
-
-    Raises
-    ------
-    InputError
-        `n_neighbors` below 2.
-    """
+    """Return how many of n cells a neighbourhood has, the cell itself counted, and a note if these are fewer."""
     if n_neighbors < 2:
         raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
     used = min(n_neighbors, n)

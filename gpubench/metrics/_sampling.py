@@ -36,15 +36,10 @@ def estimated_score(
     note: str = "",
     params: Mapping[str, Any],
 ) -> Score:
-    """Estimate a mean over cells, or a mean over labels of the means of their cells, from a sample of cells.
+    """Estimate a mean over cells (or over labels of the means of their cells, `equal_labels`) from a sample of cells.
 
-    Parameters
-    ----------
-    values_of : rows of cells -> their values, at most 1
-    codes : (n,) labels of all cells, from each of which cells are drawn
-    rows : (m,) the cells that count; None: all
-    equal_labels : whether labels have the same weight instead of the cells
-    remedy : what exact=True does instead, for the note
+    Cells of every label of `codes` (n,) are drawn, of those in `rows` alone if it is given. `values_of` returns the
+    values of rows of cells, at most 1; `remedy` says what exact=True does instead, for the note.
     """
     rows = np.arange(len(codes)) if rows is None else rows
     cells = np.full(len(codes), np.nan, np.float32)
@@ -81,22 +76,9 @@ def mean_of_labels(
     .. math:: \hat\mu = \sum_l w_l \bar y_l, \qquad
         SE^2 = \sum_l w_l^2 \Big(1 - \frac{m_l}{n_l}\Big) \frac{s_l^2}{m_l}
 
-    The scatter s_l is estimated from a pilot; the rest is drawn in proportion to w_l s_l (Neyman's allocation).
-
-    Parameters
-    ----------
-    codes : (n,) the label of each cell, 0 ... L - 1, each with cells
-    weights : (L,) of the labels, summing to 1
-    values_of : positions of some cells, (m,) -> their values
-    seed : of the sample
-
-    Returns
-    -------
-    the estimate, its standard error, and how many cells were drawn
-
-    References
-    ----------
-    Cochran (1977), Sampling Techniques, 3rd edition, chapter 5.
+    The scatter s_l is estimated from a pilot; the rest is drawn in proportion to w_l s_l (Neyman's allocation); see
+    Cochran (1977), Sampling Techniques, 3rd edition, chapter 5. `codes` (n,) are the labels, each of which has cells,
+    and `weights` (L,) sum to 1. Returns the estimate, its standard error, and how many cells were drawn.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(codes))

@@ -28,22 +28,7 @@ if TYPE_CHECKING:
 
 
 class Outcome:
-    """True and predicted classes of test cells.
-
-    Attributes
-    ----------
-    engine : where `proba` is
-    codes : (m,) int32 true classes, on the host
-    names : of the L classes
-    proba : (m, L) float64 probabilities, or None where only labels are known
-    confusion : (L, L) int64 cells of each true and predicted class
-    n : the number of test cells
-    true_positives, n_true, n_predicted : (L,) int64 cells of each class that were predicted right, that have the class,
-        that were predicted to have it
-    scored : classes that the test set is meant to hold
-    binary : whether there are two classes, of which the second is the positive one
-    averaged : classes that F1, precision and recall average over
-    """
+    """True and predicted classes of m test cells, counted; L classes."""
 
     def __init__(
         self,
@@ -56,16 +41,17 @@ class Outcome:
     ) -> None:
         """Count; `scored` limits averages to some classes (None: all, and averages are as in scikit-learn)."""
         self.engine = engine
-        self.codes = codes
+        self.codes = codes  # (m,) true classes, on the host
         self.names = names
-        self.proba = proba
+        self.proba = proba  # (m, L) float64 on the engine, or None where only labels are known
         self.n = len(codes)
-        self.confusion = contingency(codes, predicted, len(names), len(names))
+        self.confusion = contingency(codes, predicted, len(names), len(names))  # by true and predicted class
         self.true_positives = self.confusion.diagonal()
         self.n_true = cast("NDArray[np.int64]", self.confusion.sum(axis=1))
         self.n_predicted = cast("NDArray[np.int64]", self.confusion.sum(axis=0))
         self.scored = list(range(len(names))) if scored is None else list(scored)
-        self.binary = len(names) == len(self.scored) == 2
+        self.binary = len(names) == len(self.scored) == 2  # the second class is the positive one
+        # classes that F1, precision and recall average over
         if self.binary:
             self.averaged = [1]
         elif scored is None:
@@ -142,22 +128,14 @@ def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One of the five numbers.
-
-    Attributes
-    ----------
-    id, title : as in `MetricSpec`
-    compute : from an outcome; its docstring begins that of the metrics
-    example, value : true labels and predictions, and what they score
-    from_proba : whether it needs probabilities instead of labels
-    """
+    """One of the five numbers."""
 
     id: str
     title: str
-    compute: Callable[[Outcome], Score]
-    example: str
-    value: float
-    from_proba: bool = False
+    compute: Callable[[Outcome], Score]  # its docstring begins that of the metrics
+    example: str  # true labels and predictions
+    value: float  # what these score
+    from_proba: bool = False  # whether it needs probabilities instead of labels
 
 
 _EXAMPLE = '["B", "B", "T", "T"], ["B", "T", "T", "T"]'

@@ -8,11 +8,12 @@ import numpy as np
 
 from gpubench.core.scores import Score
 from gpubench.data import encode_labels
-from gpubench.metrics._graphs import strong_components
 from gpubench.metrics._metric import BATCH, metric
 from gpubench.metrics._neighborhoods import neighborhoods
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpubench.engines.base import Engine
 
 NEIGHBORS = 15
@@ -74,3 +75,19 @@ def graph_connectivity(
     largest = np.zeros(label.n_classes)
     np.maximum.at(largest, label.codes[first], sizes)
     return around.score(float((largest / np.bincount(label.codes)).mean()))
+
+
+def strong_components(
+    indptr: NDArray[np.integer], indices: NDArray[np.int32], codes: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Number the strongly connected components of a CSR graph, edges between different codes left out; (n,) int32."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(codes)
+    sources = np.repeat(np.arange(n, dtype=np.int32), np.diff(indptr))
+    inside = codes[sources] == codes[indices]
+    starts = np.append(0, np.cumsum(np.bincount(sources[inside], minlength=n)))
+    targets = indices[inside]
+    directed = csr_array((np.ones(len(targets), np.float32), targets, starts), shape=(n, n))
+    return np.asarray(connected_components(directed, connection="strong")[1], np.int32)

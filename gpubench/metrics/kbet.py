@@ -10,10 +10,11 @@ from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import Score
 from gpubench.core.types import Graph, Knn, Labels
 from gpubench.data import encode_labels
+from gpubench.engines.common.blas import one_blas_thread
 from gpubench.engines.common.neighborhoods import neighbor_chi_square
-from gpubench.metrics._graphs import diffusion_map, strong_components
 from gpubench.metrics._metric import BATCH, check_several, metric
 from gpubench.metrics._neighborhoods import Neighborhoods, neighborhoods
+from gpubench.metrics.graph_connectivity import strong_components
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,14 +39,12 @@ LARGE_COMPONENT = 3
 MIN_SHARE = 0.75
 """Of a label's cells that must be in large parts."""
 
+MAX_DENSE_CELLS = 400
+"""Cells up to which all eigenvectors are computed at once, which is as fast as computing the few that are needed."""
+
 
 class KbetTests(NamedTuple):
-    """Pearson's chi-square test of each neighbourhood.
-
-    Attributes
-    ----------
-    statistics, p_values : (n,) float64
-    """
+    """Pearson's chi-square tests of the neighbourhoods of n cells."""
 
     statistics: NDArray[np.float64]
     p_values: NDArray[np.float64]
@@ -78,7 +77,7 @@ def kbet_tests(
     array([0., 0., 0., 0.])
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    return _test(around.engine, around.knn, _several_batches(batches, around))
+    return _test_neighborhoods(around, batches)
 
 
 @metric("kbet", "kBET", needs=("batch",), neighbors=lambda _: NEIGHBORS - 1)
@@ -129,8 +128,8 @@ def kbet(
     """
     _check_alpha(alpha)
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    tests = _test(around.engine, around.knn, _several_batches(batches, around))
-    return around.score(float((tests.p_values >= alpha).mean()), **_level(alpha))
+    p_values = _test_neighborhoods(around, batches).p_values
+    return around.score(float((p_values >= alpha).mean()), **_level(alpha))
 
 
 @metric(
@@ -195,11 +194,10 @@ def kbet_per_label(
     1.0
     """
     around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    label = encode_labels(labels, "labels", around.n)
-    scores = _score_labels(around, encode_labels(batches, "batches", around.n), label, alpha, diffusion_n_comps)
+    scores = _score_labels(around, batches, labels, alpha, diffusion_n_comps)
     params = {"diffusion_n_comps": diffusion_n_comps, **_level(alpha)}
     notes = [
-        f"{len(names)} of {label.n_classes} labels {what}: {quoted(names)}"
+        f"{len(names)} of {len(scores)} labels {what}: {quoted(names)}"
         for what in dict.fromkeys(score.note for score in scores.values() if score.note)
         if (names := [name for name, score in scores.items() if score.note == what])
     ]
@@ -242,14 +240,14 @@ def kbet_of_labels(
     >>> gb.metrics.kbet_of_labels(X, batch, labels, n_neighbors=10, engine="cpu")
     {'B': 1.0}
     """
-    around = neighborhoods(X, n_neighbors, NEIGHBORS, engine)
-    batch, label = encode_labels(batches, "batches", around.n), encode_labels(labels, "labels", around.n)
-    return _score_labels(around, batch, label, alpha, diffusion_n_comps)
+    return _score_labels(neighborhoods(X, n_neighbors, NEIGHBORS, engine), batches, labels, alpha, diffusion_n_comps)
 
 
 def _score_labels(
-    around: Neighborhoods, batches: Labels, labels: Labels, alpha: float, n_components: int
+    around: Neighborhoods, batches: Any, labels: Any, alpha: float, n_components: int
 ) -> dict[str, Score]:
+    label = encode_labels(labels, "labels", around.n)
+    batch = encode_labels(batches, "batches", around.n)
     _check_alpha(alpha)
     if n_components < 1:
         raise InputError(f"diffusion_n_comps={n_components}: at least one component is needed")
@@ -257,12 +255,12 @@ def _score_labels(
     with engine.timeline.stage("fuzzy_graph"):
         graph = engine.fuzzy_graph(around.knn)
     graph = Graph(*map(engine.to_host, (graph.indptr, graph.indices, graph.weights)))
-    parts = strong_components(graph.indptr, graph.indices, labels.codes)
-    order = np.argsort(labels.codes, kind="stable")
-    label_cells = np.split(order, np.cumsum(np.bincount(labels.codes))[:-1])
+    parts = strong_components(graph.indptr, graph.indices, label.codes)
+    order = np.argsort(label.codes, kind="stable")
+    label_cells = np.split(order, np.cumsum(np.bincount(label.codes))[:-1])
     return {
-        name: _score_label(engine, graph, cells, parts[cells], batches.codes[cells], alpha, n_components)
-        for name, cells in zip(labels.names, label_cells, strict=True)
+        name: _score_label(engine, graph, cells, parts[cells], batch.codes[cells], alpha, n_components)
+        for name, cells in zip(label.names, label_cells, strict=True)
     }
 
 
@@ -296,18 +294,18 @@ def _score_label(
     return Score(float((tests.p_values >= alpha).mean()), n=len(cells))
 
 
+def _test_neighborhoods(around: Neighborhoods, batches: Any) -> KbetTests:
+    batch = encode_labels(batches, "batches", around.n)
+    check_several(batch)
+    return _test(around.engine, around.knn, batch)
+
+
 def _test(engine: Engine, knn: Knn, batches: Labels) -> KbetTests:
     from scipy.special import gammaincc
 
     shares = np.bincount(batches.codes) / len(batches)
     statistics = engine.map_neighbors(knn, neighbor_chi_square, batches.codes, shares, width=len(shares))
     return KbetTests(statistics, np.asarray(gammaincc((batches.n_classes - 1) / 2, statistics / 2), np.float64))
-
-
-def _several_batches(batches: Any, around: Neighborhoods) -> Labels:
-    codes = encode_labels(batches, "batches", around.n)
-    check_several(codes)
-    return codes
 
 
 def _check_alpha(alpha: float) -> None:
@@ -317,3 +315,50 @@ def _check_alpha(alpha: float) -> None:
 
 def _level(alpha: float) -> dict[str, Any]:
     return {} if alpha == 0.05 else {"alpha": alpha}
+
+
+def diffusion_map(graph: Graph, cells: NDArray[np.int64], n_components: int, seed: int) -> NDArray[np.float32]:
+    r"""Compute the diffusion components of the part of a graph that lies between some cells.
+
+    With W the weights between these cells, q the sums of its rows and K = diag(1/q) W diag(1/q), of row sums z, the
+    eigenvectors of diag(z)^(-1/2) K diag(z)^(-1/2) with the eigenvalues l of largest magnitude, each times
+    l / (1 - l), so that the steps of a random walk of any length count. Vectors whose eigenvalue is 1 in float32,
+    those of the connected components, are not rescaled. Coifman & Lafon (2006), doi:10.1016/j.acha.2006.04.006;
+    Haghverdi et al. (2016), doi:10.1038/nmeth.3971.
+
+    The graph is on the host, and each of the m cells has an edge to another of them. Returns (m, components) float32;
+    the sign of a component is arbitrary, and there are at most m - 1.
+    """
+    from scipy.sparse import csr_array
+
+    whole = csr_array((graph.weights, graph.indices, graph.indptr), shape=(graph.n, graph.n))
+    part = whole[cells][:, cells]
+    kernel = _scale(part, 1 / part.sum(axis=1))
+    walk = _scale(kernel, 1 / np.sqrt(kernel.sum(axis=1)))
+    with one_blas_thread():
+        values, vectors = _leading_eigenvectors(walk, min(n_components, len(cells) - 1), seed)
+    rounded = values.astype(np.float32)
+    with np.errstate(divide="ignore"):
+        factors = np.where(rounded == 1, 1.0, values / (1 - values))
+    return np.ascontiguousarray(vectors * factors, dtype=np.float32)
+
+
+def _scale(matrix: Any, factors: NDArray[np.float64]) -> Any:
+    """Return diag(factors) matrix diag(factors)."""
+    from scipy.sparse import diags_array
+
+    return (diags_array(factors) @ matrix @ diags_array(factors)).tocsr()
+
+
+def _leading_eigenvectors(matrix: Any, k: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the k eigenvalues of largest magnitude of a symmetric sparse matrix, and their vectors as columns."""
+    from scipy.sparse.linalg import eigsh
+
+    n = matrix.shape[0]
+    if n > MAX_DENSE_CELLS and 2 * k < n:
+        start = np.random.default_rng(seed).normal(size=n)
+        values, vectors = eigsh(matrix, k=k, which="LM", v0=start)
+        return values, vectors
+    values, vectors = np.linalg.eigh(matrix.toarray())
+    largest = np.argsort(-np.abs(values), kind="stable")[:k]
+    return values[largest], vectors[:, largest]

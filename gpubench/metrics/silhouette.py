@@ -31,17 +31,8 @@ def silhouette_widths(
 ) -> NDArray[np.float64]:
     """Compute the silhouette width (b - a) / max(a, b) of each cell among the cells of its group.
 
-    Parameters
-    ----------
-    x, clusters, groups, metric, cells : as in `Engine.cluster_distances`, which defines a and b
-
-    Returns
-    -------
-    (n,) or (m,) float64; 0 for a cell alone in its cluster, and where a = b = 0; NaN in a group of one cluster
-
-    References
-    ----------
-    Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
+    `Engine.cluster_distances` has the parameters, and defines a and b. The width is 0 for a cell alone in its cluster
+    and where a = b = 0, and NaN in a group of one cluster. Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
     """
     a, b = engine.cluster_distances(x, clusters, groups, metric, cells)
     largest = np.maximum(a, b)
@@ -301,26 +292,17 @@ _NO_LABEL = "undefined: no label has cells of two batches with more cells than b
 
 
 class _BatchesWithinLabels:
-    """Cells of the labels that have at least two batches and fewer batches than cells.
-
-    Attributes
-    ----------
-    labels : of all n cells
-    used : (L,) whether a label is one of these
-    rows : (n,) whether a cell is one of these m
-    label, batch : (m,) int32 codes
-    n_batches : of all cells
-    """
+    """The m of n cells whose labels have at least two batches and fewer batches than cells."""
 
     def __init__(self, X: Any, labels: Any, batch: Any, metric: str, engine: Engine | str | None) -> None:
         _check_distance(metric)
         self.embedding = on_engine(X, engine)
-        self.labels = encode_labels(labels, "labels", self.embedding.n)
+        self.labels = encode_labels(labels, "labels", self.embedding.n)  # of all n cells
         batches = encode_labels(batch, "batch", self.embedding.n)
         n_cells, n_batches = _cells_and_batches(self.labels, batches)
-        self.used = (n_batches > 1) & (n_batches < n_cells)
-        self.rows = self.used[self.labels.codes]
-        self.label, self.batch = self.labels.codes[self.rows], batches.codes[self.rows]
+        self.used = (n_batches > 1) & (n_batches < n_cells)  # (L,) labels
+        self.rows = self.used[self.labels.codes]  # (n,) cells
+        self.label, self.batch = self.labels.codes[self.rows], batches.codes[self.rows]  # (m,) codes
         self.n_batches = batches.n_classes
 
     def x(self) -> Array:

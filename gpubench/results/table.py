@@ -22,24 +22,14 @@ _MIN_TEXT_WIDTH = 16
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Table of text.
+    """Table of text."""
 
-    Attributes
-    ----------
-    title : line above it, which indents the rows; empty for none
-    header : names of the columns
-    rows : one cell for each of the header
-    numbers : names of the columns that are aligned right
-    styles : (row, column) -> style of rich on a terminal
-    notes : lines below it
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: frozenset[str] = frozenset()
-    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    title: str  # line above it, which indents the rows; empty for none
+    header: tuple[str, ...]  # names of the columns
+    rows: tuple[tuple[str, ...], ...]  # one cell for each of the header
+    numbers: frozenset[str] = frozenset()  # names of the columns that are aligned right
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style of rich on a terminal
+    notes: tuple[str, ...] = ()  # lines below it
 
     def to_text(self, width: int | None = None) -> str:
         """Lay the table out as plain text; notes are wrapped at `width` columns."""
@@ -96,18 +86,12 @@ class TextTable:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines of text, under a heading or without one.
-
-    Attributes
-    ----------
-    style : of rich, on a terminal
-    wrap : False for lines to copy, such as paths
-    """
+    """Lines of text, under a heading or without one."""
 
     lines: Sequence[str]
     heading: str = ""
-    style: str = ""
-    wrap: bool = True
+    style: str = ""  # of rich, on a terminal
+    wrap: bool = True  # False for lines to copy, such as paths
 
     def to_text(self, width: int | None = None) -> str:
         """Join the lines, wrapped at `width` columns."""

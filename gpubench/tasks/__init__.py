@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from gpubench.tasks import (
-    cross_species_label_prediction,
-    label_prediction,
-    metric_tasks,
-    perturbation_expression_prediction,
-)
+from gpubench.tasks import label_prediction, metric_tasks, perturbation_expression_prediction
 from gpubench.tasks._task import Options, Task, TaskInput
 
 __all__ = ["TASKS", "Options", "Task", "TaskInput"]
@@ -17,10 +12,10 @@ TASKS: dict[str, Task] = {
     for task in (
         metric_tasks.CLUSTERING,
         metric_tasks.EMBEDDING,
-        label_prediction.TASK,
+        label_prediction.LABEL_PREDICTION,
         metric_tasks.BATCH_INTEGRATION,
         metric_tasks.CROSS_SPECIES_INTEGRATION,
-        cross_species_label_prediction.TASK,
+        label_prediction.CROSS_SPECIES_LABEL_PREDICTION,
         metric_tasks.SEQUENTIAL_ORGANIZATION,
         perturbation_expression_prediction.TASK,
         metric_tasks.SCIB,

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gpubench.core.checkpoint import CheckpointEntry, Codec
-from gpubench.core.scores import FOLD, PREDICTED, CellColumn, Score, score_from_dict, score_to_dict
+from gpubench.core.scores import Score, score_from_dict, score_to_dict
 from gpubench.core.types import Array, Labels
 from gpubench.engines.planner import SCALED_VALUES
-from gpubench.tasks._folds import Folds, draw_in_shares
-from gpubench.tasks._task import TaskInput, require
+from gpubench.tasks._folds import draw_in_shares
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,53 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Classes that a classifier predicted for some cells.
+    """Classes that a classifier predicted for some cells."""
 
-    Attributes
-    ----------
-    cells : (m,) rows of the embedding
-    codes : (m,) their predicted classes
-    names : of the classes
-    """
-
-    cells: NDArray[np.int64]
-    codes: NDArray[np.int32]
-    names: Sequence[str]
-
-
-def record_folds(
-    given: TaskInput, task: str, params: Mapping[str, str], cells: NDArray[np.int64], folds: Folds
-) -> None:
-    """Store in which fold each of the cells (m,), rows of the embedding, is tested."""
-    codes = np.full(require(given.embedding).n, -1, np.int32)
-    codes[cells] = folds.codes
-    names = tuple(str(i + 1) for i in range(len(folds)))
-    given.cells.columns.append(CellColumn(given.name, task, FOLD, codes, _without_test_species(params), names))
-
-
-def record_predictions(
-    given: TaskInput, task: str, params: Mapping[str, str], predictions: Sequence[Predictions]
-) -> None:
-    """Write predictions into the column of cells with these parameters; the first ones create it.
-
-    Classes are numbered as in the labels of the task. One column holds all cells that a classifier was tested on.
-    """
-    if not predictions:
-        return
-    label, params = require(given.label), _without_test_species(params)
-    columns = given.cells.select(embedding=given.name, task=task, metric=PREDICTED, **params)
-    if columns:
-        codes = columns[0].values
-    else:
-        codes = np.full(require(given.embedding).n, -1, np.int32)
-        given.cells.columns.append(CellColumn(given.name, task, PREDICTED, codes, params, label.names))
-    code_of = {name: code for code, name in enumerate(label.names)}
-    for part in predictions:
-        codes[part.cells] = np.array([code_of[name] for name in part.names], np.int32)[part.codes]
-
-
-def _without_test_species(params: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in params.items() if name != "test_species"}
+    cells: NDArray[np.int64]  # (m,) rows of the embedding
+    codes: NDArray[np.int32]  # (m,) their predicted classes
+    names: Sequence[str]  # of the classes
 
 
 class ColumnScaling:
@@ -106,22 +63,13 @@ Scores = dict[str, Score]
 
 
 class Predictor(ABC):
-    """A trained classifier with its scaling.
-
-    Attributes
-    ----------
-    engine : where it is
-    names : of all classes
-    present : codes of the classes that it was trained on
-    search : method and recall of the neighbour search if it is not exact: parameters of the scores
-    has_decision_function : whether it has logits
-    """
+    """A trained classifier with its scaling."""
 
     engine: Engine
-    names: tuple[str, ...]
-    present: NDArray[np.int32]
-    search: Mapping[str, Any] = MappingProxyType({})
-    has_decision_function = False
+    names: tuple[str, ...]  # of all classes
+    present: NDArray[np.int32]  # codes of the classes that it was trained on
+    search: Mapping[str, Any] = MappingProxyType({})  # method and recall of the search if not exact, for the scores
+    has_decision_function = False  # whether it has logits
 
     @property
     @abstractmethod
@@ -138,13 +86,7 @@ class Predictor(ABC):
 
 
 class TrainingCells:
-    """Cells to train on; they are copied before they are scaled.
-
-    Attributes
-    ----------
-    engine : where they are
-    labels : of the cells from which they are chosen
-    """
+    """Cells to train on; they are copied before they are scaled."""
 
     def __init__(
         self,
@@ -158,13 +100,8 @@ class TrainingCells:
     ) -> None:
         """Name the cells.
 
-        Parameters
-        ----------
-        x : (n, d)
-        labels : (m,) of cells of x
-        rows : (m,) which cells these are; None: all
-        which : lists those of the m to train on, ascending, when it is called; None: all
-        centre : as in `ColumnScaling`; None: nothing is scaled
+        The m labels are of the cells `rows` of x (n, d), or of all. `which`, when it is called, lists those of the m to
+        train on, ascending; None: all. `centre` is that of `ColumnScaling`; None: nothing is scaled.
         """
         self.engine, self.labels = engine, labels
         self._x, self._rows, self._which, self._centre = x, rows, which, centre
@@ -179,9 +116,7 @@ class TrainingCells:
     ) -> tuple[Array, NDArray[np.int32], ColumnScaling | None]:
         """Copy the chosen cells, or `most` of them in the shares of the classes, and scale the copy.
 
-        Returns
-        -------
-        The cells, their codes, and their scaling or None.
+        Returns the cells, their codes, and their scaling or None.
         """
         fewer = len(chosen) > most
         if fewer:
@@ -262,22 +197,13 @@ class GraphVotes(Predictor):
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """Cells to test on.
+    """Cells to test on."""
 
-    Attributes
-    ----------
-    x : (m, d) float32
-    codes : (m,) their classes
-    scored : classes that the test set is meant to hold; None: all
-    undefined : why nothing can be scored, or empty
-    cells : (m,) their rows in the embedding; None where samples of merged cells are tested
-    """
-
-    x: Array
-    codes: NDArray[np.int32]
-    scored: Sequence[int] | None = None
-    undefined: str = ""
-    cells: NDArray[np.int64] | None = None
+    x: Array  # (m, d) float32
+    codes: NDArray[np.int32]  # (m,) their classes
+    scored: Sequence[int] | None = None  # classes that the test set is meant to hold; None: all
+    undefined: str = ""  # why nothing can be scored, or empty
+    cells: NDArray[np.int64] | None = None  # (m,) rows of the embedding; None where samples of merged cells are tested
 
 
 @dataclass(frozen=True, slots=True)

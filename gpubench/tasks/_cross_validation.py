@@ -12,7 +12,7 @@ import numpy as np
 
 from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError, quoted
-from gpubench.core.scores import MEAN, MetricResult, Score
+from gpubench.core.scores import FOLD, MEAN, PREDICTED, CellColumn, MetricResult, Score
 from gpubench.core.types import Array, Labels
 from gpubench.engines.common.knn_classifier import N_VOTES, Voters, graph_neighbors, nearest_in_other_folds
 from gpubench.metrics.classification import MEASURES, Outcome, mean_over_classifiers, mean_over_folds
@@ -27,11 +27,9 @@ from gpubench.tasks._classifiers import (
     Scores,
     TestSet,
     TrainingCells,
-    record_folds,
-    record_predictions,
 )
 from gpubench.tasks._folds import Folds
-from gpubench.tasks._task import TaskInput, to_row
+from gpubench.tasks._task import TaskInput, require, to_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,21 +47,13 @@ Training = tuple["Callable[[], Predictor]", "Sequence[TestSet]"]
 
 @dataclass(frozen=True, slots=True)
 class FoldedCells:
-    """Cells in folds.
+    """Cells in folds."""
 
-    Attributes
-    ----------
-    x : (n, d) cells
-    rows : (m,) those that take part
-    labels, folds : of the m cells
-    cells : (m,) their rows in the embedding, for which predictions are recorded; None where samples are scored
-    """
-
-    x: Array
-    rows: NDArray[np.int64]
-    labels: Labels
+    x: Array  # (n, d) cells
+    rows: NDArray[np.int64]  # (m,) those that take part
+    labels: Labels  # of the m cells
     folds: Folds
-    cells: NDArray[np.int64] | None
+    cells: NDArray[np.int64] | None  # (m,) rows of the embedding, to record predictions; None where samples are scored
 
     def test_set(self, i: int) -> TestSet:
         """Return the cells of fold i."""
@@ -78,17 +68,12 @@ class FoldGraph:
 
     One search serves all folds, so one scaling does as well: by the standard deviations of all cells, which differ from
     those of a fold's training cells in the third digit or later.
-
-    Attributes
-    ----------
-    centre : as in `ColumnScaling`
-    scope : caches the graph in a checkpoint
     """
 
     engine: Engine
     folded: FoldedCells
-    centre: bool
-    scope: CheckpointScope
+    centre: bool  # as in `ColumnScaling`
+    scope: CheckpointScope  # caches the graph in a checkpoint
 
     @property
     def serves(self) -> bool:
@@ -99,13 +84,7 @@ class FoldGraph:
         return bool(enough and self.engine.policy.knn_method_for(m, self.folded.x.shape[1], k) != "exact")
 
     def votes(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
-        """Return the classifier of fold i, tested on the unscaled cells `tested`; the first call searches.
-
-        Raises
-        ------
-        InputError
-            The graph does not fit the memory.
-        """
+        """Return the classifier of fold i, tested on the unscaled cells `tested`; the first call searches."""
         voters, labels = self._voters, self.folded.labels
         proba = voters.vote_shares(self.engine, self.folded.folds[i].test, labels.codes, labels.n_classes)
         return GraphVotes(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
@@ -131,31 +110,16 @@ class FoldGraph:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierSettings:
-    """What a task fixes for its classifiers.
+    """What a task fixes for its classifiers."""
 
-    Attributes
-    ----------
-    task : its id
-    centre : whether the means of the training cells are subtracted before they are divided by the standard deviations
-    mean_of : the classifiers in the order in which the name of their mean has them
-    params : parameters that differ from the defaults, by classifier
-    """
-
-    task: str
-    centre: bool
-    mean_of: tuple[ClassifierKind, ...]
-    params: Mapping[ClassifierKind, Mapping[str, Any]] = field(default_factory=dict)
+    task: str  # its id
+    centre: bool  # whether the means of the training cells are subtracted, see `ColumnScaling`
+    mean_of: tuple[ClassifierKind, ...]  # the classifiers in the order in which the name of their mean has them
+    params: Mapping[ClassifierKind, Mapping[str, Any]] = field(default_factory=dict)  # those that are no defaults
 
 
 class ClassifierEvaluation:
-    """The classifiers of a task, scored by the metrics and the user's scorers.
-
-    Attributes
-    ----------
-    ids : of the metrics, then the names of the scorers
-    kinds : the classifiers that were chosen
-    mean_name : the name of the mean over them in the results
-    """
+    """The classifiers of a task, scored by the metrics and the user's scorers."""
 
     def __init__(self, given: TaskInput, settings: ClassifierSettings) -> None:
         self._given, self._engine, self._settings = given, given.engine, settings
@@ -166,9 +130,9 @@ class ClassifierEvaluation:
             from gpubench.tasks._scorers import make_scorers
 
             self._scorers = make_scorers(given.scorers, IDS)
-        self.ids = (*IDS, *self._scorers)
+        self._ids = (*IDS, *self._scorers)
         self.kinds = given.options.classifiers
-        self.mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
+        self._mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
         """Return the cells that the task's classifiers are trained on; see `TrainingCells`."""
@@ -184,11 +148,7 @@ class ClassifierEvaluation:
     ) -> list[FoldScores]:
         """Train once and score on each test set, or return the scores of the checkpoint.
 
-        Parameters
-        ----------
-        name : of the stage
-        prepare : makes the training and the test sets
-        facts : with the name and kind what tells this training from the others of the task
+        The name of the stage, the kind and the facts tell this training from the others of the task.
         """
         facts = (self._settings.task, kind, *facts)
         return self._scope.cached(name, lambda: self._train_and_score(kind, *prepare()), FOLD_SCORES, *facts)
@@ -206,7 +166,7 @@ class ClassifierEvaluation:
         return [self._score(trained, test, note) for test in tests]
 
     def _undefined(self, test: TestSet, reason: str) -> FoldScores:
-        return FoldScores({name: Score(np.nan, n=len(test.codes), note=reason) for name in self.ids})
+        return FoldScores({name: Score(np.nan, n=len(test.codes), note=reason) for name in self._ids})
 
     def _score(self, trained: Predictor, test: TestSet, note: str) -> FoldScores:
         if test.undefined:
@@ -235,13 +195,11 @@ class ClassifierEvaluation:
     ) -> Iterator[MetricResult]:
         """Yield the means over folds of each classifier as it is ready, then their mean.
 
-        Parameters
-        ----------
-        params, note : put into every row
-        random_folds : whether cells are in folds by chance, so that one graph of very many cells serves all folds
+        `random_folds` says that cells are in folds by chance, so that one graph of very many cells serves all folds.
         """
         if folded.cells is not None:
-            record_folds(self._given, self._settings.task, params, folded.cells, folded.folds)
+            codes = self._new_column(FOLD, params, tuple(str(i + 1) for i in range(len(folded.folds))))
+            codes[folded.cells] = folded.folds.codes
         scope = self._given.checkpoint_scope.keyed(self._settings.task, params)
         graph = FoldGraph(self._engine, folded, self._settings.centre, scope)
         training = [
@@ -256,7 +214,7 @@ class ClassifierEvaluation:
             tested = self._score_folds(kind, prepare, params)
             self.record_predictions(kind, params, tested)
             by_classifier.append([test.scores for test in tested])
-            means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self.ids}
+            means = {name: mean_over_folds([scores[name] for scores in by_classifier[-1]]) for name in self._ids}
             yield from self.to_rows(means, {**params, "classifier": kind}, note, MEAN_FOLD, time.perf_counter() - begin)
         yield from self.mean_rows(by_classifier, params, note, MEAN_FOLD)
 
@@ -294,14 +252,32 @@ class ClassifierEvaluation:
         return lambda: trained, [test]
 
     def record_predictions(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[FoldScores]) -> None:
-        """Store the predictions of a classifier, in one column for all cells that it was tested on."""
+        """Store the predictions of a classifier, in one column for all cells that it was tested on.
+
+        Classes are numbered as in the labels of the task.
+        """
         predictions = [test.predictions for test in tested if test.predictions is not None]
-        record_predictions(self._given, self._settings.task, {**params, "classifier": kind}, predictions)
+        if not predictions:
+            return
+        given, names = self._given, require(self._given.label).names
+        params = _without_test_species({**params, "classifier": kind})
+        columns = given.cells.select(embedding=given.name, task=self._settings.task, metric=PREDICTED, **params)
+        codes = columns[0].values if columns else self._new_column(PREDICTED, params, names)
+        code_of = {name: code for code, name in enumerate(names)}
+        for part in predictions:
+            codes[part.cells] = np.array([code_of[name] for name in part.names], np.int32)[part.codes]
+
+    def _new_column(self, metric: str, params: Mapping[str, Any], names: tuple[str, ...]) -> NDArray[np.int32]:
+        """Add a column of classes to the values of the cells, none of which has one yet."""
+        given, codes = self._given, np.full(require(self._given.embedding).n, -1, np.int32)
+        column = CellColumn(given.name, self._settings.task, metric, codes, _without_test_species(params), names)
+        given.cells.columns.append(column)
+        return codes
 
     def undefined_rows(self, n: int, reason: str, params: Mapping[str, Any], prefix: str) -> Iterator[MetricResult]:
         """Yield the rows of all classifiers and of their mean, where nothing could be scored."""
-        scores = {name: Score(np.nan, n=n, note=reason) for name in self.ids}
-        for classifier in (*self.kinds, self.mean_name):
+        scores = {name: Score(np.nan, n=n, note=reason) for name in self._ids}
+        for classifier in (*self.kinds, self._mean_name):
             yield from self.to_rows(scores, {**params, "classifier": classifier}, "", prefix)
 
     def mean_rows(
@@ -310,9 +286,9 @@ class ClassifierEvaluation:
         """Yield the means over classifiers and their test sets."""
         means = {
             name: mean_over_classifiers([[scores[name] for scores in tested] for tested in by_classifier])
-            for name in self.ids
+            for name in self._ids
         }
-        yield from self.to_rows(means, {**params, "classifier": self.mean_name}, note, prefix)
+        yield from self.to_rows(means, {**params, "classifier": self._mean_name}, note, prefix)
 
     def to_rows(
         self, scores: Scores, params: Mapping[str, Any], note: str, prefix: str = "", seconds: float = 0.0
@@ -321,6 +297,10 @@ class ClassifierEvaluation:
         make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=params)
         for name, score in scores.items():
             yield replace(make(prefix + name, score), note=joined(score.note, note))
+
+
+def _without_test_species(params: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in params.items() if name != "test_species"}
 
 
 def joined(*notes: str) -> str:

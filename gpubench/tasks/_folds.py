@@ -23,15 +23,10 @@ class Fold(NamedTuple):
 
 
 class Folds(Sequence[Fold]):
-    """The folds of a cross-validation; the rows of a fold are computed at each access.
-
-    Attributes
-    ----------
-    codes : (n,) int32, in which fold each cell is tested
-    """
+    """The folds of a cross-validation; the rows of a fold are computed at each access."""
 
     def __init__(self, codes: NDArray[np.int32], n_folds: int) -> None:
-        self.codes = codes
+        self.codes = codes  # (n,), in which fold each cell is tested
         self._n_folds = n_folds
 
     def __len__(self) -> int:
@@ -45,27 +40,11 @@ class Folds(Sequence[Fold]):
 
 
 def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | None = None) -> tuple[Folds, str]:
-    """Cut cells into folds that hold each label in the same share.
+    """Cut cells into folds that hold each label in the same share; the cells of a sample stay in one fold.
 
-    Parameters
-    ----------
-    labels : of the cells
-    n_folds : 2 or more
-    seed : of the shuffling
-    samples : cells of one sample stay in one fold; None: cells are cut freely
+    Returns the folds of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, and a note
+    on labels with fewer cells than there are folds (scikit-learn warns of them).
 
-    Returns
-    -------
-    The folds of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, and a note on
-    labels with fewer cells than there are folds (scikit-learn warns of them).
-
-    Raises
-    ------
-    InputError
-        Fewer than two labels, every label with fewer cells than folds, or fewer samples than folds.
-
-    Notes
-    -----
     scikit-learn before 1.8 shuffled the sizes of the groups apart from the groups, so that folds by sample were not
     stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer. Samples are in
     the order of their text, as they are in cz-benchmarks unless they are numbers: those it cannot aggregate, and sorts
@@ -101,13 +80,9 @@ def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
 
 
 def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:
-    """Draw m cells, ascending: the share of each class, rounded up or down, but at least one cell.
+    """Draw m of more cells, ascending: the share of each of up to m classes, rounded up or down, but at least one cell.
 
     A class's cells are drawn with equal chances.
-
-    Parameters
-    ----------
-    codes : (n,) with n > m, of at most m classes
     """
     order = np.random.default_rng(seed).permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]  # each class's cells in random order

@@ -26,17 +26,12 @@ _SKLEARN_SCORER = type(make_scorer(accuracy_score))
 
 
 class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A trained classifier and its scaling, as an estimator for scikit-learn scorers.
-
-    Attributes
-    ----------
-    classes_ : codes that the classifier was trained on
-    """
+    """A trained classifier and its scaling, as an estimator for scikit-learn scorers."""
 
     def __init__(self, trained: Predictor, cells: NDArray[np.float32], proba: NDArray[np.float64]) -> None:
         """Store the probabilities of the test cells, which all scorers ask for."""
         self.trained = trained
-        self.classes_ = trained.present
+        self.classes_ = trained.present  # codes that the classifier was trained on
         self._asked = cells, proba
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -57,31 +52,14 @@ class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
-    """Look scikit-learn scorers up by name; None where no name is given.
-
-    Raises
-    ------
-    InputError
-        No such scorer (with close matches).
-    """
+    """Look scikit-learn scorers up by name (InputError with close matches for others); None where no name is given."""
     return {
         name: _look_up(name, f"scorers={name!r} is not a scorer of scikit-learn", "; use one that is") for name in names
     } or None
 
 
 def make_scorers(scorers: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Scorer]:
-    """Convert the user's scorers to the form of scikit-learn.
-
-    Parameters
-    ----------
-    scorers : name -> function of (y_true, y_pred), scikit-learn scorer, or name of one
-    taken : names of metrics
-
-    Raises
-    ------
-    InputError
-        A name that is taken, a name that scikit-learn does not know, or something that cannot be called.
-    """
+    """Convert the user's functions of (y_true, y_pred), scorers and names of scorers to the form of scikit-learn."""
     for name in scorers:
         if name in taken:
             raise InputError(

@@ -110,37 +110,23 @@ def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TaskInput:
-    """Input of a task: one embedding on its engine, and the columns as codes or numbers.
-
-    Attributes
-    ----------
-    embedding : None for the perturbation task, which scores predicted expression
-    name : the embedding's (or the predictions') name in the results
-    label, batch, species, sample : label columns, or None where not given
-    time : (n,) float64, or None
-    time_label : the time points as labels
-    perturbation : predictions and the differential expression of the dataset
-    pre_integrated : the same cells before their batches were integrated, or None where not given
-    scorers : the user's own scorers of the classification tasks, name -> callable or scikit-learn scorer
-    cells : stores the values of cells that the scores are made of
-    scope : checkpoint entries that depend on all of this; None: no checkpoint
-    """
+    """Input of a task: one embedding on its engine, and the columns as codes or numbers."""
 
     engine: Engine
     options: Options
-    name: str
-    embedding: Embedding | None = None
+    name: str  # the embedding's (or the predictions') name in the results
+    embedding: Embedding | None = None  # None for the perturbation task, which scores predicted expression
     label: Labels | None = None
     batch: Labels | None = None
     species: Labels | None = None
     sample: Labels | None = None
-    time: NDArray[np.float64] | None = None
-    time_label: Labels | None = None
-    perturbation: PerturbationData | None = None
-    pre_integrated: Embedding | None = None
-    scorers: Mapping[str, Any] = field(default_factory=dict)
-    cells: CellScores = field(default_factory=CellScores)
-    scope: CheckpointScope | None = None
+    time: NDArray[np.float64] | None = None  # (n,)
+    time_label: Labels | None = None  # the time points as labels
+    perturbation: PerturbationData | None = None  # predictions and the differential expression of the dataset
+    pre_integrated: Embedding | None = None  # the same cells before their batches were integrated
+    scorers: Mapping[str, Any] = field(default_factory=dict)  # name -> the user's own callable or scikit-learn scorer
+    cells: CellScores = field(default_factory=CellScores)  # stores the values of cells that the scores are made of
+    scope: CheckpointScope | None = None  # checkpoint entries that depend on all of this; None: no checkpoint
 
     @property
     def checkpoint_scope(self) -> CheckpointScope:
@@ -150,34 +136,26 @@ class TaskInput:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question, and the metrics that answer it.
+    """One question, and the metrics that answer it."""
 
-    Attributes
-    ----------
-    id, title, question : as in cz-benchmarks, for tables, for people
-    needs : inputs without which the task is left out
-    metrics : the metrics it reports
-    run : yields rows as they are ready, so that a failure does not lose the rows before it
-    neighbors : neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
-    sampled_neighbors : the same where the engine estimates means over neighbourhoods from a sample; None: as many
-    baseline : what cz-benchmarks compares with: "pca", "expression", or None
-    operations : what its engine imports ahead, see `Engine.preload`
-    costs : stage -> its cost beyond the shared graph, for plans; None: not known
-    in_auto : whether tasks="auto" includes it; True for the tasks of cz-benchmarks
-    """
-
-    id: str
+    id: str  # as in cz-benchmarks
     title: str
     question: str
-    needs: tuple[Need, ...]
-    metrics: tuple[str, ...]
+    needs: tuple[Need, ...]  # inputs without which the task is left out
+    metrics: tuple[str, ...]  # the metrics it reports
+    # yields rows as they are ready, so that a failure does not lose the rows before it
     run: Callable[[TaskInput], Iterator[MetricResult]]
+    # neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
     neighbors: Callable[[Options], int] = lambda _: 0
+    # the same where the engine estimates means over neighbourhoods from a sample; None: as many
     sampled_neighbors: Callable[[Options], int] | None = None
+    # what cz-benchmarks compares with: "pca", "expression", or None
     baseline: Literal["pca", "expression"] | None = "pca"
+    # what its engine imports ahead, see `Engine.preload`
     operations: Callable[[Options], tuple[str, ...]] = lambda _: ()
+    # stage -> its cost beyond the shared graph, for plans; None: not known
     costs: Callable[[CostModel, Sizes, Options], Mapping[str, Cost]] | None = None
-    in_auto: bool = True
+    in_auto: bool = True  # whether tasks="auto" includes it; True for the tasks of cz-benchmarks
 
     def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
         """Return how many neighbours of each of n cells with d dimensions it asks for; 0: none."""
@@ -227,12 +205,7 @@ def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwa
 
 
 def score_metric(given: TaskInput, task: str, metric: Metric[...], roles: Mapping[str, str]) -> MetricResult:
-    """Score the embedding by the columns and options that a metric declares.
-
-    Parameters
-    ----------
-    roles : column that the metric needs -> column that it gets instead
-    """
+    """Score the embedding by the columns and options that a metric declares; `roles` as in `task_of_metrics`."""
     embedding, spec = require(given.embedding), metric.spec
     columns = [require(getattr(given, roles.get(need, need))) for need in spec.needs]
     options = {name: getattr(given.options, name) for name in spec.options}
@@ -254,11 +227,7 @@ def task_of_metrics(
 ) -> Task:
     """Make a task of metrics that score an embedding by its columns; the rest follows from their declarations.
 
-    Parameters
-    ----------
-    metrics : see `MetricSpec`
-    roles : column that a metric needs -> column that it gets instead, as the species for the batch
-    attributes : further attributes of `Task`
+    `roles` maps a column that a metric needs to the one that it gets instead, as the species for the batch.
     """
     specs = [metric.spec for metric in metrics]
     columns = {spec.id: [roles.get(need, need) for need in spec.needs] for spec in specs}

@@ -1,21 +1,26 @@
-"""Can labels be predicted from the embedding?"""
+"""Can labels be predicted from the embedding, and do they transfer between species?"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import MetricResult
-from gpubench.core.types import Labels
+from gpubench.core.types import Array, Labels
+from gpubench.tasks._classifiers import Scores, TestSet
 from gpubench.tasks._cross_validation import (
     IDS,
     MEAN_FOLD,
     ClassifierEvaluation,
     ClassifierSettings,
     FoldedCells,
+    Training,
     joined,
 )
 from gpubench.tasks._folds import listed, stratified_folds, take_labels
@@ -24,13 +29,19 @@ from gpubench.tasks._task import Options, Task, TaskInput, require
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.base import ClassifierKind
     from gpubench.engines.costs import Cost, CostModel, Sizes
 
-ID = "label_prediction"
-SETTINGS = ClassifierSettings(ID, centre=False, mean_of=("knn", "lr", "rf"))
+SETTINGS = ClassifierSettings("label_prediction", centre=False, mean_of=("knn", "lr", "rf"))
+SPECIES_SETTINGS = ClassifierSettings(
+    "cross_species_label_prediction",
+    centre=True,
+    mean_of=("lr", "knn", "rf"),
+    params={"lr": {"max_iter": 1000}},
+)
 
 
-def _run(given: TaskInput) -> Iterator[MetricResult]:
+def _predict_labels(given: TaskInput) -> Iterator[MetricResult]:
     embedding, options = require(given.embedding), given.options
     evaluation = ClassifierEvaluation(given, SETTINGS)
     rows, label, left_out = _without_small_labels(require(given.label), options.min_class_size)
@@ -41,13 +52,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
 
 
 def _without_small_labels(label: Labels, min_class_size: int) -> tuple[NDArray[np.int64], Labels, str]:
-    """Return the rows of labels with at least `min_class_size` cells, their labels, and a note on the others.
-
-    Raises
-    ------
-    InputError
-        Fewer than two labels are left.
-    """
+    """Return the rows of labels with at least `min_class_size` cells, their labels, and a note on the others."""
     sizes = np.bincount(label.codes, minlength=label.n_classes)
     small = np.flatnonzero(sizes < min_class_size)
     note = f"left out, with fewer than {min_class_size} cells: {listed(label, small)}" if len(small) else ""
@@ -67,14 +72,139 @@ def _costs(model: CostModel, sizes: Sizes, options: Options) -> dict[str, Cost]:
     return {kind: model.classifier(kind, *data) for kind in options.classifiers}
 
 
-TASK = Task(
-    id=ID,
+LABEL_PREDICTION = Task(
+    id=SETTINGS.task,
     title="Label prediction",
     question="Can labels be predicted from the embedding?",
     needs=("label",),
     metrics=tuple(MEAN_FOLD + name for name in IDS),
-    run=_run,
+    run=_predict_labels,
     costs=_costs,
     operations=lambda options: ("folds", *options.classifiers),
     baseline="expression",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Species:
+    """The cells of one species, or its samples where cells were aggregated."""
+
+    name: str  # of the species
+    x: Array  # (n, d) float32
+    label: Labels  # (n,) theirs
+    sample: Labels | None  # (n,) theirs, or None
+    note: str  # on the aggregation
+    rows: NDArray[np.int64] | None = None  # (n,) the rows of the embedding that they are; None for samples
+
+
+def _transfer_labels(given: TaskInput) -> Iterator[MetricResult]:
+    """Every species is trained on once; its classifiers are tested on each other species."""
+    evaluation = ClassifierEvaluation(given, SPECIES_SETTINGS)
+    species = _split(given)
+    for train in species:
+        with given.engine.timeline.stage(train.name):
+            yield from _within(given, evaluation, train)
+            yield from _across(evaluation, train, [other for other in species if other is not train])
+
+
+def _split(given: TaskInput) -> list[Species]:
+    x, label, species = require(given.embedding).x, require(given.label), require(given.species)
+    if species.n_classes < 2:
+        raise InputError(f"{species.key} has one value ({species.names[0]!r}); labels transfer between at least two")
+    parts = []
+    for code, name in enumerate(species.names):
+        rows = np.flatnonzero(species.codes == code)
+        sample = take_labels(given.sample, rows) if given.sample else None
+        part = Species(name, x[rows], take_labels(label, rows), sample, "", rows)
+        parts.append(_aggregate(given, part))
+    return parts
+
+
+def _aggregate(given: TaskInput, cells: Species) -> Species:
+    """Merge the cells of each sample; the label of a sample is that of its first cell, as in cz-benchmarks."""
+    how = given.options.aggregation
+    if how == "none":
+        return cells
+    if cells.sample is None:
+        return replace(cells, note="no samples given, so cells are not aggregated")
+    sample, engine, xp = cells.sample, given.engine, given.engine.xp
+    if how == "mean":
+        merged = xp.asarray(engine.group_means(cells.x, sample.codes, sample.n_classes), dtype=np.float32)
+    else:
+        groups = (cells.x[np.flatnonzero(sample.codes == code)] for code in range(sample.n_classes))
+        merged = xp.stack([xp.median(group, axis=0) for group in groups])
+    _, first = np.unique(sample.codes, return_index=True)
+    label = take_labels(cells.label, first)
+    samples = Labels(np.arange(sample.n_classes, dtype=np.int32), sample.names, sample.key)
+    note = f"{how} of the cells of each {sample.key}: {len(sample):,} cells became {sample.n_classes:,}"
+    return Species(cells.name, merged, label, samples, note)
+
+
+def _within(given: TaskInput, evaluation: ClassifierEvaluation, cells: Species) -> Iterator[MetricResult]:
+    """Cross-validate inside one species; folds keep the cells of a sample together."""
+    params = {"train_species": cells.name, "test_species": cells.name}
+    try:
+        folds, scarce = stratified_folds(cells.label, given.options.n_folds, given.engine.seed, cells.sample)
+    except InputError as error:
+        yield from evaluation.undefined_rows(len(cells.label), f"{cells.name}: {error}", params, MEAN_FOLD)
+        return
+    folded = FoldedCells(cells.x, np.arange(len(cells.label)), cells.label, folds, cells.rows)
+    yield from evaluation.cross_validate(folded, params, joined(cells.note, scarce))
+
+
+def _across(evaluation: ClassifierEvaluation, train: Species, others: list[Species]) -> Iterator[MetricResult]:
+    """Train each classifier on one species, test it on the others."""
+    tests, notes = zip(*(_test_set(train, other) for other in others), strict=True)
+    cells = evaluation.cells_to_train(train.x, train.label)
+
+    def prepare(kind: ClassifierKind) -> Training:
+        return partial(evaluation.train, kind, cells), tests
+
+    by_kind: list[list[Scores]] = []
+    for kind in evaluation.kinds:
+        begin = time.perf_counter()
+        tested = evaluation.train_and_score(kind, kind, partial(prepare, kind), train.name)
+        evaluation.record_predictions(kind, {"train_species": train.name}, tested)
+        by_kind.append([test.scores for test in tested])
+        seconds = (time.perf_counter() - begin) / len(tests)
+        for other, note, scores in zip(others, notes, by_kind[-1], strict=True):
+            params = {"train_species": train.name, "test_species": other.name, "classifier": kind}
+            yield from evaluation.to_rows(scores, params, note, seconds=seconds)
+    for i, (other, note) in enumerate(zip(others, notes, strict=True)):
+        params = {"train_species": train.name, "test_species": other.name}
+        yield from evaluation.mean_rows([[scores[i]] for scores in by_kind], params, note)
+
+
+def _test_set(train: Species, other: Species) -> tuple[TestSet, str]:
+    """Return the test cells of labels that both species have, numbered as in training, and a note on the others."""
+    code = {name: c for c, name in enumerate(train.label.names)}
+    codes = np.array([code.get(name, -1) for name in other.label.names], np.int32)[other.label.codes]
+    rows = np.flatnonzero(codes >= 0)
+    shared = np.unique(codes[rows]).tolist()
+    unseen = np.flatnonzero([name not in code for name in other.label.names])
+    untested = [name for name in code if name not in other.label.names]
+    note = joined(
+        train.note,
+        other.note,
+        f"left out, as {train.name} lacks them: {listed(other.label, unseen)}" if len(unseen) else "",
+        f"not scored, as {other.name} lacks them: {quoted(untested)}" if untested else "",
+    )
+    undefined = ""
+    if len(shared) < 2:
+        undefined = (
+            f"{train.name} and {other.name} have {len(shared)} of the two labels in common that prediction needs"
+        )
+    tested_cells = None if other.rows is None else other.rows[rows]
+    return TestSet(other.x[rows], codes[rows], shared, undefined, tested_cells), note
+
+
+CROSS_SPECIES_LABEL_PREDICTION = Task(
+    id=SPECIES_SETTINGS.task,
+    title="Cross-species label prediction",
+    question="Do labels transfer between species?",
+    needs=("label", "species"),
+    metrics=(*(MEAN_FOLD + name for name in IDS), *IDS),
+    run=_transfer_labels,
+    operations=lambda options: ("folds", *options.classifiers),
+    baseline=None,
 )

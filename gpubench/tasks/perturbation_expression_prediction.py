@@ -45,22 +45,11 @@ def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], N
     """Average the predictions of masked genes over the treated cells of each condition, and over their paired controls.
 
     The predictions are read once, in blocks of rows, each multiplied by a sparse matrix of (group, cell) weights: a
-    cell may be in many groups, for conditions share controls.
-
-    Returns
-    -------
-    For each condition two (g,) float64; 0 where it has no pairs.
-
-    Raises
-    ------
-    InputError
-        NaN or infinite predictions of a masked gene.
+    cell may be in many groups, for conditions share controls. Means are 0 where a condition has no pairs.
     """
     n_cells = data.predictions.shape[0]
     genes = np.unique(np.concatenate([np.empty(0, np.intp), *(condition.columns for condition in data.conditions)]))
-    weights = _weights(
-        [rows for condition in data.conditions for rows in (condition.treated, condition.control)], n_cells
-    )
+    weights = _weights(_groups(data), n_cells)
     means = np.zeros((weights.shape[0], len(genes)))
     finite = FiniteCheck(data.predictions.name)
     for start, block in data.predictions.blocks():
@@ -73,6 +62,11 @@ def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], N
     finite.finish(n_cells)
     columns = [np.searchsorted(genes, condition.columns) for condition in data.conditions]
     return [(means[2 * i, own], means[2 * i + 1, own]) for i, own in enumerate(columns)]
+
+
+def _groups(data: PerturbationData) -> list[NDArray[np.intp]]:
+    """List the treated cells of each condition, and its control cells after them."""
+    return [rows for condition in data.conditions for rows in (condition.treated, condition.control)]
 
 
 def _weights(groups: Sequence[NDArray[np.intp]], n_cells: int) -> csc_array:
@@ -121,7 +115,7 @@ def _mean(scores: Sequence[Score], data: PerturbationData) -> Score:
         notes.append(f"{len(undefined):,} undefined: {quoted(undefined)}")
     if data.note:
         notes.append(data.note)
-    cells = [rows for condition in data.conditions for rows in (condition.treated, condition.control)]
+    cells = _groups(data)
     return Score(
         float(np.mean(defined)) if defined else math.nan,
         n=len(np.unique(np.concatenate(cells))) if cells else 0,

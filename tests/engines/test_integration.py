@@ -14,7 +14,8 @@ from gpubench.core.types import Graph, Knn
 from gpubench.engines.base import Distance, Engine
 from gpubench.engines.common.kmeans import kmeans
 from gpubench.engines.common.neighborhoods import neighbor_chi_square, neighbor_simpson
-from gpubench.metrics._graphs import diffusion_map, strong_components
+from gpubench.metrics.graph_connectivity import strong_components
+from gpubench.metrics.kbet import diffusion_map
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:

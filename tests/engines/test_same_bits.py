@@ -17,7 +17,7 @@ from gpubench.engines.common.neighborhoods import (
     neighbor_simpson,
     neighbor_value_distance,
 )
-from gpubench.metrics._graphs import diffusion_map
+from gpubench.metrics.kbet import diffusion_map
 from gpubench.metrics.silhouette import silhouette_widths
 
 # Several blocks for each of three threads, and a last one that is not full.

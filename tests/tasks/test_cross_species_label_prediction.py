@@ -15,9 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from gpubench.data import encode_labels
 from gpubench.engines.base import Engine
-from gpubench.tasks import cross_species_label_prediction
+from gpubench.tasks import label_prediction
 from gpubench.tasks._folds import stratified_folds
-from gpubench.tasks.cross_species_label_prediction import TASK
+from gpubench.tasks.label_prediction import CROSS_SPECIES_LABEL_PREDICTION as TASK
 
 PUBLISHED = {
     ("human", "human", "lr"): (0.920000, 0.920938, 0.931032, 0.920000, 0.977755),
@@ -60,7 +60,7 @@ def cells() -> dict[str, np.ndarray]:
 
 def run(engine: Engine, cells: dict[str, Any], **options: Any) -> dict[tuple[str, ...], dict[str, Any]]:
     """Rows by species, classifier and metric; with small forests."""
-    with patch.object(cross_species_label_prediction, "SETTINGS", few_trees(cross_species_label_prediction.SETTINGS)):
+    with patch.object(label_prediction, "SPECIES_SETTINGS", few_trees(label_prediction.SPECIES_SETTINGS)):
         rows = list(TASK.run(task_input(engine, **cells, options=options)))
     return table(rows, "train_species", "test_species", "classifier")
 

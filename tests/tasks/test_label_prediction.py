@@ -23,7 +23,7 @@ from gpubench.engines.base import Engine
 from gpubench.engines.cpu import compiled
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.tasks import Options, _classifiers, label_prediction
-from gpubench.tasks.label_prediction import TASK
+from gpubench.tasks.label_prediction import LABEL_PREDICTION as TASK
 
 PUBLISHED = {
     ("pbmc3k", "lr"): (0.922281, 0.920127, 0.944056, 0.909003, 0.996092),

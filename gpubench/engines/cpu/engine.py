@@ -52,27 +52,18 @@ def import_modules(names: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class CpuPolicy(Policy):
-    """What the CPU engine decides by the number of cells; the limits keep each step within minutes on a few cores.
+    """What the CPU engine decides by the number of cells; the limits keep each step within minutes on a few cores."""
 
-    Attributes
-    ----------
-    exact : compare all cells with all in silhouettes, and train on all cells
-    compiled : whether there are compiled tiles, which the search by leaves needs
-    max_exact_pair_dims : 632,000 cells of 50 dimensions, a minute on two cores
-    max_exact_knn_cells : every pair is compared up to here, for any number of dimensions
-    max_exact_knn_pair_dims : the same for pairs of cells times dimensions: 316,000 cells of 50 dimensions
-    max_lr_cells : cells that logistic regression is trained on. Its few weights learn nothing from more that shows in
-        the scores; a million takes about 10 s for 50 dimensions and 30 classes on two cores
-    max_sklearn_cells : see `CpuTuning`
-    """
-
-    exact: bool = False
-    compiled: bool = True
-    max_exact_pair_dims: float = 2e13
-    max_exact_knn_cells: int = 100_000
+    exact: bool = False  # compare all cells with all in silhouettes, and train on all cells
+    compiled: bool = True  # whether there are compiled tiles, which the search by leaves needs
+    max_exact_pair_dims: float = 2e13  # 632,000 cells of 50 dimensions, a minute on two cores
+    max_exact_knn_cells: int = 100_000  # every pair is compared up to here, for any number of dimensions
+    # the same for pairs of cells times dimensions: 316,000 cells of 50 dimensions
     max_exact_knn_pair_dims: float = 5e12
+    # cells that logistic regression is trained on. Its few weights learn nothing from more that shows in the scores; a
+    # million takes about 10 s for 50 dimensions and 30 classes on two cores
     max_lr_cells: int = 1_000_000
-    max_sklearn_cells: int = CpuTuning().max_sklearn_cells
+    max_sklearn_cells: int = CpuTuning().max_sklearn_cells  # see `CpuTuning`
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all k are found in the same way
         """See `Policy.knn_method_for`: "exact", "leaves", "ivf" or "nn_descent"."""

@@ -33,18 +33,11 @@ BLOCK_COLUMNS = 2048
 
 @dataclass(frozen=True, slots=True)
 class ExactSearch:
-    """Search for exact neighbours.
+    """Search for exact neighbours."""
 
-    Attributes
-    ----------
-    workers : threads
-    tiles : the compiled tiles; None: products of NumPy
-    memory_bytes : free memory, a share of which candidates may take
-    """
-
-    workers: WorkerThreads
-    tiles: Tiles | None
-    memory_bytes: int
+    workers: WorkerThreads  # threads
+    tiles: Tiles | None  # the compiled tiles; None: products of NumPy
+    memory_bytes: int  # free memory, a share of which candidates may take
 
     def knn_between(self, queries: F32, x: F32, k: int) -> Knn:
         """Find the neighbours of each query; if `queries` is `x` itself, a cell is not its own neighbour."""

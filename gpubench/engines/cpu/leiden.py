@@ -89,17 +89,11 @@ Block = tuple["I32", "I32", "F64"]
 
 @dataclass
 class Edges:
-    """The edges of n cells in the form that a package takes them.
-
-    Attributes
-    ----------
-    ends : (2, m) cells, in the integer type of the package
-    weights : (m,) float64
-    """
+    """The edges of n cells in the form that a package takes them."""
 
     n: int
-    ends: NDArray[Any]
-    weights: F64
+    ends: NDArray[Any]  # (2, m) cells, in the integer type of the package
+    weights: F64  # (m,) float64
 
     @classmethod
     def empty(cls, n: int, m: int, package: str) -> Edges:

@@ -40,18 +40,11 @@ MAX_CLOSE_SHARE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a tile.
+    """One side of a tile."""
 
-    Attributes
-    ----------
-    rows : (m, d) float32 or float64
-    squares : (m,) squared norms of the rows
-    cuts : first row of each segment
-    """
-
-    rows: NDArray[np.floating]
-    squares: NDArray[np.floating]
-    cuts: I64
+    rows: NDArray[np.floating]  # (m, d) float32 or float64
+    squares: NDArray[np.floating]  # (m,) squared norms of the rows
+    cuts: I64  # first row of each segment
 
     @classmethod
     def of(cls, rows: NDArray[np.floating], cuts: I64) -> Side:
@@ -171,16 +164,10 @@ def _sum_rows(distances: NDArray[np.floating], cuts: I64) -> NDArray[np.floating
 
 @dataclass(frozen=True, slots=True)
 class Centring:
-    """Centring and scaling of sorted rows, the same for any cut into blocks.
+    """Centring and scaling of sorted rows, the same for any cut into blocks."""
 
-    Attributes
-    ----------
-    means : (panels, d) float32 means of the unscaled rows
-    scale : factor of the rows, a power of two
-    """
-
-    means: F32
-    scale: float
+    means: F32  # (panels, d) float32 means of the unscaled rows
+    scale: float  # factor of the rows, a power of two
 
     @classmethod
     def of(cls, sums: F64, low: F32, high: F32, blocks: list[Block]) -> Centring:
