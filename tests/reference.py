@@ -295,6 +295,22 @@ def group_means(x: ArrayLike, codes: ArrayLike, n_groups: int) -> Floats:
     )
 
 
+def rank_sums(values: ArrayLike, groups: ArrayLike, n_groups: int, control: int) -> tuple[Floats, Ints]:
+    """U of each group from the ranks of its cells among them and the controls, and the sum of t^3 - t of their ties."""
+    values, groups = np.asarray(values), np.asarray(groups)
+    u = np.zeros((n_groups, values.shape[1]))
+    ties = np.zeros((n_groups, values.shape[1]), np.int64)
+    for gene, column in enumerate(values.T):
+        controls = column[groups == control]
+        for g in range(n_groups):
+            own = column[groups == g]
+            ranks = average_ranks(np.concatenate([own, controls]))
+            u[g, gene] = ranks[: len(own)].sum() - len(own) * (len(own) + 1) / 2
+            pooled = controls if g == control else np.concatenate([own, controls])
+            ties[g, gene] = sum(int(t) ** 3 - int(t) for t in np.unique(pooled, return_counts=True)[1])
+    return u, ties
+
+
 # Classification
 
 

@@ -165,3 +165,24 @@ class Graph:
     def n(self) -> int:
         """Number of cells n."""
         return int(self.indptr.shape[0]) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RankSums:
+    """Rank sums of groups of cells, each compared with one control group, for every gene; on the host.
+
+    Attributes
+    ----------
+    u : (n_groups, n_genes) float64, Mann-Whitney U of each group: the pairs of one of its cells and a control cell in
+        which its cell has the larger value, a tie counting one half. Exact. 0 for an empty group
+    ties : (n_groups, n_genes) int64, sum of t^3 - t over the runs of t equal values among the group and the control.
+        Exact
+    n_cells : (n_groups,) int64, cells of each group
+    control : the group that each is compared with. In its own row U is half the number of pairs of its cells, as if it
+        were compared with itself, and the ties are those of the control alone
+    """
+
+    u: NDArray[np.float64]
+    ties: NDArray[np.int64]
+    n_cells: NDArray[np.int64]
+    control: int

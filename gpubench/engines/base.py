@@ -1,4 +1,4 @@
-"""The contract between metrics and engines: twelve operations, a policy and a few services.
+"""The contract between metrics and engines: thirteen operations, a policy and a few services.
 
 A metric is written once, in array code over `engine.xp` and the operations of `Engine`. Their docstrings are the
 specification that every engine is tested against; an engine overrides a default where it has something faster.
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from gpubench.core.types import Array, Graph, Knn
-from gpubench.engines.common import flop_counts
+from gpubench.core.types import Array, Graph, Knn, RankSums
+from gpubench.engines.common import flop_counts, rank_sums
 from gpubench.engines.common.knn_classifier import KnnClassifier
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 
@@ -95,7 +95,7 @@ class Engine(ABC):
     """One device, one seed, one timeline and one memory budget, for one run.
 
     The operations are put, to_host, release, knn, knn_between, cluster_distances, map_neighbors, fuzzy_graph, leiden,
-    classifier, group_means and rank.
+    classifier, group_means, rank and rank_sums.
 
     Attributes
     ----------
@@ -265,6 +265,39 @@ class Engine(ABC):
     @abstractmethod
     def rank(self, values: Array) -> Array:
         """Average ranks, from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
+
+    def rank_sums(
+        self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
+    ) -> RankSums:
+        """Count Mann-Whitney's U and the ties of every group against the control group, for every gene.
+
+        U = R - m (m + 1) / 2 with R the sum of the average ranks of the m cells of a group among them and the control
+        cells. Both numbers are exact integers or halves, so every engine returns the same bits.
+
+        Parameters
+        ----------
+        values : (n_cells, n_genes) on the host or the device: an array, or a sparse matrix of SciPy (or CuPy), whose
+            absent entries are 0, whose repeated entries are added up, and whose rows may be in any order. Integers up
+            to 2^53, float32 and float64 are compared exactly; values may be negative; 0 and -0 are equal
+        groups : (n_cells,) integers, the group of each cell in [0, n_groups); -1 leaves a cell out
+        control : the group that each is compared with
+        float32_ties : round values to float32 first, which makes some of them equal
+
+        Raises
+        ------
+        InputError
+            NaN or infinite values in cells of a group (how many rows, the first few), values that are not a matrix of
+            numbers, groups outside of their range, or a group and the control of more than 2,097,151 cells, whose ties
+            could exceed 64 bits.
+
+        References
+        ----------
+        Mann & Whitney (1947), doi:10.1214/aoms/1177730491.
+        """
+        cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
+        matrix = rank_sums.as_matrix(values, float32_ties=float32_ties)
+        rank_sums.require_finite(matrix, cells)
+        return rank_sums.rank_sums(matrix, cells, self.over_rows)
 
     # Services
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cells import Cells, make_cells
 from engines.test_integration import on_host
+from scipy.sparse import csr_matrix
 
 from gpubench.engines.base import Engine
 from gpubench.engines.common.kmeans import kmeans
@@ -60,7 +61,9 @@ def clusters(engine: Engine, cells: Cells) -> list[np.ndarray]:
 
 def tables(engine: Engine, cells: Cells) -> list[np.ndarray]:
     x = engine.put(cells.x)
-    return [engine.group_means(x, cells.label, 12), engine.to_host(engine.rank(engine.xp.ascontiguousarray(x.T)))]
+    tests = engine.rank_sums(csr_matrix(np.maximum(cells.x, 0)), cells.label, 12, 0)
+    ranks = engine.to_host(engine.rank(engine.xp.ascontiguousarray(x.T)))
+    return [engine.group_means(x, cells.label, 12), ranks, tests.u, tests.ties]
 
 
 def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:

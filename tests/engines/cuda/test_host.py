@@ -15,9 +15,10 @@ import reference
 import strict_cupy
 from cells import Cells, make_cells, uneven_codes
 from emulated import StartOn
-from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_silhouette_widths
+from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_rank_sums, test_silhouette_widths
 from engines.test_contract import OPERATIONS
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Graph
@@ -420,6 +421,12 @@ def case_rank(engine: CudaEngine, cells: Cells) -> None:
     assert_array_equal(engine.to_host(ranks), [reference.average_ranks(row) for row in values])
 
 
+def case_rank_sums(engine: CudaEngine, cells: Cells) -> None:
+    values = np.maximum(np.round(cells.x), 0)
+    for form in (engine.put(values), sparse.csr_matrix(values)):
+        test_rank_sums.check(engine.rank_sums(form, cells.label, 5, 1), values, cells.label, 5, 1)
+
+
 CASES: dict[str, Callable[[CudaEngine, Cells], None]] = {
     "put": case_put,
     "release": case_release,
@@ -433,6 +440,7 @@ CASES: dict[str, Callable[[CudaEngine, Cells], None]] = {
     "classifier": case_classifier,
     "group_means": case_group_means,
     "rank": case_rank,
+    "rank_sums": case_rank_sums,
 }
 """Each operation of the contract, checked on the emulation against the oracle or the CPU engine."""
 
