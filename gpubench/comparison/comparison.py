@@ -12,9 +12,8 @@ from gpubench.core import scores
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.metrics import METRICS
-from gpubench.results.intervals import half_width, half_width_of_difference
-from gpubench.results.rows import telling_params
-from gpubench.results.table import Lines, TextTable, format_value, printable, to_text
+from gpubench.results.statistics import half_width, half_width_of_difference
+from gpubench.results.table import Lines, TextTable, format_value, printable, telling_params, to_text
 
 SCHEMA = 1
 """Version of the layout of `Comparison.to_dict`."""

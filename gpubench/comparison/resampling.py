@@ -36,7 +36,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gpubench.core.machine import usable_cores
-from gpubench.results.intervals import half_width
+from gpubench.results.statistics import half_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -64,21 +64,13 @@ LABELS: Codec[Labels] = Codec(
 
 
 class Checkpoint:
-    """Folder of checkpoint entries, used by one run at a time in a `with` statement.
-
-    Attributes
-    ----------
-    folder : `.checkpoint` in the results folder; created when the run starts, removed when it has completed
-    resumed : number of entries read, by name
-    saved_s : seconds that computing those entries had taken
-    notes : entries that could not be read or written
-    """
+    """Folder of checkpoint entries, used by one run at a time in a `with` statement."""
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
-        self.folder = Path(out) / FOLDER
-        self.resumed: Counter[str] = Counter()
-        self.saved_s = 0.0
-        self.notes: list[str] = []
+        self.folder = Path(out) / FOLDER  # created when the run starts, removed when it has completed
+        self.resumed: Counter[str] = Counter()  # number of entries read, by name
+        self.saved_s = 0.0  # seconds that computing those entries had taken
+        self.notes: list[str] = []  # on entries that could not be read or written
         self._lock: IO[bytes] | None = None
         self._found: frozenset[str] = frozenset()
         self._created: list[Path] = []
@@ -86,13 +78,7 @@ class Checkpoint:
         self._full = False
 
     def __enter__(self) -> Self:
-        """Create and lock the folder, and list the entries of earlier runs.
-
-        Raises
-        ------
-        InputError
-            Another run uses the folder, or it cannot be created.
-        """
+        """Create and lock the folder, and list the entries of earlier runs; InputError if another run uses it."""
         out = self.folder.parent
         self._created = [place for place in (out, *out.parents) if not place.exists()]
         self._lock = self._acquire_lock()
@@ -155,10 +141,7 @@ class Checkpoint:
     def end(self, *, complete: bool) -> list[str]:
         """Mark the run as ended; if it is complete, its results are safe and the entries can be removed.
 
-        Returns
-        -------
-        list of str
-            Sentences for the user: what was resumed, what failed, and what is left for the next run.
+        Returns sentences for the user: what was resumed, what failed, and what is left for the next run.
         """
         self._complete = complete
         lines = [f"{line[0].upper()}{line[1:]}." for line in (self.summary(), *self.notes) if line]
@@ -176,7 +159,9 @@ class Checkpoint:
             return None
         file = self.folder / f"{key}.part.json"
         try:
-            content = _verified(json.loads(file.read_bytes()))
+            content = json.loads(file.read_bytes())
+            if content["digest"] != digest_of(content["value"]):
+                raise ValueError("its digest differs")  # noqa: TRY301 - reported as any other damage
             arrays = {array: _load(self._array_file(key, array)) for array in content["arrays"]}
             seconds = float(content["seconds"])
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -236,13 +221,7 @@ class CheckpointScope:
         return self.checkpoint is not None and self.checkpoint.has(self.keyed(name, *facts).depends_on)
 
     def cached(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
-        """Read an entry of an earlier run, or compute and write it.
-
-        Parameters
-        ----------
-        name : of its stage
-        facts : facts that it depends on besides those of the scope
-        """
+        """Read the entry of this stage by an earlier run, or compute and write it; it depends on the facts as well."""
         if self.checkpoint is None:
             with self.timeline.stage(name):
                 return make()
@@ -256,12 +235,6 @@ class CheckpointScope:
             made = make()
         self.checkpoint.write(key, codec.pack(made), time.perf_counter() - begin)
         return made
-
-
-def _verified(content: dict[str, Any]) -> dict[str, Any]:
-    if content["digest"] != digest_of(content["value"]):
-        raise ValueError("its digest differs")
-    return content
 
 
 def _load(file: Path) -> NDArray[Any]:

@@ -92,13 +92,7 @@ class OutOfMemory(GpubenchError, MemoryError):
 
 @contextmanager
 def explaining_memory_errors() -> Iterator[None]:
-    """Replace `MemoryError` by `OutOfMemory`, whose message says what to do.
-
-    Raises
-    ------
-    OutOfMemory
-        In place of any other `MemoryError`.
-    """
+    """Replace `MemoryError` by `OutOfMemory`, whose message says what to do."""
     try:
         yield
     except OutOfMemory:

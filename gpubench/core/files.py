@@ -18,11 +18,7 @@ CACHE = "GPUBENCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder, which may not exist yet.
-
-    It is the value of `GPUBENCH_CACHE`, or the platform's: ~/.cache/gpubench on Linux, ~/Library/Caches/gpubench on
-    macOS.
-    """
+    """Return the cache folder, which may not exist: the value of `GPUBENCH_CACHE`, or the platform's."""
     named = os.environ.get(CACHE)
     if named:
         return Path(named).expanduser().absolute()
@@ -55,20 +51,11 @@ _NO_PERMISSION = "choose a folder with write permission"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
-    """Write a file under a temporary name in its folder, then rename it.
+    """Write a file under a temporary name in its folder, then rename it; InputError with a remedy if that fails.
 
-    A write that fails or is interrupted leaves an existing file unchanged, and no temporary file.
-
-    Parameters
-    ----------
-    path : the file; a symbolic link is followed, so that its target is replaced
-    write : receives the open binary file
-    sync : whether to wait until the file is on the disk, so that it survives a power cut
-
-    Raises
-    ------
-    InputError
-        The file cannot be written: no such folder, no permission, full disk.
+    A write that fails or is interrupted leaves an existing file unchanged, and no temporary file. The target
+    of a symbolic link is replaced. `write` receives the open binary file; `sync` waits until it is on the disk, so that
+    it survives a power cut.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -91,12 +78,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 def lock_file(path: Path) -> IO[bytes]:
     """Create and lock a file until it is closed or the process ends, however it ends.
 
-    Raises
-    ------
-    BlockingIOError
-        Another process holds the lock.
-    OSError
-        The file cannot be created, was removed at that moment (ENOENT), or its file system has no locks (`NO_LOCKS`).
+    Raises BlockingIOError if another process holds the lock, and OSError if the file cannot be created, was removed at
+    that moment (ENOENT), or its file system has no locks (`NO_LOCKS`).
     """
     file = path.open("ab")
     try:
@@ -119,19 +102,7 @@ def lock_file(path: Path) -> IO[bytes]:
 
 
 def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:
-    """Check that files can be written to a folder, without creating anything.
-
-    If the folder does not exist, the nearest existing parent is checked.
-
-    Parameters
-    ----------
-    name : the argument that an error message names
-
-    Raises
-    ------
-    InputError
-        It is a file, or no file can be created there.
-    """
+    """Raise InputError if no file can be created in a folder, or in its nearest existing parent; creates nothing."""
     folder = Path(folder)
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     try:

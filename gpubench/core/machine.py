@@ -46,13 +46,7 @@ def usable_cores() -> int:
 
 
 def why_ended(code: int, stderr: str) -> str:
-    """Say why a process has ended, to follow "the process ".
-
-    Parameters
-    ----------
-    code : its return code; the negative number of the signal that ended it
-    stderr : its standard error, of which the last line is quoted
-    """
+    """Say why a process has ended, to follow "the process ", from its return code and the end of its standard error."""
     if code == KILLED:
         return "was killed, as a system does that is out of memory"
     last = (stderr.strip().splitlines() or ["it said nothing"])[-1]

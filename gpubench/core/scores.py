@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to JSON types: NumPy scalars and arrays to Python's, NaN to None.
-
-    Raises
-    ------
-    TypeError
-        There is no JSON for it.
-    """
-    if hasattr(value, "tolist"):  # a NumPy scalar or array, recognised without importing NumPy
+    """Convert a value to JSON types: NumPy scalars and arrays to Python's, NaN to None; TypeError for any others."""
+    if hasattr(value, "tolist"):  # a scalar or an array
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -210,13 +204,6 @@ class CellColumn:
     names: tuple[str, ...] | None = None
     mean_over: MeanOver = "cells"
 
-    def here(self) -> CellColumn:
-        """Return a copy with its values fetched from the cluster."""
-        import numpy as np
-
-        values: Any = np.asarray(self.values)
-        return replace(self, values=values)
-
 
 @dataclass(frozen=True, slots=True)
 class CellView:
@@ -255,8 +242,7 @@ class CellScores:
 
     def select(self, **wanted: Any) -> list[CellColumn]:
         """Return the columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""
-        chosen = (column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items()))
-        return [column.here() for column in chosen]
+        return [column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items())]
 
     def find(self, metric: str, **wanted: Any) -> CellColumn:
         """Return the one column of a metric.

@@ -11,13 +11,7 @@ if TYPE_CHECKING:
 
 
 class Drawing(ABC):
-    """Live display on standard error while a `with` statement runs; nothing is drawn unless it is a terminal.
-
-    Parameters
-    ----------
-    stream : where to draw; None: standard error
-    shown : False to draw nothing even on a terminal
-    """
+    """Live display on a stream (None: standard error) while a `with` statement runs; only if it is a terminal."""
 
     def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
         self._stream = stream or sys.stderr

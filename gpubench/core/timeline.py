@@ -37,27 +37,15 @@ class WorkerShare:
 
 @dataclass(slots=True)
 class Span:
-    """One stage.
+    """One stage."""
 
-    Attributes
-    ----------
-    path : names of the stages that it runs inside, and its own name, joined by "/"
-    start_s : seconds since the timeline began
-    seconds : duration, including the stages inside it
-    put_bytes : bytes copied from the host's memory or the disk to the device
-    peak_bytes : highest memory in use while it ran (resident memory on the CPU); None if the system does not report it
-    flop : floating-point operations of distances and products, as counted by the operations
-    moved_bytes : bytes read and written, each array once, as counted by the operations
-    workers : shares of the workers of a cluster
-    """
-
-    path: str
-    start_s: float
-    seconds: float = 0.0
-    put_bytes: int = 0
-    peak_bytes: int | None = None
-    flop: int = 0
-    moved_bytes: int = 0
+    path: str  # names of the stages that it runs inside, and its own name, joined by "/"
+    start_s: float  # seconds since the timeline began
+    seconds: float = 0.0  # duration, including the stages inside it
+    put_bytes: int = 0  # bytes copied from the host's memory or the disk to the device
+    peak_bytes: int | None = None  # highest memory in use while it ran (resident memory on the CPU), where reported
+    flop: int = 0  # floating-point operations of distances and products, as counted by the operations
+    moved_bytes: int = 0  # bytes read and written, each array once, as counted by the operations
     workers: list[WorkerShare] = field(default_factory=list)
 
 
@@ -103,13 +91,7 @@ class CancelToken:
         self._cancelled.discard(ident)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the cancellation of this thread was requested.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            The user interrupts the run, see `gpubench.running.interrupt`.
-        """
+        """Raise KeyboardInterrupt if the cancellation of this thread was requested, see `running.interrupt`."""
         if get_ident() in self._cancelled:
             raise KeyboardInterrupt
 
@@ -118,11 +100,6 @@ class Timeline:
     """Record of the stages of one run.
 
     The thread that drives the run opens stages; worker threads only count (`put`, `count`, `advance`).
-
-    Attributes
-    ----------
-    listener : receives the progress; None: nobody does
-    cancel_token : cancels the run
     """
 
     def __init__(self, listener: Listener | None = None, device_peak: Callable[[], int | None] | None = None) -> None:
@@ -196,10 +173,7 @@ class Timeline:
     ) -> None:
         """Add the share of a worker of a cluster to the last stage with this path.
 
-        Parameters
-        ----------
-        first_ago_s, last_ago_s : seconds since the start of its first task and the end of its last one; ages, because
-            the clocks of both machines differ
+        The start of its first task and the end of its last one are ages, because the clocks of both machines differ.
         """
         now = time.perf_counter() - self._origin
         span = next((span for span in reversed(self._spans) if span.path == path), None)
@@ -236,16 +210,8 @@ class Timeline:
 def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Convert stages to the trace-event format that Perfetto and chrome://tracing open.
 
-    A stage is a complete event ("X"); all are on one track, where nested stages are drawn below outer ones. The peak
-    memory of innermost stages is also a counter ("C"). Times are in microseconds.
-
-    Parameters
-    ----------
-    stages : as returned by `Timeline.to_dicts`
-
-    References
-    ----------
-    Trace Event Format,
+    A stage of `Timeline.to_dicts` is a complete event ("X"); all are on one track, where nested stages are drawn below
+    outer ones. The peak memory of innermost stages is also a counter ("C"). Times are in microseconds. The format:
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     """
     names = [("process_name", "gpubench"), ("thread_name", "stages")]
@@ -270,13 +236,5 @@ def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _complete_event(
     path: str, times: Mapping[str, Any], track: Mapping[str, int], args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    begin, duration = times["start_s"] * 1e6, times["seconds"] * 1e6
-    return {
-        "name": path.rsplit("/", 1)[-1],
-        "cat": "gpubench",
-        "ph": "X",
-        "ts": begin,
-        "dur": duration,
-        **track,
-        "args": args,
-    }
+    own = {"name": path.rsplit("/", 1)[-1], "cat": "gpubench", "ph": "X"}
+    return {**own, "ts": times["start_s"] * 1e6, "dur": times["seconds"] * 1e6, **track, "args": args}

@@ -22,13 +22,7 @@ MAX_SEED = 2**32 - 1
 
 
 def check_seed(seed: Any) -> int:
-    """Return the seed as an integer.
-
-    Raises
-    ------
-    InputError
-        It is not a whole number from 0 to `MAX_SEED`.
-    """
+    """Return the seed as an integer; InputError if it is not a whole number from 0 to `MAX_SEED`."""
     try:
         number = index(seed)
     except TypeError:
@@ -141,13 +135,7 @@ class Knn:
         return self.recall is None
 
     def head(self, k: int) -> Knn:
-        """Return the nearest k neighbours as views of this graph.
-
-        Raises
-        ------
-        ValueError
-            k is below 1 or above the number of neighbours.
-        """
+        """Return the nearest k neighbours as views of this graph; ValueError if it has fewer."""
         if not 1 <= k <= self.k:
             raise ValueError(f"head({k}): this graph has {self.k} neighbours per cell")
         return Knn(self.indices[:, :k], self.distances[:, :k], self.method, self.params, self.recall)

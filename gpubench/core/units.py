@@ -10,12 +10,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def parse_bytes(text: str) -> int:
-    """Parse an amount of memory.
-
-    Raises
-    ------
-    InputError
-        The text is no amount, or less than a byte.
+    """Parse an amount of memory of at least a byte.
 
     Examples
     --------
@@ -30,16 +25,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_counts(text: str, argument: str) -> list[int]:
-    """Parse comma-separated whole numbers.
-
-    Parameters
-    ----------
-    argument : name of the option in error messages
-
-    Raises
-    ------
-    InputError
-        A part is no whole number above 0.
+    """Parse comma-separated whole numbers above 0.
 
     Examples
     --------

@@ -23,17 +23,7 @@ _KINDS = {
 
 
 def read_document(path: str | os.PathLike[str], argument: str) -> Value:
-    """Read a YAML file with one document.
-
-    Parameters
-    ----------
-    argument : name of the file's argument in error messages
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is not YAML (with file and line), or is empty.
-    """
+    """Read a YAML file with one document, which error messages call `argument`."""
     import yaml
 
     try:
@@ -57,13 +47,7 @@ def read_document(path: str | os.PathLike[str], argument: str) -> Value:
 
 
 class Value:
-    """Value of a YAML file: a mapping, a list or a scalar.
-
-    Parameters
-    ----------
-    node, loader : of PyYAML
-    file : path of the file, for error messages
-    """
+    """Value of a YAML file: a mapping, a list or a scalar. Its methods raise InputError for values of other kinds."""
 
     def __init__(self, node: Any, loader: yaml.SafeLoader, file: str) -> None:
         self._node = node
@@ -96,15 +80,7 @@ class Value:
     def mapping(self, known: Collection[str] | None = None, what: str = "key") -> dict[str, Value]:
         """Return the values by key, in the order of the file.
 
-        Parameters
-        ----------
-        known : allowed keys; None: any
-        what : noun for a key in error messages
-
-        Raises
-        ------
-        InputError
-            It is not a mapping, or a key is unknown (with close matches), repeated, or not text.
+        Keys must be text, unique, and among `known` unless it is None; error messages call a key `what`.
         """
         if not self.is_mapping:
             raise self.error(f"expected a mapping, lines of '{what}: ...', not {self._described()}")
@@ -128,13 +104,7 @@ class Value:
         return [Value(node, self._loader, self._file) for node in self._node.value]
 
     def text(self, what: str) -> str:
-        """Return a non-empty text.
-
-        Raises
-        ------
-        InputError
-            It is anything else; numbers, dates and booleans need quotes to be text.
-        """
+        """Return a non-empty text; numbers, dates and booleans need quotes to be text."""
         value = self.plain()
         if isinstance(value, str) and value:
             return value
@@ -142,25 +112,13 @@ class Value:
         raise self.error(f"{what} must be a text, not {self._described()}{hint}")
 
     def written(self, what: str) -> str:
-        """Return a scalar as it is spelled in the file, without YAML's conversion.
-
-        Raises
-        ------
-        InputError
-            It is a list or a mapping.
-        """
+        """Return a scalar as it is spelled in the file, without YAML's conversion."""
         if self._kind != "scalar":
             raise self.error(f"{what} must be a text, not {self._described()}")
         return str(self._node.value)
 
     def plain(self) -> Any:
-        """Return the value converted to Python objects.
-
-        Raises
-        ------
-        InputError
-            It has a tag or a form that safe YAML does not allow.
-        """
+        """Return the value converted to Python objects, unless it has a tag or a form that safe YAML does not allow."""
         import yaml
 
         try:

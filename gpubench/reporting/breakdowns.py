@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubench.metrics import METRICS
 from gpubench.reporting.content import EmbeddingCells
-from gpubench.results.group_statistics import GroupStatistics, group_statistics, group_times
+from gpubench.results.statistics import GroupStatistics, group_statistics, group_times
 from gpubench.results.table import printable
 
 ROLES = {

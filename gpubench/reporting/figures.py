@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gpubench.reporting.content import TaskContent
     from gpubench.reporting.scores import ScoreCell, ScoreRow
-    from gpubench.results.group_statistics import GroupStatistics
+    from gpubench.results.statistics import GroupStatistics
 
 WIDTH_IN = 3.9
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gpubench.metrics import METRICS
-from gpubench.results.rows import telling_params
-from gpubench.results.table import format_value, printable
+from gpubench.results.table import format_value, printable, telling_params
 
 if TYPE_CHECKING:
     from gpubench.core.scores import MetricResult

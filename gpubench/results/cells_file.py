@@ -35,15 +35,6 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     First come groups of the cells, each named by its role, then the times, then a column for each score, named
     "embedding/task/metric" and its parameters, and two for each view, NaN for cells that are not drawn. Classes are
     categories. The metadata of the schema describes each column, and identifies the results that it belongs to.
-
-    Parameters
-    ----------
-    results : rows whose values follow from the columns
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
     """
     import numpy as np
     import pyarrow as pa
@@ -57,7 +48,7 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     if cells.times is not None:
         columns.append(("time_value", pa.array(cells.times)))
         descriptions.append({"kind": "times"})
-    for column in (column.here() for column in cells.columns):
+    for column in cells.columns:
         name = "/".join([column.embedding, column.task, column.metric, *column.params.values()])
         array = pa.array(column.values) if column.names is None else _categories(column.values, column.names)
         columns.append((name, array))
@@ -76,13 +67,7 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
 
 
 def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None:
-    """Read a file of `write_cells`; None if it does not exist, or belongs to other results.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or has a schema that this version does not know.
-    """
+    """Read a file of `write_cells`; None if it does not exist, or belongs to other results."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,21 +1,28 @@
-"""Look of all figures of results, reports and profiles, and the drawing helpers that they share."""
+"""Figures of a result for papers, and the look and drawing helpers that all figures share."""
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from gpubench.core.errors import InputError
+from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, names_mean
+from gpubench.core.types import Labels
+from gpubench.metrics import METRICS
+from gpubench.results.statistics import GroupStatistics, group_statistics, group_times, half_width, standard_error
+from gpubench.results.table import telling_params
+from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-    from gpubench.results.group_statistics import GroupStatistics
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 """Colours that colour-blind people distinguish: Okabe and Ito (2008), doi:10.1038/nmeth.1618 for their use."""
@@ -28,13 +35,7 @@ MAX_NAME = 24
 
 @contextmanager
 def theme(font_size: float, **settings: Any) -> Iterator[None]:
-    """Use Matplotlib's defaults, whatever the user has set, without a frame.
-
-    Parameters
-    ----------
-    font_size : in points
-    settings : of Matplotlib, with "_" for "."
-    """
+    """Use Matplotlib's defaults, whatever the user has set, without a frame; in its settings "_" stands for "."."""
     from matplotlib import style
 
     names = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.axisbelow": True}
@@ -128,3 +129,195 @@ def shortened(names: Sequence[str], longest: int = MAX_NAME) -> list[str]:
     if len(set(by_middle)) == len(set(names)):
         return by_middle
     return [f"{i}. {short(name, longest - 4)}" for i, name in enumerate(names, 1)]
+
+
+WIDTH_IN = 3.5
+"""Of a column of a journal."""
+
+_ROW_IN = 0.14
+_OTHER_COLOR = "#BBBBBB"
+_MAX_NAME = 28
+
+
+def plot(
+    results: Sequence[MetricResult],
+    cells: CellScores,
+    kind: str,
+    *,
+    embedding: str | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    by: str = "label",
+) -> Figure:
+    """Draw one kind of figure; see `Result.plot`."""
+    given = {"embedding": embedding, "task": task, "metric": metric}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if kind == "scores":
+        rows = [row for row in results if all(getattr(row, name) == value for name, value in chosen.items())]
+        return scores_figure(rows, cells)
+    if kind == "breakdown":
+        columns = [column for column in cells.select(**chosen) if column.names is None]
+        _check_one({(column.task, column.metric) for column in columns}, "task and metric")
+        labels = _groups(cells, by)
+        order = list(group_times(labels, cells.times)) if by == "time" and cells.times is not None else None
+        return breakdown_figure(columns, labels, by, order)
+    if kind == "view":
+        _check_one(names := {row.embedding for row in results} if embedding is None else {embedding}, "embedding")
+        return view_figure(cells, names.pop(), by)
+    raise InputError(f"kind={kind!r} is unknown; use 'scores', 'breakdown' or 'view'")
+
+
+def _check_one(found: Collection[Any], what: str) -> None:
+    if len(found) != 1:
+        listed = ", ".join(sorted(map(str, found))) or "none; score again, or keep cells.parquet next to the JSON"
+        raise InputError(f"plot: one {what} can be drawn; name it, of: {listed}")
+
+
+def _print_theme() -> AbstractContextManager[None]:
+    return theme(7, axes_linewidth=0.6, grid_linewidth=0.4)
+
+
+def scores_figure(rows: Sequence[MetricResult], cells: CellScores) -> Figure:
+    """Draw a bar for each metric and embedding, with 95% intervals.
+
+    Intervals follow by Student's t from the standard errors of the rows, else from the scatter of the cells. For a
+    metric with several rows the means are shown, where there are any.
+    """
+    embeddings = list(dict.fromkeys(row.embedding for row in rows))
+    lines = _lines(rows)
+    if not any(scored for _, scored in lines):
+        raise InputError("plot: no number is left to show; choose another task, metric or embedding")
+    n = len(embeddings)
+    height = 0.8 / n
+    with _print_theme():
+        figure = new_figure(WIDTH_IN, _ROW_IN * (n + 0.8) * len(lines) + 0.55 + 0.15 * (n > 1), dpi=200)
+        axes = figure.subplots()
+        for i, embedding in enumerate(embeddings):
+            found = [(y, scored[embedding]) for y, (_, scored) in enumerate(lines) if embedding in scored]
+            axes.barh(
+                [y + offset(i, n, height) for y, _ in found],
+                [row.value for _, row in found],
+                height,
+                xerr=[_half_width(row, cells) for _, row in found],
+                color=COLORS[i % len(COLORS)],
+                error_kw={"elinewidth": 0.6, "ecolor": "#444444"},
+                label=str(i),
+            )
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        name_lines(axes, [_wrapped(name) for name, _ in lines])
+        for label, (_, scored) in zip(axes.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("normal" if scored else "bold")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlabel("score")
+        add_legend(figure, axes, list(map(_shortened, embeddings)))
+        return figure
+
+
+def _wrapped(name: str) -> str:
+    return "\n".join(textwrap.wrap(name, _MAX_NAME))
+
+
+def _shortened(name: str) -> str:
+    return textwrap.shorten(name, _MAX_NAME, placeholder="…") or name[:_MAX_NAME]
+
+
+def _lines(rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResult]]]:
+    """Return the lines of a figure: a name, and embedding -> row; empty for the title of a task."""
+    lines: list[tuple[str, dict[str, MetricResult]]] = []
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    for task in tasks:
+        own = [row for row in rows if row.task == task]
+        if len(tasks) > 1:
+            lines.append((TASKS[task].title if task in TASKS else task, {}))
+        for metric in dict.fromkeys(row.metric for row in own):
+            lines += _metric_lines(metric, [row for row in own if row.metric == metric])
+    return lines
+
+
+def _metric_lines(metric: str, rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResult]]]:
+    telling = telling_params(rows) if len({row.embedding for row in rows}) < len(rows) else ()
+    means = [row for row in rows if row.aggregate]
+    title = METRICS[metric].spec.title if metric in METRICS else metric
+    lines: dict[str, dict[str, MetricResult]] = {}
+    for row in means or rows:
+        params = [str(row.params[key]) for key in telling if key in row.params]
+        setting = ", ".join(value for value in params if not names_mean(value))
+        if not math.isnan(row.value):
+            lines.setdefault(f"{title} ({setting})" if setting else title, {})[row.embedding] = row
+    return list(lines.items())
+
+
+def _half_width(row: MetricResult, cells: CellScores) -> float:
+    """Return half of the interval of a row; 0 where it is not known."""
+    if row.stderr is not None:
+        return half_width(row.stderr, row.stderr_df)
+    columns = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
+    stderr = standard_error(columns[0], cells.groups.get("label")) if len(columns) == 1 else None
+    return 0.0 if stderr is None else half_width(stderr, None)
+
+
+def breakdown_figure(
+    columns: Sequence[CellColumn], labels: Labels, by: str, order: Sequence[str] | None = None
+) -> Figure:
+    """Draw the quantiles of the cells' values in each group, in `order` or with the lowest mean first."""
+    groups = [group_statistics(column, labels) for column in columns]
+    means = {
+        name: np.mean([own[name].mean for own in groups if name in own])
+        for name in labels.names
+        if any(name in own for own in groups)
+    }
+    names = [name for name in order or sorted(means, key=lambda name: means[name]) if name in means]
+    n = len(columns)
+    step = _ROW_IN * (n + 0.5)
+    with _print_theme():
+        figure = new_figure(WIDTH_IN, step * len(names) + 0.55 + 0.15 * (n > 1), dpi=200)
+        axes = figure.subplots()
+        for i, own in enumerate(groups):
+            y = {name: line + offset(i, n, _ROW_IN / step) for line, name in enumerate(names) if name in own}
+            found = [(height, own[name]) for name, height in y.items()]
+            draw_quantiles(axes, found, COLORS[i % len(COLORS)], scale=0.8, label=str(i))
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        name_lines(axes, list(map(_wrapped, names)))
+        axes.grid(visible=True, axis="x")
+        axes.set_xlabel(METRICS[columns[0].metric].spec.title)
+        axes.set_ylabel(by)
+        add_legend(figure, axes, [_shortened(column.embedding) for column in columns])
+        return figure
+
+
+def view_figure(cells: CellScores, embedding: str, by: str) -> Figure:
+    """Draw the cells in two dimensions, coloured by group, time or cluster; the largest groups are named."""
+    view = cells.views.get(embedding, cells.views.get(""))
+    if view is None:
+        raise InputError(
+            f"plot: there is no view of {embedding!r}; score again, or keep cells.parquet next to the JSON"
+        )
+    with _print_theme():
+        figure = new_figure(WIDTH_IN, WIDTH_IN * 0.85, dpi=200)
+        axes = figure.subplots()
+        if by == "time" and cells.times is not None:
+            points = scatter_cells(axes, view.xy, cells.times[view.rows], scale=0.5, cmap="viridis")
+            figure.colorbar(points, ax=axes, label="time", fraction=0.04)
+            return figure
+        if by == CLUSTER:
+            column = cells.find(CLUSTER, embedding=embedding)
+            labels = Labels(column.values.astype(np.int32), column.names or ())
+        else:
+            labels = _groups(cells, by)
+        by_size = np.argsort(-np.bincount(labels.codes, minlength=labels.n_classes), kind="stable")
+        named = by_size[: len(COLORS)].tolist()
+        color_of = np.full(labels.n_classes, _OTHER_COLOR)
+        color_of[named] = COLORS[: len(named)]
+        scatter_cells(axes, view.xy, color_of[labels.codes[view.rows]], scale=0.5)
+        for code in named:
+            axes.scatter([], [], 12, color_of[code], label=str(code))
+        add_legend(figure, axes, [_shortened(labels.names[code]) for code in named], right=True)
+        return figure
+
+
+def _groups(cells: CellScores, by: str) -> Labels:
+    if by not in cells.groups:
+        known = ", ".join(map(repr, cells.groups)) or "none"
+        raise InputError(f"plot: by={by!r} is not known of the cells; there are: {known}")
+    return cells.groups[by]

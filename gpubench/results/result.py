@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpubench.core import scores
 from gpubench.core.errors import InputError
 from gpubench.core.files import write_atomically
-from gpubench.core.scores import CellScores, MetricResult
+from gpubench.core.scores import MEAN, CellScores, MetricResult
 from gpubench.core.timeline import chrome_trace
-from gpubench.results import interchange, rows, table
+from gpubench.results import table
 from gpubench.results.cells_file import NAME as CELLS_NAME
 from gpubench.results.cells_file import read_cells, write_cells
 
@@ -27,6 +28,9 @@ SCHEMA = 1
 _FLOATS = ("value", "stderr", "stderr_df", "seconds")
 """Numeric columns that may have missing values."""
 
+_CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
+"""Parameters of a metric result of cz-benchmarks."""
+
 _WIDTH = 100
 _ROWS_SHOWN = 50
 
@@ -34,6 +38,8 @@ _ROWS_SHOWN = 50
 @dataclass(frozen=True)
 class Result:
     """Scores of a run, as `gpubench.score` returns them; prints as tables.
+
+    The methods that take a path write the file atomically, and raise InputError if it cannot be written.
 
     Attributes
     ----------
@@ -99,7 +105,7 @@ class Result:
             known = ", ".join(dict.fromkeys(row.metric for row in self.results)) or "none"
             raise InputError(f"{call}: no such row in this result; its metrics are: {known}")
         fields_apart = [key for key in ("embedding", "task") if len({_get(row, key) for row in found}) > 1]
-        apart = ", ".join([*fields_apart, *rows.telling_params(found)])
+        apart = ", ".join([*fields_apart, *table.telling_params(found)])
         raise InputError(f"{call}: {len(found)} rows match; tell them apart by {apart}")
 
     def plot(
@@ -129,7 +135,7 @@ class Result:
         --------
         >>> result.plot("breakdown", metric="silhouette_score", by="label").savefig("silhouette.pdf")
         """
-        from gpubench.results.plots import plot
+        from gpubench.results.figures import plot
 
         return plot(self.results, self.cells, kind, embedding=embedding, task=task, metric=metric, by=by)
 
@@ -140,7 +146,7 @@ class Result:
         """
         import pandas as pd
 
-        frame = pd.DataFrame(rows.to_columns(self.results))
+        frame = pd.DataFrame(table.to_columns(self.results))
         return frame.astype({**dict.fromkeys(_FLOATS, float), "n": int, "approximate": bool})
 
     def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
@@ -158,7 +164,32 @@ class Result:
         InputError
             If czbenchmarks is not installed, or the embedding is unknown, or not given and not the only one.
         """
-        return interchange.to_czbenchmarks(self.results, embedding)
+        try:
+            from czbenchmarks.metrics.types import MetricResult as CzResult
+            from czbenchmarks.metrics.types import MetricType
+        except ImportError as error:
+            raise InputError(f"to_czbenchmarks needs czbenchmarks ({error}); install cz-benchmarks") from error
+        names = list(dict.fromkeys(row.embedding for row in self.results))
+        if embedding is None and len(names) > 1:
+            raise InputError(
+                f"to_czbenchmarks: the result has the embeddings {', '.join(names)}; choose one by embedding="
+            )
+        if embedding is not None and embedding not in names:
+            raise InputError(f"to_czbenchmarks: the result has no embedding {embedding!r}; it has {', '.join(names)}")
+        known = {kind.value for kind in MetricType}
+        rows = [
+            row
+            for row in self.results
+            if embedding in (None, row.embedding) and row.metric in known and row.params.get("condition") != MEAN
+        ]
+        return [
+            CzResult(
+                metric_type=MetricType(row.metric),
+                value=row.value,
+                params={name: row.params[name] for name in _CZ_PARAMS if name in row.params},
+            )
+            for row in _means_first(rows)
+        ]
 
     def to_scib_table(self) -> pd.DataFrame:
         """Return the rows of the task `scib` as `scib_metrics.benchmark.Benchmarker.get_results` does.
@@ -171,16 +202,31 @@ class Result:
         InputError
             If the task `scib` was not run.
         """
-        return interchange.to_scib_table(self.results)
+        import pandas as pd
+
+        from gpubench.metrics import METRICS
+        from gpubench.metrics._metric import AGGREGATE
+        from gpubench.tasks import TASKS
+
+        rows = [row for row in self.results if row.task == "scib"]
+        if not rows:
+            raise InputError("to_scib_table: the result has no scores of the task 'scib'; score with tasks=['scib']")
+        values: dict[str, dict[str, float]] = {}
+        for row in rows:
+            values.setdefault(row.embedding, {})[row.metric] = row.value
+        declared = {metric: METRICS[metric].spec.scib for metric in TASKS["scib"].metrics}
+        columns = [(metric, *column) for metric, column in declared.items() if column]
+        columns.sort(key=lambda column: column[1] if column[2] == AGGREGATE else "")  # aggregates last, by name
+        frame = pd.DataFrame(
+            {name: [own.get(metric) for own in values.values()] for metric, name, _ in columns},
+            index=pd.Index(list(values), name="Embedding"),
+            dtype=object,
+        )
+        frame.loc["Metric Type"] = [kind for _, _, kind in columns]
+        return frame
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but `cells` to a JSON file, atomically; undefined values (NaN) are null.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
+        """Write everything but `cells` to a JSON file; undefined values (NaN) are null."""
         content = {
             "schema": SCHEMA,
             "provenance": scores.plain(self.provenance),
@@ -196,11 +242,6 @@ class Result:
         """Write `cells` to a Parquet file with a row for each cell.
 
         `from_json` reads it where it is named cells.parquet and in the folder of the JSON file.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
         """
         write_cells(self.cells, self.results, path)
 
@@ -247,33 +288,15 @@ class Result:
         return result if found is None else replace(result, cells=found)
 
     def to_trace(self, path: str | os.PathLike[str]) -> None:
-        """Write the timeline as a trace for https://ui.perfetto.dev or chrome://tracing.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
+        """Write the timeline as a trace for https://ui.perfetto.dev or chrome://tracing."""
         _write_json(chrome_trace(scores.plain(self.timeline)), path)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
-        _write_text(rows.to_csv(self.results), path)
+        """Write the rows of `to_frame` to a CSV file in full precision; NaN and missing values are empty."""
+        _write_text(table.to_csv(self.results), path)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows of `to_frame` to a Parquet file.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
-        """
+        """Write the rows of `to_frame` to a Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -283,7 +306,7 @@ class Result:
             "n": pa.int64(),
             "approximate": pa.bool_(),
         }
-        columns = rows.to_columns(self.results)
+        columns = table.to_columns(self.results)
         content = pa.table({name: pa.array(cells, types.get(name)) for name, cells in columns.items()})
         write_atomically(path, lambda file: pq.write_table(content, file))
 
@@ -305,7 +328,19 @@ class Result:
 
 
 def _get(row: MetricResult, key: str) -> Any:
-    return getattr(row, key) if key in rows.FIELDS else row.params.get(key)
+    return getattr(row, key) if key in table.FIELDS else row.params.get(key)
+
+
+def _means_first(rows: Sequence[MetricResult]) -> list[MetricResult]:
+    """Sort as cz-benchmarks does: for each test set the means over classifiers, then the classifiers."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+
+    def position(row: MetricResult) -> tuple[int, str, str, bool]:
+        params = row.params
+        species = str(params.get("train_species", "")), str(params.get("test_species", ""))
+        return tasks.index(row.task), *species, not row.aggregate
+
+    return sorted(rows, key=position)
 
 
 def _write_json(content: Any, path: str | os.PathLike[str]) -> None:

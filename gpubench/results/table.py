@@ -1,20 +1,83 @@
-"""Tables for people, plain in a pipe and with lines and colour on a terminal; results laid out as such tables."""
+"""Results as tables: columns and CSV, and for people plain in a pipe, with lines and colour on a terminal, or HTML."""
 
 from __future__ import annotations
 
 import html
+import json
 import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gpubench.core.scores import MetricResult
-from gpubench.results.rows import telling_params
+from gpubench.core.scores import MetricResult, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
+"""Columns of every table of results; a column for each parameter follows."""
+
+
+def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
+    """Convert rows to columns: those of `FIELDS`, then one for each parameter of any row.
+
+    A parameter with the name of a field gets the prefix "param_". Lists and mappings become JSON; a parameter that is
+    text in one row and a number in another becomes text in all.
+    """
+    columns: dict[str, list[Any]] = {name: [_scalar(getattr(row, name)) for row in results] for name in FIELDS}
+    for name in param_keys(results):
+        column = f"param_{name}" if name in FIELDS else name
+        columns[column] = _one_type([_scalar(plain(row.params.get(name))) for row in results])
+    return columns
+
+
+def to_csv(results: Sequence[MetricResult]) -> str:
+    """Format the columns of rows as CSV in full precision; NaN and missing values are empty."""
+    columns = to_columns(results)
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
+
+
+def _csv_cell(value: Any) -> str:
+    """Quote as RFC 4180 requires; csv.writer with plain line ends leaves a carriage return unquoted."""
+    value = plain(value)
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) <= 1:
+        return values
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(value) for value in values]
+
+
+def param_keys(results: Iterable[MetricResult]) -> tuple[str, ...]:
+    """Return the names of all parameters of some rows, in the order in which they first appear."""
+    return tuple(dict.fromkeys(key for row in results for key in row.params))
+
+
+def telling_params(results: Sequence[MetricResult]) -> tuple[str, ...]:
+    """Return the names of the parameters that distinguish rows of one metric.
+
+    These are those whose values differ; if rows differ only in which parameters they have, also these.
+    """
+    keys = param_keys(results)
+    differing = tuple(key for key in keys if len({repr(row.params[key]) for row in results if key in row.params}) > 1)
+    if len({tuple(repr(row.params.get(key)) for key in differing) for row in results}) == len(results):
+        return differing
+    return tuple(key for key in keys if len({repr(row.params.get(key)) for row in results}) > 1)
+
 
 _MIN_TEXT_WIDTH = 16
 """Terminal columns left for text next to numbers, which are not folded."""
@@ -109,12 +172,7 @@ class Lines:
 
 
 def to_text(blocks: Iterable[TextTable | Lines], width: int | None = None) -> str:
-    """Join tables and lines as plain text, with an empty line between them.
-
-    Parameters
-    ----------
-    width : columns at which lines and notes are wrapped, tables are not; None for no wrapping
-    """
+    """Join tables and lines as plain text, with an empty line between them; only lines and notes are wrapped."""
     return "\n\n".join(filter(None, (block.to_text(width) for block in blocks)))
 
 
@@ -168,10 +226,7 @@ def result_blocks(
 ) -> list[TextTable | Lines]:
     """Lay results out as tables, then the tasks that failed and those that were left out.
 
-    Parameters
-    ----------
-    skipped, failures : as in `Result`
-    limit : rows of one metric to show in a table; None for all
+    `skipped` and `failures` are those of a `Result`; `limit` is that of `score_tables`.
     """
     left_out = [printable(f"  {item['task']}: {item['reason']}") for item in skipped]
     failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
@@ -199,11 +254,8 @@ def result_html(
 def score_tables(results: Iterable[MetricResult], limit: int | None = None) -> dict[tuple[str, str], TextTable]:
     """Make a table of the scores of each embedding and task, in the order in which they first appear.
 
-    Its columns are "metric", the parameters that tell rows of one metric apart, numbers, and the number of a note.
-
-    Parameters
-    ----------
-    limit : rows of one metric to show in a table; None for all
+    Its columns are "metric", the parameters that tell rows of one metric apart, numbers, and the number of a note. At
+    most `limit` rows of a metric are shown.
     """
     groups: dict[tuple[str, str], list[MetricResult]] = {}
     for row in results:

@@ -15,7 +15,7 @@ from gpubench.core.files import write_atomically
 from gpubench.core.units import bytes_text, seconds_text
 from gpubench.data.urls import Url, file_of
 from gpubench.datasets.lookup import is_dataset_name
-from gpubench.results import rows, table
+from gpubench.results import table
 from gpubench.results.cells_file import NAME as CELLS
 from gpubench.results.result import Result
 from gpubench.running import score
@@ -109,7 +109,7 @@ def write_table(results: Mapping[str, Result], folder: Path) -> str:
 
     scores = [row for result in results.values() for row in result.results]
     names = [name for name, result in results.items() for _ in result.results]
-    frame = pd.DataFrame({"run": names, **rows.to_columns(scores)})
+    frame = pd.DataFrame({"run": names, **table.to_columns(scores)})
     text = frame.to_csv(index=False).encode("utf-8", "backslashreplace")
     write_atomically(folder / TABLE, lambda file: file.write(text))
     return f"Wrote {folder / TABLE}"

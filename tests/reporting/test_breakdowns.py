@@ -12,8 +12,8 @@ from gpubench.core.types import Labels
 from gpubench.reporting.breakdowns import Breakdown, breakdowns
 from gpubench.reporting.content import EmbeddingCells, comparable_runs
 from gpubench.results.figures import shortened
-from gpubench.results.group_statistics import QUANTILES
 from gpubench.results.result import Result
+from gpubench.results.statistics import QUANTILES
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import gpubench as gb
 from gpubench import accel
 
-MODULES = ("accel", "comparison.compare", "reporting", "results.intervals", "results.result")
+MODULES = ("accel", "comparison.compare", "reporting", "results.statistics", "results.result")
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import CellColumn, CellScores
 from gpubench.core.types import Labels
 from gpubench.results.figures import COLORS
-from gpubench.results.group_statistics import standard_error
 from gpubench.results.result import Result
+from gpubench.results.statistics import standard_error
 
 
 @pytest.fixture(scope="module")

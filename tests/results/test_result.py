@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult, plain
 from gpubench.results.result import Result
-from gpubench.results.rows import to_columns
+from gpubench.results.table import to_columns
 
 LR = MetricResult(
     "X_pca", "label_prediction", "mean_fold_accuracy", 0.85, params={"classifier": "lr"}, n=90, seconds=1.5

@@ -1,7 +1,8 @@
-"""Statistics of values of cells by group."""
+"""Statistics of the values of cells by group, and 95% intervals."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,29 @@ def group_times(labels: Labels, times: NDArray[np.float64]) -> dict[str, float]:
     by_code = np.empty(labels.n_classes)
     by_code[labels.codes] = times
     return {labels.names[code]: float(by_code[code]) for code in np.argsort(by_code)}
+
+
+def half_width(stderr: float, freedom: float | None) -> float:
+    """Return half of the 95% interval of a value, by Student's t with its degrees of freedom; None for very many.
+
+    Examples
+    --------
+    >>> round(half_width(1.0, 4), 2), round(half_width(1.0, None), 2)
+    (2.78, 1.96)
+    """
+    from scipy.special import ndtri, stdtrit
+
+    return stderr * float(ndtri(0.975) if freedom is None or math.isinf(freedom) else stdtrit(freedom, 0.975))
+
+
+def half_width_of_difference(first: tuple[float, float | None], other: tuple[float, float | None]) -> float:
+    r"""Return half of the 95% interval of the difference of two independent values.
+
+    .. math:: t_\nu \sqrt{s_1^2 + s_2^2}, \qquad \nu = \frac{(s_1^2 + s_2^2)^2}{s_1^4 / \nu_1 + s_2^4 / \nu_2}
+
+    with the standard error and its degrees of freedom of each; Welch (1947), doi:10.1093/biomet/34.1-2.28.
+    """
+    squares = [stderr**2 for stderr, _ in (first, other)]
+    shares = [square**2 / nu for square, (_, nu) in zip(squares, (first, other), strict=True) if nu is not None]
+    freedom = sum(squares) ** 2 / sum(shares) if any(shares) else None
+    return half_width(math.sqrt(sum(squares)), freedom)
