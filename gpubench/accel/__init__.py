@@ -20,9 +20,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpubench.accel.calls import dispatcher
+from gpubench.accel.calls import Report, dispatcher
 from gpubench.accel.installation import Installation
-from gpubench.accel.report import Report
 
 __all__ = ["accelerated", "install", "report", "uninstall"]
 
@@ -61,14 +60,12 @@ def install(targets: Iterable[str] | None = None, engine: str = "auto", verbose:
     installation = Installation(targets, engine, verbose=verbose)
     uninstall()
     installation.apply()
-    dispatcher.installation = installation
 
 
 def uninstall() -> None:
     """Remove all patches; do nothing where there are none."""
-    installation, dispatcher.installation = dispatcher.installation, None
-    if installation is not None:
-        installation.remove()
+    if Installation.current is not None:
+        Installation.current.remove()
 
 
 @contextmanager
@@ -91,7 +88,7 @@ def accelerated(
     >>> "sklearn.metrics.silhouette_samples" in report
     True
     """
-    before = dispatcher.installation
+    before = Installation.current
     install(targets, engine, verbose)
     try:
         yield dispatcher.report

@@ -5,7 +5,6 @@ It replaces the name `Pipeline` in two modules of czbenchmarks; its folds, score
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 
-from gpubench.accel._inputs import matrix_reason
-from gpubench.accel.calls import Start, dispatcher
+from gpubench.accel.calls import NotCovered, Start, check_matrix, dispatcher
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
 from gpubench.tasks._classifiers import ScaledClassifier, TrainingCells
@@ -30,22 +28,6 @@ _KINDS: dict[type, tuple[ClassifierKind, tuple[str, ...]]] = {
 """Classifier -> its name on the engine, and the parameters that both have."""
 
 
-@dataclass(frozen=True, slots=True)
-class _TrainingRequest:
-    """Training that a pipeline requests from the engine.
-
-    Attributes
-    ----------
-    kind, params, seed : of the classifier
-    centre : whether scaling subtracts the mean; None for no scaling
-    """
-
-    kind: ClassifierKind
-    params: dict[str, Any]
-    seed: int
-    centre: bool | None
-
-
 class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
     """A pipeline trained by gpubench where it is an optional scaling and one of three classifiers."""
 
@@ -54,12 +36,11 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None, **params: Any) -> AcceleratedPipeline:
         """Train on (n, d) cells X with n classes y; see `sklearn.pipeline.Pipeline.fit`."""
         self._trained = None
-        request, reason = _read_steps(self.steps)
-        name = f"czbenchmarks classifier {request.kind if request else type(self.steps[-1][1]).__name__}"
+        classifier = type(self.steps[-1][1])
+        name = f"czbenchmarks classifier {_KINDS[classifier][0] if classifier in _KINDS else classifier.__name__}"
         trained, ours = dispatcher.run(
             name,
-            lambda: reason or matrix_reason(X) or ("parameters of fit" if params else None),
-            lambda start: _train(start, request, X, y),
+            lambda start: _train(start, self.steps, X, y, params),
             lambda: super(AcceleratedPipeline, self).fit(X, y, **params),
         )
         if ours:
@@ -91,41 +72,38 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         return self._classes[self.predict_proba(X).argmax(axis=1)]
 
 
-def _read_steps(steps: list[tuple[str, Any]]) -> tuple[_TrainingRequest | None, str | None]:
-    """Return the training to do, or why the engine cannot do it."""
+def _train(
+    start: Start, steps: list[tuple[str, Any]], X: Any, y: Any, fit_params: dict[str, Any]
+) -> tuple[ScaledClassifier, Any]:
+    """Return the trained classifier and the classes; raise `NotCovered` if the engine cannot do these steps."""
     *before, (_, classifier) = steps
-    kind, known = _KINDS.get(type(classifier), (None, ()))
-    if kind is None:
-        return None, f"the classifier {type(classifier).__name__}; gpubench has {', '.join(c.__name__ for c in _KINDS)}"
-    params = classifier.get_params()
-    other = _differing(params, type(classifier)().get_params(), (*known, "random_state", "n_jobs"))
-    if other:
-        return None, f"{kind} with {other}"
+    if type(classifier) not in _KINDS:
+        known_names = ", ".join(kind.__name__ for kind in _KINDS)
+        raise NotCovered(f"the classifier {type(classifier).__name__}; gpubench has {known_names}")
+    kind, known = _KINDS[type(classifier)]
+    params = _check_params(classifier, (*known, "random_state", "n_jobs"), kind)
     seed = params.get("random_state")
     if kind == "rf" and not isinstance(seed, int):
-        return None, f"a random forest with random_state={seed!r}; gpubench needs a number"
+        raise NotCovered(f"a random forest with random_state={seed!r}; gpubench needs a number")
     if len(before) > 1 or any(type(step) is not StandardScaler for _, step in before):
-        return None, f"the steps {', '.join(name for name, _ in before)} before the classifier"
-    scaler = before[0][1].get_params() if before else None
-    if scaler and (other := _differing(scaler, StandardScaler().get_params(), ("with_mean", "copy"))):
-        return None, f"scaling with {other}"
-    seed = seed if isinstance(seed, int) else 42  # the others draw nothing
-    return _TrainingRequest(
-        kind, {name: params[name] for name in known}, seed, bool(scaler["with_mean"]) if scaler else None
-    ), None
-
-
-def _differing(params: dict[str, Any], defaults: dict[str, Any], known: tuple[str, ...]) -> str:
-    return ", ".join(
-        f"{name}={value!r}" for name, value in params.items() if name not in known and value != defaults[name]
-    )
-
-
-def _train(start: Start, request: _TrainingRequest | None, X: Any, y: Any) -> tuple[ScaledClassifier, Any]:
-    assert request is not None
-    engine = start(seed=request.seed)
+        raise NotCovered(f"the steps {', '.join(name for name, _ in before)} before the classifier")
+    scaling = _check_params(before[0][1], ("with_mean", "copy"), "scaling") if before else None
+    check_matrix(X)
+    if fit_params:
+        raise NotCovered("parameters of fit")
+    engine = start(seed=seed if isinstance(seed, int) else 42)  # the others draw nothing
     classes, codes = np.unique(np.asarray(y), return_inverse=True)
     x = engine.put(np.asarray(X, np.float32, order="C"))
     labels = Labels(codes.astype(np.int32), tuple(map(str, classes)), "y")
-    cells = TrainingCells(engine, x, labels, centre=request.centre)
-    return ScaledClassifier(engine, request.kind, cells, request.params, scaled=request.centre is not None), classes
+    cells = TrainingCells(engine, x, labels, centre=None if scaling is None else bool(scaling["with_mean"]))
+    chosen = {name: params[name] for name in known}
+    return ScaledClassifier(engine, kind, cells, chosen, scaled=scaling is not None), classes
+
+
+def _check_params(step: Any, known: tuple[str, ...], what: str) -> dict[str, Any]:
+    """Return the parameters of a step, of which those that are not `known` must have their defaults."""
+    params, defaults = step.get_params(), type(step)().get_params()
+    other = [f"{name}={value!r}" for name, value in params.items() if name not in known and value != defaults[name]]
+    if other:
+        raise NotCovered(f"{what} with {', '.join(other)}")
+    return dict(params)

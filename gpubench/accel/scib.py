@@ -1,4 +1,4 @@
-"""scib_metrics, apart from its silhouettes, with the numbers and types of the originals."""
+"""scib_metrics, and the silhouettes of scikit-learn, with the numbers and types of the originals."""
 
 from __future__ import annotations
 
@@ -8,39 +8,193 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench import metrics
-from gpubench.accel._inputs import column_reason, first_reason, is_categorical, matrix_reason
-from gpubench.accel.calls import Function, Start, dispatcher
-from gpubench.accel.patching import LocalName, Patch
-from gpubench.accel.silhouettes import BRAS_PATCH, defined
+from gpubench.accel.calls import (
+    Function,
+    LocalName,
+    NotCovered,
+    Patch,
+    Start,
+    check_column,
+    check_matrix,
+    dispatcher,
+    is_categorical,
+)
 from gpubench.accel.startup import collect_own_garbage
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn, Labels
+from gpubench.data import encode_labels
+from gpubench.metrics._metric import check_groups
+from gpubench.metrics.silhouette import silhouette_widths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import Engine
+    from gpubench.engines.base import Distance, Engine
+
+
+def _sklearn_samples(start: Start, X: Any, labels: Any, *, metric: Distance, kwds: dict[str, Any]) -> Any:
+    import pandas as pd
+
+    _check_distance(metric)
+    if kwds:
+        raise NotCovered(f"the parameters {', '.join(kwds)} of the distance")
+    X = np.asarray(X) if isinstance(X, list | tuple | pd.DataFrame) else X
+    check_matrix(X)
+    check_column(labels, lists=True)
+    dtype = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
+    # scikit-learn computes in the precision of X; float32 suffices once cells are centred, which leaves widths the same
+    cells = X - X.mean(axis=0) if metric == "euclidean" and X.dtype == np.float64 else X
+    return _widths(start(), cells, labels, metric).astype(dtype)
+
+
+def _widths(engine: Engine, X: Any, labels: Any, metric: Distance) -> NDArray[np.floating[Any]]:
+    encoded = encode_labels(labels, "labels", len(X))
+    check_groups(encoded)
+    return silhouette_widths(engine, engine.put(X), encoded.codes, metric=metric)
+
+
+def _check_distance(metric: Any) -> None:
+    if metric not in ("euclidean", "cosine"):
+        raise NotCovered(f"metric={metric!r}; gpubench has 'euclidean' and 'cosine'")
+
+
+def _silhouette_samples(
+    start: Start, X: Any, labels: Any, chunk_size: int, metric: Distance, between_cluster_distances: str
+) -> NDArray[np.float32]:
+    _check_silhouette(X, labels, chunk_size, metric, between_cluster_distances)
+    _check_categories(labels)
+    return _widths(start(), X, labels, metric).astype(np.float32)
+
+
+def _silhouette_label(
+    start: Start, X: Any, labels: Any, rescale: bool, chunk_size: int, metric: Distance
+) -> np.float32:
+    _check_silhouette(X, labels, chunk_size, metric)
+    _check_categories(labels)
+    score = float(metrics.silhouette_label(X, labels, metric=metric, engine=start()))
+    return np.float32(score if rescale else 2 * score - 1)
+
+
+def _silhouette_batch(
+    start: Start,
+    X: Any,
+    labels: Any,
+    batch: Any,
+    rescale: bool,
+    chunk_size: int,
+    metric: Distance,
+    between_cluster_distances: str,
+) -> np.float32:
+    # a category without cells does not change the mean over all other batches, which BRAS takes
+    is_bras = between_cluster_distances == "mean_other"
+    _check_silhouette(X, labels, chunk_size, metric, "nearest" if is_bras else between_cluster_distances)
+    check_column(batch, "batch")
+    if is_bras:
+        mixing = _defined(metrics.bras(X, labels, batch, metric=metric, engine=start()))
+    else:
+        mixing = _batch_mixing(start, X, labels, batch, metric)
+    return np.float32(mixing if rescale else 1 - mixing)
+
+
+def _bras(
+    start: Start, X: Any, labels: Any, batch: Any, chunk_size: int, metric: Distance, between_cluster_distances: str
+) -> np.float32:
+    return _silhouette_batch(start, X, labels, batch, True, chunk_size, metric, between_cluster_distances)
+
+
+def _batch_mixing(start: Start, X: Any, labels: Any, batch: Any, metric: Distance) -> float:
+    label = encode_labels(labels, "labels", len(X))
+    scored, skipping = _labels_of_batches(label, batch)
+    if not scored.any():
+        raise InputError("no label has two batches and more cells than batches")
+    if not skipping.any():
+        return float(metrics.silhouette_batch(X, labels, batch, metric=metric, engine=start()))
+    dispatcher.warn_once(
+        "scib_metrics.silhouette_batch",
+        "some labels lack a category of batch; scib-metrics counts them as perfectly mixed, and so does gpubench in its"
+        " place; give batch as strings for the score without",
+    )
+    mixed = float(skipping.sum())
+    if (scored & ~skipping).any():
+        rows = ~skipping[label.codes]
+        score = metrics.silhouette_batch(
+            X[rows], np.asarray(labels)[rows], np.asarray(batch)[rows], metric=metric, engine=start()
+        )
+        mixed += float(score) * (scored & ~skipping).sum()
+    return float(mixed / scored.sum())
+
+
+def _labels_of_batches(label: Labels, batch: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (L,) which labels have batches to compare, and which of them lack a category before their last one.
+
+    scib-metrics takes the distance to such a category as NaN, and the widths of all cells of the label as 0.
+    """
+    import pandas as pd
+
+    batches = encode_labels(batch, "batch", len(label))
+    codes = pd.Categorical(batch).codes if is_categorical(batch) else batches.codes
+    counts = np.zeros((label.n_classes, codes.max() + 1), np.int64)
+    np.add.at(counts, (label.codes, codes), 1)
+    n_batches = (counts > 0).sum(axis=1)
+    scored = (n_batches > 1) & (n_batches < counts.sum(axis=1))
+    last = counts.shape[1] - (counts[:, ::-1] > 0).argmax(axis=1)
+    return scored, scored & (last > n_batches) & is_categorical(batch)
+
+
+def _check_silhouette(X: Any, labels: Any, chunk_size: Any, metric: Any, between: Any = "nearest") -> None:
+    check_matrix(X)
+    check_column(labels)
+    _check_distance(metric)
+    if between != "nearest":
+        raise NotCovered(f"between_cluster_distances={between!r}; gpubench has 'nearest'")
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise NotCovered(f"chunk_size={chunk_size!r}")
+    if metric == "cosine" and not X.any(axis=1).all():  # NaN in scib-metrics
+        raise NotCovered("cells at the origin have no cosine")
+
+
+def _check_categories(labels: Any) -> None:
+    """Refuse a category without cells before the last one that occurs."""
+    import pandas as pd
+
+    if is_categorical(labels):
+        codes = pd.Categorical(labels).codes
+        if len(np.unique(codes)) <= codes.max(initial=-1):
+            raise NotCovered(
+                "labels has categories without cells, which scib-metrics counts; drop them for the score without"
+            )
+
+
+def _defined(score: float) -> float:
+    """Return a score as a float; raise InputError with its note where it is NaN."""
+    if np.isnan(score):
+        raise InputError(getattr(score, "note", "the score is undefined"))
+    return float(score)
 
 
 def _isolated_labels(
     start: Start, X: Any, labels: Any, batch: Any, rescale: bool, iso_threshold: int | None
 ) -> np.float32:
-    score = defined(metrics.isolated_labels(X, labels, batch, iso_threshold=iso_threshold, engine=start()))
+    check_matrix(X)
+    check_column(labels)
+    check_column(batch, "batch")
+    if is_categorical(labels) or is_categorical(batch):
+        raise NotCovered("categories, of which scib-metrics counts those without cells; give strings")
+    score = _defined(metrics.isolated_labels(X, labels, batch, iso_threshold=iso_threshold, engine=start()))
     return np.float32(score if rescale else 2 * score - 1)
-
-
-def _covers_isolated(X: Any, labels: Any, batch: Any) -> str | None:
-    reason = first_reason(matrix_reason(X), column_reason(labels), column_reason(batch, "batch"))
-    if reason is None and any(is_categorical(column) for column in (labels, batch)):
-        return "categories, of which scib-metrics counts those without cells; give strings"
-    return reason
 
 
 def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale: bool, kwargs: dict[str, Any]) -> Any:
     """Warn and return 0 where the score is below 0, as scib-metrics does."""
+    other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
+    if other:
+        raise NotCovered(f"the parameters {other}")
+    check_matrix(X_pre, "X_pre")
+    check_matrix(X_post, "X_post")
+    check_column(covariate)
     engine, categorical = start(), kwargs.get("categorical", False)
     before, after = (
-        defined(metrics.principal_component_regression(X, covariate, categorical=categorical, engine=engine))
+        _defined(metrics.principal_component_regression(X, covariate, categorical=categorical, engine=engine))
         for X in (X_pre, X_post)
     )
     if not scale:
@@ -49,36 +203,25 @@ def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale
         raise InputError("the covariate explains nothing of X_pre")
     if after > before:
         warnings.warn(
-            "PCR comparison is negative: the covariate explains more after integration; it is 0", stacklevel=5
+            "PCR comparison is negative: the covariate explains more after integration; it is 0", stacklevel=4
         )
         return 0
     return (before - after) / before
-
-
-def _covers_pcr(X_pre: Any, X_post: Any, covariate: Any, kwargs: dict[str, Any]) -> str | None:
-    other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
-    if other:
-        return f"the parameters {other}"
-    return first_reason(matrix_reason(X_pre, "X_pre"), matrix_reason(X_post, "X_post"), column_reason(covariate))
 
 
 def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
     """Find neighbours, exactly up to a few hundred thousand cells; each cell comes first among its own."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
+    check_matrix(X)
+    if not 2 <= n_neighbors <= len(X):
+        raise NotCovered(f"n_neighbors={n_neighbors} of {len(X):,} cells")
     engine = start(exact=False)
     knn = engine.knn(engine.put(X), n_neighbors - 1)
     n = len(X)
     indices = np.column_stack([np.arange(n, dtype=np.int32), engine.to_host(knn.indices)])
     distances = np.column_stack([np.zeros(n, np.float32), engine.to_host(knn.distances)])
     return NeighborsResults(indices=indices, distances=distances)
-
-
-def _covers_pynndescent(X: Any, n_neighbors: Any) -> str | None:
-    reason = matrix_reason(X)
-    if reason is None and not 2 <= n_neighbors <= len(X):
-        return f"n_neighbors={n_neighbors} of {len(X):,} cells"
-    return reason
 
 
 def _lisi_knn(start: Start, X: Any, labels: Any, perplexity: float | None) -> NDArray[np.float32]:
@@ -99,34 +242,23 @@ def _clisi_knn(start: Start, X: Any, labels: Any, perplexity: float | None, scal
 
 def _lisi(start: Start, X: Any, labels: Any, perplexity: float | None) -> tuple[NDArray[np.float64], int]:
     """Return the index of each cell, and the number of labels; the default perplexity is a third of the columns."""
+    _check_neighbors(X, self_needed=False)  # LISI ignores the cell itself among its neighbours
+    n_labels = _count_labels(labels)
     engine = start()
     used = X.indices.shape[1] // 3 if perplexity is None else float(perplexity)
-    lisi = metrics.lisi_knn(_to_knn(engine, X), labels, perplexity=used, engine=engine)
-    return lisi, len(np.unique(labels))
-
-
-def _covers_lisi(X: Any, labels: Any) -> str | None:
-    # LISI ignores the cell itself among its neighbours
-    return first_reason(_neighbors_reason(X, self_needed=False), _several_reason(labels, "labels"))
-
-
-def _covers_ilisi(X: Any, batches: Any) -> str | None:
-    return _covers_lisi(X, batches)
+    return metrics.lisi_knn(_to_knn(engine, X), labels, perplexity=used, engine=engine), n_labels
 
 
 def _kbet(
     start: Start, X: Any, batches: Any, alpha: float
 ) -> tuple[np.float64, NDArray[np.float32], NDArray[np.float32]]:
     """Return the acceptance rate, the statistics and the p-values."""
+    _check_neighbors(X)  # kBET counts a cell among its own neighbours
+    _count_labels(batches, "batches")
     engine = start()
     tests = metrics.kbet_tests(_to_knn(engine, X), batches, engine=engine)
     p_values = tests.p_values.astype(np.float32)
     return (p_values >= alpha).mean(), tests.statistics.astype(np.float32), p_values
-
-
-def _covers_kbet(X: Any, batches: Any) -> str | None:
-    # kBET counts a cell among its own neighbours
-    return first_reason(_neighbors_reason(X), _several_reason(batches, "batches"))
 
 
 def _kbet_per_label(
@@ -134,6 +266,9 @@ def _kbet_per_label(
 ) -> Any:
     import pandas as pd
 
+    _check_neighbors(X)
+    _count_labels(batches, "batches")
+    check_column(labels)
     engine = start()
     values, codes = np.unique(np.asarray(labels), return_inverse=True)
     label = Labels(codes.astype(np.int32), tuple(map(str, values)), "labels")
@@ -151,24 +286,21 @@ def _kbet_per_label(
     return (mean, table) if return_df else mean
 
 
-def _covers_kbet_per_label(X: Any, batches: Any, labels: Any) -> str | None:
-    return first_reason(_covers_kbet(X, batches), column_reason(labels))
-
-
 def _graph_connectivity(start: Start, X: Any, labels: Any) -> np.float64:
+    _check_neighbors(X, self_needed=False)  # a loop connects nothing
+    check_column(labels)
     engine = start()
     return np.float64(metrics.graph_connectivity(_to_knn(engine, X), labels, engine=engine))
-
-
-def _covers_connectivity(X: Any, labels: Any) -> str | None:
-    # a loop connects nothing, so the cell itself may be among its neighbours or not
-    return first_reason(_neighbors_reason(X, self_needed=False), column_reason(labels))
 
 
 def _nmi_ari_leiden(
     start: Start, X: Any, labels: Any, optimize_resolution: bool, resolution: float, n_jobs: int, seed: int
 ) -> dict[str, Any]:
     """Return the agreement with the clusters of the best resolution, or of the given one."""
+    if not isinstance(seed, int):
+        raise NotCovered(f"seed={seed!r}; gpubench needs a number")
+    _check_neighbors(X)  # UMAP's graph counts a cell among its own neighbours
+    check_column(labels)
     engine = start(seed=seed)
     knn = _to_knn(engine, X)
     if optimize_resolution:
@@ -177,22 +309,12 @@ def _nmi_ari_leiden(
     return _agreement(engine, labels, engine.leiden(engine.fuzzy_graph(knn), resolution))
 
 
-def _covers_leiden(X: Any, labels: Any, seed: Any) -> str | None:
-    if not isinstance(seed, int):
-        return f"seed={seed!r}; gpubench needs a number"
-    # UMAP's graph counts a cell among its own neighbours
-    return first_reason(_neighbors_reason(X), column_reason(labels))
-
-
 def _nmi_ari_kmeans(start: Start, X: Any, labels: Any) -> dict[str, Any]:
     """Return the agreement with as many k-means clusters as there are labels."""
+    check_matrix(X)
+    n_clusters = _count_labels(labels)
     engine = start()
-    n_clusters = len(np.unique(labels))
     return _agreement(engine, labels, metrics.kmeans_clusters(X, n_clusters, engine=engine))
-
-
-def _covers_kmeans(X: Any, labels: Any) -> str | None:
-    return first_reason(matrix_reason(X), _several_reason(labels, "labels"))
 
 
 def _agreement(engine: Engine, labels: Any, clusters: Any) -> dict[str, Any]:
@@ -202,22 +324,25 @@ def _agreement(engine: Engine, labels: Any, clusters: Any) -> dict[str, Any]:
     }
 
 
-def _several_reason(labels: Any, name: str) -> str | None:
-    reason = column_reason(labels, name)
-    return f"{name} has one value" if reason is None and len(np.unique(labels)) < 2 else reason
+def _count_labels(labels: Any, name: str = "labels") -> int:
+    """Return the number of distinct values, at least two."""
+    check_column(labels, name)
+    n_labels = len(np.unique(labels))
+    if n_labels < 2:
+        raise NotCovered(f"{name} has one value")
+    return n_labels
 
 
-def _neighbors_reason(X: Any, *, self_needed: bool = True) -> str | None:
+def _check_neighbors(X: Any, *, self_needed: bool = True) -> None:
     indices, distances = getattr(X, "indices", None), getattr(X, "distances", None)
     if not isinstance(indices, np.ndarray) or not isinstance(distances, np.ndarray) or indices.ndim != 2:
-        return f"X is a {type(X).__name__} without arrays of neighbours"
+        raise NotCovered(f"X is a {type(X).__name__} without arrays of neighbours")
     n, k = indices.shape
     if k < 3 or indices.dtype.kind not in "iu" or indices.min() < 0 or indices.max() >= n:
-        return "X lacks neighbours"
+        raise NotCovered("X lacks neighbours")
     times = (indices == np.arange(n)[:, None]).sum(axis=1)
-    if (times == 1).all() or (not self_needed and (times == 0).all()):
-        return None
-    return "a cell is not once among its own neighbours"
+    if (times != 1).any() and (self_needed or times.any()):
+        raise NotCovered("a cell is not once among its own neighbours")
 
 
 def _to_knn(engine: Engine, X: Any) -> Knn:
@@ -233,29 +358,37 @@ def _to_knn(engine: Engine, X: Any) -> Knn:
     return Knn(xp.asarray(indices, dtype=np.int32), xp.asarray(distances, dtype=np.float32))
 
 
-def _patch(module: str, attribute: str, ours: Function, covers: Function) -> Patch:
-    return Patch(f"scib_metrics.metrics.{module}", attribute, ours, covers, f"scib_metrics.{attribute}")
+def _patch(module: str, attribute: str, ours: Function, package: str = "scib_metrics") -> Patch:
+    """Return the patch of a function that users know by the name `package`.`attribute`."""
+    return Patch(module, attribute, ours, f"{package}.{attribute}")
 
 
+SKLEARN_PATCHES = (
+    # which silhouette_score calls
+    _patch("sklearn.metrics.cluster._unsupervised", "silhouette_samples", _sklearn_samples, "sklearn.metrics"),
+)
+# czbenchmarks uses these as well
+SILHOUETTE_PATCHES = (
+    _patch("scib_metrics.utils._silhouette", "silhouette_samples", _silhouette_samples, "scib_metrics.utils"),
+    _patch("scib_metrics.metrics._silhouette", "silhouette_label", _silhouette_label),
+    _patch("scib_metrics.metrics._silhouette", "silhouette_batch", _silhouette_batch),
+)
 PATCHES = (
-    Patch(
-        "scib_metrics.nearest_neighbors._pynndescent",
-        "pynndescent",
-        _pynndescent,
-        _covers_pynndescent,
-        "scib_metrics.nearest_neighbors.pynndescent",
+    *SILHOUETTE_PATCHES,
+    _patch(
+        "scib_metrics.nearest_neighbors._pynndescent", "pynndescent", _pynndescent, "scib_metrics.nearest_neighbors"
     ),
-    BRAS_PATCH,
-    _patch("_isolated_labels", "isolated_labels", _isolated_labels, _covers_isolated),
-    _patch("_lisi", "lisi_knn", _lisi_knn, _covers_lisi),
-    _patch("_lisi", "ilisi_knn", _ilisi_knn, _covers_ilisi),
-    _patch("_lisi", "clisi_knn", _clisi_knn, _covers_lisi),
-    _patch("_kbet", "kbet", _kbet, _covers_kbet),
-    _patch("_kbet", "kbet_per_label", _kbet_per_label, _covers_kbet_per_label),
-    _patch("_graph_connectivity", "graph_connectivity", _graph_connectivity, _covers_connectivity),
-    _patch("_nmi_ari", "nmi_ari_cluster_labels_leiden", _nmi_ari_leiden, _covers_leiden),
-    _patch("_nmi_ari", "nmi_ari_cluster_labels_kmeans", _nmi_ari_kmeans, _covers_kmeans),
-    _patch("_pcr_comparison", "pcr_comparison", _pcr_comparison, _covers_pcr),
+    _patch("scib_metrics.metrics._silhouette", "bras", _bras),
+    _patch("scib_metrics.metrics._isolated_labels", "isolated_labels", _isolated_labels),
+    _patch("scib_metrics.metrics._lisi", "lisi_knn", _lisi_knn),
+    _patch("scib_metrics.metrics._lisi", "ilisi_knn", _ilisi_knn),
+    _patch("scib_metrics.metrics._lisi", "clisi_knn", _clisi_knn),
+    _patch("scib_metrics.metrics._kbet", "kbet", _kbet),
+    _patch("scib_metrics.metrics._kbet", "kbet_per_label", _kbet_per_label),
+    _patch("scib_metrics.metrics._graph_connectivity", "graph_connectivity", _graph_connectivity),
+    _patch("scib_metrics.metrics._nmi_ari", "nmi_ari_cluster_labels_leiden", _nmi_ari_leiden),
+    _patch("scib_metrics.metrics._nmi_ari", "nmi_ari_cluster_labels_kmeans", _nmi_ari_kmeans),
+    _patch("scib_metrics.metrics._pcr_comparison", "pcr_comparison", _pcr_comparison),
     LocalName("scib_metrics.benchmark._core", "Benchmarker.prepare", collect_own_garbage),
     LocalName("scib_metrics.benchmark._core", "Benchmarker.benchmark", collect_own_garbage),
 )

@@ -32,31 +32,25 @@ def lazy_imports(importer: str) -> Iterator[None]:
     if not module or module in sys.modules or find_spec(module.partition(".")[0]) is None:
         yield
         return
-    stand_in = _LazyModule(module, name)
+    stand_in = ModuleType(module, f"Stand-in for {module} until it is needed.")
+
+    def remove() -> None:
+        """Let the next import find the real module."""
+        if sys.modules.get(module) is stand_in:
+            del sys.modules[module]
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):  # the import system looks for such names in every module
+            raise AttributeError(attribute)
+        remove()
+        return _load(module, attribute)
+
+    vars(stand_in).update({name: _LazyName(module, name), "__getattr__": load})
     sys.modules[module] = stand_in
     try:
         yield
     finally:
-        stand_in.remove()
-
-
-class _LazyModule(ModuleType):
-    """A module with one function, which imports the real module when it is called."""
-
-    def __init__(self, module: str, name: str) -> None:
-        super().__init__(module, f"Stand-in for {module} until it is needed.")
-        setattr(self, name, _LazyName(module, name))
-
-    def remove(self) -> None:
-        """Let the next import find the real module."""
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the import system looks for such names in every module
-            raise AttributeError(name)
-        self.remove()
-        return getattr(import_module(self.__name__), name)
+        remove()
 
 
 class _LazyName:

@@ -2,7 +2,7 @@
 
 from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels
-from gpubench.data.expression.baseline import Baseline, expression_baseline, pca_baseline
+from gpubench.data.expression import Baseline, expression_baseline, pca_baseline
 from gpubench.data.matrices import DeviceRows, FiniteCheck, Rows, StackedRows, as_rows, read_rows
 from gpubench.data.perturbation.predictions import PerturbationData, read_perturbation
 from gpubench.data.perturbation.prepare import prepare_perturbation

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.errors import InputError
-from gpubench.data.formats.arrays import NpyRows, ParquetRows
-from gpubench.data.formats.containers import open_hdf5, open_zarr
-from gpubench.data.formats.stored_matrices import stored_rows
+from gpubench.data._formats.arrays import NpyRows, ParquetRows
+from gpubench.data._formats.stores import open_hdf5, open_zarr, stored_rows
 from gpubench.data.matrices import comes_from
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import File, Url
+from gpubench.data.urls import File, Url, reading
 
 if TYPE_CHECKING:
     from gpubench.data.matrices import Rows
@@ -61,12 +59,7 @@ class Location:
 
 
 def find_location(rows: Rows) -> Location | None:
-    """Return where rows are stored; None if they are in memory, or stored in a layout that has no location.
-
-    Parameters
-    ----------
-    rows : as `as_rows` returns them
-    """
+    """Return where rows are stored; None if they are in memory, or stored in a layout that has no location."""
     if isinstance(rows, np.memmap):
         return _memmap_location(rows)
     file = getattr(rows, "file", None)

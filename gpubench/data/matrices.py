@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.core.types import RowSource
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import File
+from gpubench.data.urls import File, reading
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 
@@ -99,16 +98,8 @@ def is_on_device(x: Any) -> bool:
 def to_host(x: Any, name: str) -> NDArray[Any]:
     """Return `x` as a NumPy array of the same shape and dtype; a view where the memory can be shared.
 
-    Parameters
-    ----------
-    x : NumPy array or memmap, torch tensor (any device, requiring grad or not), CuPy array, an object that has
-        `__array__` or exports DLPack, or nested lists
-    name : the argument that messages name
-
-    Raises
-    ------
-    InputError
-        Not an array, masked values, lists of uneven length, or memory that cannot be copied to the host.
+    `x` is a NumPy array or memmap, torch tensor (any device, requiring grad or not), CuPy array, an object that has
+    `__array__` or exports DLPack, or nested lists.
     """
     if "numpy.ma" in sys.modules and isinstance(x, np.ma.MaskedArray):  # importing numpy.ma takes a while
         n_masked = int(np.count_nonzero(np.ma.getmaskarray(x)))

@@ -13,13 +13,12 @@ import numpy as np
 
 from gpubench.core.errors import InputError, close_matches, nearest, quoted
 from gpubench.core.types import Dataset, Labels
+from gpubench.data._formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
+from gpubench.data._formats.arrays import DelimitedTable, NpzArchive, ParquetTable, open_matrix_table, open_npy, stem
+from gpubench.data._formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.columns import check_length, count_values, encode_labels
-from gpubench.data.formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
-from gpubench.data.formats.arrays import DelimitedTable, NpzArchive, ParquetTable, open_matrix_table, open_npy, stem
-from gpubench.data.formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.matrices import Rows, as_rows, comes_from, read_rows
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import file_of, is_url, shown
+from gpubench.data.urls import file_of, is_url, reading, shown
 
 
 def load_anndata(path: Path, *, backed: bool = False) -> Any:
@@ -132,15 +131,9 @@ def read(
 def split_embeddings(
     embeddings: str | Sequence[Any] | Mapping[str, Any] | None,
 ) -> tuple[list[str] | None, dict[str, Any]]:
-    """Separate keys of the data from embedding files and matrices.
+    """Split what `read` takes as embeddings into keys, None for the default, and name -> file or matrix.
 
-    Parameters
-    ----------
-    embeddings : as in `read`
-
-    Returns
-    -------
-    The keys, or None for the default; and name -> file or matrix. A file without a name is named by its stem.
+    A file without a name is named by its stem.
     """
     if embeddings is None:
         return None, {}
@@ -333,13 +326,7 @@ def _check_same_cells(name: str, path: str, file: Source, data: Source) -> None:
 
 
 def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:
-    """Open a file that has one embedding.
-
-    Parameters
-    ----------
-    name : of the embedding, for messages about its values
-    argument : names the file in messages
-    """
+    """Open a file that has one embedding; messages call its values `name`, and the file `argument`."""
     with reading_source(path):
         file = open_source(path, argument)
         return file, as_rows(file.embedding(file.choose(None)[0]), name)

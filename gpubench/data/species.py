@@ -10,8 +10,8 @@ import numpy as np
 
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.types import Dataset
+from gpubench.data._formats.arrays import stem
 from gpubench.data.columns import CategoricalColumn, encode_labels
-from gpubench.data.formats.arrays import stem
 from gpubench.data.matrices import Rows, StackedRows, as_rows
 from gpubench.data.read import is_file_name, open_matrix, read, split_embeddings
 from gpubench.data.urls import file_of

@@ -1,10 +1,14 @@
-"""Files behind URLs, opened by fsspec. Credentials in a URL are never shown."""
+"""Files behind URLs, opened by fsspec, and the errors of reading any file. Credentials in a URL are never shown."""
 
 from __future__ import annotations
 
 import io
 import re
 import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,7 +40,21 @@ _PACKAGE_ERRORS = {
 }
 """Errors of the packages below fsspec that are not subclasses of Python's own."""
 
-_IDENTITY = (
+# Raised by h5py, zarr, NumPy and Arrow for bytes that are missing or cannot be decoded, and for invalid metadata.
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_IDENTITY = [
     "ETag",
     "etag",
     "generation",
@@ -46,7 +64,7 @@ _IDENTITY = (
     "Last-Modified",
     "mtime",
     "created",
-)
+]
 """Keys under which file systems report what identifies a version of a file."""
 
 _FORBIDDEN = (401, 403)
@@ -101,7 +119,7 @@ class Url:
 
     def redact(self, text: str) -> str:
         """Return a text without the credentials of this URL, and without those in any URL that the text contains."""
-        text = redacted(text)
+        text = _redacted(text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -177,7 +195,7 @@ class Url:
         fs, path = self._opened
         try:
             info: dict[str, Any] = fs.info(path)
-        except with_network_errors(OSError, ValueError) as error:
+        except _with_network_errors(OSError, ValueError) as error:
             cause = error.__cause__ or error
             status = getattr(cause, "status", None) or getattr(cause, "code", None)
             if isinstance(error, PermissionError) or status in _FORBIDDEN:
@@ -268,15 +286,58 @@ def shown(given: Any) -> str:
     >>> shown("https://me:password@host/cells.h5ad?token=1234")
     'https://host/cells.h5ad'
     """
-    return redacted(str(given)) if is_url(given) else str(given)
+    return _redacted(str(given)) if is_url(given) else str(given)
 
 
-def redacted(text: str) -> str:
+def _redacted(text: str) -> str:
     """Return a text without the credentials in its URLs."""
     return _USER.sub("", _QUERY.sub(r"\1", text))
 
 
-def with_network_errors(*kinds: type[Exception]) -> tuple[type[Exception], ...]:
+def _with_network_errors(*kinds: type[Exception]) -> tuple[type[Exception], ...]:
     """Return these exceptions and those of the packages below fsspec that have been imported."""
     modules = ((sys.modules[name], raised) for name, raised in _PACKAGE_ERRORS.items() if name in sys.modules)
     return (*kinds, *(getattr(module, name) for module, raised in modules for name in raised))
+
+
+@contextmanager
+def reading(what: object, file: File | None = None) -> Iterator[None]:
+    """Turn an error while `what` is read into an `InputError` that names it.
+
+    Where `what` is only a part of a file, `file` is that file; credentials of a URL are removed from messages.
+    """
+    url = what if file is None else file
+    redact = url.redact if isinstance(url, Url) else _redacted
+    try:
+        yield
+    except InputError:
+        raise
+    except _with_network_errors(*_DAMAGED, MemoryError) as error:
+        raise InputError(f"{what} {_fault(error, redact)}") from (None if _shows_secrets(error, redact) else error)
+
+
+def _fault(error: Exception, redact: Callable[[str], str]) -> str:
+    """Return the fault and its remedy."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist; check the path"
+    if isinstance(error, PermissionError):
+        return "cannot be read: permission denied; ask its owner for access, or copy it"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; give a file, or a zarr store"
+    reason = redact(" ".join(str(error).split()))
+    if isinstance(error, MemoryError):
+        return (
+            f"does not fit into memory ({reason or 'none is free'}); use fewer cells, or copy it again if it is damaged"
+        )
+    if "range requests" in reason:  # the words of fsspec
+        return "is on a server that does not serve parts of files; put simplecache:: before the URL, or download it"
+    return f"cannot be read ({reason or type(error).__name__}); if it is damaged, copy or download it again"
+
+
+def _shows_secrets(error: BaseException | None, redact: Callable[[str], str]) -> bool:
+    """Whether a traceback of the error and its causes would show credentials of a URL."""
+    while error is not None:
+        if redact(str(error)) != str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -135,21 +135,8 @@ def check(path: Path, entry: CatalogueEntry, stat: RemoteStat, advance: Callable
 
     An object that was uploaded to S3 in parts has the ETag md5(md5(part 1) md5(part 2) ...)-n.
 
-    Parameters
-    ----------
-    path : the file
-    entry : its catalogue entry
-    stat : as the server described it
-    advance : called with the number of bytes read so far
-
-    Returns
-    -------
-    SHA-256 of the file, and how it was verified (see `CacheRecord.checked`).
-
-    Raises
-    ------
-    CorruptFile
-        A checksum differs; the message says which.
+    Returns its SHA-256 and how it was verified (see `CacheRecord.checked`); raises `CorruptFile` if a checksum differs.
+    `advance` receives the number of bytes read so far.
     """
     sha256, md5s = _hash_file(path, stat.part_size if stat.md5 else None, advance)
     if entry.sha256 is not None and sha256 != entry.sha256:

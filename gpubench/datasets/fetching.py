@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO
@@ -87,13 +87,7 @@ def fetch(
 
 
 class _Download:
-    """The download of one file into the cache.
-
-    Parameters
-    ----------
-    entry, listener : as in `fetch`
-    path : of the file in the cache
-    """
+    """The download of one file into the cache."""
 
     def __init__(self, entry: CatalogueEntry, path: Path, listener: Listener | None) -> None:
         assert entry.path is not None
@@ -105,23 +99,18 @@ class _Download:
     def lock(self) -> IO[bytes]:
         """Become the only process that writes this file, until the lock is closed or the process ends."""
         lock = self._path.with_name(f"{self._path.name}.lock")
-        try:
+        with suppress(BlockingIOError):
             return lock_file(lock)
-        except BlockingIOError:
-            with self._stage("wait for", 0):
-                while True:
-                    time.sleep(_LOCK_POLL_S)
-                    try:
-                        return lock_file(lock)
-                    except BlockingIOError:
-                        continue
+        with self._stage("wait for", 0):
+            while True:
+                time.sleep(_LOCK_POLL_S)
+                with suppress(BlockingIOError):
+                    return lock_file(lock)
 
     def run(self, known: CacheRecord | None) -> CacheRecord:
         """Download, check and rename the file; start over once if it changes on the server or arrives corrupt.
 
-        Parameters
-        ----------
-        known : record of the version in the cache, which is not fetched again if the server has no other
+        The `known` version in the cache is not fetched again if the server has no other.
         """
         remote, entry = RemoteFile(self._address), self._entry
         problem = ""
@@ -183,13 +172,7 @@ class _Download:
         return part
 
     def _fill(self, part: Path, remote: RemoteFile, stat: RemoteStat) -> None:
-        """Append to a part until it has the size of the file; any byte received resets the count of failures.
-
-        Raises
-        ------
-        FileChanged
-            The server has another version, or the part is longer than the file.
-        """
+        """Append to a part until it has the size of the file; any byte received resets the count of failures."""
         size = part.stat().st_size if part.exists() else 0
         if size > stat.size:
             raise FileChanged(self._address)

@@ -39,22 +39,9 @@ class RunData:
 def look_up(given: RunData, *, obs: Any, listener: Listener | None) -> RunData:
     """Replace the names of datasets by their files, and fetch those that are not in the cache.
 
-    Parameters
-    ----------
-    given : as the user wrote it. A text is the name of a dataset if no file has that name and it has neither a folder
-        nor a suffix.
-    obs : a table of the user's, whose columns then take precedence over the catalogue's
-    listener : receives the progress of downloads, in bytes
-
-    Returns
-    -------
-    `given` itself if no dataset is named. Columns that the user gave stay. Of several datasets, one for each species,
-    the organisms are the species, unless there is a column of species.
-
-    Raises
-    ------
-    InputError
-        A name that no catalogue has, and what `gpubench.datasets.fetch` raises.
+    Columns that the user gave stay, and those of a table `obs` of the user's take precedence over the catalogue's. Of
+    several datasets, one for each species, the organisms are the species, unless there is a column of species. If no
+    dataset is named, `given` itself is returned. `listener` receives the progress of downloads, in bytes.
     """
     if isinstance(given.data, str):
         if not is_dataset_name(given.data):

@@ -35,10 +35,7 @@ _HEADERS = {"Accept-Encoding": "identity"}
 class TransientError(Exception):
     """A failure that may pass, such as a cut connection or a busy server.
 
-    Attributes
-    ----------
-    answered : whether the server responded
-    wait_s : seconds to wait, as the server asked in Retry-After
+    `answered` is whether the server responded, `wait_s` how many seconds it asked to wait in Retry-After.
     """
 
     def __init__(self, message: str, *, answered: bool = True, wait_s: float = 0.0) -> None:
@@ -70,11 +67,9 @@ class RemoteStat:
 
 
 class RemoteFile:
-    """A file on a server.
+    """A file at s3://bucket/key or an http(s) URL.
 
-    Parameters
-    ----------
-    address : s3://bucket/key, or an http(s) URL
+    Its methods raise `TransientError` for a failure that may pass, `InputError` for no permission or no such file.
     """
 
     def __init__(self, address: str) -> None:
@@ -85,15 +80,7 @@ class RemoteFile:
         self._session = requests.Session()
 
     def stat(self) -> RemoteStat:
-        """Request size and ETag.
-
-        Raises
-        ------
-        TransientError
-            No response, or one that may be better later.
-        InputError
-            No permission, no such file, an unknown length.
-        """
+        """Request size and ETag."""
         head = self._head()
         if "Content-Length" not in head:
             raise InputError(
@@ -115,14 +102,8 @@ class RemoteFile:
     def read(self, start: int, stat: RemoteStat) -> Iterator[bytes]:
         """Yield the file in blocks, from byte `start` on.
 
-        Raises
-        ------
-        FileChanged
-            The file is no longer the one of `stat`; nothing was yielded.
-        TransientError
-            The connection was cut, or the server is busy; the blocks yielded so far are valid.
-        InputError
-            No permission, no such file.
+        If it is no longer the one of `stat`, raise `FileChanged` before the first block. After a `TransientError` the
+        blocks yielded so far are valid.
         """
         import urllib3
 

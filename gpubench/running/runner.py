@@ -19,7 +19,7 @@ from gpubench.tasks._task import Task, TaskInput, with_note
 if TYPE_CHECKING:
     from gpubench.core.scores import MetricResult
     from gpubench.core.types import Array
-    from gpubench.data.expression.baseline import Baseline
+    from gpubench.data.expression import Baseline
     from gpubench.running.prepare import Prepared
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpubench.core.errors import quoted
 from gpubench.core.scores import MEAN, MetricResult, Score
-from gpubench.data.expression.matrix import check_finite
+from gpubench.data.expression import check_finite
 from gpubench.data.matrices import FiniteCheck
 from gpubench.data.perturbation.predictions import PerturbationData, PerturbedCondition
 from gpubench.metrics.correlation import spearman_correlation

@@ -249,9 +249,7 @@ def test_pytest_plugin_installs_and_reports(tmp_path: Path) -> None:
 
 def test_engine_is_exact_unless_the_original_approximates() -> None:
     accel.install([], engine="cpu")
-    (exact, approximate), ours = dispatcher.run(
-        "two engines", lambda: None, lambda start: (start(seed=7), start(exact=False)), list
-    )
+    (exact, approximate), ours = dispatcher.run("two engines", lambda start: (start(seed=7), start(exact=False)), list)
     assert ours
     assert (exact.policy.max_exact_pair_dims, exact.policy.knn_method, exact.seed) == (np.inf, "exact", 7)
     assert approximate.policy.knn_method == "auto"

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpubench.core.errors import InputError
-from gpubench.data.formats import arrays
-from gpubench.data.formats.arrays import ParquetRows
+from gpubench.data._formats import arrays
+from gpubench.data._formats.arrays import ParquetRows
 
 X = np.arange(60.0).reshape(20, 3)
 

@@ -15,9 +15,15 @@ from stores import WRITERS
 
 from gpubench.core.errors import InputError
 from gpubench.data import as_rows, expression_baseline, pca_baseline
-from gpubench.data.expression import matrix as expression_module
-from gpubench.data.expression.baseline import highly_variable_genes, normalized_dispersions, principal_components
-from gpubench.data.expression.matrix import log_normalized, measure_depth, read_expression
+from gpubench.data import expression as expression_module
+from gpubench.data.expression import (
+    highly_variable_genes,
+    log_normalized,
+    measure_depth,
+    normalized_dispersions,
+    principal_components,
+    read_expression,
+)
 
 
 def make_counts(n: int = 150, n_genes: int = 400, seed: int = 0) -> np.ndarray:
@@ -95,7 +101,7 @@ def test_components_of_wide_and_tall_matrices_match(shape: tuple[int, int]) -> N
 
 
 def test_pca_baseline_is_bitwise_equal_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubench.data.expression.baseline._TILE", 16)
+    monkeypatch.setattr("gpubench.data.expression._TILE", 16)
     counts = make_counts(300, 90)
     one, three = (pca_baseline(counts, n_components=12, threads=threads).rows for threads in (1, 3))
     assert_array_equal(one, three)

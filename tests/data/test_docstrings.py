@@ -9,7 +9,7 @@ import pytest
 
 MODULES = (
     "columns",
-    "expression.baseline",
+    "expression",
     "matrices",
     "perturbation.predictions",
     "perturbation.prepare",

@@ -21,8 +21,7 @@ from gpubench.core.checkpoint import Checkpoint
 from gpubench.core.errors import InputError
 from gpubench.data import fingerprint, read, read_rows
 from gpubench.data.locations import find_location
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import Url, shown
+from gpubench.data.urls import Url, reading, shown
 from gpubench.running.batch import is_complete, output_of, score_run
 from gpubench.running.output import Output
 from gpubench.running.run_file import read_run_file

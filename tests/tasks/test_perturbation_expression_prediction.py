@@ -17,7 +17,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.data import PerturbationData, prepare_perturbation, read_perturbation
-from gpubench.data.expression import matrix as expression_module
+from gpubench.data import expression as expression_module
 from gpubench.data.perturbation.prepare import Preparation
 from gpubench.engines.base import Engine
 from gpubench.tasks import TASKS, Options, TaskInput

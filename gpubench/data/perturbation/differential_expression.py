@@ -43,18 +43,12 @@ def differential_expression(
     x : (n, g) log(1 + normalised counts)
     codes : (n,) condition of each cell, in [0, n_codes)
     control : the code of the controls; every code has at least one cell
-    tie_correct : reduce the variance of the rank sum for equal values; without it the test has little power for genes
-        with many zeros
+    tie_correct : reduce the variance of the rank sum for equal values, which scanpy does not by default; without it the
+        test has little power for genes with many zeros
 
     Returns
     -------
-    DifferentialExpression
-        One row for each code but `control`, in ascending order.
-
-    Notes
-    -----
-    Agrees with scanpy's `rank_genes_groups(method="wilcoxon", reference=control)`, which does not correct for ties by
-    default.
+    One row for each code but `control`, ascending, as scanpy's `rank_genes_groups(method="wilcoxon")` has them.
     """
     from scipy.special import ndtr
 
@@ -74,14 +68,7 @@ def rank_sum_scores(
     sorting: once for each gene, for any number of conditions. sigma^2 = n m (N + 1) / 12, N = n + m, less the share
     sum (t^3 - t) / (N^3 - N) over groups of t equal values if `tie_correct`.
 
-    Parameters
-    ----------
-    x : (n, g), no zeros stored
-    codes, control, n_codes : as in `differential_expression`
-
-    Returns
-    -------
-    (n_codes - 1, g) float64; 0 where all values are equal.
+    `x` is (n, g) without stored zeros. Returns (n_codes - 1, g) float64; 0 where all values are equal.
 
     References
     ----------
@@ -128,7 +115,8 @@ def _count_pairs(
     ties += _cubes(zeros + control_zeros)
     # Where b treated values equal a control values, the ties of the a values alone are counted already.
     order = np.lexsort((treated, treated_codes))
-    starts = _run_starts(treated_codes[order], treated[order])
+    codes, values = treated_codes[order], treated[order]
+    starts = np.flatnonzero(np.r_[len(codes) > 0, (codes[1:] != codes[:-1]) | (values[1:] != values[:-1])])
     sizes = np.diff(np.append(starts, len(order)))
     run_first = order[starts]
     equal_controls = (last - first)[run_first]
@@ -143,11 +131,6 @@ def _sum_by_code(values: NDArray[np.float64], codes: NDArray[np.int32], n_codes:
 def _cubes(sizes: NDArray[Any]) -> NDArray[np.float64]:
     t = np.asarray(sizes, np.float64)
     return t**3 - t
-
-
-def _run_starts(codes: NDArray[np.int32], values: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the start of each run of equal (code, value)."""
-    return np.flatnonzero(np.r_[len(codes) > 0, (codes[1:] != codes[:-1]) | (values[1:] != values[:-1])])
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.types import check_seed
-from gpubench.data.expression.matrix import Expression, index_names, read_expression
+from gpubench.data.expression import Expression, index_names, read_expression
 from gpubench.data.perturbation.prepare import derive_truth
 from gpubench.data.perturbation.truth import CONTROL_MAP_KEY, Criteria, Truth, read_truth
 
@@ -105,12 +105,6 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
     """Find the masked genes and the paired cells of each condition in the predictions.
 
     A pair needs both of its cells. Missing genes and pairs are left out and noted.
-
-    Raises
-    ------
-    InputError
-        The predictions have no names, a name occurs twice, they share no cell or no gene with the dataset, or a
-        condition has no control map.
     """
     row_of = index_names(predictions.cells, "cells", predictions.name)
     column_of = index_names(predictions.genes, "genes", predictions.name)

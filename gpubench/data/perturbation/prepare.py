@@ -15,8 +15,9 @@ import numpy as np
 
 from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.types import Labels, check_seed
+from gpubench.data._formats.stores import open_zarr
 from gpubench.data.columns import encode_labels
-from gpubench.data.expression.matrix import (
+from gpubench.data.expression import (
     Expression,
     index_names,
     log_normalized,
@@ -24,7 +25,6 @@ from gpubench.data.expression.matrix import (
     read_expression,
     to_csr,
 )
-from gpubench.data.formats.containers import open_zarr
 from gpubench.data.perturbation.differential_expression import differential_expression
 from gpubench.data.perturbation.truth import (
     CONDITION,
@@ -36,7 +36,7 @@ from gpubench.data.perturbation.truth import (
     select_truth,
 )
 from gpubench.data.read import read
-from gpubench.data.read_errors import reading
+from gpubench.data.urls import reading
 
 if TYPE_CHECKING:
     import h5py
@@ -66,12 +66,7 @@ class Preparation:
 
 
 def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_correct: bool = True) -> Preparation:
-    """Test each condition against all controls, and pair its cells with controls.
-
-    Parameters
-    ----------
-    source, condition, control, seed, tie_correct : as in `prepare_perturbation`
-    """
+    """Test each condition against all controls, and pair its cells with controls; see `prepare_perturbation`."""
     import pandas as pd
 
     seed = check_seed(seed)
@@ -118,10 +113,8 @@ def draw_control_map(
 ) -> tuple[dict[str, dict[str, str]], str]:
     """Pair each treated cell with a control; the controls of a condition are drawn from all without replacement.
 
-    Returns
-    -------
-    (condition -> {treated cell: control cell}, note). If a condition has more cells than there are controls, as many of
-    its cells as there are controls are drawn, and the note says so.
+    Of a condition with more cells than there are controls, as many cells are drawn, and the note that is returned says
+    so.
     """
     random = np.random.default_rng(seed)
     controls = np.flatnonzero(labels.codes == control)

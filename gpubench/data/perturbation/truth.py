@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.errors import InputError, close_matches, quoted
+from gpubench.data._formats.anndata_store import AnnDataSource, StoredAnnData
+from gpubench.data._formats.stores import is_group
 from gpubench.data.columns import as_text
-from gpubench.data.formats.anndata_store import AnnDataSource, StoredAnnData
-from gpubench.data.formats.containers import is_group
 from gpubench.data.read import open_source
-from gpubench.data.read_errors import reading
+from gpubench.data.urls import reading
 
 if TYPE_CHECKING:
     import h5py
@@ -121,17 +121,8 @@ def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Crite
 def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -> Truth | None:
     """Read a dataset in the layout of cz-benchmarks; None if it has no differential expression.
 
-    A file that cz-benchmarks has loaded and stored again contains the masked genes that it drew; these are used.
-
-    Parameters
-    ----------
-    dataset : path of an h5ad file or a zarr store, or an AnnData
-    condition : column of the table with the condition; or of the cells, where the table calls it `CONDITION`
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, columns or the control map are missing or malformed.
+    `condition` is the column of the table with the condition; or of the cells, where the table calls it `CONDITION`. A
+    file that cz-benchmarks has loaded and stored again contains the masked genes that it drew; these are used.
     """
     import pandas as pd
 

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
-from gpubench.data.formats.source import OneMatrix, Source, Table, unknown_embedding
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import File, Url
+from gpubench.data._formats.source import OneMatrix, Source, Table, unknown_embedding
+from gpubench.data.urls import File, Url, reading
 
 _UNNAMED = "Unnamed: "
 """Prefix that pandas gives to a column without a name, which is the index of a table written without a name for it."""
@@ -50,14 +49,7 @@ def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 class NpyRows:
-    """Rows of an .npy file behind a URL; a block is one range of bytes, or in Fortran order one for each column.
-
-    Attributes
-    ----------
-    file : the URL
-    shape : of the array
-    dtype : as stored
-    """
+    """Rows of an .npy file behind a URL; a block is one range of bytes, or in Fortran order one for each column."""
 
     def __init__(self, file: Url) -> None:
         self.file = file
@@ -74,7 +66,6 @@ class NpyRows:
                 raise ValueError(f"it has {n_bytes:,} bytes where its header says {end:,}")
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop)."""
         n, d = self.shape
         rows = stop - start
         with reading(f"{self.file}: rows {start:,} to {stop:,}", self.file):
@@ -103,7 +94,6 @@ class NpzArchive(Source):
             self._n_dims = {member.stem: self._count_dims(member.name) for member in members if member.suffix == ".npy"}
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return the names wanted, or the only matrix."""
         matrices = [name for name, n_dims in self._n_dims.items() if n_dims == 2]
         if wanted is None and len(matrices) != 1:
             listed = f"has several: {quoted(matrices)}" if matrices else "has none"
@@ -116,21 +106,17 @@ class NpzArchive(Source):
         return matrices if wanted is None else wanted
 
     def table(self) -> Table:
-        """Return the archive itself, whose columns are the one-dimensional arrays."""
         return self
 
     def has(self, name: str) -> bool:
-        """Whether it is the name of a two-dimensional array."""
         return self._n_dims.get(name) == 2
 
     def embedding(self, name: str) -> NDArray[Any]:
-        """Read an array."""
         with reading(f"{name!r} in {self._path}", self._path), self._zip.open(f"{name}.npy") as file:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
             return array
 
     def names(self) -> list[str]:
-        """Return the names of the one-dimensional arrays."""
         return [name for name, n_dims in self._n_dims.items() if n_dims == 1]
 
     column = embedding
@@ -152,11 +138,9 @@ class ParquetTable:
         self.where = str(path)
 
     def names(self) -> list[str]:
-        """Return the names of the columns."""
         return list(self._parquet.schema_arrow.names)
 
     def column(self, name: str) -> Any:
-        """Read one column."""
         with reading(f"column {name!r} of {self.where}", self._path):
             return self._parquet.read(columns=[name]).column(name)
 
@@ -179,11 +163,9 @@ class DelimitedTable:
                 self._names = list(file.schema.names)
 
     def names(self) -> list[str]:
-        """Return the names of the columns."""
         return self._names
 
     def column(self, name: str) -> Any:
-        """Read one column."""
         import pyarrow as pa
         from pyarrow import csv
 
@@ -205,11 +187,7 @@ class DelimitedTable:
 class ParquetRows:
     """Rows of a Parquet file whose columns are the dimensions; reading from top to bottom decodes each row once.
 
-    Attributes
-    ----------
-    file : path or URL
-    shape : (n, d)
-    dtype : common to all columns; integers with missing values count as float64
+    The dtype is common to all columns; integers with missing values count as float64.
     """
 
     def __init__(self, file: File) -> None:
@@ -249,7 +227,6 @@ class ParquetRows:
         return None if names.dtype.kind in "iu" else names
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop)."""
         block = np.empty((stop - start, self.shape[1]), self.dtype)
         with self._lock, reading(f"{self.file}: rows {start:,} to {stop:,}", self.file):
             row, decoded, batches = self._seek(start)

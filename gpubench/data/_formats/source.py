@@ -14,14 +14,10 @@ from gpubench.data.matrices import comes_from
 
 
 class Table(Protocol):
-    """A table of cells.
-
-    Attributes
-    ----------
-    where : what messages call it, such as "obs of pbmc3k.h5ad"
-    """
+    """A table of cells."""
 
     where: str
+    """What messages call it, such as "obs of pbmc3k.h5ad"."""
 
     def names(self) -> list[str]:
         """Return the names of the columns."""
@@ -31,24 +27,14 @@ class Table(Protocol):
 
 
 class Source(ABC):
-    """Embeddings of the same cells, and perhaps a table of these cells.
-
-    Attributes
-    ----------
-    where : what messages call it
-    """
+    """Embeddings of the same cells, and perhaps a table of these cells."""
 
     where: str
+    """What messages call it."""
 
     @abstractmethod
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return the names of the embeddings to read: those wanted, or for None the default.
-
-        Raises
-        ------
-        InputError
-            A name that does not exist, or None where there is no default.
-        """
+        """Return the names of the embeddings to read: those wanted, which must exist, or for None the default."""
 
     @abstractmethod
     def embedding(self, name: str) -> Any:
@@ -77,19 +63,13 @@ def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
 
 
 class NamedArrays(Source):
-    """Embeddings given as name -> matrix.
-
-    Parameters
-    ----------
-    arrays : name -> anything that `as_rows` takes
-    """
+    """Embeddings given as name -> anything that `as_rows` takes."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self._arrays = arrays
         self.where = "data"
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return all names unless some are wanted."""
         chosen = list(self._arrays) if wanted is None else wanted
         for name in chosen:
             if name not in self._arrays:
@@ -97,23 +77,14 @@ class NamedArrays(Source):
         return chosen
 
     def has(self, name: str) -> bool:
-        """Whether one of the arrays has that name."""
         return name in self._arrays
 
     def embedding(self, name: str) -> Any:
-        """Return the matrix of that name."""
         return self._arrays[name]
 
 
 class OneMatrix(Source):
-    """A single matrix, which the user may name.
-
-    Parameters
-    ----------
-    matrix : anything that `as_rows` takes
-    name : its default name
-    where : what messages call it
-    """
+    """A single matrix, anything that `as_rows` takes, and its default name; the user may give another."""
 
     def __init__(self, matrix: Any, name: str, where: str = "data") -> None:
         self._matrix = matrix
@@ -121,7 +92,6 @@ class OneMatrix(Source):
         self.where = where
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return the one name."""
         if wanted is None:
             return [self._name]
         if len(wanted) > 1:
@@ -132,7 +102,6 @@ class OneMatrix(Source):
         return wanted
 
     def embedding(self, name: str) -> Any:  # noqa: ARG002 - the matrix has whatever name was chosen
-        """Return the matrix."""
         return self._matrix
 
     def cell_ids(self) -> NDArray[Any] | None:

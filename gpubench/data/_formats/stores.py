@@ -1,47 +1,106 @@
-"""Row sources over the matrices of AnnData stores: dense, CSR, CSC, tables of columns, fields of records."""
+"""The containers of AnnData on disk, HDF5 (h5ad) and zarr, and row sources over their matrices.
+
+Groups and arrays of both have the same interface. Matrices are dense, CSR, CSC, tables of columns or fields of records.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
-from gpubench.data.formats.containers import Node, attribute, is_group
 from gpubench.data.matrices import SlicedRows
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import File
+from gpubench.data.urls import File, Url, reading
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_SPARSE_FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
+Node: TypeAlias = Any
+"""A group or an array of h5py or zarr: `attrs`, `[key]`; groups have `keys()`, arrays `shape`, `dtype`, slices."""
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def open_hdf5(path: File) -> Node:
+    """Open an HDF5 file for reading; it stays open as long as anything read from it lives."""
+    import h5py
+
+    with reading(path):
+        file: Any = path.open("rb")  # h5py calls a file without read permission "not HDF5"
+        if isinstance(path, Url):
+            is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+        else:
+            file.close()
+            is_hdf5, file = h5py.is_hdf5(path), path
+        if not is_hdf5:
+            raise InputError(
+                f"{path} is not an HDF5 file, so it cannot be an h5ad file; check the path, or copy it again"
+            )
+        try:
+            return h5py.File(file, "r")
+        except OSError as error:
+            if "truncated" in str(error):
+                raise InputError(f"{path} is truncated; copy or download it again") from error
+            raise
+
+
+def open_zarr(path: File) -> Node:
+    """Open a zarr store, version 2 or 3, for reading: a folder, a .zip, or a folder behind a URL."""
+    import zarr
+
+    if isinstance(path, Url):
+        if path.name.endswith(".zip"):
+            raise InputError(f"{path}: a zipped store cannot be read from a URL; download it, and give its path")
+        if path.has_query:
+            raise InputError(
+                f"{path}: a store of many files cannot be read from a URL with a query; download it, and give its path"
+            )
+    with reading(path):
+        if isinstance(path, Url):
+            store, what, remedy = path.zarr_store(), "is ", "check the address, or give"
+        else:
+            if not path.exists():
+                raise FileNotFoundError(path)
+            store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
+            what, remedy = "is a folder, and " if path.is_dir() else "is ", "give a file, or"
+        try:
+            return zarr.open_group(store, mode="r")
+        except (FileNotFoundError, zarr.errors.ContainsArrayError) as error:
+            raise InputError(
+                f"{path} {what}not a zarr group of AnnData; {remedy} the store that write_zarr wrote"
+            ) from error
+
+
+def is_group(node: Node) -> bool:
+    """Whether a node holds other nodes."""
+    return hasattr(node, "keys")
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    """Return an attribute of a node; text as str even where an old file holds bytes."""
+    value = node.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def stored_rows(node: Node, what: str, file: File) -> Any:
-    """Return a row source of a stored matrix; only shapes are read.
+    """Return a `RowSource` of a stored matrix, which messages call `what`; only shapes are read.
 
-    Parameters
-    ----------
-    node : array or group
-    what : what messages call the matrix
-    file : where it is stored
-
-    Returns
-    -------
-    A `RowSource`, or the array itself if it has not two dimensions, which `as_rows` refuses.
+    An array that has not two dimensions is returned itself, and `as_rows` refuses it.
     """
     if not is_group(node):
         return SlicedRows(node, what, file) if len(node.shape) == 2 else node
     encoding = attribute(node, "encoding-type", attribute(node, "h5sparse_format"))
     if encoding == "dataframe":
         return ColumnRows(node, what, file)
-    if encoding not in _SPARSE_FORMATS:
-        raise InputError(f"{what} is stored as {encoding!r}, which is not a matrix; choose another one")
-    return (CsrRows if _SPARSE_FORMATS[encoding] == "csr" else CscRows)(node, what, file)
+    if encoding in ("csr_matrix", "csr"):
+        return CsrRows(node, what, file)
+    if encoding in ("csc_matrix", "csc"):
+        return CscRows(node, what, file)
+    raise InputError(f"{what} is stored as {encoding!r}, which is not a matrix; choose another one")
 
 
 class _StoredSparse(ABC):
@@ -53,13 +112,12 @@ class _StoredSparse(ABC):
         self.shape = (int(shape[0]), int(shape[1]))
         self.dtype: np.dtype[Any] = node["data"].dtype
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense (stop - start, d) array."""
-        return np.asarray(self.read_csr(start, stop).toarray())
-
     @abstractmethod
     def read_csr(self, start: int, stop: int) -> csr_matrix:
-        """Return rows [start, stop) as a CSR matrix."""
+        """Return rows [start, stop)."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(self.read_csr(start, stop).toarray())
 
     def _check_indices(self, indices: NDArray[Any], limit: int) -> None:
         """Raise if an index of a damaged file is out of bounds, where SciPy would write."""
@@ -78,7 +136,6 @@ class CsrRows(_StoredSparse):
         return indptr
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
-        """Return rows [start, stop) as a CSR matrix."""
         from scipy.sparse import csr_matrix
 
         with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
@@ -103,7 +160,6 @@ class CscRows(_StoredSparse):
             return csc_matrix(entries, shape=self.shape).tocsr()
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
-        """Return rows [start, stop) as a CSR matrix."""
         return self._csr[start:stop]
 
 
@@ -123,7 +179,6 @@ class ColumnRows:
         self.dtype = np.result_type(*(column.dtype for column in self._columns)) if names else np.dtype(np.float64)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense (stop - start, d) array."""
         block = np.empty((stop - start, self.shape[1]), self.dtype)
         with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
             for j, column in enumerate(self._columns):
@@ -131,16 +186,15 @@ class ColumnRows:
         return block
 
 
-class FieldRows:
-    """Rows of one field of an array of records, as AnnData stored `obsm` before version 0.7."""
+class Field:
+    """One field of an array of records, as AnnData stored `obsm` before version 0.7, with the interface of an array."""
 
-    def __init__(self, records: Node, field: str, what: str, file: File) -> None:
-        self._records, self._field, self._what, self._file = records, field, what, file
-        dtype, *_ = records.dtype.fields[field]
+    def __init__(self, records: Node, name: str) -> None:
+        self._records, self._name = records, name
+        dtype, *_ = records.dtype.fields[name]
         self.dtype = dtype.base
-        self.shape = (int(records.shape[0]), int(np.prod(dtype.shape, dtype=int)))
+        self.shape = (records.shape[0], int(np.prod(dtype.shape, dtype=int)))
+        self.chunks = records.chunks
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) as a dense (stop - start, d) array."""
-        with reading(f"{self._what}: rows {start:,} to {stop:,}", self._file):
-            return np.asarray(self._records[start:stop][self._field]).reshape(stop - start, -1)
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return np.asarray(self._records[rows][self._name]).reshape(-1, self.shape[1])

@@ -13,27 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
+from gpubench.data._formats.source import NamedColumns, Source, Table, unknown_embedding
+from gpubench.data._formats.stores import Field, Node, attribute, is_group, open_hdf5, open_zarr, stored_rows
 from gpubench.data.columns import CategoricalColumn
-from gpubench.data.formats.containers import Node, attribute, is_group, open_hdf5, open_zarr
-from gpubench.data.formats.source import NamedColumns, Source, Table, unknown_embedding
-from gpubench.data.formats.stored_matrices import FieldRows, stored_rows
-from gpubench.data.matrices import comes_from
-from gpubench.data.read_errors import reading
-from gpubench.data.urls import File
+from gpubench.data.matrices import SlicedRows, comes_from
+from gpubench.data.urls import File, reading
 
 _LEGACY_CATEGORIES = "__categories"
 _NULLABLE = ("nullable-integer", "nullable-boolean", "nullable-string-array")
 
 
 class StoredTable:
-    """The `obs` or `var` of a store: a group of columns, or, before AnnData 0.7, one array of records.
-
-    Parameters
-    ----------
-    root : the AnnData group
-    file : where it is stored
-    axis : "obs" or "var"
-    """
+    """The `obs` or `var` of a store: a group of columns, or, before AnnData 0.7, one array of records."""
 
     def __init__(self, root: Node, file: File, axis: str) -> None:
         self._file = file
@@ -57,12 +48,10 @@ class StoredTable:
             return int(index.shape[0])
 
     def row_names(self) -> NDArray[Any]:
-        """Read the names of the rows."""
         names = self.column(self._index)
         return names if isinstance(names, np.ndarray) else np.asarray(names.categories)[names.codes]
 
     def column(self, name: str) -> NDArray[Any] | CategoricalColumn:
-        """Read one column as stored."""
         with reading(f"column {name!r} in {self.where}", self._file):
             if is_group(self._table):
                 return _decode(self._table[name], self._table)
@@ -110,7 +99,6 @@ class AnnDataSource(Source):
     """
 
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return the names wanted, or the key of obsm if there is only one."""
         if wanted is not None:
             for name in wanted:
                 self._locate(name)
@@ -125,11 +113,9 @@ class AnnDataSource(Source):
         raise InputError(f"{self.where} has several embeddings; name one or more with `embeddings`: {quoted(keys)}")
 
     def has(self, name: str) -> bool:
-        """Whether it is a key of obsm."""
         return name in self._keys("obsm")
 
     def embedding(self, name: str) -> Any:
-        """Return a matrix of obsm, X, or a layer."""
         return self._matrix(*self._locate(name))
 
     def expression(self) -> Any:
@@ -178,7 +164,6 @@ class LoadedAnnData(AnnDataSource):
         self.where = "the AnnData object"
 
     def table(self) -> Table:
-        """Return obs."""
         return NamedColumns(self._adata.obs, "obs of the AnnData object")
 
     def _keys(self, slot: str) -> list[str]:
@@ -191,31 +176,21 @@ class LoadedAnnData(AnnDataSource):
         return self._adata.X if slot == "X" else getattr(self._adata, slot)[key]
 
     def n_cells(self) -> int | None:
-        """Return the number of cells."""
         return int(self._adata.n_obs)
 
     def cell_ids(self) -> NDArray[Any] | None:
-        """Return the names of the cells."""
         return np.asarray(self._adata.obs_names)
 
     def gene_ids(self) -> NDArray[Any]:
-        """Return the names of the genes."""
         return np.asarray(self._adata.var_names)
 
     @property
     def uns(self) -> Any:
-        """Unstructured annotations: a mapping."""
         return self._adata.uns
 
 
 class StoredAnnData(AnnDataSource):
-    """AnnData in an HDF5 file or a zarr store; only the requested parts are read.
-
-    Parameters
-    ----------
-    root : the group
-    file : where it is stored
-    """
+    """AnnData in an HDF5 file or a zarr store; only the requested parts are read."""
 
     def __init__(self, root: Node, file: File) -> None:
         self._root = root
@@ -226,7 +201,6 @@ class StoredAnnData(AnnDataSource):
         self._obs = StoredTable(root, file, "obs")
 
     def table(self) -> Table:
-        """Return obs."""
         return self._obs
 
     def _keys(self, slot: str) -> list[str]:
@@ -245,23 +219,21 @@ class StoredAnnData(AnnDataSource):
             node = self._root[slot]
             if not key:
                 return stored_rows(node, what, self.file)
-            return stored_rows(node[key], what, self.file) if is_group(node) else FieldRows(node, key, what, self.file)
+            if not is_group(node):
+                return SlicedRows(Field(node, key), what, self.file)
+            return stored_rows(node[key], what, self.file)
 
     def n_cells(self) -> int | None:
-        """Return the number of cells."""
         return self._obs.n_rows()
 
     def cell_ids(self) -> NDArray[Any] | None:
-        """Read the names of the cells."""
         return self._obs.row_names()
 
     def gene_ids(self) -> NDArray[Any]:
-        """Read the names of the genes."""
         return StoredTable(self._root, self.file, "var").row_names()
 
     @property
     def uns(self) -> Any:
-        """Unstructured annotations: a group, as stored."""
         return self._root.get("uns", {})
 
 
@@ -271,10 +243,8 @@ def is_anndata(x: Any) -> bool:
 
 
 def open_h5ad(path: File) -> StoredAnnData:
-    """Open an .h5ad file."""
     return StoredAnnData(open_hdf5(path), path)
 
 
 def open_zarr_anndata(path: File) -> StoredAnnData:
-    """Open a zarr store of AnnData."""
     return StoredAnnData(open_zarr(path), path)

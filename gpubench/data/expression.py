@@ -1,7 +1,8 @@
-"""Baseline embeddings: PCA of the log-normalised expression of highly variable genes, and the expression itself."""
+"""Expression matrices, cells x genes: blocks of rows as stored or log-normalised, and the baselines made of them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,23 +10,171 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.core.machine import usable_cores
-from gpubench.data.expression.matrix import log_normalized, measure_depth, read_expression
-from gpubench.data.matrices import WrappedRows
+from gpubench.data._formats.anndata_store import AnnDataSource
+from gpubench.data.columns import as_text
+from gpubench.data.matrices import FiniteCheck, WrappedRows, as_rows
+from gpubench.data.read import open_source, reading_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array, csr_matrix
+
+    Block: TypeAlias = "NDArray[Any] | csr_matrix"
+    "Rows of a matrix, CSR if it is stored sparse."
 
     Blocks: TypeAlias = Callable[[], Iterator[tuple[int, csr_array]]]
     "A function whose every call reads a matrix from top to bottom: (first row, rows)."
+
+_BLOCK_VALUES = 1 << 24
+"""Values of a block in dense form: 64 MiB in float32."""
 
 _TILE = 512
 _N_BINS = 20
 _MIN_MEAN = 1e-12
 _EDGE = 1e-3
 """Extension of the first bin below the smallest mean, as a share of the range of means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression(WrappedRows):
+    """A matrix of cells x genes, whose blocks can also be read in their stored form.
+
+    Attributes
+    ----------
+    cells, genes : their names, None if the source has none
+    name : what messages call it
+    """
+
+    cells: list[str] | None
+    genes: list[str] | None
+    name: str
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """Yield (first row, rows as stored) from top to bottom."""
+        n, n_genes = self.shape
+        step = max(1, _BLOCK_VALUES // n_genes)
+        read = getattr(self.rows, "read_csr", self.read)
+        for start in range(0, n, step):
+            yield start, read(start, min(start + step, n))
+
+
+def read_expression(source: Any, name: str = "data") -> Expression:
+    """Open X of a source as `open_source` takes it, or a matrix; values are read later, messages call it `name`."""
+    if isinstance(source, Expression):
+        return source
+    with reading_source(source):
+        opened = open_source(source)
+        cells = genes = None
+        if isinstance(opened, AnnDataSource):
+            cells, genes = _as_texts(opened.cell_ids()), _as_texts(opened.gene_ids())
+            x = opened.expression()
+        else:
+            x = opened.embedding(*opened.choose(["X"]))
+        rows = as_rows(x, f"X of {name}")
+    for names, length, what in ((cells, rows.shape[0], "cells"), (genes, rows.shape[1], "genes")):
+        if names is not None and len(names) != length:
+            raise InputError(f"{name} has {len(names):,} names of {what} but {length:,} in X; write the file again")
+    return Expression(rows, cells, genes, name)
+
+
+def _as_texts(names: Iterable[Any] | None) -> list[str] | None:
+    return None if names is None else [str(as_text(name)) for name in names]
+
+
+def index_names(names: list[str] | None, what: str, name: str) -> dict[str, int]:
+    """Return name -> position of cells or genes; they must have names, and each only once."""
+    if names is None:
+        raise InputError(f"{name} has no names of {what}; give an h5ad file or an AnnData")
+    positions = {text: i for i, text in enumerate(names)}
+    if len(positions) < len(names):
+        twice = [text for text, count in Counter(names).items() if count > 1]
+        raise InputError(
+            f"{name}: {len(twice):,} names of {what} occur more than once ({quoted(twice[:3])}); make them unique"
+        )
+    return positions
+
+
+def to_csr(block: Block, *, copy: bool = False) -> csr_array:
+    """Return a block as a CSR array without stored zeros or repeated entries."""
+    from scipy.sparse import csr_array
+
+    rows = csr_array(block, copy=copy)
+    if not (rows.has_canonical_format and rows.data.all()):
+        rows = rows.copy()
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+    return rows
+
+
+def check_finite(check: FiniteCheck, block: Block | csr_array, start: int) -> bool:
+    """Add rows to a check; return whether all of their values are finite."""
+    if isinstance(block, np.ndarray):
+        check.add(block, start)
+        return bool(np.isfinite(block).all())
+    is_finite = bool(np.isfinite(block.data).all())
+    if not is_finite:
+        check.add(block.toarray(), start)
+    return is_finite
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """The sequencing depth of each cell, and properties of the values.
+
+    Attributes
+    ----------
+    totals : (n,) float32, the sum of each cell
+    target : median of the totals of the cells that are not empty; 1 where all are
+    is_counts : whether every value is a whole number
+    largest : the largest value, at least 0
+    """
+
+    totals: NDArray[np.float32]
+    target: np.float32
+    is_counts: bool
+    largest: float
+
+
+def measure_depth(expression: Expression) -> Depth:
+    """Read the matrix once for its totals; NaN, infinite or negative values raise `InputError`."""
+    n = expression.shape[0]
+    totals = np.zeros(n, np.float32)
+    has_negative = np.zeros(n, bool)
+    finite = FiniteCheck(expression.name)
+    is_counts, largest = True, 0.0
+    for start, block in expression.blocks():
+        rows = to_csr(block)
+        if not check_finite(finite, rows, start):
+            continue
+        cells = slice(start, start + rows.shape[0])
+        totals[cells] = rows.sum(axis=1, dtype=np.float64)
+        has_negative[cells] = rows.min(axis=1).toarray() < 0
+        is_counts = is_counts and not np.any(rows.data % 1)
+        largest = max(largest, rows.data.max(initial=0.0))
+    finite.finish(n)
+    if has_negative.any():
+        fault = some_rows(np.flatnonzero(has_negative), n, "hold negative values")
+        raise InputError(f"{expression.name}: {fault}; give raw counts, or values that were not centred or scaled")
+    positive = totals[totals > 0]
+    return Depth(totals, np.median(positive) if len(positive) else np.float32(1), is_counts, float(largest))
+
+
+def log_normalized(expression: Expression, depth: Depth) -> Iterator[tuple[int, csr_array]]:
+    """Yield (first row, log(1 + x target / total)) block by block, float32.
+
+    Each step rounds to float32 as in scanpy, so that equal counts in cells of equal totals stay equal, and ranks and
+    selected genes are the same.
+    """
+    for start, block in expression.blocks():
+        rows = to_csr(block, copy=True)
+        scale = depth.totals[start : start + rows.shape[0]] / depth.target
+        values = rows.data.astype(np.float32, copy=False)
+        values /= np.repeat(scale, np.diff(rows.indptr))
+        np.log1p(values, out=values)
+        rows.data = values
+        yield start, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,33 +270,12 @@ def highly_variable_genes(
 
     The dispersion of a gene is log(variance / mean) of its normalised counts. It is standardised by mean and standard
     deviation over the genes of its bin, one of 20 of equal width in log(1 + mean). A gene alone in its bin gets 1.
-
-    Parameters
-    ----------
-    log_blocks : (first row, log(1 + normalised counts)) that together have `shape`
-    shape : (cells, genes)
-    n_top : number of genes to choose; genes tied with the last one are chosen too, constant genes never
-
-    Returns
-    -------
-    Columns, ascending
+    Genes tied with the last of the `n_top` are chosen too, constant genes never. Returns their columns, ascending.
 
     References
     ----------
     Satija et al. (2015), doi:10.1038/nbt.3192.
     """
-    means, variances = _moments(log_blocks, shape)
-    scores = normalized_dispersions(means, variances)
-    ranked = np.sort(scores[~np.isnan(scores)])[::-1]
-    if not len(ranked):
-        return np.empty(0, np.intp)
-    return np.flatnonzero(scores >= ranked[min(n_top, len(ranked)) - 1])
-
-
-def _moments(
-    log_blocks: Iterable[tuple[int, csr_array]], shape: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance (divisor n - 1) of each gene's normalised counts."""
     n, n_genes = shape
     sums, squares = np.zeros(n_genes), np.zeros(n_genes)
     for _, rows in log_blocks:
@@ -155,7 +283,12 @@ def _moments(
         sums += np.bincount(rows.indices, weights=counts, minlength=n_genes)
         squares += np.bincount(rows.indices, weights=counts**2, minlength=n_genes)
     means = sums / n
-    return means, np.maximum(squares / n - means**2, 0) * (n / max(n - 1, 1))
+    variances = np.maximum(squares / n - means**2, 0) * (n / max(n - 1, 1))
+    scores = normalized_dispersions(means, variances)
+    ranked = np.sort(scores[~np.isnan(scores)])[::-1]
+    if not len(ranked):
+        return np.empty(0, np.intp)
+    return np.flatnonzero(scores >= ranked[min(n_top, len(ranked)) - 1])
 
 
 def normalized_dispersions(means: NDArray[np.float64], variances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -187,16 +320,8 @@ def principal_components(
     The directions are eigenvectors of X'X, or of XX' if there are fewer rows than columns, in float64. The largest
     loading of a component is positive.
 
-    Parameters
-    ----------
-    blocks : reads X, twice
-    shape : (n, d) of X
-    n_components : at most min(n - 1, d)
-    threads : CPU threads, which do not change the result; None: all available to this process
-
-    Returns
-    -------
-    (n, n_components) float32, in order of decreasing variance
+    `blocks` reads X, of `shape`, twice. Threads do not change the result, (n, n_components) float32 in order of
+    decreasing variance; there are at most min(n - 1, d) components.
     """
     from threadpoolctl import threadpool_limits
 
@@ -205,7 +330,9 @@ def principal_components(
         if n < d:
             x = np.concatenate([rows.toarray() for _, rows in blocks()]).astype(np.float64)
             x -= x.mean(axis=0)
-            return np.asarray(x @ _loadings_of_rows(x, n_components), np.float32)
+            directions = x.T @ _leading_eigenvectors(x @ x.T, n_components)
+            lengths = np.linalg.norm(directions, axis=0)
+            return np.asarray(x @ _signed(directions / np.where(lengths > 0, lengths, 1)), np.float32)
         means, products = _means_and_products(blocks, shape, threads or usable_cores())
         loadings = _signed(_leading_eigenvectors(products, n_components))
         components = np.empty((n, n_components), np.float32)
@@ -214,17 +341,8 @@ def principal_components(
     return components
 
 
-def _loadings_of_rows(x: NDArray[np.float64], n_components: int) -> NDArray[np.float64]:
-    directions = x.T @ _leading_eigenvectors(x @ x.T, n_components)
-    lengths = np.linalg.norm(directions, axis=0)
-    return _signed(directions / np.where(lengths > 0, lengths, 1))
-
-
 def _leading_eigenvectors(lower: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Return the eigenvectors of the k largest eigenvalues of a symmetric matrix, largest first.
-
-    Only its lower triangle is used.
-    """
+    """Return the eigenvectors of the k largest eigenvalues, largest first, of a matrix given by its lower triangle."""
     from scipy.linalg import eigh
 
     m = len(lower)

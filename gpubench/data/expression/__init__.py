@@ -1,1 +1,0 @@
-"""Expression matrices: normalisation, variable genes, PCA, and the baselines computed from them."""
