@@ -259,8 +259,12 @@ class Engine(ABC):
         raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
 
     @abstractmethod
-    def group_means(self, x: Array, codes: I32, n_groups: int) -> F64:
-        """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN."""
+    def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
+        """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN.
+
+        x is a put array, or a matrix on the host, dense or a sparse one of SciPy, whose values are not rounded to
+        float32 before they are summed. Code -1 leaves a row out.
+        """
 
     @abstractmethod
     def rank(self, values: Array) -> Array:

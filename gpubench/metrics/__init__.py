@@ -35,6 +35,13 @@ from gpubench.metrics.clustering import (
     normalized_mutual_info,
 )
 from gpubench.metrics.correlation import jaccard, mean_squared_error, pearson_correlation, spearman_correlation
+from gpubench.metrics.differential_expression import (
+    benjamini_hochberg,
+    differential_expression,
+    expression_means,
+    log2_fold_changes,
+    mann_whitney_p,
+)
 from gpubench.metrics.entropy import entropy_per_cell
 from gpubench.metrics.graph_connectivity import graph_connectivity
 from gpubench.metrics.kbet import kbet, kbet_of_labels, kbet_per_label, kbet_tests
@@ -86,12 +93,17 @@ __all__ = [  # noqa: RUF022 - metrics in the order in which they are listed, the
     "METRICS",
     "Metric",
     "MetricSpec",
+    "benjamini_hochberg",
     "best_leiden_clusters",
+    "differential_expression",
+    "expression_means",
     "kbet_of_labels",
     "kbet_tests",
     "kmeans_clusters",
     "leiden_clusters",
     "lisi_knn",
+    "log2_fold_changes",
+    "mann_whitney_p",
     "principal_component_regression",
 ]
 

@@ -134,17 +134,21 @@ def _cubes(sizes: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adjust the p-values of each row for the false discovery rate; (c, g) float64 in [0, 1].
+    """Adjust the p-values of each row for the false discovery rate; float64 in [0, 1], of the same shape.
+
+    NaN is not counted as a test, and stays NaN.
 
     References
     ----------
     Benjamini & Hochberg (1995), doi:10.1111/j.2517-6161.1995.tb02031.x.
     """
-    n = p_values.shape[1]
-    descending = np.argsort(-p_values, axis=1, kind="stable")
-    scaled = np.take_along_axis(p_values, descending, axis=1) * n / np.arange(n, 0, -1)
-    adjusted = np.empty_like(p_values)
-    np.put_along_axis(adjusted, descending, np.minimum(np.minimum.accumulate(scaled, axis=1), 1), axis=1)
+    n_tests = np.count_nonzero(~np.isnan(p_values), axis=-1, keepdims=True)
+    ascending = np.argsort(p_values, axis=-1)  # NaN is last; equal p-values get the same in any order
+    ranks = np.arange(1, p_values.shape[-1] + 1)
+    scaled = np.take_along_axis(p_values, ascending, axis=-1) * n_tests / ranks
+    smallest = np.fmin.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
+    adjusted = np.empty(p_values.shape)
+    np.put_along_axis(adjusted, ascending, np.minimum(smallest, 1), axis=-1)
     return adjusted
 
 

@@ -223,7 +223,7 @@ class CpuEngine(Engine):
         self.over_rows(len(values), lambda a, b: kernels.average_ranks(values, a, b, ranks), values.shape[1])
         return ranks
 
-    def group_means(self, x: NDArray[Any], codes: I32, n_groups: int) -> F64:
+    def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
         """See `Engine.group_means`."""
         return kernels.group_means(x, codes, n_groups)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.types import Graph
+from gpubench.data.matrices import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,12 +240,27 @@ def average_ranks(values: NDArray[Any], first: int, last: int, out: F64) -> None
         ranks[order] = np.repeat(starts + (sizes + 1) / 2, sizes)
 
 
-def group_means(x: NDArray[Any], codes: I32, n_groups: int) -> F64:
-    """Compute the means of the rows of each group, (n_groups, d); NaN for an empty group."""
-    order = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes, minlength=n_groups)
+def group_means(x: Any, codes: I32, n_groups: int) -> F64:
+    """Compute the means of the rows of each group, (n_groups, d), of an array or a sparse matrix; see `Engine`."""
+    taken = np.flatnonzero(codes >= 0)
+    order = taken[np.argsort(codes[taken], kind="stable")]
+    sizes = np.bincount(codes[taken], minlength=n_groups)
     means = np.full((n_groups, x.shape[1]), np.nan)
+    if hasattr(x, "tocsr"):
+        means[sizes > 0] = (group_sums(x, codes, n_groups) / np.maximum(sizes, 1)[:, None])[sizes > 0]
+        return means
+    x = to_host(x, "x")
     for group, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
         if len(rows):
             means[group] = x[rows].mean(axis=0, dtype=np.float64)
     return means
+
+
+def group_sums(x: Any, codes: I32, n_groups: int) -> F64:
+    """Sum the rows of each group of a sparse matrix, (n_groups, d); code -1 leaves a row out."""
+    entries, d = x.tocoo(), x.shape[1]
+    row_codes = codes[entries.row]
+    taken = row_codes >= 0
+    places = row_codes[taken].astype(np.int64) * d + entries.col[taken]
+    sums = np.bincount(places, entries.data[taken], n_groups * d).astype(np.float64, copy=False)
+    return sums.reshape(n_groups, d)

@@ -18,6 +18,7 @@ from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, 
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
+from gpubench.engines.cpu import kernels as cpu_kernels
 from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
@@ -208,8 +209,10 @@ class CudaEngine(Engine):
         """See `Engine.rank`."""
         return tables.rank(self.gpu, values, self.room_bytes())
 
-    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`."""
+    def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`; of a matrix on the host there."""
+        if type(x) is np.ndarray or hasattr(x, "tocsr"):
+            return cpu_kernels.group_means(x, codes, n_groups)
         return self.to_host(tables.group_means(self.gpu, x, codes, n_groups))
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:

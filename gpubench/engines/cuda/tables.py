@@ -36,8 +36,8 @@ def rank(device: Device, values: Array, room_bytes: int) -> Array:
 
 def group_means(device: Device, x: Array, codes: NDArray[np.integer], n_groups: int) -> Array:
     """Return the means of the rows of x (n, d) float32 with each code, (n_groups, d) float64; NaN for unused codes."""
-    order = np.argsort(codes, kind="stable").astype(np.int32)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=n_groups))]).astype(np.int64)
+    order = np.argsort(codes, kind="stable").astype(np.int32)  # rows that are left out, of code -1, come first
+    starts = np.cumsum(np.bincount(codes + 1, minlength=n_groups + 1)).astype(np.int64)
     return sorted_group_means(device, x, device.xp.asarray(order), device.xp.asarray(starts))
 
 

@@ -231,9 +231,11 @@ class DaskEngine(Engine):
         """See `Engine.rank`; on this machine, as the values are."""
         return self._here.rank(values)
 
-    def group_means(self, x: Array, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`; on one worker."""
-        return np.asarray(self._call("group_means", self._on_cluster(x), codes, n_groups))
+    def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+        """See `Engine.group_means`; on one worker, of a matrix on the host there."""
+        if not isinstance(x, ClusterMatrix):
+            return self._here.group_means(x, codes, n_groups)
+        return np.asarray(self._call("group_means", x, codes, n_groups))
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`; trained on one worker, and asked where it is."""
