@@ -162,9 +162,7 @@ def _write_neighbors(adata: Any, engine: Engine, knn: Knn, graph: Graph, use_rep
 
 def _run_perturbation(start: Start, self: Any, cell_representation: Any, task_input: Any) -> Any:
     """Return the predicted and true changes of the masked genes by condition, for `_compute_metrics` of the task."""
-    from czbenchmarks.tasks.single_cell.perturbation_expression_prediction import (
-        PerturbationExpressionPredictionOutput,
-    )
+    from czbenchmarks.tasks.single_cell.perturbation_expression_prediction import PerturbationExpressionPredictionOutput
     from scipy.sparse import issparse
 
     if not issparse(cell_representation) and type(cell_representation) is not np.ndarray:

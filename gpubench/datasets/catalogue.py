@@ -127,9 +127,7 @@ def user_catalogue() -> Path:
     return config_folder() / "datasets.yaml"
 
 
-def read_catalogues(
-    more: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-) -> dict[str, CatalogueEntry]:
+def read_catalogues(more: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()) -> dict[str, CatalogueEntry]:
     """Read every catalogue; the fields of a later one replace those of the earlier ones.
 
     The order is: the bundled one, the user's in the configuration folder, those of `GPUBENCH_CATALOGUE`, `more`. A

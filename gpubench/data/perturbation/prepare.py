@@ -17,14 +17,7 @@ from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.types import Labels, check_seed
 from gpubench.data._formats.stores import open_zarr
 from gpubench.data.columns import encode_labels
-from gpubench.data.expression import (
-    Expression,
-    index_names,
-    log_normalized,
-    measure_depth,
-    read_expression,
-    to_csr,
-)
+from gpubench.data.expression import Expression, index_names, log_normalized, measure_depth, read_expression, to_csr
 from gpubench.data.perturbation.differential_expression import differential_expression
 from gpubench.data.perturbation.truth import (
     CONDITION,
@@ -152,13 +145,7 @@ def _log_expression(expression: Expression) -> tuple[csr_array, str]:
 
 
 def prepare_perturbation(
-    source: Any,
-    out: str | os.PathLike[str],
-    *,
-    condition: str,
-    control: str,
-    seed: int = 42,
-    tie_correct: bool = True,
+    source: Any, out: str | os.PathLike[str], *, condition: str, control: str, seed: int = 42, tie_correct: bool = True
 ) -> Preparation:
     """Write a copy of a plain file with differential expression and a control map, in the layout of cz-benchmarks.
 
