@@ -32,13 +32,7 @@ def available() -> bool:
 
 
 def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Search an inverted file of sqrt(n) lists by faiss, the nearest `N_PROBE` lists of each cell.
-
-    Raises
-    ------
-    EngineUnavailable
-        faiss is not installed.
-    """
+    """Search an inverted file of sqrt(n) lists by faiss, the nearest `N_PROBE` lists of each cell."""
     if not available():
         raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"', argument="knn")
     import faiss
@@ -61,13 +55,6 @@ def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
 def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
     """Search by neighbour descent, as UMAP does; on one thread, as otherwise the result depends on their number.
 
-    Raises
-    ------
-    EngineUnavailable
-        pynndescent is not installed.
-
-    References
-    ----------
     Dong, Moses & Li (2011), doi:10.1145/1963405.1963487.
     """
     if find_spec("pynndescent") is None:

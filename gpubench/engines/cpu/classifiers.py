@@ -49,13 +49,7 @@ def forest_package(n: int, max_sklearn_cells: int = DEFAULT.max_sklearn_cells) -
 
 
 class RandomForest:
-    """A random forest: scikit-learn's on few cells, scikit-learn-intelex's on many if it is installed.
-
-    Attributes
-    ----------
-    implementation : the package that has grown it
-    note : the same as a phrase
-    """
+    """A random forest: scikit-learn's on few cells, scikit-learn-intelex's on many if it is installed."""
 
     def __init__(self, seed: int, n_threads: int, *, n_estimators: int = N_TREES, tuning: CpuTuning = DEFAULT) -> None:
         self._seed = seed

@@ -27,18 +27,7 @@ _FOLDER = Path(__file__).parent / "native"
 
 
 class Tiles:
-    """The compiled functions for one instruction set; the sources in `native/` say what they compute.
-
-    Attributes
-    ----------
-    name : the instruction set
-    columns : number of columns that are packed side by side
-
-    Raises
-    ------
-    RuntimeError
-        The library was compiled from other sources than those in its folder.
-    """
+    """The compiled functions for one instruction set; the sources in `native/` say what they compute."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,7 +39,7 @@ class Tiles:
             declared = getattr(library, function)
             declared.restype, declared.argtypes = result, arguments
             setattr(self, function, declared)
-        self.columns = int(self.panel_columns())
+        self.columns = int(self.panel_columns())  # that are packed side by side
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError; declares the types of the functions."""
@@ -60,14 +49,7 @@ class Tiles:
 def load(name: str | None = None) -> Tiles | None:
     """Load the compiled tiles; None if NumPy is used.
 
-    Parameters
-    ----------
-    name : an instruction set, or "numpy"; None: the value of GPUBENCH_TILES, else the best one available
-
-    Raises
-    ------
-    InputError
-        The name is unknown, or the instruction set was not compiled or cannot run on this processor.
+    The name is that of an instruction set, or "numpy"; None: the value of GPUBENCH_TILES, else the best one available.
     """
     wanted = name or os.environ.get(VARIABLE)
     found = available()

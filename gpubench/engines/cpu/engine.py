@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.data import FiniteCheck, as_rows
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
 from gpubench.engines.common import flop_counts
 from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
-from gpubench.engines.cpu import put as cpu_put
 from gpubench.engines.cpu.classifiers import (
     MAX_FOREST_CELLS,
     MODULES,
@@ -60,8 +61,8 @@ class CpuPolicy(Policy):
     max_exact_knn_cells: int = 100_000  # every pair is compared up to here, for any number of dimensions
     # the same for pairs of cells times dimensions: 316,000 cells of 50 dimensions
     max_exact_knn_pair_dims: float = 5e12
-    # cells that logistic regression is trained on. Its few weights learn nothing from more that shows in the scores; a
-    # million takes about 10 s for 50 dimensions and 30 classes on two cores
+    # the few weights of logistic regression learn nothing from more cells that shows in the scores; a million takes
+    # about 10 s for 50 dimensions and 30 classes on two cores
     max_lr_cells: int = 1_000_000
     max_sklearn_cells: int = CpuTuning().max_sklearn_cells  # see `CpuTuning`
 
@@ -86,14 +87,7 @@ class CpuPolicy(Policy):
 
 
 class CpuEngine(Engine):
-    """Runs everything on the host; see `Engine` for what each operation computes.
-
-    Attributes
-    ----------
-    n_threads : worker threads; results have the same bits for any number of them
-    tuning : block sizes
-    tiles : the compiled tiles; None: distances are products of NumPy
-    """
+    """Runs everything on the host; results have the same bits for any number of worker threads."""
 
     name = "cpu"
     xp: ModuleType = np
@@ -119,7 +113,7 @@ class CpuEngine(Engine):
         self.notes = []
         self.tuning = tuning or CpuTuning()
         self.workers = WorkerThreads(self.n_threads, self.timeline, self.tuning)
-        self.tiles = compiled.load()
+        self.tiles = compiled.load()  # None: distances are products of NumPy
         if knn == "leaves" and self.tiles is None:
             raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor', argument="knn")
         self.policy: Policy = CpuPolicy(
@@ -148,7 +142,7 @@ class CpuEngine(Engine):
         if known is not None and known is x:
             return known
         with self.timeline.stage("put"):
-            array = cpu_put.put(x, name, self.budget, self.timeline)
+            array = put_cells(x, name, self.budget, self.timeline)
         self._checked[id(array)] = array
         return array
 
@@ -246,3 +240,49 @@ class CpuEngine(Engine):
         """See `Engine.over_rows`."""
         step = max(1, min(self.tuning.rows_per_task, self.tuning.values_per_task // width))
         self.workers.run(range(0, n, step), lambda: lambda start: kernel(start, min(start + step, n)))
+
+
+def put_cells(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timeline: Timeline) -> F32:
+    """Read cells in blocks, check them, and convert them to float32 unless they can be used without a copy."""
+    source = as_rows(x, name)
+    n, d = source.shape
+    in_place = _usable_in_place(source)
+    if in_place is None:
+        planner.require(4 * n * d, budget.total_bytes, f"{name} as float32 ({n:,} x {d})")
+        array = budget.hold(np.empty((n, d), np.float32))
+    else:
+        array = in_place
+    timeline.count(flop_counts.put(n, d, source.dtype.itemsize, copied=in_place is None))
+    check = FiniteCheck(name)
+    step = planner.read_block_rows(d, source.dtype.itemsize)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        block = source[start:stop] if isinstance(source, np.ndarray) else source.read(start, stop)
+        check.add(block, start)
+        if in_place is None:
+            with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
+                array[start:stop] = block
+        _release_pages(source)
+        timeline.advance(stop, n)
+    check.finish(n)
+    timeline.put(array.nbytes)
+    return array
+
+
+def _usable_in_place(source: NDArray[Any] | RowSource) -> F32 | None:
+    """Return the array itself if it can be used without a copy. A memory map is copied, to be read only once."""
+    if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
+        return None
+    usable = source.dtype == np.float32 and source.flags.c_contiguous and source.flags.aligned
+    return source if usable else None
+
+
+def _release_pages(source: NDArray[Any] | RowSource) -> None:
+    """Release the pages of a memory map that were read, which count as memory of this process.
+
+    The system keeps them in its cache while it has room. Pages of a map that is private to this process (mode "c") may
+    have been written to, and are not released.
+    """
+    if isinstance(source, np.memmap) and source.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        mapped: Any = source
+        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # noqa: SLF001 - NumPy's only way to the map

@@ -35,7 +35,7 @@ BLOCK_COLUMNS = 2048
 class ExactSearch:
     """Search for exact neighbours."""
 
-    workers: WorkerThreads  # threads
+    workers: WorkerThreads
     tiles: Tiles | None  # the compiled tiles; None: products of NumPy
     memory_bytes: int  # free memory, a share of which candidates may take
 
@@ -55,12 +55,7 @@ class ExactSearch:
 
 
 def search_rows(queries: F32, x: F32, own: I64 | None, rows: I64, out: Neighbors, workers: WorkerThreads) -> None:
-    """Search some rows again in float64 and overwrite their results.
-
-    Parameters
-    ----------
-    own : the cell that is the query and not its own neighbour, for each query; None: queries are no cells
-    """
+    """Search some rows again in float64 and overwrite their results; `own` is the cell that each query is, if any."""
     if not len(rows):
         return
     own_rows = None if own is None else own[rows]
@@ -77,27 +72,19 @@ def search_rows(queries: F32, x: F32, own: I64 | None, rows: I64, out: Neighbors
 
 
 class _Operands:
-    """Both sides of the tiles: centred, scaled, and widened so that one matrix product gives squared distances.
-
-    Attributes
-    ----------
-    queries, x : as given
-    order : (n,) the cell at each position of the right side, in random order, so that any tile is a sample
-    own : (m,) the position of each query's own cell on the right side, or None
-    left : (m, d + 2); left . right = |q|^2 + |x|^2 - 2 q.x
-    rounding : bounds of the errors of a tile
-    """
+    """Both sides of the tiles: centred, scaled, and widened so that one matrix product gives squared distances."""
 
     def __init__(self, queries: F32, x: F32, own: I64 | None, dtype: type, max_bytes: int) -> None:
         self.queries, self.x = queries, x
+        # the cell at each position of the right side, in random order, so that any tile is a sample
         self.order = np.random.default_rng(len(x)).permutation(len(x))
-        self.own = None
+        self.own = None  # (m,) the position of each query's own cell on the right side
         if own is not None:
             position = np.empty_like(self.order)
             position[self.order] = np.arange(len(x))
             self.own = position[own]
         self._scaling, self._dtype = Scaling(x, queries), dtype
-        self.left = _widen(queries, self._scaling, dtype)
+        self.left = _widen(queries, self._scaling, dtype)  # left . right = |q|^2 + |x|^2 - 2 q.x
         d = x.shape[1]
         firsts = range(0, len(x), BLOCK_COLUMNS)
         self._kept: list[Floats] = []
@@ -166,13 +153,8 @@ def rerank(
 ) -> None:
     """Order candidates by (exact distance, id), keep the nearest, and mark rows that may miss a nearer cell.
 
-    Parameters
-    ----------
-    queries, x : (m, d) and (n, d) float32, as the user gave them
-    ids : (m, c) candidates, -1 if there are fewer
-    lower_bounds : given the k-th squared distances, returns lower bounds of the squared distances to cells that are no
-        candidates; None: no other cell can be nearer
-    out : written in `rows`
+    Candidates are `ids` (m, c), -1 if there are fewer. Given the k-th squared distances, `lower_bounds` returns lower
+    bounds of the squared distances to cells that are no candidates; None: no other cell can be nearer.
     """
     k = out.indices.shape[1]
     squared = exact_distances(queries, x, ids)

@@ -120,10 +120,7 @@ def _rank_in_run(rows: I64, n_rows: int) -> I64:
 
 
 def exact_distances(queries: F32, x: F32, ids: I64) -> F64:
-    """Compute the squared distances of each query to the cells of its row of `ids`, in float64; (m, c).
-
-    They are infinite for an id of -1.
-    """
+    """Compute the squared distances of each query to the cells of its row of `ids` (m, c); infinite for an id of -1."""
     squared = np.empty(ids.shape)
     step = max(1, DIFFERENCES // max(1, ids.shape[1] * x.shape[1]))
     for start in range(0, len(ids), step):
@@ -137,9 +134,7 @@ def exact_distances(queries: F32, x: F32, ids: I64) -> F64:
 def search_exactly(query: F32, x: F32, own: int, k: int) -> tuple[I64, F64]:
     """Find the k neighbours of one query by comparing it with every cell in float64, except the cell `own`.
 
-    Returns
-    -------
-    ids and Euclidean distances, (k,) each, by (distance, id)
+    Returns ids and Euclidean distances by (distance, id).
     """
     step = max(1, DIFFERENCES // x.shape[1])
     squared = np.empty(len(x))
@@ -156,11 +151,7 @@ def search_exactly(query: F32, x: F32, own: int, k: int) -> tuple[I64, F64]:
 def fuzzy_memberships(distances: F32, mean_distance: float, start: int, stop: int, out: F64) -> None:
     """Write the UMAP membership strengths of rows [start, stop); see `Engine.fuzzy_graph`.
 
-    Parameters
-    ----------
-    distances : (n, k) float32, ascending, the cell itself not among them
-    mean_distance : over the whole graph, each cell itself included at distance 0
-    out : (n, k) float64, written
+    The mean distance is that of the whole graph, each cell itself included at distance 0.
     """
     k = distances.shape[1]
     step = max(1, MEMBERSHIPS // k)
@@ -196,12 +187,7 @@ def _bandwidths(beyond: F64) -> F64:
 def symmetrise(
     indices: I32, memberships: F64, tiles: Tiles | None, over_rows: Callable[[int, Callable[[int, int], None]], None]
 ) -> Graph:
-    """Join the memberships of both directions, w + w' - w w', into one undirected graph.
-
-    Parameters
-    ----------
-    over_rows : see `Engine.over_rows`
-    """
+    """Join the memberships of both directions, w + w' - w w', into one undirected graph."""
     if tiles is None:
         return _symmetrise(indices, memberships)
     (n, k), rows = indices.shape, np.ascontiguousarray(indices)

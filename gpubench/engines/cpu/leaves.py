@@ -55,13 +55,7 @@ def leaf_sizes(n: int, k: int, tuning: CpuTuning) -> tuple[int, int]:
 
 
 def leaves_knn(x: F32, k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> Knn:
-    """Find most of the k nearest other cells of each cell; the same seed gives the same bits on any number of threads.
-
-    Raises
-    ------
-    InputError
-        The candidates do not fit the memory.
-    """
+    """Find most of the k nearest other cells of each cell; the same bits for a seed on any number of threads."""
     n, tuning = len(x), exact.workers.tuning
     component_bytes = 4 * int(MAX_COMPONENTS * x.shape[1])
     needed = (CandidateStore.bytes_per_row(k, n - 1) + 8 * tuning.leaves_per_cell + component_bytes) * n
@@ -150,10 +144,7 @@ def _nearest_leaders(x: F32, leaders: I64, n_joined: int, exact: ExactSearch, se
 def _leaves(x: F32, joined: I32, n_leaders: int, leaf: int, scaling: Scaling, seed: int) -> list[I64]:
     """List the cells of each leaf, the largest leaf first so that no thread works on it alone at the end.
 
-    Parameters
-    ----------
-    joined : (n, leaves per cell) positions of leaders
-    leaf : average number of cells of a leaf
+    `joined` has the positions of each cell's leaders, `leaf` is the average number of cells.
     """
     cells = np.argsort(joined.ravel(), kind="stable") // joined.shape[1]
     sizes = np.bincount(joined.ravel(), minlength=n_leaders)
@@ -168,16 +159,11 @@ def _leaves(x: F32, joined: I32, n_leaders: int, leaf: int, scaling: Scaling, se
 
 
 class LeafSearch:
-    """Candidates of all cells, improved step by step.
-
-    Attributes
-    ----------
-    scaling : centres and scales rows for the tiles
-    """
+    """Candidates of all cells, improved step by step."""
 
     def __init__(self, x: F32, reduced: F32, k: int, exact: ExactSearch, tiles: Tiles) -> None:
         """Prepare a search among `x` whose tiles compare `reduced`."""
-        self.scaling = Scaling(reduced, reduced)
+        self._scaling = Scaling(reduced, reduced)
         self._x, self._reduced, self._k, self._exact, self._tiles = x, reduced, k, exact, tiles
         self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
         self._out = Neighbors.empty(len(x), k)
@@ -189,14 +175,14 @@ class LeafSearch:
         n_leaders = max(1, n_joined * n // leaf)
         leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
         joined = _nearest_leaders(x, leaders, min(n_joined, len(leaders)), self._exact, seed)
-        leaves = _leaves(x, joined, len(leaders), leaf, self.scaling, seed)
+        leaves = _leaves(x, joined, len(leaders), leaf, self._scaling, seed)
         workers.timeline.count(flop_counts.leaves([len(cells) for cells in leaves], d))
         workers.run(leaves, lambda: self._join_leaf)
         self._locality_order = np.argsort(joined[:, 0], kind="stable")
 
     def _join_leaf(self, cells: I64) -> None:
         """Compare every two cells of a leaf."""
-        rows = self.scaling.rows(self._reduced[cells])
+        rows = self._scaling.rows(self._reduced[cells])
         squares = np.einsum("ij,ij->i", rows, rows)
         store = self._store
         self._tiles.join_leaf(*(rows, squares, cells, *rows.shape, store.keep, store.space, *store.arrays, store.locks))
@@ -214,7 +200,7 @@ class LeafSearch:
 
         def join(start: int) -> None:
             stop = min(start + ROWS_PER_TASK, n)
-            tiles.join_near(x, start, stop, d, self.scaling.scale, near, width, store.keep, store.space, *store.arrays)
+            tiles.join_near(x, start, stop, d, self._scaling.scale, near, width, store.keep, store.space, *store.arrays)
 
         for step in (write_nearest, join):
             self._exact.workers.run(range(0, n, ROWS_PER_TASK), lambda step=step: step)  # type: ignore[misc]

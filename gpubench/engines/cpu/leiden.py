@@ -183,10 +183,7 @@ def by_networkit(edges: Edges, resolution: float, n_iterations: int, seed: int) 
     return by_size(np.unique(np.asarray(partition.getVector()), return_inverse=True)[1])
 
 
-PACKAGES: dict[str, Callable[[Edges, float, int, int], I32]] = {
-    "igraph": by_igraph,
-    "networkit": by_networkit,
-}
+PACKAGES: dict[str, Callable[[Edges, float, int, int], I32]] = {"igraph": by_igraph, "networkit": by_networkit}
 
 
 def by_size(membership: NDArray[np.integer]) -> I32:
@@ -212,18 +209,9 @@ def leiden(
     timeline: Timeline,
     tuning: CpuTuning = DEFAULT,
 ) -> I32:
-    """See `communities`.
+    """See `communities`; MemoryError if the process has run out of memory, RuntimeError if it has failed otherwise.
 
-    Parameters
-    ----------
-    take : returns the graph; the last reference to it is dropped once the process has the edges, as memory is needed
-
-    Raises
-    ------
-    MemoryError
-        The process has run out of memory.
-    RuntimeError
-        The process has failed for another reason, which is the last line that it wrote.
+    The last reference to the graph that `take` returns is dropped once the process has the edges, as memory is needed.
     """
     graph = take()
     if len(graph.indices) < tuning.min_process_edges or not sys.executable:
@@ -308,13 +296,11 @@ def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
 
 def main() -> None:
     """Run the process: read edges from standard input, write codes and peak memory to standard output."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends Ctrl-C to both processes, and the parent ends this one
+    # a terminal sends Ctrl-C to both processes, and the parent ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = json.loads(sys.argv[2])
     edges = Edges.empty(given["n"], given["m"], given["package"]).fill(_received_blocks(given["m"]))
-    find = PACKAGES[given["package"]]
-    codes = find(edges, given["resolution"], given["n_iterations"], given["seed"])
+    codes = PACKAGES[given["package"]](edges, given["resolution"], given["n_iterations"], given["seed"])
     for answer in (codes, np.array([process_peak_bytes() or 0])):
         sys.stdout.buffer.write(answer.data)
     sys.stdout.buffer.flush()

@@ -187,17 +187,11 @@ def sums_to_segments(blocks: list[Block], cells: F32, rows: CentredRows, summer:
 
 
 class Sample:
-    """Some cells that are compared with all cells of their groups.
-
-    Attributes
-    ----------
-    segment : (m,) the segment of each cell
-    pieces : cells that are compared at a time
-    """
+    """Some cells that are compared with all cells of their groups."""
 
     def __init__(self, segment: I64, segments: Segments, blocks: list[Block]) -> None:
-        self.segment, self._sizes = segment, segments.sizes
-        self.pieces: list[Piece] = []
+        self.segment, self._sizes = segment, segments.sizes  # segment: (m,) that of each cell
+        self.pieces: list[Piece] = []  # cells that are compared at a time
         order = np.argsort(segment, kind="stable")
         first_block = 0
         for first, last in segments.group_spans():

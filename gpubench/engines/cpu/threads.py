@@ -21,14 +21,7 @@ T = TypeVar("T")
 
 
 class WorkerThreads:
-    """Threads that share independent pieces of work, and the block sizes of these pieces.
-
-    Attributes
-    ----------
-    n_threads : how many threads run at a time
-    timeline : where progress and the amount of work are recorded
-    tuning : block sizes
-    """
+    """Threads that share independent pieces of work, and the block sizes of these pieces."""
 
     def __init__(self, n_threads: int, timeline: Timeline, tuning: CpuTuning | None = None) -> None:
         self.n_threads = n_threads

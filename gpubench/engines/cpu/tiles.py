@@ -67,9 +67,7 @@ class Summer(ABC):
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
         """Sum the distances between two sides; None if float32 has lost too many of them.
 
-        Parameters
-        ----------
-        same : whether both sides are the same cells, at distance 0 from themselves
+        `same` says that both sides are the same cells, at distance 0 from themselves.
         """
 
 
@@ -227,20 +225,12 @@ def _panel_runs(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
 
 
 class CentredRows:
-    """Sorted rows, or runs of them, each block centred on its panel's mean and scaled to an extent of at most 1.
-
-    Attributes
-    ----------
-    runs : first row of each run, its rows (m, d) float32, and their squared norms
-    scale : factor of the rows, a power of two
-    reach : largest possible distance of two rows
-    """
+    """Sorted rows, or runs of them, each block centred on its panel's mean and scaled to an extent of at most 1."""
 
     def __init__(self, runs: list[tuple[int, F32, F32]], centring: Centring) -> None:
-        self.runs = runs
-        self.scale = centring.scale
+        self.runs = runs  # first row of each run, its rows (m, d), and their squared norms
+        self.scale, self.reach = centring.scale, centring.reach
         self._centring = centring
-        self.reach = centring.reach
 
     @classmethod
     def sort(cls, x: F32, segments: Segments, blocks: list[Block]) -> CentredRows:

@@ -23,27 +23,20 @@ if TYPE_CHECKING:
 
 
 class CandidateStore:
-    """Candidates of each row, which the compiled functions write.
-
-    Attributes
-    ----------
-    first : the position of the first row
-    keep, space : candidates that a row keeps, and how many it can hold before it is cut back
-    arrays : (rows, space) uint64, (rows,) int32, (rows + columns,) float32: candidates, counts, limits
-    locks : (rows,) uint8
-    """
+    """Candidates of each row, which the compiled functions write."""
 
     def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
         self.first = part.start
         self.keep, self.space = self.sizes(k, n_others)
         limits = np.full(len(part) + tiles.columns, -1, np.float32)  # rows after the last accept no candidates
         limits[: len(part)] = np.inf
+        # candidates, their counts, and limits
         self.arrays = np.empty((len(part), self.space), np.uint64), np.zeros(len(part), np.int32), limits
         self.locks = np.zeros(len(part), np.uint8)
 
     @staticmethod
     def sizes(k: int, n_others: int) -> tuple[int, int]:
-        """Return how many candidates a row keeps, and how many it can hold."""
+        """Return how many candidates a row keeps, and how many it can hold before it is cut back."""
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
@@ -87,12 +80,7 @@ def search(
     memory_bytes: int,
     order: I64 | None = None,
 ) -> None:
-    """Find the neighbours of every query; if `queries` is `x` itself, a cell is not its own neighbour.
-
-    Parameters
-    ----------
-    order : of cells that are compared with each other, see `locality_order`; None: it is computed
-    """
+    """Find the neighbours of every query; if `queries` is `x` itself, a cell is not its own neighbour."""
     sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
     row_bytes = CandidateStore.bytes_per_row(k, sides.n_others)
@@ -107,16 +95,11 @@ def search_pair(
 ) -> tuple[CandidateStore, I64]:
     """Find for each cell of one side its neighbours on the other side within a distance.
 
-    Parameters
-    ----------
-    sides : some cells of `x`, in the order of `locality_order`; every pair between them is compared once
-    farthest : largest distance of a neighbour of each cell, those of one side before those of the other
-    scaling : of `x`
+    The sides are some cells of `x`, in the order of `locality_order`; every pair between them is compared once.
+    `farthest` is the largest distance of a neighbour of each cell, those of one side before those of the other.
 
-    Returns
-    -------
-    The cells within the distance, or the nearest k and a few more if these are fewer, as positions in both sides, one
-    after the other; and the positions of the cells that may have missed a nearer one.
+    Returns the cells within the distance, or the nearest k and a few more if these are fewer, as positions in both
+    sides, one after the other; and the positions of the cells that may have missed a nearer one.
     """
     order = np.concatenate(sides)
     both = _Sides(tiles, x, x, workers, order, scaling)
@@ -142,12 +125,7 @@ def exact_squared(tiles: Tiles, queries: F32, x: F32, rows: NDArray[Any], cells:
 
 
 def order_exactly(tiles: Tiles, queries: F32, x: F32, ids: I32, out: Neighbors) -> None:
-    """Order candidates of each query by (exact distance, id) and keep the nearest.
-
-    Parameters
-    ----------
-    ids : (m, c) cells, each once in its row; -1 at the end of rows with fewer
-    """
+    """Order candidates (m, c), -1 at the end of rows with fewer, by (exact distance, id) and keep the nearest."""
     m, c = ids.shape
     no_norms = np.zeros(m)
     tiles.topk_finish(
@@ -209,14 +187,7 @@ def _cut(rows: range, size: int) -> list[range]:
 
 
 class _Sides:
-    """Both sides of the tiles.
-
-    Attributes
-    ----------
-    same : whether the queries are the cells themselves
-    n_others : number of cells that can be neighbours of a query
-    n_columns, d : number of cells and of dimensions
-    """
+    """Both sides of the tiles."""
 
     def __init__(
         self,
@@ -227,15 +198,9 @@ class _Sides:
         order: I64 | None = None,
         scaling: Scaling | None = None,
     ) -> None:
-        """Prepare both sides.
-
-        Parameters
-        ----------
-        order : the cells that are compared with each other, see `locality_order`; None: all
-        scaling : of these cells, or of more; None: it is computed
-        """
+        """Prepare both sides; `order` are the cells that are compared with each other, see `locality_order`."""
         self._tiles, self._queries, self._x = tiles, queries, x
-        self.same = queries is x
+        self.same = queries is x  # whether the queries are the cells themselves
         self.d = x.shape[1]
         self._scaling = scaling or Scaling(x, queries)
         if self.same:
@@ -244,7 +209,7 @@ class _Sides:
             # in a random order a row rarely finds a nearer cell than before
             self._column_ids, self._row_ids = np.random.default_rng(SEED).permutation(len(x)), np.arange(len(queries))
         self.n_columns = len(self._column_ids)
-        self.n_others = self.n_columns - self.same
+        self.n_others = self.n_columns - self.same  # cells that can be neighbours of a query
         padded = -(-self.n_columns // tiles.columns) * tiles.columns
         self._panels = np.empty(padded * self.d, np.float32)
         self._squares = np.full(padded, np.inf, np.float32)
