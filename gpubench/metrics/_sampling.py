@@ -96,11 +96,8 @@ def mean_of_labels(
         added = np.split(values_of(np.concatenate(rest)), np.cumsum(more)[:-1])
         values = [np.concatenate(both) for both in zip(values, added, strict=True)]
     means = np.array([own.mean() for own in values])
-    variances = np.array([_variance_of_mean(own, n) for own, n in zip(values, n_cells, strict=True)])
-    n_drawn = sum(len(own) for own in values)
-    return float(weights @ means), float(np.sqrt(weights**2 @ variances)), n_drawn
-
-
-def _variance_of_mean(values: NDArray[np.float64], n: int) -> float:
-    m = len(values)
-    return float((1 - m / n) * values.var(ddof=1) / m) if 1 < m < n else 0.0
+    variances = [
+        (1 - len(own) / n) * own.var(ddof=1) / len(own) if 1 < len(own) < n else 0.0
+        for own, n in zip(values, n_cells, strict=True)
+    ]
+    return float(weights @ means), float(np.sqrt(weights**2 @ np.array(variances))), sum(map(len, values))

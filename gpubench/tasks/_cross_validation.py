@@ -55,12 +55,6 @@ class FoldedCells:
     folds: Folds
     cells: NDArray[np.int64] | None  # (m,) rows of the embedding, to record predictions; None where samples are scored
 
-    def test_set(self, i: int) -> TestSet:
-        """Return the cells of fold i."""
-        test = self.folds[i].test
-        cells = None if self.cells is None else self.cells[test]
-        return TestSet(self.x[self.rows[test]], self.labels.codes[test], cells=cells)
-
 
 @dataclass(frozen=True)
 class FoldGraph:
@@ -241,7 +235,9 @@ class ClassifierEvaluation:
         self, kind: ClassifierKind, folded: FoldedCells, cells: TrainingCells, i: int, votes: FoldGraph | None
     ) -> Training:
         """Train, and predict the test cells of fold i; on a cluster both only begin."""
-        test = folded.test_set(i)
+        rows = folded.folds[i].test
+        tested_cells = None if folded.cells is None else folded.cells[rows]
+        test = TestSet(folded.x[folded.rows[rows]], folded.labels.codes[rows], cells=tested_cells)
         if votes is not None:
             return partial(votes.votes, i, test.x, cells), [test]
         try:

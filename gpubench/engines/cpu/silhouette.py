@@ -23,7 +23,7 @@ from gpubench.engines.common.segments import (
     passes,
     sort_cells,
 )
-from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, make_summer, sums_in_float64
+from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Summer, sums_in_float64
 
 if TYPE_CHECKING:
     from gpubench.core.types import F32, F64, I32, I64
@@ -110,7 +110,7 @@ def _write_euclidean_means(
         lock = Lock()
 
         def make_worker(sums: DistanceSums = sums, lock: Lock = lock) -> Callable[[tuple[Block, Block]], None]:
-            summer = make_summer(compiled, x.shape[1])
+            summer = Summer(compiled, x.shape[1])
             return lambda tile: silhouette_tile(rows, summer, *tile, sums, lock)
 
         workers.run(tiles, make_worker)
@@ -155,7 +155,7 @@ def sampled_distances(
     distances = np.empty((2, len(cells)))
 
     def make_worker() -> Callable[[Piece], None]:
-        summer = make_summer(tiles, rows.d)
+        summer = Summer(tiles, rows.d)
 
         def compare(piece: Piece) -> None:
             which, others = piece

@@ -6,7 +6,6 @@ that float32 would lose them to cancellation are computed again from differences
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -60,49 +59,33 @@ TileSums = tuple["NDArray[np.floating]", "NDArray[np.floating]"]
 """Sums over the columns of each segment, (segments, rows), and over the rows of each segment, (segments, columns)."""
 
 
-class Summer(ABC):
-    """Sums the distances of tiles; each worker thread has its own."""
+class Summer:
+    """Sums the distances of tiles, by compiled code or by NumPy in buffers; each worker thread has its own."""
 
-    @abstractmethod
+    def __init__(self, compiled: Tiles | None, d: int) -> None:
+        self._compiled = compiled
+        if compiled is None:
+            self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
+            self._right = np.empty((BLOCK_ROWS, d + 2), np.float32)
+            self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
+
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
         """Sum the distances between two sides; None if float32 has lost too many of them.
 
         `same` says that both sides are the same cells, at distance 0 from themselves.
         """
-
-
-def make_summer(compiled: Tiles | None, d: int) -> Summer:
-    """Make a summer for cells of d dimensions; without compiled tiles NumPy is used."""
-    return CompiledSummer(compiled) if compiled else NumpySummer(d)
-
-
-class CompiledSummer(Summer):
-    """Sums distances while they are in registers."""
-
-    def __init__(self, compiled: Tiles) -> None:
-        self._compiled = compiled
-
-    def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
-        """See `Summer.sums`."""
+        limit = float(CLOSE * (left.squares.max() + right.squares.max()))
+        if self._compiled is None:
+            return self._sums_of_products(left, right, limit, same=same)
         m, n = len(left.rows), len(right.rows)
         to_columns, to_rows = np.empty((len(right.cuts), m)), np.empty((len(left.cuts), n))
         n_close = self._compiled.silhouette_tile(
-            *(left.rows, left.squares, m, right.rows, right.squares, n, left.rows.shape[1], same),
-            *(_close_limit(left, right), left.cuts, len(left.cuts), right.cuts, len(right.cuts), to_columns, to_rows),
+            *(left.rows, left.squares, m, right.rows, right.squares, n, left.rows.shape[1], same, limit),
+            *(left.cuts, len(left.cuts), right.cuts, len(right.cuts), to_columns, to_rows),
         )
         return None if n_close > MAX_CLOSE_SHARE * m * n else (to_columns, to_rows)
 
-
-class NumpySummer(Summer):
-    """Computes whole tiles in buffers of its own."""
-
-    def __init__(self, d: int) -> None:
-        self._left = np.empty((BLOCK_ROWS, d + 2), np.float32)
-        self._right = np.empty((BLOCK_ROWS, d + 2), np.float32)
-        self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
-
-    def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
-        """See `Summer.sums`."""
+    def _sums_of_products(self, left: Side, right: Side, limit: float, *, same: bool) -> TileSums | None:
         d = left.rows.shape[1]
         # [x, |x|^2, 1] . [-2y, 1, |y|^2] is the squared distance in one matrix product
         a, b = self._left[: len(left.rows)], self._right[: len(right.rows)]
@@ -113,7 +96,6 @@ class NumpySummer(Summer):
         np.matmul(a, b.T, out=tile)
         if same:
             np.fill_diagonal(tile, np.inf)
-        limit = _close_limit(left, right)
         if not tile.min() > limit:
             rows, columns = np.divmod(positions(tile <= limit), tile.shape[1])
             if len(rows) > MAX_CLOSE_SHARE * tile.size:
@@ -138,26 +120,14 @@ def sums_in_float64(left: Side, right: Side, *, same: bool = False) -> TileSums:
     return _sums(np.sqrt(tile, out=tile), left, right)
 
 
-def _close_limit(left: Side, right: Side) -> float:
-    return float(CLOSE * (left.squares.max() + right.squares.max()))
-
-
 def _sums(distances: NDArray[np.floating], left: Side, right: Side) -> TileSums:
-    return _sum_columns(distances, right.cuts).T, _sum_rows(distances, left.cuts)
-
-
-def _sum_columns(distances: NDArray[np.floating], cuts: I64) -> NDArray[np.floating]:
-    """Sum over the columns of each segment; (rows, segments)."""
-    if len(cuts) == 1:
+    if len(right.cuts) == 1:
         # a product with ones is several times faster than sum(axis=1)
-        return (distances @ np.ones(distances.shape[1], distances.dtype))[:, None]
-    return np.add.reduceat(distances, cuts, axis=1)
-
-
-def _sum_rows(distances: NDArray[np.floating], cuts: I64) -> NDArray[np.floating]:
-    """Sum over the rows of each segment; (segments, columns)."""
+        to_columns = (distances @ np.ones(distances.shape[1], distances.dtype))[None]
+    else:
+        to_columns = np.add.reduceat(distances, right.cuts, axis=1).T
     # reduceat is slow along the first axis
-    return np.stack([part.sum(axis=0) for part in np.split(distances, cuts[1:])])
+    return to_columns, np.stack([part.sum(axis=0) for part in np.split(distances, left.cuts[1:])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpubench.engines.common.segments import Segments, in_cell_order
 from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segment_codes, sums_to_segments
-from gpubench.engines.cpu.tiles import CentredRows, Centring, block_sums, make_summer
+from gpubench.engines.cpu.tiles import CentredRows, Centring, Summer, block_sums
 from gpubench.engines.dask.shuffle import StreamingMerge, max_parts, send_ranks, shuffle, sorted_rows
 from gpubench.engines.dask.silhouette_parts import (
     MAX_PARTS,
@@ -183,7 +183,7 @@ def sum_parts(
     layout = load_layout(shared)
     parts = [(first, first_rows), *([] if second_rows is None else [(second, second_rows)])]
     rows = centred_copy(layout, centring, parts)
-    summer = make_summer(settings.start(threads=1).tiles, rows.d)
+    summer = Summer(settings.start(threads=1).tiles, rows.d)
     if first.group is not None:
         return sum_pair(layout, rows, summer, first.span, second.span, layout.unit(first.group, rows.reach))
     begin, end = first.span
@@ -277,7 +277,7 @@ def compare_pieces(
     """Compare some cells with a part; return the distances of each piece."""
     layout = load_layout(sorting[1])
     own = centred_copy(layout, sorting[0], [(part, rows)])
-    summer = make_summer(settings.start(threads=1).tiles, own.d)
+    summer = Summer(settings.start(threads=1).tiles, own.d)
     found = []
     for start, stop, group in run:
         span = max(part.span[0], group[0]), min(part.span[1], group[1])
