@@ -18,6 +18,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+import numpy as np
+
 from gpubench.core.errors import InputError
 from gpubench.core.files import NO_LOCKS, lock_file, write_atomically
 from gpubench.core.scores import plain
@@ -173,8 +175,6 @@ class Checkpoint:
 
     def write(self, key: str, entry: CheckpointEntry, seconds: float) -> None:
         """Write an entry atomically. On failure continue without checkpointing and add a note."""
-        import numpy as np
-
         if self._lock is None or self._full:
             return
         value = plain(entry.value)
@@ -238,8 +238,6 @@ class CheckpointScope:
 
 
 def _load(file: Path) -> NDArray[Any]:
-    import numpy as np
-
     return np.asarray(np.load(file, mmap_mode="r" if file.stat().st_size >= MAPPED_FROM_BYTES else None))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gpubench.core import scores
 from gpubench.core.errors import InputError
 from gpubench.core.files import write_atomically
@@ -16,7 +18,6 @@ from gpubench.core.scores import CellColumn, CellScores, CellView, MetricResult
 from gpubench.core.types import Labels
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -36,7 +37,6 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     "embedding/task/metric" and its parameters, and two for each view, NaN for cells that are not drawn. Classes are
     categories. The metadata of the schema describes each column, and identifies the results that it belongs to.
     """
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,8 +91,6 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
 
 def _read_column(cells: CellScores, table: pa.Table, i: int, description: Mapping[str, Any]) -> None:
     """Add a column to the cells; the first column of a view adds the view."""
-    import numpy as np
-
     kind = description["kind"]
     if kind == "group":
         names = description["names"]
@@ -118,8 +116,6 @@ def _categories(codes: NDArray[Any], names: Sequence[str]) -> pa.DictionaryArray
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
     """Return codes into `names`, whose order Parquet does not preserve; -1 where there is no value."""
-    import numpy as np
-
     joined = column.unify_dictionaries().combine_chunks()
     code_of = {_utf8(name): code for code, name in enumerate(names)}
     # the last one is for index -1, which counts from the end

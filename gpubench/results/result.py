@@ -311,20 +311,21 @@ class Result:
         write_atomically(path, lambda file: pq.write_table(content, file))
 
     def __str__(self) -> str:
-        head = f"gpubench result: {self._summary()}"
-        blocks = table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
-        return "\n\n".join(filter(None, [head, table.to_text(blocks, _WIDTH)]))
+        return "\n\n".join(filter(None, [self._summary(), table.to_text(self._blocks(), _WIDTH)]))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        body = table.result_html(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
-        return f"<p>gpubench result: {self._summary()}</p>\n{body}"
+        return "\n".join([f"<p>{self._summary()}</p>", *(block.to_html() for block in self._blocks())])
+
+    def _blocks(self) -> list[table.TextTable | table.Lines]:
+        return table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
 
     def _summary(self) -> str:
         embeddings = len({row.embedding for row in self.results})
-        scores = f"{len(self.results)} scores of {embeddings} embedding{'' if embeddings == 1 else 's'}"
-        return f"{scores}, interrupted" if self.interrupted else scores
+        plural = "" if embeddings == 1 else "s"
+        text = f"gpubench result: {len(self.results)} scores of {embeddings} embedding{plural}"
+        return f"{text}, interrupted" if self.interrupted else text
 
 
 def _get(row: MetricResult, key: str) -> Any:

@@ -161,6 +161,10 @@ class Lines:
         lines = [self.heading, *self.lines] if self.heading else self.lines
         return "\n".join(_wrap(line, width) for line in lines)
 
+    def to_html(self) -> str:
+        """Lay the lines out as an HTML paragraph."""
+        return "<p>" + "<br>".join(map(html.escape, [self.heading, *self.lines])) + "</p>"
+
     def print(self, console: Console) -> None:
         """Write the lines to a terminal."""
         from rich.text import Text
@@ -233,22 +237,6 @@ def result_blocks(
     blocks: list[TextTable | Lines] = [*score_tables(results, limit).values()]
     blocks += [Lines(failed, "Failed:", "red")] if failed else []
     return blocks + ([Lines(left_out, "Left out:")] if left_out else [])
-
-
-def result_html(
-    results: Iterable[MetricResult],
-    skipped: Sequence[Mapping[str, str]] = (),
-    failures: Sequence[Mapping[str, str]] = (),
-    *,
-    limit: int | None = None,
-) -> str:
-    """Lay results out as HTML for a notebook; parameters as in `result_blocks`."""
-    return "\n".join(
-        block.to_html()
-        if isinstance(block, TextTable)
-        else "<p>" + "<br>".join(map(html.escape, [block.heading, *block.lines])) + "</p>"
-        for block in result_blocks(results, skipped, failures, limit=limit)
-    )
 
 
 def score_tables(results: Iterable[MetricResult], limit: int | None = None) -> dict[tuple[str, str], TextTable]:

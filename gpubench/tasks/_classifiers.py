@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,31 +85,21 @@ class Predictor(ABC):
         raise ValueError(f"this classifier has no logits of the {len(x):,} cells")
 
 
+@dataclass
 class TrainingCells:
     """Cells to train on; they are copied before they are scaled."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        x: Array,
-        labels: Labels,
-        rows: NDArray[np.int64] | None = None,
-        which: Callable[[], NDArray[np.int64]] | None = None,
-        *,
-        centre: bool | None,
-    ) -> None:
-        """Name the cells.
-
-        The m labels are of the cells `rows` of x (n, d), or of all. `which`, when it is called, lists those of the m to
-        train on, ascending; None: all. `centre` is that of `ColumnScaling`; None: nothing is scaled.
-        """
-        self.engine, self.labels = engine, labels
-        self._x, self._rows, self._which, self._centre = x, rows, which, centre
-        self._scaling: ColumnScaling | None = None  # of all of them, shared by the classifiers
+    engine: Engine
+    x: Array  # (n, d)
+    labels: Labels  # of m cells of x
+    rows: NDArray[np.int64] | None = None  # (m,) which cells of x these are; None: all
+    which: Callable[[], NDArray[np.int64]] | None = None  # lists those of the m to train on, ascending; None: all
+    centre: bool | None = field(kw_only=True)  # as in `ColumnScaling`; None: nothing is scaled
+    _scaling: ColumnScaling | None = None  # of all of them, shared by the classifiers
 
     def chosen(self) -> NDArray[np.int64]:
         """Return the positions of the cells to train on, among those with labels."""
-        return np.arange(len(self.labels)) if self._which is None else self._which()
+        return np.arange(len(self.labels)) if self.which is None else self.which()
 
     def copy(
         self, chosen: NDArray[np.int64], most: int, *, scaled: bool
@@ -121,10 +111,10 @@ class TrainingCells:
         fewer = len(chosen) > most
         if fewer:
             chosen = chosen[draw_in_shares(self.labels.codes[chosen], most, self.engine.seed)]
-        cells = self._x[chosen if self._rows is None else self._rows[chosen]]
+        cells = self.x[chosen if self.rows is None else self.rows[chosen]]
         scaling = None
-        if scaled and self._centre is not None:
-            scaling = (None if fewer else self._scaling) or ColumnScaling(self.engine, cells, centre=self._centre)
+        if scaled and self.centre is not None:
+            scaling = (None if fewer else self._scaling) or ColumnScaling(self.engine, cells, centre=self.centre)
             if not fewer:
                 self._scaling = scaling
             scaling.apply(cells)

@@ -28,7 +28,6 @@ from gpubench.tasks._classifiers import (
     TestSet,
     TrainingCells,
 )
-from gpubench.tasks._folds import Folds
 from gpubench.tasks._task import TaskInput, require, to_row
 
 if TYPE_CHECKING:
@@ -52,8 +51,13 @@ class FoldedCells:
     x: Array  # (n, d) cells
     rows: NDArray[np.int64]  # (m,) those that take part
     labels: Labels  # of the m cells
-    folds: Folds
+    folds: NDArray[np.int32]  # (m,) in which fold each is tested
     cells: NDArray[np.int64] | None  # (m,) rows of the embedding, to record predictions; None where samples are scored
+
+    @property
+    def n_folds(self) -> int:
+        """The number of folds, each of which has cells."""
+        return int(self.folds.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,15 @@ class FoldGraph:
     @property
     def serves(self) -> bool:
         """Whether the engine would search so many cells approximately, and each has enough cells in other folds."""
-        folds = self.folded.folds
-        m, k = len(self.folded.rows), graph_neighbors(len(folds))
-        enough = m - np.bincount(folds.codes).max() >= N_VOTES and m > k
+        m, k = len(self.folded.rows), graph_neighbors(self.folded.n_folds)
+        enough = m - np.bincount(self.folded.folds).max() >= N_VOTES and m > k
         return bool(enough and self.engine.policy.knn_method_for(m, self.folded.x.shape[1], k) != "exact")
 
     def votes(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
         """Return the classifier of fold i, tested on the unscaled cells `tested`; the first call searches."""
         voters, labels = self._voters, self.folded.labels
-        proba = voters.vote_shares(self.engine, self.folded.folds[i].test, labels.codes, labels.n_classes)
+        rows = np.flatnonzero(self.folded.folds == i)
+        proba = voters.vote_shares(self.engine, rows, labels.codes, labels.n_classes)
         return GraphVotes(cells, tested, proba, {"knn": voters.method, "recall": voters.recall})
 
     @cached_property
@@ -90,7 +94,7 @@ class FoldGraph:
         def search() -> Voters:
             cells = self.folded.x[self.folded.rows]
             scaled = ColumnScaling(engine, cells, centre=self.centre).apply(cells)
-            return nearest_in_other_folds(engine, scaled, self.folded.folds.codes)
+            return nearest_in_other_folds(engine, scaled, self.folded.folds)
 
         def pack(voters: Voters) -> CheckpointEntry:
             nearest = engine.to_host(voters.nearest)
@@ -192,13 +196,13 @@ class ClassifierEvaluation:
         `random_folds` says that cells are in folds by chance, so that one graph of very many cells serves all folds.
         """
         if folded.cells is not None:
-            codes = self._new_column(FOLD, params, tuple(str(i + 1) for i in range(len(folded.folds))))
-            codes[folded.cells] = folded.folds.codes
+            codes = self._new_column(FOLD, params, tuple(str(i + 1) for i in range(folded.n_folds)))
+            codes[folded.cells] = folded.folds
         scope = self._given.checkpoint_scope.keyed(self._settings.task, params)
         graph = FoldGraph(self._engine, folded, self._settings.centre, scope)
         training = [
-            self.cells_to_train(folded.x, folded.labels, folded.rows, lambda i=i: folded.folds[i].train)
-            for i in range(len(folded.folds))
+            self.cells_to_train(folded.x, folded.labels, folded.rows, lambda i=i: np.flatnonzero(folded.folds != i))
+            for i in range(folded.n_folds)
         ]
         by_classifier: list[list[Scores]] = []
         for kind in self.kinds:
@@ -235,7 +239,7 @@ class ClassifierEvaluation:
         self, kind: ClassifierKind, folded: FoldedCells, cells: TrainingCells, i: int, votes: FoldGraph | None
     ) -> Training:
         """Train, and predict the test cells of fold i; on a cluster both only begin."""
-        rows = folded.folds[i].test
+        rows = np.flatnonzero(folded.folds == i)
         tested_cells = None if folded.cells is None else folded.cells[rows]
         test = TestSet(folded.x[folded.rows[rows]], folded.labels.codes[rows], cells=tested_cells)
         if votes is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,35 +14,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Fold(NamedTuple):
-    """Rows to train on and rows to test on, both ascending."""
-
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-
-
-class Folds(Sequence[Fold]):
-    """The folds of a cross-validation; the rows of a fold are computed at each access."""
-
-    def __init__(self, codes: NDArray[np.int32], n_folds: int) -> None:
-        self.codes = codes  # (n,), in which fold each cell is tested
-        self._n_folds = n_folds
-
-    def __len__(self) -> int:
-        return self._n_folds
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[fold] for fold in range(self._n_folds)[i]]
-        fold = range(self._n_folds)[i]
-        return Fold(np.flatnonzero(self.codes != fold), np.flatnonzero(self.codes == fold))
-
-
-def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | None = None) -> tuple[Folds, str]:
+def stratified_folds(
+    labels: Labels, n_folds: int, seed: int, samples: Labels | None = None
+) -> tuple[NDArray[np.int32], str]:
     """Cut cells into folds that hold each label in the same share; the cells of a sample stay in one fold.
 
-    Returns the folds of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, and a note
-    on labels with fewer cells than there are folds (scikit-learn warns of them).
+    Returns in which fold of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, each
+    cell is tested, and a note on labels with fewer cells than there are folds (scikit-learn warns of them).
 
     scikit-learn before 1.8 shuffled the sizes of the groups apart from the groups, so that folds by sample were not
     stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer. Samples are in
@@ -70,7 +47,7 @@ def stratified_folds(labels: Labels, n_folds: int, seed: int, samples: Labels | 
             codes[test] = i
     if len(np.unique(codes)) < n_folds:
         raise InputError(f"{labels.key}: the samples are too uneven for {n_folds} folds; lower `n_folds`")
-    return Folds(codes, n_folds), note
+    return codes, note
 
 
 def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.engines.common.blas import one_blas_thread
-from gpubench.engines.cpu.tuning import CpuTuning
+from gpubench.engines.cpu.tuning import DEFAULT, CpuTuning
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Timeline
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class WorkerThreads:
     """Threads that share independent pieces of work, and the block sizes of these pieces."""
 
-    def __init__(self, n_threads: int, timeline: Timeline, tuning: CpuTuning | None = None) -> None:
-        self.n_threads = n_threads
-        self.timeline = timeline
-        self.tuning = tuning or CpuTuning()
+    n_threads: int
+    timeline: Timeline
+    tuning: CpuTuning = DEFAULT
 
     def run(self, items: Sequence[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         """Call workers with the items; each thread makes one worker of its own, with the buffers it reuses.
