@@ -32,8 +32,10 @@ class EmulatedDevice(Device):
     products : (left rows, right rows, on tensor cores) of each matrix product
     """
 
-    def __init__(self, emulate: Emulate, capability: tuple[int, int] = (9, 0), free_bytes: int = 4 << 30) -> None:
-        super().__init__(strict_cupy.make_cupy(capability))  # type: ignore[arg-type]
+    def __init__(
+        self, emulate: Emulate, capability: tuple[int, int] = (9, 0), free_bytes: int = 4 << 30, number: int = 0
+    ) -> None:
+        super().__init__(strict_cupy.make_cupy(capability), number)  # type: ignore[arg-type]
         self._emulate = emulate
         self._free_bytes = free_bytes
         self.launched: list[str] = []

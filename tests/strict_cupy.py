@@ -3,14 +3,19 @@
 Like CuPy it refuses NumPy arrays as operands, never converts to NumPy implicitly, and has no truth value for several
 values. Names that are not listed here are missing. A mistake that CuPy refuses is refused here. A test compares the
 names with those of the real CuPy if it is installed.
+
+As in CUDA, each thread has a current device, at first 0, and refuses arrays of another one. Every new array takes
+memory through the allocator that is set, from CuPy's pool at first, so that pools and what is free can be tested.
 """
 
 from __future__ import annotations
 
 import operator
+import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,18 +28,167 @@ COMPARISONS = "lt le gt ge eq ne"
 IN_PLACE = "iadd isub imul itruediv iand ior"
 
 TOTAL_BYTES = 4 << 30
-"""Memory of the stand-in's device."""
+"""Memory of each of the stand-in's devices."""
+
+CUDA_ERROR_MEMORY_ALLOCATION = 2
+
+
+class CUDARuntimeError(RuntimeError):
+    """An error of the CUDA runtime."""
+
+    def __init__(self, status: int, name: str) -> None:
+        super().__init__(f"{name}: out of memory" if status == CUDA_ERROR_MEMORY_ALLOCATION else name)
+        self.status = status
+
+
+class Gpu:
+    """The memory of one device.
+
+    Attributes
+    ----------
+    total_bytes : of the device
+    other_bytes : taken by cudaMalloc
+    used, reserved, high : bytes of the driver's pool: in use, held, and the most that were in use
+    threshold : bytes that the driver's pool keeps when the host waits for the device
+    """
+
+    def __init__(self) -> None:
+        self.total_bytes = TOTAL_BYTES
+        self.other_bytes = self.used = self.reserved = self.high = self.threshold = 0
+        self.supports_pools = True
+
+    @property
+    def free_bytes(self) -> int:
+        return self.total_bytes - self.other_bytes - self.reserved
+
+    def take(self, n_bytes: int) -> None:
+        """Take memory by cudaMalloc."""
+        if n_bytes > self.free_bytes:
+            raise CUDARuntimeError(CUDA_ERROR_MEMORY_ALLOCATION, "cudaErrorMemoryAllocation")
+        self.other_bytes += n_bytes
+
+    def give(self, n_bytes: int) -> None:
+        """Give memory back by cudaFree."""
+        self.other_bytes -= n_bytes
+
+    def take_async(self, n_bytes: int) -> None:
+        """Take memory from the driver's pool, by cudaMallocAsync."""
+        more = max(0, self.used + n_bytes - self.reserved)
+        if more > self.free_bytes:
+            raise CUDARuntimeError(CUDA_ERROR_MEMORY_ALLOCATION, "cudaErrorMemoryAllocation")
+        self.reserved += more
+        self.used += n_bytes
+        self.high = max(self.high, self.used)
+
+    def give_async(self, n_bytes: int) -> None:
+        self.used -= n_bytes
+
+
+class _Memory:
+    """A piece of memory, which is given back when nobody holds it."""
+
+    def __init__(self, n_bytes: int, give_back: Callable[[int], None]) -> None:
+        self.size = n_bytes
+        weakref.finalize(self, give_back, n_bytes)
+
+
+class _Pool:
+    """CuPy's own pool: blocks that are freed stay in it."""
+
+    def __init__(self) -> None:
+        self._used = self._total = 0
+
+    def malloc(self, n_bytes: int) -> _Memory:
+        more = max(0, self._used + n_bytes - self._total)
+        current_gpu().take(more)
+        self._total += more
+        self._used += n_bytes
+        return _Memory(n_bytes, self._free)
+
+    def _free(self, n_bytes: int) -> None:
+        self._used -= n_bytes
+
+    def used_bytes(self) -> int:
+        return self._used
+
+    def free_bytes(self) -> int:
+        return self._total - self._used
+
+    def total_bytes(self) -> int:
+        return self._total
+
+    def free_all_blocks(self) -> None:
+        current_gpu().other_bytes -= self.free_bytes()
+        self._total = self._used
+
+
+class DefaultPool:
+    """CuPy's own pools, one for each device."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "malloc":
+            return _default_allocator
+        return getattr(process.pools[thread.device], name)
+
+
+class _Thread(threading.local):
+    """What CUDA and CuPy hold for each thread."""
+
+    device = 0
+    stream: Any = None
+
+
+class _Process:
+    """What CUDA and CuPy hold for the process."""
+
+    def __init__(self) -> None:
+        self.gpus = [Gpu(), Gpu()]
+        self.pools = [_Pool(), _Pool()]
+        self.allocator: Any = _default_allocator
+
+
+thread = _Thread()
+
+
+def _default_allocator(n_bytes: int) -> Any:
+    return process.pools[thread.device].malloc(n_bytes)
+
+
+process = _Process()
+
+
+def reset() -> None:
+    """Start as in a new process."""
+    global process  # noqa: PLW0603
+    process = _Process()
+    thread.device, thread.stream = 0, None
+
+
+def current_gpu() -> Gpu:
+    """Return the device of this thread."""
+    return process.gpus[thread.device]
+
+
+def malloc_async(n_bytes: int) -> Any:
+    gpu = current_gpu()
+    if not gpu.supports_pools:
+        raise RuntimeError(f"Device {thread.device} does not support malloc_async")
+    gpu.take_async(n_bytes)
+    return _Memory(n_bytes, gpu.give_async)
 
 
 class ndarray:  # noqa: N801
     """An array on the pretended device."""
 
-    __slots__ = ("_host",)
+    __slots__ = ("_device", "_host")
     __array_ufunc__ = None  # NumPy's operators defer to ours, which refuse NumPy arrays
 
-    def __init__(self, host: np.ndarray) -> None:
+    def __init__(self, host: np.ndarray, device: int | None = None) -> None:
         assert isinstance(host, np.ndarray)
         self._host = host
+        self._device = thread.device if device is None else device
+        if host.base is None:  # not a view
+            weakref.finalize(host, _drop, process.allocator(host.nbytes))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -43,7 +197,7 @@ class ndarray:  # noqa: N801
         return self._host.copy()
 
     def set(self, host: np.ndarray, stream: Any) -> None:
-        assert isinstance(stream, _Completed)
+        assert isinstance(stream, Stream)
         assert type(host) is np.ndarray
         assert host.flags.c_contiguous
         if (host.shape, host.dtype) != (self.shape, self.dtype):
@@ -52,11 +206,11 @@ class ndarray:  # noqa: N801
 
     @property
     def T(self) -> ndarray:  # noqa: N802
-        return ndarray(self._host.T)
+        return ndarray(self._host.T, self._device)
 
     @property
     def device(self) -> SimpleNamespace:
-        return SimpleNamespace(id=0)
+        return SimpleNamespace(id=self._device)
 
     def __len__(self) -> int:
         return len(self._host)
@@ -77,10 +231,10 @@ class ndarray:  # noqa: N801
         return wrapped(~self._host)
 
     def __getitem__(self, key: Any) -> ndarray:
-        return wrapped(self._host[index(key)])
+        return wrapped(_check_device(self)[index(key)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._host[index(key)] = bare(value)
+        _check_device(self)[index(key)] = bare(value)
 
     def __repr__(self) -> str:
         return f"strict_cupy.{self._host!r}"
@@ -88,10 +242,23 @@ class ndarray:  # noqa: N801
     __hash__ = None  # type: ignore[assignment]
 
 
+def _drop(memory: Any) -> None:
+    """Let go of the memory of an array."""
+
+
+def _check_device(array: ndarray) -> np.ndarray:
+    if array._device != thread.device:
+        raise ValueError(
+            f"Array device must be same as the current device: array device = {array._device} while current = "
+            f"{thread.device}"
+        )
+    return array._host
+
+
 def bare(value: Any) -> Any:
-    """Return an argument as NumPy takes it; refuse arrays of the host."""
+    """Return an argument as NumPy takes it; refuse arrays of the host and of another device."""
     if isinstance(value, ndarray):
-        return value._host
+        return _check_device(value)
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
     if isinstance(value, (list, tuple)):
@@ -124,7 +291,8 @@ def _function(name: str) -> Callable[..., Any]:
 
 def _method(name: str) -> Callable[..., Any]:
     def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(self._host, name)(*map(bare, args), **{key: bare(value) for key, value in kwargs.items()})
+        compute = getattr(_check_device(self), name)
+        result = compute(*map(bare, args), **{key: bare(value) for key, value in kwargs.items()})
         return wrapped(result)
 
     return call
@@ -134,7 +302,8 @@ def _operator(name: str, *, reflected: bool = False) -> Callable[[ndarray, Any],
     compute = getattr(operator, f"__{name}__")
 
     def call(self: ndarray, other: Any) -> Any:
-        pair = (bare(other), self._host) if reflected else (self._host, bare(other))
+        own = _check_device(self)
+        pair = (bare(other), own) if reflected else (own, bare(other))
         return wrapped(compute(*pair))
 
     return call
@@ -144,7 +313,7 @@ def _in_place(name: str) -> Callable[[ndarray, Any], ndarray]:
     compute = getattr(operator, f"__{name}__")
 
     def call(self: ndarray, other: Any) -> ndarray:
-        compute(self._host, bare(other))
+        compute(_check_device(self), bare(other))
         return self
 
     return call
@@ -186,28 +355,127 @@ def dot(a: ndarray, b: ndarray, out: ndarray) -> ndarray:
     return out
 
 
-class _Completed:
-    """Streams and events; all work is done when a call returns."""
+class Stream:
+    """A stream; all work is done when a call returns."""
 
     def __init__(self, *, non_blocking: bool = False) -> None:
-        del non_blocking
+        self.non_blocking = non_blocking
+        self.n_synchronized = 0
+
+    def use(self) -> Stream:
+        thread.stream = self
+        return self
+
+    def synchronize(self) -> None:
+        self.n_synchronized += 1
+
+
+class Event:
+    """An event of a stream."""
 
     def synchronize(self) -> None: ...
 
-    def record(self, stream: Any = None) -> None: ...
+    def record(self, stream: Stream) -> None:
+        assert isinstance(stream, Stream)
+
+
+class Device:
+    """A device that a thread can make its current one."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+    def use(self) -> Device:
+        thread.device = self.id
+        return self
+
+    def __enter__(self) -> Self:
+        self._before = thread.device
+        self.use()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        thread.device = self._before
+
+
+_NULL_STREAM = Stream()
+
+RELEASE_THRESHOLD, RESERVED, USED, USED_HIGH, POOLS_SUPPORTED = 4, 5, 7, 8, 115
+"""Numbers of the attributes, as the CUDA runtime has them."""
+
+
+class Runtime:
+    """The CUDA runtime, of devices of one compute capability."""
+
+    CUDARuntimeError = CUDARuntimeError
+    cudaMemPoolAttrReleaseThreshold = RELEASE_THRESHOLD  # noqa: N815
+    cudaMemPoolAttrReservedMemCurrent = RESERVED  # noqa: N815
+    cudaMemPoolAttrUsedMemCurrent = USED  # noqa: N815
+    cudaMemPoolAttrUsedMemHigh = USED_HIGH  # noqa: N815
+    cudaDevAttrMemoryPoolsSupported = POOLS_SUPPORTED  # noqa: N815
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self._capability = capability
+
+    def getDeviceCount(self) -> int:  # noqa: N802
+        return len(process.gpus)
+
+    def getDevice(self) -> int:  # noqa: N802
+        return thread.device
+
+    def getDeviceProperties(self, number: int) -> dict[str, Any]:  # noqa: N802
+        assert 0 <= number < len(process.gpus)
+        major, minor = self._capability
+        return {"name": b"Stand-in", "multiProcessorCount": 2, "major": major, "minor": minor}
+
+    def deviceGetAttribute(self, attribute: int, number: int) -> int:  # noqa: N802
+        assert attribute == POOLS_SUPPORTED
+        return int(process.gpus[number].supports_pools)
+
+    def deviceSynchronize(self) -> None: ...  # noqa: N802
+
+    def memGetInfo(self) -> tuple[int, int]:  # noqa: N802
+        return current_gpu().free_bytes, current_gpu().total_bytes
+
+    def deviceGetMemPool(self, number: int) -> int:  # noqa: N802
+        return 1000 + number
+
+    def memPoolGetAttribute(self, pool: int, attribute: int) -> int:  # noqa: N802
+        gpu = process.gpus[pool - 1000]
+        return {RELEASE_THRESHOLD: gpu.threshold, RESERVED: gpu.reserved, USED: gpu.used, USED_HIGH: gpu.high}[
+            attribute
+        ]
+
+    def memPoolSetAttribute(self, pool: int, attribute: int, value: int) -> None:  # noqa: N802
+        gpu = process.gpus[pool - 1000]
+        if attribute == USED_HIGH:
+            assert value == 0, "the high-water mark can only be reset to zero"
+            gpu.high = gpu.used
+        else:
+            assert attribute == RELEASE_THRESHOLD
+            gpu.threshold = value
+
+    def memPoolTrimTo(self, pool: int, n_bytes: int) -> None:  # noqa: N802
+        gpu = process.gpus[pool - 1000]
+        gpu.reserved = max(n_bytes, gpu.used)
+
+
+def set_allocator(allocator: Any) -> None:
+    process.allocator = allocator
 
 
 def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
-    """Return a module like CuPy with one device of this compute capability."""
-    pool = SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 1000)
-    properties = {"name": b"Stand-in", "multiProcessorCount": 2, "major": capability[0], "minor": capability[1]}
-    runtime = SimpleNamespace(getDeviceProperties=lambda _: properties, memGetInfo=lambda: (TOTAL_BYTES, TOTAL_BYTES))
+    """Return a module like CuPy with two devices of this compute capability."""
     cuda = SimpleNamespace(
-        runtime=runtime,
-        Stream=_Completed,
-        Event=_Completed,
-        get_current_stream=_Completed,
+        runtime=Runtime(capability),
+        Device=Device,
+        Stream=Stream,
+        Event=Event,
+        get_current_stream=lambda: thread.stream or _NULL_STREAM,
         alloc_pinned_memory=bytearray,
+        malloc_async=malloc_async,
+        set_allocator=set_allocator,
+        get_allocator=lambda: process.allocator,
     )
     functions = {name: _function(name) for name in FUNCTIONS.split()}
     return SimpleNamespace(
@@ -218,5 +486,5 @@ def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
         asnumpy=asnumpy,
         dot=dot,
         cuda=cuda,
-        get_default_memory_pool=lambda: pool,
+        get_default_memory_pool=DefaultPool,
     )

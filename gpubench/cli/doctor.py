@@ -6,7 +6,6 @@ import platform
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 from gpubench.core import machine
@@ -16,6 +15,7 @@ from gpubench.engines import get_engine, planner
 from gpubench.engines.cpu import compiled
 from gpubench.engines.cuda.device import driver_version as _cuda_driver_version
 from gpubench.engines.cuda.device import install_command
+from gpubench.engines.cuda.memory import import_problem
 
 State = Literal["works", "missing", "broken"]
 
@@ -131,8 +131,9 @@ def _cuda() -> Iterator[Finding]:
         return
     yield Finding("engine cuda", "works", f"{found}; {engine.device}")
     for module, cost in CUDA_MODULES.items():
-        if find_spec(module) is None:
-            yield Finding(module, "missing", f"{cost}: {install_command(driver)}")
+        problem = import_problem(module)
+        if problem:
+            yield Finding(module, "missing", f"{problem}; {cost}: {install_command(driver)}")
         else:
             yield Finding(module, "works", "used by the engine cuda")
 

@@ -90,20 +90,39 @@ class OutOfMemory(GpubenchError, MemoryError):
     """Memory ran out; the message says what to do."""
 
 
+_NO_MEMORY = re.compile(r"bad_alloc|out[ _]of[ _]memory|ALLOC_FAILED|cudaErrorMemoryAllocation", re.IGNORECASE)
+"""What libraries of GPUs write into a RuntimeError in place of raising MemoryError."""
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, also that of a GPU, for which CUDA, cuBLAS and cuGraph raise `RuntimeError`.
+
+    Examples
+    --------
+    >>> is_memory_error(RuntimeError("CUGRAPH_UNKNOWN_ERROR std::bad_alloc: out_of_memory"))
+    True
+    """
+    if isinstance(error, GpubenchError):
+        return isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
 @contextmanager
 def explaining_memory_errors() -> Iterator[None]:
-    """Replace `MemoryError` by `OutOfMemory`, whose message says what to do."""
+    """Replace errors of memory by `OutOfMemory`, whose message says what to do; see `is_memory_error`."""
     try:
         yield
     except OutOfMemory:
         raise
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
         raise OutOfMemory(message_of(error)) from error
 
 
 def message_of(error: Exception) -> str:
-    """Return the message of an error for the user; for `MemoryError` with a remedy."""
-    if not isinstance(error, MemoryError) or isinstance(error, OutOfMemory):
+    """Return the message of an error for the user; where memory ran out, with a remedy."""
+    if isinstance(error, OutOfMemory) or not is_memory_error(error):
         return str(error)
     reason = " ".join(str(error).split())
     remedy = "use fewer cells, or smaller blocks with --memory 4GB (in Python memory, in bytes)"

@@ -65,8 +65,11 @@ class Listener(Protocol):
 class DeviceMonitor(Protocol):
     """Device whose memory is read and whose profiler shows the stages."""
 
+    def thread_setup(self) -> Callable[[], None]:
+        """Return what a new thread calls to work on the device, after the work of this thread."""
+
     def peak_bytes(self) -> int | None:
-        """Return the highest memory in use so far."""
+        """Return the highest memory in use since the last call."""
 
     def push_range(self, name: str) -> None:
         """Open a range for profilers."""
@@ -117,6 +120,10 @@ class Timeline:
         """Record the peak memory of a device instead of the host's, and show the device's profiler the stages."""
         self._monitor = monitor
         self._device_peak = monitor.peak_bytes
+
+    def thread_setup(self) -> Callable[[], None]:
+        """Return what a new thread of the run calls first: the device in use is a property of each thread."""
+        return self._monitor.thread_setup() if self._monitor else lambda: None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:

@@ -48,8 +48,7 @@ def get_engine(
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which changes silhouette widths by about
         1e-3 each; neighbours stay exact. The CPU engine is exact either way. Results name the precision
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
-        estimated from a sample of cells, and random forests are trained on all cells, which otherwise only the CPU
-        engine limits
+        estimated from a sample of cells, and random forests are trained on all cells
     cluster : where the engine "dask" runs: the address of a scheduler, the path of a scheduler file, how many workers
         to start on this machine, or a `Client` or cluster of Dask. None: workers on all cores of this machine
 
@@ -80,7 +79,7 @@ def get_engine(
     why_not_cuda = ""
     if name == "cuda" or (name == "auto" and knn not in CPU_KNN_METHODS):
         try:
-            engine = _start_cuda(precision=precision, **options)
+            engine = _start_cuda(precision=precision, exact=exact, **options)
         except EngineUnavailable as error:
             if name == "cuda":
                 raise

@@ -101,7 +101,7 @@ def _copy_rate(engine: Engine, n_threads: int) -> float:
     # a CPU needs several cores to saturate its memory, a GPU one call
     edges = np.linspace(0, len(source), (n_threads if xp is np else 1) + 1).astype(int)
     pieces = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
-    with ThreadPoolExecutor(len(pieces)) as pool:
+    with ThreadPoolExecutor(len(pieces), initializer=engine.timeline.thread_setup()) as pool:
 
         def copy() -> None:
             list(pool.map(lambda piece: xp.copyto(target[piece], source[piece]), pieces))

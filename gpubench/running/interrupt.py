@@ -36,12 +36,14 @@ class _WorkThread(threading.Thread, Generic[T]):
         self._timeline = timeline
         # settings of the caller's thread, such as numpy.errstate, apply to the work
         self._context = contextvars.copy_context()
+        self._set_up = timeline.thread_setup()
         self._returned: list[T] = []
         self._raised: list[BaseException] = []
 
     def run(self) -> None:
         """Compute the value."""
         try:
+            self._set_up()
             self._returned.append(self._context.run(self._work))
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             self._raised.append(error)

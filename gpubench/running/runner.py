@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpubench import data as readers
 from gpubench.core.checkpoint import CheckpointScope
-from gpubench.core.errors import InputError, message_of
+from gpubench.core.errors import InputError, explaining_memory_errors, message_of
 from gpubench.engines.embedding import Embedding
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.prepare import PERTURBATION
@@ -170,7 +170,8 @@ class Runner:
             It is refused or does not fit, and nothing was scored before.
         """
         try:
-            return make()
+            with explaining_memory_errors():
+                return make()
         except (InputError, MemoryError) as error:
             if not self.rows:
                 raise
@@ -180,9 +181,10 @@ class Runner:
     def _task(self, task: Task, given: TaskInput, note: str = "") -> None:
         with self._engine.timeline.stage(task.id):
             try:
-                for row in task.run(given):
-                    self._engine.timeline.cancel_token.check()
-                    self.rows.append(with_note(row, note))
+                with explaining_memory_errors():
+                    for row in task.run(given):
+                        self._engine.timeline.cancel_token.check()
+                        self.rows.append(with_note(row, note))
             except Exception as error:
                 logger.debug("task %s failed", task.id, exc_info=True)
                 reason = message_of(error) or type(error).__name__

@@ -109,9 +109,15 @@ def test_missing_cuda_modules_are_reported_with_their_cost(monkeypatch: pytest.M
     monkeypatch.setattr(doctor, "_cuda_driver_version", lambda: "12.4")
     monkeypatch.setattr(machine, "run_briefly", lambda *_: None)
     monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "cuml" else name)
+    problems = {"cuml": "cannot be imported (AttributeError: no row_stack)", "pylibcugraph": "is not installed"}
+    monkeypatch.setattr(doctor, "import_problem", lambda name: problems.get(name, ""))
     engine, cuml, cugraph, nvtx = doctor._cuda()
     assert engine == Finding("engine cuda", "works", "driver for CUDA 12.4, GPU not named by nvidia-smi; a GPU")
-    assert cuml.state == "missing"
-    assert cuml.text == 'random forests run on the CPU without it: pip install "gpubench[cuda12]"'
-    assert cugraph.state == nvtx.state == "works"
+    assert cuml == Finding(
+        "cuml",
+        "missing",
+        "cannot be imported (AttributeError: no row_stack); random forests run on the CPU without it: "
+        'pip install "gpubench[cuda12]"',
+    )
+    assert (cugraph.state, nvtx.state) == ("missing", "works")
+    assert cugraph.text.startswith("is not installed; Leiden runs on the CPU")

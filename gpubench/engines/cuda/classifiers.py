@@ -4,36 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.types import Array
+from gpubench.engines import planner
 from gpubench.engines.common import logistic
 from gpubench.engines.cpu import classifiers
+from gpubench.engines.cuda.memory import import_problem
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import ClassifierKind
+    from gpubench.engines.cuda.device import Device
 
 FOREST_BINS = 128
 """Thresholds that the forest of cuML tries per column."""
 
 
-def random_forest(xp: ModuleType, seed: int, n_threads: int, **params: Any) -> CumlForest | HostForest:
-    """Make an untrained forest of cuML, or of the CPU engine if cuML is not installed."""
-    return CumlForest(xp, seed, **params) if find_spec("cuml") else HostForest(xp, seed, n_threads, **params)
+MAX_CUML_CELLS = 1_000_000
+"""Cells that a forest of cuML is trained on unless the engine is exact: trees of any depth take minutes."""
+
+HOST_BYTES_PER_CELL = 27_000
+"""Host memory of a forest per training cell.
+
+100 trees have 0.3 leaves for each cell where labels overlap; a leaf takes 300 bytes, for its nodes and the shares of 50
+labels; and the forest is in memory three times while cuML converts it for prediction.
+"""
 
 
-def max_training_cells(kind: ClassifierKind, n: int) -> int:
-    """Return how many of n cells a classifier is trained on: all, except for forests on the CPU."""
-    on_cpu = kind == "rf" and find_spec("cuml") is None
-    return min(n, classifiers.MAX_FOREST_CELLS[classifiers.forest_package(n)]) if on_cpu else n
+class Forests:
+    """Makes random forests: of cuML, or of the CPU engine where cuML cannot be used.
+
+    Parameters
+    ----------
+    exact : train on all cells
+    """
+
+    def __init__(self, device: Device, seed: int, n_threads: int, *, exact: bool) -> None:
+        self._device, self._seed, self._n_threads, self._exact = device, seed, n_threads, exact
+
+    @cached_property
+    def problem(self) -> str:
+        """Why cuML cannot be used; empty if it can."""
+        with self._device.library():
+            problem = import_problem("cuml")
+        return problem and f"cuML {problem}"
+
+    def max_training_cells(self, n: int) -> int:
+        """Return how many of n cells to train on, so that it takes minutes, and the forest fits the host's memory."""
+        if self._exact:
+            return n
+        if self.problem:
+            return min(n, classifiers.MAX_FOREST_CELLS[classifiers.forest_package(n)])
+        return min(n, MAX_CUML_CELLS, max(1, planner.budget_bytes(None) // HOST_BYTES_PER_CELL))
+
+    def make(self, **params: Any) -> CumlForest | HostForest:
+        """Make an untrained forest."""
+        if self.problem:
+            return HostForest(self._device.xp, self._seed, self._n_threads, self.problem, **params)
+        return CumlForest(self._device, self._seed, **params)
 
 
 class CudaLogisticRegression(logistic.LogisticRegression):
@@ -108,46 +141,56 @@ class CumlForest:
     note : names the package
     """
 
-    def __init__(self, xp: ModuleType, seed: int, *, n_estimators: int = 100) -> None:
-        self._xp, self._seed = xp, seed
+    def __init__(self, device: Device, seed: int, *, n_estimators: int = classifiers.N_TREES) -> None:
+        self._device, self._seed = device, seed
         self.n_estimators = n_estimators
-        self.note = f"random forest of cuML ({FOREST_BINS} bins)"
+        self.note = ""
 
     def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> CumlForest:
         """Grow the trees; see `Classifier.fit`."""
-        from cuml.ensemble import RandomForestClassifier
-
         self._present, y = np.unique(codes, return_inverse=True)
         self._n_classes = n_classes
-        self._forest = RandomForestClassifier(
-            n_estimators=self.n_estimators,
-            max_depth=None,
-            n_bins=FOREST_BINS,
-            n_streams=1,  # with more streams the trees depend on which one is first
-            random_state=self._seed,
-            output_type="cupy",
-        )
-        self._forest.fit(x, self._xp.asarray(y.astype(np.int32)))
+        n_bins = min(FOREST_BINS, len(x))
+        self.note = f"random forest of cuML ({n_bins} bins)"
+        with self._device.library():
+            from cuml.ensemble import RandomForestClassifier
+
+            self._forest = RandomForestClassifier(
+                n_estimators=self.n_estimators,
+                max_depth=None,
+                n_bins=n_bins,
+                n_streams=1,  # with more streams the trees depend on which one is first
+                random_state=self._seed,
+                output_type="cupy",
+            )
+            self._forest.fit(x, self._device.xp.asarray(y.astype(np.int32)))
         return self
 
     def predict_proba(self, x: Array) -> Array:
         """Average over the trees; see `Classifier.predict_proba`."""
-        proba = self._xp.zeros((len(x), self._n_classes))
-        proba[:, self._xp.asarray(self._present)] = self._forest.predict_proba(x)
+        xp = self._device.xp
+        proba = xp.zeros((len(x), self._n_classes))
+        with self._device.library():
+            proba[:, xp.asarray(self._present)] = self._forest.predict_proba(x)
         return proba
 
 
 class HostForest(classifiers.RandomForest):
-    """Random forest of the CPU engine, for a GPU without cuML: cells are copied to the host."""
+    """Random forest of the CPU engine: cells are copied to the host.
 
-    def __init__(self, xp: Any, seed: int, n_threads: int, **params: Any) -> None:
+    Parameters
+    ----------
+    why : why it is not cuML's
+    """
+
+    def __init__(self, xp: Any, seed: int, n_threads: int, why: str, **params: Any) -> None:
         super().__init__(seed, n_threads, **params)
-        self._xp = xp
+        self._xp, self._why = xp, why
 
     def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostForest:
         """Grow the trees; see `Classifier.fit`."""
         super().fit(self._xp.asnumpy(x), codes, n_classes)
-        self.note += " on the CPU, as cuML is not installed"
+        self.note += f" on the CPU, as {self._why}"
         return self
 
     def predict_proba(self, x: Array) -> Array:

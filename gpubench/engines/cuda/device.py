@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable
+from gpubench.core.errors import EngineUnavailable, explaining_memory_errors
 from gpubench.core.types import Array
 from gpubench.engines.cuda import kernels
+from gpubench.engines.cuda.memory import IMPORT_ERRORS, GpuMemory
 from gpubench.engines.cuda.signatures import KERNELS
 
 if TYPE_CHECKING:
@@ -30,9 +33,6 @@ MIN_TF32_CAPABILITY = 80
 
 MIN_DRIVER = 12
 """Lowest major CUDA version that the driver must support: that of the oldest packages there are extras for."""
-
-CUPY_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
-"""Errors of a CuPy that cannot work: a package half removed, a library that does not load, an error of CUDA."""
 
 RANGE_DOMAIN = "gpubench"
 """The NVTX domain under which profilers show the stages."""
@@ -61,7 +61,7 @@ def count_gpus() -> int:
         import cupy
 
         return int(cupy.cuda.runtime.getDeviceCount())
-    except CUPY_ERRORS:
+    except IMPORT_ERRORS:
         return 0
 
 
@@ -82,6 +82,7 @@ class Device:
     n_multiprocessors : number of multiprocessors
     capability : compute capability times ten
     has_tensor_cores : whether tensor cores multiply float32 rounded to TF32
+    memory : of the GPU
     """
 
     def __init__(self, xp: ModuleType, number: int = 0) -> None:
@@ -93,6 +94,8 @@ class Device:
         self.capability = 10 * int(properties["major"]) + int(properties["minor"])
         self.has_tensor_cores = self.capability >= MIN_TF32_CAPABILITY
         self._nvtx: Any = import_module("nvtx") if find_spec("nvtx") else None
+        with self.xp.cuda.Device(number):
+            self.memory = GpuMemory(xp, number)
 
     @classmethod
     def find(cls) -> Device:
@@ -121,7 +124,7 @@ class Device:
                 cupy.cuda.nvrtc.getVersion()
                 device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
                 device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
-        except CUPY_ERRORS as error:
+        except IMPORT_ERRORS as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise EngineUnavailable(
                 f"engine 'cuda' cannot start: CuPy says {why!r}; install it again for CUDA {driver} with: "
@@ -135,6 +138,39 @@ class Device:
                 f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use the engine 'cpu'"
             )
         return device
+
+    def current(self) -> Device:
+        """Make this the device of the calling thread; each thread starts with the first one. Returns itself."""
+        self.xp.cuda.Device(self.number).use()
+        return self
+
+    def thread_setup(self) -> Callable[[], None]:
+        """Return what a new thread calls to use this device and the stream that the calling thread uses on it."""
+        with self.xp.cuda.Device(self.number):
+            stream = self.xp.cuda.get_current_stream()
+
+        def set_up() -> None:
+            self.current()
+            stream.use()
+
+        return set_up
+
+    @contextmanager
+    def library(self) -> Iterator[None]:
+        """Context for importing and calling cuML or cuGraph, which use streams and allocators of their own.
+
+        Raises
+        ------
+        OutOfMemory
+            The library ran out of memory, however it says so.
+        """
+        self.current().synchronize()
+        self.memory.trim()
+        try:
+            with explaining_memory_errors():
+                yield
+        finally:
+            self.memory.install()
 
     def launch(self, name: str, n_threads: int, *args: Any, rows: int | None = None) -> None:
         """Run a kernel of `kernels/` with about `n_threads` threads (for each of `rows`, if its grid has a y)."""
@@ -163,13 +199,14 @@ class Device:
         self.xp.cuda.get_current_stream().synchronize()
 
     def free_bytes(self) -> int:
-        """Return the memory that this process can still get, including what CuPy caches for new arrays."""
-        free, _ = self.xp.cuda.runtime.memGetInfo()
-        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+        """Return the memory that this process can still get; see `GpuMemory.free_bytes`."""
+        with self.xp.cuda.Device(self.number):
+            return self.memory.free_bytes()
 
     def peak_bytes(self) -> int:
-        """Return the largest amount of memory that CuPy has held so far."""
-        return int(self.xp.get_default_memory_pool().total_bytes())
+        """Return the most memory in use since the last call; see `GpuMemory.peak_bytes`."""
+        with self.xp.cuda.Device(self.number):
+            return self.memory.peak_bytes()
 
     def pinned(self, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
         """Return pinned host memory, from which the GPU copies asynchronously."""

@@ -22,7 +22,7 @@ from gpubench.engines.cpu import kernels as cpu_kernels
 from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
-from gpubench.engines.cuda.classifiers import CudaLogisticRegression, max_training_cells, random_forest
+from gpubench.engines.cuda.classifiers import CudaLogisticRegression, Forests
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
 
@@ -43,10 +43,12 @@ class CudaPolicy(Policy):
     ----------
     exact_knn_cells : see `CudaTuning`
     room_bytes : returns the memory that an operation may use now
+    max_forest_cells : see `Forests.max_training_cells`
     """
 
     exact_knn_cells: int = field(kw_only=True)
     room_bytes: Callable[[], int] = field(kw_only=True)
+    max_forest_cells: Callable[[int], int] = field(kw_only=True)
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
         """See `Policy.knn_method_for`: "exact" or "ivf"."""
@@ -56,8 +58,8 @@ class CudaPolicy(Policy):
         return "ivf" if use_ivf else "exact"
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Policy.max_training_cells`; only forests on the CPU are limited."""
-        return max_training_cells(kind, n)
+        """See `Policy.max_training_cells`; only forests are limited."""
+        return self.max_forest_cells(n) if kind == "rf" else n
 
 
 class CudaEngine(Engine):
@@ -84,10 +86,11 @@ class CudaEngine(Engine):
         timeline: Timeline | None = None,
         knn: str = "auto",
         precision: Precision = "exact",
+        exact: bool = False,
         device: Device | None = None,
         tuning: CudaTuning | None = None,
     ) -> None:
-        """Start on `device` (None: the current one).
+        """Start on `device` (None: the current one); `exact` trains forests on all cells.
 
         Raises
         ------
@@ -107,13 +110,15 @@ class CudaEngine(Engine):
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.tuning = tuning or CudaTuning()
+        self._forests = Forests(self.gpu, seed, self.n_threads, exact=exact)
         self.policy = CudaPolicy(
             knn_method=knn,
             precision=precision,
             exact_knn_cells=self.tuning.exact_knn_cells,
             room_bytes=self.room_bytes,
+            max_forest_cells=self._forests.max_training_cells,
         )
-        self.notes = []
+        self.notes = list(self.gpu.memory.notes)
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
         else:
@@ -194,33 +199,36 @@ class CudaEngine(Engine):
         if own_kernel is None:
             return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
         self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
-        return self.to_host(own_kernel(self.gpu, knn, cells, *columns))
+        return self.to_host(own_kernel(self.gpu.current(), knn, cells, *columns))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
         self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
-        return cuda_graphs.fuzzy_graph(self.gpu, knn)
+        return cuda_graphs.fuzzy_graph(self.gpu.current(), knn)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`."""
-        return cuda_graphs.leiden(self.gpu, graph, resolution, n_iterations, self.seed, self._note)
+        """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`.
+
+        cuGraph gets the seed, but has not been shown to find the same communities in every run.
+        """
+        return cuda_graphs.leiden(self.gpu.current(), graph, resolution, n_iterations, self.seed, self._note)
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`."""
-        return tables.rank(self.gpu, values, self.room_bytes())
+        return tables.rank(self.gpu.current(), values, self.room_bytes())
 
     def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """See `Engine.group_means`; of a matrix on the host there."""
         if type(x) is np.ndarray or hasattr(x, "tocsr"):
             return cpu_kernels.group_means(x, codes, n_groups)
-        return self.to_host(tables.group_means(self.gpu, x, codes, n_groups))
+        return self.to_host(tables.group_means(self.gpu.current(), x, codes, n_groups))
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
         if kind == "lr":
             return CudaLogisticRegression(self.workspace(), **params)
         if kind == "rf":
-            return random_forest(self.xp, self.seed, self.n_threads, **params)
+            return self._forests.make(**params)
         return super().classifier(kind, **params)
 
     def room_bytes(self) -> int:
@@ -230,7 +238,7 @@ class CudaEngine(Engine):
     def workspace(self, room_bytes: int | None = None) -> Workspace:
         """Return the device and the settings of an operation that may use `room_bytes` (None: what is free now)."""
         room_bytes = self.room_bytes() if room_bytes is None else room_bytes
-        return Workspace(self.gpu, self.policy.precision, room_bytes, self.timeline, self.tuning)
+        return Workspace(self.gpu.current(), self.policy.precision, room_bytes, self.timeline, self.tuning)
 
     def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
         """See `Engine.over_rows`."""

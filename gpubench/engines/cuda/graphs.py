@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpubench.core.types import Graph, Knn
 from gpubench.engines.cpu import leiden as cpu_leiden
+from gpubench.engines.cuda.memory import import_problem
 from gpubench.engines.cuda.tables import LANES_PER_CELL, with_stride
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
     from gpubench.engines.cuda.device import Device
@@ -23,7 +21,7 @@ ATTEMPTS = 3
 """Runs of cuGraph, each with another seed, before igraph is used."""
 
 MAX_LEVELS = 100
-"""Limit for releases of cuGraph that count levels instead of iterations; more than it ever needs."""
+"""Levels of cuGraph's Leiden at most, more than it ever needs: it runs until it has converged."""
 
 
 def fuzzy_graph(device: Device, knn: Knn) -> Graph:
@@ -55,14 +53,22 @@ def leiden(
 
     `note` receives a message where the result deviates from the request. Clusterings that cannot be right, with more
     communities than pairs of cells, are computed again with other seeds; the last resort is igraph.
+
+    Raises
+    ------
+    OutOfMemory
+        cuGraph ran out of memory.
     """
-    why = "pylibcugraph is not installed"
-    if find_spec("pylibcugraph") is not None:
+    with device.library():
+        problem = import_problem("pylibcugraph")
+    why = f"pylibcugraph {problem}"
+    if not problem:
         n_connected = int((device.xp.diff(graph.indptr) > 0).sum())
         for attempt in range(ATTEMPTS):
-            codes = _by_cugraph(device.xp, graph, resolution, n_iterations, seed + attempt, note)
+            codes = _by_cugraph(device, graph, resolution, seed + attempt)
             n_communities = int(codes.max()) + 1 - (graph.n - n_connected)  # cells without edges are rightly alone
             if n_communities <= max(1, n_connected // 2):
+                note(f"Leiden by cuGraph ran until it converged, as it does not count n_iterations={n_iterations}")
                 return codes
         why = f"cuGraph put almost every cell into a cluster of its own {ATTEMPTS} times"
     note(f"Leiden by igraph on the CPU, as {why}")
@@ -70,39 +76,39 @@ def leiden(
     return cpu_leiden.communities(on_host, resolution, n_iterations, seed)
 
 
-def _by_cugraph(
-    xp: ModuleType, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
-) -> NDArray[np.int32]:
+def _by_cugraph(device: Device, graph: Graph, resolution: float, seed: int) -> NDArray[np.int32]:
+    """Return the communities of one run of cuGraph.
+
+    It gets the seed. That it gives the same communities again is not certain: releases differed from run to run.
+    """
     import pylibcugraph
 
     # vertices and offsets must have the same type
     dtype = np.int32 if len(graph.indices) < 2**31 else np.int64
-    handle = pylibcugraph.ResourceHandle()
-    network = pylibcugraph.SGGraph(
-        handle,
-        pylibcugraph.GraphProperties(is_symmetric=True, is_multigraph=False),
-        graph.indptr.astype(dtype),
-        graph.indices.astype(dtype),
-        weight_array=graph.weights,  # float64: with float32 the result is not reproducible
-        store_transposed=False,
-        renumber=False,
-        do_expensive_check=False,
-        input_array_format="CSR",
-    )
-    iterations: dict[str, Any] = {"n_iterations": n_iterations}
-    if "n_iterations" not in (pylibcugraph.leiden.__doc__ or ""):
-        iterations = {"max_level": MAX_LEVELS, "theta": 1.0}
-        note(f"Leiden by cuGraph ran until it converged; this release of it does not count n_iterations={n_iterations}")
-    vertices, clusters, _ = pylibcugraph.leiden(
-        resource_handle=handle,
-        random_state=seed,
-        graph=network,
-        resolution=resolution,
-        do_expensive_check=False,
-        **iterations,
-    )
-    codes = np.full(graph.n, -1, np.int64)
-    codes[xp.asnumpy(vertices)] = xp.asnumpy(clusters)
+    with device.library():
+        handle = pylibcugraph.ResourceHandle()
+        network = pylibcugraph.SGGraph(
+            handle,
+            pylibcugraph.GraphProperties(is_symmetric=True, is_multigraph=False),
+            graph.indptr.astype(dtype, copy=False),
+            graph.indices.astype(dtype, copy=False),
+            weight_array=graph.weights,
+            store_transposed=False,
+            renumber=False,
+            do_expensive_check=False,
+            input_array_format="CSR",
+        )
+        vertices, clusters, _ = pylibcugraph.leiden(
+            resource_handle=handle,
+            random_state=seed,
+            graph=network,
+            max_level=MAX_LEVELS,
+            resolution=resolution,
+            theta=1.0,
+            do_expensive_check=False,
+        )
+        codes = np.full(graph.n, -1, np.int64)
+        codes[device.xp.asnumpy(vertices)] = device.xp.asnumpy(clusters)
     alone = np.flatnonzero(codes < 0)  # cuGraph leaves out cells without edges
     codes[alone] = codes.max(initial=-1) + 1 + np.arange(len(alone))
     return cpu_leiden.by_size(np.unique(codes, return_inverse=True)[1])

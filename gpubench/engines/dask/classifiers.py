@@ -12,6 +12,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda.device import Device
+from gpubench.engines.cuda.workspace import Workspace
 from gpubench.engines.dask import gpu_worker
 from gpubench.engines.dask.cluster import RemoteArray
 
@@ -79,7 +80,7 @@ class WorkerClassifier:
         return str(self.classifier.note)
 
     def __getstate__(self) -> Any:
-        local = (ModuleType, Timeline, Engine, Device)
+        local = (ModuleType, Timeline, Engine, Device, Workspace)
         learnt = {name: value for name, value in vars(self.classifier).items() if not isinstance(value, local)}
         return self._arguments, learnt
 

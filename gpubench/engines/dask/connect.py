@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -32,9 +31,6 @@ COMPARED = ("numpy", "scipy", "scikit-learn", "dask", "distributed", "igraph")
 
 `Client.get_versions(check=True)` compares others, and only warns where NumPy differs.
 """
-
-RMM_POOL_SHARE = 0.25
-"""Share of a GPU's memory for the first pool of cuML and cuGraph, which grows; gpubench's arrays use the rest."""
 
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
 """Environment of processes started here, so that memory of freed arrays is used again. With Dask's default, 64 KiB,
@@ -316,7 +312,7 @@ def _cluster_class(n_gpus: int) -> Any:
         )
     from dask_cuda import LocalCUDACluster
 
-    return partial(LocalCUDACluster, rmm_pool_size=RMM_POOL_SHARE)
+    return LocalCUDACluster  # without a pool of RMM: the engine of each worker gives CuPy and RMM one pool
 
 
 def installed_version(name: str) -> str:

@@ -24,7 +24,6 @@ from gpubench.data import as_rows
 from gpubench.engines.base import Policy
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.segments import sort_cells
-from gpubench.engines.cuda.classifiers import max_training_cells
 from gpubench.engines.dask import gpu_silhouette, gpu_worker
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.remote import WHOLE_COPIES, ClusterMatrix, remote_knn
@@ -73,18 +72,18 @@ class GpuClusterPolicy(Policy):
 
     Attributes
     ----------
-    ask : calls `knn_method_for` there
+    ask : calls a method of the policy there
     """
 
-    ask: Callable[[int, int, int], str] = field(kw_only=True)
+    ask: Callable[..., Any] = field(kw_only=True)
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
         """See `Policy.knn_method_for`; as the CUDA engine on a worker."""
-        return self.ask(n, d, k)
+        return str(self.ask("knn_method_for", n, d, k))
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Policy.max_training_cells`; as the CUDA engine."""
-        return max_training_cells(kind, n)
+        """See `Policy.max_training_cells`; as the CUDA engine on a worker."""
+        return int(self.ask("max_training_cells", kind, n)) if kind == "rf" else n
 
 
 class DaskGpuEngine(DaskEngine):
@@ -101,7 +100,7 @@ class DaskGpuEngine(DaskEngine):
         self._settings = replace(self._settings, engine="cuda")
         self.device = f"workers of a Dask cluster, {gpu}"
         self.chosen = f"{engine.chosen} and one GPU each: cuda, which all have"
-        ask = cache(lambda *sizes: str(self.run(gpu_worker.knn_method_here, *sizes)))
+        ask = cache(lambda *question: self.run(gpu_worker.policy_here, *question))
         self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
     @cached_property

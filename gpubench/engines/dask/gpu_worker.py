@@ -83,12 +83,18 @@ def check_alike(found: dict[str, dict[str, str]]) -> str:
     return next(iter(found.values()))["gpu"]
 
 
-@cache
 def cuda_engine(settings: EngineSettings) -> CudaEngine:
-    """Return the CUDA engine of this worker."""
+    """Return the CUDA engine of this worker, on whose device the calling thread then works."""
+    engine = _start_engine(settings)
+    engine.gpu.current()
+    return engine
+
+
+@cache
+def _start_engine(settings: EngineSettings) -> CudaEngine:
     from gpubench.engines.cuda.engine import CudaEngine
 
-    return CudaEngine(seed=settings.seed, threads=settings.threads, knn=settings.knn)
+    return CudaEngine(seed=settings.seed, threads=settings.threads, knn=settings.knn, exact=settings.exact)
 
 
 def matrix_on_device(key: str, cells: NDArray[np.float32], settings: EngineSettings) -> Any:
@@ -96,9 +102,9 @@ def matrix_on_device(key: str, cells: NDArray[np.float32], settings: EngineSetti
     return cached(("device", key), lambda: _put(cuda_engine(settings), cells))
 
 
-def knn_method_here(engine: CudaEngine, n: int, d: int, k: int) -> str:
-    """Return how this worker's engine searches neighbours."""
-    return engine.policy.knn_method_for(n, d, k)
+def policy_here(engine: CudaEngine, method: str, *args: Any) -> Any:
+    """Return what the policy of this worker's engine decides."""
+    return getattr(engine.policy, method)(*args)
 
 
 def notes_here(settings: EngineSettings) -> list[str]:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import strict_cupy
 from emulated import EmulatedDevice, StartOn, emulate_in_session, start
 
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[strict_cupy._Process]:
+    """Start each test with empty pools, on the first device."""
+    strict_cupy.reset()
+    yield strict_cupy.process
+    strict_cupy.reset()
 
 
 @pytest.fixture

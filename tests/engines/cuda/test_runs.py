@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import warnings
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,13 +19,14 @@ from emulated import StartOn
 from numpy.testing import assert_allclose, assert_array_equal
 
 import gpubench as gb
-from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.errors import EngineUnavailable, InputError, OutOfMemory
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph
-from gpubench.engines import get_engine
+from gpubench.engines import get_engine, planner
+from gpubench.engines.cpu import classifiers as cpu_classifiers
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import classifiers, graphs
 from gpubench.engines.cuda import device as cuda_device
+from gpubench.engines.cuda import graphs
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
@@ -34,6 +38,22 @@ def cells() -> Cells:
     return make_cells(150, 6, n_labels=3, n_batches=2, duplicates=0.05, seed=4)
 
 
+def fake_module(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
+    """Install a module with this content."""
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    module.__dict__.update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def broken_package(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: str) -> None:
+    """Install a package whose import runs this source."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 class TestStart:
     """Messages of `get_engine` without a GPU, and with a missing piece."""
 
@@ -41,8 +61,6 @@ class TestStart:
     def cupy(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         """A machine with a driver and a CuPy with one device."""
         module = strict_cupy.make_cupy()
-        module.cuda.runtime.getDeviceCount = lambda: 1
-        module.cuda.runtime.getDevice = lambda: 0
         module.cuda.nvrtc = SimpleNamespace(getVersion=lambda: (12, 4))
         monkeypatch.setattr(cuda_device, "driver_version", lambda: "12.4")
         monkeypatch.setattr(cuda_device, "find_spec", lambda name: name)
@@ -114,8 +132,6 @@ class TestStart:
 
 class TestPut:
     def test_put_copies_blocks_through_pinned_memory(self, engine: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gpubench.engines import planner
-
         monkeypatch.setattr(planner, "READ_BLOCK_BYTES", 1000)
         x = np.random.default_rng(0).normal(size=(333, 7))
         with engine.timeline.stage("all") as stage:
@@ -188,11 +204,16 @@ def test_stages_become_profiler_ranges_with_peak_memory(start_on: StartOn, monke
         monkeypatch.setattr(nvtx, name, record)
     timeline = Timeline()
     with timeline.stage("before"):
-        start_on(timeline=timeline)
-    with timeline.stage("a"), timeline.stage("b"):
-        pass
-    assert ranges == [("a", "gpubench"), ("a/b", "gpubench"), ("", "gpubench"), ("", "gpubench")]
-    assert [span.peak_bytes for span in timeline.spans()[1:]] == [1000, 1000]
+        engine = start_on(timeline=timeline)
+    kept = engine.xp.zeros(3000, np.uint8)
+    with timeline.stage("a"):
+        with timeline.stage("b"):
+            engine.xp.zeros(1000, np.uint8)
+        with timeline.stage("c"):
+            assert len(kept) == 3000
+    a, b, end = ("a", "gpubench"), ("a/b", "gpubench"), ("", "gpubench")
+    assert ranges == [a, b, end, ("a/c", "gpubench"), end, end]
+    assert [span.peak_bytes for span in timeline.spans()[1:]] == [4000, 4000, 3000]
 
 
 def test_machine_limits_are_measured_on_the_device(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,26 +236,26 @@ class TestLeiden:
     def graph(self, engine: CudaEngine, cells: Cells) -> Graph:
         return engine.fuzzy_graph(engine.knn(engine.put(cells.x), 9))
 
-    def fake_cugraph(self, monkeypatch: pytest.MonkeyPatch, results: list[Any], doc: str) -> list[dict[str, Any]]:
-        """Install a cuGraph whose Leiden returns these (vertices, clusters); return the list of its calls."""
+    def fake_cugraph(self, monkeypatch: pytest.MonkeyPatch, results: list[Any]) -> list[dict[str, Any]]:
+        """Install a cuGraph whose Leiden returns these (vertices, clusters) or raises; return its calls."""
         calls: list[dict[str, Any]] = []
 
         def leiden(**given: Any) -> tuple[Any, Any, float]:
             calls.append(given)
-            vertices, clusters = results[len(calls) - 1]
+            result = results[len(calls) - 1]
+            if isinstance(result, Exception):
+                raise result
             xp = strict_cupy.make_cupy()
-            return xp.asarray(np.asarray(vertices)), xp.asarray(np.asarray(clusters)), 0.5
+            return *(xp.asarray(np.asarray(column)) for column in result), 0.5
 
-        leiden.__doc__ = doc
-        module = ModuleType("pylibcugraph")
-        module.__dict__.update(
+        fake_module(
+            monkeypatch,
+            "pylibcugraph",
             leiden=leiden,
             ResourceHandle=object,
             GraphProperties=lambda **given: given,
             SGGraph=lambda *args, **given: (args, given),
         )
-        monkeypatch.setitem(sys.modules, "pylibcugraph", module)
-        monkeypatch.setattr(graphs, "find_spec", lambda name: name)
         return calls
 
     def test_leiden_without_cugraph_uses_igraph_with_a_note(self, engine: CudaEngine, graph: Graph) -> None:
@@ -245,10 +266,11 @@ class TestLeiden:
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cells = np.arange(graph.n)
-        calls = self.fake_cugraph(monkeypatch, [(cells, cells // 50)], "n_iterations")
+        calls = self.fake_cugraph(monkeypatch, [(cells, cells // 50)])
         engine.leiden(graph, 0.5, 4)
         (call,) = calls
-        assert (call["resolution"], call["n_iterations"], call["random_state"]) == (0.5, 4, engine.seed)
+        assert (call["resolution"], call["max_level"], call["random_state"]) == (0.5, graphs.MAX_LEVELS, engine.seed)
+        assert "n_iterations" not in call  # no release takes it
         (_, properties, indptr, indices), given = call["graph"]
         assert properties == {"is_symmetric": True, "is_multigraph": False}
         assert (indptr.dtype, indices.dtype, given["weight_array"].dtype) == (np.int32, np.int32, np.float64)
@@ -259,7 +281,7 @@ class TestLeiden:
         ):
             assert_array_equal(array.get(), expected.get())
         assert given["input_array_format"] == "CSR"
-        assert engine.notes == []
+        assert engine.notes == ["Leiden by cuGraph ran until it converged, as it does not count n_iterations=4"]
 
     def test_codes_are_ordered_by_size_and_missing_cells_are_alone(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
@@ -267,7 +289,7 @@ class TestLeiden:
         rng = np.random.default_rng(0)
         vertices = rng.permutation(graph.n - 1)  # the last cell is missing
         clusters = rng.choice([7, 3, 11], graph.n - 1, p=[0.2, 0.5, 0.3])
-        self.fake_cugraph(monkeypatch, [(vertices, clusters)], "n_iterations")
+        self.fake_cugraph(monkeypatch, [(vertices, clusters)])
         codes = engine.leiden(graph)
         assert codes.dtype == np.int32
         assert is_same_partition(codes[vertices], clusters)
@@ -276,26 +298,57 @@ class TestLeiden:
         assert (sizes > 0).all()
         assert (np.diff(sizes) <= 0).all()
 
-    def test_release_without_iterations_is_noted(
+    def test_graph_whose_dtype_fits_is_not_copied(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls = self.fake_cugraph(monkeypatch, [(np.arange(graph.n), np.arange(graph.n) // 50)], "max_level")
+        calls = self.fake_cugraph(monkeypatch, [(np.arange(graph.n), np.arange(graph.n) // 50)])
         engine.leiden(graph)
-        assert calls[0]["max_level"] == graphs.MAX_LEVELS
-        assert "n_iterations" not in calls[0]
-        assert "does not count n_iterations=2" in engine.notes[0]
+        (_, _, _, indices), _ = calls[0]["graph"]
+        assert np.shares_memory(indices._host, graph.indices._host)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError(
+                "non-success value returned from cugraph_leiden: CUGRAPH_UNKNOWN_ERROR std::bad_alloc: out_of_memory"
+            ),
+            RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+            MemoryError("std::bad_alloc"),
+        ],
+    )
+    def test_memory_error_of_cugraph_says_what_to_do(
+        self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        self.fake_cugraph(monkeypatch, [error])
+        with pytest.raises(OutOfMemory, match=r"^out of memory \(.*\); use fewer cells"):
+            engine.leiden(graph)
+
+    def test_other_errors_of_cugraph_are_raised(
+        self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fake_cugraph(monkeypatch, [RuntimeError("invalid input")])
+        with pytest.raises(RuntimeError, match=r"^invalid input$"):
+            engine.leiden(graph)
+
+    def test_cugraph_that_cannot_be_imported_is_replaced_with_a_note(
+        self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        broken_package(monkeypatch, tmp_path, "pylibcugraph", "raise OSError('libcugraph.so: cannot open')")
+        assert_array_equal(engine.leiden(graph), CpuEngine(threads=1).leiden(_to_host(engine, graph)))
+        assert engine.notes == [
+            "Leiden by igraph on the CPU, as pylibcugraph cannot be imported (OSError: libcugraph.so: cannot open)"
+        ]
 
     def test_absurd_clusterings_are_retried_then_replaced(
         self, engine: CudaEngine, graph: Graph, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         cells = np.arange(graph.n)
         good, absurd = (cells, cells // 50), (cells, cells)
-        calls = self.fake_cugraph(monkeypatch, [absurd, good, absurd, absurd, absurd], "n_iterations")
+        calls = self.fake_cugraph(monkeypatch, [absurd, good, absurd, absurd, absurd])
         assert is_same_partition(engine.leiden(graph), good[1])
         assert [call["random_state"] for call in calls] == [42, 43]
-        assert engine.notes == []
         assert_array_equal(engine.leiden(graph), CpuEngine(threads=1).leiden(_to_host(engine, graph)))
-        assert "as cuGraph put almost every cell into a cluster of its own 3 times" in engine.notes[0]
+        assert "as cuGraph put almost every cell into a cluster of its own 3 times" in engine.notes[1]
 
 
 def _to_host(engine: CudaEngine, graph: Graph) -> Graph:
@@ -333,31 +386,36 @@ class TestClassifiers:
         assert_array_equal(engine.to_host(proba), theirs.predict_proba(cells.x))
         assert ours.note == "random forest of scikit-learn on the CPU, as cuML is not installed"
 
+    def fake_cuml(self, monkeypatch: pytest.MonkeyPatch, answer: np.ndarray) -> list[Any]:
+        """Install a cuML whose forest predicts `answer`; return the list of its parameters and training data."""
+        calls: list[Any] = []
+
+        class Forest:
+            def __init__(self, **given: Any) -> None:
+                self.n_bins = given["n_bins"]
+                calls.append(given)
+
+            def fit(self, x: Any, y: Any) -> None:
+                if self.n_bins > len(x):
+                    warnings.warn("The number of bins, `n_bins` is greater than the number of samples", stacklevel=1)
+                calls.append((x, y))
+
+            def predict_proba(self, x: Any) -> Any:
+                assert isinstance(x, strict_cupy.ndarray)
+                return strict_cupy.asarray(answer)
+
+        fake_module(monkeypatch, "cuml")
+        fake_module(monkeypatch, "cuml.ensemble", RandomForestClassifier=Forest)
+        return calls
+
     def test_rf_passes_cells_and_parameters_to_cuml(
         self, engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         x, codes = engine.put(cells.x), np.where(cells.label > 0, 2, 0).astype(np.int32)
         answer = np.random.default_rng(0).random((cells.n, 2)).astype(np.float32)
-        made: list[dict[str, Any]] = []
-        fitted: list[tuple[Any, Any]] = []
-
-        class Forest:
-            def __init__(self, **given: Any) -> None:
-                made.append(given)
-
-            def fit(self, x: Any, y: Any) -> None:
-                fitted.append((x, y))
-
-            def predict_proba(self, x: Any) -> Any:
-                assert isinstance(x, strict_cupy.ndarray)
-                return engine.xp.asarray(answer)
-
-        for name in ("cuml", "cuml.ensemble"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        sys.modules["cuml.ensemble"].RandomForestClassifier = Forest  # type: ignore[attr-defined]
-        monkeypatch.setattr(classifiers, "find_spec", lambda name: name)
+        calls = self.fake_cuml(monkeypatch, answer)
         forest = engine.classifier("rf", n_estimators=7).fit(x, codes, 3)
-        (fitted_x, fitted_y), (parameters,) = *fitted, made
+        parameters, (fitted_x, fitted_y) = calls
         assert fitted_x is x
         assert fitted_y.dtype == np.int32
         assert_array_equal(fitted_y.get(), codes // 2)  # classes that occur, numbered 0, 1, ...
@@ -374,6 +432,39 @@ class TestClassifiers:
         assert_array_equal(proba[:, [0, 2]], answer)
         assert not proba[:, 1].any()
         assert forest.note == "random forest of cuML (128 bins)"
+
+    def test_rf_of_few_cells_has_as_many_bins_and_does_not_warn(
+        self, engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fake_cuml(monkeypatch, np.ones((40, 3), np.float32))
+        forest = engine.classifier("rf").fit(engine.put(cells.x[:40]), cells.label[:40], 3)
+        assert forest.note == "random forest of cuML (40 bins)"
+
+    def test_rf_without_a_cuml_that_can_be_imported_equals_the_cpu_with_a_note(
+        self, engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        broken_package(
+            monkeypatch, tmp_path, "cuml", "raise AttributeError(\"module 'numpy' has no attribute 'row_stack'\")"
+        )
+        limit = cpu_classifiers.MAX_FOREST_CELLS[cpu_classifiers.forest_package(10**8)]
+        assert engine.policy.max_training_cells("rf", 10**8) == limit
+        forest = engine.classifier("rf", n_estimators=10).fit(engine.put(cells.x), cells.label, 3)
+        assert forest.note == (
+            "random forest of scikit-learn on the CPU, as cuML cannot be imported"
+            " (AttributeError: module 'numpy' has no attribute 'row_stack')"
+        )
+
+    def test_rf_of_cuml_is_trained_on_as_many_cells_as_time_and_memory_allow(
+        self, start_on: StartOn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fake_cuml(monkeypatch, np.ones((1, 1)))
+        exact = start_on(exact=True)
+        for free_bytes, most in ((10**12, 1_000_000), (10**9, 29_629)):
+            monkeypatch.setattr(planner, "free_memory_bytes", lambda free_bytes=free_bytes: free_bytes)
+            policy = start_on().policy
+            assert [policy.max_training_cells("rf", n) for n in (1000, 13_000_000)] == [1000, most]
+            assert policy.max_training_cells("lr", 13_000_000) == 13_000_000
+            assert exact.policy.max_training_cells("rf", 13_000_000) == 13_000_000
 
 
 def columns(cells: Cells) -> dict[str, Any]:

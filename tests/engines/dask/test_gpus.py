@@ -257,7 +257,6 @@ def test_started_workers_have_a_gpu_each(asked: int | None, started: int, monkey
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
         "preload": ["gpubench.engines.dask.worker"],
-        "rmm_pool_size": 0.25,
     }
 
 
