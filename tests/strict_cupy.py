@@ -231,6 +231,8 @@ class ndarray:  # noqa: N801
         return wrapped(~self._host)
 
     def __getitem__(self, key: Any) -> ndarray:
+        if isinstance(key, slice):  # a view, for which nothing is computed
+            return ndarray(self._host[key], self._device)
         return wrapped(_check_device(self)[index(key)])
 
     def __setitem__(self, key: Any, value: Any) -> None:
