@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpubench.core.scores import CLUSTER
 from gpubench.core.types import Labels
 from gpubench.reporting.content import EmbeddingCells
-from gpubench.reporting.svg import ink, page_theme, to_svg
+from gpubench.reporting.figures import ink, page_theme, to_svg
 from gpubench.results.figures import new_figure, scatter_cells
 from gpubench.results.table import printable
 
@@ -32,8 +32,7 @@ _MIN_DISTANCE = 0.05
 """Distance between the signs of groups, as a share of the width."""
 
 
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
+class LegendEntry(NamedTuple):
     """Group in a legend: its sign and colour in the figure, its name, its number of cells."""
 
     sign: str
@@ -127,8 +126,8 @@ def _group_panel(view: CellView, labels: Labels, title: str, key: str, *, number
     legend = []
     for i, code in enumerate(named, 1):
         name = printable(labels.names[code])
-        sign, name = (str(i), name) if numbered else (name, "")
-        legend.append(LegendEntry(sign, name, color_of[code], int(sizes[code])))
+        signed = (str(i), name) if numbered else (name, "")
+        legend.append(LegendEntry(*signed, color_of[code], int(sizes[code])))
     codes = labels.codes[view.rows]
     with page_theme():
         figure = new_figure(_SIDE_IN, _SIDE_IN)

@@ -1,23 +1,22 @@
-"""Content of a report as plain data: comparable runs, their tasks, and a row for each score."""
+"""Content of a report as plain data: comparable runs, their tasks, and a row for each score on all embeddings."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from gpubench.metrics import METRICS
-from gpubench.reporting.scores import ScoreRow, score_rows
-from gpubench.results.table import printable
+from gpubench.results.table import format_value, printable, telling_params
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
     from gpubench.core.scores import CellColumn, CellScores, MetricResult
     from gpubench.results.result import Result
-
 
 _DOI = re.compile(r"doi:(10\.\d{4,}/[^\s,;]*[^\s,;.)])")
 _BETTER = {True: "higher is better", False: "lower is better", None: "neither end is better"}
@@ -45,16 +44,157 @@ class MetricText:
 def describe_metric(metric: str) -> MetricText:
     """Return the definition of a metric."""
     if metric not in METRICS:
-        name = printable(metric)
-        return MetricText(
-            name, name, "A score that this version of gpubench does not define, such as your own.", "", ()
-        )
+        unknown = "A score that this version of gpubench does not define, such as your own."
+        return MetricText(printable(metric), printable(metric), unknown, "", ())
     published = METRICS[metric]
     spec, (low, high) = published.spec, published.spec.bounds
-    bounds = f"At least {low:g}" if high == inf else f"From {low:g} to {high:g}".replace("-", "−")
+    bounds = f"At least {low:g}" if high == math.inf else f"From {low:g} to {high:g}".replace("-", "−")
     scale = f"{bounds}; {_BETTER[spec.higher_is_better]}."
     dois = tuple(dict.fromkeys(_DOI.findall(published.__doc__ or "")))
     return MetricText(spec.id, spec.title, spec.description, scale, dois)
+
+
+_Key = tuple[tuple[tuple[str, str], ...], int]
+"""Distinguishing parameters with their values, and the number of earlier rows with the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCell:
+    """One score.
+
+    Attributes
+    ----------
+    value, stderr : as in `MetricResult`
+    text : the formatted value
+    approximate : whether an approximate method was used
+    note : what was left out and why; may be empty
+    bar : start and length of a bar from zero, as shares of the metric's range; None for an infinite range
+    best : whether no other embedding has a better value, and some have a worse one
+    """
+
+    value: float
+    stderr: float | None
+    text: str
+    approximate: bool
+    note: str
+    bar: tuple[float, float] | None
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One metric with one set of parameters, on every embedding.
+
+    Attributes
+    ----------
+    metric, title : id and title of the metric
+    params : name and value of the parameters that distinguish it from other rows of the metric
+    cells : one for each embedding, None where it was not scored
+    n : cells used, as a range where embeddings differ
+    headline : whether it represents its metric in a summary
+    """
+
+    metric: str
+    title: str
+    params: tuple[tuple[str, str], ...]
+    cells: tuple[ScoreCell | None, ...]
+    n: str
+    headline: bool
+
+    @property
+    def defined(self) -> bool:
+        """Whether any embedding has a defined score."""
+        return any(cell is not None and not math.isnan(cell.value) for cell in self.cells)
+
+    @property
+    def notes(self) -> list[str]:
+        """Distinct notes of its scores."""
+        return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
+
+    @property
+    def setting(self) -> str:
+        """Values of the parameters."""
+        return ", ".join(value for _, value in self.params)
+
+
+def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
+    """Put the rows of one metric of one task side by side.
+
+    Parameters
+    ----------
+    columns : its rows on each embedding; rows with the same distinguishing parameters are put side by side
+    """
+    telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
+    keyed = [dict(_keyed(rows, telling)) for rows in columns]
+    keys = dict.fromkeys(key for column in keyed for key in column)
+    spec = METRICS[metric].spec if metric in METRICS else None
+    lined_up = []
+    for params, number in keys:
+        found = [column.get((params, number)) for column in keyed]
+        scored = [row for row in found if row is not None]
+        low, high = min(row.n for row in scored), max(row.n for row in scored)
+        cells = [None if row is None else _cell(row) for row in found]
+        lined_up.append(
+            ScoreRow(
+                metric=printable(metric),
+                title=spec.title if spec else printable(metric),
+                params=tuple((printable(name), printable(value)) for name, value in params),
+                cells=_with_best(cells, higher_is_better=spec.higher_is_better if spec else None),
+                n=f"{low:,}" if low == high else f"{low:,}–{high:,}",
+                headline=len(keys) == 1 or any(row.aggregate for row in scored),
+            )
+        )
+    return lined_up
+
+
+def _telling(rows: Sequence[MetricResult]) -> list[str]:
+    """Return the parameters that distinguish rows, without numbers that follow from others."""
+    names = list(telling_params(rows))
+    for name in telling_params(rows):
+        rest = [other for other in names if other != name]
+        is_number = all(isinstance(row.params.get(name), int | float | None) for row in rows)
+        if is_number and rest and len({tuple(repr(row.params.get(key)) for key in rest) for row in rows}) == len(rows):
+            names = rest
+    return names
+
+
+def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:
+    """Yield each row with its key."""
+    seen: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for row in rows:
+        params = tuple((name, str(row.params[name])) for name in telling if name in row.params)
+        yield (params, seen[params]), row
+        seen[params] += 1
+
+
+def _cell(row: MetricResult) -> ScoreCell:
+    return ScoreCell(
+        value=row.value,
+        stderr=row.stderr,
+        text=format_value(row.value),
+        approximate=row.approximate and not math.isnan(row.value),
+        note=printable(row.note),
+        bar=_bar(row.metric, row.value),
+    )
+
+
+def _bar(metric: str, value: float) -> tuple[float, float] | None:
+    """Return the bar from zero to the value within the bounds of the metric."""
+    low, high = METRICS[metric].spec.bounds if metric in METRICS else (0.0, math.inf)
+    if math.isnan(value) or math.isinf(high - low):
+        return None
+    zero, end = ((min(max(x, low), high) - low) / (high - low) for x in (0.0, value))
+    return min(zero, end), abs(end - zero)
+
+
+def _with_best(cells: Sequence[ScoreCell | None], *, higher_is_better: bool | None) -> tuple[ScoreCell | None, ...]:
+    """Mark the best values, and those that are formatted the same, unless all are."""
+    defined = [cell for cell in cells if cell is not None and not math.isnan(cell.value)]
+    if higher_is_better is None or len({cell.text for cell in defined}) < 2:
+        return tuple(cells)
+    choose = max if higher_is_better else min
+    best = choose(defined, key=lambda cell: cell.value).text
+    return tuple(replace(cell, best=cell.text == best) if cell is not None else None for cell in cells)
 
 
 _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
