@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ from gpubench.engines.cpu import compiled
 from gpubench.engines.cuda.device import driver_version as _cuda_driver_version
 from gpubench.engines.cuda.device import install_command
 from gpubench.engines.cuda.memory import import_problem
+from gpubench.results.table import Lines, TextTable
 
 State = Literal["works", "missing", "broken"]
 
@@ -71,15 +71,11 @@ def works(findings: list[Finding]) -> bool:
     return all(finding.state != "broken" for finding in findings)
 
 
-def to_text(findings: list[Finding], width: int | None = None) -> str:
-    """Format one line per finding, and a verdict; `width` wraps the lines."""
-    longest = max(len(finding.about) for finding in findings)
-    lines = [f"{finding.state:<8} {finding.about:<{longest}}  {finding.text}" for finding in findings]
-    if width:
-        indent = " " * (longest + 11)
-        lines = [textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False) for line in lines]
+def blocks(findings: list[Finding]) -> list[TextTable | Lines]:
+    """Lay the findings out as a table, with a verdict below it."""
+    rows = tuple((finding.state, finding.about, finding.text) for finding in findings)
     verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see the broken items above."
-    return "\n".join([*lines, "", verdict])
+    return [TextTable("", ("state", "what", "details"), rows), Lines([verdict])]
 
 
 def _machine() -> Iterator[Finding]:

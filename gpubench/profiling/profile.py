@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from gpubench.core.files import write_atomically
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from gpubench.profiling.limits import Limits
 
 Point = tuple[int, int, float]
 """Cells, dimensions, and a time or an amount of memory."""
@@ -39,6 +37,40 @@ EMBEDDING = "X"
 
 WHOLE = "whole run"
 """Name of the outermost stage, from putting an embedding on the engine to its last score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Highest rates of an engine's device, with its threads.
+
+    Attributes
+    ----------
+    blas_flop_s : floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
+    tiles_flop_s : the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use
+        instructions that a BLAS built for older processors does not
+    bytes_s : bytes per second that copying an array reads and writes
+    seconds : duration of the measurement
+    """
+
+    blas_flop_s: float
+    tiles_flop_s: float
+    bytes_s: float
+    seconds: float
+
+    @property
+    def flop_s(self) -> float:
+        """The higher rate of arithmetic."""
+        return max(self.blas_flop_s, self.tiles_flop_s)
+
+    def __str__(self) -> str:
+        return (
+            f"float32 products {self.blas_flop_s / 1e9:,.0f} GFLOP/s by BLAS and {self.tiles_flop_s / 1e9:,.0f} by "
+            f"distance tiles, copying memory {self.bytes_s / 1e9:,.1f} GB/s"
+        )
+
+    def least_s(self, flop: float, moved_bytes: float) -> float:
+        """Return the least seconds of an amount of work: the slower of arithmetic and memory."""
+        return max(flop / self.flop_s, moved_bytes / self.bytes_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,24 +284,19 @@ class Profile:
 
 def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[ProfiledStage, ...]:
     """Add up the stages with the same path of one embedding's timeline, and leave out the embedding's name."""
-    stages: dict[str, ProfiledStage] = {}
+    spans: dict[str, list[Mapping[str, Any]]] = {}
     for span in timeline:
         embedding, _, path = span["path"].partition("/")
         if embedding == EMBEDDING:
-            path = path or WHOLE
-            counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
-            if path in stages:
-                peaks = [peak for peak in (stages[path].peak_bytes, counts.pop("peak_bytes")) if peak is not None]
-                sums = {key: getattr(stages[path], key) + count for key, count in counts.items()}
-                counts = {**sums, "peak_bytes": max(peaks, default=None)}
-            stages[path] = ProfiledStage(path, **counts, own_s=counts["seconds"], innermost=True)
-    for path, stage in stages.items():
-        if path != WHOLE:
-            outer = path.rpartition("/")[0] or WHOLE
-            if outer in stages:
-                own_s = stages[outer].own_s - stage.seconds
-                stages[outer] = replace(stages[outer], own_s=own_s, innermost=False)
-    return tuple(stages.values())
+            spans.setdefault(path or WHOLE, []).append(span)
+    stages = []
+    for path, own in spans.items():
+        sums = {key: sum(span[key] for span in own) for key in ("seconds", "flop", "moved_bytes", "put_bytes")}
+        peak_bytes = max((span["peak_bytes"] for span in own if span["peak_bytes"] is not None), default=None)
+        inner = [other for other in spans if other != WHOLE and (other.rpartition("/")[0] or WHOLE) == path]
+        own_s = sums["seconds"] - sum(span["seconds"] for other in inner for span in spans[other])
+        stages.append(ProfiledStage(path, **sums, peak_bytes=peak_bytes, own_s=own_s, innermost=not inner))
+    return tuple(stages)
 
 
 def _run_to_dict(run: Run, limits: Limits) -> dict[str, Any]:

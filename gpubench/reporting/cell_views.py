@@ -77,10 +77,7 @@ class ReportedView:
 def cell_views(embeddings: Sequence[EmbeddingCells], seed: int | None, key: str) -> list[ReportedView]:
     """Draw the views of some embeddings; those with the same coordinates share a view.
 
-    Parameters
-    ----------
-    seed : of the run, with which cells were drawn, for the caption
-    key : start of the ids of the figures
+    `seed` is that of the run, with which cells were drawn, for the caption; ids of figures begin with `key`.
     """
     sharing: dict[tuple[int, str], list[EmbeddingCells]] = {}
     for cells in embeddings:

@@ -328,12 +328,7 @@ def longest(all_stages: list[ReportedStage]) -> list[ReportedStage]:
 
 
 def memory_over_time(all_stages: list[ReportedStage]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the peak memory of the innermost running stage over time.
-
-    Returns
-    -------
-    (m,) bytes, NaN where unknown, and the (m + 1,) edges in seconds of their intervals.
-    """
+    """Return (m,) peak bytes of the innermost running stage, NaN where unknown, and the (m + 1,) edges in seconds."""
     edges = np.unique([[stage.start_s, stage.start_s + stage.seconds] for stage in all_stages])
     middles = (edges[1:] + edges[:-1]) / 2
     peaks = np.full(len(middles), np.nan)

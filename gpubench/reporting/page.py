@@ -62,14 +62,7 @@ _NAME = "results.json"
 def read_runs(place: Path) -> dict[str, Result]:
     """Read a result file, or all files of a folder: its `*.json`, or else each `results.json` below it.
 
-    Returns
-    -------
-    Name -> result; the name distinguishes the file from the others.
-
-    Raises
-    ------
-    InputError
-        If there is no result, or a file is not a result.
+    Returns names, which distinguish a file from the others, with the results.
     """
     if not place.is_dir():
         return {place.stem: Result.from_json(place)}

@@ -59,18 +59,10 @@ class _WorkThread(threading.Thread, Generic[T]):
 
 
 def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
-    """Run some work in its own thread while this one handles Ctrl-C.
+    """Run some work in its own thread while this one handles Ctrl-C, which raises KeyboardInterrupt.
 
+    The `cancel_token` of the timeline then asks the work to stop; it may still run in a thread that nobody waits for.
     In any thread but the main one, which signals do not reach, the work runs in place.
-
-    Parameters
-    ----------
-    timeline : its `cancel_token` asks the work to stop
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Ctrl-C; the work may still run in a thread that nobody waits for.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()

@@ -235,13 +235,7 @@ class RunOptions:
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
-        """Collect arguments of `gpubench.score`: fields, and parameters of the tasks.
-
-        Raises
-        ------
-        InputError
-            No such parameter (with close matches), or a value that no task can use.
-        """
+        """Collect arguments of `gpubench.score`: fields and parameters of the tasks, each of which must exist."""
         from gpubench.tasks import Options
 
         names = SPECS.keys() - {"options"}

@@ -46,13 +46,7 @@ class Output:
         return files
 
     def check(self) -> None:
-        """Check, before anything is computed, that the files can be written.
-
-        Raises
-        ------
-        InputError
-            The folder cannot be written, or has a folder with the name of a file.
-        """
+        """Refuse, before anything is computed, a folder that cannot be written, or that has one named as a file."""
         check_writable_folder(self.folder, "out")
         for file in self.files():
             if file.is_dir():
@@ -62,13 +56,7 @@ class Output:
                 )
 
     def write(self, result: Result) -> list[str]:
-        """Write every file atomically; return one line of text per file.
-
-        Raises
-        ------
-        InputError
-            A file cannot be written.
-        """
+        """Write every file atomically; return one line of text per file."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -99,13 +99,7 @@ def refusal(stages: Iterable[PlannedStage], model: CostModel) -> str:
 
 
 def check_fits(prepared: Prepared) -> None:
-    """Refuse a run that cannot fit the memory, before anything is computed.
-
-    Raises
-    ------
-    InputError
-        A stage needs more than the budget.
-    """
+    """Refuse a run with a stage that cannot fit the memory, before anything is computed."""
     model = prepared.engine.cost_model
     if model is not None and (reason := refusal(plan_stages(prepared, model), model)):
         raise InputError(reason)

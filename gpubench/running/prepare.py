@@ -98,13 +98,7 @@ class Prepared:
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
-    """Check the options of a run, start its engine and read its data; nothing is computed.
-
-    Raises
-    ------
-    InputError, EngineUnavailable
-        As `gpubench.score`.
-    """
+    """Check the options of a run, start its engine and read its data; nothing is computed."""
     wanted = _wanted_tasks(run.tasks)
     baselines = _baselines(run.baseline)
     run = replace(run, seed=check_seed(run.seed))
@@ -153,13 +147,7 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
-    """Encode the columns and refuse data that no task can score.
-
-    Raises
-    ------
-    InputError
-        Missing values, one value, all values different, times that are not numbers, too few cells.
-    """
+    """Encode the columns; refuse data that no task can score."""
     n = dataset.n_cells
     if n < 2:
         raise InputError(f"the data has {n} cell; at least two are needed")
@@ -181,13 +169,7 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
 
 
 def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """Return the tasks to run, and the skipped ones with reasons.
-
-    Raises
-    ------
-    InputError
-        A wanted task lacks an input, or no task can run.
-    """
+    """Return the tasks to run, and the skipped ones with reasons; refuse a wanted task without an input."""
     run: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
@@ -206,13 +188,7 @@ def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task],
 
 
 def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: list[str]) -> None:
-    """Refuse options that contradict each other.
-
-    Raises
-    ------
-    InputError
-        A baseline, or cells before integration, of several sources; or cells before integration that no task uses.
-    """
+    """Refuse options that contradict each other."""
     if run.pre_integrated is not None and SCIB not in (wanted or []):
         raise InputError(
             f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",

@@ -25,23 +25,17 @@ def provenance(
     n_cells: int | None = None,
     files: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe a run well enough to repeat it.
+    """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
     Environment variables, user names and paths are left out, except the source as the user wrote it.
 
     Parameters
     ----------
-    engine : the engine that ran
     options : columns, tasks and parameters of the run
     source : the data as the user named it
     fingerprint : digest of the data (see `gpubench.data.fingerprint`)
     columns : digest of its columns only, which results of other embeddings share
-    n_cells : number of scored cells
     files : facts about each dataset that was given by name
-
-    Returns
-    -------
-    A JSON-ready dictionary.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}

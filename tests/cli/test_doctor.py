@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from gpubench.cli import doctor
-from gpubench.cli.doctor import Finding, examine, to_text, works
+from gpubench.cli.doctor import Finding, blocks, examine, works
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable
+from gpubench.results.table import to_text
 
 
 def find(about: str) -> Finding:
@@ -22,7 +23,7 @@ def test_scoring_works_here() -> None:
     findings = examine()
     assert works(findings)
     assert find("engine cpu").state == "works"
-    text = to_text(findings)
+    text = to_text(blocks(findings))
     assert text.endswith("Scoring works here.")
     assert text.isprintable() or all(c.isprintable() or c == "\n" for c in text)
 
@@ -37,7 +38,7 @@ def test_a_broken_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPa
     assert not works(findings)
     assert find("engine cpu").state == "broken"
     assert str(error) in find("engine cpu").text
-    assert to_text(findings).endswith("Scoring does not work here: see the broken items above.")
+    assert to_text(blocks(findings)).endswith("Scoring does not work here: see the broken items above.")
 
 
 def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

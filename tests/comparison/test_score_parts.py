@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn import metrics
 
-from gpubench.comparison.resampled_scores import GroupSums, agreement, mean_over_cells, mean_over_labels, prediction
+from gpubench.comparison.score_parts import GroupSums, agreement, mean_over_cells, mean_over_labels, prediction
 
 RNG = np.random.default_rng(0)
 SCORES = {
