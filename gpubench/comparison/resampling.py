@@ -89,15 +89,13 @@ class Resampler:
         values : (n, c)
         strata : (n,) codes below `n_strata`
 
-        Yields
-        ------
-        (n_strata, c, r) for the next r resamples or donors
+        Returns
+        -------
+        Iterator of (n_strata, c, r) for the next r resamples or donors
         """
-        yield from (
-            self._sums_of_cells(values, strata, n_strata)
-            if self.donors is None
-            else self._sums_without_donors(values, strata, n_strata, self.donors)
-        )
+        if self.donors is None:
+            return self._sums_of_cells(values, strata, n_strata)
+        return self._sums_without_donors(values, strata, n_strata, self.donors)
 
     def tables(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
         """Count cells by code in each resample.

@@ -132,8 +132,8 @@ def mean_over_labels(sums: Floats, weights: Floats) -> Floats:
     return _mean_of_defined(_ratio(sums, weights))
 
 
-class GroupSums:
-    """Sums of the weights of categories over groups of categories.
+def group_sums(groups: Codes, n_groups: int) -> Callable[[Floats], Floats]:
+    """Return the function that adds (K, r) weights of categories to (n_groups, r) sums.
 
     A category is a combination of codes, such as label and cluster; a group is, for example, all with one label.
 
@@ -141,18 +141,12 @@ class GroupSums:
     ----------
     groups : (K,) the group of each category; -1 where it has none
     """
+    from scipy.sparse import coo_array
 
-    def __init__(self, groups: Codes, n_groups: int) -> None:
-        from scipy.sparse import coo_array
-
-        members = np.flatnonzero(groups >= 0)
-        ones = np.ones(len(members))
-        self._membership: Any = coo_array((ones, (groups[members], members)), (n_groups, len(groups))).tocsr()
-
-    def __call__(self, weights: Floats) -> Floats:
-        """Return (n_groups, r) sums of (K, r) weights."""
-        sums: Floats = self._membership @ weights
-        return sums
+    members = np.flatnonzero(groups >= 0)
+    shape = (n_groups, len(groups))
+    membership: Any = coo_array((np.ones(len(members)), (groups[members], members)), shape).tocsr()
+    return lambda weights: membership @ weights
 
 
 def agreement(metric: AgreementOf, labels: Codes, clusters: Codes) -> Callable[[Floats], Floats]:
@@ -162,8 +156,8 @@ def agreement(metric: AgreementOf, labels: Codes, clusters: Codes) -> Callable[[
     """
     n_clusters = int(clusters.max()) + 1
     occurring, pairs = np.unique(labels * n_clusters + clusters, return_inverse=True)
-    by_pair = GroupSums(pairs, len(occurring))
-    by_label, by_cluster = GroupSums(labels, int(labels.max()) + 1), GroupSums(clusters, n_clusters)
+    by_pair = group_sums(pairs, len(occurring))
+    by_label, by_cluster = group_sums(labels, int(labels.max()) + 1), group_sums(clusters, n_clusters)
     compare = {"adjusted_rand_index": _adjusted_rand_index, "normalized_mutual_info": _normalized_mutual_info}[metric]
     return lambda weights: compare(by_pair(weights), by_label(weights), by_cluster(weights))
 
@@ -201,7 +195,7 @@ def prediction(
     n_groups = n_folds * n_classes
     true, predicted = folds * n_classes + true, folds * n_classes + predicted
     correct = np.where(true == predicted, true, -1)
-    sums = [GroupSums(codes, n_groups) for codes in (true, predicted, correct)]
+    sums = [group_sums(codes, n_groups) for codes in (true, predicted, correct)]
 
     def measured(weights: Floats) -> Floats:
         n_true, n_predicted, n_correct = (of(weights).reshape(n_folds, n_classes, -1) for of in sums)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,32 +31,26 @@ class _WorkThread(threading.Thread, Generic[T]):
 
     def __init__(self, work: Callable[[], T], timeline: Timeline) -> None:
         super().__init__(name="gpubench", daemon=True)
-        self.done = threading.Event()
+        self.future: Future[T] = Future()
         self.abandoned = False
         self._work = work
         self._timeline = timeline
         # settings of the caller's thread, such as numpy.errstate, apply to the work
         self._context = contextvars.copy_context()
         self._set_up = timeline.thread_setup()
-        self._returned: list[T] = []
-        self._raised: list[BaseException] = []
 
     def run(self) -> None:
         """Compute the value."""
         try:
-            self._set_up()
-            self._returned.append(self._context.run(self._work))
+            try:
+                self._set_up()
+                value = self._context.run(self._work)
+            finally:
+                self._timeline.cancel_token.clear(threading.get_ident())
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-            self._raised.append(error)
-        finally:
-            self._timeline.cancel_token.clear(threading.get_ident())
-            self.done.set()
-
-    def result(self) -> T:
-        """Return the value, or raise the error of the work."""
-        if self._raised:
-            raise self._raised[0]
-        return self._returned[0]
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(value)
 
 
 def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
@@ -69,16 +64,16 @@ def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
     thread = _WorkThread(work, timeline)
     try:
         thread.start()
-        while not thread.done.wait(POLL_S):
+        while not wait([thread.future], POLL_S).done:
             pass
     except KeyboardInterrupt:
         timeline.cancel_token.cancel(thread)
         try:
-            thread.done.wait(PATIENCE_S)
+            wait([thread.future], PATIENCE_S)
         finally:  # a second Ctrl-C ends the waiting
-            thread.abandoned = not thread.done.is_set()
+            thread.abandoned = not thread.future.done()
         raise
-    return thread.result()
+    return thread.future.result()
 
 
 def has_abandoned_work() -> bool:
