@@ -22,18 +22,11 @@ State = Literal["works", "missing", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check.
+    """Result of one check."""
 
-    Attributes
-    ----------
-    about : what was checked
-    state : "works", "missing" (scoring works without it), "broken" (scoring fails)
-    text : details, and the remedy
-    """
-
-    about: str
-    state: State
-    text: str
+    about: str  # what was checked
+    state: State  # "works", "missing" (scoring works without it), "broken" (scoring fails)
+    text: str  # details, and the remedy
 
 
 class OptionalPackage(NamedTuple):

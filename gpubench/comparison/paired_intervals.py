@@ -38,19 +38,13 @@ Method: TypeAlias = Literal["bootstrap", "jackknife"]
 
 @dataclass(frozen=True, slots=True)
 class PairedInterval:
-    """Interval of one difference.
+    """Interval of one difference."""
 
-    Attributes
-    ----------
-    interval : 95% interval; None where the cells do not determine it
-    method : "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
-    reason : why there is no interval
-    by_donor : whether donors were left out; standard errors over cells or folds cannot replace such an interval
-    """
-
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95% interval; None where the cells do not determine it
+    # "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
     method: Method | None = None
-    reason: str = ""
+    reason: str = ""  # why there is no interval
+    # whether donors were left out; standard errors over cells or folds cannot replace such an interval
     by_donor: bool = False
 
 
@@ -91,20 +85,12 @@ def paired_intervals(
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """Scores of both runs, and the difference in each resample.
+    """Scores of both runs, and the difference in each resample."""
 
-    Attributes
-    ----------
-    scores : of the first and the other run, over all cells
-    differences : other minus first in each resample; of a jackknife without each group
-    method : how an interval is computed from them
-    shares : of the score that each donor makes up, where donors are left out
-    """
-
-    scores: tuple[float, ...]
-    differences: Floats
-    method: Method
-    shares: Floats | None = None
+    scores: tuple[float, ...]  # of the first and the other run, over all cells
+    differences: Floats  # other minus first in each resample; of a jackknife without each group
+    method: Method  # how an interval is computed from them
+    shares: Floats | None = None  # of the score that each donor makes up, where donors are left out
 
 
 def _interval(

@@ -33,33 +33,20 @@ _MEAN_FOLD = "mean_fold_"
 
 @dataclass(frozen=True, slots=True)
 class MeanScore:
-    """Score that is a mean of values of cells.
+    """Score that is a mean of values of cells."""
 
-    Attributes
-    ----------
-    values : (n,) float32, NaN for cells that do not count
-    over_labels : whether it is the mean over labels of the means of each label's cells
-    """
-
-    values: NDArray[np.float32]
-    over_labels: bool
+    values: NDArray[np.float32]  # (n,) float32, NaN for cells that do not count
+    over_labels: bool  # whether it is the mean over labels of the means of each label's cells
 
 
 @dataclass(frozen=True, slots=True)
 class CountScore:
-    """Score that follows from how many cells have which codes.
+    """Score that follows from how many cells have which codes."""
 
-    Attributes
-    ----------
-    key : scores of one run with the same key have the same columns
-    columns : codes (n,) each; -1 in any of them for cells that do not count
-    smooth : whether one cell changes it little, and copies of cells bias it, so that a jackknife is used
-    statistic : makes, from the codes of the categories (combinations of codes), the function of their weights
-    """
-
-    key: tuple[str, ...]
-    columns: tuple[NDArray[np.int32], ...]
-    smooth: bool
+    key: tuple[str, ...]  # scores of one run with the same key have the same columns
+    columns: tuple[NDArray[np.int32], ...]  # codes (n,) each; -1 in any of them for cells that do not count
+    smooth: bool  # whether one cell changes it little, and copies of cells bias it, so that a jackknife is used
+    # makes, from the codes of the categories (combinations of codes), the function of their weights
     statistic: Callable[[Sequence[Codes]], Callable[[Floats], Floats]]
 
 

@@ -54,18 +54,12 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Score by the groups of one role.
+    """Score by the groups of one role."""
 
-    Attributes
-    ----------
-    metric, title : id and title of the score
-    role : "label", "batch" ...
-    groups : those with values; time points in order of time, others with the worst first and small ones last
-    """
-
-    metric: str
+    metric: str  # id of the score
     title: str
-    role: str
+    role: str  # "label", "batch" ...
+    # those with values; time points in order of time, others with the worst first and small ones last
     groups: tuple[GroupRow, ...]
 
     @property
@@ -126,23 +120,14 @@ class ConfusedPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts of cells by label and by assigned class.
+    """Counts of cells by label and by assigned class."""
 
-    Attributes
-    ----------
-    embedding : its name on the page
-    what : the classifier or the clusters, in a few words
-    rows, columns : names of labels and classes
-    counts : (rows, columns) cells
-    predicts_labels : whether the classes are the labels
-    """
-
-    embedding: str
-    what: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    counts: NDArray[np.int64]
-    predicts_labels: bool
+    embedding: str  # its name on the page
+    what: str  # the classifier or the clusters, in a few words
+    rows: tuple[str, ...]  # names of labels
+    columns: tuple[str, ...]  # names of classes
+    counts: NDArray[np.int64]  # (rows, columns) cells
+    predicts_labels: bool  # whether the classes are the labels
 
     @property
     def fits_a_table(self) -> bool:

@@ -43,34 +43,20 @@ class LegendEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Figure of the cells coloured by one property.
+    """Figure of the cells coloured by one property."""
 
-    Attributes
-    ----------
-    title : the property
-    svg : the figure
-    legend : largest group first; empty where the figure has a colour scale
-    others : number of groups that are drawn in grey
-    """
-
-    title: str
-    svg: str
-    legend: tuple[LegendEntry, ...] = ()
-    others: int = 0
+    title: str  # the property
+    svg: str  # the figure
+    legend: tuple[LegendEntry, ...] = ()  # largest group first; empty where the figure has a colour scale
+    others: int = 0  # number of groups that are drawn in grey
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedView:
-    """Coordinates of the cells with the panels drawn on them.
+    """Coordinates of the cells with the panels drawn on them."""
 
-    Attributes
-    ----------
-    name : the embedding, or the name of the coordinates
-    caption : the dimensions, and how many cells are drawn
-    """
-
-    name: str
-    caption: str
+    name: str  # the embedding, or the name of the coordinates
+    caption: str  # the dimensions, and how many cells are drawn
     panels: tuple[Panel, ...]
 
 

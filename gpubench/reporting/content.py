@@ -24,21 +24,13 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither en
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
-    """Definition of a metric.
-
-    Attributes
-    ----------
-    id, title : as in `MetricSpec`; a scorer of the user's has its id as title
-    definition : one sentence
-    scale : one sentence on its range and which end is better
-    dois : of the papers that define it
-    """
+    """Definition of a metric."""
 
     id: str
-    title: str
-    definition: str
-    scale: str
-    dois: tuple[str, ...]
+    title: str  # of a scorer of the user's, its id
+    definition: str  # one sentence
+    scale: str  # one sentence on its range and which end is better
+    dois: tuple[str, ...]  # of the papers that define it
 
 
 def describe_metric(metric: str) -> MetricText:
@@ -60,46 +52,29 @@ _Key = tuple[tuple[tuple[str, str], ...], int]
 
 @dataclass(frozen=True, slots=True)
 class ScoreCell:
-    """One score.
+    """One score."""
 
-    Attributes
-    ----------
-    value, stderr : as in `MetricResult`
-    text : the formatted value
-    approximate : whether an approximate method was used
-    note : what was left out and why; may be empty
-    bar : start and length of a bar from zero, as shares of the metric's range; None for an infinite range
-    best : whether no other embedding has a better value, and some have a worse one
-    """
-
-    value: float
+    value: float  # as in `MetricResult`
     stderr: float | None
-    text: str
-    approximate: bool
-    note: str
+    text: str  # the formatted value
+    approximate: bool  # whether an approximate method was used
+    note: str  # what was left out and why; may be empty
+    # start and length of a bar from zero, as shares of the metric's range; None for an infinite range
     bar: tuple[float, float] | None
-    best: bool = False
+    best: bool = False  # whether no other embedding has a better value, and some have a worse one
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One metric with one set of parameters, on every embedding.
+    """One metric with one set of parameters, on every embedding."""
 
-    Attributes
-    ----------
-    metric, title : id and title of the metric
-    params : name and value of the parameters that distinguish it from other rows of the metric
-    cells : one for each embedding, None where it was not scored
-    n : cells used, as a range where embeddings differ
-    headline : whether it represents its metric in a summary
-    """
-
-    metric: str
+    metric: str  # id
     title: str
+    # name and value of the parameters that distinguish it from other rows of the metric
     params: tuple[tuple[str, str], ...]
-    cells: tuple[ScoreCell | None, ...]
-    n: str
-    headline: bool
+    cells: tuple[ScoreCell | None, ...]  # one for each embedding, None where it was not scored
+    n: str  # cells used, as a range where embeddings differ
+    headline: bool  # whether it represents its metric in a summary
 
     @property
     def defined(self) -> bool:
@@ -203,20 +178,13 @@ _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
 
 @dataclass(frozen=True, slots=True)
 class TaskContent:
-    """One task: its question, the definitions of its metrics, and its scores.
-
-    Attributes
-    ----------
-    id, title, question : of the task; one that this version does not know has its id as title and no question
-    metrics : definition of each metric that it reported
-    rows : one for each score, embeddings side by side
-    """
+    """One task: its question, the definitions of its metrics, and its scores."""
 
     id: str
-    title: str
-    question: str
-    metrics: tuple[MetricText, ...]
-    rows: tuple[ScoreRow, ...]
+    title: str  # of a task that this version does not know, its id
+    question: str  # of such a task, empty
+    metrics: tuple[MetricText, ...]  # definition of each metric that it reported
+    rows: tuple[ScoreRow, ...]  # one for each score, embeddings side by side
 
     def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskContent, tuple[str, ...]]:
         """Return the task without the embeddings that it did not score, and the names of the others."""
@@ -252,18 +220,11 @@ class TaskContent:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCells:
-    """Values of the cells of one embedding.
+    """Values of the cells of one embedding."""
 
-    Attributes
-    ----------
-    name : of its column on the page
-    scores : of the run that scored it; empty where the run stored no values of cells
-    embedding : its name in that run
-    """
-
-    name: str
-    scores: CellScores
-    embedding: str
+    name: str  # of its column on the page
+    scores: CellScores  # of the run that scored it; empty where the run stored no values of cells
+    embedding: str  # its name in that run
 
     def columns(self, task: str) -> list[CellColumn]:
         """Return the columns of a task."""
@@ -272,30 +233,17 @@ class EmbeddingCells:
 
 @dataclass(frozen=True, slots=True)
 class ComparableRuns:
-    """Runs on the same cells with the same options, whose scores are comparable.
+    """Runs on the same cells with the same options, whose scores are comparable."""
 
-    Attributes
-    ----------
-    source : the data as the user named it
-    seed : of the runs
-    n_cells : None where only predictions were scored
-    embeddings : names of the columns
-    cells : values of the cells of each embedding
-    tasks : with at least one score or note
-    skipped : tasks left out of every run, {"task", "reason"}
-    failures : {"task", "embedding", "error"}
-    interrupted : whether a run was stopped before its end
-    """
-
-    source: str
-    seed: int | None
-    n_cells: int | None
-    embeddings: tuple[str, ...]
-    cells: tuple[EmbeddingCells, ...]
-    tasks: tuple[TaskContent, ...]
-    skipped: tuple[dict[str, str], ...]
-    failures: tuple[dict[str, str], ...]
-    interrupted: bool
+    source: str  # the data as the user named it
+    seed: int | None  # of the runs
+    n_cells: int | None  # None where only predictions were scored
+    embeddings: tuple[str, ...]  # names of the columns
+    cells: tuple[EmbeddingCells, ...]  # values of the cells of each embedding
+    tasks: tuple[TaskContent, ...]  # with at least one score or note
+    skipped: tuple[dict[str, str], ...]  # tasks left out of every run, {"task", "reason"}
+    failures: tuple[dict[str, str], ...]  # {"task", "embedding", "error"}
+    interrupted: bool  # whether a run was stopped before its end
 
     @property
     def without_cells(self) -> list[str]:

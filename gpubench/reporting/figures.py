@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from gpubench.reporting.cell_groups import Breakdown, Confusion
     from gpubench.reporting.content import ScoreCell, ScoreRow, TaskContent
-    from gpubench.results.statistics import GroupStatistics
     from gpubench.results.result import Result
+    from gpubench.results.statistics import GroupStatistics
 
 WIDTH_IN = 3.9
 
@@ -275,25 +275,15 @@ def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
 
 @dataclass(frozen=True, slots=True)
 class ReportedStage:
-    """Stage of a run.
+    """Stage of a run."""
 
-    Attributes
-    ----------
-    name : its own, without the stages that contain it
-    path : names of all of them
-    depth : number of stages that contain it
-    start_s, seconds : start since the run began, and duration
-    share : of the time of the whole run
-    peak_bytes, put_bytes : as in `gpubench.core.timeline.Span`
-    """
-
-    name: str
-    path: str
-    depth: int
-    start_s: float
+    name: str  # its own, without the stages that contain it
+    path: str  # names of all of them
+    depth: int  # number of stages that contain it
+    start_s: float  # since the run began
     seconds: float
-    share: float
-    peak_bytes: int | None
+    share: float  # of the time of the whole run
+    peak_bytes: int | None  # as in `gpubench.core.timeline.Span`
     put_bytes: int
 
     @property

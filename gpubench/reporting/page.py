@@ -83,24 +83,14 @@ _FOLDED_ABOVE = 24
 
 @dataclass(frozen=True, slots=True)
 class TaskSection:
-    """Task on the page.
+    """Task on the page."""
 
-    Attributes
-    ----------
-    anchor : its id
-    task : with all embeddings, for the summary
-    own : with the embeddings that it scored
-    embeddings : names of these
-    figure : of the scores; None for too few
-    breakdowns, confusions : with their figures
-    """
-
-    anchor: str
-    task: TaskContent
-    own: TaskContent
-    embeddings: tuple[str, ...]
-    figure: Markup | None
-    breakdowns: list[tuple[Breakdown, Markup | None]]
+    anchor: str  # its id
+    task: TaskContent  # with all embeddings, for the summary
+    own: TaskContent  # with the embeddings that it scored
+    embeddings: tuple[str, ...]  # names of these
+    figure: Markup | None  # of the scores; None for too few
+    breakdowns: list[tuple[Breakdown, Markup | None]]  # with their figures
     confusions: list[tuple[Confusion, Markup | None]]
 
     @property

@@ -32,20 +32,12 @@ BASELINES = ("pca", "expression")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag of the command line, or a positional argument.
+    """A flag of the command line, or a positional argument."""
 
-    Attributes
-    ----------
-    names : as typed, such as ("--task", "-t")
-    metavar : placeholder of its value in the help
-    help : text of the help
-    type : type of its value
-    """
-
-    names: tuple[str, ...]
-    metavar: str | None
-    help: str
-    type: type = str
+    names: tuple[str, ...]  # as typed, such as ("--task", "-t")
+    metavar: str | None  # placeholder of its value in the help
+    help: str  # text of the help
+    type: type = str  # type of its value
 
     @property
     def parameter(self) -> str:
@@ -55,26 +47,16 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """How users write one option of a run.
+    """How users write one option of a run."""
 
-    Attributes
-    ----------
-    kind : type of its values
-    panel : group of its flags in the help
-    flags : on the command line
-    default : None: no value
-    named_in : where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
-    recorded : whether the provenance of a result has the value under the option's name
-    in_run_file : whether run files have a key of this name
-    """
-
-    kind: Kind
-    panel: str
-    flags: tuple[Flag, ...]
-    default: Any
+    kind: Kind  # type of its values
+    panel: str  # group of its flags in the help
+    flags: tuple[Flag, ...]  # on the command line
+    default: Any  # None: no value
+    # where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
     named_in: str = ""
-    recorded: bool = False
-    in_run_file: bool = True
+    recorded: bool = False  # whether the provenance of a result has the value under the option's name
+    in_run_file: bool = True  # whether run files have a key of this name
 
     def choices(self) -> list[str]:
         """Return the names that the option may have, its default among them; empty for any other values."""

@@ -24,17 +24,11 @@ class Output:
     """Folder and formats of the result files.
 
     Per-cell values are written to cells.parquet, together with results.json.
-
-    Attributes
-    ----------
-    folder : created when the first file is written
-    formats : keys of `WRITERS`; each gives one file, results.<format>
-    report : whether report.html is written as well
     """
 
-    folder: Path
-    formats: Sequence[str]
-    report: bool = False
+    folder: Path  # created when the first file is written
+    formats: Sequence[str]  # keys of `WRITERS`; each gives one file, results.<format>
+    report: bool = False  # whether report.html is written as well
 
     def files(self) -> dict[Path, Callable[[Result, Path], None]]:
         """Return file -> function that writes it."""

@@ -41,14 +41,9 @@ COLUMNS = ("label", "batch", "time", "species", "sample")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of all tasks.
+    """The checked inputs of all tasks."""
 
-    Attributes
-    ----------
-    columns : label-like fields of `TaskInput` -> codes; "time" as numbers
-    """
-
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any]  # label-like fields of `TaskInput` -> codes; "time" as numbers
     perturbation: PerturbationData | None = None
     pre_integrated: Rows | None = None
 
@@ -76,25 +71,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is decided before computing starts.
-
-    Attributes
-    ----------
-    run : options of the run, with files in place of names of datasets, and the columns that their catalogue names
-    source : the data as the user named it, if that is a dataset
-    files : facts about the file of each dataset
-    baselines : names of the baselines to score as well
-    """
+    """Everything that is decided before computing starts."""
 
     engine: Engine
+    # options of the run, with files in place of names of datasets, and the columns that their catalogue names
     run: RunOptions
-    source: str | None
-    files: list[dict[str, Any]]
+    source: str | None  # the data as the user named it, if that is a dataset
+    files: list[dict[str, Any]]  # facts about the file of each dataset
     dataset: Dataset | None
     inputs: Inputs
     tasks: list[Task]
     skipped: list[dict[str, str]]
-    baselines: list[str]
+    baselines: list[str]  # names of the baselines to score as well
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:

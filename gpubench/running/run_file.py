@@ -42,18 +42,11 @@ _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a run file.
+    """One run of a run file."""
 
-    Attributes
-    ----------
-    name : name of the run, and of the folder of its results
-    where : file and line, for messages
-    options : what to score, and how
-    """
-
-    name: str
-    where: str
-    options: RunOptions
+    name: str  # name of the run, and of the folder of its results
+    where: str  # file and line, for messages
+    options: RunOptions  # what to score, and how
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
