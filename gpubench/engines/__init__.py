@@ -79,7 +79,12 @@ def get_engine(
     why_not_cuda = ""
     if name == "cuda" or (name == "auto" and knn not in CPU_KNN_METHODS):
         try:
-            engine = _start_cuda(precision=precision, exact=exact, **options)
+            from gpubench.engines.cuda.device import Device
+
+            device = Device.find()  # before the rest of the engine, which most machines do not need
+            from gpubench.engines.cuda.engine import CudaEngine
+
+            engine: Engine = CudaEngine(device=device, precision=precision, exact=exact, **options)
         except EngineUnavailable as error:
             if name == "cuda":
                 raise
@@ -108,15 +113,6 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
         raise InputError(f"knn={knn!r} is approximate, which `exact` forbids; leave out one of them", argument="knn")
     if has_cluster and name not in ("auto", "dask"):
         raise InputError(f"a Dask cluster needs the engine dask, not {name}; leave out one of them")
-
-
-def _start_cuda(**options: Any) -> Engine:
-    from gpubench.engines.cuda.device import Device
-
-    device = Device.find()  # before the rest of the engine, which most machines do not need
-    from gpubench.engines.cuda.engine import CudaEngine
-
-    return CudaEngine(device=device, **options)
 
 
 def _start_dask(**options: Any) -> Engine:
