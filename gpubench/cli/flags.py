@@ -29,10 +29,7 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def with_run_flags(*names: str, panels: bool = True) -> Callable[[C], C]:
     """Give a command flags for options of a run, before its own; their values come as keyword arguments.
 
-    Parameters
-    ----------
-    names : fields of `RunOptions`; none: all
-    panels : whether the help groups them
+    `names` are fields of `RunOptions`, all if there are none; `panels` groups the flags in the help.
     """
 
     def decorate(command: C) -> C:
@@ -209,12 +206,9 @@ def parse_output(
 
 
 def check_file(path: Path, argument: str, example: str, made: Path | None = None) -> None:
-    """Check, before anything is computed, that a file can be written.
+    """Check, before anything is computed, that a file can be written; `example` is a name for one in a folder.
 
-    Parameters
-    ----------
-    example : file name that the message suggests if the path is a folder
-    made : folder that the command creates before it writes the file, so it need not exist yet
+    Its folder need not exist yet if it is `made`, which the command creates before it writes the file.
     """
     given = f"{argument}={str(path)!r}"
     if path.is_dir():

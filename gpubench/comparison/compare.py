@@ -178,12 +178,7 @@ def _intervals(
     resamples: int,
     seed: int,
 ) -> tuple[list[dict[int, PairedInterval]], str]:
-    """Compute the intervals of the differences of matched rows from those of the first result.
-
-    Returns
-    -------
-    For each row its intervals by number of the result; what the intervals are based on.
-    """
+    """Compute for each row its intervals by number of the result, and say what they are based on."""
     intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
     if resamples == 0:
         return intervals, ""
@@ -211,12 +206,9 @@ def _intervals(
 
 
 def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
-    """Find the donor of each cell.
+    """Find the donor of each cell in the table `obs`, or in the columns of the results.
 
-    Parameters
-    ----------
-    results : those with cells provide their columns, by role ("batch") and by the name that was given for it
-    obs : a table as in `gpubench.score`, for a column that the results do not have
+    Results know a column by its role ("batch") and by the name that was given for it.
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:

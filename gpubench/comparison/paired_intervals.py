@@ -51,14 +51,7 @@ class PairedInterval:
 def paired_intervals(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
 ) -> list[PairedInterval]:
-    """Compute the interval of each difference, the other row minus the first.
-
-    Parameters
-    ----------
-    first, other : values of the cells of both runs
-    pairs : a row of the first run and one of the other
-    resampler : of that many cells
-    """
+    """Compute the interval of the difference of each pair: a row of the other run minus the one of the first."""
     by_donor = resampler.donors is not None
     problem = pairing_problem(first, other)
     if problem:
@@ -221,12 +214,7 @@ def _replicate_table(pairs: Mapping[int, Sequence[CountScore]], resampler: Resam
 
 
 def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np.intp]]:
-    """Number the combinations of codes that occur.
-
-    Returns
-    -------
-    (n,) codes, -1 for cells that lack one of the columns, and the first cell of each combination.
-    """
+    """Number the combinations of codes; -1 for cells that lack one. Also return the first cell of each combination."""
     counted = np.flatnonzero(np.all([column >= 0 for column in columns], axis=0))
     joint = np.zeros(len(counted), np.int64)
     for column in columns:

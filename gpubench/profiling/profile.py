@@ -41,21 +41,14 @@ WHOLE = "whole run"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Highest rates of an engine's device, with its threads.
+    """Highest rates of an engine's device, with its threads."""
 
-    Attributes
-    ----------
-    blas_flop_s : floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
-    tiles_flop_s : the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use
-        instructions that a BLAS built for older processors does not
-    bytes_s : bytes per second that copying an array reads and writes
-    seconds : duration of the measurement
-    """
-
-    blas_flop_s: float
+    blas_flop_s: float  # floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
+    # the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use instructions
+    # that a BLAS built for older processors does not
     tiles_flop_s: float
-    bytes_s: float
-    seconds: float
+    bytes_s: float  # bytes per second that copying an array reads and writes
+    seconds: float  # duration of the measurement
 
     @property
     def flop_s(self) -> float:
@@ -83,16 +76,11 @@ class Exponent:
 
 @dataclass(frozen=True, slots=True)
 class ScalingExponents:
-    """Scaling exponents of a stage; None if its sizes do not determine them.
-
-    Attributes
-    ----------
-    seconds_by_cells, seconds_by_dims : of the time
-    memory_by_cells, memory_by_dims : of the peak memory beyond what the process held before the cells were drawn
-    """
+    """Scaling exponents of a stage; None if its sizes do not determine them."""
 
     seconds_by_cells: Exponent | None
     seconds_by_dims: Exponent | None
+    # of the peak memory beyond what the process held before the cells were drawn
     memory_by_cells: Exponent | None
     memory_by_dims: Exponent | None
 
@@ -150,25 +138,16 @@ def fit_powers(points: Sequence[Point]) -> tuple[Exponent | None, Exponent | Non
 
 @dataclass(frozen=True, slots=True)
 class ProfiledStage:
-    """Stage of a run; stages with the same path are added up.
+    """Stage of a run; stages with the same path are added up."""
 
-    Attributes
-    ----------
-    path : names of the stages that it runs inside, and its own name
-    seconds, flop, moved_bytes, put_bytes : sums, as in `gpubench.core.timeline.Span`
-    peak_bytes : the maximum; None if it is not known
-    own_s : seconds without those of the stages inside it
-    innermost : whether it has no stages inside
-    """
-
-    path: str
-    seconds: float
+    path: str  # names of the stages that it runs inside, and its own name
+    seconds: float  # a sum, as the next three; see `gpubench.core.timeline.Span`
     flop: int
     moved_bytes: int
     put_bytes: int
-    peak_bytes: int | None
-    own_s: float
-    innermost: bool
+    peak_bytes: int | None  # the maximum; None if it is not known
+    own_s: float  # seconds without those of the stages inside it
+    innermost: bool  # whether it has no stages inside
 
     def rate(self, amount: float) -> float | None:
         """Return an amount per second; None if nothing was counted."""

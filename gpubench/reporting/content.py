@@ -93,12 +93,7 @@ class ScoreRow:
 
 
 def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
-    """Put the rows of one metric of one task side by side.
-
-    Parameters
-    ----------
-    columns : its rows on each embedding; rows with the same distinguishing parameters are put side by side
-    """
+    """Put the rows of one metric of one task on each embedding side by side where distinguishing parameters agree."""
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
     keys = dict.fromkeys(key for column in keyed for key in column)

@@ -73,13 +73,9 @@ def ink(name: str) -> str:
 
 
 def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
-    """Convert a figure to an SVG element for an HTML page.
+    """Convert a figure, drawn with colours of `ink`, to an SVG element; screen readers read title and description.
 
-    Parameters
-    ----------
-    figure : drawn with colours of `ink`
-    key : id that no other figure of the page has
-    title, description : read aloud by screen readers
+    `key` begins its ids; no other figure of the page has it.
     """
     from matplotlib import rc_context
 

@@ -80,13 +80,9 @@ def _option(
     more: tuple[Flag, ...] = (),
     **spec: Any,
 ) -> Any:
-    """Declare an option.
+    """Declare an option; `more` has flags for values of other forms.
 
-    Parameters
-    ----------
-    default : of the field; ...: it has none; a function makes it
-    flags : separated by spaces; empty: "--name"
-    more : flags for values of other forms
+    The default of a field may be a function that makes it; it has none for `...`. Without `flags` its flag is "--name".
     """
     first = Flag(tuple(flags.split()), metavar, help_, {"whole number": int, "switch": bool}.get(kind, str))
     has = {"default_factory": default} if callable(default) else {} if default is ... else {"default": default}

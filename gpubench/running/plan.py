@@ -240,9 +240,7 @@ def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again
 def rates_of(model: CostModel, notes: list[str], *, measure_again: bool = False) -> tuple[Rates, str]:
     """Return the machine's rates and the date on which they were measured, now if they are not in the cache folder.
 
-    Parameters
-    ----------
-    notes : receives a message if the rates cannot be cached
+    `notes` receives a message if the rates cannot be cached.
     """
     file = cache_folder() / RATES
     known = _read_rates(file)
