@@ -206,9 +206,9 @@ def parse_output(
 
 
 def check_file(path: Path, argument: str, example: str, made: Path | None = None) -> None:
-    """Check, before anything is computed, that a file can be written; `example` is a name for one in a folder.
+    """Check, before anything is computed, that a file can be written; refuse a folder, and suggest `example` in it.
 
-    Its folder need not exist yet if it is `made`, which the command creates before it writes the file.
+    The folder of the file need not exist yet if it is `made` by the command before it writes the file.
     """
     given = f"{argument}={str(path)!r}"
     if path.is_dir():
