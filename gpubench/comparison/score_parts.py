@@ -123,10 +123,7 @@ def group_sums(groups: Codes, n_groups: int) -> Callable[[Floats], Floats]:
     """Return the function that adds (K, r) weights of categories to (n_groups, r) sums.
 
     A category is a combination of codes, such as label and cluster; a group is, for example, all with one label.
-
-    Parameters
-    ----------
-    groups : (K,) the group of each category; -1 where it has none
+    `groups` has the group of each category, -1 where it has none.
     """
     from scipy.sparse import coo_array
 
@@ -173,10 +170,7 @@ def prediction(
 
     The definitions are those of `gpubench.metrics.accuracy`, `f1`, `precision` and `recall`: for two classes the
     measure of the second, else the mean over the classes that were drawn. Folds without drawn cells are left out.
-
-    Parameters
-    ----------
-    true_only : ignore classes that occur in predictions only, as between species, where they are not tested
+    `true_only` ignores classes that occur in predictions only, as between species, where they are not tested.
     """
     n_folds = int(folds.max()) + 1
     n_groups = n_folds * n_classes

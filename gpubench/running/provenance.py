@@ -27,15 +27,8 @@ def provenance(
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
-    Environment variables, user names and paths are left out, except the source as the user wrote it.
-
-    Parameters
-    ----------
-    options : columns, tasks and parameters of the run
-    source : the data as the user named it
-    fingerprint : digest of the data (see `gpubench.data.fingerprint`)
-    columns : digest of its columns only, which results of other embeddings share
-    files : facts about each dataset that was given by name
+    Environment variables, user names and paths are left out, except `source`, the data as the user named them.
+    `columns` is the digest of the columns only, which results of other embeddings share.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
