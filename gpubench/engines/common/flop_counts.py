@@ -56,6 +56,11 @@ def look_up(shape: tuple[int, ...], value_bytes: int) -> Work:
     return Work(0, n * k * (4 + value_bytes) + 8 * n, n * k)
 
 
+def rank_sums(n_stored: int, itemsize: int, n_groups: int, n_genes: int) -> Work:
+    """Count the ranking of stored values, and the sums of all groups in all genes."""
+    return Work(0, n_stored * (itemsize + 4) + 16 * n_groups * n_genes, n_stored)
+
+
 def assign(n: int, d: int, n_centres: int) -> Work:
     """Count comparing n cells with some centres, and writing a code for each cell."""
     return Work(2 * n * d * n_centres, 4 * n * d + 4 * n, n * n_centres)
