@@ -72,7 +72,9 @@ def blocks(findings: list[Finding]) -> list[TextTable | Lines]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("gpubench", "works", f"{machine.package_version('gpubench')}, Python {platform.python_version()}")
+    yield Finding(
+        "gpubench", "works", f"{machine.package_version(machine.DISTRIBUTION)}, Python {platform.python_version()}"
+    )
     free = planner.free_memory_bytes() / 1e9
     yield Finding("machine", "works", f"{machine.cpu_model()}, {usable_cores()} usable cores, {free:.1f} GB free")
     versions = ", ".join(f"{name} {version}" for name, version in machine.package_versions().items())
@@ -89,7 +91,7 @@ def _scoring() -> Finding:
         silhouette = silhouette_label(cells, labels, engine=engine)
         agreement = adjusted_rand_index(labels, leiden_clusters(cells, n_neighbors=3, engine=engine), engine=engine)
     except (ImportError, OSError, RuntimeError) as error:
-        remedy = "install again: pip install --force-reinstall gpubench"
+        remedy = "install again: pip install --force-reinstall gpubench-sc"
         return Finding("engine cpu", "broken", f"{type(error).__name__}: {error}; {remedy}")
     scores = f"silhouette_score {silhouette:.2f}, adjusted_rand_index {agreement:.2f}"
     return Finding("engine cpu", "works", f"scored six cells: {scores}")
@@ -131,7 +133,7 @@ def _optional_packages() -> Iterator[Finding]:
     for name, extra, about, purpose in OPTIONAL:
         version = machine.package_version(name)
         if version is None:
-            yield Finding(about, "missing", f'{purpose}: pip install "gpubench[{extra}]"')
+            yield Finding(about, "missing", f'{purpose}: pip install "gpubench-sc[{extra}]"')
         else:
             yield Finding(about, "works", f"{version if about == name else f'{name} {version}'}; {purpose}")
 

@@ -74,9 +74,9 @@ def _gpubench(
     Start with [bold]gpubench demo[/bold], then [bold]gpubench score --help[/bold].
     """
     if version:
-        from gpubench.core.machine import package_version
+        from gpubench.core.machine import DISTRIBUTION, package_version
 
-        typer.echo(f"gpubench {package_version('gpubench')}")
+        typer.echo(f"gpubench {package_version(DISTRIBUTION)}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

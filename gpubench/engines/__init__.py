@@ -118,7 +118,7 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
 def _start_dask(**options: Any) -> Engine:
     if find_spec("distributed") is None:
         raise EngineUnavailable(
-            'engine="dask" needs Dask; install it with: pip install "gpubench[dask]"', argument="engine"
+            'engine="dask" needs Dask; install it with: pip install "gpubench-sc[dask]"', argument="engine"
         )
     from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.gpu_engine import on_gpus

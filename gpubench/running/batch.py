@@ -120,7 +120,7 @@ def _digest(plan: PlannedRun) -> str | None:
             stat = path.stat()
             files[text] = [stat.st_size, stat.st_mtime_ns]
     asked |= {"scorers": sorted(plan.options.scorers or ()), "options": plan.options.options.to_dict()}
-    content = [asked, files, list(map(repr, datasets)), machine.package_version("gpubench")]
+    content = [asked, files, list(map(repr, datasets)), machine.package_version(machine.DISTRIBUTION)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

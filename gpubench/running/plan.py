@@ -244,7 +244,7 @@ def rates_of(model: CostModel, notes: list[str], *, measure_again: bool = False)
     """
     file = cache_folder() / RATES
     known = _read_rates(file)
-    key = digest_of(*model.machine, machine.package_version("gpubench"))
+    key = digest_of(*model.machine, machine.package_version(machine.DISTRIBUTION))
     if key not in known or measure_again:
         known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": model.measure_rates()}
         try:

@@ -33,7 +33,7 @@ def provenance(
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
     return {
-        "gpubench": machine.package_version("gpubench"),
+        "gpubench": machine.package_version(machine.DISTRIBUTION),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": engine.seed,
         "engine": {
@@ -65,7 +65,7 @@ def bit_level_context(engine: Engine) -> dict[str, Any]:
     """Return all that may change the last bit of a score, except data and options."""
     policy = engine.policy
     return {
-        "code": [machine.package_version("gpubench"), digest_of_code()],
+        "code": [machine.package_version(machine.DISTRIBUTION), digest_of_code()],
         "python": platform.python_version(),
         "packages": machine.package_versions(),
         "machine": [platform.machine(), machine.cpu_model()],

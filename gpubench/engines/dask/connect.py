@@ -283,7 +283,7 @@ def _cluster_class(n_gpus: int) -> Any:
     if find_spec("dask_cuda") is None:
         raise EngineUnavailable(
             "this machine has GPUs, and workers that have one each are started by dask-cuda; install it with:"
-            ' pip install "gpubench[dask-cuda]", or hide the GPUs with CUDA_VISIBLE_DEVICES=""'
+            ' pip install "gpubench-sc[dask-cuda]", or hide the GPUs with CUDA_VISIBLE_DEVICES=""'
         )
     from dask_cuda import LocalCUDACluster
 

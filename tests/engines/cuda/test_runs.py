@@ -96,12 +96,12 @@ class TestStart:
     ) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: driver)
         monkeypatch.setattr(cuda_device, "find_spec", lambda _: None)
-        self.check(f'needs CuPy; install it with: pip install "gpubench[{extra}]"')
+        self.check(f'needs CuPy; install it with: pip install "gpubench-sc[{extra}]"')
 
     @pytest.mark.usefixtures("cupy")
     def test_broken_cupy_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "cupy", None)
-        self.check(r'import of cupy halted.* install it again for CUDA 12.4 with: pip install "gpubench\[cuda12\]"')
+        self.check(r'import of cupy halted.* install it again for CUDA 12.4 with: pip install "gpubench-sc\[cuda12\]"')
 
     def test_missing_nvrtc_is_reported(self, cupy: SimpleNamespace) -> None:
         def fail() -> None:

@@ -265,5 +265,5 @@ def test_start_without_enough_gpus_or_dask_cuda_raises(monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=r"^workers=3: this machine has 2 GPUs, one for each worker"):
         connect.connect(3, None)
     monkeypatch.setattr(connect, "find_spec", lambda _: None)
-    with pytest.raises(EngineUnavailable, match=r'pip install "gpubench\[dask-cuda\]"'):
+    with pytest.raises(EngineUnavailable, match=r'pip install "gpubench-sc\[dask-cuda\]"'):
         connect.connect(2, None)
