@@ -301,8 +301,7 @@ class Engine(ABC):
         cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
         matrix = rank_sums.as_matrix(values, float32_ties=float32_ties)
         rank_sums.require_finite(matrix, cells)
-        n_stored = matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz
-        self.timeline.count(flop_counts.rank_sums(n_stored, matrix.dtype.itemsize, n_groups, matrix.shape[1]))
+        self.timeline.count(rank_sums.work(matrix, n_groups))
         return rank_sums.rank_sums(matrix, cells, self.over_rows)
 
     # Services

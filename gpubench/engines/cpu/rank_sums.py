@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.types import RankSums
-from gpubench.engines.common import flop_counts
-from gpubench.engines.common.rank_sums import require_finite
+from gpubench.engines.common.rank_sums import n_stored, require_finite, work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +37,6 @@ ROWS_PER_TASK = 8192
 def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: WorkerThreads) -> RankSums:
     """Count U and ties of each group in every gene; see `Engine.rank_sums`."""
     n_genes = matrix.shape[1]
-    n_stored = matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz
     # the control is group 0 of the compiled functions
     names = np.concatenate([[cells.control], np.delete(np.arange(cells.n_groups), cells.control)])
     codes = _renumbered(cells.codes, names)
@@ -47,7 +45,7 @@ def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: Worker
     u, ties = np.empty((cells.n_groups, n_genes)), np.empty((cells.n_groups, n_genes), np.int64)
 
     count, arguments = _counting(matrix, codes, tiles)
-    n_bytes = (16 if matrix.dtype == np.float64 else 8) * max(1, n_stored // max(1, n_genes))
+    n_bytes = (16 if matrix.dtype == np.float64 else 8) * max(1, n_stored(matrix) // max(1, n_genes))
     width = int(np.clip(BLOCK_BYTES // n_bytes, MIN_WIDTH, MAX_WIDTH))
     step = min(GENES_PER_TASK, max(width, -(-n_genes // (TASKS_PER_THREAD * workers.n_threads))))
     bad: list[int] = []
@@ -57,7 +55,7 @@ def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: Worker
         if not count(*arguments, start, stop, width, order, starts, names, cells.n_groups, n_genes, u, ties):
             bad.append(start)
 
-    workers.timeline.count(flop_counts.rank_sums(n_stored, matrix.dtype.itemsize, cells.n_groups, n_genes))
+    workers.timeline.count(work(matrix, cells.n_groups))
     workers.run(range(0, n_genes, step), lambda: run)
     if bad:
         require_finite(matrix, cells)
