@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.timeline import Timeline
-from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, T
-from gpubench.engines.common import flop_counts
+from gpubench.engines.common import flop_counts, rank_sums
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from gpubench.core.types import F64, I32, I64
     from gpubench.engines.costs import CostModel
     from gpubench.engines.dask.remote import KnnBlock
+
+MIN_RANKED_VALUES = 1 << 20
+"""Stored values of expression of one task; they are ranked in about as much time as it takes to send them."""
+
+TASKS_PER_SLOT = 2
 
 
 class DaskEngine(Engine):
@@ -229,6 +235,26 @@ class DaskEngine(Engine):
             return self._here.group_means(x, codes, n_groups)
         return np.asarray(self._call("group_means", x, codes, n_groups))
 
+    def rank_sums(
+        self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
+    ) -> RankSums:
+        """See `Engine.rank_sums`; genes are divided among the workers, few values are ranked on this machine."""
+        options = {"float32_ties": float32_ties}
+        if isinstance(values, ClusterMatrix):
+            ranked: RankSums = self._call("rank_sums", values, np.asarray(groups), n_groups, control, **options)
+            return ranked
+        cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
+        matrix = rank_sums.as_matrix(values, **options)
+        n_tasks = min(TASKS_PER_SLOT * self.cluster.n_slots, rank_sums.n_stored(matrix) // MIN_RANKED_VALUES)
+        if n_tasks < 2:
+            return self._here.rank_sums(matrix, cells.codes, n_groups, control)
+        rank_sums.require_finite(matrix, cells)
+        self.timeline.count(rank_sums.work(matrix, n_groups))
+        calls = ((*part, cells.codes, n_groups, control, self._settings) for part in gene_parts(matrix, n_tasks))
+        found: list[RankSums] = self.cluster.fetch(self.cluster.submit_each("rank_sums", rank_genes, calls))
+        u, ties = (np.concatenate([getattr(part, name) for part in found], axis=1) for name in ("u", "ties"))
+        return RankSums(u, ties, cells.sizes, control)
+
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`; trained on one worker, and asked where it is."""
         self._here.classifier(kind, **params)  # refuses invalid parameters before anything is sent
@@ -272,6 +298,36 @@ class DaskEngine(Engine):
     def _call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation of the engine of one worker and return its answer."""
         return self.cluster.fetch(self._submit(operation, *args, **kwargs))
+
+
+def gene_parts(matrix: Any, n_parts: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
+    """Yield values, indices and bounds of some columns each, of about as many values, and the number of rows."""
+    from scipy.sparse import csc_array
+
+    columns = csc_array(matrix)
+    cuts = np.searchsorted(columns.indptr, np.linspace(0, columns.nnz, n_parts + 1)[1:-1])
+    for start, stop in pairwise([0, *np.unique(np.clip(cuts, 1, columns.shape[1] - 1)), columns.shape[1]]):
+        bounds = columns.indptr[start : stop + 1]
+        stored = slice(bounds[0], bounds[-1])
+        yield columns.data[stored], columns.indices[stored], bounds - bounds[0], columns.shape[0]
+
+
+def rank_genes(
+    values: NDArray[Any],
+    indices: NDArray[Any],
+    bounds: NDArray[Any],
+    n_cells: int,
+    codes: I32,
+    n_groups: int,
+    control: int,
+    settings: EngineSettings,
+) -> RankSums:
+    """Rank some genes; see `Engine.rank_sums` and `gene_parts`."""
+    from scipy.sparse import csc_array
+
+    matrix = csc_array((values, indices, bounds), shape=(n_cells, len(bounds) - 1))
+    ranked: RankSums = gpu_worker.on_engine(settings, "rank_sums", (matrix, codes, n_groups, control), threads=1)
+    return ranked
 
 
 def map_block(
