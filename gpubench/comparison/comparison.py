@@ -78,7 +78,10 @@ def difference(
 ) -> Difference:
     """Compare two rows.
 
-    Without an interval by resampling (`paired`) standard errors are used, unless donors were left out.
+    Parameters
+    ----------
+    paired : interval by resampling; None where there was none. Where it has no interval, standard errors are used,
+        unless donors were left out
     """
     value = other.value - first.value
     same = equal(first.value, other.value)

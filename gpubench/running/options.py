@@ -32,12 +32,20 @@ BASELINES = ("pca", "expression")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag of the command line, or a positional argument."""
+    """A flag of the command line, or a positional argument.
 
-    names: tuple[str, ...]  # as typed, such as ("--task", "-t")
-    metavar: str | None  # placeholder of its value in the help
-    help: str  # text of the help
-    type: type = str  # type of its value
+    Attributes
+    ----------
+    names : as typed, such as ("--task", "-t")
+    metavar : placeholder of its value in the help
+    help : text of the help
+    type : type of its value
+    """
+
+    names: tuple[str, ...]
+    metavar: str | None
+    help: str
+    type: type = str
 
     @property
     def parameter(self) -> str:
@@ -47,16 +55,26 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """How users write one option of a run."""
+    """How users write one option of a run.
 
-    kind: Kind  # type of its values
-    panel: str  # group of its flags in the help
-    flags: tuple[Flag, ...]  # on the command line
-    default: Any  # None: no value
-    # where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
+    Attributes
+    ----------
+    kind : type of its values
+    panel : group of its flags in the help
+    flags : on the command line
+    default : None: no value
+    named_in : where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
+    recorded : whether the provenance of a result has the value under the option's name
+    in_run_file : whether run files have a key of this name
+    """
+
+    kind: Kind
+    panel: str
+    flags: tuple[Flag, ...]
+    default: Any
     named_in: str = ""
-    recorded: bool = False  # whether the provenance of a result has the value under the option's name
-    in_run_file: bool = True  # whether run files have a key of this name
+    recorded: bool = False
+    in_run_file: bool = True
 
     def choices(self) -> list[str]:
         """Return the names that the option may have, its default among them; empty for any other values."""
@@ -80,9 +98,13 @@ def _option(
     more: tuple[Flag, ...] = (),
     **spec: Any,
 ) -> Any:
-    """Declare an option; `more` has flags for values of other forms.
+    """Declare an option.
 
-    The default of a field may be a function that makes it; it has none for `...`. Without `flags` its flag is "--name".
+    Parameters
+    ----------
+    default : of the field; ...: it has none; a function makes it
+    flags : separated by spaces; empty: "--name"
+    more : flags for values of other forms
     """
     first = Flag(tuple(flags.split()), metavar, help_, {"whole number": int, "switch": bool}.get(kind, str))
     has = {"default_factory": default} if callable(default) else {} if default is ... else {"default": default}
@@ -213,7 +235,13 @@ class RunOptions:
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
-        """Collect arguments of `gpubench.score`: fields and parameters of the tasks, each of which must exist."""
+        """Collect arguments of `gpubench.score`: fields, and parameters of the tasks.
+
+        Raises
+        ------
+        InputError
+            No such parameter (with close matches), or a value that no task can use.
+        """
         from gpubench.tasks import Options
 
         names = SPECS.keys() - {"options"}

@@ -1,0 +1,171 @@
+"""Predictions that need no model: the control, the mean of all perturbations, the mean with the control's spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.types import Labels
+from gpubench.metrics.perturbation.cells import PerturbedCells, dense
+
+if TYPE_CHECKING:
+    from gpubench.core.types import F64, I64
+    from gpubench.metrics.perturbation.sides import RealSide
+
+
+def control_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
+    """Predict that no perturbation has an effect: control cells drawn with replacement.
+
+    Parameters
+    ----------
+    real : the real data
+    seed : of the draws
+
+    Returns
+    -------
+    PerturbedCells
+        As many cells of each perturbation as in the real data, and the real control cells.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> cells = perturbed_cells([[1, 0], [0, 2], [3, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> control_baseline(prepare(cells, control="control", engine="cpu")).n_cells
+    array([1, 2])
+    """
+    draws, codes = _drawn_controls(real, seed)
+    control = real.cells.rows_of(real.control)
+    rows = np.concatenate([draws, control])
+    labels = Labels(np.append(codes, _control_codes(real)).astype(np.int32), real.cells.names, real.cells.labels.key)
+    return PerturbedCells(real.cells.x[rows], labels, real.cells.genes, counts=real.cells.has_counts)
+
+
+def mean_profile(real: RealSide, *, as_delta: bool = False) -> F64:
+    """Compute cell-eval's baseline: the mean over labels, the control among them, of their mean log values; (G,).
+
+    Parameters
+    ----------
+    real : the real data
+    as_delta : the mean of the effects instead, without adding the control again
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> cells = perturbed_cells([[1.5, 0], [0.5, 2], [2.5, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> mean_profile(prepare(cells, control="control", engine="cpu"))
+    array([1.25, 1.25])
+    """
+    profiles = real.profiles()
+    if as_delta:
+        profiles = profiles - profiles[real.cells.code(real.control)]
+        profiles = np.delete(profiles, real.cells.code(real.control), axis=0)
+    mean: F64 = profiles.mean(axis=0)
+    return mean
+
+
+def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -> PerturbedCells:
+    """Predict the same profile for every perturbation, in cells without spread, as cell-eval's baseline does.
+
+    Parameters
+    ----------
+    real : the real data
+    n_cells : perturbation -> predicted cells; None: as many as in the real data
+
+    Returns
+    -------
+    PerturbedCells
+        Log values: every cell of a perturbation is `mean_profile`; the control cells are the real ones.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> cells = perturbed_cells([[1.5, 0], [0.5, 2], [2.5, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> mean_baseline(prepare(cells, control="control", engine="cpu")).x
+    array([[1.25, 1.25],
+           [1.5 , 0.  ],
+           [2.5 , 1.  ]])
+    """
+    cells = real.log_cells
+    counts = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True)) | dict(n_cells or {})
+    codes = [np.full(counts[name], code) for code, name in enumerate(real.cells.names) if name != real.control]
+    control = dense(cells.x[cells.rows_of(real.control)], cells.x.dtype)
+    predicted = np.broadcast_to(mean_profile(real).astype(control.dtype), (sum(map(len, codes)), control.shape[1]))
+    all_codes = np.concatenate([*codes, _control_codes(real)]).astype(np.int32)
+    labels = Labels(all_codes, real.cells.names, real.cells.labels.key)
+    return PerturbedCells(np.concatenate([predicted, control]), labels, real.cells.genes, counts=False)
+
+
+def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
+    """Predict the mean of all perturbations with the spread of control cells, as cell-eval2's baseline does.
+
+    Control cells are drawn with replacement and each gene is multiplied by its mean over perturbations relative to that
+    over control cells. Each perturbation has the same weight, and does not count in the mean of its own gene.
+
+    Parameters
+    ----------
+    real : the real data, counts
+    seed : of the draws
+
+    Returns
+    -------
+    PerturbedCells
+        Counts with fractions; as many cells of each perturbation as in the real data, and the real control cells.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> cells = perturbed_cells([[2, 1], [4, 3], [2, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> dispersed_mean_baseline(prepare(cells, control="control", engine="cpu")).x
+    array([[4., 3.],
+           [2., 1.],
+           [2., 1.]], dtype=float32)
+    """
+    cells = real.cells
+    means = cells.means(real.engine)
+    control, others = means[cells.code(real.control)], means[real.rows(real.perturbations)]
+    weights = np.ones_like(others)
+    own = real.own_columns()
+    weights[np.flatnonzero(own >= 0), own[own >= 0]] = 0
+    counted = weights.sum(axis=0)
+    wanted = np.where(counted > 0, (weights * others).sum(axis=0) / np.maximum(counted, 1), control)
+    ratio = np.divide(wanted, control, out=np.zeros_like(control), where=control > 0)
+    draws, codes = _drawn_controls(real, seed)
+    predicted = _times(cells.x[draws], ratio)
+    kept = cells.x[cells.rows_of(real.control)].astype(np.float32)
+    if isinstance(predicted, np.ndarray):
+        x: Any = np.concatenate([predicted, kept])
+    else:
+        from scipy.sparse import vstack
+
+        x = vstack([predicted, kept], format="csr")
+    labels = Labels(np.append(codes, _control_codes(real)).astype(np.int32), cells.names, cells.labels.key)
+    return PerturbedCells(x, labels, cells.genes, counts=True)
+
+
+def _times(x: Any, by_gene: F64) -> Any:
+    """Multiply each gene by a number; float32."""
+    if isinstance(x, np.ndarray):
+        return (x * by_gene).astype(np.float32)
+    from scipy.sparse import csr_array
+
+    return csr_array(((x.data * by_gene[x.indices]).astype(np.float32), x.indices, x.indptr), shape=x.shape)
+
+
+def _drawn_controls(real: RealSide, seed: int) -> tuple[I64, I64]:
+    """Rows of control cells for as many cells of each perturbation as the real data have, and their codes."""
+    control, random = real.cells.rows_of(real.control), np.random.default_rng(seed)
+    rows, codes = [], []
+    for name in real.perturbations:
+        code = real.cells.names.index(name)
+        n = int(real.cells.n_cells[code])
+        rows.append(control[random.integers(0, len(control), n)])
+        codes.append(np.full(n, code))
+    return np.concatenate(rows), np.concatenate(codes)
+
+
+def _control_codes(real: RealSide) -> I64:
+    """The code of the control, once for each of its cells."""
+    code = real.cells.code(real.control)
+    return np.full(int(real.cells.n_cells[code]), code)

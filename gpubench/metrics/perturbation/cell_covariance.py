@@ -1,0 +1,197 @@
+"""Correlations of genes over the cells of a perturbation, real and predicted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpubench.metrics.perturbation._statistics import pearson
+from gpubench.metrics.perturbation._values import FEW_CELLS, FEW_EXPRESSED, FEW_PAIRS, Reason, Values, for_each
+from gpubench.metrics.perturbation.cells import PerturbedCells, dense, divide_rows, row_totals
+
+if TYPE_CHECKING:
+    from gpubench.core.types import F32, F64, I64
+    from gpubench.engines.base import Engine
+
+MAX_CELLS, MIN_CELLS = 500, 50
+MIN_EXPRESSING_CELLS, N_VARIED, MIN_GENES = 10, 100, 20
+MIN_DEVIATION = 1e-6
+MIN_ENTRIES = 6
+BLOCK_VALUES = 1 << 22
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class CellPair:
+    """Cells of P perturbations on both sides, with the same genes.
+
+    Attributes
+    ----------
+    real, predicted : counts
+    perturbations : (P,) names
+    control : label of the real control
+    engine : averages cells
+    own : (P,) column of the gene that a perturbation targets, -1 where there is none
+    """
+
+    real: PerturbedCells
+    predicted: PerturbedCells
+    perturbations: tuple[str, ...]
+    control: str
+    engine: Engine
+    own: I64
+
+    @cached_property
+    def folds(self) -> F64:
+        """log2 fold changes of mean counts per 10,000, plus 1, of the real data; (L, G)."""
+        totals = row_totals(self.real.x)
+        scaled = divide_rows(self.real.x, np.where(totals > 0, totals, 1) / 1e4)
+        means = self.real.with_values(scaled).means(self.engine)
+        folds: F64 = np.log2((means + 1) / (means[self.real.code(self.control)] + 1))
+        return folds
+
+    @cached_property
+    def _drawn(self) -> dict[int, tuple[F32, F32] | None]:
+        return {}
+
+    def drawn(self, p: int) -> tuple[F32, F32] | None:
+        """Return as many cells of both sides, log1p of counts per 10,000; None with fewer than 50 on a side."""
+        if p not in self._drawn:
+            name = self.perturbations[p]
+            rows = self.real.rows_of(name), self.predicted.rows_of(name)
+            n = min(MAX_CELLS, *map(len, rows))
+            self._drawn.clear()  # one perturbation at a time
+            drawn = (
+                (self.real, _draw(rows[0], n, f"0:{name}|real")),
+                (self.predicted, _draw(rows[1], n, f"0:{name}|pred")),
+            )
+            real, predicted = (_log_values(*side) for side in drawn) if n >= MIN_CELLS else (None, None)
+            self._drawn[p] = None if real is None or predicted is None else (real, predicted)
+        return self._drawn[p]
+
+    def varied_genes(self, p: int) -> I64:
+        """Return the expressed genes of largest real change, at most 100, ascending; the own gene is not among them."""
+        code = self.real.names.index(self.perturbations[p])
+        rows = self.real.x[self.real.labels.codes == code]
+        expressed = np.asarray((rows != 0).sum(axis=0)).ravel() >= MIN_EXPRESSING_CELLS
+        if self.own[p] >= 0:
+            expressed[self.own[p]] = False
+        genes = np.flatnonzero(expressed)
+        order = np.argsort(-np.abs(self.folds[code, genes]), kind="stable")
+        return np.sort(genes[order[:N_VARIED]])
+
+
+def _draw(rows: I64, n: int, key: str) -> I64:
+    if len(rows) <= n:
+        return rows
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    return np.sort(np.random.default_rng(seed).choice(rows, size=n, replace=False))
+
+
+def _log_values(cells: PerturbedCells, rows: I64) -> F32:
+    block = dense(cells.x[rows], np.float32)
+    totals = block.sum(axis=1, dtype=np.float64)
+    shares = block / np.where(totals > 0, totals, 1).astype(np.float32)[:, None]
+    values: F32 = np.log1p(np.float32(1e4) * shares)
+    return values
+
+
+def gene_correlations(pair: CellPair, *, kind: Literal["corr", "eig_ratio"] = "corr") -> Values:
+    """Compare the correlation matrices of the most changed genes over the cells of each perturbation.
+
+    Parameters
+    ----------
+    pair : cells of both sides
+    kind : "corr" Pearson of the entries above the diagonals; "eig_ratio" largest eigenvalue of the predicted matrix
+        over that of the real one
+
+    Returns
+    -------
+    Values
+        Undefined with fewer than 50 cells on a side, or fewer than 20 genes that vary on both.
+    """
+
+    def value(p: int) -> float | Reason:
+        drawn = pair.drawn(p)
+        if drawn is None:
+            return FEW_CELLS
+        genes = pair.varied_genes(p)
+        real, predicted = (values[:, genes].astype(np.float64) for values in drawn)
+        vary = (real.std(axis=0) > MIN_DEVIATION) & (predicted.std(axis=0) > MIN_DEVIATION)
+        if vary.sum() < MIN_GENES:
+            return FEW_EXPRESSED
+        matrices = [np.atleast_2d(np.corrcoef(values[:, vary], rowvar=False)) for values in (real, predicted)]
+        if kind == "eig_ratio":
+            largest = [float(np.linalg.eigvalsh(matrix)[-1]) for matrix in matrices]
+            return largest[1] / largest[0]
+        upper = np.triu_indices(int(vary.sum()), 1)
+        return pearson(matrices[0][upper], matrices[1][upper])
+
+    return for_each(len(pair.perturbations), value)
+
+
+def correlation_concordance(pair: CellPair) -> Values:
+    r"""Compute Lin's concordance of the correlations of genes that are significant on both sides.
+
+    .. math:: \frac{2 \mathrm{cov}(a, b)}{\mathrm{var}(a) + \mathrm{var}(b) + (\bar a - \bar b)^2}
+
+    Parameters
+    ----------
+    pair : cells of both sides
+
+    Returns
+    -------
+    Values
+        In [-1, 1]; undefined with fewer than 50 cells on a side, or fewer than 6 such entries.
+
+    References
+    ----------
+    Lin (1989), doi:10.2307/2532051.
+    """
+
+    def value(p: int) -> float | Reason:
+        drawn = pair.drawn(p)
+        if drawn is None:
+            return FEW_CELLS
+        return _concordance(*(values.astype(np.float64) for values in drawn))
+
+    return for_each(len(pair.perturbations), value)
+
+
+def _concordance(a: F64, b: F64) -> float | Reason:
+    """Concordance of two matrices of correlations, whose blocks are made and forgotten."""
+    n = len(a)
+    least = _critical_correlation(n)
+    vary = (a.std(axis=0) > MIN_DEVIATION) & (b.std(axis=0) > MIN_DEVIATION)
+    a, b = _standardised(a[:, vary]), _standardised(b[:, vary])
+    sums, n_pairs = np.zeros(5), 0
+    step = max(1, BLOCK_VALUES // max(1, a.shape[1]))
+    for start in range(0, a.shape[1], step):
+        x, y = (z[:, start : start + step].T @ z[:, start:] / n for z in (a, b))
+        both = np.triu((np.abs(x) >= least) & (np.abs(y) >= least), 1)  # each pair once
+        x, y = x[both], y[both]
+        n_pairs += len(x)
+        sums += (x.sum(), y.sum(), x @ x, y @ y, x @ y)
+    if 2 * n_pairs < MIN_ENTRIES:
+        return FEW_PAIRS
+    mean_x, mean_y, xx, yy, xy = sums / n_pairs
+    spread = (xx - mean_x**2) + (yy - mean_y**2) + (mean_x - mean_y) ** 2
+    return float(2 * (xy - mean_x * mean_y) / spread)
+
+
+def _standardised(x: F64) -> F64:
+    scores: F64 = (x - x.mean(axis=0)) / x.std(axis=0)
+    return scores
+
+
+def _critical_correlation(n: int) -> float:
+    """Smallest correlation of n cells that is significant, two-sided."""
+    from scipy.special import stdtrit
+
+    t = float(stdtrit(n - 2, 1 - ALPHA / 2))
+    return t / math.sqrt(n - 2 + t * t)

@@ -1,0 +1,257 @@
+"""Cells of perturbations and controls in memory: expression, the perturbation of each cell, names of genes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError, close_matches, quoted
+from gpubench.core.types import Labels
+from gpubench.data import encode_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.core.types import F32, F64, I64
+    from gpubench.engines.base import Engine
+
+LOG_FRACTION = 1e-3
+"""Counts deviate from whole numbers by less; a value with a larger fraction shows that values are on a log scale."""
+
+DENSE_VALUES = 1 << 24
+"""Values of a dense block of rows."""
+
+
+@dataclass(frozen=True)
+class PerturbedCells:
+    """Expression of cells under perturbations and of control cells; make it with `perturbed_cells`.
+
+    Attributes
+    ----------
+    x : (n, G) values, `scipy.sparse.csr_array` or a NumPy array
+    labels : perturbation of each cell, the control among them; names in sorted order
+    genes : (G,) names, each once
+    embeddings : name -> (n, d) array, for metrics that are computed in an embedding
+    counts : whether values are counts, which may have fractions where they were predicted; None: found out
+    """
+
+    x: Any
+    labels: Labels
+    genes: tuple[str, ...]
+    embeddings: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    counts: bool | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of cells n."""
+        return int(self.x.shape[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the perturbations and the control, in sorted order."""
+        return self.labels.names
+
+    @cached_property
+    def has_counts(self) -> bool:
+        """Whether values are counts: as stated, or if none has a fractional part."""
+        return not is_log_normalised(self.x) if self.counts is None else self.counts
+
+    @property
+    def n_cells(self) -> I64:
+        """Cells of each name; (L,) int64."""
+        return np.bincount(self.labels.codes, minlength=self.labels.n_classes)
+
+    def code(self, name: str) -> int:
+        """Return the code of a perturbation or the control.
+
+        Raises
+        ------
+        InputError
+            No cell has this label.
+        """
+        if name not in self.names:
+            raise InputError(
+                f"control={name!r}: no cell has this label{close_matches(name, self.names)}", argument="control"
+            )
+        return self.names.index(name)
+
+    def rows_of(self, name: str) -> I64:
+        """Return the rows of a perturbation or the control, ascending."""
+        return np.flatnonzero(self.labels.codes == self.names.index(name))
+
+    def select(self, rows: NDArray[Any]) -> PerturbedCells:
+        """Return these cells, in this order; names without cells are dropped."""
+        used, codes = np.unique(self.labels.codes[rows], return_inverse=True)
+        names = tuple(self.names[code] for code in used)
+        labels = Labels(codes.astype(np.int32), names, self.labels.key)
+        embeddings = {name: values[rows] for name, values in self.embeddings.items()}
+        return PerturbedCells(self.x[rows], labels, self.genes, embeddings, self.counts)
+
+    def with_genes(self, genes: Sequence[str]) -> PerturbedCells:
+        """Return the cells with their genes in this order.
+
+        Raises
+        ------
+        InputError
+            The genes are not the same.
+        """
+        genes = tuple(genes)
+        if genes == self.genes:
+            return self
+        missing, extra = sorted(set(genes) - set(self.genes)), sorted(set(self.genes) - set(genes))
+        if missing or extra:
+            parts = [
+                f"{len(names):,} of the {where} only ({quoted(names)})"
+                for names, where in ((missing, "real data"), (extra, "prediction"))
+                if names
+            ]
+            raise InputError(
+                f"genes differ: {' and '.join(parts)}; give both sides the same {len(genes):,} genes", argument="genes"
+            )
+        place = {gene: column for column, gene in enumerate(self.genes)}
+        return replace(self, x=self.x[:, [place[gene] for gene in genes]], genes=genes)
+
+    def with_values(self, x: Any, *, counts: bool | None = None) -> PerturbedCells:
+        """Return the same cells with other values."""
+        return replace(self, x=x, counts=counts)
+
+    def means(self, engine: Engine) -> F64:
+        """Average the values of the cells of each name, in float64; (L, G)."""
+        return engine.group_means(self.x, self.labels.codes, self.labels.n_classes)
+
+    def blocks(self, rows: NDArray[Any], dtype: Any = np.float64) -> Iterator[NDArray[Any]]:
+        """Yield these rows as dense blocks."""
+        step = max(1, DENSE_VALUES // max(1, self.x.shape[1]))
+        for start in range(0, len(rows), step):
+            yield dense(self.x[rows[start : start + step]], dtype)
+
+
+def perturbed_cells(
+    x: Any,
+    labels: Any,
+    genes: Sequence[str],
+    embeddings: Mapping[str, Any] | None = None,
+    *,
+    counts: bool | None = None,
+) -> PerturbedCells:
+    """Make `PerturbedCells`.
+
+    Parameters
+    ----------
+    x : (n, G) array, or sparse matrix of any format; float16 becomes float32, integers become float32
+    labels : (n,) perturbation of each cell, or the control; none missing
+    genes : (G,) names, each once
+    embeddings : name -> (n, d)
+    counts : whether values are counts; None: they are if none has a fractional part
+
+    Returns
+    -------
+    PerturbedCells
+
+    Raises
+    ------
+    InputError
+        Missing labels, lengths that do not match, a name that stands for two genes, NaN or infinite values.
+
+    Examples
+    --------
+    >>> cells = perturbed_cells([[1, 0], [0, 2], [3, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> cells.names, cells.n_cells
+    (('KLF1', 'control'), array([1, 2]))
+    """
+    from scipy.sparse import csr_array
+
+    values: Any = csr_array(x) if hasattr(x, "tocsr") else np.asarray(x)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float32)
+    names = tuple(map(str, genes))
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise InputError(f"genes: {len(names):,} names for values of shape {values.shape}; give one for each column")
+    if len(set(names)) < len(names):
+        seen, twice = set(), []
+        for name in names:
+            if name in seen:
+                twice.append(name)
+            seen.add(name)
+        raise InputError(f"genes: {len(twice):,} names occur again ({quoted(twice)}); make them unique")
+    stored = stored_values(values)
+    if not np.isfinite(stored).all():
+        bad = int((~np.isfinite(stored)).sum())
+        raise InputError(f"x: {bad:,} values are NaN or infinite; give finite expression")
+    if not isinstance(values, np.ndarray):
+        values.sum_duplicates()
+    return PerturbedCells(
+        values,
+        encode_labels(labels, "labels", values.shape[0]),
+        names,
+        {name: np.asarray(e) for name, e in (embeddings or {}).items()},
+        counts,
+    )
+
+
+def stored_values(x: Any) -> NDArray[Any]:
+    """Return the values that a matrix stores: all of a dense one, those of a sparse one that are not left out."""
+    values: NDArray[Any] = x if isinstance(x, np.ndarray) else x.data
+    return values
+
+
+def dense(x: Any, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return a dense copy of a matrix in this type."""
+    values: NDArray[Any] = x if isinstance(x, np.ndarray) else x.toarray()
+    return values.astype(dtype)
+
+
+def map_stored(x: Any, values: NDArray[Any]) -> Any:
+    """Return a matrix with other stored values at the same places."""
+    if isinstance(x, np.ndarray):
+        return values
+    from scipy.sparse import csr_array
+
+    return csr_array((values, x.indices, x.indptr), shape=x.shape)
+
+
+def row_totals(x: Any) -> F64:
+    """Sum the values of each cell in float64; (n,)."""
+    if isinstance(x, np.ndarray):
+        totals: F64 = x.sum(axis=1, dtype=np.float64)
+    else:
+        totals = np.add.reduceat(np.append(x.data.astype(np.float64), 0.0), x.indptr[:-1])
+        totals = np.where(np.diff(x.indptr) > 0, totals, 0.0)
+    return totals
+
+
+def divide_rows(x: Any, by: NDArray[Any]) -> Any:
+    """Divide each row by a number, in the common type of both."""
+    if isinstance(x, np.ndarray):
+        return x / by[:, None]
+    return map_stored(x, x.data / np.repeat(by, np.diff(x.indptr)))
+
+
+def is_log_normalised(x: Any) -> bool:
+    """Return whether a value has a fractional part, which counts have not."""
+    values = stored_values(x)
+    return bool((np.abs(values - np.rint(values)) > LOG_FRACTION).any())
+
+
+def log_normalised(x: Any) -> Any:
+    """Scale counts to the median total of the cells and take log1p, in the type of the values as cell-eval does."""
+    totals = row_totals(x)
+    filled = totals[totals > 0]
+    median = np.median(filled) if len(filled) else 1.0
+    scale = (totals / median).astype(stored_values(x).dtype)
+    scaled = divide_rows(x, np.where(scale > 0, scale, 1).astype(scale.dtype))
+    return map_stored(scaled, np.log1p(stored_values(scaled)))
+
+
+def distinct_rows(block: F32) -> tuple[F32, F64]:
+    """Return the rows that differ and how often each occurs; equal rows are found by their bytes."""
+    places: dict[bytes, int] = {}
+    index = np.fromiter((places.setdefault(row.tobytes(), len(places)) for row in block), np.int64, len(block))
+    if len(places) == len(block):
+        return block, np.ones(len(block))
+    _, first = np.unique(index, return_index=True)
+    return block[np.sort(first)], np.bincount(index).astype(np.float64)

@@ -1,0 +1,157 @@
+"""Mean profiles of perturbations on both sides, and how far predicted ones are from real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpubench.metrics.perturbation._statistics import pearson
+from gpubench.metrics.perturbation._values import CONSTANT, Reason, Values, for_each, of_each
+
+if TYPE_CHECKING:
+    from gpubench.core.types import F64, I64
+
+
+ROUNDING = 1e-12
+"""Share of the largest value of a profile that averaging in another order may change."""
+
+
+def _effects(profiles: F64, control: F64) -> F64:
+    """Differences from the control; those within the rounding of means are 0, so that they have no direction."""
+    effects = profiles - control
+    effects[np.abs(effects) <= ROUNDING * max(1.0, float(np.abs(control).max()))] = 0
+    return effects
+
+
+@dataclass(frozen=True)
+class EffectPair:
+    """Profiles of P perturbations over G genes (or dimensions of an embedding), real and predicted.
+
+    Attributes
+    ----------
+    perturbations : (P,) names
+    real, predicted : (P, G) float64 profiles
+    real_control, predicted_control : (G,) profiles of the control that the effects of each side refer to
+    own : (P,) column of the gene that a perturbation targets; -1 where there is none
+    mass_ratio : (P,) share of the total that the real profile keeps on the scale of counts, or None
+    """
+
+    perturbations: tuple[str, ...]
+    real: F64
+    predicted: F64
+    real_control: F64
+    predicted_control: F64
+    own: I64
+    mass_ratio: F64 | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of perturbations P."""
+        return len(self.perturbations)
+
+    @cached_property
+    def real_effects(self) -> F64:
+        """Profile minus that of the control; (P, G)."""
+        return _effects(self.real, self.real_control)
+
+    @cached_property
+    def predicted_effects(self) -> F64:
+        """Predicted profile minus that of the control; (P, G)."""
+        return _effects(self.predicted, self.predicted_control)
+
+    @property
+    def panel(self) -> I64:
+        """Columns of the genes that perturbations target, each once."""
+        return np.unique(self.own[self.own >= 0])
+
+
+def mean_error(pair: EffectPair, *, of: Literal["profile", "effect"] = "profile", squared: bool = False) -> Values:
+    r"""Compute the mean over genes of the absolute, or squared, error of each profile or effect.
+
+    .. math:: \frac{1}{G} \sum_g |\hat{m}_{pg} - m_{pg}|
+
+    Parameters
+    ----------
+    pair : profiles of both sides
+    of : "profile" without control, "effect" after the control of each side was subtracted
+    squared : the square in place of the absolute value
+
+    Returns
+    -------
+    Values
+        At least 0; 0 is best.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> zeros = np.zeros(2)
+    >>> pair = EffectPair(("A",), np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]), zeros, zeros, np.array([-1]))
+    >>> mean_error(pair).values
+    array([1.])
+    """
+    error = pair.predicted - pair.real if of == "profile" else pair.predicted_effects - pair.real_effects
+    return of_each(((error**2) if squared else np.abs(error)).mean(axis=1).tolist())
+
+
+def effect_correlation(pair: EffectPair, *, worst: float | None = None) -> Values:
+    """Compute Pearson's correlation over genes of the predicted and the real effect of each perturbation.
+
+    Parameters
+    ----------
+    pair : profiles of both sides
+    worst : value where the real effect varies and the predicted one does not; None: undefined there
+
+    Returns
+    -------
+    Values
+        In [-1, 1]; undefined where an effect is constant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pair = EffectPair(("A",), np.array([[1.0, 2.0, 4.0]]), np.array([[2.0, 4.0, 8.0]]), np.zeros(3), np.zeros(3),
+    ...                   np.array([-1]))
+    >>> effect_correlation(pair).values
+    array([1.])
+    """
+
+    def correlate(p: int) -> float | Reason:
+        real, predicted = pair.real_effects[p], pair.predicted_effects[p]
+        if _is_constant(real):
+            return CONSTANT
+        if _is_constant(predicted):
+            return CONSTANT if worst is None else worst
+        return pearson(real, predicted)
+
+    return for_each(pair.n, correlate)
+
+
+def _is_constant(effect: F64) -> bool:
+    """Whether an effect varies by no more than the rounding of means."""
+    return bool(np.ptp(effect) <= ROUNDING * max(1.0, float(np.abs(effect).max())))
+
+
+def mass_ratio(pair: EffectPair) -> Values:
+    """Return the total of each real profile on the scale of counts, relative to the scale that it was given.
+
+    Parameters
+    ----------
+    pair : profiles of both sides, with `mass_ratio`
+
+    Returns
+    -------
+    Values
+        1 for counts by construction; another value shows that the profiles are means of log values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> zeros = np.zeros((1, 2))
+    >>> mass_ratio(EffectPair(("A",), zeros, zeros, zeros[0], zeros[0], np.array([-1]), np.ones(1))).values
+    array([1.])
+    """
+    assert pair.mass_ratio is not None
+    return of_each(pair.mass_ratio.tolist())

@@ -1,0 +1,204 @@
+"""What a repeated experiment would score: one half of the real cells against the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpubench.metrics.perturbation._values import FEW_GENES, Reason, Values, for_each
+from gpubench.metrics.perturbation.evaluation import Options, PerturbationScores, evaluate_pair
+from gpubench.metrics.perturbation.expression_tests import Scaled, fold_changes
+from gpubench.metrics.perturbation.pairing import PairedSides
+from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS, metrics_of
+from gpubench.metrics.perturbation.sides import RealSide
+from gpubench.metrics.perturbation.significant_genes import MIN_GENES
+from gpubench.metrics.perturbation.tables import pair_tables
+
+if TYPE_CHECKING:
+    from gpubench.core.types import F64
+    from gpubench.metrics.perturbation.cells import PerturbedCells
+
+FOLD_CHANGE_ERROR = "de_wilcoxon_lfc_nmae"
+"""Its genes are the significant ones of all real cells: half of the cells would find fewer."""
+
+
+def halves(cells: PerturbedCells, *, seed: int = 0) -> tuple[PerturbedCells, PerturbedCells]:
+    """Split the cells of every perturbation, and of the control, at random into two halves of the same size.
+
+    Parameters
+    ----------
+    cells : n cells; of an odd number one is left out, and names with one cell are dropped
+    seed : of one permutation of the rows for each name, in order
+
+    Returns
+    -------
+    two `PerturbedCells`
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells
+    >>> cells = perturbed_cells([[1.0], [2.0], [3.0], [4.0], [5.0]], ["A", "A", "A", "B", "B"], ["G"])
+    >>> [half.n_cells for half in halves(cells)]
+    [array([1, 1]), array([1, 1])]
+    """
+    random = np.random.default_rng(seed)
+    first, second = [], []
+    for name in cells.names:
+        rows = random.permutation(cells.rows_of(name))
+        half = len(rows) // 2
+        first.append(rows[:half])
+        second.append(rows[half : 2 * half])
+    return cells.select(np.concatenate(first)), cells.select(np.concatenate(second))
+
+
+def compare_halves(
+    real: RealSide, metrics: Sequence[str], *, seed: int = 0, options: Options | None = None
+) -> PerturbationScores:
+    """Score one half of the real cells as the prediction of the other, each with its own control cells.
+
+    Parameters
+    ----------
+    real : the real data
+    metrics : ids
+    seed : of the split
+    options : as in `evaluate`
+
+    Returns
+    -------
+    PerturbationScores
+    """
+    chosen = metrics_of(None, list(metrics))
+    values: dict[str, Values] = {}
+    names: tuple[str, ...] = ()
+    for generation in (1, 2):
+        mine = [m for m in chosen if m.generation == generation]
+        if mine:
+            comparison = _half_comparison(real, generation, seed)
+            names = comparison.real.perturbations
+            values |= evaluate_pair(comparison, mine, options or {}).values
+            if FOLD_CHANGE_ERROR in values and generation == 2:
+                values[FOLD_CHANGE_ERROR] = replicate_fold_change_error(real, comparison)
+    return PerturbationScores(names, {m.id: values[m.id] for m in chosen})
+
+
+def _half_comparison(real: RealSide, generation: int, seed: int) -> PairedSides:
+    """Two halves as real data and prediction; counts are normalised before for the metrics of cell-eval."""
+    first, second = halves(real.log_cells if generation == 1 else real.cells, seed=seed)
+    settings = replace(real.cell_eval2, control_source="pred")
+    side = RealSide(first, real.control, real.cell_eval, settings, real.engine)
+    return PairedSides(side, second)
+
+
+def replicate_fold_change_error(real: RealSide, comparison: PairedSides) -> Values:
+    r"""Compute the difference of the log2 fold changes of two halves relative to those of all cells.
+
+    .. math:: \sum_g |l^B_g - l^A_g| / \sum_g |l_g|
+
+    over the significant genes of all real cells but the own gene; each half against its own control cells. A gene that
+    the control cells of a half do not express enough to be tested has no change there.
+
+    Parameters
+    ----------
+    real : the real data
+    comparison : its halves
+
+    Returns
+    -------
+    Values
+        Undefined with fewer than 10 genes.
+    """
+    table, names = real.cell_eval2_table, comparison.real.perturbations
+    pair = pair_tables(table, table, {p: real.own_gene(p) for p in names}, names, alpha=real.cell_eval2.p_adj_threshold)
+    place = {gene: i for i, gene in enumerate(real.cells.genes)}
+    columns = [place[gene] for gene in pair.real.genes]
+    first, second = (_tested_changes(real, side.cells)[:, columns] for side in (comparison.real, comparison.predicted))
+    keep = pair.real_significant & pair.not_own & np.isfinite(pair.real.log2_fold_change)
+
+    def error(p: int) -> float | Reason:
+        genes = keep[p]
+        if genes.sum() < MIN_GENES:
+            return FEW_GENES
+        difference = np.abs(second[p, genes] - first[p, genes])
+        return float(difference.sum() / np.abs(pair.real.log2_fold_change[p, genes]).sum())
+
+    return for_each(len(names), error)
+
+
+def _tested_changes(real: RealSide, half: PerturbedCells) -> F64:
+    scaled = Scaled(half, counts=real.has_counts, target_sum=real.target_sum)
+    changes = fold_changes(scaled, real.control, real.cell_eval2, real.engine)
+    tested = np.isfinite(changes) & scaled.expressed(real.control, real.cell_eval2.min_control_cpm)
+    return np.where(tested, changes, 0.0)
+
+
+def ceiling(
+    real: RealSide, metrics: Sequence[str], *, seed: int = 0, strict: bool = False
+) -> tuple[dict[str, float], PerturbationScores]:
+    r"""Estimate the best value that a prediction can reach on data as noisy as these.
+
+    .. math:: 2 v / (1 + v)
+
+    with v the value of one half of the cells against the other: what all cells would have (Spearman-Brown).
+
+    Parameters
+    ----------
+    real : the real data
+    metrics : ids
+    seed : of the split
+    strict : let undefined values make the mean NaN where the peer does
+
+    Returns
+    -------
+    ceilings : metric -> value; NaN for metrics without a ceiling, and where v is not positive
+    scores : of the halves
+
+    References
+    ----------
+    Spearman (1910), doi:10.1111/j.2044-8295.1910.tb00206.x; Brown (1910), doi:10.1111/j.2044-8295.1910.tb00207.x.
+    """
+    scores = compare_halves(real, metrics, seed=seed)
+    out = {}
+    for metric in metrics:
+        v = scores.mean(metric, strict=strict)
+        out[metric] = 2 * v / (1 + v) if PERTURBATION_METRICS[metric].ceiling and v > 0 else math.nan
+    return out, scores
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """What halves of the real cells score against each other, over several splits.
+
+    Attributes
+    ----------
+    seeds : of the splits
+    splits : their scores
+    """
+
+    seeds: tuple[int, ...]
+    splits: tuple[PerturbationScores, ...]
+
+    def means(self) -> dict[str, float]:
+        """Return for each metric the mean over the splits of its aggregate."""
+        return {m: float(np.mean([split.mean(m) for split in self.splits])) for m in self.splits[0].values}
+
+
+def replicates(real: RealSide, metrics: Sequence[str], *, n_splits: int = 5, seed: int = 0) -> Replicates:
+    """Score halves of the real cells against each other in several random splits.
+
+    Parameters
+    ----------
+    real : the real data
+    metrics : ids
+    n_splits : splits
+    seed : of the seeds of the splits
+
+    Returns
+    -------
+    Replicates
+    """
+    seeds = tuple(int(s) for s in np.random.SeedSequence(seed).generate_state(n_splits))
+    return Replicates(seeds, tuple(compare_halves(real, metrics, seed=s) for s in seeds))

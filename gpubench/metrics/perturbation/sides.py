@@ -1,0 +1,239 @@
+"""What is computed from one data set alone, each once: profiles, tests, E-distances, variances."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubench.core.errors import InputError, close_matches
+from gpubench.engines.embedding import start_engine
+from gpubench.metrics.perturbation.cells import (
+    PerturbedCells,
+    log_normalised,
+    row_totals,
+    stored_values,
+)
+from gpubench.metrics.perturbation.energy_distance import CellDistance, energy_distances
+from gpubench.metrics.perturbation.expression_tests import Scaled, cell_eval2_table, cell_eval_table
+from gpubench.metrics.perturbation.noise import profile_variances
+from gpubench.metrics.perturbation.settings import CellEval2Settings, CellEvalSettings
+from gpubench.metrics.perturbation.tables import ExpressionTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpubench.core.types import F64, I64, Bools
+    from gpubench.engines.base import Engine
+
+MAX_LOG = 15.0
+"""Values of log1p above this are none; cell-eval refuses them."""
+
+
+class PreparedSide:
+    """One data set and what metrics take from it alone; each part is computed when it is first asked for, and kept.
+
+    Attributes
+    ----------
+    cells : as given
+    control : label of the control
+    cell_eval, cell_eval2 : settings of both generations
+    engine : where it is computed
+    table : the user's own table of expression tests in place of ours, or None
+    """
+
+    def __init__(
+        self,
+        cells: PerturbedCells,
+        control: str,
+        cell_eval: CellEvalSettings,
+        cell_eval2: CellEval2Settings,
+        engine: Engine,
+        table: ExpressionTable | None = None,
+    ) -> None:
+        self.cells, self.control, self.engine = cells, control, engine
+        self.cell_eval, self.cell_eval2, self.table = cell_eval, cell_eval2, table
+        self._energies: dict[tuple[str | None, str], dict[str, float]] = {}
+        self._profiles: dict[str | None, F64] = {}
+
+    @property
+    def perturbations(self) -> tuple[str, ...]:
+        """Names without the control, in sorted order."""
+        return tuple(name for name in self.cells.names if name != self.control)
+
+    @cached_property
+    def has_counts(self) -> bool:
+        """Whether values are counts, by the settings or by the values."""
+        if self.cell_eval2.input_type is not None:
+            return self.cell_eval2.input_type == "counts"
+        return self.cells.has_counts
+
+    # Generation 1
+
+    @cached_property
+    def log_cells(self) -> PerturbedCells:
+        """Cells on the scale of log1p: as given, or counts normalised to their median total."""
+        if self.cell_eval.allow_discrete:
+            return self.cells
+        if self.cells.has_counts:
+            return self.cells.with_values(log_normalised(self.cells.x), counts=False)
+        self._check_log()
+        return self.cells
+
+    def _check_log(self) -> None:
+        values = stored_values(self.cells.x)
+        if (values < 0).any():
+            raise InputError(f"x: {int((values < 0).sum()):,} values are negative; give counts or log1p of counts")
+        if (values >= MAX_LOG).any():
+            n = int((values >= MAX_LOG).sum())
+            raise InputError(
+                f"x: {n:,} values of {MAX_LOG:g} and more among fractions; give log1p of normalised counts, or counts"
+            )
+
+    def in_embedding(self, key: str | None) -> PerturbedCells:
+        """Return the log cells, or the cells with their values in an embedding."""
+        if key is None:
+            return self.log_cells
+        if key not in self.cells.embeddings:
+            raise InputError(f"embed_key={key!r} is not there{close_matches(key, self.cells.embeddings)}")
+        values: NDArray[Any] = self.cells.embeddings[key]
+        return PerturbedCells(values, self.cells.labels, tuple(f"{key} {i}" for i in range(values.shape[1])))
+
+    def profiles(self, key: str | None = None) -> F64:
+        """Return the mean of every name, the control among them; (L, G)."""
+        if key not in self._profiles:
+            cells = self.in_embedding(key)
+            self._profiles[key] = cells.means(self.engine)
+        return self._profiles[key]
+
+    def energies(self, key: str | None, distance: CellDistance) -> dict[str, float]:
+        """Return the E-distance of every perturbation to the control."""
+        if (key, distance) not in self._energies:
+            cells = self.in_embedding(key)
+            self._energies[key, distance] = energy_distances(cells, self.control, self.engine, distance=distance)
+        return self._energies[key, distance]
+
+    @cached_property
+    def cell_eval_table(self) -> ExpressionTable:
+        """The table by cell-eval's rules, rounded to float32."""
+        if self.table is not None:
+            return self.table.to_float32()
+        log = not self.cell_eval.allow_discrete
+        return cell_eval_table(self.log_cells, self.control, self.cell_eval, self.engine, log=log).to_float32()
+
+    # Generation 2
+
+    @cached_property
+    def bulk(self) -> F64:
+        """Profiles by cell-eval2's rules: log1p of the summed counts, scaled; or means of log values; (L, G)."""
+        means = self.cells.means(self.engine)
+        if not self.has_counts:
+            return means
+        totals = means.sum(axis=1, keepdims=True)
+        return np.log1p(self.cell_eval2.bulk_target_sum * means / np.where(totals > 0, totals, 1))
+
+    @cached_property
+    def variances(self) -> F64:
+        """Sampling variance of the profile of every perturbation; (P,)."""
+        return self._variances(self.perturbations)
+
+    def _variances(self, names: tuple[str, ...]) -> F64:
+        return profile_variances(self.cells, names, self.cell_eval2.bulk_target_sum, counts=self.has_counts)
+
+    def rows(self, names: tuple[str, ...]) -> I64:
+        """Return the codes of names."""
+        place = {name: code for code, name in enumerate(self.cells.names)}
+        return np.array([place[name] for name in names], np.int64)
+
+
+class RealSide(PreparedSide):
+    """The real data, prepared once for any number of predictions; made by `prepare`."""
+
+    @cached_property
+    def target_sum(self) -> float:
+        """Total of each cell for tests by cell-eval2's rules."""
+        if self.cell_eval2.target_sum is not None:
+            return self.cell_eval2.target_sum
+        return float(np.median(row_totals(self.cells.x)[self.cells.rows_of(self.control)]))
+
+    @cached_property
+    def control_variance(self) -> float:
+        """Sampling variance of the profile of the control."""
+        return float(self._variances((self.control,))[0])
+
+    @cached_property
+    def scaled(self) -> Scaled:
+        """Cells scaled for tests and fold changes."""
+        return Scaled(self.cells, counts=self.has_counts, target_sum=self.target_sum)
+
+    @cached_property
+    def tested_genes(self) -> Bools:
+        """Genes that cell-eval2's rules test: those that the control expresses; (G,)."""
+        return self.scaled.expressed(self.control, self.cell_eval2.min_control_cpm)
+
+    @cached_property
+    def cell_eval2_table(self) -> ExpressionTable:
+        """The table by cell-eval2's rules."""
+        if self.table is not None:
+            return self.table
+        return cell_eval2_table(self.scaled, self.scaled, self.control, self.tested_genes, self.cell_eval2, self.engine)
+
+    def own_gene(self, perturbation: str) -> str | None:
+        """Return the gene that a perturbation targets by its name, or by the map of the settings."""
+        targets = self.cell_eval2.target_gene_map
+        gene = targets.get(perturbation, targets.get("*", perturbation))
+        return gene if gene in self._genes else None
+
+    @cached_property
+    def _genes(self) -> frozenset[str]:
+        return frozenset(self.cells.genes)
+
+    def own_columns(self) -> I64:
+        """Return the column of each perturbation's own gene, -1 where it has none; (P,)."""
+        column = {gene: i for i, gene in enumerate(self.cells.genes)}
+        return np.array([column.get(self.own_gene(p) or "", -1) for p in self.perturbations], np.int64)
+
+
+def prepare(
+    real: PerturbedCells,
+    *,
+    control: str,
+    cell_eval: CellEvalSettings | None = None,
+    cell_eval2: CellEval2Settings | None = None,
+    table: ExpressionTable | None = None,
+    engine: Engine | str | None = None,
+) -> RealSide:
+    """Prepare the real data, to be compared with any number of predictions.
+
+    Parameters
+    ----------
+    real : cells under perturbations and control cells
+    control : label of the control
+    cell_eval, cell_eval2 : settings of both generations; None: their defaults
+    table : own table of expression tests; None: computed
+    engine : where to compute; None: the best that works here
+
+    Returns
+    -------
+    RealSide
+        Nothing is computed before a metric needs it.
+
+    Raises
+    ------
+    InputError
+        No cell has the control's label, or all have it.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation import perturbed_cells
+    >>> real = perturbed_cells([[1, 0], [0, 2], [3, 1]], ["control", "KLF1", "control"], ["A", "B"])
+    >>> prepare(real, control="control", engine="cpu").perturbations
+    ('KLF1',)
+    """
+    real.code(control)
+    if len(real.names) == 1:
+        raise InputError(f"control={control!r} is the label of all {real.n:,} cells; give cells under perturbations")
+    return RealSide(
+        real, control, cell_eval or CellEvalSettings(), cell_eval2 or CellEval2Settings(), start_engine(engine), table
+    )

@@ -1,0 +1,314 @@
+"""Agreement of the significant genes of both sides: overlaps of ranked lists, recall, correlation of their numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpubench.metrics.perturbation._statistics import average_precision, roc_area, spearman
+from gpubench.metrics.perturbation._values import (
+    ALL_SIGNIFICANT,
+    CONSTANT,
+    FEW_PERTURBATIONS_SIGNIFICANT,
+    FEW_SIGNIFICANT,
+    NO_SIGNIFICANT,
+    ONE_CLASS,
+    Reason,
+    Values,
+    for_each,
+    of_all,
+    of_each,
+)
+
+if TYPE_CHECKING:
+    from gpubench.core.types import I64
+    from gpubench.metrics.perturbation.tables import TablePair
+
+MIN_GENES = 10
+"""Significant genes that the real data need for the metrics of cell-eval2 that have a gate."""
+
+
+def with_overrides(pair: TablePair, fdr_threshold: float | None, sort_by: str | None) -> TablePair:
+    """Return the pair with the settings that a metric was given."""
+    changes = {name: value for name, value in (("alpha", fdr_threshold), ("sort_by", sort_by)) if value is not None}
+    return pair.with_settings(**changes) if changes else pair
+
+
+def overlap(
+    pair: TablePair,
+    *,
+    k: int | None = None,
+    of: Literal["real", "predicted"] = "real",
+    fdr_threshold: float | None = None,
+    sort_by: str | None = None,
+) -> Values:
+    r"""Compute the share of the first K significant genes of both sides that are the same.
+
+    .. math:: |A_{1..K} \cap B_{1..K}| / K, \quad K = \min(k, n)
+
+    with n the significant genes of the real data (overlap) or of the prediction (precision), largest fold change first.
+
+    Parameters
+    ----------
+    pair : tables of both sides
+    k : length of the lists; None: n
+    of : "real" for the overlap, "predicted" for the precision
+    fdr_threshold, sort_by : in place of those of the pair
+
+    Returns
+    -------
+    Values
+        In [0, 1]; 0 where K is 0.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> rows = {"target": ["A"] * 3, "feature": ["x", "y", "z"], "log2_fold_change": [3, 2, 1],
+    ...         "p_value": [0.01] * 3, "fdr": [0.01, 0.01, 0.5]}
+    >>> real = expression_table(rows)
+    >>> predicted = expression_table({**rows, "fdr": [0.01, 0.5, 0.01]})
+    >>> overlap(pair_tables(real, predicted, {})).values
+    array([0.5])
+    """
+    pair = with_overrides(pair, fdr_threshold, sort_by)
+
+    def share(p: int) -> float:
+        real, predicted = pair.real_ranked[p], pair.predicted_ranked[p]
+        n = len(real if of == "real" else predicted)
+        length = n if k is None else min(k, n)
+        return len(np.intersect1d(real[:length], predicted[:length])) / length if length else 0.0
+
+    return for_each(pair.n, share)
+
+
+def n_significant(pair: TablePair, *, of: Literal["real", "predicted"] = "real") -> Values:
+    """Count the significant genes of each perturbation.
+
+    Parameters
+    ----------
+    pair : tables of both sides
+    of : side
+
+    Returns
+    -------
+    Values
+        Whole numbers.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> table = expression_table({"target": ["A"], "feature": ["x"], "log2_fold_change": [3], "p_value": [0.01],
+    ...                           "fdr": [0.01]})
+    >>> n_significant(pair_tables(table, table, {})).values
+    array([1.])
+    """
+    return of_each(_counts(pair)[0 if of == "real" else 1].tolist())
+
+
+def _counts(pair: TablePair) -> tuple[I64, I64]:
+    """Significant genes of both sides; (P,) each."""
+    return pair.real_significant.sum(axis=1), pair.predicted_significant.sum(axis=1)
+
+
+def counts_correlation(
+    pair: TablePair, *, gated: bool = False, worst: float | None = None, fdr_threshold: float | None = None
+) -> Values:
+    """Compute Spearman's correlation over perturbations of the numbers of significant genes of both sides.
+
+    Parameters
+    ----------
+    pair : tables of both sides
+    gated : require 10 perturbations with a significant gene in the real data, and numbers that differ
+    worst : value where the numbers of the prediction are constant; None: undefined there
+    fdr_threshold : in place of that of the pair
+
+    Returns
+    -------
+    Values
+        One value in [-1, 1], over the perturbations with a significant gene in the real data; without `gated` 1 if
+        there are none.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> table = expression_table({"target": ["A", "B", "B"], "feature": ["x", "x", "y"], "fdr": [0.01] * 3,
+    ...                           "log2_fold_change": [1, 1, 1], "p_value": [0.01] * 3})
+    >>> round(counts_correlation(pair_tables(table, table, {})).whole, 6)
+    1.0
+    """
+    pair = with_overrides(pair, fdr_threshold, None)
+    real, predicted = _counts(pair)
+
+    def correlate(rows: I64) -> float | Reason:
+        rows = rows[real[rows] > 0]
+        if gated and len(rows) < MIN_GENES:
+            return FEW_PERTURBATIONS_SIGNIFICANT
+        if len(rows) == 0:
+            return 1.0
+        if np.ptp(real[rows]) == 0:
+            return CONSTANT
+        value = spearman(real[rows], predicted[rows])
+        return (CONSTANT if worst is None else worst) if math.isnan(value) else value
+
+    def resampled(rows: I64) -> float:
+        answer = correlate(rows)
+        return math.nan if isinstance(answer, Reason) else answer
+
+    return of_all(pair.n, correlate(np.arange(pair.n)), resampled)
+
+
+def recall(pair: TablePair, *, gated: bool = False, fdr_threshold: float | None = None) -> Values:
+    """Compute the share of the significant genes of the real data that are significant in the prediction.
+
+    Parameters
+    ----------
+    pair : tables of both sides
+    gated : require 10 significant genes in the real data, in place of one
+    fdr_threshold : in place of that of the pair
+
+    Returns
+    -------
+    Values
+        In [0, 1]; undefined where there are too few significant genes.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> table = expression_table({"target": ["A"], "feature": ["x"], "log2_fold_change": [3], "p_value": [0.01],
+    ...                           "fdr": [0.01]})
+    >>> recall(pair_tables(table, table, {})).values
+    array([1.])
+    """
+    pair = with_overrides(pair, fdr_threshold, None)
+    real, both = _counts(pair)[0], (pair.real_significant & pair.predicted_significant).sum(axis=1)
+    return for_each(pair.n, lambda p: _gate(int(real[p]), gated=gated) or both[p] / real[p])
+
+
+def _gate(n_real: int, *, gated: bool) -> Reason | None:
+    """Why a metric over the significant genes of the real data is undefined, or None."""
+    if gated:
+        return FEW_SIGNIFICANT if n_real < MIN_GENES else None
+    return None if n_real else NO_SIGNIFICANT
+
+
+Adjusted = Literal["recall", "precision", "mcc", "overlap"]
+
+
+def adjusted_agreement(pair: TablePair, *, kind: Adjusted = "mcc") -> Values:
+    r"""Compute an agreement of the sets of significant genes that is 0 on average for random sets.
+
+    With a and b the significant genes of the real data and the prediction, t those of both, g all tested genes:
+
+    .. math:: \text{recall: } \frac{t}{a} - \frac{b - t}{g - a}, \quad
+              \text{precision: } \frac{t}{b} - \frac{a - t}{g - b}, \quad
+              \text{mcc: } \frac{t g - a b}{\sqrt{a b (g - a)(g - b)}}
+
+    Parameters
+    ----------
+    pair : tables of both sides
+    kind : "overlap" is the mcc with the first a significant genes of the prediction in place of all
+
+    Returns
+    -------
+    Values
+        In [-1, 1], -1 where the prediction has none or all; undefined with fewer than 10 significant genes in the real
+        data or with all of them significant, but for "precision".
+
+    References
+    ----------
+    Matthews (1975), doi:10.1016/0005-2795(75)90109-9; Youden (1950).
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> rows = {"target": ["A"] * 20, "feature": range(20), "log2_fold_change": [1] * 20, "p_value": [0.01] * 20,
+    ...         "fdr": [0.01] * 10 + [1] * 10}
+    >>> table = expression_table(rows)
+    >>> adjusted_agreement(pair_tables(table, table, {})).values
+    array([1.])
+    """
+
+    def agreement(p: int) -> float | Reason:
+        real, predicted = pair.real_significant[p], pair.predicted_significant[p]
+        if kind == "overlap":
+            first = pair.predicted_ranked[p][: int(real.sum())]
+            predicted = np.zeros_like(predicted)
+            predicted[first] = True
+        a, b, t = int(real.sum()), int(predicted.sum()), int((real & predicted).sum())
+        g = int(pair.either_tested[p])
+        if kind != "precision" and (a < MIN_GENES or a == g):
+            return FEW_SIGNIFICANT if a < MIN_GENES else ALL_SIGNIFICANT
+        if kind == "recall":
+            return t / a - (b - t) / (g - a)
+        if not 0 < b < g:
+            return -1.0
+        if kind == "precision":
+            return t / b - (a - t) / (g - b)
+        return (t * g - a * b) / math.sqrt(a * b * (g - a) * (g - b))
+
+    return for_each(pair.n, agreement)
+
+
+def jaccard_index(pair: TablePair) -> Values:
+    r"""Compute the share of genes significant on either side that are significant on both; the own gene left out.
+
+    .. math:: |A \cap B| / |A \cup B|
+
+    Parameters
+    ----------
+    pair : tables of both sides
+
+    Returns
+    -------
+    Values
+        In [0, 1]; 1 where no gene is significant on either side.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> table = expression_table({"target": ["A"], "feature": ["x"], "log2_fold_change": [3], "p_value": [0.01],
+    ...                           "fdr": [0.01]})
+    >>> jaccard_index(pair_tables(table, table, {})).values
+    array([1.])
+    """
+    real, predicted = pair.real_significant & pair.not_own, pair.predicted_significant & pair.not_own
+    both, either = (real & predicted).sum(axis=1), (real | predicted).sum(axis=1)
+    return of_each(np.divide(both, either, out=np.ones(pair.n), where=either > 0).tolist())
+
+
+def area(pair: TablePair, *, curve: Literal["pr", "roc"] = "pr", gated: bool = False) -> Values:
+    """Compute the area under a curve of how well predicted p values find the significant genes of the real data.
+
+    Parameters
+    ----------
+    pair : tables of both sides; genes are scored by `TablePair.evidence`
+    curve : "pr" average precision, "roc" area under the receiver operating characteristic
+    gated : require 10 significant genes in the real data, in place of one
+
+    Returns
+    -------
+    Values
+        In [0, 1]; undefined where too few or all genes are significant in the real data.
+
+    Examples
+    --------
+    >>> from gpubench.metrics.perturbation.tables import expression_table, pair_tables
+    >>> table = expression_table({"target": ["A"] * 2, "feature": ["x", "y"], "log2_fold_change": [3, 1],
+    ...                           "p_value": [0.01, 0.5], "fdr": [0.02, 0.5]})
+    >>> area(pair_tables(table, table, {})).values
+    array([1.])
+    """
+    compute = average_precision if curve == "pr" else roc_area
+
+    def value(p: int) -> float | Reason:
+        labelled = pair.real.tested[p]
+        positive = pair.real_significant[p, labelled]
+        if gated and positive.sum() < MIN_GENES:
+            return FEW_SIGNIFICANT
+        if positive.all() or not positive.any():
+            return ALL_SIGNIFICANT if gated else ONE_CLASS
+        return min(max(compute(positive, pair.evidence[p, labelled]), 0.0), 1.0)
+
+    return for_each(pair.n, value)
