@@ -21,13 +21,12 @@ from typing import Any
 import measure
 
 from gpubench.engines.cuda.workspace import CudaTuning
-from gpubench.engines.dask.cluster import MERGED_AT_A_TIME
-from gpubench.engines.dask.gpu_silhouette import MAX_PIECES
+from gpubench.engines.dask.gpu_engine import MAX_PIECES, SHARES_AT_A_TIME
 from gpubench.engines.dask.placement import part_bytes as largest_part
 from gpubench.engines.dask.placement import worker_needs
 from gpubench.engines.dask.remote import WHOLE_COPIES, block_edges
 from gpubench.engines.dask.shuffle import max_parts, n_tasks
-from gpubench.engines.dask.silhouette_parts import MAX_PARTS, TASK_PRODUCTS, TASKS_PER_SLOT
+from gpubench.engines.dask.silhouette import MAX_PARTS, TASK_PRODUCTS, TASKS_PER_SLOT
 
 RESULTS = measure.HERE / "results"
 
@@ -122,7 +121,7 @@ def predict_gpus(n: int, d: int, n_workers: int, worker: Worker) -> dict[str, An
     n_rows = -(-n // CudaTuning().max_tile_rows)
     share = -(-n_rows // n_workers) / n_rows  # rows of tiles are not cut
     sums, pieces = 8.0 * n * CLUSTERS, min(n_workers, MAX_PIECES)
-    merges = -(-n_workers // MERGED_AT_A_TIME)
+    merges = -(-n_workers // SHARES_AT_A_TIME)
     received = n_workers * sums / min(n_workers, pieces * merges) + merges * sums / pieces + sums
     stages = {
         "read_s": max(4 * n * d / READ_BYTES_S, n_workers * 4 * n * d / STORAGE_BYTES_S),

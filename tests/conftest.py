@@ -35,10 +35,16 @@ NUMPY = "numpy"
 DASK = "dask"
 """The Dask engine on a cluster of two processes of one thread each, which all tests share."""
 
-TILED = {"test_fuzzy_graph", "test_knn", "test_silhouette_widths", "test_same_bits"}
+TILED = {"test_fuzzy_graph", "test_knn", "test_rank_sums", "test_silhouette_widths", "test_same_bits"}
 """Tests of what the compiled tiles do; they run without them as well."""
 
-ON_EMULATION = {"test_fuzzy_graph", "test_integration", "test_neighborhoods", "test_rank_and_group_means"}
+ON_EMULATION = {
+    "test_fuzzy_graph",
+    "test_integration",
+    "test_neighborhoods",
+    "test_rank_and_group_means",
+    "test_rank_sums",
+}
 """Tests of operations that run on the host emulation of the CUDA engine as well, where there is a C++ compiler.
 
 Other operations have tests of their own there, of fewer cells: `engines/test_cuda_host.py`."""

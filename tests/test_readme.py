@@ -16,7 +16,7 @@ import typer
 from resume_cases import SMALL_FORESTS
 
 import gpubench as gb
-from gpubench.cli import errors, listing, main, parse
+from gpubench.cli import errors, flags, listing, main
 from gpubench.datasets import demo_path
 from gpubench.tasks import TASKS, label_prediction
 
@@ -130,7 +130,7 @@ def test_commands_exist(line: str) -> None:
     _, name, *rest = shlex.split(line)
     command = typer.main.get_command(main.app).commands[name]
     given = command.make_context(name, rest).params
-    parse.parse_options(given.get("option") or [])
+    flags.parse_options(given.get("option") or [])
     assert set(given.get("task") or []) <= set(TASKS)
 
 

@@ -46,7 +46,7 @@ app = typer.Typer(
 _Catalogues = Annotated[
     list[str] | None, typer.Option("--catalogue", metavar="FILE", help="Read this catalogue as well. Repeatable.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 _id = partial(typer.Argument, metavar="ID", autocompletion=completion(SPECS["data"]))
@@ -58,25 +58,27 @@ def _datasets() -> None:
 
 
 @app.command("list")
-def list_(catalogue: _Catalogues = None, json_: _Json = False) -> None:
+def list_(catalogue: _Catalogues = None, json_: Json = False) -> None:
     """List the datasets: names, whether they are in the cache, titles."""
     from gpubench.datasets.cache import facts
     from gpubench.datasets.catalogue import read_catalogues
+    from gpubench.results.table import TextTable, print_blocks
 
     known = [facts(entry) for entry in read_catalogues(catalogue or []).values()]
-    _print(known) if json_ else _echo_list(known)
+    rows = tuple((one["id"], _state(one), one["title"] or "") for one in known)
+    print_json(known) if json_ else print_blocks([TextTable("", ("dataset", "state", "title"), rows)], sys.stdout)
 
 
 @app.command()
 def info(
-    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
+    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: Json = False
 ) -> None:
     """Show all facts about a dataset: address, columns, where its file is and how it was checked."""
     from gpubench import datasets
     from gpubench.datasets.cache import facts
 
     known = facts(datasets.info(id_, catalogue=catalogue or []))
-    _print(known) if json_ else _echo_facts(known)
+    print_json(known) if json_ else _echo_facts(known)
 
 
 @app.command()
@@ -85,7 +87,7 @@ def fetch(
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the server for a newer version.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     catalogue: _Catalogues = None,
-    json_: _Json = False,
+    json_: Json = False,
 ) -> int:
     """Fetch datasets into the cache; downloads are checked, and resumed after an interruption."""
     from gpubench import datasets
@@ -105,27 +107,19 @@ def fetch(
         return EXIT_INTERRUPTED
     finally:
         if json_:
-            _print(known)
+            print_json(known)
     return 0
 
 
 @app.command()
 def path(
-    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: _Json = False
+    id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: Json = False
 ) -> None:
     """Print the path of a dataset's file without fetching anything."""
     from gpubench import datasets
 
     place = str(datasets.path(id_, catalogue=catalogue or []))
-    _print({"id": id_, "file": place}) if json_ else typer.echo(place)
-
-
-def _echo_list(known: list[dict[str, Any]]) -> None:
-    """Print a line for each dataset: name, state and title."""
-    rows = [(facts["id"], _state(facts), facts["title"] or "") for facts in known]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    for id_, state, title in rows:
-        typer.echo(f"{id_:<{widths[0]}}  {state:<{widths[1]}}  {title}".rstrip())
+    print_json({"id": id_, "file": place}) if json_ else typer.echo(place)
 
 
 def _state(known: dict[str, Any]) -> str:
@@ -151,5 +145,6 @@ def _fetched(known: dict[str, Any]) -> str:
     return f"{known['id']}: {known['file']} ({bytes_text(known['size'])}, checked {_CHECKED[known['checked']]})"
 
 
-def _print(content: Any) -> None:
+def print_json(content: Any) -> None:
+    """Print for programs."""
     typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -16,24 +15,18 @@ from gpubench.engines.cpu import compiled
 from gpubench.engines.cuda.device import driver_version as _cuda_driver_version
 from gpubench.engines.cuda.device import install_command
 from gpubench.engines.cuda.memory import import_problem
+from gpubench.results.table import Lines, TextTable
 
 State = Literal["works", "missing", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of one check.
+    """Result of one check."""
 
-    Attributes
-    ----------
-    about : what was checked
-    state : "works", "missing" (scoring works without it), "broken" (scoring fails)
-    text : details, and the remedy
-    """
-
-    about: str
-    state: State
-    text: str
+    about: str  # what was checked
+    state: State  # "works", "missing" (scoring works without it), "broken" (scoring fails)
+    text: str  # details, and the remedy
 
 
 class OptionalPackage(NamedTuple):
@@ -71,19 +64,17 @@ def works(findings: list[Finding]) -> bool:
     return all(finding.state != "broken" for finding in findings)
 
 
-def to_text(findings: list[Finding], width: int | None = None) -> str:
-    """Format one line per finding, and a verdict; `width` wraps the lines."""
-    longest = max(len(finding.about) for finding in findings)
-    lines = [f"{finding.state:<8} {finding.about:<{longest}}  {finding.text}" for finding in findings]
-    if width:
-        indent = " " * (longest + 11)
-        lines = [textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False) for line in lines]
+def blocks(findings: list[Finding]) -> list[TextTable | Lines]:
+    """Lay the findings out as a table, with a verdict below it."""
+    rows = tuple((finding.state, finding.about, finding.text) for finding in findings)
     verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see the broken items above."
-    return "\n".join([*lines, "", verdict])
+    return [TextTable("", ("state", "what", "details"), rows), Lines([verdict])]
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("gpubench", "works", f"{machine.package_version('gpubench')}, Python {platform.python_version()}")
+    yield Finding(
+        "gpubench", "works", f"{machine.package_version(machine.DISTRIBUTION)}, Python {platform.python_version()}"
+    )
     free = planner.free_memory_bytes() / 1e9
     yield Finding("machine", "works", f"{machine.cpu_model()}, {usable_cores()} usable cores, {free:.1f} GB free")
     versions = ", ".join(f"{name} {version}" for name, version in machine.package_versions().items())
@@ -100,7 +91,7 @@ def _scoring() -> Finding:
         silhouette = silhouette_label(cells, labels, engine=engine)
         agreement = adjusted_rand_index(labels, leiden_clusters(cells, n_neighbors=3, engine=engine), engine=engine)
     except (ImportError, OSError, RuntimeError) as error:
-        remedy = "install again: pip install --force-reinstall gpubench"
+        remedy = "install again: pip install --force-reinstall gpubench-sc"
         return Finding("engine cpu", "broken", f"{type(error).__name__}: {error}; {remedy}")
     scores = f"silhouette_score {silhouette:.2f}, adjusted_rand_index {agreement:.2f}"
     return Finding("engine cpu", "works", f"scored six cells: {scores}")
@@ -142,7 +133,7 @@ def _optional_packages() -> Iterator[Finding]:
     for name, extra, about, purpose in OPTIONAL:
         version = machine.package_version(name)
         if version is None:
-            yield Finding(about, "missing", f'{purpose}: pip install "gpubench[{extra}]"')
+            yield Finding(about, "missing", f'{purpose}: pip install "gpubench-sc[{extra}]"')
         else:
             yield Finding(about, "works", f"{version if about == name else f'{name} {version}'}; {purpose}")
 

@@ -17,12 +17,7 @@ EXIT_TASK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def complain(error: Exception, *, with_flags: bool = True) -> int:
-    """Print the message of an error in one line; returns the exit code.
-
-    Parameters
-    ----------
-    with_flags : name flags in place of arguments
-    """
+    """Print the message of an error in one line, `with_flags` in place of arguments; return the exit code."""
     message = message_of(error)
     if with_flags and isinstance(error, GpubenchError):
         message = error.with_flags(flag_of)

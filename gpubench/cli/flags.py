@@ -1,49 +1,35 @@
-"""Flags of the command line, made from the fields of `gpubench.running.options.RunOptions`."""
+"""Flags of the command line, made from the fields of `gpubench.running.options.RunOptions`, and their values."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, TypeVar
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
-from gpubench.cli import parse
 from gpubench.core import units
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.files import check_writable_folder
 from gpubench.running.options import SPECS, Kind, OptionSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpubench.running.output import Output
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 _REPEATED: tuple[Kind, ...] = ("data", "embeddings", "tasks", "scorers", "parameters")
-
-
-def _parse_scorers(names: list[str] | None) -> dict[str, Any] | None:
-    if not names:
-        return None
-    from gpubench.tasks._scorers import parse_scorers  # imports scikit-learn
-
-    return parse_scorers(names)
-
-
-_PARSE: dict[Kind, Callable[..., Any]] = {
-    "data": lambda texts: texts[0] if len(texts) == 1 else texts,
-    "embeddings": parse.parse_embeddings,
-    "tasks": lambda names: names or "auto",
-    "scorers": _parse_scorers,
-    "parameters": lambda texts: parse.parse_options(texts or []),
-    "cluster": parse.parse_cluster,
-    "memory": lambda text: None if text is None else units.parse_bytes(text),
-}
-"""Kind of an option -> function of the values of its flags; other kinds are as typer reads them."""
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def with_run_flags(*names: str, panels: bool = True) -> Callable[[C], C]:
     """Give a command flags for options of a run, before its own; their values come as keyword arguments.
 
-    Parameters
-    ----------
-    names : fields of `RunOptions`; none: all
-    panels : whether the help groups them
+    `names` are fields of `RunOptions`, all if there are none; `panels` groups the flags in the help.
     """
 
     def decorate(command: C) -> C:
@@ -86,23 +72,6 @@ def _parameters(spec: OptionSpec, *, panels: bool) -> Iterator[inspect.Parameter
         )
 
 
-def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the values of flags into fields of `RunOptions`, parameters of tasks as a dict.
-
-    Raises
-    ------
-    InputError
-        A value of the wrong form, or flags that exclude each other.
-    """
-    arguments: dict[str, Any] = {}
-    for name, spec in SPECS.items():
-        values = [given[flag.parameter] for flag in spec.flags if flag.parameter in given]
-        if not values:
-            continue
-        arguments[name] = _PARSE[spec.kind](*values) if spec.kind in _PARSE else values[0]
-    return arguments
-
-
 def completion(spec: OptionSpec) -> Callable[[str], list[str]] | None:
     """Return what completes the values of an option in a shell; shells offer files if nothing fits."""
     if not spec.named_in:
@@ -115,3 +84,138 @@ def completion(spec: OptionSpec) -> Callable[[str], list[str]] | None:
         return [f"{name}{equals}" for name in spec.choices() if name.startswith(incomplete)]
 
     return complete
+
+
+def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the values of flags into fields of `RunOptions`, parameters of tasks as a dict."""
+    arguments: dict[str, Any] = {}
+    for name, spec in SPECS.items():
+        values = [given[flag.parameter] for flag in spec.flags if flag.parameter in given]
+        if not values:
+            continue
+        arguments[name] = _PARSE[spec.kind](*values) if spec.kind in _PARSE else values[0]
+    return arguments
+
+
+def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] | None:
+    """Read the values of `--embedding`: keys, paths, or "name=path" to give a file a name."""
+    from gpubench.data import split_name
+
+    if not texts:
+        return None
+    named: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        name, place = split_name(text)
+        if name in named:
+            raise InputError(f"--embedding: two are called {name!r}; write NAME=FILE to give one another name")
+        named[name] = place
+    return list(named) if all(name == place for name, place in named.items()) else named
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type."""
+    from gpubench.tasks import Options
+
+    types = get_type_hints(Options)
+    known = [field.name for field in fields(Options)]
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option {text!r} has no value; write it as name=value, for example k=15")
+        if name not in known:
+            raise InputError(f"--option {name!r} is unknown{close_matches(name, known)}; write one that exists")
+        values[name] = _parse_value(name, value, types[name])
+    return values
+
+
+def parse_cluster(scheduler: str | None, workers: int | None) -> str | int | None:
+    """Return where to run on Dask: at a scheduler, or on workers to be started; None: neither is asked for."""
+    if scheduler is not None and workers is not None:
+        raise InputError("--workers starts a cluster of its own, and --scheduler names another; leave one of them out")
+    return workers if scheduler is None else scheduler
+
+
+def _parse_value(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(text.split(","))
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if text in choices:
+            return text
+        raise InputError(f"--option {name}={text!r} is none of {', '.join(map(repr, choices))}; use one of these")
+    if kind is bool:
+        if text.lower() in (*_YES, *_NO):
+            return text.lower() in _YES
+        raise InputError(f"--option {name}={text!r} is neither true nor false; write one of the two")
+    noun = "a whole number" if kind is int else "a number"
+    try:
+        value = kind(text)
+    except ValueError:
+        raise InputError(f"--option {name}={text!r} is not {noun}; write {noun}") from None
+    if not math.isfinite(value):
+        raise InputError(f"--option {name}={text!r} is not finite; write {noun}")
+    return value
+
+
+def _parse_scorers(names: list[str] | None) -> dict[str, Any] | None:
+    if not names:
+        return None
+    from gpubench.tasks._scorers import parse_scorers  # imports scikit-learn
+
+    return parse_scorers(names)
+
+
+_PARSE: dict[Kind, Callable[..., Any]] = {
+    "data": lambda texts: texts[0] if len(texts) == 1 else texts,
+    "embeddings": parse_embeddings,
+    "tasks": lambda names: names or "auto",
+    "scorers": _parse_scorers,
+    "parameters": lambda texts: parse_options(texts or []),
+    "cluster": parse_cluster,
+    "memory": lambda text: None if text is None else units.parse_bytes(text),
+}
+"""Kind of an option -> function of the values of its flags; other kinds are as typer reads them."""
+
+
+def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> list[str]:
+    """Split "a,b" and repeated texts into distinct names, each one of `known`; messages name `argument`."""
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in known:
+            matches = close_matches(name, known)
+            raise InputError(f"{argument}={name!r} is unknown{matches}; use one that exists", argument=argument)
+    return names
+
+
+def parse_output(
+    folder: Path | None, formats: Sequence[str] | None, *, report: bool = False, quiet: bool = False
+) -> Output | None:
+    """Return the files that flags ask for, checked before anything is computed; None without a folder."""
+    from gpubench.running.output import WRITERS, Output
+
+    if folder is None:
+        flag = "--format" if formats else "--report" if report else "--quiet" if quiet else None
+        if flag is not None:
+            alone = " or --trace" if flag == "--quiet" else ""
+            raise InputError(f"{flag} without --out{alone} would save nothing; add a folder, such as --out results/")
+        return None
+    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "format"), report)
+    output.check()
+    return output
+
+
+def check_file(path: Path, argument: str, example: str, made: Path | None = None) -> None:
+    """Check, before anything is computed, that a file can be written; refuse a folder, and suggest `example` in it.
+
+    The folder of the file need not exist yet if it is `made` by the command before it writes the file.
+    """
+    given = f"{argument}={str(path)!r}"
+    if path.is_dir():
+        raise InputError(f"{given} is a folder; name a file, such as {path / example}", argument=argument)
+    if not path.parent.exists():
+        if made is not None and path.parent.resolve() == made.resolve():
+            return
+        problem = f"cannot be written: there is no folder {str(path.parent)!r}; make it first"
+        raise InputError(f"{given} {problem}", argument=argument)
+    check_writable_folder(path.parent, argument)

@@ -1,24 +1,29 @@
-"""The command line."""
+"""The command line: its entry point, and every command but `score`, `demo` and `datasets`."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpubench.cli.compare import compare
+from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
-from gpubench.cli.errors import EXIT_INTERRUPTED, complain, reporting
-from gpubench.cli.profile import profile_command
+from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, reporting
+from gpubench.cli.flags import check_file, parse_flags, with_run_flags
 from gpubench.cli.score import EXAMPLES, demo, score
+from gpubench.core import units
 from gpubench.core.errors import GpubenchError, InputError
+
+if TYPE_CHECKING:
+    from gpubench.profiling import Profile
 
 # The base of every error in usage. Newer versions of typer carry their own copy of click, older ones use the package.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -37,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: success. 1: a task failed and the other scores are saved, or a comparison failed. 2: wrong usage or input.
     130: interrupted; finished scores are saved.
     """
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # names of labels and files may have characters that the terminal's encoding lacks
+    # names of labels and files may have characters that the terminal's encoding lacks
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     # zarr reads parts of a store concurrently, and asyncio would print tracebacks of all failures after the first
@@ -71,34 +74,30 @@ def _gpubench(
     Start with [bold]gpubench demo[/bold], then [bold]gpubench score --help[/bold].
     """
     if version:
-        from gpubench.core.machine import package_version
+        from gpubench.core.machine import DISTRIBUTION, package_version
 
-        typer.echo(f"gpubench {package_version('gpubench')}")
+        typer.echo(f"gpubench {package_version(DISTRIBUTION)}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 app.command(epilog=EXAMPLES)(score)
 app.command()(demo)
-
-
 app.add_typer(datasets_app, name="datasets")
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
-def doctor(json_: _Json = False) -> int:
+def doctor(json_: Json = False) -> int:
     """Check what works on this machine, and what to install."""
     from gpubench.cli import doctor as examination
+    from gpubench.results.table import print_blocks
 
     findings = examination.examine()
     works = examination.works(findings)
     if json_:
-        _print_json({"works": works, "findings": [asdict(finding) for finding in findings]})
+        print_json({"works": works, "findings": [asdict(finding) for finding in findings]})
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        typer.echo(examination.to_text(findings, width))
+        print_blocks(examination.blocks(findings), sys.stdout)
     return 0 if works else 1
 
 
@@ -132,7 +131,6 @@ def report_command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="File to write.")] = Path("report.html"),
 ) -> None:
     """Write results as one HTML page that works offline: scores, definitions, notes, time, memory and provenance."""
-    from gpubench.cli.parse import check_file
     from gpubench.reporting import report
     from gpubench.reporting.page import read_runs
 
@@ -143,25 +141,153 @@ def report_command(
     typer.echo(f"Wrote {out}{replaced}")
 
 
-app.command()(compare)
-app.command("profile")(profile_command)
+@app.command("compare")
+def compare_command(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RESULT...", help="results.json files, or folders with one. A single file: its embeddings."
+        ),
+    ],
+    *,
+    fail_below: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="Exit with 1 if this metric is below the value, undefined or missing in a later file. Repeatable.",
+        ),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit with 1 if a row is worse than in the first file beyond noise, undefined or missing.",
+        ),
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="Largest deterioration that --fail-if-worse accepts. Default: 0."),
+    ] = None,
+    donor: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of donors; intervals then show variation between donors."),
+    ] = None,
+    obs: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad file with the column, if the results lack it."),
+    ] = None,
+    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="Bootstrap resamples of the cells; 0: none.")] = 1000,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
+    format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
+) -> int:
+    """Compare results with the first one: differences, which is better, and whether a difference exceeds noise.
+
+    Noise is the variation of a difference over other cells, or over other donors.
+
+    Values in cells.parquet get 95% intervals: a bootstrap of cells, or a jackknife over donors.
+
+    Other numbers have standard errors, or the reason why they have none.
+    """
+    if format_ not in ("table", "json"):
+        raise InputError(f"--format {format_!r} is unknown; use table or json")
+    if tolerance is not None and not fail_if_worse:
+        raise InputError("--tolerance needs --fail-if-worse; add it, or leave out --tolerance")
+    thresholds = _thresholds(fail_below or [])
+    from gpubench.comparison.compare import compare
+    from gpubench.results.table import print_blocks
+
+    compared = compare(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    failures = compared.below(thresholds) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
+    if format_ == "json":
+        content = {**compared.to_dict(), "failures": failures}
+        sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    else:
+        print_blocks(compared.blocks(), sys.stdout)
+        sys.stdout.write("".join(f"Failed: {line}\n" for line in failures))
+    return 1 if failures else 0
+
+
+def _thresholds(texts: list[str]) -> dict[str, float]:
+    """Read "metric=value" texts."""
+    thresholds: dict[str, float] = {}
+    for text in texts:
+        metric, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(
+                f"--fail-below {text!r} has no number; write it as METRIC=VALUE, such as silhouette_score=0.5"
+            )
+        thresholds[metric] = max(value, thresholds.get(metric, value))
+    return thresholds
+
+
+@app.command("profile")
+@with_run_flags("tasks", "seed", "knn", "threads", "memory", "options", panels=False)
+def profile_command(
+    *,
+    cells: Annotated[str, typer.Option(metavar="NUMBERS", help="Numbers of cells.")] = "10k,30k,100k",
+    dims: Annotated[str, typer.Option(metavar="NUMBERS", help="Numbers of dimensions.")] = "50",
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the files.")] = Path("gpubench-profile"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks of errors.")] = False,
+    **given: Any,
+) -> int:
+    """Score synthetic cells of growing size, and compare time and memory of each stage with the machine's limits.
+
+    By default all tasks without classifiers run. Each size runs in its own process; Ctrl-C keeps the finished sizes.
+
+    Writes profile.json, profile.svg and profile.png.
+    """
+    from gpubench.cli.progress import Progress
+    from gpubench.core.files import check_writable_folder
+    from gpubench.profiling import profile
+    from gpubench.profiling.presentation import blocks, write_figure
+    from gpubench.profiling.sweep import DEFAULT_TASKS
+    from gpubench.results.table import print_blocks
+
+    with reporting(verbose):
+        check_writable_folder(out, "out")
+        with Progress() as progress:
+            found = profile(
+                units.parse_counts(cells, "cells"),
+                units.parse_counts(dims, "dims"),
+                engine=engine,
+                listener=progress,
+                keep=partial(_write_json, folder=out),
+                **{**parse_flags(given), "tasks": given["task"] or DEFAULT_TASKS},
+            )
+        if found.interrupted and not found.runs:
+            raise KeyboardInterrupt
+    print_blocks(blocks(found), sys.stdout)
+    _write_json(found, out)
+    typer.echo(f"Wrote {out / 'profile.json'}")
+    for figure in (out / "profile.svg", out / "profile.png") if found.runs else ():
+        write_figure(found, figure)
+        typer.echo(f"Wrote {figure}")
+    if found.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_TASK_FAILED if found.failures or any(run.failures for run in found.runs) else 0
+
+
+def _write_json(done: Profile, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    done.to_json(folder / "profile.json")
 
 
 @app.command()
-def tasks(json_: _Json = False) -> None:
+def tasks(json_: Json = False) -> None:
     """List the tasks: question, inputs and metrics."""
     from gpubench.cli import listing
 
-    _print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
+    print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
 
 
 @app.command()
-def metrics(json_: _Json = False) -> None:
+def metrics(json_: Json = False) -> None:
     """List the metrics: id, range and meaning."""
     from gpubench.cli import listing
 
-    _print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())

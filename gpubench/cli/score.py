@@ -1,26 +1,34 @@
-"""The commands `score` and `demo`."""
+"""The commands `score`, of one run or of a run file, and `demo`."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, reporting
-from gpubench.cli.flags import parse_flags, with_run_flags
-from gpubench.core.errors import InputError
-from gpubench.running.options import RUN, RunOptions
+from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, reporting
+from gpubench.cli.flags import check_file, parse_flags, parse_output, with_run_flags
+from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.running.options import RUN, SPECS, RunOptions
 
 if TYPE_CHECKING:
     from gpubench.core.checkpoint import Checkpoint
     from gpubench.results.result import Result
     from gpubench.running.output import Output
+    from gpubench.running.plan import Plan
 
 RUN_FILES = (".yaml", ".yml")
+
+_ALLOWED = ("data", "out", "format_", "report", "plan", "quiet", "verbose")
+"""Parameters of `score` that a run file allows; most others are keys of the run file."""
+
+ROWS_ON_TERMINAL = 40
+"""Rows of one metric in a table on a terminal; pipes and files get all."""
 
 _NOT_SAVED = "Results were not saved; use --out results/ to save them."
 
@@ -89,12 +97,16 @@ def score(
     """Score embeddings on every task whose inputs are given, and say which tasks are skipped and why."""
     data: list[str] = given["data"]
     if any(path.lower().endswith(RUN_FILES) for path in data):
-        return _score_run_file(context, data, out, format_, plan=plan, report=report, quiet=quiet, verbose=verbose)
+        _check_only_run_file(context, data)
+        with reporting(verbose):
+            if plan:
+                return _plan_runs(data[0], out, format_)
+            return _score_runs(data[0], out, format_, report=report, quiet=quiet, verbose=verbose)
     with reporting(verbose):
-        from gpubench.cli.parse import check_file, parse_output
         from gpubench.cli.progress import Progress
         from gpubench.core.checkpoint import Checkpoint
         from gpubench.running import score as running_score
+        from gpubench.running.plan import plan_run
 
         output = parse_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
         if trace is not None:
@@ -102,44 +114,19 @@ def score(
         arguments = parse_flags(given)
         run = RunOptions.of(**arguments.pop("options"), **arguments)
         if plan:
-            return _print_plan(run)
+            _print_plan(plan_run(run))
+            return 0
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
             with Progress(shown=not quiet) as progress:
                 result = running_score.score_run(run, listener=progress, checkpoint=checkpoint)
             return _finish(result, output, quiet, verbose, trace, checkpoint)
 
 
-def _score_run_file(
-    context: typer.Context,
-    data: list[str],
-    out: Path | None,
-    formats: list[str] | None,
-    *,
-    plan: bool,
-    report: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    from gpubench.cli.run_file import plan_runs, refuse_other_flags, score_runs
-
-    refuse_other_flags(context)
-    if len(data) > 1:
-        raise InputError(f"{data[0]!r} and more: a run file goes alone; name the data in it")
-    with reporting(verbose):
-        if plan:
-            return plan_runs(data[0], out, formats)
-        return score_runs(data[0], out, formats, report=report, quiet=quiet, verbose=verbose)
-
-
-def _print_plan(run: RunOptions) -> int:
-    """Print the plan of a run; one that cannot fit the memory is an error."""
-    from gpubench.running.plan import plan_run
-
-    expected = plan_run(run)
-    typer.echo(str(expected))
+def _print_plan(expected: Plan, end: str = "") -> None:
+    """Print a plan; one that cannot fit the memory is an error."""
+    typer.echo(f"{expected}{end}")
     if expected.refusal:
         raise InputError(expected.refusal)
-    return 0
 
 
 def demo(
@@ -147,7 +134,6 @@ def demo(
 ) -> int:
     """Score real cells that come with gpubench, and explain each number."""
     from gpubench.cli.listing import meanings_text
-    from gpubench.cli.parse import parse_output
     from gpubench.cli.progress import Progress
     from gpubench.datasets import DEMO_SOURCE, demo_path
     from gpubench.running import score as running_score
@@ -172,8 +158,6 @@ def _finish(
     checkpoint: Checkpoint | None = None,
 ) -> int:
     """Write the files, print the scores, and return the exit code; an incomplete run keeps its checkpoint."""
-    from gpubench.cli.print_result import print_result, stages_text
-
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
     lines = ["Interrupted: the scores above were finished before."] if result.interrupted else []
@@ -196,3 +180,134 @@ def _finish(
     if result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_TASK_FAILED if result.failures else 0
+
+
+def print_result(result: Result, lines: list[str], stream: TextIO) -> None:
+    """Write the tables of a result, what failed and was left out, and then some lines, such as paths of files."""
+    from gpubench.results.table import Lines, print_blocks, result_blocks
+
+    limit = ROWS_ON_TERMINAL if stream.isatty() else None
+    blocks = result_blocks(result.results, result.skipped, result.failures, limit=limit)
+    print_blocks([*blocks, Lines(lines, wrap=False)], stream)
+
+
+def stages_text(result: Result) -> str:
+    """Lay the timeline out as text, each stage indented below the one that it runs inside."""
+    from gpubench.results.table import TextTable
+
+    rows = []
+    for stage in result.timeline:
+        *outer, name = stage["path"].split("/")
+        peak = "" if stage["peak_bytes"] is None else f"{stage['peak_bytes'] / 1e6:,.0f}"
+        rows.append(("  " * len(outer) + name, f"{stage['seconds']:.3f}", f"{stage['put_bytes'] / 1e6:,.1f}", peak))
+    header = ("stage", "seconds", "put MB", "peak MB")
+    return TextTable("", header, tuple(rows), numbers=frozenset(header[1:])).to_text()
+
+
+def _check_only_run_file(context: typer.Context, data: list[str]) -> None:
+    """Refuse other data, and flags that belong in the run file or to a single run."""
+    keys = {flag.parameter for spec in SPECS.values() if spec.in_run_file for flag in spec.flags}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in _ALLOWED and source is not None and source.name == "COMMANDLINE":
+            remedy = "write it there, for a run or under 'defaults'" if name in keys else "leave it out"
+            raise InputError(f"--{name.replace('_', '-')} does not go with a run file; {remedy}")
+    if len(data) > 1:
+        raise InputError(f"{data[0]!r} and more: a run file goes alone; name the data in it")
+
+
+def _plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
+    """Print the plans of all runs of a run file, and their sum; return the exit code."""
+    from gpubench.running import batch
+    from gpubench.running.plan import plan_run
+    from gpubench.running.run_file import read_run_file
+
+    every = parse_output(out, formats if out else None)
+    runs = read_run_file(file)
+    expected: dict[str, Plan] = {}
+    code = 0
+    for i, run in enumerate(runs, 1):
+        typer.echo(f"[{i}/{len(runs)}] {run.name}")
+        output = batch.output_of(run, every) if every else None
+        if output is not None and batch.is_complete(run, output):
+            typer.echo(f"Complete: the result in {output.folder} would be reused.\n")
+            continue
+        try:
+            with run.named_in_errors():
+                expected[run.name] = plan_run(run.options)
+                _print_plan(expected[run.name], "\n")
+        except (InputError, EngineUnavailable) as error:
+            code = complain(error, with_flags=False)
+    if expected:
+        typer.echo(batch.sum_text(expected))
+    return code
+
+
+def _score_runs(
+    file: str, out: Path | None, formats: list[str] | None, *, report: bool, quiet: bool, verbose: bool
+) -> int:
+    """Score every run of a run file; return the exit code.
+
+    A run that cannot be scored is reported, and the others continue.
+    """
+    from gpubench.cli.progress import Progress
+    from gpubench.results.table import result_blocks
+    from gpubench.running import batch
+    from gpubench.running.run_file import read_run_file
+
+    every = parse_output(out, formats, report=report, quiet=quiet)
+    if every is None:
+        raise InputError("a run file needs --out: the folder in which each run gets its own folder")
+    plans = read_run_file(file)
+    outputs = {plan.name: batch.output_of(plan, every) for plan in plans}
+    for output in outputs.values():
+        output.check()
+    results: dict[str, Result] = {}
+    code = 0
+    for i, plan in enumerate(plans, 1):
+        _say(f"[{i}/{len(plans)}] {plan.name}", quiet)
+        try:
+            with Progress(shown=not quiet) as progress:
+                result, lines = batch.score_run(plan, outputs[plan.name], progress)
+        except (InputError, EngineUnavailable, MemoryError) as error:
+            complain(error, with_flags=False)
+            code = EXIT_TASK_FAILED
+            continue
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+            break
+        results[plan.name] = result
+        if result.failures:
+            code = EXIT_TASK_FAILED
+        text = "\n".join(block.to_text() for block in result_blocks([], result.skipped, result.failures))
+        _say(textwrap.indent("\n".join(filter(None, [text, *lines])), "  "), quiet)
+        if verbose:
+            sys.stdout.write(f"{stages_text(result)}\n")
+        if result.interrupted:
+            code = EXIT_INTERRUPTED
+            break
+    return _finish_runs(results, every.folder, code, report=report, quiet=quiet)
+
+
+def _finish_runs(results: dict[str, Result], folder: Path, code: int, *, report: bool, quiet: bool) -> int:
+    """Write the files of all runs, and print the table."""
+    from gpubench.running import batch
+
+    if not any(result.results for result in results.values()):
+        return EXIT_BAD_INPUT if code == EXIT_TASK_FAILED else code
+    lines = [batch.write_table(results, folder)]
+    if report:
+        from gpubench import reporting
+
+        reporting.report(results, folder / "report.html")
+        lines.append(f"Wrote {folder / 'report.html'}")
+    if code == EXIT_INTERRUPTED:
+        lines.append("Interrupted: run the same command to continue.")
+    _say(f"\n{batch.table_text(results)}\n\n" + "\n".join(lines), quiet)
+    return code
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()

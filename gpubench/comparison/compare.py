@@ -30,13 +30,6 @@ MIN_RESAMPLES = 100
 # Parameters that a run finds and is not given: rows that differ in them answer the same question.
 _FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
 
-# Parts of the provenance that must agree for scores to be comparable, by their names in warnings.
-_SHARED = {
-    "fingerprint of the cells' columns (label, batch ...)": ("dataset", "columns"),
-    "number of cells": ("dataset", "n_cells"),
-    "seed": ("seed",),
-    "gpubench version": ("gpubench",),
-}
 _NOT_OPTIONS = frozenset({"tasks", "embeddings"})
 
 
@@ -111,13 +104,7 @@ def compare(
 
 
 def check_draws(resamples: int, seed: int, donor: str | None, obs: Any) -> None:
-    """Check the options of the draws, before anything is read.
-
-    Raises
-    ------
-    InputError
-        If a number of resamples or a seed cannot be used, or options contradict each other.
-    """
+    """Refuse options of the draws that cannot be used or contradict each other, before anything is read."""
     check_seed(seed)
     if resamples != 0 and resamples < MIN_RESAMPLES:
         raise InputError(
@@ -191,16 +178,7 @@ def _intervals(
     resamples: int,
     seed: int,
 ) -> tuple[list[dict[int, PairedInterval]], str]:
-    """Compute the intervals of the differences of all rows from those of the first result.
-
-    Parameters
-    ----------
-    matched : for each row its counterpart in every result, or None
-
-    Returns
-    -------
-    For each row its intervals by number of the result; what the intervals are based on.
-    """
+    """Compute for each row its intervals by number of the result, and say what they are based on."""
     intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
     if resamples == 0:
         return intervals, ""
@@ -228,18 +206,9 @@ def _intervals(
 
 
 def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
-    """Find the donor of each cell.
+    """Find the donor of each cell in the table `obs`, or in the columns of the results.
 
-    Parameters
-    ----------
-    results : those with cells provide their columns, by role ("batch") and by the name that was given for it
-    column : name of the column
-    obs : a table as in `gpubench.score`, for a column that the results do not have
-
-    Raises
-    ------
-    InputError
-        If there is no such column, it has one value for all cells, or not one for each.
+    Results know a column by its role ("batch") and by the name that was given for it.
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
@@ -272,27 +241,28 @@ def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
 
 def comparability_warnings(names: Sequence[str], results: Sequence[Result]) -> list[str]:
     """Return a line for each difference in provenance from the first file, and for each interrupted run."""
-    first = results[0].provenance
+    expected = _comparable(results[0].provenance)
     lines = []
     for name, result in zip(names, results, strict=True):
         if result.interrupted:
             lines.append(f"{name} was interrupted; rows are missing")
-        pairs = [(what, _at(first, path), _at(result.provenance, path)) for what, path in _SHARED.items()]
-        theirs, own = _options(first), _options(result.provenance)
-        pairs += [(option, theirs.get(option), own.get(option)) for option in sorted(theirs.keys() | own.keys())]
+        found = _comparable(result.provenance)
         lines += [
-            f"{what} differs: {expected} in {names[0]}, {found} in {name}"
-            for what, expected, found in pairs
-            if expected != found
+            f"{what} differs: {expected.get(what)} in {names[0]}, {found.get(what)} in {name}"
+            for what in dict.fromkeys([*expected, *found])
+            if expected.get(what) != found.get(what)
         ]
     return lines
 
 
-def _at(provenance: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        provenance = provenance.get(name) if isinstance(provenance, Mapping) else None
-    return provenance
-
-
-def _options(provenance: Any) -> dict[str, Any]:
-    return {name: value for name, value in (_at(provenance, ["options"]) or {}).items() if name not in _NOT_OPTIONS}
+def _comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must agree for scores to be comparable, by its name in warnings."""
+    dataset = provenance.get("dataset") or {}
+    options = provenance.get("options") or {}
+    return {
+        "fingerprint of the cells' columns (label, batch ...)": dataset.get("columns"),
+        "number of cells": dataset.get("n_cells"),
+        "seed": provenance.get("seed"),
+        "gpubench version": provenance.get("gpubench"),
+        **{name: options[name] for name in sorted(options.keys() - _NOT_OPTIONS)},
+    }

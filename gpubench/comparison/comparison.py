@@ -78,10 +78,7 @@ def difference(
 ) -> Difference:
     """Compare two rows.
 
-    Parameters
-    ----------
-    paired : interval by resampling; None where there was none. Where it has no interval, standard errors are used,
-        unless donors were left out
+    Without an interval by resampling (`paired`) standard errors are used, unless donors were left out.
     """
     value = other.value - first.value
     same = equal(first.value, other.value)

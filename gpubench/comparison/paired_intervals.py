@@ -6,21 +6,20 @@ cells are scored varies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from gpubench.comparison.resampled_scores import mean_over_cells, mean_over_labels
 from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
-from gpubench.comparison.score_parts import CountScore, MeanScore, score_parts
+from gpubench.comparison.score_parts import CountScore, MeanScore, mean_over_cells, mean_over_labels, score_parts
 from gpubench.core.scores import pairing_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.comparison.resampled_scores import Codes, Floats
+    from gpubench.comparison.score_parts import Codes, Floats
     from gpubench.core.scores import CellScores, MetricResult
 
 ONE_DONOR = "all cells that count are of one donor"
@@ -39,33 +38,20 @@ Method: TypeAlias = Literal["bootstrap", "jackknife"]
 
 @dataclass(frozen=True, slots=True)
 class PairedInterval:
-    """Interval of one difference.
+    """Interval of one difference."""
 
-    Attributes
-    ----------
-    interval : 95% interval; None where the cells do not determine it
-    method : "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
-    reason : why there is no interval
-    by_donor : whether donors were left out; standard errors over cells or folds cannot replace such an interval
-    """
-
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None  # 95% interval; None where the cells do not determine it
+    # "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
     method: Method | None = None
-    reason: str = ""
+    reason: str = ""  # why there is no interval
+    # whether donors were left out; standard errors over cells or folds cannot replace such an interval
     by_donor: bool = False
 
 
 def paired_intervals(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
 ) -> list[PairedInterval]:
-    """Compute the interval of each difference, the other row minus the first.
-
-    Parameters
-    ----------
-    first, other : values of the cells of both runs
-    pairs : a row of the first run and one of the other
-    resampler : of that many cells
-    """
+    """Compute the interval of the difference of each pair: a row of the other run minus the one of the first."""
     by_donor = resampler.donors is not None
     problem = pairing_problem(first, other)
     if problem:
@@ -84,29 +70,20 @@ def paired_intervals(
     label = first.groups.get("label")
     codes = np.zeros(first.n_cells, np.int32) if label is None else label.codes
     replicates = {**_replicate_means(means, codes, resampler), **_replicate_counts(counts, resampler)}
-    intervals = []
-    for i, rows in enumerate(pairs):
-        found, method, reason = _interval(rows, replicates[i]) if i in replicates else (None, None, reasons[i])
-        intervals.append(PairedInterval(found, method, reason, by_donor))
-    return intervals
+    return [
+        PairedInterval(*(_interval(rows, replicates[i]) if i in replicates else (None, None, reasons[i])), by_donor)
+        for i, rows in enumerate(pairs)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """Scores of both runs, and the difference in each resample.
+    """Scores of both runs, and the difference in each resample."""
 
-    Attributes
-    ----------
-    scores : of the first and the other run, over all cells
-    differences : other minus first in each resample; of a jackknife without each group
-    method : how an interval is computed from them
-    shares : of the score that each donor makes up, where donors are left out
-    """
-
-    scores: tuple[float, ...]
-    differences: Floats
-    method: Method
-    shares: Floats | None = None
+    scores: tuple[float, ...]  # of the first and the other run, over all cells
+    differences: Floats  # other minus first in each resample; of a jackknife without each group
+    method: Method  # how an interval is computed from them
+    shares: Floats | None = None  # of the score that each donor makes up, where donors are left out
 
 
 def _interval(
@@ -142,9 +119,9 @@ def _replicate_means(
     by_label = any(part.over_labels for parts in pairs.values() for part in parts)
     strata = label if by_label else np.zeros_like(label)
     differences: dict[int, list[Floats]] = {i: [] for i in pairs}
-    for sums in resampler.sums(table.stacked(), strata, int(strata.max()) + 1):
+    for sums in resampler.sums(np.stack(table.columns, axis=1), strata, int(strata.max()) + 1):
         for i, (first, other) in columns.items():
-            differences[i].append(other.scores(sums) - first.scores(sums))
+            differences[i].append(other(sums) - first(sums))
     replicates = {}
     for i, parts in pairs.items():
         scores = tuple(_score(part, label) for part in parts)
@@ -158,41 +135,24 @@ def _replicate_means(
     return replicates
 
 
-@dataclass(frozen=True, slots=True)
-class _ScoreColumns:
-    """Columns of a table with the values of a score minus their centre, and with ones for cells that have a value."""
-
-    value: int
-    weight: int
-    centre: float
-    over_labels: bool
-
-    def scores(self, sums: Floats) -> Floats:
-        """Compute (r,) scores from (strata, columns, r) sums."""
-        mean = mean_over_labels if self.over_labels else mean_over_cells
-        return mean(sums[:, self.value], sums[:, self.weight]) + self.centre
-
-
 class _ColumnTable:
     """Columns that are summed together: ones, then centred values, so that float32 sums keep their digits."""
 
     def __init__(self, n_cells: int) -> None:
-        self._columns = [np.ones(n_cells, np.float32)]
+        self.columns = [np.ones(n_cells, np.float32)]
 
-    def add(self, part: MeanScore) -> _ScoreColumns:
-        """Add the values of a score, and a column of ones for defined values unless all are defined."""
+    def add(self, part: MeanScore) -> Callable[[Floats], Floats]:
+        """Add the values of a score; return the function from (strata, columns, r) sums to its (r,) values."""
         defined = ~np.isnan(part.values)
-        centre = float(part.values[defined].mean(dtype=np.float64)) if defined.any() else 0.0
+        centre = np.float32(part.values[defined].mean(dtype=np.float64) if defined.any() else 0.0)
         weight = 0
         if not defined.all():
-            weight = len(self._columns)
-            self._columns.append(defined.astype(np.float32))
-        self._columns.append(np.where(defined, part.values - np.float32(centre), 0).astype(np.float32))
-        return _ScoreColumns(len(self._columns) - 1, weight, float(np.float32(centre)), part.over_labels)
-
-    def stacked(self) -> NDArray[np.float32]:
-        """Return the columns as (n, columns) C-contiguous."""
-        return np.stack(self._columns, axis=1)
+            weight = len(self.columns)
+            self.columns.append(defined.astype(np.float32))
+        value = len(self.columns)
+        self.columns.append(np.where(defined, part.values - centre, 0).astype(np.float32))
+        mean = mean_over_labels if part.over_labels else mean_over_cells
+        return lambda sums: mean(sums[:, value], sums[:, weight]) + float(centre)
 
 
 def _score(part: MeanScore, label: NDArray[np.int32]) -> float:
@@ -254,12 +214,7 @@ def _replicate_table(pairs: Mapping[int, Sequence[CountScore]], resampler: Resam
 
 
 def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np.intp]]:
-    """Number the combinations of codes that occur.
-
-    Returns
-    -------
-    (n,) codes, -1 for cells that lack one of the columns, and the first cell of each combination.
-    """
+    """Number the combinations of codes; -1 for cells that lack one. Also return the first cell of each combination."""
     counted = np.flatnonzero(np.all([column >= 0 for column in columns], axis=0))
     joint = np.zeros(len(counted), np.int64)
     for column in columns:

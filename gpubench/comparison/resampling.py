@@ -82,51 +82,23 @@ class Resampler:
     def sums(
         self, values: NDArray[np.float32], strata: NDArray[np.int32], n_strata: int
     ) -> Iterator[NDArray[np.float64]]:
-        """Sum values by stratum under the weights of each resample, or without each donor.
-
-        Parameters
-        ----------
-        values : (n, c)
-        strata : (n,) codes below `n_strata`
-
-        Yields
-        ------
-        (n_strata, c, r) for the next r resamples or donors
-        """
-        yield from (
-            self._sums_of_cells(values, strata, n_strata)
-            if self.donors is None
-            else self._sums_without_donors(values, strata, n_strata, self.donors)
-        )
+        """Yield (n_strata, c, r) sums of (n, c) values by stratum for the next r resamples, or without r donors."""
+        if self.donors is None:
+            return self._sums_of_cells(values, strata, n_strata)
+        return self._sums_without_donors(values, strata, n_strata, self.donors)
 
     def tables(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
-        """Count cells by code in each resample.
-
-        Parameters
-        ----------
-        codes : (n,) below `n_codes`; -1 for cells that are not counted
-
-        Yields
-        ------
-        (n_codes, r) for the next r resamples
-        """
+        """Yield (n_codes, r) counts of cells by code in the next r resamples; cells with code -1 are not counted."""
         counts = np.bincount(codes[codes >= 0], minlength=n_codes)
         rng = np.random.default_rng((self.seed, 1))
         for _, size in self._chunks(MAX_COUNTS // n_codes):
             yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
 
     def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
-        """Count cells by code without one group of them at a time.
+        """Yield (n_codes, r) counts of cells by code, each without one of the next r groups.
 
-        The groups are the donors, or else `n_resamples` random groups of equal size, up to one cell.
-
-        Parameters
-        ----------
-        codes : (n,) below `n_codes`; -1 for cells that are not counted, nor in any group
-
-        Yields
-        ------
-        (n_codes, r) for the next r groups
+        The groups are the donors, or else `n_resamples` random groups of equal size, up to one cell. Cells with code -1
+        are not counted, nor in any group.
         """
         from scipy.sparse import coo_array
 

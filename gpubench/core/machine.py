@@ -13,6 +13,9 @@ from pathlib import Path
 KILLED = -9
 """Return code of a process that was ended by SIGKILL, which only the system or a person sends."""
 
+DISTRIBUTION = "gpubench-sc"
+"""Name on package indexes, where "gpubench" is another project."""
+
 PACKAGES = (
     "numpy",
     "scipy",

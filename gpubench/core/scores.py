@@ -207,18 +207,11 @@ class CellColumn:
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """Cells in two dimensions, for drawing.
+    """Cells in two dimensions, for drawing."""
 
-    Attributes
-    ----------
-    title : what the dimensions are
-    rows : (m,) the cells that are drawn, ascending; of many a random sample
-    xy : (m, 2) float32, where they are
-    """
-
-    title: str
-    rows: NDArray[np.int64]
-    xy: NDArray[np.float32]
+    title: str  # what the dimensions are
+    rows: NDArray[np.int64]  # (m,) the cells that are drawn, ascending; of many a random sample
+    xy: NDArray[np.float32]  # (m, 2) float32, where they are
 
 
 @dataclass(slots=True)

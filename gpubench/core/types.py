@@ -63,18 +63,11 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A label column as integer codes. Every class has at least one cell.
+    """A label column as integer codes. Every class has at least one cell."""
 
-    Attributes
-    ----------
-    codes : (n,) int32 in [0, L), on the host
-    names : the L values as strings, in the order of the codes
-    key : the user's name of the column, for messages
-    """
-
-    codes: NDArray[np.int32]
-    names: tuple[str, ...]
-    key: str = "labels"
+    codes: NDArray[np.int32]  # (n,) int32 in [0, L), on the host
+    names: tuple[str, ...]  # the L values as strings, in the order of the codes
+    key: str = "labels"  # the user's name of the column, for messages
 
     @property
     def n_classes(self) -> int:
@@ -107,22 +100,13 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Knn:
-    """The k nearest neighbours of each cell, nearest first; a cell is not its own neighbour.
+    """The k nearest neighbours of each cell, nearest first; a cell is not its own neighbour."""
 
-    Attributes
-    ----------
-    indices : (n, k) int32
-    distances : (n, k) float32, Euclidean, not squared
-    method : "exact", or the name of the approximate method
-    params : parameters of the method, empty for exact search
-    recall : measured share of true neighbours found; None if the search is exact
-    """
-
-    indices: Array
-    distances: Array
-    method: str = "exact"
-    params: Mapping[str, Any] = field(default_factory=dict)
-    recall: float | None = None
+    indices: Array  # (n, k) int32
+    distances: Array  # (n, k) float32, Euclidean, not squared
+    method: str = "exact"  # "exact", or the name of the approximate method
+    params: Mapping[str, Any] = field(default_factory=dict)  # parameters of the method, empty for exact search
+    recall: float | None = None  # measured share of true neighbours found; None if the search is exact
 
     @property
     def k(self) -> int:

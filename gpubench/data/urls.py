@@ -147,7 +147,7 @@ class Url:
         try:
             import fsspec.core
         except ImportError as error:
-            raise InputError(f'{self} needs fsspec; install it with: pip install "gpubench[remote]"') from error
+            raise InputError(f'{self} needs fsspec; install it with: pip install "gpubench-sc[remote]"') from error
         try:
             fs, path = fsspec.core.url_to_fs(self._address)
         except ImportError as error:

@@ -79,7 +79,12 @@ def get_engine(
     why_not_cuda = ""
     if name == "cuda" or (name == "auto" and knn not in CPU_KNN_METHODS):
         try:
-            engine = _start_cuda(precision=precision, exact=exact, **options)
+            from gpubench.engines.cuda.device import Device
+
+            device = Device.find()  # before the rest of the engine, which most machines do not need
+            from gpubench.engines.cuda.engine import CudaEngine
+
+            engine: Engine = CudaEngine(device=device, precision=precision, exact=exact, **options)
         except EngineUnavailable as error:
             if name == "cuda":
                 raise
@@ -110,19 +115,10 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
         raise InputError(f"a Dask cluster needs the engine dask, not {name}; leave out one of them")
 
 
-def _start_cuda(**options: Any) -> Engine:
-    from gpubench.engines.cuda.device import Device
-
-    device = Device.find()  # before the rest of the engine, which most machines do not need
-    from gpubench.engines.cuda.engine import CudaEngine
-
-    return CudaEngine(device=device, **options)
-
-
 def _start_dask(**options: Any) -> Engine:
     if find_spec("distributed") is None:
         raise EngineUnavailable(
-            'engine="dask" needs Dask; install it with: pip install "gpubench[dask]"', argument="engine"
+            'engine="dask" needs Dask; install it with: pip install "gpubench-sc[dask]"', argument="engine"
         )
     from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.gpu_engine import on_gpus

@@ -301,6 +301,7 @@ class Engine(ABC):
         cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
         matrix = rank_sums.as_matrix(values, float32_ties=float32_ties)
         rank_sums.require_finite(matrix, cells)
+        self.timeline.count(rank_sums.work(matrix, n_groups))
         return rank_sums.rank_sums(matrix, cells, self.over_rows)
 
     # Services

@@ -9,11 +9,18 @@ Each line on standard output names a stage that begins.
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gpubench.core import scores
 from gpubench.core.errors import GpubenchError, message_of
@@ -21,8 +28,8 @@ from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.engines import get_engine
 from gpubench.engines.base import Engine
-from gpubench.profiling.limits import measure_limits
-from gpubench.profiling.profile import EMBEDDING
+from gpubench.engines.common import flop_counts
+from gpubench.profiling.profile import EMBEDDING, Limits
 from gpubench.profiling.synthetic import Cells, make
 from gpubench.results.result import Result
 from gpubench.running import score
@@ -30,6 +37,19 @@ from gpubench.running.provenance import provenance
 
 WARM_UP_CELLS = 600
 """Enough cells of every label for every fold; takes a second or two, most of it imports."""
+
+SECONDS = 0.4
+"""Seconds for which each of the three is repeated; the fastest repeat counts."""
+
+EDGES = (1024, 2048, 4096, 8192)
+LONG_ENOUGH_S = 0.05
+"""Products grow until one takes this long, because small ones do not use the whole machine."""
+
+DISTANCES = 4096, 512
+"""Cells and dimensions of the distances."""
+
+COPY_BYTES = 1 << 28
+"""Size of the copied array, larger than any cache."""
 
 
 def main(request: str, answer: str) -> int:
@@ -102,6 +122,61 @@ class Announcer:
 
     def ended(self, path: str, seconds: float) -> None:
         """See `gpubench.core.timeline.Listener.ended`."""
+
+
+def measure_limits(engine: Engine, n_threads: int) -> Limits:
+    """Measure all rates, in about two seconds."""
+    begin = time.perf_counter()
+    rates = _product_rate(engine, n_threads), _distance_rate(engine), _copy_rate(engine, n_threads)
+    return Limits(*rates, time.perf_counter() - begin)
+
+
+def _product_rate(engine: Engine, n_threads: int) -> float:
+    xp = engine.xp
+
+    def multiply() -> None:
+        engine.to_host((left @ right)[:1])  # waits until a device is done
+
+    with threadpool_limits(n_threads, user_api="blas"):
+        for edge in EDGES:
+            left, right = (xp.full((edge, edge), value, np.float32) for value in (1.0, 0.5))
+            if _fastest(multiply, 0) >= LONG_ENOUGH_S:
+                break
+        return 2 * edge**3 / _fastest(multiply, SECONDS)
+
+
+def _distance_rate(engine: Engine) -> float:
+    n, d = DISTANCES
+    x = engine.put(np.random.default_rng(0).random((n, d), np.float32))
+    clusters = np.arange(n, dtype=np.int32) % 2
+    return flop_counts.silhouettes([(n, 2)], d).flop / _fastest(lambda: engine.cluster_distances(x, clusters), SECONDS)
+
+
+def _copy_rate(engine: Engine, n_threads: int) -> float:
+    xp = engine.xp
+    size = min(COPY_BYTES, engine.memory_bytes // 4) // 4 * 4
+    source, target = (xp.full(size // 4, value, np.float32) for value in (1.0, 0.0))
+    # a CPU needs several cores to saturate its memory, a GPU one call
+    edges = np.linspace(0, len(source), (n_threads if xp is np else 1) + 1).astype(int)
+    pieces = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
+    with ThreadPoolExecutor(len(pieces), initializer=engine.timeline.thread_setup()) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda piece: xp.copyto(target[piece], source[piece]), pieces))
+            engine.to_host(target[-1:])
+
+        return 2 * size / _fastest(copy, SECONDS)
+
+
+def _fastest(call: Callable[[], object], seconds: float) -> float:
+    """Return the shortest duration of a call that is repeated for some seconds, after a first one that is not timed."""
+    call()
+    end, best = time.perf_counter() + seconds, math.inf
+    while best == math.inf or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begin)
+    return best
 
 
 if __name__ == "__main__":

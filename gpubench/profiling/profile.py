@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from gpubench.core.files import write_atomically
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from gpubench.profiling.limits import Limits
 
 Point = tuple[int, int, float]
 """Cells, dimensions, and a time or an amount of memory."""
@@ -42,6 +40,33 @@ WHOLE = "whole run"
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Highest rates of an engine's device, with its threads."""
+
+    blas_flop_s: float  # floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
+    # the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use instructions
+    # that a BLAS built for older processors does not
+    tiles_flop_s: float
+    bytes_s: float  # bytes per second that copying an array reads and writes
+    seconds: float  # duration of the measurement
+
+    @property
+    def flop_s(self) -> float:
+        """The higher rate of arithmetic."""
+        return max(self.blas_flop_s, self.tiles_flop_s)
+
+    def __str__(self) -> str:
+        return (
+            f"float32 products {self.blas_flop_s / 1e9:,.0f} GFLOP/s by BLAS and {self.tiles_flop_s / 1e9:,.0f} by "
+            f"distance tiles, copying memory {self.bytes_s / 1e9:,.1f} GB/s"
+        )
+
+    def least_s(self, flop: float, moved_bytes: float) -> float:
+        """Return the least seconds of an amount of work: the slower of arithmetic and memory."""
+        return max(flop / self.flop_s, moved_bytes / self.bytes_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Exponent:
     """Exponent p in y = c n^p with its standard error, which is None if there are only as many points as parameters."""
 
@@ -51,16 +76,11 @@ class Exponent:
 
 @dataclass(frozen=True, slots=True)
 class ScalingExponents:
-    """Scaling exponents of a stage; None if its sizes do not determine them.
-
-    Attributes
-    ----------
-    seconds_by_cells, seconds_by_dims : of the time
-    memory_by_cells, memory_by_dims : of the peak memory beyond what the process held before the cells were drawn
-    """
+    """Scaling exponents of a stage; None if its sizes do not determine them."""
 
     seconds_by_cells: Exponent | None
     seconds_by_dims: Exponent | None
+    # of the peak memory beyond what the process held before the cells were drawn
     memory_by_cells: Exponent | None
     memory_by_dims: Exponent | None
 
@@ -118,25 +138,16 @@ def fit_powers(points: Sequence[Point]) -> tuple[Exponent | None, Exponent | Non
 
 @dataclass(frozen=True, slots=True)
 class ProfiledStage:
-    """Stage of a run; stages with the same path are added up.
+    """Stage of a run; stages with the same path are added up."""
 
-    Attributes
-    ----------
-    path : names of the stages that it runs inside, and its own name
-    seconds, flop, moved_bytes, put_bytes : sums, as in `gpubench.core.timeline.Span`
-    peak_bytes : the maximum; None if it is not known
-    own_s : seconds without those of the stages inside it
-    innermost : whether it has no stages inside
-    """
-
-    path: str
-    seconds: float
+    path: str  # names of the stages that it runs inside, and its own name
+    seconds: float  # a sum, as the next three; see `gpubench.core.timeline.Span`
     flop: int
     moved_bytes: int
     put_bytes: int
-    peak_bytes: int | None
-    own_s: float
-    innermost: bool
+    peak_bytes: int | None  # the maximum; None if it is not known
+    own_s: float  # seconds without those of the stages inside it
+    innermost: bool  # whether it has no stages inside
 
     def rate(self, amount: float) -> float | None:
         """Return an amount per second; None if nothing was counted."""
@@ -252,24 +263,19 @@ class Profile:
 
 def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[ProfiledStage, ...]:
     """Add up the stages with the same path of one embedding's timeline, and leave out the embedding's name."""
-    stages: dict[str, ProfiledStage] = {}
+    spans: dict[str, list[Mapping[str, Any]]] = {}
     for span in timeline:
         embedding, _, path = span["path"].partition("/")
         if embedding == EMBEDDING:
-            path = path or WHOLE
-            counts = {key: span[key] for key in ("seconds", "flop", "moved_bytes", "put_bytes", "peak_bytes")}
-            if path in stages:
-                peaks = [peak for peak in (stages[path].peak_bytes, counts.pop("peak_bytes")) if peak is not None]
-                sums = {key: getattr(stages[path], key) + count for key, count in counts.items()}
-                counts = {**sums, "peak_bytes": max(peaks, default=None)}
-            stages[path] = ProfiledStage(path, **counts, own_s=counts["seconds"], innermost=True)
-    for path, stage in stages.items():
-        if path != WHOLE:
-            outer = path.rpartition("/")[0] or WHOLE
-            if outer in stages:
-                own_s = stages[outer].own_s - stage.seconds
-                stages[outer] = replace(stages[outer], own_s=own_s, innermost=False)
-    return tuple(stages.values())
+            spans.setdefault(path or WHOLE, []).append(span)
+    stages = []
+    for path, own in spans.items():
+        sums = {key: sum(span[key] for span in own) for key in ("seconds", "flop", "moved_bytes", "put_bytes")}
+        peak_bytes = max((span["peak_bytes"] for span in own if span["peak_bytes"] is not None), default=None)
+        inner = [other for other in spans if other != WHOLE and (other.rpartition("/")[0] or WHOLE) == path]
+        own_s = sums["seconds"] - sum(span["seconds"] for other in inner for span in spans[other])
+        stages.append(ProfiledStage(path, **sums, peak_bytes=peak_bytes, own_s=own_s, innermost=not inner))
+    return tuple(stages)
 
 
 def _run_to_dict(run: Run, limits: Limits) -> dict[str, Any]:

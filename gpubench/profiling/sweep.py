@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, close_matches
 from gpubench.core.machine import lacked_memory, why_ended
-from gpubench.profiling.limits import Limits
-from gpubench.profiling.profile import Failure, Profile, Run, stages_of
+from gpubench.profiling.profile import Failure, Limits, Profile, Run, stages_of
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -87,7 +86,11 @@ def profile(
             answer = _answer("score_cells", request, _report_to(listener, f"{n:,} x {d}"))
         except KeyboardInterrupt:
             return replace(done, interrupted=True)
-        done = _add(done, n, d, answer)
+        if "error" in answer:
+            done = replace(done, failures=(*done.failures, Failure(n, d, answer["error"])))
+        else:
+            run = Run(n, d, stages=stages_of(answer.pop("timeline")), **answer)
+            done = replace(done, runs=(*done.runs, run))
         if keep is not None:
             keep(done)
     return done
@@ -105,8 +108,6 @@ def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
-    from gpubench.core.errors import close_matches
-
     known = [task.id for task in TASKS.values() if "predictions" not in task.needs]
     for task in tasks:
         if task not in known:
@@ -141,10 +142,3 @@ def _answer(what: str, request: Mapping[str, Any], report: Callable[[str], None]
         text = stderr.read()
         remedy = "; use fewer cells" if lacked_memory(process.returncode, text) else ""
         return {"error": f"the process {why_ended(process.returncode, text)}{remedy}"}
-
-
-def _add(done: Profile, n: int, d: int, answer: Mapping[str, Any]) -> Profile:
-    if "error" in answer:
-        return replace(done, failures=(*done.failures, Failure(n, d, answer["error"])))
-    content = {key: answer[key] for key in ("warm_up_s", "base_bytes", "scores", "failures", "notes")}
-    return replace(done, runs=(*done.runs, Run(n, d, stages=stages_of(answer["timeline"]), **content)))

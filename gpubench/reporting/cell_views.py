@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpubench.core.scores import CLUSTER
 from gpubench.core.types import Labels
 from gpubench.reporting.content import EmbeddingCells
-from gpubench.reporting.svg import ink, page_theme, to_svg
+from gpubench.reporting.figures import ink, page_theme, to_svg
 from gpubench.results.figures import new_figure, scatter_cells
 from gpubench.results.table import printable
 
@@ -32,8 +32,7 @@ _MIN_DISTANCE = 0.05
 """Distance between the signs of groups, as a share of the width."""
 
 
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
+class LegendEntry(NamedTuple):
     """Group in a legend: its sign and colour in the figure, its name, its number of cells."""
 
     sign: str
@@ -44,44 +43,27 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Figure of the cells coloured by one property.
+    """Figure of the cells coloured by one property."""
 
-    Attributes
-    ----------
-    title : the property
-    svg : the figure
-    legend : largest group first; empty where the figure has a colour scale
-    others : number of groups that are drawn in grey
-    """
-
-    title: str
-    svg: str
-    legend: tuple[LegendEntry, ...] = ()
-    others: int = 0
+    title: str  # the property
+    svg: str  # the figure
+    legend: tuple[LegendEntry, ...] = ()  # largest group first; empty where the figure has a colour scale
+    others: int = 0  # number of groups that are drawn in grey
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedView:
-    """Coordinates of the cells with the panels drawn on them.
+    """Coordinates of the cells with the panels drawn on them."""
 
-    Attributes
-    ----------
-    name : the embedding, or the name of the coordinates
-    caption : the dimensions, and how many cells are drawn
-    """
-
-    name: str
-    caption: str
+    name: str  # the embedding, or the name of the coordinates
+    caption: str  # the dimensions, and how many cells are drawn
     panels: tuple[Panel, ...]
 
 
 def cell_views(embeddings: Sequence[EmbeddingCells], seed: int | None, key: str) -> list[ReportedView]:
     """Draw the views of some embeddings; those with the same coordinates share a view.
 
-    Parameters
-    ----------
-    seed : of the run, with which cells were drawn, for the caption
-    key : start of the ids of the figures
+    `seed` is that of the run, with which cells were drawn, for the caption; ids of figures begin with `key`.
     """
     sharing: dict[tuple[int, str], list[EmbeddingCells]] = {}
     for cells in embeddings:
@@ -127,8 +109,8 @@ def _group_panel(view: CellView, labels: Labels, title: str, key: str, *, number
     legend = []
     for i, code in enumerate(named, 1):
         name = printable(labels.names[code])
-        sign, name = (str(i), name) if numbered else (name, "")
-        legend.append(LegendEntry(sign, name, color_of[code], int(sizes[code])))
+        signed = (str(i), name) if numbered else (name, "")
+        legend.append(LegendEntry(*signed, color_of[code], int(sizes[code])))
     codes = labels.codes[view.rows]
     with page_theme():
         figure = new_figure(_SIDE_IN, _SIDE_IN)

@@ -1,23 +1,22 @@
-"""Content of a report as plain data: comparable runs, their tasks, and a row for each score."""
+"""Content of a report as plain data: comparable runs, their tasks, and a row for each score on all embeddings."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from gpubench.metrics import METRICS
-from gpubench.reporting.scores import ScoreRow, score_rows
-from gpubench.results.table import printable
+from gpubench.results.table import format_value, printable, telling_params
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
     from gpubench.core.scores import CellColumn, CellScores, MetricResult
     from gpubench.results.result import Result
-
 
 _DOI = re.compile(r"doi:(10\.\d{4,}/[^\s,;]*[^\s,;.)])")
 _BETTER = {True: "higher is better", False: "lower is better", None: "neither end is better"}
@@ -25,36 +24,147 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither en
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
-    """Definition of a metric.
-
-    Attributes
-    ----------
-    id, title : as in `MetricSpec`; a scorer of the user's has its id as title
-    definition : one sentence
-    scale : one sentence on its range and which end is better
-    dois : of the papers that define it
-    """
+    """Definition of a metric."""
 
     id: str
-    title: str
-    definition: str
-    scale: str
-    dois: tuple[str, ...]
+    title: str  # of a scorer of the user's, its id
+    definition: str  # one sentence
+    scale: str  # one sentence on its range and which end is better
+    dois: tuple[str, ...]  # of the papers that define it
 
 
 def describe_metric(metric: str) -> MetricText:
     """Return the definition of a metric."""
     if metric not in METRICS:
-        name = printable(metric)
-        return MetricText(
-            name, name, "A score that this version of gpubench does not define, such as your own.", "", ()
-        )
+        unknown = "A score that this version of gpubench does not define, such as your own."
+        return MetricText(printable(metric), printable(metric), unknown, "", ())
     published = METRICS[metric]
     spec, (low, high) = published.spec, published.spec.bounds
-    bounds = f"At least {low:g}" if high == inf else f"From {low:g} to {high:g}".replace("-", "−")
+    bounds = f"At least {low:g}" if high == math.inf else f"From {low:g} to {high:g}".replace("-", "−")
     scale = f"{bounds}; {_BETTER[spec.higher_is_better]}."
     dois = tuple(dict.fromkeys(_DOI.findall(published.__doc__ or "")))
     return MetricText(spec.id, spec.title, spec.description, scale, dois)
+
+
+_Key = tuple[tuple[tuple[str, str], ...], int]
+"""Distinguishing parameters with their values, and the number of earlier rows with the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCell:
+    """One score."""
+
+    value: float  # as in `MetricResult`
+    stderr: float | None
+    text: str  # the formatted value
+    approximate: bool  # whether an approximate method was used
+    note: str  # what was left out and why; may be empty
+    # start and length of a bar from zero, as shares of the metric's range; None for an infinite range
+    bar: tuple[float, float] | None
+    best: bool = False  # whether no other embedding has a better value, and some have a worse one
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One metric with one set of parameters, on every embedding."""
+
+    metric: str  # id
+    title: str
+    # name and value of the parameters that distinguish it from other rows of the metric
+    params: tuple[tuple[str, str], ...]
+    cells: tuple[ScoreCell | None, ...]  # one for each embedding, None where it was not scored
+    n: str  # cells used, as a range where embeddings differ
+    headline: bool  # whether it represents its metric in a summary
+
+    @property
+    def defined(self) -> bool:
+        """Whether any embedding has a defined score."""
+        return any(cell is not None and not math.isnan(cell.value) for cell in self.cells)
+
+    @property
+    def notes(self) -> list[str]:
+        """Distinct notes of its scores."""
+        return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
+
+    @property
+    def setting(self) -> str:
+        """Values of the parameters."""
+        return ", ".join(value for _, value in self.params)
+
+
+def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
+    """Put the rows of one metric of one task on each embedding side by side where distinguishing parameters agree."""
+    telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
+    keyed = [dict(_keyed(rows, telling)) for rows in columns]
+    keys = dict.fromkeys(key for column in keyed for key in column)
+    spec = METRICS[metric].spec if metric in METRICS else None
+    lined_up = []
+    for params, number in keys:
+        found = [column.get((params, number)) for column in keyed]
+        scored = [row for row in found if row is not None]
+        low, high = min(row.n for row in scored), max(row.n for row in scored)
+        cells = [None if row is None else _cell(row) for row in found]
+        lined_up.append(
+            ScoreRow(
+                metric=printable(metric),
+                title=spec.title if spec else printable(metric),
+                params=tuple((printable(name), printable(value)) for name, value in params),
+                cells=_with_best(cells, higher_is_better=spec.higher_is_better if spec else None),
+                n=f"{low:,}" if low == high else f"{low:,}–{high:,}",
+                headline=len(keys) == 1 or any(row.aggregate for row in scored),
+            )
+        )
+    return lined_up
+
+
+def _telling(rows: Sequence[MetricResult]) -> list[str]:
+    """Return the parameters that distinguish rows, without numbers that follow from others."""
+    names = list(telling_params(rows))
+    for name in telling_params(rows):
+        rest = [other for other in names if other != name]
+        is_number = all(isinstance(row.params.get(name), int | float | None) for row in rows)
+        if is_number and rest and len({tuple(repr(row.params.get(key)) for key in rest) for row in rows}) == len(rows):
+            names = rest
+    return names
+
+
+def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:
+    """Yield each row with its key."""
+    seen: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for row in rows:
+        params = tuple((name, str(row.params[name])) for name in telling if name in row.params)
+        yield (params, seen[params]), row
+        seen[params] += 1
+
+
+def _cell(row: MetricResult) -> ScoreCell:
+    return ScoreCell(
+        value=row.value,
+        stderr=row.stderr,
+        text=format_value(row.value),
+        approximate=row.approximate and not math.isnan(row.value),
+        note=printable(row.note),
+        bar=_bar(row.metric, row.value),
+    )
+
+
+def _bar(metric: str, value: float) -> tuple[float, float] | None:
+    """Return the bar from zero to the value within the bounds of the metric."""
+    low, high = METRICS[metric].spec.bounds if metric in METRICS else (0.0, math.inf)
+    if math.isnan(value) or math.isinf(high - low):
+        return None
+    zero, end = ((min(max(x, low), high) - low) / (high - low) for x in (0.0, value))
+    return min(zero, end), abs(end - zero)
+
+
+def _with_best(cells: Sequence[ScoreCell | None], *, higher_is_better: bool | None) -> tuple[ScoreCell | None, ...]:
+    """Mark the best values, and those that are formatted the same, unless all are."""
+    defined = [cell for cell in cells if cell is not None and not math.isnan(cell.value)]
+    if higher_is_better is None or len({cell.text for cell in defined}) < 2:
+        return tuple(cells)
+    choose = max if higher_is_better else min
+    best = choose(defined, key=lambda cell: cell.value).text
+    return tuple(replace(cell, best=cell.text == best) if cell is not None else None for cell in cells)
 
 
 _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
@@ -63,20 +173,13 @@ _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
 
 @dataclass(frozen=True, slots=True)
 class TaskContent:
-    """One task: its question, the definitions of its metrics, and its scores.
-
-    Attributes
-    ----------
-    id, title, question : of the task; one that this version does not know has its id as title and no question
-    metrics : definition of each metric that it reported
-    rows : one for each score, embeddings side by side
-    """
+    """One task: its question, the definitions of its metrics, and its scores."""
 
     id: str
-    title: str
-    question: str
-    metrics: tuple[MetricText, ...]
-    rows: tuple[ScoreRow, ...]
+    title: str  # of a task that this version does not know, its id
+    question: str  # of such a task, empty
+    metrics: tuple[MetricText, ...]  # definition of each metric that it reported
+    rows: tuple[ScoreRow, ...]  # one for each score, embeddings side by side
 
     def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskContent, tuple[str, ...]]:
         """Return the task without the embeddings that it did not score, and the names of the others."""
@@ -112,18 +215,11 @@ class TaskContent:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCells:
-    """Values of the cells of one embedding.
+    """Values of the cells of one embedding."""
 
-    Attributes
-    ----------
-    name : of its column on the page
-    scores : of the run that scored it; empty where the run stored no values of cells
-    embedding : its name in that run
-    """
-
-    name: str
-    scores: CellScores
-    embedding: str
+    name: str  # of its column on the page
+    scores: CellScores  # of the run that scored it; empty where the run stored no values of cells
+    embedding: str  # its name in that run
 
     def columns(self, task: str) -> list[CellColumn]:
         """Return the columns of a task."""
@@ -132,30 +228,17 @@ class EmbeddingCells:
 
 @dataclass(frozen=True, slots=True)
 class ComparableRuns:
-    """Runs on the same cells with the same options, whose scores are comparable.
+    """Runs on the same cells with the same options, whose scores are comparable."""
 
-    Attributes
-    ----------
-    source : the data as the user named it
-    seed : of the runs
-    n_cells : None where only predictions were scored
-    embeddings : names of the columns
-    cells : values of the cells of each embedding
-    tasks : with at least one score or note
-    skipped : tasks left out of every run, {"task", "reason"}
-    failures : {"task", "embedding", "error"}
-    interrupted : whether a run was stopped before its end
-    """
-
-    source: str
-    seed: int | None
-    n_cells: int | None
-    embeddings: tuple[str, ...]
-    cells: tuple[EmbeddingCells, ...]
-    tasks: tuple[TaskContent, ...]
-    skipped: tuple[dict[str, str], ...]
-    failures: tuple[dict[str, str], ...]
-    interrupted: bool
+    source: str  # the data as the user named it
+    seed: int | None  # of the runs
+    n_cells: int | None  # None where only predictions were scored
+    embeddings: tuple[str, ...]  # names of the columns
+    cells: tuple[EmbeddingCells, ...]  # values of the cells of each embedding
+    tasks: tuple[TaskContent, ...]  # with at least one score or note
+    skipped: tuple[dict[str, str], ...]  # tasks left out of every run, {"task", "reason"}
+    failures: tuple[dict[str, str], ...]  # {"task", "embedding", "error"}
+    interrupted: bool  # whether a run was stopped before its end
 
     @property
     def without_cells(self) -> list[str]:

@@ -1,15 +1,17 @@
-"""Figures of a report."""
+"""Figures of a report, as SVG elements that take the colours of the page."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
-from gpubench.reporting.breakdowns import Breakdown
-from gpubench.reporting.confusions import Confusion
-from gpubench.reporting.stages import ReportedStage, longest, memory_over_time
-from gpubench.reporting.svg import SERIES, ink, page_theme, to_svg
+import numpy as np
+
 from gpubench.results.figures import (
     MARKERS,
     add_legend,
@@ -19,15 +21,21 @@ from gpubench.results.figures import (
     offset,
     short,
     shortened,
+    theme,
     two_lines,
 )
+from gpubench.results.table import printable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
-    from gpubench.reporting.content import TaskContent
-    from gpubench.reporting.scores import ScoreCell, ScoreRow
+    from gpubench.reporting.cell_groups import Breakdown, Confusion
+    from gpubench.reporting.content import ScoreCell, ScoreRow, TaskContent
+    from gpubench.results.result import Result
     from gpubench.results.statistics import GroupStatistics
 
 WIDTH_IN = 3.9
@@ -44,6 +52,76 @@ _MAX_NAMED = 60
 _ROW_IN, _STAGE_IN = 0.2, 0.34
 _MAX_ROWS = 40
 _MIN_POINTS = 4
+_MAX_STAGES, _MIN_SHARE = 16, 0.005
+
+SERIES = 8
+"""Colours of embeddings, as --series-1 ... in report.css; combined with markers they suffice for any comparison."""
+
+_IMAGE_DPI = 160
+"""Resolution of images inside a figure: sharp on screens of twice the usual density."""
+
+_THEME = ("page", "text", "muted", "line", *(f"series-{i}" for i in range(1, SERIES + 1)))
+_FIRST_INK = 0x0000A0
+_INK = re.compile(r"#0000([ab][0-9a-f])\b")
+_LINK = re.compile(r"url\(#([^)]+)\)")
+_DROPPED = {"metadata", "style"}
+
+
+def ink(name: str) -> str:
+    """Return the colour that stands for the page's colour of that name: "page", "text", "line", "series-1" ..."""
+    return f"#{_FIRST_INK + _THEME.index(name):06x}"
+
+
+def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
+    """Convert a figure, drawn with colours of `ink`, to an SVG element; screen readers read title and description.
+
+    `key` begins its ids; no other figure of the page has it.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Text remains text: small, searchable and in the font of the page. The salt makes ids reproducible.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=_IMAGE_DPI, metadata={"Date": None})
+    root = ET.fromstring(buffer.getvalue())  # noqa: S314 - Matplotlib has just written it
+    for element in root.iter():  # names lose their namespaces, which HTML implies
+        element.tag = element.tag.rpartition("}")[2]
+        for name in list(element.attrib):
+            _set(element, name.rpartition("}")[2], element.attrib.pop(name), key)
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag in _DROPPED]:  # a style would apply to the whole page
+            parent.remove(child)
+    size = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.attrib |= {
+        "role": "img",
+        "aria-labelledby": f"{key}-title {key}-description",
+        "style": f"max-width: {size * 1.6:.0f}px",
+    }
+    for index, (tag, name, text) in enumerate((("title", "title", title), ("desc", "description", description))):
+        element = ET.Element(tag, {"id": f"{key}-{name}"})
+        element.text = text
+        root.insert(index, element)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _set(element: ET.Element, name: str, value: str, key: str) -> None:
+    """Set an attribute with ids made unique on the page and colours replaced by those of the page."""
+    if name == "id":
+        value = f"{key}-{value}"
+    elif name == "href" and not value.startswith("data:"):
+        value = f"#{key}-{value.removeprefix('#')}"
+    elif name == "style":
+        value = re.sub(r"font: [^;]*?(\d[\d.]*)px[^;]*", r"font-size: \1px", value)
+    value = _LINK.sub(rf"url(#{key}-\1)", value)
+    element.set(name, _INK.sub(lambda found: f"var(--{_THEME[int(found[1], 16) - _FIRST_INK]})", value))
+
+
+def page_theme() -> AbstractContextManager[None]:
+    """Use the colours of the page."""
+    texts = dict.fromkeys(("text_color", "axes_labelcolor", "xtick_color", "ytick_color"), ink("text"))
+    lines = dict.fromkeys(("axes_edgecolor", "grid_color"), ink("line"))
+    return theme(8, axes_spines_left=False, grid_linewidth=0.6, **texts, **lines)
 
 
 def _look(i: int) -> tuple[str, str]:
@@ -189,6 +267,61 @@ def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
     axes.grid(visible=True)
     _legend(figure, axes, embeddings)
     return figure
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedStage:
+    """Stage of a run."""
+
+    name: str  # its own, without the stages that contain it
+    path: str  # names of all of them
+    depth: int  # number of stages that contain it
+    start_s: float  # since the run began
+    seconds: float
+    share: float  # of the time of the whole run
+    peak_bytes: int | None  # as in `gpubench.core.timeline.Span`
+    put_bytes: int
+
+    @property
+    def peak_text(self) -> str:
+        """The peak memory in megabytes."""
+        return "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f}"
+
+
+def stages(result: Result) -> list[ReportedStage]:
+    """Return all stages of a run in the order in which they began."""
+    total = max((stage["start_s"] + stage["seconds"] for stage in result.timeline), default=0.0)
+    return [
+        ReportedStage(
+            name=printable(stage["path"].rpartition("/")[2]),
+            path=printable(stage["path"]),
+            depth=stage["path"].count("/"),
+            start_s=stage["start_s"],
+            seconds=stage["seconds"],
+            share=stage["seconds"] / total if total else 0.0,
+            peak_bytes=stage["peak_bytes"],
+            put_bytes=stage["put_bytes"],
+        )
+        for stage in result.timeline
+    ]
+
+
+def longest(all_stages: list[ReportedStage]) -> list[ReportedStage]:
+    """Return the longest stages that fit in a figure, without very short ones, in the order in which they began."""
+    chosen = [stage for stage in all_stages if stage.share >= _MIN_SHARE]
+    chosen = sorted(chosen, key=lambda stage: -stage.seconds)[:_MAX_STAGES]
+    return sorted(chosen, key=lambda stage: (stage.start_s, stage.depth))
+
+
+def memory_over_time(all_stages: list[ReportedStage]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (m,) peak bytes of the innermost running stage, NaN where unknown, and the (m + 1,) edges in seconds."""
+    edges = np.unique([[stage.start_s, stage.start_s + stage.seconds] for stage in all_stages])
+    middles = (edges[1:] + edges[:-1]) / 2
+    peaks = np.full(len(middles), np.nan)
+    for stage in sorted(all_stages, key=lambda stage: stage.depth):
+        if stage.peak_bytes is not None:
+            peaks[(middles >= stage.start_s) & (middles <= stage.start_s + stage.seconds)] = stage.peak_bytes
+    return peaks, edges
 
 
 def timeline_figure(stages: list[ReportedStage], key: str) -> str | None:

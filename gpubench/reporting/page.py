@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import InputError
-from gpubench.reporting.breakdowns import Breakdown, breakdowns
-from gpubench.reporting.cell_views import ReportedView, cell_views
-from gpubench.reporting.confusions import Confusion, confusions
+from gpubench.reporting.cell_groups import Breakdown, Confusion, breakdowns, confusions
+from gpubench.reporting.cell_views import cell_views
 from gpubench.reporting.content import ComparableRuns, TaskContent, comparable_runs
-from gpubench.reporting.figures import MAX_GROUPS, confusion_figure, quantiles_figure, scores_figure, timeline_figure
-from gpubench.reporting.stages import ReportedStage, stages
+from gpubench.reporting.figures import (
+    MAX_GROUPS,
+    confusion_figure,
+    quantiles_figure,
+    scores_figure,
+    stages,
+    timeline_figure,
+)
 from gpubench.results.result import Result
 from gpubench.results.table import printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-
 Facts = list[tuple[str, str]]
-
-_BYTES = "memory_bytes"
 
 
 def facts(provenance: Mapping[str, Any]) -> Facts:
@@ -47,7 +49,7 @@ def _flat(values: Mapping[str, Any], outer: str = "") -> Facts:
 
 
 def _text(key: str, value: Any) -> str:
-    if key == _BYTES:
+    if key == "memory_bytes":
         return f"{value / 1e9:.1f} GB"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -60,14 +62,7 @@ _NAME = "results.json"
 def read_runs(place: Path) -> dict[str, Result]:
     """Read a result file, or all files of a folder: its `*.json`, or else each `results.json` below it.
 
-    Returns
-    -------
-    Name -> result; the name distinguishes the file from the others.
-
-    Raises
-    ------
-    InputError
-        If there is no result, or a file is not a result.
+    Returns names, which distinguish a file from the others, with the results.
     """
     if not place.is_dir():
         return {place.stem: Result.from_json(place)}
@@ -88,24 +83,14 @@ _FOLDED_ABOVE = 24
 
 @dataclass(frozen=True, slots=True)
 class TaskSection:
-    """Task on the page.
+    """Task on the page."""
 
-    Attributes
-    ----------
-    anchor : its id
-    task : with all embeddings, for the summary
-    own : with the embeddings that it scored
-    embeddings : names of these
-    figure : of the scores; None for too few
-    breakdowns, confusions : with their figures
-    """
-
-    anchor: str
-    task: TaskContent
-    own: TaskContent
-    embeddings: tuple[str, ...]
-    figure: Markup | None
-    breakdowns: list[tuple[Breakdown, Markup | None]]
+    anchor: str  # its id
+    task: TaskContent  # with all embeddings, for the summary
+    own: TaskContent  # with the embeddings that it scored
+    embeddings: tuple[str, ...]  # names of these
+    figure: Markup | None  # of the scores; None for too few
+    breakdowns: list[tuple[Breakdown, Markup | None]]  # with their figures
     confusions: list[tuple[Confusion, Markup | None]]
 
     @property
@@ -114,47 +99,16 @@ class TaskSection:
         return len(self.task.defined) > _FOLDED_ABOVE and bool(self.task.headlines)
 
 
-@dataclass(frozen=True, slots=True)
-class RunsSection:
-    """Comparable runs on the page, with the sections of their tasks."""
-
-    anchor: str
-    comparison: ComparableRuns
-    sections: list[TaskSection]
-    views: list[ReportedView]
-
-
-@dataclass(frozen=True, slots=True)
-class RunSection:
-    """Time, memory and provenance of one run."""
-
-    name: str
-    stages: list[ReportedStage]
-    figure: Markup | None
-    facts: Facts
-
-
 def render(runs: Mapping[str, Result]) -> str:
-    """Render the HTML of a report.
-
-    All text from data is escaped, and the page forbids scripts and requests of any kind.
-
-    Parameters
-    ----------
-    runs : name -> result
-    """
+    """Render the HTML of a report: text from data is escaped, and the page forbids scripts and requests."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    loader = PackageLoader("gpubench.reporting", ".")
     environment = Environment(
-        loader=PackageLoader("gpubench.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["code"] = _code
-    environment.filters["trusted"] = _trusted
+    environment.filters |= {"code": _code, "trusted": _trusted}
     environment.globals["max_groups"] = MAX_GROUPS
     return environment.get_template("report.html.jinja").render(
         css=Markup(resources.files("gpubench.reporting").joinpath("report.css").read_text()),  # noqa: S704 - our own
@@ -163,17 +117,20 @@ def render(runs: Mapping[str, Result]) -> str:
     )
 
 
-def _runs_section(runs: ComparableRuns, anchor: str) -> RunsSection:
+def _runs_section(runs: ComparableRuns, anchor: str) -> dict[str, Any]:
+    """Return comparable runs with the sections of their tasks."""
     sections = [_task_section(runs, task, f"{anchor}-task-{i}") for i, task in enumerate(runs.tasks, 1)]
-    return RunsSection(anchor, runs, sections, cell_views(runs.cells, runs.seed, f"{anchor}-look"))
+    views = cell_views(runs.cells, runs.seed, f"{anchor}-look")
+    return {"anchor": anchor, "comparison": runs, "sections": sections, "views": views}
 
 
 def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskSection:
     own, embeddings = task.narrowed(runs.embeddings)
     cells = [cells for cells in runs.cells if cells.name in embeddings]
-    by_group = []
-    for i, breakdown in enumerate(breakdowns(task.id, cells)):
-        by_group.append((breakdown, _trusted(quantiles_figure(breakdown, embeddings, f"{anchor}-spreads-{i}"))))
+    by_group = [
+        (breakdown, _trusted(quantiles_figure(breakdown, embeddings, f"{anchor}-spreads-{i}")))
+        for i, breakdown in enumerate(breakdowns(task.id, cells))
+    ]
     by_class = []
     for i, confusion in enumerate(confusions(task.id, cells)):
         figure = None if confusion.fits_a_table else confusion_figure(confusion, f"{anchor}-matrix-{i}")
@@ -182,10 +139,11 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
     return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class)
 
 
-def _run_section(name: str, result: Result, number: int) -> RunSection:
+def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
+    """Return time, memory and provenance of one run."""
     own = stages(result)
     figure = _trusted(timeline_figure(own, f"timeline-{number}"))
-    return RunSection(name, own, figure, facts(result.provenance))
+    return {"name": name, "stages": own, "figure": figure, "facts": facts(result.provenance)}
 
 
 def _trusted(svg: str | None) -> Markup | None:

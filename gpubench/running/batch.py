@@ -41,50 +41,24 @@ def output_of(plan: PlannedRun, every: Output) -> Output:
 
 
 def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tuple[Result, list[str]]:
-    """Score one run and write its files, or return the complete result of an earlier run with the same inputs.
+    """Score one run and write its files, or reuse the complete result of the same inputs; also return lines to print.
 
-    Returns
-    -------
-    The result, and lines to print.
-
-    Raises
-    ------
-    InputError
-        Its input cannot be scored, or its files cannot be written; the line of the run file is in the message.
+    Errors name the line of the run file.
     """
     digest = _digest(plan)
     before = _finished(output, digest)
     if before is not None:
         return before, [f"Reused the complete result in {output.folder}"]
-    try:
-        with Checkpoint(output.folder) as checkpoint:
-            result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint)
-            result.provenance["run"] = {"name": plan.name, "digest": digest}
-            lines = [] if result.interrupted and not result.results else output.write(result)
-            return result, lines + checkpoint.end(complete=not (result.interrupted or result.failures))
-    except InputError as error:
-        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
+    with plan.named_in_errors(), Checkpoint(output.folder) as checkpoint:
+        result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint)
+        result.provenance["run"] = {"name": plan.name, "digest": digest}
+        lines = [] if result.interrupted and not result.results else output.write(result)
+        return result, lines + checkpoint.end(complete=not (result.interrupted or result.failures))
 
 
 def is_complete(plan: PlannedRun, output: Output) -> bool:
     """Whether an earlier run with the same inputs is complete, so that its result would be reused."""
     return _finished(output, _digest(plan)) is not None
-
-
-def plan_run(plan: PlannedRun) -> Plan:
-    """Plan one run.
-
-    Raises
-    ------
-    InputError
-        Its input cannot be scored; the line of the run file is in the message.
-    """
-    from gpubench.running import plan as running_plan
-
-    try:
-        return running_plan.plan_run(plan.options)
-    except InputError as error:
-        raise InputError(f"{plan.where}: run {plan.name!r}: {error}") from error
 
 
 def sum_text(plans: Mapping[str, Plan]) -> str:
@@ -98,13 +72,7 @@ def sum_text(plans: Mapping[str, Plan]) -> str:
 
 
 def write_table(results: Mapping[str, Result], folder: Path) -> str:
-    """Write the scores of all runs as one CSV file, with a column "run"; return one line of text.
-
-    Raises
-    ------
-    InputError
-        The file cannot be written.
-    """
+    """Write the scores of all runs as one CSV file, with a column "run"; return one line of text."""
     import pandas as pd
 
     scores = [row for result in results.values() for row in result.results]
@@ -152,7 +120,7 @@ def _digest(plan: PlannedRun) -> str | None:
             stat = path.stat()
             files[text] = [stat.st_size, stat.st_mtime_ns]
     asked |= {"scorers": sorted(plan.options.scorers or ()), "options": plan.options.options.to_dict()}
-    content = [asked, files, list(map(repr, datasets)), machine.package_version("gpubench")]
+    content = [asked, files, list(map(repr, datasets)), machine.package_version(machine.DISTRIBUTION)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -30,63 +31,49 @@ class _WorkThread(threading.Thread, Generic[T]):
 
     def __init__(self, work: Callable[[], T], timeline: Timeline) -> None:
         super().__init__(name="gpubench", daemon=True)
-        self.done = threading.Event()
+        self.future: Future[T] = Future()
         self.abandoned = False
         self._work = work
         self._timeline = timeline
         # settings of the caller's thread, such as numpy.errstate, apply to the work
         self._context = contextvars.copy_context()
         self._set_up = timeline.thread_setup()
-        self._returned: list[T] = []
-        self._raised: list[BaseException] = []
 
     def run(self) -> None:
         """Compute the value."""
         try:
-            self._set_up()
-            self._returned.append(self._context.run(self._work))
+            try:
+                self._set_up()
+                value = self._context.run(self._work)
+            finally:
+                self._timeline.cancel_token.clear(threading.get_ident())
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-            self._raised.append(error)
-        finally:
-            self._timeline.cancel_token.clear(threading.get_ident())
-            self.done.set()
-
-    def result(self) -> T:
-        """Return the value, or raise the error of the work."""
-        if self._raised:
-            raise self._raised[0]
-        return self._returned[0]
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(value)
 
 
 def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
-    """Run some work in its own thread while this one handles Ctrl-C.
+    """Run some work in its own thread while this one handles Ctrl-C, which raises KeyboardInterrupt.
 
+    The `cancel_token` of the timeline then asks the work to stop; it may still run in a thread that nobody waits for.
     In any thread but the main one, which signals do not reach, the work runs in place.
-
-    Parameters
-    ----------
-    timeline : its `cancel_token` asks the work to stop
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Ctrl-C; the work may still run in a thread that nobody waits for.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
     thread = _WorkThread(work, timeline)
     try:
         thread.start()
-        while not thread.done.wait(POLL_S):
+        while not wait([thread.future], POLL_S).done:
             pass
     except KeyboardInterrupt:
         timeline.cancel_token.cancel(thread)
         try:
-            thread.done.wait(PATIENCE_S)
+            wait([thread.future], PATIENCE_S)
         finally:  # a second Ctrl-C ends the waiting
-            thread.abandoned = not thread.done.is_set()
+            thread.abandoned = not thread.future.done()
         raise
-    return thread.result()
+    return thread.future.result()
 
 
 def has_abandoned_work() -> bool:

@@ -32,20 +32,12 @@ BASELINES = ("pca", "expression")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag of the command line, or a positional argument.
+    """A flag of the command line, or a positional argument."""
 
-    Attributes
-    ----------
-    names : as typed, such as ("--task", "-t")
-    metavar : placeholder of its value in the help
-    help : text of the help
-    type : type of its value
-    """
-
-    names: tuple[str, ...]
-    metavar: str | None
-    help: str
-    type: type = str
+    names: tuple[str, ...]  # as typed, such as ("--task", "-t")
+    metavar: str | None  # placeholder of its value in the help
+    help: str  # text of the help
+    type: type = str  # type of its value
 
     @property
     def parameter(self) -> str:
@@ -55,26 +47,16 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """How users write one option of a run.
+    """How users write one option of a run."""
 
-    Attributes
-    ----------
-    kind : type of its values
-    panel : group of its flags in the help
-    flags : on the command line
-    default : None: no value
-    named_in : where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
-    recorded : whether the provenance of a result has the value under the option's name
-    in_run_file : whether run files have a key of this name
-    """
-
-    kind: Kind
-    panel: str
-    flags: tuple[Flag, ...]
-    default: Any
+    kind: Kind  # type of its values
+    panel: str  # group of its flags in the help
+    flags: tuple[Flag, ...]  # on the command line
+    default: Any  # None: no value
+    # where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
     named_in: str = ""
-    recorded: bool = False
-    in_run_file: bool = True
+    recorded: bool = False  # whether the provenance of a result has the value under the option's name
+    in_run_file: bool = True  # whether run files have a key of this name
 
     def choices(self) -> list[str]:
         """Return the names that the option may have, its default among them; empty for any other values."""
@@ -98,13 +80,9 @@ def _option(
     more: tuple[Flag, ...] = (),
     **spec: Any,
 ) -> Any:
-    """Declare an option.
+    """Declare an option; `more` has flags for values of other forms.
 
-    Parameters
-    ----------
-    default : of the field; ...: it has none; a function makes it
-    flags : separated by spaces; empty: "--name"
-    more : flags for values of other forms
+    The default of a field may be a function that makes it; it has none for `...`. Without `flags` its flag is "--name".
     """
     first = Flag(tuple(flags.split()), metavar, help_, {"whole number": int, "switch": bool}.get(kind, str))
     has = {"default_factory": default} if callable(default) else {} if default is ... else {"default": default}
@@ -235,13 +213,7 @@ class RunOptions:
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
-        """Collect arguments of `gpubench.score`: fields, and parameters of the tasks.
-
-        Raises
-        ------
-        InputError
-            No such parameter (with close matches), or a value that no task can use.
-        """
+        """Collect arguments of `gpubench.score`: fields and parameters of the tasks, each of which must exist."""
         from gpubench.tasks import Options
 
         names = SPECS.keys() - {"options"}

@@ -24,17 +24,11 @@ class Output:
     """Folder and formats of the result files.
 
     Per-cell values are written to cells.parquet, together with results.json.
-
-    Attributes
-    ----------
-    folder : created when the first file is written
-    formats : keys of `WRITERS`; each gives one file, results.<format>
-    report : whether report.html is written as well
     """
 
-    folder: Path
-    formats: Sequence[str]
-    report: bool = False
+    folder: Path  # created when the first file is written
+    formats: Sequence[str]  # keys of `WRITERS`; each gives one file, results.<format>
+    report: bool = False  # whether report.html is written as well
 
     def files(self) -> dict[Path, Callable[[Result, Path], None]]:
         """Return file -> function that writes it."""
@@ -46,13 +40,7 @@ class Output:
         return files
 
     def check(self) -> None:
-        """Check, before anything is computed, that the files can be written.
-
-        Raises
-        ------
-        InputError
-            The folder cannot be written, or has a folder with the name of a file.
-        """
+        """Refuse, before anything is computed, a folder that cannot be written, or that has one named as a file."""
         check_writable_folder(self.folder, "out")
         for file in self.files():
             if file.is_dir():
@@ -62,13 +50,7 @@ class Output:
                 )
 
     def write(self, result: Result) -> list[str]:
-        """Write every file atomically; return one line of text per file.
-
-        Raises
-        ------
-        InputError
-            A file cannot be written.
-        """
+        """Write every file atomically; return one line of text per file."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -99,13 +99,7 @@ def refusal(stages: Iterable[PlannedStage], model: CostModel) -> str:
 
 
 def check_fits(prepared: Prepared) -> None:
-    """Refuse a run that cannot fit the memory, before anything is computed.
-
-    Raises
-    ------
-    InputError
-        A stage needs more than the budget.
-    """
+    """Refuse a run with a stage that cannot fit the memory, before anything is computed."""
     model = prepared.engine.cost_model
     if model is not None and (reason := refusal(plan_stages(prepared, model), model)):
         raise InputError(reason)
@@ -246,13 +240,11 @@ def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again
 def rates_of(model: CostModel, notes: list[str], *, measure_again: bool = False) -> tuple[Rates, str]:
     """Return the machine's rates and the date on which they were measured, now if they are not in the cache folder.
 
-    Parameters
-    ----------
-    notes : receives a message if the rates cannot be cached
+    `notes` receives a message if the rates cannot be cached.
     """
     file = cache_folder() / RATES
     known = _read_rates(file)
-    key = digest_of(*model.machine, machine.package_version("gpubench"))
+    key = digest_of(*model.machine, machine.package_version(machine.DISTRIBUTION))
     if key not in known or measure_again:
         known[key] = {"date": datetime.now(UTC).date().isoformat(), "rates": model.measure_rates()}
         try:

@@ -41,14 +41,9 @@ COLUMNS = ("label", "batch", "time", "species", "sample")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of all tasks.
+    """The checked inputs of all tasks."""
 
-    Attributes
-    ----------
-    columns : label-like fields of `TaskInput` -> codes; "time" as numbers
-    """
-
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Any]  # label-like fields of `TaskInput` -> codes; "time" as numbers
     perturbation: PerturbationData | None = None
     pre_integrated: Rows | None = None
 
@@ -76,35 +71,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is decided before computing starts.
-
-    Attributes
-    ----------
-    run : options of the run, with files in place of names of datasets, and the columns that their catalogue names
-    source : the data as the user named it, if that is a dataset
-    files : facts about the file of each dataset
-    baselines : names of the baselines to score as well
-    """
+    """Everything that is decided before computing starts."""
 
     engine: Engine
+    # options of the run, with files in place of names of datasets, and the columns that their catalogue names
     run: RunOptions
-    source: str | None
-    files: list[dict[str, Any]]
+    source: str | None  # the data as the user named it, if that is a dataset
+    files: list[dict[str, Any]]  # facts about the file of each dataset
     dataset: Dataset | None
     inputs: Inputs
     tasks: list[Task]
     skipped: list[dict[str, str]]
-    baselines: list[str]
+    baselines: list[str]  # names of the baselines to score as well
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
-    """Check the options of a run, start its engine and read its data; nothing is computed.
-
-    Raises
-    ------
-    InputError, EngineUnavailable
-        As `gpubench.score`.
-    """
+    """Check the options of a run, start its engine and read its data; nothing is computed."""
     wanted = _wanted_tasks(run.tasks)
     baselines = _baselines(run.baseline)
     run = replace(run, seed=check_seed(run.seed))
@@ -153,13 +135,7 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
-    """Encode the columns and refuse data that no task can score.
-
-    Raises
-    ------
-    InputError
-        Missing values, one value, all values different, times that are not numbers, too few cells.
-    """
+    """Encode the columns; refuse data that no task can score."""
     n = dataset.n_cells
     if n < 2:
         raise InputError(f"the data has {n} cell; at least two are needed")
@@ -181,13 +157,7 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
 
 
 def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """Return the tasks to run, and the skipped ones with reasons.
-
-    Raises
-    ------
-    InputError
-        A wanted task lacks an input, or no task can run.
-    """
+    """Return the tasks to run, and the skipped ones with reasons; refuse a wanted task without an input."""
     run: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
@@ -206,13 +176,7 @@ def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task],
 
 
 def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: list[str]) -> None:
-    """Refuse options that contradict each other.
-
-    Raises
-    ------
-    InputError
-        A baseline, or cells before integration, of several sources; or cells before integration that no task uses.
-    """
+    """Refuse options that contradict each other."""
     if run.pre_integrated is not None and SCIB not in (wanted or []):
         raise InputError(
             f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",

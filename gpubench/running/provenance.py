@@ -25,28 +25,15 @@ def provenance(
     n_cells: int | None = None,
     files: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe a run well enough to repeat it.
+    """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
-    Environment variables, user names and paths are left out, except the source as the user wrote it.
-
-    Parameters
-    ----------
-    engine : the engine that ran
-    options : columns, tasks and parameters of the run
-    source : the data as the user named it
-    fingerprint : digest of the data (see `gpubench.data.fingerprint`)
-    columns : digest of its columns only, which results of other embeddings share
-    n_cells : number of scored cells
-    files : facts about each dataset that was given by name
-
-    Returns
-    -------
-    A JSON-ready dictionary.
+    Environment variables, user names and paths are left out, except `source`, the data as the user named them.
+    `columns` is the digest of the columns only, which results of other embeddings share.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
     return {
-        "gpubench": machine.package_version("gpubench"),
+        "gpubench": machine.package_version(machine.DISTRIBUTION),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": engine.seed,
         "engine": {
@@ -78,7 +65,7 @@ def bit_level_context(engine: Engine) -> dict[str, Any]:
     """Return all that may change the last bit of a score, except data and options."""
     policy = engine.policy
     return {
-        "code": [machine.package_version("gpubench"), digest_of_code()],
+        "code": [machine.package_version(machine.DISTRIBUTION), digest_of_code()],
         "python": platform.python_version(),
         "packages": machine.package_versions(),
         "machine": [platform.machine(), machine.cpu_model()],

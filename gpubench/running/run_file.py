@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +42,23 @@ _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a run file.
+    """One run of a run file."""
 
-    Attributes
-    ----------
-    name : name of the run, and of the folder of its results
-    where : file and line, for messages
-    options : what to score, and how
-    """
+    name: str  # name of the run, and of the folder of its results
+    where: str  # file and line, for messages
+    options: RunOptions  # what to score, and how
 
-    name: str
-    where: str
-    options: RunOptions
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Begin the messages of errors with the place and the name of the run."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.where}: run {self.name!r}: {error}") from error
 
 
 def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
-    """Read a run file and check everything that does not require the data.
-
-    Raises
-    ------
-    InputError
-        What is wrong, with file and line, and close matches; or two runs that would compute the same scores.
-    """
+    """Read a run file and check everything that does not require the data; messages have file and line."""
     document = read_document(path, "run file")
     top = document.mapping(("defaults", "runs"))
     if "runs" not in top:
@@ -221,26 +218,15 @@ READERS: dict[Kind, Callable[[Value, str, Path], Any]] = {
 
 def _refuse_doubles(runs: list[PlannedRun]) -> None:
     """Make sure that no two runs compute the same scores."""
-    for i, run in enumerate(runs):
-        for other in runs[:i]:
-            both = _shared(run.options, other.options)
-            if both is not None:
-                raise InputError(
-                    f"{run.where}: run {run.name!r} computes the same as {other.name!r} ({other.where}): {both}; leave"
-                    " one out"
-                )
-
-
-def _shared(a: RunOptions, b: RunOptions) -> str | None:
-    """Name the embeddings and tasks that both runs compute; None if there are none, or other options differ."""
-    if replace(a, embeddings=None, tasks="auto") != replace(b, embeddings=None, tasks="auto"):
-        return None
-    embeddings = _embedding_items(a) & _embedding_items(b)
-    tasks = _task_ids(a) & _task_ids(b)
-    if not embeddings or not tasks:
-        return None
-    names = ", ".join(sorted(name for name, _ in embeddings))
-    return f"{names} on {', '.join(task for task in TASKS if task in tasks)}"
+    for other, run in combinations(runs, 2):
+        embeddings = _embedding_items(run.options) & _embedding_items(other.options)
+        tasks = _task_ids(run.options) & _task_ids(other.options)
+        rest, rest_of_other = (replace(one.options, embeddings=None, tasks="auto") for one in (run, other))
+        if embeddings and tasks and rest == rest_of_other:
+            names = ", ".join(sorted(name for name, _ in embeddings))
+            both = f"{names} on {', '.join(task for task in TASKS if task in tasks)}"
+            same = f"computes the same as {other.name!r} ({other.where}): {both}"
+            raise InputError(f"{run.where}: run {run.name!r} {same}; leave one out")
 
 
 def _embedding_items(run: RunOptions) -> set[tuple[str, str]]:

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from gpubench.cli import doctor
-from gpubench.cli.doctor import Finding, examine, to_text, works
+from gpubench.cli.doctor import Finding, blocks, examine, works
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable
+from gpubench.results.table import to_text
 
 
 def find(about: str) -> Finding:
@@ -22,7 +23,7 @@ def test_scoring_works_here() -> None:
     findings = examine()
     assert works(findings)
     assert find("engine cpu").state == "works"
-    text = to_text(findings)
+    text = to_text(blocks(findings))
     assert text.endswith("Scoring works here.")
     assert text.isprintable() or all(c.isprintable() or c == "\n" for c in text)
 
@@ -37,7 +38,7 @@ def test_a_broken_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPa
     assert not works(findings)
     assert find("engine cpu").state == "broken"
     assert str(error) in find("engine cpu").text
-    assert to_text(findings).endswith("Scoring does not work here: see the broken items above.")
+    assert to_text(blocks(findings)).endswith("Scoring does not work here: see the broken items above.")
 
 
 def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +46,7 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: 
     monkeypatch.setattr(machine, "package_version", lambda name: None if name == "faiss-cpu" else found(name))
     finding = find("faiss-cpu")
     assert finding.state == "missing"
-    assert 'pip install "gpubench[cpu]"' in finding.text
+    assert 'pip install "gpubench-sc[cpu]"' in finding.text
     assert works(examine()), "a package that only makes things faster is not needed"
 
 
@@ -60,7 +61,7 @@ def test_missing_dask_and_fsspec_come_with_the_command_that_installs_them(
     assert find(about).text.startswith(f"{package} 2.0; for ")
     monkeypatch.setattr(machine, "package_version", {}.get)
     assert find(about).state == "missing"
-    assert find(about).text.endswith(f'pip install "gpubench[{extra}]"')
+    assert find(about).text.endswith(f'pip install "gpubench-sc[{extra}]"')
     assert works([find(about)])
 
 
@@ -74,7 +75,7 @@ def test_missing_tiles_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_package_named_is_in_an_extra_that_exists() -> None:
-    requires = importlib.metadata.requires("gpubench") or []
+    requires = importlib.metadata.requires(machine.DISTRIBUTION) or []
     for package in doctor.OPTIONAL:
         assert any(line.startswith(package.name) and f"extra == '{package.extra}'" in line for line in requires), (
             package
@@ -117,7 +118,7 @@ def test_missing_cuda_modules_are_reported_with_their_cost(monkeypatch: pytest.M
         "cuml",
         "missing",
         "cannot be imported (AttributeError: no row_stack); random forests run on the CPU without it: "
-        'pip install "gpubench[cuda12]"',
+        'pip install "gpubench-sc[cuda12]"',
     )
     assert (cugraph.state, nvtx.state) == ("missing", "works")
     assert cugraph.text.startswith("is not installed; Leiden runs on the CPU")

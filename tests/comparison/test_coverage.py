@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gpubench.comparison.resampled_scores import agreement, prediction
 from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
+from gpubench.comparison.score_parts import agreement, prediction
 
 WORLDS = 150
 

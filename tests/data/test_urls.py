@@ -139,7 +139,9 @@ def test_missing_package_of_a_protocol_is_named(protocol: str, package: str, mon
 
 def test_missing_fsspec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(InputError, match=r'^data: s3://b/emb\.npy needs fsspec; .*pip install "gpubench\[remote\]"$'):
+    with pytest.raises(
+        InputError, match=r'^data: s3://b/emb\.npy needs fsspec; .*pip install "gpubench-sc\[remote\]"$'
+    ):
         read("s3://b/emb.npy")
 
 

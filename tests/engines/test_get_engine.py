@@ -103,7 +103,7 @@ def test_a_broken_cupy_does_not_affect_the_cpu_engine(
     monkeypatch.setattr(device, "driver_version", lambda: "12.4")
     with pytest.raises(EngineUnavailable, match=reason) as error:
         get_engine("cuda")
-    assert 'pip install "gpubench[cuda12]"' in str(error.value)
+    assert 'pip install "gpubench-sc[cuda12]"' in str(error.value)
     chosen = get_engine("auto")
     assert (chosen.name, chosen.chosen) == ("cpu", f"auto: {error.value}")
     assert gpubench.score([[0.0], [1.0], [9.0], [8.0]], label=list("aabb"), tasks="embedding").value("silhouette_score")

@@ -18,6 +18,7 @@ from scipy.stats import mannwhitneyu
 from gpubench.core.errors import InputError
 from gpubench.core.types import RankSums
 from gpubench.engines.base import Engine
+from gpubench.engines.common import rank_sums
 
 
 def duplicated(x: np.ndarray) -> Any:
@@ -113,6 +114,35 @@ def test_rank_sums_of_any_values_equal_the_oracle(engine: Engine, data: Any, n: 
     control = data.draw(st.integers(0, n_groups - 1))
     check(engine.rank_sums(values, groups, n_groups, control), values, groups, n_groups, control)
     check(engine.rank_sums(sparse.csr_array(values), groups, n_groups, control), values, groups, n_groups, control)
+
+
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "few counts": lambda rng, n: rng.poisson(0.3, n),
+    "logs of counts": lambda rng, n: np.log1p(rng.poisson(2, n) * rng.lognormal(0, 0.3, n)),
+    "close together but one": lambda rng, n: np.where(np.arange(n) == 7, 1e30, 1 + 1e-6 * rng.random(n)),
+    "close together but two": lambda rng, n: np.where(np.arange(n) < 2, 1e30, -1e-30 * rng.random(n)),
+    "any exponent": lambda rng, n: rng.normal(size=n) * 10.0 ** rng.integers(-38, 38, n),
+    "descending": lambda _, n: -np.arange(n) / 3,
+    "all equal": lambda _, n: np.full(n, 2.5),
+    "all equal but one": lambda _, n: np.where(np.arange(n) == 9, -1e-30, 2.5),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_rank_sums_of_many_values_equal_those_of_numpy(
+    engine_at_scale: Engine, name: str, dtype: type, rng: np.random.Generator
+) -> None:
+    for n in (47, 49, 5000, 40_000):
+        values = DISTRIBUTIONS[name](rng, n).astype(dtype)[:, None]
+        groups = rng.integers(-1, 7, n)
+        cells = rank_sums.group_cells(groups, 7, 3, values.shape)
+        expected = rank_sums.rank_sums(values, cells, lambda n_genes, run, _: run(0, n_genes))
+        for form in (np.asarray, sparse.csr_array, sparse.csc_array):
+            found = engine_at_scale.rank_sums(form(values), groups, 7, 3)
+            assert_array_equal(found.u, expected.u)
+            assert_array_equal(found.ties, expected.ties)
 
 
 def test_u_equals_scipy(engine: Engine, rng: np.random.Generator) -> None:

@@ -244,6 +244,37 @@ MUTATIONS = (
     Mutation("rank", "always the first row", "ranks[r * n + order", "ranks[order"),
     Mutation("rank", "a row written by two blocks", "r += gridDim.y", "r += 1", "race"),
     Mutation("rank", "32-bit positions", "for (Index at", "for (int at", "compiler"),
+    # rank_sums
+    Mutation("rank_sums", "equal control values count as below", "values[middle] < x;", "values[middle] <= x;"),
+    Mutation(
+        "rank_sums",
+        "equal control values are not seen",
+        "AND_EQUAL ? values[middle] <= x",
+        "AND_EQUAL ? values[middle] < x",
+    ),
+    Mutation("rank_sums", "zeros below negative values", "(x > 0.0 ? control_zeros : 0)", "control_zeros"),
+    Mutation(
+        "rank_sums", "no zeros below positive values", "(x > 0.0 ? control_zeros : 0)", "(x > 1e9 ? control_zeros : 0)"
+    ),
+    Mutation("rank_sums", "a value of the next segment", "i < last; i += WARP", "i <= last; i += WARP"),
+    Mutation("rank_sums", "some values left out", "i += WARP", "i += 2 * WARP"),
+    Mutation("rank_sums", "control of another gene", "starts[segment - group + control]", "starts[control]"),
+    Mutation(
+        "rank_sums", "a control value left out", "group + control + 1];", "group + control + 1] - (last > first);"
+    ),
+    Mutation("rank_sums", "ties counted from 0", ", x) + 1;  // of", ", x);  // of"),
+    Mutation("rank_sums", "ties of the control twice", "is_control ? nth : equal + nth", "equal + nth"),
+    Mutation("rank_sums", "ties of zeros twice", "is_control ? cubes(zeros) :", "zeros < 0 ? cubes(zeros) :"),
+    Mutation("rank_sums", "zeros of the control alone", " - cubes(control_zeros);", ";"),
+    Mutation(
+        "rank_sums",
+        "zeros above negative control values",
+        "2 * negative + control_zeros",
+        "0 * negative + control_zeros",
+    ),
+    Mutation("rank_sums", "one lane's values", "twice_u = sum_of_lanes<WARP>(twice_u);", "twice_u += 0;"),
+    Mutation("rank_sums", "half of the lanes' ties", "sum_of_lanes<WARP>(third", "sum_of_lanes<WARP / 2>(third"),
+    Mutation("rank_sums", "a segment written by two warps", "segment += warps_in_grid()", "segment += 1", "race"),
     # group_means
     Mutation("group_means", "a row of the next group", "i < starts[group + 1]", "i <= starts[group + 1]"),
     Mutation("group_means", "a warp left out", "w < GROUP_WARPS", "w < GROUP_WARPS - 1"),

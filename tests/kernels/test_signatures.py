@@ -32,6 +32,7 @@ LAUNCHES = {
     "symmetrise": (96, {}, 0),
     "rank": (96, {}, 0),
     "group_means": (256, {}, 2048),
+    "rank_sums": (96, {}, 0),
 }
 """Kernel -> threads per block, scalars, and the bytes of shared memory that its header promises for these."""
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from gpubench.engines import get_engine
-from gpubench.profiling import limits
-from gpubench.profiling.limits import Limits, measure_limits
+from gpubench.profiling import child
+from gpubench.profiling.child import measure_limits
+from gpubench.profiling.profile import Limits
 
 
 @pytest.mark.slow
 def test_measure_limits_is_plausible_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.05)
-    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 26)
-    monkeypatch.setattr(limits, "DISTANCES", (1024, 512))
+    monkeypatch.setattr(child, "SECONDS", 0.05)
+    monkeypatch.setattr(child, "COPY_BYTES", 1 << 26)
+    monkeypatch.setattr(child, "DISTANCES", (1024, 512))
     measured = measure_limits(get_engine("cpu"), 1)
     left = np.ones((1024, 1024), np.float32)
     left @ left

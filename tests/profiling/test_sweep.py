@@ -14,8 +14,8 @@ import pytest
 from gpubench.cli.main import main
 from gpubench.core.errors import InputError
 from gpubench.profiling import profile, sweep
+from gpubench.profiling.presentation import blocks
 from gpubench.profiling.profile import WHOLE, Profile, stages_of
-from gpubench.profiling.table import blocks
 from gpubench.results.table import to_text
 
 SPAN = {"start_s": 0.0, "seconds": 1.0, "put_bytes": 0, "peak_bytes": 1000, "flop": 0, "moved_bytes": 0}

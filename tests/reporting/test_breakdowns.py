@@ -9,7 +9,7 @@ from cell_cases import cells_result
 
 from gpubench.core.scores import CellColumn, CellScores
 from gpubench.core.types import Labels
-from gpubench.reporting.breakdowns import Breakdown, breakdowns
+from gpubench.reporting.cell_groups import Breakdown, breakdowns
 from gpubench.reporting.content import EmbeddingCells, comparable_runs
 from gpubench.results.figures import shortened
 from gpubench.results.result import Result

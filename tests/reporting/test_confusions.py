@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from gpubench.core.scores import CLUSTER, PREDICTED, CellColumn, CellScores
 from gpubench.core.types import Labels
-from gpubench.reporting.confusions import confusions
+from gpubench.reporting.cell_groups import confusions
 from gpubench.reporting.content import EmbeddingCells
 
 

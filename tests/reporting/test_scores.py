@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 from report_cases import make_result, row
 
-from gpubench.reporting.content import comparable_runs
-from gpubench.reporting.scores import score_rows
+from gpubench.reporting.content import comparable_runs, score_rows
 from gpubench.results.result import Result
 
 

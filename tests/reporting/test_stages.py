@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from report_cases import make_result, stage
 
-from gpubench.reporting.stages import longest, memory_over_time, stages
+from gpubench.reporting.figures import longest, memory_over_time, stages
 
 
 def test_memory_is_that_of_the_innermost_stage() -> None:

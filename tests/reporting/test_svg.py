@@ -6,7 +6,7 @@ import re
 
 from matplotlib.figure import Figure
 
-from gpubench.reporting.svg import SERIES, ink, to_svg
+from gpubench.reporting.figures import SERIES, ink, to_svg
 
 
 def test_colours_are_those_of_the_page() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.cli.print_result import ROWS_ON_TERMINAL, print_result, stages_text
+from gpubench.cli.score import ROWS_ON_TERMINAL, print_result, stages_text
 from gpubench.core.scores import MetricResult
 from gpubench.results.result import Result
 from gpubench.results.table import (

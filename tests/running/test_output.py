@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.cli.parse import parse_output
+from gpubench.cli.flags import parse_output
 from gpubench.core.errors import InputError
 from gpubench.results.result import Result
 from gpubench.running.output import WRITERS, Output

@@ -31,12 +31,7 @@ def leaves(sizes: Iterable[int], d: int) -> Work:
 
 
 def silhouettes(groups: Iterable[tuple[int, int]], d: int) -> Work:
-    """Count the distances of every two cells of a group, and two means for each cell.
-
-    Parameters
-    ----------
-    groups : cells and clusters of each group
-    """
+    """Count the distances of every two cells of each group (its cells and clusters), and two means for each cell."""
     sizes = [size for size, _ in groups]
     pairs, n = sum(size * (size - 1) for size in sizes) // 2, sum(sizes)
     return Work(2 * pairs * d, 4 * n * d + 16 * n, pairs)
@@ -56,14 +51,14 @@ def closed_silhouettes(groups: Iterable[tuple[int, int]], d: int) -> Work:
 
 
 def look_up(shape: tuple[int, ...], value_bytes: int) -> Work:
-    """Count the work of reading k neighbours of each of n cells (index and value) and writing one float64 per cell.
-
-    Parameters
-    ----------
-    shape : (n, k)
-    """
+    """Count the reading of index and value of neighbours, `shape` (n, k), and the writing of a float64 per cell."""
     n, k = shape
     return Work(0, n * k * (4 + value_bytes) + 8 * n, n * k)
+
+
+def rank_sums(n_stored: int, itemsize: int, n_groups: int, n_genes: int) -> Work:
+    """Count the ranking of stored values, and the sums of all groups in all genes."""
+    return Work(0, n_stored * (itemsize + 4) + 16 * n_groups * n_genes, n_stored)
 
 
 def assign(n: int, d: int, n_centres: int) -> Work:

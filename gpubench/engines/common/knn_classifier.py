@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,24 +26,12 @@ SEARCH_GROWTH = 4
 """Factor by which the number of neighbours grows in each repeated search."""
 
 
-class KnnEngine(Protocol):
-    """The operations of an engine that the classifier uses; see `Engine`."""
-
-    xp: Any
-
-    def knn(self, x: Array, k: int) -> Knn:
-        """See `Engine.knn`."""
-
-    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`."""
-
-
 class KnnClassifier:
-    """k-nearest-neighbours classifier: Euclidean, equal votes; of equally near cells the first votes."""
+    """k-nearest-neighbours classifier of an `Engine`: Euclidean, equal votes; of equally near cells the first votes."""
 
     note = ""
 
-    def __init__(self, engine: KnnEngine, *, n_neighbors: int = N_VOTES) -> None:
+    def __init__(self, engine: Any, *, n_neighbors: int = N_VOTES) -> None:
         self._engine = engine
         self.n_neighbors = n_neighbors
 
@@ -80,7 +68,7 @@ class Voters:
     method: str
     recall: float | None
 
-    def vote_shares(self, engine: KnnEngine, rows: I64, codes: I32, n_classes: int) -> Array:
+    def vote_shares(self, engine: Any, rows: I64, codes: I32, n_classes: int) -> Array:
         """Return the (m, n_classes) shares of the votes for some cells; `codes` (n,) are those of all cells."""
         xp = engine.xp
         return _vote_shares(xp, xp.asarray(codes)[self.nearest[rows]], n_classes)
@@ -99,7 +87,7 @@ def graph_neighbors(n_folds: int, n_votes: int = N_VOTES) -> int:
     return k
 
 
-def nearest_in_other_folds(engine: KnnEngine, x: Array, folds: NDArray[Any], n_votes: int = N_VOTES) -> Voters:
+def nearest_in_other_folds(engine: Any, x: Array, folds: NDArray[Any], n_votes: int = N_VOTES) -> Voters:
     """Find the nearest cells in other folds of each cell, from one graph of all cells.
 
     For the few cells with too few of them more neighbours are searched exactly.

@@ -156,13 +156,9 @@ def perplexity_weights(xp: ModuleType, distances: Array, perplexity: float) -> A
     if len(rows):
         beyond = beyond[rows]
         beyond /= beyond.mean(axis=1)[:, None]
-        weights[rows] = _weights(xp, beyond, _log_betas(xp, beyond, float(np.log(perplexity))))
-    return weights
-
-
-def _weights(xp: ModuleType, beyond: Array, log_beta: Array) -> Array:
-    weights = xp.exp(-xp.exp(log_beta)[:, None] * beyond)
-    weights /= weights.sum(axis=1)[:, None]
+        beta = xp.exp(_log_betas(xp, beyond, float(np.log(perplexity))))
+        raw = xp.exp(-beta[:, None] * beyond)
+        weights[rows] = raw / raw.sum(axis=1)[:, None]
     return weights
 
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from gpubench.core.errors import InputError, some_rows
 from gpubench.core.types import RankSums
-from gpubench.data.matrices import to_host
+from gpubench.data.matrices import comes_from, to_host
+from gpubench.engines.common import flop_counts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from scipy.sparse import csc_array, csr_array
 
+    from gpubench.core.timeline import Work
     from gpubench.core.types import F64, I32, I64
 
     Matrix: TypeAlias = "NDArray[Any] | csr_array | csc_array"
@@ -88,6 +90,7 @@ def as_matrix(values: Any, *, float32_ties: bool) -> Matrix:
     InputError
         Not numbers.
     """
+    values = values.get() if comes_from(values, "cupyx") else values
     is_sparse = hasattr(values, "tocsr")
     matrix = values if is_sparse else to_host(values, "values")
     if matrix.dtype.kind not in "fiub":
@@ -112,6 +115,16 @@ def _canonical(matrix: Any, dtype: Any) -> Any:
         matrix = matrix.copy()  # its indices may be those of the caller
         matrix.sum_duplicates()
     return matrix
+
+
+def n_stored(matrix: Matrix) -> int:
+    """Return how many values a matrix stores."""
+    return int(matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz)
+
+
+def work(matrix: Matrix, n_groups: int) -> Work:
+    """Count the work of `Engine.rank_sums`."""
+    return flop_counts.rank_sums(n_stored(matrix), matrix.dtype.itemsize, n_groups, matrix.shape[1])
 
 
 def require_finite(matrix: Matrix, cells: GroupedCells) -> None:

@@ -34,7 +34,9 @@ def available() -> bool:
 def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
     """Search an inverted file of sqrt(n) lists by faiss, the nearest `N_PROBE` lists of each cell."""
     if not available():
-        raise EngineUnavailable('knn="ivf" needs faiss; install it with: pip install "gpubench[cpu]"', argument="knn")
+        raise EngineUnavailable(
+            'knn="ivf" needs faiss; install it with: pip install "gpubench-sc[cpu]"', argument="knn"
+        )
     import faiss
 
     n, d = x.shape

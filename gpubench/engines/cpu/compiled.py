@@ -20,7 +20,10 @@ from gpubench.core.errors import InputError
 VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
-SOURCES = ("product.hpp", "nearest.hpp", "topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "supported.cpp")
+SOURCES = (
+    *("product.hpp", "nearest.hpp"),
+    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "supported.cpp"),
+)
 """Sources of the libraries, in the order of their digest."""
 
 _FOLDER = Path(__file__).parent / "native"
@@ -91,6 +94,8 @@ _F32, _F64, _I32, _I64, _U64, _BYTE, _BOOL = (
     _array(dtype) for dtype in (np.float32, np.float64, np.int32, np.int64, np.uint64, np.uint8, np.bool_)
 )
 _STORE = (_INT, _INT, _U64, _I32, _F32)  # keep, space, candidates, counts, limits
+_RANKED = (_INT, _INT, _INT, _I32, _I64, _I64, _INT, _INT, _F64, _I64)  # start, stop, width, groups, u, ties
+_VALUES, _INDICES = {"f32": np.float32, "f64": np.float64}, {"i32": np.int32, "i64": np.int64}
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "panel_columns": (_INT, ()),
     "pack_columns": (None, (_F32, _INT, _INT, _F32)),
@@ -120,5 +125,20 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "count_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64)),
     "write_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64, _I32, _F64)),
     "sort_edges": (None, (_I64, _INT, _INT, _I32, _F64)),
+    **{
+        f"rank_dense_{name}": (_FLAG, (np.ctypeslib.ndpointer(dtype, ndim=2, flags="ALIGNED"), _INT, _INT, *_RANKED))
+        for name, dtype in _VALUES.items()
+    },
+    **{
+        f"{function}_{value}_{index}": (result, (_array(_VALUES[value]), _array(_INDICES[index]), _I64, *arguments))
+        for value in _VALUES
+        for index in _INDICES
+        for function, result, arguments in (
+            ("rank_rows", _FLAG, _RANKED),
+            ("rank_columns", _FLAG, (_I32, *_RANKED)),
+            ("sum_rows", None, (_I32, _INT, _F64)),
+            ("sum_columns", None, (_I32, _INT, _INT, _INT, _F64)),
+        )
+    },
 }
-"""Result and arguments of each function; arrays must be C-contiguous and of the right dtype."""
+"""Result and arguments of each function; arrays must be of the right dtype, and C-contiguous unless strides follow."""

@@ -16,12 +16,13 @@ import numpy as np
 from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
-from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.data import FiniteCheck, as_rows
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
 from gpubench.engines.common import flop_counts
-from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, silhouette
+from gpubench.engines.common.rank_sums import as_matrix, group_cells
+from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, rank_sums, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cpu.classifiers import (
     MAX_FOREST_CELLS,
@@ -219,7 +220,20 @@ class CpuEngine(Engine):
 
     def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
         """See `Engine.group_means`."""
-        return kernels.group_means(x, codes, n_groups)
+        if self.tiles is None or not hasattr(x, "tocsr"):
+            return kernels.group_means(x, codes, n_groups)
+        sums = rank_sums.group_sums(x, codes, n_groups, self.tiles, self.workers)
+        return kernels.means_of_sums(sums, codes)
+
+    def rank_sums(
+        self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
+    ) -> RankSums:
+        """See `Engine.rank_sums`."""
+        if self.tiles is None:
+            return super().rank_sums(values, groups, n_groups, control, float32_ties=float32_ties)
+        cells = group_cells(groups, n_groups, control, np.shape(values))
+        matrix = as_matrix(values, float32_ties=float32_ties)
+        return rank_sums.rank_sums(matrix, cells, self.tiles, self.workers)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""

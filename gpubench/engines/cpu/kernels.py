@@ -228,17 +228,22 @@ def average_ranks(values: NDArray[Any], first: int, last: int, out: F64) -> None
 
 def group_means(x: Any, codes: I32, n_groups: int) -> F64:
     """Compute the means of the rows of each group, (n_groups, d), of an array or a sparse matrix; see `Engine`."""
-    taken = np.flatnonzero(codes >= 0)
+    if hasattr(x, "tocsr"):
+        return means_of_sums(group_sums(x, codes, n_groups), codes)
+    x, taken = to_host(x, "x"), np.flatnonzero(codes >= 0)
     order = taken[np.argsort(codes[taken], kind="stable")]
     sizes = np.bincount(codes[taken], minlength=n_groups)
     means = np.full((n_groups, x.shape[1]), np.nan)
-    if hasattr(x, "tocsr"):
-        means[sizes > 0] = (group_sums(x, codes, n_groups) / np.maximum(sizes, 1)[:, None])[sizes > 0]
-        return means
-    x = to_host(x, "x")
     for group, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
         if len(rows):
             means[group] = x[rows].mean(axis=0, dtype=np.float64)
+    return means
+
+
+def means_of_sums(sums: F64, codes: I32) -> F64:
+    """Divide the sums of groups by their numbers of rows; NaN for an empty group."""
+    sizes = np.bincount(codes[codes >= 0], minlength=len(sums))[:, None]
+    means: F64 = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
     return means
 
 
@@ -248,5 +253,5 @@ def group_sums(x: Any, codes: I32, n_groups: int) -> F64:
     row_codes = codes[entries.row]
     taken = row_codes >= 0
     places = row_codes[taken].astype(np.int64) * d + entries.col[taken]
-    sums = np.bincount(places, entries.data[taken], n_groups * d).astype(np.float64, copy=False)
+    sums: F64 = np.bincount(places, entries.data[taken], n_groups * d).astype(np.float64, copy=False)
     return sums.reshape(n_groups, d)

@@ -68,7 +68,7 @@ def count_gpus() -> int:
 def install_command(driver: str | None = None) -> str:
     """Return the command that installs the packages of the CUDA engine for the CUDA version of the driver."""
     extra = "cuda12" if driver is not None and driver.startswith("12.") else "cuda13"
-    return f'pip install "gpubench[{extra}]"'
+    return f'pip install "gpubench-sc[{extra}]"'
 
 
 class Device:

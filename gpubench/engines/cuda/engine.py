@@ -12,14 +12,15 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
-from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, Precision
 from gpubench.engines.common import flop_counts
+from gpubench.engines.common import rank_sums as common_rank_sums
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cpu import kernels as cpu_kernels
-from gpubench.engines.cuda import exact_knn, ivf, silhouette, tables
+from gpubench.engines.cuda import exact_knn, ivf, rank_sums, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
 from gpubench.engines.cuda.classifiers import CudaLogisticRegression, Forests
@@ -222,6 +223,15 @@ class CudaEngine(Engine):
         if type(x) is np.ndarray or hasattr(x, "tocsr"):
             return cpu_kernels.group_means(x, codes, n_groups)
         return self.to_host(tables.group_means(self.gpu.current(), x, codes, n_groups))
+
+    def rank_sums(
+        self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
+    ) -> RankSums:
+        """See `Engine.rank_sums`."""
+        cells = common_rank_sums.group_cells(groups, n_groups, control, np.shape(values))
+        matrix = common_rank_sums.as_matrix(values, float32_ties=float32_ties)
+        self.timeline.count(common_rank_sums.work(matrix, n_groups))
+        return rank_sums.rank_sums(self.gpu, matrix, cells, self.room_bytes())
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""

@@ -224,6 +224,15 @@ _KERNELS = (
         shared_bytes=lambda s: 8 * s["threads"],
         fixed_block=True,
     ),
+    Kernel(
+        "rank_sums",
+        {"values": "n_values", "starts": "n_segments+1", "sizes": "n_groups", "u": "n_segments", "ties": "n_segments"},
+        ranges={"control": Range(0)},
+        rules={
+            "control < n_groups": lambda s: s["control"] < s["n_groups"],
+            "n_segments is a multiple of n_groups": lambda s: int(s["n_segments"]) % int(s["n_groups"]) == 0,
+        },
+    ),
 )
 
 KERNELS: Mapping[str, Kernel] = {kernel.name: kernel for kernel in _KERNELS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,9 @@ from gpubench.engines.dask import gpu_worker
 from gpubench.engines.dask.cluster import RemoteArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import F32, I32
     from gpubench.engines.dask.cluster import Cluster
     from gpubench.engines.dask.worker import EngineSettings
 
@@ -34,7 +32,7 @@ class ClusterClassifier:
         self._fitted: Any = None
         self._note: str | None = None
 
-    def fit(self, x: Any, codes: NDArray[np.int32], n_classes: int) -> ClusterClassifier:
+    def fit(self, x: Any, codes: I32, n_classes: int) -> ClusterClassifier:
         """Start the training and return at once; see `Classifier.fit`."""
         self._fitted = self._cluster.submit("fit", train, *self._arguments, x, codes, n_classes)
         self._note = None
@@ -55,7 +53,7 @@ class ClusterClassifier:
         return self._predict("predict_proba", x)
 
     def _predict(self, method: str, x: Any) -> RemoteArray:
-        return RemoteArray(self._cluster, self._cluster.submit(method, predict, self._fitted, method, x))
+        return RemoteArray(self._cluster, self._cluster.submit(method, WorkerClassifier.call, self._fitted, method, x))
 
 
 class LinearClusterClassifier(ClusterClassifier):
@@ -89,34 +87,20 @@ class WorkerClassifier:
         WorkerClassifier.__init__(self, *arguments)
         vars(self.classifier).update(learnt)
 
-    @contextmanager
-    def using(self, x: Any) -> Iterator[Any]:
-        """Yield cells where the engine has them; a GPU is used by one thread at a time."""
+    def call(self, method: str, x: Any, *args: Any) -> Any:
+        """Call a method with cells; its answer is on the host. A GPU is used by one thread at a time."""
         cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
+        function = getattr(self.classifier, method)
         if isinstance(self.engine, CpuEngine):
-            yield cells
-        else:
-            with gpu_worker.one_at_a_time:
-                yield gpu_worker.on_device(self.engine, cells)
+            return function(cells, *args)
+        with gpu_worker.one_at_a_time:
+            return gpu_worker.on_host(self.engine, function(gpu_worker.on_device(self.engine, cells), *args))
 
 
 def train(
-    settings: EngineSettings,
-    kind: Any,
-    params: dict[str, Any],
-    x: NDArray[np.float32],
-    codes: NDArray[np.int32],
-    n_classes: int,
+    settings: EngineSettings, kind: Any, params: dict[str, Any], x: F32, codes: I32, n_classes: int
 ) -> WorkerClassifier:
     """Train a classifier."""
     trained = WorkerClassifier(settings, kind, params)
-    with trained.using(x) as cells:
-        trained.classifier.fit(cells, np.asarray(codes), n_classes)
+    trained.call("fit", x, np.asarray(codes), n_classes)
     return trained
-
-
-def predict(trained: WorkerClassifier, method: str, x: NDArray[np.float32]) -> Any:
-    """Call a method of a trained classifier and return its answer on the host."""
-    with trained.using(x) as cells:
-        answer = getattr(trained.classifier, method)(cells)
-        return answer if isinstance(answer, np.ndarray) else trained.engine.to_host(answer)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpubench.core.errors import ClusterError
-from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph, Knn
 from gpubench.engines.dask import worker as dask_worker
 from gpubench.engines.dask.transfer import ArrayTransfer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from gpubench.core.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,6 @@ UNFINISHED = ("pending", "lost")
 TASKS_AHEAD = 2
 """Tasks that `submit_throttled` sends for each that runs at a time."""
 
-MERGED_AT_A_TIME = 16
-"""Answers that one task of `merge_tree` merges."""
-
 
 def is_running(client: Any) -> bool:
     """Return whether the client is connected to its scheduler."""
@@ -70,48 +68,35 @@ def is_running(client: Any) -> bool:
 
 
 class ClusterMonitor:
-    """Watches the scheduler and the workers of a client while a run waits for tasks.
+    """Watches the scheduler and the workers while a run waits for tasks.
 
-    Parameters
-    ----------
-    started : Dask's cluster and its number of workers, where it was started here. Dask gives up workers that end again
-        while they start, so new ones are requested
-    describe : makes an error message of a fault
+    Dask gives up workers that end again while they start, so new ones are requested where the cluster was started here.
     """
 
-    def __init__(
-        self, client: Any, started: tuple[Any, int] | None, describe: Callable[[str], str], tuning: DaskTuning
-    ) -> None:
-        self._client, self._started, self._describe, self._tuning = client, started, describe, tuning
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._answered = self._had_workers = self._asked = time.monotonic()
 
     def check(self) -> None:
-        """Check that the scheduler answers and has workers.
-
-        Raises
-        ------
-        ClusterError
-            One of them has been missing for too long.
-        """
-        now = time.monotonic()
-        if not is_running(self._client):
-            if now - self._answered > self._tuning.lost_s:
-                raise ClusterError(self._describe("the scheduler does not answer any more"))
+        """Raise `ClusterError` if the scheduler has not answered, or has had no workers, for too long."""
+        now, cluster, tuning = time.monotonic(), self._cluster, self._cluster.tuning
+        if not is_running(cluster.client):
+            if now - self._answered > tuning.lost_s:
+                raise cluster.error("the scheduler does not answer any more")
             return
         self._answered = now
-        if now - self._asked < self._tuning.ask_s:
+        if now - self._asked < tuning.ask_s:
             return
         self._asked = now
-        n_workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
-        if self._started and n_workers < self._started[1]:
-            cluster, wanted = self._started
-            cluster.loop.add_callback(_replace_workers, cluster, wanted)
+        n_workers = len(cluster.client.scheduler_info(n_workers=-1)["workers"])
+        if cluster.started and n_workers < cluster.started[1]:
+            started, wanted = cluster.started
+            started.loop.add_callback(_replace_workers, started, wanted)
         if n_workers:
             self._had_workers = now
-        elif now - self._had_workers > self._tuning.workerless_s:
-            seconds = f"{self._tuning.workerless_s:.0f} s"
-            fault = f"all workers have ended and none has come for {seconds}; look into their logs"
-            raise ClusterError(self._describe(fault))
+        elif now - self._had_workers > tuning.workerless_s:
+            seconds = f"{tuning.workerless_s:.0f} s"
+            raise cluster.error(f"all workers have ended and none has come for {seconds}; look into their logs")
 
 
 def _replace_workers(cluster: Any, wanted: int) -> None:
@@ -165,13 +150,7 @@ class Cluster:
     close : closes what was opened for the run; called at exit at the latest
     """
 
-    def __init__(
-        self,
-        client: Any,
-        opened: Sequence[Any] = (),
-        timeline: Timeline | None = None,
-        tuning: DaskTuning = DEFAULT_TUNING,
-    ) -> None:
+    def __init__(self, client: Any, opened: Sequence[Any], timeline: Timeline, tuning: DaskTuning) -> None:
         """Take over a client and what was opened for it, see `connect`."""
         self.client = client
         self.tuning = tuning
@@ -182,18 +161,12 @@ class Cluster:
         # closed before Dask ends its own threads, which it does when Python calls finalizers
         self.close.atexit = False
         atexit.register(self.close)
-        self._timeline = timeline or Timeline()
+        self._timeline = timeline
         self._preferred: dict[str, Any] = {}  # where everything that is submitted runs
         self._numbers: dict[str, int] = {}  # of workers, in the order in which they first report
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of each worker, by address.
-
-        Raises
-        ------
-        ClusterError
-            There are no workers, or the scheduler does not answer.
-        """
+        """Return what the scheduler knows of each worker, by address; there is at least one."""
         # Client.scheduler_info may return an older answer without workers, which Dask asks for every few seconds
         self._require_scheduler()
         with self._translated_errors():
@@ -215,12 +188,7 @@ class Cluster:
     def submit_each(
         self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, spread: bool = False
     ) -> list[Any]:
-        """Call a function with each of several arguments, the first ones first.
-
-        Parameters
-        ----------
-        spread : on the workers in turn, as long as they exist
-        """
+        """Call a function with each of several arguments, the first ones first; `spread` on the workers in turn."""
         return list(self._submit_lazily(name, function, calls, self._choices() if spread else []))
 
     def submit_throttled(
@@ -233,13 +201,11 @@ class Cluster:
     ) -> None:
         """Call a function with each of several arguments, few at a time, because Dask transfers all inputs at once.
 
-        Parameters
-        ----------
-        done : called with the number and the future of each call that has ended
+        `done` is called with the number and the future of each call that has ended.
         """
         limit, submitted = TASKS_AHEAD * self.n_slots, enumerate(self._submit_lazily(name, function, calls))
         running: dict[Any, int] = {}
-        monitor = ClusterMonitor(self.client, self.started, self._describe, self.tuning)
+        monitor = ClusterMonitor(self)
         n_done = 0
         try:
             while True:
@@ -271,39 +237,18 @@ class Cluster:
     ) -> Iterator[Any]:
         token = uuid.uuid4().hex[:8]
         for i, args in enumerate(calls):
-            address = addresses[i % len(addresses)] if addresses else None
+            address = addresses[i % len(addresses)] if addresses else ""
             yield self._submit((f"{name}-{token}", i), function, tuple(args), {}, priority=-i, address=address)
 
     def _submit(
-        self,
-        key: Any,
-        function: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        *,
-        priority: int = 0,
-        address: str | None = None,
+        self, key: Any, function: Callable[..., Any], args: Any, kwargs: Any, priority: int = 0, address: str = ""
     ) -> Any:
         self._require_scheduler()
-        place = self._preferred if address is None else prefer_worker(address)
+        place = prefer_worker(address) if address else self._preferred
         return self.client.submit(
             dask_worker.call, function, self._timeline.path, self.encode_args(args), self.encode_args(kwargs),
             key=key, pure=False, priority=priority, **place,
         )  # fmt: skip
-
-    def merge_tree(
-        self, name: str, function: Callable[..., Any], found: list[tuple[Any, int]], *args: Any
-    ) -> list[tuple[Any, int]]:
-        """Merge answers as a tree until few are left.
-
-        Parameters
-        ----------
-        function : merges a list of (answer, item of the answer's tuple) into a tuple of one item
-        """
-        while len(found) > MERGED_AT_A_TIME:
-            groups = [found[i : i + MERGED_AT_A_TIME] for i in range(0, len(found), MERGED_AT_A_TIME)]
-            found = [(self.submit(name, function, group, *args), 0) for group in groups]
-        return found
 
     @contextmanager
     def run_on_one(self, i: int) -> Iterator[None]:
@@ -335,17 +280,9 @@ class Cluster:
             return self.client.gather(futures, direct=True)
 
     def wait(self, futures: Sequence[Any]) -> None:
-        """Wait until all tasks have ended, and report the progress to the timeline.
-
-        Raises
-        ------
-        ClusterError
-            Workers ended again and again during a task, or the scheduler is lost.
-        Exception
-            The error of a task.
-        """
+        """Wait until all tasks have ended, and report the progress to the timeline; raises the error of a task."""
         begin = time.monotonic()
-        monitor = ClusterMonitor(self.client, self.started, self._describe, self.tuning)
+        monitor = ClusterMonitor(self)
         try:
             while True:
                 self._poll(futures, "ALL_COMPLETED")
@@ -366,13 +303,7 @@ class Cluster:
             self._collect_times()
 
     def run_on_all(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Call a function on every worker at once, also while tasks run; workers that end meanwhile are left out.
-
-        Raises
-        ------
-        ClusterError
-            The scheduler is lost.
-        """
+        """Call a function on every worker at once, also while tasks run; workers that end meanwhile are left out."""
         self._require_scheduler()
         answers: dict[str, Any] = self.client.run(function, *args, on_error="ignore")
         return answers
@@ -384,7 +315,7 @@ class Cluster:
 
     def _require_scheduler(self) -> None:
         if not is_running(self.client):
-            raise ClusterError(self._describe("the scheduler does not answer any more"))
+            raise self.error("the scheduler does not answer any more")
 
     def _poll(self, futures: Sequence[Any], until: str) -> None:
         """Wait for tasks for a moment."""
@@ -417,13 +348,15 @@ class Cluster:
                 f" {getattr(error.last_worker, 'address', error.last_worker)}, most often for lack of memory;"
                 " give workers more memory, or fewer threads each, or use fewer cells"
             )
-            raise ClusterError(self._describe(fault)) from error
+            raise self.error(fault) from error
         except (CancelledError, FuturesCancelledError, CommClosedError, TimeoutError) as error:
             fault = "the connection to the scheduler was lost, or data that only workers that ended had"
-            raise ClusterError(self._describe(f"{fault} ({type(error).__name__})")) from error
+            raise self.error(f"{fault} ({type(error).__name__})") from error
 
-    def _describe(self, fault: str) -> str:
-        return f"stage {self._timeline.path or 'start'}: {fault}; finished results are saved where --out was given"
+    def error(self, fault: str) -> ClusterError:
+        """Return the error that ends a run because of a fault."""
+        stage = self._timeline.path or "start"
+        return ClusterError(f"stage {stage}: {fault}; finished results are saved where --out was given")
 
     def _collect_times(self) -> None:
         """Add the times of every worker's tasks to the timeline."""

@@ -45,13 +45,7 @@ that uses more than 80% of its memory, possibly for ever."""
 
 
 def client_arguments(cluster: str) -> dict[str, str]:
-    """Return the arguments of Dask's `Client` for an address or the path of a scheduler file.
-
-    Raises
-    ------
-    InputError
-        It is neither, or the address is invalid.
-    """
+    """Return the arguments of Dask's `Client` for an address or the path of a scheduler file."""
     host, _, port = cluster.rpartition(":")
     if "://" in cluster or (host and port.isdigit()):
         _check_address(cluster, f"cluster={cluster!r}")
@@ -131,13 +125,6 @@ def connect(cluster: Any, memory_bytes: int | None, tuning: DaskTuning = DEFAULT
     cluster : a number of workers to start on this machine; the address of a scheduler; the path of a scheduler file;
         a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores
     memory_bytes : what all workers that are started here may use; None: Dask's default, the memory of the machine
-
-    Raises
-    ------
-    EngineUnavailable
-        Dask is not installed, or no scheduler answers.
-    InputError
-        It is none of these.
     """
     from distributed import Client
 
@@ -264,13 +251,7 @@ def _check_memory(n_workers: int, memory_bytes: int | None) -> None:
 
 
 def check_limits(workers: dict[str, dict[str, Any]]) -> None:
-    """Refuse workers with so little memory that Dask would pause them before they have cells.
-
-    Raises
-    ------
-    EngineUnavailable
-        How many, how much the first of them may use, and how much it needs.
-    """
+    """Refuse workers with so little memory that Dask would pause them before they have cells."""
     limits = {address: int(worker["memory_limit"]) for address, worker in workers.items()}
     low = {address: limit for address, limit in limits.items() if 0 < limit < MIN_WORKER_BYTES}
     if low:
@@ -294,13 +275,7 @@ def usable_gpus() -> int:
 
 
 def _cluster_class(n_gpus: int) -> Any:
-    """Return the class that starts workers on this machine.
-
-    Raises
-    ------
-    EngineUnavailable
-        There are GPUs, but dask-cuda, which gives each worker its own, is not installed.
-    """
+    """Return what starts workers on this machine: dask-cuda, which gives each a GPU, where there are any."""
     if not n_gpus:
         from distributed import LocalCluster
 
@@ -308,7 +283,7 @@ def _cluster_class(n_gpus: int) -> Any:
     if find_spec("dask_cuda") is None:
         raise EngineUnavailable(
             "this machine has GPUs, and workers that have one each are started by dask-cuda; install it with:"
-            ' pip install "gpubench[dask-cuda]", or hide the GPUs with CUDA_VISIBLE_DEVICES=""'
+            ' pip install "gpubench-sc[dask-cuda]", or hide the GPUs with CUDA_VISIBLE_DEVICES=""'
         )
     from dask_cuda import LocalCUDACluster
 
@@ -336,13 +311,7 @@ def tiles_here() -> str:
 
 
 def worker_versions(client: Any) -> dict[str, dict[str, str]]:
-    """Return `versions_here` of each worker; those that end meanwhile are left out.
-
-    Raises
-    ------
-    EngineUnavailable
-        gpubench does not work on some workers, or all have ended.
-    """
+    """Return `versions_here` of each worker; those that end meanwhile are left out."""
     answers: dict[str, Any] = client.run(versions_here, on_error="return")
     versions = {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
     errors = {address: e for address, e in answers.items() if address not in versions and not isinstance(e, OSError)}
@@ -358,13 +327,7 @@ def worker_versions(client: Any) -> dict[str, dict[str, str]]:
 
 
 def check_versions(versions: dict[str, dict[str, str]], here: dict[str, str]) -> None:
-    """Refuse workers whose versions differ from those of this process.
-
-    Raises
-    ------
-    EngineUnavailable
-        What differs, on how many workers, and on which first.
-    """
+    """Refuse workers whose versions differ from those of this process."""
     for name, own in here.items():
         others = {address: found[name] for address, found in versions.items() if found[name] != own}
         if others:
@@ -377,13 +340,7 @@ def check_versions(versions: dict[str, dict[str, str]], here: dict[str, str]) ->
 
 
 def check_tiles(tiles: dict[str, str]) -> str:
-    """Return the tiles that all workers use.
-
-    Raises
-    ------
-    EngineUnavailable
-        They differ.
-    """
+    """Return the tiles that all workers use, and refuse workers that use several."""
     kinds = sorted(set(tiles.values()))
     if len(kinds) > 1:
         raise EngineUnavailable(

@@ -14,7 +14,7 @@ from gpubench.core.units import bytes_text
 from gpubench.engines import planner
 from gpubench.engines.costs import Cost, CostModel, Rates, Sizes
 from gpubench.engines.cpu.rates import measure_rates
-from gpubench.engines.dask import knn, silhouette_parts
+from gpubench.engines.dask import knn, silhouette
 from gpubench.engines.dask import worker as dask_worker
 from gpubench.engines.dask.placement import part_bytes, worker_needs
 from gpubench.engines.dask.remote import WHOLE_COPIES
@@ -153,7 +153,7 @@ class DaskCosts(CostModel):
 
     def _shared(self, alone: Cost, scratch_bytes: int, n_tasks: int | None = None) -> Cost:
         """Run in tasks on all workers."""
-        n_tasks = silhouette_parts.TASKS_PER_SLOT * self.n_workers if n_tasks is None else n_tasks
+        n_tasks = silhouette.TASKS_PER_SLOT * self.n_workers if n_tasks is None else n_tasks
         shared = replace(alone, scratch_bytes=scratch_bytes, block_bytes=0)
         return replace(shared, speedup=self.speed, overhead_s=START_S, least_s=n_tasks * TASK_S)
 

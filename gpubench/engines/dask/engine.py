@@ -11,26 +11,26 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.core.timeline import Timeline
-from gpubench.core.types import Array, Graph, Knn, RowSource
+from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.engines import planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, T
-from gpubench.engines.common import flop_counts
+from gpubench.engines.common import flop_counts, rank_sums
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segment_codes
-from gpubench.engines.dask import connect, knn, neighborhoods, silhouette, worker
+from gpubench.engines.dask import connect, gpu_worker, knn, silhouette, worker
 from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask.cluster import DEFAULT_TUNING, Cluster, DaskTuning, RemoteArray
 from gpubench.engines.dask.placement import Placement, smallest_memory
-from gpubench.engines.dask.remote import ClusterMatrix, KnnTable, join_knn, remote_knn
-from gpubench.engines.dask.silhouette_parts import compared_counts
+from gpubench.engines.dask.remote import ClusterMatrix, KnnTable, in_order, remote_knn
 from gpubench.engines.dask.worker import EngineSettings
 
 if TYPE_CHECKING:
@@ -38,7 +38,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from gpubench.core.types import F64, I32, I64
     from gpubench.engines.costs import CostModel
+    from gpubench.engines.dask.remote import KnnBlock
+
+MIN_RANKED_VALUES = 1 << 20
+"""Stored values of expression of one task; they are ranked in about as much time as it takes to send them."""
+
+TASKS_PER_SLOT = 2
 
 
 class DaskEngine(Engine):
@@ -101,23 +108,19 @@ class DaskEngine(Engine):
         each = "/".join(f"{n} thread{'s' if n > 1 else ''}" for n in thread_counts)
         self.chosen = f"{len(workers)} worker{'s' if len(workers) > 1 else ''} of {each}"
 
-    @property
-    def worker_bytes(self) -> int:
-        """What one worker may hold."""
-        return self.placement.worker_bytes
-
     @cached_property
     def cost_model(self) -> CostModel | None:
         """See `Engine.cost_model`; of workers on CPUs."""
         from gpubench.engines.dask.costs import DaskCosts
 
-        return DaskCosts.of(self.cluster, self._settings, self.placement)
+        is_known = self._settings.engine == "cpu"
+        return DaskCosts.of(self.cluster, self._settings, self.placement) if is_known else None
 
     def close(self) -> None:
         """Disconnect from the cluster, and end the workers that were started here."""
         self.cluster.close()
 
-    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> ClusterMatrix:
         """See `Engine.put`; workers read the cells, from the file where there is one."""
         if isinstance(x, ClusterMatrix):
             return x
@@ -137,93 +140,88 @@ class DaskEngine(Engine):
 
     def digest(self, x: Array) -> str:
         """See `Engine.digest`; computed by the workers that have the cells."""
-        return self._on_cluster(x).digest()
+        return self.put(x).digest()
 
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
-        cells = self._on_cluster(x)
+        cells = self.put(x)
         n, d = cells.shape
         if not 1 <= k < n:
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
         method = self.policy.knn_method_for(n, d, k)
         if method == "exact":
-            self.timeline.count(flop_counts.search(n, n, d, k, symmetric=True))
-            return knn.exact_knn(cells, k, self._settings)
+            return self._exact_knn(cells, k)
         cells.require_one_worker(f"approximate neighbours ({method}) need", 'ask for exact ones (knn="exact")')
-        block = self.cluster.submit("knn", knn.search_whole, cells, k, replace(self._settings, knn=method))
+        on_cpu = self._settings.engine == "cpu"  # a GPU has one engine for all operations
+        settings = replace(self._settings, knn=method) if on_cpu else self._settings
+        block = self.cluster.submit("knn", gpu_worker.search_whole, self._encode(cells), k, settings)
         facts = self.cluster.fetch(self.cluster.submit("knn_facts", getitem, block, 3))
         return remote_knn(self.cluster, [block], (n, k), *facts)
 
+    def _exact_knn(self, cells: ClusterMatrix, k: int) -> Knn:
+        n, d = cells.shape
+        self.timeline.count(flop_counts.search(n, n, d, k, symmetric=True))
+        return knn.exact_knn(cells, k, self._settings)
+
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`; the queries are divided among the workers, and the answers are on the host."""
-        queries, x = self._on_cluster(queries), self._on_cluster(x)
-        m, (n, d) = len(queries), x.shape
-        if not 1 <= k <= n:
-            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {n}")
-        self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
+        queries, x = self.put(queries), self.put(x)
+        if not 1 <= k <= len(x):
+            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        return self._knn_between(queries, x, k)
+
+    def _knn_between(self, queries: ClusterMatrix, x: ClusterMatrix, k: int) -> Knn:
+        self.timeline.count(flop_counts.search(len(queries), *x.shape, k, symmetric=False))
         return knn.knn_between(queries, x, k, self._settings)
 
     def cluster_distances(
         self,
         x: Array,
-        clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None = None,
+        clusters: I32,
+        groups: I32 | None = None,
         metric: Distance = "euclidean",
-        cells: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        cells: I64 | None = None,
+    ) -> tuple[F64, F64]:
         """See `Engine.cluster_distances`; Euclidean ones on all workers."""
-        a, b = self._cluster_distances(self._on_cluster(x), clusters, groups, metric, cells)
-        return a, b
-
-    def _cluster_distances(
-        self,
-        x: ClusterMatrix,
-        clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None,
-        metric: Distance,
-        cells: NDArray[np.int64] | None,
-    ) -> NDArray[np.float64]:
-        """(2, n) or (2, m)."""
-        segments, d = sort_cells(clusters, groups), x.shape[1]
+        x, segments = self.put(x), sort_cells(clusters, groups)
+        n, d = x.shape
         if metric != "euclidean":
             self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, d))
-            return np.asarray(self._call("cluster_distances", x, clusters, groups, metric, cells))
-        if cells is None:
+            found = self._call("cluster_distances", x, clusters, groups, metric, cells)
+        elif cells is None:
             self.timeline.count(flop_counts.silhouettes(segments.group_sizes, d))
-            return silhouette.cluster_distances(x, segments, self._settings)
-        counts = compared_counts(segment_codes(cells, segments), segments)
-        self.timeline.count(flop_counts.sampled(counts, len(x), d))
-        return silhouette.sampled_distances(x, segments, cells, self._settings)
+            found = silhouette.cluster_distances(x, segments, self._settings)
+        else:
+            n_compared = np.bincount(segments.group, segments.sizes)[segments.group[segment_codes(cells, segments)]]
+            self.timeline.count(flop_counts.sampled([(1, int(n_compared.sum()))], n, d))
+            found = silhouette.sampled_distances(x, segments, cells, self._settings)
+        a, b = found
+        return a, b
 
     def map_neighbors(
-        self,
-        knn: Knn,
-        kernel: NeighborKernel,
-        *columns: Any,
-        cells: NDArray[np.int64] | None = None,
-        width: int = 1,
-    ) -> NDArray[np.float64]:
+        self, knn: Knn, kernel: NeighborKernel, *columns: Any, cells: I64 | None = None, width: int = 1
+    ) -> F64:
         """See `Engine.map_neighbors`; each block of a graph is worked on where it is."""
-        if not isinstance(knn.indices, KnnTable):
+        table = knn.indices
+        if not isinstance(table, KnnTable):
             return self._map_host_neighbors(knn, kernel, *columns, cells=cells, width=width)
-        self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
-        return neighborhoods.map_blocks(knn, kernel, columns, cells, width, self._settings)
+        self.timeline.count(flop_counts.look_up(table.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
+        calls = [(block, knn.k, cells, width, self._settings, kernel, *columns) for block in table.blocks]
+        values = self.cluster.submit_each(kernel.__name__, map_block, calls)
+        return np.asarray(self.cluster.fetch(self.cluster.submit("in_order", in_order, values, (len(table),))))
 
-    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> NDArray[np.float64]:
+    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:
         """Compute the values of neighbours that are on this machine."""
         return self._here.map_neighbors(knn, *args, **kwargs)
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`; on one worker, which receives the neighbours and keeps the graph."""
         self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
-        table: Any = knn.indices
-        is_remote = isinstance(table, KnnTable)
-        whole = self.cluster.submit("whole", join_knn, table.blocks, *table.shape) if is_remote else knn
-        graph = self._submit("fuzzy_graph", whole)
+        graph = self._submit("fuzzy_graph", knn)
         fields = [self.cluster.submit(name, getattr, graph, name) for name in ("indptr", "indices", "weights")]
         return Graph(*(RemoteArray(self.cluster, field) for field in fields))
 
-    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
+    def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
         """See `Engine.leiden`; on one worker."""
         return np.asarray(self._call("leiden", graph, resolution, n_iterations))
 
@@ -231,11 +229,31 @@ class DaskEngine(Engine):
         """See `Engine.rank`; on this machine, as the values are."""
         return self._here.rank(values)
 
-    def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
+    def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
         """See `Engine.group_means`; on one worker, of a matrix on the host there."""
         if not isinstance(x, ClusterMatrix):
             return self._here.group_means(x, codes, n_groups)
         return np.asarray(self._call("group_means", x, codes, n_groups))
+
+    def rank_sums(
+        self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
+    ) -> RankSums:
+        """See `Engine.rank_sums`; genes are divided among the workers, few values are ranked on this machine."""
+        options = {"float32_ties": float32_ties}
+        if isinstance(values, ClusterMatrix):
+            ranked: RankSums = self._call("rank_sums", values, np.asarray(groups), n_groups, control, **options)
+            return ranked
+        cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
+        matrix = rank_sums.as_matrix(values, **options)
+        n_tasks = min(TASKS_PER_SLOT * self.cluster.n_slots, rank_sums.n_stored(matrix) // MIN_RANKED_VALUES)
+        if n_tasks < 2:
+            return self._here.rank_sums(matrix, cells.codes, n_groups, control)
+        rank_sums.require_finite(matrix, cells)
+        self.timeline.count(rank_sums.work(matrix, n_groups))
+        calls = ((*part, cells.codes, n_groups, control, self._settings) for part in gene_parts(matrix, n_tasks))
+        found: list[RankSums] = self.cluster.fetch(self.cluster.submit_each("rank_sums", rank_genes, calls))
+        u, ties = (np.concatenate([getattr(part, name) for part in found], axis=1) for name in ("u", "ties"))
+        return RankSums(u, ties, cells.sizes, control)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`; trained on one worker, and asked where it is."""
@@ -262,9 +280,9 @@ class DaskEngine(Engine):
         """See `Engine.over_rows`; on this machine."""
         self._here.over_rows(n, kernel, width)
 
-    def _on_cluster(self, x: Array) -> ClusterMatrix:
-        matrix: ClusterMatrix = self.put(x)
-        return matrix
+    def _encode(self, given: Any) -> Any:
+        """Return an argument of tasks."""
+        return given
 
     def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation of the engine of one worker; wait, and return the future of its answer."""
@@ -272,10 +290,55 @@ class DaskEngine(Engine):
         for arg in args:
             if isinstance(arg, ClusterMatrix):
                 arg.require_one_worker(f"{name} needs")
-        future = self.cluster.submit(name, worker.on_engine, self._settings, operation, args, kwargs)
+        encoded = tuple(map(self._encode, args))
+        future = self.cluster.submit(operation, gpu_worker.on_engine, self._settings, operation, encoded, kwargs)
         self.cluster.wait([future])
         return future
 
     def _call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation of the engine of one worker and return its answer."""
         return self.cluster.fetch(self._submit(operation, *args, **kwargs))
+
+
+def gene_parts(matrix: Any, n_parts: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
+    """Yield values, indices and bounds of some columns each, of about as many values, and the number of rows."""
+    from scipy.sparse import csc_array
+
+    columns = csc_array(matrix)
+    cuts = np.searchsorted(columns.indptr, np.linspace(0, columns.nnz, n_parts + 1)[1:-1])
+    for start, stop in pairwise([0, *np.unique(np.clip(cuts, 1, columns.shape[1] - 1)), columns.shape[1]]):
+        bounds = columns.indptr[start : stop + 1]
+        stored = slice(bounds[0], bounds[-1])
+        yield columns.data[stored], columns.indices[stored], bounds - bounds[0], columns.shape[0]
+
+
+def rank_genes(
+    values: NDArray[Any],
+    indices: NDArray[Any],
+    bounds: NDArray[Any],
+    n_cells: int,
+    codes: I32,
+    n_groups: int,
+    control: int,
+    settings: EngineSettings,
+) -> RankSums:
+    """Rank some genes; see `Engine.rank_sums` and `gene_parts`."""
+    from scipy.sparse import csc_array
+
+    matrix = csc_array((values, indices, bounds), shape=(n_cells, len(bounds) - 1))
+    ranked: RankSums = gpu_worker.on_engine(settings, "rank_sums", (matrix, codes, n_groups, control), threads=1)
+    return ranked
+
+
+def map_block(
+    block: KnnBlock, k: int, cells: I64 | None, width: int, settings: EngineSettings, *args: Any
+) -> tuple[I64 | None, F64]:
+    """Run a kernel (with its columns, `args`) on the rows of a block; return which they are (None: all) and the values.
+
+    `cells` are those of all rows of the graph.
+    """
+    rows, indices, distances = block[:3]
+    knn = Knn(np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(distances[:, :k]))
+    own = rows if cells is None else cells if rows is None else cells[rows]
+    options = {"cells": own, "width": width}
+    return rows, gpu_worker.on_engine(settings, "map_neighbors", (knn, *args), options, threads=1)

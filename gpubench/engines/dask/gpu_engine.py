@@ -2,7 +2,8 @@
 
 Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
 GPU, the distance between two cells is computed twice. Values of neighbourhoods are computed where the neighbours are.
-Rows of tiles of Euclidean silhouettes are divided among the workers. What needs the whole graph runs on one worker.
+Rows of tiles of Euclidean silhouettes are divided among the workers: all cut the cells into the same tiles as one GPU
+would, and sums are integers. What needs the whole graph runs on one worker.
 
 Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
 cells are formed on the host, and may differ from those formed on a GPU in the last bits.
@@ -10,8 +11,9 @@ cells are formed on the host, and may differ from those formed on a GPU in the l
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, reduce
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +25,23 @@ from gpubench.core.units import bytes_text
 from gpubench.data import as_rows
 from gpubench.engines.base import Policy
 from gpubench.engines.common import flop_counts
-from gpubench.engines.common.segments import sort_cells
-from gpubench.engines.dask import gpu_silhouette, gpu_worker
+from gpubench.engines.common.segments import Pass, in_cell_order, sort_cells
+from gpubench.engines.dask import gpu_worker
 from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.remote import WHOLE_COPIES, ClusterMatrix, remote_knn
-from gpubench.engines.dask.worker import TYPE_KEY
+from gpubench.engines.dask.worker import SORTED, TYPE_KEY, cached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
+    from gpubench.core.types import F64, I32, I64
     from gpubench.engines.base import ClassifierKind, Distance
-    from gpubench.engines.costs import CostModel
+    from gpubench.engines.cuda.silhouette import SilhouetteTiles
+    from gpubench.engines.dask.cluster import Cluster
+    from gpubench.engines.dask.silhouette import Means
+    from gpubench.engines.dask.worker import EngineSettings
 
 TASK_PRODUCTS = 2e13
 """Differences of two values of one task: some seconds on a GPU, if it is as fast as its maker says."""
@@ -48,6 +54,18 @@ MIN_ROWS = 4096
 
 TASKS_PER_WORKER = 4
 
+MAX_PIECES = 16
+"""Ranges of cells that sums are cut into at most, so that no worker receives all that the others have added up."""
+
+SHARES_AT_A_TIME = 16
+"""Shares whose sums one task adds up."""
+
+Tables = tuple["I64", "I64"]
+"""Sums of one pass; see `DistanceSums.tables`."""
+
+SilhouetteArguments = tuple[Any, str, Any, Any, int, "EngineSettings"]
+"""The matrix on its GPU, a key of the columns, clusters, groups, bytes for tiles and sums, settings."""
+
 
 def rows_per_task(m: int, n: int, d: int, n_workers: int) -> int:
     """Return the queries of a task, so that there are some tasks for each worker and none takes too long."""
@@ -55,13 +73,7 @@ def rows_per_task(m: int, n: int, d: int, n_workers: int) -> int:
 
 
 def on_gpus(engine: DaskEngine) -> DaskEngine:
-    """Return the engine for GPUs where all workers have one, else the given engine.
-
-    Raises
-    ------
-    EngineUnavailable
-        Some have one and others have not; see `gpu_worker.check_alike`.
-    """
+    """Return the engine for GPUs where all workers have one, else the given engine."""
     gpu = gpu_worker.check_alike(engine.cluster.run_on_all(gpu_worker.gpu_here))
     return DaskGpuEngine(engine, gpu) if gpu else engine
 
@@ -103,26 +115,15 @@ class DaskGpuEngine(DaskEngine):
         ask = cache(lambda *question: self.run(gpu_worker.policy_here, *question))
         self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
-    @cached_property
-    def cost_model(self) -> CostModel | None:
-        """See `Engine.cost_model`."""
-        return None
-
-    def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
-        """See `Engine.put`; every worker receives all cells when it first needs them.
-
-        Raises
-        ------
-        InputError
-            They do not fit, or cannot be scored.
-        """
+    def put(self, x: ArrayLike | RowSource, name: str = "X") -> ClusterMatrix:
+        """See `Engine.put`; every worker receives all cells when it first needs them, and must have room for them."""
         if isinstance(x, ClusterMatrix):
             return x
         rows = as_rows(x, name)
-        n, d = (int(size) for size in rows.shape)
-        if int(WHOLE_COPIES * 4 * n * d) > self.worker_bytes:
+        (n, d), limit = rows.shape, self.placement.worker_bytes
+        if int(WHOLE_COPIES * 4 * n * d) > limit:
             raise InputError(
-                f"{name} ({n:,} x {d}) does not fit the host memory of a worker ({bytes_text(self.worker_bytes)}), and"
+                f"{name} ({n:,} x {d}) does not fit the host memory of a worker ({bytes_text(limit)}), and"
                 " workers with GPUs hold all cells; start workers with more memory, or hide the GPUs with"
                 ' CUDA_VISIBLE_DEVICES=""'
             )
@@ -134,23 +135,10 @@ class DaskGpuEngine(DaskEngine):
         if isinstance(x, ClusterMatrix) and x.key:
             self.cluster.release(x.key)
 
-    def knn(self, x: Array, k: int) -> Knn:
-        """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
-        cells = self._on_cluster(x)
-        n, d = cells.shape
-        if not 1 <= k < n:
-            raise ValueError(f"k={k} neighbours need 1 <= k < n = {n}")
-        if self.policy.knn_method_for(n, d, k) == "exact":
-            return remote_knn(self.cluster, self._search("knn", cells, cells, k, leave_out_self=True), (n, k))
-        block = self.cluster.submit("knn", gpu_worker.search_whole, self._encode(cells), k, self._settings)
-        facts = self.cluster.fetch(self.cluster.submit("knn_facts", getitem, block, 3))
-        return remote_knn(self.cluster, [block], (n, k), *facts)
+    def _exact_knn(self, cells: ClusterMatrix, k: int) -> Knn:
+        return remote_knn(self.cluster, self._search("knn", cells, cells, k, leave_out_self=True), (len(cells), k))
 
-    def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`; the queries are divided among the workers."""
-        queries, x = self._on_cluster(queries), self._on_cluster(x)
-        if not 1 <= k <= len(x):
-            raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+    def _knn_between(self, queries: ClusterMatrix, x: ClusterMatrix, k: int) -> Knn:
         blocks = self.cluster.fetch(self._search("knn_between", queries, x, k, leave_out_self=False))
         indices, distances = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
         return Knn(indices, distances)
@@ -169,24 +157,26 @@ class DaskGpuEngine(DaskEngine):
         self.cluster.wait(blocks)
         return blocks
 
-    def _cluster_distances(
+    def cluster_distances(
         self,
-        x: ClusterMatrix,
-        clusters: NDArray[np.int32],
-        groups: NDArray[np.int32] | None,
-        metric: Distance,
-        cells: NDArray[np.int64] | None,
-    ) -> NDArray[np.float64]:
-        """Compute Euclidean distances on all workers, unless there is little to do."""
-        if metric == "euclidean" and self.n_workers > 1:
-            todo = flop_counts.silhouettes(sort_cells(clusters, groups).group_sizes, x.shape[1])
-            if todo.flop >= MIN_PRODUCTS:
-                self.timeline.count(todo)
-                found = gpu_silhouette.cluster_distances(
-                    self.cluster, self._encode(x), clusters, groups, self._settings
-                )
-                return found if cells is None else found[:, cells]
-        return np.asarray(self._call("cluster_distances", x, clusters, groups, metric, cells))
+        x: Array,
+        clusters: I32,
+        groups: I32 | None = None,
+        metric: Distance = "euclidean",
+        cells: I64 | None = None,
+    ) -> tuple[F64, F64]:
+        """See `Engine.cluster_distances`; Euclidean ones on all workers, unless there is little to do."""
+        x = self.put(x)
+        may_divide = metric == "euclidean" and self.n_workers > 1
+        group_sizes = sort_cells(clusters, groups).group_sizes if may_divide else []
+        todo = flop_counts.silhouettes(group_sizes, x.shape[1])
+        if may_divide and todo.flop >= MIN_PRODUCTS:
+            self.timeline.count(todo)
+            found = cluster_distances(self.cluster, self._encode(x), clusters, groups, self._settings)
+            a, b = found if cells is None else found[:, cells]
+        else:
+            a, b = self._call("cluster_distances", x, clusters, groups, metric, cells)
+        return a, b
 
     def _encode(self, given: Any) -> Any:
         """Return an argument of tasks: a matrix that was put is copied to the GPU of each worker once."""
@@ -196,14 +186,115 @@ class DaskGpuEngine(DaskEngine):
         return {TYPE_KEY: gpu_worker.matrix_on_device, **arguments}
 
     def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Run an operation on the GPU of one worker; see `DaskEngine._submit`."""
-        encoded = tuple(map(self._encode, args))
-        future = self.cluster.submit(operation, gpu_worker.on_gpu, self._settings, operation, encoded, kwargs)
-        self.cluster.wait([future])
+        """Also note what the worker's engine could not do as requested."""
+        future = super()._submit(operation, *args, **kwargs)
         for notes in self.cluster.run_on_all(gpu_worker.notes_here, self._settings).values():
             self.notes += [note for note in notes if note not in self.notes]
         return future
 
-    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> NDArray[np.float64]:
+    def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:
         """Compute the values on the GPU of one worker."""
         return np.asarray(self._call("map_neighbors", knn, *args, **kwargs))
+
+
+def cluster_distances(cluster: Cluster, x: Any, clusters: I32, groups: I32 | None, settings: EngineSettings) -> F64:
+    """Compute the Euclidean distances of all cells to clusters, (2, n); see `Engine.cluster_distances`.
+
+    Parameters
+    ----------
+    x : stands for the matrix on a GPU in the arguments of tasks
+    """
+    key = uuid.uuid4().hex
+    available = min(cluster.run_on_all(available_bytes, settings).values())
+    arguments: SilhouetteArguments = x, key, clusters, groups, available, settings
+    try:
+        plan: list[Pass] = cluster.fetch(cluster.submit("plan", make_plan, arguments))
+        n_workers = len(cluster.workers())
+        n_pieces = min(n_workers, MAX_PIECES)
+        calls = [(arguments, part, share, n_workers, n_pieces) for part in plan for share in range(n_workers)]
+        futures = cluster.submit_each("silhouette", add_rows, calls, spread=True)
+        means = []
+        for i, part in enumerate(plan):
+            shares = futures[i * n_workers : (i + 1) * n_workers]
+            pieces = [_merged_piece(cluster, shares, piece) for piece in range(n_pieces)]
+            means.append(cluster.submit("fold", fold, pieces, arguments, part))
+        cluster.wait([*futures, *means])
+        return np.asarray(cluster.fetch(cluster.submit("distances", merge_passes, means, clusters, groups)))
+    finally:
+        cluster.release(key)  # tiles take up to a third of a GPU
+
+
+def _merged_piece(cluster: Cluster, shares: list[Any], piece: int) -> Any:
+    """Return the future of the sums of all shares for one range of cells, which are merged as a tree."""
+    found = cluster.submit_each("piece", getitem, [(share, piece) for share in shares])
+    while len(found) > 1:
+        some = [found[i : i + SHARES_AT_A_TIME] for i in range(0, len(found), SHARES_AT_A_TIME)]
+        found = cluster.submit_each("merge_sums", add_tables, [(tables,) for tables in some])
+    return found[0]
+
+
+def available_bytes(settings: EngineSettings) -> int:
+    """Return the bytes that are available for tiles and sums on the GPU of this worker."""
+    return int(gpu_worker.cuda_engine(settings).room_bytes())
+
+
+def _load_tiles(
+    x: Any, key: str, clusters: I32, groups: I32 | None, max_bytes: int, settings: EngineSettings
+) -> SilhouetteTiles:
+    """Return the tiles of this worker, made once."""
+    engine = gpu_worker.cuda_engine(settings)
+
+    def make() -> SilhouetteTiles:
+        return engine.silhouette_tiles(gpu_worker.on_device(engine, x), sort_cells(clusters, groups), max_bytes)
+
+    return cached((SORTED, key), make)
+
+
+def make_plan(arguments: SilhouetteArguments) -> list[Pass]:
+    """Return the passes."""
+    with gpu_worker.one_at_a_time:
+        return _load_tiles(*arguments).plan
+
+
+def add_rows(arguments: SilhouetteArguments, part: Pass, share: int, n_shares: int, n_pieces: int) -> list[Tables]:
+    """Add up a share of the rows of tiles, see `share_rows`; return the sums of a pass in ranges of cells."""
+    engine = gpu_worker.cuda_engine(arguments[-1])
+    with gpu_worker.one_at_a_time:
+        tiles = _load_tiles(*arguments)
+        sums = tiles.empty_sums(engine.xp, part)
+        for i in share_rows(part, share, n_shares):
+            tiles.add_row(i, part.group_last, sums)
+        tables = [engine.to_host(table) for table in sums.tables]
+    inside, after = ([np.ascontiguousarray(cut) for cut in np.array_split(table, n_pieces, axis=1)] for table in tables)
+    return list(zip(inside, after, strict=True))
+
+
+def share_rows(part: Pass, share: int, n_shares: int) -> list[int]:
+    """Return the rows of tiles of a share. Row i has the tiles from i on, so every other round goes backwards."""
+    rounds = [*range(n_shares), *reversed(range(n_shares))]
+    return [i for i in range(part.first, part.last) if rounds[(i - part.first) % len(rounds)] == share]
+
+
+def add_tables(found: list[Tables]) -> Tables:
+    """Add the sums of several shares."""
+    inside, after = zip(*found, strict=True)
+    return reduce(np.add, inside), reduce(np.add, after)  # np.sum would copy all of them into one array first
+
+
+def fold(pieces: list[Tables], arguments: SilhouetteArguments, part: Pass) -> Means:
+    """Return the means of all cells from the sums of a pass; 0 and infinite where the pass has none."""
+    with gpu_worker.one_at_a_time:
+        tiles = _load_tiles(*arguments)
+    sums = tiles.empty_sums(np, part)
+    inside, after = zip(*pieces, strict=True)
+    sums.add((np.concatenate(inside, axis=1), np.concatenate(after, axis=1)))
+    n = len(tiles.segments.order)
+    own, nearest = np.zeros(n), np.full(n, np.inf)
+    sums.write_means(own, nearest)
+    return own / tiles.scale, nearest / tiles.scale
+
+
+def merge_passes(found: list[Means], clusters: I32, groups: I32 | None) -> F64:
+    """Return the distances of all cells to clusters from the means of all passes; (2, n)."""
+    own, nearest = zip(*found, strict=True)
+    return np.stack(in_cell_order(np.sum(own, axis=0), np.min(nearest, axis=0), sort_cells(clusters, groups)))

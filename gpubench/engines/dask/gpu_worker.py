@@ -1,7 +1,7 @@
-"""Tasks on the GPUs of workers, by the operations of the CUDA engine.
+"""Tasks by the operations of a worker's engine: the CPU engine, or the CUDA engine where every worker has a GPU.
 
-The embedding is on the host of each worker and, from its first use on, on its GPU. Answers are brought to the host, so
-that what the Dask engine does with answers is as on workers without GPUs. A GPU does one operation at a time.
+An embedding is on the host of each worker and, from its first use on, on its GPU. Answers are brought to the host, so
+that what the Dask engine does with answers is the same on either. A GPU does one operation at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from gpubench.engines.dask.worker import cached
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import F32
     from gpubench.engines.cuda.engine import CudaEngine
     from gpubench.engines.dask.remote import KnnBlock
     from gpubench.engines.dask.worker import EngineSettings
@@ -49,17 +48,7 @@ def gpu_here() -> dict[str, str]:
 
 
 def check_alike(found: dict[str, dict[str, str]]) -> str:
-    """Return the name of the GPU that all workers have; empty if none has one.
-
-    Parameters
-    ----------
-    found : address -> `gpu_here` of the worker
-
-    Raises
-    ------
-    EngineUnavailable
-        Some have one and others have not, GPUs or packages differ, or several workers have the same one.
-    """
+    """Return the name of the GPU that all workers have (address -> `gpu_here`); empty if none has one."""
     without = [address for address, own in found.items() if not own["gpu"]]
     if len(without) == len(found):
         return ""
@@ -97,7 +86,7 @@ def _start_engine(settings: EngineSettings) -> CudaEngine:
     return CudaEngine(seed=settings.seed, threads=settings.threads, knn=settings.knn, exact=settings.exact)
 
 
-def matrix_on_device(key: str, cells: NDArray[np.float32], settings: EngineSettings) -> Any:
+def matrix_on_device(key: str, cells: F32, settings: EngineSettings) -> Any:
     """Return cells on the GPU of this worker, to which they are copied once; `worker.forget` frees them."""
     return cached(("device", key), lambda: _put(cuda_engine(settings), cells))
 
@@ -112,8 +101,12 @@ def notes_here(settings: EngineSettings) -> list[str]:
     return list(cuda_engine(settings).notes)
 
 
-def on_gpu(settings: EngineSettings, operation: str, args: Any, kwargs: Any = MappingProxyType({})) -> Any:
-    """Run an operation of the CUDA engine and return its answer on the host."""
+def on_engine(
+    settings: EngineSettings, operation: str, args: Any, kwargs: Any = MappingProxyType({}), threads: int | None = None
+) -> Any:
+    """Run an operation of this worker's engine, on the CPU on so many threads, and return its answer on the host."""
+    if settings.engine == "cpu":
+        return getattr(settings.start(threads), operation)(*args, **kwargs)
     engine = cuda_engine(settings)
     with one_at_a_time:
         return on_host(engine, getattr(engine, operation)(*(on_device(engine, given) for given in args), **kwargs))
@@ -127,7 +120,7 @@ def on_device(engine: CudaEngine, given: Any) -> Any:
     return _put(engine, given) if is_cells else given
 
 
-def _put(engine: CudaEngine, cells: NDArray[np.float32]) -> Any:
+def _put(engine: CudaEngine, cells: F32) -> Any:
     array = engine.put(cells)
     engine.release(array)  # the caller holds it
     return array
@@ -174,6 +167,6 @@ def search_rows(
 
 
 def search_whole(x: Any, k: int, settings: EngineSettings) -> tuple[Any, ...]:
-    """Search all cells on one GPU: a block of the graph, and method, parameters and recall."""
-    found = on_gpu(settings, "knn", (x, k))
+    """Search all cells on one worker: a block of the graph, and method, parameters and recall."""
+    found = on_engine(settings, "knn", (x, k))
     return None, found.indices, found.distances, (found.method, dict(found.params), found.recall)

@@ -4,15 +4,12 @@ A tree of cuts, made from a sample of the cells, sorts near cells together witho
 First each part is compared with itself, which limits how far the neighbours of its cells are. Then every two parts are
 compared, and few pairs of cells are near enough. Distances are exact, and the nearest of all found are chosen by
 (distance, id), so that parts and workers do not change the result.
-
-On 2 workers the search of 100,000 x 50 took 7.4 s of processor time, and 7.3 s where every worker held all cells; of
-50,000 cells 2.6 s and 2.4 s (medians of three runs). So there is only this one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from operator import getitem
 from typing import TYPE_CHECKING, Any
@@ -31,6 +28,7 @@ from gpubench.engines.dask.shuffle import StreamingMerge, max_parts, shuffle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, F64, I32, I64
     from gpubench.engines.dask.cluster import Cluster
     from gpubench.engines.dask.remote import ClusterMatrix, KnnBlock
     from gpubench.engines.dask.shuffle import PartRows
@@ -100,10 +98,10 @@ class FoundNeighbors:
     squared : (found,) float64, which orders neighbours whose distances are equal in float32
     """
 
-    row: NDArray[np.int32]
-    ids: NDArray[np.int32]
-    distances: NDArray[np.float32]
-    squared: NDArray[np.float64]
+    row: I32
+    ids: I32
+    distances: F32
+    squared: F64
 
 
 def nearest(found: list[tuple[tuple[FoundNeighbors, ...], int]], k: int) -> tuple[FoundNeighbors]:
@@ -140,21 +138,24 @@ class CutTree:
     depth : levels of nodes; there are 2^depth leaves
     """
 
-    directions: NDArray[np.float32]
-    cuts: NDArray[np.float32]
+    directions: F32
+    cuts: F32
     depth: int
 
-    def leaves(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return the leaf of each row."""
-        node = np.zeros(len(rows), np.int64)
-        for _ in range(self.depth):
-            along = np.einsum("ij,ij->i", rows, self.directions[node])
-            node = 2 * node + 1 + (along > self.cuts[node])
-        leaves: NDArray[np.int64] = node - (2**self.depth - 1)
+    def leaves(self, block: F32) -> NDArray[np.uint16]:
+        """Return the leaf of each row of a block."""
+        leaves = np.empty(len(block), np.uint16)
+        for start in range(0, len(block), TREE_ROWS):
+            rows = block[start : start + TREE_ROWS]
+            node = np.zeros(len(rows), np.int64)
+            for _ in range(self.depth):
+                along = np.einsum("ij,ij->i", rows, self.directions[node])
+                node = 2 * node + 1 + (along > self.cuts[node])
+            leaves[start : start + TREE_ROWS] = node - (2**self.depth - 1)
         return leaves
 
 
-def grow_tree(sample: NDArray[np.float32], depth: int, seed: int) -> CutTree:
+def grow_tree(sample: F32, depth: int, seed: int) -> CutTree:
     """Halve a sample again and again."""
     rng = np.random.default_rng(seed)
     n_nodes, scaling = 2**depth - 1, Scaling(sample, sample)
@@ -173,28 +174,14 @@ def grow_tree(sample: NDArray[np.float32], depth: int, seed: int) -> CutTree:
     return CutTree(directions, cuts, depth)
 
 
-def block_leaves(block: NDArray[np.float32], tree: CutTree) -> NDArray[np.uint16]:
-    """Return the leaf of each row of a block."""
-    leaves = np.empty(len(block), np.uint16)
-    for start in range(0, len(block), TREE_ROWS):
-        leaves[start : start + TREE_ROWS] = tree.leaves(block[start : start + TREE_ROWS])
-    return leaves
-
-
-def rows_per_leaf(leaves: NDArray[np.uint16], depth: int) -> NDArray[np.int64]:
-    """Count the rows of each leaf."""
-    return np.bincount(leaves, minlength=2**depth)
-
-
-def leaf_starts(counts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def leaf_starts(counts: list[I64]) -> I64:
     """Return where the rows of a block begin in each leaf, (blocks, leaves), among cells sorted by leaf, then id."""
     block_counts = np.stack(counts)
     before_leaf = np.concatenate([[0], np.cumsum(block_counts.sum(axis=0))[:-1]])
-    starts: NDArray[np.int64] = before_leaf + np.cumsum(block_counts, axis=0) - block_counts
-    return starts
+    return np.asarray(before_leaf + np.cumsum(block_counts, axis=0) - block_counts)
 
 
-def block_ranks(leaves: NDArray[np.uint16], starts: NDArray[np.int64], number: int) -> NDArray[np.uint32]:
+def block_ranks(leaves: NDArray[np.uint16], starts: I64, number: int) -> NDArray[np.uint32]:
     """Return the rank of each row of a block among all sorted cells."""
     order = np.argsort(leaves, kind="stable")
     counts = np.bincount(leaves, minlength=starts.shape[1])
@@ -215,9 +202,9 @@ class NearPart:
     order : (m,) permutation of the rows that puts near cells next to each other
     """
 
-    ids: NDArray[np.int64]
-    rows: NDArray[np.float32]
-    order: NDArray[np.int64]
+    ids: I64
+    rows: F32
+    order: I64
 
 
 def exact_knn(x: ClusterMatrix, k: int, settings: EngineSettings) -> Knn:
@@ -235,12 +222,7 @@ def exact_knn(x: ClusterMatrix, k: int, settings: EngineSettings) -> Knn:
         merging.add(number, future, 0)
     del alone
     calls = ((parts[i], parts[j], k, farthest[i], farthest[j], settings) for i, j in pairs)
-
-    def done(number: int, future: Any) -> None:
-        for side, part in enumerate(pairs[number]):
-            merging.add(part, future, side)
-
-    cluster.submit_throttled("knn", compare_parts, calls, len(pairs), done)
+    merging.run(cluster, "knn", compare_parts, calls, pairs)
     merged = zip(merging.finished, parts, strict=True)
     blocks = cluster.submit_each("merge_knn", part_block, [(found, part, k) for found, part in merged])
     cluster.wait(blocks)
@@ -253,8 +235,8 @@ def _near_ranks(x: ClusterMatrix, n_parts: int) -> list[Any]:
     depth = min(max(4 * n_parts - 1, 1).bit_length(), MAX_LEAVES.bit_length() - 1)
     drawn = np.sort(np.random.default_rng(SEED).choice(n, min(n, SAMPLE_PER_LEAF << depth), replace=False))
     tree = cluster.submit("tree", grow_tree, x[drawn], depth, SEED)
-    leaves = cluster.submit_each("leaves", block_leaves, [(block, tree) for block in x.blocks])
-    counts = cluster.submit_each("leaves", rows_per_leaf, [(own, depth) for own in leaves])
+    leaves = cluster.submit_each("leaves", CutTree.leaves, [(tree, block) for block in x.blocks])
+    counts = cluster.submit_each("leaves", np.bincount, [(own, None, 2**depth) for own in leaves])
     starts = cluster.submit("leaves", leaf_starts, counts)
     return cluster.submit_each("ranks", block_ranks, [(own, starts, i) for i, own in enumerate(leaves)])
 
@@ -274,34 +256,24 @@ def near_part(pieces: list[PartRows], m: int) -> NearPart:
     return NearPart(ids, rows, locality_order(rows, Scaling(rows, rows), top_k.LEAF, SEED))
 
 
-def search_part(part: NearPart, k: int, settings: EngineSettings) -> tuple[FoundNeighbors, NDArray[np.float32]]:
+def search_part(part: NearPart, k: int, settings: EngineSettings) -> tuple[FoundNeighbors, F32]:
     """Find the neighbours of the cells of a part among themselves, and how far the k-th is."""
     m = len(part.ids)
-    n_found = min(k, m - 1)
-    farthest = np.full(m, np.inf, np.float32)
-    engine = settings.start(threads=1)
+    n_found, engine = min(k, m - 1), settings.start(threads=1)
     found = Neighbors.empty(m, n_found)
-    if n_found == 0:
-        return _to_ids(np.empty(0, np.int64), found.indices.ravel(), found.distances.ravel(), part, engine), farthest
-    if engine.tiles is None:
-        _search_without_tiles(part.rows, found, engine)
-    else:
+    if n_found and engine.tiles:
         top_k.search(engine.tiles, part.rows, part.rows, found, engine.workers, engine.budget.left, part.order)
         uncertain = np.flatnonzero(found.uncertain)  # cells that may have missed a nearer one
         cpu_exact_knn.search_rows(part.rows, part.rows, np.arange(m), uncertain, found, engine.workers)
-    if n_found == k:
-        farthest = found.distances[:, -1].copy()
-    row = np.repeat(np.arange(m), n_found)
-    return _to_ids(row, found.indices.ravel(), found.distances.ravel(), part, engine), farthest
+    elif n_found:
+        _search_without_tiles(part.rows, found, engine)
+    farthest = found.distances[:, -1].copy() if n_found == k else np.full(m, np.inf, np.float32)
+    row, positions, distances = np.repeat(np.arange(m), n_found), found.indices.ravel(), found.distances.ravel()
+    return _found_neighbors(part.rows, part.rows, part.ids, row, positions, distances, engine), farthest
 
 
 def compare_parts(
-    first: NearPart,
-    second: NearPart,
-    k: int,
-    first_farthest: NDArray[np.float32],
-    second_farthest: NDArray[np.float32],
-    settings: EngineSettings,
+    first: NearPart, second: NearPart, k: int, first_farthest: F32, second_farthest: F32, settings: EngineSettings
 ) -> tuple[FoundNeighbors, FoundNeighbors]:
     """Find the neighbours of the cells of each part in the other, not farther than the k-th in the own part."""
     engine = settings.start(threads=1)
@@ -309,14 +281,14 @@ def compare_parts(
     order = np.argsort(ids, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    both = NearPart(ids[order], np.concatenate([first.rows, second.rows])[order], order)
+    ids, rows = ids[order], np.concatenate([first.rows, second.rows])[order]
     sides = place[: len(first.ids)], place[len(first.ids) :]
     farthest = np.concatenate([first_farthest, second_farthest])[order]
     out = Neighbors.empty(len(ids), min(k, len(ids) - 1))
     if engine.tiles is None:
-        _search_without_tiles(both.rows, out, engine)
+        _search_without_tiles(rows, out, engine)
     else:
-        _search_pair(both.rows, (sides[0][first.order], sides[1][second.order]), farthest, out, engine)
+        _search_pair(rows, (sides[0][first.order], sides[1][second.order]), farthest, out, engine)
     in_second = np.zeros(len(ids), np.bool_)
     in_second[sides[1]] = True
     answers = []
@@ -325,18 +297,13 @@ def compare_parts(
         # neighbours of the own side are found where it is compared with itself
         is_near = (found >= 0) & (in_second[found] != bool(number)) & (out.distances[side] <= farthest[side][:, None])
         row = np.nonzero(is_near)[0]
-        near = _to_ids(side[row], found[is_near], out.distances[side][is_near], both, engine)
-        answers.append(FoundNeighbors(row.astype(np.int32), near.ids, near.distances, near.squared))
+        distances = out.distances[side][is_near]
+        near = _found_neighbors(rows, rows, ids, side[row], found[is_near], distances, engine)
+        answers.append(replace(near, row=row.astype(np.int32)))
     return answers[0], answers[1]
 
 
-def _search_pair(
-    x: NDArray[np.float32],
-    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
-    farthest: NDArray[np.float32],
-    out: Neighbors,
-    engine: WorkerEngine,
-) -> None:
+def _search_pair(x: F32, sides: tuple[I64, I64], farthest: F32, out: Neighbors, engine: WorkerEngine) -> None:
     """Find the neighbours of the cells of each side on the other; -1 where too few are near enough."""
     assert engine.tiles is not None
     cells, k = np.concatenate(sides), out.indices.shape[1]
@@ -352,42 +319,33 @@ def _search_pair(
     cpu_exact_knn.search_rows(x, x, np.arange(len(x)), cells[missing], out, engine.workers)
 
 
-def _search_without_tiles(x: NDArray[np.float32], out: Neighbors, engine: WorkerEngine) -> None:
+def _search_without_tiles(x: F32, out: Neighbors, engine: WorkerEngine) -> None:
     """Search among all cells by NumPy's products."""
     found = ExactSearch(engine.workers, None, engine.budget.left).knn_between(x, x, out.indices.shape[1])
     out.indices[:], out.distances[:] = found.indices, found.distances
 
 
-def _to_ids(
+def _found_neighbors(
+    queries: F32,
+    x: F32,
+    ids: I64,
     row: NDArray[np.integer],
-    found: NDArray[np.integer],
-    distances: NDArray[np.float32],
-    part: NearPart,
+    positions: NDArray[np.integer],
+    distances: F32,
     engine: WorkerEngine,
 ) -> FoundNeighbors:
-    """Return neighbours that were found by their positions in a part."""
-    squared = _squared(part.rows, part.rows, row, found, engine)
-    return FoundNeighbors(row.astype(np.int32), part.ids[found].astype(np.int32), distances, squared)
-
-
-def _squared(
-    queries: NDArray[np.float32],
-    x: NDArray[np.float32],
-    row: NDArray[np.integer],
-    found: NDArray[np.integer],
-    engine: WorkerEngine,
-) -> NDArray[np.float64]:
-    """Compute the squared distances of pairs with the bits by which the engine orders them."""
+    """Return neighbours found at positions in x; squared distances have the bits by which the engine orders them."""
     if engine.tiles is not None:
-        return top_k.exact_squared(engine.tiles, queries, x, row, found)
-    squared, step = np.empty(len(row)), max(1, DIFFERENCES // x.shape[1])
-    for start in range(0, len(row), step):
-        some = slice(start, start + step)
-        squared[some] = exact_distances(queries[row[some]], x, found[some, None].astype(np.int64))[:, 0]
-    return squared
+        squared = top_k.exact_squared(engine.tiles, queries, x, row, positions)
+    else:
+        squared, step = np.empty(len(row)), max(1, DIFFERENCES // x.shape[1])
+        for start in range(0, len(row), step):
+            some = slice(start, start + step)
+            squared[some] = exact_distances(queries[row[some]], x, positions[some, None].astype(np.int64))[:, 0]
+    return FoundNeighbors(row.astype(np.int32), ids[positions].astype(np.int32), distances, squared)
 
 
-def as_tables(found: tuple[FoundNeighbors], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def as_tables(found: tuple[FoundNeighbors], k: int) -> tuple[I32, F32]:
     """Return ids and distances of the neighbours of some cells, (m, k), where k were found of each."""
     return found[0].ids.reshape(-1, k), found[0].distances.reshape(-1, k)
 
@@ -405,13 +363,8 @@ def knn_between(queries: ClusterMatrix, x: ClusterMatrix, k: int, settings: Engi
     n_blocks, given = len(x.blocks), queries.future
     merging = _merge_nearest(cluster, [n_blocks] * len(spans), k)
     calls = ((given, span, block, first, k, settings) for span in spans for block, first, _ in x.spans())
-    cluster.submit_throttled(
-        "knn_between",
-        search_block,
-        calls,
-        len(spans) * n_blocks,
-        lambda number, future: merging.add(number // n_blocks, future, 0),
-    )
+    parts = [(i,) for i in range(len(spans)) for _ in range(n_blocks)]
+    merging.run(cluster, "knn_between", search_block, calls, parts)
     row_tables = cluster.fetch(cluster.submit_each("merge_knn", as_tables, [(one, k) for one in merging.finished]))
     indices, distances = (np.concatenate(tables) for tables in zip(*row_tables, strict=True))
     return Knn(indices, distances)
@@ -424,22 +377,10 @@ def query_rows(m: int, block_rows: int, d: int, n_blocks: int, n_slots: int) -> 
 
 
 def search_block(
-    queries: NDArray[np.float32],
-    rows: tuple[int, int],
-    block: NDArray[np.float32],
-    first: int,
-    k: int,
-    settings: EngineSettings,
+    queries: F32, rows: tuple[int, int], block: F32, first: int, k: int, settings: EngineSettings
 ) -> tuple[FoundNeighbors]:
     """Find the nearest cells of some queries in a block, which begins with cell `first`."""
     own, engine = np.ascontiguousarray(queries[slice(*rows)]), settings.start(threads=1)
     found = engine.knn_between(own, block, min(k, len(block)))
-    row, cells = np.repeat(np.arange(len(own), dtype=np.int32), found.indices.shape[1]), found.indices.ravel()
-    squared = _squared(own, block, row, cells, engine)
-    return (FoundNeighbors(row, (cells + first).astype(np.int32), found.distances.ravel(), squared),)
-
-
-def search_whole(x: NDArray[np.float32], k: int, settings: EngineSettings) -> tuple[Any, ...]:
-    """Search all cells on one worker as its engine does: a block of the graph, and method, parameters and recall."""
-    found = settings.start().knn(x, k)
-    return None, found.indices, found.distances, (found.method, dict(found.params), found.recall)
+    row, ids = np.repeat(np.arange(len(own)), found.k), first + np.arange(len(block))
+    return (_found_neighbors(own, block, ids, row, found.indices.ravel(), found.distances.ravel(), engine),)

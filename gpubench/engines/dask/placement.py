@@ -13,7 +13,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.units import bytes_text
 from gpubench.data import FiniteCheck, as_rows, read_rows
-from gpubench.data.locations import find_location
+from gpubench.data.locations import Location, find_location
 from gpubench.data.matrices import comes_from
 from gpubench.engines import planner
 from gpubench.engines.dask.cluster import DEFAULT_TUNING
@@ -22,8 +22,7 @@ from gpubench.engines.dask.remote import ClusterMatrix, MatrixLimits, block_edge
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gpubench.core.types import RowSource
-    from gpubench.data.locations import Location
+    from gpubench.core.types import F32, RowSource
     from gpubench.engines.base import Engine
     from gpubench.engines.dask.cluster import Cluster
 
@@ -74,13 +73,7 @@ class Placement:
         return part_bytes(self.worker_bytes, self.n_threads, self.cluster.tuning.part_share)
 
     def put(self, x: ArrayLike | RowSource, name: str) -> ClusterMatrix:
-        """Return the cells on the cluster; see `Engine.put`.
-
-        Raises
-        ------
-        InputError
-            They do not fit, or cannot be scored.
-        """
+        """Return the cells on the cluster; see `Engine.put`."""
         rows = as_rows(x, name)
         n, d = (int(size) for size in rows.shape)
         n_workers = len(self.cluster.workers())
@@ -93,9 +86,8 @@ class Placement:
             )
         edges = block_edges(n, d, n_workers, self.part_bytes)
         limits = MatrixLimits(name, self.worker_bytes, self.part_bytes)
-        matrix = ClusterMatrix(
-            self.cluster, (n, d), np.float32, limits, blocks=(self._blocks(rows, edges, name), edges)
-        )
+        blocks = self._blocks(rows, edges, name), edges
+        matrix = ClusterMatrix(self.cluster, (n, d), np.float32, limits, blocks=blocks)
         matrix.key = uuid.uuid4().hex
         return matrix
 
@@ -108,9 +100,9 @@ class Placement:
             self.here.release(cells)
             if self.cluster.transfer.folder is None:  # workers do not see files of this machine
                 parts = [cells[start:stop] for start, stop in pairwise(edges)]
-                blocks: list[Any] = self.cluster.client.scatter(parts, direct=True)
-                return blocks
-            location = self.cluster.transfer.write_matrix(cells)
+                return list(self.cluster.client.scatter(parts, direct=True))
+            path = self.cluster.transfer.write(cells).path
+            location = Location(path, "npy", "", path)
         return read_location(self.cluster, location, edges, name)
 
 
@@ -140,7 +132,7 @@ def _validated(cluster: Cluster, read: list[Any], n: int, name: str) -> list[Any
     return blocks
 
 
-def read_block(location: Location, start: int, stop: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
+def read_block(location: Location, start: int, stop: int, name: str) -> tuple[F32, FiniteCheck]:
     """Read rows [start, stop) of a file, and check their values."""
     source = location.open()
     d = int(source.shape[1])
@@ -155,7 +147,7 @@ def read_block(location: Location, start: int, stop: int, name: str) -> tuple[ND
     return rows, check
 
 
-def check_block(stored: NDArray[Any], start: int, name: str) -> tuple[NDArray[np.float32], FiniteCheck]:
+def check_block(stored: NDArray[Any], start: int, name: str) -> tuple[F32, FiniteCheck]:
     """Convert rows from `start` on to float32, and check their values."""
     check = FiniteCheck(name)
     check.add(np.asarray(stored), start)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, I32, I64
+
 BLOCKS_PER_WORKER = 4
 
 DIGEST_ROWS = 256
@@ -35,7 +37,7 @@ WHOLE_COPIES = 2.5
 """Matrices that a worker holds which receives all cells: they, their blocks, and what is computed from them."""
 
 
-KnnBlock = tuple["NDArray[np.int64] | None", "NDArray[np.int32]", "NDArray[np.float32]"]
+KnnBlock = tuple["I64 | None", "I32", "F32"]
 """Rows of a neighbour graph: the cells they belong to (None: all, in order), indices, distances."""
 
 
@@ -45,23 +47,23 @@ class KnnTable(RemoteArray):
     Attributes
     ----------
     blocks : futures of `KnnBlock`s, which hold both tables
-    name : "indices" or "distances"
+    item : 1 of the indices, 2 of the distances: their place in a block
     """
 
-    def __init__(self, cluster: Cluster, blocks: list[Any], shape: tuple[int, int], name: str) -> None:
+    def __init__(self, cluster: Cluster, blocks: list[Any], shape: tuple[int, int], item: int) -> None:
         super().__init__(cluster)
-        self.blocks, self.shape, self.name = blocks, shape, name
+        self.blocks, self.shape, self.item = blocks, shape, item
 
     @property
     def future(self) -> Any:
         """The whole table on one worker, its rows in the order of the cells."""
-        return self.cluster.submit("whole", join_table, self.blocks, *self.shape, self.name)
+        return self.cluster.submit("whole", join_table, self.blocks, *self.shape, self.item)
 
     def __getitem__(self, key: Any) -> Any:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         if rows == slice(None) and isinstance(columns, slice) and columns.start in (None, 0) and columns.step is None:
             k = len(range(*columns.indices(self.shape[1])))
-            return KnnTable(self.cluster, self.blocks, (self.shape[0], k), self.name)
+            return KnnTable(self.cluster, self.blocks, (self.shape[0], k), self.item)
         return np.asarray(self)[key]
 
     def __len__(self) -> int:
@@ -70,24 +72,22 @@ class KnnTable(RemoteArray):
 
 def remote_knn(cluster: Cluster, blocks: list[Any], shape: tuple[int, int], *facts: Any) -> Knn:
     """Return a neighbour graph that stays on the workers, with the method, parameters and recall of the search."""
-    indices, distances = (KnnTable(cluster, blocks, shape, name) for name in ("indices", "distances"))
-    return Knn(indices, distances, *facts)
+    return Knn(KnnTable(cluster, blocks, shape, 1), KnnTable(cluster, blocks, shape, 2), *facts)
 
 
-def join_table(blocks: list[KnnBlock], n: int, k: int, name: str) -> NDArray[Any]:
-    """Join the blocks of one table, (n, k)."""
-    parts: list[NDArray[Any]] = [block[1] if name == "indices" else block[2] for block in blocks]
-    if blocks[0][0] is None:
-        return np.ascontiguousarray(parts[0][:, :k])
-    table = np.empty((n, k), parts[0].dtype)
-    for block, part in zip(blocks, parts, strict=True):
-        table[block[0]] = part[:, :k]
-    return table
+def join_table(blocks: list[tuple[Any, ...]], n: int, k: int, item: int) -> NDArray[Any]:
+    """Join one table of blocks, see `KnnBlock`; (n, k)."""
+    return np.ascontiguousarray(in_order([(block[0], block[item][:, :k]) for block in blocks], (n, k)))
 
 
-def join_knn(blocks: list[KnnBlock], n: int, k: int) -> Knn:
-    """Join the blocks of a neighbour graph."""
-    return Knn(join_table(blocks, n, k, "indices"), join_table(blocks, n, k, "distances"))
+def in_order(found: list[tuple[I64 | None, NDArray[Any]]], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return rows that belong to some places, each at its own; or those that belong to all of them, in order (None)."""
+    if found and found[0][0] is None:
+        return found[0][1]
+    out = np.empty(shape, found[0][1].dtype if found else np.float32)
+    for where, rows in found:
+        out[where] = rows
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +141,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
     @property
     def future(self) -> Any:
-        """The whole matrix on one worker.
-
-        Raises
-        ------
-        InputError
-            No worker has the memory.
-        """
+        """The whole matrix on one worker; an `InputError` where none has the memory."""
         if self._future is None:
             self.require_one_worker("this needs")
             self._future = self.cluster.submit("whole", np.concatenate, self.blocks)
@@ -175,18 +169,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return [(block, *span) for block, span in zip(self.blocks, pairwise(self.edges), strict=True)]
 
     def require_one_worker(self, who: str, remedy: str = "") -> None:
-        """Refuse an operation that needs all cells on one worker where none has the memory.
-
-        Parameters
-        ----------
-        who : with its verb, for the message
-        remedy : other than more memory
-
-        Raises
-        ------
-        InputError
-            What it needs, and what there is.
-        """
+        """Refuse an operation (`who` needs what) where no worker has the memory for all cells."""
         n, d = self.shape
         needs = int(WHOLE_COPIES * 4 * n * d)
         if self._future is None and needs > self.limits.worker_bytes:
@@ -205,13 +188,14 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
+        is_column = isinstance(key, np.ndarray) and key.ndim == 1
         if self._blocks is not None:
             if isinstance(key, slice) and key.step in (None, 1):
                 start, stop, _ = key.indices(self.shape[0])
                 return self._select([slice(max(start - a, 0), max(min(stop, b) - a, 0)) for _, a, b in self.spans()])
-            if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype == np.bool_ and len(key) == len(self):
+            if is_column and key.dtype == np.bool_ and len(key) == len(self):
                 return self._select([key[a:b] for _, a, b in self.spans()])
-            if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
+            if is_column and key.dtype.kind in "iu":
                 return self._gather(key)
         return self._apply(operator.getitem, self, key)
 
@@ -220,14 +204,10 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
     def _select(self, keys: list[Any]) -> ClusterMatrix:
         """Return some rows of each block, which stay where they are."""
-        counts = [
-            len(range(*key.indices(b - a))) if isinstance(key, slice) else int(np.count_nonzero(key))
-            for key, (_, a, b) in zip(keys, self.spans(), strict=True)
-        ]
-        some = [one for one in zip(self.blocks, keys, counts, strict=True) if one[2]]
-        some = some or [(self.blocks[0], slice(0, 0), 0)]
-        edges = np.cumsum([0, *(count for _, _, count in some)]).tolist()
-        blocks = self.cluster.submit_each("rows", take_rows, [(block, key) for block, key, _ in some])
+        counts = [len(np.arange(b - a)[key]) for key, (_, a, b) in zip(keys, self.spans(), strict=True)]
+        some = [i for i, count in enumerate(counts) if count] or [0]
+        edges = np.cumsum([0, *(counts[i] for i in some)]).tolist()
+        blocks = self.cluster.submit_each("rows", take_rows, [(self.blocks[i], keys[i]) for i in some])
         return ClusterMatrix(self.cluster, (edges[-1], self.shape[1]), self.dtype, self.limits, blocks=(blocks, edges))
 
     def _gather(self, cells: NDArray[Any]) -> ClusterMatrix:
@@ -246,7 +226,8 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         places = [(i, where) for i, where in places if len(where)]
         calls = [(self.blocks[i], wanted[where] - self.edges[i]) for i, where in places]
         rows = self.cluster.submit_each("rows", take_rows, calls)
-        future = self.cluster.submit("rows", scatter_rows, rows, [where for _, where in places], (len(cells), d))
+        found = [(where, some) for (_, where), some in zip(places, rows, strict=True)]
+        future = self.cluster.submit("rows", in_order, found, (len(cells), d))
         return ClusterMatrix(self.cluster, (len(cells), d), self.dtype, self.limits, whole=future)
 
     @property
@@ -276,11 +257,11 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         """Return a method of NumPy's arrays, which runs on the worker."""
         if name.startswith("_") or not callable(getattr(np.ndarray, name, None)):
             raise AttributeError(name)
-        return partial(self._apply, _call_method, self, name)
+        return partial(self._apply, getattr(np.ndarray, name), self)
 
     def _apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function on the whole matrix: a matrix stays on the worker, anything else is returned."""
-        name = args[1] if function is _call_method else getattr(function, "__name__", "array").strip("_")
+        name = getattr(function, "__name__", "array").strip("_")
         future = self.cluster.submit(name, function, *args, **kwargs)
         shape, value = self.cluster.fetch(self.cluster.submit("describe", describe, future))
         if shape is None:
@@ -302,20 +283,12 @@ def describe(result: Any) -> tuple[tuple[int, ...] | None, Any]:
     return (result.shape, result.dtype) if is_matrix else (None, result)
 
 
-def take_rows(block: NDArray[np.float32], key: Any) -> NDArray[np.float32]:
+def take_rows(block: F32, key: Any) -> F32:
     """Copy some rows, so that they do not keep the block in memory."""
     return np.array(block[key])
 
 
-def scatter_rows(rows: list[NDArray[Any]], where: list[NDArray[np.int64]], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return rows of several blocks at their places."""
-    out = np.empty(shape, rows[0].dtype if rows else np.float32)
-    for some, at in zip(rows, where, strict=True):
-        out[at] = some
-    return out
-
-
-def hash_rows(block: NDArray[np.float32]) -> bytes:
+def hash_rows(block: F32) -> bytes:
     """Return the SHA-256 of each `DIGEST_ROWS` rows."""
     starts = range(0, len(block), DIGEST_ROWS)
     return b"".join(hashlib.sha256(block[start : start + DIGEST_ROWS].data).digest() for start in starts)
@@ -335,7 +308,3 @@ def _with_items(array: NDArray[Any], key: Any, values: Any) -> NDArray[Any]:
     changed = array.copy()  # a task must not write to its arguments
     changed[key] = values
     return changed
-
-
-def _call_method(array: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-    return getattr(np.asarray(array), name)(*args, **kwargs)

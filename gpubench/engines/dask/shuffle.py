@@ -6,7 +6,7 @@ blocks, its parts, and what it receives for the next ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.core.types import F32, I64
     from gpubench.engines.dask.cluster import Cluster
     from gpubench.engines.dask.remote import ClusterMatrix
 
@@ -26,7 +27,7 @@ MERGED_AT_A_TIME = 8
 Answers = list[tuple[Any, int]]
 """Futures of tuples, each with the number of the item in the tuple."""
 
-PartRows = tuple["NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]"]
+PartRows = tuple["I64", "I64", "F32"]
 """Rows that a block has of a part: their positions in the part, their cells, and the rows."""
 
 
@@ -62,6 +63,17 @@ class StreamingMerge:
         elif len(waiting) >= MERGED_AT_A_TIME:
             self._waiting[part] = [(self._merge(part, waiting), 0)]
 
+    def run(
+        self, cluster: Cluster, name: str, function: Any, calls: Iterable[Any], parts: Sequence[Sequence[int]]
+    ) -> None:
+        """Call a function with each of several arguments, and add its answers, whose items are about these parts."""
+
+        def done(number: int, future: Any) -> None:
+            for side, part in enumerate(parts[number]):
+                self.add(part, future, side)
+
+        cluster.submit_throttled(name, function, calls, len(parts), done)
+
 
 def max_parts(n_blocks: int, limit: int) -> int:
     """Return the number of parts whose pairs, and a task for each part of each block, are at most `MAX_TASKS`."""
@@ -88,7 +100,7 @@ def send_ranks(cluster: Cluster, rank: NDArray[np.integer], x: ClusterMatrix) ->
     return cluster.submit_each("ranks", take_ranks, calls)
 
 
-def take_ranks(rank: NDArray[np.integer], start: int, stop: int, block: NDArray[np.float32]) -> NDArray[np.integer]:
+def take_ranks(rank: NDArray[np.integer], start: int, stop: int, block: F32) -> NDArray[np.integer]:
     """Copy the ranks of a block; taking the block makes Dask run this on its worker."""
     assert len(block) == stop - start
     return np.array(rank[start:stop])
@@ -115,13 +127,13 @@ def shuffle(
     return parts
 
 
-def select_rows(block: NDArray[np.float32], rank: NDArray[np.integer], first: int, start: int, stop: int) -> PartRows:
+def select_rows(block: F32, rank: NDArray[np.integer], first: int, start: int, stop: int) -> PartRows:
     """Return the rows of a block whose rank is in [start, stop); the block begins with cell `first`."""
     which = np.flatnonzero((rank >= start) & (rank < stop))
     return rank[which].astype(np.int64) - start, first + which, block[which]
 
 
-def sorted_rows(pieces: list[PartRows], m: int) -> NDArray[np.float32]:
+def sorted_rows(pieces: list[PartRows], m: int) -> F32:
     """Return the m rows of a part in their order."""
     rows = np.empty((m, pieces[0][2].shape[1]), np.float32)
     for positions, _, some in pieces:

@@ -1,59 +1,285 @@
 """Silhouettes of an embedding in blocks: cells are sorted into parts on the workers, and tasks compare two of them.
 
-Tasks compute of two parts what every engine computes of them (`silhouette_parts`), so the bits are the same.
+Tasks compute of two parts what every engine computes of them, so the bits are the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from itertools import groupby
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from itertools import combinations, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.engines.common.segments import Segments, in_cell_order
-from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, Sample, segment_codes, sums_to_segments
-from gpubench.engines.cpu.tiles import CentredRows, Centring, Summer, block_sums
+from gpubench.engines.common.segments import Block, Segments, cut, fixed_point_unit, in_cell_order
+from gpubench.engines.cpu.silhouette import CELLS_PER_PIECE, fixed_tile_sums, segment_codes, sums_to_segments
+from gpubench.engines.cpu.tiles import BLOCK_ROWS, CentredRows, Centring, Summer, block_sums
 from gpubench.engines.dask.shuffle import StreamingMerge, max_parts, send_ranks, shuffle, sorted_rows
-from gpubench.engines.dask.silhouette_parts import (
-    MAX_PARTS,
-    TASK_PRODUCTS,
-    BlockRun,
-    Layout,
-    PartialDistances,
-    cut_parts,
-    final_means,
-    merge,
-    pairs,
-    partial_distances,
-    sum_pair,
-)
 from gpubench.engines.dask.worker import cached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
+    from gpubench.core.types import F32, F64, I64
     from gpubench.engines.dask.remote import ClusterMatrix
-    from gpubench.engines.dask.silhouette_parts import Means, Span
     from gpubench.engines.dask.worker import EngineSettings
 
-SUM_BYTES = 1 << 26
-"""Memory of the sums of some cells of a sample to the segments of a part."""
+TASK_PRODUCTS = 1.2e11
+"""Differences of two values of one task, a few seconds on one core."""
 
-SharedLayout = tuple[str, "NDArray[np.int64]", "NDArray[np.int64]"]
+TASKS_PER_SLOT = 6
+"""Tasks for each that runs at a time, at least, so that all end at about the same time."""
+
+MAX_PARTS = 400
+"""Parts that the cells are cut into at most: 80,000 pairs."""
+
+SUM_BYTES, SAMPLE_SUM_BYTES = 1 << 28, 1 << 26
+"""Memory of the sums of one task, and of those of some cells of a sample to the segments of a part."""
+
+FOLD_ROWS = 4096
+"""Rows whose means are formed at a time."""
+
+Span = tuple[int, int]
+
+Piece = tuple[int, int, Span]
+"""First cell of a piece of a sample, the one after its last, and the blocks of their group."""
+
+Means = tuple["F64", "F64"]
+"""Mean distances of consecutive rows to the own cluster, and to the nearest other."""
+
+SharedLayout = tuple[str, "I64", "I64"]
 """A layout in the arguments of tasks: a key, and the starts and the groups of the segments."""
 
 Sorting = tuple[Centring, SharedLayout]
 """The values that sorted cells are centred on, and their layout."""
 
-Piece = tuple[int, int, "Span"]
-"""First cell of a piece of a sample, the one after its last, and the blocks of their group."""
+PartFacts = tuple["F64", "F32", "F32"]
+"""Sums of the blocks of a part, and the smallest and largest value of each dimension."""
 
-Answers = list[tuple[tuple[PartialDistances, ...], int]]
-"""Answers of tasks about the same rows, each with the number of the item."""
+
+class Layout:
+    """The segments and blocks of sorted cells: which rows a part has is known without the cells.
+
+    Attributes
+    ----------
+    segments : their order may be left out
+    groups : the (first, last + 1) block of each group
+    """
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        self.blocks = cut(segments, BLOCK_ROWS)
+        firsts = [block.first for block in self.blocks]
+        group_starts = [bisect_left(firsts, first) for first, _ in segments.group_spans()]
+        self.groups = list(pairwise([*group_starts, len(self.blocks)]))
+
+    @property
+    def n(self) -> int:
+        """All cells."""
+        return self.blocks[-1].stop
+
+    def row_range(self, span: Span) -> Span:
+        """First row, and the one after the last, of a run of blocks."""
+        return self.blocks[span[0]].start, self.blocks[span[1] - 1].stop
+
+    def segment_range(self, span: Span) -> Span:
+        """First segment, and the one after the last, of a run of blocks."""
+        return self.blocks[span[0]].first, self.blocks[span[1] - 1].last
+
+    def unit(self, group: Span, reach: float) -> float:
+        """The factor of distances inside a group in fixed point."""
+        start, stop = self.row_range(group)
+        return fixed_point_unit(reach, stop - start)
+
+    def own_segment(self, span: Span) -> I64:
+        """The segment of each row of a run of blocks."""
+        found: I64 = np.searchsorted(self.segments.starts, np.arange(*self.row_range(span)), "right") - 1
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRun:
+    """A run of blocks of a large group; or of whole small groups, where `group` is None."""
+
+    span: Span
+    group: Span | None
+
+
+def cut_parts(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> list[BlockRun]:
+    """Cut the sorted cells into parts, in order.
+
+    Parameters
+    ----------
+    n_blocks : blocks of the embedding that the cells come from
+    n_slots : tasks that run at a time
+    part_bytes : of the cells of a part at most
+    """
+    parts: list[BlockRun] = []
+    group_rows = [stop - start for start, stop in map(layout.row_range, layout.groups)]
+    products = sum(rows**2 / 2 for rows in group_rows)
+    task_products = min(TASK_PRODUCTS / d, products / (TASKS_PER_SLOT * n_slots))
+    part_rows = max(task_products**0.5, layout.n / max_parts(n_blocks, MAX_PARTS))
+    max_rows = max(1, part_bytes // (4 * d))
+    waiting = 0.0  # products of the small groups of the last part, while it may take more of them
+    for group, rows in zip(layout.groups, group_rows, strict=True):
+        first, last = layout.segment_range(group)
+        size = min(part_rows, (SUM_BYTES / 16 * rows / (last - first)) ** 0.5, max_rows)
+        if rows > max(size, BLOCK_ROWS):
+            parts += [BlockRun(span, group) for span in _runs(layout, group, size)]
+            waiting = 0.0
+            continue
+        start, stop = layout.row_range((parts[-1].span[0] if waiting else group[0], group[1]))
+        if waiting and stop - start <= max_rows:
+            parts[-1] = BlockRun((parts[-1].span[0], group[1]), None)
+        else:
+            parts.append(BlockRun(group, None))
+            waiting = 0.0
+        waiting += rows**2 / 2
+        if waiting >= task_products:
+            waiting = 0.0
+    return parts
+
+
+def _runs(layout: Layout, group: Span, max_rows: float) -> Iterator[Span]:
+    """Cut the blocks of a group into consecutive runs of about equal numbers of rows, at most about `max_rows`."""
+    start, stop = layout.row_range(group)
+    n_parts = -(-(stop - start) // max(int(max_rows), 1))
+    numbers = range(*group)
+    for _, run in groupby(numbers, key=lambda i: (layout.blocks[i].start - start) * n_parts // (stop - start)):
+        first, *others = run
+        yield first, first + 1 + len(others)
+
+
+def pairs(parts: list[BlockRun]) -> Iterator[Span]:
+    """Yield the numbers of the parts to compare: each part of a large group with itself and with all others.
+
+    A part with itself, which is half the work, comes last, so that all workers end at about the same time.
+    """
+    for _, run in groupby(range(len(parts)), key=lambda i: parts[i].group or i):
+        numbers = list(run)
+        yield from combinations(numbers, 2)
+        yield from zip(numbers, numbers, strict=True)
+
+
+@dataclass(slots=True)
+class PartialDistances:
+    """Mean distances of consecutive rows to the clusters of some of the parts of their group.
+
+    Attributes
+    ----------
+    own : (m,) mean distances to the own cluster; NaN where not known yet, or for all rows together
+    nearest : (m,) the smallest mean distance to another cluster so far; or infinite for all rows together
+    cut : segment -> how many of its cells were compared, and (m,) sums of distances to them in fixed point; for
+        clusters that several parts share
+    """
+
+    own: F64 | float = np.nan
+    nearest: F64 | float = np.inf
+    cut: dict[int, tuple[int, I64]] = field(default_factory=dict)
+
+    @classmethod
+    def merged(cls, answers: list[tuple[tuple[PartialDistances, ...], int]]) -> PartialDistances:
+        """Merge the answers of several tasks about the same rows, each with the number of the item."""
+        found = cls()
+        for answer, side in answers:
+            found.add(answer[side])
+        return found
+
+    def add(self, other: PartialDistances) -> None:
+        """Merge the distances of the same rows to other parts."""
+        self.own = np.where(np.isnan(other.own), self.own, other.own)
+        self.nearest = np.minimum(self.nearest, other.nearest)
+        for segment, (count, sums) in other.cut.items():
+            known, before = self.cut.get(segment, (0, 0))
+            self.cut[segment] = known + count, before + sums
+
+    def finish(self, layout: Layout, segment: I64, unit: float) -> None:
+        """Turn sums to segments into means, where all cells of the segment were compared.
+
+        Parameters
+        ----------
+        segment : (m,) of each row
+        """
+        sizes = layout.segments.sizes
+        for number in [number for number, (count, _) in self.cut.items() if count == sizes[number]]:
+            _, sums = self.cut.pop(number)
+            inside = segment == number
+            own = np.where(inside, sums / (unit * max(int(sizes[number]) - 1, 1)), np.nan)
+            self.add(PartialDistances(own, np.where(inside, np.inf, sums / (unit * sizes[number]))))
+
+    def means(self, scale: float) -> Means:
+        """Return the means of all rows, of which all is known."""
+        own, nearest = np.broadcast_arrays(self.own, self.nearest)
+        return own / scale, nearest / scale
+
+
+class RunSums:
+    """Sums of distances from the rows of a run of blocks to the segments of another, (segments, rows)."""
+
+    def __init__(self, layout: Layout, rows: Span, to: Span) -> None:
+        (self._start, stop), (self._first, last) = layout.row_range(rows), layout.segment_range(to)
+        self.table = np.zeros((last - self._first, stop - self._start), np.int64)
+
+    def add(self, block: Block, other: Block, sums: I64) -> None:
+        """Add the sums from the rows of one block to the segments of another."""
+        segments = slice(other.first - self._first, other.last - self._first)
+        self.table[segments, block.start - self._start : block.stop - self._start] += sums
+
+
+def sum_pair(
+    layout: Layout, rows: CentredRows, summer: Summer, first: Span, second: Span, unit: float
+) -> tuple[PartialDistances, ...]:
+    """Compare the cells of two parts of a group; return the distances of the rows of each, or once of the same part."""
+    blocks, same = layout.blocks, first == second
+    left = RunSums(layout, first, second)
+    right = left if same else RunSums(layout, second, first)
+    for i in range(*first):
+        for j in range(i if same else second[0], second[1]):
+            left_sums, right_sums = fixed_tile_sums(rows, summer, blocks[i], blocks[j], unit)
+            left.add(blocks[i], blocks[j], left_sums)
+            if i != j:
+                right.add(blocks[j], blocks[i], right_sums)
+    sides = [(left, first, second), (right, second, first)][: 1 if same else 2]
+    return tuple(partial_distances(layout, sums.table, layout.own_segment(own), to, unit) for sums, own, to in sides)
+
+
+def partial_distances(layout: Layout, sums: I64, segment: I64, to: Span, unit: float) -> PartialDistances:
+    """Reduce sums to mean distances of each row to clusters wholly in the part; keep sums for clusters cut by its edge.
+
+    Parameters
+    ----------
+    sums : (segments of the part, m) sums of distances of some rows
+    segment : (m,) of each row
+    to : the part
+    """
+    (first, last), (start, stop), starts = layout.segment_range(to), layout.row_range(to), layout.segments.starts
+    # only the first and the last segment may go beyond the part
+    begin, end = first + int(starts[first] < start), last - int(starts[last] > stop)
+    found = PartialDistances(
+        cut={
+            i: (int(min(starts[i + 1], stop) - max(starts[i], start)), sums[i - first].copy())
+            for i in {first, last - 1}
+            if not begin <= i < end
+        }
+    )
+    if begin >= end:
+        return found
+    whole, sizes = sums[begin - first : end - first], layout.segments.sizes[begin:end]
+    own, nearest = np.full(len(segment), np.nan), np.empty(len(segment))
+    for row in range(0, len(segment), FOLD_ROWS):
+        part = slice(row, row + FOLD_ROWS)
+        means = whole[:, part] / (unit * sizes[:, None])
+        code = segment[part] - begin
+        inside = np.flatnonzero((code >= 0) & (code < len(sizes)))
+        code = code[inside]
+        own[row + inside] = whole[code, row + inside] / (unit * np.maximum(sizes[code] - 1, 1))
+        means[code, inside] = np.inf
+        nearest[part] = means.min(axis=0)
+    found.own = np.nan if np.isnan(own).all() else own
+    found.nearest = nearest
+    return found
 
 
 @dataclass(slots=True)
@@ -75,12 +301,6 @@ class SortedCells:
     sorting: tuple[Any, Any]
 
 
-def cut_sorted(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> list[BlockRun]:
-    """Cut the sorted cells of so many blocks into parts of so many bytes at most."""
-    rows = max(1, part_bytes // (4 * d))
-    return cut_parts(layout, d, n_slots, max_parts=max_parts(n_blocks, MAX_PARTS), max_rows=rows)
-
-
 def sort(x: ClusterMatrix, segments: Segments) -> SortedCells:
     """Sort the cells, unless they were sorted the same last."""
     digest = hashlib.sha256(segments.order.data)
@@ -92,23 +312,18 @@ def sort(x: ClusterMatrix, segments: Segments) -> SortedCells:
         return known
     x.sorted = None  # frees the memory of the others
     cluster, layout = x.cluster, Layout(segments)
-    parts = cut_sorted(layout, x.shape[1], len(x.blocks), cluster.n_slots, x.limits.part_bytes)
+    parts = cut_parts(layout, x.shape[1], len(x.blocks), cluster.n_slots, x.limits.part_bytes)
     rank = np.empty(layout.n, np.uint32)
     rank[segments.order] = np.arange(layout.n, dtype=np.uint32)
     edges = [layout.row_range(part.span) for part in parts]
     rows = shuffle(cluster, x, send_ranks(cluster, rank, x), edges, sorted_rows)
     shared = key, cluster.encode_args(segments.starts), cluster.encode_args(segments.group)
-    facts = cluster.submit_each(
-        "centre", part_facts, [(part_rows, shared, part) for part_rows, part in zip(rows, parts, strict=True)]
-    )
+    calls = [(part_rows, shared, part) for part_rows, part in zip(rows, parts, strict=True)]
+    facts = cluster.submit_each("centre", part_facts, calls)
     centring = cluster.submit("centre", join_facts, facts, shared)
     cluster.wait([*facts, centring])
     x.sorted = found = SortedCells(key, layout, parts, rows, (centring, shared))
     return found
-
-
-PartFacts = tuple["NDArray[np.float64]", "NDArray[np.float32]", "NDArray[np.float32]"]
-"""Sums of the blocks of a part, and the smallest and largest value of each dimension."""
 
 
 def load_layout(shared: SharedLayout) -> Layout:
@@ -117,7 +332,7 @@ def load_layout(shared: SharedLayout) -> Layout:
     return cached(("layout", key), lambda: Layout(Segments(np.empty(0, np.int64), np.array(starts), np.array(group))))
 
 
-def part_facts(rows: NDArray[np.float32], shared: SharedLayout, part: BlockRun) -> PartFacts:
+def part_facts(rows: F32, shared: SharedLayout, part: BlockRun) -> PartFacts:
     """Return what centring needs to know of a part."""
     return block_sums(rows, load_layout(shared).blocks[slice(*part.span)]), rows.min(axis=0), rows.max(axis=0)
 
@@ -128,7 +343,7 @@ def join_facts(facts: list[PartFacts], shared: SharedLayout) -> Centring:
     return Centring.of(np.concatenate(sums), np.min(low, axis=0), np.max(high, axis=0), load_layout(shared).blocks)
 
 
-def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun, NDArray[np.float32]]]) -> CentredRows:
+def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun, F32]]) -> CentredRows:
     """Copy parts and centre the copies."""
     runs = []
     for part, rows in parts:
@@ -138,36 +353,27 @@ def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun,
     return CentredRows(runs, centring)
 
 
-def cluster_distances(x: ClusterMatrix, segments: Segments, settings: EngineSettings) -> NDArray[np.float64]:
+def cluster_distances(x: ClusterMatrix, segments: Segments, settings: EngineSettings) -> F64:
     """Compute the distances of all cells to clusters, (2, n); see `Engine.cluster_distances`."""
     cells, cluster = sort(x, segments), x.cluster
-    both = list(pairs(cells.parts))
+    rows, sorting, parts = cells.rows, cells.sorting, cells.parts
+    both = list(pairs(parts))
+    compared = [tuple(dict.fromkeys(pair)) for pair in both]
 
     def submit(name: str, function: Any) -> Any:
-        return lambda part, found: cluster.submit(name, function, found, cells.sorting, cells.parts[part])
+        return lambda part, found: cluster.submit(name, function, found, sorting, parts[part])
 
-    n_answers = np.bincount([number for pair in both for number in set(pair)])
+    n_answers = np.bincount([number for numbers in compared for number in numbers])
     merging = StreamingMerge(n_answers.tolist(), submit("merge_sums", merge_part), submit("fold", finish_part))
-
-    def done(number: int, future: Any) -> None:
-        for side, part in enumerate(dict.fromkeys(both[number])):
-            merging.add(part, future, side)
-
-    calls = (
-        (
-            *(cells.rows[i], None if i == j else cells.rows[j], cells.sorting),
-            *(cells.parts[i], cells.parts[j], settings),
-        )
-        for i, j in both
-    )
-    cluster.submit_throttled("silhouette", sum_parts, calls, len(both), done)
+    calls = ((rows[i], None if i == j else rows[j], sorting, parts[i], parts[j], settings) for i, j in both)
+    merging.run(cluster, "silhouette", sum_parts, calls, compared)
     own, nearest = (np.concatenate(means) for means in zip(*cluster.fetch(merging.finished), strict=True))
     return np.stack(in_cell_order(own, nearest, segments))
 
 
 def sum_parts(
-    first_rows: NDArray[np.float32],
-    second_rows: NDArray[np.float32] | None,
+    first_rows: F32,
+    second_rows: F32 | None,
     sorting: Sorting,
     first: BlockRun,
     second: BlockRun,
@@ -192,35 +398,30 @@ def sum_parts(
         for group in layout.groups
         if begin <= group[0] < end
     ]
-    own = np.concatenate([group.own for group in groups if group.own is not None])
-    return (PartialDistances(own, np.concatenate([group.nearest for group in groups if group.nearest is not None])),)
+    own, nearest = (np.concatenate([getattr(group, name) for group in groups]) for name in ("own", "nearest"))
+    return (PartialDistances(own, nearest),)
 
 
-def merge_part(answers: Answers, sorting: Sorting, part: BlockRun) -> tuple[PartialDistances, ...]:
+def merge_part(answers: Any, sorting: Sorting, part: BlockRun) -> tuple[PartialDistances]:
     """Merge several answers about the same rows; sums to clusters that are complete become means."""
-    assert part.group is not None, "what is compared with itself alone is not merged"
-    merged, layout = merge(answers), load_layout(sorting[1])
-    merged.finish(layout, layout.own_segment(part.span), layout.unit(part.group, sorting[0].reach))
+    merged, layout = PartialDistances.merged(answers), load_layout(sorting[1])
+    if part.group is not None:
+        merged.finish(layout, layout.own_segment(part.span), layout.unit(part.group, sorting[0].reach))
     return (merged,)
 
 
-def finish_part(answers: Answers, sorting: Sorting, part: BlockRun) -> Means:
+def finish_part(answers: Any, sorting: Sorting, part: BlockRun) -> Means:
     """Return the mean distances of the rows of a part from all answers about them."""
-    layout = load_layout(sorting[1])
-    merged = merge(answers) if part.group is None else merge_part(answers, sorting, part)[0]
-    start, stop = layout.row_range(part.span)
-    return final_means(merged, stop - start, sorting[0].scale)
+    return merge_part(answers, sorting, part)[0].means(sorting[0].scale)
 
 
-def sampled_distances(
-    x: ClusterMatrix, segments: Segments, cells: NDArray[np.int64], settings: EngineSettings
-) -> NDArray[np.float64]:
+def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings: EngineSettings) -> F64:
     """Compute the distances of some cells, compared with all of their group; (2, m)."""
     whole, cluster = sort(x, segments), x.cluster
     segment = segment_codes(cells, segments)
-    order, pieces = sample_pieces(Sample(segment, segments, whole.layout.blocks), whole.layout)
+    order = np.argsort(segment, kind="stable")
     rows, own_segment = x[cells[order]].future, cluster.submit("segments", np.array, segment[order])
-    runs = list(group_pieces(pieces, whole.layout, whole.parts, x.shape[1]))
+    runs = list(group_pieces(sample_pieces(segment[order], whole.layout), whole.layout, whole.parts, x.shape[1]))
     which = [(i, number) for i, (_, numbers) in enumerate(runs) for number in numbers]
     found: list[list[Any]] = [[] for _ in runs]
     calls = (
@@ -236,43 +437,35 @@ def sampled_distances(
     return values
 
 
-def sample_pieces(sample: Sample, layout: Layout) -> tuple[NDArray[np.int64], list[Piece]]:
-    """Return the sample in the order in which it is compared, and the pieces that are compared at a time."""
-    group_of = {layout.blocks[group[0]].first: group for group in layout.groups}
-    pieces, start = [], 0
-    for which, others in sample.pieces:
-        pieces.append((start, start + len(which), group_of[others[0].first]))
-        start += len(which)
-    return np.concatenate([which for which, _ in sample.pieces]), pieces
+def sample_pieces(segment: I64, layout: Layout) -> Iterator[Piece]:
+    """Yield the pieces of a sample, sorted by segment, that are compared at a time."""
+    for group in layout.groups:
+        begin, end = np.searchsorted(segment, layout.segment_range(group)).tolist()
+        for start in range(begin, end, CELLS_PER_PIECE):
+            yield start, min(start + CELLS_PER_PIECE, end), group
 
 
 def group_pieces(
-    pieces: list[Piece], layout: Layout, parts: list[BlockRun], d: int
-) -> Iterator[tuple[list[Piece], list[int]]]:
+    pieces: Iterator[Piece], layout: Layout, parts: list[BlockRun], d: int
+) -> Iterator[tuple[list[Piece], range]]:
     """Yield pieces that are compared in one task with each of the same parts, and the numbers of these parts."""
-    numbers_of: dict[Span, list[int]] = {}
-    by_start = {group[0]: group for group in layout.groups}
-    for number, part in enumerate(parts):
-        inside = [by_start[i] for i in range(*part.span) if i in by_start] if part.group is None else [part.group]
-        for group in inside:
-            numbers_of.setdefault(group, []).append(number)
-    for numbers, run in groupby(pieces, key=lambda piece: numbers_of[piece[2]]):
+    starts = [part.span[0] for part in parts]
+
+    def compared_with(piece: Piece) -> range:
+        first, last = piece[2]
+        return range(bisect_right(starts, first) - 1, bisect_left(starts, last))
+
+    for numbers, run in groupby(pieces, key=compared_with):
         spans = [parts[number].span for number in numbers]
         rows = max(stop - start for start, stop in map(layout.row_range, spans))
         n_segments = max(last - first for first, last in map(layout.segment_range, spans))
-        limit = max(CELLS_PER_PIECE, min(TASK_PRODUCTS / (d * rows), SUM_BYTES / (8 * n_segments)))
+        limit = max(CELLS_PER_PIECE, min(TASK_PRODUCTS / (d * rows), SAMPLE_SUM_BYTES / (8 * n_segments)))
         for _, task_pieces in groupby(run, key=lambda piece, limit=limit: piece[0] // limit):  # type: ignore[misc]
             yield list(task_pieces), numbers
 
 
 def compare_pieces(
-    rows: NDArray[np.float32],
-    cells: NDArray[np.float32],
-    segment: NDArray[np.int64],
-    sorting: Sorting,
-    part: BlockRun,
-    run: list[Piece],
-    settings: EngineSettings,
+    rows: F32, cells: F32, segment: I64, sorting: Sorting, part: BlockRun, run: list[Piece], settings: EngineSettings
 ) -> list[PartialDistances]:
     """Compare some cells with a part; return the distances of each piece."""
     layout = load_layout(sorting[1])
@@ -287,14 +480,12 @@ def compare_pieces(
     return found
 
 
-def finish_run(
-    found: list[list[PartialDistances]], segment: NDArray[np.int64], sorting: Sorting, run: list[Piece]
-) -> NDArray[np.float64]:
+def finish_run(found: list[list[PartialDistances]], segment: I64, sorting: Sorting, run: list[Piece]) -> F64:
     """Return the distances of the cells of some pieces from all answers about them; (2, m)."""
     layout, distances = load_layout(sorting[1]), []
     for number, (start, stop, group) in enumerate(run):
-        merged, own = merge([(tuple(answer), number) for answer in found]), segment[start:stop]
+        merged, own = PartialDistances.merged([(tuple(answer), number) for answer in found]), segment[start:stop]
         merged.finish(layout, own, layout.unit(group, sorting[0].reach))
-        a, b = final_means(merged, stop - start, sorting[0].scale)
+        a, b = merged.means(sorting[0].scale)
         distances.append(np.stack([np.where(layout.segments.sizes[own] == 1, np.nan, a), b]))
     return np.concatenate(distances, axis=1)

@@ -16,13 +16,11 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.files import lock_file
 from gpubench.core.units import bytes_text
-from gpubench.data.locations import Location
 from gpubench.engines.dask.worker import TransferredArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
 SMALL_BYTES = 1 << 14
 """Arrays up to this size are arguments of the task."""
@@ -45,25 +43,22 @@ class ArrayTransfer:
     Attributes
     ----------
     folder : None where workers do not see this machine's temporary folder
+    close : removes the folder
     """
 
     def __init__(self) -> None:
         remove_abandoned(Path(tempfile.gettempdir()))
         self.folder: Path | None = Path(tempfile.mkdtemp(prefix=prefix()))
-        self._remove = weakref.finalize(self, _remove, self.folder, _lock(self.folder))
+        self.close = weakref.finalize(self, _remove, self.folder, _lock(self.folder))
         self._n_files = 0
         self._written: dict[int, tuple[Any, TransferredArray]] = {}
 
     def check_visible(self, run_on_all: Callable[..., dict[str, Any]]) -> None:
         """Remove the folder unless every worker sees it."""
-        seen = run_on_all(_is_folder, str(self.folder))
+        seen = run_on_all(Path.is_dir, self.folder)
         if not seen or not all(seen.values()):
-            self._remove()
+            self.close()
             self.folder = None
-
-    def close(self) -> None:
-        """Remove the folder."""
-        self._remove()
 
     def encode(self, given: Any) -> Any:
         """Return what a task takes in place of an argument; an array is written once."""
@@ -77,13 +72,7 @@ class ArrayTransfer:
         return written
 
     def write(self, array: Any) -> TransferredArray:
-        """Write an array into the folder.
-
-        Raises
-        ------
-        InputError
-            It does not fit there.
-        """
+        """Write an array into the folder; an `InputError` where it does not fit there."""
         assert self.folder is not None
         self._n_files += 1
         path = self.folder / f"{self._n_files}.npy"
@@ -97,11 +86,6 @@ class ArrayTransfer:
                 " cells as a file"
             ) from error
         return TransferredArray(str(path))
-
-    def write_matrix(self, cells: NDArray[np.float32]) -> Location:
-        """Write the cells into the folder."""
-        path = self.write(cells).path
-        return Location(path, "npy", "", path)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -127,7 +111,3 @@ def _remove(folder: Path, lock: IO[bytes] | None) -> None:
     if lock is not None:
         lock.close()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_folder(folder: str) -> bool:
-    return Path(folder).is_dir()

@@ -175,9 +175,7 @@ state = WorkerState()
 """The state of this process. Dask's workers call functions by name, which find it here."""
 
 
-def cached(key: tuple[str, ...], make: Callable[[], T]) -> T:
-    """Return the object that this worker caches under a key; the first task that asks makes it."""
-    return state.cached(key, make)
+cached = state.cached
 
 
 def forget(word: str) -> None:
@@ -234,8 +232,3 @@ def dask_setup(_: Any) -> None:
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def on_engine(settings: EngineSettings, operation: str, args: Any, kwargs: Any) -> Any:
-    """Run an operation of the worker's engine."""
-    return getattr(settings.start(), operation)(*args, **kwargs)

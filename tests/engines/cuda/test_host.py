@@ -23,9 +23,10 @@ from scipy import sparse
 from gpubench.core.errors import InputError
 from gpubench.core.types import Graph
 from gpubench.engines.common.neighborhoods import neighbor_entropy, neighbor_value_distance
+from gpubench.engines.common.rank_sums import group_cells
 from gpubench.engines.common.segments import cut, isolate, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, tables, tiles
+from gpubench.engines.cuda import exact_knn, rank_sums, tables, tiles
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.signatures import KERNELS
 from gpubench.engines.cuda.workspace import CudaTuning
@@ -294,6 +295,14 @@ class TestTables:
         table = rng.integers(0, 9, (5, 40)).astype(np.float32)
         ranks = tables.rank(engine.gpu, engine.xp.asarray(table), room_bytes)
         assert_array_equal(engine.to_host(ranks), [reference.average_ranks(row) for row in table])
+
+    @pytest.mark.parametrize("room_bytes", [1 << 30, 96 * 500, 1])
+    def test_rank_sums_in_any_memory_equal_the_oracle(self, engine: CudaEngine, room_bytes: int, rng: Any) -> None:
+        values = np.maximum(rng.integers(-2, 3, (60, 23)), 0).astype(np.float32)
+        groups = rng.integers(-1, 3, 60)
+        cells = group_cells(groups, 3, 0, values.shape)
+        for form in (values, sparse.csr_array(values), sparse.csc_array(values)):
+            test_rank_sums.check(rank_sums.rank_sums(engine.gpu, form, cells, room_bytes), values, groups, 3, 0)
 
     def test_group_means_equal_the_oracle(self, engine: CudaEngine, rng: Any) -> None:
         x, codes = rng.normal(size=(70, 35)).astype(np.float32), rng.integers(0, 4, 70).astype(np.int32)

@@ -30,7 +30,7 @@ from gpubench.engines.cuda import graphs
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
-from gpubench.profiling import limits
+from gpubench.profiling import child
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,12 @@ class TestStart:
     ) -> None:
         monkeypatch.setattr(cuda_device, "driver_version", lambda: driver)
         monkeypatch.setattr(cuda_device, "find_spec", lambda _: None)
-        self.check(f'needs CuPy; install it with: pip install "gpubench[{extra}]"')
+        self.check(f'needs CuPy; install it with: pip install "gpubench-sc[{extra}]"')
 
     @pytest.mark.usefixtures("cupy")
     def test_broken_cupy_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "cupy", None)
-        self.check(r'import of cupy halted.* install it again for CUDA 12.4 with: pip install "gpubench\[cuda12\]"')
+        self.check(r'import of cupy halted.* install it again for CUDA 12.4 with: pip install "gpubench-sc\[cuda12\]"')
 
     def test_missing_nvrtc_is_reported(self, cupy: SimpleNamespace) -> None:
         def fail() -> None:
@@ -218,8 +218,8 @@ def test_stages_become_profiler_ranges_with_peak_memory(start_on: StartOn, monke
 
 def test_machine_limits_are_measured_on_the_device(start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
-        monkeypatch.setattr(limits, name, value)
-    measured = limits.measure_limits(start_on(), 1)
+        monkeypatch.setattr(child, name, value)
+    measured = child.measure_limits(start_on(), 1)
     assert 0 < measured.blas_flop_s < 1e16
     assert 0 < measured.tiles_flop_s < measured.blas_flop_s, "kernels are emulated"
     assert 0 < measured.bytes_s < 1e15

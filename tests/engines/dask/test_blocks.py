@@ -26,23 +26,13 @@ from gpubench.core.errors import InputError
 from gpubench.engines import get_engine
 from gpubench.engines.common.kmeans import kmeans
 from gpubench.engines.common.segments import Segments
-from gpubench.engines.cpu.silhouette import Sample
 from gpubench.engines.dask.cluster import DaskTuning
 from gpubench.engines.dask.engine import DaskEngine
-from gpubench.engines.dask.knn import (
-    block_leaves,
-    block_ranks,
-    grow_tree,
-    leaf_starts,
-    near_rows,
-    query_rows,
-    rows_per_leaf,
-)
+from gpubench.engines.dask.knn import block_ranks, grow_tree, leaf_starts, near_rows, query_rows
 from gpubench.engines.dask.placement import part_bytes
 from gpubench.engines.dask.remote import block_edges
 from gpubench.engines.dask.shuffle import n_tasks
-from gpubench.engines.dask.silhouette import cut_sorted, group_pieces, sample_pieces
-from gpubench.engines.dask.silhouette_parts import Layout, pairs
+from gpubench.engines.dask.silhouette import Layout, cut_parts, group_pieces, pairs, sample_pieces
 from gpubench.metrics.silhouette import silhouette_widths
 
 N, K = 3_001, 15
@@ -175,13 +165,13 @@ def test_knn_of_copies_has_cpu_bits(engine: DaskEngine, rng: np.random.Generator
 def test_tree_ranks_do_not_depend_on_the_blocks(rng: np.random.Generator) -> None:
     x = rng.standard_normal((5000, 4)).astype(np.float32)
     tree = grow_tree(x[::7], 5, 0)
-    keys = block_leaves(x, tree)
+    keys = tree.leaves(x)
     assert np.bincount(keys, minlength=32).max() < 5000 / 32 * 1.6
     spread = np.mean([x[keys == key].var(axis=0).sum() for key in np.unique(keys)])
     assert spread < 0.5 * x.var(axis=0).sum()
     for edges in ([0, 5000], [0, 700, 705, 5000]):
         block_keys = [keys[a:b] for a, b in pairwise(edges)]
-        starts = leaf_starts([rows_per_leaf(own, 5) for own in block_keys])
+        starts = leaf_starts([np.bincount(own, minlength=32) for own in block_keys])
         ranks = np.concatenate([block_ranks(own, starts, i) for i, own in enumerate(block_keys)])
         np.testing.assert_array_equal(np.argsort(ranks), np.argsort(keys, kind="stable"))
 
@@ -234,7 +224,7 @@ def test_tasks_of_a_hundred_million_cells_are_few_and_short() -> None:
     sizes = np.diff(np.linspace(0, n, 61).astype(np.int64))
     segments = Segments(np.empty(0, np.int64), np.concatenate([[0], np.cumsum(sizes)]), np.zeros(60, np.int64))
     layout = Layout(segments)
-    parts = cut_sorted(layout, d, n_blocks, n_workers, most)
+    parts = cut_parts(layout, d, n_blocks, n_workers, most)
     n_pairs = sum(1 for _ in pairs(parts))
     shuffled = n_tasks(n_blocks, len(parts))
     assert shuffled + n_pairs * 1.3 < 100_000
@@ -242,8 +232,8 @@ def test_tasks_of_a_hundred_million_cells_are_few_and_short() -> None:
     n_parts = -(-n // rows)
     assert n_tasks(n_blocks, n_parts) + n_parts * n_parts / 2 * 1.3 < 100_000
     # what runs of so many cells: 60,000 of them compared with all, 20,000 of them for their neighbours
-    sample = Sample(np.repeat(np.arange(60), 1000), segments, layout.blocks)
-    runs = list(group_pieces(sample_pieces(sample, layout)[1], layout, parts, d))
+    pieces = sample_pieces(np.repeat(np.arange(60), 1000), layout)
+    runs = list(group_pieces(pieces, layout, parts, d))
     calls = [(run[-1][1] - run[0][0]) * np.diff(layout.row_range(parts[i].span))[0] for run, of in runs for i in of]
     assert shuffled + len(calls) * 1.3 < 100_000
     seconds = np.array(calls) * d / rate

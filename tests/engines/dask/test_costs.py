@@ -119,7 +119,7 @@ def test_plan_of_a_cluster_reports_a_worker(monkeypatch: pytest.MonkeyPatch, tmp
     given: dict[str, Any] = {**plan_case.cells(3000, 20), "engine": engine, "tasks": ["clustering", "embedding"]}
     plan = gb.plan(**given)
     assert plan.workers == 2
-    assert plan.memory_bytes == engine.worker_bytes
+    assert plan.memory_bytes == engine.placement.worker_bytes
     assert [stage.path for stage in plan.stages][:3] == ["X/put", "X/view", "X/knn"]
     assert "on 2 workers of a Dask cluster" in str(plan)
     assert "MB on a worker (limit " in str(plan)

@@ -24,6 +24,8 @@ from pathlib import Path
 import dask.array
 from distributed import LocalCluster
 from distributed.system import MEMORY_LIMIT
+from numpy.testing import assert_array_equal
+from scipy import sparse
 from shared_dask import shared_client
 
 import gpubench as gb
@@ -38,10 +40,11 @@ from gpubench.engines.common.neighborhoods import (
     neighbor_simpson,
     neighbor_value_distance,
 )
+from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.dask import cluster as dask_cluster
 from gpubench.engines.dask import connect
 from gpubench.engines.dask.cluster import DaskTuning
-from gpubench.engines.dask.engine import DaskEngine
+from gpubench.engines.dask.engine import DaskEngine, gene_parts
 from gpubench.engines.dask.placement import read_location
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -64,6 +67,35 @@ def own_cluster() -> Iterator[LocalCluster]:
     """Workers that a test may kill."""
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [sparse.csr_array, sparse.csc_array, np.asarray])
+def test_rank_sums_of_parts_have_the_bits_of_one_machine(engine: DaskEngine, form: Any) -> None:
+    rng = np.random.default_rng(0)
+    values = np.log1p(rng.poisson(0.5, (12_000, 300)))
+    values[:, :5], values[:, -3:] = 0, 0  # whole genes without values
+    groups = rng.integers(-1, 9, len(values))
+    expected = CpuEngine(threads=1).rank_sums(form(values), groups, 9, 4)
+    found = engine.rank_sums(form(values), groups, 9, 4)
+    assert found.u.tobytes() == expected.u.tobytes()
+    assert found.ties.tobytes() == expected.ties.tobytes()
+    assert_array_equal(found.n_cells, expected.n_cells)
+
+
+def test_parts_of_genes_cover_all_of_them() -> None:
+    matrix = sparse.random_array((40, 31), density=0.2, format="csc", rng=np.random.default_rng(0))
+    for n_parts in (1, 2, 5, 31, 60):
+        parts = [sparse.csc_array(part[:3], shape=(40, len(part[2]) - 1)) for part in gene_parts(matrix, n_parts)]
+        assert_array_equal(sparse.hstack(parts).toarray(), matrix.toarray())
+        assert len(parts) >= min(n_parts, 5)
+
+
+def test_rank_sums_of_put_cells_run_on_a_worker(engine: DaskEngine, cells: Cells) -> None:
+    expected = CpuEngine(threads=1).rank_sums(cells.x, cells.label, 12, 3)
+    found = engine.rank_sums(engine.put(cells.x), cells.label, 12, 3)
+    assert found.u.tobytes() == expected.u.tobytes()
+    assert found.ties.tobytes() == expected.ties.tobytes()
 
 
 def computed(engine: Any, cells: Cells, x: Any) -> list[bytes]:

@@ -39,8 +39,8 @@ from gpubench.engines.common.segments import Pass
 from gpubench.engines.cuda import silhouette
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
-from gpubench.engines.dask import connect, gpu_engine, gpu_silhouette, gpu_worker
-from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_per_task
+from gpubench.engines.dask import connect, gpu_engine, gpu_worker
+from gpubench.engines.dask.gpu_engine import DaskGpuEngine, rows_per_task, share_rows
 from gpubench.engines.dask.gpu_worker import check_alike
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -139,7 +139,7 @@ def test_silhouette_in_several_passes_has_cuda_bits(
 @given(n=st.integers(1, 60), n_shares=st.integers(1, 9), first=st.integers(0, 5))
 def test_share_rows_divides_tiles_evenly(n: int, n_shares: int, first: int) -> None:
     part = Pass(first, first + n, 0, first + n)
-    shares = [gpu_silhouette.share_rows(part, share, n_shares) for share in range(n_shares)]
+    shares = [share_rows(part, share, n_shares) for share in range(n_shares)]
     assert sorted(i for share in shares for i in share) == list(range(first, first + n))
     n_tiles = [sum(part.group_last - i for i in share) for share in shares]
     assert max(n_tiles) - min(n_tiles) <= n  # one row of tiles
@@ -265,5 +265,5 @@ def test_start_without_enough_gpus_or_dask_cuda_raises(monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=r"^workers=3: this machine has 2 GPUs, one for each worker"):
         connect.connect(3, None)
     monkeypatch.setattr(connect, "find_spec", lambda _: None)
-    with pytest.raises(EngineUnavailable, match=r'pip install "gpubench\[dask-cuda\]"'):
+    with pytest.raises(EngineUnavailable, match=r'pip install "gpubench-sc\[dask-cuda\]"'):
         connect.connect(2, None)

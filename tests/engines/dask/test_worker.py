@@ -7,7 +7,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-pytest.importorskip("distributed", reason="pip install gpubench[dask]")
+pytest.importorskip("distributed", reason="pip install gpubench-sc[dask]")
 
 from gpubench.core.types import Knn
 from gpubench.engines.dask.worker import TYPE_KEY, WorkerState, decode

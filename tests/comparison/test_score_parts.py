@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn import metrics
 
-from gpubench.comparison.resampled_scores import GroupSums, agreement, mean_over_cells, mean_over_labels, prediction
+from gpubench.comparison.score_parts import agreement, group_sums, mean_over_cells, mean_over_labels, prediction
 
 RNG = np.random.default_rng(0)
 SCORES = {
@@ -89,5 +89,5 @@ def test_means_ignore_labels_without_drawn_cells() -> None:
 
 
 def test_group_sums_add_weights_by_group() -> None:
-    added = GroupSums(np.array([1, -1, 0, 1]), 3)(np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]]))
+    added = group_sums(np.array([1, -1, 0, 1]), 3)(np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]]))
     assert_allclose(added, [[100, 200], [1001, 2002], [0, 0]])

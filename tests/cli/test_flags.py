@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench.cli.parse import parse_list, parse_options
+from gpubench.cli.flags import parse_list, parse_options
 from gpubench.core.errors import InputError
 from gpubench.core.units import parse_bytes, parse_counts
 from gpubench.tasks import Options

@@ -1,16 +1,18 @@
-"""Confusion of labels by classifiers that had not seen the cells, and labels in clusters."""
+"""Scores by group of cells, labels by predicted label, and labels by cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpubench.core.scores import CLUSTER, PREDICTED
-from gpubench.reporting.breakdowns import FEW
+from gpubench.metrics import METRICS
+from gpubench.metrics._metric import contingency
 from gpubench.reporting.content import EmbeddingCells
+from gpubench.results.statistics import GroupStatistics, group_statistics, group_times
 from gpubench.results.table import printable
 
 if TYPE_CHECKING:
@@ -19,6 +21,87 @@ if TYPE_CHECKING:
     from gpubench.core.scores import CellColumn
     from gpubench.core.types import Labels
 
+ROLES = {
+    "embedding": ("label",),
+    "batch_integration": ("label", "batch"),
+    "cross_species_integration": ("label", "species"),
+    "sequential_organization": ("time",),
+    "scib": ("label",),
+}
+"""Task -> roles of the groups by which its scores are broken down."""
+
+FEW = 10
+"""Groups of fewer cells come last, because their means are uncertain."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """Group with its statistics on each embedding, None where no cell of it counts."""
+
+    name: str
+    by_embedding: tuple[GroupStatistics | None, ...]
+
+    @property
+    def n(self) -> int:
+        """Largest number of cells that count on an embedding."""
+        return max(own.n for own in self.by_embedding if own is not None)
+
+    @property
+    def mean(self) -> float:
+        """Mean over embeddings, by which groups are sorted."""
+        return float(np.mean([own.mean for own in self.by_embedding if own is not None]))
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Score by the groups of one role."""
+
+    metric: str  # id of the score
+    title: str
+    role: str  # "label", "batch" ...
+    # those with values; time points in order of time, others with the worst first and small ones last
+    groups: tuple[GroupRow, ...]
+
+    @property
+    def in_order_of_time(self) -> bool:
+        """Whether the groups are time points."""
+        return self.role == "time"
+
+    @property
+    def middle(self) -> float | None:
+        """Value of a cell that is as near to another group as to its own, where the score has one."""
+        return 0.5 if self.metric in ("silhouette_score", "isolated_labels") else None
+
+
+def breakdowns(task: str, embeddings: Sequence[EmbeddingCells]) -> list[Breakdown]:
+    """Break the scores of a task down by each of its roles that has several groups."""
+    metrics = dict.fromkeys(
+        column.metric for cells in embeddings for column in cells.columns(task) if column.names is None
+    )
+    found = (_breakdown(task, metric, role, embeddings) for metric in metrics for role in ROLES.get(task, ()))
+    return [breakdown for breakdown in found if len(breakdown.groups) > 1]
+
+
+def _breakdown(task: str, metric: str, role: str, embeddings: Sequence[EmbeddingCells]) -> Breakdown:
+    by_embedding: list[dict[str, GroupStatistics]] = []
+    times: dict[str, float] = {}
+    for cells in embeddings:
+        columns = [column for column in cells.columns(task) if column.metric == metric]
+        labels = cells.scores.groups.get(role) if columns else None
+        by_embedding.append({} if labels is None else group_statistics(columns[0], labels))
+        if role == "time" and labels is not None and cells.scores.times is not None:
+            times |= group_times(labels, cells.scores.times)
+    names = list(dict.fromkeys(name for own in by_embedding for name in own))
+    spec = METRICS[metric].spec
+    if role == "time":
+        names.sort(key=lambda name: times[name])
+    groups = [GroupRow(printable(name), tuple(own.get(name) for own in by_embedding)) for name in names]
+    if role != "time":
+        sign = -1 if spec.higher_is_better is False else 1
+        groups.sort(key=lambda group: (group.n < FEW, sign * group.mean))
+    return Breakdown(metric, spec.title, role, tuple(groups))
+
+
 _MAX_LISTED = 10
 """Confused pairs of labels that are listed."""
 
@@ -26,8 +109,7 @@ _MAX_ROWS, _MAX_COLUMNS = 24, 30
 """Size of a matrix that is shown as a table."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfusedPair:
+class ConfusedPair(NamedTuple):
     """Number of cells of one label that were predicted to have another, and their share of that label."""
 
     true: str
@@ -38,23 +120,14 @@ class ConfusedPair:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts of cells by label and by assigned class.
+    """Counts of cells by label and by assigned class."""
 
-    Attributes
-    ----------
-    embedding : its name on the page
-    what : the classifier or the clusters, in a few words
-    rows, columns : names of labels and classes
-    counts : (rows, columns) cells
-    predicts_labels : whether the classes are the labels
-    """
-
-    embedding: str
-    what: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    counts: NDArray[np.int64]
-    predicts_labels: bool
+    embedding: str  # its name on the page
+    what: str  # the classifier or the clusters, in a few words
+    rows: tuple[str, ...]  # names of labels
+    columns: tuple[str, ...]  # names of classes
+    counts: NDArray[np.int64]  # (rows, columns) cells
+    predicts_labels: bool  # whether the classes are the labels
 
     @property
     def fits_a_table(self) -> bool:
@@ -124,8 +197,7 @@ def _tested_cells(cells: EmbeddingCells, species: str) -> Iterator[tuple[str, ND
 def _predicted_labels(
     cells: EmbeddingCells, column: CellColumn, label: Labels, tested: NDArray[np.bool_] | slice, what: str
 ) -> Confusion | None:
-    assert column.names is not None
-    counts = _count(label.codes[tested], column.values[tested], label.n_classes, len(column.names))
+    counts = _count(label, column, tested)
     occurring = np.flatnonzero(counts.sum(axis=1) + counts.sum(axis=0))
     if not len(occurring):
         return None
@@ -136,17 +208,15 @@ def _predicted_labels(
 
 def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels) -> Confusion:
     """Count with clusters in the order of their most frequent labels, so that large shares are near the diagonal."""
-    assert column.names is not None
-    counts = _count(label.codes, column.values, label.n_classes, len(column.names))
+    counts = _count(label, column, slice(None))
     order = np.lexsort((-counts.max(axis=0), counts.argmax(axis=0)))
-    rows, columns = map(printable, label.names), (printable(column.names[code]) for code in order)
-    return Confusion(
-        cells.name, "Leiden clusters", tuple(rows), tuple(columns), counts[:, order], predicts_labels=False
-    )
+    rows = tuple(map(printable, label.names))
+    columns = tuple(printable((column.names or ())[code]) for code in order)
+    return Confusion(cells.name, "Leiden clusters", rows, columns, counts[:, order], predicts_labels=False)
 
 
-def _count(codes: NDArray[np.int32], assigned: NDArray[Any], n_labels: int, n_classes: int) -> NDArray[np.int64]:
-    """Count (labels, classes) cells, without those that have no class."""
-    counted = assigned >= 0
-    pairs = codes[counted].astype(np.int64) * n_classes + assigned[counted]
-    return np.bincount(pairs, minlength=n_labels * n_classes).reshape(n_labels, n_classes)
+def _count(label: Labels, column: CellColumn, chosen: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
+    """Count (labels, classes) of the chosen cells, without those that have no class."""
+    codes, classes = label.codes[chosen], column.values[chosen].astype(np.int32)
+    has_class = classes >= 0
+    return contingency(codes[has_class], classes[has_class], label.n_classes, len(column.names or ()))
