@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpubench import data, datasets, metrics, tasks
+    from gpubench.auditing.audit import audit
     from gpubench.comparison.compare import compare
     from gpubench.core.errors import EngineUnavailable, GpubenchError, InputError
     from gpubench.engines import get_engine
@@ -25,6 +26,7 @@ __all__ = [
     "GpubenchError",
     "InputError",
     "Result",
+    "audit",
     "compare",
     "data",
     "datasets",
@@ -44,6 +46,7 @@ _LAZY = {
     "Result": "gpubench.results.result",
     "report": "gpubench.reporting",
     "plan": "gpubench.running.plan",
+    "audit": "gpubench.auditing.audit",
     "compare": "gpubench.comparison.compare",
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.core.errors",

@@ -25,6 +25,7 @@ LAYERS = (
     "datasets",
     "engines",
     "metrics",
+    "auditing",
     "tasks",
     "results",
     "comparison",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_REPEATED: tuple[Kind, ...] = ("data", "embeddings", "tasks", "scorers", "parameters")
+_REPEATED: tuple[Kind, ...] = ("data", "embeddings", "predictions", "tasks", "choices", "scorers", "parameters")
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -112,6 +112,23 @@ def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] 
     return list(named) if all(name == place for name, place in named.items()) else named
 
 
+def parse_predictions(texts: Sequence[str] | None) -> str | dict[str, str] | None:
+    """Read the values of `--predictions`: one file, or several, each with a name or called by that of its file."""
+    from gpubench.data import split_name
+
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    named: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        name, place = split_name(text)
+        if name in named:
+            raise InputError(f"--predictions: two are called {name!r}; write NAME=FILE to give one another name")
+        named[name] = place
+    return named
+
+
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type."""
     from gpubench.tasks import Options
@@ -144,6 +161,8 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
         if text in choices:
             return text
         raise InputError(f"--option {name}={text!r} is none of {', '.join(map(repr, choices))}; use one of these")
+    if kind is str:
+        return text
     if kind is bool:
         if text.lower() in (*_YES, *_NO):
             return text.lower() in _YES
@@ -169,6 +188,7 @@ def _parse_scorers(names: list[str] | None) -> dict[str, Any] | None:
 _PARSE: dict[Kind, Callable[..., Any]] = {
     "data": lambda texts: texts[0] if len(texts) == 1 else texts,
     "embeddings": parse_embeddings,
+    "predictions": parse_predictions,
     "tasks": lambda names: names or "auto",
     "scorers": _parse_scorers,
     "parameters": lambda texts: parse_options(texts or []),

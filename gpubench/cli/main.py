@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpubench.cli.audit import audit
 from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
 from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, reporting
@@ -83,6 +84,7 @@ def _gpubench(
 
 app.command(epilog=EXAMPLES)(score)
 app.command()(demo)
+app.command()(audit)
 app.add_typer(datasets_app, name="datasets")
 
 

@@ -74,7 +74,7 @@ On the workers of a Dask cluster:
 
 @with_run_flags()
 def score(
-    context: typer.Context,
+    ctx: typer.Context,
     *,
     plan: Annotated[
         bool,
@@ -97,7 +97,7 @@ def score(
     """Score embeddings on every task whose inputs are given, and say which tasks are skipped and why."""
     data: list[str] = given["data"]
     if any(path.lower().endswith(RUN_FILES) for path in data):
-        _check_only_run_file(context, data)
+        _check_only_run_file(ctx, data)
         with reporting(verbose):
             if plan:
                 return _plan_runs(data[0], out, format_)
@@ -160,7 +160,8 @@ def _finish(
     """Write the files, print the scores, and return the exit code; an incomplete run keeps its checkpoint."""
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
-    lines = ["Interrupted: the scores above were finished before."] if result.interrupted else []
+    lines = list(result.provenance.get("warnings", ()))
+    lines += ["Interrupted: the scores above were finished before."] if result.interrupted else []
     not_written = None
     try:
         lines += [_NOT_SAVED] if output is None else output.write(result)

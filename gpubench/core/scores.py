@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -260,3 +260,41 @@ class CellScores:
 
 def _get(column: CellColumn, key: str) -> Any:
     return getattr(column, key) if key in ("embedding", "task", "metric") else column.params.get(key)
+
+
+@dataclass(slots=True)
+class PerturbationTable:
+    """The value of each metric for each perturbation; one item of each list is one value.
+
+    Attributes
+    ----------
+    prediction, context, perturbation, metric : what it is the value of; the context is "" where there is one
+    value : NaN where the metric is undefined
+    reason : why it is undefined; "" where it is not
+    """
+
+    prediction: list[str] = field(default_factory=list)
+    context: list[str] = field(default_factory=list)
+    perturbation: list[str] = field(default_factory=list)
+    metric: list[str] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+    reason: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def add(self, prediction: str, context: str, rows: Iterable[tuple[str, str, float, str]]) -> None:
+        """Append (perturbation, metric, value, reason) of a prediction in a context."""
+        for perturbation, metric, value, reason in rows:
+            self.prediction.append(prediction)
+            self.context.append(context)
+            self.perturbation.append(perturbation)
+            self.metric.append(metric)
+            self.value.append(value)
+            self.reason.append(reason)
+
+    def values_of(self, prediction: str, metric: str, context: str = "") -> dict[str, float]:
+        """Return perturbation -> value of one metric of a prediction."""
+        rows = zip(self.prediction, self.metric, self.context, self.perturbation, self.value, strict=True)
+        wanted = prediction, metric, context
+        return {perturbation: value for *what, perturbation, value in rows if tuple(what) == wanted}

@@ -60,8 +60,8 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
             coordinate[view.rows] = view.xy[:, axis]
             columns.append((f"{embedding}/view/{axis + 1}", pa.array(coordinate)))
             descriptions.append({"kind": f"view {axis}", "embedding": embedding, "title": view.title})
-    content = {"schema": SCHEMA, "results": _digest(results), "n_cells": cells.n_cells, "columns": descriptions}
-    table = pa.table([array for _, array in columns], [_utf8(name) for name, _ in columns])
+    content = {"schema": SCHEMA, "results": digest_of_rows(results), "n_cells": cells.n_cells, "columns": descriptions}
+    table = pa.table([array for _, array in columns], [utf8(name) for name, _ in columns])
     table = table.replace_schema_metadata({_KEY: json.dumps(scores.plain(content))})
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
@@ -76,7 +76,7 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
     try:
         with pq.ParquetFile(path) as file:
             content = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-            if content.get("results") != _digest(results):
+            if content.get("results") != digest_of_rows(results):
                 return None
             table = file.read() if content["schema"] == SCHEMA else None
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -111,25 +111,25 @@ def _read_column(cells: CellScores, table: pa.Table, i: int, description: Mappin
 def _categories(codes: NDArray[Any], names: Sequence[str]) -> pa.DictionaryArray:
     import pyarrow as pa
 
-    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(map(_utf8, names), pa.string()))
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), pa.array(map(utf8, names), pa.string()))
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
     """Return codes into `names`, whose order Parquet does not preserve; -1 where there is no value."""
     joined = column.unify_dictionaries().combine_chunks()
-    code_of = {_utf8(name): code for code, name in enumerate(names)}
+    code_of = {utf8(name): code for code, name in enumerate(names)}
     # the last one is for index -1, which counts from the end
     code = np.array([*(code_of[name] for name in joined.dictionary.to_pylist()), -1], np.int32)
     codes: NDArray[np.int32] = code[joined.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
     return codes
 
 
-def _utf8(text: str) -> str:
+def utf8(text: str) -> str:
     """Escape halves of characters, as in damaged names, which Parquet cannot store."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _digest(results: Sequence[MetricResult]) -> str:
+def digest_of_rows(results: Sequence[MetricResult]) -> str:
     """Return a SHA-256 that identifies the results of a run."""
     text = json.dumps([scores.to_dict(row) for row in results], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

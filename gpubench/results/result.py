@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpubench.core import scores
 from gpubench.core.errors import InputError
 from gpubench.core.files import write_atomically
-from gpubench.core.scores import MEAN, CellScores, MetricResult
+from gpubench.core.scores import MEAN, CellScores, MetricResult, PerturbationTable
 from gpubench.core.timeline import chrome_trace
 from gpubench.results import table
 from gpubench.results.cells_file import NAME as CELLS_NAME
 from gpubench.results.cells_file import read_cells, write_cells
+from gpubench.results.perturbations_file import NAME as PERTURBATIONS_NAME
+from gpubench.results.perturbations_file import read_perturbations, write_perturbations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +52,7 @@ class Result:
     failures : tasks that failed, each {"task", "embedding", "error"}; the scores they had finished are in `results`
     interrupted : whether the run was stopped before its end
     cells : values of the cells from which the scores follow; empty for a result that was read without them
+    perturbations : values of the perturbations, likewise
 
     Examples
     --------
@@ -73,6 +76,7 @@ class Result:
     failures: list[dict[str, str]]
     interrupted: bool = False
     cells: CellScores = field(default_factory=CellScores, compare=False)
+    perturbations: PerturbationTable = field(default_factory=PerturbationTable, compare=False)
 
     def __post_init__(self) -> None:
         """Replace infinite values by NaN with a note."""
@@ -245,6 +249,13 @@ class Result:
         """
         write_cells(self.cells, self.results, path)
 
+    def perturbations_to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write `perturbations` to a Parquet file with a row for each prediction, perturbation and metric.
+
+        `from_json` reads it where it is named perturbations.parquet and in the folder of the JSON file.
+        """
+        write_perturbations(self.perturbations, self.results, path)
+
     @classmethod
     def from_json(cls, path: str | os.PathLike[str], *, cells: bool = True) -> Result:
         """Read a file of `to_json`.
@@ -252,7 +263,7 @@ class Result:
         Parameters
         ----------
         path : the file
-        cells : also read cells.parquet from its folder, if it belongs to these results
+        cells : also read cells.parquet and perturbations.parquet from its folder, if they belong to these results
 
         Raises
         ------
@@ -276,7 +287,7 @@ class Result:
             has = "is not a result of gpubench" if schema is None else f"has schema {schema!r}"
             raise InputError(f"{str(path)!r} {has}; this version of gpubench reads results.json of schema {SCHEMA}")
         try:
-            names = [field.name for field in fields(cls) if field.name not in ("results", "cells")]
+            names = [field.name for field in fields(cls) if field.name not in ("results", "cells", "perturbations")]
             rest = {name: content[name] for name in names}
             result = cls(results=[scores.from_dict(row) for row in content["results"]], **rest)
         except (KeyError, TypeError) as error:
@@ -284,8 +295,11 @@ class Result:
             raise InputError(
                 f"{str(path)!r} is not a whole result: {why}; pass a results.json, or score again"
             ) from error
-        found = read_cells(Path(path).with_name(CELLS_NAME), result.results) if cells else None
-        return result if found is None else replace(result, cells=found)
+        if not cells:
+            return result
+        found = read_cells(Path(path).with_name(CELLS_NAME), result.results)
+        table = read_perturbations(Path(path).with_name(PERTURBATIONS_NAME), result.results)
+        return replace(result, cells=found or result.cells, perturbations=table or result.perturbations)
 
     def to_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the timeline as a trace for https://ui.perfetto.dev or chrome://tracing."""

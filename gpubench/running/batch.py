@@ -16,11 +16,10 @@ from gpubench.core.units import bytes_text, seconds_text
 from gpubench.data.urls import Url, file_of
 from gpubench.datasets.lookup import is_dataset_name
 from gpubench.results import table
-from gpubench.results.cells_file import NAME as CELLS
 from gpubench.results.result import Result
 from gpubench.running import score
 from gpubench.running.options import FILES, SPECS
-from gpubench.running.output import Output
+from gpubench.running.output import OPTIONAL, Output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +145,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _finished(output: Output, digest: str | None) -> Result | None:
     """Return the complete result with this digest if all its files exist; else None."""
-    if digest is None or not all(file.is_file() for file in output.files() if file.name != CELLS):
+    if digest is None or not all(file.is_file() for file in output.files() if file.name not in OPTIONAL):
         return None
     try:
         result = Result.from_json(output.folder / "results.json")

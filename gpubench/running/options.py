@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from gpubench.tasks import Options
 
 Kind = Literal[
-    "data", "embeddings", "file", "matrix", "text", "tasks", "choices", "choice", "scorers", "parameters",
-    "whole number", "switch", "cluster", "memory",
+    "data", "embeddings", "predictions", "file", "matrix", "text", "tasks", "choices", "choice", "scorers",
+    "parameters", "whole number", "switch", "cluster", "memory",
 ]  # fmt: skip
 """What an option holds; each kind is parsed in one way on the command line, and in one way in run files."""
 
-FILES: tuple[Kind, ...] = ("data", "embeddings", "file", "matrix")
+FILES: tuple[Kind, ...] = ("data", "embeddings", "predictions", "file", "matrix")
 """Kinds whose values may be paths and URLs."""
 
 DATA, COLUMNS, RUN = "Data", "Columns of obs", "What to run"
 """Panels of `gpubench score --help`."""
 
-BASELINES = ("pca", "expression")
+EMBEDDING_BASELINES = ("pca", "expression")
+SCREEN_BASELINES = ("mean", "control", "replicate", "ceiling")
+BASELINES = EMBEDDING_BASELINES + SCREEN_BASELINES
+"""Those of embeddings, and those of predictions of perturbations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ class RunOptions:
     )
     obs: Any = _option(DATA, "file", "TABLE", "Parquet or CSV file with the columns, if DATA is an array.")
     pre_integrated: Any = _option(DATA, "matrix", "KEY", "The same cells before batch integration.", recorded=True)
-    predictions: Any = _option(DATA, "file", "H5AD", "Predicted expression of perturbed cells.")
+    predictions: Any = _option(
+        DATA, "predictions", "H5AD", "Predicted expression of perturbed cells, or NAME=H5AD. Repeatable."
+    )
     label: Any = _option(COLUMNS, "text", "COLUMN", "Known labels, such as cell_type.", recorded=True)
     batch: Any = _option(COLUMNS, "text", "COLUMN", "Batches that should mix, such as donor.", recorded=True)
     time: Any = _option(COLUMNS, "text", "COLUMN", "Time points, as numbers.", recorded=True)
@@ -142,6 +147,9 @@ class RunOptions:
         COLUMNS, "text", "COLUMN", "Perturbation of each cell, for --predictions. Default: condition."
     )
     control: str | None = _option(COLUMNS, "text", "VALUE", "Value of --condition for untreated cells.")
+    context: str | None = _option(
+        COLUMNS, "text", "COLUMN", "Context of each cell, such as its cell line, for perturbation_prediction."
+    )
     tasks: str | Sequence[str] = _option(
         RUN,
         "tasks",
@@ -152,7 +160,12 @@ class RunOptions:
         named_in="gpubench.tasks:TASKS",
     )
     baseline: str | Sequence[str] | None = _option(
-        RUN, "choices", "NAME", "Also score a baseline: pca or expression.", named_in=f"{__name__}:BASELINES"
+        RUN,
+        "choices",
+        "NAME",
+        "Also score a baseline: pca or expression; of predicted perturbations mean, control, replicate or ceiling."
+        " Repeatable.",
+        named_in=f"{__name__}:BASELINES",
     )
     scorers: Mapping[str, Any] | None = _option(
         RUN,
@@ -198,6 +211,9 @@ class RunOptions:
         "Compare all cells and train on all cells, however long it takes.",
         default=False,
         flags="--exact/--no-exact",
+    )
+    strict: bool = _option(
+        RUN, "switch", None, "Treat warnings as errors.", default=False, flags="--strict/--no-strict"
     )
     threads: int | None = _option(RUN, "whole number", "NUMBER", "Number of CPU threads. Default: all.")
     cluster: Any = _option(

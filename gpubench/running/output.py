@@ -10,6 +10,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.files import check_writable_folder
 from gpubench.reporting import report
 from gpubench.results.cells_file import NAME as CELLS_NAME
+from gpubench.results.perturbations_file import NAME as PERTURBATIONS_NAME
 from gpubench.results.result import Result
 
 WRITERS: dict[str, Callable[[Result, Path], None]] = {
@@ -18,12 +19,16 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
     "parquet": Result.to_parquet,
 }
 
+OPTIONAL = (CELLS_NAME, PERTURBATIONS_NAME)
+"""Files that a run without such values does not write."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """Folder and formats of the result files.
 
-    Per-cell values are written to cells.parquet, together with results.json.
+    Per-cell values are written to cells.parquet, and those of perturbations to perturbations.parquet, together with
+    results.json.
     """
 
     folder: Path  # created when the first file is written
@@ -35,6 +40,7 @@ class Output:
         files = {self.folder / f"results.{name}": WRITERS[name] for name in self.formats}
         if "json" in self.formats:
             files[self.folder / CELLS_NAME] = Result.cells_to_parquet
+            files[self.folder / PERTURBATIONS_NAME] = Result.perturbations_to_parquet
         if self.report:
             files[self.folder / "report.html"] = report
         return files
@@ -59,7 +65,7 @@ class Output:
             ) from error
         lines = []
         for file, write in self.files().items():
-            if file.name == CELLS_NAME and not result.cells.columns:
+            if not {CELLS_NAME: result.cells.columns, PERTURBATIONS_NAME: result.perturbations}.get(file.name, True):
                 continue
             replaces = file.exists()
             write(result, file)

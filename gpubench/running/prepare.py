@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.core.checkpoint import digest_of
-from gpubench.core.errors import InputError, close_matches
+from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.scores import CellScores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Labels, check_seed
@@ -18,7 +18,8 @@ from gpubench.engines import get_engine
 from gpubench.engines.embedding import codes_fingerprint
 from gpubench.metrics._metric import check_groups, check_several
 from gpubench.running.interrupt import run_interruptible
-from gpubench.running.options import BASELINES, RunOptions
+from gpubench.running.options import BASELINES, EMBEDDING_BASELINES, SCREEN_BASELINES, RunOptions
+from gpubench.running.screens import ScreenInputs, read_screens
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Task
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 PERTURBATION = "perturbation_expression_prediction"
 """The task that scores predicted expression instead of an embedding."""
 
+SCREEN = "perturbation_prediction"
+"""The task that scores predicted perturbations by groups of cells, with other metrics."""
+
 SCIB = "scib"
 """The one task that compares with cells before integration."""
 
@@ -46,10 +50,13 @@ class Inputs:
     columns: Mapping[str, Any]  # label-like fields of `TaskInput` -> codes; "time" as numbers
     perturbation: PerturbationData | None = None
     pre_integrated: Rows | None = None
+    screens: ScreenInputs | None = None
 
     def has(self, need: str) -> bool:
         """Whether an input that tasks need is given."""
-        return self.perturbation is not None if need == "predictions" else need in self.columns
+        if need == "predictions":
+            return self.perturbation is not None or self.screens is not None
+        return self.screens is not None if need == "control" else need in self.columns
 
     def cells(self) -> CellScores:
         """Return an empty collection of per-cell values for a run on these inputs."""
@@ -83,6 +90,7 @@ class Prepared:
     tasks: list[Task]
     skipped: list[dict[str, str]]
     baselines: list[str]  # names of the baselines to score as well
+    warnings: tuple[str, ...] = ()  # what is probably not as it was meant
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
@@ -113,25 +121,35 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     with engine.timeline.stage("read"):
         dataset, inputs = run_interruptible(lambda: _read(run, wanted), engine.timeline)
     tasks, skipped = _choose_tasks(wanted, inputs)
-    return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines)
+    findings = () if inputs.screens is None else tuple(map(str, inputs.screens.audit.findings))
+    return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, findings)
 
 
 def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, Inputs]:
     """Read the inputs that the wanted tasks need."""
     columns = {role: getattr(run, role) for role in COLUMNS if getattr(run, role) is not None}
-    perturbation = None
-    if run.predictions is not None:
+    perturbation = screens = None
+    if run.predictions is not None and SCREEN in (wanted or ()):
+        screens = read_screens(run)
+    if run.predictions is not None and not (screens and set(wanted or ()) == {SCREEN}):
+        if isinstance(run.predictions, Mapping):
+            raise InputError(
+                f"predictions: {len(run.predictions):,} are named, which only the task {SCREEN!r} takes; choose it with"
+                " `tasks`, or give one file without a name",
+                argument="predictions",
+            )
         perturbation = readers.read_perturbation(
             run.data, run.predictions, condition=run.condition or "condition", control=run.control, seed=run.seed
         )
     dataset = None
-    if wanted != [PERTURBATION] and not (wanted is None and perturbation and not columns):
+    of_cells = wanted is None or set(wanted) - {PERTURBATION, SCREEN}
+    if of_cells and not (wanted is None and perturbation and not columns):
         read = readers.read_species if _is_one_per_species(run.data) else readers.read
         dataset = read(run.data, embeddings=run.embeddings, columns=columns, obs=run.obs)
     before = None
     if run.pre_integrated is not None:
         before = readers.read_matrix(run.data, run.pre_integrated, "pre_integrated")
-    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before)
+    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before, screens)
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
@@ -182,6 +200,8 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
             f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",
             argument="pre_integrated",
         )
+    if baselines and wanted is not None:
+        check_baselines(wanted, baselines)
     if not _is_one_per_species(run.data):
         return
     if baselines:
@@ -194,6 +214,19 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
             "pre_integrated cannot be used with one file per species; leave it out, or merge the files",
             argument="pre_integrated",
         )
+
+
+def check_baselines(wanted: list[str], baselines: list[str]) -> None:
+    """Refuse baselines that no wanted task has."""
+    own = set(SCREEN_BASELINES if SCREEN in wanted else ())
+    if set(wanted) - {SCREEN}:
+        own |= set(EMBEDDING_BASELINES)
+    for name in baselines:
+        if name not in own:
+            raise InputError(
+                f"baseline={name!r} is none of the tasks {quoted(wanted)}; use one of: {', '.join(sorted(own))}",
+                argument="baseline",
+            )
 
 
 def _wanted_tasks(tasks: str | Sequence[str]) -> list[str] | None:
@@ -213,7 +246,8 @@ def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
     names = [] if baseline is None else [baseline] if isinstance(baseline, str) else list(baseline)
     for name in names:
         if name not in BASELINES:
-            raise InputError(f"baseline={name!r} is unknown; use 'pca' or 'expression'", argument="baseline")
+            listed = ", ".join(map(repr, BASELINES))
+            raise InputError(f"baseline={name!r} is unknown; use one of: {listed}", argument="baseline")
     return names
 
 

@@ -24,11 +24,13 @@ def provenance(
     columns: str | None = None,
     n_cells: int | None = None,
     files: Sequence[Mapping[str, Any]] = (),
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
     Environment variables, user names and paths are left out, except `source`, the data as the user named them.
     `columns` is the digest of the columns only, which results of other embeddings share.
+    `warnings` say what is probably not as it was meant.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
@@ -45,6 +47,7 @@ def provenance(
             "notes": list(engine.notes),
         },
         "options": dict(options),
+        **({"warnings": list(warnings)} if warnings else {}),
         "dataset": {
             "source": source,
             "fingerprint": fingerprint,

@@ -193,6 +193,13 @@ def _embeddings(value: Value, _key: str, folder: Path) -> dict[str, str]:
     return found
 
 
+def _predictions(value: Value, key: str, folder: Path) -> str | dict[str, str]:
+    """Return a path relative to the run file, or name -> path."""
+    if value.is_mapping:
+        return {name: _file(item, key, folder) for name, item in value.mapping(what="prediction").items()}
+    return _file(value, key, folder)
+
+
 def _matrix(value: Value, key: str, folder: Path) -> str:
     text = value.text(key)
     return _file(value, key, folder) if readers.split_name(text)[0] != text else text
@@ -201,6 +208,7 @@ def _matrix(value: Value, key: str, folder: Path) -> str:
 READERS: dict[Kind, Callable[[Value, str, Path], Any]] = {
     "data": _data,
     "embeddings": _embeddings,
+    "predictions": _predictions,
     "file": _file,
     "matrix": _matrix,
     "text": lambda value, key, _: value.text(key),

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpubench import data as readers
 from gpubench.core.checkpoint import Checkpoint, CheckpointScope
 from gpubench.core.errors import InputError, explaining_memory_errors, message_of
+from gpubench.core.scores import PerturbationTable
 from gpubench.data.urls import shown
 from gpubench.engines.embedding import Embedding
 from gpubench.results.result import Result
 from gpubench.running.interrupt import run_interruptible
-from gpubench.running.options import RunOptions
+from gpubench.running.options import EMBEDDING_BASELINES, RunOptions
 from gpubench.running.plan import check_fits
-from gpubench.running.prepare import PERTURBATION, prepare
+from gpubench.running.prepare import PERTURBATION, SCREEN, prepare
 from gpubench.running.provenance import bit_level_context, provenance
 from gpubench.running.views import given_view, principal_view
 from gpubench.tasks._task import Task, TaskInput, with_note
@@ -52,6 +53,7 @@ def score(
     predictions: Any = None,
     condition: str | None = None,
     control: str | None = None,
+    context: str | None = None,
     baseline: str | Sequence[str] | None = None,
     tasks: str | Sequence[str] = "auto",
     scorers: Mapping[str, Any] | None = None,
@@ -59,6 +61,7 @@ def score(
     seed: int = 42,
     threads: int | None = None,
     memory: int | None = None,
+    strict: bool = False,
     knn: str = "auto",
     precision: Precision = "exact",
     exact: bool = False,
@@ -81,17 +84,23 @@ def score(
     obs : path or DataFrame with the columns, row by row, if `data` is an array
     pre_integrated : the cells before batch integration, for the task "scib": a key as in `embeddings`, the path of a
         file, or a matrix
-    predictions : predicted expression (path of an h5ad, or AnnData); cells and genes may be in any order
+    predictions : predicted expression (path of an h5ad, or AnnData); cells and genes may be in any order. For
+        "perturbation_prediction" also a dict name -> prediction
     condition, control : the column of `obs` with the perturbation, and its value for untreated cells. None: those in
         the catalogue of a dataset, else "condition" and the value that the data record
+    context : column of `obs` with the context of each cell, such as its cell line, for "perturbation_prediction": each
+        is scored by itself, against its own control
     baseline : "pca" (50 components of the 3,000 most variable genes) or "expression" (X itself), scored in addition to
-        the embeddings
+        the embeddings. For "perturbation_prediction": "mean" of all perturbations, "control", "replicate" (random
+        halves of the real cells against each other), "ceiling"; predictions then get scaled scores, 0 for the mean or
+        the control and 1 for perfection or the replicate
     tasks : ids of the tasks, or "auto": all tasks of cz-benchmarks whose inputs are given; "scib" runs only if named
     scorers : further scores of the prediction tasks: name -> f(y_true, y_pred), or a scikit-learn scorer
     engine : "auto", "cpu", "cuda", "dask", or a started engine
     seed : random seed
     threads : number of CPU threads; None: all
     memory : maximum bytes beyond the input; None: 80% of the free memory
+    strict : raise `InputError` for inputs that are probably not what was meant
     knn : neighbour search: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : compare all cells and train on all cells, however long it takes, see `gpubench.get_engine`
@@ -162,11 +171,13 @@ def score_run(
         failures=runner.failures,
         interrupted=runner.interrupted,
         cells=runner.cells,
+        perturbations=runner.perturbations,
     )
 
 
 def _provenance(prepared: Prepared) -> dict[str, Any]:
-    run, dataset = prepared.run, prepared.dataset
+    run, dataset, screens = prepared.run, prepared.dataset, prepared.inputs.screens
+    digest = screens.real.digest() if screens else None
     named = shown(run.data) if isinstance(run.data, str) else None
     return provenance(
         prepared.engine,
@@ -177,9 +188,10 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         },
         source=prepared.source or (dataset.source if dataset else named),
         files=prepared.files,
-        fingerprint=readers.fingerprint(dataset) if dataset else None,
-        columns=readers.fingerprint(replace(dataset, embeddings={})) if dataset else None,
-        n_cells=dataset.n_cells if dataset else None,
+        warnings=prepared.warnings,
+        fingerprint=readers.fingerprint(dataset) if dataset else digest,
+        columns=readers.fingerprint(replace(dataset, embeddings={})) if dataset else digest,
+        n_cells=dataset.n_cells if dataset else screens.real.n if screens else None,
     )
 
 
@@ -193,6 +205,7 @@ class Runner:
         self._scope = scope or CheckpointScope(prepared.engine.timeline)
         self.rows: list[MetricResult] = []
         self.cells = prepared.inputs.cells()
+        self.perturbations = prepared.inputs.screens.table if prepared.inputs.screens else PerturbationTable()
         self.skipped = list(prepared.skipped)
         self.failures: list[dict[str, str]] = []
         self.interrupted = False
@@ -219,7 +232,7 @@ class Runner:
     def _steps(self) -> Iterator[Step]:
         """Yield one step per task: for each embedding, then each baseline, then the predictions."""
         dataset, data, tasks = self._prepared.dataset, self._prepared.run.data, self._prepared.tasks
-        embedding_tasks = [task for task in tasks if task.id != PERTURBATION]
+        embedding_tasks = [task for task in tasks if task.id not in (PERTURBATION, SCREEN)]
         if dataset is not None and embedding_tasks:
             if self._inputs.pre_integrated is not None:
                 before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
@@ -231,13 +244,24 @@ class Runner:
             for name, matrix in dataset.embeddings.items():
                 yield from self._embedding(name, matrix, embedding_tasks)
             for baseline in self._prepared.baselines:
-                yield from self._baseline(baseline, data, embedding_tasks)
+                if baseline in EMBEDDING_BASELINES:
+                    yield from self._baseline(baseline, data, embedding_tasks)
         for task in tasks:
-            if task.id == PERTURBATION:
-                options, perturbation = self._prepared.run.options, self._inputs.perturbation
-                yield partial(
-                    self._task, task, TaskInput(self._engine, options, "predictions", perturbation=perturbation)
-                )
+            yield from self._of_predictions(task)
+
+    def _of_predictions(self, task: Task) -> Iterator[Step]:
+        """Yield the steps of a task that scores predicted expression; none of other tasks."""
+        run, perturbation, screens = self._prepared.run, self._inputs.perturbation, self._inputs.screens
+        if task.id == PERTURBATION:
+            given = TaskInput(self._engine, run.options, "predictions", perturbation=perturbation)
+            yield partial(self._task, task, given)
+        elif task.id == SCREEN and screens is not None:
+            for name, column in screens.columns(run, self._prepared.baselines, self._engine):
+                yield partial(self._screen, task, TaskInput(self._engine, run.options, name, screen=column))
+
+    def _screen(self, task: Task, given: TaskInput) -> None:
+        with self._engine.timeline.stage(given.name):
+            self._task(task, given)
 
     def _embedding(self, name: str, matrix: Any, tasks: list[Task], note: str = "") -> Iterator[Step]:
         timeline, run = self._engine.timeline, self._prepared.run

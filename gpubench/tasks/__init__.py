@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpubench.tasks import label_prediction, metric_tasks, perturbation_expression_prediction
+from gpubench.tasks import label_prediction, metric_tasks, perturbation_expression_prediction, perturbation_prediction
 from gpubench.tasks._task import Options, Task, TaskInput
 
 __all__ = ["TASKS", "Options", "Task", "TaskInput"]
@@ -18,6 +18,7 @@ TASKS: dict[str, Task] = {
         label_prediction.CROSS_SPECIES_LABEL_PREDICTION,
         metric_tasks.SEQUENTIAL_ORGANIZATION,
         perturbation_expression_prediction.TASK,
+        perturbation_prediction.TASK,
         metric_tasks.SCIB,
     )
 }

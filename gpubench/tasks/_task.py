@@ -17,6 +17,7 @@ from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
 from gpubench.engines.embedding import Embedding
 from gpubench.metrics._metric import Metric, MetricSpec
+from gpubench.metrics.perturbation.registry import metrics_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from gpubench.data.perturbation.predictions import PerturbationData
     from gpubench.engines.base import Engine
     from gpubench.engines.costs import Cost, CostModel, Sizes
+    from gpubench.tasks._screens import ScreenColumn
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Need = Literal["label", "batch", "time", "species", "predictions"]
+Need = Literal["label", "batch", "time", "species", "predictions", "control"]
 Aggregation = Literal["none", "mean", "median"]
 Effect = Literal["ratio", "difference"]
 
-_MIN_VALUES = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1}
+_MIN_VALUES = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1,
+               "n_splits": 1}  # fmt: skip
 """The smallest value of each option that is a count."""
 
 
@@ -54,6 +57,10 @@ class Options:
         "lr,knn"
     aggregation : how cells of one sample are merged before cross-species prediction: "none", "mean", "median"
     effect : predicted change as log "ratio" or "difference" of means
+    profile : metrics of perturbation_prediction: "cell_eval", "full" (of cell-eval2), "vcc2026", "vcc2025", "minimal"
+    metrics : ids of such metrics in place of the profile; also as "mae,pearson_delta"
+    strict_mean : let perturbations without a value make the mean undefined where cell-eval does
+    n_splits : random halves of the real cells that are compared for the baseline "replicate"
 
     Raises
     ------
@@ -73,6 +80,10 @@ class Options:
     classifiers: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
     aggregation: Aggregation = "mean"
     effect: Effect = "ratio"
+    profile: str = "cell_eval"
+    metrics: tuple[str, ...] = ()
+    strict_mean: bool = False
+    n_splits: int = 5
 
     def __post_init__(self) -> None:
         """Check every value before anything is computed."""
@@ -90,10 +101,15 @@ class Options:
                 listed = ", ".join(map(repr, get_args(choices)))
                 raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}", argument=name)
         object.__setattr__(self, "classifiers", _classifiers(self.classifiers))
+        metrics: Any = self.metrics
+        object.__setattr__(
+            self, "metrics", tuple(filter(None, metrics.split(",") if isinstance(metrics, str) else metrics))
+        )
+        metrics_of(self.profile, self.metrics or None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as JSON values."""
-        return {**asdict(self), "classifiers": list(self.classifiers)}
+        return {**asdict(self), "classifiers": list(self.classifiers), "metrics": list(self.metrics)}
 
 
 def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
@@ -123,6 +139,7 @@ class TaskInput:
     time: NDArray[np.float64] | None = None  # (n,)
     time_label: Labels | None = None  # the time points as labels
     perturbation: PerturbationData | None = None  # predictions and the differential expression of the dataset
+    screen: ScreenColumn | None = None  # a prediction of perturbations, or a baseline, and the real data
     pre_integrated: Embedding | None = None  # the same cells before their batches were integrated
     scorers: Mapping[str, Any] = field(default_factory=dict)  # name -> the user's own callable or scikit-learn scorer
     cells: CellScores = field(default_factory=CellScores)  # stores the values of cells that the scores are made of

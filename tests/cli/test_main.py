@@ -153,7 +153,7 @@ BAD_INPUT = {
     "unknown task": ([*CELLS, "-t", "clusterin"], "task 'clusterin' .*did you mean 'clustering'"),
     "unknown scorer": ([*SEPARATION, "--scorer", "acuracy"], "--scorer 'acuracy' .*did you mean 'accuracy'"),
     "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
-    "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use 'pca'"),
+    "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use one of: 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
     "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is not a whole number from 0"),
     "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is not a whole number from 0"),

@@ -280,7 +280,7 @@ class TestThreads:
     def test_measuring_limits_uses_the_device_in_its_threads(
         self, engine: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from gpubench.profiling import child as limits
+        from gpubench.profiling import limits
 
         for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
             monkeypatch.setattr(limits, name, value)

@@ -1,0 +1,1 @@
+"""Checks of a prediction of perturbations and of the real data before anything is scored."""

@@ -1,0 +1,89 @@
+"""Inputs of the task perturbation_prediction: the real screen, predictions of it, and what their audit found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gpubench.auditing.audit import Audit, audit_screens, prediction_name
+from gpubench.core.errors import InputError, quoted
+from gpubench.core.scores import PerturbationTable
+from gpubench.data import split_name
+from gpubench.data.perturbation.screens import Screen, read_screen
+from gpubench.metrics.perturbation.registry import metrics_of
+from gpubench.running.options import SCREEN_BASELINES
+from gpubench.tasks._screens import RealScreen, ScreenColumn, column_name
+
+if TYPE_CHECKING:
+    from gpubench.engines.base import Engine
+    from gpubench.running.options import RunOptions
+
+
+@dataclass(frozen=True)
+class ScreenInputs:
+    """The real screen and predictions of it.
+
+    Attributes
+    ----------
+    real : real cells
+    predictions : name -> predicted cells, genes in the order of the real ones
+    audit : what the checks found
+    table : receives the value of every perturbation
+    """
+
+    real: Screen
+    predictions: Mapping[str, Screen]
+    audit: Audit
+    table: PerturbationTable = field(default_factory=PerturbationTable)
+
+    def columns(self, run: RunOptions, baselines: list[str], engine: Engine) -> Iterator[tuple[str, ScreenColumn]]:
+        """Yield the name of each column of the results and what it is made of: predictions, then baselines."""
+        real = RealScreen(self.real, str(run.control), run.options, engine)
+        own = [name for name in baselines if name in SCREEN_BASELINES]
+        zeros = tuple(name for name in own if name in ("mean", "control"))
+        for name, predicted in self.predictions.items():
+            yield name, ScreenColumn(real, predicted, zeros, "replicate" in own, self.table)
+        for baseline in own:
+            yield column_name(baseline), ScreenColumn(real, baseline, table=self.table)  # type: ignore[arg-type]
+
+
+def read_screens(run: RunOptions) -> ScreenInputs:
+    """Read the real screen and the predictions, and check them; errors of the audit are raised."""
+    if run.control is None:
+        raise InputError(
+            "control is needed by the task 'perturbation_prediction': the label of control cells in the column"
+            " `condition`, such as 'non-targeting'",
+            argument="control",
+        )
+    condition = run.condition or "condition"
+    named = _named(run.predictions)
+    several = isinstance(run.predictions, Mapping)
+    taken = [name for name in named if name in map(column_name, SCREEN_BASELINES)]
+    if taken:
+        raise InputError(
+            f"predictions: {quoted(taken)} is the name of a baseline; write NAME=FILE to give another name",
+            argument="predictions",
+        )
+    real = read_screen(run.data, "the real data", condition=condition, context=run.context)
+    screens = {
+        name: read_screen(source, prediction_name(name if several else ""), condition=condition, context=run.context)
+        for name, source in named.items()
+    }
+    metrics = metrics_of(run.options.profile, run.options.metrics or None)
+    own_control = any(metric.generation == 1 for metric in metrics)
+    found = audit_screens(real, screens, control=run.control, own_control=own_control)
+    found.raise_errors(strict=run.strict)
+    return ScreenInputs(real, {name: screen.with_genes(real.genes) for name, screen in screens.items()}, found)
+
+
+def _named(predictions: Any) -> dict[str, Any]:
+    """Return name -> prediction; a single one is called by the name of its file."""
+    if isinstance(predictions, Mapping):
+        if not predictions:
+            raise InputError("predictions is empty; give at least one", argument="predictions")
+        return {str(name): source for name, source in predictions.items()}
+    if isinstance(predictions, str | os.PathLike):
+        return {split_name(os.fspath(predictions))[0]: predictions}
+    return {"prediction": predictions}

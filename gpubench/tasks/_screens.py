@@ -1,0 +1,171 @@
+"""The real data of a screen, prepared once for all predictions: scores of predictions, baselines and replicates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from gpubench.core.scores import PerturbationTable
+from gpubench.metrics import perturbation as scoring
+from gpubench.metrics.perturbation.evaluation import evaluate_pair
+from gpubench.metrics.perturbation.pairing import PairedSides
+from gpubench.metrics.perturbation.registry import metrics_of
+
+if TYPE_CHECKING:
+    from gpubench.data.perturbation.screens import Screen
+    from gpubench.engines.base import Engine
+    from gpubench.metrics.perturbation import PerturbationMetric, PerturbationScores, PerturbedCells, RealSide, Values
+    from gpubench.tasks._task import Options
+
+Baseline = Literal["mean", "control", "replicate", "ceiling"]
+
+PREFIX = "baseline_"
+"""Begins the names of baselines in results, as for those of embeddings."""
+
+
+def column_name(baseline: str) -> str:
+    """Return the name of a baseline, or of what repeats the experiment, in results."""
+    return f"{PREFIX}{baseline}" if baseline in ("mean", "control") else baseline
+
+
+def cells_of(screen: Screen) -> PerturbedCells:
+    """Return the cells as metrics take them."""
+    return scoring.perturbed_cells(screen.x, screen.perturbations, screen.genes)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one prediction in one context.
+
+    Attributes
+    ----------
+    scores : of every metric
+    seconds : metric -> time that it took beyond what it shares with others
+    n : predicted cells
+    """
+
+    scores: PerturbationScores
+    seconds: Mapping[str, float]
+    n: int
+
+
+class RealScreen:
+    """The real data, prepared once for any number of predictions.
+
+    Parameters
+    ----------
+    screen : real cells; each context is scored by itself
+    control : label of the control
+    options : profile, metrics and number of splits
+    engine : where to compute
+    """
+
+    def __init__(self, screen: Screen, control: str, options: Options, engine: Engine) -> None:
+        self.metrics: list[PerturbationMetric] = metrics_of(options.profile, options.metrics or None)
+        self.options, self._engine, self._control = options, engine, control
+        self.n = screen.n
+        self._contexts = screen.by_context()
+        self._baselines: dict[str, dict[str, Scored]] = {}
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """Names of the contexts; one without a name if none were given."""
+        return tuple(self._contexts)
+
+    @cached_property
+    def sides(self) -> dict[str, RealSide]:
+        """The real data of each context."""
+        return {
+            context: scoring.prepare(cells_of(screen), control=self._control, engine=self._engine)
+            for context, screen in self._contexts.items()
+        }
+
+    @property
+    def scale(self) -> str:
+        """Whether values are counts or log values."""
+        return "counts" if next(iter(self.sides.values())).has_counts else "log"
+
+    def score(self, predicted: Screen) -> dict[str, Scored]:
+        """Score a prediction in every context."""
+        parts = predicted.by_context()
+        return {context: self._score(side, cells_of(parts[context])) for context, side in self.sides.items()}
+
+    def _score(
+        self, side: RealSide, predicted: PerturbedCells, metrics: list[PerturbationMetric] | None = None
+    ) -> Scored:
+        comparison, timeline = PairedSides(side, predicted), self._engine.timeline
+        values: dict[str, Values] = {}
+        seconds: dict[str, float] = {}
+        for metric in self.metrics if metrics is None else metrics:
+            begin = time.perf_counter()
+            with timeline.stage(metric.id):
+                timeline.cancel_token.check()
+                values |= evaluate_pair(comparison, [metric], {}).values
+            seconds[metric.id] = time.perf_counter() - begin
+        return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, predicted.n)
+
+    def baseline(self, name: str) -> dict[str, Scored]:
+        """Score the mean or the control in every context; computed once."""
+        if name not in self._baselines:
+            self._baselines[name] = {context: self._baseline(name, side) for context, side in self.sides.items()}
+        return self._baselines[name]
+
+    def _baseline(self, name: str, side: RealSide) -> Scored:
+        """Score a baseline; for counts the mean has the spread of control cells in metrics of cell-eval2."""
+        seed, parts = self._engine.seed, []
+        for generation in (1, 2):
+            metrics = [metric for metric in self.metrics if metric.generation == generation]
+            if not metrics:
+                continue
+            if name == "control":
+                predicted = scoring.control_baseline(side, seed=seed)
+            elif generation == 2 and side.has_counts:
+                predicted = scoring.dispersed_mean_baseline(side, seed=seed)
+            else:
+                predicted = scoring.mean_baseline(side)
+            parts.append(self._score(side, predicted, metrics))
+        values = {metric: own for part in parts for metric, own in part.scores.values.items()}
+        seconds = {metric: own for part in parts for metric, own in part.seconds.items()}
+        return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, parts[0].n)
+
+    @cached_property
+    def replicates(self) -> dict[str, dict[str, float]]:
+        """What halves of the real cells score against each other: context -> metric -> mean over the splits."""
+        ids = [metric.id for metric in self.metrics]
+        splits = self.options.n_splits
+        return {
+            context: scoring.replicates(side, ids, n_splits=splits, seed=self._engine.seed).means()
+            for context, side in self.sides.items()
+        }
+
+    @cached_property
+    def ceilings(self) -> dict[str, dict[str, float]]:
+        """The ceiling that cell-eval extrapolates from halves of the real cells: context -> metric -> value."""
+        ids, strict = [metric.id for metric in self.metrics], self.options.strict_mean
+        return {
+            context: scoring.ceiling(side, ids, seed=self._engine.seed, strict=strict)[0]
+            for context, side in self.sides.items()
+        }
+
+
+@dataclass(frozen=True)
+class ScreenColumn:
+    """What one column of the results is made of.
+
+    Attributes
+    ----------
+    real : the real data
+    predicted : a prediction, or the name of a baseline
+    zeros : baselines that get 0 in scaled scores
+    has_replicate : whether a repeated experiment gets 1 in further scaled scores
+    table : receives the value of every perturbation
+    """
+
+    real: RealScreen
+    predicted: Screen | Baseline
+    zeros: tuple[str, ...] = ()
+    has_replicate: bool = False
+    table: PerturbationTable = field(default_factory=PerturbationTable)
