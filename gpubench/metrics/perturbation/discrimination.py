@@ -63,7 +63,7 @@ def discrimination(
         own = np.full(n, -1)
     elif exclusion_scope == "panel":
         kept = np.setdiff1d(np.arange(real.shape[1]), pair.panel)
-        real, predicted, own = real[:, kept], predicted[:, kept], np.full(n, -1)
+        real, predicted, own = np.take(real, kept, axis=1), np.take(predicted, kept, axis=1), np.full(n, -1)
     distances = _distances(predicted, real, own, distance)
     at_own = np.diagonal(distances)[:, None]
     equal = np.abs(distances - at_own) <= TIE * np.maximum(1.0, np.abs(at_own))

@@ -106,7 +106,8 @@ class PairedSides:
             self.predicted.cell_eval_table,
             own,
             self.real.perturbations,
-            alpha=float(np.float32(self.real.cell_eval.fdr_threshold)),
+            alpha=self.real.cell_eval.fdr_threshold,
+            float32=True,
         )
 
     def _tables2(self) -> TablePair:

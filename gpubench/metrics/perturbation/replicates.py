@@ -70,6 +70,15 @@ def compare_halves(
     Returns
     -------
     PerturbationScores
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> counts = np.repeat([[4, 0], [0, 9]], 4, axis=0)
+    >>> real = prepare(perturbed_cells(counts, ["KLF1"] * 4 + ["control"] * 4, "AB"), control="control", engine="cpu")
+    >>> compare_halves(real, ["expr_mae"]).means()
+    {'expr_mae': 0.0}
     """
     chosen = metrics_of(None, list(metrics))
     values: dict[str, Values] = {}
@@ -159,6 +168,15 @@ def ceiling(
     References
     ----------
     Spearman (1910), doi:10.1111/j.2044-8295.1910.tb00206.x; Brown (1910), doi:10.1111/j.2044-8295.1910.tb00207.x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> counts = np.repeat([[4, 0], [0, 9]], 4, axis=0)
+    >>> real = prepare(perturbed_cells(counts, ["KLF1"] * 4 + ["control"] * 4, "AB"), control="control", engine="cpu")
+    >>> ceiling(real, ["discrimination_score_l1", "mae"])[0]
+    {'discrimination_score_l1': 1.0, 'mae': nan}
     """
     scores = compare_halves(real, metrics, seed=seed)
     out = {}
@@ -199,6 +217,15 @@ def replicates(real: RealSide, metrics: Sequence[str], *, n_splits: int = 5, see
     Returns
     -------
     Replicates
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpubench.metrics.perturbation import perturbed_cells, prepare
+    >>> counts = np.repeat([[4, 0], [0, 9]], 4, axis=0)
+    >>> real = prepare(perturbed_cells(counts, ["KLF1"] * 4 + ["control"] * 4, "AB"), control="control", engine="cpu")
+    >>> replicates(real, ["expr_mae"], n_splits=2).means()
+    {'expr_mae': 0.0}
     """
     seeds = tuple(int(s) for s in np.random.SeedSequence(seed).generate_state(n_splits))
     return Replicates(seeds, tuple(compare_halves(real, metrics, seed=s) for s in seeds))

@@ -218,6 +218,14 @@ def dynamic_range(metric: str, perfect: float, baseline: Values, replicate: Valu
     References
     ----------
     Shift Bioscience (2025), arXiv:2506.22641.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpubench.metrics.perturbation import Values
+    >>> baseline, replicate = (Values(np.array([value]), (None,)) for value in (0.4, 0.1))
+    >>> round(dynamic_range("mae", 0, baseline, replicate), 3)
+    0.75
     """
     n, r = baseline.values, replicate.values
     both = ~(np.isnan(n) | np.isnan(r))

@@ -153,9 +153,10 @@ class TablePair:
     ----------
     real, predicted : tables on the same axes
     own : (P,) column of the gene that a perturbation targets, -1 where there is none
-    alpha : a gene is significant if its adjusted p value is below
+    alpha : a gene is significant if its adjusted p value is below, in float32 if the tables are
     sort_by : order of significant genes for overlaps
     auc_floor : what an adjusted p of 0 becomes in the areas under curves: "min_nonzero", "replace_zero", "clip"
+    float32 : whether the numbers of the tables were rounded to float32
     """
 
     real: ExpressionTable
@@ -164,6 +165,7 @@ class TablePair:
     alpha: float = 0.05
     sort_by: str = "abs_log2_fold_change"
     auc_floor: str = "clip"
+    float32: bool = False
 
     @property
     def n(self) -> int:
@@ -173,12 +175,17 @@ class TablePair:
     @cached_property
     def real_significant(self) -> Bools:
         """Which genes are significant in the real data; (P, G)."""
-        return _significant(self.real, self.alpha)
+        return self._significant(self.real)
 
     @cached_property
     def predicted_significant(self) -> Bools:
         """Which genes are significant in the prediction; (P, G)."""
-        return _significant(self.predicted, self.alpha)
+        return self._significant(self.predicted)
+
+    def _significant(self, table: ExpressionTable) -> Bools:
+        alpha = float(np.float32(self.alpha)) if self.float32 else self.alpha
+        with np.errstate(invalid="ignore"):
+            return table.tested & (table.p_adjusted < alpha)
 
     @cached_property
     def either_tested(self) -> I64:
@@ -272,11 +279,6 @@ class TablePair:
 def _last(values: F64) -> F64:
     """NaN becomes infinite, so that it sorts last."""
     return np.where(np.isnan(values), np.inf, values)
-
-
-def _significant(table: ExpressionTable, alpha: float) -> Bools:
-    with np.errstate(invalid="ignore"):
-        return table.tested & (table.p_adjusted < alpha)
 
 
 def pair_tables(

@@ -157,3 +157,14 @@ def test_one_value_of_all_perturbations_is_computed_again_for_each_draw() -> Non
 def test_examples_of_the_documentation_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in perturbation.__all__ if name.islower()])
+def test_docstrings_of_public_functions_have_their_sections(name: str) -> None:
+    text = getattr(perturbation, name).__doc__
+    assert text.splitlines()[0].endswith(".")
+    sections = ("Parameters", "Examples") if name == "mean_profile" else ("Parameters", "Returns", "Examples")
+    for section in sections:
+        assert f"    {section}\n    {'-' * len(section)}\n" in text, section
+    for parameter in getattr(perturbation, name).__annotations__.keys() - {"return"}:
+        assert parameter in text, parameter
