@@ -88,14 +88,11 @@ __device__ inline float squared_difference(const Cells& cells, Index position, I
     return sum_of_lanes<WARP>(total);
 }
 
-// Recompute squared distances that are too small to be accurate; `counted` has a bit for each column of the lane that
-// counts. All lanes of the warp must call it.
-__device__ inline void refine(const Cells& cells, float (&squared)[LANE_COLUMNS], unsigned counted, Index row,
-                              Index column) {
-    unsigned near = 0;
-    for (int c = 0; c < LANE_COLUMNS; ++c) near |= static_cast<unsigned>(squared[c] < cells.close) << c;
-    near &= counted;
-    if (!__any_sync(ALL_LANES, near != 0)) return;
+// Recompute the squared distances that are too small to be accurate: `near` has a bit for each of the lane's columns.
+// All lanes of the warp must call it. Not inlined, because it is rarely called, and long where it is unrolled.
+__device__ __noinline__ float4 refine(const Cells& cells, float4 tile, unsigned near, Index row, Index column) {
+    float squared[LANE_COLUMNS] = {tile.x, tile.y, tile.z, tile.w};
+#pragma unroll
     for (int c = 0; c < LANE_COLUMNS; ++c) {
         unsigned lanes = __ballot_sync(ALL_LANES, near >> c & 1u);
         for (; lanes != 0; lanes &= lanes - 1) {
@@ -105,6 +102,7 @@ __device__ inline void refine(const Cells& cells, float (&squared)[LANE_COLUMNS]
             if (lane() == source) squared[c] = exact;
         }
     }
+    return float4{squared[0], squared[1], squared[2], squared[3]};
 }
 
 __device__ inline void flush_columns(long long* sums, unsigned (&column_sums)[LANE_COLUMNS], int shift) {
@@ -125,7 +123,12 @@ __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums
         inside |= static_cast<unsigned>(begin <= column + c && column + c < end) << c;
         column_terms[c] = inside >> c & 1u ? tile.column_terms[column + c] : 0.0f;
     }
-    int row_segment = tile.row_segments[row];
+    // each lane holds the term and the segment of one row, which are at hand without a load that all lanes wait for
+    const int own_row = row + min(lane(), n_rows - 1);
+    const float lane_term = tile.row_terms[own_row];
+    const int lane_segment = tile.row_segments[own_row];
+    const float close = cells.close;
+    int row_segment = __shfl_sync(ALL_LANES, lane_segment, 0);
     for (int r = 0; r < n_rows; r += ROWS_IN_FLIGHT) {
         float4 products[ROWS_IN_FLIGHT];
 #pragma unroll
@@ -137,18 +140,29 @@ __device__ void add_strip(const Tile& tile, const Cells& cells, const Sums& sums
         for (int u = 0; u < ROWS_IN_FLIGHT; ++u) {
             const int i = row + r + u;
             if (r + u >= n_rows) break;
-            if (sums.columns && tile.row_segments[i] != row_segment) {
+            const int segment = __shfl_sync(ALL_LANES, lane_segment, r + u);
+            const float row_term = __shfl_sync(ALL_LANES, lane_term, r + u);
+            if (sums.columns && segment != row_segment) {
                 flush_columns(sums.columns + row_segment * sums.columns_stride + column, column_sums, tile.shift);
-                row_segment = tile.row_segments[i];
+                row_segment = segment;
             }
             const float4 p = products[u];
-            const float row_term = tile.row_terms[i];
             float squared[LANE_COLUMNS] = {row_term + column_terms[0] + p.x, row_term + column_terms[1] + p.y,
                                            row_term + column_terms[2] + p.z, row_term + column_terms[3] + p.w};
             unsigned counted = inside;
             const Index itself = tile.first_row + i - tile.first_column - column;
             if (0 <= itself && itself < LANE_COLUMNS) counted &= ~(1u << itself);
-            refine(cells, squared, counted, tile.first_row + i, tile.first_column + column);
+            unsigned near = 0;
+            for (int c = 0; c < LANE_COLUMNS; ++c) near |= static_cast<unsigned>(squared[c] < close) << c;
+            near &= counted;
+            if (__any_sync(ALL_LANES, near != 0)) {
+                const float4 given{squared[0], squared[1], squared[2], squared[3]};
+                const float4 exact = refine(cells, given, near, tile.first_row + i, tile.first_column + column);
+                squared[0] = exact.x;
+                squared[1] = exact.y;
+                squared[2] = exact.z;
+                squared[3] = exact.w;
+            }
             unsigned row_sum = 0;
             for (int c = 0; c < LANE_COLUMNS; ++c) {
                 const unsigned fixed = counted >> c & 1u ? fixed_point(squared[c], tile.unit) : 0u;

@@ -12,7 +12,7 @@
 // 512 columns with 4 loads per lane and one vote. With last = 1 every row is cut back to at most `keep`, in any order.
 //
 // Shapes  products (n_rows, products_stride) float32: stride a multiple of 4, 16-byte aligned
-//         column_terms (n_columns) float32
+//         column_terms (n_columns) float32: 16-byte aligned
 //         first_row: id of the first row if rows and columns are the same cells in the same order, else -1
 //         first_column: id of the first column
 //         candidates (n_rows, capacity) uint64: capacity >= keep + 32
@@ -115,14 +115,17 @@ extern "C" __global__ void __launch_bounds__(256)
         const Index itself = first_row >= 0 ? first_row + r - first_column : -1;
         for (int begin = 0; begin < n_columns; begin += VOTE_COLUMNS) {
             float smallest = key_of(NO_CANDIDATE);
+            if (begin + VOTE_COLUMNS <= n_columns) {
 #pragma unroll
-            for (int first = begin; first < begin + VOTE_COLUMNS; first += LANE_COLUMNS * WARP) {
-                const int column = first + LANE_COLUMNS * lane();
-                float4 p{};
-                if (column < n_columns) p = *reinterpret_cast<const float4*>(row_products + column);
-                const float lane_products[LANE_COLUMNS] = {p.x, p.y, p.z, p.w};
-                for (int c = 0; c < LANE_COLUMNS; ++c) {
-                    if (column + c < n_columns) smallest = fminf(smallest, lane_products[c] + column_terms[column + c]);
+                for (int first = begin; first < begin + VOTE_COLUMNS; first += LANE_COLUMNS * WARP) {
+                    const int column = first + LANE_COLUMNS * lane();
+                    const float4 p = *reinterpret_cast<const float4*>(row_products + column);
+                    const float4 t = *reinterpret_cast<const float4*>(column_terms + column);
+                    smallest = fminf(smallest, fminf(fminf(p.x + t.x, p.y + t.y), fminf(p.z + t.z, p.w + t.w)));
+                }
+            } else {
+                for (int column = begin + lane(); column < n_columns; column += WARP) {
+                    smallest = fminf(smallest, row_products[column] + column_terms[column]);
                 }
             }
             if (!__any_sync(ALL_LANES, smallest <= key_of(row.limit))) continue;

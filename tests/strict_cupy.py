@@ -10,6 +10,7 @@ memory through the allocator that is set, from CuPy's pool at first, so that poo
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import threading
 import weakref
@@ -23,9 +24,9 @@ FUNCTIONS = """abs arange argsort ascontiguousarray bincount concatenate copyto 
     isfinite log maximum median minimum ones repeat rint searchsorted sqrt square stack take_along_axis where zeros"""
 METHODS = "all any argmax argmin astype copy max mean min ravel reshape sum take transpose view"
 ATTRIBUTES = "dtype flags itemsize nbytes ndim shape size strides"
-BINARY = "add sub mul truediv floordiv mod pow matmul and or xor"
+BINARY = "add sub mul truediv floordiv mod pow matmul and or xor rshift"
 COMPARISONS = "lt le gt ge eq ne"
-IN_PLACE = "iadd isub imul itruediv iand ior"
+IN_PLACE = "iadd isub imul itruediv iand ior ixor"
 
 TOTAL_BYTES = 4 << 30
 """Memory of each of the stand-in's devices."""
@@ -145,6 +146,7 @@ class _Process:
         self.gpus = [Gpu(), Gpu()]
         self.pools = [_Pool(), _Pool()]
         self.allocator: Any = _default_allocator
+        self.longest_reduction = 0  # rows of the longest reduction along them
 
 
 thread = _Thread()
@@ -183,7 +185,11 @@ class ndarray:  # noqa: N801
     __slots__ = ("_device", "_host")
     __array_ufunc__ = None  # NumPy's operators defer to ours, which refuse NumPy arrays
 
-    def __init__(self, host: np.ndarray, device: int | None = None) -> None:
+    def __init__(self, host: Any, device: Any = None, pointer: Any = None) -> None:
+        """Wrap an array of the host, or, as in CuPy, give memory a shape and a dtype."""
+        if pointer is not None:
+            buffer = pinned_memory_pointer(pointer.memory.owner, pointer.offset)
+            host, device = np.ndarray(host, device, buffer), pointer.memory.device
         assert isinstance(host, np.ndarray)
         self._host = host
         self._device = thread.device if device is None else device
@@ -207,6 +213,10 @@ class ndarray:  # noqa: N801
     @property
     def T(self) -> ndarray:  # noqa: N802
         return ndarray(self._host.T, self._device)
+
+    @property
+    def data(self) -> SimpleNamespace:
+        return SimpleNamespace(ptr=self._host.ctypes.data)
 
     @property
     def device(self) -> SimpleNamespace:
@@ -294,6 +304,8 @@ def _function(name: str) -> Callable[..., Any]:
 def _method(name: str) -> Callable[..., Any]:
     def call(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         compute = getattr(_check_device(self), name)
+        if name in ("max", "min", "sum") and kwargs.get("axis") == 0 and self._host.ndim == 2:
+            process.longest_reduction = max(process.longest_reduction, len(self._host))
         result = compute(*map(bare, args), **{key: bare(value) for key, value in kwargs.items()})
         return wrapped(result)
 
@@ -355,6 +367,35 @@ def dot(a: ndarray, b: ndarray, out: ndarray) -> ndarray:
         raise ValueError("out must be C-contiguous")
     np.dot(bare(a), bare(b), out=bare(out))
     return out
+
+
+class PinnedMemory:
+    """Pinned memory of the host."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self.buffer = bytearray(n_bytes)
+        self.ptr = ctypes.addressof((ctypes.c_ubyte * n_bytes).from_buffer(self.buffer))
+
+
+def pinned_memory_pointer(memory: PinnedMemory, offset: int) -> Any:
+    """Return pinned memory as a buffer, which keeps its owner."""
+    buffer = (ctypes.c_ubyte * (len(memory.buffer) - offset)).from_buffer(memory.buffer, offset)
+    buffer.owner = memory  # type: ignore[attr-defined]
+    return buffer
+
+
+def alloc_pinned_memory(n_bytes: int) -> Any:
+    """Take memory from CuPy's pool of pinned memory, whose blocks are powers of two."""
+    return PinnedMemory(1 << (n_bytes - 1).bit_length()).buffer
+
+
+class UnownedMemory:
+    """Memory that its owner frees."""
+
+    def __init__(self, address: int, n_bytes: int, owner: PinnedMemory, device: int) -> None:
+        assert address == owner.ptr
+        assert n_bytes <= len(owner.buffer)
+        self.owner, self.device = owner, device
 
 
 class Stream:
@@ -466,6 +507,19 @@ def set_allocator(allocator: Any) -> None:
     process.allocator = allocator
 
 
+class Random:
+    """Random numbers of the device."""
+
+    def __init__(self) -> None:
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: Any) -> ndarray:
+        return ndarray(self._generator.standard_normal(shape, dtype))
+
+
 def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
     """Return a module like CuPy with two devices of this compute capability."""
     cuda = SimpleNamespace(
@@ -474,7 +528,11 @@ def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
         Stream=Stream,
         Event=Event,
         get_current_stream=lambda: thread.stream or _NULL_STREAM,
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=alloc_pinned_memory,
+        PinnedMemory=PinnedMemory,
+        PinnedMemoryPointer=pinned_memory_pointer,
+        UnownedMemory=UnownedMemory,
+        MemoryPointer=lambda memory, offset: SimpleNamespace(memory=memory, offset=offset),
         malloc_async=malloc_async,
         set_allocator=set_allocator,
         get_allocator=lambda: process.allocator,
@@ -488,5 +546,6 @@ def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
         asnumpy=asnumpy,
         dot=dot,
         cuda=cuda,
+        random=Random(),
         get_default_memory_pool=DefaultPool,
     )

@@ -108,10 +108,20 @@ def test_ci_runs_the_readme_test_command() -> None:
 @pytest.mark.parametrize("dockerfile", sorted((ROOT / "docker").glob("*.Dockerfile")), ids=lambda path: path.stem)
 class TestImage:
     def test_installs_as_the_readme_does(self, dockerfile: Path) -> None:
-        (installed,) = re.findall(r"^RUN (pip install \S+)$", dockerfile.read_text(), re.MULTILINE)
-        extra = {"cpu": "cpu", "cuda": "cuda12"}[dockerfile.stem]
-        assert installed == f'pip install ".[{extra}]"'
-        assert extra in PROJECT["optional-dependencies"]
+        text = dockerfile.read_text()
+        (installed,) = re.findall(r"^RUN (pip install \S+)$", text, re.MULTILINE)
+        assert installed == {"cpu": 'pip install ".[cpu]"', "cuda": 'pip install ".[cuda${CUDA}]"'}[dockerfile.stem]
+        for extra in [f"cuda{number}" for number in re.findall(r"\bCUDA=(\d+)", text)] or [dockerfile.stem]:
+            assert extra in PROJECT["optional-dependencies"]
+
+    def test_any_user_may_write_results_and_caches(self, dockerfile: Path) -> None:
+        text = dockerfile.read_text()
+        (folders,) = re.findall(r"install -d -m 1777 (.+)$", text, re.MULTILINE)
+        variables = dict(re.findall(r"\b([A-Z_]+)=(/\S*)", "\n".join(re.findall(r"^ENV (.+)$", text, re.MULTILINE))))
+        written = ["/data", *(variables[name] for name in variables if name == "HOME" or "CACHE" in name)]
+        assert all(any(path == f or path.startswith(f"{f}/") for f in folders.split()) for path in written)
+        assert "HOME" in variables
+        assert text.index("find /cache -mindepth 1 -delete") > text.index("gpubench demo")
 
     def test_runs_as_a_user_and_runs_the_demo(self, dockerfile: Path) -> None:
         text = dockerfile.read_text()

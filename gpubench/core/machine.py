@@ -33,10 +33,13 @@ PACKAGES = (
     "pyarrow",
     "cupy-cuda12x",
     "cupy-cuda13x",
-    "cuml-cu12",
-    "cuml-cu13",
-    "pylibcugraph-cu12",
-    "pylibcugraph-cu13",
+    *(
+        f"{name}-cu{cuda}"
+        for cuda in (12, 13)
+        for name in ("cuml", "libcuml", "pylibcugraph", "libcugraph", "cudf", "rmm")
+    ),
+    "numba",
+    "nvtx",
 )
 """Distributions that results may depend on."""
 

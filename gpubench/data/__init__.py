@@ -3,7 +3,7 @@
 from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels
 from gpubench.data.expression import Baseline, expression_baseline, pca_baseline
-from gpubench.data.matrices import DeviceRows, FiniteCheck, Rows, StackedRows, as_rows, read_rows
+from gpubench.data.matrices import DeviceCsrRows, DeviceRows, FiniteCheck, Rows, StackedRows, as_rows, read_rows
 from gpubench.data.perturbation.predictions import PerturbationData, read_perturbation
 from gpubench.data.perturbation.prepare import prepare_perturbation
 from gpubench.data.perturbation.truth import Criteria
@@ -14,6 +14,7 @@ __all__ = [
     "Baseline",
     "CategoricalColumn",
     "Criteria",
+    "DeviceCsrRows",
     "DeviceRows",
     "FiniteCheck",
     "PerturbationData",

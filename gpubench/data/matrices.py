@@ -224,6 +224,17 @@ class CsrMatrixRows(SlicedRows):
         return self.node[start:stop]
 
 
+class DeviceCsrRows(CsrMatrixRows):
+    """Rows of a CSR matrix of CuPy in device memory; an engine on that device takes `node`, others read blocks."""
+
+    def read_csr(self, start: int, stop: int) -> Any:
+        """Copy rows [start, stop) to the host, as a CSR matrix."""
+        return self.node[start:stop].get()
+
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(self.read_csr(start, stop).toarray())
+
+
 class StackedRows:
     """Several matrices with the same number of columns, stacked row-wise without copying them.
 
@@ -345,7 +356,7 @@ def as_rows(x: Any, name: str) -> Rows:
 def _as_matrix(x: Any, name: str) -> Any:
     """Return `x` as an array, or unchanged if it is sparse, on disk or a row source; it has a shape and a dtype."""
     if comes_from(x, "cupyx"):  # sparse, on the device
-        x = x.get()
+        return DeviceCsrRows(x.tocsr(), name)
     is_sparse = hasattr(x, "tocsr") and comes_from(x, "scipy")
     is_stored = hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
     if isinstance(x, RowSource) or is_sparse or is_stored:

@@ -319,7 +319,7 @@ class Engine(ABC):
         """
 
     def digest(self, x: Array) -> str:
-        """Return a SHA-256 of all values of a put array; 64 hexadecimal digits."""
+        """Return a digest of all values of a put array, 64 hexadecimal digits; each kind of engine has its own."""
         n, d = x.shape
         digest = hashlib.sha256(f"{n} x {d}".encode())
         step = max(1, DIGEST_BLOCK_BYTES // (4 * d))

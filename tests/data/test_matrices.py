@@ -179,7 +179,7 @@ def on_device(module: str, host: Any) -> Any:
         raise TypeError("implicit conversion")
 
     members = {"get": lambda _: host, "__array__": refuse, "shape": host.shape, "dtype": host.dtype}
-    members["__getitem__"] = lambda _, rows: on_device(module, host[rows])
+    members |= {"__getitem__": lambda _, rows: on_device(module, host[rows]), "tocsr": lambda own: own}
     return type("array", (), {**members, "__module__": module})()
 
 
@@ -191,9 +191,12 @@ def test_device_arrays_stay_there_and_are_read_in_blocks():
     np.testing.assert_array_equal(rows.read(1, 3), VALUES[1:3])
 
 
-def test_sparse_device_matrices_are_copied():
+def test_sparse_device_matrices_stay_there_and_are_read_in_blocks():
     sparse = on_device("cupyx.scipy.sparse", scipy.sparse.csr_matrix(VALUES))
-    np.testing.assert_array_equal(as_rows(sparse, "X").read(0, 4), VALUES)
+    rows = as_rows(sparse, "X")
+    assert rows.node is sparse
+    np.testing.assert_array_equal(rows.read(1, 3), VALUES[1:3])
+    np.testing.assert_array_equal(rows.read_csr(1, 3).toarray(), VALUES[1:3])
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def topk_update(
         part = products[:, start : start + tile]
         padded = np.full((n_rows, -(-part.shape[1] // 4) * 4), -np.inf, np.float32)
         padded[:, : part.shape[1]] = part
-        terms = column_terms[start : start + tile]
+        terms = column_terms[start : start + tile].copy()  # aligned
         sizes = (
             n_rows,
             len(terms),

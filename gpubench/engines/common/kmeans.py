@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpubench.core.types import Array
 from gpubench.engines.common import flop_counts
+from gpubench.engines.common.columns import reduce_rows
 
 if TYPE_CHECKING:
     from gpubench.core.types import I32
@@ -28,7 +28,7 @@ def kmeans(engine: Engine, x: Array, n_clusters: int) -> I32:
     Arthur & Vassilvitskii (2007), doi:10.5555/1283383.1283494. Lloyd (1982), doi:10.1109/TIT.1982.1056489.
     """
     xp = engine.xp
-    cells = _Cells(engine, _standardise(xp, x))
+    cells = _Cells(engine, _standardise(engine, x))
     codes = engine.to_host(cells.nearest(cells.draw_centres(n_clusters, np.random.default_rng(engine.seed))))
     for _ in range(MAX_STEPS):
         means = engine.group_means(cells.x, codes, n_clusters)
@@ -40,13 +40,20 @@ def kmeans(engine: Engine, x: Array, n_clusters: int) -> I32:
     return codes
 
 
-def _standardise(xp: ModuleType, x: Array) -> Array:
+def _standardise(engine: Engine, x: Array) -> Array:
     """Centre the rows and scale them by a power of two so that squares neither overflow nor vanish; float32."""
-    centre = x.mean(axis=0, dtype=np.float64)
-    low, high = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+    xp = engine.xp
+    centre = reduce_rows(xp, x, "sum", dtype=np.float64) / len(x)
+    low, high = (reduce_rows(xp, x, name).astype(np.float64) for name in ("min", "max"))
     extent = float((high - low).max())
     unit = 2.0 ** np.ceil(np.log2(extent)) if extent > 0 else 1.0
-    return xp.ascontiguousarray(((x - centre) / unit).astype(np.float32))
+    cells = xp.empty(x.shape, np.float32)
+
+    def standardise(start: int, stop: int) -> None:
+        cells[start:stop] = (x[start:stop] - centre) / unit  # float64, of some rows at a time
+
+    engine.over_rows(len(x), standardise, x.shape[1])
+    return cells
 
 
 class _Cells:
@@ -61,7 +68,12 @@ class _Cells:
         self.x = x
         self._xp = engine.xp
         self._over_rows = engine.over_rows
-        self._squares = engine.xp.square(x).sum(axis=1)
+        self._squares = engine.xp.empty(len(x), np.float32)
+
+        def square(start: int, stop: int) -> None:
+            self._squares[start:stop] = engine.xp.square(x[start:stop]).sum(axis=1)
+
+        engine.over_rows(len(x), square, x.shape[1])
 
     def nearest(self, centres: Array) -> Array:
         """Return the code of the nearest centre of each row, the first of equals; never that of a NaN centre."""
@@ -90,7 +102,7 @@ class _Cells:
             draws = xp.asarray(rng.random(n_trials)) * cumulative[-1]
             drawn = xp.minimum(xp.searchsorted(cumulative, draws, side="right"), n - 1)
             distances = xp.minimum(self._squared_distances(self.x[drawn]), closest[:, None])
-            best = int(distances.sum(axis=0, dtype=np.float64).argmin())
+            best = int(reduce_rows(xp, distances, "sum", dtype=np.float64).argmin())
             chosen.append(int(drawn[best]))
             closest = distances[:, best]
         return self.x[xp.asarray(np.array(chosen))]

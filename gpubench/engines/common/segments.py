@@ -145,6 +145,15 @@ def isolate(segments: Segments, blocks: list[Block], marked: Bools) -> list[Bloc
     return cut_blocks
 
 
+def marked_last(segments: Segments, marked: Bools) -> I64:
+    """Return the sorted positions (n,) in an order with the marked cells of each segment after its others.
+
+    In this order `isolate` cuts each segment at most once.
+    """
+    segment = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
+    return np.argsort(2 * segment + marked, kind="stable")
+
+
 def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterator[Pass]:
     """Split the work of each group into passes whose sums fit the memory; whole panels only, at least one."""
     group_first = 0

@@ -113,7 +113,7 @@ class CudaObjective(logistic.Objective):
             z /= normaliser[:, None]
             z[own] -= 1  # now the derivative of the loss by each logit
             gradient = xp.empty(weights.shape, np.float32)
-            device.product(xp.ascontiguousarray(z.T), xp.ascontiguousarray(x.T), gradient, tensor_cores=False)
+            device.multiply(z.T, x, gradient, tensor_cores=False)
             weights_gradient += gradient
             intercepts_gradient += z.sum(axis=0, dtype=np.float64)
         return logistic.LossSums(float(loss), xp.asnumpy(weights_gradient), xp.asnumpy(intercepts_gradient))
@@ -126,7 +126,7 @@ def _logit_tiles(
     device, xp = workspace.device, workspace.device.xp
     device_weights, device_intercepts = xp.asarray(weights), xp.asarray(intercepts)
     for rows in row_blocks(len(x), workspace.tuning.classifier_values // (x.shape[1] + n_classes)):
-        cells = xp.ascontiguousarray(x[rows])
+        cells = device.on_device(x[rows])
         logits = xp.empty((len(cells), len(intercepts)), np.float32)
         device.product(cells, device_weights, logits, tensor_cores=False)
         logits += device_intercepts

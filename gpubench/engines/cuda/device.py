@@ -6,17 +6,22 @@ All use of CuPy beyond the functions that it shares with NumPy is in this file.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable, explaining_memory_errors
+from gpubench.core.errors import EngineUnavailable, explaining_memory_errors, is_memory_error
+from gpubench.core.files import cache_folder
 from gpubench.core.types import Array
 from gpubench.engines.cuda import kernels
 from gpubench.engines.cuda.memory import IMPORT_ERRORS, GpuMemory
@@ -34,11 +39,21 @@ MIN_TF32_CAPABILITY = 80
 MIN_DRIVER = 12
 """Lowest major CUDA version that the driver must support: that of the oldest packages there are extras for."""
 
+CANNOT_START = {
+    46: "cannot start, as another process has exclusive use of the GPU; end it, or choose another GPU",
+    100: "needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES",
+    101: "needs a GPU, but there is none of that number; see CUDA_VISIBLE_DEVICES",
+}
+"""Errors of the CUDA runtime that are no fault of the packages, and what to do."""
+
 RANGE_DOMAIN = "gpubench"
 """The NVTX domain under which profilers show the stages."""
 
 BLOCKS_PER_MULTIPROCESSOR = 16
 """Blocks of a launch per multiprocessor: enough to fill it; the kernels loop over the rest."""
+
+REPEATS, PRODUCTS_TIMED = 3, 8
+"""How often products are timed, and how many at a time."""
 
 DLPACK_CUDA = 2
 """DLPack's device type of CUDA memory."""
@@ -71,6 +86,22 @@ def install_command(driver: str | None = None) -> str:
     return f'pip install "gpubench-sc[{extra}]"'
 
 
+def _why_unavailable(error: Exception, driver: str) -> str:
+    """Return why the engine cannot start where CuPy has raised this error, and what to do."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    status = getattr(error, "status", None)
+    if status in CANNOT_START:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
+        return f"engine 'cuda' {CANNOT_START[status]}{hint}; {said}"
+    if is_memory_error(error):
+        return f"engine 'cuda' cannot start, as other processes have taken the memory of the GPU; {said}"
+    return (
+        f"engine 'cuda' cannot start: CuPy says {said!r}; install it again for CUDA {driver} with: "
+        f"{install_command(driver)}"
+    )
+
+
 class Device:
     """One GPU, through CuPy.
 
@@ -83,6 +114,8 @@ class Device:
     capability : compute capability times ten
     has_tensor_cores : whether tensor cores multiply float32 rounded to TF32
     memory : of the GPU
+    times_file : where times of products are kept; None: nowhere
+    seconds : those times that this process knows, see `arithmetic.fastest`
     """
 
     def __init__(self, xp: ModuleType, number: int = 0) -> None:
@@ -93,6 +126,9 @@ class Device:
         self.n_multiprocessors = int(properties["multiProcessorCount"])
         self.capability = 10 * int(properties["major"]) + int(properties["minor"])
         self.has_tensor_cores = self.capability >= MIN_TF32_CAPABILITY
+        self.times_file: Path | None = cache_folder() / "cuda_products.json"
+        self.seconds: dict[str, dict[str, float]] = {}
+        self._mapped: dict[int, int] = {}
         self._nvtx: Any = import_module("nvtx") if find_spec("nvtx") else None
         with self.xp.cuda.Device(number):
             self.memory = GpuMemory(xp, number)
@@ -119,19 +155,12 @@ class Device:
         try:
             import cupy
 
-            device = None
-            if int(cupy.cuda.runtime.getDeviceCount()) > 0:
-                cupy.cuda.nvrtc.getVersion()
-                device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
-                device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
-        except IMPORT_ERRORS as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            raise EngineUnavailable(
-                f"engine 'cuda' cannot start: CuPy says {why!r}; install it again for CUDA {driver} with: "
-                f"{install_command(driver)}"
-            ) from error
-        if device is None:
-            raise EngineUnavailable("engine 'cuda' needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES")
+            cupy.cuda.runtime.getDeviceCount()  # raises if there is none
+            cupy.cuda.nvrtc.getVersion()
+            device = cls(cupy, int(cupy.cuda.runtime.getDevice()))
+            device.free_bytes()  # creates the context, which fails if another process has exclusive use of the GPU
+        except (*IMPORT_ERRORS, MemoryError) as error:
+            raise EngineUnavailable(_why_unavailable(error, driver)) from error
         if device.capability < MIN_CAPABILITY:
             has, needs = device.capability / 10, MIN_CAPABILITY / 10
             raise EngineUnavailable(
@@ -180,19 +209,36 @@ class Device:
         kernels.launch(name, grid, (block,), *args)
 
     def product(self, left: Array, right: Array, out: Array, *, tensor_cores: bool) -> None:
-        """Write left (m, p) . right (n, p)^T to out (m, n); all float32 and C-contiguous.
+        """Write left (m, p) . right (n, p)^T to out (m, n); see `multiply`."""
+        self.multiply(left, right.T, out, tensor_cores=tensor_cores)
+
+    def multiply(self, left: Array, right: Array, out: Array, *, tensor_cores: bool) -> None:
+        """Write left (m, p) . right (p, n) to out (m, n), C-contiguous; all float32, transposed views are not copied.
 
         With `tensor_cores` the operands may be rounded to TF32, without them the products are float32.
         """
         from cupy._core import _routines_linalg as linalg
 
-        wanted = linalg.COMPUTE_TYPE_TF32 if tensor_cores else linalg.COMPUTE_TYPE_PEDANTIC
+        wanted = linalg.COMPUTE_TYPE_TF32 if tensor_cores else linalg.COMPUTE_TYPE_FP32
         before = linalg.get_compute_type(np.float32)
         linalg.set_compute_type(np.float32, wanted)
         try:
-            self.xp.dot(left, right.T, out)
+            self.xp.dot(left, right, out)
         finally:
             linalg.set_compute_type(np.float32, before)
+
+    def product_seconds(self, edge: int, width: int, *, tensor_cores: bool) -> float:
+        """Return the time of a product of (edge, width) operands: of several in a row, the best of three times."""
+        operand, out = self.xp.ones((edge, width), np.float32), self.xp.empty((edge, edge), np.float32)
+        best = np.inf
+        for _ in range(1 + REPEATS):  # the first one loads the code of cuBLAS
+            self.synchronize()
+            begin = time.perf_counter()
+            for _ in range(PRODUCTS_TIMED):
+                self.product(operand, operand, out, tensor_cores=tensor_cores)
+            self.synchronize()
+            best = min(best, time.perf_counter() - begin)
+        return float(best) / PRODUCTS_TIMED
 
     def synchronize(self) -> None:
         """Wait for all work that was submitted."""
@@ -215,15 +261,26 @@ class Device:
 
     def mapped(self, shape: tuple[int, int], dtype: DTypeLike) -> tuple[Array, NDArray[Any]]:
         """Return pinned host memory as an array of the GPU, which reads it over the bus, and as one of the host."""
-        host = self.pinned(shape, dtype)
-        cuda = self.xp.cuda
-        memory = cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, self.number)
+        cuda, n_bytes = self.xp.cuda, int(np.prod(shape)) * np.dtype(dtype).itemsize
+        pinned = cuda.PinnedMemory(n_bytes)  # CuPy's pool would round the size up to a power of two
+        host: NDArray[Any] = np.ndarray(shape, dtype, cuda.PinnedMemoryPointer(pinned, 0))
+        start = int(pinned.ptr)
+        self._mapped[start] = start + n_bytes
+        weakref.finalize(pinned, self._mapped.pop, start, None)
+        memory = cuda.UnownedMemory(start, n_bytes, pinned, self.number)
         return self.xp.ndarray(shape, dtype, cuda.MemoryPointer(memory, 0)), host
+
+    def on_device(self, x: Array) -> Array:
+        """Return x C-contiguous in the memory of the GPU: a copy where it is host memory, or not contiguous."""
+        address = int(x.data.ptr)
+        if any(start <= address < stop for start, stop in self._mapped.items()):
+            return self.xp.array(x, order="C")
+        return self.xp.ascontiguousarray(x)
 
     def adopt(self, x: Any) -> Array | None:
         """Return an array that is on this GPU (CuPy, torch, DLPack) as a CuPy array without a copy; else None."""
         if isinstance(x, self.xp.ndarray):
-            return x
+            return x if x.device.id == self.number else None
         if getattr(x, "requires_grad", False):
             x = x.detach()
         if hasattr(x, "__dlpack_device__") and tuple(map(int, x.__dlpack_device__())) == (DLPACK_CUDA, self.number):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -147,6 +148,11 @@ class CudaEngine(Engine):
         host: NDArray[Any] = self.gpu.xp.asnumpy(x)
         return host
 
+    def digest(self, x: Array) -> str:
+        """See `Engine.digest`; of sums that are formed on the GPU, so that the cells stay there."""
+        sums = tables.mixed_sums(self.gpu.current(), x, self.tuning.float64_values)
+        return hashlib.sha256(f"{x.shape} {sums}".encode()).hexdigest()
+
     def knn(self, x: Array, k: int) -> Knn:
         """See `Engine.knn`; approximate above 4,000,000 cells or on request, with measured recall."""
         if not 1 <= k < len(x):
@@ -231,7 +237,7 @@ class CudaEngine(Engine):
         cells = common_rank_sums.group_cells(groups, n_groups, control, np.shape(values))
         matrix = common_rank_sums.as_matrix(values, float32_ties=float32_ties)
         self.timeline.count(common_rank_sums.work(matrix, n_groups))
-        return rank_sums.rank_sums(self.gpu, matrix, cells, self.room_bytes())
+        return rank_sums.rank_sums(self.gpu.current(), matrix, cells, self.room_bytes())
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""

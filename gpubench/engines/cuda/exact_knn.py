@@ -20,8 +20,9 @@ from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors
+from gpubench.engines.cuda.arithmetic import TF32, Arithmetic, cascade
 from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
-from gpubench.engines.cuda.tiles import TF32, Arithmetic, CellScaling, Operand, Operands, cascade, tile_rows
+from gpubench.engines.cuda.tiles import CellScaling, Operand, Operands, tile_rows
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 MAX_SORTED = 4096
@@ -129,19 +130,23 @@ class KnnSearch:
         return self._device.xp.concatenate(uncertain)
 
     def search_spans(self, spans: list[slice], probed: list[list[int]], arithmetic: Arithmetic) -> None:
-        """Search each span of at most `edge` cells among the cells of its probed spans, approximately."""
-        columns = self._operands(spans, arithmetic)
+        """Search each span of at most `edge` cells among the cells of its probed spans, approximately.
+
+        Spans that follow one another probe much the same spans.
+        """
+        columns = self._operands(spans, arithmetic, recent=True)
         for rows, chosen in zip(spans, probed, strict=True):
             self._search_block(rows, columns, chosen)
             self._workspace.timeline.advance(rows.stop, len(self._queries))
 
-    def _operands(self, spans: list[slice], arithmetic: Arithmetic) -> Operands:
-        return Operands(self._workspace, self._x, spans, [self._scaling] * len(spans), arithmetic)
+    def _operands(self, spans: list[slice], arithmetic: Arithmetic, *, recent: bool = False) -> Operands:
+        scalings = [self._scaling] * len(spans)
+        return Operands(self._workspace, self._x, spans, scalings, arithmetic, recent=recent)
 
     def _search_block(self, rows: slice | Array, columns: Operands, chosen: Sequence[int]) -> Array:
         """Search some queries among the chosen blocks of cells; return the rows that are uncertain, (u,) int32."""
         cells = self._queries[rows]
-        operand = Operand.of(self._device, self._scaling.rows(cells), columns.arithmetic)
+        operand = Operand.of(self._device, self._scaling.rows(self._device.xp, cells), columns.arithmetic)
         candidates, reach = self._collect_candidates(rows, operand, columns, chosen)
         found = self._select_neighbors(cells, operand, candidates, reach)
         target, indices = rows, found.indices

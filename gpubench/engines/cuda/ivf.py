@@ -14,13 +14,19 @@ import numpy as np
 
 from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
-from gpubench.engines.common.knn_search import draw_sample, measure_recall
+from gpubench.engines.common.knn_search import Scaling, draw_sample, locality_order, measure_recall
 from gpubench.engines.cuda import exact_knn, tables
-from gpubench.engines.cuda.tiles import FLOAT32, CellScaling, Operand, cascade
+from gpubench.engines.cuda.arithmetic import FLOAT32, cascade
+from gpubench.engines.cuda.tiles import CellScaling, Operand
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+LISTS_TOGETHER = 8
+"""Lists whose order is not looked at when near ones are put next to one another."""
 
 
 def needed_bytes(n: int, d: int, k: int) -> int:
@@ -66,10 +72,12 @@ class InvertedLists:
     """
 
     def __init__(self, workspace: Workspace, x: Array, n_lists: int, seed: int) -> None:
+        xp = workspace.device.xp
         self.n_lists = n_lists
-        self._workspace, self._xp = workspace, workspace.device.xp
+        self._workspace, self._xp = workspace, xp
         self._scaling = CellScaling.of(workspace, x)
         self._centres = self._train(x, seed)
+        self._centres = self._centres[xp.asarray(self._near_order(seed))]
         codes = self._nearest_centres(x)
         self.order = np.argsort(codes, kind="stable").astype(np.int32)
         self._sizes = np.bincount(codes, minlength=n_lists)
@@ -86,19 +94,28 @@ class InvertedLists:
             self._centres = xp.where(xp.isfinite(means), means, self._centres)
         return self._centres
 
+    def _near_order(self, seed: int) -> NDArray[np.int64]:
+        """Return the lists in an order in which near ones follow one another: their cells are used again soon."""
+        centres = self._xp.asnumpy(self._centres)
+        return locality_order(centres, Scaling(centres, centres), LISTS_TOGETHER, seed)
+
     def _nearest_centres(self, x: Array) -> NDArray[np.int64]:
         """Return the nearest centre of each cell, (n,); the first of equally near ones."""
-        xp, device = self._xp, self._workspace.device
-        centres = Operand.of(device, self._scaling.rows(self._centres), FLOAT32)
-        width = len(centres.right)
-        step = max(1, self._workspace.room_bytes // 32 // (width + x.shape[1]))
+        xp, centres = self._xp, self._centre_operand()
+        step = max(1, self._workspace.room_bytes // 32 // (len(centres.right) + x.shape[1]))
         codes = np.empty(len(x), np.int64)
         for rows in row_blocks(len(x), step):
-            cells = self._scaling.rows(x[rows])
-            tile = centres.products(device, cells, xp.empty(len(cells) * width, np.float32))
-            keys = tile[:, : self.n_lists] + centres.squares.astype(np.float32)
-            codes[rows] = xp.asnumpy(keys.argmin(axis=1))
+            codes[rows] = xp.asnumpy(self._keys(centres, x[rows]).argmin(axis=1))
         return codes
+
+    def _centre_operand(self) -> Operand:
+        return Operand.of(self._workspace.device, self._scaling.rows(self._xp, self._centres), FLOAT32)
+
+    def _keys(self, centres: Operand, cells: Array) -> Array:
+        """Return squared distances of cells to all centres, less the squared lengths of the cells; (m, n_lists)."""
+        xp, device, width = self._xp, self._workspace.device, len(centres.right)
+        tile = centres.products(device, self._scaling.rows(xp, cells), xp.empty(len(cells) * width, np.float32))
+        return tile[:, : self.n_lists] + centres.squares.astype(np.float32)
 
     def plan(self, k: int, edge: int) -> tuple[list[slice], list[list[int]]]:
         """Return spans of at most `edge` cells in the order of the lists, and for each the spans to compare it with.
@@ -112,11 +129,19 @@ class InvertedLists:
             first = len(spans)
             spans += row_blocks(stop, edge, start)
             spans_of_list.append(range(first, len(spans)))
-        centres = np.asarray(self._xp.asnumpy(self._scaling.rows(self._centres)), np.float64)
         probed: list[list[int]] = []
-        for own, own_spans in enumerate(spans_of_list):
-            nearest = np.argsort(((centres - centres[own]) ** 2).sum(axis=1), kind="stable")
+        for own_spans, nearest in zip(spans_of_list, self._nearest_lists(), strict=True):
             enough = int(np.searchsorted(np.cumsum(self._sizes[nearest]), k + 1)) + 1
             n_lists = max(self._workspace.tuning.n_probe, enough)
             probed += [[span for other in nearest[:n_lists] for span in spans_of_list[other]]] * len(own_spans)
         return spans, probed
+
+    def _nearest_lists(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the lists by distance from each list, itself first."""
+        xp, centres = self._xp, self._centre_operand()
+        step = max(1, self._workspace.room_bytes // 32 // (len(centres.right) + self._centres.shape[1]))
+        for rows in row_blocks(self.n_lists, step):
+            keys = self._keys(centres, self._centres[rows])
+            own = xp.arange(rows.start, rows.stop)
+            keys[own - rows.start, own] = -np.inf
+            yield from xp.asnumpy(xp.argsort(keys, axis=1))

@@ -145,10 +145,9 @@ def _check_array(
         _check_stride(where, stride, value, sizes[stride])
     elif not value.flags.c_contiguous:
         raise ValueError(f"{where} has strides {value.strides}, needs C-contiguous rows")
-    if parameter.name in kernel.aligned:
-        interface = getattr(value, "__cuda_array_interface__", None) or value.__array_interface__
-        if int(interface["data"][0]) % 16:
-            raise ValueError(f"{where} is not aligned to 16 bytes")
+    address = value.ctypes.data if isinstance(value, np.ndarray) else value.data.ptr
+    if parameter.name in kernel.aligned and address % 16:
+        raise ValueError(f"{where} is not aligned to 16 bytes")
 
 
 def _check_shape(where: str, names: list[str], shape: tuple[int, ...], sizes: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array, RowSource
-from gpubench.data import DeviceRows, FiniteCheck, as_rows, read_rows
+from gpubench.data import DeviceCsrRows, DeviceRows, FiniteCheck, as_rows, read_rows
 from gpubench.engines import planner
 from gpubench.engines.cuda.device import Copier
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
@@ -29,7 +29,10 @@ def put(workspace: Workspace, x: Any, name: str, note: Callable[[str], None]) ->
     in pinned host memory that the GPU reads over the bus, and `note` receives a message.
     """
     device = workspace.device
-    adopted = device.adopt(x.array if isinstance(x, DeviceRows) else x)
+    if isinstance(x, DeviceCsrRows):
+        adopted = _densify(workspace, x)
+    else:
+        adopted = device.adopt(x.array if isinstance(x, DeviceRows) else x)
     source = as_rows(x if adopted is None else adopted, name)
     step = planner.read_block_rows(source.shape[1], max(4, source.dtype.itemsize))
     if adopted is None:
@@ -46,12 +49,27 @@ def put(workspace: Workspace, x: Any, name: str, note: Callable[[str], None]) ->
     return array
 
 
+def _densify(workspace: Workspace, x: DeviceCsrRows) -> Array | None:
+    """Return a sparse matrix of this GPU as a dense one on it; None if it is on another GPU, or does not fit."""
+    device, (n, d) = workspace.device, x.shape
+    if x.node.data.device.id != device.number or not _fits(workspace, n, d):
+        return None
+    array = device.xp.empty((n, d), np.float32)
+    for rows in row_blocks(n, planner.read_block_rows(d, 4)):
+        array[rows] = x.node[rows].toarray()
+    return array
+
+
+def _fits(workspace: Workspace, n: int, d: int) -> bool:
+    return 4 * n * d <= workspace.room_bytes - workspace.room_bytes // ROOM_SHARE
+
+
 def _copy(
     workspace: Workspace, source: NDArray[Any] | RowSource, step: int, name: str, note: Callable[[str], None]
 ) -> Array:
     """Copy the rows of the host to the GPU, or to pinned host memory if they do not fit."""
     device, (n, d) = workspace.device, source.shape
-    if 4 * n * d <= workspace.room_bytes - workspace.room_bytes // ROOM_SHARE:
+    if _fits(workspace, n, d):
         array = device.xp.empty((n, d), np.float32)
         with Copier(device) as copier:
             for rows in row_blocks(n, step):

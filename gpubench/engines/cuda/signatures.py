@@ -177,7 +177,7 @@ _KERNELS = (
             "products_stride >= n_columns": lambda s: s["products_stride"] >= s["n_columns"],
             "capacity >= keep + 32": lambda s: s["capacity"] >= s["keep"] + 32,
         },
-        aligned=("products",),
+        aligned=("products", "column_terms"),
         shared_bytes=lambda s: 256 * 4 * s["warps"],
     ),
     Kernel(

@@ -9,17 +9,21 @@ the mean of their panel. Between panels with means m and m', with g = m - m', th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gpubench.core.types import Array
 from gpubench.engines import planner
+from gpubench.engines.common.columns import reduce_rows
 from gpubench.engines.common.knn_search import power_of_two_scale
-from gpubench.engines.common.segments import DistanceSums, Pass, Segments, cut, isolate, panels, passes
+from gpubench.engines.common.segments import DistanceSums, Pass, Segments, cut, isolate, marked_last, panels, passes
+from gpubench.engines.cuda.arithmetic import VALUES_PER_GROUP, cascade
 from gpubench.engines.cuda.signatures import WARP
 from gpubench.engines.cuda.tables import sorted_group_means
-from gpubench.engines.cuda.tiles import COLUMN_ALIGNMENT, CellScaling, Operand, Operands, cascade, mean_of, tile_rows
+from gpubench.engines.cuda.tiles import CellScaling, Operand, Operands, mean_of, tile_rows
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
@@ -36,8 +40,15 @@ SUM_BITS = 60
 DISTANCE_BITS = 23
 """Bits of a distance in the unit of its tile: float32 has no more."""
 
-FAR = 64.0
-"""Cells this many times farther from their mean than the median get blocks of their own."""
+FAR = 16.0
+"""Cells this many times farther from their mean than the median get blocks of their own.
+
+Distances below a share of the squared radius of their blocks are recomputed one by one, so a cell at 60 times the usual
+radius would make that most distances of its block.
+"""
+
+ROWS_TOGETHER = 8
+"""Rows of tiles that are added together, so that the operand of a column is made once for all of them."""
 
 MARGIN = 1.02
 """Factor by which rounding may increase a distance of a tile beyond the distance of its blocks."""
@@ -159,16 +170,17 @@ def euclidean_means(workspace: Workspace, x: Array, segments: Segments) -> tuple
     tiles = SilhouetteTiles(workspace, x, segments)
     n_tiles = sum(part.group_last - i for part in tiles.plan for i in range(part.first, part.last))
     done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        workspace.timeline.advance(done, n_tiles)
+
     for part in tiles.plan:
         sums = tiles.empty_sums(xp, part)
-        for i in range(part.first, part.last):
-            tiles.add_row(i, part.group_last, sums)
-            done += part.group_last - i
-            workspace.timeline.advance(done, n_tiles)
+        tiles.add_rows(range(part.first, part.last), part.group_last, sums, advance)
         sums.write_means(own, nearest)
-    own /= tiles.scale
-    nearest /= tiles.scale
-    return own, nearest
+    return tiles.in_given_order(xp, own), tiles.in_given_order(xp, nearest)
 
 
 class SilhouetteTiles:
@@ -176,7 +188,7 @@ class SilhouetteTiles:
 
     Attributes
     ----------
-    segments : of the cells
+    segments : of the cells, those far from others last in each
     plan : the passes, whose sums are held at the same time
     blocks : rows and columns of the tiles
     scale : converts cells to the unit of the operands, a power of two
@@ -186,9 +198,10 @@ class SilhouetteTiles:
     def __init__(self, workspace: Workspace, x: Array, segments: Segments) -> None:
         xp, edge = workspace.device.xp, tile_rows(workspace)
         self.segments = segments
+        self._moved: NDArray[np.int64] | None = None  # the position in the given segments of each cell
         self._workspace, self._device, self._x = workspace, workspace.device, x
         self._order = xp.asarray(segments.order.astype(np.int32))
-        extent = float((x.max(axis=0).astype(np.float64) - x.min(axis=0)).max())
+        extent = float((reduce_rows(xp, x, "max").astype(np.float64) - reduce_rows(xp, x, "min")).max())
         self.scale = power_of_two_scale(extent)
         self.reach = MARGIN * extent * self.scale * float(np.sqrt(x.shape[1]))
         # silhouettes average over many cells, so the fastest arithmetic is accurate enough
@@ -199,15 +212,18 @@ class SilhouetteTiles:
         usual = float(xp.median(squares))
         if float(squares.max()) > FAR**2 * usual > 0:
             # the unit of a tile depends on its farthest cells, so these get tiles of their own
-            far = squares > FAR**2 * usual
-            self.blocks = isolate(segments, self.blocks, xp.asnumpy(far))
-            self._make_operands(edge, ~far)
+            far = xp.asnumpy(squares > FAR**2 * usual)
+            self._moved = marked_last(segments, far)
+            segments = self.segments = replace(segments, order=segments.order[self._moved])
+            self._order, far = xp.asarray(segments.order.astype(np.int32)), far[self._moved]
+            self.blocks = isolate(segments, self.blocks, far)
+            self._make_operands(edge, xp.asarray(~far))
         # the segment of each sorted cell, relative to the first segment of its block
         first = np.repeat([block.first for block in self.blocks], [block.stop - block.start for block in self.blocks])
         codes = np.repeat(np.arange(len(segments.sizes)), segments.sizes) - first
         self._codes = xp.asarray(codes.astype(np.int32))
         self._radii = np.sqrt(xp.asnumpy(xp.stack([self._operands[b].squares.max() for b in range(len(self.blocks))])))
-        self._buffer = xp.empty(edge * (edge + COLUMN_ALIGNMENT), np.float32)
+        self._buffer = xp.empty(edge * (edge + VALUES_PER_GROUP), np.float32)
         self.plan = list(passes(segments, self.blocks, workspace.room_bytes // 4))
         for part in self.plan:
             what = f"the sums of distances from one cluster to {len(segments.sizes):,} clusters"
@@ -239,39 +255,121 @@ class SilhouetteTiles:
         """Return empty sums of a pass in the memory of an array module."""
         return DistanceSums(xp, self.segments, self.blocks, part, self.reach, SUM_BITS)
 
-    def add_row(self, i: int, last: int, sums: DistanceSums) -> None:
-        """Add the tiles of block i with itself and with the blocks after it, up to `last`."""
-        left = self._operands[i].left(self._device)
-        for j in range(i, last):
-            self._add_tile(i, j, left, sums)
+    def in_given_order(self, xp: Any, distances: Array) -> Array:
+        """Return distances, which are multiplied by `scale`, in the order of the segments that were given."""
+        if self._moved is None:
+            return distances / self.scale
+        ordered = xp.empty(len(distances))
+        ordered[xp.asarray(self._moved)] = distances / self.scale
+        return ordered
 
-    def _add_tile(self, i: int, j: int, left: Array, sums: DistanceSums) -> None:
+    def add_rows(
+        self, rows: Sequence[int], last: int, sums: DistanceSums, advance: Callable[[int], None] | None = None
+    ) -> None:
+        """Add the tiles of blocks, in ascending order, with themselves and with the blocks after them, up to `last`.
+
+        Parameters
+        ----------
+        advance : receives the number of tiles, again and again
+        """
+        together = self._workspace.room_bytes // 16 // (2 * self._operands.block_bytes)
+        step = max(1, min(ROWS_TOGETHER, together))
+        for first in range(0, len(rows), step):
+            chosen = rows[first : first + step]
+            strip = _Strip({i: self._operands[i] for i in chosen})
+            left = {i: row.left(self._device) for i, row in strip.rows.items()}
+            for j in range(chosen[0], last):
+                above, column = [i for i in chosen if i <= j], self._operands[j]
+                for i, apart, terms in self._terms(strip, above, column, self.blocks[j].panel):
+                    products = column.products(self._device, left[i], self._buffer)
+                    self._add_tile(i, j, products, apart, terms, sums)
+                if advance:
+                    advance(len(above))
+
+    def _terms(
+        self, strip: _Strip, rows: list[int], column: Operand, panel: int
+    ) -> Iterator[tuple[int, float, tuple[Array, Array]]]:
+        """Yield for rows of tiles how far their means are from that of a column, and what is added to products."""
+        if panel != strip.panel:
+            strip.panel, strip.gaps, strip.row_terms = panel, {}, {}
+        column_terms: dict[int, Array] = {}
+        for i in rows:
+            own_panel = self.blocks[i].panel
+            if own_panel not in strip.gaps:
+                strip.gaps[own_panel] = self._gap(own_panel, panel)
+            gap = strip.gaps[own_panel]
+            if i not in strip.row_terms:
+                strip.row_terms[i] = gap.row_terms(self._device, strip.rows[i])
+            if own_panel not in column_terms:
+                column_terms[own_panel] = gap.column_terms(self._device, column)
+            yield i, gap.length, (strip.row_terms[i], column_terms[own_panel])
+
+    def _gap(self, panel: int, other: int) -> _Gap:
+        difference = self._means[panel] - self._means[other]
+        length = float(np.linalg.norm(difference))
+        return _Gap(length, self._device.xp.asarray(difference.astype(np.float32)) if length > 0 else None)
+
+    def _add_tile(
+        self, i: int, j: int, products: Array, apart: float, terms: tuple[Array, Array], sums: DistanceSums
+    ) -> None:
         rows, columns = self.blocks[i], self.blocks[j]
-        row, column = self._operands[i], self._operands[j]
-        products = column.products(self._device, left, self._buffer)
-        gap = self._means[rows.panel] - self._means[columns.panel]
-        apart = float(np.linalg.norm(gap))
         reach = min(MARGIN * float(self._radii[i] + self._radii[j] + apart), self.reach)
         unit, shift = _units(reach, sums.unit)
         close = self._arithmetic.close * float((self._radii[i] + apart) ** 2 + self._radii[j] ** 2)
         row_sums, column_sums = sums.between(rows, columns), sums.between(columns, rows)
+        n_rows, n_columns = rows.stop - rows.start, columns.stop - columns.start
         self._device.launch(
             "silhouette_tile",
-            WARP * -(-row.n // STRIP_ROWS) * -(-column.n // STRIP_COLUMNS),
-            *(products, products.shape[1], *self._terms(row, column, gap, apart)),
+            WARP * -(-n_rows // STRIP_ROWS) * -(-n_columns // STRIP_COLUMNS),
+            *(products, products.shape[1], *terms),
             *(self._codes[rows.start : rows.stop], self._codes[columns.start : columns.stop]),
-            *(row.n, column.n, rows.start, columns.start),
+            *(n_rows, n_columns, rows.start, columns.start),
             *(self._x, self._order, self._x.shape[1], self.scale, close, unit, shift, int(i != j)),
             *(row_sums, row_sums.strides[0] // 8, column_sums, column_sums.strides[0] // 8),
         )
 
-    def _terms(self, row: Operand, column: Operand, gap: NDArray[np.float64], apart: float) -> tuple[Array, Array]:
-        """Return what is added to the products of a tile in each row and in each column, float32."""
-        if apart == 0.0:
-            return row.squares.astype(np.float32), column.squares.astype(np.float32)
-        direction = self._device.xp.asarray(gap.astype(np.float32))
-        row_terms = row.squares - row.along(direction) + apart**2
-        return row_terms.astype(np.float32), (column.squares + column.along(direction)).astype(np.float32)
+
+class _Gap(NamedTuple):
+    """The difference between the means of the rows and of the columns of a tile.
+
+    Attributes
+    ----------
+    length : in the unit of the operands
+    direction : (d,) float32, the difference; None if it is 0
+    """
+
+    length: float
+    direction: Array | None
+
+    def row_terms(self, device: Device, row: Operand) -> Array:
+        """Return what is added to the products of a tile in each row, (n,) float32."""
+        if self.direction is None:
+            return row.squares.astype(np.float32)
+        return (row.squares - row.along(device, self.direction) + self.length**2).astype(np.float32)
+
+    def column_terms(self, device: Device, column: Operand) -> Array:
+        """Return what is added in each column, (n,) float32."""
+        if self.direction is None:
+            return column.squares.astype(np.float32)
+        return (column.squares + column.along(device, self.direction)).astype(np.float32)
+
+
+@dataclass(slots=True)
+class _Strip:
+    """Rows of tiles that are added together, and what their tiles with the columns of one panel share.
+
+    Attributes
+    ----------
+    rows : block -> its operand
+    panel : of the columns
+    gaps : panel of rows -> the gap from its mean to that of the columns
+    row_terms : block -> what is added to products in its rows
+    """
+
+    rows: dict[int, Operand]
+    panel: int = -1
+    gaps: dict[int, _Gap] = field(default_factory=dict)
+    row_terms: dict[int, Array] = field(default_factory=dict)
 
 
 def _units(reach: float, unit_of_sums: float) -> tuple[float, int]:

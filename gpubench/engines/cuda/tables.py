@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 LANES_PER_CELL = 8
 
 
+MIXERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F), (0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+"""Odd factors of positions and of values, for each of the two sums of `mixed_sums`."""
+
+
+def mixed_sums(device: Device, x: Array, values: int) -> list[int]:
+    """Return two sums (modulo 2^64) of the bits of x (n, d) float32, each mixed with its position: they tell x apart.
+
+    Parameters
+    ----------
+    values : that are mixed at a time
+    """
+    xp, bits = device.xp, x.reshape(-1).view(np.uint32)
+    sums = [xp.zeros((), np.uint64) for _ in MIXERS]
+    for part in row_blocks(len(bits), values):
+        given, positions = bits[part].astype(np.uint64), xp.arange(part.start, part.stop, dtype=np.uint64)
+        for i, (of_position, of_value) in enumerate(MIXERS):
+            mixed = (positions * np.uint64(of_position) + given) * np.uint64(of_value)
+            mixed ^= mixed >> np.uint64(32)
+            mixed *= np.uint64(of_position)
+            mixed ^= mixed >> np.uint64(29)
+            sums[i] += mixed.sum(dtype=np.uint64)
+    return [int(total) for total in sums]
+
+
 def rank(device: Device, values: Array, room_bytes: int) -> Array:
     """Return the average ranks within each row of (m, n) values, float64."""
     xp = device.xp

@@ -1,13 +1,12 @@
-"""Tiles of products of cells on the GPU: their arithmetic and their operands.
+"""Tiles of products of cells on the GPU: their operands.
 
-Cells are centred and scaled first, so that products and their rounding errors are small. Tensor cores multiply float32
-numbers of which they keep 11 bits (TF32). Where that is not enough, a number is split into a high and a low part of 11
-bits each, and one product of three times the length, [high, high, low] . [high, low, high], has nearly the accuracy of
-float32 at the speed of tensor cores.
+Cells are centred and scaled first, so that products and their rounding errors are small. Rows are padded with zeros to
+a multiple of 16 bytes, without which cuBLAS cannot use its fastest kernels.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,59 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpubench.core.types import Array
+from gpubench.engines.common.columns import reduce_rows
 from gpubench.engines.common.knn_search import power_of_two_scale
+from gpubench.engines.cuda.arithmetic import TF32, Arithmetic, padded
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from gpubench.engines.cuda.device import Device
-
-MIN_SPLIT_DIMENSIONS = 128
-"""Dimensions from which the split product is faster than float32; below, a tile is limited by memory."""
-
-COLUMN_ALIGNMENT = 4
-"""Kernels read four products at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """How products of cells are computed.
-
-    Attributes
-    ----------
-    parts : factor by which the operands become longer
-    tensor_cores : whether operands are rounded to TF32
-    operand_error : largest difference between a multiplied row and the centred row, relative to its length
-    unit : relative error of an addition
-    close : squared distances below this share of the squared norms are recomputed from differences of cells
-    """
-
-    parts: int
-    tensor_cores: bool
-    operand_error: float
-    unit: float
-    close: float
-
-    def slack(self, d: int) -> float:
-        """Bound the error of a squared distance of a tile, relative to (|x| + |y|)^2.
-
-        The bound of a sum of d products and a few more terms, plus the effect of rounded operands: with rows that are
-        off by e |x| and e |y|, |x - y|^2 changes by at most (2 e + e^2) (|x| + |y|)^2, with the unrounded lengths.
-        """
-        return 3.0 * (self.parts * d + 8) * self.unit + 2.1 * self.operand_error
-
-
-# How tensor cores round while they add is unspecified: four times the unit of float32.
-FLOAT32 = Arithmetic(1, tensor_cores=False, operand_error=0.0, unit=2.0**-24, close=2e-4)
-TF32 = Arithmetic(1, tensor_cores=True, operand_error=2.0**-11, unit=2.0**-22, close=1e-3)
-SPLIT = Arithmetic(3, tensor_cores=True, operand_error=2.0**-20, unit=2.0**-22, close=4e-4)
-
-
-def cascade(device: Device, d: int, precision: str) -> list[Arithmetic]:
-    """Return the arithmetics to try in order: the fastest that `precision` allows first, an accurate one last."""
-    accurate = SPLIT if device.has_tensor_cores and d >= MIN_SPLIT_DIMENSIONS else FLOAT32
-    return [TF32, accurate] if precision == "fast" and device.has_tensor_cores else [accurate]
 
 
 def tile_rows(workspace: Workspace) -> int:
@@ -105,12 +60,15 @@ class CellScaling:
         xp = workspace.device.xp
         blocks = (x[rows] for rows in row_blocks(len(x), workspace.tuning.max_tile_rows))
         centre = mean_of(xp, blocks, x.shape[1]).astype(np.float32)
-        edges = [edge for cells in (x, queries) if cells is not None for edge in (cells.max(axis=0), cells.min(axis=0))]
+        both = (cells for cells in (x, queries) if cells is not None)
+        edges = [reduce_rows(xp, cells, edge) for cells in both for edge in ("max", "min")]
         return cls(centre, power_of_two_scale(max(float(xp.abs(edge - centre).max()) for edge in edges)))
 
-    def rows(self, cells: Array) -> Array:
-        """Return the centred and scaled cells, (m, d) float32."""
-        rows = cells - self.centre
+    def rows(self, xp: ModuleType, cells: Array) -> Array:
+        """Return the centred and scaled cells, (m, padded d) float32; the padding is 0."""
+        m, d = cells.shape
+        rows = xp.zeros((m, padded(d)), np.float32)
+        rows[:, :d] = cells - self.centre
         rows *= np.float32(self.scale)
         return rows
 
@@ -121,7 +79,7 @@ class Operand:
 
     Attributes
     ----------
-    right : (n rounded up to 4, parts * d) float32, -2 times the rows as they are multiplied; the padding is 0
+    right : (padded n, parts * padded d) float32, -2 times the rows as they are multiplied; the padding is 0
     squares : (n,) float64, squared norms of the rows as they are multiplied
     arithmetic : of the product
     """
@@ -132,12 +90,11 @@ class Operand:
 
     @classmethod
     def of(cls, device: Device, rows: Array, arithmetic: Arithmetic) -> Operand:
-        """Prepare centred and scaled rows (n, d) float32."""
+        """Prepare centred, scaled and padded rows (n, d) float32."""
         n, d = rows.shape
         if arithmetic is TF32:
             rows = to_tf32(rows)
-        padded = -(-n // COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
-        right = device.xp.zeros((padded, arithmetic.parts * d), np.float32)
+        right = device.xp.zeros((padded(n), arithmetic.parts * d), np.float32)
         if arithmetic.parts == 1:
             right[:n] = rows
         else:
@@ -161,11 +118,13 @@ class Operand:
         d = rows.shape[1] // 3
         return device.xp.concatenate([rows[:, :d], rows[:, :d], rows[:, d : 2 * d]], axis=1)
 
-    def along(self, direction: Array) -> Array:
+    def along(self, device: Device, direction: Array) -> Array:
         """Return -2 times the products of the rows with a direction (d,) float32, (n,) float32."""
-        d = len(direction)
-        products = self.right[: self.n, :d] @ direction
-        return products if self.arithmetic.parts == 1 else products + self.right[: self.n, d : 2 * d] @ direction
+        xp, d = device.xp, self.right.shape[1] // self.arithmetic.parts
+        vector = xp.zeros(self.right.shape[1], np.float32)
+        for part in range(min(self.arithmetic.parts, 2)):  # the high and the low part
+            vector[part * d : part * d + len(direction)] = direction
+        return self.right[: self.n] @ vector
 
     def products(self, device: Device, left: Array, buffer: Array) -> Array:
         """Write the products of the rows `left` with this operand to `buffer`; (len(left), padded n) float32."""
@@ -183,9 +142,7 @@ def to_tf32(rows: Array) -> Array:
 
 
 class Operands:
-    """The operands of blocks of cells, made when they are used; the last ones are cached as far as memory allows.
-
-    Tiles (i, j) with j >= i use the last blocks most often.
+    """The operands of blocks of cells, made when they are used and cached as far as memory allows.
 
     Attributes
     ----------
@@ -202,6 +159,7 @@ class Operands:
         arithmetic: Arithmetic,
         *,
         order: Array | None = None,
+        recent: bool = False,
     ) -> None:
         """Describe blocks of x (n, d) float32; cached operands take at most a quarter of the memory.
 
@@ -209,6 +167,8 @@ class Operands:
         ----------
         scalings : centre and scale of each block
         order : (n,) the row of x at each position that spans refer to; None: the rows in their own order
+        recent : cache the operands that were used last, for callers that return to them soon; False: those of the last
+            blocks, which tiles (i, j) with j >= i use most often
         """
         self._device = workspace.device
         self._x, self._order = x, order
@@ -216,16 +176,20 @@ class Operands:
         self._scalings = scalings
         self.arithmetic = arithmetic
         largest = max(rows.stop - rows.start for rows in spans)
-        block_bytes = 4 * (largest + COLUMN_ALIGNMENT) * (arithmetic.parts * x.shape[1] + 2)
-        self._first_cached = len(spans) - workspace.room_bytes // 4 // block_bytes
-        self._cached: dict[int, Operand] = {}
+        self.block_bytes = 4 * padded(largest) * (arithmetic.parts * padded(x.shape[1]) + 2)
+        self._most = workspace.room_bytes // 4 // self.block_bytes
+        self._first_cached = 0 if recent else len(spans) - self._most
+        self._cached: OrderedDict[int, Operand] = OrderedDict()
 
     def __getitem__(self, block: int) -> Operand:
         if block in self._cached:
+            self._cached.move_to_end(block)
             return self._cached[block]
         rows = self.spans[block]
         cells = self._x[rows] if self._order is None else self._x[self._order[rows]]
-        operand = Operand.of(self._device, self._scalings[block].rows(cells), self.arithmetic)
-        if block >= self._first_cached:
+        operand = Operand.of(self._device, self._scalings[block].rows(self._device.xp, cells), self.arithmetic)
+        if block >= self._first_cached and self._most > 0:
+            if len(self._cached) == self._most:
+                self._cached.popitem(last=False)
             self._cached[block] = operand
         return operand

@@ -262,8 +262,7 @@ def add_rows(arguments: SilhouetteArguments, part: Pass, share: int, n_shares: i
     with gpu_worker.one_at_a_time:
         tiles = _load_tiles(*arguments)
         sums = tiles.empty_sums(engine.xp, part)
-        for i in share_rows(part, share, n_shares):
-            tiles.add_row(i, part.group_last, sums)
+        tiles.add_rows(share_rows(part, share, n_shares), part.group_last, sums)
         tables = [engine.to_host(table) for table in sums.tables]
     inside, after = ([np.ascontiguousarray(cut) for cut in np.array_split(table, n_pieces, axis=1)] for table in tables)
     return list(zip(inside, after, strict=True))
@@ -291,7 +290,7 @@ def fold(pieces: list[Tables], arguments: SilhouetteArguments, part: Pass) -> Me
     n = len(tiles.segments.order)
     own, nearest = np.zeros(n), np.full(n, np.inf)
     sums.write_means(own, nearest)
-    return own / tiles.scale, nearest / tiles.scale
+    return tiles.in_given_order(np, own), tiles.in_given_order(np, nearest)
 
 
 def merge_passes(found: list[Means], clusters: I32, groups: I32 | None) -> F64:

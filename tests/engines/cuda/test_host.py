@@ -5,8 +5,10 @@ Blocks have 32 cells, so that small inputs go through the loops over blocks, pas
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,18 @@ from scipy import sparse
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Graph
+from gpubench.engines.common import columns
+from gpubench.engines.common.kmeans import _Cells, _standardise, kmeans
 from gpubench.engines.common.neighborhoods import neighbor_entropy, neighbor_value_distance
 from gpubench.engines.common.rank_sums import group_cells
-from gpubench.engines.common.segments import cut, isolate, sort_cells
+from gpubench.engines.common.segments import cut, isolate, marked_last, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda import exact_knn, rank_sums, tables, tiles
+from gpubench.engines.cuda.arithmetic import FLOAT32, SPLIT, TF32, cascade
+from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.signatures import KERNELS
+from gpubench.engines.cuda.silhouette import SilhouetteTiles
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -59,11 +66,11 @@ class TestNeighbors:
         test_knn.check_knn(engine, cells.x, 9)
         assert not any(on_tensor_cores for *_, on_tensor_cores in engine.gpu.products)
 
-    def test_split_product_is_used_for_many_dimensions(self, start_on: StartOn) -> None:
-        assert tiles.cascade(start_on().gpu, tiles.MIN_SPLIT_DIMENSIONS, "exact") == [tiles.SPLIT]
-        assert tiles.cascade(start_on().gpu, 50, "exact") == [tiles.FLOAT32]
-        both = [tiles.TF32, tiles.FLOAT32]
-        assert tiles.cascade(start_on().gpu, 50, "fast") == both
+    def test_the_faster_arithmetic_is_used(self, start_on: StartOn) -> None:
+        assert cascade(start_on().gpu, 128, "exact") == [SPLIT]
+        assert cascade(start_on().gpu, 50, "exact") == [FLOAT32]
+        assert cascade(start_on().gpu, 50, "fast") == [TF32, FLOAT32]
+        assert cascade(start_on(capability=DEVICES["none"]).gpu, 128, "fast") == [FLOAT32]
 
     @pytest.mark.parametrize("m", [1, 33])
     def test_queries_find_exact_neighbors(self, engine: CudaEngine, cells: Cells, m: int) -> None:
@@ -104,7 +111,7 @@ class TestNeighbors:
         mantissa = np.frexp(rounded)[0] * 2**11
         assert_array_equal(mantissa, np.rint(mantissa))
 
-    @pytest.mark.parametrize("arithmetic", [tiles.FLOAT32, tiles.TF32, tiles.SPLIT])
+    @pytest.mark.parametrize("arithmetic", [FLOAT32, TF32, SPLIT])
     @pytest.mark.parametrize("d", [1, 7, 150])
     def test_slack_bounds_the_error_of_a_tile(self, engine: CudaEngine, arithmetic: Any, d: int, rng: Any) -> None:
         x = rng.normal(size=(40, d)).astype(np.float32)
@@ -129,13 +136,83 @@ class TestNeighbors:
         ):
             engine.knn(engine.put(np.zeros((1000, 2), np.float32)), 200)
 
-    def test_operands_are_cached_as_far_as_memory_allows(self, engine: CudaEngine, cells: Cells) -> None:
+    @pytest.mark.parametrize("recent", [False, True])
+    def test_operands_are_cached_as_far_as_memory_allows(self, engine: CudaEngine, cells: Cells, recent: bool) -> None:
         spans = [slice(0, 32), slice(32, 64), slice(64, 96)]
-        bytes_each = 4 * 36 * 11
+        bytes_each = 4 * 32 * (12 + 2)
         workspace = engine.workspace(room_bytes=4 * 2 * bytes_each)
         scaling = tiles.CellScaling(engine.xp.zeros(9, np.float32), 1.0)
-        operands = tiles.Operands(workspace, engine.put(cells.x), spans, [scaling] * 3, tiles.FLOAT32)
-        assert [operands[b] is operands[b] for b in range(3)] == [False, True, True]
+        x = engine.put(cells.x)
+        operands = tiles.Operands(workspace, x, spans, [scaling] * 3, FLOAT32, recent=recent)
+        first = [operands[b] for b in range(3)]
+        assert [operands[b] is first[b] for b in (2, 1, 0)] == [True, True, False]
+        kept = operands[0]
+        assert (operands[0] is kept) == recent
+        assert (operands[2] is first[2]) != recent, "1 and 0 were used after it"
+        none = tiles.Operands(engine.workspace(room_bytes=0), x, spans, [scaling] * 3, FLOAT32, recent=recent)
+        assert none[2] is not none[2]
+
+    @pytest.mark.parametrize("arithmetic", [FLOAT32, TF32, SPLIT])
+    def test_rows_of_operands_are_multiples_of_16_bytes(self, engine: CudaEngine, arithmetic: Any) -> None:
+        x = engine.put(make_cells(40, 50, seed=1).x)
+        scaling = tiles.CellScaling.of(engine.workspace(), x)
+        operand = tiles.Operand.of(engine.gpu, scaling.rows(engine.xp, x), arithmetic)
+        for side in (operand.right, operand.left(engine.gpu)):
+            assert side.shape[1] == arithmetic.parts * 52
+            assert side.strides[0] % 16 == 0
+
+
+class TestArithmetic:
+    """Which way of multiplying is the fastest is measured once, and kept."""
+
+    @pytest.fixture
+    def cached_on(self, start_on: StartOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Device]:
+        def make(seconds: Callable[[int, bool], float] = lambda width, _: width) -> Device:
+            device = start_on().gpu
+            device.times_file = tmp_path / "cache" / "times.json"
+            device.calls = []
+
+            def product_seconds(edge: int, width: int, *, tensor_cores: bool) -> float:
+                device.calls.append(width)
+                return float(seconds(width, tensor_cores))
+
+            monkeypatch.setattr(device, "product_seconds", product_seconds)
+            return device
+
+        return make
+
+    def test_times_are_measured_once_for_each_number_of_dimensions(self, cached_on: Callable[..., Any]) -> None:
+        first, second = cached_on(), cached_on()
+        assert [cascade(first, 50, "exact") for _ in range(3)] == [[FLOAT32]] * 3
+        assert cascade(second, 50, "fast") == [TF32, FLOAT32]
+        assert (first.calls, second.calls) == ([52, 156], [])
+        cascade(second, 64, "exact")
+        assert second.calls == [64, 192]
+        assert cascade(first, 64, "exact") == [FLOAT32]
+        assert first.calls == [52, 156]
+
+    def test_other_devices_are_measured_themselves(self, cached_on: Callable[..., Any]) -> None:
+        slow, fast = cached_on(), cached_on(lambda width, on_tensor_cores: width / (8 if on_tensor_cores else 1))
+        fast.name = "Another"
+        assert [cascade(device, 50, "exact") for device in (slow, fast)] == [[FLOAT32], [SPLIT]]
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"Stand-in, CuPy , d=50": {"float32": 1}}'])
+    def test_damaged_file_is_replaced(self, cached_on: Callable[..., Any], text: str) -> None:
+        device = cached_on()
+        device.times_file.parent.mkdir()
+        device.times_file.write_text(text)
+        assert cascade(device, 50, "exact") == [FLOAT32]
+        assert cascade(cached_on(), 50, "exact") == [FLOAT32]
+        assert len(device.calls) == 2
+
+    def test_folder_that_cannot_be_written_is_no_problem(self, cached_on: Callable[..., Any], tmp_path: Path) -> None:
+        (tmp_path / "cache").write_text("a file")
+        device = cached_on()
+        assert [cascade(device, 50, "exact") for _ in range(2)] == [[FLOAT32]] * 2
+        assert len(device.calls) == 2
+
+    def test_a_product_is_timed_on_the_device(self, engine: CudaEngine) -> None:
+        assert 0 < Device.product_seconds(engine.gpu, 64, 8, tensor_cores=False) < 1
 
 
 class TestSilhouettes:
@@ -189,6 +266,32 @@ class TestSilhouettes:
         x[7] *= 1e6
         exact = reference.silhouette_widths(x, cells.label)
         assert_allclose(silhouette_widths(engine, engine.put(x), cells.label), exact, atol=1e-4)
+
+    def test_far_cells_cut_each_segment_once(self, start_on: StartOn, rng: Any) -> None:
+        engine = start_on(tuning=CudaTuning(max_tile_rows=128))
+        x, clusters = rng.normal(size=(600, 3)).astype(np.float32), np.repeat([0, 1, 2], 200).astype(np.int32)
+        far = rng.random(600) < 0.1
+        x[far] *= 1e4
+        exact = reference.silhouette_widths(x, clusters)
+        assert_allclose(silhouette_widths(engine, engine.put(x), clusters), exact, atol=1e-4)
+        blocks = SilhouetteTiles(engine.workspace(), engine.put(x), sort_cells(clusters, None)).blocks
+        assert len(blocks) == 3 * (2 + 1)  # 200 cells are two blocks, of which one is cut once
+
+    def test_operand_of_a_column_is_made_once_for_several_rows(
+        self, start_on: StartOn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        make = tiles.Operand.of
+        monkeypatch.setattr(tiles.Operand, "of", lambda *args: made.append(1) or make(*args))
+        monkeypatch.setattr(tiles.Operands, "__init__", without_cache(tiles.Operands.__init__))
+        cells = make_cells(320, 5, n_labels=2, seed=1)
+        engine = start_on()
+        test_silhouette_widths.check(engine, cells.x, np.zeros(320, np.int32) + (np.arange(320) > 159))
+        n_blocks = 10
+        first = 2 * n_blocks  # for radii
+        rows = n_blocks
+        columns = n_blocks + 2  # of the first eight rows, and of the last two
+        assert len(made) == first + rows + columns
 
     def test_identical_cells_have_width_zero(self, engine: CudaEngine) -> None:
         x = np.full((70, 3), 0.1, np.float32)
@@ -244,6 +347,59 @@ class TestSilhouettes:
         x = engine.put(np.zeros((2 * n, 1), np.float32))
         with pytest.raises(InputError, match=r"from one cluster to 2,000 clusters takes .* use fewer clusters"):
             silhouette_widths(engine, x, clusters)
+
+
+def without_cache(make: Callable[..., None]) -> Callable[..., None]:
+    """Return an `Operands.__init__` after which nothing is cached."""
+
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        make(self, *args, **given)
+        self._most = 0
+
+    return init
+
+
+def test_marked_cells_come_last_in_their_segment(rng: Any) -> None:
+    segments = sort_cells(rng.integers(0, 6, 50).astype(np.int32), rng.integers(0, 2, 50).astype(np.int32))
+    marked = rng.random(50) < 0.3
+    moved = marked_last(segments, marked)
+    assert sorted(moved) == list(range(50))
+    for start, stop in zip(segments.starts, segments.starts[1:], strict=False):
+        assert ((moved[start:stop] >= start) & (moved[start:stop] < stop)).all()
+        assert (np.diff(marked[moved[start:stop]].astype(int)) >= 0).all()
+
+
+def test_long_columns_are_reduced_in_groups_of_rows(start_on: StartOn) -> None:
+    """A reduction along the rows runs on few blocks of the GPU, so none may be long."""
+    engine = start_on(tuning=CudaTuning(max_tile_rows=1024))
+    cells = make_cells(5000, 3, n_labels=3, seed=1)
+    x = engine.put(cells.x)
+    strict_cupy.process.longest_reduction = 0
+    tiles.CellScaling.of(engine.workspace(), x)
+    SilhouetteTiles(engine.workspace(), x, sort_cells(cells.label, None))
+    kmeans(engine, x, 3)
+    assert 0 < strict_cupy.process.longest_reduction <= 2048
+
+
+@pytest.mark.parametrize("n", [1, 1023, 1024, 5000])
+@pytest.mark.parametrize("name", ["max", "min", "sum"])
+def test_reduction_in_groups_equals_that_at_once(engine: CudaEngine, n: int, name: str, rng: Any) -> None:
+    x = rng.normal(size=(n, 5)).astype(np.float32)
+    options = {"dtype": np.float64} if name == "sum" else {}
+    found = columns.reduce_rows(engine.xp, engine.xp.asarray(x), name, **options)
+    assert_allclose(engine.to_host(found), getattr(x, name)(axis=0, **options), rtol=1e-12)
+    assert_array_equal(columns.reduce_rows(np, x, name, **options), getattr(x, name)(axis=0, **options))
+
+
+def test_kmeans_makes_one_copy_of_the_cells(start_on: StartOn) -> None:
+    engine = start_on(free_bytes=1 << 22, memory_bytes=None)
+    x = engine.xp.asarray(make_cells(20_000, 50, n_labels=3, seed=1).x)
+    gpu = strict_cupy.current_gpu()
+    engine.gpu.peak_bytes()
+    before = gpu.used
+    _Cells(engine, _standardise(engine, x))
+    more = engine.gpu.peak_bytes() - before
+    assert x.nbytes < more < 1.5 * x.nbytes
 
 
 def test_isolated_cells_get_their_own_blocks(rng: Any) -> None:
@@ -311,6 +467,30 @@ class TestTables:
         assert np.isnan(means[4:]).all()
 
 
+class TestDigest:
+    def test_digest_depends_on_every_value_and_its_place(self, start_on: StartOn, cells: Cells) -> None:
+        x, digests = cells.x[:40], []
+        swapped, sign, near = x.copy(), x.copy(), x.copy()
+        swapped[[0, 39]] = swapped[[39, 0]]
+        sign[3, 2] = -sign[3, 2]
+        near[39, 8] = np.nextafter(near[39, 8], np.float32(np.inf))
+        for values in (1 << 24, 100):
+            engine = start_on(tuning=CudaTuning(float64_values=values))
+            digests.append(
+                [engine.digest(engine.put(y)) for y in (x, x.copy(), swapped, sign, near, x.reshape(20, 18))]
+            )
+        assert digests[0] == digests[1], "the size of blocks does not matter"
+        assert digests[0][0] == digests[0][1]
+        assert len(set(digests[0])) == 5
+        assert all(len(digest) == 64 for digest in digests[0])
+
+    def test_digest_leaves_the_cells_on_the_gpu(self, engine: CudaEngine, cells: Cells, monkeypatch: Any) -> None:
+        x = engine.put(cells.x)
+        monkeypatch.setattr(strict_cupy.ndarray, "get", None)
+        monkeypatch.setattr(engine.xp, "asnumpy", None)
+        assert engine.digest(x)
+
+
 def test_second_run_gives_the_same_bits(start_on: StartOn, cells: Cells) -> None:
     def compute() -> list[bytes]:
         engine = start_on()
@@ -355,9 +535,27 @@ def test_stand_in_is_as_strict_as_cupy(engine: CudaEngine) -> None:
 
 def test_stand_in_has_only_names_of_cupy() -> None:
     cupy = pytest.importorskip("cupy")
-    names = strict_cupy.FUNCTIONS.split()
-    assert [name for name in names if not hasattr(cupy, name)] == []
-    assert [name for name in strict_cupy.METHODS.split() if not hasattr(cupy.ndarray, name)] == []
+    ours = strict_cupy.make_cupy()
+    for module, theirs in (
+        (ours, cupy),
+        (ours.cuda, cupy.cuda),
+        (ours.get_default_memory_pool(), cupy.cuda.MemoryPool),
+    ):
+        assert [name for name in vars(module) if not hasattr(theirs, name)] == []
+    for name in (*strict_cupy.METHODS.split(), *strict_cupy.ATTRIBUTES.split(), "get", "set", "T", "data", "device"):
+        assert hasattr(cupy.ndarray, name), name
+    runtime, linalg = cupy.cuda.runtime, importlib.import_module("cupy._core._routines_linalg")
+    for name in (name for name in dir(ours.cuda.runtime) if not name.startswith("_")):
+        value = getattr(ours.cuda.runtime, name)
+        assert getattr(runtime, name) == value if isinstance(value, int) else hasattr(runtime, name), name
+    for theirs, needed in (
+        (cupy.cuda.MemoryPool, "malloc free_bytes used_bytes total_bytes free_all_blocks"),
+        (cupy.cuda.Stream, "use synchronize"),
+        (cupy.cuda.Event, "record synchronize"),
+        (cupy.cuda.Device, "use __enter__ __exit__"),
+        (linalg, "get_compute_type set_compute_type COMPUTE_TYPE_FP32 COMPUTE_TYPE_TF32"),
+    ):
+        assert [name for name in needed.split() if not hasattr(theirs, name)] == []
 
 
 def case_put(engine: CudaEngine, cells: Cells) -> None:
@@ -472,6 +670,6 @@ def test_outlier_does_not_make_other_cells_uncertain(engine: CudaEngine, rng: np
     x = rng.standard_normal((500, 8)).astype(np.float32)
     x[7] += 3000
     search = exact_knn.KnnSearch(engine.workspace(), on_device := engine.put(x), on_device, 6)
-    assert len(search.search_tiles(None, tiles.FLOAT32)) <= 2
+    assert len(search.search_tiles(None, FLOAT32)) <= 2
     knn = engine.knn(on_device, 6)
     assert_array_equal(engine.to_host(knn.indices), reference.knn(x, 6)[0])

@@ -20,6 +20,7 @@ import gpubench as gb
 from gpubench.core.errors import OutOfMemory
 from gpubench.core.timeline import Timeline
 from gpubench.engines.cuda.device import Device
+from gpubench.profiling import child
 from gpubench.running.interrupt import run_interruptible
 
 
@@ -280,8 +281,6 @@ class TestThreads:
     def test_measuring_limits_uses_the_device_in_its_threads(
         self, engine: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from gpubench.profiling import limits
-
         for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
-            monkeypatch.setattr(limits, name, value)
-        assert limits.measure_limits(engine, 1).bytes_s > 0
+            monkeypatch.setattr(child, name, value)
+        assert child.measure_limits(engine, 1).bytes_s > 0

@@ -12,11 +12,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import strict_cupy
 from cells import Cells, make_cells
 from emulated import StartOn
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
 import gpubench as gb
 from gpubench.core.errors import EngineUnavailable, InputError, OutOfMemory
@@ -110,9 +112,34 @@ class TestStart:
         cupy.cuda.nvrtc.getVersion = fail
         self.check("libnvrtc.so.12: cannot open shared object file")
 
-    def test_missing_device_is_reported(self, cupy: SimpleNamespace) -> None:
-        cupy.cuda.runtime.getDeviceCount = lambda: 0
-        self.check("the driver shows none; see CUDA_VISIBLE_DEVICES")
+    @pytest.mark.parametrize(
+        ("status", "message"),
+        [
+            (100, "needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES (CUDA_VISIBLE_DEVICES='7')"),
+            (101, "there is none of that number; see CUDA_VISIBLE_DEVICES (CUDA_VISIBLE_DEVICES='7')"),
+            (46, "another process has exclusive use of the GPU; end it, or choose another GPU"),
+            (2, "other processes have taken the memory of the GPU"),
+            (35, 'install it again for CUDA 12.4 with: pip install "gpubench-sc[cuda12]"'),
+        ],
+    )
+    def test_device_that_cannot_be_used_is_reported_with_a_remedy(
+        self, cupy: SimpleNamespace, status: int, message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As CUDA does where no GPU is visible, where one is busy, and where the driver is older than the wheels."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+
+        def fail() -> None:
+            raise strict_cupy.CUDARuntimeError(status, "cudaError")
+
+        cupy.cuda.runtime.getDeviceCount = fail
+        self.check(message)
+
+    def test_missing_memory_is_reported(self, cupy: SimpleNamespace) -> None:
+        def fail() -> None:
+            raise strict_cupy.CUDARuntimeError(2, "cudaErrorMemoryAllocation")
+
+        cupy.cuda.runtime.memGetInfo = fail
+        self.check("other processes have taken the memory of the GPU")
 
     def test_old_device_is_reported(self, cupy: SimpleNamespace) -> None:
         old = strict_cupy.make_cupy((7, 0)).cuda.runtime.getDeviceProperties(0)
@@ -183,6 +210,17 @@ class TestPut:
         assert stage.put_bytes == cells.x.nbytes
         (note,) = engine.notes
         assert note.startswith("X_big does not fit the GPU's memory")
+
+    def test_pinned_memory_has_the_size_of_the_embedding(self, start_on: StartOn) -> None:
+        device = start_on().gpu
+        array, host = device.mapped((1000, 3), np.float32)
+        (span,) = device._mapped.items()
+        assert span[1] - span[0] == array.nbytes == host.nbytes == 12_000
+        assert device.on_device(array).data.ptr != array.data.ptr
+        kept = device.xp.zeros((4, 2), np.float32)
+        assert device.on_device(kept).data.ptr == kept.data.ptr
+        del array, host
+        assert not device._mapped, "the memory is freed with its arrays"
 
     def test_released_arrays_are_forgotten(self, engine: CudaEngine, cells: Cells) -> None:
         on_device = engine.put(cells.x)
@@ -543,6 +581,73 @@ def test_run_on_an_array_of_the_gpu_does_not_copy_it(engine: CudaEngine, cells: 
     assert result.provenance["dataset"] == on_host.provenance["dataset"]
     # the CPU engine reads it block by block
     assert gb.score({"X_gpu": x}, engine="cpu", **given).value("silhouette_score") == on_host.value("silhouette_score")
+
+
+def test_anndata_with_arrays_of_the_gpu_is_scored_in_place(
+    engine: CudaEngine, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rapids-singlecell leaves it; AnnData itself knows CuPy's arrays by their class."""
+    anndata = pytest.importorskip("anndata")
+
+    # without CuPy, AnnData has a class of its own in that place
+    monkeypatch.setattr(anndata.compat.CupyArray, "__module__", "cupy")
+
+    class OfCupy(strict_cupy.ndarray, anndata.compat.CupyArray): ...
+
+    OfCupy.__module__ = "cupy"
+    names = [f"cell {i}" for i in range(cells.n)]
+    obs = pd.DataFrame({"label": cells.label.astype(str)}, index=names)
+    data = anndata.AnnData(obs=obs, obsm={"X_gpu": OfCupy(cells.x.copy())})
+    given = {"label": "label", "tasks": "embedding"}
+    result = gb.score(data, ["X_gpu"], engine=engine, **given)
+    assert sum(span["put_bytes"] for span in result.timeline) == 0
+    on_host = gb.score(cells.x, engine="cpu", label=cells.label.astype(str), tasks="embedding")
+    assert result.value("silhouette_score") == pytest.approx(on_host.value("silhouette_score"), abs=1e-6)
+
+
+class CsrOfCupy:
+    """A stand-in for a CSR matrix of CuPy."""
+
+    def __init__(self, host: csr_array) -> None:
+        self.host, self.shape, self.dtype = host, host.shape, host.dtype
+        self.data = strict_cupy.ndarray(host.data)
+
+    def tocsr(self) -> CsrOfCupy:
+        return self
+
+    def __getitem__(self, rows: slice) -> CsrOfCupy:
+        return CsrOfCupy(self.host[rows])
+
+    def toarray(self) -> strict_cupy.ndarray:
+        return strict_cupy.ndarray(self.host.toarray())
+
+    def get(self) -> csr_array:
+        return self.host.copy()
+
+
+CsrOfCupy.__module__ = "cupyx.scipy.sparse"
+
+
+def test_sparse_matrix_of_the_gpu_becomes_dense_on_it(
+    start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.where(cells.x > 1, cells.x, 0)
+    given = {"label": cells.label.astype(str), "tasks": "embedding"}
+    on_host = gb.score(x, engine="cpu", **given)
+    sparse = CsrOfCupy(csr_array(x))
+    assert gb.score({"X": sparse}, engine="cpu", **given).value("silhouette_score") == on_host.value("silhouette_score")
+    for free_bytes, n_put in ((1 << 30, 0), (8500, x.nbytes)):
+        result = gb.score({"X": sparse}, engine=start_on(free_bytes=free_bytes, timeline=Timeline()), **given)
+        assert sum(span["put_bytes"] for span in result.timeline if "/" not in span["path"]) == n_put
+        assert result.value("silhouette_score") == pytest.approx(on_host.value("silhouette_score"), abs=1e-5)
+
+
+def test_array_of_another_gpu_is_copied(engine: CudaEngine, cells: Cells) -> None:
+    with strict_cupy.Device(1):
+        x = engine.xp.asarray(cells.x)
+    on_device = engine.put(x)
+    assert on_device.device.id == 0
+    assert_array_equal(engine.to_host(on_device), cells.x)
 
 
 def test_metrics_accept_arrays_of_the_gpu(engine: CudaEngine, cells: Cells) -> None:

@@ -4,8 +4,8 @@ Needs a CUDA device. For each number of cells and dimensions: exact silhouette w
 `--suite`) every task on one embedding. The lower bound of the time of a stage is its floating point operations over the
 measured rate: n^2 d for the symmetric tiles of silhouettes, 2 n^2 d for those of neighbours. Writes one JSON file.
 
-    python benchmarks/cuda.py --cells 1000000 --dimensions 50 --dimensions 512 --precision exact --precision fast
-    python benchmarks/cuda.py --cells 13000000 --dimensions 50 --suite
+    python benchmarks/gpu.py --cells 1000000 --dimensions 50 --dimensions 512 --precision exact --precision fast
+    python benchmarks/gpu.py --cells 13000000 --dimensions 50 --suite
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--neighbors", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3, help="per stage; the first one also compiles the kernels")
     parser.add_argument("--suite", action="store_true", help="also score every task once")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cuda.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     given = parser.parse_args()
     rows = []
     record: dict[str, Any] = {}
