@@ -24,7 +24,7 @@ from typing import Any
 
 import measure
 
-PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "scikit-learn-intelex", "igraph", "networkit")
+PACKAGES = ("gpubench", "numpy", "scipy", "scikit-learn", "igraph", "networkit")
 TASKS = ("clustering", "embedding", "label_prediction", "batch_integration", "sequential_organization")
 
 SHOWN = 9

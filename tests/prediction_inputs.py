@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, make_scorer, precision_score, recall_score, roc_auc_score
@@ -75,6 +76,26 @@ def pipelines(*, centre: bool, max_iter: int, seed: int) -> dict[str, Pipeline]:
         "knn": make_pipeline(StandardScaler(with_mean=centre), KNeighborsClassifier()),
         "rf": make_pipeline(RandomForestClassifier(N_TREES, random_state=seed)),
     }
+
+
+FOREST_SEEDS = 10
+FOREST_SPREAD = 4.5
+"""How far the score of a forest may be from the mean of scikit-learn's, in standard deviations over seeds."""
+
+
+def assert_like_forests(value: float, peers: Sequence[float]) -> None:
+    """Check that a score could be that of one more seed of the forests with the scores `peers`."""
+    spread = float(np.std(peers, ddof=1)) * np.sqrt(1 + 1 / len(peers))
+    assert value == pytest.approx(np.mean(peers), abs=FOREST_SPREAD * spread + 2e-3)
+
+
+def tolerances(classifier: str, forest_deviations: Sequence[float]) -> list[float]:
+    """How far the five metrics may be from those of cz-benchmarks, whose forest is one draw as ours is.
+
+    forest_deviations: standard deviations over seeds of the metrics of scikit-learn's forests on the same cells.
+    """
+    share = {"lr": 0.0, "knn": 0.0, "rf": 1.0}.get(classifier, 1 / 3)  # the mean of the three by default
+    return [share * FOREST_SPREAD * np.sqrt(2) * deviation + 2e-3 for deviation in forest_deviations]
 
 
 def peer_scorers(n_classes: int) -> dict[str, Any]:

@@ -43,7 +43,6 @@ OPTIONAL = (
     OptionalPackage("fsspec", "remote", "URLs", "for files at https:// and s3:// addresses"),
     OptionalPackage("faiss-cpu", "cpu", "faiss-cpu", "for faster neighbour search among very many cells"),
     OptionalPackage("networkit", "cpu", "networkit", "for faster Leiden clustering of half a million cells and more"),
-    OptionalPackage("scikit-learn-intelex", "cpu", "scikit-learn-intelex", "for faster random forests"),
 )
 
 CUDA_MODULES = {
@@ -98,9 +97,9 @@ def _scoring() -> Finding:
 
 
 def _tiles() -> Finding:
-    """Report whether the compiled code for distances is available, and how to get it if not."""
+    """Report whether the compiled code is available, and how to get it if not."""
     found = compiled.available()
-    purpose = "for faster neighbour search and silhouettes"
+    purpose = "for faster neighbour search, silhouettes and random forests"
     if found:
         return Finding("compiled tiles", "works", f"{found[0]}; {purpose}")
     remedy = "install gpubench again with a C++ compiler (g++ or clang++)"

@@ -21,7 +21,6 @@ PACKAGES = (
     "scipy",
     "llvmlite",
     "scikit-learn",
-    "scikit-learn-intelex",
     "faiss-cpu",
     "igraph",
     "networkit",

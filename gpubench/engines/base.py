@@ -311,8 +311,8 @@ class Engine(ABC):
         """Expected time and memory of the operations, a `gpubench.engines.costs.CostModel`; None if not known."""
         return None
 
-    def preload(self, operations: Collection[str], n: int) -> None:  # noqa: B027 - nothing need be imported
-        """Import the packages for these operations on n cells in the background; by default import nothing.
+    def preload(self, operations: Collection[str]) -> None:  # noqa: B027 - nothing need be imported
+        """Import the packages for these operations in the background; by default import nothing.
 
         Operations are named as here, classifiers by their kind, and splitting cells into folds is "folds". This only
         shortens the first call of an operation.

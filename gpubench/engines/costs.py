@@ -20,7 +20,8 @@ from gpubench.engines import planner
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_classifier import N_VOTES, graph_neighbors
 from gpubench.engines.cpu import exact_knn, kernels, leaves, leiden
-from gpubench.engines.cpu.classifiers import INTELEX, N_TREES, forest_package
+from gpubench.engines.cpu.compiled import TREE_NODE
+from gpubench.engines.cpu.forest import BINNED_FEATURES, N_TREES, SKLEARN, forest_package
 from gpubench.engines.cpu.rates import CELLS, measure_rates, tree_levels
 from gpubench.engines.cpu.top_k import CandidateStore
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gpubench.core.types import Labels
     from gpubench.engines.base import ClassifierKind
 
-PACKAGES_BYTES = {"igraph": 70 << 20, "scikit-learn": 130 << 20, INTELEX: 100 << 20}
+PACKAGES_BYTES = {"igraph": 70 << 20, "scikit-learn": 130 << 20}
 """Memory of imported packages, including what they import."""
 
 SCIPY_BYTES = 150
@@ -44,8 +45,11 @@ MUTUAL = 1.5
 GRAPH_GROWTH = 0.15
 """Exponent of the time per edge: caches hold less and less of a growing graph."""
 
-TREE_NODES, NODE_BYTES = 0.3, 64
-"""Nodes of a tree per training cell if labels overlap, and bytes of a node besides its class shares."""
+TREE_NODES, SKLEARN_NODE_BYTES = 0.3, 64
+"""Nodes of a tree per training cell if labels overlap, and bytes of one of scikit-learn besides its class shares."""
+
+BINNING_BYTES = 8 * (BINNED_FEATURES + 1)
+"""Bytes per cell of the values that a thread sorts to put them into bins."""
 
 LBFGS_STEPS = 30
 VIEW_PASSES = 12
@@ -60,9 +64,6 @@ ONE_SET, MORE_CELLS = 200_000, 5
 
 RANKED_LOOK_UPS = 15
 """Look-ups of a neighbour's value that take as long as ranking a probability."""
-
-INTELEX_SPEED = 5
-"""Speed of scikit-learn-intelex's forests relative to scikit-learn's, whose rate is measured."""
 
 
 Rates: TypeAlias = Mapping[str, Sequence[float]]
@@ -273,15 +274,17 @@ class CostModel:
             return replace(fold, work={"lr": work, **ranks})
         if kind == "knn":
             return self._knn_classifier(fold, n, d, n_folds)
-        package = forest_package(used, self.engine.tuning.max_sklearn_cells)
-        trees = int(N_TREES * TREE_NODES * used) * (NODE_BYTES + 8 * n_classes)
-        levels = n_folds * tree_levels(N_TREES, used) / (INTELEX_SPEED if package == INTELEX else 1)
+        package = forest_package(is_compiled=self.engine.tiles is not None)
+        nodes = int(N_TREES * TREE_NODES * used)
+        if package == SKLEARN:
+            grown = nodes * (SKLEARN_NODE_BYTES + 8 * n_classes) + 8 * used * d
+        else:
+            grown = 2 * used * d + max(2 * TREE_NODE.itemsize * nodes, BINNING_BYTES * self.engine.n_threads * used)
         return replace(
             fold,
             how=package,
-            work={"rf": Work(0, 0, levels), **ranks},
-            scratch_bytes=fold.scratch_bytes + trees + 8 * used * d,
-            packages=("scikit-learn", package),
+            work={"rf": Work(0, 0, n_folds * tree_levels(N_TREES, used)), **ranks},
+            scratch_bytes=fold.scratch_bytes + grown,
         )
 
     def _knn_classifier(self, fold: Cost, n: int, d: int, n_folds: int) -> Cost:

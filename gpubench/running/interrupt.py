@@ -2,8 +2,7 @@
 
 Python handles a signal only between two instructions of its main thread. So the work runs in its own thread while the
 main thread waits. On Ctrl-C the work is asked to stop, which it does at the next stage or tile; if it does not stop
-soon, it is abandoned. Only a library that holds the interpreter's lock is waited for, as scikit-learn-intelex does
-while a forest grows.
+soon, it is abandoned. Only a library that holds the interpreter's lock is waited for.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def score_run(
     engine, dataset = prepared.engine, prepared.dataset
     if dataset:
         operations = {name: None for task in prepared.tasks for name in task.operations(prepared.run.options)}
-        engine.preload(operations, dataset.n_cells)
+        engine.preload(operations)
 
     with nullcontext() if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint) as own:
         parts = checkpoint if isinstance(checkpoint, Checkpoint) else own

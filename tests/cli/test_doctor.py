@@ -67,7 +67,7 @@ def test_missing_dask_and_fsspec_come_with_the_command_that_installs_them(
 
 def test_missing_tiles_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.compiled, "available", lambda: ("avx2", "generic"))
-    expected = Finding("compiled tiles", "works", "avx2; for faster neighbour search and silhouettes")
+    expected = Finding("compiled tiles", "works", "avx2; for faster neighbour search, silhouettes and random forests")
     assert find("compiled tiles") == expected
     monkeypatch.setattr(doctor.compiled, "available", tuple)
     assert find("compiled tiles").state == "missing"

@@ -6,6 +6,7 @@ cz-benchmarks is an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -105,3 +106,18 @@ def _write(x: np.ndarray, obs: pd.DataFrame, path: Path) -> Path:
     obs.index = [f"cell {i}" for i in range(len(obs))]
     anndata.AnnData(obs=obs, obsm={"X_pca": x}).write_h5ad(path)
     return path
+
+
+CLASSIFIER_TOLERANCE = {"lr": 2e-3, "knn": 2e-3, "rf": 0.01}
+MEAN_TOLERANCE = 5e-3
+FOREST_ERRORS = 4
+"""Standard errors by which forests may differ where that is more: theirs and ours are grown independently."""
+
+
+def assert_same_mean(found: Sequence[float], expected: Sequence[float], classifier: str) -> None:
+    """The means over the seeds agree; `classifier` is one of the three, or their mean."""
+    allowed = CLASSIFIER_TOLERANCE.get(classifier, MEAN_TOLERANCE)
+    if classifier not in ("lr", "knn"):
+        error = np.std(np.subtract(found, expected), ddof=1) / np.sqrt(len(found))
+        allowed = max(allowed, FOREST_ERRORS * float(error))
+    assert np.mean(found) == pytest.approx(np.mean(expected), abs=allowed), classifier

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
 
 import anndata
 import pytest
 from parity import peer
+from parity.conftest import assert_same_mean
 
 from gpubench.results.result import Result
 from gpubench.running.score import score
 
 TOLERANCE = {"entropy_per_cell": 1e-3, "batch_silhouette": 1e-5}
-CLASSIFIER_TOLERANCE = {"lr": 2e-3, "knn": 2e-3, "rf": 0.01, "MEAN(lr,knn,rf)": 5e-3}
 SEEDS = tuple(range(42, 47))  # forests on a few hundred cells: one draw says little
 
 
@@ -68,6 +67,6 @@ def assert_same_means(ours: list[Result], theirs: list[peer.Numbers]) -> None:
     """The means over the seeds agree for every metric, pair of species and classifier."""
     for metric, train, test, classifier in theirs[0]:
         params = {"train_species": train, "test_species": test, "classifier": classifier}
-        expected = mean([numbers[metric, train, test, classifier] for numbers in theirs])
-        found = mean([result.value(metric, **params) for result in ours])
-        assert found == pytest.approx(expected, abs=CLASSIFIER_TOLERANCE[classifier]), (metric, params)
+        expected = [numbers[metric, train, test, classifier] for numbers in theirs]
+        found = [result.value(metric, **params) for result in ours]
+        assert_same_mean(found, expected, classifier)

@@ -10,7 +10,18 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from cells import Cells, make_cells
-from prediction_inputs import FIVE, few_trees, peer_scorers, pipelines, read, table, task_input
+from prediction_inputs import (
+    FIVE,
+    FOREST_SEEDS,
+    assert_like_forests,
+    few_trees,
+    peer_scorers,
+    pipelines,
+    read,
+    table,
+    task_input,
+    tolerances,
+)
 from sklearn.metrics import balanced_accuracy_score, log_loss, make_scorer, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.preprocessing import StandardScaler
@@ -41,6 +52,13 @@ PUBLISHED = {
 }
 """What cz-benchmarks 0.15.1 answers: mean over folds of accuracy, F1, precision, recall, AUROC."""
 
+FOREST_DEVIATIONS = {
+    "pbmc3k": (0.00243, 0.00969, 0.01233, 0.01005, 0.00011),
+    "celllines_5batch": (0.0, 0.0, 0.0, 0.0, 0.0),
+    "worm_embryo": (0.00257, 0.00356, 0.00450, 0.00331, 0.00044),
+}
+"""Standard deviations of the same numbers of scikit-learn's forests over six seeds, on the same folds."""
+
 
 @pytest.fixture(scope="module")
 def cells() -> Cells:
@@ -55,6 +73,14 @@ def run(engine: Engine, cells: Cells, **more: Any) -> dict[str, dict[str, Any]]:
     return {classifier: found for (classifier,), found in table(rows, "classifier").items()}
 
 
+def score_forests(x: np.ndarray, codes: np.ndarray, scoring: dict[str, Any]) -> dict[str, list[float]]:
+    """Scores of scikit-learn's small forests of several seeds, means over the folds of seed 42."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=42)
+    forests = [pipelines(centre=False, max_iter=100, seed=seed)["rf"] for seed in range(FOREST_SEEDS)]
+    scored = [cross_validate(forest, x, codes, cv=folds, scoring=scoring) for forest in forests]
+    return {name: [float(scores[f"test_{name}"].mean()) for scores in scored] for name in scoring}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pbmc3k", "celllines_5batch", "worm_embryo"])
 def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path, name: str) -> None:
@@ -62,9 +88,9 @@ def test_agrees_with_cz_benchmarks(engine: Engine, shared_data: Path, name: str)
     rows = table(TASK.run(task_input(engine, x, label=label)), "classifier")
     assert list(rows) == [("lr",), ("knn",), ("rf",), ("MEAN(knn,lr,rf)",)]
     for (classifier,), found in rows.items():
-        tolerance = 2e-3 if classifier in ("lr", "knn") else 0.01
-        values = [found[metric].value for metric in FIVE]
-        assert values == pytest.approx(PUBLISHED[name, classifier], abs=tolerance), classifier
+        allowed = tolerances(classifier, FOREST_DEVIATIONS[name])
+        for metric, expected, tolerance in zip(FIVE, PUBLISHED[name, classifier], allowed, strict=True):
+            assert found[metric].value == pytest.approx(expected, abs=tolerance), (classifier, metric)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -72,17 +98,21 @@ def test_agrees_with_scikit_learn(engine: Engine, cells: Cells, n_classes: int) 
     codes = np.minimum(cells.label, n_classes - 1)
     ours = run(engine, Cells(cells.x, codes, cells.batch, cells.time))
     folds = StratifiedKFold(5, shuffle=True, random_state=42)
-    means = []
     for name, pipeline in pipelines(centre=False, max_iter=100, seed=42).items():
         scored = cross_validate(pipeline, cells.x, codes, cv=folds, scoring=peer_scorers(n_classes))
         for metric in FIVE:
-            fold_scores = scored[f"test_{metric}"]
             row = ours[name][metric]
+            assert row.n == cells.n
+            if name == "rf":
+                continue
+            fold_scores = scored[f"test_{metric}"]
             assert row.value == pytest.approx(fold_scores.mean(), abs=2e-3), (name, metric)
             assert row.stderr == pytest.approx(fold_scores.std(ddof=1) / np.sqrt(5), abs=2e-3)
-            assert row.n == cells.n
-        means.append(scored["test_f1"].mean())
-    assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means), abs=2e-3)
+    forests = score_forests(cells.x, codes, peer_scorers(n_classes))
+    for metric in FIVE:
+        assert_like_forests(ours["rf"][metric].value, forests[metric])
+    means = [ours[name]["f1"].value for name in ("knn", "lr", "rf")]
+    assert ours["MEAN(knn,lr,rf)"]["f1"].value == pytest.approx(np.mean(means))
 
 
 @pytest.mark.slow
@@ -313,11 +343,15 @@ def test_scorers_equal_scikit_learn(engine: Engine, cells: Cells) -> None:
     folds = StratifiedKFold(5, shuffle=True, random_state=42)
     peers = {name: SCORERS[name] for name in ("log_loss", "from_logits")} | {"balanced": "balanced_accuracy"}
     for classifier, pipeline in pipelines(centre=False, max_iter=100, seed=42).items():
+        assert ours[classifier]["by_name"].value == ours[classifier]["balanced"].value
+        if classifier == "rf":
+            continue
         scored = cross_validate(pipeline, cells.x, cells.label, cv=folds, scoring=peers)
         for name in peers:
             found = ours[classifier][name].value
             assert found == pytest.approx(scored[f"test_{name}"].mean(), abs=5e-3), (classifier, name)
-        assert ours[classifier]["by_name"].value == ours[classifier]["balanced"].value
+    forests = score_forests(cells.x, cells.label, {"balanced": "balanced_accuracy"})
+    assert_like_forests(ours["rf"]["balanced"].value, forests["balanced"])
     assert ours["lr"]["log_loss"].value < 0  # greater_is_better=False turns the sign
 
 

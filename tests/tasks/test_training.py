@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.data import encode_labels
-from gpubench.engines.cpu import classifiers
+from gpubench.engines.cpu import compiled, forest
 from gpubench.engines.cpu.engine import CpuEngine, CpuPolicy
-from gpubench.engines.cpu.tuning import CpuTuning
 from gpubench.tasks._classifiers import ColumnScaling, ScaledClassifier, TrainingCells
 from gpubench.tasks._folds import draw_in_shares
 
@@ -47,22 +46,21 @@ def test_training_equals_training_by_hand(cells: Cells, kind: Any, rows: np.ndar
     assert "trained on" not in trained.note
 
 
-@pytest.mark.parametrize("package", ["scikit-learn", "scikit-learn-intelex"])
+@pytest.mark.parametrize("package", [forest.SKLEARN, forest.OURS])
 def test_forests_of_many_cells_are_trained_on_a_sample_unless_exact(
     cells: Cells, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if package == "scikit-learn-intelex":
-        pytest.importorskip("sklearnex")
-    monkeypatch.setitem(classifiers.MAX_FOREST_CELLS, package, 100)
-    tuning = CpuTuning(max_sklearn_cells=0) if package == "scikit-learn-intelex" else CpuTuning()
-    capped, exact = (train(CpuEngine(threads=1, exact=exact, tuning=tuning), "rf", cells) for exact in (False, True))
+    if package == forest.SKLEARN:
+        monkeypatch.setenv(compiled.VARIABLE, compiled.NUMPY)
+    elif not compiled.available():
+        pytest.skip("no compiled tiles")
+    monkeypatch.setitem(forest.MAX_FOREST_CELLS, package, 100)
+    capped, exact = (train(CpuEngine(threads=1, exact=exact), "rf", cells) for exact in (False, True))
     drawn = 2 * draw_in_shares(cells.label[::2], 100, seed=42)
-    by_hand = (
-        CpuEngine(threads=1, tuning=tuning).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
-    )
+    by_hand = CpuEngine(threads=1).classifier("rf", n_estimators=3).fit(cells.x[drawn], cells.label[drawn], 5)
     np.testing.assert_array_equal(capped.predict_proba(cells.x), by_hand.predict_proba(cells.x))
-    assert capped.note == f"random forest of {package}, trained on 100 of 750 cells; exact=True trains on all"
-    assert exact.note == f"random forest of {package}"
+    assert capped.note == f"{forest.NOTES[package]}, trained on 100 of 750 cells; exact=True trains on all"
+    assert exact.note == forest.NOTES[package]
 
 
 def test_logistic_regression_of_many_cells_is_trained_and_scaled_on_a_sample(cells: Cells) -> None:

@@ -1,15 +1,11 @@
-"""The classifiers of the CPU engine."""
+"""Logistic regression of the CPU engine; `forest.py` has its random forests."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,96 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.core.timeline import Timeline
-    from gpubench.core.types import F32, F64, I32
+    from gpubench.core.types import F32, F64
 
-
-SKLEARN, INTELEX = "scikit-learn", "scikit-learn-intelex"
-MODULES = {SKLEARN: "sklearn.ensemble", INTELEX: "sklearnex.ensemble"}
-"""The module of each package that has its random forest."""
-
-MAX_FOREST_CELLS = {SKLEARN: 100_000, INTELEX: 300_000}
-"""Cells that a forest of each package is trained on unless the engine is exact: about a minute on a few cores."""
-
-N_TREES = 100
-"""Default number of trees, as in scikit-learn."""
-
-N_BINS = 128
-"""Thresholds that scikit-learn-intelex tries for each column, as many as forests of cuML; its default of 256 takes a
-quarter longer and predicts no better."""
 
 MIN_TILE_ROWS = 256
 MAX_PARTS = 64
 """Partial sums of an evaluation; bounds its memory and how many threads can share it."""
-
-
-def forest_package(n: int, max_sklearn_cells: int = DEFAULT.max_sklearn_cells) -> str:
-    """Return the package that grows a forest on n training cells; see `CpuTuning.max_sklearn_cells`."""
-    return INTELEX if n > max_sklearn_cells and find_spec("sklearnex") is not None else SKLEARN
-
-
-class RandomForest:
-    """A random forest: scikit-learn's on few cells, scikit-learn-intelex's on many if it is installed."""
-
-    def __init__(self, seed: int, n_threads: int, *, n_estimators: int = N_TREES, tuning: CpuTuning = DEFAULT) -> None:
-        self._seed = seed
-        self._n_threads = n_threads
-        self._tuning = tuning
-        self.n_estimators = n_estimators
-        self.implementation = ""
-        self.note = ""
-
-    def fit(self, x: F32, codes: I32, n_classes: int) -> RandomForest:
-        """Grow the trees; see `Classifier.fit`."""
-        self.implementation = forest_package(len(x), self._tuning.max_sklearn_cells)
-        self.note = f"random forest of {self.implementation}"
-        make = _forest_class(self.implementation)
-        forest = make(self.n_estimators, random_state=self._seed, n_jobs=self._n_threads)
-        with self._threads(self._n_threads):
-            forest.fit(x, codes)
-        # On several threads scikit-learn sums the trees in the order in which they finish, and the last bits vary.
-        self._forest = forest.set_params(n_jobs=1)
-        self._n_classes = n_classes
-        return self
-
-    def predict_proba(self, x: F32) -> F64:
-        """Average over the trees; see `Classifier.predict_proba`."""
-        proba = np.zeros((len(x), self._n_classes))
-        with self._threads(1):
-            for start in range(0, len(x), self._tuning.predicted_rows):
-                rows = slice(start, start + self._tuning.predicted_rows)
-                proba[rows, self._forest.classes_] = self._forest.predict_proba(x[rows])
-        return proba
-
-    @contextmanager
-    def _threads(self, n: int) -> Iterator[None]:
-        """Let scikit-learn-intelex use n threads; outside the main thread it would use all, with a warning."""
-        if self.implementation != INTELEX:
-            yield
-            return
-        import daal4py
-
-        before = daal4py.num_threads()
-        daal4py.daalinit(n)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "'Threading' parallel backend", UserWarning)
-                yield
-        finally:
-            daal4py.daalinit(before)
-
-
-def _forest_class(package: str) -> Any:
-    """Return the forest class of a package; scikit-learn itself is not patched."""
-    if package == SKLEARN:
-        from sklearn.ensemble import RandomForestClassifier
-
-        return RandomForestClassifier
-    from sklearnex.ensemble import RandomForestClassifier
-
-    log = logging.getLogger("sklearnex")
-    if log.level == logging.NOTSET:  # otherwise SKLEARNEX_VERBOSE asks for a line about each call
-        log.setLevel(logging.WARNING)
-    return partial(RandomForestClassifier, max_bins=N_BINS)
 
 
 class CpuLogisticRegression(LogisticRegression):

@@ -20,9 +20,12 @@ from gpubench.core.errors import InputError
 VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
+TREE_NODE = np.dtype([("feature", np.int32), ("threshold", np.float32), ("child", np.int32)])
+"""A node of a tree; see `native/forest.cpp`."""
+
 SOURCES = (
-    *("product.hpp", "nearest.hpp"),
-    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "supported.cpp"),
+    *("product.hpp", "nearest.hpp", "splits.hpp"),
+    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp"),
 )
 """Sources of the libraries, in the order of their digest."""
 
@@ -124,6 +127,19 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "count_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64)),
     "write_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64, _I32, _F64)),
+    "forest_bins": (None, (_F32, _INT, _INT, _INT, _INT, _BYTE, _F32, _F32, _I32)),
+    "forest_rows": (None, (_BYTE, _INT, _INT, _INT, _INT, _BYTE)),
+    "forest_tree": (
+        None,
+        (
+            *(_BYTE, _BYTE, _INT, _INT, _F32, _F32, _I32, _I32, _I32),
+            *(_FLAG, ctypes.c_uint64, _INT, _array(TREE_NODE), _I32, _I64),
+        ),
+    ),
+    "forest_predict": (
+        None,
+        (_F32, _INT, _INT, _INT, _array(TREE_NODE), _I64, _I32, _I64, _INT, _INT, _F64),
+    ),
     "sort_edges": (None, (_I64, _INT, _INT, _I32, _F64)),
     **{
         f"rank_dense_{name}": (_FLAG, (np.ctypeslib.ndpointer(dtype, ndim=2, flags="ALIGNED"), _INT, _INT, *_RANKED))

@@ -24,14 +24,9 @@ from gpubench.engines.common import flop_counts
 from gpubench.engines.common.rank_sums import as_matrix, group_cells
 from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, rank_sums, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
-from gpubench.engines.cpu.classifiers import (
-    MAX_FOREST_CELLS,
-    MODULES,
-    CpuLogisticRegression,
-    RandomForest,
-    forest_package,
-)
+from gpubench.engines.cpu.classifiers import CpuLogisticRegression
 from gpubench.engines.cpu.exact_knn import ExactSearch
+from gpubench.engines.cpu.forest import MAX_FOREST_CELLS, SKLEARN_MODULE, RandomForest, forest_package
 from gpubench.engines.cpu.threads import WorkerThreads
 from gpubench.engines.cpu.tuning import CpuTuning
 
@@ -42,7 +37,7 @@ if TYPE_CHECKING:
     from gpubench.engines.costs import CostModel
 
 PRELOADED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
-"""Modules that an operation imports for any number of cells; those of a forest depend on the number."""
+"""Modules that an operation imports."""
 
 
 def import_modules(names: Collection[str]) -> None:
@@ -57,7 +52,7 @@ class CpuPolicy(Policy):
     """What the CPU engine decides by the number of cells; the limits keep each step within minutes on a few cores."""
 
     exact: bool = False  # compare all cells with all in silhouettes, and train on all cells
-    compiled: bool = True  # whether there are compiled tiles, which the search by leaves needs
+    compiled: bool = True  # whether there are compiled tiles, which the search by leaves and our random forest need
     max_exact_pair_dims: float = 2e13  # 632,000 cells of 50 dimensions, a minute on two cores
     max_exact_knn_cells: int = 100_000  # every pair is compared up to here, for any number of dimensions
     # the same for pairs of cells times dimensions: 316,000 cells of 50 dimensions
@@ -65,7 +60,6 @@ class CpuPolicy(Policy):
     # the few weights of logistic regression learn nothing from more cells that shows in the scores; a million takes
     # about 10 s for 50 dimensions and 30 classes on two cores
     max_lr_cells: int = 1_000_000
-    max_sklearn_cells: int = CpuTuning().max_sklearn_cells  # see `CpuTuning`
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all k are found in the same way
         """See `Policy.knn_method_for`: "exact", "leaves", "ivf" or "nn_descent"."""
@@ -83,7 +77,7 @@ class CpuPolicy(Policy):
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
         """See `Policy.max_training_cells`."""
-        limits = {"lr": self.max_lr_cells, "rf": MAX_FOREST_CELLS[forest_package(n, self.max_sklearn_cells)]}
+        limits = {"lr": self.max_lr_cells, "rf": MAX_FOREST_CELLS[forest_package(is_compiled=self.compiled)]}
         return n if self.exact else min(n, limits.get(kind, n))
 
 
@@ -122,17 +116,16 @@ class CpuEngine(Engine):
             exact=exact,
             compiled=self.tiles is not None,
             max_exact_pair_dims=np.inf if exact else CpuPolicy.max_exact_pair_dims,
-            max_sklearn_cells=self.tuning.max_sklearn_cells,
         )
         threads_text = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
         self.device = f"CPU, {threads_text}, tiles of {self.tiles.name if self.tiles else compiled.NUMPY}"
         self._checked: dict[int, F32] = {}
 
-    def preload(self, operations: Collection[str], n: int) -> None:
+    def preload(self, operations: Collection[str]) -> None:
         """See `Engine.preload`."""
         names = [name for operation in operations for name in PRELOADED.get(operation, ())]
-        if "rf" in operations:
-            names.append(MODULES[forest_package(n, self.tuning.max_sklearn_cells)])
+        if "rf" in operations and self.tiles is None:
+            names.append(SKLEARN_MODULE)
         if names:
             # not a daemon: a process that ends earlier waits until the import is complete
             Thread(target=import_modules, args=(names,), name="gpubench imports").start()
@@ -240,7 +233,7 @@ class CpuEngine(Engine):
         if kind == "lr":
             return CpuLogisticRegression(self.n_threads, timeline=self.timeline, tuning=self.tuning, **params)
         if kind == "rf":
-            return RandomForest(self.seed, self.n_threads, tuning=self.tuning, **params)
+            return RandomForest(self.seed, self.n_threads, timeline=self.timeline, tuning=self.tuning, **params)
         return super().classifier(kind, **params)
 
     @property

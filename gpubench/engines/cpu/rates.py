@@ -17,7 +17,8 @@ from gpubench.core.timeline import Work
 from gpubench.core.types import Knn
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.neighborhoods import neighbor_entropy
-from gpubench.engines.cpu.classifiers import CpuLogisticRegression, RandomForest
+from gpubench.engines.cpu.classifiers import CpuLogisticRegression
+from gpubench.engines.cpu.forest import RandomForest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +27,7 @@ CELLS, FOREST_CELLS, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
 QUERIED = (500, 4000), (2000, 30_000)
 """Sizes at which rates are measured; of fewer queries, starting takes longer than comparing."""
 
-CLASSES, TREES = 10, 4
+CLASSES, TREES = 10, 20
 
 FEATURES = {
     "search": (0, 1, 2),

@@ -12,7 +12,7 @@ class CpuTuning:
     """Sizes that decide how fast the CPU engine is and how much memory its blocks take.
 
     Exact results do not depend on them. The fields of the leaf search and of Leiden decide which approximate
-    neighbours and which communities are found, and `max_sklearn_cells` which package grows a forest.
+    neighbours and which communities are found.
     """
 
     rows_per_task: int = 8192  # rows that a thread takes at a time if a kernel does little for each
@@ -47,10 +47,7 @@ class CpuTuning:
     # second by then
     min_process_edges: int = 1_000_000
     edge_rows: int = 1 << 16  # cells whose edges are handed to a Leiden package at a time
-    # training cells up to which a forest is scikit-learn's. Forests on few cells may differ by several percent from
-    # draw to draw, so up to here trees are those of cz-benchmarks to the bit
-    max_sklearn_cells: int = 4096
-    # cells that a forest predicts at a time: packages make several copies of the probabilities
+    # cells that a forest of scikit-learn predicts at a time, which copies the probabilities several times
     predicted_rows: int = 1 << 16
     # values of the cells and logits of a tile of logistic regression; half a megabyte of float32 stays in a core's
     # second-level cache

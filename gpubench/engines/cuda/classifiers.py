@@ -12,7 +12,7 @@ import numpy as np
 from gpubench.core.types import Array
 from gpubench.engines import planner
 from gpubench.engines.common import logistic
-from gpubench.engines.cpu import classifiers
+from gpubench.engines.cpu import compiled, forest
 from gpubench.engines.cuda.memory import import_problem
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
@@ -59,7 +59,8 @@ class Forests:
         if self._exact:
             return n
         if self.problem:
-            return min(n, classifiers.MAX_FOREST_CELLS[classifiers.forest_package(n)])
+            package = forest.forest_package(is_compiled=compiled.load() is not None)
+            return min(n, forest.MAX_FOREST_CELLS[package])
         return min(n, MAX_CUML_CELLS, max(1, planner.budget_bytes(None) // HOST_BYTES_PER_CELL))
 
     def make(self, **params: Any) -> CumlForest | HostForest:
@@ -141,7 +142,7 @@ class CumlForest:
     note : names the package
     """
 
-    def __init__(self, device: Device, seed: int, *, n_estimators: int = classifiers.N_TREES) -> None:
+    def __init__(self, device: Device, seed: int, *, n_estimators: int = forest.N_TREES) -> None:
         self._device, self._seed = device, seed
         self.n_estimators = n_estimators
         self.note = ""
@@ -175,7 +176,7 @@ class CumlForest:
         return proba
 
 
-class HostForest(classifiers.RandomForest):
+class HostForest(forest.RandomForest):
     """Random forest of the CPU engine: cells are copied to the host.
 
     Parameters

@@ -191,8 +191,8 @@ def take_times() -> dict[str, TaskTimes]:
 def decode(given: Any) -> Any:
     """Replace what `Cluster.encode_args` encoded by the objects it stands for, also inside of containers.
 
-    Arrays that came from another worker may begin at any byte. NumPy and scikit-learn-intelex then take other code
-    paths, whose last bits differ, so such arrays are copied.
+    Arrays that came from another worker may begin at any byte. NumPy then takes other code paths, whose last bits
+    differ, so such arrays are copied.
     """
     if isinstance(given, TransferredArray):
         return given.load()

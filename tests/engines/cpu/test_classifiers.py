@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from cells import Cells, make_cells
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from gpubench.core.errors import InputError
-from gpubench.engines.cpu import classifiers
+from gpubench.engines.cpu import classifiers, compiled
 from gpubench.engines.cpu.classifiers import CpuLogisticRegression
-from gpubench.engines.cpu.engine import CpuEngine
+from gpubench.engines.cpu.engine import CpuEngine, CpuPolicy
 from gpubench.engines.cpu.tuning import CpuTuning
 
 SMALL_TILES = CpuTuning(classifier_values=0)
 """Several tiles, so that threads have something to share."""
-
-ALWAYS_INTELEX = CpuTuning(max_sklearn_cells=0)
 
 
 @pytest.fixture(scope="module")
@@ -118,25 +114,6 @@ def test_knn_needs_as_many_cells_as_voters(cpu: CpuEngine) -> None:
         cpu.classifier("knn").fit(np.ones((4, 2), np.float32), np.zeros(4, np.int32), 2)
 
 
-def test_rf_of_few_cells_equals_sklearn_to_the_bit(cells: Cells, cpu: CpuEngine) -> None:
-    x, codes, test = halves(cells)
-    ours = cpu.classifier("rf", n_estimators=20).fit(x, codes, 5)
-    peer = RandomForestClassifier(20, random_state=cpu.seed).fit(x, codes)
-    assert ours.note == "random forest of scikit-learn"
-    assert (ours.predict_proba(test) == peer.predict_proba(test)).all()
-
-
-def test_rf_of_intelex_predicts_as_well(cells: Cells, cpu: CpuEngine) -> None:
-    pytest.importorskip("sklearnex")
-    x, codes, test = halves(cells)
-    truth = cells.label[len(x) :]
-    plain = cpu.classifier("rf").fit(x, codes, 5).predict_proba(test)
-    fast = CpuEngine(threads=2, tuning=ALWAYS_INTELEX).classifier("rf").fit(x, codes, 5)
-    assert fast.note == "random forest of scikit-learn-intelex"
-    accuracies = [(proba.argmax(axis=1) == truth).mean() for proba in (plain, fast.predict_proba(test))]
-    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03)
-
-
 @pytest.mark.parametrize("kind", ["lr", "knn", "rf"])
 def test_a_class_without_cells_gets_probability_zero(cells: Cells, cpu: CpuEngine, kind: Any) -> None:
     x, codes, test = halves(cells)
@@ -150,8 +127,8 @@ def test_a_class_without_cells_gets_probability_zero(cells: Cells, cpu: CpuEngin
 
 @pytest.mark.parametrize(
     ("kind", "tuning"),
-    [("lr", SMALL_TILES), ("knn", CpuTuning()), ("rf", CpuTuning()), ("rf", ALWAYS_INTELEX)],
-    ids=["lr", "knn", "rf", "rf-fast"],
+    [("lr", SMALL_TILES), ("knn", CpuTuning()), ("rf", CpuTuning())],
+    ids=["lr", "knn", "rf"],
 )
 def test_same_bits_for_any_number_of_threads(cells: Cells, kind: Any, tuning: CpuTuning) -> None:
     x, codes, test = halves(cells)
@@ -176,39 +153,22 @@ def test_an_unknown_kind_is_refused(cpu: CpuEngine) -> None:
         cpu.classifier("svm")  # type: ignore[arg-type]
 
 
-def test_rf_predicts_blocks_of_cells(cells: Cells) -> None:
+@pytest.mark.parametrize("tiles", [compiled.NUMPY, *compiled.available()[:1]])
+def test_rf_predicts_blocks_of_cells(cells: Cells, tiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, tiles)
     x, codes, test = halves(cells)
     whole, in_blocks = (
         CpuEngine(tuning=tuning).classifier("rf", n_estimators=5).fit(x, codes, 5).predict_proba(test)
-        for tuning in (CpuTuning(), CpuTuning(predicted_rows=100))
+        for tuning in (CpuTuning(), CpuTuning(predicted_rows=100, rows_per_task=64))
     )
     np.testing.assert_array_equal(in_blocks, whole)
 
 
 def test_training_cells_are_limited_unless_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "find_spec", lambda _: None)
+    monkeypatch.setattr(compiled, "load", lambda: None)
     many = 10**7
     quick, exact = CpuEngine(threads=1), CpuEngine(threads=1, exact=True)
     assert [quick.policy.max_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [1_000_000, many, 100_000]
     assert [quick.policy.max_training_cells(kind, 1000) for kind in ("lr", "knn", "rf")] == [1000] * 3
     assert [exact.policy.max_training_cells(kind, many) for kind in ("lr", "knn", "rf")] == [many] * 3
-
-
-def test_rf_of_intelex_in_another_thread(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `gpubench.running.interrupt` runs it: no warning, on the threads that it was given, with the same bits."""
-    daal4py = pytest.importorskip("daal4py")
-    calls: list[int] = []
-    daalinit = daal4py.daalinit
-    monkeypatch.setattr(daal4py, "daalinit", lambda n: (calls.append(n), daalinit(n)))
-    x, codes = cells.x, cells.label
-
-    def probabilities(_: int) -> np.ndarray:
-        forest = CpuEngine(threads=2, tuning=ALWAYS_INTELEX).classifier("rf", n_estimators=3)
-        return forest.fit(x, codes, int(codes.max()) + 1).predict_proba(x)
-
-    before = daal4py.num_threads()
-    with ThreadPoolExecutor(1) as pool:
-        (elsewhere,) = pool.map(probabilities, [0])
-    np.testing.assert_array_equal(elsewhere, probabilities(0))
-    assert calls == [2, before, 1, before] * 2
-    assert daal4py.num_threads() == before
+    assert CpuPolicy(compiled=True).max_training_cells("rf", many) == 300_000

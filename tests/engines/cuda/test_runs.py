@@ -25,7 +25,7 @@ from gpubench.core.errors import EngineUnavailable, InputError, OutOfMemory
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph
 from gpubench.engines import get_engine, planner
-from gpubench.engines.cpu import classifiers as cpu_classifiers
+from gpubench.engines.cpu import forest as cpu_forest
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda import device as cuda_device
 from gpubench.engines.cuda import graphs
@@ -422,7 +422,7 @@ class TestClassifiers:
         theirs = CpuEngine().classifier("rf", n_estimators=10).fit(cells.x, cells.label, 3)
         proba = ours.predict_proba(engine.put(cells.x))
         assert_array_equal(engine.to_host(proba), theirs.predict_proba(cells.x))
-        assert ours.note == "random forest of scikit-learn on the CPU, as cuML is not installed"
+        assert ours.note == "random forest of gpubench (256 bins) on the CPU, as cuML is not installed"
 
     def fake_cuml(self, monkeypatch: pytest.MonkeyPatch, answer: np.ndarray) -> list[Any]:
         """Install a cuML whose forest predicts `answer`; return the list of its parameters and training data."""
@@ -484,11 +484,11 @@ class TestClassifiers:
         broken_package(
             monkeypatch, tmp_path, "cuml", "raise AttributeError(\"module 'numpy' has no attribute 'row_stack'\")"
         )
-        limit = cpu_classifiers.MAX_FOREST_CELLS[cpu_classifiers.forest_package(10**8)]
+        limit = cpu_forest.MAX_FOREST_CELLS[cpu_forest.OURS]
         assert engine.policy.max_training_cells("rf", 10**8) == limit
         forest = engine.classifier("rf", n_estimators=10).fit(engine.put(cells.x), cells.label, 3)
         assert forest.note == (
-            "random forest of scikit-learn on the CPU, as cuML cannot be imported"
+            "random forest of gpubench (256 bins) on the CPU, as cuML cannot be imported"
             " (AttributeError: module 'numpy' has no attribute 'row_stack')"
         )
 

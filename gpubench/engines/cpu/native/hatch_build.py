@@ -21,10 +21,13 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path("gpubench", "engines", "cpu", "native")
-HEADERS = ("product.hpp", "nearest.hpp")
-SOURCES = ("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "supported.cpp")
+HEADERS = ("product.hpp", "nearest.hpp", "splits.hpp")
+SOURCES = ("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
-X86 = {"avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"), "avx2": ("-mavx2", "-mfma")}
+X86 = {
+    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"),
+    "avx2": ("-mavx2", "-mfma"),
+}
 
 
 class CustomBuildHook(BuildHookInterface[Any]):

@@ -5,7 +5,7 @@ extern "C" __attribute__((visibility("default"))) const char* sources_digest() {
 extern "C" __attribute__((visibility("default"))) int supports_avx512() {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 #else
     return 0;
 #endif
