@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpubench.core.scores import plain
-from gpubench.metrics import METRICS
+from gpubench.metrics import METRICS, MetricSpec
+from gpubench.metrics.perturbation import PERTURBATION_METRICS
+from gpubench.metrics.published import published_spec
 from gpubench.tasks import TASKS, Options
 
 _WIDTH = 74
@@ -45,15 +47,20 @@ def metrics_data() -> list[dict[str, Any]]:
     """Return the metrics as JSON values; an infinite end of a range is null."""
     shown = ("id", "title", "bounds", "higher_is_better", "description", "mean_over")
     found = []
-    for metric in METRICS.values():
-        bounds = [end if math.isfinite(end) else None for end in metric.spec.bounds]
-        found.append({name: getattr(metric.spec, name) for name in shown} | {"bounds": bounds})
+    for spec in _specs():
+        bounds = [end if math.isfinite(end) else None for end in spec.bounds]
+        found.append({name: getattr(spec, name) for name in shown} | {"bounds": bounds})
     return found
+
+
+def _specs() -> list[MetricSpec]:
+    """Return the declarations of all metrics, those of predicted perturbations last."""
+    return [spec for spec in map(published_spec, [*METRICS, *PERTURBATION_METRICS]) if spec]
 
 
 def metrics_text() -> str:
     """Format each metric with its range and description."""
-    specs = [metric.spec for metric in METRICS.values()]
+    specs = _specs()
     return "\n".join(f"{s.id}  [{s.bounds[0]:g}, {s.bounds[1]:g}]\n  {s.description}" for s in specs)
 
 

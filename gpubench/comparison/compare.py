@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench.comparison.comparison import ComparedRow, Comparison
-from gpubench.comparison.paired_intervals import PairedInterval, paired_intervals
+from gpubench.comparison.paired_intervals import PairedInterval, paired_intervals, paired_over_perturbations
 from gpubench.comparison.resampling import N_RESAMPLES, SEED, Resampler
 from gpubench.core import scores
 from gpubench.core.errors import InputError, close_matches
 from gpubench.core.scores import MetricResult, pairing_problem
 from gpubench.core.types import check_seed
 from gpubench.data import read_labels
-from gpubench.metrics import METRICS
+from gpubench.metrics.published import published_spec
 from gpubench.results.result import Result
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MIN_RESAMPLES = 100
 """Fewer resamples do not determine the ends of a 95% interval."""
 
 # Parameters that a run finds and is not given: rows that differ in them answer the same question.
-_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution"})
+_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution", "interval"})
 
 _NOT_OPTIONS = frozenset({"tasks", "embeddings"})
 
@@ -158,12 +158,13 @@ def _by_key(results: Iterable[MetricResult], *, by_name: bool) -> dict[tuple[Any
 def _compared_row(results: Sequence[MetricResult | None], intervals: Mapping[int, PairedInterval]) -> ComparedRow:
     found = [row for row in results if row is not None]
     metric = found[0].metric
+    spec = published_spec(metric)
     return ComparedRow(
         embedding=", ".join(dict.fromkeys(row.embedding for row in found)),
         task=found[0].task,
         metric=metric,
         params=_requested(found[0]),
-        higher_is_better=METRICS[metric].spec.higher_is_better if metric in METRICS else None,
+        higher_is_better=spec.higher_is_better if spec else None,
         results=tuple(results),
         intervals=intervals,
     )
@@ -198,11 +199,17 @@ def _intervals(
         found = paired_intervals(results[0].cells, results[i].cells, list(pairs.values()), resampler)  # type: ignore[arg-type]
         for number, interval in zip(pairs, found, strict=True):
             intervals[number][i] = interval
+        if donors is None:
+            tables = results[0].perturbations, results[i].perturbations
+            for number, rows in pairs.items():
+                over = paired_over_perturbations(tables, rows, n_resamples=resamples, seed=seed)  # type: ignore[arg-type]
+                intervals[number] |= {} if over is None else {i: over}
     if not any(one.interval for own in intervals for one in own.values()):
         return intervals, ""
     if donors is not None:
         return intervals, f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
-    return intervals, f"{resamples:,} draws of cells, seed {seed}"
+    drawn = "cells" if results[0].cells.columns or not len(results[0].perturbations) else "perturbations"
+    return intervals, f"{resamples:,} draws of {drawn}, seed {seed}"
 
 
 def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:

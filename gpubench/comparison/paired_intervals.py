@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpubench.comparison.score_parts import Codes, Floats
-    from gpubench.core.scores import CellScores, MetricResult
+    from gpubench.core.scores import CellScores, MetricResult, PerturbationTable
 
 ONE_DONOR = "all cells that count are of one donor"
 NOT_ITS_CELLS = "the values of its cells do not make it up"
@@ -74,6 +74,34 @@ def paired_intervals(
         PairedInterval(*(_interval(rows, replicates[i]) if i in replicates else (None, None, reasons[i])), by_donor)
         for i, rows in enumerate(pairs)
     ]
+
+
+def paired_over_perturbations(
+    tables: tuple[PerturbationTable, PerturbationTable],
+    rows: tuple[MetricResult, MetricResult],
+    *,
+    n_resamples: int,
+    seed: int,
+) -> PairedInterval | None:
+    """Compute the interval of the difference of two means over perturbations, drawn with replacement for both at once.
+
+    Only perturbations with a value in both count. None where the tables do not have the values of both rows.
+    """
+    values = [
+        table.values_of(row.embedding, row.metric, str(row.params.get("context", "")))
+        for table, row in zip(tables, rows, strict=True)
+    ]
+    if not all(values):
+        return None
+    if values[0].keys() != values[1].keys():
+        return PairedInterval(None, reason="the files are not of the same perturbations")
+    differences = np.array([values[1][name] - values[0][name] for name in values[0]])
+    differences = differences[~np.isnan(differences)]
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return PairedInterval(None, reason="it is one value for all perturbations")
+    drawn = np.random.default_rng(seed).integers(0, len(differences), (n_resamples, len(differences)))
+    ends = percentile_interval(float(differences.mean()), differences[drawn].mean(axis=1))
+    return PairedInterval(ends, "bootstrap")
 
 
 @dataclass(frozen=True, slots=True)

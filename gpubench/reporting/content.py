@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpubench.metrics import METRICS
+from gpubench.metrics.published import published_spec
 from gpubench.results.table import format_value, printable, telling_params
 from gpubench.tasks import TASKS
 
@@ -35,14 +36,20 @@ class MetricText:
 
 def describe_metric(metric: str) -> MetricText:
     """Return the definition of a metric."""
-    if metric not in METRICS:
+    spec = published_spec(metric)
+    if spec is None:
         unknown = "A score that this version of gpubench does not define, such as your own."
         return MetricText(printable(metric), printable(metric), unknown, "", ())
-    published = METRICS[metric]
-    spec, (low, high) = published.spec, published.spec.bounds
-    bounds = f"At least {low:g}" if high == math.inf else f"From {low:g} to {high:g}".replace("-", "−")
+    low, high = spec.bounds
+    bounds = (
+        "Any number"
+        if low == -math.inf
+        else f"At least {low:g}"
+        if high == math.inf
+        else f"From {low:g} to {high:g}".replace("-", "−")
+    )
     scale = f"{bounds}; {_BETTER[spec.higher_is_better]}."
-    dois = tuple(dict.fromkeys(_DOI.findall(published.__doc__ or "")))
+    dois = tuple(dict.fromkeys(_DOI.findall(METRICS[metric].__doc__ or "" if metric in METRICS else "")))
     return MetricText(spec.id, spec.title, spec.description, scale, dois)
 
 
@@ -97,7 +104,7 @@ def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[S
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
     keys = dict.fromkeys(key for column in keyed for key in column)
-    spec = METRICS[metric].spec if metric in METRICS else None
+    spec = published_spec(metric)
     lined_up = []
     for params, number in keys:
         found = [column.get((params, number)) for column in keyed]
@@ -150,7 +157,8 @@ def _cell(row: MetricResult) -> ScoreCell:
 
 def _bar(metric: str, value: float) -> tuple[float, float] | None:
     """Return the bar from zero to the value within the bounds of the metric."""
-    low, high = METRICS[metric].spec.bounds if metric in METRICS else (0.0, math.inf)
+    spec = published_spec(metric)
+    low, high = spec.bounds if spec else (0.0, math.inf)
     if math.isnan(value) or math.isinf(high - low):
         return None
     zero, end = ((min(max(x, low), high) - low) / (high - low) for x in (0.0, value))

@@ -14,6 +14,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, names_mean
 from gpubench.core.types import Labels
 from gpubench.metrics import METRICS
+from gpubench.metrics.published import published_spec
 from gpubench.results.statistics import GroupStatistics, group_statistics, group_times, half_width, standard_error
 from gpubench.results.table import telling_params
 from gpubench.tasks import TASKS
@@ -238,7 +239,8 @@ def _lines(rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResu
 def _metric_lines(metric: str, rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResult]]]:
     telling = telling_params(rows) if len({row.embedding for row in rows}) < len(rows) else ()
     means = [row for row in rows if row.aggregate]
-    title = METRICS[metric].spec.title if metric in METRICS else metric
+    spec = published_spec(metric)
+    title = spec.title if spec else metric
     lines: dict[str, dict[str, MetricResult]] = {}
     for row in means or rows:
         params = [str(row.params[key]) for key in telling if key in row.params]

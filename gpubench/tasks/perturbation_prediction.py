@@ -21,13 +21,11 @@ from gpubench.metrics.perturbation import (
     score_from_replicate,
 )
 from gpubench.metrics.perturbation.scales import AVERAGE
+from gpubench.metrics.published import SCALED
 from gpubench.tasks._screens import RealScreen, Scored, ScreenColumn
 from gpubench.tasks._task import Task, TaskInput, require
 
 ID = "perturbation_prediction"
-
-SCALED = "_scaled"
-"""Ends the ids of scaled scores."""
 
 Z = 1.959963984540054
 """Half of a 95% interval in standard errors."""

@@ -283,3 +283,24 @@ def test_run_file_names_predictions(pair: tuple[Any, Any], tmp_path: Path) -> No
     values = values_of(result)
     assert values["a", "mae"] == values["b", "mae"]
     assert result.perturbations.values_of("a", "mae") == result.perturbations.values_of("b", "mae")
+
+
+def test_compare_draws_perturbations(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    real, predicted = pair
+    weak = screens.predict(real, 2, effects=0.2)
+    result = score(real, {"good": predicted, "weak": weak}, metrics="mae,pearson_delta,pearson_edistance")
+    result.to_json(tmp_path / "results.json")
+    result.perturbations_to_parquet(tmp_path / "perturbations.parquet")
+    rows = {row.metric: row.differences[1] for row in gb.compare(tmp_path).rows}
+    table = result.perturbations
+    values = [np.array(list(table.values_of(name, "mae").values())) for name in ("good", "weak")]
+    low, high = rows["mae"].interval
+    assert low < (values[1] - values[0]).mean() < high
+    drawn = np.random.default_rng(42).integers(0, 6, (1000, 6))
+    assert (low, high) == pytest.approx(
+        np.quantile((values[1] - values[0])[drawn].mean(axis=1), [0.025, 0.975]), rel=0.1
+    )
+    assert (rows["mae"].method, rows["mae"].better, rows["mae"].beyond_noise) == ("bootstrap", False, True)
+    assert rows["pearson_delta"].better is False
+    assert rows["pearson_edistance"].method != "bootstrap"
+    assert "1,000 draws of perturbations" in str(gb.compare(tmp_path))
