@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import perturbed
 import pytest
+import screens
 import typer
 from resume_cases import SMALL_FORESTS
 
@@ -103,6 +104,11 @@ def files(folder: Path) -> Path:
     screen.obs["perturbation"] = screen.obs.pop("knock_down")
     screen.write_h5ad("screen.h5ad")
     perturbed.predict(screen).write_h5ad("predicted.h5ad")
+    knockouts = screens.make_screen(0, n=60, n_control=120)
+    knockouts.obs["perturbation"] = knockouts.obs.pop(screens.COLUMN)
+    knockouts.obs["bio_rep"] = np.where(np.arange(knockouts.n_obs) % 2, "rep_1", "rep_2")
+    knockouts.write_h5ad("knockout.h5ad")
+    exec(compile(blocks(PAGES["docs/perturbation.md"], "python")[0], "docs/perturbation.md", "exec"), {})
     for name in ("X_pca", "X_scvi"):
         result = gb.score("cells.h5ad", name, label="cell_type", tasks="embedding")
         Path("results", name.removeprefix("X_")).mkdir(parents=True)
@@ -122,6 +128,27 @@ def test_commands_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if line not in BY_ANOTHER_TEST and main.main(shlex.split(line)[1:])
     ]
     assert not failed
+
+
+@pytest.mark.slow
+def test_page_of_perturbations_runs_on_real_knockouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands and code in order, and what it says of the audit."""
+    monkeypatch.chdir(tmp_path)
+    Path("knockout.h5ad").symlink_to(shared_data / "papalexi_knockout.h5ad")
+    page = PAGES["docs/perturbation.md"]
+    first, last = blocks(page, "python")
+    names: dict[str, object] = {}
+    exec(compile(first, "docs/perturbation.md", "exec"), names)
+    for line in "\n".join(blocks(page, "sh")).splitlines():
+        assert main.main(shlex.split(line)[1:]) == 0, line
+    printed = capsys.readouterr().out
+    assert "hardly depend on the perturbation" in printed
+    assert "closest to the mean of the real perturbations" in printed
+    assert "control cells differ from" in printed
+    exec(compile(last, "docs/perturbation.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("True\n")
 
 
 @pytest.mark.parametrize("line", gpubench_commands())

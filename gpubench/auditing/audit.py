@@ -214,7 +214,10 @@ def _audit_context(
             pair = AuditedPair(truth, predicted)
             own += [one for check, run in BETWEEN_VALUES.items() for one in _findings(check, run(pair), name)]
         findings += own
-    return Audit(tuple(facts), tuple(findings))
+    distinct: dict[tuple[str, str], AuditFinding] = {}  # a fault of the real data is said once
+    for one in findings:
+        distinct.setdefault((one.check, one.message), one)
+    return Audit(tuple(facts), tuple(distinct.values()))
 
 
 def _fact(side: AuditedScreen) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from gpubench.comparison.resampling import Resampler, jackknife_interval, percentile_interval
 from gpubench.comparison.score_parts import CountScore, MeanScore, mean_over_cells, mean_over_labels, score_parts
 from gpubench.core.scores import pairing_problem
+from gpubench.tasks.perturbation_prediction import ID as PERTURBATION_PREDICTION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,14 +86,16 @@ def paired_over_perturbations(
 ) -> PairedInterval | None:
     """Compute the interval of the difference of two means over perturbations, drawn with replacement for both at once.
 
-    Only perturbations with a value in both count. None where the tables do not have the values of both rows.
+    Only perturbations with a value in both count. None for rows of other tasks.
     """
     values = [
         table.values_of(row.embedding, row.metric, str(row.params.get("context", "")))
         for table, row in zip(tables, rows, strict=True)
     ]
-    if not all(values):
+    if rows[0].task != PERTURBATION_PREDICTION:
         return None
+    if not all(values):
+        return PairedInterval(None, reason="it is no mean over perturbations")
     if values[0].keys() != values[1].keys():
         return PairedInterval(None, reason="the files are not of the same perturbations")
     differences = np.array([values[1][name] - values[0][name] for name in values[0]])

@@ -207,6 +207,12 @@ def test_audit_of_a_fault_names_it(logs: Pair, case: Any, check: str, severity: 
     assert "\n" not in str(fitting[0])
 
 
+def test_fault_of_the_real_data_is_said_once(logs: Pair) -> None:
+    real, predicted = no_real_control(*logs)
+    found = audit(real, {"a": predicted, "b": predicted})
+    assert [one.check for one in found.findings] == ["control"]
+
+
 def test_mean_of_all_perturbations_is_named(logs: Pair) -> None:
     real, predicted = logs
     noise = np.random.default_rng(0).normal(0, 0.3, predicted.shape)
