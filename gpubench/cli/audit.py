@@ -11,7 +11,6 @@ from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.errors import EXIT_TASK_FAILED, reporting
 from gpubench.cli.flags import parse_predictions
 from gpubench.core.errors import InputError
-from gpubench.metrics.perturbation.registry import PROFILES, metrics_of
 
 Option = typer.Option
 
@@ -28,7 +27,7 @@ def audit(
         str | None, Option(metavar="COLUMN", help="Context of each cell, such as its cell line.")
     ] = None,
     profile: Annotated[
-        str, Option(metavar="NAME", help=f"Metrics that will be scored: {', '.join(PROFILES)}.")
+        str, Option(metavar="NAME", help="Metrics that will be scored: cell_eval, full, vcc2026, vcc2025 or minimal.")
     ] = "cell_eval",
     train: Annotated[
         str | None, Option(metavar="FILE", help="Perturbations that the model was trained on, one in each line.")
@@ -45,6 +44,7 @@ def audit(
     Exits with 1 if an error is found, with which nothing can be scored, and with --strict for any finding.
     """
     from gpubench.auditing.audit import audit as audit_files
+    from gpubench.metrics.perturbation.registry import metrics_of
 
     if test is not None and train is None:
         raise InputError("--test lists the perturbations that are compared with those of --train; give both")
