@@ -19,7 +19,7 @@ from gpubench.core.timeline import Work
 from gpubench.engines import planner
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_classifier import N_VOTES, graph_neighbors
-from gpubench.engines.cpu import exact_knn, kernels, leaves, leiden
+from gpubench.engines.cpu import exact_knn, kernels, leaves, leiden, rank_sums
 from gpubench.engines.cpu.compiled import TREE_NODE
 from gpubench.engines.cpu.forest import BINNED_FEATURES, N_TREES, SKLEARN, forest_package
 from gpubench.engines.cpu.rates import CELLS, measure_rates, tree_levels
@@ -232,6 +232,14 @@ class CostModel:
     def look_up(self, n: int, k: int) -> Cost:
         """Return the cost of a mean of values that are looked up for each of k neighbours."""
         return Cost("", {"look_up": flop_counts.look_up((n, k), 4)}, 4 * n, 16 * n)
+
+    def rank_sums(self, n: int, n_genes: int, n_stored: int, n_groups: int) -> Cost:
+        """Return the cost of the tests of groups of n cells in all genes, of which so many values are stored."""
+        scratch = 28 * n + self.engine.n_threads * (16 * n + 4 * rank_sums.BLOCK_BYTES)
+        if self.engine.tiles is None:
+            scratch = 30 * n + 16 * n_stored  # stored by gene
+        work = flop_counts.rank_sums(n_stored, 4, n_groups, n_genes)
+        return Cost("", {"rank_sums": work}, 16 * n_groups * n_genes, scratch, remedy="use fewer genes")
 
     def neighborhoods(self, n: int, d: int, k: int) -> Cost:
         """Return the cost of such a mean if it may be estimated from a sample of the cells."""

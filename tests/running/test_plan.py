@@ -14,6 +14,7 @@ import numpy as np
 import plan_case
 import pytest
 from resume_cases import SMALL_FORESTS
+from scipy import sparse
 
 import gpubench as gb
 from gpubench.cli.main import main
@@ -37,6 +38,7 @@ FAST = {
     "silhouette": (5e-12, 0, 1e-9),
     "leiden": (0, 0, 1e-6),
     "look_up": (0, 0, 1e-8),
+    "rank_sums": (0, 0, 2e-8),
     "lr": (1e-10, 0, 0),
     "rf": (0, 0, 1e-6),
     "copy": (0, 1e-9, 0),
@@ -141,6 +143,20 @@ def test_knn_cost_grows_with_cells_dimensions_and_neighbours() -> None:
     assert CostModel(engine).knn(5_000_000, 50, 15).how == engine.policy.knn_method_for(5_000_000, 50)
 
 
+@pytest.mark.parametrize("tiles", [None, compiled.NUMPY])
+def test_rank_sums_cost_has_the_work_that_the_engine_counts(tiles: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiles:
+        monkeypatch.setenv(compiled.VARIABLE, tiles)
+    engine = CpuEngine(threads=1)
+    x = sparse.random_array((300, 40), density=0.2, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    with engine.timeline.stage("tests"):
+        engine.rank_sums(x, np.arange(300) % 7, 7, 0)
+    (counted,) = engine.timeline.spans()
+    cost = CostModel(engine).rank_sums(300, 40, x.nnz, 7)
+    assert cost.work["rank_sums"].moved_bytes == counted.moved_bytes > 0
+    assert cost.held_bytes == 2 * 8 * 7 * 40
+
+
 def test_classifier_cost_of_very_many_cells_follows_the_policy() -> None:
     quick, exact = (
         CpuEngine(threads=1, memory_bytes=10**11, knn=knn, exact=knn == "exact") for knn in ("auto", "exact")
@@ -230,6 +246,7 @@ def test_measure_rates_is_plausible_for_this_machine() -> None:
     assert all(sum(rate) > 0 and min(rate) >= 0 for rate in rates.values())
     assert 1e-5 < model.knn(1400, 50, 15).seconds(rates) < 60
     assert model.knn(2000, 50, 15).seconds(rates) >= model.knn(1400, 50, 15).seconds(rates)
+    assert 1e-5 < model.rank_sums(1400, 1000, 400_000, 8).seconds(rates) < 60
     labels = Labels(np.arange(1400, dtype=np.int32) % 8, tuple("abcdefgh"))
     assert 1e-6 < model.silhouette(Sizes(1400, 50, {"label": labels}), "label").seconds(rates) < 60
 

@@ -27,7 +27,7 @@ CELLS, FOREST_CELLS, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
 QUERIED = (500, 4000), (2000, 30_000)
 """Sizes at which rates are measured; of fewer queries, starting takes longer than comparing."""
 
-CLASSES, TREES = 10, 20
+CLASSES, TREES, GENES = 10, 20, 100
 
 FEATURES = {
     "search": (0, 1, 2),
@@ -35,6 +35,7 @@ FEATURES = {
     "silhouette": (0, 2),
     "leiden": (2,),
     "look_up": (2,),
+    "rank_sums": (2,),
     "lr": (0,),
     "rf": (2,),
     "copy": (1,),
@@ -44,6 +45,8 @@ FEATURES = {
 
 def measure_rates(engine: Any) -> dict[str, list[float]]:
     """Run each operation of a `CpuEngine` twice on few cells, and fit its seconds to its work."""
+    from scipy.sparse import csr_array
+
     rng = np.random.default_rng(0)
     codes = np.arange(CELLS, dtype=np.int32) % CLASSES
     x = {d: _draw_cells(rng, codes, d) for d in DIMS}
@@ -51,6 +54,7 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
     knn, k = engine.knn(x[DIMS[0]], 14), NEIGHBORS[-1]
     random_knn = Knn(rng.integers(0, CELLS, (CELLS, k), np.int32), np.zeros((CELLS, k), np.float32))
     values = rng.standard_normal((1 << 14, 128))
+    expression = csr_array(_draw_expression(rng))
     train = partial(CpuLogisticRegression(engine.n_threads, max_iter=10).fit, x[DIMS[1]], codes, CLASSES)
     grow = partial(
         RandomForest(0, engine.n_threads, n_estimators=TREES).fit,
@@ -79,6 +83,12 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
                 partial(engine.map_neighbors, random_knn, neighbor_entropy, codes, CLASSES, width=CLASSES),
             )
         ],
+        "rank_sums": [
+            (
+                flop_counts.rank_sums(expression.nnz, 4, CLASSES, GENES),
+                partial(engine.rank_sums, expression, codes, CLASSES, 0),
+            )
+        ],
         "lr": [(flop_counts.gradients(CELLS, DIMS[1], CLASSES, max(1, train().n_iter)), train)],
         "rf": [(Work(0, 0, tree_levels(TREES, FOREST_CELLS)), grow)],
         "copy": [(flop_counts.put(1 << 14, 128, 8, copied=True), lambda: engine.release(engine.put(values)))],
@@ -92,6 +102,12 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
 def tree_levels(n_trees: int, n: int) -> float:
     """Count the cells that pass the levels of trees."""
     return n_trees * n * math.log2(max(n, 2))
+
+
+def _draw_expression(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw logs of expression, of which one value in four is not zero."""
+    is_expressed = rng.random((CELLS, GENES)) < 0.25
+    return np.where(is_expressed, rng.lognormal(size=(CELLS, GENES)), 0).astype(np.float32)
 
 
 def _draw_cells(rng: np.random.Generator, codes: NDArray[np.int32], d: int) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ FAST = {
     "silhouette": (5e-12, 0, 1e-9),
     "leiden": (0, 0, 1e-6),
     "look_up": (0, 0, 1e-8),
+    "rank_sums": (0, 0, 2e-8),
     "lr": (1e-10, 0, 0),
     "rf": (0, 0, 1e-6),
     "copy": (0, 1e-9, 0),
@@ -51,11 +52,13 @@ OPERATIONS: dict[str, Callable[[CostModel], Cost]] = {
     "silhouette": lambda model: model.silhouette(SIZES, "label"),
     "look_up": lambda model: model.look_up(10**8, 15),
     "leiden": lambda model: model.leiden(N, 15),
+    "rank_sums": lambda model: model.rank_sums(N, 2000, 10**9, 40),
 }
 
 
 @pytest.mark.parametrize(
-    ("operation", "at_least"), [("knn", 3.5), ("silhouette", 3.5), ("look_up", 3.5), ("leiden", 1.0), ("put", 1.5)]
+    ("operation", "at_least"),
+    [("knn", 3.5), ("silhouette", 3.5), ("look_up", 3.5), ("rank_sums", 3.5), ("leiden", 1.0), ("put", 1.5)],
 )
 def test_divided_operations_take_less_time_with_more_workers(operation: str, at_least: float) -> None:
     def seconds(count: int, **changed: Any) -> float:
