@@ -120,6 +120,8 @@ DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: rng.normal(size=n),
     "few counts": lambda rng, n: rng.poisson(0.3, n),
     "logs of counts": lambda rng, n: np.log1p(rng.poisson(2, n) * rng.lognormal(0, 0.3, n)),
+    "whole numbers": lambda rng, n: rng.integers(-1000, 1000, n),
+    "halves of counts": lambda rng, n: rng.poisson(20, n) / 2,
     "close together but one": lambda rng, n: np.where(np.arange(n) == 7, 1e30, 1 + 1e-6 * rng.random(n)),
     "close together but two": lambda rng, n: np.where(np.arange(n) < 2, 1e30, -1e-30 * rng.random(n)),
     "any exponent": lambda rng, n: rng.normal(size=n) * 10.0 ** rng.integers(-38, 38, n),

@@ -230,24 +230,50 @@ class Sorter {
     using Entry = typename Keys<Value>::Entry;
     using Bits = typename Keys<Value>::Bits;
 
-    // low and high are the smallest and the largest key. Two passes by the upper digits of the range leave few
-    // neighbours in the wrong order, unless most values lie close together and some far away.
-    void sort(Entry* entries, int64_t n, Bits low, Bits high) {
+    // Return the sorted entries, here or in a buffer. low and high are the smallest and the largest key, `differing`
+    // has the bits in which keys differ from each other. Two passes by the upper digits of the range leave few
+    // neighbours in the wrong order, unless most values lie close together and some far away; whole numbers need one
+    // pass.
+    const Entry* sort(Entry* entries, int64_t n, Bits low, Bits high, Bits differing) {
         if (n < MIN_RADIX) {
             sort_by_insertion(entries, n, n * n);
-            return;
+            return entries;
         }
-        const int digit_bits = std::min(MAX_DIGIT_BITS, (bits_of(Bits(n)) + 1) / 2 + 2), bits = bits_of(high - low);
-        pair(entries, n, low, std::max(0, bits - 2 * digit_bits), digit_bits);
-        if (bits <= 2 * digit_bits || sort_by_insertion(entries, n, 4 * n)) return;
-        for (int shift = 0; shift < bits; shift += 2 * MAX_DIGIT_BITS) pair(entries, n, low, shift, MAX_DIGIT_BITS);
+        const int unused = differing ? __builtin_ctzll(differing) : 0;  // lower bits, the same in all keys
+        const int bits = bits_of(high - low) - unused;
+        if (bits <= MAX_DIGIT_BITS) {
+            once(entries, n, low, unused, std::max(bits, 1));
+            return sorted_.data();
+        }
+        const int digit_bits = std::min(MAX_DIGIT_BITS, (bits_of(Bits(n)) + 1) / 2 + 2);
+        twice(entries, n, low, unused + std::max(0, bits - 2 * digit_bits), digit_bits);
+        if (bits <= 2 * digit_bits || sort_by_insertion(entries, n, 4 * n)) return entries;
+        for (int shift = 0; shift < bits + unused; shift += 2 * MAX_DIGIT_BITS)
+            twice(entries, n, low, shift, MAX_DIGIT_BITS);
+        return entries;
     }
 
   private:
     static int bits_of(Bits x) { return x ? 64 - __builtin_clzll(x) : 0; }
 
+    // Replace counts of digits by the place of the first entry of each.
+    static void to_places(int64_t* counts, int64_t n_digits) {
+        int64_t sum = 0;
+        for (int64_t digit = 0; digit < n_digits; ++digit) sum += std::exchange(counts[digit], sum);
+    }
+
+    // Sort by one digit of key - low into sorted_.
+    void once(const Entry* entries, int64_t n, Bits low, int shift, int digit_bits) {
+        const Bits mask = (Bits(1) << digit_bits) - 1;
+        sorted_.resize(n);
+        std::fill_n(first_, mask + 1, 0);
+        for (int64_t i = 0; i < n; ++i) ++first_[(entries[i].key() - low) >> shift & mask];
+        to_places(first_, mask + 1);
+        for (int64_t i = 0; i < n; ++i) sorted_[first_[(entries[i].key() - low) >> shift & mask]++] = entries[i];
+    }
+
     // Sort by two digits of key - low, the lower of which begins at bit `shift`.
-    void pair(Entry* entries, int64_t n, Bits low, int shift, int digit_bits) {
+    void twice(Entry* entries, int64_t n, Bits low, int shift, int digit_bits) {
         constexpr int MAX_SHIFT = 8 * sizeof(Bits) - 1;
         const int second = std::min(shift + digit_bits, MAX_SHIFT);
         const Bits mask = (Bits(1) << digit_bits) - 1;
@@ -259,11 +285,8 @@ class Sorter {
             ++first_[key >> shift & mask];
             ++second_[key >> second & mask];
         }
-        int64_t sum[2] = {0, 0};
-        for (Bits digit = 0; digit <= mask; ++digit) {
-            sum[0] += std::exchange(first_[digit], sum[0]);
-            sum[1] += std::exchange(second_[digit], sum[1]);
-        }
+        to_places(first_, mask + 1);
+        to_places(second_, mask + 1);
         Entry* const other = sorted_.data();
         for (int64_t i = 0; i < n; ++i) other[first_[(entries[i].key() - low) >> shift & mask]++] = entries[i];
         for (int64_t i = 0; i < n; ++i) entries[second_[(other[i].key() - low) >> second & mask]++] = other[i];
@@ -353,14 +376,16 @@ bool count_gene(Column<Value>& column, const int32_t* counts, int64_t stride, co
                 Sorter<Value>& sorter, Sweep& sweep, int64_t gene, const Output& output) {
     using Bits = typename Keys<Value>::Bits;
     constexpr Bits ZERO = Keys<Value>::SIGN;
-    typename Keys<Value>::Entry* const entries = column.entries.data();
-    Bits low = ~Bits(0), high = 0;
+    typename Keys<Value>::Entry* const unsorted = column.entries.data();
+    Bits low = ~Bits(0), high = 0, differing = 0;
     for (int64_t i = 0; i < column.n; ++i) {
-        low = std::min(low, entries[i].key());
-        high = std::max(high, entries[i].key());
+        const Bits key = unsorted[i].key();
+        low = std::min(low, key);
+        high = std::max(high, key);
+        differing |= key ^ unsorted[0].key();
     }
     if (column.n && (high >= ZERO + Keys<Value>::INFINITE || low <= ZERO - 1 - Keys<Value>::INFINITE)) return false;
-    sorter.sort(entries, column.n, low, high);
+    const auto* const entries = sorter.sort(unsorted, column.n, low, high, differing);
     int64_t negative = 0;
     if (low < ZERO)
         negative = std::partition_point(entries, entries + column.n, [](auto e) { return e.key() < ZERO; }) - entries;
