@@ -14,9 +14,8 @@ from gpubench.core.units import bytes_text
 from gpubench.engines import planner
 from gpubench.engines.costs import Cost, CostModel, Rates, Sizes
 from gpubench.engines.cpu.rates import measure_rates
-from gpubench.engines.dask import knn, silhouette
+from gpubench.engines.dask import knn, rank_sums, silhouette
 from gpubench.engines.dask import worker as dask_worker
-from gpubench.engines.dask.engine import MIN_RANKED_VALUES, TASKS_PER_SLOT
 from gpubench.engines.dask.placement import part_bytes, worker_needs
 from gpubench.engines.dask.remote import WHOLE_COPIES
 
@@ -130,7 +129,7 @@ class DaskCosts(CostModel):
     def rank_sums(self, n: int, n_genes: int, n_stored: int, n_groups: int) -> Cost:
         """See `CostModel.rank_sums`; a worker has the values of its genes."""
         alone = super().rank_sums(n, n_genes, n_stored, n_groups)
-        n_tasks = max(1, min(TASKS_PER_SLOT * self.n_workers * self.threads, n_stored // MIN_RANKED_VALUES))
+        n_tasks = max(1, rank_sums.count_tasks(n_stored, self.n_workers * self.threads))
         return self._shared(alone, alone.scratch_bytes + self.threads * 24 * n_stored // n_tasks, n_tasks)
 
     def neighborhoods(self, n: int, d: int, k: int) -> Cost:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
 from operator import getitem
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from gpubench.engines.common.segments import sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cpu.silhouette import segment_codes
 from gpubench.engines.dask import connect, gpu_worker, knn, silhouette, worker
+from gpubench.engines.dask import rank_sums as dask_rank_sums
 from gpubench.engines.dask.classifiers import ClusterClassifier, LinearClusterClassifier
 from gpubench.engines.dask.cluster import DEFAULT_TUNING, Cluster, DaskTuning, RemoteArray
 from gpubench.engines.dask.placement import Placement, smallest_memory
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from gpubench.core.types import F64, I32, I64
     from gpubench.engines.costs import CostModel
     from gpubench.engines.dask.remote import KnnBlock
-
-MIN_RANKED_VALUES = 1 << 20
-"""Stored values of expression of one task; they are ranked in about as much time as it takes to send them."""
-
-TASKS_PER_SLOT = 2
 
 
 class DaskEngine(Engine):
@@ -245,13 +240,18 @@ class DaskEngine(Engine):
             return ranked
         cells = rank_sums.group_cells(groups, n_groups, control, np.shape(values))
         matrix = rank_sums.as_matrix(values, **options)
-        n_tasks = min(TASKS_PER_SLOT * self.cluster.n_slots, rank_sums.n_stored(matrix) // MIN_RANKED_VALUES)
+        n_tasks = dask_rank_sums.count_tasks(rank_sums.n_stored(matrix), self.cluster.n_slots)
         if n_tasks < 2:
             return self._here.rank_sums(matrix, cells.codes, n_groups, control)
         rank_sums.require_finite(matrix, cells)
         self.timeline.count(rank_sums.work(matrix, n_groups))
-        calls = ((*part, cells.codes, n_groups, control, self._settings) for part in gene_parts(matrix, n_tasks))
-        found: list[RankSums] = self.cluster.fetch(self.cluster.submit_each("rank_sums", rank_genes, calls))
+        calls = (
+            (*part, cells.codes, n_groups, control, self._settings)
+            for part in dask_rank_sums.gene_parts(matrix, n_tasks)
+        )
+        found: list[RankSums] = self.cluster.fetch(
+            self.cluster.submit_each("rank_sums", dask_rank_sums.rank_genes, calls)
+        )
         u, ties = (np.concatenate([getattr(part, name) for part in found], axis=1) for name in ("u", "ties"))
         return RankSums(u, ties, cells.sizes, control)
 
@@ -298,36 +298,6 @@ class DaskEngine(Engine):
     def _call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """Run an operation of the engine of one worker and return its answer."""
         return self.cluster.fetch(self._submit(operation, *args, **kwargs))
-
-
-def gene_parts(matrix: Any, n_parts: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
-    """Yield values, indices and bounds of some columns each, of about as many values, and the number of rows."""
-    from scipy.sparse import csc_array
-
-    columns = csc_array(matrix)
-    cuts = np.searchsorted(columns.indptr, np.linspace(0, columns.nnz, n_parts + 1)[1:-1])
-    for start, stop in pairwise([0, *np.unique(np.clip(cuts, 1, columns.shape[1] - 1)), columns.shape[1]]):
-        bounds = columns.indptr[start : stop + 1]
-        stored = slice(bounds[0], bounds[-1])
-        yield columns.data[stored], columns.indices[stored], bounds - bounds[0], columns.shape[0]
-
-
-def rank_genes(
-    values: NDArray[Any],
-    indices: NDArray[Any],
-    bounds: NDArray[Any],
-    n_cells: int,
-    codes: I32,
-    n_groups: int,
-    control: int,
-    settings: EngineSettings,
-) -> RankSums:
-    """Rank some genes; see `Engine.rank_sums` and `gene_parts`."""
-    from scipy.sparse import csc_array
-
-    matrix = csc_array((values, indices, bounds), shape=(n_cells, len(bounds) - 1))
-    ranked: RankSums = gpu_worker.on_engine(settings, "rank_sums", (matrix, codes, n_groups, control), threads=1)
-    return ranked
 
 
 def map_block(

@@ -44,8 +44,9 @@ from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.dask import cluster as dask_cluster
 from gpubench.engines.dask import connect
 from gpubench.engines.dask.cluster import DaskTuning
-from gpubench.engines.dask.engine import DaskEngine, gene_parts
+from gpubench.engines.dask.engine import DaskEngine
 from gpubench.engines.dask.placement import read_location
+from gpubench.engines.dask.rank_sums import gene_parts
 from gpubench.metrics.silhouette import silhouette_widths
 
 N, K = 3_001, 15
