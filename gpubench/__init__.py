@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpubench import data, datasets, metrics, tasks
     from gpubench.auditing.audit import audit
     from gpubench.comparison.compare import compare
-    from gpubench.core.errors import EngineUnavailable, GpubenchError, InputError
+    from gpubench.core.errors import EngineUnavailable, GpubenchError, GpubenchWarning, InputError
     from gpubench.engines import get_engine
     from gpubench.reporting import report
     from gpubench.results.result import Result
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EngineUnavailable",
     "GpubenchError",
+    "GpubenchWarning",
     "InputError",
     "Result",
     "audit",
@@ -51,6 +52,7 @@ _LAZY = {
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.core.errors",
     "GpubenchError": "gpubench.core.errors",
+    "GpubenchWarning": "gpubench.core.errors",
     "InputError": "gpubench.core.errors",
 }
 _MODULES = ("data", "datasets", "metrics", "tasks")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from gpubench.core.errors import GpubenchError
+from gpubench.data.matrices import comes_from
 from gpubench.engines import get_engine
 
 if TYPE_CHECKING:
@@ -227,10 +228,16 @@ class Patch:
             except TypeError:
                 return original(*args, **kwargs)  # raises its own error about the arguments
             bound.apply_defaults()
-            ours = partial(self.ours, **bound.arguments)
+            ours = partial(self.ours, **{name: _by_position(value) for name, value in bound.arguments.items()})
             return dispatcher.run(self.title, ours, lambda: original(*args, **kwargs))[0]
 
         return replaced
+
+
+def _by_position(value: Any) -> Any:
+    """Return a Series or DataFrame without its index: the originals ignore it, where gpubench matches rows by it."""
+    has_index = type(value).__name__ in ("Series", "DataFrame") and comes_from(value, "pandas")
+    return value.reset_index(drop=True) if has_index else value
 
 
 class LocalName(Patch):

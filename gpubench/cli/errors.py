@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import typer
 
-from gpubench.core.errors import GpubenchError, message_of
+from gpubench.core.errors import GpubenchError, GpubenchWarning, message_of
 from gpubench.running.options import SPECS
 
 EXIT_TASK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -34,6 +36,26 @@ def flag_of(argument: str) -> str:
     if argument in (parameter.name for parameter in fields(Options)):
         return f"--option {argument}"
     return f"--{argument.replace('_', '-')}"
+
+
+@contextmanager
+def printing_warnings() -> Iterator[None]:
+    """Print each `GpubenchWarning` in one line, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", GpubenchWarning)
+        show_others, shown = warnings.showwarning, set()
+
+        def show(message: Warning | str, *where: Any, **more: Any) -> None:
+            if not isinstance(message, GpubenchWarning):
+                show_others(message, *where, **more)
+                return
+            text = " ".join(message.with_flags(flag_of).split())
+            if text not in shown:
+                shown.add(text)
+                sys.stderr.write(f"Warning: {text}\n")
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

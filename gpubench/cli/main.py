@@ -17,7 +17,7 @@ import typer
 from gpubench.cli.audit import audit
 from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
-from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, reporting
+from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, printing_warnings, reporting
 from gpubench.cli.flags import check_file, parse_flags, with_run_flags
 from gpubench.cli.score import EXAMPLES, demo, score
 from gpubench.core import units
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # zarr reads parts of a store concurrently, and asyncio would print tracebacks of all failures after the first
     logging.getLogger("asyncio").disabled = True
     try:
-        return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
+        with printing_warnings():
+            return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
     except _UsageError as error:
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
         return complain(InputError(f"{message}; see {context.command_path if context else 'gpubench'} --help"))

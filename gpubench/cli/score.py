@@ -189,7 +189,7 @@ def print_result(result: Result, lines: list[str], stream: TextIO) -> None:
 
     limit = ROWS_ON_TERMINAL if stream.isatty() else None
     blocks = result_blocks(result.results, result.skipped, result.failures, limit=limit)
-    print_blocks([*blocks, Lines(lines, wrap=False)], stream)
+    print_blocks([*blocks, Lines(result.note_lines()), Lines(lines, wrap=False)], stream)
 
 
 def stages_text(result: Result) -> str:
@@ -281,7 +281,7 @@ def _score_runs(
         if result.failures:
             code = EXIT_TASK_FAILED
         text = "\n".join(block.to_text() for block in result_blocks([], result.skipped, result.failures))
-        _say(textwrap.indent("\n".join(filter(None, [text, *lines])), "  "), quiet)
+        _say(textwrap.indent("\n".join(filter(None, [text, *result.note_lines(), *lines])), "  "), quiet)
         if verbose:
             sys.stdout.write(f"{stages_text(result)}\n")
         if result.interrupted:

@@ -14,14 +14,16 @@ from gpubench.comparison.comparison import ComparedRow, Comparison
 from gpubench.comparison.paired_intervals import PairedInterval, paired_intervals, paired_over_perturbations
 from gpubench.comparison.resampling import N_RESAMPLES, SEED, Resampler
 from gpubench.core import scores
-from gpubench.core.errors import InputError, close_matches
+from gpubench.core.errors import GpubenchWarning, InputError, close_matches, give_warnings
 from gpubench.core.scores import MetricResult, pairing_problem
 from gpubench.core.types import check_seed
 from gpubench.data import read_labels
+from gpubench.data.alignment import NamedRows, align
 from gpubench.metrics.published import published_spec
 from gpubench.results.result import Result
 
 if TYPE_CHECKING:
+    from gpubench.core.scores import CellScores
     from gpubench.core.types import Labels
 
 MIN_RESAMPLES = 100
@@ -94,11 +96,13 @@ def compare(
     tables = [_by_key(result.results, by_name=by_name) for result in results]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     matched = [[table.get(key) for table in tables] for key in keys]
-    intervals, draws = _intervals(results, matched, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    results, notes = _in_one_order(names, results)
+    donors = None if donor is None else find_donors(results, donor, obs, notes)
+    intervals, draws = _intervals(results, matched, donor=donor, donors=donors, resamples=resamples, seed=seed)
     return Comparison(
         names=tuple(names),
         rows=tuple(_compared_row(rows, own) for rows, own in zip(matched, intervals, strict=True)),
-        warnings=tuple(comparability_warnings(names, results)),
+        warnings=(*comparability_warnings(names, results), *notes),
         draws=draws,
     )
 
@@ -175,7 +179,7 @@ def _intervals(
     matched: Sequence[Sequence[MetricResult | None]],
     *,
     donor: str | None,
-    obs: Any,
+    donors: Labels | None,
     resamples: int,
     seed: int,
 ) -> tuple[list[dict[int, PairedInterval]], str]:
@@ -183,7 +187,6 @@ def _intervals(
     intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
     if resamples == 0:
         return intervals, ""
-    donors = None if donor is None else find_donors(results, donor, obs)
     resampler = Resampler(
         results[0].cells.n_cells,
         n_resamples=resamples,
@@ -212,10 +215,31 @@ def _intervals(
     return intervals, f"{resamples:,} draws of {drawn}, seed {seed}"
 
 
-def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
+def _in_one_order(names: Sequence[str], results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """Bring the cells of the same names into the order of the first result; return the results, and notes."""
+    first = results[0].cells
+    notes: list[str] = []
+    ordered = [results[0]]
+    for name, result in zip(names[1:], results[1:], strict=True):
+        cells = result.cells
+        if first.names is not None and cells.names is not None and set(first.names) == set(cells.names):
+            aligned = align([_named_rows(names[0], first), _named_rows(name, cells)])
+            notes += aligned.notes
+            if aligned.orders[1] is not None:
+                cells = cells.taken(aligned.orders[1])
+        ordered.append(replace(result, cells=cells))
+    return ordered, notes
+
+
+def _named_rows(where: str, cells: CellScores) -> NamedRows:
+    return NamedRows(where, cells.n_cells, lambda: cells.names)
+
+
+def find_donors(results: Iterable[Result], column: str, obs: Any, notes: list[str] | None = None) -> Labels:
     """Find the donor of each cell in the table `obs`, or in the columns of the results.
 
-    Results know a column by its role ("batch") and by the name that was given for it.
+    Results know a column by its role ("batch") and by the name that was given for it. `notes` receives how the rows of
+    the table were matched with the cells.
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
@@ -224,7 +248,8 @@ def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
             argument="donor",
         )
     if obs is not None:
-        donors = read_labels(obs, column, "donor", with_cells[0].cells.n_cells)
+        cells = with_cells[0].cells
+        donors = read_labels(obs, column, "donor", cells.n_cells, cells.names, notes)
     else:
         known: dict[str, Labels] = {}
         for result in with_cells:
@@ -243,6 +268,9 @@ def find_donors(results: Iterable[Result], column: str, obs: Any) -> Labels:
         donors = known[column]
     if donors.n_classes < 2:
         raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least", argument="donor")
+    if donors.n_classes == 2:
+        text = f"donor={column!r} has two donors, too few to know how scores vary between donors; intervals mean little"
+        give_warnings([GpubenchWarning(text, argument="donor")])
     return donors
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -75,15 +77,52 @@ class GpubenchError(Exception):
 
     def with_flags(self, flag_of: Callable[[str], str]) -> str:
         """Return the message for users of the command line, who know arguments by their flags."""
-        message = str(self)
-        if self.argument and message.startswith(self.argument):
-            flag, rest = flag_of(self.argument), message.removeprefix(self.argument)
-            message = flag + (rest.replace("=", " ", 1) if rest.startswith("=") and " " not in flag else rest)
-        return re.sub(r"`(\w+)`", lambda named: flag_of(named[1]), message)
+        return _with_flags(str(self), self.argument, flag_of)
+
+
+def _with_flags(message: str, argument: str | None, flag_of: Callable[[str], str]) -> str:
+    if argument and message.startswith(argument):
+        flag, rest = flag_of(argument), message.removeprefix(argument)
+        message = flag + (rest.replace("=", " ", 1) if rest.startswith("=") and " " not in flag else rest)
+    return re.sub(r"`(\w+)`", lambda named: flag_of(named[1]), message)
 
 
 class InputError(GpubenchError, ValueError):
     """An argument or a file cannot be scored; the command line prints the message and exits with 2."""
+
+
+class GpubenchWarning(UserWarning):
+    """What was given can be scored, but is probably not what was meant; `strict` makes an `InputError` of it.
+
+    Parameters
+    ----------
+    message, argument : as of `GpubenchError`
+    """
+
+    def __init__(self, message: str = "", *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def with_flags(self, flag_of: Callable[[str], str]) -> str:
+        """Return the message for users of the command line."""
+        return _with_flags(str(self), self.argument, flag_of)
+
+
+def give_warnings(found: Iterable[GpubenchWarning], *, strict: bool = False) -> None:
+    """Issue warnings at the line that called gpubench, each once; if `strict`, raise the first one.
+
+    Raises
+    ------
+    InputError
+        If `strict` and there is a warning.
+    """
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - skip_file_prefixes of warnings.warn needs Python 3.12
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("gpubench", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    for warning in found:
+        if strict:
+            raise InputError(f"{warning} (an error because of `strict`)", argument=warning.argument)
+        warnings.warn(warning, stacklevel=level)
 
 
 class OutOfMemory(GpubenchError, MemoryError):

@@ -74,6 +74,8 @@ def pairing_problem(first: CellScores, other: CellScores) -> str:
         or not np.array_equal(first.groups[role].codes, other.groups[role].codes)
         for role in first.groups.keys() & other.groups.keys()
     )
+    if not differ and first.names is not None and other.names is not None:
+        differ = not np.array_equal(first.names, other.names)
     return "the files are not of the same cells" if differ else ""
 
 
@@ -214,6 +216,10 @@ class CellView:
     xy: NDArray[np.float32]  # (m, 2) float32, where they are
 
 
+MAX_NAMES = 2_000_000
+"""Cells whose names a run stores at most: more would take longer to read than many a score to compute."""
+
+
 @dataclass(slots=True)
 class CellScores:
     """The values of each cell that a run stores.
@@ -225,6 +231,7 @@ class CellScores:
     times : (n,) float64, or None where no time was given
     columns : in the order in which they were computed
     views : embedding -> how it looks; with the one key "" where all are drawn on coordinates that came with the cells
+    names : (n,) names of the cells as text; None where the inputs have none, or there are more than `MAX_NAMES` cells
     """
 
     n_cells: int = 0
@@ -232,6 +239,23 @@ class CellScores:
     times: NDArray[np.float64] | None = None
     columns: list[CellColumn] = field(default_factory=list)
     views: dict[str, CellView] = field(default_factory=dict)
+    names: NDArray[np.object_] | None = None
+
+    def taken(self, order: NDArray[np.intp]) -> CellScores:
+        """Return the values of all cells in another order."""
+        place = np.argsort(order)
+        views = {}
+        for name, view in self.views.items():
+            rows = np.argsort(place[view.rows])
+            views[name] = CellView(view.title, place[view.rows][rows], view.xy[rows])
+        return CellScores(
+            self.n_cells,
+            {role: replace(labels, codes=labels.codes[order]) for role, labels in self.groups.items()},
+            None if self.times is None else self.times[order],
+            [replace(column, values=column.values[order]) for column in self.columns],
+            views,
+            None if self.names is None else self.names[order],
+        )
 
     def select(self, **wanted: Any) -> list[CellColumn]:
         """Return the columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""

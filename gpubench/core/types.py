@@ -89,6 +89,9 @@ class Dataset:
     n_cells : number of cells n
     cell_ids : (n,) names of the cells; None if the source has none
     source : path or name of the data, for provenance
+    rows : (n,) the rows of the source that the cells are; None: all, in their order
+    matrices : further matrices of the same cells, such as "pre_integrated", which are not scored
+    notes : how the rows of the inputs were brought together, and which were left out; a sentence each
     """
 
     embeddings: Mapping[str, Any]
@@ -96,6 +99,9 @@ class Dataset:
     n_cells: int
     cell_ids: NDArray[Any] | None = None
     source: str | None = None
+    rows: NDArray[np.intp] | None = None
+    matrices: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

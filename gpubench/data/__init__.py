@@ -2,12 +2,13 @@
 
 from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels
+from gpubench.data.digest import fingerprint
 from gpubench.data.expression import Baseline, expression_baseline, pca_baseline
 from gpubench.data.matrices import DeviceCsrRows, DeviceRows, FiniteCheck, Rows, StackedRows, as_rows, read_rows
 from gpubench.data.perturbation.predictions import PerturbationData, read_perturbation
 from gpubench.data.perturbation.prepare import prepare_perturbation
 from gpubench.data.perturbation.truth import Criteria
-from gpubench.data.read import fingerprint, has_embedding, load_anndata, read, read_labels, read_matrix, split_name
+from gpubench.data.read import has_embedding, load_anndata, read, read_labels, read_matrix, split_name
 from gpubench.data.species import read_species
 
 __all__ = [

@@ -210,6 +210,40 @@ def as_numeric(values: Any, name: str, n: int | None = None) -> NDArray[np.float
     return numbers
 
 
+def take_values(values: Any, rows: NDArray[np.intp], name: str) -> NDArray[Any] | CategoricalColumn | Labels:
+    """Return some values of a column, in the order of `rows`.
+
+    Examples
+    --------
+    >>> take_values(["B", "T", "NK"], np.array([2, 0]), "label")
+    array(['NK', 'B'], dtype=object)
+    """
+    if isinstance(values, Labels):
+        used, codes = np.unique(values.codes[rows], return_inverse=True)
+        return Labels(codes.astype(np.int32), tuple(values.names[code] for code in used), values.key)
+    column = _unwrap(values, name)
+    if isinstance(column, CategoricalColumn):
+        return CategoricalColumn(column.codes[rows], column.categories)
+    return column[rows]
+
+
+def missing_values(values: Any, name: str) -> NDArray[np.bool_]:
+    """Return which values of a column are missing: None, NaN, NaT, pd.NA, or no category.
+
+    Examples
+    --------
+    >>> missing_values(["B", None, "nan"], "label")
+    array([False,  True, False])
+    """
+    if isinstance(values, Labels):
+        return np.zeros(len(values), bool)
+    column = _unwrap(values, name)
+    if isinstance(column, np.ndarray):
+        column = _factorize(column, name)
+    nameless = [i for i, value in enumerate(column.categories) if as_text(value) is None]
+    return (column.codes < 0) | np.isin(column.codes, nameless)
+
+
 def count_values(values: Any, name: str) -> int:
     """Return the number of values of a column of any library."""
     shape = getattr(values, "shape", None)
@@ -253,7 +287,7 @@ def _parse(names: tuple[str, ...], name: str) -> NDArray[np.float64]:
     wrong = []
     for i, text in enumerate(names):
         try:
-            numbers[i] = float(text)
+            numbers[i] = float(text.replace("_", "?"))  # Python reads "8_10" as 810
         except ValueError:
             wrong.append(text)
     if wrong:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.core.machine import usable_cores
 from gpubench.data._formats.anndata_store import AnnDataSource
+from gpubench.data.alignment import take_rows
 from gpubench.data.columns import as_text
 from gpubench.data.matrices import FiniteCheck, WrappedRows, as_rows
 from gpubench.data.read import open_source, reading_source
@@ -190,7 +191,12 @@ class Baseline(WrappedRows):
 
 
 def pca_baseline(
-    source: Any, *, n_top_genes: int = 3000, n_components: int = 50, threads: int | None = None
+    source: Any,
+    *,
+    n_top_genes: int = 3000,
+    n_components: int = 50,
+    threads: int | None = None,
+    rows: NDArray[np.intp] | None = None,
 ) -> Baseline:
     """Compute principal components of the expression of highly variable genes, the baseline of cz-benchmarks.
 
@@ -203,6 +209,7 @@ def pca_baseline(
     source : path of an h5ad file or a zarr store, an AnnData, or a matrix of counts, cells x genes
     n_top_genes, n_components : if there are fewer, these are used, and a note says so
     threads : CPU threads; None: all available to this process
+    rows : the cells to take, in their order; None: all
 
     Returns
     -------
@@ -219,7 +226,7 @@ def pca_baseline(
     >>> pca_baseline(counts, n_components=5).shape
     (100, 5)
     """
-    expression = read_expression(source)
+    expression = _take(read_expression(source), rows)
     n = expression.shape[0]
     depth = measure_depth(expression)
     genes = highly_variable_genes(log_normalized(expression, depth), expression.shape, n_top_genes)
@@ -229,8 +236,8 @@ def pca_baseline(
         )
 
     def blocks() -> Iterator[tuple[int, csr_array]]:
-        for start, rows in log_normalized(expression, depth):
-            yield start, rows[:, genes]
+        for start, block in log_normalized(expression, depth):
+            yield start, block[:, genes]
 
     d = min(n_components, n - 1, len(genes))
     notes = []
@@ -243,12 +250,12 @@ def pca_baseline(
     return Baseline(principal_components(blocks, (n, len(genes)), d, threads), "; ".join(notes))
 
 
-def expression_baseline(source: Any) -> Baseline:
+def expression_baseline(source: Any, *, rows: NDArray[np.intp] | None = None) -> Baseline:
     """Return X itself, the baseline of cz-benchmarks for label prediction.
 
     Parameters
     ----------
-    source : as in `pca_baseline`
+    source, rows : as in `pca_baseline`
 
     Raises
     ------
@@ -260,7 +267,15 @@ def expression_baseline(source: Any) -> Baseline:
     >>> expression_baseline(np.eye(3)).shape
     (3, 3)
     """
-    return Baseline(read_expression(source).rows)
+    return Baseline(_take(read_expression(source), rows).rows)
+
+
+def _take(expression: Expression, rows: NDArray[np.intp] | None) -> Expression:
+    """Return some cells of an expression matrix."""
+    if rows is None:
+        return expression
+    cells = None if expression.cells is None else [expression.cells[row] for row in rows]
+    return replace(expression, rows=take_rows(expression.rows, rows), cells=cells)
 
 
 def highly_variable_genes(

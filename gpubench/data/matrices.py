@@ -165,6 +165,10 @@ class DeviceRows:
         """Copy rows [start, stop) to the host."""
         return to_host(self.array[start:stop], self._what)
 
+    def taken(self, order: NDArray[np.intp]) -> DeviceRows:
+        """Return a copy of some rows, on the device."""
+        return DeviceRows(self.array[order], self._what)
+
 
 class SlicedRows:
     """Rows of a matrix that can be sliced as `x[start:stop]`: a CSR matrix, an HDF5 dataset, a zarr array.

@@ -1,10 +1,9 @@
-"""Read any supported input into a `Dataset`, and compute the fingerprint of one."""
+"""Read any supported input into a `Dataset`."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +14,13 @@ from gpubench.core.errors import InputError, close_matches, nearest, quoted
 from gpubench.core.types import Dataset, Labels
 from gpubench.data._formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
 from gpubench.data._formats.arrays import DelimitedTable, NpzArchive, ParquetTable, open_matrix_table, open_npy, stem
+from gpubench.data._formats.row_names import names_reader
 from gpubench.data._formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
-from gpubench.data.columns import check_length, count_values, encode_labels
-from gpubench.data.matrices import Rows, as_rows, comes_from, read_rows
+from gpubench.data.alignment import Align, NamedRows, Order, take_rows
+from gpubench.data.alignment import align as align_rows
+from gpubench.data.columns import check_length, count_values, encode_labels, take_values
+from gpubench.data.matrices import Rows, as_rows, comes_from
+from gpubench.data.selection import leave_out
 from gpubench.data.urls import file_of, is_url, reading, shown
 
 
@@ -52,8 +55,6 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
         return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path, backed="r" if backed else None)
 
 
-_FINGERPRINT_BLOCKS, _FINGERPRINT_ROWS = 8, 8
-
 _STORES: dict[str, Callable[[Any], Source]] = {
     ".h5ad": open_h5ad,
     ".h5": open_h5ad,
@@ -81,26 +82,36 @@ def read(
     embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     columns: Mapping[str, Any] | None = None,
     obs: Any = None,
-    cell_ids: bool = False,
+    matrices: Mapping[str, Any] | None = None,
+    cell_ids: bool | int = False,
+    align: Align = "equal",
+    where: str | None = None,
+    drop_missing: bool = False,
 ) -> Dataset:
-    """Read the embeddings and columns asked for, and nothing else.
+    """Read the embeddings and columns asked for, and nothing else; their rows are matched by the names of the cells.
 
     Parameters
     ----------
     source : path or URL of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see
         `as_rows`); or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
     embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
-        it; paths of files with one embedding of the same cells, row by row; or a mapping name -> key, path or matrix.
+        it; paths of files with one embedding of the same cells; or a mapping name -> key, path or matrix.
         None: the only one there is. Empty: none is read.
     columns : role -> name of a column, or the values themselves; roles with None are left out
-    obs : table in which the names are looked up, with the rows of the source: path of a .parquet, .csv, .tsv, .npz,
+    obs : table in which the names are looked up, with the cells of the source: path of a .parquet, .csv, .tsv, .npz,
         .h5ad or .zarr file, DataFrame, or mapping. None: the table of the source itself.
-    cell_ids : whether to read the names of the cells
+    matrices : name -> further matrix of the cells, as in `embeddings`
+    cell_ids : whether to read the names of the cells; a number: unless there are more cells
+    align : "equal": inputs that name their cells must have the same ones, in any order; "inner": the cells that all
+        have are taken. Rows without names are taken in their order
+    where : leave out cells for which this expression of pandas' `DataFrame.query` is not true
+    drop_missing : leave out cells that have no value in one of the columns
 
     Raises
     ------
     InputError
-        Inputs that are unreadable, unknown (with the close matches), ambiguous, empty, or of different lengths.
+        Inputs that are unreadable, unknown (with the close matches), ambiguous, empty, of different lengths, or of
+        different cells.
 
     Examples
     --------
@@ -108,24 +119,106 @@ def read(
     >>> dataset = read({"pca": np.eye(3)}, columns={"label": ["B", "T", "B"]})
     >>> dataset.n_cells, list(dataset.embeddings)
     (3, ['pca'])
+
+    Rows are matched by name:
+
+    >>> import pandas as pd
+    >>> cells = pd.DataFrame(np.eye(3), index=["c1", "c2", "c3"])
+    >>> dataset = read(cells, columns={"label": pd.Series(["T", "B", "NK"], index=["c3", "c1", "c2"])})
+    >>> dataset.obs["label"]
+    array(['B', 'NK', 'T'], dtype=object)
     """
-    keys, others = split_embeddings(embeddings)
+    keys, more = split_embeddings(embeddings)
     with reading_source(source):
         opened = open_source(source)
-        matrices = {name: as_rows(opened.embedding(name), name) for name in opened.choose(keys)}
-    for name, given in others.items():
-        matrices[name] = _read_embedding(opened, source, given, name)
+        data = NamedRows(opened.where, opened.n_cells(), opened.names_reader())
+        own = {name: _own_matrix(opened, data, name) for name in opened.choose(keys)}
+    own |= {name: _given_matrix(opened, data, given, name, f"embedding {name!r}") for name, given in more.items()}
+    others = {name: _given_matrix(opened, data, given, name, name) for name, given in (matrices or {}).items()}
     with reading_source(source if obs is None else obs):
         table = opened.table() if obs is None else open_table(obs)
-        values = {role: _column(table, role, given) for role, given in (columns or {}).items() if given is not None}
+        of_table = data if obs is None or table is None else NamedRows(table.where, None, table.names_reader(), "obs")
+        values = {
+            role: (_column(table, role, given), of_table if isinstance(given, str) else _rows_of_column(given, role))
+            for role, given in (columns or {}).items()
+            if given is not None
+        }
+    owners = [owner for _, owner in (*own.values(), *others.values(), *values.values())]
+    inputs = list(dict.fromkeys([data, *owners, *([of_table] if where else [])]))
+    inputs = [one for one in inputs if one is not data or data in owners or data.n is not None]
+    aligned = align_rows(inputs, align)
+    orders = dict(zip(inputs, aligned.orders, strict=True))
+    taken = {name: take_rows(rows, orders[owner]) for name, (rows, owner) in own.items()}
+    columns_taken = {role: _take_values(given, orders[owner], role) for role, (given, owner) in values.items()}
     with reading_source(source):
-        return Dataset(
-            embeddings=matrices,
-            obs=values,
-            n_cells=_count_cells(opened, matrices, values),
-            cell_ids=opened.cell_ids() if cell_ids else None,
+        n = _count_cells(opened, taken, columns_taken, orders.get(data))
+        read_names = aligned.names is None and (cell_ids is True or n <= cell_ids)
+        names = _first_names(inputs) if read_names else aligned.names
+        dataset = Dataset(
+            embeddings=taken,
+            obs=columns_taken,
+            n_cells=n,
+            cell_ids=None if names is None else np.asarray(names),
             source=shown(source) if _is_path(source) else None,
+            rows=orders.get(data),
+            matrices={name: take_rows(rows, orders[owner]) for name, (rows, owner) in others.items()},
+            notes=aligned.notes,
         )
+    if where is None and not drop_missing:
+        return dataset
+    with reading_source(source if obs is None else obs):
+        return leave_out(
+            dataset,
+            where=where,
+            drop_missing=drop_missing,
+            names=[] if table is None else table.names(),
+            column=lambda name: _column(table, "where", name),
+            order=orders.get(of_table),
+        )
+
+
+def _own_matrix(opened: Source, data: NamedRows, name: str) -> tuple[Rows, NamedRows]:
+    """Read an embedding of the source; a table in it, or a matrix of a mapping, may name its rows itself."""
+    matrix = opened.embedding(name)
+    rows = as_rows(matrix, name)
+    if isinstance(opened, OneMatrix):
+        return rows, data
+    reader = names_reader(matrix)
+    if reader is None and data.n is not None:
+        return rows, data
+    where = name if isinstance(opened, NamedArrays) else f"{name} of {opened.where}"
+    return rows, NamedRows(where, int(rows.shape[0]), reader)
+
+
+def _given_matrix(opened: Source, data: NamedRows, given: Any, name: str, argument: str) -> tuple[Rows, NamedRows]:
+    """Read a matrix that is given as file, AnnData, key of the source, or itself."""
+    is_file = is_file_name(given) or (_is_path(given) and argument == name and os.path.lexists(given))
+    if is_file or is_anndata(given):
+        file, rows = open_matrix(given, name, argument)
+        where = shown(given) if is_file else argument
+        return rows, NamedRows(where, int(rows.shape[0]), file.names_reader(), None if argument != name else name)
+    if not _is_path(given):
+        rows = as_rows(given, name)
+        return rows, NamedRows(argument, int(rows.shape[0]), names_reader(given))
+    if isinstance(opened, OneMatrix):
+        raise InputError(
+            f"{name}={given!r} is not a file, and {opened.where} has no keys; give a path or a matrix",
+            argument=name,
+        )
+    with reading_source(opened.where):
+        return _own_matrix(opened, data, opened.choose([str(given)])[0])
+
+
+def _rows_of_column(given: Any, role: str) -> NamedRows:
+    return NamedRows(role, count_values(given, role), names_reader(given), role)
+
+
+def _first_names(inputs: Iterable[NamedRows]) -> Any:
+    return next((one.names for one in inputs if one.read_names and len(one.names)), None)
+
+
+def _take_values(values: Any, order: Order, role: str) -> Any:
+    return values if order is None else take_values(values, order, role)
 
 
 def split_embeddings(
@@ -213,7 +306,7 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
         return as_rows(opened.embedding(opened.choose([str(given)])[0]), name)
 
 
-def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
+def read_labels(obs: Any, column: str, role: str, n: int, names: Any = None, notes: list[str] | None = None) -> Labels:
     """Read one column of labels.
 
     Parameters
@@ -222,11 +315,14 @@ def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
     column : its name
     role : the argument that messages name
     n : the number of cells
+    names : (n,) names of the cells, by which the rows of the table are matched. None: they are taken in their order
+    notes : receives how the rows were matched
 
     Raises
     ------
     InputError
-        Tables that are unreadable, unknown columns (with the close matches), and values that `encode_labels` refuses.
+        Tables that are unreadable, or of other cells, unknown columns (with the close matches), and values that
+        `encode_labels` refuses.
 
     Examples
     --------
@@ -234,7 +330,14 @@ def read_labels(obs: Any, column: str, role: str, n: int) -> Labels:
     ('a', 'b')
     """
     with reading_source(obs):
-        return encode_labels(_column(open_table(obs), role, column), role, n)
+        table = open_table(obs)
+        values = _column(table, role, column)
+        where = "obs" if table is None else table.where
+        rows = NamedRows(where, count_values(values, role), table.names_reader() if table else None, "obs")
+        aligned = align_rows([NamedRows("cells.parquet", n, None if names is None else lambda: names), rows])
+        if notes is not None:
+            notes += aligned.notes
+        return encode_labels(_take_values(values, aligned.orders[1], role), role, n)
 
 
 def has_embedding(source: Any, name: str) -> bool:
@@ -249,80 +352,6 @@ def has_embedding(source: Any, name: str) -> bool:
         return False  # a single matrix has no name, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """Return a hash of a dataset that is cheap, and the same in every run and on every machine.
-
-    It covers the name, n, d, dtype and 64 rows of each embedding, in 8 evenly spaced blocks, and the role and all
-    values of each column, as numbers if it is a numeric array, else as labels. A change in other rows of an embedding
-    is not detected: the hash identifies datasets, it does not verify them.
-
-    Returns
-    -------
-    32 hexadecimal digits.
-
-    Raises
-    ------
-    InputError
-        A column with missing values.
-
-    Examples
-    --------
-    >>> fingerprint(Dataset(embeddings={"pca": np.eye(3)}, obs={}, n_cells=3))
-    'f357d5902c8861f7ffbfba4c9430c9c0'
-    """
-    digest = hashlib.blake2b(f"n={dataset.n_cells}".encode(), digest_size=16)
-    for name, rows in sorted(dataset.embeddings.items()):
-        n, d = map(int, rows.shape)
-        digest.update(repr(("embedding", name, n, d, rows.dtype.name)).encode())
-        starts = np.linspace(0, max(n - _FINGERPRINT_ROWS, 0), _FINGERPRINT_BLOCKS).astype(np.int64)
-        for start in np.unique(starts).tolist():
-            block = read_rows(rows, start, min(start + _FINGERPRINT_ROWS, n))
-            # as bytes, since long doubles have no memoryview
-            digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).view(np.uint8).data)
-    for role, values in sorted(dataset.obs.items()):
-        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            digest.update(repr(("numbers", role)).encode())
-            digest.update(np.ascontiguousarray(values, "<f8").data)
-        else:
-            labels = encode_labels(values, role)
-            digest.update(repr(("column", role, labels.names)).encode())
-            digest.update(np.ascontiguousarray(labels.codes, "<i4").data)
-    return digest.hexdigest()
-
-
-def _read_embedding(data: Source, source: Any, given: Any, name: str) -> Rows:
-    """Read an embedding given as file, key or matrix, and check that its cells are those of the data."""
-    if is_file_name(given):
-        file, rows = open_matrix(given, name, f"embedding {name!r}")
-        with reading_source(given):
-            _check_same_cells(name, shown(given), file, data)
-    else:
-        rows = read_matrix(source, given, name)
-    n_cells = data.n_cells()
-    if n_cells not in (None, rows.shape[0]):
-        raise InputError(
-            f"embedding {name!r} has {rows.shape[0]:,} rows, but {data.where} has {n_cells:,} cells; give one row for"
-            " each cell, in the same order"
-        )
-    return rows
-
-
-def _check_same_cells(name: str, path: str, file: Source, data: Source) -> None:
-    """Raise if a file and the data both name their cells, and the names differ."""
-    ids, wanted = file.cell_ids(), data.cell_ids()
-    if ids is None or wanted is None or len(ids) != len(wanted):  # the lengths of all embeddings are compared later
-        return
-    ids, wanted = np.asarray(ids).astype(str), np.asarray(wanted).astype(str)
-    differ = np.flatnonzero(ids != wanted)
-    if len(differ):
-        row = int(differ[0])
-        raise InputError(
-            f"embedding {name!r}: {len(differ):,} of {len(ids):,} rows of {path} are other cells than in {data.where}"
-            f" (first: row {row} is {str(ids[row])!r}, not {str(wanted[row])!r}); bring them into the same order, or"
-            " give the matrix as .npy if only the names differ"
-        )
 
 
 def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:
@@ -410,16 +439,23 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
     return table.column(given)
 
 
-def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any]) -> int:
-    """Return n after checking that embeddings and columns agree on it."""
+def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any], order: Order) -> int:
+    """Return n after checking that source, embeddings and columns agree on it; `order`: the rows of the source."""
     counts = {name: int(rows.shape[0]) for name, rows in matrices.items()}
+    n_source = source.n_cells() if order is None else len(order)
+    for name, count in counts.items():
+        if n_source not in (None, count) and not isinstance(source, OneMatrix):
+            raise InputError(
+                f"embedding {name!r} has {count:,} rows, but {source.where} has {n_source:,} cells; give one row for"
+                " each cell, in the same order"
+            )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         raise InputError(f"embeddings differ in their number of rows ({listed}); give embeddings of the same cells")
     lengths = {role: count_values(values, role) for role, values in columns.items()}
     n = next(iter(counts.values()), None)
     if n is None:
-        n = source.n_cells()
+        n = n_source
     if n is None:
         n = next(iter(lengths.values()), 0)
     for role, length in lengths.items():

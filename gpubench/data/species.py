@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.types import Dataset
 from gpubench.data._formats.arrays import stem
+from gpubench.data._formats.row_names import NamesReader, names_reader
+from gpubench.data.alignment import Align, NamedRows, take_rows
+from gpubench.data.alignment import align as align_rows
 from gpubench.data.columns import CategoricalColumn, encode_labels
-from gpubench.data.matrices import Rows, StackedRows, as_rows
+from gpubench.data.matrices import Rows, StackedRows, WrappedRows, as_rows
 from gpubench.data.read import is_file_name, open_matrix, read, split_embeddings
-from gpubench.data.urls import file_of
+from gpubench.data.urls import file_of, shown
 
 
 def read_species(
@@ -23,7 +27,10 @@ def read_species(
     embeddings: str | Sequence[str] | Mapping[str, Any] | None = None,
     columns: Mapping[str, Any] | None = None,
     obs: Mapping[str, Any] | None = None,
-    cell_ids: bool = False,
+    cell_ids: bool | int = False,
+    align: Align = "equal",
+    where: str | None = None,
+    drop_missing: bool = False,
 ) -> Dataset:
     """Read one source per species; the cells of the second follow those of the first, and so on.
 
@@ -36,7 +43,7 @@ def read_species(
     columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
         are left out. The role "species" is the key of the source unless it is given.
     obs : species -> table as in `read`
-    cell_ids : whether to read the names of the cells
+    cell_ids, align, where, drop_missing : as in `read`, for each source
 
     Raises
     ------
@@ -55,26 +62,31 @@ def read_species(
     if len(by_species) < 2:
         raise InputError(f"data: species need at least two sources, one for each; there are {len(by_species)}")
     keys, others = split_embeddings(embeddings)
+    stacked, notes = _split_stacked(by_species, keys, others, align)
     parts = {
         species: read(
             source,
             embeddings=keys,
             columns={role: _select(value, role, species) for role, value in columns.items()},
             obs=None if obs is None else _select(obs, "obs", species),
+            matrices=stacked.get(species),
             cell_ids=cell_ids,
+            align=align,
+            where=where,
+            drop_missing=drop_missing,
         )
         for species, source in by_species.items()
     }
-    return _stack(parts, columns, others)
+    return _stack(parts, columns, others, notes)
 
 
-def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Mapping[str, Any]) -> Dataset:
-    """Stack the datasets of the species, and add the embeddings that have the cells of all of them."""
+def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Iterable[str], notes: Iterable[str]) -> Dataset:
+    """Stack the datasets of the species."""
     counts = [part.n_cells for part in parts.values()]
     obs = {role: _stack_columns({species: part.obs[role] for species, part in parts.items()}, role) for role in roles}
     obs.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
     embeddings: dict[str, Rows] = {name: _stack_rows(parts, name) for name in _common_names(parts)}
-    embeddings |= {name: _read_stacked(given, name, counts) for name, given in others.items()}
+    embeddings |= {name: StackedRows([part.matrices[name] for part in parts.values()]) for name in others}
     ids = [part.cell_ids for part in parts.values() if part.cell_ids is not None]
     return Dataset(
         embeddings=embeddings,
@@ -82,7 +94,59 @@ def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Mapping[s
         n_cells=sum(counts),
         cell_ids=np.concatenate(ids) if len(ids) == len(parts) else None,
         source=", ".join(part.source for part in parts.values() if part.source) or None,
+        notes=(*notes, *(f"{species}: {note}" for species, part in parts.items() for note in part.notes)),
     )
+
+
+def _split_stacked(
+    sources: Mapping[str, Any], keys: Sequence[str] | None, given: Mapping[str, Any], how: Align
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Split embeddings of the cells of all sources by source; return them by species and name, and notes."""
+    if not given:
+        return {}, []
+    parts = {species: read(source, embeddings=keys, cell_ids=True) for species, source in sources.items()}
+    counts = [part.n_cells for part in parts.values()]
+    ids = [part.cell_ids for part in parts.values() if part.cell_ids is not None]
+    names = np.concatenate(ids) if len(ids) == len(parts) else None
+    ends = np.cumsum(counts)
+    stacked: dict[str, dict[str, Any]] = {species: {} for species in sources}
+    notes: list[str] = []
+    for name, matrix in given.items():
+        rows, own = _read_stacked(matrix, name)
+        whole = NamedRows("the sources", sum(counts), None if names is None else lambda: names)
+        aligned = align_rows([whole, own], how)
+        notes += aligned.notes
+        taken, order = aligned.orders
+        if taken is None and order is None and rows.shape[0] != sum(counts):
+            listed = " + ".join(f"{count:,}" for count in counts)
+            raise InputError(
+                f"embedding {name!r} has {rows.shape[0]:,} rows, but the sources have {listed} = {sum(counts):,} cells;"
+                " give one row for each, source by source"
+            )
+        taken = np.arange(sum(counts)) if taken is None else taken
+        order = np.arange(len(taken)) if order is None else order
+        for species, start, stop in zip(parts, ends - counts, ends, strict=True):
+            here = (taken >= start) & (taken < stop)
+            part = take_rows(rows, order[here])
+            labels = None if aligned.names is None else aligned.names[here]
+            stacked[species][name] = NamedMatrix(part, labels)
+    return stacked, notes
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMatrix(WrappedRows):
+    """Rows with the names of their cells.
+
+    Attributes
+    ----------
+    names : of the rows; None if they have none
+    """
+
+    names: Any = None
+
+    def names_reader(self) -> NamesReader | None:
+        """Return what reads the names."""
+        return None if self.names is None else lambda: self.names
 
 
 def _name_sources(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
@@ -110,16 +174,13 @@ def _select(given: Any, argument: str, species: str) -> Any:
     return given[species]
 
 
-def _read_stacked(given: Any, name: str, counts: Sequence[int]) -> Rows:
+def _read_stacked(given: Any, name: str) -> tuple[Rows, NamedRows]:
     """Read an embedding that has the cells of all sources."""
-    rows = open_matrix(given, name, f"embedding {name!r}")[1] if is_file_name(given) else as_rows(given, name)
-    if rows.shape[0] != sum(counts):
-        listed = " + ".join(f"{count:,}" for count in counts)
-        raise InputError(
-            f"embedding {name!r} has {rows.shape[0]:,} rows, but the sources have {listed} = {sum(counts):,} cells;"
-            " give one row for each, source by source"
-        )
-    return rows
+    if not is_file_name(given):
+        rows = as_rows(given, name)
+        return rows, NamedRows(f"embedding {name!r}", int(rows.shape[0]), names_reader(given))
+    file, rows = open_matrix(given, name, f"embedding {name!r}")
+    return rows, NamedRows(shown(given), int(rows.shape[0]), file.names_reader())
 
 
 def _common_names(parts: Mapping[str, Dataset]) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
+from gpubench.data._formats.row_names import names_reader
+from gpubench.data.alignment import NamedRows, align
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,21 +113,50 @@ class Metric(Protocol[P]):
 def metric(
     id: str,  # noqa: A002 - the field's word
     title: str,
+    *,
+    by_name: bool = True,
     **declared: Any,
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
     """Attach a `MetricSpec` with these attributes to a function.
 
     The description is the first line of the docstring, without "Compute the". A metric that declares neighbours and no
-    step is planned as a look-up of a value for each neighbour.
+    step is planned as a look-up of a value for each neighbour. If `by_name`, rows of arguments with an index of pandas
+    are matched by it.
     """
     if "neighbors" in declared:
         declared.setdefault("cost", lambda model, sizes, k, *_: model.look_up(sizes.n, k))
 
     def attach(function: Callable[P, Score]) -> Metric[P]:
-        published = cast("Metric[P]", function)
+        published = cast("Metric[P]", _matching_rows(function) if by_name else function)
         description = (function.__doc__ or "").strip().splitlines()[0].removeprefix("Compute ").removeprefix("the ")
         description = description[:1].upper() + description[1:]
         published.spec = MetricSpec(id, title, description=description, **declared)
         return published
 
     return attach
+
+
+def _matching_rows(function: Callable[P, Score]) -> Callable[P, Score]:
+    """Make a metric bring the rows of its DataFrames and Series into the order of the first one, by their index."""
+
+    @wraps(function)
+    def matched(*args: P.args, **kwargs: P.kwargs) -> Score:
+        given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        indexed = {key: value for key, value in given if type(value).__name__ in _INDEXED}
+        first = next(iter(indexed.values()), None)
+        if first is None or all(value.index.equals(first.index) for value in indexed.values()):
+            return function(*args, **kwargs)
+        names = inspect.signature(function).parameters
+        inputs = [
+            NamedRows(str(list(names)[key] if isinstance(key, int) else key), len(value), names_reader(value))
+            for key, value in indexed.items()
+        ]
+        orders = dict(zip(indexed, align(inputs, unit="rows").orders, strict=True))
+        taken: Any = {key: indexed[key].iloc[order] for key, order in orders.items() if order is not None}
+        positional: Any = [taken.get(i, value) for i, value in enumerate(args)]
+        return function(*positional, **{**kwargs, **{key: taken[key] for key in taken if isinstance(key, str)}})
+
+    return matched
+
+
+_INDEXED = ("Series", "DataFrame")

@@ -14,7 +14,7 @@ from gpubench.metrics._metric import AGGREGATE, metric
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 
 
-@metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1), scib=("Bio conservation", AGGREGATE))
+@metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1), scib=("Bio conservation", AGGREGATE), by_name=False)
 def bio_conservation(scores: Iterable[float]) -> Score:
     """Compute the mean of the scores that say how well biology is kept.
 
@@ -45,7 +45,7 @@ def bio_conservation(scores: Iterable[float]) -> Score:
     return _mean(scores)
 
 
-@metric("batch_correction", "Batch correction", scib=("Batch correction", AGGREGATE))
+@metric("batch_correction", "Batch correction", scib=("Batch correction", AGGREGATE), by_name=False)
 def batch_correction(scores: Iterable[float]) -> Score:
     """Compute the mean of the scores that say how well batches are mixed.
 
@@ -76,7 +76,7 @@ def batch_correction(scores: Iterable[float]) -> Score:
     return _mean(scores)
 
 
-@metric("total", "Total", bounds=(-0.5, 1), scib=("Total", AGGREGATE))
+@metric("total", "Total", bounds=(-0.5, 1), scib=("Total", AGGREGATE), by_name=False)
 def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
     """Compute bio conservation and batch correction together, weighted 0.6 and 0.4.
 

@@ -129,7 +129,7 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
     return Score(float(np.mean((truth - predicted) ** 2)), n=len(truth))
 
 
-@metric("jaccard", "Jaccard index")
+@metric("jaccard", "Jaccard index", by_name=False)
 def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
     """Compute the share of the elements of two sets that both contain, |A and B| / |A or B|.
 

@@ -33,15 +33,19 @@ _KEY = b"gpubench"
 def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | os.PathLike[str]) -> None:
     """Write a table with a row for each cell, atomically.
 
-    First come groups of the cells, each named by its role, then the times, then a column for each score, named
-    "embedding/task/metric" and its parameters, and two for each view, NaN for cells that are not drawn. Classes are
-    categories. The metadata of the schema describes each column, and identifies the results that it belongs to.
+    First come the names of the cells, "cell", if they have any, then groups of the cells, each named by its role, then
+    the times, then a column for each score, named "embedding/task/metric" and its parameters, and two for each view,
+    NaN for cells that are not drawn. Classes are categories. The metadata of the schema describes each column, and
+    identifies the results that it belongs to.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: list[tuple[str, pa.Array]] = []
     descriptions: list[dict[str, Any]] = []
+    if cells.names is not None:
+        columns.append(("cell", pa.array(map(utf8, cells.names), pa.string())))
+        descriptions.append({"kind": "names"})
     for role, labels in cells.groups.items():
         columns.append((role, _categories(labels.codes, labels.names)))
         descriptions.append({"kind": "group", "role": role, "key": labels.key, "names": labels.names})
@@ -95,6 +99,8 @@ def _read_column(cells: CellScores, table: pa.Table, i: int, description: Mappin
     if kind == "group":
         names = description["names"]
         cells.groups[description["role"]] = Labels(_codes(table.column(i), names), tuple(names), description["key"])
+    elif kind == "names":
+        cells.names = np.asarray(table.column(i).to_pylist(), object)
     elif kind == "times":
         cells.times = table.column(i).to_numpy()
     elif kind == "view 0":

@@ -333,7 +333,17 @@ class Result:
         return "\n".join([f"<p>{self._summary()}</p>", *(block.to_html() for block in self._blocks())])
 
     def _blocks(self) -> list[table.TextTable | table.Lines]:
-        return table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        blocks = table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
+        return [*blocks, table.Lines(self.note_lines())] if self.notes else blocks
+
+    @property
+    def notes(self) -> list[str]:
+        """How the rows of the inputs were brought together, and which cells were left out; a sentence each."""
+        return list(self.provenance.get("notes", ()))
+
+    def note_lines(self) -> list[str]:
+        """Return a line to print for each note."""
+        return [table.printable(f"Note: {note}") for note in self.notes]
 
     def _summary(self) -> str:
         embeddings = len({row.embedding for row in self.results})

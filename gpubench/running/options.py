@@ -9,9 +9,10 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from gpubench.core.errors import InputError, close_matches
+from gpubench.core.errors import InputError, close_matches, nearest
 
 if TYPE_CHECKING:
+    from gpubench.data.alignment import Align
     from gpubench.engines.base import Engine, Precision
     from gpubench.tasks import Options
 
@@ -106,6 +107,21 @@ def _default_parameters() -> Options:
     return Options()
 
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("labels", "label_key", "labels_key", "celltype_key", "cell_type_key", "cell_type"), "label"),
+    **dict.fromkeys(("batches", "batch_key", "batch_column"), "batch"),
+    **dict.fromkeys(("times", "time_key", "time_column"), "time"),
+    **dict.fromkeys(("embedding", "embedding_key", "embedding_obsm_keys", "obsm_key", "use_rep"), "embeddings"),
+    **dict.fromkeys(("adata", "X"), "data"),
+    **dict.fromkeys(("task", "metrics"), "tasks"),
+    **dict.fromkeys(("random_state", "random_seed"), "seed"),
+    **dict.fromkeys(("n_jobs", "n_threads"), "threads"),
+    **dict.fromkeys(("query", "filter", "subset"), "where"),
+    **dict.fromkeys(("pre_integrated_embedding_obsm_key", "unintegrated"), "pre_integrated"),
+}
+"""Names that other packages, or users, give to arguments -> ours."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a run scores, and how; `gpubench.score` describes each field.
@@ -133,6 +149,27 @@ class RunOptions:
     )
     obs: Any = _option(DATA, "file", "TABLE", "Parquet or CSV file with the columns, if DATA is an array.")
     pre_integrated: Any = _option(DATA, "matrix", "KEY", "The same cells before batch integration.", recorded=True)
+    align: Align = _option(
+        DATA,
+        "choice",
+        "NAME",
+        "Inputs with names of cells: equal (all have the same cells, in any order) or inner (score those all have).",
+        default="equal",
+        named_in="gpubench.data.alignment:ALIGN",
+        recorded=True,
+    )
+    where: str | None = _option(
+        DATA, "text", "EXPR", 'Score only cells for which this holds, such as "n_genes > 200".', recorded=True
+    )
+    drop_missing: bool = _option(
+        DATA,
+        "switch",
+        None,
+        "Leave out cells without a label, batch or other column that is given.",
+        default=False,
+        flags="--drop-missing/--no-drop-missing",
+        recorded=True,
+    )
     predictions: Any = _option(
         DATA, "predictions", "H5AD", "Predicted expression of perturbed cells, or NAME=H5AD. Repeatable."
     )
@@ -225,7 +262,7 @@ class RunOptions:
         more=(Flag(("--workers",), "NUMBER", "Start this many Dask workers on this machine.", int),),
         in_run_file=False,
     )
-    memory: int | None = _option(RUN, "memory", "AMOUNT", "Maximum memory beyond the data, such as 4GB.")
+    memory: int | str | None = _option(RUN, "memory", "AMOUNT", "Maximum memory beyond the data, such as 4GB.")
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
@@ -236,8 +273,11 @@ class RunOptions:
         parameters = {name: value for name, value in arguments.items() if name not in names}
         known = SPECS["options"].choices()
         for name in parameters:
+            if name in _OTHER_NAMES:
+                raise InputError(f"option {name!r} is unknown (did you mean {_OTHER_NAMES[name]!r}?)")
             if name not in known:
-                raise InputError(f"option {name!r} is unknown{close_matches(name, known)}")
+                every = known if nearest(name, known) else [*SPECS, *known]
+                raise InputError(f"option {name!r} is unknown{close_matches(name, every)}")
         run = {name: value for name, value in arguments.items() if name in names}
         return cls(**run, options=Options(**parameters))
 
@@ -246,8 +286,11 @@ class RunOptions:
         from gpubench.data.urls import shown
 
         values = {name: getattr(self, name) for name, spec in SPECS.items() if spec.recorded}
-        given = {name: value for name, value in values.items() if value is not None}
-        named = {name: shown(value) if isinstance(value, str) else "array" for name, value in given.items()}
+        named = {
+            name: shown(value) if isinstance(value, str) else value if isinstance(value, bool) else "array"
+            for name, value in values.items()
+            if value is not None and not (isinstance(value, str | bool) and value == SPECS[name].default)
+        }
         return {**named, **self.options.to_dict()}
 
 

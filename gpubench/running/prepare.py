@@ -9,21 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench import data as readers
 from gpubench.core.checkpoint import digest_of
-from gpubench.core.errors import InputError, close_matches, quoted
-from gpubench.core.scores import CellScores
+from gpubench.core.errors import GpubenchWarning, InputError, close_matches, give_warnings, quoted
+from gpubench.core.scores import MAX_NAMES, CellScores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Labels, check_seed
+from gpubench.core.units import parse_bytes
 from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
 from gpubench.engines.embedding import codes_fingerprint
 from gpubench.metrics._metric import check_groups, check_several
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import BASELINES, EMBEDDING_BASELINES, SCREEN_BASELINES, RunOptions
+from gpubench.running.plausibility import Given, implausible
 from gpubench.running.screens import ScreenInputs, read_screens
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Task
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpubench.core.timeline import Listener
     from gpubench.core.types import Dataset
     from gpubench.data import Rows
@@ -51,6 +55,7 @@ class Inputs:
     perturbation: PerturbationData | None = None
     pre_integrated: Rows | None = None
     screens: ScreenInputs | None = None
+    names: NDArray[Any] | None = None  # of the cells
 
     def has(self, need: str) -> bool:
         """Whether an input that tasks need is given."""
@@ -63,7 +68,8 @@ class Inputs:
         groups = {
             "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
         }
-        return CellScores(len(next(iter(groups.values()), ())), groups, self.columns.get("time"))
+        n = len(next(iter(groups.values()), ()))
+        return CellScores(n, groups, self.columns.get("time"), names=self.names if n else None)
 
     def digest(self, options: Options) -> str:
         """Return a digest of the options of the tasks and of all values of the columns."""
@@ -111,7 +117,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
             engine,
             seed=run.seed,
             threads=run.threads,
-            memory_bytes=run.memory,
+            memory_bytes=parse_bytes(run.memory) if isinstance(run.memory, str) else run.memory,
             timeline=Timeline(listener),
             knn=run.knn,
             precision=run.precision,
@@ -119,10 +125,23 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
             cluster=run.cluster,
         )
     with engine.timeline.stage("read"):
-        dataset, inputs = run_interruptible(lambda: _read(run, wanted), engine.timeline)
+        dataset, inputs, found = run_interruptible(lambda: _read_and_check(run, wanted, baselines), engine.timeline)
+    give_warnings(found, strict=run.strict)
     tasks, skipped = _choose_tasks(wanted, inputs)
-    findings = () if inputs.screens is None else tuple(map(str, inputs.screens.audit.findings))
-    return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, findings)
+    findings = () if inputs.screens is None else inputs.screens.audit.findings
+    warnings = (*map(str, found), *map(str, findings))
+    return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, warnings)
+
+
+def _read_and_check(
+    run: RunOptions, wanted: list[str] | None, baselines: list[str]
+) -> tuple[Dataset | None, Inputs, list[GpubenchWarning]]:
+    """Read the inputs, and look for what is probably not as it was meant."""
+    dataset, inputs = _read(run, wanted)
+    if dataset is None:
+        return None, inputs, []
+    named = {role: getattr(run, role) for role in COLUMNS if isinstance(getattr(run, role), str)}
+    return dataset, inputs, implausible(Given(dataset, inputs.columns, named, run.data, baselines))
 
 
 def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, Inputs]:
@@ -145,11 +164,14 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
     of_cells = wanted is None or set(wanted) - {PERTURBATION, SCREEN}
     if of_cells and not (wanted is None and perturbation and not columns):
         read = readers.read_species if _is_one_per_species(run.data) else readers.read
-        dataset = read(run.data, embeddings=run.embeddings, columns=columns, obs=run.obs)
-    before = None
-    if run.pre_integrated is not None:
-        before = readers.read_matrix(run.data, run.pre_integrated, "pre_integrated")
-    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before, screens)
+        given: dict[str, Any] = {"align": run.align, "where": run.where, "drop_missing": run.drop_missing}
+        given["cell_ids"] = MAX_NAMES
+        if run.pre_integrated is not None:
+            given["matrices"] = {"pre_integrated": run.pre_integrated}
+        dataset = read(run.data, embeddings=run.embeddings, columns=columns, obs=run.obs, **given)
+    before = dataset.matrices.get("pre_integrated") if dataset else None
+    names = dataset.cell_ids if dataset else None
+    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before, screens, names)
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
@@ -202,6 +224,9 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
         )
     if baselines and wanted is not None:
         check_baselines(wanted, baselines)
+    if run.predictions is not None and (run.where or run.drop_missing):
+        argument = "where" if run.where else "drop_missing"
+        raise InputError(f"{argument} does not go with predictions; leave one of them out", argument=argument)
     if not _is_one_per_species(run.data):
         return
     if baselines:

@@ -24,13 +24,14 @@ def provenance(
     columns: str | None = None,
     n_cells: int | None = None,
     files: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
     Environment variables, user names and paths are left out, except `source`, the data as the user named them.
-    `columns` is the digest of the columns only, which results of other embeddings share.
-    `warnings` say what is probably not as it was meant.
+    `columns` is the digest of the columns only, which results of other embeddings share. `notes` say how inputs were
+    brought together and which cells were left out, `warnings` what is probably not as it was meant.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
@@ -55,6 +56,8 @@ def provenance(
             "n_cells": n_cells,
             **({"files": [dict(file) for file in files]} if files else {}),
         },
+        **({"notes": list(notes)} if notes else {}),
+        **({"warnings": list(warnings)} if warnings else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": machine.cpu_model(),

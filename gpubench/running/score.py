@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gpubench.core.scores import MetricResult
     from gpubench.core.timeline import Listener
     from gpubench.core.types import Array
+    from gpubench.data.alignment import Align
     from gpubench.data.expression import Baseline
     from gpubench.engines.base import Engine, Precision
     from gpubench.running.prepare import Prepared
@@ -50,6 +51,9 @@ def score(
     sample: Any = None,
     obs: Any = None,
     pre_integrated: Any = None,
+    align: Align = "equal",
+    where: str | None = None,
+    drop_missing: bool = False,
     predictions: Any = None,
     condition: str | None = None,
     control: str | None = None,
@@ -60,11 +64,11 @@ def score(
     engine: str | Engine = "auto",
     seed: int = 42,
     threads: int | None = None,
-    memory: int | None = None,
-    strict: bool = False,
+    memory: int | str | None = None,
     knn: str = "auto",
     precision: Precision = "exact",
     exact: bool = False,
+    strict: bool = False,
     cluster: Any = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     listener: Listener | None = None,
@@ -77,13 +81,18 @@ def score(
     data : path or URL (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array,
         or several of these: one per species, as a list or as a dict species -> data. A name such as "tsv2_blood" is a
         dataset of `gpubench.datasets`, which is fetched if it is not in the cache
-    embeddings : keys of `obsm`, or "X"; paths of files with one embedding of the same cells, row by row; or a dict
+    embeddings : keys of `obsm`, or "X"; paths of files with one embedding of the same cells; or a dict
         name -> key, path or matrix. None: the only embedding in `data`
-    label, batch, time, species, sample : name of a column of `obs`, or an array of n values. None: for a dataset of
-        `gpubench.datasets` the columns that its catalogue names
-    obs : path or DataFrame with the columns, row by row, if `data` is an array
+    label, batch, time, species, sample : name of a column of `obs`, or n values: an array, or a Series. None: for a
+        dataset of `gpubench.datasets` the columns that its catalogue names
+    obs : path or DataFrame with the columns, if `data` has none, or others
     pre_integrated : the cells before batch integration, for the task "scib": a key as in `embeddings`, the path of a
         file, or a matrix
+    align : inputs that name their cells (AnnData, the index of a DataFrame or Series, a first column without name or a
+        column such as "barcode" in files) are matched by these names. "equal": all must have the same cells, in any
+        order; "inner": the cells that all have are scored. Rows of inputs without names are taken in their order
+    where : score only the cells for which this expression of pandas' `DataFrame.query` on columns of `obs` is true
+    drop_missing : leave out cells without a value in one of the given columns, which are refused otherwise
     predictions : predicted expression (path of an h5ad, or AnnData); cells and genes may be in any order. For
         "perturbation_prediction" also a dict name -> prediction
     condition, control : the column of `obs` with the perturbation, and its value for untreated cells. None: those in
@@ -99,11 +108,11 @@ def score(
     engine : "auto", "cpu", "cuda", "dask", or a started engine
     seed : random seed
     threads : number of CPU threads; None: all
-    memory : maximum bytes beyond the input; None: 80% of the free memory
-    strict : raise `InputError` for inputs that are probably not what was meant
+    memory : maximum bytes beyond the input, or text such as "4GB"; None: 80% of the free memory
     knn : neighbour search: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : compare all cells and train on all cells, however long it takes, see `gpubench.get_engine`
+    strict : raise `InputError` instead of giving a `GpubenchWarning` for inputs that are probably not what was meant
     cluster : Dask cluster: the address of a scheduler, a scheduler file, a number of workers to start here, or a
         `Client`, see `gpubench.get_engine`
     checkpoint : folder in which finished parts are saved during the run, below `.checkpoint`. A run that was stopped or
@@ -188,6 +197,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         },
         source=prepared.source or (dataset.source if dataset else named),
         files=prepared.files,
+        notes=dataset.notes if dataset else (),
         warnings=prepared.warnings,
         fingerprint=readers.fingerprint(dataset) if dataset else digest,
         columns=readers.fingerprint(replace(dataset, embeddings={})) if dataset else digest,
@@ -238,7 +248,7 @@ class Runner:
                 before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
                 self._pre_integrated = self._on_engine(before, "pre_integrated")
             with self._engine.timeline.stage("view"):
-                view = given_view(data, dataset.n_cells, self._engine.seed)
+                view = given_view(data, dataset.n_cells, self._engine.seed, dataset.rows)
             if view is not None:
                 self.cells.views[""] = view
             for name, matrix in dataset.embeddings.items():
@@ -321,7 +331,9 @@ class Runner:
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterator[Step]:
         """Score "pca" on the tasks with a baseline in cz-benchmarks, "expression" on those whose baseline it is."""
-        compute: Callable[[Any], Baseline]
+        compute: Callable[..., Baseline]
+        dataset = self._prepared.dataset
+        rows = None if dataset is None else dataset.rows
         if baseline == "pca":
             tasks = [task for task in tasks if task.baseline is not None]
             compute = readers.pca_baseline
@@ -333,7 +345,7 @@ class Runner:
             return
         name = f"baseline_{baseline}"
         with self._engine.timeline.stage(name):
-            matrix = self._unless_refused(lambda: compute(data), name, tasks)
+            matrix = self._unless_refused(lambda: compute(data, rows=rows), name, tasks)
         if matrix is not None:
             yield from self._embedding(name, matrix, tasks, matrix.note)
 

@@ -10,6 +10,7 @@ import numpy as np
 from gpubench.core.errors import InputError
 from gpubench.core.scores import CellView
 from gpubench.data import has_embedding, read_matrix, read_rows
+from gpubench.data.alignment import take_rows
 from gpubench.engines.planner import PIECE_VALUES
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ def drawn_cells(n: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(n, CELLS, replace=False))
 
 
-def given_view(data: Any, n_cells: int, seed: int) -> CellView | None:
-    """Return the first two columns of the `X_umap` of the data; None if there is none that can be drawn."""
+def given_view(data: Any, n_cells: int, seed: int, taken: NDArray[np.intp] | None = None) -> CellView | None:
+    """Return the first two columns of the `X_umap` of the data; None if there is none that can be drawn.
+
+    `taken`: the rows of the data that the cells are; None: all.
+    """
     try:
         if not has_embedding(data, UMAP):
             return None
         rows = drawn_cells(n_cells, seed)
-        xy = _first_two(read_matrix(data, UMAP, UMAP), rows, n_cells)
+        xy = _first_two(take_rows(read_matrix(data, UMAP, UMAP), taken), rows, n_cells)
     except InputError as error:  # nobody asked for a view, so its failure must not stop a run
         logger.warning("the cells are drawn on principal components, because %s", error)
         return None

@@ -121,23 +121,30 @@ def _split(given: TaskInput) -> list[Species]:
 
 
 def _aggregate(given: TaskInput, cells: Species) -> Species:
-    """Merge the cells of each sample; the label of a sample is that of its first cell, as in cz-benchmarks."""
+    """Merge the cells of each sample; those of a sample with several labels are merged by label.
+
+    cz-benchmarks gives a sample the label of its first cell, which is the same where samples have one label.
+    """
     how = given.options.aggregation
     if how == "none":
         return cells
     if cells.sample is None:
         return replace(cells, note="no samples given, so cells are not aggregated")
-    sample, engine, xp = cells.sample, given.engine, given.engine.xp
+    sample, label, engine, xp = cells.sample, cells.label, given.engine, given.engine.xp
+    pairs = sample.codes.astype(np.int64) * label.n_classes + label.codes
+    _, first, merged_as = np.unique(pairs, return_index=True, return_inverse=True)
+    n_merged = len(first)
     if how == "mean":
-        merged = xp.asarray(engine.group_means(cells.x, sample.codes, sample.n_classes), dtype=np.float32)
+        merged = xp.asarray(engine.group_means(cells.x, merged_as.astype(np.int32), n_merged), dtype=np.float32)
     else:
-        groups = (cells.x[np.flatnonzero(sample.codes == code)] for code in range(sample.n_classes))
+        groups = (cells.x[np.flatnonzero(merged_as == code)] for code in range(n_merged))
         merged = xp.stack([xp.median(group, axis=0) for group in groups])
-    _, first = np.unique(sample.codes, return_index=True)
-    label = take_labels(cells.label, first)
-    samples = Labels(np.arange(sample.n_classes, dtype=np.int32), sample.names, sample.key)
-    note = f"{how} of the cells of each {sample.key}: {len(sample):,} cells became {sample.n_classes:,}"
-    return Species(cells.name, merged, label, samples, note)
+    n_mixed = int(np.count_nonzero(np.bincount(sample.codes[first]) > 1))
+    of_each = f"{sample.key} and label" if n_mixed else sample.key
+    note = f"{how} of the cells of each {of_each}: {len(sample):,} cells became {n_merged:,}"
+    if n_mixed:
+        note += f", as {n_mixed:,} of {sample.n_classes:,} values of {sample.key} have cells of several labels"
+    return Species(cells.name, merged, take_labels(label, first), take_labels(sample, first), note)
 
 
 def _within(given: TaskInput, evaluation: ClassifierEvaluation, cells: Species) -> Iterator[MetricResult]:

@@ -262,6 +262,7 @@ def test_booleans_are_numbers():
         (pa.array([1, None, 2, 3]), r"^time: 1 of 4 rows hold no finite number \(first: 1\)"),
         (np.array(["2020"] * 4, "M8[Y]"), r"^time holds dates or durations; give a numeric column, such as days"),
         (pd.to_datetime(["2020"] * 4), r"^time holds dates or durations"),
+        (["8_10", "1", "2", "10_1"], r"^time is not numeric: 2 of its 4 distinct values are not numbers"),
         (np.ones(4, complex), r"^time has dtype complex128"),
         ([1, 2], r"^time has 2 values but the embedding has 4 rows"),
         (np.ones((4, 2)), r"^time must have one value per cell but has shape \(4, 2\)"),

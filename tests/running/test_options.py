@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import MISSING, fields
 
+import numpy as np
 import pytest
 import typer
 
@@ -63,3 +64,19 @@ def test_arguments_are_divided_into_fields_and_parameters_of_tasks() -> None:
 def test_provenance_names_columns_and_no_values() -> None:
     recorded = RunOptions("a", label="cell_type", batch=[1, 2]).recorded()
     assert recorded == {"label": "cell_type", "batch": "array", **Options().to_dict()}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("labels", "label"), ("label_key", "label"), ("batch_key", "batch"), ("n_jobs", "threads"), ("batchs", "batch")],
+)
+def test_names_of_other_packages_are_answered_with_ours(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"option '{name}' is unknown .did you mean '{meant}'"):
+        RunOptions.of(data="a", **{name: "cell_type"})
+
+
+def test_memory_is_bytes_or_text() -> None:
+    given = {"data": np.eye(40), "label": ["a", "b"] * 20, "tasks": "embedding", "engine": "cpu"}
+    assert gb.score(**given, memory="2GB").provenance["engine"]["memory_bytes"] == 2_000_000_000
+    with pytest.raises(InputError, match="much"):
+        gb.score(**given, memory="much")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
+from gpubench.data._formats.row_names import NamesReader
 from gpubench.data._formats.source import NamedColumns, Source, Table, unknown_embedding
 from gpubench.data._formats.stores import Field, Node, attribute, is_group, open_hdf5, open_zarr, stored_rows
 from gpubench.data.columns import CategoricalColumn
@@ -50,6 +51,9 @@ class StoredTable:
     def row_names(self) -> NDArray[Any]:
         names = self.column(self._index)
         return names if isinstance(names, np.ndarray) else np.asarray(names.categories)[names.codes]
+
+    def names_reader(self) -> NamesReader | None:
+        return self.row_names
 
     def column(self, name: str) -> NDArray[Any] | CategoricalColumn:
         with reading(f"column {name!r} in {self.where}", self._file):
@@ -178,8 +182,8 @@ class LoadedAnnData(AnnDataSource):
     def n_cells(self) -> int | None:
         return int(self._adata.n_obs)
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        return np.asarray(self._adata.obs_names)
+    def names_reader(self) -> NamesReader | None:
+        return lambda: self._adata.obs_names
 
     def gene_ids(self) -> NDArray[Any]:
         return np.asarray(self._adata.var_names)
@@ -226,8 +230,8 @@ class StoredAnnData(AnnDataSource):
     def n_cells(self) -> int | None:
         return self._obs.n_rows()
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        return self._obs.row_names()
+    def names_reader(self) -> NamesReader | None:
+        return self._obs.row_names
 
     def gene_ids(self) -> NDArray[Any]:
         return StoredTable(self._root, self.file, "var").row_names()

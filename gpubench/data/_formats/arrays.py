@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
+from gpubench.data._formats.row_names import NamesReader, are_row_numbers, column_reader, leading_index, names_cells
 from gpubench.data._formats.source import OneMatrix, Source, Table, unknown_embedding
 from gpubench.data.urls import File, Url, reading
-
-_UNNAMED = "Unnamed: "
-"""Prefix that pandas gives to a column without a name, which is the index of a table written without a name for it."""
 
 _HEADER_BYTES = 1 << 16
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -121,6 +119,9 @@ class NpzArchive(Source):
 
     column = embedding
 
+    def names_reader(self) -> NamesReader | None:
+        return column_reader(self.names(), filter(names_cells, self.names()), self.column)
+
     def _count_dims(self, member: str) -> int:
         with self._zip.open(member) as file:
             return len(_read_npy_header(file)[0])
@@ -143,6 +144,13 @@ class ParquetTable:
     def column(self, name: str) -> Any:
         with reading(f"column {name!r} of {self.where}", self._path):
             return self._parquet.read(columns=[name]).column(name)
+
+    def names_reader(self) -> NamesReader | None:
+        """Return what reads the index that pandas wrote, or a column that names the rows."""
+        stored, names = stored_index(self._parquet.schema_arrow), self.names()
+        if len(stored) == 1:
+            return lambda: _unless_numbers(self.column(stored[0]).to_pandas())
+        return column_reader(names, [name for name in names if names.count(name) == 1], self.column)
 
 
 class DelimitedTable:
@@ -178,6 +186,9 @@ class DelimitedTable:
             table = csv.read_csv(self._stream(), parse_options=self._parse, convert_options=convert)
             return table.column(name)
 
+    def names_reader(self) -> NamesReader | None:
+        return column_reader(self._names, [name for name in self._names if self._names.count(name) == 1], self.column)
+
     def _stream(self) -> Any:
         import pyarrow as pa
 
@@ -198,7 +209,7 @@ class ParquetRows:
         with reading(file):
             self._parquet = pyarrow.parquet.ParquetFile(_readable(file))
             schema = self._parquet.schema_arrow
-            self._index = _index_columns(schema)
+            self._index = self._index_columns(schema)
             fields = [schema.field(i) for i in range(len(schema)) if schema.field(i).name not in self._index]
         self._names = [field.name for field in fields]
         twice = [name for name, count in Counter(self._names).items() if count > 1]
@@ -217,14 +228,26 @@ class ParquetRows:
         # Where the last block ended: the next row, the decoded rows from there on, and the batches after these.
         self._position: tuple[int, NDArray[Any], Iterator[Any]] | None = None
 
-    def row_names(self) -> Any:
-        """Read the index if it is a column that names the rows; else return None."""
-        if not self._index:
-            return None
+    def names_reader(self) -> NamesReader | None:
+        return column_reader(self._index, self._index, self._column) if self._index else None
+
+    def _column(self, name: str) -> NDArray[Any]:
         with reading(self.file):
-            column = self._parquet.read(columns=self._index[:1]).column(0)
-            names = np.asarray(column.to_pandas())
-        return None if names.dtype.kind in "iu" else names
+            return np.asarray(self._parquet.read(columns=[name]).column(0).to_pandas())
+
+    def _index_columns(self, schema: Any) -> list[str]:
+        """Return the columns that are no dimensions: the index, and text that names cells."""
+        import pyarrow as pa
+
+        def is_text(name: str) -> bool:
+            kind = schema.field(name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+        once = [name for name in schema.names if schema.names.count(name) == 1]
+        likely = [*leading_index(once), *filter(names_cells, once)]
+        names = [name for name in likely if is_text(name) or _are_unique_integers(self._column(name))]
+        return list(dict.fromkeys([*stored_index(schema), *names]))
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, self.shape[1]), self.dtype)
@@ -285,19 +308,34 @@ def open_matrix_table(path: File) -> OneMatrix:
     with reading(path):
         compression: Any = _compression(path)
         frame = pd.read_csv(_readable(path), sep=_separator(path), compression=compression)
-    first = str(frame.columns[0]) if len(frame.columns) else ""
-    if first.startswith(_UNNAMED):
-        frame = frame.set_index(first)
+    columns = [str(name) for name in frame.columns]
+    likely = dict.fromkeys([*leading_index(columns), *filter(names_cells, columns)])
+    index = [name for name in likely if _may_be_names(frame[name])]
+    if index:
+        read = column_reader(index, index, lambda name: frame[name])
+        names = read() if read else None
+        frame = frame.drop(columns=index)
+        frame.index = pd.RangeIndex(len(frame)) if names is None else pd.Index(names)
     return OneMatrix(frame, stem(path), str(path))
 
 
-def _index_columns(schema: Any) -> list[str]:
-    """Return the columns that pandas wrote as the index, or a first one without a name."""
+def _may_be_names(values: Any) -> bool:
+    return values.dtype.kind not in "fbiu" or _are_unique_integers(values.to_numpy())
+
+
+def _are_unique_integers(values: NDArray[Any]) -> bool:
+    return values.dtype.kind in "iu" and len(np.unique(values)) == len(values)
+
+
+def _unless_numbers(names: Any) -> Any:
+    return None if are_row_numbers(names) else names
+
+
+def stored_index(schema: Any) -> list[str]:
+    """Return the columns that pandas wrote as the index."""
     pandas_metadata = (schema.metadata or {}).get(b"pandas")
     stored = json.loads(pandas_metadata)["index_columns"] if pandas_metadata else []
-    names = [name for name in stored if isinstance(name, str)]  # others are ranges, which are not stored
-    first = schema.names[0] if schema.names else ""
-    return names or ([first] if first.startswith(_UNNAMED) else [])
+    return [name for name in stored if isinstance(name, str) and name in schema.names]  # others are ranges
 
 
 def _readable(path: File) -> Any:

@@ -6,11 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gpubench.core.errors import InputError, close_matches, quoted
-from gpubench.data.matrices import comes_from
+from gpubench.data._formats.row_names import NamesReader, column_reader, names_reader
 
 
 class Table(Protocol):
@@ -24,6 +21,9 @@ class Table(Protocol):
 
     def column(self, name: str) -> Any:
         """Read one column, in a form that `encode_labels` takes."""
+
+    def names_reader(self) -> NamesReader | None:
+        """Return what reads the names of the rows; None if they have none."""
 
 
 class Source(ABC):
@@ -52,9 +52,14 @@ class Source(ABC):
         """Return the number of cells, or None if only the embeddings tell."""
         return None
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        """Return the names of the cells, or None if there are none."""
+    def names_reader(self) -> NamesReader | None:
+        """Return what reads the names of the cells; None if they have none."""
         return None
+
+    def cell_ids(self) -> Any:
+        """Return the names of the cells; None if they have none."""
+        reader = self.names_reader()
+        return None if reader is None else reader()
 
 
 def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
@@ -104,13 +109,12 @@ class OneMatrix(Source):
     def embedding(self, name: str) -> Any:  # noqa: ARG002 - the matrix has whatever name was chosen
         return self._matrix
 
-    def cell_ids(self) -> NDArray[Any] | None:
-        """Return the index of a DataFrame or Parquet file whose rows have names."""
-        if hasattr(self._matrix, "row_names"):
-            names: NDArray[Any] | None = self._matrix.row_names()
-            return names
-        index = self._matrix.index if comes_from(self._matrix, "pandas") else None
-        return None if index is None or index.dtype.kind in "iu" else np.asarray(index)
+    def n_cells(self) -> int | None:
+        shape = getattr(self._matrix, "shape", None)
+        return int(shape[0]) if shape else None
+
+    def names_reader(self) -> NamesReader | None:
+        return names_reader(self._matrix)
 
 
 class NamedColumns:
@@ -127,3 +131,11 @@ class NamedColumns:
     def column(self, name: str) -> Any:
         """Return a column; columns of a DataFrame may be called 0, 1, 2."""
         return self._columns[next(key for key in self._columns.keys() if str(key) == name)]  # noqa: SIM118
+
+    def names_reader(self) -> NamesReader | None:
+        """Return what reads the index of a DataFrame, or a column that names the rows."""
+        by_index = names_reader(self._columns)
+        if by_index is not None:
+            return by_index
+        listed = self.names()
+        return column_reader(listed, [name for name in listed if listed.count(name) == 1], self.column)

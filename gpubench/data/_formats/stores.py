@@ -175,8 +175,18 @@ class ColumnRows:
             raise InputError(f"{what} has columns that are not plain numbers: {quoted(text)}; store it as an array")
         self.node, self.what, self.file = node, what, file
         self._columns = [node[name] for name in names]
-        self.shape = (int(node[index].shape[0]), len(names))
+        self._index = node[index]
+        self.shape = (int(self._index.shape[0]), len(names))
         self.dtype = np.result_type(*(column.dtype for column in self._columns)) if names else np.dtype(np.float64)
+
+    def names_reader(self) -> Any:
+        """Return what reads the index of the table."""
+
+        def read() -> NDArray[Any]:
+            with reading(f"index of {self.what}", self.file):
+                return np.asarray((self._index.asstr() if hasattr(self._index, "asstr") else self._index)[:])
+
+        return None if self._index.dtype.kind in "iu" else read
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, self.shape[1]), self.dtype)
