@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gpubench.core.errors import InputError
-from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, names_mean
+from gpubench.core.errors import InputError, close_matches
+from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, PerturbationTable, names_mean
 from gpubench.core.types import Labels
 from gpubench.metrics import METRICS
 from gpubench.metrics.published import published_spec
@@ -285,6 +285,45 @@ def breakdown_figure(
         axes.set_xlabel(METRICS[columns[0].metric].spec.title)
         axes.set_ylabel(by)
         add_legend(figure, axes, [_shortened(column.embedding) for column in columns])
+        return figure
+
+
+def perturbations_figure(results: Sequence[MetricResult], table: PerturbationTable, metric: str | None) -> Figure:
+    """Draw the value of a metric of each perturbation, sorted by those of the first prediction.
+
+    Baselines, and the replicate or ceiling, are lines at their aggregates, with the 95% interval as a band.
+    """
+    known = dict.fromkeys(table.metric)
+    if metric is None or metric not in known:
+        raise InputError(f"plot: metric={metric!r} has no values of perturbations{close_matches(str(metric), known)}")
+    contexts, predictions = dict.fromkeys(table.context), dict.fromkeys(table.prediction)
+    shown = [name for name in predictions if not name.startswith("baseline_")] or list(predictions)
+    values = {
+        name: {(c, p): v for c in contexts for p, v in table.values_of(name, metric, c).items()} for name in shown
+    }
+    first = values[shown[0]]
+    order = sorted(first, key=lambda key: (math.isnan(first[key]), -first[key]))
+    lines = [row for row in results if row.metric == metric and row.embedding not in shown]
+    if len(contexts) > 1:
+        lines = [row for row in lines if row.aggregate]
+    with _print_theme():
+        figure = new_figure(WIDTH_IN, _ROW_IN * len(order) + 0.9, dpi=200)
+        axes = figure.subplots()
+        for i, name in enumerate(shown):
+            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+            x = [values[name].get(key, math.nan) for key in order]
+            axes.plot(x, range(len(order)), marker, color=color, markersize=3, label=str(i))
+        for i, row in enumerate(lines):
+            color = COLORS[(len(shown) + i) % len(COLORS)]
+            axes.axvline(row.value, color=color, linestyle="--", linewidth=0.8, label=str(len(shown) + i))
+            half = _half_width(row, CellScores())
+            axes.axvspan(row.value - half, row.value + half, color=color, alpha=0.12, linewidth=0)
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        name_lines(axes, [_shortened(f"{p} ({c})" if c else p) for c, p in order])
+        axes.grid(visible=True, axis="x")
+        spec = published_spec(metric)
+        axes.set_xlabel(spec.title if spec else metric)
+        add_legend(figure, axes, [_shortened(name) for name in (*shown, *(row.embedding for row in lines))])
         return figure
 
 

@@ -114,7 +114,7 @@ class Result:
 
     def plot(
         self,
-        kind: Literal["scores", "breakdown", "view"] = "scores",
+        kind: Literal["scores", "breakdown", "view", "perturbations"] = "scores",
         *,
         embedding: str | None = None,
         task: str | None = None,
@@ -126,7 +126,8 @@ class Result:
         Parameters
         ----------
         kind : "scores" for bars with 95% intervals for each metric and embedding, "breakdown" for quantiles of the
-            cells' values of one metric by group, "view" for the cells in two dimensions
+            cells' values of one metric by group, "view" for the cells in two dimensions,
+            "perturbations" for the value of one metric of each perturbation, with the baselines and replicate as lines
         embedding, task, metric : what to draw; by default all, or the only one
         by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and for a view "cluster"
 
@@ -139,8 +140,10 @@ class Result:
         --------
         >>> result.plot("breakdown", metric="silhouette_score", by="label").savefig("silhouette.pdf")
         """
-        from gpubench.results.figures import plot
+        from gpubench.results.figures import perturbations_figure, plot
 
+        if kind == "perturbations":
+            return perturbations_figure(self.results, self.perturbations, metric)
         return plot(self.results, self.cells, kind, embedding=embedding, task=task, metric=metric, by=by)
 
     def to_frame(self) -> pd.DataFrame:

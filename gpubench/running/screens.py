@@ -40,7 +40,10 @@ class ScreenInputs:
 
     def columns(self, run: RunOptions, baselines: list[str], engine: Engine) -> Iterator[tuple[str, ScreenColumn]]:
         """Yield the name of each column of the results and what it is made of: predictions, then baselines."""
-        real = RealScreen(self.real, str(run.control), run.options, engine)
+        options = run.options
+        metrics = metrics_of(options.profile, options.metrics or None)
+        given = {"n_splits": options.n_splits, "strict_mean": options.strict_mean}
+        real = RealScreen(self.real, str(run.control), engine, metrics, **given)  # type: ignore[arg-type]
         own = [name for name in baselines if name in SCREEN_BASELINES]
         zeros = tuple(name for name in own if name in ("mean", "control"))
         for name, predicted in self.predictions.items():

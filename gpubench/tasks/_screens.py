@@ -12,13 +12,11 @@ from gpubench.core.scores import PerturbationTable
 from gpubench.metrics import perturbation as scoring
 from gpubench.metrics.perturbation.evaluation import evaluate_pair
 from gpubench.metrics.perturbation.pairing import PairedSides
-from gpubench.metrics.perturbation.registry import metrics_of
 
 if TYPE_CHECKING:
     from gpubench.data.perturbation.screens import Screen
     from gpubench.engines.base import Engine
     from gpubench.metrics.perturbation import PerturbationMetric, PerturbationScores, PerturbedCells, RealSide, Values
-    from gpubench.tasks._task import Options
 
 Baseline = Literal["mean", "control", "replicate", "ceiling"]
 
@@ -59,13 +57,25 @@ class RealScreen:
     ----------
     screen : real cells; each context is scored by itself
     control : label of the control
-    options : profile, metrics and number of splits
     engine : where to compute
+    metrics : of each prediction
+    n_splits : random halves that the replicate is the mean of
+    strict_mean : let undefined values make the mean of the ceiling undefined where cell-eval does
     """
 
-    def __init__(self, screen: Screen, control: str, options: Options, engine: Engine) -> None:
-        self.metrics: list[PerturbationMetric] = metrics_of(options.profile, options.metrics or None)
-        self.options, self._engine, self._control = options, engine, control
+    def __init__(
+        self,
+        screen: Screen,
+        control: str,
+        engine: Engine,
+        metrics: list[PerturbationMetric],
+        *,
+        n_splits: int = 5,
+        strict_mean: bool = False,
+    ) -> None:
+        self.metrics = metrics
+        self._n_splits, self._strict = n_splits, strict_mean
+        self._engine, self._control = engine, control
         self.n = screen.n
         self._contexts = screen.by_context()
         self._baselines: dict[str, dict[str, Scored]] = {}
@@ -135,16 +145,15 @@ class RealScreen:
     def replicates(self) -> dict[str, dict[str, float]]:
         """What halves of the real cells score against each other: context -> metric -> mean over the splits."""
         ids = [metric.id for metric in self.metrics]
-        splits = self.options.n_splits
         return {
-            context: scoring.replicates(side, ids, n_splits=splits, seed=self._engine.seed).means()
+            context: scoring.replicates(side, ids, n_splits=self._n_splits, seed=self._engine.seed).means()
             for context, side in self.sides.items()
         }
 
     @cached_property
     def ceilings(self) -> dict[str, dict[str, float]]:
         """The ceiling that cell-eval extrapolates from halves of the real cells: context -> metric -> value."""
-        ids, strict = [metric.id for metric in self.metrics], self.options.strict_mean
+        ids, strict = [metric.id for metric in self.metrics], self._strict
         return {
             context: scoring.ceiling(side, ids, seed=self._engine.seed, strict=strict)[0]
             for context, side in self.sides.items()

@@ -22,7 +22,7 @@ from gpubench.metrics.perturbation import (
 )
 from gpubench.metrics.perturbation.scales import AVERAGE
 from gpubench.metrics.published import SCALED
-from gpubench.tasks._screens import RealScreen, Scored, ScreenColumn
+from gpubench.tasks._screens import Scored, ScreenColumn
 from gpubench.tasks._task import Task, TaskInput, require
 
 ID = "perturbation_prediction"
@@ -36,7 +36,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     column = require(given.screen)
     real = column.real
     if column.predicted == "replicate":
-        note = f"mean over {real.options.n_splits} random halves of the real cells, one scored against the other"
+        note = f"mean over {given.options.n_splits} random halves of the real cells, one scored against the other"
         yield from _plain_rows(given, real.replicates, note)
     elif column.predicted == "ceiling":
         note = "2v / (1 + v) of the value v of one half of the real cells against the other"
@@ -64,7 +64,7 @@ def _score_rows(given: TaskInput, scored: Mapping[str, Scored], column: ScreenCo
 
 def _params(given: TaskInput, context: str, **more: Any) -> dict[str, Any]:
     real = require(given.screen).real
-    chosen = "metrics" if real.options.metrics else real.options.profile
+    chosen = "metrics" if given.options.metrics else given.options.profile
     return {"profile": chosen, "values": real.scale, **({"context": context} if context else {}), **more}
 
 
@@ -180,11 +180,6 @@ def _from_replicate(
         else:
             scores[metric] = (value - b) / (r - b)
     return ScaledScores(scores, left_out)
-
-
-def needs_own_control(real: RealScreen) -> bool:
-    """Whether predictions must have control cells of their own."""
-    return any(metric.generation == 1 for metric in real.metrics)
 
 
 TASK = Task(

@@ -304,3 +304,18 @@ def test_compare_draws_perturbations(pair: tuple[Any, Any], tmp_path: Path) -> N
     assert rows["pearson_delta"].better is False
     assert rows["pearson_edistance"].method != "bootstrap"
     assert "1,000 draws of perturbations" in str(gb.compare(tmp_path))
+
+
+def test_figure_has_a_point_for_each_perturbation_and_a_line_for_each_baseline(pair: tuple[Any, Any]) -> None:
+    real, predicted = pair
+    result = score(real, {"good": predicted, "weak": screens.predict(real, 2)}, metrics="mae", baseline="mean")
+    (axes,) = result.plot("perturbations", metric="mae").axes
+    points, others, line = axes.get_lines()
+    assert sorted(points.get_xdata(), reverse=True) == list(points.get_xdata())
+    assert sorted(points.get_xdata()) == sorted(result.perturbations.values_of("good", "mae").values())
+    assert len(others.get_xdata()) == len(PERTURBATIONS)
+    assert line.get_xdata()[0] == result.value("mae", embedding="baseline_mean")
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == sorted(PERTURBATIONS, key=lambda name: -result.perturbations.values_of("good", "mae")[name])
+    with pytest.raises(gb.InputError, match="metric='mea' has no values of perturbations"):
+        result.plot("perturbations", metric="mea")
