@@ -113,7 +113,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("times", "time_key", "time_column"), "time"),
     **dict.fromkeys(("embedding", "embedding_key", "embedding_obsm_keys", "obsm_key", "use_rep"), "embeddings"),
     **dict.fromkeys(("adata", "X"), "data"),
-    **dict.fromkeys(("task", "metrics"), "tasks"),
+    "task": "tasks",
     **dict.fromkeys(("random_state", "random_seed"), "seed"),
     **dict.fromkeys(("n_jobs", "n_threads"), "threads"),
     **dict.fromkeys(("query", "filter", "subset"), "where"),
@@ -273,7 +273,7 @@ class RunOptions:
         parameters = {name: value for name, value in arguments.items() if name not in names}
         known = SPECS["options"].choices()
         for name in parameters:
-            if name in _OTHER_NAMES:
+            if name in _OTHER_NAMES and name not in known:
                 raise InputError(f"option {name!r} is unknown (did you mean {_OTHER_NAMES[name]!r}?)")
             if name not in known:
                 every = known if nearest(name, known) else [*SPECS, *known]
