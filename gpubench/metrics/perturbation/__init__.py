@@ -23,6 +23,7 @@ from gpubench.metrics.perturbation.scales import (
 )
 from gpubench.metrics.perturbation.settings import CellEval2Settings, CellEvalSettings
 from gpubench.metrics.perturbation.sides import RealSide, prepare
+from gpubench.metrics.perturbation.streaming import StreamedCells
 from gpubench.metrics.perturbation.tables import ExpressionTable, expression_table
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Reason",
     "Replicates",
     "ScaledScores",
+    "StreamedCells",
     "Values",
     "ceiling",
     "control_baseline",

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.types import Labels
-from gpubench.metrics.perturbation.cells import PerturbedCells, dense
+from gpubench.metrics.perturbation.cells import dense
+from gpubench.metrics.perturbation.streaming import Cells, derived
 
 if TYPE_CHECKING:
     from gpubench.core.types import F64, I64
     from gpubench.metrics.perturbation.sides import RealSide
 
 
-def control_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
+def control_baseline(real: RealSide, *, seed: int = 0) -> Cells:
     """Predict that no perturbation has an effect: control cells drawn with replacement.
 
     Parameters
@@ -25,8 +25,9 @@ def control_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
 
     Returns
     -------
-    PerturbedCells
+    Cells
         As many cells of each perturbation as in the real data, and the real control cells.
+        In memory if the real data are.
 
     Examples
     --------
@@ -35,11 +36,14 @@ def control_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
     >>> control_baseline(prepare(cells, control="control", engine="cpu")).n_cells
     array([1, 2])
     """
-    draws, codes = _drawn_controls(real, seed)
-    control = real.cells.rows_of(real.control)
-    rows = np.concatenate([draws, control])
-    labels = Labels(np.append(codes, _control_codes(real)).astype(np.int32), real.cells.names, real.cells.labels.key)
-    return PerturbedCells(real.cells.x[rows], labels, real.cells.genes, counts=real.cells.has_counts)
+    control, draws = real.control_cells.x, _drawn_controls(real, seed)
+    sizes = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True))
+    return derived(
+        real.cells,
+        sizes,
+        lambda name: control if name == real.control else control[draws[name]],
+        counts=real.cells.has_counts,
+    )
 
 
 def mean_profile(real: RealSide, *, as_delta: bool = False) -> F64:
@@ -65,7 +69,7 @@ def mean_profile(real: RealSide, *, as_delta: bool = False) -> F64:
     return mean
 
 
-def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -> PerturbedCells:
+def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -> Cells:
     """Predict the same profile for every perturbation, in cells without spread, as cell-eval's baseline does.
 
     Parameters
@@ -75,8 +79,9 @@ def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -
 
     Returns
     -------
-    PerturbedCells
+    Cells
         Log values: every cell of a perturbation is `mean_profile`; the control cells are the real ones.
+        In memory if the real data are.
 
     Examples
     --------
@@ -87,17 +92,18 @@ def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -
            [1.5 , 0.  ],
            [2.5 , 1.  ]])
     """
-    cells = real.log_cells
-    counts = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True)) | dict(n_cells or {})
-    codes = [np.full(counts[name], code) for code, name in enumerate(real.cells.names) if name != real.control]
-    control = dense(cells.x[cells.rows_of(real.control)], cells.x.dtype)
-    predicted = np.broadcast_to(mean_profile(real).astype(control.dtype), (sum(map(len, codes)), control.shape[1]))
-    all_codes = np.concatenate([*codes, _control_codes(real)]).astype(np.int32)
-    labels = Labels(all_codes, real.cells.names, real.cells.labels.key)
-    return PerturbedCells(np.concatenate([predicted, control]), labels, real.cells.genes, counts=False)
+    control = real.to_log(real.control_cells).x
+    profile = mean_profile(real).astype(control.dtype)
+    given = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True))
+    sizes = given | dict(n_cells or {}) | {real.control: given[real.control]}
+
+    def values_of(name: str) -> Any:
+        return dense(control, control.dtype) if name == real.control else np.tile(profile, (sizes[name], 1))
+
+    return derived(real.cells, sizes, values_of, counts=False)
 
 
-def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
+def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> Cells:
     """Predict the mean of all perturbations with the spread of control cells, as cell-eval2's baseline does.
 
     Control cells are drawn with replacement and each gene is multiplied by its mean over perturbations relative to that
@@ -110,8 +116,9 @@ def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
 
     Returns
     -------
-    PerturbedCells
+    Cells
         Counts with fractions; as many cells of each perturbation as in the real data, and the real control cells.
+        In memory if the real data are.
 
     Examples
     --------
@@ -122,26 +129,21 @@ def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> PerturbedCells:
            [2., 1.],
            [2., 1.]], dtype=float32)
     """
-    cells = real.cells
-    means = cells.means(real.engine)
-    control, others = means[cells.code(real.control)], means[real.rows(real.perturbations)]
+    means = real.raw_means
+    control, others = means[real.cells.code(real.control)], means[real.rows(real.perturbations)]
     weights = np.ones_like(others)
     own = real.own_columns()
     weights[np.flatnonzero(own >= 0), own[own >= 0]] = 0
     counted = weights.sum(axis=0)
     wanted = np.where(counted > 0, (weights * others).sum(axis=0) / np.maximum(counted, 1), control)
     ratio = np.divide(wanted, control, out=np.zeros_like(control), where=control > 0)
-    draws, codes = _drawn_controls(real, seed)
-    predicted = _times(cells.x[draws], ratio)
-    kept = cells.x[cells.rows_of(real.control)].astype(np.float32)
-    if isinstance(predicted, np.ndarray):
-        x: Any = np.concatenate([predicted, kept])
-    else:
-        from scipy.sparse import vstack
+    cells, draws = real.control_cells.x, _drawn_controls(real, seed)
+    sizes = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True))
 
-        x = vstack([predicted, kept], format="csr")
-    labels = Labels(np.append(codes, _control_codes(real)).astype(np.int32), cells.names, cells.labels.key)
-    return PerturbedCells(x, labels, cells.genes, counts=True)
+    def values_of(name: str) -> Any:
+        return cells.astype(np.float32) if name == real.control else _times(cells[draws[name]], ratio)
+
+    return derived(real.cells, sizes, values_of, counts=True)
 
 
 def _times(x: Any, by_gene: F64) -> Any:
@@ -153,19 +155,8 @@ def _times(x: Any, by_gene: F64) -> Any:
     return csr_array(((x.data * by_gene[x.indices]).astype(np.float32), x.indices, x.indptr), shape=x.shape)
 
 
-def _drawn_controls(real: RealSide, seed: int) -> tuple[I64, I64]:
-    """Rows of control cells for as many cells of each perturbation as the real data have, and their codes."""
-    control, random = real.cells.rows_of(real.control), np.random.default_rng(seed)
-    rows, codes = [], []
-    for name in real.perturbations:
-        code = real.cells.names.index(name)
-        n = int(real.cells.n_cells[code])
-        rows.append(control[random.integers(0, len(control), n)])
-        codes.append(np.full(n, code))
-    return np.concatenate(rows), np.concatenate(codes)
-
-
-def _control_codes(real: RealSide) -> I64:
-    """The code of the control, once for each of its cells."""
-    code = real.cells.code(real.control)
-    return np.full(int(real.cells.n_cells[code]), code)
+def _drawn_controls(real: RealSide, seed: int) -> dict[str, I64]:
+    """Numbers of control cells for as many cells of each perturbation as the real data have."""
+    n_control, random = real.control_cells.n, np.random.default_rng(seed)
+    n_cells = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True))
+    return {name: random.integers(0, n_control, n_cells[name]) for name in real.perturbations}

@@ -6,17 +6,17 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gpubench.metrics.perturbation._statistics import pearson
 from gpubench.metrics.perturbation._values import FEW_CELLS, FEW_EXPRESSED, FEW_PAIRS, Reason, Values, for_each
-from gpubench.metrics.perturbation.cells import PerturbedCells, dense, divide_rows, row_totals
+from gpubench.metrics.perturbation.cells import dense, divide_rows, row_totals
 
 if TYPE_CHECKING:
     from gpubench.core.types import F32, F64, I64
-    from gpubench.engines.base import Engine
+    from gpubench.metrics.perturbation.streaming import Cells
 
 MAX_CELLS, MIN_CELLS = 500, 50
 MIN_EXPRESSING_CELLS, N_VARIED, MIN_GENES = 10, 100, 20
@@ -35,25 +35,19 @@ class CellPair:
     real, predicted : counts
     perturbations : (P,) names
     control : label of the real control
-    engine : averages cells
     own : (P,) column of the gene that a perturbation targets, -1 where there is none
     """
 
-    real: PerturbedCells
-    predicted: PerturbedCells
+    real: Cells
+    predicted: Cells
     perturbations: tuple[str, ...]
     control: str
-    engine: Engine
     own: I64
 
     @cached_property
-    def folds(self) -> F64:
-        """log2 fold changes of mean counts per 10,000, plus 1, of the real data; (L, G)."""
-        totals = row_totals(self.real.x)
-        scaled = divide_rows(self.real.x, np.where(totals > 0, totals, 1) / 1e4)
-        means = self.real.with_values(scaled).means(self.engine)
-        folds: F64 = np.log2((means + 1) / (means[self.real.code(self.control)] + 1))
-        return folds
+    def control_profile(self) -> F64:
+        """Mean counts per 10,000 of the real control; (G,)."""
+        return _mean_per_10k(self.real.control_cells(self.control).x)
 
     @cached_property
     def _drawn(self) -> dict[int, tuple[F32, F32] | None]:
@@ -63,38 +57,47 @@ class CellPair:
         """Return as many cells of both sides, log1p of counts per 10,000; None with fewer than 50 on a side."""
         if p not in self._drawn:
             name = self.perturbations[p]
-            rows = self.real.rows_of(name), self.predicted.rows_of(name)
-            n = min(MAX_CELLS, *map(len, rows))
+            sides = [side.values_of(name) for side in (self.real, self.predicted)]
+            n = min(MAX_CELLS, *(side.shape[0] for side in sides))
             self._drawn.clear()  # one perturbation at a time
-            drawn = (
-                (self.real, _draw(rows[0], n, f"0:{name}|real")),
-                (self.predicted, _draw(rows[1], n, f"0:{name}|pred")),
-            )
-            real, predicted = (_log_values(*side) for side in drawn) if n >= MIN_CELLS else (None, None)
-            self._drawn[p] = None if real is None or predicted is None else (real, predicted)
+            if n < MIN_CELLS:
+                self._drawn[p] = None
+            else:
+                real, predicted = (
+                    _log_values(x[_draw(x.shape[0], n, f"0:{name}|{key}")])
+                    for x, key in zip(sides, ("real", "pred"), strict=True)
+                )
+                self._drawn[p] = real, predicted
         return self._drawn[p]
 
     def varied_genes(self, p: int) -> I64:
         """Return the expressed genes of largest real change, at most 100, ascending; the own gene is not among them."""
-        code = self.real.names.index(self.perturbations[p])
-        rows = self.real.x[self.real.labels.codes == code]
-        expressed = np.asarray((rows != 0).sum(axis=0)).ravel() >= MIN_EXPRESSING_CELLS
+        x = self.real.values_of(self.perturbations[p])
+        expressed = np.asarray((x != 0).sum(axis=0)).ravel() >= MIN_EXPRESSING_CELLS
         if self.own[p] >= 0:
             expressed[self.own[p]] = False
         genes = np.flatnonzero(expressed)
-        order = np.argsort(-np.abs(self.folds[code, genes]), kind="stable")
+        folds = np.log2((_mean_per_10k(x) + 1) / (self.control_profile + 1))
+        order = np.argsort(-np.abs(folds[genes]), kind="stable")
         return np.sort(genes[order[:N_VARIED]])
 
 
-def _draw(rows: I64, n: int, key: str) -> I64:
-    if len(rows) <= n:
-        return rows
+def _mean_per_10k(x: Any) -> F64:
+    totals = row_totals(x)
+    scaled = divide_rows(x, np.where(totals > 0, totals, 1) / 1e4)
+    return np.asarray(scaled.mean(axis=0, dtype=np.float64)).ravel()
+
+
+def _draw(n_cells: int, n: int, key: str) -> I64:
+    """Numbers of n cells, ascending, drawn without replacement by a seed that the key makes."""
+    if n_cells <= n:
+        return np.arange(n_cells)
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    return np.sort(np.random.default_rng(seed).choice(rows, size=n, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(n_cells, size=n, replace=False))
 
 
-def _log_values(cells: PerturbedCells, rows: I64) -> F32:
-    block = dense(cells.x[rows], np.float32)
+def _log_values(x: Any) -> F32:
+    block = dense(x, np.float32)
     totals = block.sum(axis=1, dtype=np.float64)
     shares = block / np.where(totals > 0, totals, 1).astype(np.float32)[:, None]
     values: F32 = np.log1p(np.float32(1e4) * shares)

@@ -83,6 +83,23 @@ class PerturbedCells:
         """Return the rows of a perturbation or the control, ascending."""
         return np.flatnonzero(self.labels.codes == self.names.index(name))
 
+    def values_of(self, name: str) -> Any:
+        """Return the values of the cells of a perturbation or the control."""
+        return self.x[self.rows_of(name)]
+
+    def control_cells(self, control: str) -> PerturbedCells:
+        """Return the control cells alone."""
+        return self.select(self.rows_of(control))
+
+    def parts(self, control: str) -> Iterator[PerturbedCells]:  # noqa: ARG002 - as `StreamedCells`
+        """Yield the cells: all in one part."""
+        yield self
+
+    @cached_property
+    def median_total(self) -> float:
+        """Median of the totals of the cells that have any expression."""
+        return median_of_filled(row_totals(self.x))
+
     def select(self, rows: NDArray[Any]) -> PerturbedCells:
         """Return these cells, in this order; names without cells are dropped."""
         used, codes = np.unique(self.labels.codes[rows], return_inverse=True)
@@ -237,12 +254,36 @@ def is_log_normalised(x: Any) -> bool:
     return bool((np.abs(values - np.rint(values)) > LOG_FRACTION).any())
 
 
-def log_normalised(x: Any) -> Any:
-    """Scale counts to the median total of the cells and take log1p, in the type of the values as cell-eval does."""
-    totals = row_totals(x)
+def median_of_filled(totals: F64) -> float:
+    """Return the median of the totals above 0, 1 if there are none."""
     filled = totals[totals > 0]
-    median = np.median(filled) if len(filled) else 1.0
-    scale = (totals / median).astype(stored_values(x).dtype)
+    return float(np.median(filled)) if len(filled) else 1.0
+
+
+def joined(parts: Sequence[PerturbedCells]) -> PerturbedCells:
+    """Put cells with the same genes together; names are sorted."""
+    names = sorted({name for part in parts for name in part.names})
+    code = {name: i for i, name in enumerate(names)}
+    codes = [np.array([code[name] for name in part.names], np.int32)[part.labels.codes] for part in parts]
+    matrices = [part.x for part in parts]
+    if all(isinstance(x, np.ndarray) for x in matrices):
+        x: Any = np.concatenate(matrices)
+    else:
+        from scipy.sparse import csr_array, vstack
+
+        x = vstack([csr_array(matrix) for matrix in matrices], format="csr")
+    embeddings = {
+        key: np.concatenate([part.embeddings[key] for part in parts])
+        for key in parts[0].embeddings
+        if all(key in part.embeddings for part in parts)
+    }
+    labels = Labels(np.concatenate(codes), tuple(names), parts[0].labels.key)
+    return PerturbedCells(x, labels, parts[0].genes, embeddings, parts[0].counts)
+
+
+def log_normalised(x: Any, median: float) -> Any:
+    """Scale counts to a total for each cell and take log1p, in the type of the values as cell-eval does."""
+    scale = (row_totals(x) / median).astype(stored_values(x).dtype)
     scaled = divide_rows(x, np.where(scale > 0, scale, 1).astype(scale.dtype))
     return map_stored(scaled, np.log1p(stored_values(scaled)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,7 +82,11 @@ def energy_correlation(pair: EnergyPair) -> Values:
 
 
 def energy_distances(
-    cells: PerturbedCells, control: str, engine: Engine, *, distance: CellDistance = "euclidean"
+    parts: PerturbedCells | Iterable[PerturbedCells],
+    control: str,
+    engine: Engine,
+    *,
+    distance: CellDistance = "euclidean",
 ) -> dict[str, float]:
     r"""Compute the E-distance of every perturbation to the control.
 
@@ -92,7 +96,7 @@ def energy_distances(
 
     Parameters
     ----------
-    cells : n cells; `x` as it is
+    parts : cells; `x` as it is. Of several parts each has the cells of some perturbations and all of the control
     control : label of the control
     engine : where tiles of distances are computed, in float32 after centring
     distance : Euclidean, or 1 - cosine
@@ -114,19 +118,20 @@ def energy_distances(
     >>> energy_distances(cells, "control", gb.get_engine("cpu"))
     {'A': 7.0}
     """
-    names = [name for name in cells.names if name != control]
-    if distance == "cosine":
-        return _cosine_energies(cells, control, names)
-    center = cells.means(engine)[cells.code(control)]
-    reference = _Group.of(cells, control, center, engine.xp)
-    (within_control,) = _within(engine, [reference])
-    energies = {}
-    for batch in _batches(cells, names):
-        groups = [_Group.of(cells, name, center, engine.xp) for name in batch]
-        between = _between(engine, groups, reference)
-        within = _within(engine, [group.centred(engine.xp) for group in groups])
-        for name, cross, own in zip(batch, between, within, strict=True):
-            energies[name] = float(2 * cross - own - within_control)
+    energies: dict[str, float] = {}
+    reference: _Reference | None = None
+    for cells in [parts] if isinstance(parts, PerturbedCells) else parts:
+        names = [name for name in cells.names if name != control]
+        if distance == "cosine":
+            energies |= _cosine_energies(cells, control, names)
+            continue
+        reference = reference or _Reference.of(cells, control, engine)  # the first part has all control cells
+        for batch in _batches(cells, names):
+            groups = [_Group.of(cells, name, reference.center, engine.xp) for name in batch]
+            between = _between(engine, groups, reference.cells)
+            within = _within(engine, [group.centred(engine.xp) for group in groups])
+            for name, cross, own in zip(batch, between, within, strict=True):
+                energies[name] = float(2 * cross - own - reference.within)
     return energies
 
 
@@ -183,6 +188,28 @@ class _Group:
         taken = slice(start, start + TILE)
         weights = None if self.weights is None else self.weights[taken]
         return _Group(self.x[taken], self.squared[taken], weights, self.n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """The control cells.
+
+    Attributes
+    ----------
+    center : (G,) their mean
+    cells : moved to it
+    within : mean distance of their pairs
+    """
+
+    center: F64
+    cells: _Group
+    within: float
+
+    @classmethod
+    def of(cls, cells: PerturbedCells, control: str, engine: Engine) -> _Reference:
+        center = cells.means(engine)[cells.code(control)]
+        group = _Group.of(cells, control, center, engine.xp)
+        return cls(center, group, float(_within(engine, [group])[0]))
 
 
 def _between(engine: Engine, groups: list[_Group], reference: _Group) -> F64:

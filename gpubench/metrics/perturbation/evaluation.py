@@ -12,7 +12,6 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.metrics.perturbation._values import PerturbationMetric, Values
-from gpubench.metrics.perturbation.cells import PerturbedCells
 from gpubench.metrics.perturbation.pairing import PairedSides
 from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS, metrics_of
 from gpubench.metrics.perturbation.sides import RealSide, prepare
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
     from gpubench.metrics.perturbation.energy_distance import CellDistance
     from gpubench.metrics.perturbation.settings import CellEval2Settings, CellEvalSettings
+    from gpubench.metrics.perturbation.streaming import Cells
     from gpubench.metrics.perturbation.tables import ExpressionTable
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -79,8 +79,8 @@ class PerturbationScores:
 
 
 def evaluate(
-    real: PerturbedCells | RealSide,
-    predicted: PerturbedCells,
+    real: Cells | RealSide,
+    predicted: Cells,
     *,
     control: str | None = None,
     profile: str = "cell_eval",
@@ -95,7 +95,7 @@ def evaluate(
 
     Parameters
     ----------
-    real : the real cells, or what `prepare` made of them, once for many predictions
+    real : the real cells, in memory or streamed, or what `prepare` made of them, once for many predictions
     predicted : predicted cells of the same perturbations, with the same genes in any order; metrics of cell-eval need
         cells of the control among them, those of cell-eval2 do not
     control : label of the control; only with cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gpubench.metrics.perturbation.cells import (
 from gpubench.metrics.perturbation.tables import ExpressionTable
 
 if TYPE_CHECKING:
-    from gpubench.core.types import F64, I32, Bools
+    from gpubench.core.types import F64, I32, I64, Bools
     from gpubench.engines.base import Engine
     from gpubench.metrics.differential_expression import Mean
     from gpubench.metrics.perturbation.settings import CellEval2Settings, CellEvalSettings
@@ -98,26 +99,51 @@ class Scaled:
 
 
 def cell_eval2_table(
-    cells: Scaled, reference: Scaled, control: str, genes: Bools, settings: CellEval2Settings, engine: Engine
+    parts: Iterable[Scaled],
+    reference: Scaled | None,
+    control: str,
+    genes: Bools,
+    settings: CellEval2Settings,
+    engine: Engine,
 ) -> ExpressionTable:
     """Test every perturbation against control cells, which may be those of another data set, as cell-eval2 does.
 
     Parameters
     ----------
-    cells : perturbed cells; their own control is left out
-    reference : data whose control cells are compared with
+    parts : perturbed cells, a perturbation in one part; control cells among them are left out
+    reference : the control cells that are compared with; None: those of each part
     control : label of the control
     genes : (G,) which are tested
     settings : fold changes, corrections
     engine : counts ranks
     """
-    names = tuple(name for name in cells.cells.names if name != control)
-    rank = {name: i for i, name in enumerate(names)}
-    code_of = np.array([rank.get(name, -1) for name in cells.cells.names], np.int32)
-    codes = code_of[cells.cells.labels.codes]
-    mine, theirs = np.flatnonzero(codes >= 0), reference.cells.rows_of(control)
-    codes = np.concatenate([codes[mine], np.full(len(theirs), len(names), np.int32)])
     columns = np.flatnonzero(genes)
+    names: list[str] = []
+    changes, p_values = [], []
+    kept: tuple[str, ...] = ()
+    for part in parts:
+        own = [name for name in part.cells.names if name != control]
+        values, natural, codes = _against_control(part, reference or part, control, own, columns)
+        p_values.append(_p_values(values, codes, len(own) + 1, len(own), engine))
+        changes.append(_fold_changes(natural, codes, settings, engine))
+        names += own
+        kept = tuple(part.cells.genes[i] for i in columns)
+    p, change = np.concatenate(p_values), np.concatenate(changes)
+    every = settings.fdr_scope == "global"
+    adjusted = benjamini_hochberg(p.reshape(1, -1)).reshape(p.shape) if every else benjamini_hochberg(p)
+    adjusted[np.abs(change) < settings.min_abs_log2fc] = 1.0
+    if settings.nan_lfc_policy == "mask":
+        adjusted[np.isnan(change)] = 1.0
+    return ExpressionTable(tuple(names), kept, change, p, adjusted, np.ones(p.shape, bool))
+
+
+def _against_control(
+    cells: Scaled, reference: Scaled, control: str, names: list[str], columns: I64
+) -> tuple[Any, Any, I32]:
+    """Values for the test and for fold changes of perturbed cells, then of the control, and the groups of the rows."""
+    rank = {name: i for i, name in enumerate(names)}
+    codes = np.array([rank.get(name, -1) for name in cells.cells.names], np.int32)[cells.cells.labels.codes]
+    mine, theirs = np.flatnonzero(codes >= 0), reference.cells.rows_of(control)
 
     def together(own: Any, other: Any) -> Any:
         parts = own[mine][:, columns], other[theirs][:, columns]
@@ -127,15 +153,8 @@ def cell_eval2_table(
 
         return vstack([csr_array(part) for part in parts], format="csr")
 
-    p = _p_values(together(cells.cells.x, reference.cells.x), codes, len(names) + 1, len(names), engine)
-    change = _fold_changes(together(cells.natural, reference.natural), codes, settings, engine)
-    every = settings.fdr_scope == "global"
-    adjusted = benjamini_hochberg(p.reshape(1, -1)).reshape(p.shape) if every else benjamini_hochberg(p)
-    adjusted[np.abs(change) < settings.min_abs_log2fc] = 1.0
-    if settings.nan_lfc_policy == "mask":
-        adjusted[np.isnan(change)] = 1.0
-    kept = tuple(cells.cells.genes[i] for i in columns)
-    return ExpressionTable(names, kept, change, p, adjusted, np.ones(p.shape, bool))
+    all_codes = np.concatenate([codes[mine], np.full(len(theirs), len(names), np.int32)])
+    return together(cells.cells.x, reference.cells.x), together(cells.natural, reference.natural), all_codes
 
 
 def _fold_changes(natural: Any, codes: I32, settings: CellEval2Settings, engine: Engine) -> F64:

@@ -19,13 +19,13 @@ from gpubench.metrics.perturbation.tables import ExpressionTable, TablePair, pai
 
 if TYPE_CHECKING:
     from gpubench.metrics.perturbation._values import Needs
-    from gpubench.metrics.perturbation.cells import PerturbedCells
+    from gpubench.metrics.perturbation.streaming import Cells
 
 
 class PairedSides:
     """A prediction beside the real data: what metrics of both generations compare."""
 
-    def __init__(self, real: RealSide, predicted: PerturbedCells, table: ExpressionTable | None = None) -> None:
+    def __init__(self, real: RealSide, predicted: Cells, table: ExpressionTable | None = None) -> None:
         predicted = predicted.with_genes(real.cells.genes)
         self.real = real
         self.predicted = PreparedSide(predicted, real.control, real.cell_eval, real.cell_eval2, real.engine, table)
@@ -128,12 +128,14 @@ class PairedSides:
         if self.predicted.table is not None:
             return self.predicted.table
         real, settings = self.real, self.real.cell_eval2
-        scaled = Scaled(self.predicted.cells, counts=self.predicted.has_counts, target_sum=real.target_sum)
+        parts = self.predicted.scaled_parts(real.target_sum)
         if settings.control_source == "real":
-            return cell_eval2_table(scaled, real.scaled, real.control, real.tested_genes, settings, real.engine)
+            return cell_eval2_table(parts, real.scaled_control, real.control, real.tested_genes, settings, real.engine)
         self._require_control()
+        control = self.predicted.cells.control_cells(real.control)
+        scaled = Scaled(control, counts=self.predicted.has_counts, target_sum=real.target_sum)
         genes = scaled.expressed(real.control, settings.min_control_cpm)
-        return cell_eval2_table(scaled, scaled, real.control, genes, settings, real.engine)
+        return cell_eval2_table(parts, scaled, real.control, genes, settings, real.engine)
 
     def _noise(self) -> NoisePair:
         effects: EffectPair = self.pair("effects", 2)
@@ -141,9 +143,7 @@ class PairedSides:
 
     def _cells(self) -> CellPair:
         real = self.real
-        return CellPair(
-            real.cells, self.predicted.cells, real.perturbations, real.control, real.engine, real.own_columns()
-        )
+        return CellPair(real.cells, self.predicted.cells, real.perturbations, real.control, real.own_columns())
 
     def _energies(self, key: str | None, distance: CellDistance) -> EnergyPair:
         self._require_control()

@@ -5,38 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubench.metrics.perturbation._values import FEW_GENES, Reason, Values, for_each
+from gpubench.metrics.perturbation.cells import PerturbedCells
 from gpubench.metrics.perturbation.evaluation import Options, PerturbationScores, evaluate_pair
 from gpubench.metrics.perturbation.expression_tests import Scaled, fold_changes
 from gpubench.metrics.perturbation.pairing import PairedSides
 from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS, metrics_of
 from gpubench.metrics.perturbation.sides import RealSide
 from gpubench.metrics.perturbation.significant_genes import MIN_GENES
+from gpubench.metrics.perturbation.streaming import derived
 from gpubench.metrics.perturbation.tables import pair_tables
 
 if TYPE_CHECKING:
     from gpubench.core.types import F64
-    from gpubench.metrics.perturbation.cells import PerturbedCells
+    from gpubench.metrics.perturbation.streaming import Cells
 
 FOLD_CHANGE_ERROR = "de_wilcoxon_lfc_nmae"
 """Its genes are the significant ones of all real cells: half of the cells would find fewer."""
 
 
-def halves(cells: PerturbedCells, *, seed: int = 0) -> tuple[PerturbedCells, PerturbedCells]:
+def halves(cells: Cells, *, seed: int = 0) -> tuple[Cells, Cells]:
     """Split the cells of every perturbation, and of the control, at random into two halves of the same size.
 
     Parameters
     ----------
     cells : n cells; of an odd number one is left out, and names with one cell are dropped
-    seed : of one permutation of the rows for each name, in order
+    seed : of one permutation of the cells of each name, in order
 
     Returns
     -------
-    two `PerturbedCells`
+    two `Cells`
+        In memory if the cells are.
 
     Examples
     --------
@@ -46,13 +49,18 @@ def halves(cells: PerturbedCells, *, seed: int = 0) -> tuple[PerturbedCells, Per
     [array([1, 1]), array([1, 1])]
     """
     random = np.random.default_rng(seed)
-    first, second = [], []
-    for name in cells.names:
-        rows = random.permutation(cells.rows_of(name))
-        half = len(rows) // 2
-        first.append(rows[:half])
-        second.append(rows[half : 2 * half])
-    return cells.select(np.concatenate(first)), cells.select(np.concatenate(second))
+    orders = {name: random.permutation(n) for name, n in zip(cells.names, cells.n_cells.tolist(), strict=True)}
+    sizes = {name: len(order) // 2 for name, order in orders.items() if len(order) > 1}
+
+    def half(second: int) -> Cells:
+        def chosen(name: str) -> Any:
+            return orders[name][second * sizes[name] : (second + 1) * sizes[name]]
+
+        if isinstance(cells, PerturbedCells):
+            return cells.select(np.concatenate([cells.rows_of(name)[chosen(name)] for name in sizes]))
+        return derived(cells, sizes, lambda name: cells.values_of(name)[chosen(name)], counts=cells.counts)
+
+    return half(0), half(1)
 
 
 def compare_halves(
@@ -96,10 +104,17 @@ def compare_halves(
 
 def _half_comparison(real: RealSide, generation: int, seed: int) -> PairedSides:
     """Two halves as real data and prediction; counts are normalised before for the metrics of cell-eval."""
-    first, second = halves(real.log_cells if generation == 1 else real.cells, seed=seed)
+    first, second = halves(_log_cells(real) if generation == 1 else real.cells, seed=seed)
     settings = replace(real.cell_eval2, control_source="pred")
     side = RealSide(first, real.control, real.cell_eval, settings, real.engine)
     return PairedSides(side, second)
+
+
+def _log_cells(real: RealSide) -> Cells:
+    if isinstance(real.cells, PerturbedCells):
+        return real.log_cells
+    given, read = real.cells, real.cells.read
+    return replace(given, read=lambda names: real.to_log(read(names)), counts=None if given.counts is None else False)
 
 
 def replicate_fold_change_error(real: RealSide, comparison: PairedSides) -> Values:
@@ -137,11 +152,14 @@ def replicate_fold_change_error(real: RealSide, comparison: PairedSides) -> Valu
     return for_each(len(names), error)
 
 
-def _tested_changes(real: RealSide, half: PerturbedCells) -> F64:
-    scaled = Scaled(half, counts=real.has_counts, target_sum=real.target_sum)
-    changes = fold_changes(scaled, real.control, real.cell_eval2, real.engine)
-    tested = np.isfinite(changes) & scaled.expressed(real.control, real.cell_eval2.min_control_cpm)
-    return np.where(tested, changes, 0.0)
+def _tested_changes(real: RealSide, half: Cells) -> F64:
+    changes = []
+    for part in half.parts(real.control):
+        scaled = Scaled(part, counts=real.has_counts, target_sum=real.target_sum)
+        change = fold_changes(scaled, real.control, real.cell_eval2, real.engine)
+        tested = np.isfinite(change) & scaled.expressed(real.control, real.cell_eval2.min_control_cpm)
+        changes.append(np.where(tested, change, 0.0))
+    return np.concatenate(changes)
 
 
 def ceiling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from gpubench.metrics.perturbation.energy_distance import CellDistance, energy_d
 from gpubench.metrics.perturbation.expression_tests import Scaled, cell_eval2_table, cell_eval_table
 from gpubench.metrics.perturbation.noise import profile_variances
 from gpubench.metrics.perturbation.settings import CellEval2Settings, CellEvalSettings
-from gpubench.metrics.perturbation.tables import ExpressionTable
+from gpubench.metrics.perturbation.streaming import Cells
+from gpubench.metrics.perturbation.tables import ExpressionTable, stacked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +31,23 @@ if TYPE_CHECKING:
 
 MAX_LOG = 15.0
 """Values of log1p above this are none; cell-eval refuses them."""
+
+
+def check_log(values: NDArray[Any]) -> None:
+    """Refuse values that are not log1p of normalised counts.
+
+    Raises
+    ------
+    InputError
+        Values below 0, or of 15 and more.
+    """
+    if (values < 0).any():
+        raise InputError(f"x: {int((values < 0).sum()):,} values are negative; give counts or log1p of counts")
+    if (values >= MAX_LOG).any():
+        n = int((values >= MAX_LOG).sum())
+        raise InputError(
+            f"x: {n:,} values of {MAX_LOG:g} and more among fractions; give log1p of normalised counts, or counts"
+        )
 
 
 class PreparedSide:
@@ -45,7 +64,7 @@ class PreparedSide:
 
     def __init__(
         self,
-        cells: PerturbedCells,
+        cells: Cells,
         control: str,
         cell_eval: CellEvalSettings,
         cell_eval2: CellEval2Settings,
@@ -73,45 +92,55 @@ class PreparedSide:
 
     @cached_property
     def log_cells(self) -> PerturbedCells:
-        """Cells on the scale of log1p: as given, or counts normalised to their median total."""
+        """Cells in memory on the scale of log1p."""
+        (cells,) = self.cells.parts(self.control)
+        return self.to_log(cells)
+
+    def log_parts(self) -> Iterator[PerturbedCells]:
+        """Yield the cells on the scale of log1p: as given, or counts normalised to their median total."""
+        if isinstance(self.cells, PerturbedCells):
+            yield self.log_cells
+        else:
+            yield from map(self.to_log, self.cells.parts(self.control))
+
+    def to_log(self, cells: PerturbedCells) -> PerturbedCells:
+        """Return some of the cells on the scale of log1p."""
         if self.cell_eval.allow_discrete:
-            return self.cells
+            return cells
         if self.cells.has_counts:
-            return self.cells.with_values(log_normalised(self.cells.x), counts=False)
-        self._check_log()
-        return self.cells
+            return cells.with_values(log_normalised(cells.x, self.cells.median_total), counts=False)
+        check_log(stored_values(cells.x))
+        return cells
 
-    def _check_log(self) -> None:
-        values = stored_values(self.cells.x)
-        if (values < 0).any():
-            raise InputError(f"x: {int((values < 0).sum()):,} values are negative; give counts or log1p of counts")
-        if (values >= MAX_LOG).any():
-            n = int((values >= MAX_LOG).sum())
-            raise InputError(
-                f"x: {n:,} values of {MAX_LOG:g} and more among fractions; give log1p of normalised counts, or counts"
-            )
-
-    def in_embedding(self, key: str | None) -> PerturbedCells:
-        """Return the log cells, or the cells with their values in an embedding."""
+    def in_embedding(self, key: str | None) -> Iterator[PerturbedCells]:
+        """Yield the log cells, or the cells with their values in an embedding."""
         if key is None:
-            return self.log_cells
-        if key not in self.cells.embeddings:
-            raise InputError(f"embed_key={key!r} is not there{close_matches(key, self.cells.embeddings)}")
-        values: NDArray[Any] = self.cells.embeddings[key]
-        return PerturbedCells(values, self.cells.labels, tuple(f"{key} {i}" for i in range(values.shape[1])))
+            yield from self.log_parts()
+            return
+        for cells in self.cells.parts(self.control):
+            if key not in cells.embeddings:
+                raise InputError(f"embed_key={key!r} is not there{close_matches(key, cells.embeddings)}")
+            values: NDArray[Any] = cells.embeddings[key]
+            yield PerturbedCells(values, cells.labels, tuple(f"{key} {i}" for i in range(values.shape[1])))
+
+    def _means(self, parts: Iterable[PerturbedCells]) -> F64:
+        """Means of all names, of parts that each have some of them; (L, G)."""
+        found: dict[str, F64] = {}
+        for part in parts:
+            found |= dict(zip(part.names, part.means(self.engine), strict=True))
+        return np.stack([found[name] for name in self.cells.names])
 
     def profiles(self, key: str | None = None) -> F64:
         """Return the mean of every name, the control among them; (L, G)."""
         if key not in self._profiles:
-            cells = self.in_embedding(key)
-            self._profiles[key] = cells.means(self.engine)
+            self._profiles[key] = self._means(self.in_embedding(key))
         return self._profiles[key]
 
     def energies(self, key: str | None, distance: CellDistance) -> dict[str, float]:
         """Return the E-distance of every perturbation to the control."""
         if (key, distance) not in self._energies:
-            cells = self.in_embedding(key)
-            self._energies[key, distance] = energy_distances(cells, self.control, self.engine, distance=distance)
+            parts = self.in_embedding(key)
+            self._energies[key, distance] = energy_distances(parts, self.control, self.engine, distance=distance)
         return self._energies[key, distance]
 
     @cached_property
@@ -120,26 +149,45 @@ class PreparedSide:
         if self.table is not None:
             return self.table.to_float32()
         log = not self.cell_eval.allow_discrete
-        return cell_eval_table(self.log_cells, self.control, self.cell_eval, self.engine, log=log).to_float32()
+        tables = [
+            cell_eval_table(part, self.control, self.cell_eval, self.engine, log=log).to_float32()
+            for part in self.log_parts()
+        ]
+        return tables[0] if len(tables) == 1 else stacked(tables)
 
     # Generation 2
 
     @cached_property
+    def raw_means(self) -> F64:
+        """Mean of the values of every name as they were given; (L, G)."""
+        return self._means(self.cells.parts(self.control))
+
+    @cached_property
     def bulk(self) -> F64:
         """Profiles by cell-eval2's rules: log1p of the summed counts, scaled; or means of log values; (L, G)."""
-        means = self.cells.means(self.engine)
+        means = self.raw_means
         if not self.has_counts:
             return means
         totals = means.sum(axis=1, keepdims=True)
-        return np.log1p(self.cell_eval2.bulk_target_sum * means / np.where(totals > 0, totals, 1))
+        profiles: F64 = np.log1p(self.cell_eval2.bulk_target_sum * means / np.where(totals > 0, totals, 1))
+        return profiles
 
     @cached_property
     def variances(self) -> F64:
         """Sampling variance of the profile of every perturbation; (P,)."""
-        return self._variances(self.perturbations)
+        found: dict[str, float] = {}
+        for part in self.cells.parts(self.control):
+            names = tuple(name for name in part.names if name != self.control)
+            found |= dict(zip(names, self._variances(part, names).tolist(), strict=True))
+        return np.array([found[name] for name in self.perturbations])
 
-    def _variances(self, names: tuple[str, ...]) -> F64:
-        return profile_variances(self.cells, names, self.cell_eval2.bulk_target_sum, counts=self.has_counts)
+    def _variances(self, cells: PerturbedCells, names: tuple[str, ...]) -> F64:
+        return profile_variances(cells, names, self.cell_eval2.bulk_target_sum, counts=self.has_counts)
+
+    def scaled_parts(self, target_sum: float) -> Iterator[Scaled]:
+        """Yield the cells scaled for tests and fold changes."""
+        for part in self.cells.parts(self.control):
+            yield Scaled(part, counts=self.has_counts, target_sum=target_sum)
 
     def rows(self, names: tuple[str, ...]) -> I64:
         """Return the codes of names."""
@@ -155,29 +203,36 @@ class RealSide(PreparedSide):
         """Total of each cell for tests by cell-eval2's rules."""
         if self.cell_eval2.target_sum is not None:
             return self.cell_eval2.target_sum
-        return float(np.median(row_totals(self.cells.x)[self.cells.rows_of(self.control)]))
+        return float(np.median(row_totals(self.control_cells.x)))
+
+    @cached_property
+    def control_cells(self) -> PerturbedCells:
+        """The real control cells."""
+        return self.cells.control_cells(self.control)
 
     @cached_property
     def control_variance(self) -> float:
         """Sampling variance of the profile of the control."""
-        return float(self._variances((self.control,))[0])
+        return float(self._variances(self.control_cells, (self.control,))[0])
 
     @cached_property
-    def scaled(self) -> Scaled:
-        """Cells scaled for tests and fold changes."""
-        return Scaled(self.cells, counts=self.has_counts, target_sum=self.target_sum)
+    def scaled_control(self) -> Scaled:
+        """The real control cells scaled for tests and fold changes."""
+        return Scaled(self.control_cells, counts=self.has_counts, target_sum=self.target_sum)
 
     @cached_property
     def tested_genes(self) -> Bools:
         """Genes that cell-eval2's rules test: those that the control expresses; (G,)."""
-        return self.scaled.expressed(self.control, self.cell_eval2.min_control_cpm)
+        return self.scaled_control.expressed(self.control, self.cell_eval2.min_control_cpm)
 
     @cached_property
     def cell_eval2_table(self) -> ExpressionTable:
         """The table by cell-eval2's rules."""
         if self.table is not None:
             return self.table
-        return cell_eval2_table(self.scaled, self.scaled, self.control, self.tested_genes, self.cell_eval2, self.engine)
+        parts = self.scaled_parts(self.target_sum)
+        settings, genes = self.cell_eval2, self.tested_genes
+        return cell_eval2_table(parts, self.scaled_control, self.control, genes, settings, self.engine)
 
     def own_gene(self, perturbation: str) -> str | None:
         """Return the gene that a perturbation targets by its name, or by the map of the settings."""
@@ -196,7 +251,7 @@ class RealSide(PreparedSide):
 
 
 def prepare(
-    real: PerturbedCells,
+    real: Cells,
     *,
     control: str,
     cell_eval: CellEvalSettings | None = None,
@@ -208,7 +263,7 @@ def prepare(
 
     Parameters
     ----------
-    real : cells under perturbations and control cells
+    real : cells under perturbations and control cells, in memory or streamed
     control : label of the control
     cell_eval, cell_eval2 : settings of both generations; None: their defaults
     table : own table of expression tests; None: computed

@@ -77,6 +77,18 @@ class ExpressionTable:
         )  # fmt: skip
 
 
+def stacked(tables: Sequence[ExpressionTable]) -> ExpressionTable:
+    """Put tables of different perturbations and the same genes together."""
+    return ExpressionTable(
+        tuple(name for table in tables for name in table.perturbations),
+        tables[0].genes,
+        *(
+            np.concatenate([getattr(table, column) for table in tables])
+            for column in ("log2_fold_change", "p_value", "p_adjusted", "tested")
+        ),
+    )
+
+
 def _matches(wanted: Sequence[str], names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Places in `wanted` of names that are in `names`, and their places there."""
     place = {name: i for i, name in enumerate(names)}
