@@ -31,8 +31,9 @@ def dense(engine: Engine, graph: Graph) -> NDArray[np.float64]:
     assert indptr[0] == 0
     assert indptr[-1] == len(indices) == len(weights)
     assert ((weights > 0) & (weights <= 1)).all()
-    full = np.zeros((graph.n, graph.n))
-    for row in range(graph.n):
+    n = len(indptr) - 1
+    full = np.zeros((n, n))
+    for row in range(n):
         columns = indices[indptr[row] : indptr[row + 1]]
         assert (np.diff(columns) > 0).all(), f"row {row}: columns do not ascend"
         full[row, columns] = weights[indptr[row] : indptr[row + 1]]

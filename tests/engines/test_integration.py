@@ -25,9 +25,10 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def dense(engine: Engine, graph: Graph) -> np.ndarray:
-    w = np.zeros((graph.n, graph.n))
     indptr = engine.to_host(graph.indptr)
-    w[np.repeat(np.arange(graph.n), np.diff(indptr)), engine.to_host(graph.indices)] = engine.to_host(graph.weights)
+    n = len(indptr) - 1
+    w = np.zeros((n, n))
+    w[np.repeat(np.arange(n), np.diff(indptr)), engine.to_host(graph.indices)] = engine.to_host(graph.weights)
     return w
 
 

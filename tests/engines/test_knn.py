@@ -90,7 +90,8 @@ def test_many_blocks(engine_at_scale: Engine, k: int) -> None:
     d = reference.distances(x[some], x)
     check(between, x, k, *reference.nearest(d, k + 1))
     d[np.arange(len(some)), some] = np.inf
-    rows = Knn(found.indices[some], found.distances[some], found.method, found.params, found.recall)
+    indices, distances = (engine_at_scale.to_host(table)[some] for table in (found.indices, found.distances))
+    rows = Knn(indices, distances, found.method, found.params, found.recall)
     check(rows, x, k, *reference.nearest(d, k + 1))
 
 

@@ -134,12 +134,12 @@ def test_cells_in_few_directions_are_compared_in_these(
 ) -> None:
     x = (rng.standard_normal((3000, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
     x += 0.05 * rng.standard_normal(x.shape).astype(np.float32)
-    found = start_engine(knn="leaves").knn(x, 8)
+    engine = start_engine(knn="leaves")
+    found = engine.knn(engine.put(x), 8)
     assert found.params["components"] == 6
+    indices, distances = engine.to_host(found.indices).astype(np.int64), engine.to_host(found.distances)
     d = reference.distances(x, x)
-    assert_array_max_ulp(
-        found.distances, np.take_along_axis(d, found.indices.astype(np.int64), 1).astype("f"), maxulp=1
-    )
+    assert_array_max_ulp(distances, np.take_along_axis(d, indices, 1).astype("f"), maxulp=1)
     assert found.recall > 0.99
 
 
@@ -151,10 +151,11 @@ def test_directions_that_determine_neighbors_are_kept(
     """Groups far apart hold nearly all of the variance, and who is near inside of a group is in what is left."""
     x = rng.standard_normal((3000, 40)).astype(np.float32)
     x[:, :2] += 300 * rng.integers(0, 3, (3000, 1))
-    found = start_engine(knn="leaves").knn(x, 8)
+    engine = start_engine(knn="leaves")
+    found = engine.knn(engine.put(x), 8)
     assert "components" not in found.params
-    true = reference.knn(x, 8)[0]
-    hits = [len(set(row) & set(own)) / 8 for row, own in zip(true.tolist(), found.indices.tolist(), strict=True)]
+    indices, true = engine.to_host(found.indices), reference.knn(x, 8)[0]
+    hits = [len(set(row) & set(own)) / 8 for row, own in zip(true.tolist(), indices.tolist(), strict=True)]
     assert np.mean(hits) > 0.9
 
 

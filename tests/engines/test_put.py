@@ -45,8 +45,9 @@ def test_any_real_dtype_and_order(engine: Engine, dtype: str, order: str) -> Non
     x = VALUES.astype(dtype, order=order)
     on_device = engine.put(x)
     assert on_device.dtype == np.float32
-    assert on_device.flags.c_contiguous
-    assert_array_equal(engine.to_host(on_device), x.astype(np.float32))
+    on_host = engine.to_host(on_device)
+    assert on_host.flags.c_contiguous
+    assert_array_equal(on_host, x.astype(np.float32))
 
 
 def test_an_array_on_the_device_is_returned_itself(engine: Engine) -> None:
