@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpubench.data.perturbation.screens import Screen
     from gpubench.engines.base import Engine
     from gpubench.metrics.perturbation import PerturbationMetric, PerturbationScores, PerturbedCells, RealSide, Values
+    from gpubench.metrics.perturbation.streaming import Cells
 
 Baseline = Literal["mean", "control", "replicate", "ceiling"]
 
@@ -103,9 +104,7 @@ class RealScreen:
         parts = predicted.by_context()
         return {context: self._score(side, cells_of(parts[context])) for context, side in self.sides.items()}
 
-    def _score(
-        self, side: RealSide, predicted: PerturbedCells, metrics: list[PerturbationMetric] | None = None
-    ) -> Scored:
+    def _score(self, side: RealSide, predicted: Cells, metrics: list[PerturbationMetric] | None = None) -> Scored:
         comparison, timeline = PairedSides(side, predicted), self._engine.timeline
         values: dict[str, Values] = {}
         seconds: dict[str, float] = {}
