@@ -11,7 +11,7 @@ from gpubench.core.scores import MetricResult
 from gpubench.results.result import Result
 
 HOSTILE = "<script>alert(1)</script>\"'>&amp;<img src=x onerror=alert(1)>\x07$\\frac{</style></svg>"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
 
 def row(metric: str = "adjusted_rand_index", value: float = 0.5, **fields: Any) -> MetricResult:
@@ -60,7 +60,7 @@ def full_result() -> Result:
             stage("X_pca/knn", 1, 2, 3_000_000),
             stage("X_pca/rf", 4, 6),
         ],
-        skipped=[{"task": "sequential_organization", "reason": "time not given"}],
+        skipped=[{"task": "sequential_organization", "reason": "needs time"}],
         failures=[{"task": "embedding", "embedding": "X_scvi", "error": "out of memory"}],
     )
 
@@ -98,12 +98,14 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.texts: list[str] = []
+        self.goes_on = False  # after an element at which a word may be broken
         self.feed(page)
         self.close()
         assert self.open == [], f"not closed: {self.open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self.goes_on = tag == "wbr"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -115,7 +117,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] != "style":
-            self.texts.append(data)
+            start = self.texts.pop() if self.goes_on else ""
+            self.texts.append(start + data)
+        self.goes_on = False
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gpubench.cli.commands import Command, Group
 from gpubench.cli.errors import EXIT_INTERRUPTED
 from gpubench.cli.flags import completion
 from gpubench.core.units import bytes_text
@@ -28,7 +29,7 @@ Paths are relative to the catalogue's folder.
 It is ~/.config/gpubench/datasets.yaml, or named by --catalogue or GPUBENCH_CATALOGUE (several are separated by :). \
 A datasets.yaml of cz-benchmarks is read too.
 
-GPUBENCH_CACHE names the cache folder; GPUBENCH_OFFLINE=1 forbids all requests to servers.
+GPUBENCH_CACHE names the cache folder; GPUBENCH_OFFLINE=1 disables network access.
 """
 
 _CHECKED = {
@@ -38,6 +39,7 @@ _CHECKED = {
 }
 
 app = typer.Typer(
+    cls=Group,
     rich_markup_mode="rich",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -52,12 +54,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _id = partial(typer.Argument, metavar="ID", autocompletion=completion(SPECS["data"]))
 
 
-@app.callback()
-def _datasets() -> None:
+@app.callback(invoke_without_command=True)
+def _datasets(context: typer.Context) -> None:
     """List, describe and fetch the datasets of the cz-benchmarks suite, and your own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(catalogue: _Catalogues = None, json_: Json = False) -> None:
     """List the datasets: names, whether they are in the cache, titles."""
     from gpubench.datasets.cache import facts
@@ -69,7 +73,7 @@ def list_(catalogue: _Catalogues = None, json_: Json = False) -> None:
     print_json(known) if json_ else print_blocks([TextTable("", ("dataset", "state", "title"), rows)], sys.stdout)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: Json = False
 ) -> None:
@@ -81,7 +85,7 @@ def info(
     print_json(known) if json_ else _echo_facts(known)
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     ids: Annotated[list[str], _id(help="Names of datasets.")],
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the server for a newer version.")] = False,
@@ -111,7 +115,7 @@ def fetch(
     return 0
 
 
-@app.command()
+@app.command(cls=Command)
 def path(
     id_: Annotated[str, _id(help="Name of a dataset.")], catalogue: _Catalogues = None, json_: Json = False
 ) -> None:

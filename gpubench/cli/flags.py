@@ -13,7 +13,7 @@ import typer
 from gpubench.core import units
 from gpubench.core.errors import InputError, close_matches
 from gpubench.core.files import check_writable_folder
-from gpubench.running.options import SPECS, Kind, OptionSpec
+from gpubench.running.options import COLUMNS, SPECS, Kind, OptionSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,16 +72,56 @@ def _parameters(spec: OptionSpec, *, panels: bool) -> Iterator[inspect.Parameter
         )
 
 
-def completion(spec: OptionSpec) -> Callable[[str], list[str]] | None:
+def completion(spec: OptionSpec) -> Callable[..., list[str]] | None:
     """Return what completes the values of an option in a shell; shells offer files if nothing fits."""
     if not spec.named_in:
-        return None
+        names = _IN_DATA.get("text" if spec.panel == COLUMNS else spec.kind)
+        return None if names is None else _complete_from_data(names)
 
     def complete(incomplete: str) -> list[str]:
         if spec.kind == "data" and not incomplete:  # files first
             return []
         equals = "=" if spec.kind == "parameters" else ""
         return [f"{name}{equals}" for name in spec.choices() if name.startswith(incomplete)]
+
+    return complete
+
+
+def _columns_of(data: str, obs: str | None) -> list[str]:
+    from gpubench.data import column_names
+
+    return column_names(data, obs)
+
+
+def _embeddings_of(data: str, obs: str | None) -> list[str]:  # noqa: ARG001 - as for columns
+    from gpubench.data import embedding_names
+
+    return embedding_names(data)
+
+
+_IN_DATA: dict[str, Callable[[str, str | None], list[str]]] = {
+    "text": _columns_of,
+    "embeddings": _embeddings_of,
+    "matrix": _embeddings_of,
+}
+"""Kind of an option -> names that it may have in the data."""
+
+
+def _complete_from_data(names_of: Callable[[str, str | None], list[str]]) -> Callable[..., list[str]]:
+    """Complete the names of columns or embeddings from the file on the command line, if it can be read."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        from gpubench.data.urls import is_url
+
+        # the flag whose value is completed has none yet, at which parsing ends; what follows the flags is in `ctx.args`
+        place = next(iter([*(ctx.params.get("data") or ()), *ctx.args]), None)
+        if place is None or is_url(place):
+            return []
+        obs = ctx.params.get("obs")
+        try:
+            return [name for name in names_of(place, obs) if name.startswith(incomplete)]
+        except (InputError, OSError):  # a shell that completes a word is no place for messages
+            return []
 
     return complete
 
@@ -209,7 +249,12 @@ def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> lis
 
 
 def parse_output(
-    folder: Path | None, formats: Sequence[str] | None, *, report: bool = False, quiet: bool = False
+    folder: Path | None,
+    formats: Sequence[str] | None,
+    *,
+    report: bool = False,
+    quiet: bool = False,
+    force: bool = False,
 ) -> Output | None:
     """Return the files that flags ask for, checked before anything is computed; None without a folder."""
     from gpubench.running.output import WRITERS, Output
@@ -220,7 +265,7 @@ def parse_output(
             alone = " or --trace" if flag == "--quiet" else ""
             raise InputError(f"{flag} without --out{alone} would save nothing; add a folder, such as --out results/")
         return None
-    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "format"), report)
+    output = Output(folder, parse_list(formats or ["json"], tuple(WRITERS), "format"), report, force)
     output.check()
     return output
 

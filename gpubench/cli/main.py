@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpubench.cli.audit import audit
+from gpubench.cli.commands import Command, Group
 from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
 from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, printing_warnings, reporting
@@ -22,6 +23,8 @@ from gpubench.cli.flags import check_file, parse_flags, with_run_flags
 from gpubench.cli.score import EXAMPLES, demo, score
 from gpubench.core import units
 from gpubench.core.errors import GpubenchError, InputError
+from gpubench.core.terminal import terminal_width
+from gpubench.running.options import SPECS
 
 if TYPE_CHECKING:
     from gpubench.profiling import Profile
@@ -31,6 +34,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="gpubench",
+    cls=Group,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with printing_warnings():
             return app(args=arguments, prog_name="gpubench", standalone_mode=False) or 0
     except _UsageError as error:
+        option = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+        if option in SPECS["options"].choices():
+            return complain(InputError(f"--{option} is a parameter of the tasks; write it as -o {option}=VALUE"))
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
         return complain(InputError(f"{message}; see {context.command_path if context else 'gpubench'} --help"))
     except (GpubenchError, MemoryError) as error:
@@ -83,13 +90,13 @@ def _gpubench(
         typer.echo(context.get_help())
 
 
-app.command(epilog=EXAMPLES)(score)
-app.command()(demo)
-app.command()(audit)
+app.command(cls=Command, epilog=EXAMPLES)(score)
+app.command(cls=Command)(demo)
+app.command(cls=Command)(audit)
 app.add_typer(datasets_app, name="datasets")
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(json_: Json = False) -> int:
     """Check what works on this machine, and what to install."""
     from gpubench.cli import doctor as examination
@@ -104,16 +111,17 @@ def doctor(json_: Json = False) -> int:
     return 0 if works else 1
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     data: Annotated[str, typer.Argument(metavar="DATA", help="h5ad file with expression in X.")],
     condition: Annotated[str, typer.Option(metavar="COLUMN", help="Column of obs with the perturbation of each cell.")],
     control: Annotated[
-        str, typer.Option(metavar="VALUE", help="Value of --condition for untreated cells, such as non-targeting.")
+        str, typer.Option(metavar="VALUE", help="Value in --condition that marks control cells, such as non-targeting.")
     ],
     out: Annotated[Path, typer.Option(metavar="H5AD", help="h5ad file to write.")],
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Print tracebacks of errors.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks of errors.")] = False,
 ) -> None:
     """Find the genes that each perturbation changes, and match treated to control cells.
 
@@ -122,34 +130,47 @@ def prepare(
     from gpubench.data import prepare_perturbation
 
     with reporting(verbose):
+        if out.exists() and not force and not (Path(data).exists() and out.samefile(data)):
+            raise InputError(
+                f"out={str(out)!r} exists; choose another name, or replace it with --force", argument="out"
+            )
         prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
     typer.echo(f"Wrote {out}")
 
 
-@app.command("report")
+@app.command("report", cls=Command)
 def report_command(
     results: Annotated[
         Path, typer.Argument(metavar="RESULTS", help="A results.json, or a folder of results to compare.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="File to write.")] = Path("report.html"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is not a report.")] = False,
 ) -> None:
     """Write results as one HTML page that works offline: scores, definitions, notes, time, memory and provenance."""
     from gpubench.reporting import report
-    from gpubench.reporting.page import read_runs
+    from gpubench.results.cells_file import NAME as CELLS_NAME
+    from gpubench.results.runs import read_results, result_files
+    from gpubench.running.output import check_not_input, is_ours
 
     check_file(out, "out", "report.html")
-    runs = read_runs(results)
-    replaced = " (replaced)" if out.exists() else ""
-    report(runs, out)
-    typer.echo(f"Wrote {out}{replaced}")
+    for file in result_files(results).values():
+        for read in (file, file.with_name(CELLS_NAME)):
+            check_not_input(out, read, "RESULTS", "out")
+    if out.exists() and not is_ours(out) and not force:
+        message = f"out={str(out)!r} is not a report of gpubench; choose another name, or replace it with --force"
+        raise InputError(message, argument="out")
+    overwrites = out.exists()
+    report(read_results(results), out)
+    typer.echo(f"{'Overwrote' if overwrites else 'Wrote'} {out}")
 
 
-@app.command("compare")
+@app.command("compare", cls=Command)
 def compare_command(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="RESULT...", help="results.json files, or folders with one. A single file: its embeddings."
+            metavar="RESULT...",
+            help="results.json files, folders with one, or one folder of several runs. One file: its embeddings.",
         ),
     ],
     *,
@@ -157,31 +178,34 @@ def compare_command(
         list[str] | None,
         typer.Option(
             metavar="METRIC=VALUE",
-            help="Exit with 1 if this metric is below the value, undefined or missing in a later file. Repeatable.",
+            help="Exit with code 1 if a later result has the metric below VALUE, undefined or missing. Repeatable.",
         ),
     ] = None,
     fail_if_worse: Annotated[
         bool,
         typer.Option(
             "--fail-if-worse",
-            help="Exit with 1 if a row is worse than in the first file beyond noise, undefined or missing.",
+            help="Exit with code 1 if a row is worse than in the first file beyond noise, undefined or missing.",
         ),
     ] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(metavar="NUMBER", help="Largest deterioration that --fail-if-worse accepts. Default: 0."),
+        typer.Option(metavar="NUMBER", help="Largest decrease that --fail-if-worse accepts. Default: 0."),
     ] = None,
     donor: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of donors; intervals then show variation between donors."),
+        typer.Option(metavar="COLUMN", help="Column of donors: compute intervals by leaving out one donor at a time."),
     ] = None,
     obs: Annotated[
         str | None,
         typer.Option(metavar="TABLE", help="Parquet, CSV or h5ad file with the column, if the results lack it."),
     ] = None,
-    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="Bootstrap resamples of the cells; 0: none.")] = 1000,
+    resamples: Annotated[int, typer.Option(metavar="NUMBER", help="Number of bootstrap resamples (0 = none).")] = 1000,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every row and every difference with its interval.")
+    ] = False,
 ) -> int:
     """Compare results with the first one: differences, which is better, and whether a difference exceeds noise.
 
@@ -196,16 +220,34 @@ def compare_command(
     if tolerance is not None and not fail_if_worse:
         raise InputError("--tolerance needs --fail-if-worse; add it, or leave out --tolerance")
     thresholds = _thresholds(fail_below or [])
-    from gpubench.comparison.compare import compare
+    from gpubench.comparison.compare import compare, compare_runs, is_run_folder
+    from gpubench.results.runs import rank_blocks
     from gpubench.results.table import print_blocks
 
-    compared = compare(files, donor=donor, obs=obs, resamples=resamples, seed=seed)
-    failures = compared.below(thresholds) + (compared.worse(tolerance or 0.0) if fail_if_worse else [])
+    given: dict[str, Any] = {"donor": donor, "obs": obs, "resamples": resamples, "seed": seed}
+    if len(files) == 1 and is_run_folder(files[0]):
+        compared = compare_runs(files[0], **given)
+    else:
+        compared = {"": compare(files, **given)}
+    failures = [
+        f"{source}: {line}" if source else line
+        for source, one in compared.items()
+        for line in one.below(thresholds) + (one.worse(tolerance or 0.0) if fail_if_worse else [])
+    ]
     if format_ == "json":
-        content = {**compared.to_dict(), "failures": failures}
+        contents = {source: one.to_dict() for source, one in compared.items()}
+        content = {**contents[""], "failures": failures} if "" in contents else {"runs": contents, "failures": failures}
         sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
     else:
-        print_blocks(compared.blocks(), sys.stdout)
+        width = terminal_width(sys.stdout)
+        for source, one in compared.items():
+            sys.stdout.write(f"{source}\n{'=' * len(source)}\n" if source else "")
+            print_blocks(one.blocks(width, details=verbose or None), sys.stdout, width)
+            sys.stdout.write("\n" if source else "")
+        if len(compared) > 1:
+            print_blocks(
+                rank_blocks({source: one.scores() for source, one in compared.items()}, width), sys.stdout, width
+            )
         sys.stdout.write("".join(f"Failed: {line}\n" for line in failures))
     return 1 if failures else 0
 
@@ -227,7 +269,7 @@ def _thresholds(texts: list[str]) -> dict[str, float]:
     return thresholds
 
 
-@app.command("profile")
+@app.command("profile", cls=Command)
 @with_run_flags("tasks", "seed", "knn", "threads", "memory", "options", panels=False)
 def profile_command(
     *,
@@ -280,7 +322,7 @@ def _write_json(done: Profile, folder: Path) -> None:
     done.to_json(folder / "profile.json")
 
 
-@app.command()
+@app.command(cls=Command)
 def tasks(json_: Json = False) -> None:
     """List the tasks: question, inputs and metrics."""
     from gpubench.cli import listing
@@ -288,7 +330,7 @@ def tasks(json_: Json = False) -> None:
     print_json(listing.tasks_data()) if json_ else typer.echo(listing.tasks_text())
 
 
-@app.command()
+@app.command(cls=Command)
 def metrics(json_: Json = False) -> None:
     """List the metrics: id, range and meaning."""
     from gpubench.cli import listing

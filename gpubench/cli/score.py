@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import typer
 from gpubench.cli.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, reporting
 from gpubench.cli.flags import check_file, parse_flags, parse_output, with_run_flags
 from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.terminal import terminal_width
 from gpubench.running.options import RUN, SPECS, RunOptions
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 
 RUN_FILES = (".yaml", ".yml")
 
-_ALLOWED = ("data", "out", "format_", "report", "plan", "quiet", "verbose")
+_ALLOWED = ("data", "out", "format_", "report", "force", "plan", "quiet", "verbose")
 """Parameters of `score` that a run file allows; most others are keys of the run file."""
 
 ROWS_ON_TERMINAL = 40
 """Rows of one metric in a table on a terminal; pipes and files get all."""
 
-_NOT_SAVED = "Results were not saved; use --out results/ to save them."
+_NOT_SAVED = "Results were not saved; add --out results/."
 
 _written = partial(typer.Option, rich_help_panel="Results")
 
@@ -85,6 +87,7 @@ def score(
         list[str] | None, _written("--format", metavar="NAME", help="json, csv, parquet, or several: json,csv.")
     ] = None,
     report: Annotated[bool, _written("--report", help="Also write report.html.")] = False,
+    force: Annotated[bool, _written("--force", help="Replace results of other data or options in --out.")] = False,
     trace: Annotated[
         Path | None, _written(metavar="FILE", help="Write the stages as a trace for ui.perfetto.dev.")
     ] = None,
@@ -101,25 +104,42 @@ def score(
         with reporting(verbose):
             if plan:
                 return _plan_runs(data[0], out, format_)
-            return _score_runs(data[0], out, format_, report=report, quiet=quiet, verbose=verbose)
+            every = parse_output(out, format_, report=report, quiet=quiet, force=force)
+            return _score_runs(data[0], every, quiet=quiet, verbose=verbose)
     with reporting(verbose):
         from gpubench.cli.progress import Progress
         from gpubench.core.checkpoint import Checkpoint
         from gpubench.running import score as running_score
         from gpubench.running.plan import plan_run
 
-        output = parse_output(out, format_, report=report, quiet=quiet and trace is None and not plan)
+        output = parse_output(out, format_, report=report, quiet=quiet and trace is None and not plan, force=force)
         if trace is not None:
             check_file(trace, "trace", "trace.json", made=out)
         arguments = parse_flags(given)
         run = RunOptions.of(**arguments.pop("options"), **arguments)
+        _check_written(run, output, trace)
         if plan:
             _print_plan(plan_run(run))
             return 0
         with nullcontext() if output is None else Checkpoint(output.folder) as checkpoint:
             with Progress(shown=not quiet) as progress:
-                result = running_score.score_run(run, listener=progress, checkpoint=checkpoint)
+                check = None if output is None else output.check_replaced
+                result = running_score.score_run(run, listener=progress, checkpoint=checkpoint, check=check)
             return _finish(result, output, quiet, verbose, trace, checkpoint)
+
+
+def _check_written(run: RunOptions, output: Output | None, trace: Path | None) -> None:
+    """Refuse to write over an input of the run, or a trace over its results."""
+    from gpubench.running.output import check_not_input, input_files
+
+    if output is not None:
+        output.check_inputs(run)
+    if trace is None:
+        return
+    for name, path in input_files(run):
+        check_not_input(trace, path, name, "trace")
+    if output is not None and trace.resolve() in [file.resolve() for file in output.files()]:
+        raise InputError(f"trace={str(trace)!r} is a result file of the run; choose another name", argument="trace")
 
 
 def _print_plan(expected: Plan, end: str = "") -> None:
@@ -131,6 +151,7 @@ def _print_plan(expected: Plan, end: str = "") -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the result files.")] = Path("gpubench-demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace results of another run in --out.")] = False,
 ) -> int:
     """Score real cells that come with gpubench, and explain each number."""
     from gpubench.cli.listing import meanings_text
@@ -138,12 +159,15 @@ def demo(
     from gpubench.datasets import DEMO_SOURCE, demo_path
     from gpubench.running import score as running_score
 
-    output = parse_output(out, ["json", "csv"], report=True)
+    output = parse_output(out, ["json", "csv"], report=True, force=force)
+    check = None if output is None else output.check_replaced
+    run = RunOptions.of(data=demo_path(), embeddings=["X_pca"], label="cell_type", batch="batch")
     typer.echo(f"{DEMO_SOURCE}\n")
     with reporting(verbose=False):
         with Progress() as progress:
-            result = running_score.score(demo_path(), ["X_pca"], label="cell_type", batch="batch", listener=progress)
+            result = running_score.score_run(run, listener=progress, check=check)
         result.provenance["dataset"]["source"] = DEMO_SOURCE  # rather than the folder in which gpubench is installed
+        result.provenance["command"] = "gpubench demo"
         code = _finish(result, output, quiet=False, verbose=False)
     typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
     return code
@@ -173,7 +197,7 @@ def _finish(
     if checkpoint:
         lines += checkpoint.end(complete=not (result.interrupted or result.failures or not_written))
     if not quiet:
-        print_result(result, lines, sys.stdout)
+        print_result(result, lines, sys.stdout, details=verbose)
     if verbose:
         sys.stdout.write(f"\n{stages_text(result)}\n")
     if not_written is not None:
@@ -183,13 +207,52 @@ def _finish(
     return EXIT_TASK_FAILED if result.failures else 0
 
 
-def print_result(result: Result, lines: list[str], stream: TextIO) -> None:
-    """Write the tables of a result, what failed and was left out, and then some lines, such as paths of files."""
+def print_result(result: Result, lines: list[str], stream: TextIO, *, details: bool = False) -> None:
+    """Write the scores side by side, what failed and was not run, and then some lines, such as paths of files.
+
+    With `details` a table of every row of each embedding and task follows the first one.
+    """
+    from gpubench.comparison.best import default_resampler, mark_best
+    from gpubench.results.score_table import score_blocks, summarize
     from gpubench.results.table import Lines, print_blocks, result_blocks
 
     limit = ROWS_ON_TERMINAL if stream.isatty() else None
-    blocks = result_blocks(result.results, result.skipped, result.failures, limit=limit)
-    print_blocks([*blocks, Lines(result.note_lines()), Lines(lines, wrap=False)], stream)
+    summary, width = summarize(result.results), terminal_width(stream)
+    cells = [result.cells] * len(summary.embeddings)
+    best = mark_best([row.cells for row in summary.rows], cells, resampler=default_resampler(result.cells.n_cells))
+    blocks = score_blocks(summary, width=width, best=best, limit=limit)
+    if details:
+        blocks += result_blocks(result.results, limit=limit)
+    elif summary.n_others:
+        blocks.append(Lines([f"{summary.n_others:,} more rows, such as those of each classifier: add -v"]))
+    skipped = [{**item, "reason": _with_flags(item["reason"])} for item in result.skipped]
+    blocks += result_blocks([], skipped, result.failures)
+    took = [_time_line(result)] if result.results else []
+    print_blocks([*blocks, Lines(result.note_lines()), Lines([*took, *lines], wrap=False)], stream, width)
+
+
+def _with_flags(reason: str) -> str:
+    """Write what a task needs as flags: "needs --batch"."""
+    if not reason.startswith("needs "):
+        return reason
+    return "needs " + " and ".join(f"--{need}" for need in reason.removeprefix("needs ").split(" and "))
+
+
+def _time_line(result: Result) -> str:
+    """Say what the run took, and its longest stages."""
+    from gpubench.results.score_table import stage_seconds
+
+    seconds = stage_seconds(result.timeline)
+    total = seconds.pop("total")
+    longest = [f"{_shown_stage(name)} {taken:.1f}" for name, taken in seconds.items() if taken >= max(0.05, total / 20)]
+    return f"Took {total:.1f} s" + (f" ({', '.join(longest)})" if longest else "")
+
+
+_STAGES = {"put": "copy to engine", "digest": "hash for checkpoint", "view": "2-D view"}
+
+
+def _shown_stage(name: str) -> str:
+    return _STAGES.get(name, name)
 
 
 def stages_text(result: Result) -> str:
@@ -200,8 +263,15 @@ def stages_text(result: Result) -> str:
     for stage in result.timeline:
         *outer, name = stage["path"].split("/")
         peak = "" if stage["peak_bytes"] is None else f"{stage['peak_bytes'] / 1e6:,.0f}"
-        rows.append(("  " * len(outer) + name, f"{stage['seconds']:.3f}", f"{stage['put_bytes'] / 1e6:,.1f}", peak))
-    header = ("stage", "seconds", "put MB", "peak MB")
+        rows.append(
+            (
+                "  " * len(outer) + _shown_stage(name),
+                f"{stage['seconds']:.3f}",
+                f"{stage['put_bytes'] / 1e6:,.1f}",
+                peak,
+            )
+        )
+    header = ("stage", "seconds", "copied MB", "peak MB")
     return TextTable("", header, tuple(rows), numbers=frozenset(header[1:])).to_text()
 
 
@@ -244,25 +314,24 @@ def _plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
     return code
 
 
-def _score_runs(
-    file: str, out: Path | None, formats: list[str] | None, *, report: bool, quiet: bool, verbose: bool
-) -> int:
+def _score_runs(file: str, every: Output | None, *, quiet: bool, verbose: bool) -> int:
     """Score every run of a run file; return the exit code.
 
-    A run that cannot be scored is reported, and the others continue.
+    All runs are checked before anything is computed. One that fails later is reported, and the others continue.
     """
     from gpubench.cli.progress import Progress
     from gpubench.results.table import result_blocks
     from gpubench.running import batch
     from gpubench.running.run_file import read_run_file
 
-    every = parse_output(out, formats, report=report, quiet=quiet)
     if every is None:
         raise InputError("a run file needs --out: the folder in which each run gets its own folder")
     plans = read_run_file(file)
     outputs = {plan.name: batch.output_of(plan, every) for plan in plans}
-    for output in outputs.values():
-        output.check()
+    if problems := batch.check_runs(plans, outputs):
+        for problem in problems:
+            complain(problem, with_flags=False)
+        return EXIT_BAD_INPUT
     results: dict[str, Result] = {}
     code = 0
     for i, plan in enumerate(plans, 1):
@@ -287,12 +356,14 @@ def _score_runs(
         if result.interrupted:
             code = EXIT_INTERRUPTED
             break
-    return _finish_runs(results, every.folder, code, report=report, quiet=quiet)
+    return _finish_runs(results, every.folder, code, report=every.report, quiet=quiet)
 
 
 def _finish_runs(results: dict[str, Result], folder: Path, code: int, *, report: bool, quiet: bool) -> int:
-    """Write the files of all runs, and print the table."""
+    """Write the files of all runs, and print their scores."""
+    from gpubench.results.table import Lines, print_blocks
     from gpubench.running import batch
+    from gpubench.running.output import remove_old_report
 
     if not any(result.results for result in results.values()):
         return EXIT_BAD_INPUT if code == EXIT_TASK_FAILED else code
@@ -302,9 +373,15 @@ def _finish_runs(results: dict[str, Result], folder: Path, code: int, *, report:
 
         reporting.report(results, folder / "report.html")
         lines.append(f"Wrote {folder / 'report.html'}")
+    else:
+        lines += remove_old_report(folder)
     if code == EXIT_INTERRUPTED:
         lines.append("Interrupted: run the same command to continue.")
-    _say(f"\n{batch.table_text(results)}\n\n" + "\n".join(lines), quiet)
+    if not quiet:
+        width = terminal_width(sys.stdout)
+        lines.append(f"Compare the embeddings with: gpubench compare {shlex.quote(str(folder))}")
+        sys.stdout.write("\n")
+        print_blocks([*batch.score_blocks_of(results, width), Lines(lines, wrap=False)], sys.stdout, width)
     return code
 
 

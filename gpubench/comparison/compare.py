@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubench.comparison.best import mark_best
 from gpubench.comparison.comparison import ComparedRow, Comparison
 from gpubench.comparison.paired_intervals import PairedInterval, paired_intervals, paired_over_perturbations
 from gpubench.comparison.resampling import N_RESAMPLES, SEED, Resampler
@@ -21,6 +22,7 @@ from gpubench.data import read_labels
 from gpubench.data.alignment import NamedRows, align
 from gpubench.metrics.published import published_spec
 from gpubench.results.result import Result
+from gpubench.results.runs import columns_of, comparable_groups, read_results, source_of
 
 if TYPE_CHECKING:
     from gpubench.core.scores import CellScores
@@ -32,7 +34,7 @@ MIN_RESAMPLES = 100
 # Parameters that a run finds and is not given: rows that differ in them answer the same question.
 _FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution", "interval"})
 
-_NOT_OPTIONS = frozenset({"tasks", "embeddings"})
+_NOT_OPTIONS = frozenset({"tasks", "embeddings", "predictions", "baseline", "scorers"})
 
 
 def compare(
@@ -87,21 +89,82 @@ def compare(
     if not given:
         raise InputError("compare: there is nothing to compare; give results.json files, or folders that hold one")
     check_draws(resamples, seed, donor, obs)
-    results = [file if isinstance(file, Result) else _read(Path(file)) for file in given]
-    names = [f"result {i}" if isinstance(file, Result) else str(file) for i, file in enumerate(given, 1)]
+    read = [
+        (f"result {i}", file) if isinstance(file, Result) else (str(file), _read(Path(file)))
+        for i, file in enumerate(given, 1)
+    ]
+    names, results = [name for name, _ in read], [result for _, result in read]
     if len(results) == 1:
         names, results = _split_by_embedding(names[0], results[0])
+    return _compare(names, results, donor=donor, obs=obs, resamples=resamples, seed=seed)
+
+
+def is_run_folder(place: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder of several results instead of one."""
+    path = Path(place)
+    return path.is_dir() and not (path / "results.json").exists()
+
+
+def compare_runs(
+    folder: str | os.PathLike[str],
+    *,
+    donor: str | None = None,
+    obs: Any = None,
+    resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> dict[str, Comparison]:
+    """Compare the embeddings of all runs in a folder, on each dataset with those that were scored on it.
+
+    Parameters
+    ----------
+    folder : what `gpubench score run.yaml --out` has written
+    donor, obs, resamples, seed : as in `compare`
+
+    Returns
+    -------
+    Dataset -> comparison of its embeddings; datasets with one embedding are left out.
+
+    Raises
+    ------
+    InputError
+        There is no result, no dataset has two embeddings, or a reason of `compare`.
+
+    Examples
+    --------
+    >>> compare_runs("grid/out")  # doctest: +SKIP
+    """
+    check_draws(resamples, seed, donor, obs)
+    compared: dict[str, Comparison] = {}
+    for group in comparable_groups(read_results(Path(folder))):
+        columns = columns_of(group)
+        if len(columns) > 1:
+            names = [name for name, _, _ in columns]
+            results = [result[embedding] for _, result, embedding in columns]
+            source = source_of(group)
+            name = source if source not in compared else f"{source} ({', '.join(group)})"
+            compared[name] = _compare(names, results, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    if not compared:
+        raise InputError(f"{str(folder)!r}: no two embeddings were scored on the same data with the same options")
+    return compared
+
+
+def _compare(
+    names: Sequence[str], results: Sequence[Result], *, donor: str | None, obs: Any, resamples: int, seed: int
+) -> Comparison:
     embeddings = [{row.embedding for row in result.results} for result in results]
     by_name = any(len(found) != 1 for found in embeddings)
     tables = [_by_key(result.results, by_name=by_name) for result in results]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     matched = [[table.get(key) for table in tables] for key in keys]
     results, notes = _in_one_order(names, results)
-    donors = None if donor is None else find_donors(results, donor, obs, notes)
-    intervals, draws = _intervals(results, matched, donor=donor, donors=donors, resamples=resamples, seed=seed)
+    resampler, donors = _resampler(results, notes, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    intervals = _intervals(results, matched, resampler)
+    draws = _draws_text(results, intervals, donor, donors, resampler)
+    known = {(number, 0, i): one for number, own in enumerate(intervals) for i, one in own.items()}
+    best = mark_best(matched, [result.cells for result in results], resampler=resampler, known=known)
     return Comparison(
         names=tuple(names),
-        rows=tuple(_compared_row(rows, own) for rows, own in zip(matched, intervals, strict=True)),
+        rows=tuple(_compared_row(*one) for one in zip(matched, intervals, best, strict=True)),
         warnings=(*comparability_warnings(names, results), *notes),
         draws=draws,
     )
@@ -125,7 +188,9 @@ def check_draws(resamples: int, seed: int, donor: str | None, obs: Any) -> None:
 
 
 def _read(path: Path) -> Result:
-    if path.is_dir() and not (path / "results.json").exists():
+    if is_run_folder(path):
+        if any(path.rglob("results.json")):
+            raise InputError(f"{str(path)!r} holds several results; compare it alone with `compare_runs`")
         raise InputError(
             f"{str(path)!r} is a folder without results.json; pass a result file or a folder that holds one"
         )
@@ -159,7 +224,9 @@ def _by_key(results: Iterable[MetricResult], *, by_name: bool) -> dict[tuple[Any
     return table
 
 
-def _compared_row(results: Sequence[MetricResult | None], intervals: Mapping[int, PairedInterval]) -> ComparedRow:
+def _compared_row(
+    results: Sequence[MetricResult | None], intervals: Mapping[int, PairedInterval], best: frozenset[int]
+) -> ComparedRow:
     found = [row for row in results if row is not None]
     metric = found[0].metric
     spec = published_spec(metric)
@@ -171,28 +238,28 @@ def _compared_row(results: Sequence[MetricResult | None], intervals: Mapping[int
         higher_is_better=spec.higher_is_better if spec else None,
         results=tuple(results),
         intervals=intervals,
+        best=best,
     )
+
+
+def _resampler(
+    results: Sequence[Result], notes: list[str], *, donor: str | None, obs: Any, resamples: int, seed: int
+) -> tuple[Resampler | None, Labels | None]:
+    """Return what draws cells or leaves out donors, and the donors; None without draws."""
+    if resamples == 0:
+        return None, None
+    donors = None if donor is None else find_donors(results, donor, obs, notes)
+    codes = None if donors is None else donors.codes
+    return Resampler(results[0].cells.n_cells, n_resamples=resamples, seed=seed, donors=codes), donors
 
 
 def _intervals(
-    results: Sequence[Result],
-    matched: Sequence[Sequence[MetricResult | None]],
-    *,
-    donor: str | None,
-    donors: Labels | None,
-    resamples: int,
-    seed: int,
-) -> tuple[list[dict[int, PairedInterval]], str]:
-    """Compute for each row its intervals by number of the result, and say what they are based on."""
+    results: Sequence[Result], matched: Sequence[Sequence[MetricResult | None]], resampler: Resampler | None
+) -> list[dict[int, PairedInterval]]:
+    """Compute for each row its intervals by number of the result."""
     intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
-    if resamples == 0:
-        return intervals, ""
-    resampler = Resampler(
-        results[0].cells.n_cells,
-        n_resamples=resamples,
-        seed=seed,
-        donors=None if donors is None else donors.codes,
-    )
+    if resampler is None:
+        return intervals
     for i in range(1, len(results)):
         pairs = {
             number: (rows[0], rows[i])
@@ -202,17 +269,29 @@ def _intervals(
         found = paired_intervals(results[0].cells, results[i].cells, list(pairs.values()), resampler)  # type: ignore[arg-type]
         for number, interval in zip(pairs, found, strict=True):
             intervals[number][i] = interval
-        if donors is None:
+        if resampler.donors is None:
             tables = results[0].perturbations, results[i].perturbations
+            n, seed = resampler.n_resamples, resampler.seed
             for number, rows in pairs.items():
-                over = paired_over_perturbations(tables, rows, n_resamples=resamples, seed=seed)  # type: ignore[arg-type]
+                over = paired_over_perturbations(tables, rows, n_resamples=n, seed=seed)  # type: ignore[arg-type]
                 intervals[number] |= {} if over is None else {i: over}
+    return intervals
+
+
+def _draws_text(
+    results: Sequence[Result],
+    intervals: Sequence[Mapping[int, PairedInterval]],
+    donor: str | None,
+    donors: Labels | None,
+    resampler: Resampler | None,
+) -> str:
+    """Say what the intervals are based on; empty where there is none."""
     if not any(one.interval for own in intervals for one in own.values()):
-        return intervals, ""
+        return ""
     if donors is not None:
-        return intervals, f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
+        return f"leaving out each of the {donors.n_classes:,} donors of {donor!r} in turn"
     drawn = "cells" if results[0].cells.columns or not len(results[0].perturbations) else "perturbations"
-    return intervals, f"{resamples:,} draws of {drawn}, seed {seed}"
+    return "" if resampler is None else f"{resampler.n_resamples:,} draws of {drawn}, seed {resampler.seed}"
 
 
 def _in_one_order(names: Sequence[str], results: Sequence[Result]) -> tuple[list[Result], list[str]]:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
+from pathlib import PurePath
 from typing import Any, Literal
 
 from gpubench.comparison.paired_intervals import PairedInterval
 from gpubench.core import scores
 from gpubench.core.errors import InputError
-from gpubench.core.scores import MetricResult
+from gpubench.core.scores import MetricResult, names_mean
 from gpubench.metrics import METRICS
-from gpubench.results.statistics import half_width, half_width_of_difference
-from gpubench.results.table import Lines, TextTable, format_value, printable, telling_params, to_text
+from gpubench.results.score_table import SummaryRow, side_by_side
+from gpubench.results.statistics import half_width_of_difference
+from gpubench.results.table import Lines, TextTable, format_value, mean_text, printable, telling_params, to_text
+
+_WIDTH = 100
 
 SCHEMA = 1
 """Version of the layout of `Comparison.to_dict`."""
 
 LEGEND = (
-    "* best value. ± is half of a 95% interval by Student's t, of a difference from the standard errors of both.",
-    "A difference is beyond noise where its interval does not contain 0; without an interval this is not known.",
+    "+ better, - worse than {first}, beyond noise: the 95% interval of the difference excludes 0. = equal, or within"
+    " noise. ? without an interval this cannot be judged."
 )
+BEST = "* best, and beyond noise better than the next best."
 
+MAX_DETAILED = 3
+"""Files whose differences are listed one by one, unless more are asked for."""
 
 ROUNDING = 1e-6
 """Relative and absolute difference that counts as equal; adding in another order changes less."""
@@ -105,6 +113,7 @@ class ComparedRow:
     higher_is_better : None where neither end is better, or it is not known, as for a scorer of the user's
     results : a row of each file, or None
     intervals : file number -> interval of the difference from the first, where cells or donors were resampled
+    best : numbers of the files with the best value, where it is beyond noise better than the next best
     differences : of each file from the first; None for the first and where either row is missing
     """
 
@@ -115,6 +124,7 @@ class ComparedRow:
     higher_is_better: bool | None
     results: tuple[MetricResult | None, ...]
     intervals: Mapping[int, PairedInterval] = field(default_factory=dict, repr=False)
+    best: frozenset[int] = frozenset()
     differences: tuple[Difference | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,14 +138,10 @@ class ComparedRow:
         ]
         object.__setattr__(self, "differences", (None, *differences))
 
-    def best(self) -> frozenset[int]:
-        """Return the files with the best value; none where all are equal, or neither end is better."""
-        defined = {i: row.value for i, row in enumerate(self.results) if row and not math.isnan(row.value)}
-        if self.higher_is_better is None or len(defined) < 2:
-            return frozenset()
-        best = max(defined.values()) if self.higher_is_better else min(defined.values())
-        files = frozenset(i for i, value in defined.items() if equal(value, best))
-        return frozenset() if len(files) == len(defined) else files
+    def stands_for_its_metric(self, rows: Sequence[ComparedRow]) -> bool:
+        """Whether it is a mean, or no mean stands for it."""
+        own = [row for row in rows if (row.embedding, row.task, row.metric) == (self.embedding, self.task, self.metric)]
+        return _is_mean(self) or not any(map(_is_mean, own))
 
     def __str__(self) -> str:
         name = ", ".join([self.metric, *(f"{key}={value}" for key, value in self.params.items())])
@@ -231,7 +237,7 @@ class Comparison:
                     "metric": row.metric,
                     "params": scores.plain(row.params),
                     "higher_is_better": row.higher_is_better,
-                    "best": sorted(row.best()),
+                    "best": sorted(row.best),
                     "results": [None if result is None else scores.to_dict(result) for result in row.results],
                     "differences": [None if found is None else found.to_dict() for found in row.differences],
                 }
@@ -239,21 +245,110 @@ class Comparison:
             ],
         }
 
-    def blocks(self) -> Iterator[TextTable | Lines]:
-        """Lay the comparison out: the files, a table for each embedding and task, the legend, warnings."""
-        yield Lines([f"[{i}] {printable(name)}" for i, name in enumerate(self.names, 1)])
-        groups: dict[str, list[ComparedRow]] = {}
-        for row in self.rows:
-            groups.setdefault(printable(f"{row.embedding}: {row.task}"), []).append(row)
-        for title, rows in groups.items():
-            yield _table(title, rows, len(self.names))
-        yield Lines([*LEGEND, *_interval_legend(self)], style="dim")
+    def scores(self) -> list[MetricResult]:
+        """Return all scores, each with the name of its file in place of its embedding."""
+        return [
+            replace(result, embedding=name)
+            for row in self.rows
+            for name, result in zip(self.names, row.results, strict=True)
+            if result is not None
+        ]
+
+    def blocks(self, width: int | None = None, *, details: bool | None = None) -> Iterator[TextTable | Lines]:
+        """Lay the comparison out within `width` columns: warnings, all values side by side, then the differences.
+
+        With `details` the differences of every row and file are listed, with their intervals; None: of few files, and
+        without the rows that a mean stands for.
+        """
         yield Lines([f"Warning: {printable(line)}" for line in self.warnings], style="bold yellow")
+        names = _short_names(self.names)
+        if names != list(self.names):
+            yield Lines(
+                [f"{name}: {printable(full)}" for name, full in zip(names, self.names, strict=True)], wrap=False
+            )
+        rows = [row for row in self.rows if details or row.stands_for_its_metric(self.rows)]
+        hidden = len(self.rows) - len(rows)
+        lines = [LEGEND.format(first=names[0])]
+        lines += [BEST] if any(row.best for row in rows) else []
+        lines += [f"{hidden:,} more rows, such as those of each classifier: add -v"] if hidden else []
+        texts = [_texts(row) for row in rows]
+        yield from side_by_side(names, [_summary_row(row, self.rows) for row in rows], texts, width=width, lines=lines)
+        if details or (details is None and len(names) <= MAX_DETAILED):
+            for i, name in enumerate(names[1:], 1):
+                yield _details(f"{name} - {names[0]}", rows, i, self.rows)
+            yield Lines(_interval_legend(self), style="dim")
 
     def __str__(self) -> str:
-        return to_text(self.blocks())
+        return to_text(self.blocks(_WIDTH), _WIDTH)
 
     __repr__ = __str__
+
+
+def _is_mean(row: ComparedRow) -> bool:
+    return any(names_mean(value) for value in row.params.values())
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Name files by what distinguishes their paths."""
+    paths = [PurePath(name).parts for name in names]
+    if len({path[-1] for path in paths}) == 1 and len(names) > 1:
+        paths = [path[:-1] for path in paths]
+    common = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
+    short = ["/".join(path[len(common) :]) or str(name) for path, name in zip(paths, names, strict=True)]
+    return short if len(set(short)) == len(names) else [f"[{i}]" for i in range(1, len(names) + 1)]
+
+
+def _summary_row(row: ComparedRow, rows: Sequence[ComparedRow]) -> SummaryRow:
+    alike = [other for other in rows if (other.task, other.metric) == (row.task, row.metric)]
+    telling = telling_params([next(filter(None, other.results)) for other in alike])
+    values = [str(row.params[key]) for key in telling if key in row.params]
+    is_headline = row.stands_for_its_metric(rows) and all(map(names_mean, values))
+    means = [mean_text(value) for value in values if value.startswith("MEAN(")]
+    by_embedding = len({other.embedding for other in rows}) > 1
+    return SummaryRow(
+        printable(f"{row.embedding}: {row.task}" if by_embedding else row.task),
+        printable(row.metric),
+        "" if is_headline else printable(", ".join(values)),
+        row.results,
+        means[0] if means and is_headline else "",
+    )
+
+
+def _texts(row: ComparedRow) -> list[str]:
+    """Return value, sign of the difference, and the mark of the best."""
+    return [
+        f"{_value(result)} {_sign(found) if i else ' '}{'*' if i in row.best else ' '}"
+        for i, (result, found) in enumerate(zip(row.results, row.differences, strict=True))
+    ]
+
+
+def _sign(found: Difference | None) -> str:
+    if found is None or math.isnan(found.value):
+        return " "
+    if found.equal or found.beyond_noise is False:
+        return "="
+    if found.beyond_noise is None or found.better is None:
+        return "?"
+    return "+" if found.better else "-"
+
+
+def _details(title: str, rows: Sequence[ComparedRow], i: int, all_rows: Sequence[ComparedRow]) -> TextTable:
+    """Make the table of the differences of one file from the first."""
+    cells = []
+    reasons: list[str] = []
+    for row in rows:
+        found = row.differences[i]
+        value, interval, verdict = _difference(row.results[0], row.results[i], found)
+        if found is not None and not math.isnan(found.value) and found.interval is None and not found.equal:
+            if found.reason not in reasons:
+                reasons.append(found.reason)
+            verdict += f" [{reasons.index(found.reason) + 1}]"
+        named = _summary_row(row, all_rows)
+        prefix = f"{printable(row.embedding)}: " if ":" in named.task else ""
+        cells.append((prefix + named.name, value, interval, verdict))
+    header = ("metric", "difference", "95% interval", "")
+    notes = tuple(f"  [{j}] no interval: {printable(reason)}" for j, reason in enumerate(reasons, 1))
+    return TextTable(title, header, tuple(cells), numbers=frozenset(header[1:3]), notes=notes)
 
 
 def _interval_legend(comparison: Comparison) -> list[str]:
@@ -261,48 +356,31 @@ def _interval_legend(comparison: Comparison) -> list[str]:
     by_donor = any(one.by_donor for row in comparison.rows for one in row.intervals.values())
     what = comparison.draws if by_donor else "for the agreement of clusters with labels"
     texts = {
+        "standard errors": "±: half of a 95% interval by Student's t, from the standard errors of both.",
         "bootstrap": f"[low, high]: 95% interval of the difference by a paired bootstrap, {comparison.draws}.",
         "jackknife": f"(low, high): 95% interval by a paired jackknife, {what}.",
     }
     return [printable(text) for method, text in texts.items() if method in methods]
 
 
-def _table(title: str, rows: list[ComparedRow], n_files: int) -> TextTable:
-    names = [(f"[{i}] - [1]", "") for i in range(2, n_files + 1)]
-    header = ("metric", *(f"[{i}]" for i in range(1, n_files + 1)), *(cell for pair in names for cell in pair))
-    cells: list[tuple[str, ...]] = []
-    styles: dict[tuple[int, int], str] = {}
-    for row in rows:
-        best = row.best()
-        values = [_value(result) + (" *" if i in best else "") for i, result in enumerate(row.results)]
-        differences = [
-            cell for i in range(1, n_files) for cell in _difference(row.results[0], row.results[i], row.differences[i])
-        ]
-        styles |= {(len(cells), i + 1): "bold green" for i in best}
-        cells.append((_name(row, rows), *values, *differences))
-    return TextTable(title, header, tuple(cells), styles=styles)
-
-
-def _name(row: ComparedRow, rows: list[ComparedRow]) -> str:
-    alike = [next(filter(None, other.results)) for other in rows if other.metric == row.metric]
-    params = [f"{key}={row.params[key]}" for key in telling_params(alike) if key in row.params]
-    return printable(" ".join([row.metric, *params]))
-
-
 def _value(row: MetricResult | None) -> str:
-    if row is None:
-        return "-"
-    half = "" if row.stderr is None or math.isnan(row.value) else f" ± {half_width(row.stderr, row.stderr_df):.2g}"
-    return f"{'~' if row.approximate else ''}{format_value(row.value)}{half}"
+    return (
+        "-"
+        if row is None
+        else f"{'~' if row.approximate and not math.isnan(row.value) else ''}{format_value(row.value)}"
+    )
 
 
-def _difference(first: MetricResult | None, other: MetricResult | None, found: Difference | None) -> tuple[str, str]:
-    """Return the difference with its interval, and the verdict."""
+def _difference(
+    first: MetricResult | None, other: MetricResult | None, found: Difference | None
+) -> tuple[str, str, str]:
+    """Return the difference, its interval, and the verdict."""
     if found is None:
-        return "", "in neither" if first is other else "only in [1]" if other is None else "not in [1]"
+        missing = "in neither" if first is other else "missing" if other is None else "not in the first"
+        return "", "", missing
     if math.isnan(found.value):
-        return "", "undefined"
-    return f"{found.value:+z.4f}{_interval(found)}", _verdict(found)
+        return "", "", "undefined"
+    return f"{found.value:+z.4f}", _interval(found), _verdict(found)
 
 
 def _interval(difference: Difference) -> str:
@@ -310,8 +388,8 @@ def _interval(difference: Difference) -> str:
         return ""
     low, high = difference.interval
     if difference.method == "standard errors":
-        return f" ± {(high - low) / 2:.2g}"
-    return f" [{low:+z.4f}, {high:+z.4f}]" if difference.method == "bootstrap" else f" ({low:+z.4f}, {high:+z.4f})"
+        return f"± {(high - low) / 2:.2g}"
+    return f"[{low:+z.4f}, {high:+z.4f}]" if difference.method == "bootstrap" else f"({low:+z.4f}, {high:+z.4f})"
 
 
 def _verdict(difference: Difference) -> str:
@@ -319,5 +397,4 @@ def _verdict(difference: Difference) -> str:
         return "equal"
     if difference.beyond_noise is False:
         return "within noise"
-    word = {True: "better", False: "worse", None: "differs; neither end is known to be better"}[difference.better]
-    return f"{word}, beyond noise" if difference.beyond_noise else f"{word}; no interval: {difference.reason}"
+    return {True: "better", False: "worse", None: "differs"}[difference.better]

@@ -68,7 +68,7 @@ def finite_or_undefined(row: MetricResult) -> MetricResult:
 def pairing_problem(first: CellScores, other: CellScores) -> str:
     """Return why two results cannot be paired cell by cell; an empty string if they can."""
     if not first.columns or not other.columns:
-        return "not both files have a cells.parquet"
+        return "not both results have values of cells"
     differ = first.n_cells != other.n_cells or any(
         first.groups[role].names != other.groups[role].names
         or not np.array_equal(first.groups[role].codes, other.groups[role].codes)
@@ -76,7 +76,7 @@ def pairing_problem(first: CellScores, other: CellScores) -> str:
     )
     if not differ and first.names is not None and other.names is not None:
         differ = not np.array_equal(first.names, other.names)
-    return "the files are not of the same cells" if differ else ""
+    return "the results are not of the same cells" if differ else ""
 
 
 MEAN = "MEAN"

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return the columns that text for people may have: of the terminal, or of `COLUMNS`, else 80, as in a pipe."""
+    if stream.isatty():
+        from rich.console import Console
+
+        return Console(file=stream).width
+    named = os.environ.get("COLUMNS", "")
+    return int(named) if named.isdecimal() and int(named) else 80
 
 
 class Drawing(ABC):

@@ -8,7 +8,16 @@ from gpubench.data.matrices import DeviceCsrRows, DeviceRows, FiniteCheck, Rows,
 from gpubench.data.perturbation.predictions import PerturbationData, read_perturbation
 from gpubench.data.perturbation.prepare import prepare_perturbation
 from gpubench.data.perturbation.truth import Criteria
-from gpubench.data.read import has_embedding, load_anndata, read, read_labels, read_matrix, split_name
+from gpubench.data.read import (
+    column_names,
+    embedding_names,
+    has_embedding,
+    load_anndata,
+    read,
+    read_labels,
+    read_matrix,
+    split_name,
+)
 from gpubench.data.species import read_species
 
 __all__ = [
@@ -24,6 +33,8 @@ __all__ = [
     "as_numeric",
     "as_rows",
     "close_matches",
+    "column_names",
+    "embedding_names",
     "encode_labels",
     "expression_baseline",
     "fingerprint",

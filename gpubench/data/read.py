@@ -354,6 +354,34 @@ def has_embedding(source: Any, name: str) -> bool:
         return open_source(source).has(name)
 
 
+def embedding_names(source: Any) -> list[str]:
+    """Return the names of the embeddings of a source as in `read`.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> embedding_names(gb.datasets.demo_path())
+    ['X_pca']
+    """
+    with reading_source(source):
+        return open_source(source).keys()
+
+
+def column_names(source: Any, obs: Any = None) -> list[str]:
+    """Return the names of the columns in which `read` looks labels up.
+
+    Examples
+    --------
+    >>> import gpubench as gb
+    >>> column_names(gb.datasets.demo_path())
+    ['batch', 'cell_type']
+    """
+    given = source if obs is None else obs
+    with reading_source(given):
+        table = open_source(source).table() if obs is None else open_table(obs)
+        return [] if table is None else table.names()
+
+
 def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:
     """Open a file that has one embedding; messages call its values `name`, and the file `argument`."""
     with reading_source(path):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpubench.core.timeline import Listener
 
 OFFLINE = "GPUBENCH_OFFLINE"
-"""Environment variable that forbids all requests to servers."""
+"""Environment variable that disables network access."""
 
 RETRIES = 5
 """Consecutive failures, without a byte received between them, that are tolerated."""

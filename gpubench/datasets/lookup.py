@@ -109,6 +109,19 @@ def is_dataset_name(data: Any) -> bool:
     return bool(data) and not ({"/", os.sep, "."} & set(data))
 
 
+def is_local(data: Any) -> bool:
+    """Whether no dataset of `data` must be fetched: each is given by path or in memory, or is in the cache."""
+    from gpubench.datasets.cache import cache_path, read_record
+    from gpubench.datasets.catalogue import find, read_catalogues
+
+    parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, list | tuple) else [data]
+    for name in filter(is_dataset_name, parts):
+        entry = find(name, read_catalogues())
+        if entry.is_remote and read_record(cache_path(entry)) is None:
+            return False
+    return True
+
+
 def _fetch_named(name: str, listener: Listener | None) -> tuple[str, CatalogueEntry, dict[str, Any]]:
     """Return path, catalogue entry and provenance of a dataset."""
     from gpubench.datasets.catalogue import find, local_file, read_catalogues

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -61,6 +61,11 @@ class Breakdown:
     role: str  # "label", "batch" ...
     # those with values; time points in order of time, others with the worst first and small ones last
     groups: tuple[GroupRow, ...]
+
+    def narrowed(self, columns: Sequence[int]) -> Breakdown:
+        """Return the breakdown of these embeddings only, without groups that none of them has."""
+        groups = [replace(group, by_embedding=tuple(group.by_embedding[i] for i in columns)) for group in self.groups]
+        return replace(self, groups=tuple(group for group in groups if any(group.by_embedding)))
 
     @property
     def in_order_of_time(self) -> bool:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from gpubench.core.scores import CellScores, CellView
 
-MAX_VIEWS = 6
-"""Views that are drawn; a file with more would be slow to open."""
-
 _HUES = ("#0072b2", "#d55e00", "#009e73", "#c06a9a", "#8a7400", "#7a5fb5", "#2f9fc4", "#a05a3c")
 _OTHER_COLOR = "#87919b"
 _MAX_NAMED = 40
@@ -60,20 +57,24 @@ class ReportedView:
     panels: tuple[Panel, ...]
 
 
-def cell_views(embeddings: Sequence[EmbeddingCells], seed: int | None, key: str) -> list[ReportedView]:
-    """Draw the views of some embeddings; those with the same coordinates share a view.
+def cell_views(
+    embeddings: Sequence[EmbeddingCells], seed: int | None, key: str, max_views: int = 6
+) -> tuple[list[ReportedView], list[str]]:
+    """Draw the first views of some embeddings; those with the same coordinates share a view.
 
-    `seed` is that of the run, with which cells were drawn, for the caption; ids of figures begin with `key`.
+    Also returns the names of embeddings that are not drawn, because there are more than `max_views`. `seed` is that of
+    the run, with which cells were drawn, for the caption; ids of figures begin with `key`.
     """
     sharing: dict[tuple[int, str], list[EmbeddingCells]] = {}
     for cells in embeddings:
         name = cells.embedding if cells.embedding in cells.scores.views else ""
         if name in cells.scores.views:
             sharing.setdefault((id(cells.scores), name), []).append(cells)
-    views = []
+    views: list[ReportedView] = []
+    not_drawn: list[str] = []
     for i, ((_, name), members) in enumerate(sharing.items()):
-        if i >= MAX_VIEWS:
-            views.append(ReportedView(members[0].name, f"Not drawn: a page has {MAX_VIEWS} views.", ()))
+        if i >= max_views:
+            not_drawn += [member.name for member in members]
             continue
         scores = members[0].scores
         view = scores.views[name]
@@ -82,7 +83,7 @@ def cell_views(embeddings: Sequence[EmbeddingCells], seed: int | None, key: str)
         title = members[0].name if name else printable(view.title)
         caption = f"{printable(view.title).capitalize() if name else 'Coordinates of the data'}; {drawn}."
         views.append(ReportedView(title, caption, tuple(_panels(view, scores, members, f"{key}-{i}"))))
-    return views
+    return views, not_drawn
 
 
 def _panels(view: CellView, scores: CellScores, members: Sequence[EmbeddingCells], key: str) -> Iterator[Panel]:

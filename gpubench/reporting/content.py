@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gpubench.comparison.best import default_resampler, mark_best
+from gpubench.core.scores import CellScores
 from gpubench.metrics import METRICS
 from gpubench.metrics.published import published_spec
-from gpubench.results.table import format_value, printable, telling_params
+from gpubench.results.runs import columns_of, comparable_groups, dataset_of, named_rows, source_of
+from gpubench.results.score_table import mean_ranks
+from gpubench.results.table import format_value, mean_text, printable, telling_params
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from gpubench.core.scores import CellColumn, CellScores, MetricResult
+    from gpubench.core.scores import CellColumn, MetricResult
     from gpubench.results.result import Result
 
 _DOI = re.compile(r"doi:(10\.\d{4,}/[^\s,;]*[^\s,;.)])")
@@ -68,7 +71,7 @@ class ScoreCell:
     note: str  # what was left out and why; may be empty
     # start and length of a bar from zero, as shares of the metric's range; None for an infinite range
     bar: tuple[float, float] | None
-    best: bool = False  # whether no other embedding has a better value, and some have a worse one
+    best: bool = False  # whether it is better than any other embedding's beyond noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,24 @@ class ScoreRow:
     cells: tuple[ScoreCell | None, ...]  # one for each embedding, None where it was not scored
     n: str  # cells used, as a range where embeddings differ
     headline: bool  # whether it represents its metric in a summary
+    higher_is_better: bool | None = None  # None where neither end is better, or nobody knows
 
     @property
     def defined(self) -> bool:
         """Whether any embedding has a defined score."""
         return any(cell is not None and not math.isnan(cell.value) for cell in self.cells)
+
+    @property
+    def shades(self) -> list[float | None]:
+        """Where each score is between the worst (0) and the best (1); None where that says nothing."""
+        values = [cell.value for cell in self.cells if cell is not None and not math.isnan(cell.value)]
+        if self.higher_is_better is None or not values or min(values) == max(values):
+            return [None] * len(self.cells)
+        worst, best = (min(values), max(values)) if self.higher_is_better else (max(values), min(values))
+        return [
+            None if cell is None or math.isnan(cell.value) else (cell.value - worst) / (best - worst)
+            for cell in self.cells
+        ]
 
     @property
     def notes(self) -> list[str]:
@@ -99,24 +115,32 @@ class ScoreRow:
         return ", ".join(value for _, value in self.params)
 
 
-def score_rows(metric: str, columns: Sequence[Sequence[MetricResult]]) -> list[ScoreRow]:
-    """Put the rows of one metric of one task on each embedding side by side where distinguishing parameters agree."""
+def score_rows(
+    metric: str, columns: Sequence[Sequence[MetricResult]], cells: Sequence[CellScores] = ()
+) -> list[ScoreRow]:
+    """Put the rows of one metric of one task on each embedding side by side where distinguishing parameters agree.
+
+    The best are marked as by `gpubench.compare`, from the values of the `cells` of each column.
+    """
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
     keys = dict.fromkeys(key for column in keyed for key in column)
     spec = published_spec(metric)
+    every = [[column.get(key) for column in keyed] for key in keys]
+    known = list(cells) or [CellScores()] * len(columns)
+    marked = mark_best(every, known, resampler=default_resampler(max(one.n_cells for one in known)))
     lined_up = []
-    for params, number in keys:
-        found = [column.get((params, number)) for column in keyed]
+    for (params, _), found, best in zip(keys, every, marked, strict=True):
         scored = [row for row in found if row is not None]
         low, high = min(row.n for row in scored), max(row.n for row in scored)
-        cells = [None if row is None else _cell(row) for row in found]
+        shown = [None if row is None else _cell(row, best=i in best) for i, row in enumerate(found)]
         lined_up.append(
             ScoreRow(
                 metric=printable(metric),
                 title=spec.title if spec else printable(metric),
-                params=tuple((printable(name), printable(value)) for name, value in params),
-                cells=_with_best(cells, higher_is_better=spec.higher_is_better if spec else None),
+                params=tuple((printable(name), printable(mean_text(value))) for name, value in params),
+                cells=tuple(shown),
+                higher_is_better=spec.higher_is_better if spec else None,
                 n=f"{low:,}" if low == high else f"{low:,}–{high:,}",
                 headline=len(keys) == 1 or any(row.aggregate for row in scored),
             )
@@ -144,7 +168,7 @@ def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tup
         seen[params] += 1
 
 
-def _cell(row: MetricResult) -> ScoreCell:
+def _cell(row: MetricResult, *, best: bool) -> ScoreCell:
     return ScoreCell(
         value=row.value,
         stderr=row.stderr,
@@ -152,6 +176,7 @@ def _cell(row: MetricResult) -> ScoreCell:
         approximate=row.approximate and not math.isnan(row.value),
         note=printable(row.note),
         bar=_bar(row.metric, row.value),
+        best=best,
     )
 
 
@@ -163,20 +188,6 @@ def _bar(metric: str, value: float) -> tuple[float, float] | None:
         return None
     zero, end = ((min(max(x, low), high) - low) / (high - low) for x in (0.0, value))
     return min(zero, end), abs(end - zero)
-
-
-def _with_best(cells: Sequence[ScoreCell | None], *, higher_is_better: bool | None) -> tuple[ScoreCell | None, ...]:
-    """Mark the best values, and those that are formatted the same, unless all are."""
-    defined = [cell for cell in cells if cell is not None and not math.isnan(cell.value)]
-    if higher_is_better is None or len({cell.text for cell in defined}) < 2:
-        return tuple(cells)
-    choose = max if higher_is_better else min
-    best = choose(defined, key=lambda cell: cell.value).text
-    return tuple(replace(cell, best=cell.text == best) if cell is not None else None for cell in cells)
-
-
-_NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated"})
-"""Options in which comparable runs may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +203,11 @@ class TaskContent:
     def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskContent, tuple[str, ...]]:
         """Return the task without the embeddings that it did not score, and the names of the others."""
         scored = [i for i in range(len(embeddings)) if any(row.cells[i] is not None for row in self.rows)]
-        rows = tuple(replace(row, cells=tuple(row.cells[i] for i in scored)) for row in self.rows)
-        return replace(self, rows=rows), tuple(embeddings[i] for i in scored)
+        return self.choose(scored), tuple(embeddings[i] for i in scored)
+
+    def choose(self, columns: Sequence[int]) -> TaskContent:
+        """Return the task with these embeddings only."""
+        return replace(self, rows=tuple(replace(row, cells=tuple(row.cells[i] for i in columns)) for row in self.rows))
 
     @property
     def headlines(self) -> list[ScoreRow]:
@@ -247,6 +261,13 @@ class ComparableRuns:
     skipped: tuple[dict[str, str], ...]  # tasks left out of every run, {"task", "reason"}
     failures: tuple[dict[str, str], ...]  # {"task", "embedding", "error"}
     interrupted: bool  # whether a run was stopped before its end
+    ranks: dict[str, float]  # mean rank of each embedding over the metrics, the best first
+
+    @property
+    def order(self) -> list[int]:
+        """Numbers of the embeddings, those with the best mean rank first."""
+        unranked = [name for name in self.embeddings if name not in self.ranks]
+        return [self.embeddings.index(name) for name in [*self.ranks, *unranked]]
 
     @property
     def without_cells(self) -> list[str]:
@@ -257,42 +278,26 @@ class ComparableRuns:
 
 def comparable_runs(runs: Mapping[str, Result]) -> list[ComparableRuns]:
     """Group runs with the same data and options, in the order in which they first appear."""
-    groups: dict[str, dict[str, Result]] = {}
-    for name, result in runs.items():
-        groups.setdefault(_group_key(result, name), {})[name] = result
-    return [_comparable_runs(group) for group in groups.values()]
-
-
-def _group_key(result: Result, name: str) -> str:
-    """Return a key that is equal for runs on cells with the same columns, whatever their files."""
-    dataset, options = _dataset(result), result.provenance.get("options", {})
-    cells = dataset.get("columns") or dataset.get("source") or dataset.get("fingerprint") or name
-    scoring = {key: value for key, value in options.items() if key not in _NOT_SCORING}
-    return json.dumps([cells, dataset.get("n_cells"), scoring], sort_keys=True, default=str)
-
-
-def _dataset(result: Result) -> dict[str, Any]:
-    dataset: dict[str, Any] = result.provenance.get("dataset", {})
-    return dataset
+    return [_comparable_runs(group) for group in comparable_groups(runs)]
 
 
 def _comparable_runs(runs: Mapping[str, Result]) -> ComparableRuns:
-    columns = _columns(runs)
+    columns = columns_of(runs)
     by_column = [[row for row in result.results if row.embedding == name] for _, result, name in columns]
     tasks = list(dict.fromkeys(row.task for rows in by_column for row in rows))
     results = list(runs.values())
-    sources = dict.fromkeys(str(_dataset(result).get("source") or "arrays") for result in results)
     skipped = [item for result in results for item in result.skipped if item["task"] not in tasks]
     return ComparableRuns(
-        source=printable(", ".join(sources)),
+        source=printable(source_of(runs)),
         seed=results[0].provenance.get("seed"),
-        n_cells=_dataset(results[0]).get("n_cells"),
+        n_cells=dataset_of(results[0]).get("n_cells"),
         embeddings=tuple(printable(name) for name, _, _ in columns),
         cells=tuple(EmbeddingCells(printable(name), result.cells, embedding) for name, result, embedding in columns),
-        tasks=tuple(_task_content(task, by_column) for task in tasks),
+        tasks=tuple(_task_content(task, by_column, [result.cells for _, result, _ in columns]) for task in tasks),
         skipped=_printable_items({(item["task"], item["reason"]): item for item in skipped}.values()),
         failures=_printable_items(item for result in results for item in result.failures),
         interrupted=any(result.interrupted for result in results),
+        ranks={printable(name): rank for name, rank in mean_ranks(named_rows(runs)).items()},
     )
 
 
@@ -300,18 +305,7 @@ def _printable_items(items: Iterable[Mapping[str, str]]) -> tuple[dict[str, str]
     return tuple({key: printable(text) for key, text in item.items()} for item in items)
 
 
-def _columns(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
-    """Return column name, run and embedding of each column; names include the run where several share an embedding."""
-    found = [
-        (run, result, name)
-        for run, result in runs.items()
-        for name in dict.fromkeys(row.embedding for row in result.results)
-    ]
-    names = [name for _, _, name in found]
-    return [(name if names.count(name) == 1 else f"{name} ({run})", result, name) for run, result, name in found]
-
-
-def _task_content(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskContent:
+def _task_content(task: str, columns: Sequence[Sequence[MetricResult]], cells: Sequence[CellScores]) -> TaskContent:
     own = [[row for row in rows if row.task == task] for rows in columns]
     metrics = dict.fromkeys(row.metric for rows in own for row in rows)
     by_metric = {metric: [[row for row in rows if row.metric == metric] for rows in own] for metric in metrics}
@@ -321,5 +315,5 @@ def _task_content(task: str, columns: Sequence[Sequence[MetricResult]]) -> TaskC
         title=known.title if known else printable(task),
         question=known.question if known else "",
         metrics=tuple(map(describe_metric, metrics)),
-        rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found)),
+        rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found, cells)),
     )

@@ -52,7 +52,7 @@ _MAX_NAMED = 60
 _ROW_IN, _STAGE_IN = 0.2, 0.34
 _MAX_ROWS = 40
 _MIN_POINTS = 4
-_MAX_STAGES, _MIN_SHARE = 16, 0.005
+_MAX_STAGES, _MIN_SHARE, _MAX_DEPTH = 16, 0.005, 2
 
 SERIES = 8
 """Colours of embeddings, as --series-1 ... in report.css; combined with markers they suffice for any comparison."""
@@ -131,8 +131,17 @@ def _look(i: int) -> tuple[str, str]:
 
 def _legend(figure: Figure, axes: Axes, embeddings: Sequence[str]) -> None:
     names = [short(name) for name in embeddings]
-    columns = max(1, min(len(names), 60 // (max(map(len, names), default=0) + 6)))
-    add_legend(figure, axes, names, columns=columns)
+    add_legend(figure, axes, names, columns=_legend_columns(embeddings))
+
+
+def _legend_columns(embeddings: Sequence[str]) -> int:
+    longest = max((len(short(name)) for name in embeddings), default=0)
+    return max(1, min(len(embeddings), 60 // (longest + 6)))
+
+
+def _legend_height(embeddings: Sequence[str]) -> float:
+    """Return the inches that the legend takes above the axes."""
+    return 0.18 * math.ceil(len(embeddings) / _legend_columns(embeddings)) if len(embeddings) > 1 else 0.0
 
 
 def quantiles_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) -> str:
@@ -140,7 +149,7 @@ def quantiles_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) 
     groups, n = breakdown.groups[:MAX_GROUPS], len(embeddings)
     step = 0.16 * n + 0.08
     with page_theme():
-        figure = new_figure(WIDTH_IN, step * len(groups) + 0.75 + 0.2 * (n > 1))
+        figure = new_figure(WIDTH_IN, step * len(groups) + 0.75 + _legend_height(embeddings))
         axes = figure.subplots()
         for i in range(n):
             lines = [(y + offset(i, n, 0.16 / step), group.by_embedding[i]) for y, group in enumerate(groups)]
@@ -211,7 +220,7 @@ def _points_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
     lines = _titled_lines(rows)
     names = [two_lines(text) for text, _ in lines]
     height_in = _ROW_IN * (1.5 if any("\n" in name for name in names) else 1)
-    figure = new_figure(WIDTH_IN, height_in * (len(lines) + (len(embeddings) > 1)) + 0.45)
+    figure = new_figure(WIDTH_IN, height_in * len(lines) + 0.5 + _legend_height(embeddings))
     axes = figure.subplots()
     scored = [(y, row) for y, (_, row) in enumerate(lines) if row is not None]
     for y, _ in scored:
@@ -255,7 +264,7 @@ def _titled_lines(rows: Sequence[ScoreRow]) -> list[tuple[str, ScoreRow | None]]
 
 def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
     """Draw the values of each embedding in ascending order."""
-    figure = new_figure(WIDTH_IN, 2.6)
+    figure = new_figure(WIDTH_IN, 2.5 + _legend_height(embeddings))
     axes = figure.subplots()
     for i in range(len(embeddings)):
         values = sorted(cell.value for cell in _defined([row.cells[i] for row in rows if not row.headline]))
@@ -308,7 +317,7 @@ def stages(result: Result) -> list[ReportedStage]:
 
 def longest(all_stages: list[ReportedStage]) -> list[ReportedStage]:
     """Return the longest stages that fit in a figure, without very short ones, in the order in which they began."""
-    chosen = [stage for stage in all_stages if stage.share >= _MIN_SHARE]
+    chosen = [stage for stage in all_stages if stage.share >= _MIN_SHARE and stage.depth <= _MAX_DEPTH] or all_stages
     chosen = sorted(chosen, key=lambda stage: -stage.seconds)[:_MAX_STAGES]
     return sorted(chosen, key=lambda stage: (stage.start_s, stage.depth))
 

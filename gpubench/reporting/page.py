@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.core.errors import InputError
 from gpubench.reporting.cell_groups import Breakdown, Confusion, breakdowns, confusions
 from gpubench.reporting.cell_views import cell_views
 from gpubench.reporting.content import ComparableRuns, TaskContent, comparable_runs
@@ -22,6 +20,7 @@ from gpubench.reporting.figures import (
     timeline_figure,
 )
 from gpubench.results.result import Result
+from gpubench.results.runs import mean_of
 from gpubench.results.table import printable
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def facts(provenance: Mapping[str, Any]) -> Facts:
 def _flat(values: Mapping[str, Any], outer: str = "") -> Facts:
     flat: Facts = []
     for key, value in values.items():
-        name = f"{outer} {key.replace('_', ' ')}".strip()
+        name = f"{outer} {key if outer == 'options' else key.replace('_', ' ')}".strip()
         if isinstance(value, Mapping):
             flat += _flat(value, name)
         elif value not in (None, "", []):
@@ -56,26 +55,14 @@ def _text(key: str, value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-_NAME = "results.json"
+MAX_COLUMNS = 6
+"""Embeddings that stand side by side as columns; more are rows, with the metrics as columns."""
 
+MAX_DRAWN = 8
+"""Embeddings in a figure, as many as there are colours; the ones with the best mean ranks are drawn."""
 
-def read_runs(place: Path) -> dict[str, Result]:
-    """Read a result file, or all files of a folder: its `*.json`, or else each `results.json` below it.
-
-    Returns names, which distinguish a file from the others, with the results.
-    """
-    if not place.is_dir():
-        return {place.stem: Result.from_json(place)}
-    files = sorted(place.glob("*.json")) or sorted(place.rglob(_NAME))
-    if not files:
-        raise InputError(f"{str(place)!r} holds no result; give a results.json, or a folder that --out named")
-    return {_name(file, place): Result.from_json(file) for file in files}
-
-
-def _name(file: Path, folder: Path) -> str:
-    within = file.relative_to(folder)
-    return within.parent.as_posix() if within.name == _NAME and len(within.parts) > 1 else within.stem
-
+MAX_VIEWS = 12
+"""Views on a page; a file with more would be slow to open."""
 
 _FOLDED_ABOVE = 24
 """Tasks with more rows show their means, and the other rows on request."""
@@ -92,6 +79,8 @@ class TaskSection:
     figure: Markup | None  # of the scores; None for too few
     breakdowns: list[tuple[Breakdown, Markup | None]]  # with their figures
     confusions: list[tuple[Confusion, Markup | None]]
+    drawn: tuple[str, ...]  # embeddings in the figures
+    order: tuple[int, ...]  # numbers of the embeddings that it scored, the best mean rank first
 
     @property
     def folded(self) -> bool:
@@ -108,42 +97,80 @@ def render(runs: Mapping[str, Result]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"code": _code, "trusted": _trusted}
-    environment.globals["max_groups"] = MAX_GROUPS
+    environment.filters |= {"code": _code, "trusted": _trusted, "breakable": _breakable}
+    environment.globals |= {"max_groups": MAX_GROUPS, "max_columns": MAX_COLUMNS}
+    comparable = comparable_runs(runs)
+    max_views = min(6, max(1, MAX_VIEWS // max(1, len(comparable))))
     return environment.get_template("report.html.jinja").render(
         css=Markup(resources.files("gpubench.reporting").joinpath("report.css").read_text()),  # noqa: S704 - our own
-        datasets=[_runs_section(found, f"data-{i}") for i, found in enumerate(comparable_runs(runs), 1)],
+        datasets=[_runs_section(found, f"data-{i}", max_views) for i, found in enumerate(comparable, 1)],
+        overview=_overview(comparable) if len(comparable) > 1 else [],
         runs=[_run_section(printable(name), result, i) for i, (name, result) in enumerate(runs.items(), 1)],
     )
 
 
-def _runs_section(runs: ComparableRuns, anchor: str) -> dict[str, Any]:
+def _overview(datasets: Sequence[ComparableRuns]) -> list[dict[str, Any]]:
+    """Return the mean ranks of each embedding on each dataset with their shades, the best over all datasets first."""
+    names = dict.fromkeys(name for runs in datasets for name in runs.ranks if len(runs.ranks) > 1)
+    rows = []
+    for name in names:
+        ranks = [runs.ranks.get(name) if len(runs.ranks) > 1 else None for runs in datasets]
+        shades = [
+            None if rank is None else 1 - (rank - 1) / (len(runs.ranks) - 1)
+            for rank, runs in zip(ranks, datasets, strict=True)
+        ]
+        rows.append({"name": name, "mean": mean_of(ranks), "cells": list(zip(ranks, shades, strict=True))})
+    return sorted(rows, key=lambda row: row["mean"])
+
+
+def _runs_section(runs: ComparableRuns, anchor: str, max_views: int) -> dict[str, Any]:
     """Return comparable runs with the sections of their tasks."""
     sections = [_task_section(runs, task, f"{anchor}-task-{i}") for i, task in enumerate(runs.tasks, 1)]
-    views = cell_views(runs.cells, runs.seed, f"{anchor}-look")
-    return {"anchor": anchor, "comparison": runs, "sections": sections, "views": views}
+    ordered = [runs.cells[i] for i in runs.order]
+    views, not_drawn = cell_views(ordered, runs.seed, f"{anchor}-look", max_views)
+    return {"anchor": anchor, "comparison": runs, "sections": sections, "views": views, "not_drawn": not_drawn}
 
 
 def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskSection:
     own, embeddings = task.narrowed(runs.embeddings)
+    order = [embeddings.index(runs.embeddings[i]) for i in runs.order if runs.embeddings[i] in embeddings]
     cells = [cells for cells in runs.cells if cells.name in embeddings]
+    chosen = sorted(order[:MAX_DRAWN])
+    drawn = tuple(embeddings[i] for i in chosen)
     by_group = [
-        (breakdown, _trusted(quantiles_figure(breakdown, embeddings, f"{anchor}-spreads-{i}")))
+        (breakdown, _trusted(quantiles_figure(breakdown.narrowed(chosen), drawn, f"{anchor}-spreads-{i}")))
         for i, breakdown in enumerate(breakdowns(task.id, cells))
     ]
     by_class = []
     for i, confusion in enumerate(confusions(task.id, cells)):
         figure = None if confusion.fits_a_table else confusion_figure(confusion, f"{anchor}-matrix-{i}")
         by_class.append((confusion, _trusted(figure)))
-    figure = _trusted(scores_figure(own, embeddings, f"{anchor}-scores"))
-    return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class)
+    points = own if len(chosen) == len(embeddings) else own.choose(chosen)
+    figure = _trusted(scores_figure(points, drawn, f"{anchor}-scores"))
+    return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class, drawn, tuple(order))
 
 
 def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
     """Return time, memory and provenance of one run."""
     own = stages(result)
     figure = _trusted(timeline_figure(own, f"timeline-{number}"))
-    return {"name": name, "stages": own, "figure": figure, "facts": facts(result.provenance)}
+    about = {key: value for key, value in result.provenance.items() if key != "command"}
+    return {
+        "name": name,
+        "stages": own,
+        "seconds": max((stage.start_s + stage.seconds for stage in own), default=0.0),
+        "figure": figure,
+        "command": printable(result.provenance.get("command") or ""),
+        "facts": facts(about),
+    }
+
+
+def _breakable(text: str) -> Markup:
+    """Let a name continue on the next line after an underscore, a dash, a dot or a slash, and nowhere else."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(?<=[_./-])(?=\w)", text)
+    return Markup("<wbr>").join(map(escape, parts))
 
 
 def _trusted(svg: str | None) -> Markup | None:

@@ -15,6 +15,7 @@ from gpubench.core.scores import CLUSTER, CellColumn, CellScores, MetricResult, 
 from gpubench.core.types import Labels
 from gpubench.metrics import METRICS
 from gpubench.metrics.published import published_spec
+from gpubench.results import table
 from gpubench.results.statistics import GroupStatistics, group_statistics, group_times, half_width, standard_error
 from gpubench.results.table import telling_params
 from gpubench.tasks import TASKS
@@ -46,10 +47,10 @@ def theme(font_size: float, **settings: Any) -> Iterator[None]:
 
 
 def new_figure(width_in: float, height_in: float, **options: Any) -> Figure:
-    """Make a figure whose parts do not overlap; it is not shown by itself."""
-    from matplotlib.figure import Figure
+    """Make a figure whose parts do not overlap; notebooks show it, with or without pyplot."""
+    from gpubench.results.shown_figure import ShownFigure
 
-    return Figure(figsize=(width_in, height_in), layout="constrained", **options)
+    return ShownFigure(figsize=(width_in, height_in), layout="constrained", **options)
 
 
 def name_lines(axes: Axes, names: Sequence[str], *, fontsize: float | None = None) -> None:
@@ -110,8 +111,8 @@ def scatter_cells(
 
 
 def short(text: str, longest: int = MAX_NAME) -> str:
-    """Cut text that is too long for a figure."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    """Cut a text to the length of a name in a figure."""
+    return table.short(text, longest)
 
 
 def two_lines(text: str) -> str:
@@ -121,15 +122,8 @@ def two_lines(text: str) -> str:
 
 
 def shortened(names: Sequence[str], longest: int = MAX_NAME) -> list[str]:
-    """Cut names at the end, or in the middle where that keeps more of them distinct; else number them."""
-    by_end = [short(name, longest) for name in names]
-    if len(set(by_end)) == len(set(names)):
-        return by_end
-    head, tail = longest - 1 - longest // 2, longest // 2
-    by_middle = [name if len(name) <= longest else f"{name[:head]}…{name[-tail:]}" for name in names]
-    if len(set(by_middle)) == len(set(names)):
-        return by_middle
-    return [f"{i}. {short(name, longest - 4)}" for i, name in enumerate(names, 1)]
+    """Cut names to the length of those in figures, and keep them distinct."""
+    return table.shortened(names, longest)
 
 
 WIDTH_IN = 3.5
@@ -153,8 +147,8 @@ def plot(
     """Draw one kind of figure; see `Result.plot`."""
     given = {"embedding": embedding, "task": task, "metric": metric}
     chosen = {name: value for name, value in given.items() if value is not None}
+    rows = [row for row in results if all(getattr(row, name) == value for name, value in chosen.items())]
     if kind == "scores":
-        rows = [row for row in results if all(getattr(row, name) == value for name, value in chosen.items())]
         return scores_figure(rows, cells)
     if kind == "breakdown":
         columns = [column for column in cells.select(**chosen) if column.names is None]
@@ -165,7 +159,7 @@ def plot(
     if kind == "view":
         _check_one(names := {row.embedding for row in results} if embedding is None else {embedding}, "embedding")
         return view_figure(cells, names.pop(), by)
-    raise InputError(f"kind={kind!r} is unknown; use 'scores', 'breakdown' or 'view'")
+    raise InputError(f"kind={kind!r} is unknown; use 'table', 'scores', 'breakdown' or 'view'")
 
 
 def _check_one(found: Collection[Any], what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from gpubench.results.cells_file import NAME as CELLS_NAME
 from gpubench.results.cells_file import read_cells, write_cells
 from gpubench.results.perturbations_file import NAME as PERTURBATIONS_NAME
 from gpubench.results.perturbations_file import read_perturbations, write_perturbations
+from gpubench.results.score_table import score_blocks, summarize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +63,13 @@ class Result:
     >>> cells = np.random.default_rng(0).normal(size=(100, 5)) + 5 * (label == "b")[:, None]
     >>> result = gb.score({"X": cells.astype("float32")}, label=label, tasks=["embedding"], engine="cpu")
     >>> print(result)  # doctest: +ELLIPSIS
-    gpubench result: 1 scores of 1 embedding
+    gpubench result: 1 score of 1 embedding
     <BLANKLINE>
-    X: embedding
-      metric             value    n  seconds
-      silhouette_score  0...  100     ...
+                             X
+    embedding
+      silhouette_score  0...
+    >>> len(result), result["X"].value("silhouette_score") > 0.8
+    (1, True)
     """
 
     results: list[MetricResult]
@@ -114,20 +117,21 @@ class Result:
 
     def plot(
         self,
-        kind: Literal["scores", "breakdown", "view", "perturbations"] = "scores",
+        kind: Literal["table", "scores", "breakdown", "view", "perturbations"] = "scores",
         *,
         embedding: str | None = None,
         task: str | None = None,
         metric: str | None = None,
         by: str = "label",
     ) -> Figure:
-        """Draw a figure for a paper and return it; its `savefig` writes PDF, SVG or PNG.
+        """Draw a figure for a paper and return it; notebooks show it, and its `savefig` writes PDF, SVG or PNG.
 
         Parameters
         ----------
-        kind : "scores" for bars with 95% intervals for each metric and embedding, "breakdown" for quantiles of the
-            cells' values of one metric by group, "view" for the cells in two dimensions,
-            "perturbations" for the value of one metric of each perturbation, with the baselines and replicate as lines
+        kind : "table" for embeddings in rows and metrics in coloured columns, the best first; "scores" for bars with
+            95% intervals for each metric and embedding; "breakdown" for quantiles of the cells' values of one metric by
+            group; "view" for the cells in two dimensions; "perturbations" for the value of one metric of each
+            perturbation, with the baselines and replicate as lines
         embedding, task, metric : what to draw; by default all, or the only one
         by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and for a view "cluster"
 
@@ -138,8 +142,16 @@ class Result:
 
         Examples
         --------
+        >>> result.plot("table").savefig("scores.pdf")
         >>> result.plot("breakdown", metric="silhouette_score", by="label").savefig("silhouette.pdf")
         """
+        if kind == "table":
+            from gpubench.results.table_figure import table_figure
+
+            chosen = {"embedding": embedding, "task": task, "metric": metric}
+            wanted = {key: wish for key, wish in chosen.items() if wish is not None}
+            rows = [row for row in self.results if all(_get(row, key) == wish for key, wish in wanted.items())]
+            return table_figure(rows)
         from gpubench.results.figures import perturbations_figure, plot
 
         if kind == "perturbations":
@@ -327,17 +339,53 @@ class Result:
         content = pa.table({name: pa.array(cells, types.get(name)) for name, cells in columns.items()})
         write_atomically(path, lambda file: pq.write_table(content, file))
 
+    def __getitem__(self, embedding: str) -> Result:
+        """Return the result of one embedding: its scores and failures, with the values of its cells."""
+        names = list(dict.fromkeys(row.embedding for row in self.results))
+        if embedding not in names:
+            raise KeyError(f"there is no embedding {embedding!r}; there are: {', '.join(map(repr, names)) or 'none'}")
+        own = [column for column in self.cells.columns if column.embedding == embedding]
+        return replace(
+            self,
+            results=[row for row in self.results if row.embedding == embedding],
+            failures=[failure for failure in self.failures if failure["embedding"] == embedding],
+            cells=replace(self.cells, columns=own),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of scores."""
+        return len(self.results)
+
+    def __bool__(self) -> bool:
+        """Return True: a result without scores is a result, with reasons."""
+        return True
+
+    def __iter__(self) -> Iterator[MetricResult]:
+        """Iterate over the scores."""
+        return iter(self.results)
+
     def __str__(self) -> str:
-        return "\n\n".join(filter(None, [self._summary(), table.to_text(self._blocks(), _WIDTH)]))
+        summary = summarize(self.results)
+        blocks = score_blocks(summary, width=_WIDTH, limit=_ROWS_SHOWN)
+        blocks += table.result_blocks([], self.skipped, self.failures)
+        blocks += [table.Lines(self.note_lines())] if self.notes else []
+        return "\n\n".join(filter(None, [self._summary(), table.to_text(blocks, _WIDTH)]))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "\n".join([f"<p>{self._summary()}</p>", *(block.to_html() for block in self._blocks())])
-
-    def _blocks(self) -> list[table.TextTable | table.Lines]:
-        blocks = table.result_blocks(self.results, self.skipped, self.failures, limit=_ROWS_SHOWN)
-        return [*blocks, table.Lines(self.note_lines())] if self.notes else blocks
+        blocks = score_blocks(summarize(self.results), limit=_ROWS_SHOWN)
+        rest = table.result_blocks([], self.skipped, self.failures)
+        details = [block.to_html() for block in table.result_blocks(self.results, limit=_ROWS_SHOWN)]
+        return "\n".join(
+            [
+                f"<p>{self._summary()}</p>",
+                *(f'<div style="overflow-x:auto">{block.to_html()}</div>' for block in blocks),
+                *(block.to_html() for block in rest),
+                *([table.Lines(self.note_lines()).to_html()] if self.notes else []),
+                f"<details><summary>All {len(self):,} scores</summary>{''.join(details)}</details>",
+            ]
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -350,9 +398,12 @@ class Result:
 
     def _summary(self) -> str:
         embeddings = len({row.embedding for row in self.results})
-        plural = "" if embeddings == 1 else "s"
-        text = f"gpubench result: {len(self.results)} scores of {embeddings} embedding{plural}"
-        return f"{text}, interrupted" if self.interrupted else text
+        scores_, embeddings_ = _count(len(self), "score"), _count(embeddings, "embedding")
+        return f"gpubench result: {scores_} of {embeddings_}{', interrupted' if self.interrupted else ''}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _get(row: MetricResult, key: str) -> Any:

@@ -9,12 +9,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from gpubench.core.scores import MetricResult, plain
+from gpubench.core.scores import MEAN, MetricResult, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
 """Columns of every table of results; a column for each parameter follows."""
@@ -94,11 +95,25 @@ class TextTable:
     styles: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style of rich on a terminal
     notes: tuple[str, ...] = ()  # lines below it
 
+    def _widths(self) -> list[int]:
+        """Return the width of each column."""
+        columns = zip(self.header, *self.rows, strict=True)
+        return [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+
+    @property
+    def width(self) -> int:
+        """Width of the table as plain text, without the notes."""
+        indent = 2 * bool(self.title)
+        return max(len(self.title), indent + sum(self._widths()) + 2 * (len(self.header) - 1))
+
     def to_text(self, width: int | None = None) -> str:
-        """Lay the table out as plain text; notes are wrapped at `width` columns."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        """Lay the table out as plain text; notes are wrapped at `width` columns. Cells of the header may have lines."""
+        widths = self._widths()
         lines = [self.title] if self.title else []
-        for row in (self.header, *self.rows):
+        stacked = [cell.split("\n") for cell in self.header]
+        height = max(map(len, stacked))
+        heads = zip(*([""] * (height - len(cell)) + cell for cell in stacked), strict=True)
+        for row in (*heads, *self.rows):
             cells = (
                 cell.rjust(size) if column in self.numbers else cell.ljust(size)
                 for cell, column, size in zip(row, self.header, widths, strict=True)
@@ -113,38 +128,53 @@ class TextTable:
         body = "".join(
             "<tr>"
             + "".join(
-                f'<td style="text-align:{side}">{html.escape(cell)}</td>' for cell, side in zip(row, sides, strict=True)
+                f'<td style="text-align:{side};white-space:pre">{self._html_cell(i, j, cell)}</td>'
+                for j, (cell, side) in enumerate(zip(row, sides, strict=True))
             )
             + "</tr>"
-            for row in self.rows
+            for i, row in enumerate(self.rows)
         )
         notes = "<br>".join(html.escape(line.strip()) for line in self.notes)
-        return f"<p><b>{html.escape(self.title)}</b></p><table><tr>{head}</tr>{body}</table><p>{notes}</p>"
+        title = f"<p><b>{html.escape(self.title)}</b></p>" if self.title else ""
+        return f"{title}<table><tr>{head}</tr>{body}</table>" + (f"<p>{notes}</p>" if notes else "")
+
+    def _html_cell(self, i: int, j: int, cell: str) -> str:
+        text = html.escape(cell)
+        return f"<b>{text}</b>" if "bold" in self.styles.get((i, j), "") and not j else text
 
     def print(self, console: Console) -> None:
         """Draw the table on a terminal; cells that do not fit continue on the next line."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
         from rich.text import Text
 
         if self.title:
             console.print(Text(self.title, "bold"))
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        numbers_width = sum(
-            size + 2 for size, column in zip(widths, self.header, strict=True) if column in self.numbers
-        )
-        fits = numbers_width + _MIN_TEXT_WIDTH <= console.width
-        drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in self.header:
-            right = column in self.numbers
-            drawn.add_column(
-                Text(column), justify="right" if right else "left", no_wrap=right and fits, overflow="fold"
-            )
-        for i, row in enumerate(self.rows):
-            drawn.add_row(*(Text(cell, self.styles.get((i, j), "")) for j, cell in enumerate(row)))
-        console.print(drawn)
+        words = [
+            max(len(word) for cell in column for word in cell.split() or [""])
+            for column in zip(self.header, *self.rows, strict=True)
+        ]
+        fit = sum(words) + 2 * len(words) + 2 <= console.width
+        console.print(self._drawn(words if fit else [0] * len(words), console.width))
         for line in self.notes:
             console.print(Text(line, "dim"))
+
+    def _drawn(self, words: Sequence[int], width: int) -> Table:
+        """Make a table of rich whose columns have room for their longest `words`."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        numbers_width = sum(
+            size + 2 for size, column in zip(self._widths(), self.header, strict=True) if column in self.numbers
+        )
+        fits = numbers_width + _MIN_TEXT_WIDTH <= width
+        drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column, size in zip(self.header, words, strict=True):
+            right = column in self.numbers
+            justify: Literal["right", "left"] = "right" if right else "left"
+            drawn.add_column(Text(column), justify=justify, no_wrap=right and fits, min_width=size, overflow="fold")
+        for i, row in enumerate(self.rows):
+            drawn.add_row(*(Text(cell, self.styles.get((i, j), "")) for j, cell in enumerate(row)))
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +189,7 @@ class Lines:
     def to_text(self, width: int | None = None) -> str:
         """Join the lines, wrapped at `width` columns."""
         lines = [self.heading, *self.lines] if self.heading else self.lines
-        return "\n".join(_wrap(line, width) for line in lines)
+        return "\n".join(_wrap(line, width if self.wrap else None) for line in lines)
 
     def to_html(self) -> str:
         """Lay the lines out as an HTML paragraph."""
@@ -180,10 +210,10 @@ def to_text(blocks: Iterable[TextTable | Lines], width: int | None = None) -> st
     return "\n\n".join(filter(None, (block.to_text(width) for block in blocks)))
 
 
-def print_blocks(blocks: Iterable[TextTable | Lines], stream: TextIO) -> None:
-    """Write tables and lines to a terminal with lines and colour, or to a pipe as plain text."""
+def print_blocks(blocks: Iterable[TextTable | Lines], stream: TextIO, width: int | None = None) -> None:
+    """Write tables and lines to a terminal with lines and colour, or to a pipe as plain text with lines of `width`."""
     if not stream.isatty():
-        stream.write(f"{to_text(blocks)}\n")
+        stream.write(f"{to_text(blocks, width)}\n")
         return
     from rich.console import Console
 
@@ -197,7 +227,8 @@ def print_blocks(blocks: Iterable[TextTable | Lines], stream: TextIO) -> None:
 def _wrap(line: str, width: int | None) -> str:
     if width is None or len(line) <= width:
         return line
-    return textwrap.fill(line, width, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False)
+    indent = "      " if line.startswith((" ", "[")) else ""
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def format_value(value: float) -> str:
@@ -212,6 +243,23 @@ def format_value(value: float) -> str:
 def printable(text: str) -> str:
     """Replace line breaks and control characters, which a label or a path may contain, by escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def short(text: str, longest: int) -> str:
+    """Cut a text at its end where it is too long."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def shortened(names: Sequence[str], longest: int) -> list[str]:
+    """Cut names at the end, or in the middle where that keeps more of them distinct; else number them."""
+    by_end = [short(name, longest) for name in names]
+    if len(set(by_end)) == len(set(names)):
+        return by_end
+    head, tail = longest - 1 - longest // 2, longest // 2
+    by_middle = [name if len(name) <= longest else f"{name[:head]}…{name[-tail:]}" for name in names]
+    if len(set(by_middle)) == len(set(names)):
+        return by_middle
+    return [f"{i}. {short(name, longest - 4)}" for i, name in enumerate(names, 1)]
 
 
 _NUMBERS = ("value", "stderr", "n", "seconds")
@@ -232,11 +280,11 @@ def result_blocks(
 
     `skipped` and `failures` are those of a `Result`; `limit` is that of `score_tables`.
     """
-    left_out = [printable(f"  {item['task']}: {item['reason']}") for item in skipped]
+    left_out = [printable(f"  {item['task']} ({item['reason']})") for item in skipped]
     failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
     blocks: list[TextTable | Lines] = [*score_tables(results, limit).values()]
     blocks += [Lines(failed, "Failed:", "red")] if failed else []
-    return blocks + ([Lines(left_out, "Left out:")] if left_out else [])
+    return blocks + ([Lines(left_out, "Not run:")] if left_out else [])
 
 
 def score_tables(results: Iterable[MetricResult], limit: int | None = None) -> dict[tuple[str, str], TextTable]:
@@ -286,11 +334,17 @@ def _fold(rows: Sequence[MetricResult], limit: int | None) -> tuple[list[MetricR
     return shown, dict(counts - Counter(row.metric for row in shown))
 
 
+def mean_text(value: Any) -> str:
+    """Return the text of a parameter; "MEAN(knn,lr)" becomes "mean of knn, lr"."""
+    text = str(value)
+    return f"mean of {text[len(MEAN) + 1 : -1].replace(',', ', ')}" if text.startswith(f"{MEAN}(") else text
+
+
 def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
     """Return one cell for each column; a "~" marks an approximate value."""
     return (
         row.metric,
-        *(printable(str(row.params[key])) if key in telling and key in row.params else "" for key in keys),
+        *(printable(mean_text(row.params[key])) if key in telling and key in row.params else "" for key in keys),
         ("~" if row.approximate and not math.isnan(row.value) else "") + format_value(row.value),
         "" if row.stderr is None else f"{row.stderr:.2g}",
         f"{row.n:,}",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gpubench.comparison.best import default_resampler, mark_best
 from gpubench.core import machine
 from gpubench.core.checkpoint import Checkpoint
 from gpubench.core.errors import InputError
@@ -17,17 +18,23 @@ from gpubench.data.urls import Url, file_of
 from gpubench.datasets.lookup import is_dataset_name
 from gpubench.results import table
 from gpubench.results.result import Result
+from gpubench.results.runs import columns_of, comparable_groups, named_rows, rank_blocks, source_of
+from gpubench.results.score_table import score_blocks, summarize
 from gpubench.running import score
 from gpubench.running.options import FILES, SPECS
-from gpubench.running.output import OPTIONAL, Output
+from gpubench.running.output import OPTIONAL, Output, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpubench.core.timeline import Listener
     from gpubench.datasets.catalogue import CatalogueEntry
+    from gpubench.results.table import Lines, TextTable
     from gpubench.running.plan import Plan
     from gpubench.running.run_file import PlannedRun
+
+MAX_TABLES = 4
+"""Datasets whose scores are printed one by one."""
 
 TABLE = "runs.csv"
 """File with the scores of all runs, in the folder that contains their folders."""
@@ -49,10 +56,33 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
     if before is not None:
         return before, [f"Reused the complete result in {output.folder}"]
     with plan.named_in_errors(), Checkpoint(output.folder) as checkpoint:
-        result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint)
+        result = score.score_run(plan.options, listener=listener, checkpoint=checkpoint, check=output.check_replaced)
         result.provenance["run"] = {"name": plan.name, "digest": digest}
         lines = [] if result.interrupted and not result.results else output.write(result)
         return result, lines + checkpoint.end(complete=not (result.interrupted or result.failures))
+
+
+def check_runs(plans: Sequence[PlannedRun], outputs: Mapping[str, Output]) -> list[InputError]:
+    """Check the data of every run and what its results would replace, and compute nothing; return what is wrong.
+
+    Datasets that must be fetched first are checked when their run begins.
+    """
+    problems = []
+    for plan in plans:
+        output = outputs.get(plan.name)
+        try:
+            with plan.named_in_errors():
+                if output is not None:
+                    output.check()
+                    output.check_inputs(plan.options)
+                    if is_complete(plan, output):
+                        continue
+                facts = score.check_run(plan.options)
+                if facts is not None and output is not None:
+                    output.check_replaced(facts)
+        except InputError as error:
+            problems.append(error)
+    return problems
 
 
 def is_complete(plan: PlannedRun, output: Output) -> bool:
@@ -82,18 +112,23 @@ def write_table(results: Mapping[str, Result], folder: Path) -> str:
     return f"Wrote {folder / TABLE}"
 
 
-def table_text(results: Mapping[str, Result]) -> str:
-    """Format the scores of all runs as one table, one line per score."""
-    lines = []
-    for name, result in results.items():
-        for (embedding, task), scores in table.score_tables(result.results).items():
-            for cells in scores.rows:
-                row = dict(zip(scores.header, cells, strict=True))
-                params = [f"{key}={row[key]}" for key in scores.header if key not in table.HEADER and row[key]]
-                metric = " ".join([row["metric"], *params])
-                lines.append((name, embedding, task, metric, row["value"], row.get("stderr", "")))
-    header = ("run", "embedding", "task", "metric", "value", "stderr")
-    return table.TextTable("", header, tuple(lines), numbers=frozenset(header[4:])).to_text()
+def score_blocks_of(results: Mapping[str, Result], width: int | None) -> Iterator[TextTable | Lines]:
+    """Lay out the scores of each dataset side by side, of many the ranks alone."""
+    groups = {}
+    for group in comparable_groups(results):
+        source = source_of(group)
+        groups[source if source not in groups else f"{source} ({', '.join(group)})"] = group
+    scored = {source: named_rows(group) for source, group in groups.items()}
+    if len(scored) <= MAX_TABLES:
+        for source, rows in scored.items():
+            summary = summarize(rows)
+            cells = [result.cells for _, result, _ in columns_of(groups[source])]
+            resampler = default_resampler(max(one.n_cells for one in cells))
+            best = mark_best([row.cells for row in summary.rows], cells, resampler=resampler)
+            yield table.Lines([source], style="bold")
+            yield from score_blocks(summary, width=width, best=best)
+    if len(scored) > 1 and len({row.embedding for rows in scored.values() for row in rows}) > 1:
+        yield from rank_blocks(scored, width)
 
 
 def _digest(plan: PlannedRun) -> str | None:
@@ -105,7 +140,7 @@ def _digest(plan: PlannedRun) -> str | None:
     datasets = _catalogued(plan.options.data)
     local = [entry.path for entry in datasets if entry and entry.path and not entry.is_remote]
     files: dict[str, Sequence[Any]] = {}
-    for text in [*_texts([asked[name] for name, spec in SPECS.items() if spec.kind in FILES]), *local]:
+    for text in [*texts([asked[name] for name, spec in SPECS.items() if spec.kind in FILES]), *local]:
         path = file_of(text)
         if isinstance(path, Url):
             identity = () if path.suffix == ".zarr" else path.require("data").identity
@@ -125,22 +160,13 @@ def _digest(plan: PlannedRun) -> str | None:
 
 def _catalogued(data: Any) -> list[CatalogueEntry | None]:
     """Return the catalogue entries of the datasets of a run; None for one that is in no catalogue any more."""
-    names = [text for text in _texts(data) if is_dataset_name(text)]
+    names = [text for text in texts(data) if is_dataset_name(text)]
     if not names:
         return []
     from gpubench.datasets.catalogue import read_catalogues
 
     entries = read_catalogues()
     return [entries.get(name) for name in names]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every string in nested lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(item)
 
 
 def _finished(output: Output, digest: str | None) -> Result | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from os import PathLike
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -178,12 +179,16 @@ class RunOptions:
     time: Any = _option(COLUMNS, "text", "COLUMN", "Time points, as numbers.", recorded=True)
     species: Any = _option(COLUMNS, "text", "COLUMN", "Species.", recorded=True)
     sample: Any = _option(
-        COLUMNS, "text", "COLUMN", "Samples, whose cells are merged for prediction across species.", recorded=True
+        COLUMNS,
+        "text",
+        "COLUMN",
+        "Sample IDs; cross-species prediction averages the cells of each sample.",
+        recorded=True,
     )
     condition: str | None = _option(
         COLUMNS, "text", "COLUMN", "Perturbation of each cell, for --predictions. Default: condition."
     )
-    control: str | None = _option(COLUMNS, "text", "VALUE", "Value of --condition for untreated cells.")
+    control: str | None = _option(COLUMNS, "text", "VALUE", "Value in --condition that marks control cells.")
     context: str | None = _option(
         COLUMNS, "text", "COLUMN", "Context of each cell, such as its cell line, for perturbation_prediction."
     )
@@ -229,7 +234,7 @@ class RunOptions:
         RUN,
         "choice",
         "NAME",
-        "Neighbour search: auto, exact, leaves, ivf or nn_descent.",
+        "Neighbour search method: auto, exact, leaves, ivf or nn_descent.",
         default="auto",
         named_in="gpubench.engines:KNN_METHODS",
     )
@@ -245,7 +250,7 @@ class RunOptions:
         RUN,
         "switch",
         None,
-        "Compare all cells and train on all cells, however long it takes.",
+        "Disable all sampling and approximation, which is slow on large data.",
         default=False,
         flags="--exact/--no-exact",
     )
@@ -259,7 +264,7 @@ class RunOptions:
         "ADDRESS|FILE",
         "Run on this Dask cluster: tcp://host:8786, or a scheduler file.",
         flags="--scheduler",
-        more=(Flag(("--workers",), "NUMBER", "Start this many Dask workers on this machine.", int),),
+        more=(Flag(("--workers",), "NUMBER", "Start this many local Dask workers and run on them.", int),),
         in_run_file=False,
     )
     memory: int | str | None = _option(RUN, "memory", "AMOUNT", "Maximum memory beyond the data, such as 4GB.")
@@ -291,7 +296,25 @@ class RunOptions:
             for name, value in values.items()
             if value is not None and not (isinstance(value, str | bool) and value == SPECS[name].default)
         }
-        return {**named, **self.options.to_dict()}
+        listed = {name: _names(getattr(self, name)) for name in ("predictions", "baseline")}
+        listed["scorers"] = sorted(self.scorers or ())
+        named |= {
+            name: value for name in ("condition", "control", "context") if (value := getattr(self, name)) is not None
+        }
+        return {**named, **{name: names for name, names in listed.items() if names}, **self.options.to_dict()}
+
+
+def _names(value: Any) -> list[str]:
+    """Return what was given by name: texts and paths, "array" for values."""
+    from gpubench.data.urls import shown
+
+    if value is None:
+        return []
+    if isinstance(value, str | PathLike):
+        return [shown(value)]
+    if isinstance(value, Mapping):
+        return [f"{name}={text}" for name, item in value.items() for text in _names(item)]
+    return [text for item in value for text in _names(item)] if isinstance(value, list | tuple) else ["array"]
 
 
 SPECS = {declared.name: _spec(declared) for declared in fields(RunOptions)}

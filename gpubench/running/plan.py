@@ -161,7 +161,7 @@ class Plan:
         table = TextTable("", header, tuple(rows), numbers=frozenset(header[2:]))
         how_many = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         device = self.device.replace("workers", how_many, 1) if self.workers else self.device
-        lines = [f"About {seconds_text(self.seconds)} on {device}, at its rates of {self.measured}."]
+        lines = [f"About {seconds_text(self.seconds)} on {device}, calibrated {self.measured}."]
         used, limit, total = map(bytes_text, (self.used_bytes, self.memory_bytes, self.peak_bytes))
         scope = "on a worker" if self.workers else "beyond the data"
         lines.append(f"Peak: {used} {scope} (limit {limit}), {total} in total.")

@@ -101,16 +101,7 @@ class Prepared:
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     """Check the options of a run, start its engine and read its data; nothing is computed."""
-    wanted = _wanted_tasks(run.tasks)
-    baselines = _baselines(run.baseline)
-    run = replace(run, seed=check_seed(run.seed))
-    _check_combination(run, wanted, baselines)
-    given = look_up(
-        RunData(run.data, {role: getattr(run, role) for role in COLUMNS}, run.condition, run.control),
-        obs=run.obs,
-        listener=listener,
-    )
-    run = replace(run, data=given.data, condition=given.condition, control=given.control, **given.columns)
+    run, wanted, baselines, given = _resolve(run, listener)
     engine = run.engine
     if isinstance(engine, str):
         engine = get_engine(
@@ -127,7 +118,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     with engine.timeline.stage("read"):
         dataset, inputs, found = run_interruptible(lambda: _read_and_check(run, wanted, baselines), engine.timeline)
     give_warnings(found, strict=run.strict)
-    tasks, skipped = _choose_tasks(wanted, inputs)
+    tasks, skipped = _choose_tasks(run, wanted, inputs)
     findings = () if inputs.screens is None else inputs.screens.audit.findings
     warnings = (*map(str, found), *map(str, findings))
     return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, warnings)
@@ -142,6 +133,29 @@ def _read_and_check(
         return None, inputs, []
     named = {role: getattr(run, role) for role in COLUMNS if isinstance(getattr(run, role), str)}
     return dataset, inputs, implausible(Given(dataset, inputs.columns, named, run.data, baselines))
+
+
+def _resolve(run: RunOptions, listener: Listener | None) -> tuple[RunOptions, list[str] | None, list[str], RunData]:
+    """Check the options and look up datasets; return the options with their files, wanted tasks and baselines."""
+    wanted = _wanted_tasks(run.tasks)
+    baselines = _baselines(run.baseline)
+    run = replace(run, seed=check_seed(run.seed))
+    _check_combination(run, wanted, baselines)
+    given = look_up(
+        RunData(run.data, {role: getattr(run, role) for role in COLUMNS}, run.condition, run.control),
+        obs=run.obs,
+        listener=listener,
+    )
+    run = replace(run, data=given.data, condition=given.condition, control=given.control, **given.columns)
+    return run, wanted, baselines, given
+
+
+def read_inputs(run: RunOptions) -> tuple[RunOptions, Dataset | None, Inputs, list[Task]]:
+    """Read and check the inputs of a run, without an engine; also return its resolved options and its tasks."""
+    run, wanted, _, _ = _resolve(run, None)
+    dataset, inputs = _read(run, wanted)
+    tasks, _ = _choose_tasks(run, wanted, inputs)
+    return run, dataset, inputs, tasks
 
 
 def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, Inputs]:
@@ -196,23 +210,34 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
     return columns
 
 
-def _choose_tasks(wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
+def _columns_there_are(run: RunOptions) -> str:
+    """List the columns that may be given, where they are known."""
+    try:
+        names = readers.column_names(run.data, run.obs)
+    except InputError:  # such as arrays without a table
+        return "; give the values, or a table that has them with `obs`"
+    return f"; name a column of obs: {quoted(names)}" if names else ""
+
+
+def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
     """Return the tasks to run, and the skipped ones with reasons; refuse a wanted task without an input."""
-    run: list[Task] = []
+    chosen: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
         if not task.in_auto if wanted is None else task.id not in wanted:
             continue
         missing = " and ".join(need for need in task.needs if not inputs.has(need))
         if not missing:
-            run.append(task)
+            chosen.append(task)
         elif wanted is None:
-            skipped.append({"task": task.id, "reason": f"{missing} not given"})
+            skipped.append({"task": task.id, "reason": f"needs {missing}"})
         else:
-            raise InputError(f"task {task.id!r} needs {missing}; give {'them' if ' and ' in missing else 'it'}")
-    if not run:
+            needs = " and ".join(f"`{need}`" for need in task.needs if not inputs.has(need))
+            remedy = "; give it" if missing == "predictions" else _columns_there_are(run)
+            raise InputError(f"task {task.id!r} needs {needs}{remedy}")
+    if not chosen:
         raise InputError("no task can run: give `label` (and `batch`, `time` or `species`), or `predictions`")
-    return run, skipped
+    return chosen, skipped
 
 
 def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from gpubench.core import machine, memory
 from gpubench.core.checkpoint import digest_of_code
 from gpubench.core.machine import usable_cores
+from gpubench.data.urls import shown
+from gpubench.running.options import SPECS
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
+    from gpubench.running.options import RunOptions
 
 
 def provenance(
@@ -26,16 +31,19 @@ def provenance(
     files: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
-    Environment variables, user names and paths are left out, except `source`, the data as the user named them.
-    `columns` is the digest of the columns only, which results of other embeddings share. `notes` say how inputs were
-    brought together and which cells were left out, `warnings` what is probably not as it was meant.
+    Environment variables, user names and paths are left out, except those that the user gave: in `source`, the data,
+    and in `command`, the command line that repeats the run. `columns` is the digest of the columns only, which results
+    of other embeddings share. `notes` say how inputs were brought together and which cells were left out, `warnings`
+    what is probably not as it was meant.
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
     return {
+        **({"command": command} if command else {}),
         "gpubench": machine.package_version(machine.DISTRIBUTION),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": engine.seed,
@@ -65,6 +73,69 @@ def provenance(
         "memory_bytes": memory.total_memory_bytes(),
         "packages": machine.package_versions() | engine_packages,
     }
+
+
+def command_line(run: RunOptions) -> str | None:
+    """Return the command that makes a run again; None where something was given as values, which no flag can.
+
+    Examples
+    --------
+    >>> from gpubench.running.options import RunOptions
+    >>> from gpubench.tasks import Options
+    >>> run = RunOptions("cells.h5ad", ["X_pca"], label="cell type", seed=7, options=Options(k=5))
+    >>> command_line(run)
+    "gpubench score cells.h5ad -e X_pca --label 'cell type' -o k=5 --seed 7"
+    """
+    words = ["gpubench", "score"]
+    for name, spec in SPECS.items():
+        value = getattr(run, name)
+        if name == "options":
+            given = {key: item for key, item in value.to_dict().items() if item != type(value)().to_dict()[key]}
+            found: list[str] | None = [f"{key}={_option_text(item)}" for key, item in given.items()]
+        else:
+            is_default = value is None or (isinstance(value, str | int) and value == spec.default)
+            found = [] if is_default else _texts(value, named=name in _NAMED)
+        if found is None:
+            return None
+        if spec.kind == "switch":
+            words += [f"--{name}"] * bool(value)
+        elif name == "data":
+            words += found
+        else:
+            workers = name == "cluster" and isinstance(value, int)
+            flag = "--workers" if workers else min(spec.flags[0].names, key=len)
+            words += [word for text in found for word in (flag, text)]
+    return shlex.join(words)
+
+
+_NAMED = frozenset({"embeddings", "predictions"})
+"""Options that take NAME=FILE."""
+
+
+def _option_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _texts(value: Any, *, named: bool) -> list[str] | None:
+    """Return a value as texts of the command line, without credentials; None where it is not given by name."""
+    from gpubench.data.read import is_file_name, split_name
+
+    if isinstance(value, int):
+        return [str(value)]
+    if isinstance(value, str | os.PathLike):
+        return [shown(os.fspath(value))]
+    if isinstance(value, list | tuple):
+        texts = [_texts(item, named=False) for item in value]
+        return None if None in texts else [text for own in texts for text in own or []]
+    items = value.items() if isinstance(value, Mapping) and named else [("", None)]
+    words = [
+        shown(text) if split_name(text)[0] == name else f"{name}={shown(text)}"
+        for name, item in items
+        if isinstance(item, str | os.PathLike)
+        for text in [os.fspath(item)]
+        if split_name(text)[0] == name or is_file_name(text)
+    ]
+    return words if len(words) == len(items) else None
 
 
 def bit_level_context(engine: Engine) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from gpubench.core.checkpoint import Checkpoint, CheckpointScope
 from gpubench.core.errors import InputError, explaining_memory_errors, message_of
 from gpubench.core.scores import PerturbationTable
 from gpubench.data.urls import shown
+from gpubench.datasets.lookup import is_local
 from gpubench.engines.embedding import Embedding
 from gpubench.results.result import Result
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import EMBEDDING_BASELINES, RunOptions
 from gpubench.running.plan import check_fits
-from gpubench.running.prepare import PERTURBATION, SCREEN, prepare
-from gpubench.running.provenance import bit_level_context, provenance
+from gpubench.running.prepare import PERTURBATION, SCREEN, prepare, read_inputs
+from gpubench.running.provenance import bit_level_context, command_line, provenance
 from gpubench.running.views import given_view, principal_view
 from gpubench.tasks._task import Task, TaskInput, with_note
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
     from gpubench.core.scores import MetricResult
     from gpubench.core.timeline import Listener
-    from gpubench.core.types import Array
+    from gpubench.core.types import Array, Dataset
     from gpubench.data.alignment import Align
     from gpubench.data.expression import Baseline
     from gpubench.engines.base import Engine, Precision
-    from gpubench.running.prepare import Prepared
+    from gpubench.running.prepare import Inputs, Prepared
 
 T = TypeVar("T")
 Step = Callable[[], None]
@@ -111,7 +112,7 @@ def score(
     memory : maximum bytes beyond the input, or text such as "4GB"; None: 80% of the free memory
     knn : neighbour search: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
-    exact : compare all cells and train on all cells, however long it takes, see `gpubench.get_engine`
+    exact : disable all sampling and approximation, which is slow on large data, see `gpubench.get_engine`
     strict : raise `InputError` instead of giving a `GpubenchWarning` for inputs that are probably not what was meant
     cluster : Dask cluster: the address of a scheduler, a scheduler file, a number of workers to start here, or a
         `Client`, see `gpubench.get_engine`
@@ -154,10 +155,16 @@ def score_run(
     *,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     listener: Listener | None = None,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Result:
-    """Score what the options of a run ask for; see `score`."""
+    """Score what the options of a run ask for; see `score`.
+
+    `check` may refuse the run by its provenance, before anything is computed.
+    """
     prepared = prepare(run, listener)
     check_fits(prepared)
+    if check:
+        check(_provenance(prepared, run))
     engine, dataset = prepared.engine, prepared.dataset
     if dataset:
         operations = {name: None for task in prepared.tasks for name in task.operations(prepared.run.options)}
@@ -174,7 +181,7 @@ def score_run(
         engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
     return Result(
         results=runner.rows,
-        provenance=_provenance(prepared),
+        provenance=_provenance(prepared, run),
         timeline=engine.timeline.to_dicts(),
         skipped=runner.skipped,
         failures=runner.failures,
@@ -184,24 +191,45 @@ def score_run(
     )
 
 
-def _provenance(prepared: Prepared) -> dict[str, Any]:
-    run, dataset, screens = prepared.run, prepared.dataset, prepared.inputs.screens
+def check_run(run: RunOptions) -> dict[str, Any] | None:
+    """Read and check the inputs of a run without an engine; return what its provenance will say of data and options.
+
+    None where the data are datasets that are not in the cache.
+    """
+    if not is_local(run.data):
+        return None
+    seed = run.seed
+    run, dataset, inputs, tasks = read_inputs(run)
+    return {"seed": seed, "options": _recorded(run, dataset, tasks), "dataset": _dataset_facts(dataset, inputs)}
+
+
+def _recorded(run: RunOptions, dataset: Dataset | None, tasks: Sequence[Task]) -> dict[str, Any]:
+    embeddings = list(dataset.embeddings) if dataset else []
+    return {"tasks": [task.id for task in tasks], "embeddings": embeddings, **run.recorded()}
+
+
+def _dataset_facts(dataset: Dataset | None, inputs: Inputs) -> dict[str, Any]:
+    screens = inputs.screens
     digest = screens.real.digest() if screens else None
+    return {
+        "fingerprint": readers.fingerprint(dataset) if dataset else digest,
+        "columns": readers.fingerprint(replace(dataset, embeddings={})) if dataset else digest,
+        "n_cells": dataset.n_cells if dataset else screens.real.n if screens else None,
+    }
+
+
+def _provenance(prepared: Prepared, asked: RunOptions) -> dict[str, Any]:
+    run, dataset = prepared.run, prepared.dataset
     named = shown(run.data) if isinstance(run.data, str) else None
     return provenance(
         prepared.engine,
-        options={
-            "tasks": [task.id for task in prepared.tasks],
-            "embeddings": list(dataset.embeddings) if dataset else [],
-            **run.recorded(),
-        },
+        options=_recorded(run, dataset, prepared.tasks),
         source=prepared.source or (dataset.source if dataset else named),
         files=prepared.files,
         notes=dataset.notes if dataset else (),
         warnings=prepared.warnings,
-        fingerprint=readers.fingerprint(dataset) if dataset else digest,
-        columns=readers.fingerprint(replace(dataset, embeddings={})) if dataset else digest,
-        n_cells=dataset.n_cells if dataset else screens.real.n if screens else None,
+        command=command_line(asked),
+        **_dataset_facts(dataset, prepared.inputs),
     )
 
 

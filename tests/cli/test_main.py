@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -169,7 +170,10 @@ BAD_INPUT = {
         "--label 'cell_type' names a column, but .* give --obs, the",
     ),
     "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give --label"),
-    "task without input": ([*CELLS, "-t", "batch_integration"], "task 'batch_integration' needs batch; give it"),
+    "task without input": (
+        [*CELLS, "-t", "batch_integration"],
+        "task 'batch_integration' needs --batch; name a column of obs: 'cell_type', 'day'",
+    ),
     "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option:? '?--lable.*see gpubench score --help"),
     "no data": ([], "Missing argument.*see gpubench score --help"),
 }
@@ -179,7 +183,7 @@ BAD_INPUT = {
 def test_bad_input_is_one_line_and_loses_nothing(
     arguments: list[str], message: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["score", *arguments, "--out", str(out)])
+    code = main(["score", *arguments, "--out", str(out), "--force"])
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.fullmatch(rf"gpubench: .*{message}.*\n", printed.err), printed.err
@@ -236,8 +240,7 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     )
     printed = capsys.readouterr()
     assert (code, printed.err) == (0, "")
-    assert "X_pca: embedding\n" in printed.out
-    assert re.search(r"silhouette_score +0\.\d{4} +60 ", printed.out)
+    assert re.search(r"^ +X_pca\nembedding\n  silhouette_score +0\.\d{4}$", printed.out, re.MULTILINE)
     assert printed.out.isprintable() or set(filter(lambda c: not c.isprintable(), printed.out)) == {"\n"}
     assert f"Wrote {tmp_path / 'new' / 'r' / 'results.json'}\n" in printed.out
     written = names(tmp_path / "new" / "r")
@@ -277,10 +280,126 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(
         assert message in capsys.readouterr().err
 
 
-def test_older_result_is_replaced_with_a_message(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", *SEPARATION, "--out", str(out)]) == 0
-    assert f"Wrote {out / 'results.json'} (replaced)" in capsys.readouterr().out
-    assert json.loads((out / "results.json").read_text())["schema"] == 1
+def test_results_of_another_run_are_replaced_by_force_alone(
+    out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(CpuEngine, "put", lambda *_: pytest.fail("nothing may be computed"))
+        assert main(["score", *SEPARATION, *given]) == 2
+    message = capsys.readouterr().err
+    assert re.fullmatch(
+        r"gpubench: --out '.*' holds results.json of another run \(.*cannot be read\);.*--force\n", message
+    )
+    assert (out / "results.json").read_bytes() == OLD
+    assert main(["score", *SEPARATION, *given, "--force"]) == 0
+    assert f"Overwrote {out / 'results.json'}\n" in capsys.readouterr().out
+    assert main(["score", *SEPARATION, *given]) == 0, "the same run may be repeated"
+    for other, expected in (
+        (["cells.h5ad", "-e", "X_pca", "--label", "donor", "-t", "embedding"], "label cell_type instead of donor"),
+        ([*SEPARATION, "-e", "X_other"], r"embeddings \['X_pca'\] instead of \['X_pca', 'X_other'\]"),
+        ([*SEPARATION, "--seed", "7"], "seed 42 instead of 7"),
+        ([*SEPARATION, "-o", "resolution=2"], "resolution 1.0 instead of 2.0"),
+        ([*SEPARATION, "--scorer", "accuracy"], r"scorers None instead of \['accuracy'\]"),
+        (["cells.h5ad", "-e", "X_pca=emb_shifted.npy", *SEPARATION[3:]], "other values of the same names"),
+    ):
+        np.save("emb_shifted.npy", np.load("emb.npy") + 1)
+        written = (out / "results.json").read_bytes()
+        assert main(["score", *other, *given]) == 2
+        assert re.search(expected, capsys.readouterr().err), other
+        assert (out / "results.json").read_bytes() == written
+
+
+def test_files_of_an_earlier_run_are_removed_with_new_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", *SEPARATION, "--out", str(tmp_path), "--format", "json,csv,parquet", "--report"]) == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main(["score", *MIXING, "--out", str(tmp_path), "--force"]) == 0
+    assert names(tmp_path) == ["cells.parquet", "notes.txt", "results.json"]
+    printed = capsys.readouterr().out
+    for name in ("report.html", "results.csv", "results.parquet"):
+        assert f"Removed {tmp_path / name} of the earlier run" in printed
+    (tmp_path / "report.html").write_text("<h1>my own page</h1>")
+    assert main(["score", *MIXING, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == "<h1>my own page</h1>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["results.csv", "--label", "cell_type"], "data"),
+        (["cells.h5ad", "-e", "mine=results.csv", "--label", "cell_type"], "embeddings"),
+        (["cells.h5ad", "-e", "linked.csv", "--label", "cell_type"], "embeddings"),
+        (["emb.npy", "--obs", "cells.parquet", "--label", "cell_type"], "obs"),
+        (
+            ["cells.h5ad", "-e", "X_pca", "--label", "cell_type", "--trace", "results.csv", "--obs", "results.csv"],
+            "obs",
+        ),
+    ],
+)
+def test_an_input_is_never_an_output(
+    arguments: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd.DataFrame(np.eye(N, 3)).to_csv(tmp_path / "results.csv")
+    (tmp_path / "linked.csv").hardlink_to(tmp_path / "results.csv")
+    for file in ("obs.parquet", "cells.h5ad", "emb.npy"):
+        (tmp_path / {"obs.parquet": "cells.parquet"}.get(file, file)).write_bytes(Path(file).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    before = {file: (tmp_path / file).read_bytes() for file in names(tmp_path)}
+    assert main(["score", *arguments, "--out", ".", "--force"]) == 2
+    assert re.fullmatch(
+        rf"gpubench: --out '.*' is the input '.*' \({name}\).*overwritten[^\n]*\n", capsys.readouterr().err
+    )
+    assert {file: (tmp_path / file).read_bytes() for file in names(tmp_path)} == before
+
+
+def test_results_are_not_written_into_a_store_that_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = zarr_writer(2)(ad.read_h5ad("cells.h5ad"), tmp_path)
+    arguments = ["score", str(store), "-e", "X_pca", "--label", "cell_type", "-t", "embedding"]
+    assert main([*arguments, "--out", str(store / "results")]) == 2
+    assert "is inside of the input" in capsys.readouterr().err
+
+
+def test_a_trace_replaces_no_result_of_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "results.json"
+    assert main(["score", *SEPARATION, "--out", str(tmp_path), "--trace", str(trace)]) == 2
+    assert "--trace" in (message := capsys.readouterr().err)
+    assert "is a result file of the run" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["score", *SEPARATION, "--label", "donor"], "--label"),
+        (["score", *SEPARATION, "--seed=1", "--seed", "2"], "--seed"),
+        (["score", *SEPARATION, "--exact", "--no-exact"], "--no-exact"),
+        (["report", "a.json", "-o", "x.html", "-o", "y.html"], "-o"),
+        (["compare", "a.json", "--donor", "x", "--donor", "y"], "--donor"),
+        (["profile", "--cells", "1k", "--cells=2k"], "--cells"),
+    ],
+)
+def test_a_flag_with_one_value_is_given_once(
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"gpubench: {flag} is given more than once, and takes one value; leave out all but one\n",
+    )
+
+
+def test_switches_may_be_repeated() -> None:
+    assert main(["score", *SEPARATION, "-v", "-v", "-e", "X_other", "-o", "k=5", "-o", "resolution=1"]) == 0
+
+
+def test_help_names_no_type_of_a_switch(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["score"], ["compare"], ["datasets", "list"]):
+        assert main([*command, "--help"]) == 0
+        printed = capsys.readouterr().out
+        assert "<bool>" not in printed
+        assert "list[str]" not in printed
 
 
 def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,29 +431,49 @@ def test_scores_without_a_report_do_not_load_what_draws_it(tmp_path: Path) -> No
 def test_without_a_folder_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     before = names(Path())
     assert main(["score", *SEPARATION]) == 0
-    assert "Results were not saved; use --out" in capsys.readouterr().out
+    assert "Results were not saved; add --out" in capsys.readouterr().out
     assert names(Path()) == before
 
 
 def test_quiet_prints_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", *SEPARATION, "--out", str(out), "--quiet"]) == 0
+    assert main(["score", *SEPARATION, "--out", str(out), "--force", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (out / "results.json").read_bytes() != OLD
 
 
 def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *SEPARATION, "--verbose"]) == 0
-    assert re.search(r"stage +seconds +put MB +peak MB", capsys.readouterr().out)
+    assert re.search(r"stage +seconds +copied MB +peak MB", capsys.readouterr().out)
     assert main(["score", *SEPARATION, "--seed", "-1", "--verbose"]) == 2
     assert re.search(
         r"Traceback.*\ngpubench: --seed -1 is not a whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
     )
 
 
+def test_the_command_line_is_in_the_provenance(tmp_path: Path) -> None:
+    given = ["cells.h5ad", "-e", "X_pca", "-e", "mine=emb.npy", "--label", "cell_type", "-t", "embedding", "-o", "k=7"]
+    assert main(["score", *given, "--seed", "3", "--exact", "--memory", "4GB", "--out", str(tmp_path / "a"), "-q"]) == 0
+    first = Result.from_json(tmp_path / "a" / "results.json")
+    words = shlex.split(first.provenance["command"])
+    assert words[:2] == ["gpubench", "score"]
+    assert main([*words[1:], "--out", str(tmp_path / "b"), "-q"]) == 0
+    again = Result.from_json(tmp_path / "b" / "results.json")
+    assert [(row.embedding, row.value) for row in again.results] == [
+        (row.embedding, row.value) for row in first.results
+    ]
+    assert again.provenance["command"] == first.provenance["command"]
+    assert "command" not in gb.score(np.load("emb.npy"), label=["a", "b"] * (N // 2), tasks="embedding").provenance
+
+
+def test_datasets_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets"]) == 0
+    assert "fetch" in capsys.readouterr().out
+
+
 def test_skipped_tasks_are_listed_with_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", *ORDER]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"Left out:\n.*clustering: .*label", printed, re.DOTALL)
+    assert re.search(r"Not run:\n  clustering \(needs --label\)\n", printed, re.DOTALL)
 
 
 @pytest.mark.parametrize(("column", "same_as"), [("unused", "cell_type"), ("no_donor", "donor")])
@@ -405,7 +544,7 @@ def test_running_out_of_memory_is_one_line(
     where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, raise_no_room)
-    assert main(["score", *CLUSTERING, "--out", str(out)]) == 2
+    assert main(["score", *CLUSTERING, "--out", str(out), "--force"]) == 2
     assert capsys.readouterr() == ("", f"gpubench: {NO_ROOM}\n")
     assert (out / "results.json").read_bytes() == OLD
     assert main(["score", *CLUSTERING, "--verbose"]) == 2
@@ -487,12 +626,30 @@ def test_ctrl_c_keeps_finished_scores(
     assert "silhouette_score" in [row.metric for row in result.results]
 
 
+def test_an_interrupted_run_does_not_replace_complete_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["score", *SEPARATION, "-t", "clustering", "--out", str(tmp_path)]
+    assert main(given) == 0
+    written = (tmp_path / "results.json").read_bytes()
+
+    def interrupt(given: Any) -> Iterator[MetricResult]:
+        yield MetricResult(given.name, "embedding", "silhouette_score", 0.5)
+        signal.raise_signal(signal.SIGINT)
+
+    replace_task(monkeypatch, "embedding", interrupt)
+    capsys.readouterr()
+    assert main(given) == 130
+    assert f"Kept the complete results in {tmp_path}; those of the interrupted run" in capsys.readouterr().out
+    assert (tmp_path / "results.json").read_bytes() == written
+
+
 @pytest.mark.parametrize("where", ["gpubench.data.read", "gpubench.engines.cpu.engine.CpuEngine.knn"])
 def test_ctrl_c_before_the_first_score_leaves_the_older_result(
     where: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    assert main(["score", *CLUSTERING, "--out", str(out)]) == 130
+    assert main(["score", *CLUSTERING, "--out", str(out), "--force"]) == 130
     assert capsys.readouterr() == ("", "gpubench: interrupted before any task was finished\n")
     assert (out / "results.json").read_bytes() == OLD
 
@@ -504,7 +661,7 @@ def test_a_full_disk_at_the_end_still_shows_the_scores(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main(["score", *SEPARATION, "--out", str(out)]) == 2
+    assert main(["score", *SEPARATION, "--out", str(out), "--force"]) == 2
     printed = capsys.readouterr()
     assert "silhouette_score" in printed.out
     assert re.fullmatch(r"gpubench: results.json cannot be written .*free some space[^\n]*\n", printed.err)

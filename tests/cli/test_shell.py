@@ -30,6 +30,11 @@ COLOUR = re.compile(rb"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d
         ("gpubench score cells.h5ad --task sequ", ["sequential_organization"]),
         ("gpubench score cells.h5ad --option reso", ["resolution="]),
         ("gpubench score cells.h5ad --pre", ["--pre-integrated", "--predictions", "--precision"]),
+        (f"gpubench score {demo_path()} --label cell", ["cell_type"]),
+        (f"gpubench score {demo_path()} --batch ", ["cell_type", "batch"]),
+        (f"gpubench score {demo_path()} -e X", ["X_pca"]),
+        ("gpubench score missing.h5ad --label c", []),
+        (f"gpubench score {demo_path()} --obs missing.csv --label c", []),
     ],
 )
 def test_shells_complete_what_exists(

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import gpubench as gb
 from gpubench.cli.main import main
-from gpubench.comparison.compare import compare
+from gpubench.comparison.compare import compare, compare_runs
 from gpubench.comparison.comparison import Comparison
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult
 from gpubench.results.result import Result
-from gpubench.results.table import print_blocks
+from gpubench.results.table import print_blocks, to_text
 
 PROVENANCE = {
     "gpubench": "0.1.0",
@@ -33,6 +33,7 @@ PROVENANCE = {
 ARI = MetricResult("X_pca", "clustering", "adjusted_rand_index", 0.5)
 LR = MetricResult("X_pca", "label_prediction", "mean_fold_accuracy", 0.80, stderr=0.01, params={"classifier": "lr"})
 KNN = replace(LR, value=0.75, params={"classifier": "knn"})
+NO_CELLS = "[1]\n [1] no interval: not both results have values of cells"
 ERROR = MetricResult("predictions", "perturbation_expression_prediction", "mean_squared_error", 2.0)
 
 
@@ -83,8 +84,8 @@ def test_row_of_one_file_only_is_included() -> None:
     ]
     assert [row.differences[1] is None for row in compared.rows] == [True, False, True]
     text = str(compared)
-    assert "only in [1]" in text
-    assert "not in [1]" in text
+    assert re.search(r"adjusted_rand_index +missing\n", text)
+    assert re.search(r"mean_fold_accuracy \(knn\) +not in the first\n", text)
 
 
 def test_embeddings_are_compared_by_name_unless_each_file_has_one() -> None:
@@ -111,7 +112,7 @@ def test_interval_equals_the_formula(a: float, b: float, s: float, t: float) -> 
     equal = abs(b - a) <= 1e-6
     assert difference.equal == equal
     assert difference.better == (None if equal else b > a)
-    assert row.best() == (frozenset() if equal else frozenset({int(b > a)}))
+    assert row.best == (frozenset({int(b > a)}) if difference.beyond_noise and not equal else frozenset())
 
 
 def test_interval_of_few_folds_uses_students_t() -> None:
@@ -122,32 +123,113 @@ def test_interval_of_few_folds_uses_students_t() -> None:
     assert row.differences[1].beyond_noise is False
     (row,) = pair(five, replace(LR, value=0.83, stderr=1e-9)).rows
     assert row.differences[1].interval[1] == pytest.approx(0.03 + 2.776445 * 0.01)
-    assert "0.8000 ± 0.028 " in str(pair(five, replace(five, value=0.83)))
+    assert re.search(r"\+0.0300 +± 0.033 +within noise", str(pair(five, replace(five, value=0.83))))
 
 
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
     [
-        (LR, replace(LR, value=0.9), "+0.1000 ± 0.028 better, beyond noise"),
-        (LR, replace(LR, value=0.7), "-0.1000 ± 0.028 worse, beyond noise"),
+        (LR, replace(LR, value=0.9), "+0.1000 ± 0.028 better"),
+        (LR, replace(LR, value=0.7), "-0.1000 ± 0.028 worse"),
         (LR, replace(LR, value=0.81), "+0.0100 ± 0.028 within noise"),
-        (LR, replace(LR, value=0.81, stderr=None), "+0.0100 better; no interval: not both files have a cells.parquet"),
+        (
+            LR,
+            replace(LR, value=0.81, stderr=None),
+            f"+0.0100 better {NO_CELLS}",
+        ),
         (ARI, ARI, "+0.0000 equal"),
         (ARI, replace(ARI, value=0.5 - 2e-9), "+0.0000 equal"),
         (ARI, replace(ARI, value=math.nan, note="why"), "undefined"),
-        (ERROR, replace(ERROR, value=1.0), "-1.0000 better; no interval: not both files have a cells.parquet"),
-        (replace(ARI, metric="mine"), replace(ARI, metric="mine", value=0.9), "neither end is known to be better"),
+        (
+            ERROR,
+            replace(ERROR, value=1.0),
+            f"-1.0000 better {NO_CELLS}",
+        ),
+        (replace(ARI, metric="mine"), replace(ARI, metric="mine", value=0.9), "+0.4000 differs"),
     ],
 )
 def test_verdict_of_each_kind_of_difference(first: MetricResult, second: MetricResult, verdict: str) -> None:
     assert verdict in re.sub(" +", " ", str(pair(first, second)))
 
 
-def test_best_values_are_marked() -> None:
-    lines = str(compare([make(ERROR), make(replace(ERROR, value=1.0)), make(replace(ERROR, value=3.0))])).splitlines()
-    (line,) = [line for line in lines if "mean_squared_error" in line]
-    assert "1.0000 *" in line
-    assert line.count("*") == 1
+@pytest.mark.parametrize(
+    ("value", "signs"),
+    [(0.9, ("", "+*")), (0.7, ("*", "-")), (0.81, ("", "=")), (0.8, ("", "="))],
+)
+def test_signs_of_the_overview_follow_the_intervals(value: float, signs: tuple[str, str]) -> None:
+    (line,) = [line for line in str(pair(LR, replace(LR, value=value))).splitlines() if "0.8000" in line]
+    first, second = re.fullmatch(
+        r" +mean_fold_accuracy +[\d.]+(.*?)0\.\d{4}(.*)", line.replace("0.8000", "0.8000 ", 1)
+    ).groups()
+    assert (first.strip(), second.replace(" ", "")) == signs
+
+
+@pytest.mark.parametrize(
+    ("values", "stderr", "best"),
+    [
+        ((2.0, 1.0, 3.0), 0.1, {1}),
+        ((2.0, 1.0, 3.0), 1.0, set()),  # within noise
+        ((2.0, 1.0, 3.0), None, set()),  # nothing tells
+        ((2.0, 1.0, 1.0 + 1e-9), 0.1, {1, 2}),
+        ((2.0, 2.0, 2.0), 0.1, set()),
+        ((2.0, math.nan, 1.0), 0.1, {2}),
+    ],
+)
+def test_the_best_is_marked_where_it_is_beyond_noise(
+    values: tuple[float, ...], stderr: float | None, best: set[int]
+) -> None:
+    compared = compare([make(replace(ERROR, value=value, stderr=stderr)) for value in values])
+    assert compared.rows[0].best == best
+    assert compared.to_dict()["rows"][0]["best"] == sorted(best)
+    (line,) = [line for line in str(compared).splitlines() if "  mean_squared_error  " in line and "." in line][:1]
+    assert line.count("*") == len(best)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_comparison_of_twenty_embeddings_fits_the_terminal(columns: int) -> None:
+    metrics = ("adjusted_rand_index", "normalized_mutual_info", "silhouette_score", "graph_connectivity", "bras")
+    rows = [
+        replace(ARI, metric=metric, embedding=f"X_model_with_a_long_name_{i}", value=0.5 + i / 100)
+        for i in range(20)
+        for metric in metrics
+    ]
+    text = to_text(compare(make(*rows)).blocks(columns), columns)
+    assert max(map(len, text.splitlines())) <= columns
+    for metric in metrics:
+        for word in metric.split("_"):
+            assert re.search(rf"\b{word}(_|\b)", text), "no word is broken"
+    assert all(f"{0.5 + i / 100:.4f}" in text for i in range(20))
+
+
+def test_a_folder_of_runs_is_compared_dataset_by_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"dataset": {**PROVENANCE["dataset"], "columns": "c1", "source": "others.h5ad"}}
+    for name, result in {
+        "a": make(ARI),
+        "b": make(replace(ARI, embedding="X_scvi", value=0.7)),
+        "c/one": make(ARI, replace(ARI, embedding="X_scvi", value=0.4), **other),
+        "d": make(ARI, dataset={**PROVENANCE["dataset"], "columns": "c2", "source": "alone.h5ad"}),
+    }.items():
+        (tmp_path / name).mkdir(parents=True)
+        result.to_json(tmp_path / name / "results.json")
+    assert main(["compare", str(tmp_path), "--fail-if-worse"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^cells.h5ad\n=+\n +X_pca +X_scvi\n.*0\.5000 +0\.7000 \?", printed, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^others.h5ad\n=+\n.*0\.5000 +0\.4000 \?", printed, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^X_scvi +1\.5 +1\.0 +2\.0\nX_pca +1\.5 +2\.0 +1\.0$", printed, re.MULTILINE)
+    assert "alone.h5ad" not in printed
+    assert "Failed: others.h5ad: X_scvi: adjusted_rand_index" in printed
+    assert list(compare_runs(tmp_path)) == ["cells.h5ad", "others.h5ad"]
+    assert main(["compare", str(tmp_path), "--format", "json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["runs"]) == {"cells.h5ad", "others.h5ad"}
+    assert main(["compare", str(tmp_path / "d"), str(tmp_path)]) == 2
+    assert "holds several results; compare it alone" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no two embeddings were scored on the same data"):
+        compare_runs(tmp_path / "d")
+
+
+def test_warnings_come_before_the_table() -> None:
+    text = str(compare([make(ARI), make(ARI, seed=7)]))
+    assert text.startswith("Warning: seed differs")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +356,7 @@ def test_json_has_all_differences(files: Path, capsys: pytest.CaptureFixture[str
     ari, lr = content["rows"]
     assert (ari["higher_is_better"], ari["best"], [result["value"] for result in ari["results"]]) == (
         True,
-        [0],
+        [],
         [0.5, 0.4],
     )
     assert ari["differences"][0] is None
@@ -282,7 +364,7 @@ def test_json_has_all_differences(files: Path, capsys: pytest.CaptureFixture[str
         "value": pytest.approx(-0.1),
         "interval": None,
         "method": None,
-        "reason": "not both files have a cells.parquet",
+        "reason": "not both results have values of cells",
         "equal": False,
         "better": False,
         "beyond_noise": None,
@@ -298,9 +380,9 @@ class Terminal(io.StringIO):
 def test_terminal_shows_the_same_text_as_a_pipe() -> None:
     terminal, pipe = Terminal(), io.StringIO()
     compared = compare([make(ARI), make(replace(ARI, value=0.6), seed=7)])
-    print_blocks(compared.blocks(), terminal)
-    print_blocks(compared.blocks(), pipe)
+    print_blocks(compared.blocks(100), terminal, 100)
+    print_blocks(compared.blocks(100), pipe, 100)
     assert pipe.getvalue() == f"{compared}\n"
-    for cell in ("adjusted_rand_index", "0.5000", "0.6000 *", "+0.1000", "X_pca: clustering", "seed differs"):
+    for cell in ("adjusted_rand_index", "0.5000", "0.6000 ?", "+0.1000", "clustering", "seed differs"):
         assert cell in pipe.getvalue()
         assert cell in terminal.getvalue()

@@ -268,11 +268,11 @@ def test_cells_without_a_value_do_not_count() -> None:
 
 
 REASONS = {
-    "no cells": (lambda cells, row: (replace(cells, columns=[]), row), "not both files have a cells.parquet"),
-    "other number": (lambda cells, row: (replace(cells, n_cells=N + 1), row), "the files are not of the same cells"),
+    "no cells": (lambda cells, row: (replace(cells, columns=[]), row), "not both results have values of cells"),
+    "other number": (lambda cells, row: (replace(cells, n_cells=N + 1), row), "the results are not of the same cells"),
     "other labels": (
         lambda cells, row: (replace(cells, groups={"label": Labels(np.ones(N, np.int32), ("a", "b"), "label")}), row),
-        "the files are not of the same cells",
+        "the results are not of the same cells",
     ),
     "other value": (lambda cells, row: (cells, replace(row, value=0.9)), "the values of its cells do not make it up"),
     "sampled": (lambda cells, row: (cells, replace(row, stderr=0.1)), "it is estimated from a sample of the cells"),

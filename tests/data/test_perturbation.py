@@ -21,7 +21,7 @@ from stores import WRITERS
 from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
 from gpubench.data import prepare_perturbation, read_perturbation
-from gpubench.data.perturbation.prepare import draw_control_map
+from gpubench.data.perturbation.prepare import draw_control_map, suggest_controls
 from gpubench.data.perturbation.truth import Changes, Criteria, sample_targets
 
 DE = "de_results_wilcoxon"
@@ -99,13 +99,18 @@ def test_every_kind_of_source_prepares_the_same(
         assert adata.uns[MAP] == reference.uns[MAP]
 
 
-def test_source_can_be_overwritten_and_prepared_again(plain: Path, tmp_path: Path) -> None:
-    path = tmp_path / "again.h5ad"
+def test_source_is_not_overwritten_and_a_prepared_file_can_be_prepared_again(plain: Path, tmp_path: Path) -> None:
+    path, out, link = tmp_path / "plain.h5ad", tmp_path / "out.h5ad", tmp_path / "link.h5ad"
     path.write_bytes(plain.read_bytes())
-    first = prepare_perturbation(path, path, condition="knock_down", control=CONTROL, seed=1)
-    second = prepare_perturbation(path, path, condition="condition", control=CONTROL, seed=2)
-    assert first.control_map != second.control_map == ad.read_h5ad(path).uns[MAP]
-    assert list(tmp_path.iterdir()) == [path]
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(InputError, match=r"^out=.* is the input, .* would be overwritten; choose another name"):
+            prepare_perturbation(path, name, condition="knock_down", control=CONTROL)
+    assert path.read_bytes() == plain.read_bytes()
+    first = prepare_perturbation(path, out, condition="knock_down", control=CONTROL, seed=1)
+    second = prepare_perturbation(out, tmp_path / "again.h5ad", condition="condition", control=CONTROL, seed=2)
+    assert first.control_map != second.control_map == ad.read_h5ad(tmp_path / "again.h5ad").uns[MAP]
+    assert sorted(tmp_path.iterdir()) == sorted([path, out, link, tmp_path / "again.h5ad"])
 
 
 def test_log_values_are_not_normalised_again(screen: ad.AnnData, prepared: Path, tmp_path: Path) -> None:
@@ -123,6 +128,17 @@ def test_more_treated_cells_than_controls_are_paired_in_part(tmp_path: Path) -> 
     found = prepare_perturbation(few, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
     assert {name: len(pairs) for name, pairs in found.control_map.items()} == {"KD_A": 20, "KD_B": 20, "KD_C": 16}
     assert found.note == "only 20 cells, as many as there are controls, are paired of 'KD_A', 'KD_B'"
+
+
+def test_suggested_controls_look_like_controls_and_the_largest_come_first() -> None:
+    names = ("AARS", "ctrl", "DMSO_24h", "KIF4A", "ZNF1")
+    labels = Labels(np.repeat(np.arange(5), [3, 50, 20, 70, 1]).astype(np.int32), names)
+    assert suggest_controls("NT", labels) == (
+        "did you mean 'ctrl', 'DMSO_24h'? the largest of 5 values, with their cells: 'KIF4A' (70), 'ctrl' (50),"
+        " 'DMSO_24h' (20), 'AARS' (3), 'ZNF1' (1)"
+    )
+    plain = Labels(np.array([0, 1, 1], np.int32), ("x", "y"))
+    assert suggest_controls("NT", plain) == "the largest of 2 values, with their cells: 'y' (2), 'x' (1)"
 
 
 def test_control_map_is_seeded() -> None:
@@ -189,7 +205,7 @@ def test_wrong_arguments_of_the_preparation_are_refused(plain: Path, tmp_path: P
     with pytest.raises(InputError, match=r"is not a column of obs of .* \(did you mean 'knock_down'\?\)"):
         prepare_perturbation(plain, out, condition="knockdown", control=CONTROL)
     with pytest.raises(
-        InputError, match=r"control='nontargeting' is not a value .* \(did you mean 'non-targeting'\?\)"
+        InputError, match=r"control='nontargeting' is not a value .* \(did you mean 'non-targeting'\? the largest of 4"
     ):
         prepare_perturbation(plain, out, condition="knock_down", control="nontargeting")
     with pytest.raises(InputError, match=r"does not exist"):

@@ -38,7 +38,7 @@ def cells(put: Callable[..., str], cache: Path, tmp_path: Path, monkeypatch: pyt
 def test_dataset_name_gives_columns_and_cells(cells: ad.AnnData, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = ["-t", "embedding", "-t", "batch_integration"]
     assert main(["score", "blood", "--embedding", "emb.npy", *tasks, "--out", "named"]) == 0
-    assert re.search(r"^emb: embedding$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^ +emb\nembedding\n", capsys.readouterr().out, re.MULTILINE)
     given = ["--label", "cell_type", "--batch", "batch"]
     assert main(["score", "whole.h5ad", "--embedding", "X_pca", *given, *tasks, "--out", "given", "-q"]) == 0
     named, by_file = (json.loads(Path(f, "results.json").read_text()) for f in ("named", "given"))
@@ -128,7 +128,9 @@ def test_run_file_is_scored_again_after_a_new_version_was_fetched(
     fewer.write_h5ad("whole.h5ad")
     put("blood.h5ad", Path("whole.h5ad").read_bytes())
     gb.datasets.fetch("blood", refresh=True, progress=False)
-    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "of another run (number of cells" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
     assert "Reused" not in capsys.readouterr().out
     (score,) = json.loads(Path("out", "all", "results.json").read_text())["results"]
     assert score["n"] == fewer.n_obs

@@ -53,7 +53,7 @@ def test_page_contains_everything(full: Page) -> None:
         "~0.3000",
         "left out: 'AWC' (9)",
         "undefined: each label has one batch",
-        "time not given",
+        "needs time",
         "on X_scvi: out of memory",
         "100 cells, 2 embeddings",
         "numpy 2.1.0",
@@ -63,15 +63,15 @@ def test_page_contains_everything(full: Page) -> None:
 
 
 def test_best_of_a_row_is_marked_in_words(full: Page) -> None:
-    assert re.search(r"Adjusted Rand index 0\.5000 ★ 0\.6000 \(best\) 100", full.text)
-    assert re.search(r"Normalised mutual information ★ 0\.8000 \(best\) 0\.7000 100", full.text)
+    assert re.search(r"Accuracy, mean over folds .*?0\.7000 ± 0\.012 ★ 0\.8000 \(best\) ± 0\.012 100", full.text)
+    assert re.search(r"Adjusted Rand index 0\.5000 0\.6000 100", full.text), "there is no interval"
 
 
 def test_summary_has_means_and_no_single_classifiers() -> None:
     page = Page(render({"": full_result()})).text
-    summary = page[page.index("Summary 100 cells") : page.index("Left out")]
-    assert "MEAN(knn,lr,rf)" in summary
-    assert "rf 0.7" not in summary
+    summary = page[page.index("Summary 100 cells") : page.index("Not run")]
+    assert "mean of knn, lr, rf" in summary
+    assert "lr 0.7" not in summary
     assert "Silhouette" not in summary  # undefined
 
 

@@ -12,8 +12,8 @@ from gpubench.reporting.content import comparable_runs, score_rows
 from gpubench.results.result import Result
 
 
-def best(metric: str, *values: float) -> list[bool]:
-    (line,) = score_rows(metric, [[row(metric, value)] for value in values])
+def best(metric: str, *values: float, stderr: float | None = 1e-6) -> list[bool]:
+    (line,) = score_rows(metric, [[row(metric, value, stderr=stderr)] for value in values])
     return [cell is not None and cell.best for cell in line.cells]
 
 
@@ -23,7 +23,7 @@ def best(metric: str, *values: float) -> list[bool]:
         ("adjusted_rand_index", (0.1, 0.5, 0.3), [False, True, False]),
         ("mean_squared_error", (0.1, 0.5, 0.3), [True, False, False]),
         ("adjusted_rand_index", (0.1, math.nan, -0.3), [True, False, False]),
-        ("adjusted_rand_index", (0.50001, 0.50002, 0.3), [True, True, False]),  # they read the same
+        ("adjusted_rand_index", (0.5, 0.5 + 1e-9, 0.3), [True, True, False]),  # equal but for rounding
         ("adjusted_rand_index", (0.5, 0.5), [False, False]),
         ("adjusted_rand_index", (0.5,), [False]),
         ("a scorer of the user's", (0.1, 0.5), [False, False]),  # nobody knows which end is better
@@ -31,6 +31,11 @@ def best(metric: str, *values: float) -> list[bool]:
 )
 def test_best_scores_are_marked(metric: str, values: tuple[float, ...], expected: list[bool]) -> None:
     assert best(metric, *values) == expected
+
+
+@pytest.mark.parametrize("stderr", [0.2, None])
+def test_no_score_is_marked_within_noise_or_without_an_interval(stderr: float | None) -> None:
+    assert best("adjusted_rand_index", 0.1, 0.5, 0.3, stderr=stderr) == [False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_rows_are_aligned_by_distinguishing_parameters() -> None:
     lr = row("mean_fold_f1", 0.5, params={"classifier": "lr", "n_folds": 5}, n=90)
     mean = replace(lr, params={"classifier": "MEAN(lr)", "n_folds": 5})
     lines = score_rows("mean_fold_f1", [[lr, mean], [replace(mean, value=0.7, n=1_080)]])
-    assert [line.params for line in lines] == [(("classifier", "lr"),), (("classifier", "MEAN(lr)"),)]
+    assert [line.params for line in lines] == [(("classifier", "lr"),), (("classifier", "mean of lr"),)]
     assert [line.headline for line in lines] == [False, True]
     assert lines[0].cells[1] is None
     assert [line.n for line in lines] == ["90", "90–1,080"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
+import pickle
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from matplotlib.figure import Figure
 from report_cases import full_result, make_result, many_conditions, row
 
 from gpubench.core.errors import InputError
-from gpubench.core.scores import CellColumn, CellScores
+from gpubench.core.scores import CellColumn, CellScores, MetricResult
 from gpubench.core.types import Labels
 from gpubench.results.figures import COLORS
 from gpubench.results.result import Result
@@ -118,7 +121,7 @@ def test_many_groups_are_grey() -> None:
 
 
 WRONG = {
-    "kind": ({"kind": "bars"}, "kind='bars' is unknown; use 'scores', 'breakdown' or 'view'"),
+    "kind": ({"kind": "bars"}, "kind='bars' is unknown; use 'table', 'scores', 'breakdown' or 'view'"),
     "metric": ({"metric": "none"}, "plot: no number is left to show"),
     "which": ({"kind": "breakdown", "metric": "silhouette_score"}, "one task and metric can be drawn; name it, of: "),
     "by": ({"kind": "breakdown", "task": "embedding", "by": "donor"}, "by='donor' is not known of the cells; there"),
@@ -155,3 +158,28 @@ def test_long_names_fit_without_layout_warnings() -> None:
     names = [f"a name that goes on and on, and does not end before it has to, {i}" for i in range(12)]
     figure = cells_result(300, names).plot("breakdown", metric="entropy_per_cell")
     figure.savefig(io.BytesIO())  # a layout that does not fit warns, which is an error here
+
+
+def test_table_figure_has_every_metric_and_the_best_embedding_first() -> None:
+    rows = [
+        MetricResult(f"model_{i}", task, metric, value=0.1 * i)
+        for i in range(20)
+        for task, metric in (("embedding", "silhouette_score"), ("scib", "bio_conservation"), ("scib", "total"))
+    ]
+    rows.append(MetricResult("model_0", "mine", "$my_score", value=math.nan))
+    figure = Result(rows, {}, [], [], []).plot("table")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"model_{i}" for i in range(19, -1, -1)]
+    texts = [text.get_text() for text in axes.texts]
+    assert {"Silhouette (labels)", "Bio conservation", "Total", "Mean rank"} <= set(texts)
+    assert texts.count("1.90") == 3
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes)), "names overprint each other"
+
+
+def test_notebooks_show_figures_without_pyplot() -> None:
+    rows = [MetricResult("X", "embedding", "silhouette_score", value=0.5)]
+    for kind in ("table", "scores"):
+        figure = Result(rows, {}, [], [], []).plot(kind)
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        assert pickle.loads(pickle.dumps(figure))._repr_png_()

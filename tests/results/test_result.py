@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_an_empty_result_can_be_written_and_shown(tmp_path: Path) -> None:
         write(tmp_path / "r")
     assert pd.read_parquet(tmp_path / "r").shape == (0, 10)
     assert result.to_frame().shape == (0, 10)
-    assert "embedding: it needs label" in str(result)
+    assert "embedding (it needs label)" in str(result)
 
 
 def test_value_returns_the_matching_row() -> None:
@@ -213,6 +214,23 @@ def test_half_a_character_in_a_name_is_escaped(tmp_path: Path) -> None:
     result = make_result(LR, provenance={"source": "caf\udce9.h5ad"})
     result.to_json(tmp_path / "r.json")
     assert Result.from_json(tmp_path / "r.json").provenance == {"source": "caf\udce9.h5ad"}
+
+
+def test_an_embedding_of_a_result_is_a_result() -> None:
+    result = make_result(LR, KNN, replace(LR, embedding="X_scvi", value=0.1))
+    assert len(result) == 3
+    assert list(result) == result.results
+    assert result["X_pca"].results == [LR, KNN]
+    assert result["X_scvi"].value("mean_fold_accuracy") == 0.1
+    assert make_result(), "a result without scores is a result"
+    with pytest.raises(KeyError, match="there is no embedding 'X_umap'; there are: 'X_pca', 'X_scvi'"):
+        result["X_umap"]
+
+
+def test_html_has_a_column_for_each_embedding() -> None:
+    page = make_result(LR, replace(LR, embedding="X_scvi", value=0.1))._repr_html_()
+    assert "<th>X_pca</th><th>X_scvi</th>" in page
+    assert re.search(r"mean_fold_accuracy</td><td[^>]*>0\.8\d*</td><td[^>]*>0\.1000</td>", page)
 
 
 def test_repr_is_the_table_and_html_is_escaped() -> None:

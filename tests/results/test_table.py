@@ -88,8 +88,8 @@ def test_to_text_of_a_result() -> None:
         "Failed:\n"
         "  clustering on X_pca: no memory\n"
         "\n"
-        "Left out:\n"
-        "  batch_integration: it needs batch"
+        "Not run:\n"
+        "  batch_integration (it needs batch)"
     )
 
 
@@ -157,18 +157,24 @@ def result_of(*rows: MetricResult) -> Result:
         {"path": "X_pca", "start_s": 0.0, "seconds": 1.5, "put_bytes": 2_000_000, "peak_bytes": 3_000_000_000},
         {"path": "X_pca/knn", "start_s": 0.1, "seconds": 0.25, "put_bytes": 0, "peak_bytes": None},
     ]
-    return Result(list(rows), {}, timeline, [{"task": "clustering", "reason": "it needs label"}], [])
+    return Result(list(rows), {}, timeline, [{"task": "clustering", "reason": "needs label"}], [])
 
 
-def test_print_result_to_a_pipe_writes_all_plain_text() -> None:
+def test_print_result_to_a_pipe_writes_plain_text() -> None:
     stream = io.StringIO()
-    print_result(result_of(*conditions(100), replace(ROW, note=LONG_NOTE)), ["Wrote results.json"], stream)
+    result = result_of(*conditions(100), replace(ROW, note=LONG_NOTE))
+    print_result(result, ["Wrote results.json"], stream)
     text = stream.getvalue()
     assert text.isascii()
     assert "\x1b" not in text
-    assert "gene99" in text
-    assert LONG_NOTE in text
-    assert text.endswith("  clustering: it needs label\n\nWrote results.json\n")
+    assert "perturbation_expression_prediction, mean over conditions\n" in text
+    assert "gene99" not in text
+    assert "100 more rows, such as those of each classifier: add -v" in text
+    assert LONG_NOTE in " ".join(text.split())
+    assert text.endswith("  clustering (needs --label)\n\nTook 1.5 s (knn 0.2)\nWrote results.json\n")
+    stream = io.StringIO()
+    print_result(result, [], stream, details=True)
+    assert "gene99" in stream.getvalue()
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
@@ -176,7 +182,7 @@ def test_print_result_to_a_terminal_shows_numbers_at_any_width(columns: str, mon
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    print_result(result_of(*conditions(100), ROW), ["Wrote results.json"], stream)
+    print_result(result_of(*conditions(100), ROW), ["Wrote results.json"], stream, details=True)
     text = stream.getvalue()
     assert "\x1b[" in text
     assert "0.5351" in text
@@ -186,7 +192,7 @@ def test_print_result_to_a_terminal_shows_numbers_at_any_width(columns: str, mon
 
 def test_stages_text_indents_nested_stages() -> None:
     assert stages_text(result_of()) == (
-        "stage  seconds  put MB  peak MB\nX_pca    1.500     2.0    3,000\n  knn    0.250     0.0"
+        "stage  seconds  copied MB  peak MB\nX_pca    1.500        2.0    3,000\n  knn    0.250        0.0"
     )
 
 

@@ -19,7 +19,7 @@ def test_every_format_gives_a_file_and_a_line(tmp_path: Path) -> None:
     output.check()
     assert not (tmp_path / "new").exists(), "a check leaves no trace"
     assert output.write(RESULT) == [f"Wrote {tmp_path / 'new' / f'results.{name}'}" for name in WRITERS]
-    assert output.write(RESULT)[0].endswith("results.json (replaced)")
+    assert output.write(RESULT)[0] == f"Overwrote {tmp_path / 'new' / 'results.json'}"
 
 
 def test_report_adds_one_file(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_plan_totals_follow_from_its_stages(given: dict[str, Any]) -> None:
     assert [stage["path"] for stage in content["stages"]] == [stage.path for stage in plan.stages]
     text = str(plan)
     assert all(stage.path in text for stage in plan.stages)
-    assert f"at its rates of {plan.measured}" in text
+    assert f"calibrated {plan.measured}" in text
 
 
 def test_plan_names_tasks_of_unknown_cost(given: dict[str, Any]) -> None:

@@ -192,8 +192,9 @@ def test_runs_are_written_to_own_folders_and_one_table(
     frame = pd.read_csv(out / "runs.csv")
     assert frame["run"].tolist() == ["lines"] * 6 + ["named"] * 3
     assert frame["value"].tolist() == [row.value for result in (lines, named) for row in result.results]
-    assert re.search(r"^run +embedding +task +metric +value +stderr$", printed.out, re.MULTILINE)
-    assert re.search(r"^named +mine +embedding +silhouette_score +0\.\d{4}", printed.out, re.MULTILINE)
+    assert re.search(r"^ +mine$", printed.out, re.MULTILINE)
+    assert re.search(r"^  silhouette_score +0\.\d{4}[ *]* 0\.\d{4}\*?$", printed.out, re.MULTILINE)
+    assert "Compare the embeddings with: gpubench compare" in printed.out
     assert "[2/2] named\n" in printed.out
 
 
@@ -220,6 +221,8 @@ def test_complete_runs_are_reused(
     emb = folder / "emb.npy"
     np.save(emb, np.load(emb) * 2 + 1)
     (folder / "run.yaml").write_text(RUNS.replace("[X_pca, emb.npy]", "[X_pca]"))
+    assert main(arguments) == 2
+    arguments.append("--force")
     assert main(arguments) == 0
     assert scored == [["X_pca"], ["mine"]], "one asks for other embeddings, of the other a file has changed"
     (out / "named" / "results.json").write_text(
@@ -247,23 +250,68 @@ def test_run_is_scored_again_if_its_dataset_changed(
     assert reused == [False, True]
     cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")[::2].copy()
     cells.write_h5ad(folder / "cells" / "lines.h5ad")
-    assert main(arguments) == 0
+    assert main([*arguments, "--force"]) == 0
     assert "Reused" not in capsys.readouterr().out
     assert Result.from_json(tmp_path / "out" / "all" / "results.json").results[0].n == cells.n_obs
 
 
+def test_every_run_is_checked_with_its_data_before_anything_is_computed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpubench.running.score.score_run", lambda *_, **__: pytest.fail("nothing may be computed"))
+    np.save(folder / "short.npy", np.zeros((3, 2), np.float32))
+    cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")
+    cells.obs["same"] = "one"
+    cells.write_h5ad(folder / "cells" / "lines.h5ad")
+    wrong = {
+        "batch: bacth": r"batch='bacth' is not a column of .*did you mean 'batch'",
+        "embeddings: [X_pac]": r"'X_pac' .*did you mean 'X_pca'",
+        "embeddings: [short.npy]": "has 3 rows",
+        "label: same": "label has one value",
+        "tasks: [sequential_organization]": "needs `time`",
+        "pre_integrated: X_pac": "pre_integrated",
+    }
+    runs = [f"  r{i}: {{data: cells/lines.h5ad, embeddings: [X_pca], {line}}}" for i, line in enumerate(wrong)]
+    runs = [re.sub(r"embeddings: \[X_pca\], (?=embeddings)", "", line) for line in runs]
+    text = "defaults: {label: cell_type}\nruns:\n  good: {data: cells/lines.h5ad, embeddings: [X_pca], seed: 1}\n"
+    (folder / "run.yaml").write_text(text.replace("{label", "{tasks: auto, label") + "\n".join(runs) + "\n")
+    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == ""
+    for i, (line, message) in enumerate(zip(lines, wrong.values(), strict=True)):
+        assert re.match(rf"gpubench: project/run.yaml:{i + 4}: run 'r{i}': .*{message}", line), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_options_are_replaced_by_force_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["score", "project/run.yaml", "--out", str(tmp_path / "out"), "-q"]
+    assert main(arguments) == 0
+    written = (tmp_path / "out" / "named" / "results.json").read_bytes()
+    (folder / "run.yaml").write_text(RUNS.replace("seed: 7", "seed: 8"))
+    assert main(arguments) == 2
+    assert re.fullmatch(
+        r"gpubench: project/run.yaml:12: run 'named': out='.*named' holds .* of another run \(seed 7 instead of 8\);"
+        r" .*--force\n",
+        capsys.readouterr().err,
+    )
+    assert (tmp_path / "out" / "named" / "results.json").read_bytes() == written
+    assert main([*arguments, "--force"]) == 0
+    assert Result.from_json(tmp_path / "out" / "named" / "results.json").provenance["seed"] == 8
+
+
 def test_failing_run_does_not_stop_the_others(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "run.yaml").write_text(RUNS.replace("batch: batch", "batch: bacth", 1))
+    emb = np.load(folder / "emb.npy")
+    emb[0, 0] = np.nan
+    np.save(folder / "nan.npy", emb)
+    (folder / "run.yaml").write_text(RUNS.replace("{mine: emb.npy}", "{mine: nan.npy}"))
     assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr()
-    assert re.fullmatch(
-        r"gpubench: project/run.yaml:8: run 'lines': batch='bacth' is not a column of obs .*did you mean 'batch'.*\n",
-        printed.err,
-    )
+    assert re.fullmatch(r"gpubench: project/run.yaml:12: run 'named': mine: 1 of .* rows hold NaN.*\n", printed.err)
     assert "silhouette_score" in printed.out
-    assert not (tmp_path / "out" / "lines").exists()
-    (folder / "run.yaml").write_text(RUNS.replace("batch: batch", "batch: bacth"))
-    assert main(["score", "project/run.yaml", "--out", str(tmp_path / "out2")]) == 2
+    assert not (tmp_path / "out" / "named").exists()
 
 
 def test_interrupted_run_file_is_resumed(

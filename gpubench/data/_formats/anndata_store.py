@@ -116,6 +116,9 @@ class AnnDataSource(Source):
             )
         raise InputError(f"{self.where} has several embeddings; name one or more with `embeddings`: {quoted(keys)}")
 
+    def keys(self) -> list[str]:
+        return self._keys("obsm")
+
     def has(self, name: str) -> bool:
         return name in self._keys("obsm")
 

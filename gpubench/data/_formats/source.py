@@ -44,6 +44,10 @@ class Source(ABC):
         """Return the table of the cells, or None if there is none."""
         return None
 
+    def keys(self) -> list[str]:
+        """Return the names of the embeddings that have one."""
+        return []
+
     def has(self, name: str) -> bool:  # noqa: ARG002 - for subclasses with named embeddings
         """Whether an embedding has that name."""
         return False
@@ -64,7 +68,8 @@ class Source(ABC):
 
 def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
     """Return the error for a name that is none of `known`."""
-    return InputError(f"embedding {name!r} is not in {where}{close_matches(name, known)}")
+    several = "; name each embedding by itself" if {part.strip() for part in name.split(",")} <= {*known} else ""
+    return InputError(f"embedding {name!r} is not in {where}{close_matches(name, known)}{several}")
 
 
 class NamedArrays(Source):
@@ -80,6 +85,9 @@ class NamedArrays(Source):
             if name not in self._arrays:
                 raise unknown_embedding(name, self.where, list(self._arrays))
         return chosen
+
+    def keys(self) -> list[str]:
+        return list(map(str, self._arrays))
 
     def has(self, name: str) -> bool:
         return name in self._arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import InputError, close_matches, quoted
+from gpubench.core.errors import InputError, nearest, quoted
 from gpubench.core.types import Labels, check_seed
 from gpubench.data._formats.stores import open_zarr
 from gpubench.data.columns import encode_labels
@@ -70,7 +71,7 @@ def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_cor
     labels = encode_labels(column, condition, len(cells))
     if control not in labels.names:
         raise InputError(
-            f"control={control!r} is not a value of {condition!r}{close_matches(control, labels.names)}",
+            f"control={control!r} is not a value of {condition!r} ({suggest_controls(control, labels)})",
             argument="control",
         )
     if labels.n_classes == 1:
@@ -91,6 +92,24 @@ def derive(source: Any, *, condition: str, control: str, seed: int = 42, tie_cor
         }
     )
     return Preparation(table, control_map, labels, note)
+
+
+_CONTROL_LIKE = re.compile(
+    r"control|ctrl|non[-_ ]?target|\bntc?\b|untreated|unperturbed|vehicle|dmso|scrambled?|mock|\bpbs\b",
+    re.IGNORECASE,
+)
+_N_VALUES = 5
+
+
+def suggest_controls(given: str, labels: Labels) -> str:
+    """Say which values are meant by `given`, or look like controls, and which are the largest."""
+    sizes = np.bincount(labels.codes, minlength=labels.n_classes)
+    alike = [name for name in labels.names if _CONTROL_LIKE.search(name)]
+    meant = list(dict.fromkeys([*nearest(given, labels.names), *alike]))[:_N_VALUES]
+    largest = [int(code) for code in np.argsort(-sizes, kind="stable")[:_N_VALUES]]
+    listed = ", ".join(f"{labels.names[code]!r} ({sizes[code]:,})" for code in largest)
+    question = f"did you mean {quoted(meant)}? " if meant else ""
+    return f"{question}the largest of {labels.n_classes:,} values, with their cells: {listed}"
 
 
 def derive_truth(dataset: Any, *, condition: str, control: str, seed: int, criteria: Criteria) -> Truth:
@@ -156,7 +175,7 @@ def prepare_perturbation(
     Parameters
     ----------
     source : path of an h5ad file or a zarr store, or an AnnData, with counts, or log1p of normalised counts, in X
-    out : the h5ad file to write atomically; it may be the source. The copy gets the column obs["condition"],
+    out : the h5ad file to write atomically, not the source. The copy gets the column obs["condition"],
         uns["de_results_wilcoxon"] and uns["control_cells_map"].
     condition : column of obs with the condition
     control : its value for controls, such as "non-targeting"
@@ -168,7 +187,7 @@ def prepare_perturbation(
     ------
     InputError
         Unknown column or control, no other condition, negative or infinite values, names that occur twice or hold "/",
-        another column "condition", or a file that cannot be read or written.
+        another column "condition", `out` is the source, or a file that cannot be read or written.
 
     Examples
     --------
@@ -176,12 +195,26 @@ def prepare_perturbation(
     ...     "screen.h5ad", "prepared.h5ad", condition="gene", control="non-targeting"
     ... )  # doctest: +SKIP
     """
+    _check_not_source(source, Path(out))
     with _replacing(Path(out)) as copy:
         prepared = derive(source, condition=condition, control=control, seed=seed, tie_correct=tie_correct)
         _check_storable(prepared.control_map)
         _copy(source, copy)
         _write_layout(copy, prepared, add_column=condition != CONDITION)
     return prepared
+
+
+def _check_not_source(source: Any, out: Path) -> None:
+    """Refuse to write over the file that is read, by any of its names."""
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "filename", None)
+    if path is None or not Path(path).exists():
+        return
+    inside = Path(path).is_dir() and out.resolve().is_relative_to(Path(path).resolve())
+    if inside or (out.exists() and out.samefile(path)):
+        raise InputError(
+            f"out={str(out)!r} is the input, or inside of it, which would be overwritten; choose another name",
+            argument="out",
+        )
 
 
 @contextmanager

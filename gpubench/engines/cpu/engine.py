@@ -81,6 +81,10 @@ class CpuPolicy(Policy):
         return n if self.exact else min(n, limits.get(kind, n))
 
 
+_INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2", "numpy": "NumPy"}
+"""Version of the compiled tiles -> its name in the description of the device."""
+
+
 class CpuEngine(Engine):
     """Runs everything on the host; results have the same bits for any number of worker threads."""
 
@@ -118,7 +122,8 @@ class CpuEngine(Engine):
             max_exact_pair_dims=np.inf if exact else CpuPolicy.max_exact_pair_dims,
         )
         threads_text = f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
-        self.device = f"CPU, {threads_text}, tiles of {self.tiles.name if self.tiles else compiled.NUMPY}"
+        tiles = self.tiles.name if self.tiles else compiled.NUMPY
+        self.device = f"CPU ({threads_text}, {_INSTRUCTIONS.get(tiles, tiles)})"
         self._checked: dict[int, F32] = {}
 
     def preload(self, operations: Collection[str]) -> None:

@@ -1,0 +1,55 @@
+"""Commands that refuse a flag given twice where one value would be lost, and whose help names no types of flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from gpubench.core.errors import InputError
+
+
+class Command(TyperCommand):
+    """Command of gpubench."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a flag that takes one value must occur once."""
+        if not ctx.resilient_parsing:
+            given = list(args)
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in dict.fromkeys(order):
+                if order.count(parameter) > 1 and _takes_one_value(parameter):
+                    raise InputError(_twice(parameter, given))
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, without a type in the help where it says nothing."""
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """Group of commands of gpubench."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, without a type in the help where it says nothing."""
+        return _without_types(super().get_params(ctx))
+
+
+def _takes_one_value(parameter: Any) -> bool:
+    """Whether a second value would replace the first: not of a switch without an opposite, such as --report."""
+    if parameter.param_type_name != "option" or parameter.multiple:
+        return False
+    return not parameter.is_flag or bool(parameter.secondary_opts)
+
+
+def _twice(parameter: Any, args: list[str]) -> str:
+    names = [*parameter.opts, *parameter.secondary_opts]
+    flag = max(names, key=lambda name: (any(text.partition("=")[0] == name for text in args), len(name)))
+    return f"{flag} is given more than once, and takes one value; leave out all but one"
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if parameter.param_type_name == "argument" or getattr(parameter, "is_flag", False):
+            parameter.display_type_rich = lambda **_: None
+    return parameters
