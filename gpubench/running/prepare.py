@@ -232,8 +232,10 @@ def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> 
         elif wanted is None:
             skipped.append({"task": task.id, "reason": f"needs {missing}"})
         else:
-            needs = " and ".join(f"`{need}`" for need in task.needs if not inputs.has(need))
-            remedy = "; give it" if missing == "predictions" else _columns_there_are(run)
+            absent = [need for need in task.needs if not inputs.has(need)]
+            needs = " and ".join(f"`{need}`" for need in absent)
+            pronoun = "it" if len(absent) == 1 else "them"
+            remedy = _columns_there_are(run) if {*absent} <= {*COLUMNS} else f"; give {pronoun}"
             raise InputError(f"task {task.id!r} needs {needs}{remedy}")
     if not chosen:
         raise InputError("no task can run: give `label` (and `batch`, `time` or `species`), or `predictions`")

@@ -216,7 +216,7 @@ BAD = {
     "no control label": (lambda r, p: (r, p), {"control": None}, "control is needed by the task"),
     "unknown control": (lambda r, p: (r, p), {"control": "none"}, "none of 330 cells is labelled 'none'"),
     "unknown column": (lambda r, p: (r, p), {"condition": "gene"}, "condition='gene' is not a column"),
-    "no predictions": (lambda r, _: (r, None), {}, "needs predictions and control"),
+    "no predictions": (lambda r, _: (r, None), {}, "needs `predictions` and `control`"),
     "unknown profile": (lambda r, p: (r, p), {"profile": "cell-eval"}, "profile='cell-eval' is unknown"),
     "unknown metric": (lambda r, p: (r, p), {"metrics": "mea"}, "'mea' is unknown"),
     "baseline of embeddings": (lambda r, p: (r, p), {"baseline": "pca"}, "baseline='pca' is none of the tasks"),
