@@ -702,7 +702,7 @@ def test_tasks_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "silhouette_score  [0, 1]\n" in capsys.readouterr().out
 
 
-COMMANDS = ("score", "demo", "doctor", "prepare", "report", "compare", "datasets", "tasks", "metrics")
+COMMANDS = ("score", "demo", "audit", "doctor", "prepare", "report", "compare", "datasets", "tasks", "metrics")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])

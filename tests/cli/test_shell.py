@@ -15,6 +15,7 @@ import pytest
 from gpubench.cli.main import main
 from gpubench.datasets import demo_path
 from gpubench.metrics import METRICS
+from gpubench.metrics.perturbation import PERTURBATION_METRICS
 from gpubench.tasks import TASKS
 
 COLOUR = re.compile(rb"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
@@ -59,7 +60,7 @@ def test_lists_are_there_for_programs(capsys: pytest.CaptureFixture[str]) -> Non
     tasks = printed(["tasks", "--json"], capsys)
     assert [task["id"] for task in tasks["tasks"]] == list(TASKS)
     assert tasks["options"]["resolution"] == 1.0
-    assert [metric["id"] for metric in printed(["metrics", "--json"], capsys)] == list(METRICS)
+    assert [metric["id"] for metric in printed(["metrics", "--json"], capsys)] == [*METRICS, *PERTURBATION_METRICS]
     doctor = printed(["doctor", "--json"], capsys)
     assert doctor["works"]
     assert {"about", "state", "text"} == set(doctor["findings"][0])
