@@ -62,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow. {NUMPY!r}: the CPU engine without "
         "compiled tiles",
     )
+    parser.addoption("--fuzz", type=int, default=400, metavar="N", help="inputs that test_fuzz.py tries")
 
 
 def pytest_configure() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,6 +38,28 @@ def flag_of(argument: str) -> str:
     if argument in (parameter.name for parameter in fields(Options)):
         return f"--option {argument}"
     return f"--{argument.replace('_', '-')}"
+
+
+_OTHER_NAMES = {
+    **dict.fromkeys(("labels", "label-key", "cell-type", "celltype"), "--label"),
+    **dict.fromkeys(("batches", "batch-key"), "--batch"),
+    **dict.fromkeys(("embeddings", "embedding-key", "use-rep", "obsm", "key"), "--embedding"),
+    **dict.fromkeys(("output", "output-dir", "outdir"), "--out"),
+    **dict.fromkeys(("n-jobs", "jobs", "cpus"), "--threads"),
+    **dict.fromkeys(("random-state", "random-seed"), "--seed"),
+}
+"""Flags as other programs call them -> ours."""
+
+
+def usage_hint(error: Exception) -> str:
+    """Return what to write in place of an unknown flag or command; empty if nothing is known of it."""
+    flag = str(getattr(error, "option_name", None) or "").lstrip("-").replace("_", "-").lower()
+    command = re.search(r"No such command '?([^']+)'?", str(getattr(error, "message", "")))
+    if flag in _OTHER_NAMES:
+        return f"write {_OTHER_NAMES[flag]}"
+    if command and (Path(command[1]).exists() or Path(command[1]).suffix):
+        return f"did you mean: gpubench score {command[1].rstrip('.')}?"
+    return ""
 
 
 @contextmanager

@@ -229,7 +229,7 @@ _PARSE: dict[Kind, Callable[..., Any]] = {
     "data": lambda texts: texts[0] if len(texts) == 1 else texts,
     "embeddings": parse_embeddings,
     "predictions": parse_predictions,
-    "tasks": lambda names: names or "auto",
+    "tasks": lambda texts: [name for text in texts or () for name in text.split(",") if name] or "auto",
     "scorers": _parse_scorers,
     "parameters": lambda texts: parse_options(texts or []),
     "cluster": parse_cluster,

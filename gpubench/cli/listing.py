@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from gpubench.core.errors import InputError, close_matches
 from gpubench.core.scores import plain
 from gpubench.metrics import METRICS, MetricSpec
 from gpubench.metrics.perturbation import PERTURBATION_METRICS
@@ -62,6 +64,41 @@ def metrics_text() -> str:
     """Format each metric with its range and description."""
     specs = _specs()
     return "\n".join(f"{s.id}  [{s.bounds[0]:g}, {s.bounds[1]:g}]\n  {s.description}" for s in specs)
+
+
+METRIC_ALIASES = {
+    "ari": "adjusted_rand_index",
+    "nmi": "normalized_mutual_info",
+    "asw": "silhouette_score",
+    "silhouette": "silhouette_score",
+    "asw_batch": "batch_silhouette",
+    "ilisi": "ilisi_knn",
+    "clisi": "clisi_knn",
+    "pcr": "pcr_comparison",
+    "entropy": "entropy_per_cell",
+}
+"""Short names, in lower case -> ids."""
+
+
+def find_metric(name: str) -> str:
+    """Return the id of a metric that is named by its id, its title or a short name, in any case."""
+    by_name = {metric.spec.title.lower(): id_ for id_, metric in METRICS.items()}
+    by_name |= {id_.lower(): id_ for id_ in METRICS} | METRIC_ALIASES
+    if name.lower() not in by_name:
+        raise InputError(f"metric {name!r} is unknown{close_matches(name, METRICS)}; gpubench metrics lists all")
+    return by_name[name.lower()]
+
+
+def metric_text(id_: str) -> str:
+    """Format a metric with its range and direction, its formula and its reference."""
+    function = METRICS[id_]
+    spec = function.spec
+    better = {True: "higher is better", False: "lower is better", None: "neither end is better"}
+    text = inspect.getdoc(function) or spec.description
+    description, _, rest = text.partition("\nParameters\n---")
+    reference = rest.partition("\nReferences\n----------\n")[2].partition("\n\n")[0]
+    head = f"{spec.title} ({id_})\n[{spec.bounds[0]:g}, {spec.bounds[1]:g}], {better[spec.higher_is_better]}"
+    return "\n\n".join(filter(None, (head, description.replace(".. math:: ", "").strip(), reference.strip())))
 
 
 def meanings_text(metrics: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from gpubench.cli.audit import audit
 from gpubench.cli.commands import Command, Group
 from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
-from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, printing_warnings, reporting
+from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, printing_warnings, reporting, usage_hint
 from gpubench.cli.flags import check_file, parse_flags, with_run_flags
 from gpubench.cli.score import EXAMPLES, demo, score
 from gpubench.core import units
@@ -61,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if option in SPECS["options"].choices():
             return complain(InputError(f"--{option} is a parameter of the tasks; write it as -o {option}=VALUE"))
         context, message = error.ctx, error.format_message().rstrip(".")  # type: ignore[attr-defined]
-        return complain(InputError(f"{message}; see {context.command_path if context else 'gpubench'} --help"))
+        hint = usage_hint(error)
+        if hint:
+            message = message.partition(" (")[0]
+        remedy = hint or f"see {context.command_path if context else 'gpubench'} --help"
+        return complain(InputError(f"{message}; {remedy}"))
     except (GpubenchError, MemoryError) as error:
         return complain(error)
     except OSError as error:  # such as a folder without permission, wherever a path is first used
@@ -134,7 +138,9 @@ def prepare(
             raise InputError(
                 f"out={str(out)!r} exists; choose another name, or replace it with --force", argument="out"
             )
-        prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
+        prepared = prepare_perturbation(data, out, condition=condition, control=control, seed=seed)
+    if prepared.note:
+        typer.echo(f"Note: {prepared.note}")
     typer.echo(f"Wrote {out}")
 
 
@@ -254,6 +260,8 @@ def compare_command(
 
 def _thresholds(texts: list[str]) -> dict[str, float]:
     """Read "metric=value" texts."""
+    from gpubench.cli.listing import METRIC_ALIASES
+
     thresholds: dict[str, float] = {}
     for text in texts:
         metric, _, number = text.partition("=")
@@ -265,6 +273,7 @@ def _thresholds(texts: list[str]) -> dict[str, float]:
             raise InputError(
                 f"--fail-below {text!r} has no number; write it as METRIC=VALUE, such as silhouette_score=0.5"
             )
+        metric = METRIC_ALIASES.get(metric.lower(), metric)
         thresholds[metric] = max(value, thresholds.get(metric, value))
     return thresholds
 
@@ -331,8 +340,18 @@ def tasks(json_: Json = False) -> None:
 
 
 @app.command(cls=Command)
-def metrics(json_: Json = False) -> None:
-    """List the metrics: id, range and meaning."""
+def metrics(
+    metric: Annotated[
+        str | None, typer.Argument(metavar="METRIC", help="Explain this metric: id, or short name such as ARI.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the metrics: id, range and meaning; or explain one, with its formula and reference."""
     from gpubench.cli import listing
 
+    if metric is not None:
+        found = listing.find_metric(metric)
+        known = next(known for known in listing.metrics_data() if known["id"] == found)
+        print_json(known) if json_ else typer.echo(listing.metric_text(found))
+        return
     print_json(listing.metrics_data()) if json_ else typer.echo(listing.metrics_text())

@@ -28,9 +28,7 @@ def check_seed(seed: Any) -> int:
     except TypeError:
         number = -1
     if not 0 <= number <= MAX_SEED:
-        raise InputError(
-            f"seed={seed!r} is not a whole number from 0 to {MAX_SEED}; choose one that is", argument="seed"
-        )
+        raise InputError(f"seed={seed!r} is out of range; it must be an integer from 0 to {MAX_SEED}", argument="seed")
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,15 @@ from gpubench.data.matrices import comes_from, to_host
 
 _BLOCK_ROWS = 1 << 20
 _SMALL_RANGE = 1 << 10
+_MAX_WHOLE = 2.0**53
+"""Floats up to here that are whole are written as integers."""
+
+_R_MISSING = (-(2**31), -(2**63))
+"""NA of R's integers, and of those of its package bit64, as they arrive in files and arrays that R wrote."""
+
+_R_MISSING_TEXTS = frozenset(text for value in _R_MISSING for text in (str(value), str(float(value))))
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +54,39 @@ def _unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
     """Return a column of any library as a one-dimensional NumPy array, or as codes if it has them already."""
     if isinstance(values, CategoricalColumn):
         return values
+    if comes_from(values, "polars") and hasattr(values, "to_arrow"):
+        values = values.to_arrow()
+    if comes_from(values, "dask") and hasattr(values, "compute"):  # a column of a lazy table
+        values = values.compute()
     if comes_from(values, "pandas"):
-        return _from_pandas(values, name)
-    if comes_from(values, "pyarrow"):
-        return _from_arrow(values)
-    array = to_host(_keep_mixed(values) if isinstance(values, list | tuple) else values, name)
-    if array.ndim != 1:
-        raise InputError(f"{name} must have one value per cell but has shape {array.shape}; give one column")
-    return array
+        column = _from_pandas(values, name)
+    elif comes_from(values, "pyarrow"):
+        column = _from_arrow(values, name)
+    else:
+        column = to_host(_keep_mixed(values) if isinstance(values, list | tuple) else values, name)
+    if isinstance(column, CategoricalColumn):
+        return column
+    if column.ndim != 1:
+        raise InputError(f"{name} must have one value per cell but has shape {column.shape}; give one column")
+    _refuse_missing_of_r(column, name)
+    return column
+
+
+def _refuse_missing_of_r(array: NDArray[Any], name: str) -> None:
+    """Raise if integers, or floats made of them, hold R's missing value."""
+    if array.dtype.kind not in "if" or array.dtype.itemsize < 4 or not array.size or array.min() > max(_R_MISSING):
+        return
+    rows = np.flatnonzero(np.isin(array, _R_MISSING))
+    if len(rows):
+        fault = some_rows(rows, len(array), f"hold {int(array[rows[0]])}, the missing value (NA) of R")
+        raise InputError(f"{name}: {fault}; leave these cells out or give them a value")
 
 
 def _from_pandas(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
     if getattr(values, "ndim", 0) != 1:
         raise InputError(f"{name} is a {type(values).__name__}, not one value per cell; give one column")
+    if type(values).__name__ == "MultiIndex":
+        raise InputError(f"{name} is a MultiIndex of {values.nlevels} levels; give one level: get_level_values(0)")
     extension = getattr(values, "array", values)  # of a Series or an Index
     if hasattr(extension, "codes"):
         return CategoricalColumn(extension.codes, extension.categories.to_numpy())
@@ -64,18 +94,33 @@ def _from_pandas(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
     return array
 
 
-def _from_arrow(values: Any) -> NDArray[Any] | CategoricalColumn:
+def _from_arrow(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
     import pyarrow as pa
 
-    if pa.types.is_primitive(values.type):  # numbers, booleans and times; null becomes NaN, None or NaT
+    kind = getattr(values, "type", None)
+    if kind is None:
+        raise InputError(f"{name} is a {type(values).__name__} of Arrow, not one value per cell; give one column")
+    if pa.types.is_run_end_encoded(kind):
+        values, kind = _decode_runs(values), kind.value_type
+    if pa.types.is_primitive(kind):  # numbers, booleans and times; null becomes NaN, None or NaT
         array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
         return array
-    if not pa.types.is_dictionary(values.type):
+    if pa.types.is_null(kind):
+        return np.full(len(values), None, object)
+    if pa.types.is_nested(kind) or (pa.types.is_dictionary(kind) and pa.types.is_nested(kind.value_type)):
+        raise InputError(f"{name} holds {kind} values, not one text or number per cell; give another column")
+    if not pa.types.is_dictionary(kind):
         values = values.dictionary_encode()
     if hasattr(values, "chunks"):
         values = values.unify_dictionaries().combine_chunks()
-    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return CategoricalColumn(codes, values.dictionary.to_pylist())
+    codes = values.indices.cast(pa.int64()).fill_null(-1)  # indices may be unsigned
+    return CategoricalColumn(codes.to_numpy(zero_copy_only=False), values.dictionary.to_pylist())
+
+
+def _decode_runs(values: Any) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.run_end_decode(values)
 
 
 def _keep_mixed(values: Sequence[Any]) -> Any:
@@ -118,18 +163,24 @@ def _factorize_objects(array: NDArray[Any]) -> CategoricalColumn:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a label as text, or None if it is missing."""
+    """Return a label as text, or None if it is missing; a whole float as the integer."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="backslashreplace")
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be loaded
+    if _is_missing(value):
         return None
-    if isinstance(value, float | np.floating) and np.isnan(value):
-        return None
-    if isinstance(value, np.datetime64 | np.timedelta64) and np.isnat(value):
-        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) <= _MAX_WHOLE:
+        return str(int(value))
     return str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be loaded
+        return True
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
@@ -145,7 +196,7 @@ def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
     Returns
     -------
     Labels whose codes follow the sorted order of the values as text. Only values that occur count; values with the same
-    text (1 and "1") are one class.
+    text (1, 1.0 and "1") are one class.
 
     Raises
     ------
@@ -273,7 +324,7 @@ def _used_categories(column: CategoricalColumn, name: str) -> tuple[NDArray[np.i
     missing = codes < 0
     used = np.flatnonzero(np.bincount(codes[~missing] if missing.any() else codes, minlength=n_categories))
     texts = {int(i): as_text(column.categories[int(i)]) for i in used}
-    nameless = [i for i, text in texts.items() if text is None]
+    nameless = [i for i, text in texts.items() if text is None or text in _R_MISSING_TEXTS]
     if nameless:
         missing |= np.isin(codes, nameless)
     if missing.any():
@@ -291,8 +342,9 @@ def _parse(names: tuple[str, ...], name: str) -> NDArray[np.float64]:
         except ValueError:
             wrong.append(text)
     if wrong:
+        has_commas = all(map(_DECIMAL_COMMA.fullmatch, wrong))
         raise InputError(
             f"{name} is not numeric: {len(wrong):,} of its {len(names):,} distinct values are not numbers"
-            f" ({quoted(wrong[:3])}); give a numeric column"
+            f" ({quoted(wrong[:3])}); {'write decimal points, not commas' if has_commas else 'give a numeric column'}"
         )
     return numbers

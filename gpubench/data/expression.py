@@ -101,6 +101,8 @@ def to_csr(block: Block, *, copy: bool = False) -> csr_array:
     """Return a block as a CSR array without stored zeros or repeated entries."""
     from scipy.sparse import csr_array
 
+    if block.dtype == np.float16:  # which SciPy has not
+        block, copy = block.astype(np.float32), False
     rows = csr_array(block, copy=copy)
     if not (rows.has_canonical_format and rows.data.all()):
         rows = rows.copy()

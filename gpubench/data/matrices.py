@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted, some_rows
 from gpubench.core.types import RowSource
+from gpubench.data.arrow import arrow_matrix
 from gpubench.data.urls import File, reading
 
 FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
@@ -217,6 +218,8 @@ class SlicedRows:
     def _slice(self, start: int, stop: int) -> NDArray[Any]:
         with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
             block = self.node[start:stop]
+            if comes_from(block, "dask"):  # its blocks may be sparse
+                block = block.compute()
             return np.asarray(block.toarray() if hasattr(block, "toarray") else block)
 
 
@@ -322,8 +325,9 @@ def as_rows(x: Any, name: str) -> Rows:
 
     Parameters
     ----------
-    x : NumPy array or memmap, nested list, pandas DataFrame, torch tensor, CuPy array, DLPack exporter, SciPy (or
-        CuPy) sparse matrix or array, open HDF5 dataset or zarr array, Dask array, `RowSource`
+    x : NumPy array or memmap, nested list, DataFrame of pandas, polars or Dask, Arrow table or array of lists, torch
+        tensor, CuPy array, DLPack exporter, SciPy (or CuPy) sparse matrix or array, open HDF5 dataset or zarr array,
+        Dask array, `RowSource`
     name : the argument that messages name
 
     Returns
@@ -363,13 +367,32 @@ def _as_matrix(x: Any, name: str) -> Any:
         return DeviceCsrRows(x.tocsr(), name)
     is_sparse = hasattr(x, "tocsr") and comes_from(x, "scipy")
     is_stored = hasattr(x, "dtype") and any(comes_from(x, package) for package in ("h5py", "zarr", "anndata", "dask"))
+    if is_stored and comes_from(x, "dask"):
+        return _with_known_chunks(x)
     if isinstance(x, RowSource) or is_sparse or is_stored:
         return x
     if is_on_device(x) and len(getattr(x, "shape", ())) == 2:
         return DeviceRows(x, name)
+    table = _table_values(x, name)
+    return to_host(x, name) if table is None else table
+
+
+def _table_values(x: Any, name: str) -> NDArray[Any] | None:
+    """Return the columns of a table of pandas, Dask, polars or Arrow, or the lists of an Arrow array; else None."""
+    if type(x).__name__ == "Dataset2D" and comes_from(x, "anndata"):  # a table of a lazy AnnData
+        x = x.to_memory()
+    if type(x).__name__ == "DataFrame" and comes_from(x, "dask"):
+        x = x.compute()
     if type(x).__name__ == "DataFrame" and comes_from(x, "pandas"):
         return _frame_values(x, name)
-    return to_host(x, name)
+    if comes_from(x, "polars") and hasattr(x, "to_arrow"):
+        x = x.to_arrow()
+    return arrow_matrix(x, name) if comes_from(x, "pyarrow") else None
+
+
+def _with_known_chunks(x: Any) -> Any:
+    """Return a Dask array whose number of rows is known, which may have to be computed."""
+    return x.compute_chunk_sizes() if any(np.isnan(length) for length in x.shape) else x
 
 
 def _reshaping(shape: tuple[int, ...], name: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from gpubench.core.errors import InputError, close_matches, nearest, quoted
+from gpubench.core.errors import InputError, close_matches
 from gpubench.core.types import Dataset, Labels
-from gpubench.data._formats.anndata_store import LoadedAnnData, is_anndata, open_h5ad, open_zarr_anndata
-from gpubench.data._formats.arrays import DelimitedTable, NpzArchive, ParquetTable, open_matrix_table, open_npy, stem
+from gpubench.data._formats import registry
+from gpubench.data._formats.anndata_store import LoadedAnnData, is_anndata
+from gpubench.data._formats.arrays import stem
+from gpubench.data._formats.registry import MATRICES, STORES, TABLES, open_path
 from gpubench.data._formats.row_names import names_reader
 from gpubench.data._formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.alignment import Align, NamedRows, Order, take_rows
@@ -53,27 +55,6 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
         raise InputError(f"backed: {path} is a zarr store, which is read whole; leave backed out")
     with reading(path):
         return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path, backed="r" if backed else None)
-
-
-_STORES: dict[str, Callable[[Any], Source]] = {
-    ".h5ad": open_h5ad,
-    ".h5": open_h5ad,
-    ".hdf5": open_h5ad,
-    ".zarr": open_zarr_anndata,
-    ".zarr.zip": open_zarr_anndata,
-    ".npz": NpzArchive,
-}
-_MATRICES: dict[str, Callable[[Any], Source]] = {
-    ".npy": open_npy,
-    **dict.fromkeys((".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz"), open_matrix_table),
-}
-SUFFIXES = (*_STORES, *_MATRICES)
-"""Suffixes of files with embeddings."""
-
-_TABLES: dict[str, Callable[[Any], Table]] = {
-    **dict.fromkeys((".parquet", ".pq"), ParquetTable),
-    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), DelimitedTable),
-}
 
 
 def read(
@@ -251,7 +232,7 @@ def is_file_name(given: Any) -> bool:
     """Whether an embedding is given as a file: a path object, a URL, or a text with the suffix of a matrix file."""
     if isinstance(given, os.PathLike) or is_url(given):
         return True
-    return isinstance(given, str) and given.lower().endswith(SUFFIXES)
+    return isinstance(given, str) and registry.is_file_name(given)
 
 
 def split_name(text: str) -> tuple[str, str]:
@@ -348,7 +329,7 @@ def has_embedding(source: Any, name: str) -> bool:
     >>> has_embedding({"pca": [[1.0], [2.0]]}, "pca")
     True
     """
-    if _is_path(source) and file_of(source).name.lower().endswith(tuple(_MATRICES)):
+    if _is_path(source) and file_of(source).name.lower().endswith(tuple(MATRICES)):
         return False  # a single matrix has no name, and may be slow to open
     with reading_source(source):
         return open_source(source).has(name)
@@ -392,10 +373,12 @@ def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple
 def open_source(source: Any, argument: str = "data") -> Source:
     """Open the input according to its type, or the suffix of a path."""
     if _is_path(source):
-        return cast("Source", _open(source, {**_STORES, **_MATRICES}, argument))
+        return cast("Source", open_path(file_of(source), {**STORES, **MATRICES}, argument))
+    if type(source).__name__ == "AnnCollection" and comes_from(source, "anndata"):
+        source = source[:]  # a view, which has the interface of AnnData
     if is_anndata(source):
         return LoadedAnnData(source)
-    if isinstance(source, Mapping) and not comes_from(source, "h5py"):
+    if isinstance(source, Mapping) and not comes_from(source, "h5py") and not comes_from(source, "scipy"):
         return NamedArrays(source)
     return OneMatrix(source, "X")
 
@@ -403,37 +386,19 @@ def open_source(source: Any, argument: str = "data") -> Source:
 def open_table(obs: Any) -> Table | None:
     """Open the table that `obs` names or is."""
     if _is_path(obs):
-        opened = _open(obs, {**_STORES, **_TABLES}, "obs")
+        opened = open_path(file_of(obs), {**STORES, **TABLES}, "obs")
         return opened.table() if isinstance(opened, Source) else cast("Table", opened)
+    if comes_from(obs, "polars") and hasattr(obs, "to_arrow"):
+        obs = obs.to_arrow()
+    if hasattr(obs, "column_names") and comes_from(obs, "pyarrow"):
+        return NamedColumns({name: obs.column(name) for name in dict.fromkeys(obs.column_names)})
+    if isinstance(obs, np.ndarray) and obs.dtype.names:
+        return NamedColumns({name: np.asarray(obs[name]) for name in obs.dtype.names})
+    if is_anndata(obs):
+        return LoadedAnnData(obs).table()
     if hasattr(obs, "keys"):
         return NamedColumns(obs)
     raise InputError(f"obs is of type {type(obs).__name__}, not a table; give a DataFrame or the path of a table")
-
-
-def _open(path: str | os.PathLike[str], formats: Mapping[str, Callable[[Any], Any]], argument: str) -> Any:
-    file = file_of(path)
-    name = file.name.lower()
-    opener = next((opener for suffix, opener in formats.items() if name.endswith(suffix)), None)
-    if isinstance(file, Path):
-        if file.is_dir():
-            opener = open_zarr_anndata
-        elif not os.path.lexists(file):
-            raise InputError(f"{argument}: {file} does not exist{_similar_files(file)}; check the path")
-    if opener is None:
-        raise InputError(f"{argument}: the format of {file} is unknown; give one of: {', '.join(formats)}")
-    if isinstance(file, Path):
-        if file.is_file() and not file.stat().st_size:
-            raise InputError(f"{argument}: {file} is empty; check the path, or copy it again")
-        return opener(file)
-    return opener(file if opener is open_zarr_anndata else file.require(argument))
-
-
-def _similar_files(path: Path) -> str:
-    """Return a question whether files of similar names were meant."""
-    if not path.parent.is_dir() or not os.access(path.parent, os.R_OK):
-        return ""
-    meant = nearest(path.name, [file.name for file in path.parent.iterdir()])
-    return f" (did you mean {quoted(meant)}?)" if meant else ""
 
 
 def _is_path(source: Any) -> bool:

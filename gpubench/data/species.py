@@ -12,6 +12,7 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.types import Dataset
 from gpubench.data._formats.arrays import stem
+from gpubench.data._formats.registry import MATRICES
 from gpubench.data._formats.row_names import NamesReader, names_reader
 from gpubench.data.alignment import Align, NamedRows, take_rows
 from gpubench.data.alignment import align as align_rows
@@ -58,6 +59,7 @@ def read_species(
     (5, array([0, 0, 0, 1, 1]))
     """
     columns = {role: value for role, value in (columns or {}).items() if value is not None}
+    _check_no_embedding(sources)
     by_species = sources if isinstance(sources, Mapping) else _name_sources(sources, by_stem="species" not in columns)
     if len(by_species) < 2:
         raise InputError(f"data: species need at least two sources, one for each; there are {len(by_species)}")
@@ -161,6 +163,19 @@ def _name_sources(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
             f"data: files share a name ({quoted(list(named))}); give a mapping species -> file, or species"
         )
     return named
+
+
+def _check_no_embedding(sources: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Raise if one file has cells and another is a single matrix, which is meant as their embedding."""
+    paths = [str(source) for source in sources if isinstance(source, str | os.PathLike)]
+    matrices = [path for path in paths if path.lower().endswith(tuple(MATRICES))]
+    if isinstance(sources, Mapping) or len(paths) != 2 or len(matrices) != 1:
+        return
+    cells = next(path for path in paths if path not in matrices)
+    raise InputError(
+        f"data: two files are two species, but {matrices[0]} is one matrix; to score it as an embedding of {cells},"
+        f" give {cells} alone and {matrices[0]} with `embeddings`"
+    )
 
 
 def _select(given: Any, argument: str, species: str) -> Any:

@@ -54,6 +54,18 @@ _DAMAGED = (
     zlib.error,
 )
 
+_FAULTS = {
+    "codec can't decode|invalid UTF8": "is not UTF-8 text, perhaps Latin-1 or Windows-1252; save it as UTF-8:"
+    " iconv -f latin1 -t utf-8",
+    "unable to lock file": "is open for writing in another process; close it there, or set"
+    " HDF5_USE_FILE_LOCKING=FALSE to read it nevertheless",
+    "can't open directory|required filter": "is compressed with an HDF5 filter that is not installed; install it with:"
+    " pip install hdf5plugin",
+    "range requests": "is on a server that does not serve parts of files; put simplecache:: before the URL, or"
+    " download it",
+}
+"""Words of h5py, fsspec, pandas and Arrow -> the fault and its remedy."""
+
 _IDENTITY = [
     "ETag",
     "etag",
@@ -325,12 +337,13 @@ def _fault(error: Exception, redact: Callable[[str], str]) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder; give a file, or a zarr store"
     reason = redact(" ".join(str(error).split()))
+    known = next((text for words, text in _FAULTS.items() if re.search(words, reason)), None)
+    if known is not None:
+        return known
     if isinstance(error, MemoryError):
         return (
             f"does not fit into memory ({reason or 'none is free'}); use fewer cells, or copy it again if it is damaged"
         )
-    if "range requests" in reason:  # the words of fsspec
-        return "is on a server that does not serve parts of files; put simplecache:: before the URL, or download it"
     return f"cannot be read ({reason or type(error).__name__}); if it is damaged, copy or download it again"
 
 

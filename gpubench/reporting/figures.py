@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,7 +82,9 @@ def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
 
     buffer = io.StringIO()
     # Text remains text: small, searchable and in the font of the page. The salt makes ids reproducible.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}), warnings.catch_warnings():
+        # the browser has fonts for characters that Matplotlib has none for
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, dpi=_IMAGE_DPI, metadata={"Date": None})
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 - Matplotlib has just written it
     for element in root.iter():  # names lose their namespaces, which HTML implies

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
-from gpubench.core.errors import InputError
+from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Labels
 from gpubench.engines.base import ClassifierKind
@@ -118,9 +118,9 @@ def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
     names = given.split(",") if isinstance(given, str) else given
     if not isinstance(names, (list, tuple)) or not names or not set(names) <= set(known):
         listed = ", ".join(map(repr, known))
-        raise InputError(
-            f"classifiers={given!r} cannot be used; name one or several of: {listed}", argument="classifiers"
-        )
+        wrong = [name for name in names if name not in known] if isinstance(names, list | tuple) else []
+        fault = f"classifiers: {quoted(wrong)} is unknown" if wrong else f"classifiers={given!r} cannot be used"
+        raise InputError(f"{fault}; name one or several of: {listed}", argument="classifiers")
     return tuple(kind for kind in known if kind in names)
 
 

@@ -67,6 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.h5ad").touch()
     (folder / "empty.npy").touch()
     np.save(folder / "emb.npy", x)
+    (folder / "emb.pt").write_text("no tensor")
     np.save(folder / "complex.npy", x + 1j)
     np.save(folder / "object.npy", x.astype(object), allow_pickle=True)
     np.save(folder / "flat.npy", x[:, 0])
@@ -156,8 +157,8 @@ BAD_INPUT = {
     "unknown engine": ([*SEPARATION, "--engine", "gpu"], "--engine 'gpu' is unknown; use one of: auto, cpu, cuda"),
     "unknown baseline": ([*SEPARATION, "--baseline", "pc"], "--baseline 'pc' is unknown; use one of: 'pca'"),
     "unknown format": ([*SEPARATION, "--format", "xml"], "--format 'xml' is unknown"),
-    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is not a whole number from 0"),
-    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is not a whole number from 0"),
+    "negative seed": ([*SEPARATION, "--seed", "-1"], "--seed -1 is out of range; it must be an integer"),
+    "huge seed": ([*SEPARATION, "--seed", "99999999999"], "--seed 99999999999 is out of range; it must be"),
     "seed that is no number": ([*SEPARATION, "--seed", "x"], "'--seed'.*see gpubench score --help"),
     "unknown search": ([*SEPARATION, "--knn", "hnsw"], "'hnsw'"),
     "no threads": ([*SEPARATION, "--threads", "0"], "--threads 0: at least one thread is needed"),
@@ -174,6 +175,25 @@ BAD_INPUT = {
         [*CELLS, "-t", "batch_integration"],
         "task 'batch_integration' needs --batch; name a column of obs: 'cell_type', 'day'",
     ),
+    "flag of a parameter": ([*CLUSTERING, "--n-iterations", "3"], "write it as -o n_iterations=VALUE"),
+    "flag of another program": ([*CELLS, "--batch_key", "donor"], "--batch_key; write --batch"),
+    "unknown classifier": (
+        [*CELLS, "-o", "classifiers=lr,tree"],
+        "classifiers: 'tree' is unknown; name one or several",
+    ),
+    "embeddings with commas": (
+        ["cells.h5ad", "-e", "X_pca, X_other", "--label", "cell_type"],
+        "one by one: -e X_pca -e X_other",
+    ),
+    "unknown task among others": (
+        [*CELLS, "-t", "embedding,clusterin"],
+        "task 'clusterin' .*did you mean 'clustering'",
+    ),
+    "an embedding as a species": (
+        ["emb.npy", "cells.h5ad", "--label", "cell_type"],
+        "emb.npy is one matrix; .* give cells.h5ad alone and emb.npy with --embedding",
+    ),
+    "another format": (["cells.h5ad", "-e", "emb.pt", "--label", "cell_type"], r"emb.pt is a pickle.*numpy.save"),
     "unknown flag": ([*SEPARATION, "--lable", "x"], "No such option:? '?--lable.*see gpubench score --help"),
     "no data": ([], "Missing argument.*see gpubench score --help"),
 }
@@ -445,9 +465,7 @@ def test_verbose_shows_stages_and_where_an_error_comes_from(capsys: pytest.Captu
     assert main(["score", *SEPARATION, "--verbose"]) == 0
     assert re.search(r"stage +seconds +copied MB +peak MB", capsys.readouterr().out)
     assert main(["score", *SEPARATION, "--seed", "-1", "--verbose"]) == 2
-    assert re.search(
-        r"Traceback.*\ngpubench: --seed -1 is not a whole number[^\n]*\n$", capsys.readouterr().err, re.DOTALL
-    )
+    assert re.search(r"Traceback.*\ngpubench: --seed -1 is out of range[^\n]*\n$", capsys.readouterr().err, re.DOTALL)
 
 
 def test_the_command_line_is_in_the_provenance(tmp_path: Path) -> None:
@@ -717,6 +735,28 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "-h"]) == 0
     assert f"gpubench {command}" in capsys.readouterr().out
+
+
+def test_several_tasks_may_be_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", *CELLS, "--batch", "donor", "-t", "embedding,batch_integration"]) == 0
+    printed = capsys.readouterr().out
+    assert "silhouette_score" in printed
+    assert "entropy_per_cell" in printed
+
+
+@pytest.mark.parametrize("name", ["ARI", "adjusted_rand_index", "adjusted rand index"])
+def test_one_metric_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["metrics", name]) == 0
+    printed = capsys.readouterr().out
+    for text in ("Adjusted Rand index (adjusted_rand_index)", "higher is better", "ARI = ", "doi:10.1007/BF01908075"):
+        assert text in printed
+    assert main(["metrics", "purity"]) == 2
+    assert "metric 'purity' is unknown" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_command_is_meant_for_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cells.h5ad"]) == 2
+    assert capsys.readouterr().err.endswith("did you mean: gpubench score cells.h5ad?\n")
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

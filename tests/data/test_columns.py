@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpubench.core.errors import InputError, close_matches, quoted
@@ -76,7 +76,7 @@ def test_integers_of_a_wide_range_are_encoded():
 def test_booleans_and_floats_are_encoded_as_text():
     assert encode_labels(np.array([True, False, True]), "label").names == ("False", "True")
     assert encode_labels(np.array([True, True]), "label").names == ("True",)
-    assert encode_labels([1.0, 2.5, 1.0], "label").names == ("1.0", "2.5")
+    assert encode_labels([1.0, 2.5, 1.0], "label").names == ("1", "2.5")
     assert encode_labels(np.array([0.1], "f4"), "label").names == ("0.1",)
     assert encode_labels(pd.array([3, 1, 3], dtype="Int8"), "label").names == ("1", "3")
     assert encode_labels(pd.array([True, False], dtype="boolean"), "label").names == ("False", "True")
@@ -89,8 +89,8 @@ def test_booleans_and_floats_are_encoded_as_text():
 
 def test_values_with_the_same_text_are_one_class():
     labels = encode_labels(np.array([1, "1", 1.0, "1.0", b"1"], object), "label")
-    assert (labels.codes.tolist(), labels.names) == ([0, 0, 1, 1, 0], ("1", "1.0"))
-    assert encode_labels([1, True, 1.0], "label").names == ("1", "1.0", "True")
+    assert (labels.codes.tolist(), labels.names) == ([0, 0, 0, 1, 0], ("1", "1.0"))
+    assert encode_labels([1, True, 1.0], "label").names == ("1", "True")
     labels = encode_labels(pd.Categorical([1, "1", 2], [1, "1", 2]), "label")
     assert (labels.codes.tolist(), labels.names) == ([0, 0, 1], ("1", "2"))
 
@@ -188,16 +188,22 @@ def test_text_is_encoded_as_by_np_unique(values):
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(0, 62))
 def test_integers_are_encoded_as_their_text(values, shift):
     array = np.array(values, np.int64) >> shift
+    assume(not np.isin(array, [-(2**31), -(2**63)]).any())  # missing values of R
     expected = encode_labels([str(value) for value in array], "label")
     labels = encode_labels(array, "label")
     assert labels.names == expected.names
     np.testing.assert_array_equal(labels.codes, expected.codes)
 
 
+def _text(value: object) -> str:
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+    return str(int(value) if is_whole else value)
+
+
 @given(st.lists(VALUES, min_size=1))
 def test_mixed_values_keep_their_text(values):
     labels = encode_labels(values, "label")
-    texts = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v) for v in values]
+    texts = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else _text(v) for v in values]
     assert [labels.names[code] for code in labels.codes] == texts
     assert list(labels.names) == sorted(set(texts))
 

@@ -141,6 +141,27 @@ def test_suggested_controls_look_like_controls_and_the_largest_come_first() -> N
     assert suggest_controls("NT", plain) == "the largest of 2 values, with their cells: 'y' (2), 'x' (1)"
 
 
+@pytest.mark.parametrize("change", ["all genes", "some genes", "unscaled", "float16"])
+def test_logarithms_of_counts_are_taken_as_such(screen: ad.AnnData, tmp_path: Path, change: str) -> None:
+    counts = screen.X.toarray().astype(np.float64)
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    logs = np.log1p(counts if change == "unscaled" else counts / totals * 1e4)
+    adata = ad.AnnData(logs.astype(np.float16 if change == "float16" else np.float32), screen.obs, screen.var)
+    adata = adata[:, ::3].copy() if change == "some genes" else adata
+    found = prepare_perturbation(adata, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL)
+    assert found.note == "X holds no counts and was taken as log1p of normalised counts"
+
+
+def test_half_floats_give_the_same_preparation(screen: ad.AnnData, tmp_path: Path) -> None:
+    half = screen.copy()
+    half.X = screen.X.toarray().astype(np.float16)
+    tables = [
+        prepare_perturbation(adata, tmp_path / "out.h5ad", condition="knock_down", control=CONTROL).table
+        for adata in (screen, half)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
 def test_control_map_is_seeded() -> None:
     labels = Labels(np.tile([0, 1, 2], 20).astype(np.int32), ("a", "b", "c"))
     cells = [str(i) for i in range(60)]
@@ -156,6 +177,10 @@ def without(adata: ad.AnnData, name: str) -> pd.Series:
     return adata.obs["knock_down"].astype(object).where(adata.obs["knock_down"] != name)
 
 
+def renamed(adata: ad.AnnData, name: str) -> pd.Series:
+    return adata.obs["knock_down"].astype(str).replace("KD_C", name)
+
+
 # Changes to a copy of the screen that make it invalid.
 FAULTS: dict[str, Callable[[ad.AnnData], Any]] = {
     "negative": lambda adata: setattr(adata, "X", adata.X.toarray() - 1),
@@ -164,6 +189,11 @@ FAULTS: dict[str, Callable[[ad.AnnData], Any]] = {
     "cells": lambda adata: setattr(adata, "obs_names", twins(adata.obs_names)),
     "genes": lambda adata: setattr(adata, "var_names", twins(adata.var_names)),
     "slash": lambda adata: setattr(adata, "obs_names", [f"lane/{name}" for name in adata.obs_names]),
+    "dot": lambda adata: setattr(adata, "obs", adata.obs.assign(knock_down=renamed(adata, "."))),
+    "nameless": lambda adata: setattr(adata, "obs", adata.obs.assign(knock_down=renamed(adata, ""))),
+    "ambient counts": lambda adata: setattr(adata, "X", np.clip(adata.X.toarray() - 0.2, 0, 7.8)),
+    "scaled counts": lambda adata: setattr(adata, "X", np.minimum(adata.X.toarray(), 8) * 0.9),
+    "many scaled counts": lambda adata: setattr(adata, "X", adata.X * 0.7),
     "column": lambda adata: setattr(adata, "obs", adata.obs.assign(condition="healthy")),
     "missing": lambda adata: setattr(adata, "obs", adata.obs.assign(knock_down=without(adata, "KD_C"))),
     "controls only": lambda adata: setattr(adata, "obs", adata.obs.assign(knock_down=CONTROL)),
@@ -187,7 +217,12 @@ def add_fault(adata: ad.AnnData, how: str) -> ad.AnnData:
         ("scaled", r"X holds neither counts .* nor log values \(the largest is [\d,]+\); give raw counts"),
         ("cells", r"1 names of cells occur more than once \('twin'\); make them unique"),
         ("genes", r"1 names of genes occur more than once \('twin'\); make them unique"),
-        ("slash", r"names of conditions or treated cells hold '/' .* rename them"),
+        ("slash", r"names of conditions or treated cells are empty, '.' or hold '/' .* rename them"),
+        ("dot", r"1 names of conditions or treated cells are empty, '.' or hold '/' \('\.'\).* rename them"),
+        ("nameless", r"1 names of conditions or treated cells are empty, .* \(''\)"),
+        ("ambient counts", r"X holds fractions that are neither counts nor log1p .* round the counts"),
+        ("scaled counts", r"X holds fractions that are neither counts nor log1p .* round the counts"),
+        ("many scaled counts", r"X holds neither counts .* nor log values \(the largest is [\d,]+\); give raw counts"),
         ("column", r"another column 'condition' in obs"),
         ("missing", r"knock_down: 16 of 196 rows have no value"),
         ("controls only", r"'knock_down' has no other value than 'non-targeting'"),

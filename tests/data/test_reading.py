@@ -296,7 +296,7 @@ def test_damaged_tables_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"^obs: .*labels\.csv does not exist"):
         read(X, columns={"label": "cell_type"}, obs=tmp_path / "labels.csv")
     (tmp_path / "obs.xlsx").touch()
-    with pytest.raises(InputError, match=r"^obs: the format of .*obs\.xlsx is unknown; give one of: .*\.parquet"):
+    with pytest.raises(InputError, match=r"^obs: .*obs\.xlsx is a spreadsheet; save it as CSV"):
         read(X, columns={"label": "cell_type"}, obs=tmp_path / "obs.xlsx")
 
 

@@ -112,7 +112,7 @@ def test_npy_reads_only_the_ranges_of_its_rows(memory: str, monkeypatch: pytest.
     [
         ("memory://urls/none.npy", r"^data: memory://urls/none\.npy does not exist; check the address$"),
         ("memory://urls/none.zarr", r"^memory://urls/none\.zarr is not a zarr group of AnnData"),
-        ("memory://urls/obs.txt", r"^data: the format of memory://urls/obs\.txt is unknown"),
+        ("memory://urls/obs.rds", r"^data: memory://urls/obs\.rds is an R file; convert it in R"),
         ("no-such://host/emb.npy", r"^data: no-such://host/emb\.npy cannot be opened \(Protocol not known"),
         (f"https://host/cells.zarr?sig={TOKEN}", r"^https://host/cells\.zarr: a store of many files cannot"),
         (

@@ -54,7 +54,8 @@ def test_impossible_threads_and_memory_are_refused(start_engine: Callable[..., E
 def test_seeds_out_of_range_or_of_other_types_are_refused(engine_name: str, seed: object) -> None:
     for name in ("auto", engine_name):
         with pytest.raises(
-            InputError, match=rf"^seed={re.escape(repr(seed))} is not a whole number from 0 to 4294967295;"
+            InputError,
+            match=rf"^seed={re.escape(repr(seed))} is out of range; it must be an integer from 0 to 4294967295",
         ):
             get_engine(name, seed=seed)  # type: ignore[arg-type]
 

@@ -9,6 +9,12 @@ from matplotlib.figure import Figure
 from gpubench.reporting.figures import SERIES, ink, to_svg
 
 
+def test_characters_without_a_glyph_draw_no_warning() -> None:
+    figure = Figure()
+    figure.subplots().text(0, 0, "NK细胞 🧬")
+    assert "NK细胞 🧬" in to_svg(figure, "k", "A title", "What it shows")
+
+
 def test_colours_are_those_of_the_page() -> None:
     figure = Figure()
     axes = figure.subplots()

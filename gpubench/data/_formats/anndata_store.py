@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from gpubench.core.errors import InputError, quoted
 from gpubench.data._formats.row_names import NamesReader
 from gpubench.data._formats.source import NamedColumns, Source, Table, unknown_embedding
-from gpubench.data._formats.stores import Field, Node, attribute, is_group, open_hdf5, open_zarr, stored_rows
+from gpubench.data._formats.stores import (
+    Field,
+    Node,
+    attribute,
+    column_order,
+    has_node,
+    is_group,
+    open_zarr,
+    stored_rows,
+)
 from gpubench.data.columns import CategoricalColumn
 from gpubench.data.matrices import SlicedRows, comes_from
 from gpubench.data.urls import File, reading
@@ -37,8 +46,12 @@ class StoredTable:
 
     def names(self) -> list[str]:
         """Return the names of the columns, without the index."""
-        stored = self._table.keys() if is_group(self._table) else self._table.dtype.names
-        return [name for name in stored if name not in (self._index, _LEGACY_CATEGORIES)]
+        if not is_group(self._table):
+            return [name for name in self._table.dtype.names if name != self._index]
+        written = [name for name in column_order(self._table) if has_node(self._table, name)]
+        inside = {name.partition("/")[0] for name in written if "/" in name}
+        stored = [name for name in self._table if name not in inside]
+        return [name for name in dict.fromkeys([*written, *stored]) if name not in (self._index, _LEGACY_CATEGORIES)]
 
     def n_rows(self) -> int:
         """Return the number of rows, from the shape of the index."""
@@ -49,8 +62,7 @@ class StoredTable:
             return int(index.shape[0])
 
     def row_names(self) -> NDArray[Any]:
-        names = self.column(self._index)
-        return names if isinstance(names, np.ndarray) else np.asarray(names.categories)[names.codes]
+        return as_array(self.column(self._index))
 
     def names_reader(self) -> NamesReader | None:
         return self.row_names
@@ -58,11 +70,16 @@ class StoredTable:
     def column(self, name: str) -> NDArray[Any] | CategoricalColumn:
         with reading(f"column {name!r} in {self.where}", self._file):
             if is_group(self._table):
-                return _decode(self._table[name], self._table)
+                node = self._table[name]
+                levels = f"{_LEGACY_CATEGORIES}/{name}"
+                is_factor = not is_group(node) and node.dtype.kind in "iu" and "categories" not in node.attrs
+                if is_factor and has_node(self._table, levels):  # as SeuratDisk writes factors
+                    return CategoricalColumn(node[:], as_array(read_array(self._table[levels])))
+                return _decode(node, self._table)
             values = self._table[name] if hasattr(self._table, "fields") else self._table[:][name]
             categories = f"{name}_categories"
             if values.dtype.kind in "iu" and categories in self._uns:
-                return CategoricalColumn(values, np.atleast_1d(_read_array(self._uns[categories])))
+                return CategoricalColumn(values, np.atleast_1d(as_array(read_array(self._uns[categories]))))
             return np.asarray(values)
 
 
@@ -70,16 +87,16 @@ def _decode(node: Node, parent: Node) -> NDArray[Any] | CategoricalColumn:
     """Read an array, a categorical or a nullable array, in any of their encodings."""
     if not is_group(node):
         if (categories := attribute(node, "categories")) is not None:  # AnnData 0.7: a path, or a reference
-            return CategoricalColumn(node[:], _read_array(parent[categories]))
-        return _read_array(node)
+            return CategoricalColumn(node[:], as_array(read_array(parent[categories])))
+        return read_array(node)
     encoding = attribute(node, "encoding-type")
-    if encoding == "categorical":
+    if encoding == "categorical" or (encoding is None and {"codes", "categories"} <= set(node.keys())):
         categories = _decode(node["categories"], node)
         if isinstance(categories, CategoricalColumn):
             raise InputError(f"{node.name} is a categorical of categoricals, which AnnData does not write")
         return CategoricalColumn(node["codes"][:], categories)
-    if encoding in _NULLABLE:
-        values = _read_array(node["values"])
+    if encoding in _NULLABLE or (encoding is None and {"values", "mask"} <= set(node.keys())):
+        values = as_array(read_array(node["values"]))
         mask = np.asarray(node["mask"][:], bool)
         if not mask.any():
             return values
@@ -89,11 +106,32 @@ def _decode(node: Node, parent: Node) -> NDArray[Any] | CategoricalColumn:
     raise InputError(f"{node.name} is stored as {encoding!r}, which is not a column; choose another one")
 
 
-def _read_array(node: Node) -> NDArray[Any]:
-    """Read a whole array; text as Python strings."""
+def read_array(node: Node) -> NDArray[Any] | CategoricalColumn:
+    """Read a whole array; text as Python strings, members of an HDF5 enumeration as categories."""
     if node.dtype.kind == "O" and hasattr(node, "asstr"):  # h5py returns bytes by default
         node = node.asstr()
-    return np.asarray(node[:])
+    values = np.asarray(node[()])
+    members = _enum_members(node.dtype) if values.dtype.kind in "iu" else {}
+    if not members:
+        return values
+    codes = np.searchsorted(np.sort(list(members)), values)
+    names = [members[value] for value in sorted(members)]
+    return CategoricalColumn(codes, [None if name == "NA" else name for name in names])
+
+
+def _enum_members(dtype: np.dtype[Any]) -> dict[int, str]:
+    """Return value -> name of the members of an HDF5 enumeration; empty for other types."""
+    import h5py
+
+    return {int(value): str(name) for name, value in (h5py.check_enum_dtype(dtype) or {}).items()}
+
+
+def as_array(values: NDArray[Any] | CategoricalColumn) -> NDArray[Any]:
+    """Return a column as its values."""
+    if isinstance(values, CategoricalColumn):
+        array: NDArray[Any] = np.asarray(values.categories, object)[values.codes]
+        return array
+    return values
 
 
 class AnnDataSource(Source):
@@ -120,7 +158,10 @@ class AnnDataSource(Source):
         return self._keys("obsm")
 
     def has(self, name: str) -> bool:
-        return name in self._keys("obsm")
+        return self._has("obsm", name)
+
+    def _has(self, slot: str, key: str) -> bool:
+        return key in self._keys(slot)
 
     def embedding(self, name: str) -> Any:
         return self._matrix(*self._locate(name))
@@ -138,10 +179,17 @@ class AnnDataSource(Source):
         slot, _, key = name.partition("/")
         if slot == "X" and not key and self._has_x():
             return "X", ""
-        if slot in ("obsm", "layers") and key in self._keys(slot):
+        if slot in ("obsm", "layers") and self._has(slot, key):
             return slot, key
         layers = [f"layers/{layer}" for layer in self._keys("layers")]
-        raise unknown_embedding(name, self.where, [*self._keys("obsm"), *(["X"] if self._has_x() else []), *layers])
+        keys = self._keys("obsm")
+        if not keys and self._has_x():
+            listed = quoted(["X", *layers])
+            raise InputError(
+                f"embedding {name!r} is not in {self.where}, which has expression only ({listed}); compute it first, as"
+                " with scanpy.pp.pca, or score the PCA that `baseline` pca computes"
+            )
+        raise unknown_embedding(name, self.where, [*keys, *(["X"] if self._has_x() else []), *layers])
 
     @abstractmethod
     def _keys(self, slot: str) -> list[str]:
@@ -214,6 +262,10 @@ class StoredAnnData(AnnDataSource):
         group = self._root.get(slot, {})
         return list(group.keys() if is_group(group) else group.dtype.names)
 
+    def _has(self, slot: str, key: str) -> bool:
+        group = self._root.get(slot, {})
+        return has_node(group, key) if is_group(group) else key in group.dtype.names
+
     def _has_x(self) -> bool:
         if "X" not in self._root:
             return False
@@ -245,12 +297,10 @@ class StoredAnnData(AnnDataSource):
 
 
 def is_anndata(x: Any) -> bool:
-    """Whether it is an AnnData object, without importing anndata."""
+    """Whether it is an AnnData or MuData object, without importing anndata."""
+    if comes_from(x, "mudata"):
+        return hasattr(x, "mod")
     return comes_from(x, "anndata") and all(hasattr(x, name) for name in ("obsm", "obs", "layers", "n_obs"))
-
-
-def open_h5ad(path: File) -> StoredAnnData:
-    return StoredAnnData(open_hdf5(path), path)
 
 
 def open_zarr_anndata(path: File) -> StoredAnnData:

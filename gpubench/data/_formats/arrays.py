@@ -8,7 +8,6 @@ import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -16,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
+from gpubench.data._formats.delimited import read_frame
 from gpubench.data._formats.row_names import NamesReader, are_row_numbers, column_reader, leading_index, names_cells
-from gpubench.data._formats.source import OneMatrix, Source, Table, unknown_embedding
+from gpubench.data._formats.source import NamedColumns, OneMatrix, Source, Table, unknown_embedding
+from gpubench.data.arrow import arrow_matrix, dimensions, list_width
 from gpubench.data.urls import File, Url, reading
 
 _HEADER_BYTES = 1 << 16
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BATCH_ROWS = 1 << 14
+_ARROW_MAGIC = b"ARROW1"
 
 
 def stem(path: File) -> str:
@@ -88,8 +90,8 @@ class NpzArchive(Source):
         self.where = str(path)
         with reading(path):
             self._zip = zipfile.ZipFile(_readable(path))
-            members = [Path(name) for name in self._zip.namelist()]
-            self._n_dims = {member.stem: self._count_dims(member.name) for member in members if member.suffix == ".npy"}
+            members = [name for name in self._zip.namelist() if name.endswith(".npy")]
+            self._n_dims = {name.removesuffix(".npy"): self._count_dims(name) for name in members}
 
     def choose(self, wanted: list[str] | None) -> list[str]:
         matrices = [name for name, n_dims in self._n_dims.items() if n_dims == 2]
@@ -153,48 +155,6 @@ class ParquetTable:
         return column_reader(names, [name for name in names if names.count(name) == 1], self.column)
 
 
-class DelimitedTable:
-    """A table in a CSV or TSV file, which may be compressed by gzip.
-
-    Columns are read as text, so that 01 and 1 stay different labels; empty fields, NA, NaN and null are missing values.
-    """
-
-    def __init__(self, path: File) -> None:
-        from pyarrow import csv
-
-        self._path = path
-        self._parse = csv.ParseOptions(delimiter=_separator(path))
-        self.where = str(path)
-        with reading(path):
-            path.open("rb").close()
-            with csv.open_csv(self._stream(), parse_options=self._parse) as file:
-                self._names = list(file.schema.names)
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def column(self, name: str) -> Any:
-        import pyarrow as pa
-        from pyarrow import csv
-
-        convert = csv.ConvertOptions(
-            include_columns=[name],
-            column_types={name: pa.dictionary(pa.int32(), pa.string())},
-            strings_can_be_null=True,
-        )
-        with reading(f"column {name!r} of {self.where}", self._path):
-            table = csv.read_csv(self._stream(), parse_options=self._parse, convert_options=convert)
-            return table.column(name)
-
-    def names_reader(self) -> NamesReader | None:
-        return column_reader(self._names, [name for name in self._names if self._names.count(name) == 1], self.column)
-
-    def _stream(self) -> Any:
-        import pyarrow as pa
-
-        return pa.input_stream(_readable(self._path), compression=_compression(self._path))
-
-
 class ParquetRows:
     """Rows of a Parquet file whose columns are the dimensions; reading from top to bottom decodes each row once.
 
@@ -202,7 +162,6 @@ class ParquetRows:
     """
 
     def __init__(self, file: File) -> None:
-        import pyarrow as pa
         import pyarrow.parquet
 
         self.file = file
@@ -211,16 +170,14 @@ class ParquetRows:
             schema = self._parquet.schema_arrow
             self._index = self._index_columns(schema)
             fields = [schema.field(i) for i in range(len(schema)) if schema.field(i).name not in self._index]
+        fields = dimensions(fields, str(file))
         self._names = [field.name for field in fields]
         twice = [name for name, count in Counter(self._names).items() if count > 1]
         if twice:
             raise InputError(f"{file} has several columns of one name: {quoted(twice)}; rename all but one of each")
-        is_number = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
-        text = [field.name for field in fields if not any(test(field.type) for test in is_number)]
-        if text:
-            raise InputError(f"{file} has columns that are not numbers: {quoted(text)}; leave them out")
+        self._is_lists = bool(fields) and list_width(fields[0].type) is not None
         metadata = self._parquet.metadata
-        self.shape = (int(metadata.num_rows), len(fields))
+        self.shape = (int(metadata.num_rows), self._list_width(fields[0].type) if self._is_lists else len(fields))
         ends = np.cumsum([0, *(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))])
         self._group_starts = ends[:-1]
         self.dtype = np.result_type(*map(self._dtype_for, fields)) if fields else np.dtype(np.float64)
@@ -278,6 +235,11 @@ class ParquetRows:
         return first, np.empty((0, self.shape[1]), self.dtype), iter(batches)
 
     def _decode(self, batch: Any) -> NDArray[Any]:
+        if self._is_lists:
+            lists = arrow_matrix(batch.column(batch.schema.get_field_index(self._names[0])), str(self.file))
+            if lists.shape[1] != self.shape[1]:
+                raise InputError(f"{self.file} holds lists of {self.shape[1]:,} and {lists.shape[1]:,} numbers")
+            return lists.astype(self.dtype, copy=False)
         values = np.empty((batch.num_rows, self.shape[1]), self.dtype)
         for j, name in enumerate(self._names):
             values[:, j] = batch.column(batch.schema.get_field_index(name)).to_numpy(zero_copy_only=False)
@@ -286,10 +248,21 @@ class ParquetRows:
     def _dtype_for(self, field: Any) -> np.dtype[Any]:
         import pyarrow as pa
 
+        if self._is_lists:
+            kind = field.type.value_type
+            return np.dtype(kind.to_pandas_dtype() if pa.types.is_floating(kind) else np.float64)
         if pa.types.is_floating(field.type) or not self._may_have_missing(field.name):
             dtype: np.dtype[Any] = np.dtype(field.type.to_pandas_dtype())
             return dtype
         return np.dtype(np.float64)
+
+    def _list_width(self, kind: Any) -> int:
+        """Return the length of the lists, that of the first one if it is not a part of the type."""
+        width = list_width(kind)
+        if width != -1:
+            return width or 0
+        first = next(self._parquet.iter_batches(1, columns=self._names), None)
+        return len(first.column(0)[0]) if first is not None and first.column(0)[0].is_valid else 0
 
     def _may_have_missing(self, name: str) -> bool:
         """Whether a column has missing values, or the file has no statistics of it."""
@@ -300,14 +273,12 @@ class ParquetRows:
 
 
 def open_matrix_table(path: File) -> OneMatrix:
-    """Open a table of numbers as an embedding; a first column without a name is the index."""
+    """Open a table of numbers as an embedding; first columns that are called like an index are no dimensions."""
     if path.suffix.lower() in (".parquet", ".pq"):
         return OneMatrix(ParquetRows(path), stem(path), str(path))
     import pandas as pd
 
-    with reading(path):
-        compression: Any = _compression(path)
-        frame = pd.read_csv(_readable(path), sep=_separator(path), compression=compression)
+    frame = read_frame(path)
     columns = [str(name) for name in frame.columns]
     likely = dict.fromkeys([*leading_index(columns), *filter(names_cells, columns)])
     index = [name for name in likely if _may_be_names(frame[name])]
@@ -317,6 +288,27 @@ def open_matrix_table(path: File) -> OneMatrix:
         frame = frame.drop(columns=index)
         frame.index = pd.RangeIndex(len(frame)) if names is None else pd.Index(names)
     return OneMatrix(frame, stem(path), str(path))
+
+
+def open_arrow(path: File) -> OneMatrix:
+    """Open a table in the file or stream format of Arrow as an embedding."""
+    return OneMatrix(_read_arrow(path), stem(path), str(path))
+
+
+def open_arrow_table(path: File) -> NamedColumns:
+    """Open a table in the file or stream format of Arrow as a table of cells."""
+    table = _read_arrow(path)
+    return NamedColumns({name: table.column(name) for name in dict.fromkeys(table.column_names)}, str(path))
+
+
+def _read_arrow(path: File) -> Any:
+    """Read a table in the file or stream format of Arrow, also called Feather."""
+    import pyarrow as pa
+
+    with reading(path), pa.input_stream(_readable(path)) as stream:
+        content = stream.read_buffer()
+        is_file = content.slice(0, len(_ARROW_MAGIC)).to_pybytes() == _ARROW_MAGIC
+        return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(content).read_all()
 
 
 def _may_be_names(values: Any) -> bool:
@@ -341,11 +333,3 @@ def stored_index(schema: Any) -> list[str]:
 def _readable(path: File) -> Any:
     """Return what libraries can open: a path, or for a URL an open file."""
     return path.open() if isinstance(path, Url) else path
-
-
-def _separator(path: File) -> str:
-    return "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
-
-
-def _compression(path: File) -> str | None:
-    return "gzip" if path.suffix.lower() == ".gz" else None

@@ -68,8 +68,13 @@ class Source(ABC):
 
 def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
     """Return the error for a name that is none of `known`."""
-    several = "; name each embedding by itself" if {part.strip() for part in name.split(",")} <= {*known} else ""
-    return InputError(f"embedding {name!r} is not in {where}{close_matches(name, known)}{several}")
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and any(part in known for part in parts):
+        repeated = " ".join(f"-e {part}" for part in parts)
+        return InputError(
+            f"embedding {name!r} is not in {where}; name several one by one: {repeated} (in Python: {parts})"
+        )
+    return InputError(f"embedding {name!r} is not in {where}{close_matches(name, known)}")
 
 
 class NamedArrays(Source):

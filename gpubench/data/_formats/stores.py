@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -29,6 +31,8 @@ def open_hdf5(path: File) -> Node:
     """Open an HDF5 file for reading; it stays open as long as anything read from it lives."""
     import h5py
 
+    if find_spec("hdf5plugin") is not None:
+        import_module("hdf5plugin")  # registers compression filters with HDF5
     with reading(path):
         file: Any = path.open("rb")  # h5py calls a file without read permission "not HDF5"
         if isinstance(path, Url):
@@ -81,9 +85,22 @@ def is_group(node: Node) -> bool:
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """Return an attribute of a node; text as str even where an old file holds bytes."""
+    """Return an attribute of a node; text as str, also where a file holds bytes or an array of one text."""
     value = node.attrs.get(name, default)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
     return value.decode() if isinstance(value, bytes) else value
+
+
+def column_order(table: Node) -> list[str]:
+    """Return the names of the columns in the order in which they were written; empty if that is not stored."""
+    stored = np.atleast_1d(np.asarray(table.attrs.get("column-order", ()), object))
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in stored]
+
+
+def has_node(group: Node, name: str) -> bool:
+    """Whether a group holds a node of that name, which may be in a group inside: AnnData allows "/" in names."""
+    return bool(name) and not name.startswith("/") and "" not in name.split("/") and name in group
 
 
 def stored_rows(node: Node, what: str, file: File) -> Any:
@@ -94,7 +111,7 @@ def stored_rows(node: Node, what: str, file: File) -> Any:
     if not is_group(node):
         return SlicedRows(node, what, file) if len(node.shape) == 2 else node
     encoding = attribute(node, "encoding-type", attribute(node, "h5sparse_format"))
-    if encoding == "dataframe":
+    if encoding == "dataframe" or (encoding is None and "column-order" in node.attrs):
         return ColumnRows(node, what, file)
     if encoding in ("csr_matrix", "csr"):
         return CsrRows(node, what, file)
@@ -106,11 +123,13 @@ def stored_rows(node: Node, what: str, file: File) -> Any:
 class _StoredSparse(ABC):
     """Base class of stored CSR and CSC matrices."""
 
-    def __init__(self, node: Node, what: str, file: File) -> None:
+    def __init__(self, node: Node, what: str, file: File, shape: tuple[int, int] | None = None) -> None:
         self.node, self.what, self.file = node, what, file
-        shape = node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
+        if shape is None:
+            shape = node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
         self.shape = (int(shape[0]), int(shape[1]))
-        self.dtype: np.dtype[Any] = node["data"].dtype
+        stored: np.dtype[Any] = node["data"].dtype
+        self.dtype = np.dtype(np.float32) if stored == np.float16 else stored  # SciPy has no half floats
 
     @abstractmethod
     def read_csr(self, start: int, stop: int) -> csr_matrix:
@@ -142,7 +161,8 @@ class CsrRows(_StoredSparse):
             low, high = int(self._indptr[start]), int(self._indptr[stop])
             indices = np.asarray(self.node["indices"][low:high])
             self._check_indices(indices, self.shape[1])
-            entries = (self.node["data"][low:high], indices, self._indptr[start : stop + 1] - low)
+            values = self.node["data"][low:high].astype(self.dtype, copy=False)
+            entries = (values, indices, self._indptr[start : stop + 1] - low)
             return csr_matrix(entries, shape=(stop - start, self.shape[1]))
 
 
@@ -156,7 +176,7 @@ class CscRows(_StoredSparse):
         with reading(self.what, self.file):
             indices = np.asarray(self.node["indices"][:])
             self._check_indices(indices, self.shape[0])
-            entries = (self.node["data"][:], indices, self.node["indptr"][:])
+            entries = (self.node["data"][:].astype(self.dtype, copy=False), indices, self.node["indptr"][:])
             return csc_matrix(entries, shape=self.shape).tocsr()
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
@@ -164,36 +184,60 @@ class CscRows(_StoredSparse):
 
 
 class ColumnRows:
-    """Rows of a stored table whose columns are the dimensions."""
+    """Rows of a stored table whose columns are the dimensions; missing values of nullable columns are NaN."""
 
     def __init__(self, node: Node, what: str, file: File) -> None:
         index = attribute(node, "_index", "_index")
-        stored = [str(name) for name in node.attrs.get("column-order", ())]
-        names = [name for name in stored or node.keys() if name != index]
-        text = [name for name in names if is_group(node[name]) or node[name].dtype.kind not in "fiub"]
+        names = [name for name in column_order(node) or node.keys() if name != index]
+        text = [name for name in names if _values(node[name]).dtype.kind not in "fiub"]
         if text:
             raise InputError(f"{what} has columns that are not plain numbers: {quoted(text)}; store it as an array")
         self.node, self.what, self.file = node, what, file
-        self._columns = [node[name] for name in names]
-        self._index = node[index]
-        self.shape = (int(self._index.shape[0]), len(names))
-        self.dtype = np.result_type(*(column.dtype for column in self._columns)) if names else np.dtype(np.float64)
+        self._columns = [(_values(node[name]), _mask(node[name])) for name in names]
+        lengths = [column.shape[0] for column, _ in self._columns]
+        if has_node(node, index):
+            lengths.append(_values(node[index]).shape[0])
+        if len(set(lengths)) > 1:
+            raise InputError(f"{what} has columns of {min(lengths):,} and {max(lengths):,} rows; write the file again")
+        self.shape = (int(lengths[0]) if lengths else 0, len(names))
+        dtypes = [
+            np.dtype(np.float64) if mask is not None and mask[:].any() else column.dtype
+            for column, mask in self._columns
+        ]
+        self.dtype = np.result_type(*dtypes) if names else np.dtype(np.float64)
+        self._index = _values(node[index]) if has_node(node, index) else None
 
     def names_reader(self) -> Any:
-        """Return what reads the index of the table."""
+        """Return what reads the index of the table; None if it has none, or numbers."""
+        index = self._index
+        if index is None or index.dtype.kind in "iu":
+            return None
 
         def read() -> NDArray[Any]:
             with reading(f"index of {self.what}", self.file):
-                return np.asarray((self._index.asstr() if hasattr(self._index, "asstr") else self._index)[:])
+                return np.asarray((index.asstr() if hasattr(index, "asstr") else index)[:])
 
-        return None if self._index.dtype.kind in "iu" else read
+        return read
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, self.shape[1]), self.dtype)
         with reading(f"{self.what}: rows {start:,} to {stop:,}", self.file):
-            for j, column in enumerate(self._columns):
+            for j, (column, mask) in enumerate(self._columns):
                 block[:, j] = column[start:stop]
+                if mask is not None and self.dtype.kind == "f":
+                    block[mask[start:stop], j] = np.nan
         return block
+
+
+def _values(column: Node) -> Node:
+    """Return the values of a column: its node, or of a nullable column the node inside; text for other groups."""
+    if not is_group(column):
+        return column
+    return column["values"] if "values" in column and "mask" in column else np.empty(0, str)
+
+
+def _mask(column: Node) -> Node | None:
+    return column["mask"] if is_group(column) else None
 
 
 class Field:

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpubench.core.errors import InputError, nearest, quoted
 from gpubench.core.types import Labels, check_seed
-from gpubench.data._formats.stores import open_zarr
+from gpubench.data._formats.stores import column_order, open_zarr
 from gpubench.data.columns import encode_labels
 from gpubench.data.expression import Expression, index_names, log_normalized, measure_depth, read_expression, to_csr
 from gpubench.data.perturbation.differential_expression import differential_expression
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_array
 
-_MAX_LOG_VALUE = 50.0
-"""exp(50) counts in a cell: larger values are not logarithms."""
+_MAX_LOG_VALUE = 20.0
+"""exp(20) counts in a cell, where normalised cells have a million at most: larger values are not logarithms."""
+
+_MAX_TOTALS_SPREAD, _MAX_SPREAD_OF_SOME_GENES = 0.1, 3.0
+_MULTIPLES, _MULTIPLE_TOLERANCE, _MIN_SHARE_WHOLE = (1.5, 12.0), 0.1, 0.8
+"""Multiples of the smallest value of a cell that are compared with whole numbers; by chance 0.2 of them are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,34 @@ def _log_expression(expression: Expression) -> tuple[csr_array, str]:
             f" {depth.largest:,.0f}); give raw counts, or log1p of normalised counts"
         )
     x = vstack([to_csr(block) for _, block in expression.blocks()], format="csr")
+    if not _are_logs(x):
+        raise InputError(
+            "dataset: X holds fractions that are neither counts nor log1p of counts that were scaled to one total per"
+            " cell; round the counts (of SoupX, CellBender), or give log1p of normalised counts"
+        )
     return x, "X holds no counts and was taken as log1p of normalised counts"
+
+
+def _are_logs(x: csr_array) -> bool:
+    """Whether values are log(1 + counts scaled per cell), rather than counts with fractions.
+
+    Cells of normalised counts have nearly equal totals. Where genes were left out since, the values of a cell are still
+    whole multiples of its smallest one, which stands for one count.
+    """
+    counts = x.copy()
+    with np.errstate(over="ignore"):
+        counts.data = np.expm1(counts.data.astype(np.float64))
+    n_values = np.diff(counts.indptr)
+    totals = counts.sum(axis=1)[n_values > 0]
+    if not len(totals) or totals.std() <= _MAX_TOTALS_SPREAD * totals.mean():
+        return True
+    if totals.std() > _MAX_SPREAD_OF_SOME_GENES * totals.mean():
+        return False
+    smallest = np.minimum.reduceat(counts.data, counts.indptr[:-1][n_values > 0])
+    multiples = counts.data / np.repeat(smallest, n_values[n_values > 0])
+    tested = multiples[(multiples > _MULTIPLES[0]) & (multiples < _MULTIPLES[1])]
+    is_whole = np.abs(tested - np.round(tested)) < _MULTIPLE_TOLERANCE
+    return not len(tested) or bool(is_whole.mean() > _MIN_SHARE_WHOLE)
 
 
 def prepare_perturbation(
@@ -236,11 +267,11 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 def _check_storable(control_map: ControlMap) -> None:
     names = [*control_map, *(cell for pairs in control_map.values() for cell in pairs)]
-    slashed = [name for name in names if "/" in name]
-    if slashed:
+    wrong = [name for name in names if "/" in name or name in ("", ".")]
+    if wrong:
         raise InputError(
-            f"dataset: {len(slashed):,} names of conditions or treated cells hold '/' ({quoted(slashed[:3])}), which an"
-            " h5ad file cannot have as keys; rename them"
+            f"dataset: {len(wrong):,} names of conditions or treated cells are empty, '.' or hold '/'"
+            f" ({quoted(wrong[:3])}), which an h5ad file cannot have as keys; rename them"
         )
 
 
@@ -274,7 +305,7 @@ def _write_layout(path: Path, prepared: Preparation, *, add_column: bool) -> Non
             raise InputError(f"dataset has another column {CONDITION!r} in obs, where the conditions go; rename it")
         if add_column:
             write_elem(obs, CONDITION, pd.Categorical.from_codes(labels.codes, pd.Index(labels.names)))
-            obs.attrs["column-order"] = [*obs.attrs["column-order"], CONDITION]
+            obs.attrs["column-order"] = [*column_order(obs), CONDITION]
         write_elem(uns, DE_KEY, prepared.table)
         write_elem(uns, CONTROL_MAP_KEY, {})
         for name, pairs in prepared.control_map.items():
