@@ -355,7 +355,7 @@ def column_names(source: Any, obs: Any = None) -> list[str]:
     --------
     >>> import gpubench as gb
     >>> column_names(gb.datasets.demo_path())
-    ['batch', 'cell_type']
+    ['cell_type', 'batch']
     """
     given = source if obs is None else obs
     with reading_source(given):

@@ -173,7 +173,7 @@ BAD_INPUT = {
     "no task possible": (["cells.h5ad", "-e", "X_pca"], "no task can run: give --label"),
     "task without input": (
         [*CELLS, "-t", "batch_integration"],
-        "task 'batch_integration' needs --batch; name a column of obs: 'cell_type', 'day'",
+        "task 'batch_integration' needs --batch; name a column of obs: 'cell_type', 'donor'",
     ),
     "flag of a parameter": ([*CLUSTERING, "--n-iterations", "3"], "write it as -o n_iterations=VALUE"),
     "flag of another program": ([*CELLS, "--batch_key", "donor"], "--batch_key; write --batch"),
