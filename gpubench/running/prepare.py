@@ -118,10 +118,21 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     with engine.timeline.stage("read"):
         dataset, inputs, found = run_interruptible(lambda: _read_and_check(run, wanted, baselines), engine.timeline)
     give_warnings(found, strict=run.strict)
+    if dataset is not None:
+        dataset = replace(dataset, notes=_with_dataset_names(dataset.notes, given))
     tasks, skipped = _choose_tasks(run, wanted, inputs)
     findings = () if inputs.screens is None else inputs.screens.audit.findings
     warnings = (*map(str, found), *map(str, findings))
     return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, warnings)
+
+
+def _with_dataset_names(notes: Sequence[str], given: RunData) -> tuple[str, ...]:
+    """Name datasets in place of their files in the cache, whose path is private."""
+    paths = given.data.values() if isinstance(given.data, Mapping) else [given.data]
+    ids = {str(path): file["id"] for path, file in zip(paths, given.files, strict=False)}
+    for path, dataset_id in ids.items():
+        notes = [note.replace(path, dataset_id) for note in notes]
+    return tuple(notes)
 
 
 def _read_and_check(

@@ -56,7 +56,6 @@ def provenance(
             "notes": list(engine.notes),
         },
         "options": dict(options),
-        **({"warnings": list(warnings)} if warnings else {}),
         "dataset": {
             "source": source,
             "fingerprint": fingerprint,

@@ -15,6 +15,7 @@ from stores import zarr_writer
 
 import gpubench as gb
 from gpubench.cli.main import main
+from gpubench.core.errors import GpubenchWarning
 from gpubench.datasets import demo_path
 
 
@@ -53,7 +54,8 @@ def test_dataset_name_gives_columns_and_cells(cells: ad.AnnData, capsys: pytest.
 
 
 def test_arguments_override_the_catalogue(cells: ad.AnnData) -> None:
-    result = gb.score("blood", {"mine": "emb.npy"}, label="batch", tasks="embedding")
+    with pytest.warns(GpubenchWarning, match="label='batch' and batch='batch' group the cells in the same way"):
+        result = gb.score("blood", {"mine": "emb.npy"}, label="batch", tasks="embedding")
     assert result.provenance["options"]["label"] == "batch"
     assert result.provenance["options"]["embeddings"] == ["mine"]
     table = cells.obs[["batch"]].rename(columns={"batch": "mine"})
