@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Make `Score.cells` of the values of m cells, those marked in `rows` (n,); the others become NaN."""
+    """Return values of cells as the float32 array that `Score.cells` takes.
+
+    If the (n,) mask `rows` is given, `values` are those of the marked cells, and the other cells get NaN.
+    """
     if rows is None or rows.all():
         return values.astype(np.float32)
     cells = np.full(len(rows), np.nan, np.float32)
@@ -32,7 +35,7 @@ def per_cell_values(values: NDArray[Any], rows: NDArray[np.bool_] | None = None)
 
 
 def check_several(labels: Labels) -> None:
-    """Raise InputError if a column has one value, where a score compares groups."""
+    """Raise InputError if a column has a single value, so that there are no groups to compare."""
     if labels.n_classes < 2:
         raise InputError(
             f"{labels.key} has one value ({labels.names[0]!r}) in all {len(labels):,} rows; at least two are needed"
@@ -40,7 +43,7 @@ def check_several(labels: Labels) -> None:
 
 
 def check_groups(labels: Labels) -> None:
-    """Raise InputError if a column does not group cells: one value, or a different one in each row."""
+    """Raise InputError if a column has a single value, or a different value in each row."""
     check_several(labels)
     if labels.n_classes == len(labels):
         raise InputError(
@@ -49,7 +52,7 @@ def check_groups(labels: Labels) -> None:
 
 
 def contingency(rows: NDArray[np.int32], columns: NDArray[np.int32], n_rows: int, n_columns: int) -> NDArray[np.int64]:
-    """Count the cells of each pair of codes; (n_rows, n_columns) int64."""
+    """Count the cells with each pair of a row code and a column code; returns (n_rows, n_columns) int64."""
     pairs = rows.astype(np.int64) * n_columns + columns
     return np.bincount(pairs, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
 
@@ -69,21 +72,24 @@ class MetricSpec:
 
     Attributes
     ----------
-    id : as in cz-benchmarks, where it has the metric
-    title : for tables and reports
+    id : identifier; that of cz-benchmarks if it has the metric
+    title : name in tables and reports
     bounds : smallest and largest possible value
-    higher_is_better : None where neither end is better
+    higher_is_better : whether larger values are better; None if neither end is better
     description : one sentence for reports
-    mean_over : how the value follows from `Score.cells`: their mean, or the mean over labels of the means of each
-        label's cells
+    mean_over : how the value follows from `Score.cells`: "cells" for their mean, "labels" for the mean over labels of
+        the mean of each label's cells
     needs : columns that the function takes after the embedding, in this order: "label", "batch", "time"; empty for
         metrics that do not score an embedding by its columns
-    options : task options that the function takes under the same names
-    neighbors : task options -> neighbours of each cell that it asks of the shared graph, the cell itself not counted;
-        None: it asks for none
-    sampled : whether it asks for none when the engine estimates means over neighbourhoods from a sample of cells
-    cost : (cost model, sizes, neighbours, *columns) -> cost beyond the shared graph, for plans; None: not known
-    scib : name and type of its column in the table of scib-metrics' Benchmarker
+    options : names of the task options that are passed to the function as keyword arguments
+    neighbors : function of the task options that returns how many neighbours of each cell, the cell itself not
+        included, the metric takes from the shared k-NN graph; None if it takes none
+    sampled : whether the metric does not use the shared graph when the engine estimates means over neighbourhoods from
+        a sample of cells
+    cost : function of (cost model, sizes, neighbours, *columns) that returns the cost in addition to the shared graph,
+        for plans; None if it is not known
+    scib : name and type of the metric's column in the table of scib-metrics' Benchmarker; None if that has no such
+        column
     """
 
     id: str
@@ -107,7 +113,7 @@ class Metric(Protocol[P]):
     __name__: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Score:
-        """Compute the value."""
+        """Compute the score."""
 
 
 def metric(
@@ -117,11 +123,11 @@ def metric(
     by_name: bool = True,
     **declared: Any,
 ) -> Callable[[Callable[P, Score]], Metric[P]]:
-    """Attach a `MetricSpec` with these attributes to a function.
+    """Return a decorator that attaches a `MetricSpec` to the function of a metric.
 
-    The description is the first line of the docstring, without "Compute the". A metric that declares neighbours and no
-    step is planned as a look-up of a value for each neighbour. If `by_name`, rows of arguments with an index of pandas
-    are matched by it.
+    `declared` are further attributes of the spec. Its description is the first line of the function's docstring,
+    without "Compute the". If `neighbors` is declared and `cost` is not, the cost is that of looking up one value for
+    each neighbour. If `by_name`, the rows of pandas arguments are matched by their index.
     """
     if "neighbors" in declared:
         declared.setdefault("cost", lambda model, sizes, k, *_: model.look_up(sizes.n, k))
@@ -137,7 +143,7 @@ def metric(
 
 
 def _matching_rows(function: Callable[P, Score]) -> Callable[P, Score]:
-    """Make a metric bring the rows of its DataFrames and Series into the order of the first one, by their index."""
+    """Wrap a metric so that the rows of its pandas arguments are reordered by index, to the order of the first one."""
 
     @wraps(function)
     def matched(*args: P.args, **kwargs: P.kwargs) -> Score:

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def search_params(knn: Knn) -> dict[str, Any]:
-    """Return the method of the search and its measured recall, or nothing if the neighbours are exact."""
+    """Return the method and the measured recall of an approximate search as parameters of a score; empty if exact."""
     return {} if knn.exact else {"knn": knn.method, "recall": knn.recall}
 
 
 @dataclass(frozen=True, slots=True)
 class Neighborhoods:
-    """Cells with their nearest other cells."""
+    """The nearest neighbours of every cell, from which scores are computed."""
 
     engine: Engine
-    knn: Knn  # on that engine; without the cells themselves
-    note: str = ""  # whether `n_neighbors` was cut
+    knn: Knn  # on `engine`; a cell is not among its own neighbours
+    note: str = ""  # says that `n_neighbors` was reduced, or is empty
 
     @property
     def n(self) -> int:
@@ -34,11 +34,15 @@ class Neighborhoods:
 
     @property
     def n_neighbors(self) -> int:
-        """The number of cells in a neighbourhood, the cell itself counted."""
+        """The number of cells in a neighbourhood, the cell itself included."""
         return self.knn.k + 1
 
     def score(self, value: float, *, n: int | None = None, note: str = "", **params: Any) -> Score:
-        """Make the score of a value of these neighbourhoods."""
+        """Return a `Score` of this value that records how the neighbours were found.
+
+        `n` is the number of scored cells (by default all), `note` is added to the note of the neighbourhoods, and
+        `params` are further parameters of the score.
+        """
         return Score(
             value,
             n=self.n if n is None else n,
@@ -49,9 +53,12 @@ class Neighborhoods:
 
 
 def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine | str | None) -> Neighborhoods:
-    """Find the neighbourhoods of `n_neighbors` cells (None: `default`, or all of a `Knn`), the cell itself counted.
+    """Find the nearest neighbours of every cell.
 
-    They are cut to the number of cells; `X` is a matrix, an `Embedding`, or a `Knn` on `engine`.
+    `n_neighbors` is the size of a neighbourhood, the cell itself included; if None, all neighbours of a `Knn`,
+    otherwise `default`.
+
+    It is reduced to the number of cells if that is smaller. `X` is a matrix, an `Embedding`, or a `Knn` on `engine`.
     """
     wanted = default if n_neighbors is None else n_neighbors
     if isinstance(X, Knn):
@@ -68,7 +75,7 @@ def neighborhoods(X: Any, n_neighbors: int | None, default: int, engine: Engine 
 
 
 def neighborhood_size(n_neighbors: int, n: int) -> tuple[int, str]:
-    """Return how many of n cells a neighbourhood has, the cell itself counted, and a note if these are fewer."""
+    """Return the smaller of `n_neighbors` and the number of cells n, and a note if `n_neighbors` was reduced."""
     if n_neighbors < 2:
         raise InputError(f"n_neighbors={n_neighbors}: a neighbourhood has at least 2 cells, the cell itself counted")
     used = min(n_neighbors, n)

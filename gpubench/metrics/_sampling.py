@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WANTED_STDERR = 0.002
-"""Standard error of an estimated score, which decides how many cells are drawn."""
+"""Desired standard error of an estimated score, from which the number of cells to draw follows."""
 
 PILOT_CELLS = 2000
-"""Cells of all labels from which the scatter of the values is estimated."""
+"""Number of cells of the pilot sample, from which the standard deviation of the values is estimated."""
 
 MIN_CELLS = 30
-"""Smallest number of cells that are drawn of a label that has as many."""
+"""Smallest number of cells drawn from a label; a label with fewer cells is used whole."""
 
 MARGIN = 1.1
-"""Factor on the number of cells that the scatter of the pilot asks for, since that may be too small by chance."""
+"""Factor on the sample size that follows from the pilot, whose standard deviation may be too small by chance."""
 
 
 def estimated_score(
@@ -36,10 +36,17 @@ def estimated_score(
     note: str = "",
     params: Mapping[str, Any],
 ) -> Score:
-    """Estimate a mean over cells (or over labels of the means of their cells, `equal_labels`) from a sample of cells.
+    """Estimate a mean over cells from a stratified random sample of cells.
 
-    Cells of every label of `codes` (n,) are drawn, of those in `rows` alone if it is given. `values_of` returns the
-    values of rows of cells, at most 1; `remedy` says what exact=True does instead, for the note.
+    Parameters
+    ----------
+    values_of : function of row numbers that returns the values of these cells, each at most 1
+    codes : (n,) label of each cell; every label is sampled
+    rows : row numbers of the cells that count; if None, all cells
+    equal_labels : estimate the mean over labels of the mean of each label's cells, instead of the mean over all cells
+    seed : random seed of the sample
+    remedy : end of the note, what exact=True does instead
+    note, params : note and parameters of the score
     """
     rows = np.arange(len(codes)) if rows is None else rows
     cells = np.full(len(codes), np.nan, np.float32)
@@ -76,9 +83,10 @@ def mean_of_labels(
     .. math:: \hat\mu = \sum_l w_l \bar y_l, \qquad
         SE^2 = \sum_l w_l^2 \Big(1 - \frac{m_l}{n_l}\Big) \frac{s_l^2}{m_l}
 
-    The scatter s_l is estimated from a pilot; the rest is drawn in proportion to w_l s_l (Neyman's allocation); see
-    Cochran (1977), Sampling Techniques, 3rd edition, chapter 5. `codes` (n,) are the labels, each of which has cells,
-    and `weights` (L,) sum to 1. Returns the estimate, its standard error, and how many cells were drawn.
+    The standard deviation s_l of the values of label l is estimated from a pilot sample; the other cells are drawn in
+    proportion to w_l s_l (Neyman's allocation); see Cochran (1977), Sampling Techniques, 3rd edition, chapter 5.
+    `codes` (n,) are the labels of the cells, `weights` (L,) sum to 1, and `values_of` returns the values of the cells
+    with the given row numbers. Returns the estimate, its standard error, and the number of cells drawn.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(codes))

@@ -16,21 +16,22 @@ BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4
 
 @metric("bio_conservation", "Bio conservation", bounds=(-0.5, 1), scib=("Bio conservation", AGGREGATE), by_name=False)
 def bio_conservation(scores: Iterable[float]) -> Score:
-    """Compute the mean of the scores that say how well biology is kept.
+    """Compute the mean of the scores that measure how well biological variation is conserved.
 
     Parameters
     ----------
-    scores : such as `isolated_labels`, `nmi_ari_cluster_labels_kmeans_nmi`, `silhouette_score`, `clisi_knn`
+    scores : scores of bio conservation, such as `isolated_labels`, `nmi_ari_cluster_labels_kmeans_nmi`,
+        `silhouette_score`, `clisi_knn`
 
     Returns
     -------
     Score
-        At most 1. Undefined scores are left out, with a note; NaN where none is defined.
+        At most 1. Scores that are NaN are left out, with a note; NaN if all are.
 
     Raises
     ------
     InputError
-        No scores.
+        There are no scores.
 
     References
     ----------
@@ -47,21 +48,22 @@ def bio_conservation(scores: Iterable[float]) -> Score:
 
 @metric("batch_correction", "Batch correction", scib=("Batch correction", AGGREGATE), by_name=False)
 def batch_correction(scores: Iterable[float]) -> Score:
-    """Compute the mean of the scores that say how well batches are mixed.
+    """Compute the mean of the scores that measure how well batches are mixed.
 
     Parameters
     ----------
-    scores : such as `bras`, `ilisi_knn`, `kbet_per_label`, `graph_connectivity`, `pcr_comparison`
+    scores : scores of batch correction, such as `bras`, `ilisi_knn`, `kbet_per_label`, `graph_connectivity`,
+        `pcr_comparison`
 
     Returns
     -------
     Score
-        In [0, 1]. Undefined scores are left out, with a note; NaN where none is defined.
+        In [0, 1]. Scores that are NaN are left out, with a note; NaN if all are.
 
     Raises
     ------
     InputError
-        No scores.
+        There are no scores.
 
     References
     ----------
@@ -78,22 +80,22 @@ def batch_correction(scores: Iterable[float]) -> Score:
 
 @metric("total", "Total", bounds=(-0.5, 1), scib=("Total", AGGREGATE), by_name=False)
 def total(bio_scores: Iterable[float], batch_scores: Iterable[float]) -> Score:
-    """Compute bio conservation and batch correction together, weighted 0.6 and 0.4.
+    """Compute the weighted mean of bio conservation (weight 0.6) and batch correction (weight 0.4).
 
     Parameters
     ----------
-    bio_scores : as in `bio_conservation`
-    batch_scores : as in `batch_correction`
+    bio_scores : scores of bio conservation, see `bio_conservation`
+    batch_scores : scores of batch correction, see `batch_correction`
 
     Returns
     -------
     Score
-        At most 1. Undefined scores are left out of their mean, with a note; NaN where a mean is undefined.
+        At most 1. Scores that are NaN are left out, with a note; NaN if all scores of one kind are.
 
     Raises
     ------
     InputError
-        No scores.
+        There are no scores.
 
     References
     ----------

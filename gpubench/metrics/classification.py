@@ -1,6 +1,6 @@
 """Accuracy, F1, precision, recall and AUROC of predicted labels: of one test set, and as means over folds.
 
-The metrics are made from the one list `MEASURES`, under each id that cz-benchmarks gives them.
+All metrics are generated from the list `MEASURES`, one for each id that cz-benchmarks has.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Outcome:
-    """True and predicted classes of m test cells, counted; L classes."""
+    """Confusion matrix of the true and predicted classes of m test cells, with L classes."""
 
     def __init__(
         self,
@@ -39,7 +39,10 @@ class Outcome:
         proba: Array | None = None,
         scored: Sequence[int] | None = None,
     ) -> None:
-        """Count; `scored` limits averages to some classes (None: all, and averages are as in scikit-learn)."""
+        """Count the cells of each pair of true and predicted class.
+
+        `scored` lists the classes to average over; if None, averages are as in scikit-learn.
+        """
         self.engine = engine
         self.codes = codes  # (m,) true classes, on the host
         self.names = names
@@ -61,48 +64,48 @@ class Outcome:
 
 
 def _accuracy(outcome: Outcome) -> Score:
-    """Compute the share of the cells whose label was predicted."""
+    """Compute the share of the cells whose label is predicted correctly."""
     return Score(outcome.true_positives.sum() / outcome.n, n=outcome.n)
 
 
 def _f1(outcome: Outcome) -> Score:
     """Compute the harmonic mean of precision and recall, averaged over labels.
 
-    F1 = 2 TP / (2 TP + FP + FN): of two labels that of the second, the positive one; else the plain mean over the
-    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    F1 = 2 TP / (2 TP + FP + FN). With two labels, the value of the second one, which is the positive class; with more,
+    the unweighted mean over all labels that are true or predicted for a cell. 0 / 0 counts as 0.
     """
     return _average(outcome, 2 * outcome.true_positives, outcome.n_true + outcome.n_predicted)
 
 
 def _precision(outcome: Outcome) -> Score:
-    """Compute the share of the cells predicted to have a label that have it, averaged over labels.
+    """Compute the share of correct predictions among the cells predicted to have a label, averaged over labels.
 
-    Precision = TP / (TP + FP): of two labels that of the second, the positive one; else the plain mean over the
-    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    Precision = TP / (TP + FP). With two labels, the value of the second one, which is the positive class; with more,
+    the unweighted mean over all labels that are true or predicted for a cell. 0 / 0 counts as 0.
     """
     return _average(outcome, outcome.true_positives, outcome.n_predicted)
 
 
 def _recall(outcome: Outcome) -> Score:
-    """Compute the share of the cells of a label that were predicted to have it, averaged over labels.
+    """Compute the share of correct predictions among the cells that have a label, averaged over labels.
 
-    Recall = TP / (TP + FN): of two labels that of the second, the positive one; else the plain mean over the
-    labels that occur among true or predicted ones. 0 / 0 counts as 0.
+    Recall = TP / (TP + FN). With two labels, the value of the second one, which is the positive class; with more, the
+    unweighted mean over all labels that are true or predicted for a cell. 0 / 0 counts as 0.
     """
     return _average(outcome, outcome.true_positives, outcome.n_true)
 
 
 def _average(outcome: Outcome, part: NDArray[np.int64], whole: NDArray[np.int64]) -> Score:
-    """Average a ratio over classes; 0 / 0 counts as 0."""
+    """Average part / whole over the classes that count; 0 / 0 counts as 0."""
     ratios = part[outcome.averaged] / np.maximum(whole[outcome.averaged], 1)
     return Score(ratios.mean(), n=outcome.n)
 
 
 def _auroc(outcome: Outcome) -> Score:
-    """Compute the chance that a cell of a label ranks above one of another by its probability, averaged over labels.
+    """Compute the area under the ROC curve of each label against all others, averaged over labels.
 
-    The area under the ROC curve of one label against the rest: of two labels that of the second, else the plain mean
-    over the labels. NaN where a label has no test cells.
+    The area is the probability that a cell with the label gets a higher probability of it than a cell without. With two
+    labels, the value of the second one; with more, the unweighted mean. NaN if a label has no test cells.
     """
     missing = [outcome.names[c] for c in outcome.scored if outcome.n_true[c] == 0]
     if missing:
@@ -119,7 +122,7 @@ def _auroc(outcome: Outcome) -> Score:
 
 
 def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
-    """Sum the ranks of the cells of each of some classes by their probability of it; (classes,)."""
+    """Rank all cells by the probability of each class, and sum the ranks of the cells of that class; (classes,)."""
     xp, codes = outcome.engine.xp, outcome.engine.xp.asarray(outcome.codes)
     ranks = outcome.engine.rank(xp.ascontiguousarray(outcome.proba.T[classes]))  # type: ignore[union-attr]
     sums = [xp.where(codes == c, row, 0).sum() for c, row in zip(classes, ranks, strict=True)]
@@ -128,13 +131,13 @@ def _rank_sums(outcome: Outcome, classes: Sequence[int]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One of the five numbers."""
+    """Declaration of accuracy, F1, precision, recall or AUROC."""
 
     id: str
     title: str
-    compute: Callable[[Outcome], Score]  # its docstring begins that of the metrics
-    example: str  # true labels and predictions
-    value: float  # what these score
+    compute: Callable[[Outcome], Score]  # its docstring is the start of the metrics' docstrings
+    example: str  # arguments of the example: true labels, predictions
+    value: float  # the score of the example
     from_proba: bool = False  # whether it needs probabilities instead of labels
 
 
@@ -161,9 +164,10 @@ def mean_over_folds(scores: Sequence[Score]) -> Score:
 
 
 def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
-    """Average over classifiers and their test sets, (classifiers, test sets); the standard error is over test sets.
+    """Average scores of several classifiers on the same test sets; the standard error is over the test sets.
 
-    Undefined scores are left out; where a classifier has no other, the mean is undefined.
+    `scores` has one row for each classifier and one column for each test set. Undefined scores are left out; if a
+    classifier has no defined score, the mean is undefined.
     """
     values = np.array(scores, np.float64)
     every = [score for row in scores for score in row]
@@ -182,7 +186,7 @@ def mean_over_classifiers(scores: Sequence[Sequence[Score]]) -> Score:
 
 
 def _mean(scores: Sequence[Score], values: NDArray[np.float64], note: str) -> Score:
-    """Make the mean of the defined values of some scores; it has a standard error where there are several."""
+    """Return the mean of the defined values, with a standard error if there are several of them."""
     defined = values[~np.isnan(values)]
     several = defined.size > 1
     return Score(
@@ -235,7 +239,7 @@ _PROBA = """y_true : (m,) labels of any kind
 
 
 def _for_test_set(measure: Measure, name: str) -> Metric[...]:
-    """Make the metric of true labels and predictions."""
+    """Return the metric that computes a measure from true labels and predictions."""
 
     def from_labels(y_true: Any, y_pred: Any, *, engine: Engine | str | None = None) -> Score:
         return measure.compute(_outcome_of_labels(y_true, y_pred, start_engine(engine)))
@@ -251,7 +255,7 @@ def _for_test_set(measure: Measure, name: str) -> Metric[...]:
 
 
 def _over_folds(single: Metric[...], measure: Measure) -> Metric[...]:
-    """Make the metric that is the mean of another over the folds of a cross-validation."""
+    """Return the metric that averages `single` over the folds of a cross-validation."""
 
     def mean_fold(folds: Iterable[tuple[Any, Any]], *, engine: Engine | str | None = None) -> Score:
         on = start_engine(engine)

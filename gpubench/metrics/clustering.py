@@ -33,22 +33,23 @@ def adjusted_rand_index(
 
     .. math:: ARI = \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\frac{1}{2} (A + B) - E}, \quad E = A B / \binom{n}{2}
 
-    with A and B the numbers of pairs inside the classes and inside the clusters, from the contingency table in O(n).
+    with n_ij the number of cells of class i in cluster j, and A and B the numbers of pairs of cells in the same class
+    and in the same cluster. Computed from the contingency table in O(n).
 
     Parameters
     ----------
     labels_true, labels_pred : (n,) labels of any kind, none missing
-    engine : accepted as in other metrics, and not used: codes are counted on the host
+    engine : not used; accepted as in other metrics
 
     Returns
     -------
     Score
-        1 where the clusterings are the same, 0 on average for random ones.
+        1 for identical clusterings, 0 on average for random ones.
 
     Raises
     ------
     InputError
-        Lengths that differ, or missing labels.
+        Arguments of different lengths, or missing labels.
 
     References
     ----------
@@ -84,24 +85,24 @@ def normalized_mutual_info(
     *,
     engine: Engine | str | None = None,  # noqa: ARG001 - as in other metrics
 ) -> Score:
-    r"""Compute the mutual information of two clusterings over the mean of their entropies.
+    r"""Compute the mutual information of two clusterings, divided by the mean of their entropies.
 
     .. math:: NMI = \frac{2 I(U; V)}{H(U) + H(V)}
 
     Parameters
     ----------
     labels_true, labels_pred : (n,) labels of any kind, none missing
-    engine : accepted as in other metrics, and not used: codes are counted on the host
+    engine : not used; accepted as in other metrics
 
     Returns
     -------
     Score
-        In [0, 1]; 1 where the clusterings are the same, also where both are a single cluster.
+        In [0, 1]; 1 for identical clusterings, including two that are a single cluster each.
 
     Raises
     ------
     InputError
-        Lengths that differ, or missing labels.
+        Arguments of different lengths, or missing labels.
 
     References
     ----------
@@ -137,19 +138,19 @@ def leiden_clusters(
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
-    n_neighbors : neighbours in the graph, the cell itself counted, at least 2; cut to n
-    resolution, n_iterations : of the Leiden algorithm
-    engine : where to compute; None: the best that works here
+    n_neighbors : number of neighbours in the graph, the cell itself included; at least 2, and reduced to n if larger
+    resolution, n_iterations : parameters of the Leiden algorithm
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Labels
-        Cluster "0" is the largest.
+        The cluster of each cell; cluster "0" is the largest.
 
     Raises
     ------
     InputError
-        `n_neighbors` below 2, fewer than two cells, or a matrix that cannot be scored.
+        `n_neighbors` below 2, fewer than two cells, or an `X` that is not a matrix of finite numbers.
 
     References
     ----------
@@ -213,18 +214,19 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
-    n_clusters : how many, up to n
-    engine : where to compute; None: the best that works here
+    n_clusters : number of clusters, from 1 to n
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Labels
-        Cluster "0" is the largest. Fewer than `n_clusters` where cells are copies of each other.
+        The cluster of each cell; cluster "0" is the largest. There are fewer than `n_clusters` if there are fewer
+        distinct cells.
 
     Raises
     ------
     InputError
-        `n_clusters` not in 1 ... n, or a matrix that cannot be scored.
+        `n_clusters` not in 1 ... n, or an `X` that is not a matrix of finite numbers.
 
     References
     ----------
@@ -250,25 +252,26 @@ def kmeans_clusters(X: Any, n_clusters: int, *, engine: Engine | str | None = No
 def best_leiden_clusters(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> tuple[Labels, float]:
-    """Find the Leiden clusters at that of ten resolutions, 0.2, 0.4 ... 2, where they agree best with labels.
+    """Find the Leiden clusters that agree best with labels, at one of the ten resolutions 0.2, 0.4 ... 2.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
     labels : (n,) labels of any kind, none missing
-    n_neighbors : cells in a neighbourhood of the graph, the cell itself counted; cut to n. None: 15, or all of a `Knn`
-    engine : where to compute; None: the best that works here
+    n_neighbors : number of cells in a neighbourhood of the graph, the cell itself included; reduced to n if larger. If
+        None, 15, or all neighbours of a `Knn`
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Labels, float
-        The clusters, "0" being the largest, of the highest normalised mutual information, and their resolution; the
-        smallest of equals.
+        The clusters with the highest normalised mutual information, of which "0" is the largest, and their resolution.
+        If several resolutions are equally good, the smallest one.
 
     Raises
     ------
     InputError
-        `n_neighbors` below 2, missing labels, or a matrix that cannot be scored.
+        `n_neighbors` below 2, missing labels, or an `X` that is not a matrix of finite numbers.
 
     References
     ----------
@@ -302,27 +305,28 @@ def _best_leiden(X: Any, around: Neighborhoods, labels: Labels) -> tuple[Labels,
 
 @metric("nmi_ari_cluster_labels_kmeans_nmi", "KMeans NMI", needs=("label",), scib=("KMeans NMI", BIO))
 def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
-    """Compute the normalised mutual information of labels and as many k-means clusters.
+    """Compute the normalised mutual information of labels and as many k-means clusters as there are labels.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels : (n,) labels of any kind, none missing
-    engine : where to compute; None: the best that works here
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 where the clusters are the labels.
+        In [0, 1]; 1 if the clusters are identical to the labels.
 
     Raises
     ------
     InputError
-        Fewer than two labels, missing labels, or a matrix that cannot be scored.
+        Fewer than two labels, missing labels, or an `X` that is not a matrix of finite numbers.
 
     Notes
     -----
-    One start of k-means, drawn with the engine's seed; scib-metrics also has one, of other draws.
+    k-means is started once, from centres drawn with the engine's seed. scib-metrics also starts it once, from other
+    random centres.
 
     Examples
     --------
@@ -336,7 +340,7 @@ def nmi_ari_cluster_labels_kmeans_nmi(X: Any, labels: Any, *, engine: Engine | s
 
 @metric("nmi_ari_cluster_labels_kmeans_ari", "KMeans ARI", bounds=(-0.5, 1), needs=("label",), scib=("KMeans ARI", BIO))
 def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | str | None = None) -> Score:
-    """Compute the adjusted Rand index of labels and as many k-means clusters.
+    """Compute the adjusted Rand index of labels and as many k-means clusters as there are labels.
 
     Parameters
     ----------
@@ -345,7 +349,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
     Returns
     -------
     Score
-        1 where the clusters are the labels, 0 on average for random ones.
+        1 if the clusters are identical to the labels, 0 on average for random ones.
 
     Raises
     ------
@@ -368,7 +372,7 @@ def nmi_ari_cluster_labels_kmeans_ari(X: Any, labels: Any, *, engine: Engine | s
 def nmi_ari_cluster_labels_leiden_nmi(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    """Compute the normalised mutual information of labels and Leiden clusters, the best of ten resolutions.
+    """Compute the normalised mutual information of labels and Leiden clusters, at the best of ten resolutions.
 
     Parameters
     ----------
@@ -377,12 +381,12 @@ def nmi_ari_cluster_labels_leiden_nmi(
     Returns
     -------
     Score
-        In [0, 1]; 1 where the clusters are the labels.
+        In [0, 1]; 1 if the clusters are identical to the labels.
 
     Raises
     ------
     InputError
-        Fewer than two labels, and what `best_leiden_clusters` refuses.
+        Fewer than two labels, or an argument that `best_leiden_clusters` refuses.
 
     Examples
     --------
@@ -405,7 +409,7 @@ def nmi_ari_cluster_labels_leiden_nmi(
 def nmi_ari_cluster_labels_leiden_ari(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    """Compute the adjusted Rand index of labels and Leiden clusters at the resolution, of ten, of the best NMI.
+    """Compute the adjusted Rand index of labels and Leiden clusters, at that of ten resolutions with the best NMI.
 
     Parameters
     ----------
@@ -414,12 +418,12 @@ def nmi_ari_cluster_labels_leiden_ari(
     Returns
     -------
     Score
-        1 where the clusters are the labels, 0 on average for random ones.
+        1 if the clusters are identical to the labels, 0 on average for random ones.
 
     Raises
     ------
     InputError
-        Fewer than two labels, and what `best_leiden_clusters` refuses.
+        Fewer than two labels, or an argument that `best_leiden_clusters` refuses.
 
     Examples
     --------
@@ -450,7 +454,7 @@ def _score_leiden(
 
 
 def _by_size(codes: NDArray[np.int32], key: str) -> Labels:
-    """Number clusters in order of decreasing size, the first of equals first; empty ones are dropped."""
+    """Renumber clusters by decreasing size, without empty ones; equally large clusters keep their order."""
     present, dense, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     rank = np.empty(len(present), np.int32)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(present), dtype=np.int32)

@@ -29,7 +29,7 @@ def spearman_correlation(a: ArrayLike, b: ArrayLike, *, engine: Engine | str | N
     Parameters
     ----------
     a, b : (n,) numbers
-    engine : where to rank; None: the best that works here
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -39,11 +39,11 @@ def spearman_correlation(a: ArrayLike, b: ArrayLike, *, engine: Engine | str | N
     Raises
     ------
     InputError
-        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+        NaN, infinite or non-numeric values, no values, or different lengths.
 
     Notes
     -----
-    cz-benchmarks reports 0 for a constant vector; no correlation is defined there, so this is NaN.
+    No correlation is defined for a constant vector, so the value is NaN; cz-benchmarks reports 0.
 
     References
     ----------
@@ -83,7 +83,7 @@ def pearson_correlation(a: ArrayLike, b: ArrayLike) -> Score:
     Raises
     ------
     InputError
-        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+        NaN, infinite or non-numeric values, no values, or different lengths.
 
     References
     ----------
@@ -117,7 +117,7 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
     Raises
     ------
     InputError
-        NaN, infinite or non-numeric values, none at all, or lengths that differ.
+        NaN, infinite or non-numeric values, no values, or different lengths.
 
     Examples
     --------
@@ -131,11 +131,11 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
 
 @metric("jaccard", "Jaccard index", by_name=False)
 def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
-    """Compute the share of the elements of two sets that both contain, |A and B| / |A or B|.
+    """Compute the share of the elements of either set that are in both sets, |A and B| / |A or B|.
 
     Parameters
     ----------
-    y_true, y_pred : sets, or anything with elements such as gene names; repeated elements count once
+    y_true, y_pred : sets or other iterables of elements, such as gene names; repeated elements count once
 
     Returns
     -------
@@ -145,7 +145,7 @@ def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
     Raises
     ------
     InputError
-        A single string or value is given where a set is meant.
+        An argument is a single string or value instead of a set.
 
     References
     ----------
@@ -172,7 +172,7 @@ def _pair(a: ArrayLike, b: ArrayLike, name_a: str, name_b: str) -> tuple[NDArray
 
 
 def _vectors(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
-    """Return two vectors, and why their correlation is undefined, or an empty string."""
+    """Return both vectors, and the reason why their correlation is undefined (empty if it is defined)."""
     x, y = _pair(a, b, "a", "b")
     if len(x) < 2:
         return x, y, f"undefined: a correlation needs at least 2 values, there are {len(x)}"

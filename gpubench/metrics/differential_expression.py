@@ -37,10 +37,10 @@ def mann_whitney_p(u: ArrayLike, ties: ArrayLike, n1: ArrayLike, n0: ArrayLike) 
 
     Parameters
     ----------
-    u : (..., genes) U of a group, as `RankSums.u`
+    u : (..., genes) U statistic of each group, see `RankSums.u`
     ties : (..., genes) sums of t^3 - t over the runs of t equal values, as `RankSums.ties`
-    n1 : cells of each group, a number, or one for each row of u
-    n0 : cells of the control, likewise
+    n1 : number of cells of the group: one number, or one for each row of u
+    n0 : number of control cells: one number, or one for each row of u
 
     Returns
     -------
@@ -53,8 +53,8 @@ def mann_whitney_p(u: ArrayLike, ties: ArrayLike, n1: ArrayLike, n0: ArrayLike) 
 
     Notes
     -----
-    As `scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=True)`, which returns NaN where all values are
-    equal.
+    The same values as `scipy.stats.mannwhitneyu(method="asymptotic", use_continuity=True)`, except that SciPy returns
+    NaN if all values are equal.
 
     References
     ----------
@@ -118,8 +118,8 @@ def log2_fold_changes(target_means: ArrayLike, control_means: ArrayLike, *, epsi
 
     Parameters
     ----------
-    target_means, control_means : mean expression, not log-transformed, of shapes that broadcast
-    epsilon : added to both; 0 in cell-eval, 1e-9 in pdex and cell-eval2
+    target_means, control_means : mean expression, not log-transformed; arrays that broadcast to the same shape
+    epsilon : number added to both means; 0 in cell-eval, 1e-9 in pdex and cell-eval2
 
     Returns
     -------
@@ -160,7 +160,7 @@ def expression_means(
     n_groups : number of groups
     mean : "geometric", exp(mean of log(1 + x)) - 1, or "arithmetic", the mean of x
     is_log1p : whether `values` are log(1 + x); otherwise they are x
-    engine : where to compute; None: the best that works here
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -191,7 +191,7 @@ def expression_means(
 
 
 def _of_values(function: Any, values: Any) -> Any:
-    """Apply a function, in which 0 stays 0, to the values of a matrix in float64."""
+    """Apply a function that maps 0 to 0 to all values of a matrix, in float64."""
     if not hasattr(values, "tocsr"):
         return function(np.asarray(values), dtype=np.float64)
     matrix = values.tocsr() if values.format != "csc" else values
@@ -213,24 +213,24 @@ def differential_expression(
 ) -> pd.DataFrame:
     r"""Test every gene of every group of cells against the control cells, by two-sided Mann-Whitney tests.
 
-    The normal approximation, corrected for ties and continuity (`mann_whitney_p`); false discovery rates over the genes
-    of a group by Benjamini and Hochberg.
+    P-values are those of the normal approximation, corrected for ties and continuity (`mann_whitney_p`). False
+    discovery rates are computed over the genes of each group, by Benjamini and Hochberg.
 
     Parameters
     ----------
     values : (n_cells, n_genes) expression: an array or a sparse matrix, float32, float64 or integers
     targets : (n_cells,) the group of each cell, such as the perturbed gene
     control : the value of `targets` that the others are compared with
-    genes : names of the genes; None: 0, 1, 2 ...
-    mean : of the fold changes: "geometric", exp(mean of log(1 + x)) - 1 as in cell-eval, or "arithmetic" as in
-        cell-eval2
+    genes : names of the genes; if None, 0, 1, 2 ...
+    mean : kind of mean over cells from which fold changes are computed: "geometric", exp(mean of log(1 + x)) - 1 as in
+        cell-eval, or "arithmetic" as in cell-eval2
     is_log1p : whether `values` are log(1 + x); otherwise they are x
-    epsilon : added to both means of a fold change: 0 in cell-eval, 1e-9 in pdex and cell-eval2
-    cpm_filter : leave out the genes of a group whose arithmetic mean is at most so many per million of the sum over all
-        genes, both in the group and in the control; the false discovery rate is over the genes that are left. None:
-        keep all
+    epsilon : number added to both means of a fold change: 0 in cell-eval, 1e-9 in pdex and cell-eval2
+    cpm_filter : expression threshold in counts per million of the sum over all genes. For each group, genes whose
+        arithmetic mean does not exceed it in the group nor in the control are left out of the table, and of the false
+        discovery rate. If None, all genes are kept
     float32_ties : round values to float32 before they are ranked
-    engine : where to compute; None: the best that works here
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -240,7 +240,7 @@ def differential_expression(
     - target_mean, ref_mean : mean expression of the target's cells and of the control, not log-transformed
     - target_membership, ref_membership : number of cells
     - log2_fold_change : log2((target_mean + epsilon) / (ref_mean + epsilon)); 0 where both means are 0
-    - percent_change : (target_mean - ref_mean) / (ref_mean + epsilon), NaN as 0
+    - percent_change : (target_mean - ref_mean) / (ref_mean + epsilon); 0 where that is NaN
     - p_value
     - statistic : U of the target
     - fdr
@@ -248,12 +248,12 @@ def differential_expression(
     Raises
     ------
     InputError
-        Values that are no matrix of finite numbers (how many rows, the first few), no control cells, no other cells,
-        targets without a value, or a wrong number of targets or genes.
+        `values` is not a matrix of finite numbers, there are no control cells or no others, `targets` has missing
+        values, or the number of targets or genes does not match `values`.
 
     Notes
     -----
-    The definitions and column names of pdex 0.3 (mode "ref") and of cell-eval 0.8.
+    Definitions and column names are those of pdex 0.3 (mode "ref") and of cell-eval 0.8.
 
     References
     ----------
@@ -312,7 +312,7 @@ def differential_expression(
 
 
 def _are_low(means: F64, reference: int, cpm_filter: float) -> NDArray[np.bool_]:
-    """Whether a gene is at most `cpm_filter` per million both in a group and in the reference."""
+    """Return whether each gene is at most `cpm_filter` per million both in a group and in the reference."""
     with np.errstate(divide="ignore", invalid="ignore"):
         per_million = means * PER_MILLION / means.sum(axis=1, keepdims=True)
     is_low = ~(per_million > cpm_filter)

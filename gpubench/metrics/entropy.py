@@ -42,20 +42,21 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels : (n,) batches (or any labels), none missing
-    n_neighbors : cells in a neighbourhood, at least 2; cut to n with a note
-    engine : where to compute; None: the best that works here
+    n_neighbors : number of cells in a neighbourhood, the cell itself included; at least 2, and reduced to n, with a
+        note, if larger
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 where every neighbourhood holds all batches in equal shares. Of so many cells that their
-        neighbours would be approximate, estimated from a sample whose neighbours are exact, with a standard error of
-        0.002 or less; see `exact` and `knn` of `gpubench.get_engine`.
+        In [0, 1]; 1 if every neighbourhood holds all batches in equal shares. If there are so many cells that the
+        engine would search neighbours approximately, the score is estimated from a sample of cells, whose neighbours
+        are exact, with a standard error of 0.002 or less; see `exact` and `knn` of `gpubench.get_engine`.
 
     Raises
     ------
     InputError
-        Fewer than two batches, `n_neighbors` below 2, missing labels, or a matrix that cannot be scored.
+        Fewer than two batches, `n_neighbors` below 2, missing labels, or an `X` that is not a matrix of finite numbers.
 
     Notes
     -----
@@ -102,7 +103,7 @@ def entropy_per_cell(X: Any, labels: Any, *, n_neighbors: int = 200, engine: Eng
 
 
 def _exact_neighbors(embedding: Embedding, cells: NDArray[np.int64], k: int) -> Knn:
-    """Find the k nearest other cells of some cells, (m, k)."""
+    """Find the k nearest other cells of the m cells with these row numbers, exactly."""
     xp = embedding.engine.xp
     own = xp.asarray(cells)
     knn = embedding.engine.knn_between(embedding.x[own], embedding.x, k + 1)

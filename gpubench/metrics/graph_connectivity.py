@@ -31,29 +31,30 @@ NEIGHBORS = 15
 def graph_connectivity(
     X: Any, labels: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> Score:
-    r"""Compute the mean over labels of the share of their cells in the largest connected part of their neighbour graph.
+    r"""Compute the share of each label's cells in the largest component of its k-NN graph, averaged over labels.
 
     .. math:: \frac{1}{L} \sum_l \frac{|C_l|}{n_l}
 
-    with C the largest strongly connected component of the graph in which each cell of label l points to those of its
-    nearest cells that have label l.
+    with n_l the number of cells of label l, and C_l the largest strongly connected component of the graph in which each
+    cell of label l points to those of its nearest neighbours that also have label l.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
     labels : (n,) labels of any kind, none missing
-    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 15, or all of a `Knn`
-    engine : where to compute; None: the best that works here
+    n_neighbors : number of cells in a neighbourhood, the cell itself included; reduced to n if larger. If None, 15, or
+        all neighbours of a `Knn`
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        Above 0, and 1 where the cells of every label are connected.
+        In (0, 1]; 1 if the cells of every label are connected.
 
     Raises
     ------
     InputError
-        `n_neighbors` below 2, missing labels, or a matrix that cannot be scored.
+        `n_neighbors` below 2, missing labels, or an `X` that is not a matrix of finite numbers.
 
     References
     ----------
@@ -80,7 +81,10 @@ def graph_connectivity(
 def strong_components(
     indptr: NDArray[np.integer], indices: NDArray[np.int32], codes: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """Number the strongly connected components of a CSR graph, edges between different codes left out; (n,) int32."""
+    """Return the strongly connected component of each node, (n,) int32, of a CSR graph.
+
+    Edges between nodes of different `codes` are ignored.
+    """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 

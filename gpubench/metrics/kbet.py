@@ -28,23 +28,23 @@ MIN_CELLS = 10
 """A label with fewer cells is left out."""
 
 MIN_NEIGHBORS, MAX_NEIGHBORS = 10, 70
-"""Neighbours that are tested in a label."""
+"""Smallest and largest number of neighbours in a test within a label."""
 
 MAX_PAIRS = 2**31 - 1
-"""Neighbours times cells of a label, at most."""
+"""Largest product of the numbers of neighbours and cells of a label."""
 
 LARGE_COMPONENT = 3
-"""A part of a label's graph is large enough with that many times as many cells as neighbours are tested."""
+"""A component of a label's graph is tested if it has at least this many times as many cells as a neighbourhood."""
 
 MIN_SHARE = 0.75
-"""Of a label's cells that must be in large parts."""
+"""Share of a label's cells that must be in components that are large enough; otherwise the label scores 0."""
 
 MAX_DENSE_CELLS = 400
 """Cells up to which all eigenvectors are computed at once, which is as fast as computing the few that are needed."""
 
 
 class KbetTests(NamedTuple):
-    """Pearson's chi-square tests of the neighbourhoods of n cells."""
+    """Statistics and p-values, (n,) each, of Pearson's chi-square tests of the neighbourhoods of n cells."""
 
     statistics: NDArray[np.float64]
     p_values: NDArray[np.float64]
@@ -53,7 +53,7 @@ class KbetTests(NamedTuple):
 def kbet_tests(
     X: Any, batches: Any, *, n_neighbors: int | None = None, engine: Engine | str | None = None
 ) -> KbetTests:
-    """Test each cell's neighbourhood, the cell itself counted, for the batches of all cells.
+    """Test whether each cell's neighbourhood, the cell itself included, has the mix of batches of all cells.
 
     Parameters
     ----------
@@ -89,21 +89,22 @@ def kbet(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""Compute the share of the cells around which the batches are mixed as they are among all cells.
+    r"""Compute the share of cells whose neighbourhood has the same mix of batches as all cells, by a chi-square test.
 
     .. math:: \frac{1}{n} |\{ i : p_i \ge \alpha \}|, \quad
         \chi^2_i = \sum_b \frac{(o_{ib} - e_b)^2}{e_b}
 
-    with o the cells of batch b among the `n_neighbors` nearest cells, the cell itself counted, e what is expected from
-    all cells, and p the chance of a larger statistic with B - 1 degrees of freedom.
+    with o_ib the number of cells of batch b among the `n_neighbors` nearest cells of cell i, itself included, e_b the
+    number expected from the shares of the batches among all cells, and p_i the p-value with B - 1 degrees of freedom.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
     batches : (n,) labels of any kind, none missing
-    alpha : level of the test
-    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 50, or all of a `Knn`
-    engine : where to compute; None: the best that works here
+    alpha : significance level of the test
+    n_neighbors : number of cells in a neighbourhood, the cell itself included; reduced to n if larger. If None, 50, or
+        all neighbours of a `Knn`
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -113,7 +114,8 @@ def kbet(
     Raises
     ------
     InputError
-        Fewer than two batches, `alpha` not between 0 and 1, missing batches, or a matrix that cannot be scored.
+        Fewer than two batches, `alpha` not between 0 and 1, missing batches, or an `X` that is not a matrix of finite
+        numbers.
 
     References
     ----------
@@ -150,21 +152,22 @@ def kbet_per_label(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    """Compute the mean over labels of the share of cells around which the batches are mixed as they are in the label.
+    """Compute the mean over labels of the share of cells whose neighbourhood has the mix of batches of the label.
 
-    In each label kBET is asked of the k nearest cells in a diffusion map of the label's part of UMAP's fuzzy neighbour
-    graph, k being a quarter of the mean number of cells of a batch, from 10 to 70. Labels with fewer than 10 cells or
-    with a single batch are left out. Where the part falls apart, only components of at least 3 k cells are looked at,
-    and the label scores 0 if they hold less than 3/4 of its cells.
+    Within each label, kBET tests the k nearest cells in a diffusion map of the label's part of UMAP's fuzzy neighbour
+    graph. k is a quarter of the mean number of cells of a batch, from 10 to 70. Labels with fewer than 10 cells or with
+    a single batch are left out. If the label's part of the graph is not connected, only components of at least 3 k
+    cells are tested, and the label scores 0 if these hold less than 3/4 of its cells.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
     batches, labels : (n,) labels of any kind, none missing
-    alpha : level of the test
-    diffusion_n_comps : components of the diffusion map; fewer in labels that have no more cells
-    n_neighbors : cells in a neighbourhood of the graph, the cell itself counted; cut to n. None: 50, or all of a `Knn`
-    engine : where to compute; None: the best that works here
+    alpha : significance level of the test
+    diffusion_n_comps : number of components of the diffusion map; reduced to m - 1 for a label of m cells if larger
+    n_neighbors : number of cells in a neighbourhood of the graph, the cell itself included; reduced to n if larger. If
+        None, 50, or all neighbours of a `Knn`
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -174,13 +177,14 @@ def kbet_per_label(
     Raises
     ------
     InputError
-        `alpha` not between 0 and 1, `diffusion_n_comps` below 1, missing labels or batches, or a matrix that cannot be
-        scored.
+        `alpha` not between 0 and 1, `diffusion_n_comps` below 1, missing labels or batches, or an `X` that is not a
+        matrix of finite numbers.
 
     Notes
     -----
-    Neighbours in the diffusion map are exact; scib-metrics searches approximately. There a label of no more than
-    `diffusion_n_comps` cells also lowers the number of components for the labels that follow it; here it does not.
+    Neighbours in the diffusion map are exact; scib-metrics searches approximately. In scib-metrics, a label of no more
+    than `diffusion_n_comps` cells also reduces the number of components for the labels that follow it; here it does
+    not.
 
     References
     ----------
@@ -218,7 +222,7 @@ def kbet_of_labels(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> dict[str, Score]:
-    """Compute the share that `kbet_per_label` takes the mean of for each label; NaN with a note where it is left out.
+    """Compute kBET within each label: the values that `kbet_per_label` averages.
 
     Parameters
     ----------
@@ -226,7 +230,8 @@ def kbet_of_labels(
 
     Returns
     -------
-    dict of name -> Score in [0, 1], or NaN
+    dict
+        label -> `Score` in [0, 1], or NaN with a note if the label is left out
 
     Raises
     ------
@@ -273,7 +278,7 @@ def _score_label(
     alpha: float,
     n_components: int,
 ) -> Score:
-    """Compute kBET of one label, whose cells are in these parts of its graph and of these batches."""
+    """Compute kBET of one label; `parts` and `batches` are the graph component and the batch of each of its cells."""
     n, n_batches = len(cells), len(np.unique(batches))
     left_out = Score(np.nan, n=n, note=f"left out (one batch, or fewer than {MIN_CELLS} cells)")
     if n < MIN_CELLS or n_batches == 1:
@@ -318,16 +323,16 @@ def _level(alpha: float) -> dict[str, Any]:
 
 
 def diffusion_map(graph: Graph, cells: NDArray[np.int64], n_components: int, seed: int) -> NDArray[np.float32]:
-    r"""Compute the diffusion components of the part of a graph that lies between some cells.
+    r"""Compute the diffusion map of some cells, from the edges between them in a graph.
 
-    With W the weights between these cells, q the sums of its rows and K = diag(1/q) W diag(1/q), of row sums z, the
-    eigenvectors of diag(z)^(-1/2) K diag(z)^(-1/2) with the eigenvalues l of largest magnitude, each times
-    l / (1 - l), so that the steps of a random walk of any length count. Vectors whose eigenvalue is 1 in float32,
-    those of the connected components, are not rescaled. Coifman & Lafon (2006), doi:10.1016/j.acha.2006.04.006;
-    Haghverdi et al. (2016), doi:10.1038/nmeth.3971.
+    Let W be the edge weights between these cells, q the row sums of W, K = diag(1/q) W diag(1/q), and z the row sums of
+    K. The components are the eigenvectors of diag(z)^(-1/2) K diag(z)^(-1/2) with the eigenvalues l of largest
+    magnitude, each multiplied by l / (1 - l), the sum over random walks of all lengths. Eigenvectors whose eigenvalue
+    is 1 in float32, one for each connected component, are not rescaled. Coifman & Lafon (2006),
+    doi:10.1016/j.acha.2006.04.006; Haghverdi et al. (2016), doi:10.1038/nmeth.3971.
 
-    The graph is on the host, and each of the m cells has an edge to another of them. Returns (m, components) float32;
-    the sign of a component is arbitrary, and there are at most m - 1.
+    `graph` must be on the host, and each of the m `cells` must have an edge to another of them. Returns (m, components)
+    float32 with at most m - 1 components, whose signs are arbitrary.
     """
     from scipy.sparse import csr_array
 

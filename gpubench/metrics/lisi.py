@@ -36,24 +36,26 @@ def lisi_knn(
     .. math:: LISI_i = 1 / \sum_l \Big( \sum_{j \in N(i), l_j = l} w_{ij} \Big)^2,
         \quad w_{ij} \propto e^{-\beta_i d_{ij}}
 
-    over the nearest cells, itself left out, with beta such that the entropy of the weights is log(perplexity).
+    with N(i) the nearest neighbours of cell i, itself not included, d the distances to them, and beta_i such that the
+    entropy of the weights is log(perplexity).
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, an `Embedding`, or a `Knn` on the engine
     labels : (n,) labels of any kind, none missing
-    perplexity : effective size of a neighbourhood; None: a third of `n_neighbors`, rounded down
-    n_neighbors : cells in a neighbourhood, the cell itself counted; cut to n. None: 90, or all of a `Knn`
-    engine : where to compute; None: the best that works here
+    perplexity : effective size of a neighbourhood; if None, a third of `n_neighbors`, rounded down
+    n_neighbors : number of cells in a neighbourhood, the cell itself included; reduced to n if larger. If None, 90, or
+        all neighbours of a `Knn`
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
-    (n,) float64 from 1, all neighbours of one label, to the number of labels
+    (n,) float64, from 1 (all neighbours have the same label) to the number of labels
 
     Raises
     ------
     InputError
-        `n_neighbors` below 3, `perplexity` below 1, missing labels, or a matrix that cannot be scored.
+        `n_neighbors` below 3, `perplexity` below 1, missing labels, or an `X` that is not a matrix of finite numbers.
 
     Notes
     -----
@@ -83,11 +85,11 @@ def ilisi_knn(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""Compute how many batches a cell sees around it, as a share of all.
+    r"""Compute the median effective number of batches around a cell, rescaled to [0, 1].
 
     .. math:: \frac{\mathrm{median}_i\, LISI_i - 1}{B - 1}
 
-    with the effective number of batches of `lisi_knn`.
+    with B the number of batches, and LISI the effective number of batches around a cell, see `lisi_knn`.
 
     Parameters
     ----------
@@ -98,12 +100,12 @@ def ilisi_knn(
     Returns
     -------
     Score
-        In [0, 1]; 1 where a cell sees all batches alike.
+        In [0, 1]; 1 if all batches are equally frequent around cells, 0 if there is a single one.
 
     Raises
     ------
     InputError
-        Fewer than two batches, and what `lisi_knn` refuses.
+        Fewer than two batches, or an argument that `lisi_knn` refuses.
 
     References
     ----------
@@ -130,11 +132,11 @@ def clisi_knn(
     n_neighbors: int | None = None,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""Compute how few labels a cell sees around it.
+    r"""Compute the median effective number of labels around a cell, rescaled so that a single label gives 1.
 
     .. math:: \frac{L - \mathrm{median}_i\, LISI_i}{L - 1}
 
-    with the effective number of labels of `lisi_knn`.
+    with L the number of labels, and LISI the effective number of labels around a cell, see `lisi_knn`.
 
     Parameters
     ----------
@@ -145,12 +147,12 @@ def clisi_knn(
     Returns
     -------
     Score
-        In [0, 1]; 1 where a cell sees a single label.
+        In [0, 1]; 1 if there is a single label around cells, 0 if all are equally frequent.
 
     Raises
     ------
     InputError
-        Fewer than two labels, and what `lisi_knn` refuses.
+        Fewer than two labels, or an argument that `lisi_knn` refuses.
 
     References
     ----------
@@ -176,7 +178,7 @@ def _lisi(around: Neighborhoods, labels: Labels, perplexity: float) -> NDArray[n
 
 
 def _share_seen(around: Neighborhoods, values: Any, name: str, perplexity: float) -> float:
-    """Compute the median of the effective numbers, from 0, one label, to 1, all of them alike."""
+    """Rescale the median effective number: 0 for a single value, 1 for all values in equal shares."""
     codes = encode_labels(values, name, around.n)
     check_several(codes)
     share = float((np.median(_lisi(around, codes, perplexity)) - 1) / (codes.n_classes - 1))

@@ -29,26 +29,27 @@ def principal_component_regression(
 
     .. math:: \frac{\sum_k R^2_k \lambda_k}{\sum_k \lambda_k}
 
-    with the coefficient of determination and the variance of component k. As rotations change neither sum, it is the
-    sum of squares that the covariate explains in the columns of `X` over their whole sum of squares; for categories,
-    that between their means.
+    with R^2_k the coefficient of determination of component k, and lambda_k its variance. Rotations change neither sum,
+    so no components are computed: the value is the sum of squares that the covariate explains in the columns of `X`
+    (for categories, the sum of squares between their means), divided by the total sum of squares.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     covariate : (n,) labels of any kind, or numbers
-    categorical : whether the covariate is of labels
-    engine : where to compute; None: the best that works here
+    categorical : whether the covariate holds labels; if False, it holds numbers
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; NaN with a note where all cells are the same.
+        In [0, 1]; NaN with a note if all cells are the same.
 
     Raises
     ------
     InputError
-        Missing values, numbers that are none, or a matrix that cannot be scored.
+        Missing values, a covariate that is not numeric with `categorical=False`, or an `X` that is not a matrix of
+        finite numbers.
 
     References
     ----------
@@ -71,29 +72,30 @@ def principal_component_regression(
 def pcr_comparison(
     X_pre: Any, X_post: Any, covariate: Any, *, categorical: bool = True, engine: Engine | str | None = None
 ) -> Score:
-    r"""Compute the share of the variance explained by a covariate that integration takes away.
+    r"""Compute the relative decrease, by integration, of the share of variance that a covariate explains.
 
     .. math:: \max\Big(0, \frac{PCR(X_{pre}) - PCR(X_{post})}{PCR(X_{pre})}\Big)
 
-    with `principal_component_regression`.
+    where PCR is the share of variance that the covariate explains, see `principal_component_regression`.
 
     Parameters
     ----------
     X_pre, X_post : (n, p) and (n, d) matrices of any kind, or `Embedding`s: the cells before and after integration
     covariate : (n,) batches, or numbers
-    categorical : whether the covariate is of labels
-    engine : where to compute; None: the best that works here
+    categorical : whether the covariate holds labels; if False, it holds numbers
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 where nothing of it is left, 0 also where it explains more than before, with a note. NaN with a
-        note where it explained nothing before, or all cells are the same.
+        In [0, 1]; 1 if the covariate explains no variance after integration, 0 if it explains as much as before or
+        (with a note) more. NaN with a note if it explains none before integration, or if all cells are the same.
 
     Raises
     ------
     InputError
-        Numbers of cells that differ, missing values, numbers that are none, or a matrix that cannot be scored.
+        Different numbers of cells, missing values, a covariate that is not numeric with `categorical=False`, or an
+        argument that is not a matrix of finite numbers.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The declaration of every score that results may have, by its id: of embeddings, and of predicted perturbations."""
+"""Declarations, by id, of all scores that results may contain: of embeddings, and of predicted perturbations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS
 from gpubench.metrics.perturbation.scales import AVERAGE
 
 SCALED = "_scaled"
-"""Ends the ids of scores of predicted perturbations that are 0 for a baseline and 1 for perfection or a replicate."""
+"""Suffix of the ids of scaled scores, which are 0 for a baseline and 1 for a perfect prediction or a replicate."""
 
 
 def published_spec(metric: str) -> MetricSpec | None:

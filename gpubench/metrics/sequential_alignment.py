@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 DENSITY_NEIGHBORS = 30
-"""Local density is taken at the distance of this neighbour, the cell itself counted."""
+"""Number of the neighbour, the cell itself counted, whose distance measures the local density."""
 
 MIN_ADAPTIVE_K = 3
-"""Smallest k where k follows the density."""
+"""Smallest number of neighbours with `adaptive_k`."""
 
 
 @metric(
@@ -42,32 +42,32 @@ def sequential_alignment(
     adaptive_k: bool = False,
     engine: Engine | str | None = None,
 ) -> Score:
-    r"""Compute how close in time a cell's neighbours are, against random cells.
+    r"""Compute how close in time the neighbours of a cell are, compared with random cells.
 
     .. math:: 1 - \frac{\frac{1}{n} \sum_i \frac{1}{k} \sum_{j \in N_k(i)} |t_i - t_j|}{E\,|t_i - t_j|}
 
-    clipped to [0, 1], the expectation over all pairs of different cells.
+    clipped to [0, 1], with t the times, and the expectation taken over all pairs of different cells.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels : (n,) times, numbers or strings that parse as numbers, none missing
-    k : neighbours of each cell, itself not counted
-    normalize : False returns the mean distance in time to the neighbours instead, in the unit of `labels`
-    adaptive_k : choose k for each cell by local density: half of k in the densest tenth up to twice k in the sparsest,
-        clipped to [3, min(50, n // 2)]
-    engine : where to compute; None: the best that works here
+    k : number of neighbours of each cell, the cell itself not included
+    normalize : if False, return the mean distance in time to the neighbours, in the unit of `labels`
+    adaptive_k : choose the number of neighbours of each cell by local density, from k / 2 for the densest tenth of the
+        cells to 2 k for the sparsest tenth, clipped to [3, min(50, n // 2)]
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        1 where all neighbours are of the same time, 0 where they are as far as random cells.
+        1 if all neighbours have the same time, 0 if they are as far apart in time as random cells.
 
     Raises
     ------
     InputError
-        `k` below 1, fewer than k + 1 cells (4 with `adaptive_k`), times that are missing or no numbers, or a matrix
-        that cannot be scored.
+        `k` below 1, fewer than k + 1 cells (4 with `adaptive_k`), times that are missing or not numeric, or an `X` that
+        is not a matrix of finite numbers.
 
     Notes
     -----
@@ -122,7 +122,7 @@ def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
 
 
 def _mean_pair_distance(values: NDArray[np.float64]) -> float:
-    """Compute E |v_i - v_j| over pairs i != j: of the sorted values, sum (2 r - n + 1) v_r, r = 0 ... n - 1."""
+    """Compute the mean of |v_i - v_j| over pairs i != j, from the sorted values in O(n log n)."""
     # the mean is subtracted first, so that large offsets such as dates lose no digits
     ordered = np.sort(values - values.mean())
     n = len(ordered)

@@ -31,8 +31,9 @@ def silhouette_widths(
 ) -> NDArray[np.float64]:
     """Compute the silhouette width (b - a) / max(a, b) of each cell among the cells of its group.
 
-    `Engine.cluster_distances` has the parameters, and defines a and b. The width is 0 for a cell alone in its cluster
-    and where a = b = 0, and NaN in a group of one cluster. Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
+    The parameters, and the distances a and b, are those of `Engine.cluster_distances`. The width is 0 if no other cell
+    of the group is in the same cluster, or if a = b = 0, and NaN if the group has a single cluster. Rousseeuw (1987),
+    doi:10.1016/0377-0427(87)90125-7.
     """
     a, b = engine.cluster_distances(x, clusters, groups, metric, cells)
     largest = np.maximum(a, b)
@@ -57,26 +58,27 @@ def silhouette_label(
     .. math:: \frac{1}{2} + \frac{1}{2n} \sum_i \frac{b_i - a_i}{\max(a_i, b_i)}
 
     with a the mean distance to the other cells of the same label and b the smallest mean distance to another label.
-    A cell alone in its label counts as width 0.
+    The fraction is 0 for the only cell of a label.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels : (n,) labels of any kind, none missing
-    metric : distance
-    engine : where to compute; None: the best that works here
+    metric : "euclidean" or "cosine" distance
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 is best, 0.5 means no separation. Beyond 2 * 10^13 differences of two values (632,000 cells of 50
-        dimensions) estimated from a sample of cells, with a standard error of 0.002 or less; see `exact` of
-        `gpubench.get_engine`.
+        In [0, 1]; 1 is best, 0.5 means no separation. If it would take more than 2 * 10^13 differences of two values
+        (632,000 cells of 50 dimensions), the score is estimated from a sample of cells, with a standard error of 0.002
+        or less; see `exact` of `gpubench.get_engine`.
 
     Raises
     ------
     InputError
-        Fewer than two labels, every label a singleton, missing labels, or a matrix that cannot be scored.
+        Fewer than two labels, every label a singleton, missing labels, or an `X` that is not a matrix of finite
+        numbers.
 
     References
     ----------
@@ -111,14 +113,16 @@ def isolated_labels(
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l} \frac{s_i + 1}{2}
 
-    with s the silhouette width of the labels among all cells, and M the labels that are in the fewest batches.
+    with s_i the silhouette width of cell i with labels as clusters, over all cells, n_l the number of cells of label l,
+    and M the isolated labels: those that occur in the fewest batches.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels, batch : (n,) labels of any kind, none missing
-    iso_threshold : a label in up to that many batches counts; None: the smallest number of batches of any label
-    engine : where to compute; None: the best that works here
+    iso_threshold : largest number of batches in which an isolated label occurs; if None, the smallest number of any
+        label
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
@@ -128,7 +132,8 @@ def isolated_labels(
     Raises
     ------
     InputError
-        Fewer than two labels, every label a singleton, missing labels or batches, or a matrix that cannot be scored.
+        Fewer than two labels, every label a singleton, missing labels or batches, or an `X` that is not a matrix of
+        finite numbers.
 
     References
     ----------
@@ -173,25 +178,25 @@ def silhouette_batch(
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l} (1 - |s_i|)
 
-    with s the silhouette width of the batches among the cells of label l alone, and M the labels that have at least two
-    batches and fewer batches than cells.
+    with s_i the silhouette width of cell i with batches as clusters, among the cells of label l only, n_l the number of
+    these cells, and M the labels that have at least two batches and fewer batches than cells.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels, batch : (n,) labels of any kind, none missing
-    metric : distance
-    engine : where to compute; None: the best that works here
+    metric : "euclidean" or "cosine" distance
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 is best. NaN with a note where no label has batches to compare.
+        In [0, 1]; 1 is best. NaN with a note if no label has batches to compare.
 
     Raises
     ------
     InputError
-        Missing labels or batches, or a matrix that cannot be scored.
+        Missing labels or batches, or an `X` that is not a matrix of finite numbers.
 
     Notes
     -----
@@ -232,31 +237,31 @@ def silhouette_batch(
 
 @metric("bras", "BRAS", mean_over="labels", needs=("label", "batch"), scib=("BRAS", BATCH))
 def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine: Engine | str | None = None) -> Score:
-    r"""Compute how well batches are mixed within each label: `batch_silhouette` against all other batches together.
+    r"""Compute how well batches are mixed within each label, by silhouette widths against all other batches.
 
     .. math:: \frac{1}{|M|} \sum_{l \in M} \frac{1}{n_l} \sum_{i : l_i = l}
         \Big( 1 - \Big| \frac{b_i - a_i}{\max(a_i, b_i)} \Big| \Big)
 
-    with a the mean distance to the other cells of the same label and batch, b that to all cells of the label in other
-    batches, and M the labels that have at least two batches and fewer batches than cells. A cell alone in its batch
-    counts as width 0.
+    with a_i the mean distance of cell i to the other cells of the same label and batch, b_i its mean distance to all
+    cells of the same label in other batches, n_l the number of cells of label l, and M the labels that have at least
+    two batches and fewer batches than cells. The fraction is 0 for the only cell within its label and batch.
 
     Parameters
     ----------
     X : (n, d) matrix of any kind, or an `Embedding`
     labels, batch : (n,) labels of any kind, none missing
-    metric : distance
-    engine : where to compute; None: the best that works here
+    metric : "euclidean" or "cosine" distance
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
     Score
-        In [0, 1]; 1 is best. NaN with a note where no label has batches to compare.
+        In [0, 1]; 1 is best. NaN with a note if no label has batches to compare.
 
     Raises
     ------
     InputError
-        Missing labels or batches, or a matrix that cannot be scored.
+        Missing labels or batches, or an `X` that is not a matrix of finite numbers.
 
     References
     ----------
@@ -292,7 +297,7 @@ _NO_LABEL = "undefined: no label has cells of two batches with more cells than b
 
 
 class _BatchesWithinLabels:
-    """The m of n cells whose labels have at least two batches and fewer batches than cells."""
+    """The m of n cells to score: those of labels that have at least two batches and fewer batches than cells."""
 
     def __init__(self, X: Any, labels: Any, batch: Any, metric: str, engine: Engine | str | None) -> None:
         _check_distance(metric)
@@ -310,7 +315,7 @@ class _BatchesWithinLabels:
         return self.embedding.x if self.rows.all() else self.embedding.x[self.rows]
 
     def note(self) -> str:
-        """Name the labels that are left out."""
+        """Return a note that names the labels left out, or an empty string."""
         names = [name for name, used in zip(self.labels.names, self.used, strict=True) if not used]
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         counts = f"{len(names)} of {self.labels.n_classes} labels left out"
@@ -333,7 +338,7 @@ def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
 def _sampled_label_silhouette(
     embedding: Embedding, labels: Labels, params: dict[str, Any], rows: NDArray[np.int64] | None = None
 ) -> Score:
-    """Estimate the score from a sample of cells, each compared with all; rows are those of labels that count alike."""
+    """Estimate the mean from a sample; if `rows` is given, over these cells and with equal weight of each label."""
     engine, x = embedding.engine, embedding.x
     return estimated_score(
         lambda cells: (silhouette_widths(engine, x, labels.codes, cells=cells) + 1) / 2,

@@ -267,7 +267,7 @@ def prepare(
     control : label of the control
     cell_eval, cell_eval2 : settings of both generations; None: their defaults
     table : own table of expression tests; None: computed
-    engine : where to compute; None: the best that works here
+    engine : engine to compute on, or its name; if None, the best available one
 
     Returns
     -------
