@@ -43,7 +43,7 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def average_precision(positive: Bools, score: NDArray[Any]) -> float:
-    """Compute the sum of (recall gained) x precision down the ranking; equal scores enter together."""
+    """Compute average precision: the sum of precision times gain in recall down the ranking. Ties are one step."""
     order = np.argsort(-score, kind="stable")
     ordered, hits = score[order], np.cumsum(positive[order])
     last = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
@@ -59,9 +59,10 @@ def roc_area(positive: Bools, score: NDArray[Any]) -> float:
 
 
 def adjusted_mutual_information(counts: NDArray[Any]) -> float:
-    """Compute the mutual information of two clusterings, corrected for chance; from their table of counts.
+    """Compute the adjusted mutual information of two clusterings from their contingency table.
 
-    Normalised by the mean of the two entropies. Both without clusters, or each cell alone in both, is 1.
+    It is corrected for chance, and normalised by the mean of the two entropies. It is 1 if both clusterings are a
+    single cluster, or if every cluster of both has one member.
     """
     counts = np.asarray(counts, np.float64)
     rows, columns, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()

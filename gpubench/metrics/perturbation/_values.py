@@ -1,4 +1,4 @@
-"""What a metric of predicted perturbations returns, and how it is declared."""
+"""The values that a metric of predicted perturbations returns, and the declaration of such a metric."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a perturbation has no value of a metric.
+    """Reason why a metric is undefined for a perturbation.
 
     Attributes
     ----------
-    text : for the table of values
-    no_row : whether the peer package leaves the row out; otherwise it reports NaN, which cell-eval lets into its means
+    text : text for the table of values
+    no_row : whether cell-eval and cell-eval2 leave out the row of the perturbation; if False, they report NaN, which
+        cell-eval includes in its means
     """
 
     text: str
@@ -56,11 +57,12 @@ class Values:
     Attributes
     ----------
     values : (P,) float64, one for each perturbation; NaN where it is undefined
-    reasons : (P,) why a value is undefined; None where it is defined
-    whole : the value of all perturbations together where the metric has one; None where the aggregate is the mean of
-        the values. A metric with `whole` repeats it in `values`, or has NaN there if `rows` is False
-    rows : whether perturbations have rows of their own
-    resampled : rows -> value of `whole` for perturbations drawn with replacement; None where nothing can be resampled
+    reasons : (P,) reason why a value is undefined; None where it is defined
+    whole : value of a metric that is computed from all perturbations together; it is repeated in `values`, or `values`
+        are NaN if `rows` is False. If None, the aggregate is the mean of `values`
+    rows : whether tables have a row of this metric for each perturbation
+    resampled : function that returns the value of `whole` for the numbers of perturbations drawn with replacement; None
+        if the metric cannot be resampled
     """
 
     values: F64
@@ -71,34 +73,35 @@ class Values:
 
     @property
     def reason(self) -> Reason | None:
-        """Why there is no value at all, or None."""
+        """The reason if all values are undefined, otherwise None."""
         first = next((reason for reason in self.reasons if reason), None)
         return first if np.isnan(self.values).all() else None
 
 
 def of_each(answers: Sequence[float | Reason]) -> Values:
-    """Make `Values` of a number or a reason for each perturbation; a number that is not finite is undefined."""
+    """Make `Values` from a number or `Reason` for each perturbation; numbers that are not finite become undefined."""
     checked = [UNDEFINED if not isinstance(a, Reason) and not math.isfinite(a) else a for a in answers]
     values = np.array([np.nan if isinstance(a, Reason) else float(a) for a in checked], np.float64)
     return Values(values, tuple(a if isinstance(a, Reason) else None for a in checked))
 
 
 def for_each(n: int, compute: Callable[[int], float | Reason]) -> Values:
-    """Make `Values` of a function of the perturbation's number."""
+    """Make `Values` by calling `compute` with the number of each of n perturbations."""
     return of_each([compute(i) for i in range(n)])
 
 
 def of_all(
     n: int, answer: float | Reason, resampled: Callable[[I64], float] | None = None, *, rows: bool = True
 ) -> Values:
-    """Make `Values` of one value of n perturbations together."""
+    """Make `Values` of a metric that has one value for all n perturbations together."""
     value = math.nan if isinstance(answer, Reason) else float(answer)
     reason = answer if isinstance(answer, Reason) else None
     return Values(np.full(n, value if rows else np.nan), (reason,) * n, value, rows, resampled)
 
 
 Best = Literal["low", "high", "open", "none"]
-"""Which values are better: 0 is best, 1 is best, more is better without a limit, or neither."""
+"""Which values are better: 0 is best ("low"), 1 is best ("high"), more is better without a limit ("open"), or
+neither."""
 
 Needs = Literal["effects", "tables", "noise", "cells", "energies", "centroids"]
 """What a metric compares: profiles, tables of expression tests, profiles with their sampling variance, cells,
@@ -111,14 +114,14 @@ class PerturbationMetric:
 
     Attributes
     ----------
-    id : as in the package that introduced it
-    function : (what it needs, **options) -> `Values`
-    needs : what the first argument is made of
-    generation : 1 for definitions of cell-eval, 2 for those of cell-eval2
-    best : which values are better
+    id : identifier, as in cell-eval or cell-eval2
+    function : function that takes the data declared by `needs`, and options, and returns `Values`
+    needs : kind of data that the function takes, see `Needs`
+    generation : 1 if defined by cell-eval, 2 if by cell-eval2
+    best : which values are better, see `Best`
     bounds : smallest and largest possible value
     description : one sentence with the formula
-    options : arguments of the function that are fixed for this id
+    options : keyword arguments of the function that are fixed for this id
     ceiling : whether a replicate ceiling is defined
     """
 

@@ -21,7 +21,7 @@ def control_baseline(real: RealSide, *, seed: int = 0) -> Cells:
     Parameters
     ----------
     real : the real data
-    seed : of the draws
+    seed : random seed of the draws
 
     Returns
     -------
@@ -47,12 +47,16 @@ def control_baseline(real: RealSide, *, seed: int = 0) -> Cells:
 
 
 def mean_profile(real: RealSide, *, as_delta: bool = False) -> F64:
-    """Compute cell-eval's baseline: the mean over labels, the control among them, of their mean log values; (G,).
+    """Compute the profile of cell-eval's baseline: the mean over perturbations and control of their mean log values.
 
     Parameters
     ----------
     real : the real data
-    as_delta : the mean of the effects instead, without adding the control again
+    as_delta : return the mean over perturbations of the effects, profile minus control, instead
+
+    Returns
+    -------
+    (G,) float64
 
     Examples
     --------
@@ -70,12 +74,12 @@ def mean_profile(real: RealSide, *, as_delta: bool = False) -> F64:
 
 
 def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -> Cells:
-    """Predict the same profile for every perturbation, in cells without spread, as cell-eval's baseline does.
+    """Predict the mean profile for every perturbation, in cells that are all the same, as cell-eval's baseline does.
 
     Parameters
     ----------
     real : the real data
-    n_cells : perturbation -> predicted cells; None: as many as in the real data
+    n_cells : perturbation -> number of predicted cells; by default as many as in the real data
 
     Returns
     -------
@@ -106,19 +110,20 @@ def mean_baseline(real: RealSide, *, n_cells: Mapping[str, int] | None = None) -
 def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> Cells:
     """Predict the mean of all perturbations with the spread of control cells, as cell-eval2's baseline does.
 
-    Control cells are drawn with replacement and each gene is multiplied by its mean over perturbations relative to that
-    over control cells. Each perturbation has the same weight, and does not count in the mean of its own gene.
+    Control cells are drawn with replacement, and each gene is multiplied by its mean over perturbations divided by its
+    mean over control cells. Perturbations have equal weights; a perturbation does not count in the mean of the gene
+    that it targets.
 
     Parameters
     ----------
-    real : the real data, counts
-    seed : of the draws
+    real : the real data, which must be counts
+    seed : random seed of the draws
 
     Returns
     -------
     Cells
-        Counts with fractions; as many cells of each perturbation as in the real data, and the real control cells.
-        In memory if the real data are.
+        Counts, which may be fractional; as many cells of each perturbation as in the real data, and the real control
+        cells. In memory if the real data are.
 
     Examples
     --------
@@ -147,7 +152,7 @@ def dispersed_mean_baseline(real: RealSide, *, seed: int = 0) -> Cells:
 
 
 def _times(x: Any, by_gene: F64) -> Any:
-    """Multiply each gene by a number; float32."""
+    """Multiply each gene (column) by a number; float32."""
     if isinstance(x, np.ndarray):
         return (x * by_gene).astype(np.float32)
     from scipy.sparse import csr_array
@@ -156,7 +161,7 @@ def _times(x: Any, by_gene: F64) -> Any:
 
 
 def _drawn_controls(real: RealSide, seed: int) -> dict[str, I64]:
-    """Numbers of control cells for as many cells of each perturbation as the real data have."""
+    """Draw the numbers of control cells with replacement, as many for each perturbation as it has real cells."""
     n_control, random = real.control_cells.n, np.random.default_rng(seed)
     n_cells = dict(zip(real.cells.names, real.cells.n_cells.tolist(), strict=True))
     return {name: random.integers(0, n_control, n_cells[name]) for name in real.perturbations}

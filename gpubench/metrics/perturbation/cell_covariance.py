@@ -28,13 +28,13 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class CellPair:
-    """Cells of P perturbations on both sides, with the same genes.
+    """Real and predicted cells of P perturbations, with the same genes.
 
     Attributes
     ----------
-    real, predicted : counts
+    real, predicted : cells with counts
     perturbations : (P,) names
-    control : label of the real control
+    control : label of the real control cells
     own : (P,) column of the gene that a perturbation targets, -1 where there is none
     """
 
@@ -54,7 +54,10 @@ class CellPair:
         return {}
 
     def drawn(self, p: int) -> tuple[F32, F32] | None:
-        """Return as many cells of both sides, log1p of counts per 10,000; None with fewer than 50 on a side."""
+        """Draw equally many real and predicted cells of perturbation number p, at most 500.
+
+        Returns (real, predicted) values as log1p of counts per 10,000, or None with fewer than 50 cells of either.
+        """
         if p not in self._drawn:
             name = self.perturbations[p]
             sides = [side.values_of(name) for side in (self.real, self.predicted)]
@@ -71,7 +74,10 @@ class CellPair:
         return self._drawn[p]
 
     def varied_genes(self, p: int) -> I64:
-        """Return the expressed genes of largest real change, at most 100, ascending; the own gene is not among them."""
+        """Return the columns, ascending, of the at most 100 expressed genes with the largest real fold change.
+
+        The gene that the perturbation targets is not among them.
+        """
         x = self.real.values_of(self.perturbations[p])
         expressed = np.asarray((x != 0).sum(axis=0)).ravel() >= MIN_EXPRESSING_CELLS
         if self.own[p] >= 0:
@@ -89,7 +95,7 @@ def _mean_per_10k(x: Any) -> F64:
 
 
 def _draw(n_cells: int, n: int, key: str) -> I64:
-    """Numbers of n cells, ascending, drawn without replacement by a seed that the key makes."""
+    """Draw the numbers of n cells without replacement, with a seed derived from the key; ascending."""
     if n_cells <= n:
         return np.arange(n_cells)
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
@@ -109,14 +115,14 @@ def gene_correlations(pair: CellPair, *, kind: Literal["corr", "eig_ratio"] = "c
 
     Parameters
     ----------
-    pair : cells of both sides
-    kind : "corr" Pearson of the entries above the diagonals; "eig_ratio" largest eigenvalue of the predicted matrix
-        over that of the real one
+    pair : real and predicted cells
+    kind : "corr" for Pearson's correlation of the entries above the diagonals, "eig_ratio" for the largest eigenvalue
+        of the predicted matrix divided by that of the real one
 
     Returns
     -------
     Values
-        Undefined with fewer than 50 cells on a side, or fewer than 20 genes that vary on both.
+        Undefined with fewer than 50 real or predicted cells, or fewer than 20 genes that vary in both.
     """
 
     def value(p: int) -> float | Reason:
@@ -139,18 +145,19 @@ def gene_correlations(pair: CellPair, *, kind: Literal["corr", "eig_ratio"] = "c
 
 
 def correlation_concordance(pair: CellPair) -> Values:
-    r"""Compute Lin's concordance of the correlations of genes that are significant on both sides.
+    r"""Compute Lin's concordance of real and predicted correlations of genes over cells.
 
     .. math:: \frac{2 \mathrm{cov}(a, b)}{\mathrm{var}(a) + \mathrm{var}(b) + (\bar a - \bar b)^2}
 
     Parameters
     ----------
-    pair : cells of both sides
+    pair : real and predicted cells
 
     Returns
     -------
     Values
-        In [-1, 1]; undefined with fewer than 50 cells on a side, or fewer than 6 such entries.
+        In [-1, 1], over the entries of the correlation matrices that are significant in both. Undefined with fewer than
+        50 real or predicted cells, or fewer than 6 such entries.
 
     References
     ----------
@@ -167,7 +174,7 @@ def correlation_concordance(pair: CellPair) -> Values:
 
 
 def _concordance(a: F64, b: F64) -> float | Reason:
-    """Concordance of two matrices of correlations, whose blocks are made and forgotten."""
+    """Concordance of the correlation matrices of two sets of cells, computed in blocks that are not kept."""
     n = len(a)
     least = _critical_correlation(n)
     vary = (a.std(axis=0) > MIN_DEVIATION) & (b.std(axis=0) > MIN_DEVIATION)
@@ -193,7 +200,7 @@ def _standardised(x: F64) -> F64:
 
 
 def _critical_correlation(n: int) -> float:
-    """Smallest correlation of n cells that is significant, two-sided."""
+    """Smallest correlation over n cells that is significant in a two-sided test."""
     from scipy.special import stdtrit
 
     t = float(stdtrit(n - 2, 1 - ALPHA / 2))

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 LOG_FRACTION = 1e-3
-"""Counts deviate from whole numbers by less; a value with a larger fraction shows that values are on a log scale."""
+"""Largest distance of a count from a whole number; larger fractions show that values are on a log scale."""
 
 DENSE_VALUES = 1 << 24
-"""Values of a dense block of rows."""
+"""Number of values in a dense block of rows."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class PerturbedCells:
     labels : perturbation of each cell, the control among them; names in sorted order
     genes : (G,) names, each once
     embeddings : name -> (n, d) array, for metrics that are computed in an embedding
-    counts : whether values are counts, which may have fractions where they were predicted; None: found out
+    counts : whether values are counts (predicted counts may have fractions); if None, they are if no value has a
+        fractional part
     """
 
     x: Any
@@ -57,12 +58,12 @@ class PerturbedCells:
 
     @cached_property
     def has_counts(self) -> bool:
-        """Whether values are counts: as stated, or if none has a fractional part."""
+        """Whether values are counts: as stated by `counts`, or because none has a fractional part."""
         return not is_log_normalised(self.x) if self.counts is None else self.counts
 
     @property
     def n_cells(self) -> I64:
-        """Cells of each name; (L,) int64."""
+        """Number of cells of each name; (L,) int64."""
         return np.bincount(self.labels.codes, minlength=self.labels.n_classes)
 
     def code(self, name: str) -> int:
@@ -92,12 +93,12 @@ class PerturbedCells:
         return self.select(self.rows_of(control))
 
     def parts(self, control: str) -> Iterator[PerturbedCells]:  # noqa: ARG002 - as `StreamedCells`
-        """Yield the cells: all in one part."""
+        """Yield all cells as one part, in place of the several parts of `StreamedCells`."""
         yield self
 
     @cached_property
     def median_total(self) -> float:
-        """Median of the totals of the cells that have any expression."""
+        """Median over the cells with any expression of their sums of values."""
         return median_of_filled(row_totals(self.x))
 
     def select(self, rows: NDArray[Any]) -> PerturbedCells:
@@ -155,7 +156,7 @@ def perturbed_cells(
     *,
     counts: bool | None = None,
 ) -> PerturbedCells:
-    """Make `PerturbedCells`.
+    """Make `PerturbedCells` from values, labels and names of genes, and check them.
 
     Parameters
     ----------
@@ -163,7 +164,7 @@ def perturbed_cells(
     labels : (n,) perturbation of each cell, or the control; none missing
     genes : (G,) names, each once
     embeddings : name -> (n, d)
-    counts : whether values are counts; None: they are if none has a fractional part
+    counts : whether values are counts; if None, they are if none has a fractional part
 
     Returns
     -------
@@ -211,7 +212,7 @@ def perturbed_cells(
 
 
 def stored_values(x: Any) -> NDArray[Any]:
-    """Return the values that a matrix stores: all of a dense one, those of a sparse one that are not left out."""
+    """Return the stored values of a matrix: all values if it is dense."""
     values: NDArray[Any] = x if isinstance(x, np.ndarray) else x.data
     return values
 
@@ -223,7 +224,7 @@ def dense(x: Any, dtype: Any = np.float64) -> NDArray[Any]:
 
 
 def map_stored(x: Any, values: NDArray[Any]) -> Any:
-    """Return a matrix with other stored values at the same places."""
+    """Return a copy of a matrix with its stored values replaced by others."""
     if isinstance(x, np.ndarray):
         return values
     from scipy.sparse import csr_array
@@ -249,19 +250,19 @@ def divide_rows(x: Any, by: NDArray[Any]) -> Any:
 
 
 def is_log_normalised(x: Any) -> bool:
-    """Return whether a value has a fractional part, which counts have not."""
+    """Return whether any value has a fractional part, so that the values are not counts."""
     values = stored_values(x)
     return bool((np.abs(values - np.rint(values)) > LOG_FRACTION).any())
 
 
 def median_of_filled(totals: F64) -> float:
-    """Return the median of the totals above 0, 1 if there are none."""
+    """Return the median of the totals above 0, or 1 if there are none."""
     filled = totals[totals > 0]
     return float(np.median(filled)) if len(filled) else 1.0
 
 
 def joined(parts: Sequence[PerturbedCells]) -> PerturbedCells:
-    """Put cells with the same genes together; names are sorted."""
+    """Concatenate sets of cells that have the same genes."""
     names = sorted({name for part in parts for name in part.names})
     code = {name: i for i, name in enumerate(names)}
     codes = [np.array([code[name] for name in part.names], np.int32)[part.labels.codes] for part in parts]
@@ -282,14 +283,14 @@ def joined(parts: Sequence[PerturbedCells]) -> PerturbedCells:
 
 
 def log_normalised(x: Any, median: float) -> Any:
-    """Scale counts to a total for each cell and take log1p, in the type of the values as cell-eval does."""
+    """Scale the counts of each cell to the total `median` and take log1p, in the data type of the values."""
     scale = (row_totals(x) / median).astype(stored_values(x).dtype)
     scaled = divide_rows(x, np.where(scale > 0, scale, 1).astype(scale.dtype))
     return map_stored(scaled, np.log1p(stored_values(scaled)))
 
 
 def distinct_rows(block: F32) -> tuple[F32, F64]:
-    """Return the rows that differ and how often each occurs; equal rows are found by their bytes."""
+    """Return the distinct rows and how often each occurs; rows are compared by their bytes."""
     places: dict[bytes, int] = {}
     index = np.fromiter((places.setdefault(row.tobytes(), len(places)) for row in block), np.int64, len(block))
     if len(places) == len(block):

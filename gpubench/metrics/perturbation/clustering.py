@@ -1,4 +1,4 @@
-"""Agreement of the clusters that real and predicted profiles of perturbations form."""
+"""Agreement of clusters of real profiles of perturbations with clusters of predicted ones."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PREDICTED_RESOLUTIONS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class CentroidPair:
-    """Profiles of P perturbations on both sides, as points to cluster.
+    """Real and predicted profiles of P perturbations, as points to cluster.
 
     Attributes
     ----------
     real, predicted : (P, G) float64
-    engine : finds neighbours and communities, with its seed
+    engine : engine that finds neighbours and communities, with its seed
     """
 
     real: F64
@@ -53,10 +53,12 @@ def clustering_agreement(
 
     Parameters
     ----------
-    pair : profiles of both sides
-    metric : adjusted mutual information, normalised mutual information, or (1 + adjusted Rand index) / 2
-    n_neighbors : neighbours of each perturbation in the graph, itself counted; at most P - 1
-    real_resolution, predicted_resolutions : of the Leiden algorithm
+    pair : real and predicted profiles
+    metric : measure of agreement: adjusted ("ami") or normalised mutual information ("nmi"), or (1 + adjusted Rand
+        index) / 2 ("ari")
+    n_neighbors : number of neighbours of each perturbation in the graph, itself included; reduced to P - 1 if larger
+    real_resolution, predicted_resolutions : resolution of Leiden for the real profiles, and those for the predicted
+        ones
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The direction family of cell-eval2: how many of the changes that a model is sure of go the way the real ones do."""
+"""The direction metrics of cell-eval2: how often confidently predicted changes have the sign of the real ones."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from gpubench.metrics.perturbation.tables import TablePair
 
 MIN_ROOM = 0.05
-"""Smallest distance between the guess of the more frequent sign and perfection."""
+"""Smallest value of 1 - q that scores are divided by, with q the share of the more frequent sign."""
 
 PURITY = 0.9
-"""Share of matches down to which the raw reach is counted."""
+"""Share of equal signs that the raw reach requires."""
 
 ERROR_RATE = 0.05
-"""The alpha of the reach and the sensitivity."""
+"""Tolerated error rate of the reach and the sensitivity."""
 
 
 @dataclass(frozen=True)
 class _Directions:
-    """Counts of one perturbation, its own gene left out.
+    """Numbers of genes of one perturbation, without the gene that it targets.
 
     Attributes
     ----------
-    real : N, significant genes of the real data
-    called : n, significant genes of the prediction that have a real fold change other than 0
-    matched : k, those of them with the same sign
+    real : N, number of significant genes of the real data
+    called : n, number of significant genes of the prediction that have a real fold change other than 0
+    matched : k, number of the called genes whose fold changes have the same sign
     majority : q, share of the more frequent sign among the N; NaN if none has a sign
     """
 
@@ -52,7 +52,7 @@ class _Directions:
 
     @property
     def room(self) -> float:
-        """What is left between the more frequent sign and perfection."""
+        """Distance from the share of the more frequent sign to 1, at least 0.05."""
         return max(1 - self.majority, MIN_ROOM)
 
     @classmethod
@@ -75,10 +75,11 @@ Direction = Literal[
 
 
 def direction(pair: TablePair, *, kind: Direction = "fidelity_yield_raw") -> Values:
-    r"""Compute how many of the genes that the prediction calls significant change in the real direction.
+    r"""Compute how many of the genes that are significant in the prediction have the right direction of change.
 
-    With N the significant genes of the real data, n those of the prediction that have a real fold change, k of them
-    with the same sign, q the share of the more frequent sign among the N, d = max(1 - q, 0.05), the own gene left out:
+    Let N be the number of significant genes of the real data, n the number of significant genes of the prediction with
+    a real fold change other than 0, k the number of these n whose fold changes have the same sign, q the share of the
+    more frequent sign among the N, and d = max(1 - q, 0.05). The gene that the perturbation targets does not count.
 
     .. math:: \text{fidelity\_raw } k/n, \ \text{fidelity } (k/n - q)/d, \ \text{coverage } n/N, \
         \text{yield\_raw } k/N, \ \text{yield } (k - qn)/(Nd), \ \text{fidelity\_yield\_raw } k/\max(n, N), \
@@ -86,14 +87,14 @@ def direction(pair: TablePair, *, kind: Direction = "fidelity_yield_raw") -> Val
 
     Parameters
     ----------
-    pair : tables of both sides
-    kind : which of these
+    pair : real and predicted tables of differential expression
+    kind : which of these numbers to compute
 
     Returns
     -------
     Values
-        1 is best for fidelity, and fidelity_yield; the others are open. Without significant genes in the real data,
-        fidelity and fidelity_yield are 1 where nothing is called and otherwise 0.
+        1 is best for fidelity and fidelity_yield, also the raw ones; for the others larger is better, without a limit.
+        Without significant genes in the real data, fidelity and fidelity_yield are 1 if n = 0, and otherwise 0.
 
     Examples
     --------
@@ -143,21 +144,24 @@ _DIRECTIONS: dict[str, Callable[[_Directions], float | Reason]] = {
 
 
 def reach(pair: TablePair, *, raw: bool = True, unbounded: bool = False) -> Values:
-    """Compute how far down the prediction's ranking the directions stay right, relative to the real significant genes.
+    """Compute how far down the prediction's ranking of genes the directions of change stay right.
 
-    Genes are sorted by how sure the prediction is of them; the reach is the largest number of genes with a real fold
-    change such that a given share of them is predicted with the same sign.
+    Genes are sorted by the confidence of the prediction, see `TablePair.by_confidence`. The reach is the largest number
+    of first genes with a real fold change of which at least a given share is predicted with the same sign, divided by
+    the number of significant genes of the real data.
 
     Parameters
     ----------
-    pair : tables of both sides
-    raw : a share of 0.9; otherwise q + 0.95 (1 - q), with q the share of the more frequent sign
-    unbounded : among all genes, in place of the significant ones of the real data; the own gene is left out
+    pair : real and predicted tables of differential expression
+    raw : require a share of 0.9; otherwise q + 0.95 (1 - q), with q the share of the more frequent sign among the
+        significant genes of the real data
+    unbounded : rank all genes; otherwise only the significant genes of the real data. The gene that the perturbation
+        targets is left out
 
     Returns
     -------
     Values
-        1 is best if bounded; undefined without significant genes in the real data.
+        1 is best, unless `unbounded`; undefined without significant genes in the real data.
 
     Examples
     --------
@@ -181,17 +185,18 @@ def reach(pair: TablePair, *, raw: bool = True, unbounded: bool = False) -> Valu
 
 
 def sensitivity(pair: TablePair, *, universe: bool = False) -> Values:
-    """Compute the reach at a share of 0.975, the own gene not left out.
+    """Compute the reach for a share of 0.975, including the gene that the perturbation targets; see `reach`.
 
     Parameters
     ----------
-    pair : tables of both sides
-    universe : among all genes, in place of the significant ones of the real data
+    pair : real and predicted tables of differential expression
+    universe : rank all genes; otherwise only the significant genes of the real data
 
     Returns
     -------
     Values
-        Relative to the significant genes of the real data; undefined with fewer than 10 of them.
+        A number of genes divided by that of the significant genes of the real data; undefined with fewer than 10 of
+        these.
 
     Examples
     --------
@@ -214,7 +219,7 @@ def sensitivity(pair: TablePair, *, universe: bool = False) -> Values:
 
 
 def _depth(pair: TablePair, p: int, pool: Bools, purity: float) -> int:
-    """Largest number of adjudicable genes of the pool, surest first, of which a share `purity` matches; 0 if none."""
+    """Largest number of adjudicable genes at the top of the ranking of which a share `purity` matches; 0 if none."""
     order = pair.by_confidence[p]
     order = order[pool[order] & (pair.real.tested[p, order] | pair.predicted.tested[p, order])]
     seen, matched = np.cumsum(pair.adjudicable[p, order]), np.cumsum(pair.matches[p, order])

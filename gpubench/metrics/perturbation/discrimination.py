@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpubench.metrics.perturbation.effects import EffectPair
 
 TIE = 1e-12
-"""Distances closer than this, relative to them, are equal: products of matrices round by position."""
+"""Distances with a smaller relative difference are equal: rounding of matrix products depends on the position."""
 
 Distance = Literal["l1", "l2", "cosine"]
 
@@ -27,24 +27,26 @@ def discrimination(
     rank_denominator: Literal["n", "n-1"] = "n",
     tie_policy: Literal["midrank", "position"] = "midrank",
 ) -> Values:
-    r"""Compute the rank of the own real effect among the distances of a predicted effect to all real effects.
+    r"""Rank the real effect of each perturbation among all real effects, by distance to its predicted effect.
 
     .. math:: 1 - r_p / n, \quad
         r_p = |\{q : d(\hat\delta_p, \delta_q) < d(\hat\delta_p, \delta_p)\}| + \tfrac12 |\{q \ne p : \text{equal}\}|
 
     Parameters
     ----------
-    pair : profiles of both sides
-    distance : Manhattan, Euclidean, or 1 - cosine (1 where a vector is 0)
-    exclude_target_gene : leave target genes out of the vectors
-    exclusion_scope : "row": the gene of the perturbation that is ranked; "panel": those of all
-    rank_denominator : n perturbations, or the n - 1 others
-    tie_policy : equal distances count one half each, or those of perturbations listed earlier count fully
+    pair : real and predicted profiles
+    distance : "l1" for Manhattan, "l2" for Euclidean, "cosine" for 1 - cosine similarity (1 if a vector is 0)
+    exclude_target_gene : leave the genes that perturbations target out of the effects
+    exclusion_scope : genes left out: "row" for the target of the perturbation that is ranked, "panel" for the targets
+        of all perturbations
+    rank_denominator : divisor of the rank: the number of perturbations n, or n - 1
+    tie_policy : how equal distances count in the rank: one half each ("midrank"), or fully for perturbations that are
+        listed earlier and not at all for others ("position")
 
     Returns
     -------
     Values
-        In [0, 1]; 1 where the own effect is nearest.
+        In [0, 1]; 1 if the real effect of the same perturbation is nearest.
 
     Examples
     --------
@@ -74,7 +76,7 @@ def discrimination(
 
 
 def _distances(predicted: F64, real: F64, own: I64, distance: Distance) -> F64:
-    """Distances of each predicted effect to all real ones, the column `own` of the predicted one left out."""
+    """Distances of each predicted effect to all real ones, without the column `own` of the predicted one; (P, P)."""
     from scipy.spatial.distance import cdist
 
     mine = np.flatnonzero(own >= 0)

@@ -1,4 +1,4 @@
-"""Mean profiles of perturbations on both sides, and how far predicted ones are from real ones."""
+"""Real and predicted mean profiles of perturbations, and how far they are from each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 ROUNDING = 1e-12
-"""Share of the largest value of a profile that averaging in another order may change."""
+"""Relative rounding error of a mean profile."""
 
 
 def _effects(profiles: F64, control: F64) -> F64:
@@ -34,9 +34,9 @@ class EffectPair:
     ----------
     perturbations : (P,) names
     real, predicted : (P, G) float64 profiles
-    real_control, predicted_control : (G,) profiles of the control that the effects of each side refer to
+    real_control, predicted_control : (G,) control profiles that are subtracted from real and from predicted profiles
     own : (P,) column of the gene that a perturbation targets; -1 where there is none
-    mass_ratio : (P,) share of the total that the real profile keeps on the scale of counts, or None
+    mass_ratio : (P,) total of each real profile on the scale of counts, divided by the total it was scaled to, or None
     """
 
     perturbations: tuple[str, ...]
@@ -54,7 +54,7 @@ class EffectPair:
 
     @cached_property
     def real_effects(self) -> F64:
-        """Profile minus that of the control; (P, G)."""
+        """Real profile minus that of the control; (P, G)."""
         return _effects(self.real, self.real_control)
 
     @cached_property
@@ -75,9 +75,9 @@ def mean_error(pair: EffectPair, *, of: Literal["profile", "effect"] = "profile"
 
     Parameters
     ----------
-    pair : profiles of both sides
-    of : "profile" without control, "effect" after the control of each side was subtracted
-    squared : the square in place of the absolute value
+    pair : real and predicted profiles
+    of : "profile" for profiles as they are, "effect" for profiles minus their control
+    squared : use the squared error instead of the absolute one
 
     Returns
     -------
@@ -101,13 +101,14 @@ def effect_correlation(pair: EffectPair, *, worst: float | None = None) -> Value
 
     Parameters
     ----------
-    pair : profiles of both sides
-    worst : value where the real effect varies and the predicted one does not; None: undefined there
+    pair : real and predicted profiles
+    worst : value for a perturbation whose predicted effect is constant while the real one is not; if None, it is
+        undefined
 
     Returns
     -------
     Values
-        In [-1, 1]; undefined where an effect is constant.
+        In [-1, 1]; undefined if the real or the predicted effect is the same in all genes.
 
     Examples
     --------
@@ -135,11 +136,11 @@ def _is_constant(effect: F64) -> bool:
 
 
 def mass_ratio(pair: EffectPair) -> Values:
-    """Return the total of each real profile on the scale of counts, relative to the scale that it was given.
+    """Return the total of each real profile on the scale of counts, divided by the total that it was scaled to.
 
     Parameters
     ----------
-    pair : profiles of both sides, with `mass_ratio`
+    pair : real and predicted profiles, with `mass_ratio`
 
     Returns
     -------

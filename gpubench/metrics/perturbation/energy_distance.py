@@ -53,12 +53,13 @@ def energy_correlation(pair: EnergyPair) -> Values:
 
     Parameters
     ----------
-    pair : E-distances of both sides
+    pair : real and predicted E-distances
 
     Returns
     -------
     Values
-        One value in [-1, 1]; undefined for fewer than two perturbations, or where a side is constant but for rounding.
+        One value in [-1, 1]; undefined for fewer than two perturbations, or if the real or the predicted E-distances
+        are constant up to rounding.
 
     Examples
     --------
@@ -92,14 +93,16 @@ def energy_distances(
 
     .. math:: E = 2 \overline{d(x, c)} - \overline{d(x, x')} - \overline{d(c, c')}
 
-    with means over all pairs, those of a cell with itself included.
+    with means over all pairs of cells x of the perturbation and c of the control, including pairs of a cell with
+    itself.
 
     Parameters
     ----------
-    parts : cells; `x` as it is. Of several parts each has the cells of some perturbations and all of the control
+    parts : cells, whose values are used as they are; or several parts, each with all cells of some perturbations and
+        all control cells
     control : label of the control
-    engine : where tiles of distances are computed, in float32 after centring
-    distance : Euclidean, or 1 - cosine
+    engine : engine that computes tiles of distances, in float32 after centring
+    distance : "euclidean", or "cosine" for 1 - cosine similarity
 
     Returns
     -------
@@ -151,14 +154,14 @@ def _batches(cells: PerturbedCells, names: list[str]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Distinct cells of a group on the device, moved to a centre.
+    """Distinct cells of a group on the device, minus a centre.
 
     Attributes
     ----------
     x : (m, G) float32
     squared : (m,) float32, squared lengths
-    weights : (m,) float64, how often each cell occurs; None: once
-    n : cells
+    weights : (m,) float64 number of times that each cell occurs; if None, once
+    n : number of cells
     """
 
     x: Any
@@ -196,9 +199,9 @@ class _Reference:
 
     Attributes
     ----------
-    center : (G,) their mean
-    cells : moved to it
-    within : mean distance of their pairs
+    center : (G,) mean of the control cells
+    cells : the control cells minus `center`
+    within : mean distance of pairs of control cells
     """
 
     center: F64
@@ -287,7 +290,7 @@ def _set_exactly(xp: Any, distances: Any, a: Any, b: Any, pairs: tuple[Any, Any]
 
 
 def _cosine_energies(cells: PerturbedCells, control: str, names: list[str]) -> dict[str, float]:
-    """E-distances of 1 - cosine, which are squared distances of the mean directions; a cell of zeros has none."""
+    """E-distances of 1 - cosine: squared distances of the mean directions; a cell of zeros has no direction."""
     mean, empty = {}, {}
     for name in cells.names:
         total, zeros, n = np.zeros(len(cells.genes)), 0, 0

@@ -28,7 +28,7 @@ Options = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PerturbationScores:
-    """The values of metrics of one prediction.
+    """Values of metrics for one prediction, for each perturbation.
 
     Attributes
     ----------
@@ -44,8 +44,8 @@ class PerturbationScores:
 
         Parameters
         ----------
-        metric : id
-        strict : let undefined values make the mean NaN where the peer does (cell-eval); by default they are skipped
+        metric : id of the metric
+        strict : make the mean NaN because of undefined values wherever cell-eval does; by default they are skipped
         """
         values = self.values[metric]
         if values.whole is not None:
@@ -68,7 +68,7 @@ class PerturbationScores:
                     yield name, metric, float(value), "" if reason is None else reason.text
 
     def undefined(self) -> dict[str, dict[str, int]]:
-        """Return for each metric how many perturbations are undefined, by reason; metrics without any are left out."""
+        """Count the perturbations with an undefined value, by metric and reason; metrics without any are left out."""
         counts: dict[str, dict[str, int]] = {}
         for metric, values in self.values.items():
             for reason in values.reasons:
@@ -95,16 +95,18 @@ def evaluate(
 
     Parameters
     ----------
-    real : the real cells, in memory or streamed, or what `prepare` made of them, once for many predictions
+    real : the real cells, in memory or streamed; or the `RealSide` that `prepare` returns, to score many predictions
     predicted : predicted cells of the same perturbations, with the same genes in any order; metrics of cell-eval need
         cells of the control among them, those of cell-eval2 do not
-    control : label of the control; only with cells
-    profile : "cell_eval", "full" (cell-eval2), "vcc2026", "vcc2025" or "minimal"
-    metrics : ids, in place of a profile
-    options : metric id -> further arguments of its function, and "embed_key", the name of an embedding to compute it in
-    cell_eval, cell_eval2 : settings of both generations; only with cells
-    predicted_table : own table of expression tests of the prediction; None: computed
-    engine : where to compute; only with cells
+    control : label of the control cells; None if `real` is a `RealSide`
+    profile : name of a set of metrics: "cell_eval", "full" (cell-eval2), "vcc2026", "vcc2025" or "minimal"
+    metrics : ids of the metrics, instead of a profile
+    options : metric id -> keyword arguments of the metric's function; "embed_key" names the embedding in which to
+        compute the metric, instead of gene space
+    cell_eval, cell_eval2 : settings of the metrics of each package; if None, the defaults. None if `real` is a
+        `RealSide`
+    predicted_table : differential expression of the prediction; if None, it is computed
+    engine : engine to compute on, or its name; None if `real` is a `RealSide`
 
     Returns
     -------
@@ -145,7 +147,7 @@ def evaluate(
 def evaluate_pair(
     comparison: PairedSides, metrics: Sequence[PerturbationMetric], options: Options
 ) -> PerturbationScores:
-    """Compute metrics of a prediction beside its real data; options as in `evaluate`."""
+    """Compute metrics of a prediction that is paired with the real data; `options` as in `evaluate`."""
     values = {m.id: _compute(m, comparison, options.get(m.id, {})) for m in metrics}
     return PerturbationScores(comparison.real.perturbations, values)
 

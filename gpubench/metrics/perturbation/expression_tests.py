@@ -1,4 +1,4 @@
-"""Tests of expression of every perturbation against the control, by the rules of both generations."""
+"""Tests of expression of every perturbation against the control, by the rules of cell-eval and of cell-eval2."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def cell_eval_table(
 
     Parameters
     ----------
-    cells : values as they are tested
-    control : its label
-    settings : fold changes and filter
-    engine : counts ranks
+    cells : cells with the values to test
+    control : label of the control
+    settings : settings of fold changes and of the filter of genes
+    engine : engine that sums the ranks
     log : whether values are log1p
     """
     codes, n_groups, reference = cells.labels.codes, cells.labels.n_classes, cells.code(control)
@@ -66,7 +66,7 @@ def cell_eval_table(
 
 
 class Scaled:
-    """Cells of one data set by cell-eval2's rules.
+    """Cells of one data set, scaled by cell-eval2's rules.
 
     Attributes
     ----------
@@ -89,7 +89,10 @@ class Scaled:
         return divide_rows(self._given.x, np.where(totals > 0, totals, 1))
 
     def expressed(self, control: str, least: float | None) -> Bools:
-        """Return which genes have a larger mean over the control cells, in counts per million; all of log values."""
+        """Return which genes have a mean over the control cells above `least` counts per million.
+
+        All genes are returned if `least` is None, or if the cells were not counts.
+        """
         if least is None or not self.counts:
             return np.ones(len(self.cells.genes), bool)
         cpm = self.natural if self._target_sum == 1e6 else self._scale(1e6)
@@ -110,12 +113,12 @@ def cell_eval2_table(
 
     Parameters
     ----------
-    parts : perturbed cells, a perturbation in one part; control cells among them are left out
-    reference : the control cells that are compared with; None: those of each part
+    parts : perturbed cells, with all cells of a perturbation in one part; their control cells are not tested
+    reference : cells that include the control cells to compare with; if None, those of each part
     control : label of the control
-    genes : (G,) which are tested
-    settings : fold changes, corrections
-    engine : counts ranks
+    genes : (G,) whether a gene is tested
+    settings : settings of fold changes and corrections
+    engine : engine that sums the ranks
     """
     columns = np.flatnonzero(genes)
     names: list[str] = []
@@ -140,7 +143,7 @@ def cell_eval2_table(
 def _against_control(
     cells: Scaled, reference: Scaled, control: str, names: list[str], columns: I64
 ) -> tuple[Any, Any, I32]:
-    """Values for the test and for fold changes of perturbed cells, then of the control, and the groups of the rows."""
+    """Return values to test, values for fold changes, and groups, of perturbed cells followed by control cells."""
     rank = {name: i for i, name in enumerate(names)}
     codes = np.array([rank.get(name, -1) for name in cells.cells.names], np.int32)[cells.cells.labels.codes]
     mine, theirs = np.flatnonzero(codes >= 0), reference.cells.rows_of(control)

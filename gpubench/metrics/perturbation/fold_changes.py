@@ -29,14 +29,14 @@ def direction_match(pair: TablePair, *, gated: bool = False, fdr_threshold: floa
 
     Parameters
     ----------
-    pair : tables of both sides; genes that the predicted table lacks do not count
-    gated : require 10 significant genes in the real data, in place of one
-    fdr_threshold : in place of that of the pair
+    pair : real and predicted tables of differential expression; genes that the predicted table lacks do not count
+    gated : require at least 10 significant genes in the real data; otherwise one is enough
+    fdr_threshold : threshold of the adjusted p-value; if None, that of `pair`
 
     Returns
     -------
     Values
-        In [0, 1]; sign 0 equals only 0.
+        In [0, 1]; a fold change of 0 agrees only with 0.
 
     Examples
     --------
@@ -67,12 +67,13 @@ def model_direction_match(pair: TablePair) -> Values:
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
 
     Returns
     -------
     Values
-        In [0, 1], 0 where the prediction has none; undefined with fewer than 10 real fold changes.
+        In [0, 1]; 0 if the prediction has no significant gene. Undefined with fewer than 10 genes that have a real fold
+        change.
 
     Examples
     --------
@@ -96,16 +97,16 @@ def model_direction_match(pair: TablePair) -> Values:
 
 
 def direction_precision(pair: TablePair) -> Values:
-    """Compute the share of the prediction's significant genes, of those with a real fold change, whose signs agree.
+    """Compute the share with the right sign among significant genes of the prediction that have a real fold change.
 
     Parameters
     ----------
-    pair : tables of both sides; a real fold change of 0 does not count
+    pair : real and predicted tables of differential expression; a real fold change of 0 does not count
 
     Returns
     -------
     Values
-        In [0, 1], 0 where none is called; undefined with fewer than 10 real fold changes other than 0.
+        In [0, 1]; 0 if the prediction has no such gene. Undefined with fewer than 10 real fold changes other than 0.
 
     Examples
     --------
@@ -137,10 +138,11 @@ def fold_change_correlation(
 
     Parameters
     ----------
-    pair : tables of both sides; a fold change that the prediction lacks is 0
-    side : all of these genes, or those that go up or down in the real data
-    gated : require 10 genes whose real fold changes differ; where those of the prediction are constant, the value is -1
-    fdr_threshold : in place of that of the pair
+    pair : real and predicted tables of differential expression; a fold change that the prediction lacks is 0
+    side : significant genes to use: "all", or those that go "up" or "down" in the real data
+    gated : require at least 10 genes, and return -1 if the predicted fold changes are constant; otherwise one gene is
+        enough, and the value is undefined then
+    fdr_threshold : threshold of the adjusted p-value; if None, that of `pair`
 
     Returns
     -------
@@ -184,8 +186,8 @@ def fold_change_error(pair: TablePair) -> Values:
 
     Parameters
     ----------
-    pair : tables of both sides; the own gene and real fold changes that are not finite are left out, and predicted
-        ones that are missing or not finite are 0
+    pair : real and predicted tables of differential expression; the gene that a perturbation targets and genes without
+        a finite real fold change are left out, and predicted fold changes that are missing or not finite are 0
 
     Returns
     -------

@@ -26,9 +26,9 @@ class BootstrapInterval:
 
     Attributes
     ----------
-    value : as observed
-    low, high : ends; NaN where nothing can be resampled
-    n : perturbations that have a value
+    value : value for the perturbations as they are, without resampling
+    low, high : ends of the interval; NaN if the metric cannot be resampled
+    n : number of perturbations with a value
     """
 
     value: float
@@ -42,7 +42,7 @@ def _draws(n: int, n_resamples: int, seed: int) -> I64:
 
 
 def _resampled(values: Values, draws: I64) -> F64:
-    """Aggregate of each draw; NaN where it is undefined."""
+    """Compute the aggregate of each draw; NaN if it is undefined."""
     if values.whole is not None:
         if values.resampled is None:
             return np.full(len(draws), np.nan)
@@ -77,10 +77,10 @@ def intervals(
 
     Parameters
     ----------
-    scores : of one prediction
-    level : coverage
-    n_resamples : draws
-    seed : of the draws
+    scores : scores of one prediction
+    level : coverage of the intervals
+    n_resamples : number of draws
+    seed : random seed of the draws
 
     Returns
     -------
@@ -116,7 +116,7 @@ def paired_intervals(
 ) -> dict[str, BootstrapInterval]:
     """Compute the interval of each metric's difference, second minus first, of two predictions of the same data.
 
-    Perturbations are drawn for both at once; of a mean only those count that have a value in both.
+    The same perturbations are drawn for both predictions. Means are over the perturbations that have a value in both.
 
     Parameters
     ----------
@@ -167,13 +167,13 @@ def resampled_cells(cells: PerturbedCells, *, seed: int = 0) -> PerturbedCells:
 
     Parameters
     ----------
-    cells : n cells
-    seed : of the draws
+    cells : the cells to draw from
+    seed : random seed of the draws
 
     Returns
     -------
     PerturbedCells
-        As many of each name.
+        As many cells of each name as there were.
 
     Examples
     --------

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoisePair:
-    """Profiles of P perturbations on both sides with their sampling variance.
+    """Real and predicted profiles of P perturbations with their sampling variances.
 
     Attributes
     ----------
-    effects : the profiles
+    effects : the real and predicted profiles
     real_variance, predicted_variance : (P,) sampling variance of each profile, summed over the genes
-    control_variance : that of the real control
+    control_variance : sampling variance of the profile of the real control, summed over the genes
     """
 
     effects: EffectPair
@@ -35,7 +35,7 @@ class NoisePair:
 
     @cached_property
     def counted(self) -> F64:
-        """1 for every gene but the perturbation's own; (P, G)."""
+        """1 for every gene but the one that the perturbation targets, which is 0; (P, G)."""
         mask = np.ones_like(self.effects.real)
         mine = np.flatnonzero(self.effects.own >= 0)
         mask[mine, self.effects.own[mine]] = 0
@@ -43,16 +43,17 @@ class NoisePair:
 
     @cached_property
     def n_genes(self) -> F64:
-        """Genes that count for each perturbation; (P,)."""
+        """Number of genes that count for each perturbation; (P,)."""
         sums: F64 = self.counted.sum(axis=1)
         return sums
 
     @cached_property
     def rho(self) -> float:
-        r"""Share of the claimed noise that the spread between predicted profiles can pay for.
+        r"""Factor in [0, 1] on the noise that `capped` subtracts for the prediction.
 
-        min(1, B / A): A the sum over perturbations of the noise, the smaller of both sides; B the spread of the
-        predicted profiles about their mean, over genes that count for two perturbations or more; weights 1 / G_p.
+        min(1, B / A), where A sums over perturbations the smaller of the real and the predicted sampling variance, and
+        B is the sum of squared deviations of the predicted profiles from their mean, over the genes that count for two
+        or more perturbations. In both sums a perturbation has the weight 1 / G_p, with G_p its number of genes.
         """
         weights = 1 / self.n_genes
         claim = float((weights * np.minimum(self.predicted_variance, self.real_variance)).sum())
@@ -71,18 +72,18 @@ class NoisePair:
 
     @cached_property
     def unbiased(self) -> F64:
-        """Mean squared error without the noise of either side; (P,)."""
+        """Mean squared error minus the sampling variances of the real and the predicted profile; (P,)."""
         return (self.squared_error - self.predicted_variance - self.real_variance) / self.n_genes
 
     @cached_property
     def capped(self) -> F64:
-        """The same with at most the real side's noise, times `rho`, subtracted for the prediction; (P,)."""
+        """As `unbiased`, but subtracting only `rho` times the smaller sampling variance for the prediction; (P,)."""
         claimed = self.rho * np.minimum(self.predicted_variance, self.real_variance)
         return (self.squared_error - claimed - self.real_variance) / self.n_genes
 
     @cached_property
     def distance(self) -> F64:
-        """Mean squared distance of the real profile to the real control without the noise of either; (P,)."""
+        """Mean squared distance of the real profile to the real control, minus the sampling variances of both; (P,)."""
         squared: F64 = (self.counted * self.effects.real_effects**2).sum(axis=1)
         return (squared - self.real_variance - self.control_variance) / self.n_genes
 
@@ -92,13 +93,15 @@ def unbiased_error(pair: NoisePair, *, kind: Literal["unbiased", "capped", "dist
 
     .. math:: \frac{\|\hat b_p - b_p\|^2 - \hat C_p - C_p}{G_p}
 
-    with C the sampling variance of a profile, summed over genes; the own gene is left out of the distance.
+    with C the sampling variance of a profile, summed over genes, and G_p the number of genes. The gene that the
+    perturbation targets is left out of the distance.
 
     Parameters
     ----------
     pair : profiles with their variances
-    kind : "capped" subtracts :math:`\rho \min(\hat C_p, C_p)` in place of :math:`\hat C_p`, so that a prediction of
-        noisy cells gains nothing; "distance" is that of the real profile to the real control
+    kind : "unbiased" for the formula above; "capped" subtracts :math:`\rho \min(\hat C_p, C_p)` in place of
+        :math:`\hat C_p`, so that a prediction of noisy cells gains nothing; "distance" is the distance of the real
+        profile to the real control
 
     Returns
     -------
@@ -159,14 +162,14 @@ def profile_variances(cells: PerturbedCells, names: tuple[str, ...], target_sum:
     .. math:: C = \frac{n - 1}{n} \sum_g \sum_c (v_{cg} - \bar v_g)^2, \quad
         v_c = \log \Big( 1 + T \frac{P - y_c}{\sum_g (P_g - y_{cg})} \Big)
 
-    with P the sum of the counts of the group, y_c those of a cell and T the scale. Of log values it is the trace of the
-    covariance matrix over n.
+    with P the sum of the counts of the group, y_c the counts of a cell, and T the total to which profiles are scaled.
+    For log values it is the trace of their covariance matrix, divided by n.
 
     Parameters
     ----------
     cells : counts, or log values
-    names : groups
-    target_sum : T
+    names : names of the groups of cells
+    target_sum : T, the total to which profiles are scaled
     counts : whether values are counts
 
     Returns

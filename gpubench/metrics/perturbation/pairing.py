@@ -1,4 +1,4 @@
-"""A prediction beside the real data: what metrics of both generations compare."""
+"""A prediction paired with the real data, and the data that metrics take from both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PairedSides:
-    """A prediction beside the real data: what metrics of both generations compare."""
+    """A prediction paired with the real data, and the data that metrics take from both."""
 
     def __init__(self, real: RealSide, predicted: Cells, table: ExpressionTable | None = None) -> None:
         predicted = predicted.with_genes(real.cells.genes)
@@ -41,7 +41,10 @@ class PairedSides:
             raise InputError(f"perturbations differ ({'; '.join(faults)}); predict the same ones", argument="predicted")
 
     def pair(self, needs: Needs, generation: int, key: str | None = None, distance: CellDistance = "euclidean") -> Any:
-        """Return what metrics that need this compare."""
+        """Return the data that metrics with this `needs` and generation take, computed once.
+
+        `key` names an embedding to use instead of genes, and `distance` is that of E-distances.
+        """
         asked = needs, generation, key, distance
         if asked not in self._pairs:
             make: dict[str, Callable[[], Any]] = {
@@ -124,7 +127,7 @@ class PairedSides:
         )
 
     def predicted_table(self) -> ExpressionTable:
-        """Return the table of the prediction by cell-eval2's rules, against the real control cells by default."""
+        """Return the prediction's table by cell-eval2's rules, by default of tests against the real control cells."""
         if self.predicted.table is not None:
             return self.predicted.table
         real, settings = self.real, self.real.cell_eval2

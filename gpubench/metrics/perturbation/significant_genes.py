@@ -52,7 +52,7 @@ def overlap(
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
     k : length of the lists; None: n
     of : "real" for the overlap, "predicted" for the precision
     fdr_threshold, sort_by : in place of those of the pair
@@ -88,7 +88,7 @@ def n_significant(pair: TablePair, *, of: Literal["real", "predicted"] = "real")
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
     of : side
 
     Returns
@@ -119,10 +119,10 @@ def counts_correlation(
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
     gated : require 10 perturbations with a significant gene in the real data, and numbers that differ
     worst : value where the numbers of the prediction are constant; None: undefined there
-    fdr_threshold : in place of that of the pair
+    fdr_threshold : threshold of the adjusted p-value; if None, that of `pair`
 
     Returns
     -------
@@ -164,9 +164,9 @@ def recall(pair: TablePair, *, gated: bool = False, fdr_threshold: float | None 
 
     Parameters
     ----------
-    pair : tables of both sides
-    gated : require 10 significant genes in the real data, in place of one
-    fdr_threshold : in place of that of the pair
+    pair : real and predicted tables of differential expression
+    gated : require at least 10 significant genes in the real data; otherwise one is enough
+    fdr_threshold : threshold of the adjusted p-value; if None, that of `pair`
 
     Returns
     -------
@@ -207,7 +207,7 @@ def adjusted_agreement(pair: TablePair, *, kind: Adjusted = "mcc") -> Values:
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
     kind : "overlap" is the mcc with the first a significant genes of the prediction in place of all
 
     Returns
@@ -258,7 +258,7 @@ def jaccard_index(pair: TablePair) -> Values:
 
     Parameters
     ----------
-    pair : tables of both sides
+    pair : real and predicted tables of differential expression
 
     Returns
     -------
@@ -283,9 +283,9 @@ def area(pair: TablePair, *, curve: Literal["pr", "roc"] = "pr", gated: bool = F
 
     Parameters
     ----------
-    pair : tables of both sides; genes are scored by `TablePair.evidence`
+    pair : real and predicted tables of differential expression; genes are scored by `TablePair.evidence`
     curve : "pr" average precision, "roc" area under the receiver operating characteristic
-    gated : require 10 significant genes in the real data, in place of one
+    gated : require at least 10 significant genes in the real data; otherwise one is enough
 
     Returns
     -------
