@@ -33,7 +33,7 @@ from gpubench.metrics.perturbation.significant_genes import (
 )
 
 Row = tuple[str, Any, Any, Any, tuple[float, float], dict[str, Any], str]
-"""Id, function, what it needs, which values are best, bounds, fixed options, description."""
+"""Id, function, `Needs`, `Best`, bounds, fixed options and description of a metric."""
 
 ERROR, SHARE, CORRELATION, ANY = (0.0, math.inf), (0.0, 1.0), (-1.0, 1.0), (-math.inf, math.inf)
 
@@ -194,7 +194,7 @@ WITH_CEILING = frozenset(
         "de_wilcoxon_sig_recall",
     }
 )
-"""Metrics for which both packages extrapolate halves of the data to a ceiling."""
+"""Metrics for which cell-eval and cell-eval2 define a ceiling, extrapolated from halves of the real data."""
 
 
 def _metric(row: Row, generation: Literal[1, 2]) -> PerturbationMetric:
@@ -250,8 +250,8 @@ def metrics_of(profile: str | None = None, metrics: Sequence[str] | None = None)
 
     Parameters
     ----------
-    profile : a key of `PROFILES`
-    metrics : ids, in place of the profile
+    profile : name of a set of metrics, a key of `PROFILES`
+    metrics : ids of the metrics, instead of a profile
 
     Raises
     ------

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpubench.metrics.perturbation.streaming import Cells
 
 FOLD_CHANGE_ERROR = "de_wilcoxon_lfc_nmae"
-"""Its genes are the significant ones of all real cells: half of the cells would find fewer."""
+"""Metric that is computed over the significant genes of all real cells, since half of the cells would find fewer."""
 
 
 def halves(cells: Cells, *, seed: int = 0) -> tuple[Cells, Cells]:
@@ -33,8 +33,8 @@ def halves(cells: Cells, *, seed: int = 0) -> tuple[Cells, Cells]:
 
     Parameters
     ----------
-    cells : n cells; of an odd number one is left out, and names with one cell are dropped
-    seed : of one permutation of the cells of each name, in order
+    cells : the cells to split; one cell is left out of an odd number, and names with one cell are dropped
+    seed : random seed of the permutations of the cells of each name
 
     Returns
     -------
@@ -71,8 +71,8 @@ def compare_halves(
     Parameters
     ----------
     real : the real data
-    metrics : ids
-    seed : of the split
+    metrics : ids of the metrics
+    seed : random seed of the split
     options : as in `evaluate`
 
     Returns
@@ -103,7 +103,7 @@ def compare_halves(
 
 
 def _half_comparison(real: RealSide, generation: int, seed: int) -> PairedSides:
-    """Two halves as real data and prediction; counts are normalised before for the metrics of cell-eval."""
+    """Pair two halves as real data and prediction; for metrics of cell-eval, counts are normalised before the split."""
     first, second = halves(_log_cells(real) if generation == 1 else real.cells, seed=seed)
     settings = replace(real.cell_eval2, control_source="pred")
     side = RealSide(first, real.control, real.cell_eval, settings, real.engine)
@@ -122,13 +122,14 @@ def replicate_fold_change_error(real: RealSide, comparison: PairedSides) -> Valu
 
     .. math:: \sum_g |l^B_g - l^A_g| / \sum_g |l_g|
 
-    over the significant genes of all real cells but the own gene; each half against its own control cells. A gene that
-    the control cells of a half do not express enough to be tested has no change there.
+    over the significant genes of all real cells, without the gene that the perturbation targets. l is computed from all
+    cells, l^A and l^B from one half each with its own control cells. If a gene is not expressed enough in the control
+    cells of a half to be tested, its change in that half is 0.
 
     Parameters
     ----------
     real : the real data
-    comparison : its halves
+    comparison : the two halves of the real cells, paired
 
     Returns
     -------
@@ -169,19 +170,20 @@ def ceiling(
 
     .. math:: 2 v / (1 + v)
 
-    with v the value of one half of the cells against the other: what all cells would have (Spearman-Brown).
+    with v the value of one half of the cells scored against the other; this is what all cells would reach
+    (Spearman-Brown).
 
     Parameters
     ----------
     real : the real data
-    metrics : ids
-    seed : of the split
-    strict : let undefined values make the mean NaN where the peer does
+    metrics : ids of the metrics
+    seed : random seed of the split
+    strict : make the mean NaN because of undefined values wherever cell-eval does
 
     Returns
     -------
     ceilings : metric -> value; NaN for metrics without a ceiling, and where v is not positive
-    scores : of the halves
+    scores : scores of one half against the other
 
     References
     ----------
@@ -206,12 +208,12 @@ def ceiling(
 
 @dataclass(frozen=True)
 class Replicates:
-    """What halves of the real cells score against each other, over several splits.
+    """Scores of halves of the real cells against each other, for several random splits.
 
     Attributes
     ----------
-    seeds : of the splits
-    splits : their scores
+    seeds : random seed of each split
+    splits : scores of each split
     """
 
     seeds: tuple[int, ...]
@@ -228,9 +230,9 @@ def replicates(real: RealSide, metrics: Sequence[str], *, n_splits: int = 5, see
     Parameters
     ----------
     real : the real data
-    metrics : ids
-    n_splits : splits
-    seed : of the seeds of the splits
+    metrics : ids of the metrics
+    n_splits : number of splits
+    seed : random seed from which those of the splits are derived
 
     Returns
     -------

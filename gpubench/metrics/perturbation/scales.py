@@ -1,4 +1,4 @@
-"""Scores on a scale: 0 for a baseline, 1 for perfection or for a repeated experiment."""
+"""Scaled scores: 0 for a baseline, 1 for a perfect prediction or for a repeated experiment."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FIXED_SCALE: Mapping[str, tuple[float, float]] = {
     "de_wilcoxon_direction_reach_raw": (0.0, 0.0),
     "de_wilcoxon_sig_jaccard": (0.0, 0.0),
 }
-"""Metric -> value of a random prediction and smallest score, of the scale low-random_high-1_v10; perfection is 1."""
+"""Metric -> (value of a random prediction, smallest score) of the scale low-random_high-1_v10."""
 
 
 @dataclass(frozen=True)
 class ScaledScores:
-    """Scores of one prediction.
+    """Scaled scores of one prediction.
 
     Attributes
     ----------
-    scores : metric -> score
-    left_out : metric -> why it has no score
+    scores : metric -> scaled score
+    left_out : metric -> reason why it has no score
     """
 
     scores: dict[str, float]
@@ -53,18 +53,22 @@ class ScaledScores:
 
 
 def score_from_baseline(user: Mapping[str, float], baseline: Mapping[str, float]) -> ScaledScores:
-    r"""Scale the aggregates of a prediction so that a baseline gets 0 and perfection 1.
+    r"""Scale the aggregates of a prediction so that a baseline gets 0 and a perfect prediction 1.
 
     .. math:: s = 1 - u / b \text{ (0 is best)}, \quad s = (u - b) / (1 - b) \text{ (1 is best)}, \quad
         s = (u - b) / |b| \text{ (open, cut to } \pm 2)
 
-    Metrics of cell-eval: an undefined or negative score is 0. Metrics of cell-eval2: those of the challenge with best 1
-    may be negative; errors of profiles fall as :math:`-((u/b)^2 - 1) / 2` and, as the error of fold changes, not below
-    -6; other scores are cut at 0.
+    with u the aggregate of the prediction and b that of the baseline.
+
+    For metrics of cell-eval, undefined and negative scores become 0. For metrics of cell-eval2, the limits depend on
+    what is best. Where 0 is best, scores are at least -6, that of `expr_mse_unbiased_capped_norm` is cut to 0 ... 1,
+    and negative scores of errors of profiles are replaced by :math:`-((u/b)^2 - 1) / 2`. Where 1 is best, scores are at
+    least 0, but those of the metrics of the challenge of 2026 have no lower limit.
 
     Parameters
     ----------
-    user, baseline : metric -> aggregate; only metrics that both have and that have a best value are scored
+    user, baseline : metric -> aggregate of the prediction, and of the baseline; metrics that are in one of them only,
+        or for which no values are better, are not scored
 
     Returns
     -------
@@ -101,14 +105,14 @@ def _cell_eval_score(metric: PerturbationMetric, value: float, base: float) -> f
 
 
 def _is_perfect(metric: PerturbationMetric, base: float) -> bool:
-    """Whether nothing can be better than the baseline, so that there is no scale."""
+    """Return whether nothing can be better than the baseline, so that there is no scale."""
     if metric.best == "open":
         return base == 0
     return base <= 0 if metric.best == "low" else base >= 1
 
 
 def _cell_eval2_score(metric: PerturbationMetric, value: float, base: float) -> float:
-    """Score between the floor and the top of the metric; an undefined value gets the floor, or that of the value 0."""
+    """Scale a value and clip it to the metric's limits; undefined gets the lower limit, or (1 is best) counts as 0."""
     if metric.best == "low":
         least, most = (0.0, 1.0) if metric.id == RATIO_ERROR else (MIN_ERROR_SCORE, math.inf)
         score = -math.inf if math.isnan(value) else 1 - value / base
@@ -132,7 +136,7 @@ def score_from_replicate(
 
     Parameters
     ----------
-    user, baseline, replicate : metric -> aggregate
+    user, baseline, replicate : metric -> aggregate of the prediction (u), the baseline (b) and a replicate (r)
 
     Returns
     -------
@@ -196,24 +200,25 @@ def _limited(name: str, score: float, least: float) -> float:
 
 
 def dynamic_range(metric: str, perfect: float, baseline: Values, replicate: Values) -> float:
-    r"""Compute how much of the way from a baseline to perfection a repeated experiment goes, on these data.
+    r"""Compute the share of the range from a baseline to a perfect prediction that a repeated experiment covers.
 
     .. math:: \frac{m(R) - m(B)}{m(\text{perfect}) - m(B) + 10^{-6}}, \quad
         \frac{m(B) - m(R)}{m(B) + 10^{-6}} \text{ for errors}
 
-    for each perturbation, cut to -1 ... 1; then the median. Near 0 or below, the metric cannot tell a good model from
-    the baseline.
+    with m(B) and m(R) the values of the baseline and of a replicate. It is computed for each perturbation and clipped
+    to [-1, 1]; the result is the median. If it is near 0 or negative, the metric cannot distinguish a good model from
+    the baseline on these data.
 
     Parameters
     ----------
-    metric : id
+    metric : id of the metric
     perfect : value of a perfect prediction
     baseline, replicate : values of the baseline and of a replicate
 
     Returns
     -------
     float
-        NaN where no perturbation has both values.
+        NaN if no perturbation has both values.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Settings of both generations of metrics: what cell-eval 0.8 and cell-eval2 0.20 decide by default."""
+"""Settings of the metrics of cell-eval and cell-eval2; the defaults are those of cell-eval 0.8 and cell-eval2 0.20."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class CellEvalSettings:
 
     Attributes
     ----------
-    allow_discrete : use counts as they are; the fold changes then take values as not on a log scale
-    fdr_threshold : a gene is significant below it
-    epsilon : added to both means of a fold change
-    geometric_mean : average log1p values for fold changes, otherwise expm1 of them
-    cpm_filter : genes with at most this share of the expression, in parts per million, in both groups are not tested;
-        None: all are
+    allow_discrete : use values as they are, without normalising counts; fold changes then treat them as not
+        log-transformed
+    fdr_threshold : a gene is significant if its false discovery rate is below
+    epsilon : number added to both means of a fold change
+    geometric_mean : average log1p values for fold changes; if False, average expm1 of them
+    cpm_filter : genes with at most this many counts per million, both in the perturbed and in the control cells, are
+        not tested; if None, all genes are tested
     """
 
     allow_discrete: bool = False
@@ -34,23 +35,27 @@ class CellEval2Settings:
 
     Attributes
     ----------
-    control_source : whose control cells predicted effects and tests refer to
-    input_type : None: found out for each side
-    target_sum : scale of each cell before the test; None: the median total of the real control cells
-    bulk_target_sum : scale of the profiles
-    min_control_cpm : a gene is tested if its mean over the real control cells is larger, in counts per million; None:
-        all are
-    mean_calc, epsilon, clip_value : fold changes: mean over cells, number added to both means, largest absolute value
-    fdr_scope : Benjamini-Hochberg over the genes of a perturbation, or over the whole table
-    p_adj_threshold : a gene is significant below it
-    min_abs_log2fc : genes below it are never significant
-    nan_lfc_policy : whether a gene without a fold change can be significant
-    auc_pval_floor : what an adjusted p value of 0 becomes where genes are ranked by it: the smallest other one, or
-        1e-10; "clip" raises all values below 1e-10 to it
-    sort_by : order of significant genes for overlaps
-    exclude_target_gene, exclusion_scope, rank_denominator, tie_policy : discrimination scores
-    target_gene_map : perturbation -> its gene; None: it has none; the key "*" stands for all others. A perturbation
-        that is not in the map targets the gene of its name, if there is one
+    control_source : control cells to which predicted effects and tests refer: those of the "real" data or of the
+        prediction ("pred")
+    input_type : whether values are counts or log-normalised; if None, this is detected for each data set
+    target_sum : total to which each cell is scaled before the test; if None, the median total of the real control cells
+    bulk_target_sum : total to which profiles are scaled
+    min_control_cpm : a gene is tested if its mean over the real control cells exceeds this many counts per million; if
+        None, all genes are tested
+    mean_calc, epsilon, clip_value : for fold changes, the kind of mean over cells, the number added to both means, and
+        the largest absolute value (None for no limit)
+    fdr_scope : tests that Benjamini-Hochberg corrects together: the genes of a perturbation, or the whole table
+        ("global")
+    p_adj_threshold : a gene is significant if its adjusted p-value is below
+    min_abs_log2fc : genes with a smaller absolute log2 fold change are never significant
+    nan_lfc_policy : whether a gene without a fold change can be significant ("keep") or not ("mask")
+    auc_pval_floor : replacement of adjusted p-values of 0 where genes are ranked by them: the smallest other p-value
+        ("min_nonzero") or 1e-10 ("replace_zero"); "clip" raises all p-values below 1e-10 to 1e-10
+    sort_by : column by which significant genes are sorted for overlaps
+    exclude_target_gene, exclusion_scope, rank_denominator, tie_policy : arguments of `discrimination`
+    target_gene_map : perturbation -> the gene that it targets, or None if it targets none; the key "*" stands for all
+        perturbations that are not in the map. Without it, such a perturbation targets the gene of the same name, if
+        there is one
     """
 
     control_source: Literal["real", "pred"] = "real"

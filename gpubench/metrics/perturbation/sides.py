@@ -1,4 +1,4 @@
-"""What is computed from one data set alone, each once: profiles, tests, E-distances, variances."""
+"""Quantities of one data set, each computed once: profiles, tests, E-distances, variances."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 MAX_LOG = 15.0
-"""Values of log1p above this are none; cell-eval refuses them."""
+"""Values from this on are no log1p of normalised counts; cell-eval refuses them."""
 
 
 def check_log(values: NDArray[Any]) -> None:
-    """Refuse values that are not log1p of normalised counts.
+    """Raise InputError if values cannot be log1p of normalised counts.
 
     Raises
     ------
@@ -51,15 +51,17 @@ def check_log(values: NDArray[Any]) -> None:
 
 
 class PreparedSide:
-    """One data set and what metrics take from it alone; each part is computed when it is first asked for, and kept.
+    """One data set, real or predicted, and the quantities that metrics derive from it alone.
+
+    Each quantity is computed when it is first used, and kept.
 
     Attributes
     ----------
-    cells : as given
+    cells : the cells of the data set
     control : label of the control
     cell_eval, cell_eval2 : settings of both generations
-    engine : where it is computed
-    table : the user's own table of expression tests in place of ours, or None
+    engine : engine to compute on
+    table : differential expression that the user provides; if None, it is computed
     """
 
     def __init__(
@@ -78,12 +80,12 @@ class PreparedSide:
 
     @property
     def perturbations(self) -> tuple[str, ...]:
-        """Names without the control, in sorted order."""
+        """Names of the perturbations, without the control, in sorted order."""
         return tuple(name for name in self.cells.names if name != self.control)
 
     @cached_property
     def has_counts(self) -> bool:
-        """Whether values are counts, by the settings or by the values."""
+        """Whether values are counts, as stated by the settings or detected."""
         if self.cell_eval2.input_type is not None:
             return self.cell_eval2.input_type == "counts"
         return self.cells.has_counts
@@ -92,19 +94,19 @@ class PreparedSide:
 
     @cached_property
     def log_cells(self) -> PerturbedCells:
-        """Cells in memory on the scale of log1p."""
+        """All cells, in memory, with log1p values."""
         (cells,) = self.cells.parts(self.control)
         return self.to_log(cells)
 
     def log_parts(self) -> Iterator[PerturbedCells]:
-        """Yield the cells on the scale of log1p: as given, or counts normalised to their median total."""
+        """Yield the cells with log1p values: as given, or of counts normalised to the median total."""
         if isinstance(self.cells, PerturbedCells):
             yield self.log_cells
         else:
             yield from map(self.to_log, self.cells.parts(self.control))
 
     def to_log(self, cells: PerturbedCells) -> PerturbedCells:
-        """Return some of the cells on the scale of log1p."""
+        """Return these cells of the data set with log1p values."""
         if self.cell_eval.allow_discrete:
             return cells
         if self.cells.has_counts:
@@ -113,7 +115,7 @@ class PreparedSide:
         return cells
 
     def in_embedding(self, key: str | None) -> Iterator[PerturbedCells]:
-        """Yield the log cells, or the cells with their values in an embedding."""
+        """Yield the cells with log1p values or, if `key` is given, with their values in that embedding."""
         if key is None:
             yield from self.log_parts()
             return
@@ -124,14 +126,15 @@ class PreparedSide:
             yield PerturbedCells(values, cells.labels, tuple(f"{key} {i}" for i in range(values.shape[1])))
 
     def _means(self, parts: Iterable[PerturbedCells]) -> F64:
-        """Means of all names, of parts that each have some of them; (L, G)."""
+        """Average the cells of each name, where every part has all cells of some names; (L, G)."""
         found: dict[str, F64] = {}
         for part in parts:
             found |= dict(zip(part.names, part.means(self.engine), strict=True))
         return np.stack([found[name] for name in self.cells.names])
 
     def profiles(self, key: str | None = None) -> F64:
-        """Return the mean of every name, the control among them; (L, G)."""
+        """Return the mean log1p values, or the mean in the embedding `key`, of every perturbation and the control; (L,
+        G)."""
         if key not in self._profiles:
             self._profiles[key] = self._means(self.in_embedding(key))
         return self._profiles[key]
@@ -145,7 +148,7 @@ class PreparedSide:
 
     @cached_property
     def cell_eval_table(self) -> ExpressionTable:
-        """The table by cell-eval's rules, rounded to float32."""
+        """Differential expression by cell-eval's rules, rounded to float32."""
         if self.table is not None:
             return self.table.to_float32()
         log = not self.cell_eval.allow_discrete
@@ -159,12 +162,12 @@ class PreparedSide:
 
     @cached_property
     def raw_means(self) -> F64:
-        """Mean of the values of every name as they were given; (L, G)."""
+        """Mean over the cells of every name of their values as given; (L, G)."""
         return self._means(self.cells.parts(self.control))
 
     @cached_property
     def bulk(self) -> F64:
-        """Profiles by cell-eval2's rules: log1p of the summed counts, scaled; or means of log values; (L, G)."""
+        """Profiles by cell-eval2's rules: log1p of the summed and scaled counts, or means of log values; (L, G)."""
         means = self.raw_means
         if not self.has_counts:
             return means
@@ -190,7 +193,7 @@ class PreparedSide:
             yield Scaled(part, counts=self.has_counts, target_sum=target_sum)
 
     def rows(self, names: tuple[str, ...]) -> I64:
-        """Return the codes of names."""
+        """Return the row numbers of names in (L, G) arrays."""
         place = {name: code for code, name in enumerate(self.cells.names)}
         return np.array([place[name] for name in names], np.int64)
 
@@ -200,7 +203,7 @@ class RealSide(PreparedSide):
 
     @cached_property
     def target_sum(self) -> float:
-        """Total of each cell for tests by cell-eval2's rules."""
+        """Total to which each cell is scaled for tests by cell-eval2's rules."""
         if self.cell_eval2.target_sum is not None:
             return self.cell_eval2.target_sum
         return float(np.median(row_totals(self.control_cells.x)))
@@ -222,12 +225,12 @@ class RealSide(PreparedSide):
 
     @cached_property
     def tested_genes(self) -> Bools:
-        """Genes that cell-eval2's rules test: those that the control expresses; (G,)."""
+        """Whether cell-eval2's rules test a gene: those that the control expresses; (G,)."""
         return self.scaled_control.expressed(self.control, self.cell_eval2.min_control_cpm)
 
     @cached_property
     def cell_eval2_table(self) -> ExpressionTable:
-        """The table by cell-eval2's rules."""
+        """Differential expression by cell-eval2's rules."""
         if self.table is not None:
             return self.table
         parts = self.scaled_parts(self.target_sum)
@@ -245,7 +248,7 @@ class RealSide(PreparedSide):
         return frozenset(self.cells.genes)
 
     def own_columns(self) -> I64:
-        """Return the column of each perturbation's own gene, -1 where it has none; (P,)."""
+        """Return the column of the gene that each perturbation targets, -1 if there is none; (P,)."""
         column = {gene: i for i, gene in enumerate(self.cells.genes)}
         return np.array([column.get(self.own_gene(p) or "", -1) for p in self.perturbations], np.int64)
 
@@ -265,8 +268,8 @@ def prepare(
     ----------
     real : cells under perturbations and control cells, in memory or streamed
     control : label of the control
-    cell_eval, cell_eval2 : settings of both generations; None: their defaults
-    table : own table of expression tests; None: computed
+    cell_eval, cell_eval2 : settings of the metrics of each package; if None, the defaults
+    table : differential expression of the real data; if None, it is computed
     engine : engine to compute on, or its name; if None, the best available one
 
     Returns

@@ -1,4 +1,4 @@
-"""Agreement of the significant genes of both sides: overlaps of ranked lists, recall, correlation of their numbers."""
+"""Agreement of real and predicted significant genes: overlaps of ranked lists, recall, correlation of numbers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from gpubench.metrics.perturbation.tables import TablePair
 
 MIN_GENES = 10
-"""Significant genes that the real data need for the metrics of cell-eval2 that have a gate."""
+"""Number of significant genes in the real data that metrics of cell-eval2 require."""
 
 
 def with_overrides(pair: TablePair, fdr_threshold: float | None, sort_by: str | None) -> TablePair:
-    """Return the pair with the settings that a metric was given."""
+    """Return the pair with another threshold or order of genes; None leaves a setting as it is."""
     changes = {name: value for name, value in (("alpha", fdr_threshold), ("sort_by", sort_by)) if value is not None}
     return pair.with_settings(**changes) if changes else pair
 
@@ -44,18 +44,19 @@ def overlap(
     fdr_threshold: float | None = None,
     sort_by: str | None = None,
 ) -> Values:
-    r"""Compute the share of the first K significant genes of both sides that are the same.
+    r"""Compute the share of the first K significant genes that real data and prediction have in common.
 
     .. math:: |A_{1..K} \cap B_{1..K}| / K, \quad K = \min(k, n)
 
-    with n the significant genes of the real data (overlap) or of the prediction (precision), largest fold change first.
+    with A and B the significant genes of the real data and of the prediction, largest fold change first, and n the
+    number of significant genes of the real data (overlap) or of the prediction (precision).
 
     Parameters
     ----------
     pair : real and predicted tables of differential expression
-    k : length of the lists; None: n
-    of : "real" for the overlap, "predicted" for the precision
-    fdr_threshold, sort_by : in place of those of the pair
+    k : length of the lists; if None, n
+    of : data that determine n: "real" for the overlap, "predicted" for the precision
+    fdr_threshold, sort_by : threshold of the adjusted p-value and order of the genes; if None, those of `pair`
 
     Returns
     -------
@@ -89,7 +90,7 @@ def n_significant(pair: TablePair, *, of: Literal["real", "predicted"] = "real")
     Parameters
     ----------
     pair : real and predicted tables of differential expression
-    of : side
+    of : data whose significant genes to count
 
     Returns
     -------
@@ -108,20 +109,21 @@ def n_significant(pair: TablePair, *, of: Literal["real", "predicted"] = "real")
 
 
 def _counts(pair: TablePair) -> tuple[I64, I64]:
-    """Significant genes of both sides; (P,) each."""
+    """Count the real and the predicted significant genes; (P,) each."""
     return pair.real_significant.sum(axis=1), pair.predicted_significant.sum(axis=1)
 
 
 def counts_correlation(
     pair: TablePair, *, gated: bool = False, worst: float | None = None, fdr_threshold: float | None = None
 ) -> Values:
-    """Compute Spearman's correlation over perturbations of the numbers of significant genes of both sides.
+    """Compute Spearman's correlation over perturbations of the real and the predicted number of significant genes.
 
     Parameters
     ----------
     pair : real and predicted tables of differential expression
-    gated : require 10 perturbations with a significant gene in the real data, and numbers that differ
-    worst : value where the numbers of the prediction are constant; None: undefined there
+    gated : require at least 10 perturbations with a significant gene in the real data
+    worst : value if the predicted numbers are constant while the real ones are not; if None, the metric is undefined
+        then
     fdr_threshold : threshold of the adjusted p-value; if None, that of `pair`
 
     Returns
@@ -187,7 +189,7 @@ def recall(pair: TablePair, *, gated: bool = False, fdr_threshold: float | None 
 
 
 def _gate(n_real: int, *, gated: bool) -> Reason | None:
-    """Why a metric over the significant genes of the real data is undefined, or None."""
+    """Return the reason why a metric over the significant genes of the real data is undefined, or None."""
     if gated:
         return FEW_SIGNIFICANT if n_real < MIN_GENES else None
     return None if n_real else NO_SIGNIFICANT
@@ -197,9 +199,10 @@ Adjusted = Literal["recall", "precision", "mcc", "overlap"]
 
 
 def adjusted_agreement(pair: TablePair, *, kind: Adjusted = "mcc") -> Values:
-    r"""Compute an agreement of the sets of significant genes that is 0 on average for random sets.
+    r"""Compute an agreement of real and predicted significant genes that is 0 on average for random genes.
 
-    With a and b the significant genes of the real data and the prediction, t those of both, g all tested genes:
+    With a and b the numbers of significant genes in the real data and in the prediction, t the number of genes that are
+    significant in both, and g the number of all tested genes:
 
     .. math:: \text{recall: } \frac{t}{a} - \frac{b - t}{g - a}, \quad
               \text{precision: } \frac{t}{b} - \frac{a - t}{g - b}, \quad
@@ -208,13 +211,13 @@ def adjusted_agreement(pair: TablePair, *, kind: Adjusted = "mcc") -> Values:
     Parameters
     ----------
     pair : real and predicted tables of differential expression
-    kind : "overlap" is the mcc with the first a significant genes of the prediction in place of all
+    kind : agreement to compute; "overlap" is the mcc with only the first a significant genes of the prediction
 
     Returns
     -------
     Values
-        In [-1, 1], -1 where the prediction has none or all; undefined with fewer than 10 significant genes in the real
-        data or with all of them significant, but for "precision".
+        In [-1, 1]. Except for "recall", it is -1 if no gene or every gene is significant in the prediction. Except for
+        "precision", it is undefined if fewer than 10 genes or all genes are significant in the real data.
 
     References
     ----------
@@ -252,7 +255,7 @@ def adjusted_agreement(pair: TablePair, *, kind: Adjusted = "mcc") -> Values:
 
 
 def jaccard_index(pair: TablePair) -> Values:
-    r"""Compute the share of genes significant on either side that are significant on both; the own gene left out.
+    r"""Compute the share of genes significant in both real data and prediction among those significant in either.
 
     .. math:: |A \cap B| / |A \cup B|
 
@@ -263,7 +266,7 @@ def jaccard_index(pair: TablePair) -> Values:
     Returns
     -------
     Values
-        In [0, 1]; 1 where no gene is significant on either side.
+        In [0, 1]; 1 if no gene is significant in either. The gene that the perturbation targets is left out.
 
     Examples
     --------
@@ -279,12 +282,12 @@ def jaccard_index(pair: TablePair) -> Values:
 
 
 def area(pair: TablePair, *, curve: Literal["pr", "roc"] = "pr", gated: bool = False) -> Values:
-    """Compute the area under a curve of how well predicted p values find the significant genes of the real data.
+    """Compute the area under the precision-recall or ROC curve of predicted p-values for the real significant genes.
 
     Parameters
     ----------
     pair : real and predicted tables of differential expression; genes are scored by `TablePair.evidence`
-    curve : "pr" average precision, "roc" area under the receiver operating characteristic
+    curve : "pr" for average precision, "roc" for the area under the receiver operating characteristic
     gated : require at least 10 significant genes in the real data; otherwise one is enough
 
     Returns

@@ -1,4 +1,4 @@
-"""Cells larger than memory: the perturbations are read a few at a time, with the control cells beside them."""
+"""Cells larger than memory: a few perturbations are read at a time, together with the control cells."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from gpubench.core.types import I64
 
 CELLS_PER_PART = 20_000
-"""Perturbed cells that are read at a time."""
+"""Number of perturbed cells to read at a time."""
 
 
 @dataclass(frozen=True)
 class StreamedCells:
-    """Cells of perturbations that are read when they are needed; takes the place of `PerturbedCells`.
+    """Cells of perturbations that are read when they are needed; accepted wherever `PerturbedCells` are.
 
     Only the control cells and one part are in memory at a time. Every part is read again for each kind of metric.
 
     Attributes
     ----------
-    names : perturbations and the control, sorted
-    n_cells : (L,) cells of each
+    names : names of the perturbations and the control, sorted
+    n_cells : (L,) number of cells of each name
     genes : names of the genes
-    read : names -> their cells, with the genes of `source_genes`
-    source_genes : genes as `read` has them; None: as `genes`
-    counts : whether values are counts; None: as the control cells look
-    cells_per_part : perturbed cells that are read at a time; a perturbation is never divided
+    read : function that takes names and returns their cells, with the genes of `source_genes`
+    source_genes : genes of the cells that `read` returns; if None, `genes`
+    counts : whether values are counts; if None, they are if the cells of the first name have no fractional part
+    cells_per_part : number of perturbed cells to read at a time; all cells of a perturbation are read together
 
     Examples
     --------
@@ -62,7 +62,7 @@ class StreamedCells:
         return int(self.n_cells.sum())
 
     def code(self, name: str) -> int:
-        """Return the place of a perturbation or the control.
+        """Return the code of a perturbation or the control, its position in `names`.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class StreamedCells:
         return median_of_filled(np.concatenate([row_totals(self.values_of(name)) for name in self.names]))
 
     def parts(self, control: str) -> Iterator[PerturbedCells]:
-        """Yield the cells of some perturbations with those of the control, if there is one, until all were there."""
+        """Yield all cells in parts, each with some perturbations and all control cells, if there are any."""
         kept = [self.control_cells(control)] if control in self.names else []
         batch: list[str] = []
         held = 0
@@ -134,14 +134,14 @@ Cells: TypeAlias = PerturbedCells | StreamedCells
 def derived(
     source: Cells, n_cells: Mapping[str, int], values_of: Callable[[str], Any], *, counts: bool | None
 ) -> Cells:
-    """Make other cells of the same genes, in memory if the source is, otherwise when they are read.
+    """Make cells with the genes of another set of cells: in memory if that is, otherwise to be read in parts.
 
     Parameters
     ----------
-    source : whose genes they have
-    n_cells : name -> cells
-    values_of : name -> their values
-    counts : whether these are counts
+    source : cells whose genes the new ones have
+    n_cells : name -> number of cells
+    values_of : function that takes a name and returns the values of its cells
+    counts : whether these values are counts; if None, that is detected
     """
     names = tuple(sorted(n_cells))
 

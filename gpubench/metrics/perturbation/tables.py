@@ -1,4 +1,4 @@
-"""Tables of differential expression: one number of each kind for every perturbation and gene."""
+"""Tables of differential expression: fold change and p-values of every perturbation and gene."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ExpressionTable:
     perturbations : (P,) names
     genes : (G,) names
     log2_fold_change, p_value, p_adjusted : (P, G) float64; NaN where a gene was not tested
-    tested : (P, G) whether the table has this pair
-    position : (P, G) place of the gene among those of its perturbation, which orders genes with equal keys; None: the
+    tested : (P, G) whether the table has this pair of perturbation and gene
+    position : (P, G) rank of the gene in the original order of the table, used to break ties in sorting; if None, the
         order of `genes`
     """
 
@@ -40,7 +40,7 @@ class ExpressionTable:
     position: I64 | None = None
 
     def to_float32(self) -> ExpressionTable:
-        """Return the table with its numbers rounded to float32, as cell-eval takes them."""
+        """Return the table with its numbers rounded to float32, as in cell-eval."""
 
         def rounded(values: F64) -> F64:
             return values.astype(np.float32).astype(np.float64)
@@ -53,7 +53,7 @@ class ExpressionTable:
         )
 
     def on(self, perturbations: Sequence[str], genes: Sequence[str]) -> ExpressionTable:
-        """Return the table with these rows and columns; what it does not have was not tested."""
+        """Return the table with these perturbations and genes; pairs that it lacks count as not tested."""
         if tuple(perturbations) == self.perturbations and tuple(genes) == self.genes:
             return self
         shape = len(perturbations), len(genes)
@@ -78,7 +78,7 @@ class ExpressionTable:
 
 
 def stacked(tables: Sequence[ExpressionTable]) -> ExpressionTable:
-    """Put tables of different perturbations and the same genes together."""
+    """Concatenate tables of different perturbations and the same genes."""
     return ExpressionTable(
         tuple(name for table in tables for name in table.perturbations),
         tables[0].genes,
@@ -90,18 +90,18 @@ def stacked(tables: Sequence[ExpressionTable]) -> ExpressionTable:
 
 
 def _matches(wanted: Sequence[str], names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Places in `wanted` of names that are in `names`, and their places there."""
+    """Positions in `wanted`, and in `names`, of the names that are in both."""
     place = {name: i for i, name in enumerate(names)}
     found = [(i, place[name]) for i, name in enumerate(wanted) if name in place]
     return [i for i, _ in found], [j for _, j in found]
 
 
 def expression_table(columns: Mapping[str, Any]) -> ExpressionTable:
-    """Make an `ExpressionTable` of a table with one row for each perturbation and gene.
+    """Make an `ExpressionTable` from a table with one row for each perturbation and gene.
 
     Parameters
     ----------
-    columns : "target", "feature", "log2_fold_change", "p_value" and "fdr" (or "p_adj"); each (rows,)
+    columns : the columns "target", "feature", "log2_fold_change", "p_value" and "fdr" (or "p_adj"); each (rows,)
 
     Returns
     -------
@@ -159,15 +159,15 @@ def expression_table(columns: Mapping[str, Any]) -> ExpressionTable:
 
 @dataclass(frozen=True)
 class TablePair:
-    """Tables of both sides on the same perturbations and genes; make it with `pair_tables`.
+    """Real and predicted tables with the same perturbations and genes; made by `pair_tables`.
 
     Attributes
     ----------
-    real, predicted : tables on the same axes
+    real, predicted : tables with the same perturbations and genes
     own : (P,) column of the gene that a perturbation targets, -1 where there is none
-    alpha : a gene is significant if its adjusted p value is below, in float32 if the tables are
-    sort_by : order of significant genes for overlaps
-    auc_floor : what an adjusted p of 0 becomes in the areas under curves: "min_nonzero", "replace_zero", "clip"
+    alpha : a gene is significant if its adjusted p-value is below; compared as float32 if `float32`
+    sort_by : column by which significant genes are sorted for overlaps
+    auc_floor : replacement of adjusted p-values of 0 for areas under curves, see `CellEval2Settings.auc_pval_floor`
     float32 : whether the numbers of the tables were rounded to float32
     """
 
@@ -201,13 +201,13 @@ class TablePair:
 
     @cached_property
     def either_tested(self) -> I64:
-        """Genes that a table has, of each perturbation; (P,)."""
+        """Number of genes that either table has, for each perturbation; (P,)."""
         counts: I64 = (self.real.tested | self.predicted.tested).sum(axis=1)
         return counts
 
     @cached_property
     def not_own(self) -> Bools:
-        """Which genes are not the perturbation's own; (P, G)."""
+        """Which genes are not the target of the perturbation; (P, G)."""
         keep = np.ones(self.real.tested.shape, bool)
         mine = np.flatnonzero(self.own >= 0)
         keep[mine, self.own[mine]] = False
@@ -237,7 +237,7 @@ class TablePair:
 
     @cached_property
     def name_rank(self) -> I64:
-        """Place of each gene in the sorted names; (G,)."""
+        """Rank of each gene in the sorted names; (G,)."""
         rank = np.empty(len(self.real.genes), np.int64)
         rank[np.argsort(np.array(self.real.genes, dtype=str), kind="stable")] = np.arange(len(rank))
         return rank
@@ -254,7 +254,8 @@ class TablePair:
 
     @cached_property
     def evidence(self) -> F64:
-        """Score of every gene for areas under curves: -log10 of the predicted adjusted p, 0 if missing; (P, G)."""
+        """Score of every gene for areas under curves: -log10 of the predicted adjusted p-value, 0 if missing; (P,
+        G)."""
         p = np.where(np.isnan(self.predicted.p_adjusted), 1.0, self.predicted.p_adjusted)
         if self.auc_floor == "clip":
             p = np.clip(p, 1e-10, 1)
@@ -266,7 +267,11 @@ class TablePair:
 
     @cached_property
     def by_confidence(self) -> list[I64]:
-        """All genes of each perturbation in the order in which the prediction is surest of them."""
+        """All genes of each perturbation, sorted by the confidence of the prediction.
+
+        Significant genes come first, then the order is by adjusted p-value, p-value, size of the fold change, and
+        name.
+        """
         table, orders = self.predicted, []
         for p in range(self.n):
             size = np.abs(table.log2_fold_change[p])
@@ -289,7 +294,7 @@ class TablePair:
 
 
 def _last(values: F64) -> F64:
-    """NaN becomes infinite, so that it sorts last."""
+    """Replace NaN by infinity, so that it is sorted last."""
     return np.where(np.isnan(values), np.inf, values)
 
 
@@ -300,14 +305,14 @@ def pair_tables(
     perturbations: Sequence[str] | None = None,
     **settings: Any,
 ) -> TablePair:
-    """Put two tables on the genes of either.
+    """Pair two tables, extended to the genes that either has.
 
     Parameters
     ----------
     real, predicted : tables
     own_gene : perturbation -> the gene that it targets, or None
-    perturbations : the rows; None: those of the real table
-    settings : of `TablePair`
+    perturbations : the perturbations to include, in this order; if None, those of the real table
+    settings : further attributes of the `TablePair`
     """
     genes = real.genes
     if predicted.genes != genes:
@@ -320,9 +325,9 @@ def pair_tables(
 
 
 def ranked(table: ExpressionTable, significant: Bools, sort_by: str) -> list[I64]:
-    """Return the significant genes of each perturbation, in the order of a key; equal ones as in the table.
+    """Return the significant genes of each perturbation, sorted by a column; ties keep the order of the table.
 
-    Fold changes count from the largest, NaN before all; p values from the smallest.
+    Fold changes are sorted from the largest, with NaN first; p-values from the smallest.
     """
     if sort_by not in SORT_KEYS:
         raise InputError(f"sort_by={sort_by!r} is unknown; use one of {quoted(SORT_KEYS)}", argument="sort_by")
