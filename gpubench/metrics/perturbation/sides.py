@@ -133,8 +133,7 @@ class PreparedSide:
         return np.stack([found[name] for name in self.cells.names])
 
     def profiles(self, key: str | None = None) -> F64:
-        """Return the mean log1p values, or the mean in the embedding `key`, of every perturbation and the control; (L,
-        G)."""
+        """Return the mean of every name, the control included, of log1p values or in the embedding `key`; (L, G)."""
         if key not in self._profiles:
             self._profiles[key] = self._means(self.in_embedding(key))
         return self._profiles[key]
