@@ -27,24 +27,24 @@ __all__ = ["accelerated", "install", "report", "uninstall"]
 
 
 def install(targets: Iterable[str] | None = None, engine: str = "auto", verbose: bool = False) -> None:
-    """Patch packages, both those imported already and those imported later.
+    """Replace functions of other packages by gpubench's, in modules imported already and in those imported later.
 
-    Nothing is imported. Names that were imported before, as by `from scib_metrics import silhouette_label`, are patched
-    too; references that cannot be patched (in lists, partials, closures) are named in a warning. Calling it again
-    replaces the options.
+    The packages themselves are not imported. Names imported earlier, as by `from scib_metrics import silhouette_label`,
+    are patched too; a warning names references that cannot be patched (in lists, partials, closures). A second call
+    replaces the targets and options of the first.
 
     Parameters
     ----------
-    targets : names among "czbenchmarks", "scib_metrics", "sklearn"; all of them by default
-    engine : "auto" (the best that works here), "cpu" or "cuda"
-    verbose : log each call
+    targets : names of the packages to patch: "czbenchmarks", "scib_metrics", "sklearn". If None, patch all three
+    engine : "auto" (the fastest engine that works on this machine), "cpu" or "cuda"
+    verbose : whether to log every call of a patched function
 
     Raises
     ------
     InputError
         If a target or the engine is unknown.
     EngineUnavailable
-        If the named engine cannot start here.
+        If the engine cannot start on this machine.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def install(targets: Iterable[str] | None = None, engine: str = "auto", verbose:
 
 
 def uninstall() -> None:
-    """Remove all patches; do nothing where there are none."""
+    """Restore the original functions; do nothing if no patches are installed."""
     if Installation.current is not None:
         Installation.current.remove()
 
@@ -72,11 +72,16 @@ def uninstall() -> None:
 def accelerated(
     targets: Iterable[str] | None = None, engine: str = "auto", *, verbose: bool = False
 ) -> Iterator[Report]:
-    """Install for the duration of a block, then restore the previous installation. Yields the report.
+    """Install patches for the duration of a `with` block, then restore the patches that were installed before.
 
     Parameters
     ----------
     targets, engine, verbose : see `install`
+
+    Yields
+    ------
+    Report
+        Counts of the calls in the block; see `report`.
 
     Examples
     --------
@@ -99,18 +104,18 @@ def accelerated(
 
 
 def report() -> Report:
-    """Return how often each patched function was called in this process, where it ran and why it fell back.
+    """Return how often each patched function ran on gpubench or fell back to the original, and why it fell back.
 
-    Print the report to read it; `to_frame()` returns it as a pandas DataFrame.
+    It counts all calls in this process. Print it to read it; its method `to_frame()` returns a pandas DataFrame.
     """
     return dispatcher.report
 
 
 def load_ipython_extension(_: Any) -> None:
-    """Install on `%load_ext gpubench.accel`."""
+    """Install all patches when IPython runs `%load_ext gpubench.accel`."""
     install()
 
 
 def unload_ipython_extension(_: Any) -> None:
-    """Uninstall on `%unload_ext gpubench.accel`."""
+    """Remove all patches when IPython runs `%unload_ext gpubench.accel`."""
     uninstall()

@@ -12,7 +12,7 @@ from gpubench.core.errors import GpubenchError
 
 
 def main() -> None:
-    """Parse the options before the script; all after it are passed to the script."""
+    """Install all patches, and run the script or module named on the command line with the arguments after it."""
     parser = argparse.ArgumentParser(
         prog="python -m gpubench.accel", description="Run a Python script or module on gpubench, unchanged."
     )

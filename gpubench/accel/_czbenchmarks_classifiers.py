@@ -1,6 +1,6 @@
-"""czbenchmarks' classifiers: a scikit-learn pipeline whose scaling and training run on gpubench.
+"""A scikit-learn pipeline that scales and trains czbenchmarks' classifiers on gpubench.
 
-It replaces the name `Pipeline` in two modules of czbenchmarks; its folds, scorers and errors are unchanged.
+The class takes the place of `Pipeline` in two modules of czbenchmarks, whose folds, scorers and errors stay the same.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ _KINDS: dict[type, tuple[ClassifierKind, tuple[str, ...]]] = {
     KNeighborsClassifier: ("knn", ("n_neighbors",)),
     RandomForestClassifier: ("rf", ("n_estimators",)),
 }
-"""Classifier -> its name on the engine, and the parameters that both have."""
+"""Class of scikit-learn -> name of the classifier on the engine, and the parameters that both have."""
 
 
 class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
-    """A pipeline trained by gpubench where it is an optional scaling and one of three classifiers."""
+    """scikit-learn pipeline that gpubench trains, if its steps are optional scaling and a classifier gpubench has.
+
+    The classifiers are logistic regression, k nearest neighbours and random forest. scikit-learn trains a pipeline with
+    any other step.
+    """
 
     _trained: ScaledClassifier | None = None
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> AcceleratedPipeline:
-        """Train on (n, d) cells X with n classes y; see `sklearn.pipeline.Pipeline.fit`."""
+        """Train on the (n, d) embedding X of n cells and their (n,) classes y; see `sklearn.pipeline.Pipeline.fit`."""
         self._trained = None
         classifier = type(self.steps[-1][1])
         name = f"czbenchmarks classifier {_KINDS[classifier][0] if classifier in _KINDS else classifier.__name__}"
@@ -51,11 +55,11 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
 
     @property
     def classes_(self) -> Any:
-        """The classes that it was trained on."""
+        """(L,) sorted distinct classes of the training cells."""
         return super().classes_ if self._trained is None else self._classes
 
     def predict_proba(self, X: Any, **params: Any) -> Any:
-        """Return (m, L) probabilities of `classes_`."""
+        """Return the (m, L) probabilities of the classes, in the order of `classes_`, for m cells."""
         if self._trained is None:
             return super().predict_proba(X, **params)
         # every scorer predicts the same cells
@@ -66,7 +70,7 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
         return self._predicted[1]
 
     def predict(self, X: Any, **params: Any) -> Any:
-        """Return (m,) classes."""
+        """Return the (m,) most probable classes of m cells."""
         if self._trained is None:
             return super().predict(X, **params)
         return self._classes[self.predict_proba(X).argmax(axis=1)]
@@ -75,7 +79,10 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
 def _train(
     start: Start, steps: list[tuple[str, Any]], X: Any, y: Any, fit_params: dict[str, Any]
 ) -> tuple[ScaledClassifier, Any]:
-    """Return the trained classifier and the classes; raise `NotCovered` if the engine cannot do these steps."""
+    """Train the pipeline's classifier and return it with the sorted classes.
+
+    Raises `NotCovered` if the engine cannot do these steps.
+    """
     *before, (_, classifier) = steps
     if type(classifier) not in _KINDS:
         known_names = ", ".join(kind.__name__ for kind in _KINDS)
@@ -101,7 +108,10 @@ def _train(
 
 
 def _check_params(step: Any, known: tuple[str, ...], what: str) -> dict[str, Any]:
-    """Return the parameters of a step, of which those that are not `known` must have their defaults."""
+    """Return the parameters of a pipeline step.
+
+    Raises `NotCovered` if a parameter that is not in `known` differs from its default.
+    """
     params, defaults = step.get_params(), type(step)().get_params()
     other = [f"{name}={value!r}" for name, value in params.items() if name not in known and value != defaults[name]]
     if other:

@@ -1,4 +1,7 @@
-"""Patches: a call runs on gpubench where that covers it, else by the original; both are counted and logged."""
+"""Patches of functions: gpubench computes the calls that it covers, the original function all others.
+
+Both kinds of calls are counted and logged.
+"""
 
 from __future__ import annotations
 
@@ -32,24 +35,27 @@ Function: TypeAlias = Callable[..., Any]
 COLUMNS = ("call", "ran", "engine", "seconds", "fell_back", "fallback_seconds", "why")
 
 Start: TypeAlias = Callable[..., "Engine"]
-"""Starts the engine of a call: `start(seed=7)`; `exact=False` allows approximation, where the original approximates."""
+"""Function that starts the engine for a call, as `start(seed=7)`.
+
+`exact=False` allows approximate neighbours, for functions whose original approximates too.
+"""
 
 
 class NotCovered(GpubenchError):
-    """gpubench does not cover a call; the original then computes it, or raises its own error."""
+    """Raised where gpubench does not cover a call; the original function is then called instead."""
 
 
 @dataclass(slots=True)
 class Calls:
-    """Counts of the calls of one function.
+    """Counts of the calls of one patched function.
 
     Attributes
     ----------
-    ran : calls that gpubench computed
-    seconds : their total time
+    ran : number of calls that gpubench computed
+    seconds : total time of the calls that gpubench computed
     engines : names of the engines that computed them
     fallback_seconds : total time of the calls that the original computed
-    reasons : reason for calling the original -> how often
+    reasons : reason for calling the original -> number of calls
     """
 
     ran: int = 0
@@ -60,14 +66,14 @@ class Calls:
 
 
 class Report(dict[str, Calls]):
-    """Counts of the calls of all patched functions in this process, by name; safe to use from several threads."""
+    """Name of each patched function -> counts of its calls in this process; safe to use from several threads."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = Lock()
 
     def ran(self, name: str, engine: str, seconds: float, *, calls: int = 1) -> None:
-        """Count a call that gpubench computed; `calls=0` adds time to one that is counted already."""
+        """Count a call that gpubench computed in some seconds; `calls=0` only adds seconds to an earlier call."""
         with self._lock:
             entry = self.setdefault(name, Calls())
             entry.ran += calls
@@ -75,14 +81,14 @@ class Report(dict[str, Calls]):
             entry.engines.add(engine)
 
     def fell_back(self, name: str, reason: str, seconds: float) -> None:
-        """Count a call that the original computed."""
+        """Count a call that the original computed in some seconds, and the reason why gpubench did not."""
         with self._lock:
             entry = self.setdefault(name, Calls())
             entry.reasons[reason] += 1
             entry.fallback_seconds += seconds
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the values of `COLUMNS` for each function that was called."""
+        """Yield a tuple for each function that was called, with a value for each of `COLUMNS`."""
         with self._lock:
             calls = dict(self)
         for name, entry in calls.items():
@@ -111,13 +117,13 @@ class Report(dict[str, Calls]):
 
 
 class Dispatcher:
-    """Decides for each patched call whether gpubench or the original computes it.
+    """Dispatch each call of a patched function to gpubench or to the original.
 
-    Every call starts an engine of its own, so that threads do not share one and nothing of a call outlives it.
+    Every call starts its own engine, so that threads do not share an engine and no memory is held between calls.
 
     Attributes
     ----------
-    engine : name of the engine; None: nothing is installed, and every call goes to the original
+    engine : name of the engine. If None, nothing is installed, and every call goes to the original
     verbose : whether each call is logged
     report : counts of the calls
     """
@@ -129,19 +135,23 @@ class Dispatcher:
         self._warned: set[tuple[str, str]] = set()
 
     def reset(self) -> None:
-        """Clear the report, and repeat warnings that were already given."""
+        """Clear the report, and forget which warnings were logged, so that they are logged again."""
         self.report.clear()
         self._warned.clear()
 
     def run(self, name: str, ours: Callable[[Start], Any], original: Callable[[], Any]) -> tuple[Any, bool]:
-        """Answer a call, and return whether gpubench computed the answer.
+        """Compute a call by `ours` or, if that raises `GpubenchError`, by `original`.
 
         Parameters
         ----------
-        name : of the call in the report
-        ours : computes it; where gpubench does not cover the call or refuses its input (`GpubenchError`) the original
-            is called, which has its own answer or its own error
-        original : the call without gpubench
+        name : name of the function in the report
+        ours : function that computes the call on gpubench, given a `Start`
+        original : function without arguments that makes the same call without gpubench
+
+        Returns
+        -------
+        value, by_gpubench
+            The value of the call, and whether gpubench computed it.
         """
         engine = self.engine
         if engine is None:
@@ -165,14 +175,14 @@ class Dispatcher:
             self.report.fell_back(name, reason, time.perf_counter() - began)
 
     def warn_once(self, name: str, message: str) -> None:
-        """Log a warning, each text once in a process."""
+        """Log a warning about a function, unless the same text was logged before."""
         if (name, message) not in self._warned:
             self._warned.add((name, message))
             logger.warning("%s: %s", name, message)
 
     @contextmanager
     def add_time(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a call that is counted already."""
+        """Add the time of a `with` block to the calls counted under a name."""
         began = time.perf_counter()
         yield
         if self.engine is not None:
@@ -185,14 +195,16 @@ dispatcher = Dispatcher()
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Function of another package, and its replacement.
+    """Function of another package, and gpubench's replacement for it.
 
     Attributes
     ----------
-    module, attribute : where it is defined; the attribute may be a method, "Class.method", or an entry of a registry,
+    module : module that defines the original function
+    attribute : name of the original in the module: a function, a method as "Class.method", or an entry of a registry as
         "registry[key]", see `gpubench.accel.installation.registries`
-    ours : takes a `Start` and the arguments of the original, by name; raises `NotCovered` where it does not cover them
-    name : in the report; by default module and attribute
+    ours : function that computes the same on gpubench. It takes a `Start`, then the arguments of the original by name,
+        and raises `NotCovered` if gpubench does not cover these arguments
+    name : name of the function in the report. If empty, "module.attribute"
     """
 
     module: str
@@ -202,19 +214,22 @@ class Patch:
 
     @property
     def title(self) -> str:
-        """The name in the report."""
+        """Name of the function in the report."""
         return self.name or f"{self.module}.{self.attribute}"
 
     @property
     def everywhere(self) -> bool:
-        """Whether other names of the function are patched too; methods and entries of registries have none."""
+        """Whether to patch the function under every name in every module, not just the attribute.
+
+        This is False for methods and entries of registries.
+        """
         return self.attribute.isidentifier()
 
     def replace(self, original: Any) -> Any:
-        """Make the replacement; None where the parameters of the original are not the known ones.
+        """Return the function to put in the place of the original; None if the original has unknown parameters.
 
-        It has the name, the module, the signature and the docstring of the original, so that it is pickled by
-        reference: a process that unpickles it gets whatever is in the original's place there.
+        The replacement has the name, module, signature and docstring of the original and so is pickled by reference: a
+        process that unpickles it gets the function that has this name there, patched or not.
         """
         signature = inspect.signature(original)
         _, *known = inspect.signature(self.ours).parameters
@@ -235,24 +250,27 @@ class Patch:
 
 
 def _by_position(value: Any) -> Any:
-    """Return a Series or DataFrame without its index: the originals ignore it, where gpubench matches rows by it."""
+    """Return a Series or DataFrame without its index, and any other value unchanged.
+
+    gpubench matches rows by their index, which the originals ignore.
+    """
     has_index = type(value).__name__ in ("Series", "DataFrame") and comes_from(value, "pandas")
     return value.reset_index(drop=True) if has_index else value
 
 
 class LocalName(Patch):
-    """Name in one module that is bound to what `ours` makes of the original, in that module only."""
+    """Patch of a name in a single module: the name is rebound to `ours(original)`, other modules are left alone."""
 
     __slots__ = ()
     everywhere = False
 
     def replace(self, original: Any) -> Any:
-        """Make the replacement."""
+        """Return `ours(original)`."""
         return self.ours(original)
 
 
 def check_matrix(X: Any, name: str = "X") -> None:
-    """Accept dense numeric arrays only."""
+    """Raise `NotCovered` unless X is a two-dimensional NumPy array of numbers; `name` is its name in the message."""
     if not isinstance(X, np.ndarray) or isinstance(X, np.matrix):
         raise NotCovered(f"{name} is a {type(X).__name__}, not a NumPy array")
     if X.ndim != 2 or X.dtype.kind not in "fiu":
@@ -260,9 +278,10 @@ def check_matrix(X: Any, name: str = "X") -> None:
 
 
 def check_column(labels: Any, name: str = "labels", *, lists: bool = False) -> None:
-    """Accept columns whose values have one type: gpubench compares labels as text, where 1 equals "1".
+    """Raise `NotCovered` unless labels are a one-dimensional column with values of one type.
 
-    `lists` accepts lists and tuples as well, where the original does.
+    Mixed types are refused because gpubench compares labels as text, where 1 equals "1". `lists` accepts lists and
+    tuples too; `name` is the column's name in the message.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""czbenchmarks: its metrics, and the slow steps of its tasks."""
+"""Patches of czbenchmarks: its metrics, and the slow steps of its tasks."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ def _accuracy(start: Start, y_true: Any, y_pred: Any, *, normalize: bool, sample
 
 
 def _class_score(score: Function) -> Function:
-    """Return the average that gpubench has: the second of two classes is positive, and more classes are averaged."""
+    """Return the replacement of F1, precision or recall, for the averages that gpubench has.
+
+    These are "binary" for classes 0 and 1, where 1 is positive, and "macro" for more than two classes.
+    """
 
     def ours(start: Start, y_true: Any, y_pred: Any, kwargs: dict[str, Any]) -> float:
         average = kwargs.get("average", "binary")
@@ -111,13 +114,16 @@ def _check_classes(y_true: Any, y_pred: Any) -> None:
 
 
 N_NEIGHBORS = 15
-"""scanpy's default; the cell itself counts."""
+"""scanpy's default, which counts the cell itself."""
 
 
 def _cluster_embedding(
     start: Start, adata: Any, n_iterations: Any, flavor: str, use_rep: str, key_added: str, random_seed: Any
 ) -> list[str]:
-    """Cluster, and write to `adata` what scanpy writes; cluster "0" is the largest."""
+    """Compute Leiden clusters, and write to `adata` what scanpy writes; cluster "0" is the largest.
+
+    Returns the cluster of each cell.
+    """
     import pandas as pd
 
     if flavor != "igraph":
@@ -161,7 +167,7 @@ def _write_neighbors(adata: Any, engine: Engine, knn: Knn, graph: Graph, use_rep
 
 
 def _run_perturbation(start: Start, self: Any, cell_representation: Any, task_input: Any) -> Any:
-    """Return the predicted and true changes of the masked genes by condition, for `_compute_metrics` of the task."""
+    """Return the predicted and true changes of each condition's masked genes, as `_compute_metrics` expects them."""
     from czbenchmarks.tasks.single_cell.perturbation_expression_prediction import PerturbationExpressionPredictionOutput
     from scipy.sparse import issparse
 

@@ -1,4 +1,4 @@
-"""Install patches into packages, both those imported already and those imported later, and remove them."""
+"""Install patches in modules imported already and in those imported later, and remove patches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VERSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Patch that is applied, with the original and the replacement."""
+    """Patch that has been applied, with the original function and its replacement."""
 
     patch: Patch
     original: Any
@@ -44,12 +44,12 @@ class Applied:
 
 
 class Installation:
-    """Patches of some targets, applied as their modules are imported.
+    """Patches of some packages, each applied once its module is imported.
 
     Attributes
     ----------
-    current : the one that is applied, if any
-    targets, engine, verbose : as in `gpubench.accel.install`
+    current : the `Installation` in effect in this process; None if nothing is installed
+    targets, engine, verbose : see `gpubench.accel.install`
     """
 
     current: ClassVar[Installation | None] = None
@@ -71,7 +71,7 @@ class Installation:
         self._hook = ImportHook(modules | packages | lazy, self._apply_to)
 
     def apply(self) -> None:
-        """Patch the modules that are imported already, under every name, and hook the imports of the others."""
+        """Patch the modules imported so far, under every name, and patch others when they are imported."""
         if self.verbose:
             logger.setLevel(logging.INFO)
             if not logger.hasHandlers():
@@ -89,7 +89,7 @@ class Installation:
         Installation.current = self
 
     def remove(self) -> None:
-        """Restore all originals."""
+        """Restore all original functions and remove the import hook."""
         Installation.current = dispatcher.engine = None
         sys.meta_path.remove(self._hook)
         for done in self._applied:
@@ -132,7 +132,10 @@ def _check_version(package: str) -> None:
 
 
 class ImportHook(MetaPathFinder):
-    """Import hook that calls `executed` when one of `modules` has been executed, before names are imported from it."""
+    """Import hook that calls `executed(name)` for each of `modules` right after its import.
+
+    The importing module has not taken any names from it by then.
+    """
 
     def __init__(self, modules: Collection[str], executed: Callable[[str], None]) -> None:
         self._modules = frozenset(modules)
@@ -141,7 +144,7 @@ class ImportHook(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the module by the other finders, and wrap its execution."""
+        """Find one of the modules by the other finders and wrap its execution; return None for other modules."""
         if fullname not in self._modules:
             return None
         for finder in sys.meta_path:
@@ -165,7 +168,10 @@ class ImportHook(MetaPathFinder):
 
 
 def registries() -> Mapping[str, dict[str, Any]]:
-    """Return czbenchmarks' registry of metrics as "metrics_registry[id]" -> attributes; empty before its import."""
+    """Return "metrics_registry[id]" -> attributes of each metric in czbenchmarks' registry.
+
+    Empty if czbenchmarks has not been imported.
+    """
     module = sys.modules.get("czbenchmarks.metrics.implementations")
     registry = getattr(module, "metrics_registry", None)
     if registry is None:
@@ -175,7 +181,7 @@ def registries() -> Mapping[str, dict[str, Any]]:
 
 
 def _find(patch: Patch) -> tuple[Any, str]:
-    """Return the holder of the patch's target and its name there."""
+    """Return the object or dict that holds the function to patch, and the function's name or key in it."""
     if patch.attribute.endswith("]"):
         return registries().get(patch.attribute, {}), "func"
     *path, name = patch.attribute.split(".")
@@ -197,16 +203,17 @@ def _set(holder: Any, key: str, value: Any) -> None:
 
 
 def rebind_names(pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Rebind every name of every module, and every entry of the registries, from old objects to new ones."""
+    """Replace objects in every imported module and in the registries, under every name; `pairs` are (old, new)."""
     new_of = {id(old): (old, new) for old, new in pairs}
     for names in (*_module_names(), *registries().values()):
         names.update([(name, new_of[id(value)][1]) for name, value in list(names.items()) if id(value) in new_of])
 
 
 def other_holders(titles: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each holder of a function other than modules and registries: lists, partials, closures, classes.
+    """Yield a line of text for each reference to a function that cannot be patched.
 
-    `titles` has the functions by their titles.
+    Such references are held by lists, partials, closures and classes, rather than by modules or registries. `titles`
+    maps each function's title in the line to the function.
     """
     known = {id(names) for names in (*_module_names(), *registries().values(), titles)}
     title_of = {id(function): title for title, function in titles.items()}

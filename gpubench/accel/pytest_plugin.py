@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--accel-engine`."""
+    """Add the option `--accel-engine` to pytest."""
     parser.addoption("--accel-engine", default="auto", help="engine of gpubench.accel: auto, cpu or cuda")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Install before test modules are imported."""
+    """Install all patches before test modules are imported."""
     install(engine=config.getoption("--accel-engine"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print which calls ran where."""
+    """Print how many calls of each patched function ran on gpubench, and how many fell back to the original."""
     terminalreporter.section("gpubench.accel")
     terminalreporter.write_line(str(report()))
 
 
 def pytest_unconfigure() -> None:
-    """Uninstall."""
+    """Remove all patches."""
     uninstall()

@@ -1,4 +1,4 @@
-"""scib_metrics, and the silhouettes of scikit-learn, with the numbers and types of the originals."""
+"""Patches of scib_metrics and of scikit-learn's silhouettes, which return the same numbers and types."""
 
 from __future__ import annotations
 
@@ -125,9 +125,10 @@ def _batch_mixing(start: Start, X: Any, labels: Any, batch: Any, metric: Distanc
 
 
 def _labels_of_batches(label: Labels, batch: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return (L,) which labels have batches to compare, and which of them lack a category before their last one.
+    """Return two (L,) masks of labels: those with batches to compare, and those of them that skip a category.
 
-    scib-metrics takes the distance to such a category as NaN, and the widths of all cells of the label as 0.
+    A label skips a category of `batch` if it has no cell in that category but cells in a later one. scib-metrics
+    computes NaN for the distance to such a category, and then takes 0 as the silhouette width of the label's cells.
     """
     import pandas as pd
 
@@ -154,7 +155,7 @@ def _check_silhouette(X: Any, labels: Any, chunk_size: Any, metric: Any, between
 
 
 def _check_categories(labels: Any) -> None:
-    """Refuse a category without cells before the last one that occurs."""
+    """Raise `NotCovered` if a category without cells precedes one with cells."""
     import pandas as pd
 
     if is_categorical(labels):
@@ -166,7 +167,7 @@ def _check_categories(labels: Any) -> None:
 
 
 def _defined(score: float) -> float:
-    """Return a score as a float; raise InputError with its note where it is NaN."""
+    """Return a score as a float; raise `InputError` with the score's note if it is NaN."""
     if np.isnan(score):
         raise InputError(getattr(score, "note", "the score is undefined"))
     return float(score)
@@ -185,7 +186,10 @@ def _isolated_labels(
 
 
 def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale: bool, kwargs: dict[str, Any]) -> Any:
-    """Warn and return 0 where the score is below 0, as scib-metrics does."""
+    """Compare principal component regression before and after integration.
+
+    Warns and returns 0 for a score below 0, as scib-metrics does.
+    """
     other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
     if other:
         raise NotCovered(f"the parameters {other}")
@@ -210,7 +214,7 @@ def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale
 
 
 def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jobs: int) -> Any:
-    """Find neighbours, exactly up to a few hundred thousand cells; each cell comes first among its own."""
+    """Find nearest neighbours, each cell itself first; the search is exact up to a few hundred thousand cells."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     check_matrix(X)
@@ -241,7 +245,7 @@ def _clisi_knn(start: Start, X: Any, labels: Any, perplexity: float | None, scal
 
 
 def _lisi(start: Start, X: Any, labels: Any, perplexity: float | None) -> tuple[NDArray[np.float64], int]:
-    """Return the index of each cell, and the number of labels; the default perplexity is a third of the columns."""
+    """Return the LISI of each cell and the number of labels; by default the perplexity is a third of k."""
     _check_neighbors(X, self_needed=False)  # LISI ignores the cell itself among its neighbours
     n_labels = _count_labels(labels)
     engine = start()
@@ -252,7 +256,7 @@ def _lisi(start: Start, X: Any, labels: Any, perplexity: float | None) -> tuple[
 def _kbet(
     start: Start, X: Any, batches: Any, alpha: float
 ) -> tuple[np.float64, NDArray[np.float32], NDArray[np.float32]]:
-    """Return the acceptance rate, the statistics and the p-values."""
+    """Return the acceptance rate of kBET, and the chi-square statistic and p-value of each cell."""
     _check_neighbors(X)  # kBET counts a cell among its own neighbours
     _count_labels(batches, "batches")
     engine = start()
@@ -296,7 +300,7 @@ def _graph_connectivity(start: Start, X: Any, labels: Any) -> np.float64:
 def _nmi_ari_leiden(
     start: Start, X: Any, labels: Any, optimize_resolution: bool, resolution: float, n_jobs: int, seed: int
 ) -> dict[str, Any]:
-    """Return the agreement with the clusters of the best resolution, or of the given one."""
+    """Return NMI and ARI of labels and Leiden clusters, at the best resolution or at the given one."""
     if not isinstance(seed, int):
         raise NotCovered(f"seed={seed!r}; gpubench needs a number")
     _check_neighbors(X)  # UMAP's graph counts a cell among its own neighbours
@@ -310,7 +314,7 @@ def _nmi_ari_leiden(
 
 
 def _nmi_ari_kmeans(start: Start, X: Any, labels: Any) -> dict[str, Any]:
-    """Return the agreement with as many k-means clusters as there are labels."""
+    """Return NMI and ARI of labels and k-means clusters, with as many clusters as labels."""
     check_matrix(X)
     n_clusters = _count_labels(labels)
     engine = start()
@@ -325,7 +329,7 @@ def _agreement(engine: Engine, labels: Any, clusters: Any) -> dict[str, Any]:
 
 
 def _count_labels(labels: Any, name: str = "labels") -> int:
-    """Return the number of distinct values, at least two."""
+    """Return the number of distinct values of a column; raise `NotCovered` for fewer than two."""
     check_column(labels, name)
     n_labels = len(np.unique(labels))
     if n_labels < 2:
@@ -346,7 +350,7 @@ def _check_neighbors(X: Any, *, self_needed: bool = True) -> None:
 
 
 def _to_knn(engine: Engine, X: Any) -> Knn:
-    """Convert scib-metrics' neighbours to a graph on the engine: ascending, without the cell itself."""
+    """Convert scib-metrics' neighbours to a graph on the engine: by ascending distance, without the cell itself."""
     n, k = X.indices.shape
     others = X.indices != np.arange(n)[:, None]
     n_others = k - 1 if not others.all() else k
@@ -359,7 +363,7 @@ def _to_knn(engine: Engine, X: Any) -> Knn:
 
 
 def _patch(module: str, attribute: str, ours: Function, package: str = "scib_metrics") -> Patch:
-    """Return the patch of a function that users know by the name `package`.`attribute`."""
+    """Return a patch of `module`.`attribute`, which is reported under its public name `package`.`attribute`."""
     return Patch(module, attribute, ours, f"{package}.{attribute}")
 
 

@@ -1,9 +1,9 @@
 """Shorter start-up of patched packages: lazy imports of slow dependencies, and fewer garbage collections.
 
-scib_metrics, and czbenchmarks through it, import one name each of umap and pynndescent, which compile most of their
-functions while they are imported. gpubench answers the calls of these names, so the import waits for the first call
-that still needs it. This saves 4 to 5 s in each process. Garbage collections look at all objects that jax and scanpy
-have made, and find nothing; pausing them saves another second, or three in scib_metrics' Benchmarker.
+scib_metrics, and czbenchmarks through it, import one name each from umap and pynndescent, which compile most of their
+functions during import. gpubench computes the functions that use these names, so the import is delayed until a call
+needs the real package. This saves 4 to 5 s per process. Garbage collections scan all objects of jax and scanpy but
+free nothing; pausing them saves another second, or three in scib_metrics' Benchmarker.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ LAZY_IMPORTS = {
     "scib_metrics.nearest_neighbors._dataclass": ("umap.umap_", "fuzzy_simplicial_set"),
     "scib_metrics.nearest_neighbors._pynndescent": ("pynndescent", "NNDescent"),
 }
-"""Importing module -> (imported module, the one name that is imported from it)."""
+"""Importing module -> (slow module that it imports, the one name that it takes from it)."""
 
 
 @contextmanager
 def lazy_imports(importer: str) -> Iterator[None]:
-    """Replace the slow module that `importer` imports by a stand-in, only while `importer` is executed."""
+    """While the module `importer` is executed, replace the slow module that it imports by a placeholder.
+
+    The placeholder imports the slow module when its name is first used. `importer` is a key of `LAZY_IMPORTS`; for
+    other modules nothing is replaced.
+    """
     module, name = LAZY_IMPORTS.get(importer, ("", ""))
     if not module or module in sys.modules or find_spec(module.partition(".")[0]) is None:
         yield
@@ -54,7 +58,7 @@ def lazy_imports(importer: str) -> Iterator[None]:
 
 
 class _LazyName:
-    """A function or class that is imported on first use; it is pickled as the real one."""
+    """Placeholder for a function or class, which is imported on first use; pickled as the real object."""
 
     def __init__(self, module: str, name: str) -> None:
         self.__module__ = module
@@ -78,7 +82,7 @@ def _load(module: str, name: str) -> Any:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause garbage collection while a package is imported, whose objects stay anyway."""
+    """Pause garbage collection in a `with` block, such as an import, whose objects are kept anyway."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -89,9 +93,10 @@ def gc_paused() -> Iterator[None]:
 
 
 def collect_own_garbage(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a method so that its calls of `gc.collect` scan only objects that it made itself.
+    """Wrap a method so that `gc.collect`, called inside it, scans only objects that the method created.
 
-    scib_metrics' Benchmarker collects garbage before each metric. The state is restored when the method returns.
+    scib_metrics' Benchmarker collects garbage before each metric. All objects are scanned again once the method
+    returns.
     """
 
     @functools.wraps(method)

@@ -1,4 +1,4 @@
-"""Profiles: time and memory of each stage at growing size, compared with the limits of the machine."""
+"""Profiling: time and memory of each stage as data grow, compared with the limits of the machine."""
 
 from __future__ import annotations
 

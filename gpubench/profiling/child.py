@@ -1,9 +1,10 @@
-"""Code that runs in a fresh process: it measures the limits of the machine, or scores synthetic cells.
+"""Program for a fresh process that measures the limits of the machine, or scores synthetic cells.
 
     python -m gpubench.profiling.child REQUEST ANSWER
 
-REQUEST is JSON: {"limits": arguments} or {"score_cells": arguments}. The answer is written as JSON to the file ANSWER.
-Each line on standard output names a stage that begins.
+REQUEST is JSON, {"limits": arguments} or {"score_cells": arguments}, with the arguments of the function of that name.
+ANSWER is the file to which what the function returns is written, as JSON. Each line on standard output names a stage
+that begins.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ from gpubench.running import score
 from gpubench.running.provenance import provenance
 
 WARM_UP_CELLS = 600
-"""Enough cells of every label for every fold; takes a second or two, most of it imports."""
+"""Cells of the warm-up: enough for every fold to have every label; it takes a second or two, mostly imports."""
 
 SECONDS = 0.4
-"""Seconds for which each of the three is repeated; the fastest repeat counts."""
+"""Seconds for which each of the three measurements is repeated; the fastest repeat counts."""
 
 EDGES = (1024, 2048, 4096, 8192)
 LONG_ENOUGH_S = 0.05
-"""Products grow until one takes this long, because small ones do not use the whole machine."""
+"""Matrices are enlarged until a product takes this long, because small products do not use the whole machine."""
 
 DISTANCES = 4096, 512
-"""Cells and dimensions of the distances."""
+"""Numbers of cells and dimensions for measuring the rate of distances."""
 
 COPY_BYTES = 1 << 28
 """Size of the copied array, larger than any cache."""
 
 
 def main(request: str, answer: str) -> int:
-    """Run the request and return the exit code."""
+    """Run a request, write its answer as JSON to the file `answer`, and return the exit code of the process."""
     functions: dict[str, Callable[..., dict[str, Any]]] = {"limits": limits, "score_cells": score_cells}
     ((name, arguments),) = json.loads(request).items()
     try:
@@ -67,7 +68,18 @@ def main(request: str, answer: str) -> int:
 
 
 def limits(engine: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure and describe the machine; `asked` are the user's options, for the provenance."""
+    """Measure the limits of an engine, and describe the machine.
+
+    Parameters
+    ----------
+    engine : arguments of `gpubench.get_engine`
+    asked : options of the user, to be recorded in the provenance
+
+    Returns
+    -------
+    dict
+        "limits", the fields of `Limits`, and "provenance".
+    """
     started = get_engine(**engine)
     measured = measure_limits(started, engine["threads"] or usable_cores())
     return {"limits": asdict(measured), "provenance": provenance(started, options=asked)}
@@ -76,7 +88,20 @@ def limits(engine: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any
 def score_cells(
     cells: int, dims: int, tasks: Sequence[str], engine: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Score synthetic cells, after a warm-up on few cells that imports every package."""
+    """Score synthetic cells, after a warm-up on a few cells that imports all packages.
+
+    Parameters
+    ----------
+    cells, dims : numbers of cells and dimensions
+    tasks : ids of the tasks
+    engine : arguments of `gpubench.get_engine`
+    options : further arguments of `gpubench.score`
+
+    Returns
+    -------
+    dict
+        "timeline", and the fields of `Run` except its size and stages.
+    """
     few = _score(make(WARM_UP_CELLS, dims), tasks, options, get_engine(**engine))
     many = _score(make(cells, dims), tasks, options, get_engine(**engine, timeline=Timeline(Announcer())))
     if few.interrupted or many.interrupted:
@@ -96,7 +121,7 @@ def score_cells(
 
 
 def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engine: Engine) -> Result:
-    """Score one embedding; even and odd batches are two species."""
+    """Score the cells as one embedding; batches with even and with odd codes are the two species."""
     return score.score(
         {EMBEDDING: cells.x},
         label=cells.label,
@@ -110,7 +135,7 @@ def _score(cells: Cells, tasks: Sequence[str], options: Mapping[str, Any], engin
 
 
 class Announcer:
-    """`Listener` that prints each stage as it begins."""
+    """`Listener` that prints the path of each stage when it begins."""
 
     def started(self, path: str) -> None:
         """See `gpubench.core.timeline.Listener.started`."""
@@ -125,7 +150,10 @@ class Announcer:
 
 
 def measure_limits(engine: Engine, n_threads: int) -> Limits:
-    """Measure all rates, in about two seconds."""
+    """Measure the rates of matrix products, distances and copies in about two seconds.
+
+    `n_threads` is the number of CPU threads for products and copies.
+    """
     begin = time.perf_counter()
     rates = _product_rate(engine, n_threads), _distance_rate(engine), _copy_rate(engine, n_threads)
     return Limits(*rates, time.perf_counter() - begin)
@@ -169,7 +197,7 @@ def _copy_rate(engine: Engine, n_threads: int) -> float:
 
 
 def _fastest(call: Callable[[], object], seconds: float) -> float:
-    """Return the shortest duration of a call that is repeated for some seconds, after a first one that is not timed."""
+    """Call a function once, then repeatedly for some seconds; return the shortest duration of the repeats."""
     call()
     end, best = time.perf_counter() + seconds, math.inf
     while best == math.inf or time.perf_counter() < end:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpubench.profiling.profile import Exponent, Profile, ProfiledStage, Run
 
 MIN_SHARE = 0.01
-"""Of the largest run; shorter stages are in the JSON file only."""
+"""Smallest share of the largest run's time that a shown stage takes; shorter stages are only in the JSON file."""
 
 STAGE_COLORS = (*COLORS[:6], "#8C6D31")
 MAX_STAGES = len(STAGE_COLORS)
@@ -36,7 +36,7 @@ LEGEND = (
 
 
 def blocks(profile: Profile) -> list[TextTable | Lines]:
-    """Lay a profile out: the machine, a table for each number of dimensions, scaling exponents, and warnings."""
+    """Return the text of a profile: the machine, a table per number of dimensions, scaling exponents, and warnings."""
     limits, provenance = profile.limits, profile.provenance
     heading = (
         printable(f"gpubench {provenance['gpubench']} on {provenance['cpu']}: {provenance['engine']['device']}"),
@@ -49,13 +49,13 @@ def blocks(profile: Profile) -> list[TextTable | Lines]:
 
 
 def _by_dims(profile: Profile) -> list[list[Run]]:
-    """Return the runs of each number of dimensions, the smallest first."""
+    """Group runs by number of dimensions; groups are in ascending order of dimensions, their runs of cells."""
     runs = sorted(profile.runs, key=lambda run: run.cells)
     return [[run for run in runs if run.dims == dims] for dims in sorted({run.dims for run in runs})]
 
 
 def _warnings(profile: Profile, scaling: TextTable | None) -> list[str]:
-    """Return lines on failures, notes of the runs, missing exponents, and an interrupt."""
+    """Return lines of text about failures, notes of the runs, missing scaling exponents, and an interruption."""
     lines = [f"{failure.cells:,} x {failure.dims} failed: {failure.error}" for failure in profile.failures]
     for run in profile.runs:
         lines += [f"{run.cells:,} x {run.dims}: {line}" for line in (*run.failures, *run.notes)]
@@ -72,7 +72,10 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
-    """Make the table of seconds at each size, and of memory and rates at the largest size."""
+    """Make a table of the seconds of each stage in each run, and of memory and rates in the largest run.
+
+    `runs` have the same number of dimensions and ascending numbers of cells.
+    """
     largest, limits = runs[-1], profile.limits
     rows = []
     for stage in largest.stages:
@@ -92,7 +95,7 @@ def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
 
 
 def _scaling_table(profile: Profile) -> TextTable | None:
-    """Make the table of exponents of each stage; None if there are none."""
+    """Make the table of the scaling exponents of each stage; return None if no exponent is known."""
     if not profile.runs:
         return None
     largest = max(profile.runs, key=lambda run: run.whole.seconds)
@@ -110,7 +113,7 @@ def _scaling_table(profile: Profile) -> TextTable | None:
 
 
 def power(exponent: Exponent | None) -> str:
-    """Format an exponent with its standard error."""
+    """Format an exponent with its standard error; an exponent of None becomes empty text."""
     if exponent is None:
         return ""
     return f"{exponent.value:.2f}" if exponent.stderr is None else f"{exponent.value:.2f} ± {exponent.stderr:.2f}"
@@ -139,7 +142,7 @@ def _number(value: float | None, unit: float) -> str:
 
 
 def write_figure(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Draw a profile with at least one run to a file in the format of its ending, such as .svg or .png."""
+    """Draw a profile, which has at least one run, to a file; its suffix, such as .svg or .png, gives the format."""
     kind = os.fspath(path).rpartition(".")[2].lower()
     buffer = io.BytesIO()
     with theme(8, axes_grid=True, svg_hashsalt="gpubench"):
@@ -149,7 +152,10 @@ def write_figure(profile: Profile, path: str | os.PathLike[str]) -> None:
 
 
 def draw(profile: Profile) -> Figure:
-    """Draw a row for each number of dimensions: time and memory by cells, and the limits at the largest size."""
+    """Draw a row of axes for each number of dimensions: time and memory by cells, and the shares of the limits.
+
+    The shares are those of the run with the most cells.
+    """
     rows = _by_dims(profile)
     paths = _longest_stages(rows)
     figure = new_figure(WIDTH_IN, ROW_IN * len(rows) + 0.5)
@@ -165,7 +171,7 @@ def draw(profile: Profile) -> Figure:
 
 
 def _longest_stages(rows: Sequence[Sequence[Run]]) -> list[str]:
-    """Return the stages that take longest at the largest sizes, without the stages inside them."""
+    """Return the paths of the stages with the largest own time in the largest run of each row."""
     seconds: dict[str, float] = {}
     for runs in rows:
         for stage in runs[-1].stages:
@@ -175,13 +181,13 @@ def _longest_stages(rows: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(path: str) -> str:
-    """Return the outermost and the innermost name of a stage, which distinguish stages."""
+    """Return a short name of a stage: the first and the last name in its path."""
     names = path.split("/")
     return " · ".join(names if len(names) < 2 else (names[0], names[-1]))
 
 
 def _draw_times(axes: Axes, runs: Sequence[Run], paths: Sequence[str]) -> None:
-    """Draw the seconds of each stage by cells; its exponent is in the legend."""
+    """Draw the seconds of each stage by number of cells; the legend has its scaling exponent."""
     from matplotlib.ticker import FuncFormatter
 
     looks = [(TOTAL_COLOR, "o"), *zip(STAGE_COLORS, MARKERS, strict=True)]
@@ -198,7 +204,7 @@ def _draw_times(axes: Axes, runs: Sequence[Run], paths: Sequence[str]) -> None:
 
 
 def _draw_memory(axes: Axes, runs: Sequence[Run]) -> None:
-    """Draw the peak memory of the whole run by cells, and the memory of the cells themselves."""
+    """Draw the peak memory of the whole run by number of cells, and the size of the embedding itself."""
     cells = [run.cells for run in runs]
     peaks = [(run.whole.peak_bytes or 0) / 1e6 for run in runs]
     axes.plot(cells, peaks, marker="o", color=TOTAL_COLOR, markersize=4, linewidth=1, label="whole run")
@@ -211,7 +217,7 @@ def _draw_memory(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _by_cells(axes: Axes, runs: Sequence[Run]) -> None:
-    """Set up a logarithmic axis with a tick for each number of cells."""
+    """Set up a logarithmic x axis of the number of cells, with a tick for each run."""
     axes.set_xscale("log")
     cells = [run.cells for run in runs]
     axes.set_xticks(cells, [f"{n:,}" for n in cells])
@@ -222,7 +228,7 @@ def _by_cells(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _draw_shares(axes: Axes, profile: Profile, run: Run, paths: Sequence[str]) -> None:
-    """Draw a bar for each stage with counted operations, its name and share above it."""
+    """Draw a bar for each stage whose operations were counted, with its name and share above the bar."""
     stages = [(path, stage) for path in paths if (stage := run.stage(path))]
     shares = [(path, stage, share) for path, stage in stages if (share := stage.fraction(profile.limits)) is not None]
     for y, (path, stage, share) in enumerate(shares):

@@ -1,4 +1,4 @@
-"""Profile: limits of the machine, stages of each size, and their scaling exponents."""
+"""Profile: limits of the machine, stages of the runs at each size, and the stages' scaling exponents."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Point = tuple[int, int, float]
-"""Cells, dimensions, and a time or an amount of memory."""
+"""Number of cells, number of dimensions, and a time in seconds or memory in bytes."""
 
 MIN_SECONDS = 0.05
-"""Shortest time that is fitted: shorter ones are overhead of calls and noise of the machine."""
+"""Shortest time in seconds that is fitted: shorter times are mostly overhead of calls and noise of the machine."""
 
 MIN_BYTES = 1 << 26
-"""Smallest memory that is fitted: less is within what allocators round up and threads keep."""
+"""Smallest memory in bytes that is fitted: less is within what allocators round up and threads keep."""
 
 MIN_SPAN = 3.0
-"""Smallest factor between the largest and the smallest size: over less, an error of a tenth in a time changes an
-exponent by more than a tenth."""
+"""Smallest ratio of the largest to the smallest size in a fit: below it, an error of 10% in a time changes an exponent
+by more than 0.1."""
 
 SCHEMA = 1
 """Version of the layout of `profile.json`."""
 
 EMBEDDING = "X"
-"""Name of the synthetic cells."""
+"""Name of the embedding of the synthetic cells."""
 
 WHOLE = "whole run"
 """Name of the outermost stage, from putting an embedding on the engine to its last score."""
@@ -41,18 +41,18 @@ WHOLE = "whole run"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Highest rates of an engine's device, with its threads."""
+    """Highest measured rates of an engine's device, with the number of threads that the engine uses."""
 
     blas_flop_s: float  # floating-point operations per second of a square float32 product by BLAS (cuBLAS on a GPU)
-    # the same for the engine's distances in many dimensions, which may be faster: its compiled tiles use instructions
-    # that a BLAS built for older processors does not
+    # floating-point operations per second of the engine's distances in many dimensions; they may be faster than BLAS,
+    # because the compiled tiles use instructions that a BLAS built for older processors does not
     tiles_flop_s: float
-    bytes_s: float  # bytes per second that copying an array reads and writes
+    bytes_s: float  # bytes read and written per second while copying an array
     seconds: float  # duration of the measurement
 
     @property
     def flop_s(self) -> float:
-        """The higher rate of arithmetic."""
+        """Highest rate of arithmetic, in floating-point operations per second."""
         return max(self.blas_flop_s, self.tiles_flop_s)
 
     def __str__(self) -> str:
@@ -62,13 +62,16 @@ class Limits:
         )
 
     def least_s(self, flop: float, moved_bytes: float) -> float:
-        """Return the least seconds of an amount of work: the slower of arithmetic and memory."""
+        """Return the least seconds for an amount of work: those of arithmetic or of memory, whichever is longer."""
         return max(flop / self.flop_s, moved_bytes / self.bytes_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Exponent:
-    """Exponent p in y = c n^p with its standard error, which is None if there are only as many points as parameters."""
+    """Exponent p in y = c n^p, with its standard error.
+
+    The standard error is None if there are only as many points as parameters.
+    """
 
     value: float
     stderr: float | None
@@ -76,17 +79,23 @@ class Exponent:
 
 @dataclass(frozen=True, slots=True)
 class ScalingExponents:
-    """Scaling exponents of a stage; None if its sizes do not determine them."""
+    """Exponents with which a stage's time and peak memory grow with the numbers of cells and of dimensions.
+
+    An exponent is None if the runs do not determine it.
+    """
 
     seconds_by_cells: Exponent | None
     seconds_by_dims: Exponent | None
-    # of the peak memory beyond what the process held before the cells were drawn
+    # peak memory counts beyond what the process held before the cells were drawn
     memory_by_cells: Exponent | None
     memory_by_dims: Exponent | None
 
 
 def fit_scaling(runs: Sequence[Run], path: str) -> ScalingExponents:
-    """Fit the exponents of the stage with a path over all runs in which it is long, or large, enough."""
+    """Fit the scaling exponents of the stage with a path.
+
+    Runs count if the stage takes `MIN_SECONDS`, for exponents of time, or `MIN_BYTES`, for those of memory.
+    """
     found = [(run, stage) for run in runs if (stage := run.stage(path)) is not None]
     times = [(run.cells, run.dims, stage.seconds) for run, stage in found]
     memory = [(run.cells, run.dims, float((stage.peak_bytes or 0) - run.base_bytes)) for run, stage in found]
@@ -94,7 +103,10 @@ def fit_scaling(runs: Sequence[Run], path: str) -> ScalingExponents:
 
 
 def _fit_from(points: Sequence[Point], least: float) -> tuple[Exponent | None, Exponent | None]:
-    """Fit the points of at least a value, for sizes with a large enough span."""
+    """Fit exponents by cells and by dims to the points whose value is at least `least`.
+
+    An exponent is None if the sizes span a factor below `MIN_SPAN`.
+    """
     points = [point for point in points if point[2] >= least]
     by_cells, by_dims = (
         exponent if exponent is not None and max(sizes) >= MIN_SPAN * min(sizes) else None
@@ -111,11 +123,13 @@ def fit_powers(points: Sequence[Point]) -> tuple[Exponent | None, Exponent | Non
 
     Parameters
     ----------
-    points : (n, d, y), all above 0
+    points : triples (n, d, y) of positive numbers
 
     Returns
     -------
-    p, q : None for a size that does not vary, and both None if n and d vary only together
+    p, q
+        The exponents of n and d. An exponent is None if its size does not vary; both are None if n and d vary only
+        together.
     """
     if not points:
         return None, None
@@ -138,32 +152,32 @@ def fit_powers(points: Sequence[Point]) -> tuple[Exponent | None, Exponent | Non
 
 @dataclass(frozen=True, slots=True)
 class ProfiledStage:
-    """Stage of a run; stages with the same path are added up."""
+    """Sums over all spans of a run's timeline that have the same path; see `gpubench.core.timeline.Span`."""
 
-    path: str  # names of the stages that it runs inside, and its own name
-    seconds: float  # a sum, as the next three; see `gpubench.core.timeline.Span`
-    flop: int
-    moved_bytes: int
-    put_bytes: int
-    peak_bytes: int | None  # the maximum; None if it is not known
-    own_s: float  # seconds without those of the stages inside it
-    innermost: bool  # whether it has no stages inside
+    path: str  # names of the containing stages and of the stage itself, joined by "/"
+    seconds: float
+    flop: int  # counted floating-point operations
+    moved_bytes: int  # counted bytes read and written
+    put_bytes: int  # bytes copied to the engine
+    peak_bytes: int | None  # maximum over the spans; None if unknown
+    own_s: float  # seconds outside of the stages that this one contains
+    innermost: bool  # whether it contains no other stages
 
     def rate(self, amount: float) -> float | None:
-        """Return an amount per second; None if nothing was counted."""
+        """Return an amount divided by the stage's seconds; None if either is 0."""
         return amount / self.seconds if amount and self.seconds > 0 else None
 
     def fraction(self, limits: Limits) -> float | None:
-        """Return the least time of the counted work on this machine, as a share of the measured time.
+        """Return the least time that the counted work can take within these limits, divided by the measured time.
 
-        It is None if nothing was counted, and for stages with others inside, some of which may count nothing.
+        None if no work was counted, or if the stage contains other stages, because some of those may not count theirs.
         """
         if not self.innermost or self.seconds <= 0 or not (self.flop or self.moved_bytes):
             return None
         return limits.least_s(self.flop, self.moved_bytes) / self.seconds
 
     def bound(self, limits: Limits) -> str | None:
-        """Return the limit that determines the least time: "arithmetic" or "memory"."""
+        """Return the limit that determines the least time: "arithmetic" or "memory"; None if `fraction` is None."""
         if self.fraction(limits) is None:
             return None
         return "arithmetic" if self.flop / limits.flop_s > self.moved_bytes / limits.bytes_s else "memory"
@@ -171,17 +185,17 @@ class ProfiledStage:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tasks on cells of one size, in a process of its own.
+    """One run of the tasks on synthetic cells, in its own process.
 
     Attributes
     ----------
-    cells, dims : the size
-    warm_up_s : seconds of a run on few cells before, which imports all packages
-    base_bytes : peak memory until the cells were drawn
-    stages : in the order in which they began, the whole run first
-    scores : each {"task", "metric", "value"}
-    failures : a line for each failed task
-    notes : of the engine
+    cells, dims : numbers of cells and dimensions
+    warm_up_s : seconds of an earlier run in the same process on a few cells, which imported all packages
+    base_bytes : peak memory of that earlier run, before the cells of this run were drawn
+    stages : stages in the order in which they began; the first is the whole run
+    scores : dicts with the keys "task", "metric" and "value"
+    failures : one line of text for each failed task
+    notes : messages of the engine, such as where it deviates from the request
     """
 
     cells: int
@@ -194,18 +208,18 @@ class Run:
     notes: Sequence[str] = ()
 
     def stage(self, path: str) -> ProfiledStage | None:
-        """Return the stage with a path."""
+        """Return the stage with a path; None if the run has no such stage."""
         return next((stage for stage in self.stages if stage.path == path), None)
 
     @property
     def whole(self) -> ProfiledStage:
-        """The outermost stage."""
+        """Stage that spans the whole run."""
         return self.stages[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Size that was not scored, and why."""
+    """Numbers of cells and dimensions of a run that failed, and its error message."""
 
     cells: int
     dims: int
@@ -218,11 +232,11 @@ class Profile:
 
     Attributes
     ----------
-    limits : of the machine
-    provenance : as in a result
-    runs : sizes that were scored, in the order in which they ran
-    failures : sizes that were not
-    interrupted : whether the profile was stopped before its end
+    limits : highest measured rates of the machine
+    provenance : versions, machine, engine, seed and options, as in a `Result`
+    runs : successful runs, in the order in which they ran
+    failures : sizes whose run failed, with the error messages
+    interrupted : whether Ctrl-C stopped the profile before all sizes had run
     """
 
     limits: Limits
@@ -238,7 +252,7 @@ class Profile:
         return {path: fit_scaling(self.runs, path) for path in paths}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values; what is not known is None."""
+        """Return the profile as a JSON-ready dictionary; unknown values are None."""
         return {
             "schema": SCHEMA,
             "provenance": dict(self.provenance),
@@ -250,19 +264,22 @@ class Profile:
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a JSON file atomically.
+        """Write the profile to a JSON file atomically.
 
         Raises
         ------
         InputError
-            The file cannot be written.
+            If the file cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
 
 def stages_of(timeline: Sequence[Mapping[str, Any]]) -> tuple[ProfiledStage, ...]:
-    """Add up the stages with the same path of one embedding's timeline, and leave out the embedding's name."""
+    """Add up the spans of a timeline by path; paths no longer begin with the embedding's name.
+
+    `timeline` has the spans of a run on the one embedding `EMBEDDING`, as dicts.
+    """
     spans: dict[str, list[Mapping[str, Any]]] = {}
     for span in timeline:
         embedding, _, path = span["path"].partition("/")

@@ -1,4 +1,4 @@
-"""Profiles of the tasks at growing size, each size in a fresh process, so that finished sizes survive any failure."""
+"""Profile the tasks at growing sizes, each size in a fresh process, so that a failure does not lose finished sizes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CELLS = (10_000, 30_000, 100_000)
 DIMS = (50,)
 
 DEFAULT_TASKS = ("clustering", "embedding", "batch_integration", "sequential_organization")
-"""Tasks without classifiers, because random forests on a million cells take hours and would hide all other stages."""
+"""Tasks without classifiers: random forests on a million cells take hours, in which other stages would disappear."""
 
 CHILD = (sys.executable, "-m", "gpubench.profiling.child")
 
 MIN_CELLS = 200
-"""With fewer cells some labels would be empty."""
+"""Minimum number of cells: with fewer, some labels would have no cells."""
 
 
 def profile(
@@ -45,28 +45,30 @@ def profile(
     listener: Listener | None = None,
     keep: Callable[[Profile], None] | None = None,
 ) -> Profile:
-    """Score synthetic cells of every size, from the smallest to the largest, each in a fresh process.
+    """Measure time and memory of every stage on synthetic cells of several sizes.
+
+    Sizes run from the smallest to the largest, each in a fresh process.
 
     Parameters
     ----------
-    cells, dims : numbers of cells and of dimensions; every combination is run
-    tasks : ids of tasks, except those that need predictions
+    cells, dims : numbers of cells and numbers of dimensions; every combination is run
+    tasks : ids of the tasks to run; tasks that need predictions cannot be profiled
     engine, seed, threads, memory, knn : as in `gpubench.score`
     options : parameters of the tasks, see `gpubench.tasks.Options`
-    listener : receives the running size and stage
-    keep : called with the profile so far after each size
+    listener : receives the size that is running, and its stages
+    keep : function called after each size with the profile of all sizes so far
 
     Returns
     -------
     Profile
-        After Ctrl-C it has the sizes done by then; sizes that could not be scored are among the failures.
+        The stages of every size, and the sizes that failed. After Ctrl-C, the profile of the sizes finished so far.
 
     Raises
     ------
-    InputError, EngineUnavailable
-        A size or a task cannot be profiled, or the engine does not start.
+    InputError
+        If a size or a task cannot be profiled, or the engine cannot start.
     KeyboardInterrupt
-        Ctrl-C before the machine was measured.
+        If Ctrl-C is pressed before the limits of the machine are measured.
     """
     sizes = _sizes(cells, dims)
     _check_tasks(tasks)
@@ -97,7 +99,7 @@ def profile(
 
 
 def _sizes(cells: Sequence[int], dims: Sequence[int]) -> list[tuple[int, int]]:
-    """Combine cells and dimensions, the smallest matrix first."""
+    """Return all pairs of numbers of cells and dimensions, the smallest matrix first."""
     for name, values, least in (("cells", cells, MIN_CELLS), ("dims", dims, 1)):
         bad = [value for value in values if value < least]
         if bad or not values:
@@ -115,7 +117,7 @@ def _check_tasks(tasks: Sequence[str]) -> None:
 
 
 def _report_to(listener: Listener | None, what: str) -> Callable[[str], None]:
-    """Return a function that reports the stages of a process to the listener, as stages of `what`."""
+    """Return a function that reports a child process's stage to the listener, as the stage "what/stage"."""
     if listener is None:
         return lambda _: None
     listener.started(what)
@@ -123,7 +125,10 @@ def _report_to(listener: Listener | None, what: str) -> Callable[[str], None]:
 
 
 def _answer(what: str, request: Mapping[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
-    """Run a request in a fresh process; the answer is {"error": ...} if the process fails."""
+    """Run a request in a fresh process and return its answer, which is {"error": message} if the process fails.
+
+    `what` is the function of `gpubench.profiling.child`, `request` its arguments; `report` receives each stage's name.
+    """
     with tempfile.TemporaryDirectory(prefix="gpubench-") as folder, tempfile.TemporaryFile("w+") as stderr:
         answer = Path(folder, "answer.json")
         command = [*CHILD, json.dumps({what: request}), str(answer)]

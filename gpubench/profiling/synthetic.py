@@ -1,7 +1,7 @@
-"""Synthetic cells for profiles and benchmarks: overlapping labels of uneven size, shifted batches, copies, a time axis.
+"""Synthetic cells for profiles and benchmarks.
 
-The same arguments give the same bits. Cells are not easy for a metric (well separated labels, equal sizes, no ties):
-scores lie between 0.3 and 0.9.
+Labels overlap and differ in size, batches are shifted, some cells are exact copies, and time moves cells along one
+direction, so that scores lie between 0.3 and 0.9. The same arguments give bitwise identical cells.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _ROWS = 100_000  # per block, so that a million cells need little more memory th
 
 @dataclass(frozen=True)
 class Cells:
-    """Embedding and its columns.
+    """Synthetic embedding, with the columns of its cells.
 
     Attributes
     ----------
-    x : (n, d) float32
-    label, batch : (n,) int32 codes
-    time : (n,) float64, eight time points
+    x : (n, d) float32 embedding
+    label, batch : (n,) int32 codes of the label and the batch of each cell
+    time : (n,) float64 time point of each cell
     """
 
     x: NDArray[np.float32]
@@ -35,10 +35,17 @@ class Cells:
 
 
 def make(n: int, d: int, *, n_labels: int = 30, n_batches: int = 8, n_times: int = 8, seed: int = 0) -> Cells:
-    """Draw n cells.
+    """Draw n cells in d dimensions.
 
-    A cell is the sum of its label's centre, its time along one direction, the shift of its batch, and noise whose
-    standard deviation falls with the dimension as in principal components. 1% are exact copies of another cell.
+    Each cell is the sum of its label's centre, its batch's shift, its time along one direction, and Gaussian noise
+    whose standard deviation decreases from dimension to dimension as in principal components. 1% of the cells are exact
+    copies of other cells.
+
+    Parameters
+    ----------
+    n, d : numbers of cells and dimensions
+    n_labels, n_batches, n_times : numbers of labels, batches and time points
+    seed : random seed
     """
     rng = np.random.default_rng(seed)
     label = _uneven(n, n_labels, 0.9, rng)
