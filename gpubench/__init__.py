@@ -1,4 +1,4 @@
-"""gpubench: metrics for embeddings of single cells, on CPUs, GPUs and Dask clusters.
+"""gpubench: metrics for single-cell embeddings and perturbation predictions, on CPUs, GPUs and Dask clusters.
 
 >>> import gpubench as gb
 >>> result = gb.score("data.h5ad", embeddings=["X_pca"], label="cell_type", batch="donor")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""The command `audit`: checks of real data and predictions of perturbations."""
+"""The command `gpubench audit`, which checks real data and predictions of perturbations."""
 
 from __future__ import annotations
 

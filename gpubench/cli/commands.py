@@ -1,4 +1,7 @@
-"""Commands that refuse a flag given twice where one value would be lost, and whose help names no types of flags."""
+"""Command classes of the command line.
+
+They raise an error if a flag with a single value is given twice, and show no types in the help where types say nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from gpubench.core.errors import InputError
 
 
 class Command(TyperCommand):
-    """Command of gpubench."""
+    """A command, such as `gpubench score`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a flag that takes one value must occur once."""
+        """Parse the arguments; raise `InputError` if a flag that takes one value is given more than once."""
         if not ctx.resilient_parsing:
             given = list(args)
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -28,7 +31,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """Group of commands of gpubench."""
+    """A group of commands, such as `gpubench datasets`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, without a type in the help where it says nothing."""
@@ -36,7 +39,10 @@ class Group(TyperGroup):
 
 
 def _takes_one_value(parameter: Any) -> bool:
-    """Whether a second value would replace the first: not of a switch without an opposite, such as --report."""
+    """Whether a parameter takes one value, so that giving it again would replace the first value.
+
+    False for a switch without an opposite, such as --report.
+    """
     if parameter.param_type_name != "option" or parameter.multiple:
         return False
     return not parameter.is_flag or bool(parameter.secondary_opts)

@@ -131,7 +131,7 @@ def _state(known: dict[str, Any]) -> str:
 
 
 def _echo_facts(known: dict[str, Any]) -> None:
-    """Print all facts of a dataset, one on each line."""
+    """Print the known facts about a dataset, one per line."""
     texts = {
         key: f"{value:,} bytes" if key == "size" else _CHECKED[value] if key == "checked" else value
         for key, value in known.items()
@@ -150,5 +150,5 @@ def _fetched(known: dict[str, Any]) -> str:
 
 
 def print_json(content: Any) -> None:
-    """Print for programs."""
+    """Print a value as JSON."""
     typer.echo(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))

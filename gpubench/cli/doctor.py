@@ -30,12 +30,12 @@ class Finding:
 
 
 class OptionalPackage(NamedTuple):
-    """A package that gpubench can work without."""
+    """Optional dependency of gpubench."""
 
-    name: str  # of its distribution
-    extra: str  # of gpubench, which installs it
-    about: str
-    purpose: str
+    name: str  # name on PyPI
+    extra: str  # extra of gpubench that installs it
+    about: str  # `Finding.about` of its check
+    purpose: str  # what it is needed for
 
 
 OPTIONAL = (
@@ -50,21 +50,21 @@ CUDA_MODULES = {
     "pylibcugraph": "Leiden runs on the CPU without it",
     "nvtx": "Nsight shows no stages without it",
 }
-"""Optional modules of the CUDA engine, and what is lost without them."""
+"""Optional module of the CUDA engine -> consequence if it is missing."""
 
 
 def examine() -> list[Finding]:
-    """Check the machine, and score six cells."""
+    """Run all checks: machine, packages, engines, and a test that scores six cells."""
     return [*_machine(), _scoring(), _tiles(), *_cuda(), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
-    """Whether scoring works."""
+    """Whether scoring works, which is the case if no finding is "broken"."""
     return all(finding.state != "broken" for finding in findings)
 
 
 def blocks(findings: list[Finding]) -> list[TextTable | Lines]:
-    """Lay the findings out as a table, with a verdict below it."""
+    """Return a table of the findings, and a line of text that says whether scoring works."""
     rows = tuple((finding.state, finding.about, finding.text) for finding in findings)
     verdict = "Scoring works here." if works(findings) else "Scoring does not work here: see the broken items above."
     return [TextTable("", ("state", "what", "details"), rows), Lines([verdict])]
@@ -81,7 +81,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _scoring() -> Finding:
-    """Cluster six cells and score the clusters, so that the libraries are really used."""
+    """Cluster six cells and score the clusters, to check that the libraries work."""
     try:
         from gpubench.metrics import adjusted_rand_index, leiden_clusters, silhouette_label
 
@@ -97,7 +97,7 @@ def _scoring() -> Finding:
 
 
 def _tiles() -> Finding:
-    """Report whether the compiled code is available, and how to get it if not."""
+    """Check whether the compiled code is available."""
     found = compiled.available()
     purpose = "for faster neighbour search, silhouettes and random forests"
     if found:
@@ -107,7 +107,7 @@ def _tiles() -> Finding:
 
 
 def _cuda() -> Iterator[Finding]:
-    """Ask the NVIDIA driver; packages are checked only if there is a driver."""
+    """Check the NVIDIA driver and, if there is one, the CUDA engine and its optional modules."""
     driver = _cuda_driver_version()
     if driver is None:
         yield Finding("engine cuda", "missing", "no NVIDIA driver on this machine; the CPU engine is used")

@@ -1,4 +1,4 @@
-"""Exit codes of the command line, and messages of errors."""
+"""Exit codes, error messages and warnings of the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ EXIT_TASK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def complain(error: Exception, *, with_flags: bool = True) -> int:
-    """Print the message of an error in one line, `with_flags` in place of arguments; return the exit code."""
+    """Print the message of an error on one line to standard error, and return the exit code for wrong input.
+
+    `with_flags` replaces names of arguments in the message by flags, such as `label` by --label.
+    """
     message = message_of(error)
     if with_flags and isinstance(error, GpubenchError):
         message = error.with_flags(flag_of)
@@ -30,7 +33,7 @@ def complain(error: Exception, *, with_flags: bool = True) -> int:
 
 
 def flag_of(argument: str) -> str:
-    """Return the flag of an argument: "--option k" for a parameter of the tasks, "--label" for `label`."""
+    """Return the flag for an argument of `gpubench.score`: "--label" for `label`, "--option k" for a task's `k`."""
     from gpubench.tasks import Options
 
     if argument in SPECS:
@@ -64,7 +67,7 @@ def usage_hint(error: Exception) -> str:
 
 @contextmanager
 def printing_warnings() -> Iterator[None]:
-    """Print each `GpubenchWarning` in one line, once."""
+    """In a `with` block, print each distinct `GpubenchWarning` once, on one line of standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", GpubenchWarning)
         show_others, shown = warnings.showwarning, set()
@@ -84,7 +87,7 @@ def printing_warnings() -> Iterator[None]:
 
 @contextmanager
 def reporting(verbose: bool) -> Iterator[None]:
-    """Report Ctrl-C before anything was finished, and print the traceback of an error if `verbose`."""
+    """In a `with` block, turn Ctrl-C into a message and an exit code; with `verbose`, print tracebacks of errors."""
     try:
         yield
     except KeyboardInterrupt:

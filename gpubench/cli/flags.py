@@ -1,4 +1,4 @@
-"""Flags of the command line, made from the fields of `gpubench.running.options.RunOptions`, and their values."""
+"""Flags of the command line for the fields of `gpubench.running.options.RunOptions`, and the parsing of values."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def with_run_flags(*names: str, panels: bool = True) -> Callable[[C], C]:
-    """Give a command flags for options of a run, before its own; their values come as keyword arguments.
+    """Return a decorator that adds flags for options of a run to a command, before the command's own flags.
 
-    `names` are fields of `RunOptions`, all if there are none; `panels` groups the flags in the help.
+    The command receives the values as keyword arguments.
+
+    Parameters
+    ----------
+    *names : names of fields of `RunOptions` to add flags for. If empty, all fields
+    panels : whether the help shows the flags in groups
     """
 
     def decorate(command: C) -> C:
@@ -54,7 +59,7 @@ def with_run_flags(*names: str, panels: bool = True) -> Callable[[C], C]:
 
 
 def _parameters(spec: OptionSpec, *, panels: bool) -> Iterator[inspect.Parameter]:
-    """Yield what typer makes an argument or a flag of, for each flag of an option."""
+    """Yield a function parameter for each flag of an option, annotated for typer; see `with_run_flags`."""
     for flag in spec.flags:
         help_: dict[str, Any] = {"metavar": flag.metavar, "help": flag.help, "autocompletion": completion(spec)}
         value: Any = list[flag.type] if spec.kind in _REPEATED else flag.type  # type: ignore[name-defined]
@@ -73,7 +78,10 @@ def _parameters(spec: OptionSpec, *, panels: bool) -> Iterator[inspect.Parameter
 
 
 def completion(spec: OptionSpec) -> Callable[..., list[str]] | None:
-    """Return what completes the values of an option in a shell; shells offer files if nothing fits."""
+    """Return a function that completes the value of an option in a shell; None if its values are not known.
+
+    Where the function returns nothing, shells offer names of files.
+    """
     if not spec.named_in:
         names = _IN_DATA.get("text" if spec.panel == COLUMNS else spec.kind)
         return None if names is None else _complete_from_data(names)
@@ -104,11 +112,14 @@ _IN_DATA: dict[str, Callable[[str, str | None], list[str]]] = {
     "embeddings": _embeddings_of,
     "matrix": _embeddings_of,
 }
-"""Kind of an option -> names that it may have in the data."""
+"""Kind of an option -> function (data, obs) that lists the names in the data from which its value is chosen."""
 
 
 def _complete_from_data(names_of: Callable[[str, str | None], list[str]]) -> Callable[..., list[str]]:
-    """Complete the names of columns or embeddings from the file on the command line, if it can be read."""
+    """Return a function that completes names of columns or embeddings from the data file on the command line.
+
+    `names_of` lists the names in a file, given the paths `data` and `obs`. Nothing is completed if it cannot be read.
+    """
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         from gpubench.data.urls import is_url
@@ -127,7 +138,7 @@ def _complete_from_data(names_of: Callable[[str, str | None], list[str]]) -> Cal
 
 
 def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the values of flags into fields of `RunOptions`, parameters of tasks as a dict."""
+    """Convert name of each flag -> value to field of `RunOptions` -> value; "options" becomes a dict of parameters."""
     arguments: dict[str, Any] = {}
     for name, spec in SPECS.items():
         values = [given[flag.parameter] for flag in spec.flags if flag.parameter in given]
@@ -138,7 +149,10 @@ def parse_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] | None:
-    """Read the values of `--embedding`: keys, paths, or "name=path" to give a file a name."""
+    """Parse the values of `--embedding`: keys of obsm, paths, or "name=path".
+
+    Returns a list or, if a file has another name than its path, a dict name -> path or key; None without values.
+    """
     from gpubench.data import split_name
 
     if not texts:
@@ -153,7 +167,11 @@ def parse_embeddings(texts: Sequence[str] | None) -> list[str] | dict[str, str] 
 
 
 def parse_predictions(texts: Sequence[str] | None) -> str | dict[str, str] | None:
-    """Read the values of `--predictions`: one file, or several, each with a name or called by that of its file."""
+    """Parse the values of `--predictions`: paths, or "name=path".
+
+    Returns a single path without a name as it is, otherwise a dict name -> path, where names default to those of the
+    files; None if there are no values.
+    """
     from gpubench.data import split_name
 
     if not texts:
@@ -170,7 +188,7 @@ def parse_predictions(texts: Sequence[str] | None) -> str | dict[str, str] | Non
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Read "name=value" texts as fields of `gpubench.tasks.Options`, each value by its field's type."""
+    """Parse texts of the form "name=value" as fields of `gpubench.tasks.Options`; return name -> typed value."""
     from gpubench.tasks import Options
 
     types = get_type_hints(Options)
@@ -187,7 +205,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_cluster(scheduler: str | None, workers: int | None) -> str | int | None:
-    """Return where to run on Dask: at a scheduler, or on workers to be started; None: neither is asked for."""
+    """Return the address of a Dask scheduler or the number of Dask workers to start, whichever is given, or None."""
     if scheduler is not None and workers is not None:
         raise InputError("--workers starts a cluster of its own, and --scheduler names another; leave one of them out")
     return workers if scheduler is None else scheduler
@@ -235,11 +253,14 @@ _PARSE: dict[Kind, Callable[..., Any]] = {
     "cluster": parse_cluster,
     "memory": lambda text: None if text is None else units.parse_bytes(text),
 }
-"""Kind of an option -> function of the values of its flags; other kinds are as typer reads them."""
+"""Kind of an option -> function that parses the values of its flags; values of other kinds are used as they are."""
 
 
 def parse_list(texts: Sequence[str], known: Sequence[str], argument: str) -> list[str]:
-    """Split "a,b" and repeated texts into distinct names, each one of `known`; messages name `argument`."""
+    """Split texts such as "a,b" at commas and return the distinct names.
+
+    Raises `InputError`, in the name of `argument`, for a name that is not in `known`.
+    """
     names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
     for name in names:
         if name not in known:
@@ -256,7 +277,10 @@ def parse_output(
     quiet: bool = False,
     force: bool = False,
 ) -> Output | None:
-    """Return the files that flags ask for, checked before anything is computed; None without a folder."""
+    """Return the output that flags ask for, after checking that its files can be written; None without a folder.
+
+    Raises `InputError` if there is no folder, but another flag (--format, --report, --quiet) needs one.
+    """
     from gpubench.running.output import WRITERS, Output
 
     if folder is None:
@@ -271,9 +295,14 @@ def parse_output(
 
 
 def check_file(path: Path, argument: str, example: str, made: Path | None = None) -> None:
-    """Check, before anything is computed, that a file can be written; refuse a folder, and suggest `example` in it.
+    """Raise `InputError` if a file cannot be written.
 
-    The folder of the file need not exist yet if it is `made` by the command before it writes the file.
+    Parameters
+    ----------
+    path : file to write
+    argument : name of the argument that gives the file, for messages
+    example : name of a file to suggest if `path` is a folder
+    made : folder that the command will create before it writes the file, which therefore need not exist yet
     """
     given = f"{argument}={str(path)!r}"
     if path.is_dir():

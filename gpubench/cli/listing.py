@@ -1,4 +1,4 @@
-"""Lists of tasks and metrics, as text and as JSON values."""
+"""List the tasks and the metrics, as text or as JSON-ready values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDTH = 74
 
 
 def tasks_text() -> str:
-    """Format each task with its question, inputs and metrics; then the parameters of all tasks."""
+    """Return text on each task (question, inputs, metrics), and then on the parameters of all tasks."""
     blocks = [
         f"{task.id}\n  {task.question}\n  needs: {', '.join(task.needs)}\n  gives: {', '.join(task.metrics)}"
         for task in TASKS.values()
@@ -30,14 +30,14 @@ def tasks_text() -> str:
 
 
 def tasks_data() -> dict[str, Any]:
-    """Return the tasks and their parameters as JSON values."""
+    """Return the tasks, and the parameters of all tasks, as a JSON-ready dictionary."""
     shown = ("id", "title", "question", "needs", "metrics", "baseline", "in_auto")
     tasks = [{name: plain(getattr(task, name)) for name in shown} for task in TASKS.values()]
     return {"tasks": tasks, "options": Options().to_dict()}
 
 
 def tasks_table() -> str:
-    """Return the Markdown table of the tasks and their metrics, as the README has it."""
+    """Return a Markdown table of the tasks and their metrics, for the README."""
     rows = ["| task | asks | needs | metrics |", "|---|---|---|---|"]
     for task in TASKS.values():
         metrics = ", ".join(f"`{metric}`" for metric in task.metrics)
@@ -46,7 +46,7 @@ def tasks_table() -> str:
 
 
 def metrics_data() -> list[dict[str, Any]]:
-    """Return the metrics as JSON values; an infinite end of a range is null."""
+    """Return the metrics as JSON-ready dictionaries; infinite bounds are None."""
     shown = ("id", "title", "bounds", "higher_is_better", "description", "mean_over")
     found = []
     for spec in _specs():
@@ -61,7 +61,7 @@ def _specs() -> list[MetricSpec]:
 
 
 def metrics_text() -> str:
-    """Format each metric with its range and description."""
+    """Return text on each metric: its id, range and description."""
     specs = _specs()
     return "\n".join(f"{s.id}  [{s.bounds[0]:g}, {s.bounds[1]:g}]\n  {s.description}" for s in specs)
 
@@ -102,7 +102,7 @@ def metric_text(id_: str) -> str:
 
 
 def meanings_text(metrics: Iterable[str]) -> str:
-    """Format the descriptions of some metrics, wrapped, with the direction that is better."""
+    """Return text on some metrics: the id and description of each, and whether higher or lower is better."""
     better = {True: "Higher is better.", False: "Lower is better.", None: ""}
     blocks = []
     for metric in dict.fromkeys(metrics):

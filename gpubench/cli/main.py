@@ -42,10 +42,14 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
+    """Run the command line and return its exit code.
 
-    0: success. 1: a task failed and the other scores are saved, or a comparison failed. 2: wrong usage or input.
-    130: interrupted; finished scores are saved.
+    The exit code is 0 for success; 1 if a task failed (other scores are saved) or a comparison failed; 2 for wrong
+    usage or input; 130 after Ctrl-C (finished scores are saved).
+
+    Parameters
+    ----------
+    arguments : words after "gpubench". If None, those of this process, `sys.argv[1:]`
     """
     # names of labels and files may have characters that the terminal's encoding lacks
     for stream in (sys.stdout, sys.stderr):
@@ -259,7 +263,7 @@ def compare_command(
 
 
 def _thresholds(texts: list[str]) -> dict[str, float]:
-    """Read "metric=value" texts."""
+    """Parse texts of the form "metric=value"; return metric -> value."""
     from gpubench.cli.listing import METRIC_ALIASES
 
     thresholds: dict[str, float] = {}

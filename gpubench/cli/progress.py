@@ -1,4 +1,4 @@
-"""Progress line on the terminal: running stage, progress, elapsed time."""
+"""Progress line on the terminal: the running stage, a progress bar, and the elapsed time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Progress(Drawing):
-    """A `Listener` that draws the running stage, see `Drawing`.
+    """`Listener` that draws the running stage on the terminal; a context manager, see `Drawing`.
 
-    The listener only stores the state, and another thread draws a few times a second, so that the run never waits for
-    the terminal.
+    The methods only store the state, and another thread draws it a few times per second, so that the run never waits
+    for the terminal.
     """
 
     _DRAWN_PER_SECOND = 8
@@ -46,7 +46,7 @@ class Progress(Drawing):
         self._state = (path.rpartition("/")[0], 0, 0)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the stage, a bar if its length is known, and the elapsed time."""
+        """Draw the stage, a progress bar if the number of its parts is known, and the elapsed time."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text

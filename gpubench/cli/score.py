@@ -1,4 +1,4 @@
-"""The commands `score`, of one run or of a run file, and `demo`."""
+"""The commands `gpubench score`, for one run or for a run file, and `gpubench demo`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 RUN_FILES = (".yaml", ".yml")
 
 _ALLOWED = ("data", "out", "format_", "report", "force", "plan", "quiet", "verbose")
-"""Parameters of `score` that a run file allows; most others are keys of the run file."""
+"""Parameters of `score` that can be combined with a run file; most others are keys of the run file."""
 
 ROWS_ON_TERMINAL = 40
-"""Rows of one metric in a table on a terminal; pipes and files get all."""
+"""Maximum number of rows of one metric that a terminal shows; pipes and files get all rows."""
 
 _NOT_SAVED = "Results were not saved; add --out results/."
 
@@ -129,7 +129,7 @@ def score(
 
 
 def _check_written(run: RunOptions, output: Output | None, trace: Path | None) -> None:
-    """Refuse to write over an input of the run, or a trace over its results."""
+    """Raise `InputError` if the run would overwrite one of its inputs, or the trace one of its result files."""
     from gpubench.running.output import check_not_input, input_files
 
     if output is not None:
@@ -143,7 +143,7 @@ def _check_written(run: RunOptions, output: Output | None, trace: Path | None) -
 
 
 def _print_plan(expected: Plan, end: str = "") -> None:
-    """Print a plan; one that cannot fit the memory is an error."""
+    """Print a plan, followed by `end`; raise `InputError` if the run cannot fit in memory."""
     typer.echo(f"{expected}{end}")
     if expected.refusal:
         raise InputError(expected.refusal)
@@ -181,7 +181,10 @@ def _finish(
     trace: Path | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> int:
-    """Write the files, print the scores, and return the exit code; an incomplete run keeps its checkpoint."""
+    """Write the files, print the scores, and return the exit code.
+
+    The checkpoint is removed, unless the run is incomplete.
+    """
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
     lines = list(result.provenance.get("warnings", ()))
@@ -208,9 +211,14 @@ def _finish(
 
 
 def print_result(result: Result, lines: list[str], stream: TextIO, *, details: bool = False) -> None:
-    """Write the scores side by side, what failed and was not run, and then some lines, such as paths of files.
+    """Print the scores of a result, its skipped tasks, failures and notes, and the time that it took.
 
-    With `details` a table of every row of each embedding and task follows the first one.
+    Parameters
+    ----------
+    result : result whose embeddings are printed side by side
+    lines : lines of text to print at the end, such as paths of files
+    stream : stream to print to, such as `sys.stdout`
+    details : whether to also print a table with every row of each embedding and task
     """
     from gpubench.comparison.best import default_resampler, mark_best
     from gpubench.results.score_table import score_blocks, summarize
@@ -232,14 +240,14 @@ def print_result(result: Result, lines: list[str], stream: TextIO, *, details: b
 
 
 def _with_flags(reason: str) -> str:
-    """Write what a task needs as flags: "needs --batch"."""
+    """Replace names of arguments by flags in the reason for skipping a task: "needs batch" -> "needs --batch"."""
     if not reason.startswith("needs "):
         return reason
     return "needs " + " and ".join(f"--{need}" for need in reason.removeprefix("needs ").split(" and "))
 
 
 def _time_line(result: Result) -> str:
-    """Say what the run took, and its longest stages."""
+    """Return a line of text with the seconds of the run and of its longest stages."""
     from gpubench.results.score_table import stage_seconds
 
     seconds = stage_seconds(result.timeline)
@@ -256,7 +264,7 @@ def _shown_stage(name: str) -> str:
 
 
 def stages_text(result: Result) -> str:
-    """Lay the timeline out as text, each stage indented below the one that it runs inside."""
+    """Return the timeline as a text table, where each stage is indented below the stage that contains it."""
     from gpubench.results.table import TextTable
 
     rows = []
@@ -276,7 +284,7 @@ def stages_text(result: Result) -> str:
 
 
 def _check_only_run_file(context: typer.Context, data: list[str]) -> None:
-    """Refuse other data, and flags that belong in the run file or to a single run."""
+    """Raise `InputError` for other data next to a run file, and for flags that cannot be combined with it."""
     keys = {flag.parameter for spec in SPECS.values() if spec.in_run_file for flag in spec.flags}
     for name in context.params:
         source = context.get_parameter_source(name)
@@ -288,7 +296,7 @@ def _check_only_run_file(context: typer.Context, data: list[str]) -> None:
 
 
 def _plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
-    """Print the plans of all runs of a run file, and their sum; return the exit code."""
+    """Print the plans of all runs of a run file, then their total time and peak memory; return the exit code."""
     from gpubench.running import batch
     from gpubench.running.plan import plan_run
     from gpubench.running.run_file import read_run_file
@@ -315,9 +323,10 @@ def _plan_runs(file: str, out: Path | None, formats: list[str] | None) -> int:
 
 
 def _score_runs(file: str, every: Output | None, *, quiet: bool, verbose: bool) -> int:
-    """Score every run of a run file; return the exit code.
+    """Score every run of a run file and return the exit code; `every` is the output of all runs.
 
-    All runs are checked before anything is computed. One that fails later is reported, and the others continue.
+    All runs are checked before anything is computed. If a run fails later, the error is reported and the next run
+    starts.
     """
     from gpubench.cli.progress import Progress
     from gpubench.results.table import result_blocks

@@ -1,4 +1,4 @@
-"""Report of results as one HTML file: no network, no scripts, light and dark, for phones and for paper."""
+"""Reports of results as one HTML file, without scripts or network access, for screens, phones and paper."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["report"]
 
 
 def report(result: Result | Mapping[str, Result], path: str | os.PathLike[str]) -> None:
-    """Write a result as one HTML file that works offline.
+    """Write one or several results as one HTML file that works offline.
 
-    It contains a table of all embeddings with the best marked, a section for each task with its question, definitions,
-    values, standard errors, notes and figures, the time and memory of the stages, and the provenance.
+    The file has a table of all embeddings in which the best scores are marked; a section for each task with its
+    question, definitions, scores, standard errors, notes and figures; time and memory of stages; and the provenance.
 
     Parameters
     ----------
-    result : a result, or several as name -> result; those of the same data and options share their tables
-    path : the file to write, atomically
+    result : a result, or a dict name -> result. Results of the same data and options share their tables
+    path : path of the HTML file, which is written atomically
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Scores by group of cells, labels by predicted label, and labels by cluster."""
+"""Scores broken down by groups of cells, and confusion matrices of labels with predicted labels and clusters."""
 
 from __future__ import annotations
 
@@ -28,58 +28,64 @@ ROLES = {
     "sequential_organization": ("time",),
     "scib": ("label",),
 }
-"""Task -> roles of the groups by which its scores are broken down."""
+"""Task -> roles of the columns, such as "label", by whose groups its scores are broken down."""
 
 FEW = 10
-"""Groups of fewer cells come last, because their means are uncertain."""
+"""Number of cells below which groups are listed last, because their means are uncertain."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """Group with its statistics on each embedding, None where no cell of it counts."""
+    """Group of cells, with the statistics of its scores on each embedding.
+
+    The statistics are None for an embedding on which no cell of the group has a score.
+    """
 
     name: str
     by_embedding: tuple[GroupStatistics | None, ...]
 
     @property
     def n(self) -> int:
-        """Largest number of cells that count on an embedding."""
+        """Number of cells of the group that have a score; the largest number over the embeddings."""
         return max(own.n for own in self.by_embedding if own is not None)
 
     @property
     def mean(self) -> float:
-        """Mean over embeddings, by which groups are sorted."""
+        """Mean over the embeddings of the group's mean score; groups are sorted by it."""
         return float(np.mean([own.mean for own in self.by_embedding if own is not None]))
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Score by the groups of one role."""
+    """One score, broken down by the groups of one column, such as labels or batches."""
 
     metric: str  # id of the score
-    title: str
-    role: str  # "label", "batch" ...
-    # those with values; time points in order of time, others with the worst first and small ones last
+    title: str  # title of the score
+    role: str  # role of the column: "label", "batch" ...
+    # groups with a score on some embedding; time points in order of time, others with the worst first, small ones last
     groups: tuple[GroupRow, ...]
 
     def narrowed(self, columns: Sequence[int]) -> Breakdown:
-        """Return the breakdown of these embeddings only, without groups that none of them has."""
+        """Return the breakdown for some embeddings only, without groups that have no score on them.
+
+        `columns` are the positions of the embeddings in `GroupRow.by_embedding`.
+        """
         groups = [replace(group, by_embedding=tuple(group.by_embedding[i] for i in columns)) for group in self.groups]
         return replace(self, groups=tuple(group for group in groups if any(group.by_embedding)))
 
     @property
     def in_order_of_time(self) -> bool:
-        """Whether the groups are time points."""
+        """Whether the groups are time points, which are listed in order of time."""
         return self.role == "time"
 
     @property
     def middle(self) -> float | None:
-        """Value of a cell that is as near to another group as to its own, where the score has one."""
+        """Score of a cell that is as near to another group as to its own; None for scores without such a value."""
         return 0.5 if self.metric in ("silhouette_score", "isolated_labels") else None
 
 
 def breakdowns(task: str, embeddings: Sequence[EmbeddingCells]) -> list[Breakdown]:
-    """Break the scores of a task down by each of its roles that has several groups."""
+    """Break the per-cell scores of a task down by each column, of those in `ROLES`, that has several groups."""
     metrics = dict.fromkeys(
         column.metric for cells in embeddings for column in cells.columns(task) if column.names is None
     )
@@ -108,14 +114,14 @@ def _breakdown(task: str, metric: str, role: str, embeddings: Sequence[Embedding
 
 
 _MAX_LISTED = 10
-"""Confused pairs of labels that are listed."""
+"""Maximum number of confused pairs of labels that are listed."""
 
 _MAX_ROWS, _MAX_COLUMNS = 24, 30
-"""Size of a matrix that is shown as a table."""
+"""Maximum numbers of rows and columns of a matrix that is shown as a table."""
 
 
 class ConfusedPair(NamedTuple):
-    """Number of cells of one label that were predicted to have another, and their share of that label."""
+    """Number of cells with the label `true` that were predicted as `predicted`, and their share of the true label."""
 
     true: str
     predicted: str
@@ -125,29 +131,32 @@ class ConfusedPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts of cells by label and by assigned class."""
+    """Confusion matrix: numbers of cells by label and by assigned class (predicted label or cluster)."""
 
     embedding: str  # its name on the page
-    what: str  # the classifier or the clusters, in a few words
-    rows: tuple[str, ...]  # names of labels
-    columns: tuple[str, ...]  # names of classes
-    counts: NDArray[np.int64]  # (rows, columns) cells
-    predicts_labels: bool  # whether the classes are the labels
+    what: str  # short description of the classifier or the clusters
+    rows: tuple[str, ...]  # names of the labels
+    columns: tuple[str, ...]  # names of the classes
+    counts: NDArray[np.int64]  # (rows, columns) numbers of cells
+    predicts_labels: bool  # whether the classes are predicted labels, rather than clusters
 
     @property
     def fits_a_table(self) -> bool:
-        """Whether a table of all shares is readable."""
+        """Whether the matrix is small enough to be shown as a table."""
         return len(self.rows) <= _MAX_ROWS and len(self.columns) <= _MAX_COLUMNS
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """(rows, columns) shares of the cells of each label."""
+        """(rows, columns) share of each label's cells that were assigned to each class; rows sum to 1."""
         shares: NDArray[np.float64] = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
         return shares
 
     @property
     def largest(self) -> list[ConfusedPair]:
-        """Most confused pairs of labels, by the share of the true label; labels of fewer than `FEW` cells last."""
+        """Most confused pairs of labels, sorted by their share of the true label; empty for clusters.
+
+        Pairs whose true label has fewer than `FEW` cells are last.
+        """
         if not self.predicts_labels:
             return []
         shares = self.shares
@@ -161,9 +170,10 @@ class Confusion:
 
 
 def confusions(task: str, embeddings: Sequence[EmbeddingCells]) -> list[Confusion]:
-    """Count labels in the clusters of each embedding and in the predictions of its most accurate classifier.
+    """Return confusion matrices of the labels with the clusters and the best classifier's predictions of embeddings.
 
-    Between species there are two of these: for the species of the training cells, out of fold, and for the others.
+    For classifiers trained on one species there are two matrices: one for cells of that species, predicted out of fold,
+    and one for cells of the other species.
     """
     found = [confusion for cells in embeddings for confusion in _confusions(task, cells)]
     return [confusion for confusion in found if len(confusion.rows) > 1]
@@ -188,7 +198,10 @@ def _confusions(task: str, cells: EmbeddingCells) -> Iterator[Confusion]:
 
 
 def _tested_cells(cells: EmbeddingCells, species: str) -> Iterator[tuple[str, NDArray[np.bool_] | slice]]:
-    """Yield description and cells of each test set of classifiers that were trained on a species."""
+    """Yield a description and the selection of cells of each test set of classifiers trained on a species.
+
+    If `species` is empty, all cells are the only test set.
+    """
     groups = cells.scores.groups.get("species")
     if not species or groups is None:
         yield "", slice(None)
@@ -212,7 +225,9 @@ def _predicted_labels(
 
 
 def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels) -> Confusion:
-    """Count with clusters in the order of their most frequent labels, so that large shares are near the diagonal."""
+    """Count labels in clusters; clusters are sorted by their most frequent label, so that large shares are near the
+    diagonal.
+    """
     counts = _count(label, column, slice(None))
     order = np.lexsort((-counts.max(axis=0), counts.argmax(axis=0)))
     rows = tuple(map(printable, label.names))
@@ -221,7 +236,7 @@ def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels
 
 
 def _count(label: Labels, column: CellColumn, chosen: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
-    """Count (labels, classes) of the chosen cells, without those that have no class."""
+    """Return the (labels, classes) numbers of the chosen cells, without cells that have no class."""
     codes, classes = label.codes[chosen], column.values[chosen].astype(np.int32)
     has_class = classes >= 0
     return contingency(codes[has_class], classes[has_class], label.n_classes, len(column.names or ()))

@@ -1,4 +1,4 @@
-"""Cells in two dimensions, coloured by groups, clusters and time."""
+"""Figures of the cells in two dimensions, coloured by groups, clusters and time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _OTHER_COLOR = "#87919b"
 _MAX_NAMED = 40
 _SIDE_IN = 3.2
 _MIN_DISTANCE = 0.05
-"""Distance between the signs of groups, as a share of the width."""
+"""Minimum distance between the signs of groups in a figure, as a share of the figure's width."""
 
 
 class LegendEntry(NamedTuple):
-    """Group in a legend: its sign and colour in the figure, its name, its number of cells."""
+    """Group in a legend: its sign (a number or its name) and colour in the figure, its name, its number of cells."""
 
     sign: str
     name: str
@@ -40,30 +40,39 @@ class LegendEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Figure of the cells coloured by one property."""
+    """Figure of the cells, coloured by one property."""
 
-    title: str  # the property
-    svg: str  # the figure
-    legend: tuple[LegendEntry, ...] = ()  # largest group first; empty where the figure has a colour scale
+    title: str  # name of the property
+    svg: str  # SVG element of the figure
+    legend: tuple[LegendEntry, ...] = ()  # groups, the largest first; empty if the figure has a colour scale
     others: int = 0  # number of groups that are drawn in grey
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedView:
-    """Coordinates of the cells with the panels drawn on them."""
+    """Figures of the cells at the same two-dimensional coordinates."""
 
-    name: str  # the embedding, or the name of the coordinates
-    caption: str  # the dimensions, and how many cells are drawn
-    panels: tuple[Panel, ...]
+    name: str  # name of the embedding, or of the coordinates if they are not those of one embedding
+    caption: str  # text on the coordinates and on the number of cells that are drawn
+    panels: tuple[Panel, ...]  # a figure for each property
 
 
 def cell_views(
     embeddings: Sequence[EmbeddingCells], seed: int | None, key: str, max_views: int = 6
 ) -> tuple[list[ReportedView], list[str]]:
-    """Draw the first views of some embeddings; those with the same coordinates share a view.
+    """Draw the cells of embeddings; embeddings with the same coordinates share a view.
 
-    Also returns the names of embeddings that are not drawn, because there are more than `max_views`. `seed` is that of
-    the run, with which cells were drawn, for the caption; ids of figures begin with `key`.
+    Parameters
+    ----------
+    embeddings : per-cell values of the embeddings, those to be drawn first at the front
+    seed : random seed of the run, with which the cells to draw were sampled, for captions
+    key : prefix of the ids of figures, unique on the page
+    max_views : maximum number of views
+
+    Returns
+    -------
+    views, not_drawn
+        The views, and the names of the embeddings beyond the first `max_views` views.
     """
     sharing: dict[tuple[int, str], list[EmbeddingCells]] = {}
     for cells in embeddings:
@@ -101,7 +110,10 @@ def _panels(view: CellView, scores: CellScores, members: Sequence[EmbeddingCells
 
 
 def _group_panel(view: CellView, labels: Labels, title: str, key: str, *, numbered: bool = True) -> Panel:
-    """Draw groups with a number or their name at their middles, so that colour is not needed to identify them."""
+    """Draw the cells coloured by group, with a sign in the middle of each group.
+
+    The sign is a number or, without `numbered`, the group's name, so that readers do not depend on colours.
+    """
     sizes = np.bincount(labels.codes, minlength=labels.n_classes)
     order = np.argsort(-sizes, kind="stable")
     named = order[:_MAX_NAMED]
@@ -124,7 +136,7 @@ def _group_panel(view: CellView, labels: Labels, title: str, key: str, *, number
 
 
 def _time_panel(view: CellView, times: NDArray[np.float64], key: str) -> Panel:
-    """Draw times from blue to orange, which are visible on light and on dark pages."""
+    """Draw the cells coloured by time, from blue to orange, which are visible on light and on dark pages."""
     from matplotlib.colors import LinearSegmentedColormap
 
     with page_theme():
@@ -138,7 +150,10 @@ def _time_panel(view: CellView, times: NDArray[np.float64], key: str) -> Panel:
 
 
 def _draw_signs(axes: Axes, xy: NDArray[np.float32], groups: Sequence[tuple[str, NDArray[np.bool_]]]) -> None:
-    """Write each group's sign at the cell in its middle, unless the sign of a larger group is there."""
+    """Write each group's sign at the group's median cell, unless the sign of an earlier group is too close.
+
+    `groups` are pairs of a sign and an (m,) mask of the group's cells.
+    """
     plate = {"boxstyle": "round,pad=0.12", "facecolor": ink("page"), "edgecolor": "none"}
     min_distance = _MIN_DISTANCE * np.ptp(xy, axis=0).max(initial=0)
     taken = np.empty((0, 2))
@@ -153,7 +168,10 @@ def _draw_signs(axes: Axes, xy: NDArray[np.float32], groups: Sequence[tuple[str,
 
 
 def _color(i: int) -> str:
-    """Return a hue that colour-blind people distinguish; after the eighth they are repeated lighter, then darker."""
+    """Return the colour of group i as "#rrggbb".
+
+    The eight hues can be distinguished by colour-blind people; they repeat in lighter and then in darker shades.
+    """
     hue = np.array([int(_HUES[i % len(_HUES)][j : j + 2], 16) for j in (1, 3, 5)])
     shade = (hue, hue + (255 - hue) * 0.35, hue * 0.65)[i // len(_HUES) % 3]
     return "#" + "".join(f"{round(c):02x}" for c in shade)

@@ -1,4 +1,4 @@
-"""Content of a report as plain data: comparable runs, their tasks, and a row for each score on all embeddings."""
+"""Content of a report as plain data: comparable runs, their tasks, and rows with a score on every embedding."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither en
 
 @dataclass(frozen=True, slots=True)
 class MetricText:
-    """Definition of a metric."""
+    """Text that explains a metric to readers of the report."""
 
     id: str
-    title: str  # of a scorer of the user's, its id
+    title: str  # title of the metric; the id for a scorer of the user
     definition: str  # one sentence
-    scale: str  # one sentence on its range and which end is better
-    dois: tuple[str, ...]  # of the papers that define it
+    scale: str  # one sentence on the range of the metric and which end is better
+    dois: tuple[str, ...]  # DOIs of the papers that define the metric
 
 
 def describe_metric(metric: str) -> MetricText:
-    """Return the definition of a metric."""
+    """Return the text that explains a metric, given the metric's id."""
     spec = published_spec(metric)
     if spec is None:
         unknown = "A score that this version of gpubench does not define, such as your own."
@@ -57,35 +57,35 @@ def describe_metric(metric: str) -> MetricText:
 
 
 _Key = tuple[tuple[tuple[str, str], ...], int]
-"""Distinguishing parameters with their values, and the number of earlier rows with the same."""
+"""Names and values of a row's distinguishing parameters, and the number of earlier rows with the same values."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCell:
-    """One score."""
+    """One score of one embedding."""
 
-    value: float  # as in `MetricResult`
-    stderr: float | None
+    value: float  # see `MetricResult`
+    stderr: float | None  # see `MetricResult`
     text: str  # the formatted value
     approximate: bool  # whether an approximate method was used
-    note: str  # what was left out and why; may be empty
-    # start and length of a bar from zero, as shares of the metric's range; None for an infinite range
+    note: str  # message on what was left out and why; may be empty
+    # start and length of a bar from zero to the value, as shares of the metric's range; None for an infinite range
     bar: tuple[float, float] | None
-    best: bool = False  # whether it is better than any other embedding's beyond noise
+    best: bool = False  # whether the score is better than that of any other embedding beyond noise
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One metric with one set of parameters, on every embedding."""
+    """Scores of all embeddings by one metric with one set of parameters."""
 
-    metric: str  # id
-    title: str
-    # name and value of the parameters that distinguish it from other rows of the metric
+    metric: str  # id of the metric
+    title: str  # title of the metric
+    # names and values of the parameters that distinguish this row from other rows of the metric
     params: tuple[tuple[str, str], ...]
-    cells: tuple[ScoreCell | None, ...]  # one for each embedding, None where it was not scored
-    n: str  # cells used, as a range where embeddings differ
-    headline: bool  # whether it represents its metric in a summary
-    higher_is_better: bool | None = None  # None where neither end is better, or nobody knows
+    cells: tuple[ScoreCell | None, ...]  # score of each embedding; None if the embedding was not scored
+    n: str  # number of cells used; a range if embeddings differ
+    headline: bool  # whether the row represents its metric in a summary
+    higher_is_better: bool | None = None  # None if neither end is better, or if it is unknown
 
     @property
     def defined(self) -> bool:
@@ -94,7 +94,10 @@ class ScoreRow:
 
     @property
     def shades(self) -> list[float | None]:
-        """Where each score is between the worst (0) and the best (1); None where that says nothing."""
+        """Position of each score between the worst (0) and the best score (1) of the row.
+
+        A position is None if the score is undefined, if all scores are equal, or if neither end is better.
+        """
         values = [cell.value for cell in self.cells if cell is not None and not math.isnan(cell.value)]
         if self.higher_is_better is None or not values or min(values) == max(values):
             return [None] * len(self.cells)
@@ -106,21 +109,27 @@ class ScoreRow:
 
     @property
     def notes(self) -> list[str]:
-        """Distinct notes of its scores."""
+        """Distinct notes of the scores in the row."""
         return list(dict.fromkeys(cell.note for cell in self.cells if cell is not None and cell.note))
 
     @property
     def setting(self) -> str:
-        """Values of the parameters."""
+        """Values of the distinguishing parameters, as text."""
         return ", ".join(value for _, value in self.params)
 
 
 def score_rows(
     metric: str, columns: Sequence[Sequence[MetricResult]], cells: Sequence[CellScores] = ()
 ) -> list[ScoreRow]:
-    """Put the rows of one metric of one task on each embedding side by side where distinguishing parameters agree.
+    """Put the scores of several embeddings by one metric side by side, in a row for each set of parameters.
 
-    The best are marked as by `gpubench.compare`, from the values of the `cells` of each column.
+    The best scores are marked as by `gpubench.compare`.
+
+    Parameters
+    ----------
+    metric : id of the metric
+    columns : rows of this metric and of one task, for each embedding
+    cells : per-cell values of the run of each embedding, for comparing scores; may be empty
     """
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
@@ -149,7 +158,7 @@ def score_rows(
 
 
 def _telling(rows: Sequence[MetricResult]) -> list[str]:
-    """Return the parameters that distinguish rows, without numbers that follow from others."""
+    """Return the names of the parameters that distinguish rows, without numbers that others already determine."""
     names = list(telling_params(rows))
     for name in telling_params(rows):
         rest = [other for other in names if other != name]
@@ -160,7 +169,7 @@ def _telling(rows: Sequence[MetricResult]) -> list[str]:
 
 
 def _keyed(rows: Sequence[MetricResult], telling: Sequence[str]) -> Iterator[tuple[_Key, MetricResult]]:
-    """Yield each row with its key."""
+    """Yield the key and the row of each row; `telling` are the names of the distinguishing parameters."""
     seen: Counter[tuple[tuple[str, str], ...]] = Counter()
     for row in rows:
         params = tuple((name, str(row.params[name])) for name in telling if name in row.params)
@@ -181,7 +190,7 @@ def _cell(row: MetricResult, *, best: bool) -> ScoreCell:
 
 
 def _bar(metric: str, value: float) -> tuple[float, float] | None:
-    """Return the bar from zero to the value within the bounds of the metric."""
+    """Return start and length of a bar from zero to a value, as shares of the metric's range; None if unbounded."""
     spec = published_spec(metric)
     low, high = spec.bounds if spec else (0.0, math.inf)
     if math.isnan(value) or math.isinf(high - low):
@@ -192,31 +201,34 @@ def _bar(metric: str, value: float) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class TaskContent:
-    """One task: its question, the definitions of its metrics, and its scores."""
+    """One task: its question, the definitions of its metrics, and the scores of all embeddings."""
 
     id: str
-    title: str  # of a task that this version does not know, its id
-    question: str  # of such a task, empty
-    metrics: tuple[MetricText, ...]  # definition of each metric that it reported
-    rows: tuple[ScoreRow, ...]  # one for each score, embeddings side by side
+    title: str  # title of the task; the id if this version of gpubench does not know the task
+    question: str  # question that the task answers; empty for an unknown task
+    metrics: tuple[MetricText, ...]  # explanation of each metric that was scored
+    rows: tuple[ScoreRow, ...]  # scores, with embeddings side by side
 
     def narrowed(self, embeddings: Sequence[str]) -> tuple[TaskContent, tuple[str, ...]]:
-        """Return the task without the embeddings that it did not score, and the names of the others."""
+        """Return the task with only the embeddings that have a score, and the names of these embeddings.
+
+        `embeddings` are the names of the embeddings in the rows.
+        """
         scored = [i for i in range(len(embeddings)) if any(row.cells[i] is not None for row in self.rows)]
         return self.choose(scored), tuple(embeddings[i] for i in scored)
 
     def choose(self, columns: Sequence[int]) -> TaskContent:
-        """Return the task with these embeddings only."""
+        """Return the task with only some embeddings; `columns` are their positions in the rows."""
         return replace(self, rows=tuple(replace(row, cells=tuple(row.cells[i] for i in columns)) for row in self.rows))
 
     @property
     def headlines(self) -> list[ScoreRow]:
-        """Rows that represent a metric in the summary: means of several rows, and single ones that are defined."""
+        """Rows with a score that represent a metric in the summary: its mean row, or its only row."""
         return [row for row in self.rows if row.headline and row.defined]
 
     @property
     def defined(self) -> list[ScoreRow]:
-        """Rows with a score on some embedding."""
+        """Rows in which at least one embedding has a defined score."""
         return [row for row in self.rows if row.defined]
 
     @property
@@ -226,7 +238,7 @@ class TaskContent:
 
     @property
     def undefined(self) -> list[tuple[str, list[str]]]:
-        """Reasons why rows have no score on any embedding, each with the names of its rows."""
+        """Reasons why rows have no score on any embedding, each with the names of the rows that it concerns."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if not row.defined:
@@ -237,14 +249,14 @@ class TaskContent:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCells:
-    """Values of the cells of one embedding."""
+    """Per-cell values of one embedding."""
 
-    name: str  # of its column on the page
-    scores: CellScores  # of the run that scored it; empty where the run stored no values of cells
-    embedding: str  # its name in that run
+    name: str  # name of the embedding on the page
+    scores: CellScores  # per-cell values of the run that scored the embedding; may be empty
+    embedding: str  # name of the embedding in that run
 
     def columns(self, task: str) -> list[CellColumn]:
-        """Return the columns of a task."""
+        """Return the per-cell values that a task computed, one column for each metric and set of parameters."""
         return self.scores.select(embedding=self.embedding, task=task)
 
 
@@ -253,31 +265,31 @@ class ComparableRuns:
     """Runs on the same cells with the same options, whose scores are comparable."""
 
     source: str  # the data as the user named it
-    seed: int | None  # of the runs
-    n_cells: int | None  # None where only predictions were scored
-    embeddings: tuple[str, ...]  # names of the columns
-    cells: tuple[EmbeddingCells, ...]  # values of the cells of each embedding
-    tasks: tuple[TaskContent, ...]  # with at least one score or note
-    skipped: tuple[dict[str, str], ...]  # tasks left out of every run, {"task", "reason"}
-    failures: tuple[dict[str, str], ...]  # {"task", "embedding", "error"}
-    interrupted: bool  # whether a run was stopped before its end
+    seed: int | None  # random seed of the runs
+    n_cells: int | None  # number of cells; None if only predictions were scored
+    embeddings: tuple[str, ...]  # names of the embeddings, unique on the page
+    cells: tuple[EmbeddingCells, ...]  # per-cell values of each embedding
+    tasks: tuple[TaskContent, ...]  # tasks with at least one row
+    skipped: tuple[dict[str, str], ...]  # tasks that no run scored, with the keys "task" and "reason"
+    failures: tuple[dict[str, str], ...]  # failed tasks, with the keys "task", "embedding" and "error"
+    interrupted: bool  # whether Ctrl-C stopped any of the runs
     ranks: dict[str, float]  # mean rank of each embedding over the metrics, the best first
 
     @property
     def order(self) -> list[int]:
-        """Numbers of the embeddings, those with the best mean rank first."""
+        """Positions of the embeddings in `embeddings`, sorted by mean rank, the best first."""
         unranked = [name for name in self.embeddings if name not in self.ranks]
         return [self.embeddings.index(name) for name in [*self.ranks, *unranked]]
 
     @property
     def without_cells(self) -> list[str]:
-        """Embeddings whose cells were scored, but without stored values of cells."""
+        """Names of the embeddings whose run stored no per-cell values."""
         known = {cells.name for cells in self.cells if cells.scores.columns}
         return [] if self.n_cells is None else [name for name in self.embeddings if name not in known]
 
 
 def comparable_runs(runs: Mapping[str, Result]) -> list[ComparableRuns]:
-    """Group runs with the same data and options, in the order in which they first appear."""
+    """Group results of the same data and options; `runs` maps a name to each result, and sets the order."""
     return [_comparable_runs(group) for group in comparable_groups(runs)]
 
 

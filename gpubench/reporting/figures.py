@@ -69,14 +69,21 @@ _DROPPED = {"metadata", "style"}
 
 
 def ink(name: str) -> str:
-    """Return the colour that stands for the page's colour of that name: "page", "text", "line", "series-1" ..."""
+    """Return the placeholder, "#rrggbb", for a colour of the page: "page", "text", "line", "series-1" ...
+
+    `to_svg` replaces the placeholder by the page's CSS variable of that name.
+    """
     return f"#{_FIRST_INK + _THEME.index(name):06x}"
 
 
 def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
-    """Convert a figure, drawn with colours of `ink`, to an SVG element; screen readers read title and description.
+    """Convert a figure to an SVG element.
 
-    `key` begins its ids; no other figure of the page has it.
+    Parameters
+    ----------
+    figure : figure drawn with colours of `ink`
+    key : prefix of the element's ids, unique on the page
+    title, description : text for screen readers
     """
     from matplotlib import rc_context
 
@@ -109,7 +116,7 @@ def to_svg(figure: Figure, key: str, title: str, description: str) -> str:
 
 
 def _set(element: ET.Element, name: str, value: str, key: str) -> None:
-    """Set an attribute with ids made unique on the page and colours replaced by those of the page."""
+    """Set an attribute of an SVG element, with `key` in front of ids and colours replaced by those of the page."""
     if name == "id":
         value = f"{key}-{value}"
     elif name == "href" and not value.startswith("data:"):
@@ -121,14 +128,14 @@ def _set(element: ET.Element, name: str, value: str, key: str) -> None:
 
 
 def page_theme() -> AbstractContextManager[None]:
-    """Use the colours of the page."""
+    """Return a context in which figures are drawn with the colours of the page."""
     texts = dict.fromkeys(("text_color", "axes_labelcolor", "xtick_color", "ytick_color"), ink("text"))
     lines = dict.fromkeys(("axes_edgecolor", "grid_color"), ink("line"))
     return theme(8, axes_spines_left=False, grid_linewidth=0.6, **texts, **lines)
 
 
 def _look(i: int) -> tuple[str, str]:
-    """Return colour and marker of an embedding."""
+    """Return the colour and the marker of the embedding at position i."""
     return ink(f"series-{i % SERIES + 1}"), MARKERS[i % len(MARKERS)]
 
 
@@ -143,12 +150,12 @@ def _legend_columns(embeddings: Sequence[str]) -> int:
 
 
 def _legend_height(embeddings: Sequence[str]) -> float:
-    """Return the inches that the legend takes above the axes."""
+    """Return the height of the legend above the axes in inches."""
     return 0.18 * math.ceil(len(embeddings) / _legend_columns(embeddings)) if len(embeddings) > 1 else 0.0
 
 
 def quantiles_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) -> str:
-    """Draw the quantiles of the cells' values in each group."""
+    """Draw quantiles of the per-cell scores of each group on each embedding; return an SVG element."""
     groups, n = breakdown.groups[:MAX_GROUPS], len(embeddings)
     step = 0.16 * n + 0.08
     with page_theme():
@@ -176,7 +183,7 @@ def _medians(groups: Sequence[GroupStatistics | None]) -> str:
 
 
 def confusion_figure(confusion: Confusion, key: str) -> str:
-    """Draw the shares of a matrix that is too large for a table, as an image; labels are named where they fit."""
+    """Draw the shares of a confusion matrix as an image, with names of labels if they fit; return an SVG element."""
     from matplotlib.colors import LinearSegmentedColormap
 
     n_rows, n_columns = confusion.counts.shape
@@ -196,9 +203,10 @@ def confusion_figure(confusion: Confusion, key: str) -> str:
 
 
 def scores_figure(task: TaskContent, embeddings: Sequence[str], key: str) -> str | None:
-    """Draw the scores of a task as points with standard errors, or many rows of one metric as a curve.
+    """Draw the scores of a task; return an SVG element, or None if there are too few scores for a figure.
 
-    For many rows of several metrics only the means are drawn, as many as fit. Returns None for too few scores.
+    Scores are points with standard errors. Many rows of a single metric are drawn as a curve for each embedding; of many
+    rows of several metrics only the means are drawn.
     """
     rows = task.defined
     if sum(len(_defined(row.cells)) for row in rows) < _MIN_POINTS:
@@ -252,7 +260,10 @@ def _points_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
 
 
 def _titled_lines(rows: Sequence[ScoreRow]) -> list[tuple[str, ScoreRow | None]]:
-    """Return name and row of each line; several rows of a metric come below a line with its title and no row."""
+    """Return the name and row of each line of the figure.
+
+    If a metric has several rows, a line with the metric's title and no row precedes them.
+    """
     metrics = [row.metric for row in rows]
     lines: list[tuple[str, ScoreRow | None]] = []
     for i, row in enumerate(rows):
@@ -266,7 +277,7 @@ def _titled_lines(rows: Sequence[ScoreRow]) -> list[tuple[str, ScoreRow | None]]
 
 
 def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
-    """Draw the values of each embedding in ascending order."""
+    """Draw the scores of each embedding in ascending order, as a curve."""
     figure = new_figure(WIDTH_IN, 2.5 + _legend_height(embeddings))
     axes = figure.subplots()
     for i in range(len(embeddings)):
@@ -283,20 +294,20 @@ def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
 
 @dataclass(frozen=True, slots=True)
 class ReportedStage:
-    """Stage of a run."""
+    """Stage of a run, as the report shows it."""
 
-    name: str  # its own, without the stages that contain it
-    path: str  # names of all of them
-    depth: int  # number of stages that contain it
-    start_s: float  # since the run began
-    seconds: float
-    share: float  # of the time of the whole run
-    peak_bytes: int | None  # as in `gpubench.core.timeline.Span`
-    put_bytes: int
+    name: str  # name of the stage alone
+    path: str  # names of the containing stages and of the stage itself, joined by "/"
+    depth: int  # number of containing stages
+    start_s: float  # seconds since the run began
+    seconds: float  # duration
+    share: float  # duration as a share of the whole run's
+    peak_bytes: int | None  # see `gpubench.core.timeline.Span`
+    put_bytes: int  # see `gpubench.core.timeline.Span`
 
     @property
     def peak_text(self) -> str:
-        """The peak memory in megabytes."""
+        """Peak memory in megabytes, as text; empty if unknown."""
         return "" if self.peak_bytes is None else f"{self.peak_bytes / 1e6:,.0f}"
 
 
@@ -319,14 +330,21 @@ def stages(result: Result) -> list[ReportedStage]:
 
 
 def longest(all_stages: list[ReportedStage]) -> list[ReportedStage]:
-    """Return the longest stages that fit in a figure, without very short ones, in the order in which they began."""
+    """Return the longest stages, as many as fit in a figure and none very short, in the order in which they began."""
     chosen = [stage for stage in all_stages if stage.share >= _MIN_SHARE and stage.depth <= _MAX_DEPTH] or all_stages
     chosen = sorted(chosen, key=lambda stage: -stage.seconds)[:_MAX_STAGES]
     return sorted(chosen, key=lambda stage: (stage.start_s, stage.depth))
 
 
 def memory_over_time(all_stages: list[ReportedStage]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (m,) peak bytes of the innermost running stage, NaN where unknown, and the (m + 1,) edges in seconds."""
+    """Return peak memory as a step function of time.
+
+    Returns
+    -------
+    peaks, edges
+        (m,) peak bytes of the innermost stage that runs in each interval, NaN if unknown, and the (m + 1,) ends of the
+        intervals in seconds.
+    """
     edges = np.unique([[stage.start_s, stage.start_s + stage.seconds] for stage in all_stages])
     middles = (edges[1:] + edges[:-1]) / 2
     peaks = np.full(len(middles), np.nan)
@@ -337,7 +355,10 @@ def memory_over_time(all_stages: list[ReportedStage]) -> tuple[NDArray[np.float6
 
 
 def timeline_figure(stages: list[ReportedStage], key: str) -> str | None:
-    """Draw when each of the longest stages ran, and the peak memory over time. None without stages."""
+    """Draw when each of the longest stages ran, and the peak memory over time.
+
+    Returns an SVG element; None if there are no stages.
+    """
     if not stages:
         return None
     shown = longest(stages)
@@ -367,7 +388,7 @@ def _draw_stages(axes: Axes, shown: Sequence[ReportedStage]) -> None:
 
 
 def _draw_memory(axes: Axes, stages: list[ReportedStage]) -> None:
-    """Draw the peak memory of the running stage over time."""
+    """Draw the peak memory of the innermost running stage over time."""
     peaks, edges = memory_over_time(stages)
     axes.stairs(peaks / 1e6, edges, fill=True, color=ink("series-3"))
     axes.set_ylim(bottom=0)

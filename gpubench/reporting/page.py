@@ -1,4 +1,4 @@
-"""HTML page of a report: its content, figures and style in one file."""
+"""Render the HTML page of a report, with content, figures and style in one file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ Facts = list[tuple[str, str]]
 
 
 def facts(provenance: Mapping[str, Any]) -> Facts:
-    """Return name and value of each entry of the provenance, with nested names joined; the packages are one entry."""
+    """Return the provenance as a flat list of (name, value) texts.
+
+    Names of nested entries are joined by a blank; all packages are one entry.
+    """
     packages = [f"{name} {version}" for name, version in provenance.get("packages", {}).items()]
     flat = _flat({**{key: value for key, value in provenance.items() if key != "packages"}, "packages": packages})
     return [(printable(name), printable(text)) for name, text in flat]
@@ -56,40 +59,43 @@ def _text(key: str, value: Any) -> str:
 
 
 MAX_COLUMNS = 6
-"""Embeddings that stand side by side as columns; more are rows, with the metrics as columns."""
+"""Maximum number of embeddings shown as columns of a table; more are shown as rows, with metrics as columns."""
 
 MAX_DRAWN = 8
-"""Embeddings in a figure, as many as there are colours; the ones with the best mean ranks are drawn."""
+"""Maximum number of embeddings in a figure, as many as there are colours: those with the best mean ranks."""
 
 MAX_VIEWS = 12
-"""Views on a page; a file with more would be slow to open."""
+"""Maximum number of views on a page; a file with more would be slow to open."""
 
 _FOLDED_ABOVE = 24
-"""Tasks with more rows show their means, and the other rows on request."""
+"""Maximum number of rows of a task that the page shows at first; of more only the means, the others on request."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSection:
-    """Task on the page."""
+    """Section of the page about one task."""
 
-    anchor: str  # its id
-    task: TaskContent  # with all embeddings, for the summary
-    own: TaskContent  # with the embeddings that it scored
-    embeddings: tuple[str, ...]  # names of these
-    figure: Markup | None  # of the scores; None for too few
-    breakdowns: list[tuple[Breakdown, Markup | None]]  # with their figures
-    confusions: list[tuple[Confusion, Markup | None]]
-    drawn: tuple[str, ...]  # embeddings in the figures
-    order: tuple[int, ...]  # numbers of the embeddings that it scored, the best mean rank first
+    anchor: str  # HTML id of the section
+    task: TaskContent  # the task with all embeddings, for the summary
+    own: TaskContent  # the task with the embeddings that it scored
+    embeddings: tuple[str, ...]  # names of the embeddings that it scored
+    figure: Markup | None  # figure of the scores; None for too few scores
+    breakdowns: list[tuple[Breakdown, Markup | None]]  # scores by group, each with its figure
+    confusions: list[tuple[Confusion, Markup | None]]  # confusion matrices, each with a figure if too large for a table
+    drawn: tuple[str, ...]  # names of the embeddings in the figures
+    order: tuple[int, ...]  # positions in `embeddings`, sorted by mean rank, the best first
 
     @property
     def folded(self) -> bool:
-        """Whether only the means are shown at first."""
+        """Whether the section shows only the means at first, and all rows on request."""
         return len(self.task.defined) > _FOLDED_ABOVE and bool(self.task.headlines)
 
 
 def render(runs: Mapping[str, Result]) -> str:
-    """Render the HTML of a report: text from data is escaped, and the page forbids scripts and requests."""
+    """Return the HTML of a report of several results; `runs` maps a name to each result.
+
+    Text from the data is escaped, and the page forbids scripts and network requests.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -110,7 +116,11 @@ def render(runs: Mapping[str, Result]) -> str:
 
 
 def _overview(datasets: Sequence[ComparableRuns]) -> list[dict[str, Any]]:
-    """Return the mean ranks of each embedding on each dataset with their shades, the best over all datasets first."""
+    """Return a table of the mean rank of each embedding on each dataset, the best over all datasets first.
+
+    A row is a dict: "name" of the embedding, "mean" over the datasets, "cells" with (rank, shade) for each dataset. A
+    shade is from 0 for the worst to 1 for the best rank.
+    """
     names = dict.fromkeys(name for runs in datasets for name in runs.ranks if len(runs.ranks) > 1)
     rows = []
     for name in names:
@@ -124,7 +134,7 @@ def _overview(datasets: Sequence[ComparableRuns]) -> list[dict[str, Any]]:
 
 
 def _runs_section(runs: ComparableRuns, anchor: str, max_views: int) -> dict[str, Any]:
-    """Return comparable runs with the sections of their tasks."""
+    """Return the template's values for comparable runs: the sections of their tasks, and the views of their cells."""
     sections = [_task_section(runs, task, f"{anchor}-task-{i}") for i, task in enumerate(runs.tasks, 1)]
     ordered = [runs.cells[i] for i in runs.order]
     views, not_drawn = cell_views(ordered, runs.seed, f"{anchor}-look", max_views)
@@ -151,7 +161,7 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
 
 
 def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
-    """Return time, memory and provenance of one run."""
+    """Return the template's values for one run: stages, time, memory, command and provenance."""
     own = stages(result)
     figure = _trusted(timeline_figure(own, f"timeline-{number}"))
     about = {key: value for key, value in result.provenance.items() if key != "command"}
@@ -166,7 +176,7 @@ def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
 
 
 def _breakable(text: str) -> Markup:
-    """Let a name continue on the next line after an underscore, a dash, a dot or a slash, and nowhere else."""
+    """Escape a name and allow line breaks in it, after underscores, dashes, dots and slashes only."""
     from markupsafe import Markup, escape
 
     parts = re.split(r"(?<=[_./-])(?=\w)", text)
@@ -174,14 +184,14 @@ def _breakable(text: str) -> Markup:
 
 
 def _trusted(svg: str | None) -> Markup | None:
-    """Mark an SVG of ours as safe; text from data is escaped in it already."""
+    """Mark an SVG element made by `to_svg` as safe HTML; text from the data is already escaped in it."""
     from markupsafe import Markup
 
     return None if svg is None else Markup(svg)  # noqa: S704 - see the docstring
 
 
 def _code(text: str) -> Markup:
-    """Format text between backticks as code."""
+    """Escape text, and format parts between backticks as code."""
     from markupsafe import Markup, escape
 
     parts = re.split(r"`([^`]*)`", text)

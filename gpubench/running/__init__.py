@@ -1,1 +1,1 @@
-"""One run: from the user's arguments to a result and its files."""
+"""A run of `gpubench.score`: from the user's arguments to a result and its files."""

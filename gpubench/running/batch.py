@@ -1,4 +1,4 @@
-"""Score the runs of a run file in turn, each into its own folder, and tabulate all scores."""
+"""Score the runs of a run file one after the other, each into its own folder, and write a table of all scores."""
 
 from __future__ import annotations
 
@@ -34,22 +34,31 @@ if TYPE_CHECKING:
     from gpubench.running.run_file import PlannedRun
 
 MAX_TABLES = 4
-"""Datasets whose scores are printed one by one."""
+"""Maximum number of datasets whose scores are printed; for more, only mean ranks are."""
 
 TABLE = "runs.csv"
 """File with the scores of all runs, in the folder that contains their folders."""
 
 
 def output_of(plan: PlannedRun, every: Output) -> Output:
-    """Return the output of one run: a subfolder with its name, JSON among the formats."""
+    """Return the output of one run of a run file.
+
+    Its folder is a subfolder of the folder of `every` (the output of all runs) and has the run's name. JSON is always
+    among its formats.
+    """
     formats = list(dict.fromkeys(["json", *every.formats]))
     return replace(every, folder=every.folder / plan.name, formats=formats, report=False)
 
 
 def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tuple[Result, list[str]]:
-    """Score one run and write its files, or reuse the complete result of the same inputs; also return lines to print.
+    """Score one run and write its files, unless its folder has the complete result of the same inputs.
 
     Errors name the line of the run file.
+
+    Returns
+    -------
+    result, lines
+        The new or the earlier result, and lines of text about the files.
     """
     digest = _digest(plan)
     before = _finished(output, digest)
@@ -63,9 +72,10 @@ def score_run(plan: PlannedRun, output: Output, listener: Listener | None) -> tu
 
 
 def check_runs(plans: Sequence[PlannedRun], outputs: Mapping[str, Output]) -> list[InputError]:
-    """Check the data of every run and what its results would replace, and compute nothing; return what is wrong.
+    """Check the data of every run, and the files that its results would replace, without computing anything.
 
-    Datasets that must be fetched first are checked when their run begins.
+    Returns the errors, empty if every run can start. Datasets that must be fetched first are checked when their run
+    begins. `outputs` maps the name of a run to its output.
     """
     problems = []
     for plan in plans:
@@ -86,7 +96,7 @@ def check_runs(plans: Sequence[PlannedRun], outputs: Mapping[str, Output]) -> li
 
 
 def is_complete(plan: PlannedRun, output: Output) -> bool:
-    """Whether an earlier run with the same inputs is complete, so that its result would be reused."""
+    """Whether the folder has the complete result of an earlier run with the same inputs, which would be reused."""
     return _finished(output, _digest(plan)) is not None
 
 
@@ -101,7 +111,10 @@ def sum_text(plans: Mapping[str, Plan]) -> str:
 
 
 def write_table(results: Mapping[str, Result], folder: Path) -> str:
-    """Write the scores of all runs as one CSV file, with a column "run"; return one line of text."""
+    """Write the scores of all runs to one CSV file, whose column "run" names the run.
+
+    `results` maps the name of a run to its result. Returns a line of text that names the file.
+    """
     import pandas as pd
 
     scores = [row for result in results.values() for row in result.results]
@@ -113,7 +126,11 @@ def write_table(results: Mapping[str, Result], folder: Path) -> str:
 
 
 def score_blocks_of(results: Mapping[str, Result], width: int | None) -> Iterator[TextTable | Lines]:
-    """Lay out the scores of each dataset side by side, of many the ranks alone."""
+    """Yield tables of the scores of several runs, with embeddings of the same dataset side by side.
+
+    Runs on more than `MAX_TABLES` datasets only get a table of mean ranks. `results` maps the name of a run to its
+    result; `width` is the maximum width in characters, None for any width.
+    """
     groups = {}
     for group in comparable_groups(results):
         source = source_of(group)
@@ -132,9 +149,10 @@ def score_blocks_of(results: Mapping[str, Result], width: int | None) -> Iterato
 
 
 def _digest(plan: PlannedRun) -> str | None:
-    """Digest of all that decides the scores of a run: its options, its files and datasets as they are, the version.
+    """Return a digest of everything that determines the scores of a run.
 
-    None if an input may have changed unnoticed: a store of many files, a server that does not identify versions.
+    That is its options, the current state of its files and datasets, and the version of gpubench. None if a change of
+    an input would go unnoticed: a store of many files, or a server that does not identify versions.
     """
     asked = {name: getattr(plan.options, name) for name in SPECS}
     datasets = _catalogued(plan.options.data)
@@ -159,7 +177,7 @@ def _digest(plan: PlannedRun) -> str | None:
 
 
 def _catalogued(data: Any) -> list[CatalogueEntry | None]:
-    """Return the catalogue entries of the datasets of a run; None for one that is in no catalogue any more."""
+    """Return the catalogue entry of each dataset named in `data`; None for a name that no catalogue has any more."""
     names = [text for text in texts(data) if is_dataset_name(text)]
     if not names:
         return []
@@ -170,7 +188,7 @@ def _catalogued(data: Any) -> list[CatalogueEntry | None]:
 
 
 def _finished(output: Output, digest: str | None) -> Result | None:
-    """Return the complete result with this digest if all its files exist; else None."""
+    """Return the result in a folder if it is complete, has this digest, and all its files exist; otherwise None."""
     if digest is None or not all(file.is_file() for file in output.files() if file.name not in OPTIONAL):
         return None
     try:
@@ -182,7 +200,7 @@ def _finished(output: Output, digest: str | None) -> Result | None:
 
 
 def _has_newer_data(result: Result) -> bool:
-    """Whether the cache now has another version of a dataset that was scored."""
+    """Whether the cache has another version of one of the result's datasets than the version that was scored."""
     from gpubench.datasets.cache import cache_path, read_record
     from gpubench.datasets.catalogue import CatalogueEntry
 

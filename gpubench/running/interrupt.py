@@ -1,8 +1,8 @@
-"""Ctrl-C stops a run at once, even while a library computes, which blocks the thread that called it.
+"""Stop a run on Ctrl-C at once, even while a library blocks the thread that called it.
 
 Python handles a signal only between two instructions of its main thread. So the work runs in its own thread while the
-main thread waits. On Ctrl-C the work is asked to stop, which it does at the next stage or tile; if it does not stop
-soon, it is abandoned. Only a library that holds the interpreter's lock is waited for.
+main thread waits. On Ctrl-C the work is asked to stop, which it does at the next stage or tile. If it does not stop
+soon, its thread is abandoned. A library that holds the interpreter's lock delays all this until it releases the lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POLL_S = 0.05
 
 
 class _WorkThread(threading.Thread, Generic[T]):
-    """A thread that computes a value, and may be abandoned."""
+    """Thread that computes a value; on Ctrl-C it may be left running without anyone waiting for it."""
 
     def __init__(self, work: Callable[[], T], timeline: Timeline) -> None:
         super().__init__(name="gpubench", daemon=True)
@@ -39,7 +39,7 @@ class _WorkThread(threading.Thread, Generic[T]):
         self._set_up = timeline.thread_setup()
 
     def run(self) -> None:
-        """Compute the value."""
+        """Compute the value and store it, or the exception that was raised, in `future`."""
         try:
             try:
                 self._set_up()
@@ -53,10 +53,11 @@ class _WorkThread(threading.Thread, Generic[T]):
 
 
 def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
-    """Run some work in its own thread while this one handles Ctrl-C, which raises KeyboardInterrupt.
+    """Call a function in its own thread while the main thread handles Ctrl-C; return the function's value.
 
-    The `cancel_token` of the timeline then asks the work to stop; it may still run in a thread that nobody waits for.
-    In any thread but the main one, which signals do not reach, the work runs in place.
+    Ctrl-C raises KeyboardInterrupt here and cancels the `cancel_token` of the timeline, which asks the function to
+    stop. If it does not stop soon, it continues in the background. When called from another thread than the main one,
+    which does not receive signals, the function runs in that thread.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -76,5 +77,5 @@ def run_interruptible(work: Callable[[], T], timeline: Timeline) -> T:
 
 
 def has_abandoned_work() -> bool:
-    """Whether abandoned work still runs; the process should then end without waiting for it."""
+    """Whether work that did not stop after Ctrl-C still runs; the process should then exit without waiting for it."""
     return any(isinstance(thread, _WorkThread) and thread.abandoned for thread in threading.enumerate())

@@ -21,50 +21,51 @@ Kind = Literal[
     "data", "embeddings", "predictions", "file", "matrix", "text", "tasks", "choices", "choice", "scorers",
     "parameters", "whole number", "switch", "cluster", "memory",
 ]  # fmt: skip
-"""What an option holds; each kind is parsed in one way on the command line, and in one way in run files."""
+"""Type of an option's value, which determines how the value is parsed on the command line and in run files."""
 
 FILES: tuple[Kind, ...] = ("data", "embeddings", "predictions", "file", "matrix")
-"""Kinds whose values may be paths and URLs."""
+"""Kinds of options whose values may be paths and URLs."""
 
 DATA, COLUMNS, RUN = "Data", "Columns of obs", "What to run"
-"""Panels of `gpubench score --help`."""
+"""Titles of the groups of flags in `gpubench score --help`."""
 
 EMBEDDING_BASELINES = ("pca", "expression")
 SCREEN_BASELINES = ("mean", "control", "replicate", "ceiling")
 BASELINES = EMBEDDING_BASELINES + SCREEN_BASELINES
-"""Those of embeddings, and those of predictions of perturbations."""
+"""Names of all baselines: of embeddings, then of predicted perturbations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag of the command line, or a positional argument."""
+    """Flag, or positional argument, of the command line."""
 
-    names: tuple[str, ...]  # as typed, such as ("--task", "-t")
-    metavar: str | None  # placeholder of its value in the help
-    help: str  # text of the help
-    type: type = str  # type of its value
+    names: tuple[str, ...]  # names as the user types them, such as ("--task", "-t")
+    metavar: str | None  # placeholder for the value in the help
+    help: str  # help text
+    type: type = str  # type of the value
 
     @property
     def parameter(self) -> str:
-        """Name of the parameter that takes its value."""
+        """Name of the parameter of a command that receives the flag's value: "fail_below" for "--fail-below"."""
         return self.names[0].partition("/")[0].strip("-").replace("-", "_").lower()
 
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """How users write one option of a run."""
+    """How users give one option of a run: its flags, default and possible values."""
 
-    kind: Kind  # type of its values
-    panel: str  # group of its flags in the help
-    flags: tuple[Flag, ...]  # on the command line
-    default: Any  # None: no value
-    # where the names are that it may have, as "module:object"; a collection, a dataclass, or a function
+    kind: Kind  # type of the option's value
+    panel: str  # title of the group of its flags in the help
+    flags: tuple[Flag, ...]  # flags of the command line that give the option
+    default: Any  # value if the option is not given; None for no value
+    # "module:object" of the object with the names that the value may have: a collection, a function that returns one,
+    # or a dataclass whose fields are the names
     named_in: str = ""
     recorded: bool = False  # whether the provenance of a result has the value under the option's name
     in_run_file: bool = True  # whether run files have a key of this name
 
     def choices(self) -> list[str]:
-        """Return the names that the option may have, its default among them; empty for any other values."""
+        """Return the names that the option may have as its value; empty if it does not take one of several names."""
         if not self.named_in:
             return []
         names = resolve_name(self.named_in)
@@ -85,9 +86,16 @@ def _option(
     more: tuple[Flag, ...] = (),
     **spec: Any,
 ) -> Any:
-    """Declare an option; `more` has flags for values of other forms.
+    """Declare an option as a field of `RunOptions`.
 
-    The default of a field may be a function that makes it; it has none for `...`. Without `flags` its flag is "--name".
+    Parameters
+    ----------
+    panel, kind : see `OptionSpec`
+    metavar, help_ : placeholder of the value and help text of the option's flag, see `Flag`
+    default : default value, or a function that returns it; `...` for an option that must be given
+    flags : names of the option's flag, separated by blanks. If empty, the flag is "--" and the name of the field
+    more : additional flags, for values of another form
+    **spec : further fields of `OptionSpec`
     """
     first = Flag(tuple(flags.split()), metavar, help_, {"whole number": int, "switch": bool}.get(kind, str))
     has = {"default_factory": default} if callable(default) else {} if default is ... else {"default": default}
@@ -120,14 +128,14 @@ _OTHER_NAMES = {
     **dict.fromkeys(("query", "filter", "subset"), "where"),
     **dict.fromkeys(("pre_integrated_embedding_obsm_key", "unintegrated"), "pre_integrated"),
 }
-"""Names that other packages, or users, give to arguments -> ours."""
+"""Name of an argument in other packages, or a likely slip -> name of the option in gpubench."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a run scores, and how; `gpubench.score` describes each field.
+    """Options of a run: the data, the columns, and how to score them. `gpubench.score` describes each field.
 
-    A new option is a field here, and a parameter of `gpubench.score`.
+    To add an option, add a field here and a parameter to `gpubench.score`.
     """
 
     data: Any = _option(
@@ -271,7 +279,15 @@ class RunOptions:
 
     @classmethod
     def of(cls, **arguments: Any) -> Self:
-        """Collect arguments of `gpubench.score`: fields and parameters of the tasks, each of which must exist."""
+        """Create options from the keyword arguments of `gpubench.score`.
+
+        Arguments that are not fields of this class become parameters of the tasks.
+
+        Raises
+        ------
+        InputError
+            If an argument is neither a field nor a parameter of a task.
+        """
         from gpubench.tasks import Options
 
         names = SPECS.keys() - {"options"}
@@ -287,7 +303,10 @@ class RunOptions:
         return cls(**run, options=Options(**parameters))
 
     def recorded(self) -> dict[str, Any]:
-        """Return what provenance says of the run: its columns by name ("array" for values), and task parameters."""
+        """Return the options to record in a result's provenance, and the parameters of the tasks.
+
+        Values that were not given by name, such as arrays, are recorded as "array".
+        """
         from gpubench.data.urls import shown
 
         values = {name: getattr(self, name) for name, spec in SPECS.items() if spec.recorded}
@@ -305,7 +324,7 @@ class RunOptions:
 
 
 def _names(value: Any) -> list[str]:
-    """Return what was given by name: texts and paths, "array" for values."""
+    """Return a value as a flat list of names: text and paths are kept, and arrays and objects become "array"."""
     from gpubench.data.urls import shown
 
     if value is None:
@@ -318,4 +337,4 @@ def _names(value: Any) -> list[str]:
 
 
 SPECS = {declared.name: _spec(declared) for declared in fields(RunOptions)}
-"""Field of `RunOptions` -> how users write it."""
+"""Name of each field of `RunOptions` -> its `OptionSpec`."""

@@ -1,4 +1,4 @@
-"""Result files of a run, which replace neither its inputs nor results of another run."""
+"""Write the result files of a run, without overwriting its inputs or the results of another run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
 }
 
 OPTIONAL = (CELLS_NAME, PERTURBATIONS_NAME)
-"""Files that a run without such values does not write."""
+"""Files that are written only if the result has per-cell values, or values of perturbations."""
 
 REPORT = "report.html"
 
@@ -38,10 +38,9 @@ _MAX_DIFFERENCES = 3
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Folder and formats of the result files.
+    """Folder and formats of the result files of a run.
 
-    Per-cell values are written to cells.parquet, and those of perturbations to perturbations.parquet, together with
-    results.json.
+    The format "json" also writes per-cell values to cells.parquet and values of perturbations to perturbations.parquet.
     """
 
     folder: Path  # created when the first file is written
@@ -50,7 +49,7 @@ class Output:
     force: bool = False  # whether results of other data or options may be replaced
 
     def files(self) -> dict[Path, Callable[[Result, Path], None]]:
-        """Return file -> function that writes it."""
+        """Return path of each file to write -> function that writes a result to that path."""
         files = {self.folder / f"results.{name}": WRITERS[name] for name in self.formats}
         if "json" in self.formats:
             files[self.folder / CELLS_NAME] = Result.cells_to_parquet
@@ -60,7 +59,7 @@ class Output:
         return files
 
     def check(self) -> None:
-        """Refuse, before anything is computed, a folder that cannot be written, or that has one named as a file."""
+        """Raise `InputError` if the folder cannot be written, or if a subfolder has the name of a file to write."""
         check_writable_folder(self.folder, "out")
         for file in self.files():
             if file.is_dir():
@@ -70,7 +69,7 @@ class Output:
                 )
 
     def check_inputs(self, run: RunOptions) -> None:
-        """Refuse to write over an input of a run, or into a folder that is one."""
+        """Raise `InputError` if a file would overwrite an input of the run, or lie in a folder that is an input."""
         for name, path in input_files(run):
             if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
                 raise InputError(
@@ -81,7 +80,10 @@ class Output:
                 check_not_input(file, path, name, "out")
 
     def check_replaced(self, provenance: Mapping[str, Any]) -> None:
-        """Refuse to replace results whose data or options differ from those in the provenance of the run to come."""
+        """Raise `InputError` if the folder has results of other data or options than those in `provenance`.
+
+        `provenance` is that of the run that is about to start. With `force` nothing is checked.
+        """
         if self.force:
             return
         existing = [file for file in self._all_files() if file.exists()]
@@ -101,9 +103,10 @@ class Output:
             )
 
     def write(self, result: Result) -> list[str]:
-        """Write every file atomically, and remove files of the earlier run; return one line of text per file.
+        """Write every file atomically and remove other files of an earlier run; return one line of text per file.
 
-        Of an interrupted run nothing is written over complete results.
+        If the result is of an interrupted run and the folder has complete results, those are kept, and nothing is
+        written.
         """
         if result.interrupted and self._has_complete_result():
             return [f"Kept the complete results in {self.folder}; those of the interrupted run were not written"]
@@ -136,12 +139,12 @@ class Output:
             return False
 
     def _all_files(self) -> list[Path]:
-        """Return every file that a run may write here, whether it is asked for or not."""
+        """Return the paths of all files that a run can write to this folder, in any format."""
         return [self.folder / name for name in (*(f"results.{name}" for name in WRITERS), *OPTIONAL, REPORT)]
 
 
 def remove_old_report(folder: Path) -> list[str]:
-    """Remove a report that does not show new results of a folder; return a line of text if there was one."""
+    """Remove report.html of an earlier run from a folder; return a line of text, or none if there was no report."""
     if not is_ours(folder / REPORT):
         return []
     (folder / REPORT).unlink()
@@ -149,7 +152,7 @@ def remove_old_report(folder: Path) -> list[str]:
 
 
 def input_files(run: RunOptions) -> Iterator[tuple[str, Path]]:
-    """Yield argument and path of each local file and folder that a run reads."""
+    """Yield the name of the argument and the path of each local file or folder that a run reads."""
     for name, spec in SPECS.items():
         if spec.kind not in FILES:
             continue
@@ -160,7 +163,7 @@ def input_files(run: RunOptions) -> Iterator[tuple[str, Path]]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text and path in nested lists and mappings."""
+    """Yield every string and path in nested lists, tuples and mappings."""
     if isinstance(value, str | os.PathLike):
         yield os.fspath(value)
     elif isinstance(value, Mapping | list | tuple):
@@ -169,7 +172,15 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def check_not_input(file: Path, path: Path, name: str, argument: str) -> None:
-    """Refuse a file to write that is the input `path`, of the argument `name`, by any of its names."""
+    """Raise `InputError` if `file`, which will be written, and the input `path` are the same file.
+
+    Parameters
+    ----------
+    file : path to write
+    path : path of an input
+    name : name of the argument that gives the input
+    argument : name of the argument that gives `file`
+    """
     if file.exists() and path.exists() and file.samefile(path):
         raise InputError(
             f"{argument}={str(file)!r} is the input {str(path)!r} ({name}), which would be overwritten; choose another"
@@ -179,7 +190,7 @@ def check_not_input(file: Path, path: Path, name: str, argument: str) -> None:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether a file is what a run of gpubench has written, by its first bytes or columns."""
+    """Whether a run of gpubench wrote a file, judged by its first bytes or, for Parquet, its columns."""
     if not file.is_file():
         return False
     if file.suffix == ".parquet":
@@ -197,7 +208,7 @@ def is_ours(file: Path) -> bool:
 
 
 def _differences(file: Path, provenance: Mapping[str, Any]) -> str:
-    """Say in which data and options an existing result differs from a run; empty where it does not."""
+    """Describe how data and options of the results in a file differ from those in `provenance`; empty if equal."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["provenance"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -211,7 +222,7 @@ def _differences(file: Path, provenance: Mapping[str, Any]) -> str:
 
 
 def _identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes two runs the same, by its name in messages."""
+    """Return name -> value of all entries of the provenance that two runs of the same data and options share."""
     dataset = provenance.get("dataset") or {}
     options = {**Options().to_dict(), **(provenance.get("options") or {})}  # older versions had fewer parameters
     options = json.loads(json.dumps(options))

@@ -1,4 +1,4 @@
-"""Plan of a run on this machine: `gpubench score --plan`, and `gpubench.plan` in Python."""
+"""Estimate the time and memory of a run on this machine: `gpubench score --plan`, or `gpubench.plan` in Python."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ RATES = "rates.json"
 """File in the cache folder with the measured rates of each machine and number of threads."""
 
 SMALL_BYTES = 16 << 20
-"""Memory of a run that no stage accounts for: small arrays, Python modules, buffers of files."""
+"""Memory in bytes that a run uses in addition to its stages: small arrays, Python modules, buffers of files."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """Expected stage of a run.
+    """Estimated time and memory of one stage of a run.
 
     Attributes
     ----------
-    path : as in the timeline
-    how : the method, if there are several
-    used_bytes : peak memory beyond the input and the packages
-    least_bytes : the same with the smallest possible blocks
-    packages : packages that it imports
-    seconds : duration; 0 without measured rates
-    remedy : what makes it smaller
+    path : path of the stage in the timeline, such as "X_pca/knn"
+    how : method that the stage will use; empty if it has only one
+    used_bytes : peak memory of the stage in bytes, without the input and imported packages
+    least_bytes : peak memory in bytes if the stage used the smallest possible blocks
+    packages : names of the packages that the stage imports
+    seconds : estimated duration; 0 if the machine's rates were not measured
+    remedy : advice that reduces the stage's memory, for error messages
     """
 
     path: str
@@ -61,7 +61,14 @@ class PlannedStage:
 
 
 def plan_stages(prepared: Prepared, model: CostModel, rates: Rates | None = None) -> Iterator[PlannedStage]:
-    """Yield the stages of a run; baselines and tasks of unknown cost are left out."""
+    """Yield the estimated stages of a run, without baselines and tasks of unknown cost.
+
+    Parameters
+    ----------
+    prepared : checked inputs, engine and tasks of the run
+    model : cost model of the engine
+    rates : measured rates of the machine. If None, all seconds are 0
+    """
     for name, matrix in (prepared.dataset.embeddings if prepared.dataset else {}).items():
         held = 0
         for path, cost in _costs(prepared, model, matrix):
@@ -89,7 +96,7 @@ def _costs(prepared: Prepared, model: CostModel, matrix: Any) -> Iterator[tuple[
 
 
 def refusal(stages: Iterable[PlannedStage], model: CostModel) -> str:
-    """Say which stage cannot fit the memory, and what would make it fit; empty if all fit."""
+    """Return an error message about the first stage that cannot fit in memory, with a remedy; empty if all fit."""
     budget, scope = model.budget_bytes, "on a worker" if model.n_workers else "beyond the data"
     for stage in stages:
         if stage.least_bytes > budget:
@@ -99,7 +106,7 @@ def refusal(stages: Iterable[PlannedStage], model: CostModel) -> str:
 
 
 def check_fits(prepared: Prepared) -> None:
-    """Refuse a run with a stage that cannot fit the memory, before anything is computed."""
+    """Raise `InputError` if a stage of a run cannot fit in memory."""
     model = prepared.engine.cost_model
     if model is not None and (reason := refusal(plan_stages(prepared, model), model)):
         raise InputError(reason)
@@ -107,19 +114,21 @@ def check_fits(prepared: Prepared) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Expected stages of a run.
+    """Estimated time and memory of a run; printed as a table of its stages.
 
     Attributes
     ----------
-    stages : in the order in which they run
-    not_known : tasks and baselines of unknown cost
-    process_bytes : memory that this process holds already, including the data
-    memory_bytes : memory that the run may use beyond its input
-    device : device of the run
-    measured : date on which the machine's rates were measured
-    notes : where the engine deviates from the request, and why rates are measured again
-    workers : workers of a Dask cluster; if there are any, the memory of a stage is that of the worker that holds most
-    refusal : which stage cannot fit the memory and what would make it fit; empty if all fit
+    stages : estimated stages, in the order in which they will run
+    not_known : names of the tasks and baselines whose cost is unknown, so that no stage accounts for them
+    process_bytes : memory in bytes that this process holds before the run, including data that have been read
+    memory_bytes : limit in bytes on the memory that the run may use in addition to its input
+    device : name of the CPU, GPU or cluster on which the run will compute
+    measured : date, as "YYYY-MM-DD", on which the machine's rates (operations and bytes per second) were measured
+    notes : messages for the user: where the engine deviates from the request, and whether measured rates could not be
+        saved for the next plan
+    workers : number of Dask workers; 0 without a cluster. With workers, the memory of a stage is that of the worker
+        that holds most
+    refusal : error message about a stage that cannot fit in memory, with a remedy; empty if all fit
     """
 
     stages: Sequence[PlannedStage]
@@ -134,23 +143,23 @@ class Plan:
 
     @property
     def used_bytes(self) -> int:
-        """Peak memory beyond the data and the packages."""
+        """Largest peak memory of any stage in bytes, without the data and imported packages."""
         return max((stage.used_bytes for stage in self.stages), default=0)
 
     @property
     def peak_bytes(self) -> int:
-        """Peak memory of the process, or of a worker."""
+        """Peak memory in bytes of the process, or of a Dask worker, including the data and imported packages."""
         packages = {package for stage in self.stages for package in stage.packages}
         imported = sum(PACKAGES_BYTES.get(package, 0) for package in packages)  # in the background, from the start
         return self.process_bytes + SMALL_BYTES + imported + self.used_bytes
 
     @property
     def seconds(self) -> float:
-        """Duration of the run."""
+        """Estimated duration of the run in seconds."""
         return sum(stage.seconds for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as a JSON-ready dictionary."""
+        """Return the attributes, with `peak_bytes` and `seconds`, as a JSON-ready dictionary."""
         return {**asdict(self), "peak_bytes": self.peak_bytes, "seconds": self.seconds}
 
     def __str__(self) -> str:
@@ -181,25 +190,26 @@ def plan(
     listener: Listener | None = None,
     **given: Any,
 ) -> Plan:
-    """Estimate memory and time of `gpubench.score` with the same arguments; columns are read, but no cells.
+    """Estimate the memory and time that `gpubench.score` needs with the same arguments.
 
-    Seconds are right within a few times. Memory is at least what the run will hold, and at most about twice that.
+    Columns of `obs` are read, but not the embeddings, and nothing is scored. The time is right within a factor of a
+    few. The estimated memory is at least the memory that the run will use, and at most about twice as much.
 
     Parameters
     ----------
-    data, embeddings, given : as in `gpubench.score`
-    measure_again : measure the machine's rates (about two seconds) even if they are in the cache folder
-    listener : receives the stages of reading
+    data, embeddings, **given : arguments of `gpubench.score`
+    measure_again : whether to measure the machine's rates (about two seconds) even if an earlier plan has saved them
+    listener : object that is notified of the stages of reading the data
 
     Returns
     -------
     Plan
-        Prints as a table of stages.
+        The estimated stages; printing the plan shows a table.
 
     Raises
     ------
     InputError
-        As `gpubench.score`, or the engine's costs are unknown.
+        If `gpubench.score` would refuse the arguments, or the costs of the engine are unknown.
 
     Examples
     --------
@@ -215,7 +225,7 @@ def plan(
 
 
 def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again: bool = False) -> Plan:
-    """Plan a run with these options; see `plan`."""
+    """Estimate the memory and time of a run with the given options; see `plan`."""
     prepared = prepare(run, listener)
     engine, model = prepared.engine, prepared.engine.cost_model
     if model is None:
@@ -238,9 +248,10 @@ def plan_run(run: RunOptions, listener: Listener | None = None, *, measure_again
 
 
 def rates_of(model: CostModel, notes: list[str], *, measure_again: bool = False) -> tuple[Rates, str]:
-    """Return the machine's rates and the date on which they were measured, now if they are not in the cache folder.
+    """Return the machine's rates, and the date on which they were measured.
 
-    `notes` receives a message if the rates cannot be cached.
+    Rates are read from the cache folder. If they are not there, or with `measure_again`, they are measured and cached.
+    A message is appended to `notes` if they cannot be cached.
     """
     file = cache_folder() / RATES
     known = _read_rates(file)
@@ -256,7 +267,7 @@ def rates_of(model: CostModel, notes: list[str], *, measure_again: bool = False)
 
 
 def _read_rates(file: Path) -> dict[str, Any]:
-    """Read the valid entries of the cache; it is created again if it cannot be read."""
+    """Read the valid entries of the file with measured rates; return none if the file cannot be read."""
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         return {

@@ -1,4 +1,4 @@
-"""Checks whether inputs that can be scored are what was meant; each finding is a `GpubenchWarning`."""
+"""Look for inputs that can be scored but are probably a mistake; each finding is a `GpubenchWarning`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from gpubench.data import Rows
 
 MIN_CELLS = 30
-"""Fewer cells are a trial, whose columns may have as many values as they like."""
+"""Minimum number of cells for checking how many values a column has: fewer cells are likely a trial."""
 
 MAX_NUMBERS, MAX_FRACTIONS = 200, 20
-"""Numbers that clusters may have as names, and numbers with decimals."""
+"""Maximum number of groups whose names are numbers, and maximum number if some have decimals."""
 
 MIN_COUNT_DIMS = 50
-"""Dimensions from which on whole numbers are more likely counts of genes than an embedding."""
+"""Number of dimensions from which whole numbers are more likely counts of genes than an embedding."""
 
 MAX_LOG = 30.0
-"""Larger values are no logarithms of counts."""
+"""Upper limit of logarithms of counts; data with larger values have not been log-transformed."""
 
 _SCAN_ROWS = 1 << 15
 
@@ -43,13 +43,14 @@ _LIKE_LABEL = re.compile(r"(?i)cell.?type|cell.?class|label|annotation|cluster|l
 
 @dataclass(frozen=True)
 class Given:
-    """What is checked.
+    """Inputs of a run to check.
 
     Attributes
     ----------
-    columns : role -> encoded column
-    named : role -> name of the column, of those that are given by name
-    data, baselines : as given
+    dataset : embeddings and columns that have been read
+    columns : role, such as "label" -> encoded column
+    named : role -> name of the column, for columns that were given by name
+    data, baselines : arguments `data` and `baseline` of the run
     """
 
     dataset: Dataset
@@ -59,12 +60,12 @@ class Given:
     baselines: Sequence[str] = ()
 
     def call(self, role: str) -> str:
-        """Return what a message calls a column: "label='cell_type'"."""
+        """Return the text for a column in messages: "label='cell_type'", or "label" if it has no name."""
         return f"{role}={self.named[role]!r}" if role in self.named else role
 
 
 def implausible(given: Given) -> list[GpubenchWarning]:
-    """Return the findings of all checks."""
+    """Run all checks and return a warning for each finding."""
     return [GpubenchWarning(text, argument=argument) for check in CHECKS for argument, text in check(given)]
 
 
@@ -72,7 +73,7 @@ Findings = Iterator[tuple[str | None, str]]
 
 
 def _many_values(given: Given) -> Findings:
-    """Find columns that do not group cells."""
+    """Find columns with so many values, or such values, that they do not group cells."""
     for role in ("label", "batch"):
         column: Labels | None = given.columns.get(role)
         if column is None or len(column) < MIN_CELLS:
@@ -86,7 +87,7 @@ def _many_values(given: Given) -> Findings:
 
 
 def _are_measurements(names: Sequence[str]) -> bool:
-    """Whether names are more, or other, numbers than clusters are called."""
+    """Whether names of groups are probably measurements, rather than the numbers of clusters."""
     if len(names) <= MAX_FRACTIONS:
         return False
     try:
@@ -98,7 +99,7 @@ def _are_measurements(names: Sequence[str]) -> bool:
 
 
 def _look_missing(given: Given) -> Findings:
-    """Find names of groups that stand for missing values."""
+    """Find groups whose name, such as "nan" or "unknown", stands for a missing value."""
     for role in ("label", "batch", "species", "sample"):
         column: Labels | None = given.columns.get(role)
         if column is None:
@@ -112,7 +113,7 @@ def _look_missing(given: Given) -> Findings:
 
 
 def _have_blanks(given: Given) -> Findings:
-    """Find names of groups that begin or end with blanks, as "B " does."""
+    """Find groups whose name begins or ends with a blank, such as "B "."""
     for role in ("label", "batch", "species", "sample"):
         column: Labels | None = given.columns.get(role)
         names = column.names if column else ()
@@ -123,7 +124,7 @@ def _have_blanks(given: Given) -> Findings:
 
 
 def _are_swapped(given: Given) -> Findings:
-    """Find labels and batches that were probably given for each other, or that determine each other."""
+    """Find labels and batches that were probably exchanged, or of which one determines the other."""
     label, batch = given.columns.get("label"), given.columns.get("batch")
     if label is None or batch is None or any(True for _ in _many_values(given)):
         return
@@ -144,7 +145,7 @@ def _are_swapped(given: Given) -> Findings:
 
 
 def _embeddings(given: Given) -> Findings:
-    """Find embeddings without information, twice the same one, and counts."""
+    """Find embeddings that are constant, identical to another embedding, or counts of genes."""
     samples = {name: _sample(rows) for name, rows in given.dataset.embeddings.items()}
     n = given.dataset.n_cells
     for name, sample in samples.items():
@@ -161,7 +162,7 @@ def _embeddings(given: Given) -> Findings:
 
 
 def _log_of_logs(given: Given) -> Findings:
-    """Find logarithms of which the PCA baseline would take the logarithm."""
+    """Find expression that is logarithmised already, which the PCA baseline would logarithmise again."""
     if "pca" not in given.baselines:
         return
     try:

@@ -1,4 +1,4 @@
-"""Preparation of a run: check the arguments, start the engine, read the data and choose the tasks."""
+"""Prepare a run: check the arguments, start the engine, read the data and choose the tasks."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ SCREEN = "perturbation_prediction"
 """The task that scores predicted perturbations by groups of cells, with other metrics."""
 
 SCIB = "scib"
-"""The one task that compares with cells before integration."""
+"""The only task that compares an embedding with the cells before integration."""
 
 COLUMNS = ("label", "batch", "time", "species", "sample")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs of all tasks."""
+    """Checked inputs of all tasks of a run."""
 
-    columns: Mapping[str, Any]  # label-like fields of `TaskInput` -> codes; "time" as numbers
+    columns: Mapping[str, Any]  # role, such as "label" -> encoded labels; "time" -> numbers
     perturbation: PerturbationData | None = None
     pre_integrated: Rows | None = None
     screens: ScreenInputs | None = None
-    names: NDArray[Any] | None = None  # of the cells
+    names: NDArray[Any] | None = None  # names of the cells
 
     def has(self, need: str) -> bool:
-        """Whether an input that tasks need is given."""
+        """Whether an input in the `needs` of tasks is given: "predictions", "control", or the role of a column."""
         if need == "predictions":
             return self.perturbation is not None or self.screens is not None
         return self.screens is not None if need == "control" else need in self.columns
 
     def cells(self) -> CellScores:
-        """Return an empty collection of per-cell values for a run on these inputs."""
+        """Return a collection for per-cell values, with the columns of these inputs and no values yet."""
         groups = {
             "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
         }
@@ -72,7 +72,7 @@ class Inputs:
         return CellScores(n, groups, self.columns.get("time"), names=self.names if n else None)
 
     def digest(self, options: Options) -> str:
-        """Return a digest of the options of the tasks and of all values of the columns."""
+        """Return a digest of the parameters of the tasks and of all values of the columns."""
         columns = {
             role: [column.key, column.names, codes_fingerprint(column.codes)]
             if isinstance(column, Labels)
@@ -84,23 +84,24 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is decided before computing starts."""
+    """Engine, data and tasks of a run, as they are before computing starts."""
 
     engine: Engine
-    # options of the run, with files in place of names of datasets, and the columns that their catalogue names
+    # options of the run; names of datasets are replaced by their files, and columns that were not given by those that
+    # the catalogue names
     run: RunOptions
-    source: str | None  # the data as the user named it, if that is a dataset
+    source: str | None  # name that the user gave as the data, if it is the name of a dataset
     files: list[dict[str, Any]]  # facts about the file of each dataset
     dataset: Dataset | None
     inputs: Inputs
     tasks: list[Task]
     skipped: list[dict[str, str]]
     baselines: list[str]  # names of the baselines to score as well
-    warnings: tuple[str, ...] = ()  # what is probably not as it was meant
+    warnings: tuple[str, ...] = ()  # messages about inputs that are probably a mistake
 
 
 def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
-    """Check the options of a run, start its engine and read its data; nothing is computed."""
+    """Check the options of a run, start its engine, read its data and choose its tasks, without computing anything."""
     run, wanted, baselines, given = _resolve(run, listener)
     engine = run.engine
     if isinstance(engine, str):
@@ -138,7 +139,7 @@ def _with_dataset_names(notes: Sequence[str], given: RunData) -> tuple[str, ...]
 def _read_and_check(
     run: RunOptions, wanted: list[str] | None, baselines: list[str]
 ) -> tuple[Dataset | None, Inputs, list[GpubenchWarning]]:
-    """Read the inputs, and look for what is probably not as it was meant."""
+    """Read the inputs; also return warnings about inputs that are probably a mistake."""
     dataset, inputs = _read(run, wanted)
     if dataset is None:
         return None, inputs, []
@@ -147,7 +148,14 @@ def _read_and_check(
 
 
 def _resolve(run: RunOptions, listener: Listener | None) -> tuple[RunOptions, list[str] | None, list[str], RunData]:
-    """Check the options and look up datasets; return the options with their files, wanted tasks and baselines."""
+    """Check the options and look up datasets.
+
+    Returns
+    -------
+    run, wanted, baselines, given
+        The options with the files of datasets in place of their names; ids of the tasks, None for "auto"; names of the
+        baselines; facts about the datasets.
+    """
     wanted = _wanted_tasks(run.tasks)
     baselines = _baselines(run.baseline)
     run = replace(run, seed=check_seed(run.seed))
@@ -162,7 +170,14 @@ def _resolve(run: RunOptions, listener: Listener | None) -> tuple[RunOptions, li
 
 
 def read_inputs(run: RunOptions) -> tuple[RunOptions, Dataset | None, Inputs, list[Task]]:
-    """Read and check the inputs of a run, without an engine; also return its resolved options and its tasks."""
+    """Read and check the inputs of a run without starting an engine.
+
+    Returns
+    -------
+    run, dataset, inputs, tasks
+        The options with the files of datasets in place of their names; embeddings and columns, None if only predictions
+        are scored; inputs of the tasks; tasks that can run.
+    """
     run, wanted, _, _ = _resolve(run, None)
     dataset, inputs = _read(run, wanted)
     tasks, _ = _choose_tasks(run, wanted, inputs)
@@ -170,7 +185,7 @@ def read_inputs(run: RunOptions) -> tuple[RunOptions, Dataset | None, Inputs, li
 
 
 def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, Inputs]:
-    """Read the inputs that the wanted tasks need."""
+    """Read the inputs that the wanted tasks need; `wanted` has their ids, None for "auto"."""
     columns = {role: getattr(run, role) for role in COLUMNS if getattr(run, role) is not None}
     perturbation = screens = None
     if run.predictions is not None and SCREEN in (wanted or ()):
@@ -200,7 +215,7 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
-    """Encode the columns; refuse data that no task can score."""
+    """Return role -> encoded column; raise `InputError` for data that no task can score."""
     n = dataset.n_cells
     if n < 2:
         raise InputError(f"the data has {n} cell; at least two are needed")
@@ -222,7 +237,7 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
 
 
 def _columns_there_are(run: RunOptions) -> str:
-    """List the columns that may be given, where they are known."""
+    """Return the end of an error message, which lists the columns of the data if they are known."""
     try:
         names = readers.column_names(run.data, run.obs)
     except InputError:  # such as arrays without a table
@@ -231,7 +246,10 @@ def _columns_there_are(run: RunOptions) -> str:
 
 
 def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """Return the tasks to run, and the skipped ones with reasons; refuse a wanted task without an input."""
+    """Return the tasks to run, and the skipped tasks with reasons.
+
+    Raises `InputError` if an input of a task in `wanted` is missing; with None ("auto") such tasks are skipped.
+    """
     chosen: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():
@@ -254,7 +272,7 @@ def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> 
 
 
 def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: list[str]) -> None:
-    """Refuse options that contradict each other."""
+    """Raise `InputError` for options that cannot be combined."""
     if run.pre_integrated is not None and SCIB not in (wanted or []):
         raise InputError(
             f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",
@@ -280,7 +298,7 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
 
 
 def check_baselines(wanted: list[str], baselines: list[str]) -> None:
-    """Refuse baselines that no wanted task has."""
+    """Raise `InputError` for a baseline that none of the wanted tasks has."""
     own = set(SCREEN_BASELINES if SCREEN in wanted else ())
     if set(wanted) - {SCREEN}:
         own |= set(EMBEDDING_BASELINES)
@@ -293,7 +311,7 @@ def check_baselines(wanted: list[str], baselines: list[str]) -> None:
 
 
 def _wanted_tasks(tasks: str | Sequence[str]) -> list[str] | None:
-    """Return ids in the order of TASKS; None for "auto"."""
+    """Return the ids of the given tasks in the order of TASKS; None for "auto"."""
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if names == ["auto"]:
         return None
@@ -315,7 +333,7 @@ def _baselines(baseline: str | Sequence[str] | None) -> list[str]:
 
 
 def _is_one_per_species(data: Any) -> bool:
-    """Whether `data` is several datasets: a list of paths or AnnData objects, or a dict of them by species."""
+    """Whether `data` is a list of paths or AnnData objects, one per species, or a dict species -> path or AnnData."""
     parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, (list, tuple)) else ()
     parts = list(parts)
     return bool(parts) and all(

@@ -35,10 +35,21 @@ def provenance(
 ) -> dict[str, Any]:
     """Describe a run well enough to repeat it, as a JSON-ready dictionary.
 
-    Environment variables, user names and paths are left out, except those that the user gave: in `source`, the data,
-    and in `command`, the command line that repeats the run. `columns` is the digest of the columns only, which results
-    of other embeddings share. `notes` say how inputs were brought together and which cells were left out, `warnings`
-    what is probably not as it was meant.
+    Environment variables and user names are left out, and so are paths, except those that the user gave in `source`
+    and `command`.
+
+    Parameters
+    ----------
+    engine : engine on which the run computes
+    options : options of the run to record, see `RunOptions.recorded`
+    source : the data as the user named it
+    fingerprint : digest of embeddings and columns
+    columns : digest of the columns alone, which is the same for other embeddings of the same cells
+    n_cells : number of cells
+    files : facts about the file of each dataset
+    notes : messages on how inputs were matched and which cells were left out
+    warnings : messages about inputs that are probably a mistake
+    command : command line that repeats the run
     """
     versions = {name: machine.package_version(name) for name in engine.packages}
     engine_packages = {name: version for name, version in versions.items() if version is not None}
@@ -75,7 +86,7 @@ def provenance(
 
 
 def command_line(run: RunOptions) -> str | None:
-    """Return the command that makes a run again; None where something was given as values, which no flag can.
+    """Return the command line that repeats a run; None if an option was given as an object, such as an array.
 
     Examples
     --------
@@ -116,7 +127,10 @@ def _option_text(value: Any) -> str:
 
 
 def _texts(value: Any, *, named: bool) -> list[str] | None:
-    """Return a value as texts of the command line, without credentials; None where it is not given by name."""
+    """Return a value as words of the command line, without credentials; None if it cannot be written as text.
+
+    `named` accepts a dict name -> path too, written as "name=path".
+    """
     from gpubench.data.read import is_file_name, split_name
 
     if isinstance(value, int):
@@ -138,7 +152,7 @@ def _texts(value: Any, *, named: bool) -> list[str] | None:
 
 
 def bit_level_context(engine: Engine) -> dict[str, Any]:
-    """Return all that may change the last bit of a score, except data and options."""
+    """Return everything that can change the last bit of a score, other than data and options."""
     policy = engine.policy
     return {
         "code": [machine.package_version(machine.DISTRIBUTION), digest_of_code()],

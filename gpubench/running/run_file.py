@@ -1,4 +1,4 @@
-"""Run files: several runs in one YAML file, checked as a whole before anything is computed.
+"""Read run files: YAML files with several runs, all of which are checked before anything is computed.
 
 ::
 
@@ -42,7 +42,7 @@ _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a run file."""
+    """One run of a run file: its name, its place in the file, and its options."""
 
     name: str  # name of the run, and of the folder of its results
     where: str  # file and line, for messages
@@ -50,7 +50,7 @@ class PlannedRun:
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Begin the messages of errors with the place and the name of the run."""
+        """In a `with` block, begin the messages of errors with the place and the name of the run."""
         try:
             yield
         except InputError as error:
@@ -58,7 +58,10 @@ class PlannedRun:
 
 
 def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
-    """Read a run file and check everything that does not require the data; messages have file and line."""
+    """Read a run file, and check everything that can be checked without reading the data.
+
+    Messages of errors name the file and the line.
+    """
     document = read_document(path, "run file")
     top = document.mapping(("defaults", "runs"))
     if "runs" not in top:
@@ -82,7 +85,10 @@ def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
 
 
 def _arguments(value: Value, folder: Path) -> dict[str, Any]:
-    """Read the keys of a run, each by the kind of its option; parameters of tasks stay a dict, to be merged."""
+    """Read the keys of a run as option -> value.
+
+    Paths are relative to `folder`. Parameters of the tasks stay a dict, so that they can be merged with the defaults.
+    """
     known = [name for name, spec in SPECS.items() if spec.in_run_file]
     return {name: READERS[SPECS[name].kind](given, name, folder) for name, given in value.mapping(known).items()}
 
@@ -162,7 +168,7 @@ def _data(value: Value, _key: str, folder: Path) -> Any:
 
 
 def _source(value: Value, folder: Path) -> str:
-    """Return a URL, a path relative to the run file, or the name of a known dataset."""
+    """Read the data of a run: a URL, a path relative to `folder`, or the name of a known dataset."""
     text = value.text("data")
     if is_url(text):
         return text
@@ -181,7 +187,7 @@ def _source(value: Value, folder: Path) -> str:
 
 
 def _embeddings(value: Value, _key: str, folder: Path) -> dict[str, str]:
-    """Return name -> key, or path relative to the run file."""
+    """Read the embeddings of a run as name -> key of `obsm`, or path; paths are relative to `folder`."""
     if value.is_mapping:
         return {name: _matrix(item, "embedding", folder) for name, item in value.mapping(what="embedding").items()}
     found: dict[str, str] = {}
@@ -194,7 +200,7 @@ def _embeddings(value: Value, _key: str, folder: Path) -> dict[str, str]:
 
 
 def _predictions(value: Value, key: str, folder: Path) -> str | dict[str, str]:
-    """Return a path relative to the run file, or name -> path."""
+    """Read the predictions of a run as one path, or as name -> path; paths are relative to `folder`."""
     if value.is_mapping:
         return {name: _file(item, key, folder) for name, item in value.mapping(what="prediction").items()}
     return _file(value, key, folder)
@@ -225,7 +231,7 @@ READERS: dict[Kind, Callable[[Value, str, Path], Any]] = {
 
 
 def _refuse_doubles(runs: list[PlannedRun]) -> None:
-    """Make sure that no two runs compute the same scores."""
+    """Raise `InputError` if two runs would compute the same scores."""
     for other, run in combinations(runs, 2):
         embeddings = _embedding_items(run.options) & _embedding_items(other.options)
         tasks = _task_ids(run.options) & _task_ids(other.options)

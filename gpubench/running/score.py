@@ -79,63 +79,68 @@ def score(
 
     Parameters
     ----------
-    data : path or URL (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, dict name -> array,
-        or several of these: one per species, as a list or as a dict species -> data. A name such as "tsv2_blood" is a
-        dataset of `gpubench.datasets`, which is fetched if it is not in the cache
+    data : path or URL (h5ad, zarr, npy, npz, parquet, csv), AnnData, (n, d) array of any library, or dict
+        name -> array. For data with one file per species, a list of these or a dict species -> data. A name such as
+        "tsv2_blood" is a dataset of `gpubench.datasets`, which is fetched if it is not in the cache
     embeddings : keys of `obsm`, or "X"; paths of files with one embedding of the same cells; or a dict
-        name -> key, path or matrix. None: the only embedding in `data`
-    label, batch, time, species, sample : name of a column of `obs`, or n values: an array, or a Series. None: for a
-        dataset of `gpubench.datasets` the columns that its catalogue names
-    obs : path or DataFrame with the columns, if `data` has none, or others
+        name -> key, path or matrix. If None, score the only embedding in `data`
+    label, batch, time, species, sample : name of a column of `obs`, or an array or Series with one value per cell. If
+        None, a dataset of `gpubench.datasets` uses the columns that its catalogue names; other data have no such column
+    obs : path or DataFrame with the columns of the cells, if `data` does not contain them
     pre_integrated : the cells before batch integration, for the task "scib": a key as in `embeddings`, the path of a
         file, or a matrix
-    align : inputs that name their cells (AnnData, the index of a DataFrame or Series, a first column without name or a
-        column such as "barcode" in files) are matched by these names. "equal": all must have the same cells, in any
-        order; "inner": the cells that all have are scored. Rows of inputs without names are taken in their order
+    align : how to match inputs that name their cells (AnnData, the index of a DataFrame or Series, in files an unnamed
+        first column or a column such as "barcode"). "equal" requires all inputs to have the same cells, in any order;
+        "inner" scores the cells that all inputs have. Inputs without names are matched by row
     where : score only the cells for which this expression of pandas' `DataFrame.query` on columns of `obs` is true
-    drop_missing : leave out cells without a value in one of the given columns, which are refused otherwise
+    drop_missing : whether to leave out cells with a missing value in a given column. By default missing values raise
+        `InputError`
     predictions : predicted expression (path of an h5ad, or AnnData); cells and genes may be in any order. For
         "perturbation_prediction" also a dict name -> prediction
-    condition, control : the column of `obs` with the perturbation, and its value for untreated cells. None: those in
-        the catalogue of a dataset, else "condition" and the value that the data record
-    context : column of `obs` with the context of each cell, such as its cell line, for "perturbation_prediction": each
-        is scored by itself, against its own control
+    condition, control : name of the column of `obs` with the perturbation of each cell, and the value of this column
+        for control cells. If None, use those in the catalogue of a dataset, otherwise "condition" and the value that
+        the data record
+    context : name of the column of `obs` with the context of each cell, such as its cell line. The task
+        "perturbation_prediction" scores each context separately, against its own control cells
     baseline : "pca" (50 components of the 3,000 most variable genes) or "expression" (X itself), scored in addition to
-        the embeddings. For "perturbation_prediction": "mean" of all perturbations, "control", "replicate" (random
-        halves of the real cells against each other), "ceiling"; predictions then get scaled scores, 0 for the mean or
-        the control and 1 for perfection or the replicate
+        the embeddings. For "perturbation_prediction": "mean" (mean of all perturbations), "control" (control cells),
+        "replicate" (one random half of the real cells as prediction of the other half) or "ceiling"; predictions then
+        also get scaled scores, where 0 is the score of the mean or the control and 1 a perfect score or that of the
+        replicate
     tasks : ids of the tasks, or "auto": all tasks of cz-benchmarks whose inputs are given; "scib" runs only if named
-    scorers : further scores of the prediction tasks: name -> f(y_true, y_pred), or a scikit-learn scorer
+    scorers : additional scores for the prediction tasks, as a dict name -> function f(y_true, y_pred), or scikit-learn
+        scorer
     engine : "auto", "cpu", "cuda", "dask", or a started engine
     seed : random seed
-    threads : number of CPU threads; None: all
-    memory : maximum bytes beyond the input, or text such as "4GB"; None: 80% of the free memory
+    threads : number of CPU threads. If None, use all cores
+    memory : maximum memory in addition to the input, in bytes or as text such as "4GB". If None, 80% of the free memory
     knn : neighbour search: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
-    exact : disable all sampling and approximation, which is slow on large data, see `gpubench.get_engine`
-    strict : raise `InputError` instead of giving a `GpubenchWarning` for inputs that are probably not what was meant
+    exact : whether to disable all sampling and approximation, which is slow on large data, see `gpubench.get_engine`
+    strict : whether inputs that are probably a mistake raise `InputError` instead of a `GpubenchWarning`
     cluster : Dask cluster: the address of a scheduler, a scheduler file, a number of workers to start here, or a
         `Client`, see `gpubench.get_engine`
-    checkpoint : folder in which finished parts are saved during the run, below `.checkpoint`. A run that was stopped or
-        killed reads them when it is started again, and gives the same numbers. A complete run removes them. An open
-        `Checkpoint` is left to its owner
-    listener : receives the stages of the run
+    checkpoint : folder in whose subfolder `.checkpoint` finished parts are saved during the run. If a run is stopped or
+        killed, running it again with the same folder continues from these parts and gives the same numbers. A complete
+        run removes them. If an open `Checkpoint` is given instead, it is used and not closed
+    listener : object that is notified when a stage begins, advances and ends
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
     Returns
     -------
     Result
-        Every number with its parameters and notes, the skipped tasks with reasons, the timeline, and the provenance.
+        All scores with their parameters and notes, skipped tasks with reasons, failures, timeline and provenance.
 
     Raises
     ------
     InputError
-        An argument or a file cannot be scored, and nothing was computed. An embedding that is refused after others were
-        scored is listed in the failures instead.
+        If an argument or a file cannot be scored. If other embeddings were scored before, the result lists the error in
+        its failures instead.
     EngineUnavailable
-        The named engine cannot start here.
+        If the engine cannot start on this machine.
     OutOfMemory
-        Memory ran out before anything was scored; if it runs out later, the failures list what did not fit.
+        If memory runs out before anything is scored. If other scores were computed before, the result lists the error
+        in its failures instead.
 
     Examples
     --------
@@ -157,9 +162,14 @@ def score_run(
     listener: Listener | None = None,
     check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Result:
-    """Score what the options of a run ask for; see `score`.
+    """Score a run with the given options; see `score`.
 
-    `check` may refuse the run by its provenance, before anything is computed.
+    Parameters
+    ----------
+    run : options of the run
+    checkpoint, listener : see `score`
+    check : function called with the provenance of the run before anything is computed; it may raise `InputError` to
+        refuse the run
     """
     prepared = prepare(run, listener)
     check_fits(prepared)
@@ -192,9 +202,10 @@ def score_run(
 
 
 def check_run(run: RunOptions) -> dict[str, Any] | None:
-    """Read and check the inputs of a run without an engine; return what its provenance will say of data and options.
+    """Read and check the inputs of a run without starting an engine.
 
-    None where the data are datasets that are not in the cache.
+    Returns seed, options and facts about the data as the provenance of the run will have them, or None if the data are
+    datasets that are not in the cache.
     """
     if not is_local(run.data):
         return None
@@ -234,7 +245,7 @@ def _provenance(prepared: Prepared, asked: RunOptions) -> dict[str, Any]:
 
 
 class Runner:
-    """Runs the tasks of a prepared run and collects finished scores, which later failures do not lose."""
+    """Run the tasks of a prepared run and collect their scores; scores computed before a failure are kept."""
 
     def __init__(self, prepared: Prepared, scope: CheckpointScope | None = None) -> None:
         self._prepared = prepared
@@ -251,9 +262,9 @@ class Runner:
         self._pre_integrated: Embedding | None = None
 
     def run(self) -> None:
-        """Run all tasks; on Ctrl-C stop, and keep the scores so far.
+        """Run all tasks; on Ctrl-C stop, keep the scores so far and set `interrupted`.
 
-        The first refusal is raised if every task refused its input.
+        If every task raised `InputError`, the first of these errors is raised.
         """
 
         def work() -> None:
@@ -268,7 +279,7 @@ class Runner:
             raise self._refusals[0]
 
     def _steps(self) -> Iterator[Step]:
-        """Yield one step per task: for each embedding, then each baseline, then the predictions."""
+        """Yield a function for each task of each embedding, then of each baseline, then of the predictions."""
         dataset, data, tasks = self._prepared.dataset, self._prepared.run.data, self._prepared.tasks
         embedding_tasks = [task for task in tasks if task.id not in (PERTURBATION, SCREEN)]
         if dataset is not None and embedding_tasks:
@@ -288,7 +299,7 @@ class Runner:
             yield from self._of_predictions(task)
 
     def _of_predictions(self, task: Task) -> Iterator[Step]:
-        """Yield the steps of a task that scores predicted expression; none of other tasks."""
+        """Yield the steps of a task if it scores predicted expression; yield nothing for other tasks."""
         run, perturbation, screens = self._prepared.run, self._inputs.perturbation, self._inputs.screens
         if task.id == PERTURBATION:
             given = TaskInput(self._engine, run.options, "predictions", perturbation=perturbation)
@@ -336,7 +347,7 @@ class Runner:
         return Embedding(self._engine, x, name, scope)
 
     def _row_scope(self, embedding: Embedding) -> CheckpointScope:
-        """Return the checkpoint scope of scores, which depend on all inputs of a task."""
+        """Return the checkpoint scope of an embedding's scores, whose key depends on all inputs of the tasks."""
         if not self._scope.checkpoint:
             return self._scope
         before = self._pre_integrated and self._pre_integrated.scope.depends_on
@@ -345,7 +356,7 @@ class Runner:
         )
 
     def _with_graph(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
-        """Compute the neighbour graph that tasks share; return the tasks that can run."""
+        """Compute the neighbour graph that tasks share; return all tasks, or those without a graph if it fails."""
         options, engine = self._prepared.run.options, self._engine
         wanted = {task.id: task.graph_k(options, engine, embedding.n, embedding.d) for task in tasks}
         k = min(max(wanted.values()), embedding.n - 1)
@@ -358,7 +369,11 @@ class Runner:
         return [task for task in tasks if wanted[task.id] == 0]
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterator[Step]:
-        """Score "pca" on the tasks with a baseline in cz-benchmarks, "expression" on those whose baseline it is."""
+        """Yield the steps that score a baseline.
+
+        "pca" is scored on every task that has a baseline in cz-benchmarks, "expression" on the tasks whose baseline in
+        cz-benchmarks is the expression.
+        """
         compute: Callable[..., Baseline]
         dataset = self._prepared.dataset
         rows = None if dataset is None else dataset.rows
@@ -378,7 +393,11 @@ class Runner:
             yield from self._embedding(name, matrix, tasks, matrix.note)
 
     def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
-        """Return what tasks need; None, with failures, if that is refused after others were scored."""
+        """Return the value of `make`; if it raises `InputError` or `MemoryError`, record failures and return None.
+
+        The error is raised again if nothing was scored before. `name` is the embedding and `tasks` the tasks that need
+        the value, for the failures.
+        """
         try:
             with explaining_memory_errors():
                 return make()

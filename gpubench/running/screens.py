@@ -1,4 +1,4 @@
-"""Inputs of the task perturbation_prediction: the real screen, predictions of it, and what their audit found."""
+"""Inputs of the task perturbation_prediction: a real perturbation screen, predictions of it, and their audit."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScreenInputs:
-    """The real screen and predictions of it.
+    """A real perturbation screen and predictions of it.
 
     Attributes
     ----------
-    real : real cells
-    predictions : name -> predicted cells, genes in the order of the real ones
-    audit : what the checks found
-    table : receives the value of every perturbation
+    real : the real cells
+    predictions : name -> predicted cells, whose genes are in the order of those of the real cells
+    audit : findings of the checks of real and predicted cells
+    table : table to which scoring adds the values of every perturbation
     """
 
     real: Screen
@@ -39,7 +39,7 @@ class ScreenInputs:
     table: PerturbationTable = field(default_factory=PerturbationTable)
 
     def columns(self, run: RunOptions, baselines: list[str], engine: Engine) -> Iterator[tuple[str, ScreenColumn]]:
-        """Yield the name of each column of the results and what it is made of: predictions, then baselines."""
+        """Yield the name and the input of each column of the results: predictions first, then baselines."""
         options = run.options
         metrics = metrics_of(options.profile, options.metrics or None)
         given = {"n_splits": options.n_splits, "strict_mean": options.strict_mean}
@@ -53,7 +53,7 @@ class ScreenInputs:
 
 
 def read_screens(run: RunOptions) -> ScreenInputs:
-    """Read the real screen and the predictions, and check them; errors of the audit are raised."""
+    """Read and audit the real screen and the predictions of a run; raise `InputError` if the audit finds an error."""
     if run.control is None:
         raise InputError(
             "control is needed by the task 'perturbation_prediction': the label of control cells in the column"
@@ -82,7 +82,7 @@ def read_screens(run: RunOptions) -> ScreenInputs:
 
 
 def _named(predictions: Any) -> dict[str, Any]:
-    """Return name -> prediction; a single one is called by the name of its file."""
+    """Return name -> prediction; a single prediction has the name of its file."""
     if isinstance(predictions, Mapping):
         if not predictions:
             raise InputError("predictions is empty; give at least one", argument="predictions")

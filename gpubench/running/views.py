@@ -1,4 +1,4 @@
-"""Two-dimensional views of the cells for reports: stored UMAP coordinates, else two principal components."""
+"""Two-dimensional views of the cells for reports: UMAP stored in the data or, without it, principal components."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("gpubench")
 UMAP = "X_umap"
 
 CELLS = 20_000
-"""Maximum number of drawn cells: more would hide each other."""
+"""Maximum number of cells in a view: more would hide each other."""
 
 COMPONENTS = "first two principal components"
 
@@ -38,16 +38,26 @@ _DIRECTIONS, _ROUNDS = 12, 10
 
 
 def drawn_cells(n: int, seed: int) -> NDArray[np.int64]:
-    """Return the sorted rows of the cells to draw: all, or a random sample of `CELLS`."""
+    """Return the sorted rows of the cells to draw: all n cells, or a random sample of `CELLS` of them."""
     if n <= CELLS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, CELLS, replace=False))
 
 
 def given_view(data: Any, n_cells: int, seed: int, taken: NDArray[np.intp] | None = None) -> CellView | None:
-    """Return the first two columns of the `X_umap` of the data; None if there is none that can be drawn.
+    """Return the view of the UMAP coordinates stored in `data`, the first two columns of `X_umap`.
 
-    `taken`: the rows of the data that the cells are; None: all.
+    Parameters
+    ----------
+    data : data of a run
+    n_cells : number of cells that are scored
+    seed : random seed for the sample of cells to draw
+    taken : rows of the data that are scored. If None, all rows
+
+    Returns
+    -------
+    CellView or None
+        None if the data have no UMAP coordinates, or they cannot be drawn.
     """
     try:
         if not has_embedding(data, UMAP):
@@ -77,7 +87,9 @@ def _first_two(coordinates: Rows, rows: NDArray[np.int64], n_cells: int) -> NDAr
 
 
 def principal_view(embedding: Embedding, seed: int) -> CellView:
-    """Project the drawn cells on their two directions of largest variance, by subspace iteration.
+    """Project a sample of an embedding's cells on its two directions of largest variance, by subspace iteration.
+
+    `seed` is the random seed for the sample and for the iteration.
 
     References
     ----------
@@ -106,7 +118,7 @@ def _principal_view(embedding: Embedding, seed: int) -> CellView:
     in_memory = list(centred()) if len(rows) * d <= _MAX_CENTRED_VALUES else None
 
     def times_covariance(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return covariance times directions, up to a factor."""
+        """Return the product of the covariance matrix and directions, up to a constant factor."""
         held = xp.asarray(directions, dtype=np.float32)
         return np.asarray(engine.to_host(sum(x.T @ (x @ held) for x in in_memory or centred())), np.float64)
 
