@@ -81,7 +81,7 @@ def accelerated(
     Yields
     ------
     Report
-        Counts of the calls in the block; see `report`.
+        Counts of all calls in this process, updated during the block; see `report`.
 
     Examples
     --------

@@ -26,7 +26,7 @@ and the usage of a group, and the line of memory.stat that counts reclaimable pa
 
 
 class PeakMemory:
-    """Peak resident memory of this process since the last restart.
+    """Peak resident memory of this process since `restart` was last called.
 
     Linux has one high-water mark per process, which can be reset. On other systems it cannot be, and the process's peak
     so far is reported instead.
@@ -48,7 +48,7 @@ class PeakMemory:
             self._reset()
 
     def read_bytes(self) -> int | None:
-        """Return the highest memory since the last restart; None if the system does not report it."""
+        """Return the peak in bytes since `restart` was last called; None if the system does not report it."""
         peak = _read_bytes(_STATUS, "VmHWM") if self._resets else None
         return process_peak_bytes() if peak is None else peak
 

@@ -406,7 +406,10 @@ def _is_path(source: Any) -> bool:
 
 
 def reading_source(source: Any) -> AbstractContextManager[None]:
-    """Name the file in errors of damaged ones, which may surface anywhere; errors of other sources are not changed."""
+    """Return a context in which errors from reading a damaged file name the file, wherever they are raised.
+
+    Errors are unchanged if `source` is not a path.
+    """
     return reading(shown(source), file_of(source)) if _is_path(source) else nullcontext()
 
 

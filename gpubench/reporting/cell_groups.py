@@ -225,9 +225,7 @@ def _predicted_labels(
 
 
 def _labels_in_clusters(cells: EmbeddingCells, column: CellColumn, label: Labels) -> Confusion:
-    """Count labels in clusters; clusters are sorted by their most frequent label, so that large shares are near the
-    diagonal.
-    """
+    """Count labels in clusters, sorted by their most frequent label so that large shares are near the diagonal."""
     counts = _count(label, column, slice(None))
     order = np.lexsort((-counts.max(axis=0), counts.argmax(axis=0)))
     rows = tuple(map(printable, label.names))

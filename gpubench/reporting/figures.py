@@ -205,8 +205,8 @@ def confusion_figure(confusion: Confusion, key: str) -> str:
 def scores_figure(task: TaskContent, embeddings: Sequence[str], key: str) -> str | None:
     """Draw the scores of a task; return an SVG element, or None if there are too few scores for a figure.
 
-    Scores are points with standard errors. Many rows of a single metric are drawn as a curve for each embedding; of many
-    rows of several metrics only the means are drawn.
+    Scores are points with standard errors. Many rows of a single metric are drawn as a curve for each embedding; of
+    many rows of several metrics only the means are drawn.
     """
     rows = task.defined
     if sum(len(_defined(row.cells)) for row in rows) < _MIN_POINTS:
