@@ -1,1 +1,1 @@
-"""Checks of a prediction of perturbations and of the real data before anything is scored."""
+"""Check predictions of perturbation effects, and the real data, before they are scored."""

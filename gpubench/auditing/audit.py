@@ -26,11 +26,11 @@ from gpubench.data.perturbation.screens import Screen, read_screen
 
 @dataclass(frozen=True)
 class Audit:
-    """What the checks found.
+    """Result of `gpubench.audit`; prints one line for each finding.
 
     Attributes
     ----------
-    facts : one line on the real data and on each prediction
+    facts : a line with the numbers of cells, genes and perturbations of the real data, and one for each prediction
     findings : errors and warnings, those of the real data first
     """
 
@@ -39,11 +39,11 @@ class Audit:
 
     @property
     def errors(self) -> tuple[AuditFinding, ...]:
-        """Findings that allow no score."""
+        """Findings of severity "error", with which nothing can be scored."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     def raise_errors(self, *, strict: bool = False) -> None:
-        """Raise InputError with the first error; with `strict` with the first finding."""
+        """Raise InputError with the first error, if there is one; if `strict`, also with the first warning."""
         refused = self.findings if strict else self.errors
         if refused:
             first = refused[0]
@@ -51,7 +51,7 @@ class Audit:
             raise InputError(f"{first.message}{more}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return facts and findings as a JSON-ready dictionary."""
         facts: dict[str, Any] = plain(asdict(self))
         return facts
 
@@ -74,30 +74,33 @@ def audit(
     train: Sequence[str] | str | os.PathLike[str] | None = None,
     test: Sequence[str] | str | os.PathLike[str] | None = None,
 ) -> Audit:
-    """Check real data and predictions of perturbations: everything that makes scores wrong or meaningless.
+    """Check real data and predictions of perturbation effects for faults that make scores wrong or meaningless.
 
-    Errors, with which nothing is scored: values that are negative or not finite, or neither counts nor log values;
-    counts on one side and log values on the other; genes or perturbations that only one side has; names of genes that
-    occur twice; a missing control; swapped files. Warnings: scales that are mixed or log-transformed twice, other
-    library sizes, genes in another order, cells that occur twice, predicted cells that are copies of real or control
-    cells, predictions that do not depend on the perturbation, collapsed or inflated variance, control cells unlike the
-    real ones, perturbations that the model was trained on.
+    Errors, with which nothing can be scored: values that are negative or not finite, or are neither counts nor log1p
+    values; counts in one file and log1p values in the other; genes or perturbations that are in one file only; names of
+    genes that occur twice; a missing control; swapped files.
+
+    Warnings: cells on different scales, or log-transformed twice; library sizes that differ between real and predicted
+    cells; genes in another order; repeated cells; predicted cells that are copies of real perturbed or control cells;
+    predictions that do not depend on the perturbation; collapsed or inflated variance; predicted control cells that
+    differ from the real ones; scored perturbations that the model was trained on.
 
     Parameters
     ----------
     real : path or URL of an h5ad file or a zarr store, or an AnnData
-    predictions : likewise, or a dict name -> prediction
+    predictions : one prediction in the same form, or a dict name -> prediction
     condition : column of obs with the perturbation of each cell
-    control : its value for control cells
+    control : value of that column for control cells
     context : column of obs with the context of each cell, such as its cell line
-    own_control : whether a prediction must have control cells of its own, as metrics of cell-eval need
-    train : perturbations that the models were trained on, as a list or a text file with one in each line
-    test : perturbations to be scored, likewise; None: all of the real data
+    own_control : whether a prediction must contain control cells, which the metrics of cell-eval need
+    train : perturbations that the models were trained on: a list, or the path of a text file with one in each line.
+        If None, they are not checked
+    test : perturbations that will be scored, in the same form. If None, all perturbations of the real data
 
     Returns
     -------
     Audit
-        Prints one line for each finding.
+        Findings, printed as one line each.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def audit(
 
 
 def prediction_name(name: str) -> str:
-    """Return what messages call a prediction."""
+    """Return the phrase by which messages refer to a prediction: "prediction 'name'", or "the prediction"."""
     return f"prediction {name!r}" if name else "the prediction"
 
 
@@ -154,7 +157,7 @@ def audit_screens(
     train: Sequence[str] | None = None,
     test: Sequence[str] | None = None,
 ) -> Audit:
-    """Check screens in memory; see `audit`."""
+    """Check screens that are in memory, separately in each context; parameters as in `audit`."""
     contexts = real.by_context()
     if len(contexts) == 1:
         only = next(iter(contexts.values()))
@@ -174,7 +177,7 @@ def audit_screens(
 
 
 def _context_findings(real: Screen, predictions: Mapping[str, Screen]) -> list[AuditFinding]:
-    """Contexts that only one side has."""
+    """Return an error for each file that lacks contexts of the other file."""
     findings = []
     for name, screen in predictions.items():
         if real.contexts is None or screen.contexts is None:

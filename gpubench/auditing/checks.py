@@ -1,4 +1,4 @@
-"""The checks of a prediction and its real data; each yields findings with numbers and what to do."""
+"""Checks of predictions and real data; each is a generator of faults, whose messages say how many and what to do."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class AuditFinding:
     Attributes
     ----------
     check : name of the check
-    severity : "error" where nothing can be scored, "warning" where the scores would mislead
-    message : what is wrong with how many, and what to do; one line
-    prediction : its name; empty for a fault of the real data alone
+    severity : "error" if nothing can be scored, "warning" if the scores would mislead
+    message : one line that says what is wrong, in how many cells or genes, and what to do
+    prediction : name of the prediction; empty if only the real data are at fault
     """
 
     check: str
@@ -42,17 +42,17 @@ Faults = Iterator[Fault]
 
 
 def error(message: str) -> Fault:
-    """Return a fault with which nothing is scored."""
+    """Return a fault with which nothing can be scored."""
     return "error", message
 
 
 def warning(message: str) -> Fault:
-    """Return a fault with which scores mislead."""
+    """Return a fault with which scores would mislead."""
     return "warning", message
 
 
 def check_values(side: AuditedScreen) -> Faults:
-    """Values that no expression has."""
+    """Check for values that are NaN, infinite or negative, which expression cannot be."""
     facts, name = side.facts, side.name
     if facts.not_finite:
         yield error(f"{name}: {facts.not_finite:,} values are NaN or infinite; write finite values")
@@ -61,7 +61,7 @@ def check_values(side: AuditedScreen) -> Faults:
 
 
 def check_scale(side: AuditedScreen) -> Faults:
-    """Values that are neither counts nor log1p, or that are log-transformed in some of the cells only."""
+    """Check for values that are neither counts nor log1p, for cells on different scales, and for empty cells."""
     facts, name = side.facts, side.name
     whole, filled = facts.whole_cells, facts.filled_cells
     if facts.scale == "log" and facts.largest >= MAX_LOG:
@@ -94,7 +94,7 @@ def _variation(totals: np.ndarray) -> float:
 
 
 def check_names(side: AuditedScreen) -> Faults:
-    """Names of genes and cells that occur twice, a control without cells."""
+    """Check for names of genes or cells that occur twice, and for data that consist of control cells only."""
     for names, what, severity in ((side.screen.genes, "genes", error), (side.screen.cells or (), "cells", warning)):
         if len(set(names)) < len(names):
             twice = [name for name, count in Counter(names).items() if count > 1]
@@ -108,7 +108,7 @@ def check_names(side: AuditedScreen) -> Faults:
 
 
 def check_group_sizes(side: AuditedScreen) -> Faults:
-    """Perturbations with one cell, which no test can judge."""
+    """Check for perturbations with a single cell, for which tests have no power."""
     sizes = np.bincount(side.labels.codes, minlength=side.labels.n_classes)
     single = [name for name, n in zip(side.labels.names, sizes, strict=True) if n == 1]
     if single:
@@ -119,7 +119,7 @@ def check_group_sizes(side: AuditedScreen) -> Faults:
 
 
 def check_duplicates(side: AuditedScreen) -> Faults:
-    """Cells that occur more than once."""
+    """Check for cells that are exact copies of other cells in the same file."""
     digests = side.digests[side.digests != 0]
     _, counts = np.unique(digests, return_counts=True)
     repeated = int(counts.sum() - len(counts))
@@ -137,29 +137,29 @@ OF_ONE_SIDE = {
     "group_sizes": check_group_sizes,
     "duplicates": check_duplicates,
 }
-"""Name -> check of the real data or of a prediction alone."""
+"""Name -> check of a single file, the real data or a prediction."""
 
 
 class AuditedPair:
-    """The real data and a prediction that have the same genes, perturbations and scale."""
+    """Real data and a prediction with the same genes, perturbations and scale, and the profiles to compare them by."""
 
     def __init__(self, real: AuditedScreen, predicted: AuditedScreen) -> None:
         self.real, self.predicted = real, predicted
 
     @property
     def has_same_control(self) -> bool:
-        """Whether both have cells of the control."""
+        """Whether both the real data and the prediction have control cells."""
         return all(len(side.rows_of(side.control)) for side in (self.real, self.predicted))
 
     @cached_property
     def target(self) -> float:
-        """Total to which cells are scaled, if they are counts."""
+        """Total counts to which each cell is scaled: the median of the real cells."""
         filled = self.real.totals[self.real.totals > 0]
         return float(np.median(filled)) if len(filled) else 1.0
 
     @cached_property
     def profiles(self) -> tuple[Profiles, Profiles]:
-        """Profiles of both sides, genes in the order of the real data."""
+        """Profiles of the real data and of the prediction, with the genes in the order of the real data."""
         real = self.real.profiles(self.target)
         predicted = self.predicted.profiles(self.target)
         place = {gene: column for column, gene in enumerate(self.predicted.screen.genes)}
@@ -169,7 +169,7 @@ class AuditedPair:
 
     @cached_property
     def of_perturbations(self) -> tuple[Profiles, Profiles]:
-        """The same without the control, rows in one order."""
+        """Profiles of the perturbations alone, in the same order in the real data and in the prediction."""
         return tuple(_rows(profiles, self.real.perturbations) for profiles in self.profiles)  # type: ignore[return-value]
 
 
@@ -179,7 +179,7 @@ def _rows(profiles: Profiles, names: Sequence[str]) -> Profiles:
 
 
 def check_swapped(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
-    """Real data and prediction given in each other's place."""
+    """Check whether the real data and the prediction were probably swapped."""
     has_control = [bool(len(side.rows_of(side.control))) for side in (real, predicted)]
     if has_control == [False, True]:
         yield error(
@@ -196,7 +196,7 @@ def check_swapped(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
 
 
 def _share_without_spread(side: AuditedScreen) -> float:
-    """Share of the perturbations with several cells whose cells are all equal."""
+    """Return the share of perturbations whose cells are all equal, among perturbations with several cells."""
     equal = several = 0
     for name in side.perturbations:
         rows = side.rows_of(name)
@@ -208,7 +208,7 @@ def _share_without_spread(side: AuditedScreen) -> float:
 
 
 def check_control(real: AuditedScreen, predicted: AuditedScreen, *, own_control: bool) -> Faults:
-    """A control that is missing on a side."""
+    """Check for missing control cells; a prediction without any is an error only if `own_control`."""
     if not len(real.rows_of(real.control)):
         matches = close_matches(real.control, real.labels.names)
         yield error(f"{real.name}: none of {real.screen.n:,} cells is labelled {real.control!r}{matches}")
@@ -221,7 +221,7 @@ def check_control(real: AuditedScreen, predicted: AuditedScreen, *, own_control:
 
 
 def check_perturbations(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
-    """Perturbations that only one side has."""
+    """Check for perturbations that are in only one of the files."""
     remedies = "predict them, or leave them out of the real data", "leave them out of the prediction"
     for own, other, remedy in ((real, predicted, remedies[0]), (predicted, real, remedies[1])):
         missing = [name for name in own.perturbations if name not in other.perturbations]
@@ -233,7 +233,7 @@ def check_perturbations(real: AuditedScreen, predicted: AuditedScreen) -> Faults
 
 
 def check_genes(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
-    """Genes that only one side has, or in another order."""
+    """Check for genes that are in only one of the files, or in another order."""
     if real.screen.genes == predicted.screen.genes:
         return
     sets = [set(side.screen.genes) for side in (real, predicted)]
@@ -254,7 +254,7 @@ def check_genes(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
 
 
 def check_same_scale(real: AuditedScreen, predicted: AuditedScreen) -> Faults:
-    """Counts on one side and log values on the other."""
+    """Check for counts in one file and log1p values in the other."""
     if real.facts.scale != predicted.facts.scale:
         yield error(
             f"scales differ: {real.name} holds {real.facts}, {predicted.name} {predicted.facts}; write both as counts,"
@@ -268,11 +268,11 @@ BETWEEN_FILES: dict[str, Callable[[AuditedScreen, AuditedScreen], Faults]] = {
     "genes": check_genes,
     "scales": check_same_scale,
 }
-"""Name -> check of labels, genes and scale of both files; `check_control` in addition."""
+"""Name -> check that compares labels, genes and scale of both files; `check_control` runs in addition."""
 
 
 def check_library_sizes(pair: AuditedPair) -> Faults:
-    """Totals of predicted cells unlike those of real ones."""
+    """Check whether the library sizes of predicted cells differ from those of real cells."""
     real, predicted = (float(np.median(side.totals)) for side in (pair.real, pair.predicted))
     limit = 2.0 if pair.real.facts.scale == "counts" else 1.25
     if min(real, predicted) <= 0 or 1 / limit <= predicted / real <= limit:
@@ -285,7 +285,7 @@ def check_library_sizes(pair: AuditedPair) -> Faults:
 
 
 def check_copies(pair: AuditedPair) -> Faults:
-    """Predicted cells that are copies of real or control cells."""
+    """Check for predicted cells that are copies of real perturbed cells or of real control cells."""
     real, predicted = pair.real, pair.predicted
     mine = np.flatnonzero(predicted.labels.codes != _code(predicted))
     digests = predicted.digests[mine]
@@ -308,7 +308,7 @@ def _code(side: AuditedScreen) -> int:
 
 
 def check_effects(pair: AuditedPair) -> Faults:
-    """Predictions that hardly depend on the perturbation: the mean, the control, or another constant."""
+    """Check for predictions that hardly depend on the perturbation, such as a constant mean or control profile."""
     real, predicted = pair.of_perturbations
     if len(real.names) < 3:
         return
@@ -333,13 +333,13 @@ def check_effects(pair: AuditedPair) -> Faults:
 
 
 def _spread(profiles: Profiles) -> float:
-    """Variance of the means between perturbations without that of their noise, summed over genes."""
+    """Return the variance of mean profiles between perturbations, less their sampling noise, summed over genes."""
     noise = (profiles.variances / profiles.n[:, None]).sum(axis=1).mean()
     return float(profiles.means.var(axis=0, ddof=1).sum() - noise)
 
 
 def check_variance(pair: AuditedPair) -> Faults:
-    """Predicted cells that vary less or more within a perturbation than real ones."""
+    """Check whether predicted cells vary less or more within a perturbation than real cells."""
     real, predicted = pair.of_perturbations
     several = (real.n > 1) & (predicted.n > 1)
     if not several.any():
@@ -364,7 +364,7 @@ def check_variance(pair: AuditedPair) -> Faults:
 
 
 def check_controls_differ(pair: AuditedPair) -> Faults:
-    """Control cells of the prediction that are not of the distribution of the real ones."""
+    """Check whether the means of predicted control cells differ from those of real control cells beyond sampling."""
     if not pair.has_same_control:
         return
     (a, i), (b, j) = ((profiles, profiles.row(pair.real.control)) for profiles in pair.profiles)
@@ -381,7 +381,7 @@ def check_controls_differ(pair: AuditedPair) -> Faults:
 
 
 def check_log_twice(pair: AuditedPair) -> Faults:
-    """A prediction whose control is log1p of the real one."""
+    """Check whether one file was log-transformed once more than the other, by comparing their control cells."""
     if pair.real.facts.scale != "log" or not pair.has_same_control:
         return
     (a, i), (b, j) = ((profiles, profiles.row(pair.real.control)) for profiles in pair.profiles)
@@ -411,11 +411,11 @@ BETWEEN_VALUES: dict[str, Callable[[AuditedPair], Faults]] = {
     "controls": check_controls_differ,
     "log_twice": check_log_twice,
 }
-"""Name -> check of the values of both files, where genes, perturbations and scale agree."""
+"""Name -> check that compares the values of both files, run only if genes, perturbations and scale agree."""
 
 
 def check_leak(real: AuditedScreen, train: Sequence[str], test: Sequence[str] | None) -> Faults:
-    """Perturbations that a model was trained on and is scored on."""
+    """Check for scored perturbations that the model was trained on, and for names that the real data do not have."""
     scored = list(real.perturbations) if test is None else [name for name in test if name != real.control]
     leaked = [name for name in scored if name in set(train)]
     if leaked:

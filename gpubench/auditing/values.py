@@ -1,4 +1,4 @@
-"""What the checks of two screens share: the scale of values, mean profiles, spreads, digests of rows."""
+"""Properties of a screen that several checks use: scale of values, totals, mean profiles, digests of cells."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 Scale = Literal["counts", "log"]
 
 FRACTION = 1e-3
-"""A value that is farther from a whole number is none."""
+"""Largest distance from a whole number at which a value still counts as whole."""
 
 MAX_LOG = 15.0
-"""Values of log1p are smaller: cells would have more than 3 million counts of one gene."""
+"""Upper limit of log1p values; a larger value would mean more than 3 million counts of one gene in a cell."""
 
 _MAX_EXPONENT = 300.0
-"""Larger ones overflow; no log value comes near it."""
+"""Largest exponent passed to expm1, to avoid overflow; no log value comes near it."""
 
 MIN_NONZERO = 10
-"""Rows with fewer values other than 0 may be equal by chance."""
+"""Fewest nonzero values of a cell that is compared with others; cells with fewer may be equal by chance."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ValueFacts:
 
     Attributes
     ----------
-    not_finite, negative, fractional : numbers of such values
+    not_finite, negative, fractional : numbers of values that are not finite, negative, or not whole
     largest : largest finite value
-    whole_cells : cells that have values other than 0, all whole
-    filled_cells : cells that have values other than 0
+    whole_cells : number of cells with nonzero values, all of them whole
+    filled_cells : number of cells with nonzero values
     """
 
     not_finite: int
@@ -50,7 +50,7 @@ class ValueFacts:
 
     @property
     def scale(self) -> Scale:
-        """Counts if no value has a fractional part, else log1p values."""
+        """Scale of the values: "counts" if all are whole numbers, else "log" for log1p values."""
         return "log" if self.fractional else "counts"
 
     def __str__(self) -> str:
@@ -58,12 +58,12 @@ class ValueFacts:
 
 
 class AuditedScreen:
-    """A screen, and what checks take from it, each computed when it is first asked for.
+    """A screen, and its properties that checks use; each property is computed on first use.
 
     Parameters
     ----------
-    screen : the cells
-    control : label of the control
+    screen : expression and perturbation of each cell
+    control : label of the control cells
     """
 
     def __init__(self, screen: Screen, control: str) -> None:
@@ -72,11 +72,11 @@ class AuditedScreen:
 
     @property
     def perturbations(self) -> tuple[str, ...]:
-        """Names without the control."""
+        """Names of the perturbations, without the control."""
         return tuple(name for name in self.labels.names if name != self.control)
 
     def rows_of(self, name: str) -> NDArray[np.intp]:
-        """Rows of cells with this label."""
+        """Return the indices of the cells with this label; empty if there are none."""
         if name not in self.labels.names:
             return np.empty(0, np.intp)
         return np.flatnonzero(self.labels.codes == self.labels.names.index(name))
@@ -108,12 +108,12 @@ class AuditedScreen:
 
     @cached_property
     def totals(self) -> F64:
-        """Sum of each cell, of log values after expm1; (n,)."""
+        """(n,) total of each cell: the sum of its counts, or of expm1 of its log1p values."""
         return self._sums(self.screen.values if self.facts.scale == "counts" else np.expm1(self._doubles))
 
     @cached_property
     def twice_totals(self) -> F64:
-        """Sum of each cell after expm1 twice, as of values that were log-transformed twice; (n,)."""
+        """(n,) sum of each cell after expm1 is applied twice, its total if values were log-transformed twice."""
         return self._sums(np.expm1(np.minimum(np.expm1(self._doubles), _MAX_EXPONENT)))
 
     @property
@@ -129,9 +129,9 @@ class AuditedScreen:
 
     @cached_property
     def digests(self) -> NDArray[np.uint64]:
-        """A 64-bit digest of each cell by its values other than 0, 0 for cells with few of them; (n,) uint64.
+        """(n,) uint64, digest of the nonzero values of each cell; 0 for cells with fewer than `MIN_NONZERO`.
 
-        It is a sum of hashes of (gene, value), so that equal cells of files with genes in another order agree.
+        It is a sum of hashes of (gene, value), so it does not depend on the order of the genes in the file.
         """
         x = self.screen.x
         keys = np.array([hash_text(gene) for gene in self.screen.genes], np.uint64)
@@ -149,7 +149,7 @@ class AuditedScreen:
         return np.where(enough, ends[x.indptr[1:]] - ends[x.indptr[:-1]], np.uint64(0))
 
     def profiles(self, target: float) -> Profiles:
-        """Means and variances of each name on the scale of log1p; counts are scaled to this total per cell before."""
+        """Return mean and variance of log1p values for each label; counts are first scaled to a total of `target`."""
         x = self.screen.x
         if self.facts.scale == "counts":
             scale = target / np.where(self.totals > 0, self.totals, 1)
@@ -165,13 +165,13 @@ class AuditedScreen:
 
 @dataclass(frozen=True)
 class Profiles:
-    """Mean and variance of each gene for each name.
+    """Mean and variance of each gene over the cells of each label (perturbation or control).
 
     Attributes
     ----------
-    names : (L,)
-    n : (L,) cells
-    means, variances : (L, G); the variance is 0 of a single cell
+    names : the L labels
+    n : (L,) number of cells of each label
+    means, variances : (L, G) mean and variance of each gene; the variance of a single cell is 0
     """
 
     names: tuple[str, ...]
@@ -180,12 +180,15 @@ class Profiles:
     variances: F64
 
     def row(self, name: str) -> int:
-        """Return the row of a name."""
+        """Return the index of the row of this label."""
         return self.names.index(name)
 
 
 def group_profiles(x: Any, codes: NDArray[np.int32], names: tuple[str, ...]) -> Profiles:
-    """Average values and squared deviations of the cells of each name."""
+    """Return mean and variance of each gene over the cells of each label.
+
+    `x` is (n, G), dense or CSR; `codes` are the labels of the cells as indices into `names`.
+    """
     from scipy.sparse import csr_array
 
     n = np.bincount(codes, minlength=len(names)).astype(np.float64)
@@ -204,14 +207,14 @@ def _dense(x: Any) -> Any:
 
 
 def hash_text(text: str) -> int:
-    """Return 64 bits that depend on a text, the same in every process."""
+    """Return a 64-bit hash of a text that is the same in every process, unlike `hash`."""
     from hashlib import blake2b
 
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _mix(values: NDArray[Any], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash pairs of a value, as float32, and a key by two rounds of multiplication and shifts."""
+    """Hash pairs of a float32 value and a key, by two rounds of multiplication and shifts."""
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
     with np.errstate(over="ignore"):
         mixed = (bits ^ keys) * np.uint64(0x9E3779B97F4A7C15)

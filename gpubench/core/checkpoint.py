@@ -43,7 +43,7 @@ RESUMED = " (resumed)"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEntry:
-    """Content of an entry."""
+    """Content of one checkpoint entry: a JSON value and arrays."""
 
     value: Any = None  # anything that JSON can hold; NaN becomes null
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # name -> array on the host
@@ -51,7 +51,10 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[T]):
-    """Lossless conversion to an entry and back. Large arrays come back read-only, memory-mapped."""
+    """A pair of functions that convert a value of type T to a checkpoint entry and back, without loss.
+
+    Arrays of at least `MAPPED_FROM_BYTES` are read back as read-only memory maps.
+    """
 
     pack: Callable[[T], CheckpointEntry]
     unpack: Callable[[CheckpointEntry], T]
@@ -66,13 +69,18 @@ LABELS: Codec[Labels] = Codec(
 
 
 class Checkpoint:
-    """Folder of checkpoint entries, used by one run at a time in a `with` statement."""
+    """Folder with the checkpoint entries of a run; use it in a `with` statement, which locks the folder.
+
+    Parameters
+    ----------
+    out : output folder of the run, in which the folder `.checkpoint` is created
+    """
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.folder = Path(out) / FOLDER  # created when the run starts, removed when it has completed
         self.resumed: Counter[str] = Counter()  # number of entries read, by name
-        self.saved_s = 0.0  # seconds that computing those entries had taken
-        self.notes: list[str] = []  # on entries that could not be read or written
+        self.saved_s = 0.0  # seconds that an earlier run took to compute the entries in `resumed`
+        self.notes: list[str] = []  # sentences on entries that could not be read or written
         self._lock: IO[bytes] | None = None
         self._found: frozenset[str] = frozenset()
         self._created: list[Path] = []
@@ -80,7 +88,10 @@ class Checkpoint:
         self._full = False
 
     def __enter__(self) -> Self:
-        """Create and lock the folder, and list the entries of earlier runs; InputError if another run uses it."""
+        """Create and lock the folder, and list the entries of earlier runs.
+
+        Raises InputError if another run uses the folder or it cannot be created.
+        """
         out = self.folder.parent
         self._created = [place for place in (out, *out.parents) if not place.exists()]
         self._lock = self._acquire_lock()
@@ -123,14 +134,17 @@ class Checkpoint:
                 self._remove(entries, lock)
 
     def _owns(self, lock: IO[bytes]) -> bool:
-        """Whether the lock is still that of the folder, which someone may have removed and another run recreated."""
+        """Whether the locked file is still in the folder; the folder may have been removed and recreated meanwhile."""
         try:
             return os.path.samestat(os.fstat(lock.fileno()), (self.folder / LOCK).stat())
         except FileNotFoundError:
             return False
 
     def _remove(self, entries: list[Path], lock: IO[bytes]) -> None:
-        """Remove only what this class has created; JSON files go before the arrays that they name."""
+        """Remove the entries, the lock, and each folder that `__enter__` created if it is empty.
+
+        The JSON file of an entry is removed before its arrays, so that no JSON file names an array that is gone.
+        """
         for file in sorted(entries, key=lambda file: file.suffix != ".json"):
             file.unlink()
         if sys.platform == "win32":  # open files cannot be removed there
@@ -141,9 +155,9 @@ class Checkpoint:
                 place.rmdir()
 
     def end(self, *, complete: bool) -> list[str]:
-        """Mark the run as ended; if it is complete, its results are safe and the entries can be removed.
+        """Mark the run as ended; if it is complete, the entries are removed when the `with` statement ends.
 
-        Returns sentences for the user: what was resumed, what failed, and what is left for the next run.
+        Returns sentences for the user: which entries were resumed, which failed, and how to resume an incomplete run.
         """
         self._complete = complete
         lines = [f"{line[0].upper()}{line[1:]}." for line in (self.summary(), *self.notes) if line]
@@ -156,7 +170,10 @@ class Checkpoint:
         return self._lock is not None and f"{key}.part.json" in self._found
 
     def read(self, name: str, key: str) -> CheckpointEntry | None:
-        """Return the entry of an earlier run; None if there is none or it is damaged."""
+        """Return the entry that an earlier run wrote with this key; None if there is none or it is damaged.
+
+        `name` is the name of the stage, under which the entry is counted in `resumed`.
+        """
         if not self.has(key):
             return None
         file = self.folder / f"{key}.part.json"
@@ -174,7 +191,10 @@ class Checkpoint:
         return CheckpointEntry(content["value"], arrays)
 
     def write(self, key: str, entry: CheckpointEntry, seconds: float) -> None:
-        """Write an entry atomically. On failure continue without checkpointing and add a note."""
+        """Write an entry, and the seconds that computing it took, atomically.
+
+        If writing fails, add a note and write no further entries.
+        """
         if self._lock is None or self._full:
             return
         value = plain(entry.value)
@@ -193,7 +213,7 @@ class Checkpoint:
         return self.folder / f"{key}.part.{name}.npy"
 
     def summary(self) -> str:
-        """Say in one line what was resumed; empty if nothing was."""
+        """Return one line with the names of the resumed entries and the seconds saved; empty if none was resumed."""
         if not self.resumed:
             return ""
         names = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in self.resumed.items())
@@ -202,26 +222,37 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointScope:
-    """Entries that depend on the same facts."""
+    """Access to those entries of a checkpoint that depend on the same facts, such as the data and the options.
 
-    timeline: Timeline  # has a stage for each entry
-    checkpoint: Checkpoint | None = None  # where entries are written; None: nowhere
+    The key of an entry is a digest of these facts and of the name of the stage that computes it.
+    """
+
+    timeline: Timeline  # records a stage for each entry that is computed or read
+    checkpoint: Checkpoint | None = None  # where entries are written; if None, nothing is stored
     depends_on: str = ""  # digest of the facts
 
     def keyed(self, *facts: Any) -> CheckpointScope:
-        """Return the scope of entries that depend on these facts as well; a fact is anything that JSON can hold."""
+        """Return a scope whose entries depend on further facts; a fact is any value that JSON can hold."""
         return replace(self, depends_on=digest_of(self.depends_on, facts)) if self.checkpoint else self
 
     def disabled(self) -> CheckpointScope:
-        """Return a scope without checkpoint, for results that no fact identifies."""
+        """Return a scope that stores nothing, for results that cannot be identified by facts."""
         return CheckpointScope(self.timeline)
 
     def has(self, name: str, *facts: Any) -> bool:
-        """Whether an earlier run has written this entry."""
+        """Whether an earlier run has written the entry of stage `name` with these further facts."""
         return self.checkpoint is not None and self.checkpoint.has(self.keyed(name, *facts).depends_on)
 
     def cached(self, name: str, make: Callable[[], T], codec: Codec[T], *facts: Any) -> T:
-        """Read the entry of this stage by an earlier run, or compute and write it; it depends on the facts as well."""
+        """Return the result of a stage, read from the checkpoint if an earlier run wrote it, else computed and written.
+
+        Parameters
+        ----------
+        name : name of the stage
+        make : function that computes the result
+        codec : conversion of the result to a checkpoint entry and back
+        facts : JSON values that the result depends on, in addition to those of the scope
+        """
         if self.checkpoint is None:
             with self.timeline.stage(name):
                 return make()
@@ -242,12 +273,15 @@ def _load(file: Path) -> NDArray[Any]:
 
 
 def digest_of(*facts: Any) -> str:
-    """Return 32 hexadecimal digits that differ if the facts do."""
+    """Return a digest of JSON values as 32 hexadecimal digits."""
     return blake2b(json.dumps(plain(facts), sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def digest_of_code() -> str:
-    """Return a digest of gpubench's own files, because a version does not identify a checkout under development."""
+    """Return a digest of gpubench's source files and compiled modules.
+
+    It identifies the code more exactly than the version, which stays the same during development.
+    """
     package = Path(__file__).parents[1]
     files = {file.relative_to(package): file for file in package.rglob("*")}
     if Path("kernels") not in files:  # a wheel has them inside the package, a checkout next to it

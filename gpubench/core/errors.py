@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 N_LISTED, N_MATCHES, N_ROWS = 10, 3, 3
-"""Names, close matches and rows that a message lists at most."""
+"""Largest numbers of names, close matches and rows that a message lists."""
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:
-    """Return the suggestion to append to a message about an unknown name; case is ignored.
+    """Return a suggestion to append to a message about an unknown name.
+
+    It lists the names among `known` that are most similar to `word`, ignoring case, or else all of `known`.
 
     Examples
     --------
@@ -36,7 +38,7 @@ def close_matches(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Return the names most similar to `word`, best first."""
+    """Return up to `N_MATCHES` of the known names that are similar to `word`, best first; case is ignored."""
     by_folded: dict[str, list[str]] = {}
     for name in known:
         by_folded.setdefault(name.casefold(), []).append(name)
@@ -45,13 +47,16 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def quoted(names: Collection[str]) -> str:
-    """Return the names in quotes, the first ten of them: "'a', 'b', ... and 4 more"."""
+    """Return a text with the first ten names in quotes, such as "'a', 'b', ... and 4 more"."""
     listed = ", ".join(repr(name) for name in list(names)[:N_LISTED])
     return listed if len(names) <= N_LISTED else f"{listed} and {len(names) - N_LISTED:,} more"
 
 
 def some_rows(rows: NDArray[Any], n: int, verb: str) -> str:
-    """Return a count with the first row numbers: "12 of 2,638 rows hold NaN (first: 3, 17, 40)"."""
+    """Return a text with the number of affected rows and the first of them.
+
+    With the verb "hold NaN": "12 of 2,638 rows hold NaN (first: 3, 17, 40)".
+    """
     first = ", ".join(str(row) for row in rows[:N_ROWS])
     return f"{len(rows):,} of {n:,} rows {verb} (first: {first})"
 
@@ -61,8 +66,9 @@ class GpubenchError(Exception):
 
     Parameters
     ----------
-    message : one line: argument, fault, count, remedy. Other arguments are named in backticks
-    argument : the argument with which the message begins; the command line prints its flag instead
+    message : one line that says which argument is wrong, why, in how many rows, and what to do. It begins with the name
+        of the argument, if there is one; further arguments are in backticks
+    argument : name of the argument with which the message begins; the command line replaces it by its flag
 
     Examples
     --------
@@ -76,7 +82,10 @@ class GpubenchError(Exception):
         self.argument = argument
 
     def with_flags(self, flag_of: Callable[[str], str]) -> str:
-        """Return the message for users of the command line, who know arguments by their flags."""
+        """Return the message with the names of arguments replaced by the flags of the command line.
+
+        `flag_of` returns the flag of an argument.
+        """
         return _with_flags(str(self), self.argument, flag_of)
 
 
@@ -88,15 +97,15 @@ def _with_flags(message: str, argument: str | None, flag_of: Callable[[str], str
 
 
 class InputError(GpubenchError, ValueError):
-    """An argument or a file cannot be scored; the command line prints the message and exits with 2."""
+    """An argument or a file is invalid; the command line prints the message and exits with status 2."""
 
 
 class GpubenchWarning(UserWarning):
-    """What was given can be scored, but is probably not what was meant; `strict` makes an `InputError` of it.
+    """The input can be scored, but is probably not what the user meant; with `strict` it is an `InputError` instead.
 
     Parameters
     ----------
-    message, argument : as of `GpubenchError`
+    message, argument : as in `GpubenchError`
     """
 
     def __init__(self, message: str = "", *, argument: str | None = None) -> None:
@@ -104,12 +113,14 @@ class GpubenchWarning(UserWarning):
         self.argument = argument
 
     def with_flags(self, flag_of: Callable[[str], str]) -> str:
-        """Return the message for users of the command line."""
+        """Return the message with flags in place of arguments; see `GpubenchError.with_flags`."""
         return _with_flags(str(self), self.argument, flag_of)
 
 
 def give_warnings(found: Iterable[GpubenchWarning], *, strict: bool = False) -> None:
-    """Issue warnings at the line that called gpubench, each once; if `strict`, raise the first one.
+    """Issue warnings, attributed to the line that called gpubench.
+
+    If `strict`, raise the first warning as an `InputError` instead.
 
     Raises
     ------
@@ -130,11 +141,13 @@ class OutOfMemory(GpubenchError, MemoryError):
 
 
 _NO_MEMORY = re.compile(r"bad_alloc|out[ _]of[ _]memory|ALLOC_FAILED|cudaErrorMemoryAllocation", re.IGNORECASE)
-"""What libraries of GPUs write into a RuntimeError in place of raising MemoryError."""
+"""Texts by which a RuntimeError of a GPU library is recognised as a lack of memory."""
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether memory ran out, also that of a GPU, for which CUDA, cuBLAS and cuGraph raise `RuntimeError`.
+    """Whether an error means that memory ran out, on the host or on a GPU.
+
+    CUDA, cuBLAS and cuGraph raise `RuntimeError` in that case, which is recognised by its message.
 
     Examples
     --------
@@ -148,7 +161,7 @@ def is_memory_error(error: BaseException) -> bool:
 
 @contextmanager
 def explaining_memory_errors() -> Iterator[None]:
-    """Replace errors of memory by `OutOfMemory`, whose message says what to do; see `is_memory_error`."""
+    """Raise `OutOfMemory`, whose message says what to do, in place of errors for which `is_memory_error` is true."""
     try:
         yield
     except OutOfMemory:
@@ -160,7 +173,7 @@ def explaining_memory_errors() -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str:
-    """Return the message of an error for the user; where memory ran out, with a remedy."""
+    """Return the message of an error for the user; if memory ran out, it says what to do."""
     if isinstance(error, OutOfMemory) or not is_memory_error(error):
         return str(error)
     reason = " ".join(str(error).split())
@@ -169,8 +182,8 @@ def message_of(error: Exception) -> str:
 
 
 class EngineUnavailable(GpubenchError, RuntimeError):
-    """A named engine cannot start here; the message names the missing package or device."""
+    """The requested engine cannot start on this machine; the message names the missing package or device."""
 
 
 class ClusterError(GpubenchError, RuntimeError):
-    """A cluster failed the run: workers ended repeatedly, or the scheduler does not answer."""
+    """A run on a Dask cluster failed: workers ended repeatedly, or the scheduler does not answer."""

@@ -18,7 +18,7 @@ CACHE = "GPUBENCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder, which may not exist: the value of `GPUBENCH_CACHE`, or the platform's."""
+    """Return the cache folder: the value of `GPUBENCH_CACHE`, or the platform's default; it may not exist yet."""
     named = os.environ.get(CACHE)
     if named:
         return Path(named).expanduser().absolute()
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def config_folder() -> Path:
-    """Return the folder of the user's own files for gpubench, such as a catalogue: ~/.config/gpubench on Linux."""
+    """Return the user's configuration folder, ~/.config/gpubench on Linux, which may hold a catalogue of datasets."""
     from platformdirs import user_config_path
 
     return user_config_path("gpubench", appauthor=False)
@@ -51,11 +51,20 @@ _NO_PERMISSION = "choose a folder with write permission"
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object], *, sync: bool = True) -> None:
-    """Write a file under a temporary name in its folder, then rename it; InputError with a remedy if that fails.
+    """Write a file under a temporary name in the same folder, then rename it.
 
-    A write that fails or is interrupted leaves an existing file unchanged, and no temporary file. The target
-    of a symbolic link is replaced. `write` receives the open binary file; `sync` waits until it is on the disk, so that
-    it survives a power cut.
+    A write that fails or is interrupted leaves an existing file unchanged, and no temporary file.
+
+    Parameters
+    ----------
+    path : file to write; if it is a symbolic link, the target of the link is replaced
+    write : function that receives the open binary file and writes its content
+    sync : wait until the content is on the disk, so that the file survives a power cut
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
@@ -76,10 +85,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 
 def lock_file(path: Path) -> IO[bytes]:
-    """Create and lock a file until it is closed or the process ends, however it ends.
+    """Create and lock a file, and return it open; the lock lasts until the file is closed or the process ends.
 
-    Raises BlockingIOError if another process holds the lock, and OSError if the file cannot be created, was removed at
-    that moment (ENOENT), or its file system has no locks (`NO_LOCKS`).
+    Raises BlockingIOError if another process holds the lock. Raises OSError if the file cannot be created, if it was
+    removed at that moment (ENOENT), or if its file system does not support locks (`NO_LOCKS`).
     """
     file = path.open("ab")
     try:
@@ -102,7 +111,10 @@ def lock_file(path: Path) -> IO[bytes]:
 
 
 def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> None:
-    """Raise InputError if no file can be created in a folder, or in its nearest existing parent; creates nothing."""
+    """Raise InputError if files cannot be created in a folder; messages call the folder `name`.
+
+    If the folder does not exist, its nearest existing parent is checked. Nothing is created.
+    """
     folder = Path(folder)
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     try:
@@ -113,6 +125,6 @@ def check_writable_folder(folder: str | os.PathLike[str], name: str = "out") -> 
 
 
 def cannot_write(folder: Path, error: OSError, what: str, *, argument: str | None = None) -> InputError:
-    """Return the error for a file that cannot be written, with a remedy."""
+    """Return an InputError that says that `what` cannot be written into a folder, why, and what to do."""
     remedy = _REMEDIES.get(error.errno, _NO_PERMISSION)
     return InputError(f"{what}: {error.strerror or error} ({folder}); {remedy}", argument=argument)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 KILLED = -9
-"""Return code of a process that was ended by SIGKILL, which only the system or a person sends."""
+"""Return code of a process that was ended by SIGKILL, which the system sends if memory runs out."""
 
 DISTRIBUTION = "gpubench-sc"
 """Name on package indexes, where "gpubench" is another project."""
@@ -51,7 +51,10 @@ def usable_cores() -> int:
 
 
 def why_ended(code: int, stderr: str) -> str:
-    """Say why a process has ended, to follow "the process ", from its return code and the end of its standard error."""
+    """Return why a process has ended, as text to follow "the process ".
+
+    `code` is its return code, `stderr` its standard error, of which the last line is quoted.
+    """
     if code == KILLED:
         return "was killed, as a system does that is out of memory"
     last = (stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -74,7 +77,7 @@ def package_version(name: str) -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the installed ones of `PACKAGES`."""
+    """Return name -> version for those of `PACKAGES` that are installed."""
     found = ((name, package_version(name)) for name in PACKAGES)
     return {name: version for name, version in found if version is not None}
 
@@ -92,7 +95,7 @@ def cpu_model() -> str:
 
 
 def run_briefly(*command: str, timeout_s: float = 5.0) -> str | None:
-    """Return the output of a short command; None if the program is missing, fails or takes too long."""
+    """Run a command and return its output; None if the program is missing, fails or exceeds `timeout_s`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True)
     except (OSError, subprocess.SubprocessError):

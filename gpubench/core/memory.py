@@ -26,7 +26,7 @@ and the usage of a group, and the line of memory.stat that counts reclaimable pa
 
 
 class PeakMemory:
-    """Peak resident memory of this process since `restart` was last called.
+    """Peak resident memory of this process since the last restart.
 
     Linux has one high-water mark per process, which can be reset. On other systems it cannot be, and the process's peak
     so far is reported instead.
@@ -43,7 +43,7 @@ class PeakMemory:
         return True
 
     def restart(self) -> None:
-        """Start to measure from now on."""
+        """Forget the peak so far and measure from now on."""
         if self._resets:
             self._reset()
 
@@ -54,13 +54,13 @@ class PeakMemory:
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that this process holds now, or its peak so far if the system reports only that."""
+    """Return the resident memory of this process in bytes, or its peak if the system reports only the peak."""
     now = _read_bytes(_STATUS, "VmRSS")
     return process_peak_bytes() if now is None else now
 
 
 def process_peak_bytes() -> int | None:
-    """Return the highest memory that this process has held; None if the system does not report it."""
+    """Return the peak resident memory of this process in bytes; None if the system does not report it."""
     if sys.platform == "win32":  # no resource module there
         return None
     import resource
@@ -70,12 +70,12 @@ def process_peak_bytes() -> int | None:
 
 
 def peak_bytes_of(pid: int) -> int | None:
-    """Return the highest memory of another process; None if it has ended or the system does not report it."""
+    """Return the peak resident memory of another process in bytes; None if it has ended or it is not reported."""
     return _read_bytes(Path(f"/proc/{pid}/status"), "VmHWM")
 
 
 def _read_bytes(file: Path, name: str) -> int | None:
-    """Return one amount of a file of /proc in bytes."""
+    """Return the amount named `name` in a file of /proc, such as VmHWM in /proc/self/status, in bytes."""
     try:
         lines = file.read_text().splitlines()
     except OSError:  # not Linux, or the process has ended
@@ -84,7 +84,7 @@ def _read_bytes(file: Path, name: str) -> int | None:
 
 
 def system_free_bytes() -> int:
-    """Return the memory that the system has for new arrays."""
+    """Return the memory in bytes that the system can give to new arrays."""
     free = _read_bytes(_MEMINFO, "MemAvailable")
     if free is not None:
         return free
@@ -93,18 +93,21 @@ def system_free_bytes() -> int:
 
 
 def total_memory_bytes() -> int | None:
-    """Return the memory of the machine; None if the system does not report it."""
+    """Return the size of the machine's memory in bytes; None if the system does not report it."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def group_free_bytes() -> int | None:
-    """Return what is left in the control groups of this process (a container or a batch job); None without a limit."""
+    """Return the bytes left below the memory limit of this process's control groups; None if there is no limit.
+
+    Containers and batch jobs are control groups.
+    """
     left = [_left_in_group(folder, *files) for folder, files in _own_groups()]
     return min((n_bytes for n_bytes in left if n_bytes is not None), default=None)
 
 
 def _own_groups() -> Iterator[tuple[Path, list[str]]]:
-    """Yield the folders of this process's groups and of the groups around them, with the names in their files."""
+    """Yield the folder of each control group that contains this process, with the names of the files to read in it."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Scores, result rows, and the values of cells that scores are made of."""
+"""Scores, rows of results, and the per-cell values from which scores are averaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to JSON types: NumPy scalars and arrays to Python's, NaN to None; TypeError for any others."""
+    """Convert a value to JSON types: NumPy scalars and arrays to numbers and lists, NaN to None.
+
+    Raises TypeError if a type cannot be converted.
+    """
     if hasattr(value, "tolist"):  # a scalar or an array
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):
@@ -36,29 +39,29 @@ def plain(value: Any) -> Any:
 
 
 def to_dict(row: MetricResult) -> dict[str, Any]:
-    """Make the JSON object of a row."""
+    """Convert a result row to a JSON object."""
     return {name: plain(value) for name, value in asdict(row).items()}
 
 
 def from_dict(row: Mapping[str, Any]) -> MetricResult:
-    """Make the row of a JSON object; its value is NaN where the object has null."""
+    """Convert a JSON object to a result row; a value of null becomes NaN."""
     return MetricResult(**{**row, "value": math.nan if row["value"] is None else row["value"]})
 
 
 def score_to_dict(score: Score) -> dict[str, Any]:
-    """Make the JSON object of a score."""
+    """Convert a score to a JSON object."""
     fields_of_score = ("n", "stderr", "stderr_df", "note", "params", "approximate")
     return {"value": plain(float(score)), **{name: plain(getattr(score, name)) for name in fields_of_score}}
 
 
 def score_from_dict(score: Mapping[str, Any]) -> Score:
-    """Make the score of a JSON object; its value is NaN where the object has null."""
+    """Convert a JSON object to a score; a value of null becomes NaN."""
     rest = {name: value for name, value in score.items() if name != "value"}
     return Score(math.nan if score["value"] is None else score["value"], **rest)
 
 
 def finite_or_undefined(row: MetricResult) -> MetricResult:
-    """Return the row; an infinite value, as a user's scorer may return, becomes NaN with a note."""
+    """Return the row, with an infinite value, as a user's scorer may return, replaced by NaN and a note."""
     if not math.isinf(row.value):
         return row
     reason = f"undefined: the value was {row.value}"
@@ -80,10 +83,13 @@ def pairing_problem(first: CellScores, other: CellScores) -> str:
 
 
 MEAN = "MEAN"
-"""Value of a parameter in rows with a mean over the other values; a mean over classifiers lists them."""
+"""Parameter value that marks a row as the mean over all values of this parameter.
+
+A mean over classifiers also lists them: "MEAN(knn,lr,rf)".
+"""
 
 MeanOver: TypeAlias = Literal["cells", "labels"]
-"""Whether a score is the mean of its cells, or of the labels, each with the mean of its cells."""
+"""How a score follows from the values of cells: their mean, or the mean over labels of the mean within each label."""
 
 
 class Score(float):
@@ -91,14 +97,14 @@ class Score(float):
 
     Attributes
     ----------
-    n : cells that the value is made of
-    stderr : standard error where the value is an estimate, else None
-    stderr_df : its degrees of freedom, where it is the scatter of few values, such as those of five folds
-    note : what was left out, or why the value is undefined (NaN)
-    params : parameters that decided the number
+    n : number of cells used
+    stderr : standard error of the value if it is an estimate, else None
+    stderr_df : degrees of freedom of `stderr` if it is estimated from few values, such as those of five folds
+    note : omissions, or the reason why the value is undefined (NaN)
+    params : parameters with which the value was computed
     approximate : whether an approximate method was used
-    cells : (n,) float32 on the host, what the value is the mean of where it is a mean over cells (see
-        `MetricSpec.mean_over`), NaN for cells that were left out or not drawn; else None
+    cells : (n,) float32 on the host, values of the cells if the score is a mean over cells (see
+        `MetricSpec.mean_over`), NaN for cells that were left out or not sampled; else None
     """
 
     n: int
@@ -139,15 +145,15 @@ class MetricResult:
 
     Attributes
     ----------
-    embedding, task, metric : ids
-    value : NaN where the metric is undefined; then `note` says why
-    stderr : standard error of the value where it is an estimate
-    stderr_df : its degrees of freedom, where it is the scatter of few values, such as those of five folds
-    params : parameters that tell this row from others of the same metric (classifier, condition, species ...)
-    n : cells used
-    seconds : time that this number took beyond what it shares with others
+    embedding, task, metric : names of the embedding, the task and the metric
+    value : score; NaN if the metric is undefined, for the reason in `note`
+    stderr : standard error of the value if it is an estimate, else None
+    stderr_df : degrees of freedom of `stderr` if it is estimated from few values, such as those of five folds
+    params : parameters that distinguish this row from others of the same metric (classifier, condition, species ...)
+    n : number of cells used
+    seconds : time spent on this score alone, without work shared by several scores, such as the neighbour search
     approximate : whether an approximate method was used
-    note : what was left out and why
+    note : omissions and their reasons; empty if there are none
     """
 
     embedding: str
@@ -169,7 +175,7 @@ class MetricResult:
 
 
 def names_mean(value: Any) -> bool:
-    """Return whether a parameter value marks a row as the mean of other rows: `MEAN`, or `MEAN(knn,lr,rf)`."""
+    """Whether a parameter value marks a row as the mean of other rows: "MEAN", or "MEAN(knn,lr,rf)"."""
     return str(value) == MEAN or str(value).startswith(f"{MEAN}(")
 
 
@@ -185,17 +191,17 @@ FOLD = "fold"
 
 @dataclass(frozen=True, slots=True)
 class CellColumn:
-    """One value for each cell: a value that a score averages, or a class.
+    """A column with one value per cell: the number that a score averages, or a class such as a cluster.
 
     Attributes
     ----------
-    embedding, task : of the row that it belongs to
-    metric : of that row; `CLUSTER`, `PREDICTED` or `FOLD` where the values are classes
-    values : (n,) float32, NaN for cells that do not count or were not drawn; of classes int32 codes, -1 for none
-    params : what tells columns of one metric apart: "classifier", and between species "train_species"
-    names : of the classes, in the order of the codes; None where the values are numbers
-    mean_over : how the score follows from the values, see `gpubench.metrics._metric.MetricSpec`. Cells of a sampled
-        score are drawn more densely where values scatter, so that their plain mean is not it
+    embedding, task : embedding and task of the result row that the column belongs to
+    metric : metric of that row; `CLUSTER`, `PREDICTED` or `FOLD` if the values are classes
+    values : (n,) float32, NaN for cells that were left out or not sampled; for classes int32 codes, -1 for no class
+    params : parameters that distinguish columns of one metric: "classifier", and across species "train_species"
+    names : names of the classes, in the order of the codes; None if the values are numbers
+    mean_over : how the score follows from the values, see `gpubench.metrics._metric.MetricSpec`. If the score was
+        computed on a sample, it differs from the plain mean, because cells are sampled more densely where values vary
     """
 
     embedding: str
@@ -209,29 +215,29 @@ class CellColumn:
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """Cells in two dimensions, for drawing."""
+    """Two-dimensional coordinates of cells, for drawing."""
 
-    title: str  # what the dimensions are
-    rows: NDArray[np.int64]  # (m,) the cells that are drawn, ascending; of many a random sample
-    xy: NDArray[np.float32]  # (m, 2) float32, where they are
+    title: str  # description of the two dimensions
+    rows: NDArray[np.int64]  # (m,) indices of the drawn cells, ascending; a random sample if there are many cells
+    xy: NDArray[np.float32]  # (m, 2) float32, coordinates of these cells
 
 
 MAX_NAMES = 2_000_000
-"""Cells whose names a run stores at most: more would take longer to read than many a score to compute."""
+"""Largest number of cells for which names are stored; reading more would take longer than computing many scores."""
 
 
 @dataclass(slots=True)
 class CellScores:
-    """The values of each cell that a run stores.
+    """Per-cell values of a run: groups, scores, coordinates for drawing, and names.
 
     Attributes
     ----------
-    n_cells : n
-    groups : "label", "batch", "species", "sample", "time" -> the cells' groups, of those that were given
-    times : (n,) float64, or None where no time was given
-    columns : in the order in which they were computed
-    views : embedding -> how it looks; with the one key "" where all are drawn on coordinates that came with the cells
-    names : (n,) names of the cells as text; None where the inputs have none, or there are more than `MAX_NAMES` cells
+    n_cells : number of cells n
+    groups : "label", "batch", "species", "sample" or "time" -> group of each cell, for the columns that were given
+    times : (n,) float64, time of each cell; None if no time was given
+    columns : columns of values, in the order in which they were computed
+    views : embedding -> its coordinates for drawing; the only key is "" if the input has coordinates for all embeddings
+    names : (n,) names of the cells as text; None if the inputs have none, or there are more than `MAX_NAMES` cells
     """
 
     n_cells: int = 0
@@ -242,7 +248,7 @@ class CellScores:
     names: NDArray[np.object_] | None = None
 
     def taken(self, order: NDArray[np.intp]) -> CellScores:
-        """Return the values of all cells in another order."""
+        """Return a copy with the cells in the given order, a permutation of all cells."""
         place = np.argsort(order)
         views = {}
         for name, view in self.views.items():
@@ -258,16 +264,16 @@ class CellScores:
         )
 
     def select(self, **wanted: Any) -> list[CellColumn]:
-        """Return the columns of this embedding, task, metric, or of these parameters, such as classifier="lr"."""
+        """Return the columns that match all of these: embedding, task, metric, parameters such as classifier="lr"."""
         return [column for column in self.columns if all(_get(column, key) == wish for key, wish in wanted.items())]
 
     def find(self, metric: str, **wanted: Any) -> CellColumn:
-        """Return the one column of a metric.
+        """Return the column of a metric; further arguments, as in `select`, choose among several columns.
 
         Raises
         ------
         InputError
-            There is none, or more than one.
+            No column matches, or more than one.
 
         Examples
         --------
@@ -288,13 +294,13 @@ def _get(column: CellColumn, key: str) -> Any:
 
 @dataclass(slots=True)
 class PerturbationTable:
-    """The value of each metric for each perturbation; one item of each list is one value.
+    """Table of the value of each metric for each perturbation; the lists are its columns.
 
     Attributes
     ----------
-    prediction, context, perturbation, metric : what it is the value of; the context is "" where there is one
-    value : NaN where the metric is undefined
-    reason : why it is undefined; "" where it is not
+    prediction, context, perturbation, metric : names that identify the row; the context is "" if there is only one
+    value : value of the metric; NaN if it is undefined
+    reason : reason why the value is undefined; "" if it is defined
     """
 
     prediction: list[str] = field(default_factory=list)
@@ -308,7 +314,7 @@ class PerturbationTable:
         return len(self.value)
 
     def add(self, prediction: str, context: str, rows: Iterable[tuple[str, str, float, str]]) -> None:
-        """Append (perturbation, metric, value, reason) of a prediction in a context."""
+        """Append rows (perturbation, metric, value, reason) for one prediction in one context."""
         for perturbation, metric, value, reason in rows:
             self.prediction.append(prediction)
             self.context.append(context)
@@ -318,7 +324,7 @@ class PerturbationTable:
             self.reason.append(reason)
 
     def values_of(self, prediction: str, metric: str, context: str = "") -> dict[str, float]:
-        """Return perturbation -> value of one metric of a prediction."""
+        """Return perturbation -> value, for one metric of one prediction in one context."""
         rows = zip(self.prediction, self.metric, self.context, self.perturbation, self.value, strict=True)
         wanted = prediction, metric, context
         return {perturbation: value for *what, perturbation, value in rows if tuple(what) == wanted}

@@ -22,7 +22,10 @@ def terminal_width(stream: TextIO) -> int:
 
 
 class Drawing(ABC):
-    """Live display on a stream (None: standard error) while a `with` statement runs; only if it is a terminal."""
+    """Base class of live displays, which draw on a terminal while a `with` statement runs.
+
+    They draw on a given stream, or on standard error if it is None, and only if that is a terminal.
+    """
 
     def __init__(self, stream: TextIO | None = None, *, shown: bool = True) -> None:
         self._stream = stream or sys.stderr
@@ -30,7 +33,7 @@ class Drawing(ABC):
 
     @abstractmethod
     def _live(self, console: Console) -> Any:
-        """Return a live display of rich, with `start` and `stop`."""
+        """Return the display to draw: an object of rich that has the methods `start` and `stop`."""
 
     def __enter__(self) -> Self:
         if self._shown:

@@ -17,27 +17,27 @@ _TRACED = ("path", "put_bytes", "peak_bytes", "flop", "moved_bytes")
 
 
 class Work(NamedTuple):
-    """Work of an operation, see `gpubench.engines.common.flop_counts`."""
+    """Amount of work of an operation, as counted by `gpubench.engines.common.flop_counts`."""
 
     flop: float  # floating-point operations
     moved_bytes: float  # bytes read and written, each array once
-    items: float = 0  # what takes time beyond that: pairs of cells that are compared, values that are looked up
+    items: float = 0  # further steps that take time: pairs of cells compared, values looked up
 
 
 @dataclass(slots=True)
 class WorkerShare:
-    """Share of one worker of a cluster in a stage."""
+    """Part of a stage that one worker of a cluster did."""
 
-    worker: str  # its number, as "worker 1"; addresses stay private
+    worker: str  # numbered name, such as "worker 1", without the address
     start_s: float  # start of its first task, in seconds since the timeline began
-    seconds: float  # from then until the end of its last task
-    busy_s: float  # seconds of all its tasks
+    seconds: float  # from the start of the first task to the end of the last one
+    busy_s: float  # total duration of the tasks
     tasks: int  # number of tasks
 
 
 @dataclass(slots=True)
 class Span:
-    """One stage."""
+    """Record of one stage of a run."""
 
     path: str  # names of the stages that it runs inside, and its own name, joined by "/"
     start_s: float  # seconds since the timeline began
@@ -50,51 +50,51 @@ class Span:
 
 
 class Listener(Protocol):
-    """Receiver of the progress of a run."""
+    """Interface of objects that receive the progress of a run, such as a progress bar."""
 
     def started(self, path: str) -> None:
-        """Receive the start of a stage."""
+        """Receive the start of the stage with this path."""
 
     def advanced(self, path: str, done: int, total: int) -> None:
         """Receive the progress of a stage: `done` of `total` parts are finished."""
 
     def ended(self, path: str, seconds: float) -> None:
-        """Receive the end of a stage."""
+        """Receive the end of a stage and its duration."""
 
 
 class DeviceMonitor(Protocol):
-    """Device whose memory is read and whose profiler shows the stages."""
+    """Interface of a compute device whose peak memory is recorded and whose profiler shows the stages."""
 
     def thread_setup(self) -> Callable[[], None]:
-        """Return what a new thread calls to work on the device, after the work of this thread."""
+        """Return a function that a new thread calls first, to use this device after the pending work of this thread."""
 
     def peak_bytes(self) -> int | None:
-        """Return the highest memory in use since the last call."""
+        """Return the peak memory in use since the last call, in bytes; None if it is not reported."""
 
     def push_range(self, name: str) -> None:
-        """Open a range for profilers."""
+        """Open a named range, which the profiler of the device shows."""
 
     def pop_range(self) -> None:
-        """Close the range opened last."""
+        """Close the range that was opened last."""
 
 
 class CancelToken:
-    """Cancellation of a run that its threads check for at every stage and every piece of work."""
+    """Requests to cancel runs, which the threads of a run check at every stage and every piece of work."""
 
     def __init__(self) -> None:
         self._cancelled: set[int] = set()
 
     def cancel(self, thread: Thread) -> None:
-        """Make `check` raise in this thread from now on."""
+        """Make `check` raise KeyboardInterrupt in the given thread from now on."""
         if thread.ident is not None:
             self._cancelled.add(thread.ident)
 
     def clear(self, ident: int) -> None:
-        """Forget the cancellation of a thread that has ended, because a later thread may get its number."""
+        """Forget the request for a thread that has ended; a new thread may get the same identifier."""
         self._cancelled.discard(ident)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the cancellation of this thread was requested, see `running.interrupt`."""
+        """Raise KeyboardInterrupt if cancelling the calling thread was requested; see `running.interrupt`."""
         if get_ident() in self._cancelled:
             raise KeyboardInterrupt
 
@@ -102,7 +102,7 @@ class CancelToken:
 class Timeline:
     """Record of the stages of one run.
 
-    The thread that drives the run opens stages; worker threads only count (`put`, `count`, `advance`).
+    Only the main thread of the run opens stages. Worker threads call `put`, `count` and `advance`, which add to them.
     """
 
     def __init__(self, listener: Listener | None = None, device_peak: Callable[[], int | None] | None = None) -> None:
@@ -117,17 +117,17 @@ class Timeline:
         self.listener = listener
 
     def use_device(self, monitor: DeviceMonitor) -> None:
-        """Record the peak memory of a device instead of the host's, and show the device's profiler the stages."""
+        """Record the peak memory of a device instead of the host's, and show the stages in the device's profiler."""
         self._monitor = monitor
         self._device_peak = monitor.peak_bytes
 
     def thread_setup(self) -> Callable[[], None]:
-        """Return what a new thread of the run calls first: the device in use is a property of each thread."""
+        """Return a function that each new thread of the run calls first, to select the device in use."""
         return self._monitor.thread_setup() if self._monitor else lambda: None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Span]:
-        """Record a stage while the context is open; stages nest."""
+        """Record the duration of a `with` block as a stage; a stage inside another one is part of it."""
         self.cancel_token.check()
         path = "/".join([self._open[-1].path, name] if self._open else [name])
         self._credit_peak()
@@ -152,7 +152,7 @@ class Timeline:
                 self.listener.ended(path, span.seconds)
 
     def put(self, n_bytes: int) -> None:
-        """Add bytes put on the device to every open stage."""
+        """Add a number of bytes copied to the device to every open stage."""
         with self._lock:
             for span in self._open:
                 span.put_bytes += n_bytes
@@ -165,7 +165,7 @@ class Timeline:
                 span.moved_bytes += int(work.moved_bytes)
 
     def advance(self, done: int, total: int) -> None:
-        """Report the progress of the innermost stage."""
+        """Report to the listener that `done` of `total` parts of the innermost stage are finished."""
         self.cancel_token.check()
         if self.listener and self._open:
             self.listener.advanced(self._open[-1].path, done, total)
@@ -180,7 +180,14 @@ class Timeline:
     ) -> None:
         """Add the share of a worker of a cluster to the last stage with this path.
 
-        The start of its first task and the end of its last one are ages, because the clocks of both machines differ.
+        Parameters
+        ----------
+        path : path of the stage
+        worker : numbered name of the worker
+        first_ago_s, last_ago_s : seconds from the start of its first task, and from the end of its last task, until
+            now; these do not depend on the clock of the worker's machine
+        busy_s : total duration of its tasks in seconds
+        tasks : number of its tasks
         """
         now = time.perf_counter() - self._origin
         span = next((span for span in reversed(self._spans) if span.path == path), None)
@@ -192,20 +199,20 @@ class Timeline:
         return list(self._spans)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return all stages as JSON-ready dictionaries; the key `workers` is left out where it is empty."""
+        """Return all stages as JSON-ready dictionaries; those without workers have no key "workers"."""
         stages = [asdict(span) for span in self._spans]
         return [stage if stage["workers"] else {k: v for k, v in stage.items() if k != "workers"} for stage in stages]
 
     def add_process_memory(self, n_bytes: int) -> None:
-        """Count the memory of a child process, on top of what this process holds now, in every open stage.
+        """Take the memory of a child process into account in the peak memory of every open stage.
 
-        If the memory of a device is recorded, neither counts.
+        It is added to the present memory of this process. If the memory of a device is recorded, nothing is added.
         """
         if self._device_peak is None:
             self._credit((resident_bytes() or 0) + n_bytes)
 
     def _credit_peak(self) -> None:
-        """Credit open stages with the peak so far, before the high-water mark is reset for a new one."""
+        """Update the peak memory of the open stages, before the system's peak is reset for a new stage."""
         self._credit(self._device_peak() if self._device_peak else self._memory.read_bytes())
 
     def _credit(self, peak: int | None) -> None:
@@ -217,8 +224,18 @@ class Timeline:
 def chrome_trace(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Convert stages to the trace-event format that Perfetto and chrome://tracing open.
 
-    A stage of `Timeline.to_dicts` is a complete event ("X"); all are on one track, where nested stages are drawn below
-    outer ones. The peak memory of innermost stages is also a counter ("C"). Times are in microseconds. The format:
+    Parameters
+    ----------
+    stages : stages as returned by `Timeline.to_dicts`
+
+    Returns
+    -------
+    JSON-ready dictionary. Each stage is a complete event ("X") on the same track, on which viewers draw nested stages
+    below outer ones; each worker of a cluster has a track of its own. The peak memory of innermost stages is also a
+    counter ("C"). Times are in microseconds.
+
+    References
+    ----------
     https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
     """
     names = [("process_name", "gpubench"), ("thread_name", "stages")]

@@ -61,7 +61,7 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A label column as integer codes. Every class has at least one cell."""
+    """A column of labels as integer codes into class names. Every class has at least one cell."""
 
     codes: NDArray[np.int32]  # (n,) int32 in [0, L), on the host
     names: tuple[str, ...]  # the L values as strings, in the order of the codes
@@ -87,9 +87,9 @@ class Dataset:
     n_cells : number of cells n
     cell_ids : (n,) names of the cells; None if the source has none
     source : path or name of the data, for provenance
-    rows : (n,) the rows of the source that the cells are; None: all, in their order
+    rows : (n,) row of the source of each cell; None if the cells are all rows in their order
     matrices : further matrices of the same cells, such as "pre_integrated", which are not scored
-    notes : how the rows of the inputs were brought together, and which were left out; a sentence each
+    notes : sentences on how the rows of the inputs were matched and which were left out
     """
 
     embeddings: Mapping[str, Any]
@@ -123,7 +123,7 @@ class Knn:
         return self.recall is None
 
     def head(self, k: int) -> Knn:
-        """Return the nearest k neighbours as views of this graph; ValueError if it has fewer."""
+        """Return the nearest k neighbours of each cell as views of these arrays; ValueError if there are fewer."""
         if not 1 <= k <= self.k:
             raise ValueError(f"head({k}): this graph has {self.k} neighbours per cell")
         return Knn(self.indices[:, :k], self.distances[:, :k], self.method, self.params, self.recall)
@@ -145,17 +145,17 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class RankSums:
-    """Rank sums of groups of cells, each compared with one control group, for every gene; on the host.
+    """Rank sums of each group of cells against one control group, for every gene; NumPy arrays on the host.
 
     Attributes
     ----------
-    u : (n_groups, n_genes) float64, Mann-Whitney U of each group: the pairs of one of its cells and a control cell in
-        which its cell has the larger value, a tie counting one half. Exact. 0 for an empty group
-    ties : (n_groups, n_genes) int64, sum of t^3 - t over the runs of t equal values among the group and the control.
-        Exact
-    n_cells : (n_groups,) int64, cells of each group
-    control : the group that each is compared with. In its own row U is half the number of pairs of its cells, as if it
-        were compared with itself, and the ties are those of the control alone
+    u : (n_groups, n_genes) float64, exact Mann-Whitney U of each group: the number of pairs of a cell of the group and
+        a control cell in which the former has the larger value; ties count one half. 0 for an empty group
+    ties : (n_groups, n_genes) int64, exact sum of t^3 - t over the runs of t equal values in the union of the group and
+        the control
+    n_cells : (n_groups,) int64, number of cells of each group
+    control : index of the control group. In the control's own row `u` is half the number of pairs of control cells, as
+        if the control were compared with itself, and `ties` are those of the control alone
     """
 
     u: NDArray[np.float64]

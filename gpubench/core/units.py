@@ -10,7 +10,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 
 def parse_bytes(text: str) -> int:
-    """Parse an amount of memory of at least a byte.
+    """Parse an amount of memory such as "4GB" into bytes; InputError if it is invalid or less than a byte.
 
     Examples
     --------
@@ -25,7 +25,9 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_counts(text: str, argument: str) -> list[int]:
-    """Parse comma-separated whole numbers above 0.
+    """Parse comma-separated whole numbers above 0, with k for thousands and M for millions.
+
+    Raises InputError, whose message names `argument`, if a number is invalid.
 
     Examples
     --------

@@ -23,7 +23,10 @@ _KINDS = {
 
 
 def read_document(path: str | os.PathLike[str], argument: str) -> Value:
-    """Read a YAML file with one document, which error messages call `argument`."""
+    """Read a YAML file with a single document; error messages call the file `argument`.
+
+    Raises InputError if the file cannot be read, is not YAML, or is empty.
+    """
     import yaml
 
     try:
@@ -56,12 +59,12 @@ class Value:
 
     @property
     def where(self) -> str:
-        """File and line: "run.yaml:7"."""
+        """File and line of the value, such as "run.yaml:7"."""
         return f"{self._file}:{self._node.start_mark.line + 1}"
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it is a mapping."""
+        """Whether the value is a mapping."""
         return self._kind == "mapping"
 
     @property
@@ -74,13 +77,13 @@ class Value:
         return str(self._node.id)
 
     def error(self, message: str) -> InputError:
-        """Return an error with this file and line."""
+        """Return an InputError whose message begins with the file and line of this value."""
         return InputError(f"{self.where}: {message}")
 
     def mapping(self, known: Collection[str] | None = None, what: str = "key") -> dict[str, Value]:
-        """Return the values by key, in the order of the file.
+        """Return a mapping as key -> value, in the order of the file.
 
-        Keys must be text, unique, and among `known` unless it is None; error messages call a key `what`.
+        Keys must be text and unique. If `known` is given, they must be among these. Error messages call a key `what`.
         """
         if not self.is_mapping:
             raise self.error(f"expected a mapping, lines of '{what}: ...', not {self._described()}")
@@ -98,13 +101,16 @@ class Value:
         return found
 
     def items(self) -> list[Value]:
-        """Return the values of a list; any other value is a list of one."""
+        """Return the items of a list; for any other value, a list that contains only this value."""
         if not self.is_list:
             return [self]
         return [Value(node, self._loader, self._file) for node in self._node.value]
 
     def text(self, what: str) -> str:
-        """Return a non-empty text; numbers, dates and booleans need quotes to be text."""
+        """Return the value as non-empty text; numbers, dates and booleans are refused unless quoted.
+
+        Error messages call the value `what`.
+        """
         value = self.plain()
         if isinstance(value, str) and value:
             return value
@@ -112,13 +118,13 @@ class Value:
         raise self.error(f"{what} must be a text, not {self._described()}{hint}")
 
     def written(self, what: str) -> str:
-        """Return a scalar as it is spelled in the file, without YAML's conversion."""
+        """Return a scalar as it is spelled in the file, without YAML's conversion; error messages call it `what`."""
         if self._kind != "scalar":
             raise self.error(f"{what} must be a text, not {self._described()}")
         return str(self._node.value)
 
     def plain(self) -> Any:
-        """Return the value converted to Python objects, unless it has a tag or a form that safe YAML does not allow."""
+        """Return the value converted to Python objects; InputError if it has a tag that safe YAML does not allow."""
         import yaml
 
         try:

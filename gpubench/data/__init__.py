@@ -1,4 +1,4 @@
-"""Read embeddings as rows in blocks, and columns as label codes or numbers."""
+"""Read embeddings as matrices that can be read in blocks of rows, and columns as label codes or numbers."""
 
 from gpubench.core.errors import close_matches
 from gpubench.data.columns import CategoricalColumn, as_numeric, encode_labels

@@ -1,4 +1,4 @@
-"""Rows of several inputs brought together by the names of their cells, so that no cell gets another's values."""
+"""Match the rows of several inputs by the names of their cells, so that no cell gets the values of another cell."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 Align: TypeAlias = Literal["equal", "inner"]
 ALIGN: tuple[Align, ...] = ("equal", "inner")
-"""What to do where inputs have different cells: refuse, or score those that all have."""
+"""What to do if inputs have different cells: raise an error, or use the cells that all inputs have."""
 
 Order: TypeAlias = "NDArray[np.intp] | None"
-"""Rows to take, in their order; None: all rows as they are."""
+"""Indices of the rows to take, in this order; None for all rows as they are."""
 
 
 @dataclass(frozen=True, eq=False)
 class NamedRows:
-    """An input whose rows are cells, or genes, or samples.
+    """Number and names of the rows of one input; a row is a cell, a gene or a sample.
 
     Parameters
     ----------
-    where : what messages call it, such as "obs.csv"
-    n : number of its rows; None if unknown
-    read_names : returns the names of the rows, or None if they have none; called only if they are compared. None: the
-        rows have no names
-    argument : the argument that a message begins with
+    where : name of the input in messages, such as "obs.csv"
+    n : number of rows; None if unknown
+    read_names : function that returns the names of the rows, or None if they have none; called only if names have to be
+        compared. If `read_names` is None, the rows have no names
+    argument : name of the argument with which messages begin
     """
 
     where: str
@@ -46,7 +46,7 @@ class NamedRows:
 
     @cached_property
     def names(self) -> pd.Index[str]:
-        """The names as text; empty if the rows have none."""
+        """Names of the rows as text; empty if the rows have none."""
         names = None if self.read_names is None else self.read_names()
         return as_names([] if names is None else names)
 
@@ -56,13 +56,13 @@ class NamedRows:
         return are_row_numbers(self.names)
 
     def refuse(self, fault: str) -> InputError:
-        """Return the error for this input."""
+        """Return an InputError for this input, whose message says the fault."""
         is_named = self.argument in (None, self.where)
         return InputError(fault if is_named else f"{self.argument}: {fault}", argument=self.argument)
 
 
 def as_names(names: Any) -> pd.Index[str]:
-    """Return names of rows as an index of texts; bytes are decoded."""
+    """Convert names of rows to a pandas index of text; bytes are decoded."""
     import pandas as pd
 
     values = np.asarray(names).astype(object)
@@ -74,13 +74,13 @@ def as_names(names: Any) -> pd.Index[str]:
 
 @dataclass(frozen=True)
 class Aligned:
-    """How the rows of inputs belong together.
+    """Rows to take from each of several inputs, so that the i-th rows of all inputs belong to the same cell.
 
     Attributes
     ----------
-    orders : for each input the rows to take
-    names : of the rows that are taken, in their order; None if they were not compared
-    notes : what was done, a sentence each
+    orders : for each input, the indices of the rows to take; None for all rows as they are
+    names : names of the rows taken, in their order; None if no names were compared
+    notes : sentences on rows that were moved, left out, or matched by position
     """
 
     orders: tuple[Order, ...]
@@ -89,22 +89,22 @@ class Aligned:
 
 
 def align(inputs: Sequence[NamedRows], how: Align = "equal", unit: str = "cells") -> Aligned:
-    """Match the rows of inputs by name, in the order of the first input that names them.
+    """Match the rows of several inputs by name, in the order of the first input whose rows have names.
 
-    Rows without names are taken in the order in which they stand. Row numbers count as names only beside other
-    numbers.
+    Inputs whose rows have no names are assumed to have that order already. Row numbers count as names only if the names
+    of the first input are row numbers too, or share names with them.
 
     Parameters
     ----------
-    inputs : the first is what the others are matched with, if its rows have names
-    how : "equal": all name the same rows; "inner": only rows that all name are taken
-    unit : what a row is, in messages
+    inputs : inputs to match
+    how : "equal" requires the same names in all inputs; "inner" takes only the rows whose names all inputs have
+    unit : plural noun for rows in messages
 
     Raises
     ------
     InputError
-        Other names, with counts and examples; names that occur twice where rows would have to be moved; rows without
-        names, of another number, where some are left out.
+        Names differ (the message has counts and examples), or occur twice although rows have to be moved; or rows are
+        left out, and an input without names has a different number of rows.
 
     Examples
     --------
@@ -130,14 +130,14 @@ def align(inputs: Sequence[NamedRows], how: Align = "equal", unit: str = "cells"
 
 
 def _is_comparable(one: NamedRows, reference: NamedRows) -> bool:
-    """Whether both inputs name rows; row numbers name none where the other's names are no numbers."""
+    """Whether rows of an input can be matched by name; row numbers match only row numbers or equal names."""
     if not len(one.names) or one.are_numbers == reference.are_numbers:
         return bool(len(one.names))
     return not one.names.intersection(reference.names).empty
 
 
 def _common(one: NamedRows, reference: NamedRows, common: pd.Index[str], how: Align, unit: str) -> pd.Index[str]:
-    """Return the names in `common` that this input has as well.
+    """Return those names in `common` that the input `one` also has.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def _examples(names: pd.Index[str]) -> str:
 
 
 def _how_to_rename(one: NamedRows, reference: NamedRows) -> str:
-    """Return advice for names that have nothing in common; a prefix or suffix that one side adds is named."""
+    """Return advice for inputs without common names; it mentions a prefix or suffix that only one of them has."""
     for longer, shorter in ((one, reference), (reference, one)):
         names, known = [str(name) for name in longer.names[:100]], set(shorter.names)
         first = names[0]
@@ -202,7 +202,7 @@ def _how_to_rename(one: NamedRows, reference: NamedRows) -> str:
 
 
 def _order(one: NamedRows, reference: NamedRows, common: pd.Index[str], *, is_named: bool, unit: str) -> Order:
-    """Return the rows of an input that belong to the common names."""
+    """Return the rows of an input in the order of the common names; None if that is all rows as they are."""
     names = one.names if is_named else reference.names
     if not is_named and one.n not in (None, len(names)) and len(common) < len(names):
         raise one.refuse(
@@ -237,7 +237,7 @@ def _notes(
 
 
 def _in_order_notes(inputs: Sequence[NamedRows], named: Sequence[NamedRows], unit: str) -> list[str]:
-    """Return a note on the inputs whose rows have no names, beside others that have."""
+    """Return a note on the inputs whose rows have no names, if there are any."""
     unnamed = [one.where for one in inputs if one not in named]
     if not unnamed:
         return []
@@ -247,15 +247,15 @@ def _in_order_notes(inputs: Sequence[NamedRows], named: Sequence[NamedRows], uni
 
 
 class TakenRows:
-    """Rows of a matrix in another order, or some of them, without a copy of the matrix.
+    """A `RowSource` of selected or reordered rows of a matrix, which is not copied.
 
-    Blocks of a matrix on disk whose rows are moved would be read from all over the file, so that it is then read into
-    memory once.
+    If rows are reordered, a matrix on disk is read into memory as a whole, because each block would need rows from all
+    over the file.
 
     Parameters
     ----------
     rows : (n, d) array or `RowSource`
-    order : (m,) rows to take
+    order : (m,) indices of the rows to take
 
     Examples
     --------
@@ -277,7 +277,7 @@ class TakenRows:
         return np.asarray(block)
 
     def _take(self, start: int, stop: int, read: Callable[[int, int], Any]) -> Any:
-        """Take rows from a block, as `read` returns it, that has all of them."""
+        """Return rows [start, stop), taken from a block that `read` returns and that contains all of them."""
         wanted = self.order[start:stop]
         if not len(wanted):
             return read(0, 0)
@@ -290,7 +290,7 @@ class TakenRows:
 
 
 class TakenSparseRows(TakenRows):
-    """Taken rows that can also be read sparse, as those of `CsrMatrixRows`."""
+    """`TakenRows` of a sparse matrix, which can also be read as CSR blocks."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) as a dense array."""
@@ -302,9 +302,9 @@ class TakenSparseRows(TakenRows):
 
 
 def take_rows(rows: Rows, order: Order) -> Rows:
-    """Return rows of a matrix in the order given; None: all as they are.
+    """Return the rows of a matrix in the given order; if `order` is None, the matrix itself.
 
-    Rows in device memory are copied there.
+    For a matrix in device memory, the rows are copied in device memory.
     """
     if order is None:
         return rows

@@ -1,4 +1,4 @@
-"""Matrices in tables and arrays of Arrow: columns of numbers, or lists of numbers of one length."""
+"""Convert Arrow tables and arrays to matrices, from columns of numbers or from lists of equal length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from gpubench.core.errors import InputError, quoted
 
 
 def arrow_matrix(x: Any, name: str) -> NDArray[Any]:
-    """Return the columns of an Arrow table, or the lists of an Arrow array, as the columns of a matrix."""
+    """Convert an Arrow table of numbers, or an Arrow array with a list of numbers in each row, to a matrix.
+
+    Messages call the matrix `name`.
+    """
     import pyarrow as pa
 
     if isinstance(x, pa.Table | pa.RecordBatch):
@@ -39,7 +42,7 @@ def arrow_matrix(x: Any, name: str) -> NDArray[Any]:
 
 
 def dimensions(fields: Iterable[Any], where: str) -> list[Any]:
-    """Return the fields of a table that are dimensions: all of its numbers, or its only column of lists."""
+    """Return the columns of a table that are dimensions: all columns of numbers, or its only column of lists."""
     fields = list(fields)
     lists = [field for field in fields if list_width(field.type) is not None]
     numbers = [field for field in fields if is_number(field.type)]
@@ -53,14 +56,14 @@ def dimensions(fields: Iterable[Any], where: str) -> list[Any]:
 
 
 def is_number(kind: Any) -> bool:
-    """Whether an Arrow type is of real numbers or booleans."""
+    """Whether an Arrow type is a type of real numbers or of booleans."""
     import pyarrow as pa
 
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def list_width(kind: Any) -> int | None:
-    """Return the length of the lists of an Arrow type of lists of numbers, -1 if they vary; None for other types."""
+    """Return the length of the lists of an Arrow type: -1 if it varies, None if it is not a list of numbers."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_list(kind):
@@ -71,7 +74,7 @@ def list_width(kind: Any) -> int | None:
 
 
 def _arrow_numbers(values: Any) -> NDArray[Any]:
-    """Return numbers of Arrow; missing ones become NaN."""
+    """Convert an Arrow array of numbers to NumPy; missing values become NaN."""
     import pyarrow as pa
 
     if values.null_count:

@@ -1,4 +1,4 @@
-"""Convert columns of the table of cells into label codes or numbers, as metrics take them."""
+"""Convert columns of the table of cells to label codes or to numbers, the two forms that metrics accept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 @dataclass(frozen=True, slots=True)
 class CategoricalColumn:
-    """A column as codes into its categories, as files store it: not all categories need occur.
+    """A column as stored in files, as integer codes into categories, of which some may not occur.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class CategoricalColumn:
 
 
 def _unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
-    """Return a column of any library as a one-dimensional NumPy array, or as codes if it has them already."""
+    """Convert a column of any library to a one-dimensional array, or to a `CategoricalColumn` if it has categories."""
     if isinstance(values, CategoricalColumn):
         return values
     if comes_from(values, "polars") and hasattr(values, "to_arrow"):
@@ -124,7 +124,7 @@ def _decode_runs(values: Any) -> Any:
 
 
 def _keep_mixed(values: Sequence[Any]) -> Any:
-    """Return text or mixed types as an object array, since NumPy would turn [nan, 'a'] into ['nan', 'a']."""
+    """Convert text or mixed types to an object array, since NumPy would convert [nan, 'a'] to ['nan', 'a']."""
     types = set(map(type, values))
     if len(types) == 1 and not types & {str, bytes}:
         return values
@@ -132,7 +132,7 @@ def _keep_mixed(values: Sequence[Any]) -> Any:
 
 
 def _factorize(array: NDArray[Any], name: str) -> CategoricalColumn:
-    """Number the distinct values of a one-dimensional array."""
+    """Convert a one-dimensional array to codes into its distinct values."""
     if array.dtype.kind in "cV":
         raise InputError(f"{name} has dtype {array.dtype}, whose values cannot be labels; give text or integers")
     if array.dtype.kind in "biu" and array.size:
@@ -149,7 +149,7 @@ def _factorize(array: NDArray[Any], name: str) -> CategoricalColumn:
 
 
 def _factorize_objects(array: NDArray[Any]) -> CategoricalColumn:
-    """Number text by hashing, in blocks, to avoid a copy of all rows as Python strings."""
+    """Convert text to codes by hashing, in blocks, to avoid a copy of all rows as Python strings."""
     index: dict[str | None, int] = {}
     codes = np.empty(len(array), np.int32)
     for start in range(0, len(array), _BLOCK_ROWS):
@@ -184,24 +184,24 @@ def _is_missing(value: Any) -> bool:
 
 
 def encode_labels(values: Any, name: str, n: int | None = None) -> Labels:
-    """Number the classes of a label column.
+    """Convert a column of labels to integer codes into class names.
 
     Parameters
     ----------
     values : list, NumPy array (text, bytes, integer, float, bool, object), pandas Series, Categorical or extension
         array, Arrow array, torch tensor, `CategoricalColumn`; `Labels` are returned unchanged
-    name : the argument that messages name
-    n : required number of values; None: any
+    name : name of the argument in messages
+    n : required number of values; if None, any number
 
     Returns
     -------
-    Labels whose codes follow the sorted order of the values as text. Only values that occur count; values with the same
-    text (1, 1.0 and "1") are one class.
+    Labels, with the classes sorted as text. Categories that do not occur are dropped; values with the same text (1, 1.0
+    and "1") are one class.
 
     Raises
     ------
     InputError
-        Missing values, not n values, not one-dimensional, no values.
+        Values are missing, there are none or not n of them, or the column is not one-dimensional.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def as_numeric(values: Any, name: str, n: int | None = None) -> NDArray[np.float
 
 
 def take_values(values: Any, rows: NDArray[np.intp], name: str) -> NDArray[Any] | CategoricalColumn | Labels:
-    """Return some values of a column, in the order of `rows`.
+    """Return the values of a column at the given rows, in that order.
 
     Examples
     --------
@@ -279,7 +279,7 @@ def take_values(values: Any, rows: NDArray[np.intp], name: str) -> NDArray[Any] 
 
 
 def missing_values(values: Any, name: str) -> NDArray[np.bool_]:
-    """Return which values of a column are missing: None, NaN, NaT, pd.NA, or no category.
+    """Return a boolean mask of the missing values of a column: None, NaN, NaT, pd.NA, or no category.
 
     Examples
     --------
@@ -306,7 +306,7 @@ def count_values(values: Any, name: str) -> int:
 
 
 def check_length(length: int, n: int | None, name: str) -> None:
-    """Raise unless a column has n values and at least one."""
+    """Raise InputError if a column is empty or, if n is given, does not have n values."""
     if n is not None and length != n:
         raise InputError(
             f"{name} has {length:,} values but the embedding has {n:,} rows; give one value per cell, in the same order"
@@ -316,7 +316,7 @@ def check_length(length: int, n: int | None, name: str) -> None:
 
 
 def _used_categories(column: CategoricalColumn, name: str) -> tuple[NDArray[np.intp], list[str]]:
-    """Return the indices of the categories that occur, and their text; raise if a value is missing."""
+    """Return the indices of the categories that occur, and their text; InputError if a value is missing."""
     codes = column.codes.astype(np.intp, copy=False)
     n_categories = len(column.categories)
     if (largest := codes.max()) >= n_categories:

@@ -1,4 +1,4 @@
-"""A sample of the rows of a matrix, and the hash of a dataset that is made of it."""
+"""Sample rows of matrices, and hash datasets by such samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCKS, _BLOCK_ROWS = 8, 8
 
 
 def sampled_blocks(rows: Rows) -> Iterator[NDArray[Any]]:
-    """Yield 64 rows of a matrix, or all if there are fewer, in evenly spaced blocks.
+    """Yield 64 rows of a matrix in evenly spaced blocks, or all rows if there are fewer.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def sampled_blocks(rows: Rows) -> Iterator[NDArray[Any]]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return a hash of a dataset that is cheap, and the same in every run and on every machine.
+    """Return a hash by which a dataset is recognised; it is cheap, and the same in every run and on every machine.
 
     It covers the name, n, d, dtype and 64 rows of each embedding, in 8 evenly spaced blocks, and the role and all
     values of each column, as numbers if it is a numeric array, else as labels. A change in other rows of an embedding

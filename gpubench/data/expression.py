@@ -1,4 +1,4 @@
-"""Expression matrices, cells x genes: blocks of rows as stored or log-normalised, and the baselines made of them."""
+"""Expression matrices (cells x genes), read in blocks as stored or log-normalised, and their baseline embeddings."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _EDGE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Expression(WrappedRows):
-    """A matrix of cells x genes, whose blocks can also be read in their stored form.
+    """An expression matrix, cells x genes; its blocks of rows can also be read as stored, dense or sparse.
 
     Attributes
     ----------
-    cells, genes : their names, None if the source has none
-    name : what messages call it
+    cells, genes : names of the cells and genes; None if the source has none
+    name : name of the matrix in messages
     """
 
     cells: list[str] | None
@@ -53,7 +53,7 @@ class Expression(WrappedRows):
     name: str
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
-        """Yield (first row, rows as stored) from top to bottom."""
+        """Yield (index of the first row, rows as stored) for consecutive blocks of rows."""
         n, n_genes = self.shape
         step = max(1, _BLOCK_VALUES // n_genes)
         read = getattr(self.rows, "read_csr", self.read)
@@ -62,7 +62,10 @@ class Expression(WrappedRows):
 
 
 def read_expression(source: Any, name: str = "data") -> Expression:
-    """Open X of a source as `open_source` takes it, or a matrix; values are read later, messages call it `name`."""
+    """Open the expression matrix X of a source (see `open_source`), or a matrix; values are not read yet.
+
+    Messages call the matrix `name`.
+    """
     if isinstance(source, Expression):
         return source
     with reading_source(source):
@@ -85,7 +88,10 @@ def _as_texts(names: Iterable[Any] | None) -> list[str] | None:
 
 
 def index_names(names: list[str] | None, what: str, name: str) -> dict[str, int]:
-    """Return name -> position of cells or genes; they must have names, and each only once."""
+    """Return name -> position for the names of cells or genes; InputError if there are none, or one occurs twice.
+
+    `what` is "cells" or "genes", `name` the matrix, both for messages.
+    """
     if names is None:
         raise InputError(f"{name} has no names of {what}; give an h5ad file or an AnnData")
     positions = {text: i for i, text in enumerate(names)}
@@ -112,7 +118,7 @@ def to_csr(block: Block, *, copy: bool = False) -> csr_array:
 
 
 def check_finite(check: FiniteCheck, block: Block | csr_array, start: int) -> bool:
-    """Add rows to a check; return whether all of their values are finite."""
+    """Add rows `start`, `start` + 1, ... to a check; return whether all of their values are finite."""
     if isinstance(block, np.ndarray):
         check.add(block, start)
         return bool(np.isfinite(block).all())
@@ -124,14 +130,14 @@ def check_finite(check: FiniteCheck, block: Block | csr_array, start: int) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The sequencing depth of each cell, and properties of the values.
+    """Sequencing depth of each cell, and properties of the values of an expression matrix.
 
     Attributes
     ----------
-    totals : (n,) float32, the sum of each cell
-    target : median of the totals of the cells that are not empty; 1 where all are
+    totals : (n,) float32, sum of the values of each cell
+    target : median of the totals of nonempty cells; 1 if all cells are empty
     is_counts : whether every value is a whole number
-    largest : the largest value, at least 0
+    largest : largest value; 0 if the matrix has only zeros
     """
 
     totals: NDArray[np.float32]
@@ -141,7 +147,7 @@ class Depth:
 
 
 def measure_depth(expression: Expression) -> Depth:
-    """Read the matrix once for its totals; NaN, infinite or negative values raise `InputError`."""
+    """Read a matrix once and return its `Depth`; InputError if values are NaN, infinite or negative."""
     n = expression.shape[0]
     totals = np.zeros(n, np.float32)
     has_negative = np.zeros(n, bool)
@@ -165,7 +171,7 @@ def measure_depth(expression: Expression) -> Depth:
 
 
 def log_normalized(expression: Expression, depth: Depth) -> Iterator[tuple[int, csr_array]]:
-    """Yield (first row, log(1 + x target / total)) block by block, float32.
+    """Yield (index of the first row, log(1 + x target / total)) for consecutive blocks of rows, in float32.
 
     Each step rounds to float32 as in scanpy, so that equal counts in cells of equal totals stay equal, and ranks and
     selected genes are the same.
@@ -182,11 +188,11 @@ def log_normalized(expression: Expression, depth: Depth) -> Iterator[tuple[int, 
 
 @dataclass(frozen=True, slots=True)
 class Baseline(WrappedRows):
-    """A baseline embedding.
+    """A baseline embedding, to compare other embeddings with.
 
     Attributes
     ----------
-    note : deviations from the recipe, with their reasons
+    note : deviations from the recipe of cz-benchmarks and their reasons; empty if there are none
     """
 
     note: str = ""
@@ -209,9 +215,10 @@ def pca_baseline(
     Parameters
     ----------
     source : path of an h5ad file or a zarr store, an AnnData, or a matrix of counts, cells x genes
-    n_top_genes, n_components : if there are fewer, these are used, and a note says so
-    threads : CPU threads; None: all available to this process
-    rows : the cells to take, in their order; None: all
+    n_top_genes, n_components : numbers of highly variable genes and of components. If the data have fewer, all are
+        used, and a note says so
+    threads : number of CPU threads; if None, all that are available to this process
+    rows : indices of the cells to use, in this order; if None, all cells
 
     Returns
     -------
@@ -253,7 +260,7 @@ def pca_baseline(
 
 
 def expression_baseline(source: Any, *, rows: NDArray[np.intp] | None = None) -> Baseline:
-    """Return X itself, the baseline of cz-benchmarks for label prediction.
+    """Return the expression matrix X itself, the baseline of cz-benchmarks for label prediction.
 
     Parameters
     ----------
@@ -273,7 +280,7 @@ def expression_baseline(source: Any, *, rows: NDArray[np.intp] | None = None) ->
 
 
 def _take(expression: Expression, rows: NDArray[np.intp] | None) -> Expression:
-    """Return some cells of an expression matrix."""
+    """Return the given cells of an expression matrix; all cells if `rows` is None."""
     if rows is None:
         return expression
     cells = None if expression.cells is None else [expression.cells[row] for row in rows]
@@ -283,11 +290,11 @@ def _take(expression: Expression, rows: NDArray[np.intp] | None) -> Expression:
 def highly_variable_genes(
     log_blocks: Iterable[tuple[int, csr_array]], shape: tuple[int, int], n_top: int
 ) -> NDArray[np.intp]:
-    """Choose the genes of highest normalised dispersion, as Seurat does.
+    """Return the columns of the genes with the highest normalised dispersion, chosen as in Seurat; ascending.
 
     The dispersion of a gene is log(variance / mean) of its normalised counts. It is standardised by mean and standard
-    deviation over the genes of its bin, one of 20 of equal width in log(1 + mean). A gene alone in its bin gets 1.
-    Genes tied with the last of the `n_top` are chosen too, constant genes never. Returns their columns, ascending.
+    deviation over the genes in the same bin, one of 20 of equal width in log(1 + mean); the only gene of a bin gets 1.
+    Genes tied with the last of the `n_top` genes are chosen too; constant genes are never chosen.
 
     References
     ----------
@@ -332,13 +339,21 @@ def normalized_dispersions(means: NDArray[np.float64], variances: NDArray[np.flo
 def principal_components(
     blocks: Blocks, shape: tuple[int, int], n_components: int, threads: int | None = None
 ) -> NDArray[np.float32]:
-    """Project the centred rows on the directions of largest variance.
+    """Return the principal components of X: its centred rows, projected on the directions of largest variance.
 
     The directions are eigenvectors of X'X, or of XX' if there are fewer rows than columns, in float64. The largest
     loading of a component is positive.
 
-    `blocks` reads X, of `shape`, twice. Threads do not change the result, (n, n_components) float32 in order of
-    decreasing variance; there are at most min(n - 1, d) components.
+    Parameters
+    ----------
+    blocks : function that yields the blocks of rows of X; X is read twice
+    shape : shape (n, d) of X
+    n_components : number of components; there are at most min(n - 1, d)
+    threads : number of CPU threads, which does not change the result; if None, all available ones
+
+    Returns
+    -------
+    (n, n_components) float32, components in order of decreasing variance
     """
     from threadpoolctl import threadpool_limits
 
@@ -375,7 +390,7 @@ def _signed(loadings: NDArray[np.float64]) -> NDArray[np.float64]:
 def _means_and_products(
     blocks: Blocks, shape: tuple[int, int], threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the column means, and the lower triangle of X'X of the centred X."""
+    """Return the column means of X, and the lower triangle of X'X after X is centred."""
     n, d = shape
     sums, products = np.zeros(d), np.zeros((d, d))
     edges = range(0, d, _TILE)

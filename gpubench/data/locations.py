@@ -1,4 +1,4 @@
-"""The location of a stored matrix, from which another process can open it."""
+"""Locations of stored matrices, by which other processes open the same matrix."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """The location of a matrix in a file.
+    """Location of a matrix in a file.
 
     Attributes
     ----------
-    path : absolute, or a URL
+    path : absolute path or URL of the file
     format : "npy", "parquet", "hdf5" or "zarr"
     node : path of the array in an HDF5 file or a zarr store
-    what : what messages call the matrix
+    what : name of the matrix in messages
     """
 
     path: str | Url
@@ -59,7 +59,7 @@ class Location:
 
 
 def find_location(rows: Rows) -> Location | None:
-    """Return where rows are stored; None if they are in memory, or stored in a layout that has no location."""
+    """Return the location of a matrix; None if it is in memory or its format is not supported."""
     if isinstance(rows, np.memmap):
         return _memmap_location(rows)
     file = getattr(rows, "file", None)

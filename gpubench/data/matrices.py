@@ -1,4 +1,4 @@
-"""Matrices of every library as rows: a host array, or a row source that is read block by block."""
+"""Convert matrices of any library to a host array, or to a row source that is read block by block."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FLOAT32_MAX = np.float64(np.finfo(np.float32).max)
 
 
 class FiniteCheck:
-    """A count of rows that hold NaN, infinite values, or values beyond the range of float32.
+    """Counter of rows with NaN, infinite values, or values beyond the range of float32.
 
     Blocks may be added in any order and from several threads.
 
     Parameters
     ----------
-    name : the argument that the message names
+    name : name of the argument in the message
 
     Examples
     --------
@@ -42,7 +42,7 @@ class FiniteCheck:
         self._too_large: list[NDArray[np.intp]] = []
 
     def add(self, block: NDArray[Any], start: int) -> None:
-        """Check rows start, start + 1, ... as stored, before a conversion to float32 that may overflow."""
+        """Check a block whose first row is row `start` of the matrix, before a conversion to float32 may overflow."""
         if block.dtype.kind != "f" or block.size == 0 or _is_fine(block):
             return
         finite = np.isfinite(block)
@@ -55,12 +55,12 @@ class FiniteCheck:
         self._too_large += other._too_large
 
     def finish(self, n: int) -> None:
-        """Raise if any of the n rows cannot be scored.
+        """Raise an error if any of the n rows has values that are not finite.
 
         Raises
         ------
         InputError
-            How many rows, the first few, and what to do.
+            With the number of such rows, the first of them, and what to do.
         """
         for blocks, fault, remedy in (
             (self._not_finite, "hold NaN or infinite values", "remove or impute these cells"),
@@ -72,7 +72,7 @@ class FiniteCheck:
 
 
 def _is_fine(block: NDArray[Any]) -> bool:
-    """Whether all values are finite as float32; for the usual dtypes in two passes without temporaries."""
+    """Whether all values are finite as float32."""
     if block.dtype.itemsize < 4:  # NumPy compares half floats slowly
         return bool(np.isfinite(block).all())
     # NaN is the result of min and max wherever it occurs, and fails both comparisons.
@@ -83,7 +83,7 @@ _DLPACK_CPU = 1
 
 
 def comes_from(x: Any, package: str) -> bool:
-    """Whether the type of `x`, or one that it is derived from, is defined in `package`."""
+    """Whether the type of `x`, or a base class of it, is defined in `package`."""
     return any(base.__module__.partition(".")[0] == package for base in type(x).__mro__)
 
 
@@ -97,7 +97,7 @@ def is_on_device(x: Any) -> bool:
 
 
 def to_host(x: Any, name: str) -> NDArray[Any]:
-    """Return `x` as a NumPy array of the same shape and dtype; a view where the memory can be shared.
+    """Convert `x` to a NumPy array of the same shape and dtype, without a copy if memory can be shared.
 
     `x` is a NumPy array or memmap, torch tensor (any device, requiring grad or not), CuPy array, an object that has
     `__array__` or exports DLPack, or nested lists.
@@ -149,11 +149,11 @@ def _shape(x: Any) -> tuple[int, int]:
 
 
 class DeviceRows:
-    """Rows of a matrix in device memory: an engine on that device takes `array`, others read blocks.
+    """A matrix in device memory; an engine on that device uses `array`, other engines read blocks of rows.
 
     Attributes
     ----------
-    array : of CuPy, torch or another library
+    array : device array of CuPy, torch or another library
     """
 
     def __init__(self, array: Any, what: str) -> None:
@@ -167,21 +167,21 @@ class DeviceRows:
         return to_host(self.array[start:stop], self._what)
 
     def taken(self, order: NDArray[np.intp]) -> DeviceRows:
-        """Return a copy of some rows, on the device."""
+        """Return a copy of the given rows, in device memory."""
         return DeviceRows(self.array[order], self._what)
 
 
 class SlicedRows:
-    """Rows of a matrix that can be sliced as `x[start:stop]`: a CSR matrix, an HDF5 dataset, a zarr array.
+    """`RowSource` of a matrix that can be sliced as `x[start:stop]`: a CSR matrix, an HDF5 dataset, a zarr array.
 
-    A chunked array is decompressed in whole chunks, so a block is read to the end of its last chunk. The rows beyond
-    the block are cached for the next one: reading from top to bottom reads each chunk once.
+    Chunked arrays are decompressed in whole chunks. The rows of the last chunk that are not needed yet are cached for
+    the next block, so that reading from top to bottom reads each chunk once.
 
     Attributes
     ----------
-    node : has shape and dtype; a slice of it is an array, or has `toarray`
-    what : what messages call it
-    file : where it is stored, if that is known
+    node : object with `shape` and `dtype`, whose slices are arrays or have `toarray`
+    what : name of the matrix in messages
+    file : file in which the matrix is stored, if known
     """
 
     def __init__(self, node: Any, what: str, file: File | None = None) -> None:
@@ -206,7 +206,7 @@ class SlicedRows:
         return np.concatenate([cached, rows]) if len(cached) else rows
 
     def _take_cached(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the first of rows [start, stop), as many as are cached."""
+        """Return those of rows [start, stop) that are cached; these are the first ones."""
         cached = self._cached
         if cached is None or not cached[0] <= start < cached[0] + len(cached[1]):
             return np.empty((0, self.shape[1]), self.dtype)
@@ -224,7 +224,7 @@ class SlicedRows:
 
 
 class CsrMatrixRows(SlicedRows):
-    """Rows of a CSR matrix in memory, which can also be read sparse."""
+    """`RowSource` of a CSR matrix in memory, which can also be read as CSR blocks."""
 
     def read_csr(self, start: int, stop: int) -> Any:
         """Return rows [start, stop) as a CSR matrix."""
@@ -232,7 +232,7 @@ class CsrMatrixRows(SlicedRows):
 
 
 class DeviceCsrRows(CsrMatrixRows):
-    """Rows of a CSR matrix of CuPy in device memory; an engine on that device takes `node`, others read blocks."""
+    """A CSR matrix of CuPy in device memory; an engine on that device uses `node`, other engines read blocks."""
 
     def read_csr(self, start: int, stop: int) -> Any:
         """Copy rows [start, stop) to the host, as a CSR matrix."""
@@ -243,7 +243,7 @@ class DeviceCsrRows(CsrMatrixRows):
 
 
 class StackedRows:
-    """Several matrices with the same number of columns, stacked row-wise without copying them.
+    """`RowSource` that stacks matrices with the same number of columns vertically, without copying them.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ _REAL_KINDS = "fiub"
 
 @dataclass(frozen=True, slots=True)
 class WrappedRows:
-    """A `RowSource` over other rows, for subclasses that add names or notes.
+    """Base class of row sources that add names or notes to a matrix.
 
     Attributes
     ----------
@@ -307,12 +307,12 @@ class WrappedRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, d)."""
+        """Shape (n, d)."""
         return _shape(self.rows)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype as stored."""
+        """Dtype as stored."""
         return self.rows.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -321,24 +321,25 @@ class WrappedRows:
 
 
 def as_rows(x: Any, name: str) -> Rows:
-    """Return `x` as a matrix whose rows can be read.
+    """Convert `x` to a host array or a `RowSource`, the two forms of a matrix that gpubench reads rows from.
 
     Parameters
     ----------
     x : NumPy array or memmap, nested list, DataFrame of pandas, polars or Dask, Arrow table or array of lists, torch
         tensor, CuPy array, DLPack exporter, SciPy (or CuPy) sparse matrix or array, open HDF5 dataset or zarr array,
         Dask array, `RowSource`
-    name : the argument that messages name
+    name : name of the argument in messages
 
     Returns
     -------
-    (n, d) host array, not copied if its memory can be shared, or a `RowSource` for a matrix that is sparse, on disk or
-    on a device, where it stays. Any float, integer or bool dtype, in any memory order; values are not checked.
+    (n, d) host array, without a copy if memory can be shared; or a `RowSource` if the matrix is sparse, on disk or in
+    device memory, where it stays. The dtype is float, integer or bool as given, in any memory order; values are not
+    checked.
 
     Raises
     ------
     InputError
-        Complex, object, text or time dtype; not two-dimensional; no rows; no columns.
+        The dtype is complex, object, text or time, or the matrix is not two-dimensional, or has no rows or columns.
 
     Examples
     --------
@@ -362,7 +363,7 @@ def as_rows(x: Any, name: str) -> Rows:
 
 
 def _as_matrix(x: Any, name: str) -> Any:
-    """Return `x` as an array, or unchanged if it is sparse, on disk or a row source; it has a shape and a dtype."""
+    """Convert `x` to an array, or return it unchanged if it is sparse, on disk or a row source."""
     if comes_from(x, "cupyx"):  # sparse, on the device
         return DeviceCsrRows(x.tocsr(), name)
     is_sparse = hasattr(x, "tocsr") and comes_from(x, "scipy")
@@ -396,7 +397,7 @@ def _with_known_chunks(x: Any) -> Any:
 
 
 def _reshaping(shape: tuple[int, ...], name: str) -> str:
-    """Return how to make a matrix of an array."""
+    """Return advice on how to reshape an array of this shape to a matrix."""
     if not shape or not shape[0]:
         return "give one row for each cell"
     if len(shape) == 1:

@@ -27,12 +27,12 @@ from gpubench.data.urls import file_of, is_url, reading, shown
 
 
 def load_anndata(path: Path, *, backed: bool = False) -> Any:
-    """Load an AnnData file.
+    """Read an AnnData file with the anndata package.
 
     Parameters
     ----------
-    path : an h5ad file or a zarr store
-    backed : leave the expression matrix of an h5ad file on disk
+    path : path of an h5ad file or a zarr store
+    backed : leave the expression matrix of an h5ad file on disk instead of reading it into memory
 
     Returns
     -------
@@ -41,7 +41,7 @@ def load_anndata(path: Path, *, backed: bool = False) -> Any:
     Raises
     ------
     InputError
-        Not AnnData, damaged, or a zarr store with `backed`.
+        The file is damaged or not AnnData, or `backed` was requested for a zarr store.
 
     Examples
     --------
@@ -69,7 +69,9 @@ def read(
     where: str | None = None,
     drop_missing: bool = False,
 ) -> Dataset:
-    """Read the embeddings and columns asked for, and nothing else; their rows are matched by the names of the cells.
+    """Read embeddings and columns of the same cells into a dataset; their rows are matched by the names of the cells.
+
+    Only the requested parts are read.
 
     Parameters
     ----------
@@ -78,15 +80,15 @@ def read(
     embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
         it; paths of files with one embedding of the same cells; or a mapping name -> key, path or matrix.
         None: the only one there is. Empty: none is read.
-    columns : role -> name of a column, or the values themselves; roles with None are left out
+    columns : role, such as "label" -> name of a column, or the values themselves; roles with None are left out
     obs : table in which the names are looked up, with the cells of the source: path of a .parquet, .csv, .tsv, .npz,
         .h5ad or .zarr file, DataFrame, or mapping. None: the table of the source itself.
     matrices : name -> further matrix of the cells, as in `embeddings`
-    cell_ids : whether to read the names of the cells; a number: unless there are more cells
-    align : "equal": inputs that name their cells must have the same ones, in any order; "inner": the cells that all
-        have are taken. Rows without names are taken in their order
-    where : leave out cells for which this expression of pandas' `DataFrame.query` is not true
-    drop_missing : leave out cells that have no value in one of the columns
+    cell_ids : whether to read the names of the cells; a number means only if there are at most that many cells
+    align : "equal" requires that all inputs that name their cells have the same cells, in any order; "inner" takes the
+        cells that all of them have. Inputs without names are assumed to have their rows in the common order
+    where : condition on the cells to keep, as in pandas' `DataFrame.query`, such as "n_genes > 500"; if None, all
+    drop_missing : leave out cells that have a missing value in one of the columns
 
     Raises
     ------
@@ -159,7 +161,7 @@ def read(
 
 
 def _own_matrix(opened: Source, data: NamedRows, name: str) -> tuple[Rows, NamedRows]:
-    """Read an embedding of the source; a table in it, or a matrix of a mapping, may name its rows itself."""
+    """Read an embedding of the source, and the names of its rows: its own if it has any, else those of the source."""
     matrix = opened.embedding(name)
     rows = as_rows(matrix, name)
     if isinstance(opened, OneMatrix):
@@ -172,7 +174,7 @@ def _own_matrix(opened: Source, data: NamedRows, name: str) -> tuple[Rows, Named
 
 
 def _given_matrix(opened: Source, data: NamedRows, given: Any, name: str, argument: str) -> tuple[Rows, NamedRows]:
-    """Read a matrix that is given as file, AnnData, key of the source, or itself."""
+    """Read a matrix that is given as a file, an AnnData, a key of the source, or the matrix itself."""
     is_file = is_file_name(given) or (_is_path(given) and argument == name and os.path.lexists(given))
     if is_file or is_anndata(given):
         file, rows = open_matrix(given, name, argument)
@@ -205,9 +207,9 @@ def _take_values(values: Any, order: Order, role: str) -> Any:
 def split_embeddings(
     embeddings: str | Sequence[Any] | Mapping[str, Any] | None,
 ) -> tuple[list[str] | None, dict[str, Any]]:
-    """Split what `read` takes as embeddings into keys, None for the default, and name -> file or matrix.
+    """Split the argument `embeddings` of `read` into keys of the source, and a mapping name -> file or matrix.
 
-    A file without a name is named by its stem.
+    The keys are None if the default embedding is to be read. A file without a name is named by its stem.
     """
     if embeddings is None:
         return None, {}
@@ -254,13 +256,13 @@ def split_name(text: str) -> tuple[str, str]:
 
 
 def read_matrix(source: Any, given: Any, name: str) -> Rows:
-    """Read one more matrix of the cells of `source`.
+    """Read a further matrix with the same cells as `source`.
 
     Parameters
     ----------
     source : as in `read`
     given : a key of the source as in `read`, the path of a file with one embedding, or a matrix
-    name : the argument that messages name
+    name : name of the argument in messages
 
     Raises
     ------
@@ -293,11 +295,11 @@ def read_labels(obs: Any, column: str, role: str, n: int, names: Any = None, not
     Parameters
     ----------
     obs : a table as in `read`
-    column : its name
-    role : the argument that messages name
-    n : the number of cells
-    names : (n,) names of the cells, by which the rows of the table are matched. None: they are taken in their order
-    notes : receives how the rows were matched
+    column : name of the column
+    role : name of the argument in messages
+    n : number of cells
+    names : (n,) names of the cells, by which the rows of the table are matched; if None, the rows are taken in order
+    notes : list to which sentences on how the rows were matched are appended
 
     Raises
     ------
@@ -364,7 +366,7 @@ def column_names(source: Any, obs: Any = None) -> list[str]:
 
 
 def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:
-    """Open a file that has one embedding; messages call its values `name`, and the file `argument`."""
+    """Open a file with a single embedding; messages call the embedding `name`, and the file `argument`."""
     with reading_source(path):
         file = open_source(path, argument)
         return file, as_rows(file.embedding(file.choose(None)[0]), name)

@@ -1,4 +1,4 @@
-"""Cells to leave out of a dataset: those that an expression does not select, and those without a label."""
+"""Leave cells out of a dataset: those that an expression does not select, and those without a label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def take_cells(dataset: Dataset, rows: NDArray[np.intp], *notes: str) -> Dataset:
-    """Return a dataset of some cells, in the order of `rows`, with further notes.
+    """Return a dataset with the cells at indices `rows`, in that order, and with `notes` appended to its notes.
 
     Examples
     --------
@@ -51,15 +51,17 @@ def leave_out(
     column: Callable[[str], Any] | None = None,
     order: Order = None,
 ) -> Dataset:
-    """Leave cells out of a dataset, and note how many.
+    """Return a dataset without some of its cells, with a note on how many were left out.
 
     Parameters
     ----------
-    where : expression of pandas' `DataFrame.query` on the columns of the table, and on roles of the dataset
-    drop_missing : leave out cells that have no value in a column of the dataset
-    names : columns of the table
-    column : reads one of them
-    order : the rows of the table that the cells are; None: all, in their order
+    dataset : dataset to select from
+    where : condition on the cells to keep, as in pandas' `DataFrame.query`, which may use columns of the table of cells
+        and roles of the dataset such as "label". If None, all are kept
+    drop_missing : leave out cells that have a missing value in a column of the dataset
+    names : names of the columns of the table of cells
+    column : function that reads a column of the table by name
+    order : row of the table of each cell; if None, the cells are all rows in their order
 
     Raises
     ------
@@ -98,7 +100,7 @@ def _take(dataset: Dataset, rows: NDArray[np.intp], argument: str, reason: str) 
 
 
 def _frame(where: str, columns: Mapping[str, Callable[[str], Any]], order: Order, dataset: Dataset) -> pd.DataFrame:
-    """Read the columns, and roles that are no columns, whose names occur in the expression."""
+    """Return a DataFrame with the columns, and the roles of the dataset, whose names occur in the expression."""
     import pandas as pd
 
     used = {name: _series(values) for name, values in dataset.obs.items() if name in where and name not in columns}
@@ -112,7 +114,7 @@ def _frame(where: str, columns: Mapping[str, Callable[[str], Any]], order: Order
 
 
 def _series(values: Any) -> pd.Series[Any]:
-    """Return a column for pandas; text in which every value is a number, as CSV files have it, becomes numbers."""
+    """Convert a column to a pandas Series; text becomes numbers if every value is a number, as in CSV files."""
     import pandas as pd
 
     if isinstance(values, CategoricalColumn):
@@ -129,7 +131,7 @@ def _series(values: Any) -> pd.Series[Any]:
 
 
 def _evaluate(where: str, frame: pd.DataFrame, known: Sequence[str]) -> NDArray[np.bool_]:
-    """Evaluate the expression; the result has one truth value for each cell."""
+    """Evaluate the expression; return one boolean for each cell."""
     import pandas as pd
 
     if "@" in re.sub(r"'[^']*'|\"[^\"]*\"", "", where) or "__" in where:

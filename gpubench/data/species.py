@@ -1,4 +1,4 @@
-"""Read one source per species as one dataset."""
+"""Read several sources, one for each species, into one dataset."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def read_species(
     where: str | None = None,
     drop_missing: bool = False,
 ) -> Dataset:
-    """Read one source per species; the cells of the second follow those of the first, and so on.
+    """Read several sources, one for each species, and concatenate their cells in the order of the sources.
 
     Parameters
     ----------
     sources : species -> source as in `read`; or a sequence of sources, whose species are then named by the stems of
         their paths unless `columns` has a column of species
-    embeddings : keys as in `read`, which every source must have; or paths of files, or name -> path or matrix, with the
-        cells of all sources, stacked in their order
+    embeddings : keys as in `read`, which every source must have; or files or matrices with the cells of all sources
+        stacked in their order, given as paths or as a mapping name -> path or matrix
     columns : role -> name of a column that every source has, or a mapping species -> name or values; roles with None
-        are left out. The role "species" is the key of the source unless it is given.
-    obs : species -> table as in `read`
+        are left out. If no column is given for the role "species", the species are the keys of `sources`.
+    obs : species -> table of cells as in `read`
     cell_ids, align, where, drop_missing : as in `read`, for each source
 
     Raises
     ------
     InputError
-        Inputs that `read` refuses, fewer than two sources, embeddings of different names or dimensions, two species of
-        one name.
+        Inputs that `read` refuses, fewer than two sources, sources whose embeddings differ in names or dimensions, or
+        two species with the same name.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def read_species(
 
 
 def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Iterable[str], notes: Iterable[str]) -> Dataset:
-    """Stack the datasets of the species."""
+    """Concatenate the datasets of all species."""
     counts = [part.n_cells for part in parts.values()]
     obs = {role: _stack_columns({species: part.obs[role] for species, part in parts.items()}, role) for role in roles}
     obs.setdefault("species", CategoricalColumn(np.repeat(np.arange(len(parts)), counts), list(parts)))
@@ -103,7 +103,7 @@ def _stack(parts: Mapping[str, Dataset], roles: Iterable[str], others: Iterable[
 def _split_stacked(
     sources: Mapping[str, Any], keys: Sequence[str] | None, given: Mapping[str, Any], how: Align
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Split embeddings of the cells of all sources by source; return them by species and name, and notes."""
+    """Split embeddings that have the cells of all sources; return species -> name -> embedding, and notes."""
     if not given:
         return {}, []
     parts = {species: read(source, embeddings=keys, cell_ids=True) for species, source in sources.items()}
@@ -137,22 +137,22 @@ def _split_stacked(
 
 @dataclass(frozen=True, slots=True)
 class NamedMatrix(WrappedRows):
-    """Rows with the names of their cells.
+    """A matrix with the names of its rows.
 
     Attributes
     ----------
-    names : of the rows; None if they have none
+    names : names of the rows; None if they have none
     """
 
     names: Any = None
 
     def names_reader(self) -> NamesReader | None:
-        """Return what reads the names."""
+        """Return a function that reads the names of the rows; None if they have none."""
         return None if self.names is None else lambda: self.names
 
 
 def _name_sources(sources: Sequence[Any], *, by_stem: bool) -> dict[str, Any]:
-    """Name sources by their files, or number them if a column gives the species."""
+    """Return name -> source, named by the file if `by_stem`, else numbered."""
     if not by_stem:
         return {f"data[{i}]": source for i, source in enumerate(sources)}
     if not all(isinstance(source, str | os.PathLike) for source in sources):
@@ -179,7 +179,7 @@ def _check_no_embedding(sources: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def _select(given: Any, argument: str, species: str) -> Any:
-    """Return the value of an argument for one species: a column's name, or an entry of a mapping."""
+    """Return the value of an argument for one species: the same for all, or the entry of a mapping by species."""
     if isinstance(given, str) and argument != "obs":
         return given
     if not isinstance(given, Mapping) or species not in given:
@@ -190,7 +190,7 @@ def _select(given: Any, argument: str, species: str) -> Any:
 
 
 def _read_stacked(given: Any, name: str) -> tuple[Rows, NamedRows]:
-    """Read an embedding that has the cells of all sources."""
+    """Read an embedding with the cells of all sources, and the names of its rows."""
     if not is_file_name(given):
         rows = as_rows(given, name)
         return rows, NamedRows(f"embedding {name!r}", int(rows.shape[0]), names_reader(given))
@@ -216,7 +216,7 @@ def _stack_rows(parts: Mapping[str, Dataset], name: str) -> StackedRows:
 
 
 def _stack_columns(parts: Mapping[str, Any], role: str) -> Any:
-    """Concatenate numbers; encode anything else as codes into the categories of all species."""
+    """Concatenate a column of all species: numbers as they are, other values as codes into common categories."""
     if all(isinstance(values, np.ndarray) and values.dtype.kind in "fiu" for values in parts.values()):
         return np.concatenate(list(parts.values()))
     labels = [encode_labels(values, f"{role} of {species}") for species, values in parts.items()]

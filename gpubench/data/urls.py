@@ -1,4 +1,4 @@
-"""Files behind URLs, opened by fsspec, and the errors of reading any file. Credentials in a URL are never shown."""
+"""Open files behind URLs by fsspec, and convert errors of reading files; credentials in URLs are never shown."""
 
 from __future__ import annotations
 
@@ -77,27 +77,27 @@ _IDENTITY = [
     "mtime",
     "created",
 ]
-"""Keys under which file systems report what identifies a version of a file."""
+"""Keys of fsspec's `info` whose values identify the version of a file."""
 
 _FORBIDDEN = (401, 403)
 _BLOCK_BYTES = 4 << 20
 _BLOCKS = 16
 _RANGE_BYTES = 8 << 20
 _MIN_PASSWORD_LENGTH, _MIN_VALUE_LENGTH = 4, 8
-"""Shorter texts are not redacted, since they occur in ordinary words too."""
+"""Shortest passwords and query values that are redacted; shorter ones may be part of ordinary words."""
 
 
 class Url:
-    """A file, or a store of several, behind a URL; it has the parts of a path's interface that reading needs.
+    """A file, or a store such as zarr, behind a URL; it has the methods of `pathlib.Path` that readers use.
 
     Parameters
     ----------
-    address : the URL with everything needed to open it; chains such as simplecache::s3://bucket/key are allowed
-    seen : the `identity` that the file must have
+    address : URL, including credentials; chains such as simplecache::s3://bucket/key are allowed
+    seen : `identity` that the file had before; reading fails if it has changed
 
     Attributes
     ----------
-    name : the last part of its path, without query
+    name : last part of the path, without query
     """
 
     def __init__(self, address: str, seen: tuple[str, ...] | None = None) -> None:
@@ -116,21 +116,21 @@ class Url:
 
     @property
     def suffix(self) -> str:
-        """Suffix of the name, as of a path."""
+        """Suffix of the name, as in `pathlib.Path.suffix`."""
         return Path(self.name).suffix
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes can open it."""
+        """Whether other processes can open the URL."""
         return "memory" not in self._address.partition("://")[0].split("::")
 
     @property
     def has_query(self) -> bool:
-        """Whether something follows the path."""
+        """Whether the URL has a query or a fragment after its path."""
         return "?" in self._address
 
     def redact(self, text: str) -> str:
-        """Return a text without the credentials of this URL, and without those in any URL that the text contains."""
+        """Remove from a text the credentials of this URL and of any URL that the text contains."""
         text = _redacted(text)
         for secret in self._secrets:
             text = text.replace(secret, "***")
@@ -138,7 +138,7 @@ class Url:
 
     @cached_property
     def _secrets(self) -> list[str]:
-        """Credentials in every encoding in which an error may show them, longest first."""
+        """Credentials of the URL, in every encoding in which an error message may contain them, longest first."""
         url = self._address.rpartition("::")[2]
         query, user = urlsplit(url).query, _USER.search(url)
         password = user.group()[:-1].partition(":")[2] if user else ""
@@ -171,7 +171,7 @@ class Url:
         return fs, path
 
     def open(self, mode: str = "rb") -> io.RawIOBase:
-        """Open it for reading at any position; only the ranges that are read are fetched."""
+        """Open the file as a seekable binary stream, which fetches only the ranges that are read."""
         fs, path = self._opened
         file: Any = fs.open(
             path, mode, block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": _BLOCKS}
@@ -181,14 +181,14 @@ class Url:
         return _OpenUrl(file, str(self))
 
     def zarr_store(self) -> Any:
-        """Return zarr's store for it."""
+        """Return a store of zarr for the URL."""
         from zarr.storage import FsspecStore
 
         _ = self._opened  # raises if a package is missing
         return FsspecStore.from_url(self._address, read_only=True)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return bytes [start, stop), with several concurrent requests if there are many."""
+        """Return bytes [start, stop) of the file, by several concurrent requests if the range is long."""
         fs, path = self._opened
         starts = list(range(start, stop, _RANGE_BYTES))
         ends = [min(begin + _RANGE_BYTES, stop) for begin in starts]
@@ -203,7 +203,7 @@ class Url:
 
     @cached_property
     def info(self) -> dict[str, Any]:
-        """The file system's description of the file."""
+        """Description of the file, such as its size, by fsspec."""
         fs, path = self._opened
         try:
             info: dict[str, Any] = fs.info(path)
@@ -221,12 +221,15 @@ class Url:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Properties that identify this version of the file; empty if the file system reports none."""
+        """Values that identify the version of the file, such as its ETag; empty if the file system reports none."""
         marks = tuple(str(self.info[key]) for key in _IDENTITY if self.info.get(key))
         return (str(self.info.get("size")), *marks) if marks else ()
 
     def require(self, argument: str = "") -> Url:
-        """Check that the file exists and is the version seen before; messages name `argument`."""
+        """Return this URL if the file exists and has not changed since it was seen, else raise InputError.
+
+        Messages name `argument`.
+        """
         named = f"{argument}: " if argument else ""
         try:
             identity = self.identity
@@ -241,7 +244,7 @@ class Url:
 
 
 class _OpenUrl(io.RawIOBase):
-    """An open file whose repr has no credentials: HDF5 writes it into its messages."""
+    """An open file whose repr has no credentials, because HDF5 quotes the repr in its messages."""
 
     def __init__(self, file: Any, name: str) -> None:
         self._file = file
@@ -282,7 +285,7 @@ def is_url(given: Any) -> bool:
 
 
 def file_of(given: Any) -> File:
-    """Return a path, or a `Url` for a URL; file:// gives a path."""
+    """Convert text to a `Url` if it is a URL, else to a `Path`; file:// URLs become paths."""
     if not is_url(given):
         return Path(given).expanduser()
     if given.lower().startswith("file://"):
@@ -291,7 +294,7 @@ def file_of(given: Any) -> File:
 
 
 def shown(given: Any) -> str:
-    """Return a path or URL for messages and results: without user, password and query.
+    """Return a path or URL as text for messages and results, without user, password and query.
 
     Examples
     --------
@@ -302,21 +305,21 @@ def shown(given: Any) -> str:
 
 
 def _redacted(text: str) -> str:
-    """Return a text without the credentials in its URLs."""
+    """Remove credentials from all URLs in a text."""
     return _USER.sub("", _QUERY.sub(r"\1", text))
 
 
 def _with_network_errors(*kinds: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return these exceptions and those of the packages below fsspec that have been imported."""
+    """Return these exceptions, and the network errors of packages that fsspec uses and that are imported."""
     modules = ((sys.modules[name], raised) for name, raised in _PACKAGE_ERRORS.items() if name in sys.modules)
     return (*kinds, *(getattr(module, name) for module, raised in modules for name in raised))
 
 
 @contextmanager
 def reading(what: object, file: File | None = None) -> Iterator[None]:
-    """Turn an error while `what` is read into an `InputError` that names it.
+    """Convert errors in a `with` statement that reads `what` to an `InputError` that names `what`.
 
-    Where `what` is only a part of a file, `file` is that file; credentials of a URL are removed from messages.
+    If `what` is only a part of a file, `file` is that file. Credentials in URLs are removed from the message.
     """
     url = what if file is None else file
     redact = url.redact if isinstance(url, Url) else _redacted
@@ -329,7 +332,7 @@ def reading(what: object, file: File | None = None) -> Iterator[None]:
 
 
 def _fault(error: Exception, redact: Callable[[str], str]) -> str:
-    """Return the fault and its remedy."""
+    """Return a message that says why reading failed and what to do."""
     if isinstance(error, FileNotFoundError):
         return "does not exist; check the path"
     if isinstance(error, PermissionError):
@@ -348,7 +351,7 @@ def _fault(error: Exception, redact: Callable[[str], str]) -> str:
 
 
 def _shows_secrets(error: BaseException | None, redact: Callable[[str], str]) -> bool:
-    """Whether a traceback of the error and its causes would show credentials of a URL."""
+    """Whether the message of an error, or of one of its causes, contains credentials of a URL."""
     while error is not None:
         if redact(str(error)) != str(error):
             return True

@@ -1,4 +1,4 @@
-"""Datasets by name: those of the cz-benchmarks suite, and those of the user's catalogues.
+"""Datasets by name, from the cz-benchmarks suite and from the user's own catalogues.
 
 >>> import gpubench as gb
 >>> path = gb.datasets.fetch("tsv2_blood")  # downloaded once  # doctest: +SKIP
@@ -31,7 +31,9 @@ DEMO_SOURCE = (
 
 
 def demo_path() -> Path:
-    """Return the bundled h5ad file: 1,021 cells, obsm/X_pca, and cell_type (5 values) and batch (5) in obs.
+    """Return the path of the bundled h5ad file, with 1,021 cells.
+
+    It has an embedding, obsm["X_pca"], and the columns obs["cell_type"] and obs["batch"] with 5 values each.
 
     Examples
     --------
@@ -44,11 +46,11 @@ def demo_path() -> Path:
 
 
 def ids(*, catalogue: Catalogues = ()) -> list[str]:
-    """Return the names of all datasets.
+    """Return the names of all datasets in the bundled catalogue, in the user's, and in further ones.
 
     Parameters
     ----------
-    catalogue : further catalogues, whose entries override those of the catalogues that are always read
+    catalogue : paths of further catalogues; fields of their entries override those of the other catalogues
 
     Raises
     ------
@@ -77,7 +79,7 @@ def info(id: str, *, catalogue: Catalogues = ()) -> CatalogueEntry:  # noqa: A00
     Raises
     ------
     InputError
-        No catalogue has it, or one cannot be read.
+        No catalogue has the dataset, or a catalogue cannot be read.
 
     Examples
     --------
@@ -98,23 +100,24 @@ def fetch(
     catalogue: Catalogues = (),
     progress: bool = True,
 ) -> Path:
-    """Fetch the file of a dataset into the cache, unless it is there.
+    """Download the file of a dataset into the cache, unless it is already there.
 
     Parameters
     ----------
     id : name in a catalogue
-    refresh : ask the server whether it has another version, and fetch that
+    refresh : ask the server whether it has a newer version, and download that version
     catalogue : further catalogues, as in `ids`
     progress : draw a progress bar on standard error if that is a terminal
 
     Returns
     -------
-    Path of the file: in the cache, or the local path of the catalogue.
+    Path of the file in the cache, or the path in the catalogue if that is a local file.
 
     Raises
     ------
     InputError
-        No such dataset, no address, no network, no permission, no space, a wrong checksum.
+        The dataset is unknown or has no address, the download fails (no network, permission or space), or the file has
+        a wrong checksum.
     """
     from gpubench.datasets import fetching
     from gpubench.datasets.catalogue import local_file
@@ -127,7 +130,7 @@ def fetch(
 
 
 def path(id: str, *, catalogue: Catalogues = ()) -> Path:  # noqa: A002 - the field's word
-    """Return the path of a dataset's file without fetching anything.
+    """Return the path of a dataset's file without downloading anything.
 
     Parameters
     ----------
@@ -137,7 +140,7 @@ def path(id: str, *, catalogue: Catalogues = ()) -> Path:  # noqa: A002 - the fi
     Raises
     ------
     InputError
-        No such dataset, or its file is not there yet.
+        The dataset is unknown, or its file has not been downloaded yet.
     """
     from gpubench.core.errors import InputError
     from gpubench.datasets.cache import cache_path, matches, read_record
@@ -164,7 +167,7 @@ def load(
     Parameters
     ----------
     id : name in a catalogue
-    backed : leave the expression matrix on disk
+    backed : leave the expression matrix on disk instead of reading it into memory
     catalogue, progress : as in `fetch`
 
     Returns
@@ -174,7 +177,7 @@ def load(
     Raises
     ------
     InputError
-        As `fetch` raises, or the file is not AnnData.
+        The file cannot be fetched (see `fetch`), or is not AnnData.
     """
     from gpubench.data import load_anndata
 

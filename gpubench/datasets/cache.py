@@ -1,7 +1,8 @@
-"""The cache of fetched files: their paths, records and checksums.
+"""The cache of downloaded files: their paths, records and checksums.
 
-A file has three companions: its record (`<name>.json`), the part downloaded so far (`<name>.<version>.part`) and the
-lock of the process that fetches it (`<name>.lock`). A file gets its own name only after it was checked.
+Up to three more files belong to a file: its record (`<name>.json`), the part downloaded so far
+(`<name>.<version>.part`) and the lock of the process that downloads it (`<name>.lock`). A download gets the name of the
+file only after its checksum was verified.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ _BLOCK_BYTES = 1 << 20
 
 
 class CorruptFile(Exception):
-    """A downloaded file has not the expected checksum."""
+    """A downloaded file does not have the expected checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheRecord:
-    """The record of a file in the cache.
+    """Origin and checksums of a file in the cache.
 
     Attributes
     ----------
-    address : where it came from
-    size, etag : as the server reported them
-    sha256 : of the file
-    checked : how it was verified: "sha256", "md5" (the ETag of S3), or "size" where no checksum is known
-    fetched : when, as ISO 8601 in UTC
+    address : address from which the file was downloaded
+    size, etag : size in bytes and ETag that the server reported
+    sha256 : SHA-256 of the file in hexadecimal
+    checked : how the file was verified: "sha256", "md5" (by the ETag of S3), or "size" if no checksum is known
+    fetched : time of the download, ISO 8601 in UTC
     """
 
     address: str
@@ -52,7 +53,10 @@ class CacheRecord:
 
 
 def cache_path(entry: CatalogueEntry) -> Path:
-    """Return the path of a remote file in the cache: its path on the server, below the server's or bucket's name."""
+    """Return the path that the file of a remote dataset has in the cache, whether or not it is there.
+
+    It is the path on the server, in a folder named after the server or bucket.
+    """
     assert entry.path is not None
     parts = urlsplit(entry.path)
     folders = [part for part in unquote(parts.path).split("/") if part]
@@ -64,18 +68,18 @@ def cache_path(entry: CatalogueEntry) -> Path:
 
 
 def part_path(path: Path, stat: RemoteStat) -> Path:
-    """Return the name of a partial download; each version on the server has its own, so that versions never mix."""
+    """Return the path of the partial download of a file; it differs between versions, so that these never mix."""
     version = hashlib.sha256(f"{stat.size} {stat.etag}".encode()).hexdigest()[:_VERSION_DIGITS]
     return path.with_name(f"{path.name}.{version}.part")
 
 
 def record_path(path: Path) -> Path:
-    """Return the name of the record of a file."""
+    """Return the path of the record of a file in the cache."""
     return path.with_name(f"{path.name}.json")
 
 
 def read_record(path: Path) -> CacheRecord | None:
-    """Return the record of a file that is complete in the cache, else None."""
+    """Return the record of a file in the cache; None if the file or its record is missing or incomplete."""
     try:
         record = CacheRecord(**json.loads(record_path(path).read_text(encoding="utf-8")))
         return record if path.stat().st_size == record.size else None
@@ -88,7 +92,7 @@ def read_record(path: Path) -> CacheRecord | None:
 
 
 def matches(record: CacheRecord | None, entry: CatalogueEntry) -> TypeGuard[CacheRecord]:
-    """Whether a recorded file is the one that a catalogue describes."""
+    """Whether a record agrees with the address, SHA-256 and size in a catalogue entry."""
     return (
         record is not None
         and record.address == entry.path
@@ -98,13 +102,13 @@ def matches(record: CacheRecord | None, entry: CatalogueEntry) -> TypeGuard[Cach
 
 
 def write_record(path: Path, record: CacheRecord) -> None:
-    """Write the record of a file."""
+    """Write the record of the file at `path` next to it, atomically."""
     text = json.dumps(asdict(record), indent=1) + "\n"
     write_atomically(record_path(path), lambda file: file.write(text.encode()))
 
 
 def remove_leftovers(path: Path, keep: Path | None = None) -> None:
-    """Remove the parts of other versions of this file; the parts of `cells.h5ad.gz` are not parts of `cells.h5ad`."""
+    """Remove the partial downloads of a file, except `keep`."""
     own_part = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{_VERSION_DIGITS}}}\.part")
     for part in path.parent.iterdir():
         if part != keep and own_part.fullmatch(part.name):
@@ -112,7 +116,7 @@ def remove_leftovers(path: Path, keep: Path | None = None) -> None:
 
 
 def facts(entry: CatalogueEntry) -> dict[str, Any]:
-    """Return everything known of a dataset as JSON values: its entry, its "state", and the record of its file.
+    """Return the catalogue entry of a dataset, its "state", and the record of its file as one JSON object.
 
     "state" is "cached", "not fetched", "local", "missing" (a local file that does not exist) or "no address".
     """
@@ -131,12 +135,25 @@ def facts(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def check(path: Path, entry: CatalogueEntry, stat: RemoteStat, advance: Callable[[int], None]) -> tuple[str, str]:
-    """Compare a file with the checksums that the catalogue and the server have of it.
+    """Compare a file with its checksums in the catalogue and on the server.
 
-    An object that was uploaded to S3 in parts has the ETag md5(md5(part 1) md5(part 2) ...)-n.
+    An object that was uploaded to S3 in n parts has the ETag md5(md5(part 1) md5(part 2) ...)-n.
 
-    Returns its SHA-256 and how it was verified (see `CacheRecord.checked`); raises `CorruptFile` if a checksum differs.
-    `advance` receives the number of bytes read so far.
+    Parameters
+    ----------
+    path : file to check
+    entry : catalogue entry, which may have a SHA-256
+    stat : description by the server, which may have an MD5
+    advance : function that receives the number of bytes read so far
+
+    Returns
+    -------
+    SHA-256 of the file, and how it was verified (see `CacheRecord.checked`)
+
+    Raises
+    ------
+    CorruptFile
+        A checksum differs.
     """
     sha256, md5s = _hash_file(path, stat.part_size if stat.md5 else None, advance)
     if entry.sha256 is not None and sha256 != entry.sha256:
@@ -150,7 +167,7 @@ def check(path: Path, entry: CatalogueEntry, stat: RemoteStat, advance: Callable
 
 
 def _hash_file(path: Path, part_size: int | None, advance: Callable[[int], None]) -> tuple[str, list[bytes]]:
-    """Return the SHA-256 of a file and the MD5 of each of its parts, reading it once."""
+    """Read a file once and return its SHA-256 and the MD5 of each part; if `part_size` is None, no MD5 is computed."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     md5s: list[bytes] = []
     done = in_part = 0

@@ -1,4 +1,4 @@
-"""Catalogues of datasets: the one that comes with gpubench, and those of users, in its format or cz-benchmarks'."""
+"""Catalogues of datasets: the bundled one and those of users, in the format of gpubench or of cz-benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpubench.core.files import config_folder
 from gpubench.core.yaml_document import Value, read_document
 
 VARIABLE = "GPUBENCH_CATALOGUE"
-"""Environment variable that names catalogues, separated like the folders of PATH."""
+"""Environment variable with the paths of further catalogues, separated like the folders in PATH."""
 
 _BUNDLED = Path(__file__).with_name("catalogue.yaml")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -78,19 +78,20 @@ _ORGANISMS = {
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A dataset of a catalogue.
+    """Description of a dataset in a catalogue.
 
     Attributes
     ----------
-    id : its name
-    path : s3://bucket/key, an http(s) URL, or the absolute path of a file; None where the user has to give it
-    title : one line for people
-    organism : such as homo_sapiens
-    label, batch, time, species, sample : columns of obs, for the arguments of `gpubench.score` of these names
-    condition, control : of a perturbation dataset: the column with the perturbation, and its value for untreated cells
+    id : name of the dataset
+    path : s3://bucket/key, an http(s) URL, or the absolute path of a file; None if the catalogue gives no address
+    title : title of the dataset, one line
+    organism : species in Latin, such as homo_sapiens
+    label, batch, time, species, sample : names of the columns of obs for these arguments of `gpubench.score`
+    condition, control : for a perturbation dataset, the column of obs with the perturbation, and its value for control
+        cells
     sha256 : SHA-256 of the file in hexadecimal, if known; checked when the file is fetched
     size : bytes of the file, if known; checked when the file is fetched
-    where : catalogue and line, for messages
+    where : file and line of the entry, for messages
     """
 
     id: str
@@ -110,11 +111,11 @@ class CatalogueEntry:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the file has to be fetched."""
+        """Whether the path is a URL, so that the file has to be downloaded."""
         return self.path is not None and "://" in self.path
 
     def columns(self) -> dict[str, str]:
-        """Return argument of `gpubench.score` -> column, for the arguments whose column the catalogue names."""
+        """Return argument of `gpubench.score` -> column of obs, for each argument for which the entry has a column."""
         roles = ("label", "batch", "time", "species", "sample")
         return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
@@ -123,15 +124,16 @@ _KEYS = tuple(field.name for field in fields(CatalogueEntry) if field.name not i
 
 
 def user_catalogue() -> Path:
-    """Return the path of the user's own catalogue, which is read if it exists."""
+    """Return the path of the catalogue in the user's configuration folder, which need not exist."""
     return config_folder() / "datasets.yaml"
 
 
 def read_catalogues(more: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()) -> dict[str, CatalogueEntry]:
-    """Read every catalogue; the fields of a later one replace those of the earlier ones.
+    """Read all catalogues and return id -> entry.
 
-    The order is: the bundled one, the user's in the configuration folder, those of `GPUBENCH_CATALOGUE`, `more`. A
-    catalogue that cannot be read or has an invalid entry raises `InputError` with file and line.
+    Catalogues are read in this order: the bundled one, the one in the user's configuration folder, those in
+    `GPUBENCH_CATALOGUE`, then `more`. If several describe the same dataset, the fields of a later catalogue replace
+    those of earlier ones. Raises InputError with file and line if a catalogue cannot be read or has an invalid entry.
     """
     entries = _read(_BUNDLED, {})
     if user_catalogue().is_file():
@@ -144,14 +146,14 @@ def read_catalogues(more: str | os.PathLike[str] | Sequence[str | os.PathLike[st
 
 
 def find(id_: str, entries: dict[str, CatalogueEntry]) -> CatalogueEntry:
-    """Return the entry of a dataset, or raise with the close matches."""
+    """Return the entry of a dataset; if there is none, raise InputError with similar names."""
     if id_ not in entries:
         raise InputError(f"dataset {id_!r} is in no catalogue{close_matches(id_, entries)}; see gpubench datasets list")
     return entries[id_]
 
 
 def local_file(entry: CatalogueEntry) -> Path:
-    """Return the path of a dataset that is not remote, which must exist."""
+    """Return the path of a dataset that is a local file; InputError if it has no path or does not exist."""
     if entry.path is None:
         raise InputError(
             f"dataset {entry.id!r} has no address; write 'datasets: {{{entry.id}: {{path: ...}}}}' with its path or URL"
@@ -179,7 +181,7 @@ def _read(path: Path, known: dict[str, CatalogueEntry], argument: str = "catalog
 
 
 def _read_fields(value: Value, catalogue: Path) -> dict[str, Any]:
-    """Read the fields that one catalogue gives for a dataset; paths are relative to the catalogue's folder."""
+    """Read the fields of one entry; a relative path is resolved against the folder of the catalogue."""
     keys = value.mapping()
     if _TARGET in keys:
         given = _translate(value)
@@ -209,7 +211,7 @@ def _read_field(key: str, value: Value) -> str | int:
 
 
 def _translate(value: Value) -> dict[str, Any]:
-    """Return the fields of a `CatalogueEntry` for an entry of cz-benchmarks 0.15's datasets.yaml."""
+    """Convert an entry of datasets.yaml of cz-benchmarks 0.15 to fields of a `CatalogueEntry`."""
     target = value.mapping()[_TARGET]
     kind = target.text(_TARGET).rpartition(".")[2]
     if kind not in _FIELDS:

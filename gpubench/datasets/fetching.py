@@ -1,4 +1,4 @@
-"""Fetch files into the cache: complete and checked or not at all; an interrupted download is resumed."""
+"""Download files into the cache and check them; an interrupted download is resumed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ OFFLINE = "GPUBENCH_OFFLINE"
 """Environment variable that disables network access."""
 
 RETRIES = 5
-"""Consecutive failures, without a byte received between them, that are tolerated."""
+"""Largest number of consecutive failures, without a byte received between them, after which a download is retried."""
 
 UNREACHABLE_RETRIES = 2
-"""The same before the server has responded at all: then there is probably no network, and waiting will not help."""
+"""Like `RETRIES`, before the server has responded at all; then there is probably no network, and waiting is no use."""
 
 BACKOFF_S = 0.5
-"""Wait after the first failure; it doubles with each further one, and is randomised by half of it."""
+"""Seconds to wait after the first failure; doubled for each further failure, and varied at random by up to half."""
 
 _MAX_WAIT_S = 30.0
 _LOCK_POLL_S = 0.1
@@ -47,22 +47,21 @@ _N_TRIES = 2  # of a whole file, which may change on the server meanwhile or arr
 def fetch(
     entry: CatalogueEntry, *, refresh: bool = False, listener: Listener | None = None
 ) -> tuple[Path, CacheRecord]:
-    """Make sure that a remote file is in the cache; return its path and record.
+    """Download the file of a remote dataset unless it is in the cache; return its path in the cache and its record.
 
-    A file in the cache is not requested again. Of several processes that fetch it at once, one downloads and the others
-    wait for it.
+    If several processes fetch the same file at once, one downloads it and the others wait.
 
     Parameters
     ----------
-    entry : has a remote address
-    refresh : ask the server whether it has another version, and fetch that
-    listener : receives the stages "fetch <id>", "check <id>" and "wait for <id>", in bytes
+    entry : catalogue entry with a remote address
+    refresh : ask the server whether it has a newer version, and download that version
+    listener : receiver of the progress of the stages "fetch <id>", "check <id>" and "wait for <id>", in bytes
 
     Raises
     ------
     InputError
-        No network, no permission, no such file, no space, a wrong checksum, a folder that cannot be written. The cache
-        then holds no incomplete file under its own name, and the next call resumes the download.
+        No network, no permission, no such file, no space, a wrong checksum, or a folder that cannot be written. An
+        incomplete file never gets its final name in the cache, and the next call resumes the download.
     """
     path = cache.cache_path(entry)
     record = cache.read_record(path)
@@ -87,7 +86,7 @@ def fetch(
 
 
 class _Download:
-    """The download of one file into the cache."""
+    """Download of one file into the cache."""
 
     def __init__(self, entry: CatalogueEntry, path: Path, listener: Listener | None) -> None:
         assert entry.path is not None
@@ -97,7 +96,7 @@ class _Download:
         self._address = entry.path
 
     def lock(self) -> IO[bytes]:
-        """Become the only process that writes this file, until the lock is closed or the process ends."""
+        """Lock the file in the cache, so that only this process writes it until the returned lock file is closed."""
         lock = self._path.with_name(f"{self._path.name}.lock")
         with suppress(BlockingIOError):
             return lock_file(lock)
@@ -110,7 +109,7 @@ class _Download:
     def run(self, known: CacheRecord | None) -> CacheRecord:
         """Download, check and rename the file; start over once if it changes on the server or arrives corrupt.
 
-        The `known` version in the cache is not fetched again if the server has no other.
+        `known` is the record of a version in the cache; it is returned if the server still has the same version.
         """
         remote, entry = RemoteFile(self._address), self._entry
         problem = ""
@@ -144,7 +143,7 @@ class _Download:
         raise InputError(f"{self._address}: {problem}")
 
     def _stat(self, remote: RemoteFile) -> RemoteStat:
-        """Ask the server for size and version until it responds."""
+        """Request size and version from the server; retry failures that may pass."""
         stat, failures = None, 0
         while stat is None:
             try:
@@ -160,7 +159,7 @@ class _Download:
         return stat
 
     def _prepare(self, stat: RemoteStat) -> Path:
-        """Return the path of the part to fill, after removing what earlier downloads left and cannot be resumed."""
+        """Return the path of the partial download to append to; remove partial downloads that cannot be resumed."""
         path, part = self._path, cache.part_path(self._path, stat)
         can_check = stat.md5 or self._entry.sha256 is not None
         # A process may have ended between the renaming and the record: check its file as if it were a complete part.
@@ -172,7 +171,7 @@ class _Download:
         return part
 
     def _fill(self, part: Path, remote: RemoteFile, stat: RemoteStat) -> None:
-        """Append to a part until it has the size of the file; any byte received resets the count of failures."""
+        """Append to a partial download until it is complete; any byte received resets the count of failures."""
         size = part.stat().st_size if part.exists() else 0
         if size > stat.size:
             raise FileChanged(self._address)
@@ -201,7 +200,7 @@ class _Download:
             os.fsync(file.fileno())
 
     def _wait(self, failures: int, error: TransientError, retries: int) -> None:
-        """Wait longer after each failure; raise after more failures than `retries`."""
+        """Wait before the next try, longer after each failure; raise InputError after more than `retries` failures."""
         if failures > retries:
             raise InputError(
                 f"dataset {self._entry.id!r} cannot be fetched: {error}, {failures} times in a row; check the network"
@@ -212,7 +211,7 @@ class _Download:
 
     @contextmanager
     def _stage(self, verb: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Report a stage to the listener; the function it yields takes the number of bytes done."""
+        """Report a stage to the listener; yield a function that receives the number of bytes done so far."""
         listener = self._listener
         if listener is None:
             yield lambda _: None
@@ -246,16 +245,16 @@ class DownloadProgress(Drawing):
         )
 
     def started(self, path: str) -> None:
-        """Add a bar."""
+        """Add a bar for the stage."""
         if self._shown:
             self._tasks[path] = self._drawn.add_task(path, total=None)
 
     def advanced(self, path: str, done: int, total: int) -> None:
-        """Move a bar, in bytes."""
+        """Move the bar of the stage to `done` of `total` bytes."""
         if self._shown:
             self._drawn.update(self._tasks[path], completed=done, total=total)
 
     def ended(self, path: str, seconds: float) -> None:  # noqa: ARG002 - part of the protocol
-        """Remove a bar."""
+        """Remove the bar of the stage."""
         if self._shown:
             self._drawn.remove_task(self._tasks.pop(path))

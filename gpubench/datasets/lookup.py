@@ -1,4 +1,4 @@
-"""Datasets of the catalogues as input of a run: their files, and the columns that the catalogue names."""
+"""Replace names of datasets in the input of a run by their files, and take their columns from the catalogue."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunData:
-    """The data arguments of a run; `look_up` replaces the names of datasets by their files.
+    """Those arguments of a run that name its data; `look_up` replaces the names of datasets in them by files.
 
     Attributes
     ----------
-    data : as `gpubench.score` takes it; paths in place of dataset names
-    columns : role -> column
-    condition, control : of a perturbation dataset
-    source : the data as the user named it if it is a dataset, else None
-    files : "id", "address" and "sha256" of the file of each dataset
+    data : the argument `data` of `gpubench.score`; after `look_up` with paths in place of dataset names
+    columns : role, such as "label" -> name or values of a column; None if not given
+    condition, control : for a perturbation dataset, the column with the perturbation, and its value for control cells
+    source : name of the dataset that the user gave; None if the data are not a dataset by name
+    files : {"id", "address", "sha256"} of the file of each dataset, for provenance
     """
 
     data: Any
@@ -37,11 +37,20 @@ class RunData:
 
 
 def look_up(given: RunData, *, obs: Any, listener: Listener | None) -> RunData:
-    """Replace the names of datasets by their files, and fetch those that are not in the cache.
+    """Replace names of datasets by the paths of their files; files that are not in the cache are downloaded.
 
-    Columns that the user gave stay, and those of a table `obs` of the user's take precedence over the catalogue's. Of
-    several datasets, one for each species, the organisms are the species, unless there is a column of species. If no
-    dataset is named, `given` itself is returned. `listener` receives the progress of downloads, in bytes.
+    Columns that the user did not give are taken from the catalogue. If the data are several datasets, one for each
+    species, the species are named by the organisms in the catalogue unless a column of species was given.
+
+    Parameters
+    ----------
+    given : arguments of the user
+    obs : table of the cells that the user gave; unless it is None, no columns are taken from the catalogue
+    listener : receiver of the progress of downloads, in bytes
+
+    Returns
+    -------
+    Arguments with paths, or `given` itself if it names no dataset
     """
     if isinstance(given.data, str):
         if not is_dataset_name(given.data):
@@ -68,7 +77,7 @@ def look_up(given: RunData, *, obs: Any, listener: Listener | None) -> RunData:
 
 
 def _look_up_species(given: RunData, parts: dict[Any, Any], obs: Any, listener: Listener | None) -> RunData:
-    """Replace the names among several sources, one for each species."""
+    """Replace names of datasets among several sources, of which each is one species."""
     fetched = {key: _fetch_named(part, listener) for key, part in parts.items() if is_dataset_name(part)}
     entries = {key: entry for key, (_, entry, _) in fetched.items()}
     names = {key: key for key in parts} if isinstance(given.data, Mapping) else _name_species(parts, entries)
@@ -89,7 +98,7 @@ def _look_up_species(given: RunData, parts: dict[Any, Any], obs: Any, listener: 
 
 
 def _name_species(parts: dict[Any, Any], entries: dict[Any, CatalogueEntry]) -> dict[Any, str]:
-    """Name each part by its organism if these are distinct, else by its file or dataset."""
+    """Return a species name for each part: its organism if all organisms are known and distinct, else its file name."""
     organisms = [entries[key].organism if key in entries else None for key in parts]
     if None not in organisms and len(set(organisms)) == len(parts):
         return dict(zip(parts, map(str, organisms), strict=True))
@@ -97,7 +106,7 @@ def _name_species(parts: dict[Any, Any], entries: dict[Any, CatalogueEntry]) -> 
 
 
 def is_dataset_name(data: Any) -> bool:
-    """Whether a text names a dataset: no file has that name, and it has neither a folder nor a suffix.
+    """Whether an input is the name of a dataset: text without folder or suffix that is not the name of a file.
 
     Examples
     --------
@@ -123,7 +132,7 @@ def is_local(data: Any) -> bool:
 
 
 def _fetch_named(name: str, listener: Listener | None) -> tuple[str, CatalogueEntry, dict[str, Any]]:
-    """Return path, catalogue entry and provenance of a dataset."""
+    """Fetch a dataset; return the path of its file, its catalogue entry, and its item of `RunData.files`."""
     from gpubench.datasets.catalogue import find, local_file, read_catalogues
     from gpubench.datasets.fetching import fetch
 

@@ -35,7 +35,10 @@ _HEADERS = {"Accept-Encoding": "identity"}
 class TransientError(Exception):
     """A failure that may pass, such as a cut connection or a busy server.
 
-    `answered` is whether the server responded, `wait_s` how many seconds it asked to wait in Retry-After.
+    Attributes
+    ----------
+    answered : whether the server responded
+    wait_s : seconds to wait before the next try, as the server asked in the header Retry-After; else 0
     """
 
     def __init__(self, message: str, *, answered: bool = True, wait_s: float = 0.0) -> None:
@@ -45,19 +48,20 @@ class TransientError(Exception):
 
 
 class FileChanged(Exception):
-    """The file on the server is not the version whose download began."""
+    """The file on the server was replaced by another version during the download."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteStat:
-    """A server's description of a file.
+    """Size and version of a file, as reported by its server.
 
     Attributes
     ----------
-    size : bytes
-    etag : identifies the version, without quotes; None where the server sends none
-    md5 : whether the ETag is the MD5 of the file, or of the MD5s of its parts, as on S3
-    part_size : bytes of a part, where the file was uploaded to S3 in parts
+    size : size of the file in bytes
+    etag : identifier of the version, without quotes; None if the server sends none
+    md5 : whether the ETag is the MD5 of the file, or, for an upload to S3 in parts, the MD5 of the MD5s of the parts
+    part_size : size in bytes of the parts in which the file was uploaded to S3 (of the file if it was uploaded as a
+        whole); None if it is unknown
     """
 
     size: int
@@ -69,7 +73,8 @@ class RemoteStat:
 class RemoteFile:
     """A file at s3://bucket/key or an http(s) URL.
 
-    Its methods raise `TransientError` for a failure that may pass, `InputError` for no permission or no such file.
+    The methods raise `TransientError` for failures that may pass, and `InputError` if the file does not exist or access
+    is not permitted.
     """
 
     def __init__(self, address: str) -> None:
@@ -80,7 +85,7 @@ class RemoteFile:
         self._session = requests.Session()
 
     def stat(self) -> RemoteStat:
-        """Request size and ETag."""
+        """Request the size and the ETag of the file."""
         head = self._head()
         if "Content-Length" not in head:
             raise InputError(
@@ -100,10 +105,10 @@ class RemoteFile:
         return RemoteStat(size, etag, md5=equal, part_size=part_size if equal else None)
 
     def read(self, start: int, stat: RemoteStat) -> Iterator[bytes]:
-        """Yield the file in blocks, from byte `start` on.
+        """Yield the content of the file in blocks, from byte `start` on.
 
-        If it is no longer the one of `stat`, raise `FileChanged` before the first block. After a `TransientError` the
-        blocks yielded so far are valid.
+        If the file is no longer the version that `stat` describes, `FileChanged` is raised before the first block.
+        Blocks yielded before a `TransientError` are valid.
         """
         import urllib3
 
@@ -181,9 +186,10 @@ class RemoteFile:
 
 
 def url_of(address: str, region: str = "") -> str:
-    """Return the URL of an address: for s3:// that of the REST interface of S3, otherwise the address itself.
+    """Convert an address s3://bucket/key to a URL of the REST interface of S3; return other addresses unchanged.
 
-    The server is the one that `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names, else AWS's own, of a region if given.
+    The server is the one in the environment variable `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, else that of AWS, in
+    `region` if it is given.
     """
     if not address.startswith("s3://"):
         return address
@@ -200,13 +206,13 @@ def url_of(address: str, region: str = "") -> str:
 
 
 def _etag(head: Mapping[str, str]) -> str | None:
-    """Return the ETag without quotes; the prefix of a weak one stays."""
+    """Return the ETag without quotes; a weak ETag keeps its prefix W/."""
     etag = head.get("ETag", "")
     return (_WEAK if etag.startswith(_WEAK) else "") + etag.removeprefix(_WEAK).strip('"') or None
 
 
 def _is_md5(etag: str | None, head: Mapping[str, str]) -> bool:
-    """Whether S3 computed this ETag from MD5s, which it does not for objects encrypted with the owner's keys."""
+    """Whether S3 computed the ETag from MD5s, which it does unless the object is encrypted with the owner's keys."""
     encrypted = "x-amz-server-side-encryption-customer-algorithm" in head or head.get(
         "x-amz-server-side-encryption", "AES256"
     ) not in ("", "AES256")
@@ -214,7 +220,7 @@ def _is_md5(etag: str | None, head: Mapping[str, str]) -> bool:
 
 
 def _range(response: requests.Response) -> tuple[int, int]:
-    """Return the first byte of a response, and the size of the whole file."""
+    """Return the position in the file at which a response begins, and the size of the whole file."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
     if response.status_code == 206 and match:
         return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""Values of the cells of a run as a Parquet file in the folder of its `results.json`."""
+"""Write and read per-cell values of a run as a Parquet file, stored in the folder of its `results.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "cells.parquet"
-"""Name of the file in the folder of its results."""
+"""Name of the file, in the folder of `results.json`."""
 
 SCHEMA = 1
 """Version of the layout of the file."""
@@ -31,12 +31,13 @@ _KEY = b"gpubench"
 
 
 def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | os.PathLike[str]) -> None:
-    """Write a table with a row for each cell, atomically.
+    """Write a Parquet table with a row for each cell, atomically.
 
-    First come the names of the cells, "cell", if they have any, then groups of the cells, each named by its role, then
-    the times, then a column for each score, named "embedding/task/metric" and its parameters, and two for each view,
-    NaN for cells that are not drawn. Classes are categories. The metadata of the schema describes each column, and
-    identifies the results that it belongs to.
+    Its columns are, in this order and as far as they exist: "cell" with the names of the cells; one for each group,
+    named by its role, such as "label"; "time_value"; one for each score, named "embedding/task/metric" and the values
+    of its parameters; and "embedding/view/1" and "embedding/view/2" with coordinates, NaN for cells that are not drawn.
+    Groups and classes are stored as categories. The metadata of the schema describes each column, and has a digest of
+    `results`, by which `read_cells` recognises the results that the file belongs to.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +72,10 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
 
 
 def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None:
-    """Read a file of `write_cells`; None if it does not exist, or belongs to other results."""
+    """Read a file written by `write_cells`; None if it does not exist or belongs to other results than `results`.
+
+    Raises InputError if the file cannot be read or has another version of the layout.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,7 +98,7 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
 
 
 def _read_column(cells: CellScores, table: pa.Table, i: int, description: Mapping[str, Any]) -> None:
-    """Add a column to the cells; the first column of a view adds the view."""
+    """Add column `i` of the table to `cells`; the first coordinate of a view adds both coordinates."""
     kind = description["kind"]
     if kind == "group":
         names = description["names"]
@@ -121,7 +125,10 @@ def _categories(codes: NDArray[Any], names: Sequence[str]) -> pa.DictionaryArray
 
 
 def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
-    """Return codes into `names`, whose order Parquet does not preserve; -1 where there is no value."""
+    """Return the categories of a column as indices into `names`; -1 for missing values.
+
+    They are matched by name, because Parquet does not preserve the order of categories.
+    """
     joined = column.unify_dictionaries().combine_chunks()
     code_of = {utf8(name): code for code, name in enumerate(names)}
     # the last one is for index -1, which counts from the end
@@ -131,7 +138,7 @@ def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
 
 
 def utf8(text: str) -> str:
-    """Escape halves of characters, as in damaged names, which Parquet cannot store."""
+    """Escape lone surrogates, which occur in damaged names and cannot be stored in Parquet."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

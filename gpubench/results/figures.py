@@ -1,4 +1,4 @@
-"""Figures of a result for papers, and the look and drawing helpers that all figures share."""
+"""Figures of a result for papers, and the theme and drawing functions that all figures share."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-"""Colours that colour-blind people distinguish: Okabe and Ito (2008), doi:10.1038/nmeth.1618 for their use."""
+"""Palette of Okabe and Ito (2008), safe for colour-blind readers; see doi:10.1038/nmeth.1618."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GRID_COLOR = "#DDDDDD"
 MAX_NAME = 24
-"""Characters of a name in a figure."""
+"""Largest number of characters of a name in a figure."""
 
 
 @contextmanager
 def theme(font_size: float, **settings: Any) -> Iterator[None]:
-    """Use Matplotlib's defaults, whatever the user has set, without a frame; in its settings "_" stands for "."."""
+    """Use Matplotlib's default style without a frame in a `with` statement, whatever style the user has set.
+
+    `settings` are further rcParams, with "_" in place of ".".
+    """
     from matplotlib import style
 
     names = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "axes.axisbelow": True}
@@ -47,14 +50,14 @@ def theme(font_size: float, **settings: Any) -> Iterator[None]:
 
 
 def new_figure(width_in: float, height_in: float, **options: Any) -> Figure:
-    """Make a figure whose parts do not overlap; notebooks show it, with or without pyplot."""
+    """Return an empty figure with constrained layout, so that its parts do not overlap; notebooks show the figure."""
     from gpubench.results.shown_figure import ShownFigure
 
     return ShownFigure(figsize=(width_in, height_in), layout="constrained", **options)
 
 
 def name_lines(axes: Axes, names: Sequence[str], *, fontsize: float | None = None) -> None:
-    """Name the lines y = 0, 1, ... from top to bottom; names are shown as they are, not as mathematics."""
+    """Label the ticks y = 0, 1, ... with names, which are shown literally rather than parsed as mathematics."""
     axes.set_yticks(range(len(names)), names)
     for label in axes.get_yticklabels():
         label.set(parse_math=False)
@@ -64,7 +67,7 @@ def name_lines(axes: Axes, names: Sequence[str], *, fontsize: float | None = Non
 
 
 def add_legend(figure: Figure, axes: Axes, names: Sequence[str], *, right: bool = False, columns: int = 2) -> None:
-    """Add a legend of what was drawn, above the axes or to the right; none for a single name."""
+    """Add a legend with `names` for the drawn artists, above the axes or to their right; none if there is one name."""
     if len(names) < 2:
         return
     handles, labels = axes.get_legend_handles_labels()
@@ -77,7 +80,7 @@ def add_legend(figure: Figure, axes: Axes, names: Sequence[str], *, right: bool 
 
 
 def offset(i: int, n: int, height: float) -> float:
-    """Return how far below the middle of a line the i-th of n things is drawn that share the line."""
+    """Return the offset in y at which the i-th of n items on the same line is drawn, so that they do not overlap."""
     return (i - (n - 1) / 2) * height
 
 
@@ -91,7 +94,10 @@ def draw_quantiles(
     scale: float = 1.0,
     label: str = "",
 ) -> None:
-    """Draw nine tenths of a group's values as a thin line, half of them as a thick one, and the median as a marker."""
+    """Draw quantiles of groups: 5-95% as a thin line, 25-75% as a thick line, and the median as a marker.
+
+    `groups` has the y coordinate and the statistics of each group.
+    """
     y = [height for height, _ in groups]
     low, lower, median, upper, high = np.array([own.quantiles for _, own in groups]).reshape(-1, 5).T
     axes.hlines(y, low, high, color=color, linewidth=0.8 * scale)
@@ -102,7 +108,7 @@ def draw_quantiles(
 def scatter_cells(
     axes: Axes, xy: NDArray[np.float32], colors: NDArray[Any], *, scale: float = 1.0, **options: Any
 ) -> PathCollection:
-    """Draw cells as points in random order, so that no group covers another; as an image, which is smaller."""
+    """Draw cells as points, in random order so that no group covers another, and rasterized to keep files small."""
     order = np.random.default_rng(0).permutation(len(xy))
     size = scale * float(np.clip(12_000 / max(len(xy), 1), 1.2, 14))
     axes.set_axis_off()
@@ -111,23 +117,23 @@ def scatter_cells(
 
 
 def short(text: str, longest: int = MAX_NAME) -> str:
-    """Cut a text to the length of a name in a figure."""
+    """Cut a text to at most `longest` characters, the length of names in figures."""
     return table.short(text, longest)
 
 
 def two_lines(text: str) -> str:
-    """Break text into up to two lines that fit."""
+    """Break text into at most two lines of `MAX_NAME` characters, and cut the rest."""
     first, *more = textwrap.wrap(text, MAX_NAME, break_long_words=False) or [""]
     return "\n".join(short(line) for line in (first, " ".join(more)) if line)
 
 
 def shortened(names: Sequence[str], longest: int = MAX_NAME) -> list[str]:
-    """Cut names to the length of those in figures, and keep them distinct."""
+    """Cut names to at most `longest` characters, the length of names in figures, and keep them distinct."""
     return table.shortened(names, longest)
 
 
 WIDTH_IN = 3.5
-"""Of a column of a journal."""
+"""Width of a journal column in inches."""
 
 _ROW_IN = 0.14
 _OTHER_COLOR = "#BBBBBB"
@@ -144,7 +150,7 @@ def plot(
     metric: str | None = None,
     by: str = "label",
 ) -> Figure:
-    """Draw one kind of figure; see `Result.plot`."""
+    """Draw the figure of this kind; parameters as in `Result.plot`."""
     given = {"embedding": embedding, "task": task, "metric": metric}
     chosen = {name: value for name, value in given.items() if value is not None}
     rows = [row for row in results if all(getattr(row, name) == value for name, value in chosen.items())]
@@ -173,10 +179,10 @@ def _print_theme() -> AbstractContextManager[None]:
 
 
 def scores_figure(rows: Sequence[MetricResult], cells: CellScores) -> Figure:
-    """Draw a bar for each metric and embedding, with 95% intervals.
+    """Draw a bar with 95% interval for each metric and embedding.
 
-    Intervals follow by Student's t from the standard errors of the rows, else from the scatter of the cells. For a
-    metric with several rows the means are shown, where there are any.
+    Intervals follow by Student's t from the standard error of a row or, if it has none, from the scatter of its
+    per-cell values. If a metric has rows that are means over other rows, only these are shown.
     """
     embeddings = list(dict.fromkeys(row.embedding for row in rows))
     lines = _lines(rows)
@@ -218,7 +224,7 @@ def _shortened(name: str) -> str:
 
 
 def _lines(rows: Sequence[MetricResult]) -> list[tuple[str, dict[str, MetricResult]]]:
-    """Return the lines of a figure: a name, and embedding -> row; empty for the title of a task."""
+    """Return the lines of a figure as (name, embedding -> row); the title of a task is a line without rows."""
     lines: list[tuple[str, dict[str, MetricResult]]] = []
     tasks = list(dict.fromkeys(row.task for row in rows))
     for task in tasks:
@@ -245,7 +251,7 @@ def _metric_lines(metric: str, rows: Sequence[MetricResult]) -> list[tuple[str, 
 
 
 def _half_width(row: MetricResult, cells: CellScores) -> float:
-    """Return half of the interval of a row; 0 where it is not known."""
+    """Return half the width of the 95% interval of a row; 0 if it is not known."""
     if row.stderr is not None:
         return half_width(row.stderr, row.stderr_df)
     columns = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
@@ -256,7 +262,15 @@ def _half_width(row: MetricResult, cells: CellScores) -> float:
 def breakdown_figure(
     columns: Sequence[CellColumn], labels: Labels, by: str, order: Sequence[str] | None = None
 ) -> Figure:
-    """Draw the quantiles of the cells' values in each group, in `order` or with the lowest mean first."""
+    """Draw the quantiles of per-cell values in each group of cells.
+
+    Parameters
+    ----------
+    columns : columns of values of the same metric, one for each embedding
+    labels : group of each cell
+    by : name of the grouping, for the axis
+    order : order of the groups; if None, the group with the lowest mean is first
+    """
     groups = [group_statistics(column, labels) for column in columns]
     means = {
         name: np.mean([own[name].mean for own in groups if name in own])
@@ -283,9 +297,9 @@ def breakdown_figure(
 
 
 def perturbations_figure(results: Sequence[MetricResult], table: PerturbationTable, metric: str | None) -> Figure:
-    """Draw the value of a metric of each perturbation, sorted by those of the first prediction.
+    """Draw the value of a metric for each perturbation, sorted by the values of the first prediction.
 
-    Baselines, and the replicate or ceiling, are lines at their aggregates, with the 95% interval as a band.
+    Aggregate scores of baselines and of the replicate or ceiling are vertical lines with the 95% interval as a band.
     """
     known = dict.fromkeys(table.metric)
     if metric is None or metric not in known:
@@ -322,7 +336,7 @@ def perturbations_figure(results: Sequence[MetricResult], table: PerturbationTab
 
 
 def view_figure(cells: CellScores, embedding: str, by: str) -> Figure:
-    """Draw the cells in two dimensions, coloured by group, time or cluster; the largest groups are named."""
+    """Draw the cells of an embedding in two dimensions, coloured by group, time or cluster; name the largest groups."""
     view = cells.views.get(embedding, cells.views.get(""))
     if view is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Values of the perturbations of a run as a Parquet file in the folder of its `results.json`."""
+"""Write and read per-perturbation values of a run as a Parquet file, stored in the folder of its `results.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpubench.core.scores import MetricResult, PerturbationTable
 from gpubench.results.cells_file import digest_of_rows, utf8
 
 NAME = "perturbations.parquet"
-"""Name of the file in the folder of its results."""
+"""Name of the file, in the folder of `results.json`."""
 
 SCHEMA = 1
 """Version of the layout of the file."""
@@ -27,10 +27,11 @@ _KEY = b"gpubench"
 def write_perturbations(
     table: PerturbationTable, results: Sequence[MetricResult], path: str | os.PathLike[str]
 ) -> None:
-    """Write a row for each value, atomically.
+    """Write a Parquet table with a row for each value, atomically.
 
-    The columns are prediction, perturbation, metric, value (null where it is undefined) and reason (why), and context
-    where contexts were given. The metadata of the schema identifies the results that the values belong to.
+    Its columns are prediction, context (if contexts were given), perturbation, metric, value (null if undefined) and
+    reason (why it is undefined). The metadata of the schema has a digest of `results`, by which `read_perturbations`
+    recognises the results that the file belongs to.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,7 +50,7 @@ def write_perturbations(
 
 
 def read_perturbations(path: Path, results: Sequence[MetricResult]) -> PerturbationTable | None:
-    """Read a file of `write_perturbations`; None if it does not exist, or belongs to other results."""
+    """Read a file written by `write_perturbations`; None if it does not exist or belongs to other results."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

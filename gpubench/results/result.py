@@ -1,4 +1,4 @@
-"""Result of a run: its scores with the values of the cells, and the files they are written to."""
+"""Result of a run: scores, per-cell and per-perturbation values, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = 1
 """Version of the layout of `results.json`."""
 
 _FLOATS = ("value", "stderr", "stderr_df", "seconds")
-"""Numeric columns that may have missing values."""
+"""Numeric columns in which values may be missing."""
 
 _CZ_PARAMS = ("classifier", "train_species", "test_species", "condition")
 """Parameters of a metric result of cz-benchmarks."""
@@ -40,20 +40,21 @@ _ROWS_SHOWN = 50
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of a run, as `gpubench.score` returns them; prints as tables.
+    """Scores of a run, as returned by `gpubench.score`; printing it shows tables of the scores.
 
     The methods that take a path write the file atomically, and raise InputError if it cannot be written.
 
     Attributes
     ----------
-    results : one row for each score, in the order in which they were computed
+    results : rows, one for each score, in the order in which they were computed
     provenance : versions, machine, engine, seed, options and data (see `gpubench.running.provenance`)
-    timeline : stages with seconds, bytes put on the device and peak memory
-    skipped : tasks left out, each {"task", "reason"}
-    failures : tasks that failed, each {"task", "embedding", "error"}; the scores they had finished are in `results`
+    timeline : stages with their duration in seconds, bytes copied to the device, and peak memory
+    skipped : tasks that were left out, each {"task", "reason"}
+    failures : tasks that failed, each {"task", "embedding", "error"}; scores computed before the failure are in
+        `results`
     interrupted : whether the run was stopped before its end
-    cells : values of the cells from which the scores follow; empty for a result that was read without them
-    perturbations : values of the perturbations, likewise
+    cells : per-cell values from which the scores were computed; empty for a result that was read without them
+    perturbations : values of the metrics for each perturbation; empty for a result that was read without them
 
     Examples
     --------
@@ -82,16 +83,16 @@ class Result:
     perturbations: PerturbationTable = field(default_factory=PerturbationTable, compare=False)
 
     def __post_init__(self) -> None:
-        """Replace infinite values by NaN with a note."""
+        """Replace infinite scores by NaN with a note."""
         object.__setattr__(self, "results", [scores.finite_or_undefined(row) for row in self.results])
 
     def value(self, metric: str, **filters: Any) -> float:
-        """Return the value of one metric.
+        """Return the value of one row, selected by its metric and, if that has several rows, by further fields.
 
         Parameters
         ----------
-        metric : its id
-        filters : embedding, task, or parameters such as classifier="lr", where the metric has several rows
+        metric : name of the metric
+        filters : values that the row must have: embedding="X_pca", task="scib", or parameters such as classifier="lr"
 
         Raises
         ------
@@ -124,21 +125,23 @@ class Result:
         metric: str | None = None,
         by: str = "label",
     ) -> Figure:
-        """Draw a figure for a paper and return it; notebooks show it, and its `savefig` writes PDF, SVG or PNG.
+        """Draw a figure for a paper and return it; notebooks show the figure, and its `savefig` writes PDF, SVG or PNG.
 
         Parameters
         ----------
-        kind : "table" for embeddings in rows and metrics in coloured columns, the best first; "scores" for bars with
-            95% intervals for each metric and embedding; "breakdown" for quantiles of the cells' values of one metric by
-            group; "view" for the cells in two dimensions; "perturbations" for the value of one metric of each
-            perturbation, with the baselines and replicate as lines
-        embedding, task, metric : what to draw; by default all, or the only one
-        by : groups of a breakdown, colours of a view: "label", "batch", "species", "time", and for a view "cluster"
+        kind : "table" draws a row for each embedding, the best first, and a coloured column for each metric; "scores" a
+            bar with 95% interval for each metric and embedding; "breakdown" the quantiles of the per-cell values of one
+            metric in each group of cells; "view" the cells in two dimensions; "perturbations" the value of one metric
+            for each perturbation, with lines for the baselines and the replicate
+        embedding, task, metric : names of the embedding, task and metric to draw. If None, all are drawn if the figure
+            can show several, else the only one
+        by : column by which cells are grouped in a breakdown and coloured in a view: "label", "batch", "species",
+            "time", or, in a view, "cluster"
 
         Raises
         ------
         InputError
-            If nothing has that name, or several things do.
+            If nothing matches the names, or several match and the figure can show only one.
 
         Examples
         --------
@@ -161,7 +164,8 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.
 
-        A parameter with the name of a field gets the prefix "param_"; rows without the parameter have a missing value.
+        The column of a parameter that has the name of a field gets the prefix "param_". Rows without the parameter have
+        a missing value.
         """
         import pandas as pd
 
@@ -169,19 +173,19 @@ class Result:
         return frame.astype({**dict.fromkeys(_FLOATS, float), "n": int, "approximate": bool})
 
     def to_czbenchmarks(self, embedding: str | None = None) -> list[Any]:
-        """Return the rows as `czbenchmarks.metrics.types.MetricResult`, in its order and with its parameters.
+        """Convert the rows to `czbenchmarks.metrics.types.MetricResult`, in the order of cz-benchmarks.
 
-        Rows without a metric of cz-benchmarks are left out: users' scorers, scores of scib-metrics, and the mean over
+        Rows that cz-benchmarks does not have are left out: those of users' scorers and of scib-metrics, and means over
         conditions.
 
         Parameters
         ----------
-        embedding : name of the embedding; may be omitted if there is only one
+        embedding : name of the embedding; if None, the only one
 
         Raises
         ------
         InputError
-            If czbenchmarks is not installed, or the embedding is unknown, or not given and not the only one.
+            If czbenchmarks is not installed, the embedding is unknown, or it is None and there are several.
         """
         try:
             from czbenchmarks.metrics.types import MetricResult as CzResult
@@ -211,9 +215,9 @@ class Result:
         ]
 
     def to_scib_table(self) -> pd.DataFrame:
-        """Return the rows of the task `scib` as `scib_metrics.benchmark.Benchmarker.get_results` does.
+        """Return the scores of the task `scib` in the layout of `scib_metrics.benchmark.Benchmarker.get_results`.
 
-        A row for each embedding and one for the types of metric, "Metric Type"; a column for each metric, then the
+        The table has a row for each embedding and a last row "Metric Type". Its columns are the metrics, then the
         aggregates "Batch correction", "Bio conservation" and "Total".
 
         Raises
@@ -245,7 +249,7 @@ class Result:
         return frame
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything but `cells` to a JSON file; undefined values (NaN) are null."""
+        """Write everything but `cells` and `perturbations` to a JSON file, with null for undefined values (NaN)."""
         content = {
             "schema": SCHEMA,
             "provenance": scores.plain(self.provenance),
@@ -260,30 +264,30 @@ class Result:
     def cells_to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write `cells` to a Parquet file with a row for each cell.
 
-        `from_json` reads it where it is named cells.parquet and in the folder of the JSON file.
+        `from_json` also reads this file if its name is cells.parquet and it is in the folder of the JSON file.
         """
         write_cells(self.cells, self.results, path)
 
     def perturbations_to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write `perturbations` to a Parquet file with a row for each prediction, perturbation and metric.
 
-        `from_json` reads it where it is named perturbations.parquet and in the folder of the JSON file.
+        `from_json` also reads this file if its name is perturbations.parquet and it is in the folder of the JSON file.
         """
         write_perturbations(self.perturbations, self.results, path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str], *, cells: bool = True) -> Result:
-        """Read a file of `to_json`.
+        """Read a result from a file written by `to_json`.
 
         Parameters
         ----------
-        path : the file
+        path : path of the JSON file
         cells : also read cells.parquet and perturbations.parquet from its folder, if they belong to these results
 
         Raises
         ------
         InputError
-            If the file cannot be read, or is not a result of gpubench with a schema that this version knows.
+            If the file cannot be read, or is not a result of gpubench in a layout that this version can read.
 
         Examples
         --------
@@ -389,11 +393,11 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """How the rows of the inputs were brought together, and which cells were left out; a sentence each."""
+        """Sentences on how the rows of the inputs were matched and which cells were left out."""
         return list(self.provenance.get("notes", ()))
 
     def note_lines(self) -> list[str]:
-        """Return a line to print for each note."""
+        """Return the notes as lines to print, each beginning with "Note:"."""
         return [table.printable(f"Note: {note}") for note in self.notes]
 
     def _summary(self) -> str:
@@ -411,7 +415,7 @@ def _get(row: MetricResult, key: str) -> Any:
 
 
 def _means_first(rows: Sequence[MetricResult]) -> list[MetricResult]:
-    """Sort as cz-benchmarks does: for each test set the means over classifiers, then the classifiers."""
+    """Sort rows as cz-benchmarks does: by task and species, with means over classifiers before single classifiers."""
     tasks = list(dict.fromkeys(row.task for row in rows))
 
     def position(row: MetricResult) -> tuple[int, str, str, bool]:
@@ -427,5 +431,5 @@ def _write_json(content: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write UTF-8 atomically; halves of characters, as in damaged file names, become escapes."""
+    """Write text as UTF-8, atomically; lone surrogates, as in damaged file names, are escaped."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

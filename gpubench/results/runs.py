@@ -1,4 +1,4 @@
-"""Several results: the files of folders, those that are comparable, and the ranks of embeddings over all of them."""
+"""Several results: find and read their files, group comparable ones, and rank embeddings over several datasets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 NAME = "results.json"
 
 MAX_SOURCE = 16
-"""Characters of the name of a dataset in a table."""
+"""Largest number of characters of the name of a dataset in a table."""
 
 
 def result_files(place: Path) -> dict[str, Path]:
-    """Find a result file, or those of a folder: its `*.json`, or else each `results.json` below it.
+    """Find the result files of a place: the file itself, or those in a folder.
+
+    Those in a folder are its `*.json`, or, if there are none, each `results.json` in a folder below.
 
     Returns
     -------
-    Name that tells a file from the others -> file.
+    Distinct name -> path of each file
 
     Raises
     ------
     InputError
-        The folder has none.
+        The folder has no result file.
     """
     if not place.is_dir():
         return {place.stem: place}
@@ -43,7 +45,7 @@ def result_files(place: Path) -> dict[str, Path]:
 
 
 def read_results(place: Path) -> dict[str, Result]:
-    """Read the files of `result_files`."""
+    """Read all result files of a place, by the names that `result_files` gives them."""
     return {name: Result.from_json(file) for name, file in result_files(place).items()}
 
 
@@ -53,7 +55,7 @@ def _name(file: Path, folder: Path) -> str:
 
 
 _NOT_SCORING = frozenset({"tasks", "embeddings", "pre_integrated", "predictions", "baseline", "scorers"})
-"""Options in which comparable runs may differ."""
+"""Options that may differ between comparable runs."""
 
 
 def comparable_groups(runs: Mapping[str, Result]) -> list[dict[str, Result]]:
@@ -65,7 +67,7 @@ def comparable_groups(runs: Mapping[str, Result]) -> list[dict[str, Result]]:
 
 
 def _group_key(result: Result, name: str) -> str:
-    """Return a key that is equal for runs on cells with the same columns, whatever their files."""
+    """Return a key that is equal for runs on the same cells and columns with the same options, whatever their files."""
     dataset, options = dataset_of(result), result.provenance.get("options", {})
     cells = dataset.get("columns") or dataset.get("source") or dataset.get("fingerprint") or name
     scoring = {key: value for key, value in options.items() if key not in _NOT_SCORING}
@@ -73,18 +75,21 @@ def _group_key(result: Result, name: str) -> str:
 
 
 def dataset_of(result: Result) -> dict[str, Any]:
-    """Return what the provenance says of the data."""
+    """Return the description of the data in the provenance of a result."""
     dataset: dict[str, Any] = result.provenance.get("dataset", {})
     return dataset
 
 
 def source_of(runs: Mapping[str, Result]) -> str:
-    """Name the data of comparable runs as their users did."""
+    """Return the name of the data of comparable runs, as the users gave it."""
     return ", ".join(dict.fromkeys(str(dataset_of(result).get("source") or "arrays") for result in runs.values()))
 
 
 def columns_of(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
-    """Return name, run and embedding of each embedding; names include the run where several share an embedding."""
+    """Return (displayed name, result, embedding) of each embedding of several runs.
+
+    The displayed name includes the run if several runs have an embedding of the same name.
+    """
     found = [
         (run, result, name)
         for run, result in runs.items()
@@ -95,7 +100,7 @@ def columns_of(runs: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
 
 
 def named_rows(runs: Mapping[str, Result]) -> list[MetricResult]:
-    """Return all rows of comparable runs, with the names of `columns_of` in place of the embeddings."""
+    """Return the rows of all runs, with embeddings renamed to the displayed names of `columns_of`."""
     return [
         replace(row, embedding=name)
         for name, result, embedding in columns_of(runs)
@@ -105,7 +110,7 @@ def named_rows(runs: Mapping[str, Result]) -> list[MetricResult]:
 
 
 def ranks_by_dataset(datasets: Mapping[str, Iterable[MetricResult]]) -> dict[str, list[float | None]]:
-    """Return the mean rank of each embedding on each dataset, the best over all datasets first; None: not scored."""
+    """Return embedding -> its mean rank on each dataset (None if not scored), the best over all datasets first."""
     ranks = [mean_ranks(results) for results in datasets.values()]
     names = dict.fromkeys(name for own in ranks for name in own)
     rows = {name: [own.get(name) for own in ranks] for name in names}
@@ -113,13 +118,13 @@ def ranks_by_dataset(datasets: Mapping[str, Iterable[MetricResult]]) -> dict[str
 
 
 def mean_of(ranks: Sequence[float | None]) -> float:
-    """Return the mean of the ranks that there are."""
+    """Return the mean of the ranks that are not None."""
     known = [rank for rank in ranks if rank is not None]
     return sum(known) / len(known)
 
 
 def rank_blocks(datasets: Mapping[str, Iterable[MetricResult]], width: int | None) -> list[TextTable | Lines]:
-    """Lay out the mean ranks of embeddings on datasets, in as many tables as fit `width` columns."""
+    """Return tables of the mean rank of each embedding on each dataset, at most `width` characters wide if given."""
     ranks = ranks_by_dataset(datasets)
     names = shortened(list(map(printable, ranks)), MAX_NAME)
     means = [f"{mean_of(own):.1f}" for own in ranks.values()]

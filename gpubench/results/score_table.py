@@ -1,4 +1,4 @@
-"""Scores side by side: metrics by embeddings, or embeddings by metrics where the columns would not fit."""
+"""Tables that compare the scores of embeddings: one column per embedding or, if these do not fit, one per metric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_NAME = 24
-"""Characters of the name of an embedding in a table."""
+"""Largest number of characters of the name of an embedding in a table."""
 
 NOISE = "* best beyond noise: the 95% interval of its difference from the next best excludes 0."
 
@@ -25,31 +25,34 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One metric with one set of parameters, on every embedding."""
+    """Scores of all embeddings for one metric with one set of parameters."""
 
     task: str
     metric: str
-    setting: str  # values of the parameters that tell it from other rows of the metric; means are not among them
-    cells: tuple[MetricResult | None, ...]  # one for each embedding; None where it was not scored
-    mean_of: str = ""  # what it is the mean of
+    setting: str  # values of the parameters that distinguish it from other rows of the metric, without means
+    cells: tuple[MetricResult | None, ...]  # one for each embedding; None if not scored
+    mean_of: str = ""  # text such as "mean of knn, lr, rf"; empty if it is no mean
 
     @property
     def name(self) -> str:
-        """Metric and setting."""
+        """Metric and setting, as shown in tables."""
         return f"{self.metric} ({self.setting})" if self.setting else self.metric
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Scores of a result that stand for its metrics: means of several rows, and single ones."""
+    """Scores of a result in brief, without the rows over which a mean was taken."""
 
     embeddings: tuple[str, ...]
     rows: tuple[SummaryRow, ...]
-    n_others: int = 0  # rows that the means stand for
+    n_others: int = 0  # number of result rows that are left out, since a mean represents them
 
 
 def summarize(results: Sequence[MetricResult], *, all_rows: bool = False) -> Summary:
-    """Put the rows of all embeddings side by side; without `all_rows` means stand for the rows that they average."""
+    """Bring the scores of all embeddings for the same metric and parameters together in one row.
+
+    Rows over which a mean was taken are left out, unless `all_rows`.
+    """
     embeddings = tuple(dict.fromkeys(row.embedding for row in results))
     rows: list[SummaryRow] = []
     n_others = 0
@@ -94,7 +97,7 @@ def _mean_text(value: str) -> str:
 
 
 def _mean_of(row: MetricResult, keys: Sequence[str]) -> str:
-    """Say what a row is the mean of: "mean of knn, lr, rf", "mean over conditions"."""
+    """Describe a row that is a mean: "mean of knn, lr, rf", "mean over conditions"."""
     for key in keys:
         value = str(row.params.get(key, ""))
         if names_mean(value):
@@ -105,9 +108,14 @@ def _mean_of(row: MetricResult, keys: Sequence[str]) -> str:
 def score_blocks(
     summary: Summary, *, width: int | None = None, best: Sequence[Collection[int]] = (), limit: int | None = None
 ) -> list[TextTable | Lines]:
-    """Lay a summary out within `width` columns; None: without a limit.
+    """Format a summary as tables, with notes below.
 
-    `best` has the numbers of the best embeddings of each row. At most `limit` rows of a metric are shown.
+    Parameters
+    ----------
+    summary : scores to show
+    width : largest width in characters; None for no limit
+    best : for each row, the indices of the best embeddings, which are marked
+    limit : largest number of rows to show of each metric; None for all
     """
     shown, hidden = _first_rows(summary.rows, limit)
     notes = _notes([summary.rows[i] for i in shown])
@@ -132,7 +140,10 @@ def side_by_side(
     notes: Sequence[str] = (),
     lines: Sequence[str] = (),
 ) -> list[TextTable | Lines]:
-    """Lay out a text for each row and each of `names`, with numbers of `notes` at the rows, and lines below."""
+    """Format texts as tables with rows `rows` and columns `names`, or transposed if they exceed `width` characters.
+
+    `texts` has a text for each row and column. `notes` are numbered and listed below, followed by `lines`.
+    """
     if not rows:
         return [Lines(lines)] if lines else []
     marked = any(text.endswith(("*", " ")) for row in texts for text in row)
@@ -168,7 +179,10 @@ def _heading(row: SummaryRow) -> str:
 def _embeddings_by_metrics(
     names: Sequence[str], rows: Sequence[SummaryRow], texts: Sequence[Sequence[str]], refs: Sequence[str], width: int
 ) -> list[TextTable]:
-    """Make tables with as many metrics each as fit; names of metrics continue on further lines after an underscore."""
+    """Return tables with embeddings in rows and as many metrics in columns as fit into `width`.
+
+    Long names of metrics are broken after underscores.
+    """
     ambiguous = {name for name, count in Counter(row.name for row in rows).items() if count > 1}
     room = width - max(map(len, names)) - _GAP
     tables: list[TextTable] = []
@@ -194,7 +208,7 @@ def _block(names: Sequence[str], columns: Sequence[tuple[str, Sequence[str]]]) -
 
 
 def _stacked(title: str, room: int) -> str:
-    """Break a title after underscores and spaces into lines of `room` characters or one word."""
+    """Break a title after underscores and spaces into lines of at most `room` characters, or of one longer word."""
     lines = [""]
     for word in title.replace("_", "_ ").split(" "):
         joined = f"{lines[-1]}{'' if lines[-1].endswith('_') or not lines[-1] else ' '}{word}"
@@ -213,19 +227,19 @@ def _cell(row: MetricResult | None, *, marked: bool, any_marked: bool) -> str:
 
 
 def _notes(rows: Sequence[SummaryRow]) -> dict[str, None]:
-    """Return each note once."""
+    """Return the distinct notes of the rows, as keys in order of appearance."""
     return dict.fromkeys(printable(cell.note) for row in rows for cell in row.cells if cell is not None and cell.note)
 
 
 def _refs(row: SummaryRow, notes: Collection[str]) -> str:
-    """Return the numbers of the notes of a row."""
+    """Return references to the notes of a row, as numbers in the list of notes."""
     known = list(notes)
     own = dict.fromkeys(printable(cell.note) for cell in row.cells if cell is not None and cell.note)
     return "".join(f" [{known.index(note) + 1}]" for note in own if note in known)
 
 
 def _first_rows(rows: Sequence[SummaryRow], limit: int | None) -> tuple[list[int], dict[str, int]]:
-    """Select the first rows of each metric, and count the others by metric."""
+    """Return the indices of the first `limit` rows of each metric, and metric -> number of further rows."""
     seen: Counter[tuple[str, str]] = Counter()
     hidden: Counter[str] = Counter()
     shown = []
@@ -239,10 +253,10 @@ def _first_rows(rows: Sequence[SummaryRow], limit: int | None) -> tuple[list[int
 
 
 def mean_ranks(results: Iterable[MetricResult]) -> dict[str, float]:
-    """Return the mean rank of each embedding over the metrics, 1 for the best, the best first.
+    """Return embedding -> mean of its ranks over all metrics, the best first; rank 1 is the best.
 
-    Each metric counts once, by the mean over its rows where it has one. Equal values share the mean of their ranks. An
-    undefined value ranks last; metrics without a better end do not count.
+    Each metric counts once, by its row that is a mean if there is one. Equal values share the mean of their ranks.
+    Undefined values rank last. Metrics of which neither high nor low values are better are left out.
     """
     summary = summarize(list(results))
     ranks: dict[str, list[float]] = {name: [] for name in summary.embeddings}
@@ -259,7 +273,7 @@ def mean_ranks(results: Iterable[MetricResult]) -> dict[str, float]:
 
 
 def _ranks(cells: Sequence[MetricResult | None], *, higher_is_better: bool) -> list[float | None]:
-    """Return the rank of each cell that there is."""
+    """Return the rank of each score; None where there is no score."""
     sign = -1 if higher_is_better else 1
     keys = [None if cell is None else math.inf if math.isnan(cell.value) else sign * cell.value for cell in cells]
     present = sorted(key for key in keys if key is not None)
@@ -267,9 +281,10 @@ def _ranks(cells: Sequence[MetricResult | None], *, higher_is_better: bool) -> l
 
 
 def stage_seconds(timeline: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum the seconds of each kind of stage over the embeddings, the longest first, and "total" of the whole run.
+    """Return stage -> seconds summed over all embeddings, the longest first, and "total" for the whole run.
 
-    Stages are counted one level below the embedding that they belong to, so that none is counted twice.
+    Only stages directly inside the stage of an embedding, and outer stages without inner ones, are counted, so that no
+    time is counted twice.
     """
     stages = list(timeline)
     outer = {stage["path"].partition("/")[0] for stage in stages if "/" in stage["path"]}

@@ -1,4 +1,4 @@
-"""The figure of Matplotlib that notebooks show without pyplot."""
+"""A Matplotlib figure that notebooks display without pyplot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 class ShownFigure(Figure):
-    """Figure that a notebook shows when it is the value of a cell, without `%matplotlib inline`."""
+    """Matplotlib figure that a notebook displays as the value of a cell, without `%matplotlib inline`."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

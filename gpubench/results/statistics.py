@@ -1,4 +1,4 @@
-"""Statistics of the values of cells by group, and 95% intervals."""
+"""Statistics of per-cell values by group of cells, and 95% intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class GroupStatistics:
-    """Number of a group's values, their mean, and their `QUANTILES`."""
+    """Number, mean and `QUANTILES` of the values of one group of cells."""
 
     n: int
     mean: float
@@ -27,7 +27,7 @@ class GroupStatistics:
 
 
 def group_statistics(column: CellColumn, labels: Labels) -> dict[str, GroupStatistics]:
-    """Compute the statistics of each group that has values."""
+    """Return group name -> statistics of a column of per-cell values, for each group that has values."""
     counted = np.flatnonzero(~np.isnan(column.values))
     codes, values = labels.codes[counted], column.values[counted]
     order = np.lexsort((values, codes))
@@ -43,12 +43,14 @@ def group_statistics(column: CellColumn, labels: Labels) -> dict[str, GroupStati
 
 
 def standard_error(column: CellColumn, labels: Labels | None) -> float | None:
-    r"""Compute the standard error of a mean over cells, or over labels, from the scatter of the cells' values.
+    r"""Estimate the standard error of a score from the scatter of its per-cell values.
+
+    The first formula holds for a mean over n cells, the second for a mean over L labels of the mean within each label.
 
     .. math:: SE^2 = \frac{s^2}{n}, \qquad SE^2 = \frac{1}{L^2} \sum_l \frac{s_l^2}{n_l}
 
-    A label with one cell adds nothing, because its scatter is not known. None for a mean over labels without `labels`,
-    and for fewer than two values.
+    A label with one cell adds nothing, because its scatter is not known. Returns None if there are fewer than two
+    values, or if the score is a mean over labels and `labels` is None.
     """
     if column.mean_over == "labels" and labels is None:
         return None
@@ -67,14 +69,20 @@ def standard_error(column: CellColumn, labels: Labels | None) -> float | None:
 
 
 def group_times(labels: Labels, times: NDArray[np.float64]) -> dict[str, float]:
-    """Return the time of each time point, in order of time ("10" comes before "9" in order of names)."""
+    """Return time point -> time, sorted by time, since names sort as text ("10" before "9").
+
+    `labels` has the time point of each cell, `times` its time as a number.
+    """
     by_code = np.empty(labels.n_classes)
     by_code[labels.codes] = times
     return {labels.names[code]: float(by_code[code]) for code in np.argsort(by_code)}
 
 
 def half_width(stderr: float, freedom: float | None) -> float:
-    """Return half of the 95% interval of a value, by Student's t with its degrees of freedom; None for very many.
+    """Return half the width of the 95% confidence interval of a value with a standard error.
+
+    It follows from Student's t distribution with `freedom` degrees of freedom, or, if that is None, from the normal
+    distribution.
 
     Examples
     --------
@@ -87,11 +95,15 @@ def half_width(stderr: float, freedom: float | None) -> float:
 
 
 def half_width_of_difference(first: tuple[float, float | None], other: tuple[float, float | None]) -> float:
-    r"""Return half of the 95% interval of the difference of two independent values.
+    r"""Return half the width of the 95% confidence interval of the difference of two independent values.
 
     .. math:: t_\nu \sqrt{s_1^2 + s_2^2}, \qquad \nu = \frac{(s_1^2 + s_2^2)^2}{s_1^4 / \nu_1 + s_2^4 / \nu_2}
 
-    with the standard error and its degrees of freedom of each; Welch (1947), doi:10.1093/biomet/34.1-2.28.
+    where each argument is (standard error s, its degrees of freedom nu), with None for infinitely many.
+
+    References
+    ----------
+    Welch (1947), doi:10.1093/biomet/34.1-2.28.
     """
     squares = [stderr**2 for stderr, _ in (first, other)]
     shares = [square**2 / nu for square, (_, nu) in zip(squares, (first, other), strict=True) if nu is not None]

@@ -1,4 +1,4 @@
-"""Results as tables: columns and CSV, and for people plain in a pipe, with lines and colour on a terminal, or HTML."""
+"""Results as tables: as columns, CSV, plain text, HTML, or with lines and colour on a terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FIELDS = tuple(field.name for field in fields(MetricResult) if field.name != "params")
-"""Columns of every table of results; a column for each parameter follows."""
+"""Columns that every table of results has; they are followed by a column for each parameter."""
 
 
 def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
-    """Convert rows to columns: those of `FIELDS`, then one for each parameter of any row.
+    """Convert result rows to columns: column name -> values, those of `FIELDS` first, then one for each parameter.
 
-    A parameter with the name of a field gets the prefix "param_". Lists and mappings become JSON; a parameter that is
-    text in one row and a number in another becomes text in all.
+    A parameter with the name of a field gets the prefix "param_". Lists and mappings become JSON text. If a parameter
+    is text in one row and a number in another, it becomes text in all rows.
     """
     columns: dict[str, list[Any]] = {name: [_scalar(getattr(row, name)) for row in results] for name in FIELDS}
     for name in param_keys(results):
@@ -35,14 +35,14 @@ def to_columns(results: Sequence[MetricResult]) -> dict[str, list[Any]]:
 
 
 def to_csv(results: Sequence[MetricResult]) -> str:
-    """Format the columns of rows as CSV in full precision; NaN and missing values are empty."""
+    """Format the columns of `to_columns` as CSV in full precision; NaN and missing values are empty."""
     columns = to_columns(results)
     lines = [columns, *zip(*columns.values(), strict=True)]
     return "".join(",".join(map(_csv_cell, line)) + "\n" for line in lines)
 
 
 def _csv_cell(value: Any) -> str:
-    """Quote as RFC 4180 requires; csv.writer with plain line ends leaves a carriage return unquoted."""
+    """Format a value, quoted as RFC 4180 requires; csv.writer would leave a carriage return unquoted."""
     value = plain(value)
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
@@ -64,14 +64,15 @@ def _one_type(values: list[Any]) -> list[Any]:
 
 
 def param_keys(results: Iterable[MetricResult]) -> tuple[str, ...]:
-    """Return the names of all parameters of some rows, in the order in which they first appear."""
+    """Return the names of all parameters that occur in the rows, in the order in which they first appear."""
     return tuple(dict.fromkeys(key for row in results for key in row.params))
 
 
 def telling_params(results: Sequence[MetricResult]) -> tuple[str, ...]:
-    """Return the names of the parameters that distinguish rows of one metric.
+    """Return the names of the parameters that distinguish these rows, all of one metric.
 
-    These are those whose values differ; if rows differ only in which parameters they have, also these.
+    They are the parameters whose values differ and, if this does not distinguish all rows, also those that only some
+    rows have.
     """
     keys = param_keys(results)
     differing = tuple(key for key in keys if len({repr(row.params[key]) for row in results if key in row.params}) > 1)
@@ -86,14 +87,14 @@ _MIN_TEXT_WIDTH = 16
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Table of text."""
+    """A table whose cells are text, with a title above and notes below."""
 
-    title: str  # line above it, which indents the rows; empty for none
+    title: str  # line above the table, which is then indented; empty for none
     header: tuple[str, ...]  # names of the columns
-    rows: tuple[tuple[str, ...], ...]  # one cell for each of the header
+    rows: tuple[tuple[str, ...], ...]  # cells of each row, one for each column
     numbers: frozenset[str] = frozenset()  # names of the columns that are aligned right
-    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style of rich on a terminal
-    notes: tuple[str, ...] = ()  # lines below it
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)  # (row, column) -> style of rich for that cell
+    notes: tuple[str, ...] = ()  # lines below the table
 
     def _widths(self) -> list[int]:
         """Return the width of each column."""
@@ -107,7 +108,10 @@ class TextTable:
         return max(len(self.title), indent + sum(self._widths()) + 2 * (len(self.header) - 1))
 
     def to_text(self, width: int | None = None) -> str:
-        """Lay the table out as plain text; notes are wrapped at `width` columns. Cells of the header may have lines."""
+        """Format the table as plain text; notes are wrapped at `width` characters, or not at all if it is None.
+
+        Cells of the header may consist of several lines.
+        """
         widths = self._widths()
         lines = [self.title] if self.title else []
         stacked = [cell.split("\n") for cell in self.header]
@@ -122,7 +126,7 @@ class TextTable:
         return "\n".join([*lines, *(_wrap(line, width) for line in self.notes)])
 
     def to_html(self) -> str:
-        """Lay the table out as HTML."""
+        """Format the table as HTML."""
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.header)
         sides = ["right" if column in self.numbers else "left" for column in self.header]
         body = "".join(
@@ -143,7 +147,7 @@ class TextTable:
         return f"<b>{text}</b>" if "bold" in self.styles.get((i, j), "") and not j else text
 
     def print(self, console: Console) -> None:
-        """Draw the table on a terminal; cells that do not fit continue on the next line."""
+        """Draw the table on a terminal; text that does not fit into a column continues on the next line."""
         from rich.text import Text
 
         if self.title:
@@ -158,7 +162,7 @@ class TextTable:
             console.print(Text(line, "dim"))
 
     def _drawn(self, words: Sequence[int], width: int) -> Table:
-        """Make a table of rich whose columns have room for their longest `words`."""
+        """Return a table of rich in which each column is at least as wide as its longest word, given by `words`."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
@@ -179,20 +183,20 @@ class TextTable:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines of text, under a heading or without one."""
+    """Lines of text, with or without a heading."""
 
     lines: Sequence[str]
     heading: str = ""
-    style: str = ""  # of rich, on a terminal
+    style: str = ""  # style of rich on a terminal
     wrap: bool = True  # False for lines to copy, such as paths
 
     def to_text(self, width: int | None = None) -> str:
-        """Join the lines, wrapped at `width` columns."""
+        """Join the lines as plain text, wrapped at `width` characters, or not at all if it is None."""
         lines = [self.heading, *self.lines] if self.heading else self.lines
         return "\n".join(_wrap(line, width if self.wrap else None) for line in lines)
 
     def to_html(self) -> str:
-        """Lay the lines out as an HTML paragraph."""
+        """Format the lines as an HTML paragraph."""
         return "<p>" + "<br>".join(map(html.escape, [self.heading, *self.lines])) + "</p>"
 
     def print(self, console: Console) -> None:
@@ -206,12 +210,15 @@ class Lines:
 
 
 def to_text(blocks: Iterable[TextTable | Lines], width: int | None = None) -> str:
-    """Join tables and lines as plain text, with an empty line between them; only lines and notes are wrapped."""
+    """Format tables and lines as plain text, separated by empty lines; `width` wraps lines and notes, not tables."""
     return "\n\n".join(filter(None, (block.to_text(width) for block in blocks)))
 
 
 def print_blocks(blocks: Iterable[TextTable | Lines], stream: TextIO, width: int | None = None) -> None:
-    """Write tables and lines to a terminal with lines and colour, or to a pipe as plain text with lines of `width`."""
+    """Write tables and lines to a stream, with rules and colour if it is a terminal, else as plain text.
+
+    `width` is the number of characters at which lines of plain text are wrapped.
+    """
     if not stream.isatty():
         stream.write(f"{to_text(blocks, width)}\n")
         return
@@ -232,7 +239,7 @@ def _wrap(line: str, width: int | None) -> str:
 
 
 def format_value(value: float) -> str:
-    """Format with four decimals, or four significant digits where that would show none or too many."""
+    """Format a score with four decimals, or in scientific notation if it is very small or large; NaN as "undefined"."""
     if math.isnan(value):
         return "undefined"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -241,17 +248,20 @@ def format_value(value: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace line breaks and control characters, which a label or a path may contain, by escapes."""
+    """Escape line breaks and control characters, which labels and paths may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def short(text: str, longest: int) -> str:
-    """Cut a text at its end where it is too long."""
+    """Cut a text to at most `longest` characters, ending with an ellipsis."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def shortened(names: Sequence[str], longest: int) -> list[str]:
-    """Cut names at the end, or in the middle where that keeps more of them distinct; else number them."""
+    """Cut names to at most `longest` characters, so that different names stay different.
+
+    Names are cut at the end. If that makes some equal, they are cut in the middle; if that does too, they are numbered.
+    """
     by_end = [short(name, longest) for name in names]
     if len(set(by_end)) == len(set(names)):
         return by_end
@@ -264,7 +274,7 @@ def shortened(names: Sequence[str], longest: int) -> list[str]:
 
 _NUMBERS = ("value", "stderr", "n", "seconds")
 HEADER = ("metric", *_NUMBERS, "note")
-"""Columns of a table of scores besides its parameters."""
+"""Columns of a table of scores, apart from those of parameters."""
 
 _OPTIONAL = frozenset({"stderr", "note"})
 
@@ -276,9 +286,9 @@ def result_blocks(
     *,
     limit: int | None = None,
 ) -> list[TextTable | Lines]:
-    """Lay results out as tables, then the tasks that failed and those that were left out.
+    """Return the tables of scores, then lists of the tasks that failed and of those that were left out.
 
-    `skipped` and `failures` are those of a `Result`; `limit` is that of `score_tables`.
+    `skipped` and `failures` are as in `Result`, `limit` as in `score_tables`.
     """
     left_out = [printable(f"  {item['task']} ({item['reason']})") for item in skipped]
     failed = [printable(f"  {item['task']} on {item['embedding']}: {item['error']}") for item in failures]
@@ -288,10 +298,10 @@ def result_blocks(
 
 
 def score_tables(results: Iterable[MetricResult], limit: int | None = None) -> dict[tuple[str, str], TextTable]:
-    """Make a table of the scores of each embedding and task, in the order in which they first appear.
+    """Return (embedding, task) -> table of the scores, in the order in which they first appear.
 
-    Its columns are "metric", the parameters that tell rows of one metric apart, numbers, and the number of a note. At
-    most `limit` rows of a metric are shown.
+    The columns are "metric", the parameters that distinguish rows of one metric, the numbers of a row, and a reference
+    to a note below the table. At most `limit` rows of each metric are shown.
     """
     groups: dict[tuple[str, str], list[MetricResult]] = {}
     for row in results:
@@ -323,7 +333,7 @@ def _score_table(title: str, rows: Sequence[MetricResult], limit: int | None) ->
 
 
 def _fold(rows: Sequence[MetricResult], limit: int | None) -> tuple[list[MetricResult], dict[str, int]]:
-    """Select the first rows of each metric and its last one, which may be a mean; count the others by metric."""
+    """Select at most `limit` rows of each metric, the first and the last, which may be a mean; count the others."""
     counts = Counter(row.metric for row in rows)
     seen: Counter[str] = Counter()
     shown = []
@@ -341,7 +351,7 @@ def mean_text(value: Any) -> str:
 
 
 def _cells(row: MetricResult, keys: Sequence[str], telling: Sequence[str], notes: Sequence[str]) -> tuple[str, ...]:
-    """Return one cell for each column; a "~" marks an approximate value."""
+    """Return the text of each column for one result row; "~" marks an approximate value."""
     return (
         row.metric,
         *(printable(mean_text(row.params[key])) if key in telling and key in row.params else "" for key in keys),

@@ -1,4 +1,4 @@
-"""Figure of all scores as a table for a paper: embeddings in rows, metrics in coloured columns, aggregates as bars."""
+"""Figure of all scores as a table: a row per embedding, a coloured column per metric, and bars for aggregates."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _BAR = "#9ecae1"
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Column of the figure."""
+    """One column of the figure: a metric or an aggregate."""
 
     title: str
     task: str
-    values: tuple[float, ...]  # one for each embedding; NaN where undefined
+    values: tuple[float, ...]  # value of each embedding; NaN if undefined
     higher_is_better: bool | None
-    bar: bool  # an aggregate, drawn as a bar
+    bar: bool  # whether it is an aggregate, drawn as a bar
 
 
 def table_figure(results: Sequence[MetricResult]) -> ShownFigure:
-    """Draw every metric of every embedding as a coloured cell with its value, the best embedding first.
+    """Draw a table with a row for each embedding, the best first, and a column for each metric.
 
-    Colours are relative to the best and the worst value of a column. Aggregates, which are bars, are those of the task
-    `scib`, and the mean rank over all metrics where there are several embeddings. Rows are in the order of the total
-    score of scib, or else of the mean rank.
+    Each score is a coloured cell; colours range from the worst to the best value in the column. Bars show aggregates:
+    those of the task `scib` and, if there are several embeddings, the mean rank over all metrics. Embeddings are sorted
+    by the total score of scib if it was computed, else by the mean rank.
     """
     summary = summarize(list(results))
     if not summary.rows:
@@ -83,7 +83,7 @@ def _column(row: SummaryRow) -> _Column:
 
 
 def _order(embeddings: Sequence[str], rows: Sequence[SummaryRow], ranks: dict[str, float]) -> list[int]:
-    """Return the numbers of the embeddings, the best first."""
+    """Return the indices of the embeddings, the best first."""
     total = next((row for row in rows if row.metric == "total"), None)
     if total is not None:
         values = [math.nan if cell is None else cell.value for cell in total.cells]
@@ -92,7 +92,7 @@ def _order(embeddings: Sequence[str], rows: Sequence[SummaryRow], ranks: dict[st
 
 
 def _draw(axes: Axes, x: int, column: _Column, values: Sequence[float], columns: Sequence[_Column]) -> None:
-    """Draw the cells of one column, from top to bottom."""
+    """Draw the cells of one column at position x, from top to bottom."""
     from matplotlib import colormaps
     from matplotlib.patches import Circle, Rectangle
 
@@ -119,7 +119,7 @@ def _draw(axes: Axes, x: int, column: _Column, values: Sequence[float], columns:
 
 
 def _label(axes: Axes, columns: Sequence[_Column], names: Sequence[str]) -> None:
-    """Name the rows, the columns, and the tasks above them."""
+    """Write the names of rows and columns, and of the tasks above their columns."""
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks([])
@@ -144,5 +144,5 @@ def _label(axes: Axes, columns: Sequence[_Column], names: Sequence[str]) -> None
 
 
 def short_title(title: str) -> str:
-    """Shorten the title of a metric to what fits above a column."""
+    """Shorten the title of a metric so that it fits above a column."""
     return shortened([title.replace(", mean over folds", "")], 30)[0]

@@ -1,7 +1,7 @@
-"""AnnData as a source: an object, or a store on disk that is read without the anndata package.
+"""Sources for AnnData: an object, or a store on disk, which is read without the anndata package.
 
-`anndata.io` is not used for it: importing it adds a second to every run, `sparse_dataset` reads rows of CSR at a fifth
-of the speed, and it does not check the indices of damaged files.
+`anndata.io` is not used for stores: importing it adds a second to every run, `sparse_dataset` reads rows of CSR at a
+fifth of the speed, and it does not check the indices of damaged files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NULLABLE = ("nullable-integer", "nullable-boolean", "nullable-string-array")
 
 
 class StoredTable:
-    """The `obs` or `var` of a store: a group of columns, or, before AnnData 0.7, one array of records."""
+    """Table `obs` or `var` of a store: a group of columns, or, before AnnData 0.7, an array of records."""
 
     def __init__(self, root: Node, file: File, axis: str) -> None:
         self._file = file
@@ -84,7 +84,7 @@ class StoredTable:
 
 
 def _decode(node: Node, parent: Node) -> NDArray[Any] | CategoricalColumn:
-    """Read an array, a categorical or a nullable array, in any of their encodings."""
+    """Read a column that is stored as an array, a categorical or a nullable array, in any encoding of AnnData."""
     if not is_group(node):
         if (categories := attribute(node, "categories")) is not None:  # AnnData 0.7: a path, or a reference
             return CategoricalColumn(node[:], as_array(read_array(parent[categories])))
@@ -107,7 +107,7 @@ def _decode(node: Node, parent: Node) -> NDArray[Any] | CategoricalColumn:
 
 
 def read_array(node: Node) -> NDArray[Any] | CategoricalColumn:
-    """Read a whole array; text as Python strings, members of an HDF5 enumeration as categories."""
+    """Read a whole array; text becomes Python strings, an HDF5 enumeration a categorical column."""
     if node.dtype.kind == "O" and hasattr(node, "asstr"):  # h5py returns bytes by default
         node = node.asstr()
     values = np.asarray(node[()])
@@ -127,7 +127,7 @@ def _enum_members(dtype: np.dtype[Any]) -> dict[int, str]:
 
 
 def as_array(values: NDArray[Any] | CategoricalColumn) -> NDArray[Any]:
-    """Return a column as its values."""
+    """Convert a column to an array of its values; categories replace codes."""
     if isinstance(values, CategoricalColumn):
         array: NDArray[Any] = np.asarray(values.categories, object)[values.codes]
         return array
@@ -135,9 +135,10 @@ def as_array(values: NDArray[Any] | CategoricalColumn) -> NDArray[Any]:
 
 
 class AnnDataSource(Source):
-    """AnnData: keys of obsm are embeddings; X ("X") and layers ("layers/counts") are, if asked for by name.
+    """Base class of AnnData sources, in which the keys of obsm are embeddings.
 
-    "obsm/X_pca" means the key X_pca too, unless obsm has a key "obsm/X_pca".
+    X and layers are embeddings if requested by name: "X", "layers/counts". The name "obsm/X_pca" is the same as
+    "X_pca", unless obsm has a key "obsm/X_pca".
     """
 
     def choose(self, wanted: list[str] | None) -> list[str]:
@@ -167,7 +168,7 @@ class AnnDataSource(Source):
         return self._matrix(*self._locate(name))
 
     def expression(self) -> Any:
-        """Return X, even if obsm has a key "X"."""
+        """Return the expression matrix X, even if obsm has a key "X"."""
         if not self._has_x():
             raise InputError(f"{self.where} has no expression in X; give a file that has it")
         return self._matrix("X", "")
@@ -208,11 +209,11 @@ class AnnDataSource(Source):
     @property
     @abstractmethod
     def uns(self) -> Any:
-        """Unstructured annotations: a mapping; of a store, a group."""
+        """Unstructured annotations: a mapping, or for a store a group."""
 
 
 class LoadedAnnData(AnnDataSource):
-    """An AnnData object, in memory or backed."""
+    """Source for an AnnData object, in memory or backed."""
 
     def __init__(self, adata: Any) -> None:
         self._adata = adata
@@ -245,7 +246,7 @@ class LoadedAnnData(AnnDataSource):
 
 
 class StoredAnnData(AnnDataSource):
-    """AnnData in an HDF5 file or a zarr store; only the requested parts are read."""
+    """Source for AnnData in an HDF5 file or a zarr store, of which only the requested parts are read."""
 
     def __init__(self, root: Node, file: File) -> None:
         self._root = root
@@ -297,7 +298,7 @@ class StoredAnnData(AnnDataSource):
 
 
 def is_anndata(x: Any) -> bool:
-    """Whether it is an AnnData or MuData object, without importing anndata."""
+    """Whether `x` is an AnnData or MuData object; anndata is not imported."""
     if comes_from(x, "mudata"):
         return hasattr(x, "mod")
     return comes_from(x, "anndata") and all(hasattr(x, name) for name in ("obsm", "obs", "layers", "n_obs"))

@@ -33,7 +33,7 @@ def stem(path: File) -> str:
 
 
 def open_npy(path: File) -> OneMatrix:
-    """Open an .npy file as a memmap; one behind a URL is read in ranges of rows."""
+    """Open an .npy file as a memory map; behind a URL, ranges of rows are read on demand."""
     if isinstance(path, Url):
         return OneMatrix(NpyRows(path), stem(path), str(path))
     with reading(path):
@@ -41,7 +41,7 @@ def open_npy(path: File) -> OneMatrix:
 
 
 def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether the order is Fortran's, and dtype of the array in an open .npy file."""
+    """Return shape, whether the array is in Fortran order, and dtype, from the header of an open .npy file."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADER_READERS:  # version 3 is for names of fields in Unicode
         raise ValueError(f"version {version} of .npy is not supported")
@@ -49,7 +49,7 @@ def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 class NpyRows:
-    """Rows of an .npy file behind a URL; a block is one range of bytes, or in Fortran order one for each column."""
+    """`RowSource` of an .npy file behind a URL; a block is one range of bytes, in Fortran order one for each column."""
 
     def __init__(self, file: Url) -> None:
         self.file = file
@@ -80,9 +80,9 @@ class NpyRows:
 
 
 class NpzArchive(Source):
-    """An .npz archive: its two-dimensional arrays are embeddings, its one-dimensional arrays columns of its table.
+    """Source of an .npz archive: two-dimensional arrays are embeddings, one-dimensional arrays columns of the table.
 
-    Shapes are read from the headers; the values of an array are read when it is asked for.
+    Shapes are read from the headers, and the values of an array on first use.
     """
 
     def __init__(self, path: File) -> None:
@@ -130,7 +130,7 @@ class NpzArchive(Source):
 
 
 class ParquetTable:
-    """A table in a Parquet file; a column is read when it is asked for."""
+    """A `Table` in a Parquet file; each column is read when it is requested."""
 
     def __init__(self, path: File) -> None:
         import pyarrow.parquet
@@ -148,7 +148,7 @@ class ParquetTable:
             return self._parquet.read(columns=[name]).column(name)
 
     def names_reader(self) -> NamesReader | None:
-        """Return what reads the index that pandas wrote, or a column that names the rows."""
+        """Return a function that reads the names of the rows from the index of pandas or a column; else None."""
         stored, names = stored_index(self._parquet.schema_arrow), self.names()
         if len(stored) == 1:
             return lambda: _unless_numbers(self.column(stored[0]).to_pandas())
@@ -156,9 +156,9 @@ class ParquetTable:
 
 
 class ParquetRows:
-    """Rows of a Parquet file whose columns are the dimensions; reading from top to bottom decodes each row once.
+    """`RowSource` of a Parquet file whose columns are dimensions; reading from top to bottom decodes each row once.
 
-    The dtype is common to all columns; integers with missing values count as float64.
+    The dtype is the common dtype of all columns, where integers with missing values are float64.
     """
 
     def __init__(self, file: File) -> None:
@@ -193,7 +193,7 @@ class ParquetRows:
             return np.asarray(self._parquet.read(columns=[name]).column(0).to_pandas())
 
     def _index_columns(self, schema: Any) -> list[str]:
-        """Return the columns that are no dimensions: the index, and text that names cells."""
+        """Return the columns that are not dimensions: the index, and columns of text that name cells."""
         import pyarrow as pa
 
         def is_text(name: str) -> bool:
@@ -225,7 +225,7 @@ class ParquetRows:
         return block
 
     def _seek(self, start: int) -> tuple[int, NDArray[Any], Iterator[Any]]:
-        """Continue where the last block ended, or begin with the row group that has the row."""
+        """Continue reading where the last block ended, or begin with the row group that contains row `start`."""
         group = int(np.searchsorted(self._group_starts, start, "right")) - 1
         first = int(self._group_starts[group]) if len(self._group_starts) else 0
         if self._position is not None and first <= self._position[0] <= start:
@@ -257,7 +257,7 @@ class ParquetRows:
         return np.dtype(np.float64)
 
     def _list_width(self, kind: Any) -> int:
-        """Return the length of the lists, that of the first one if it is not a part of the type."""
+        """Return the length of the lists, from the type if it is fixed, else from the first list."""
         width = list_width(kind)
         if width != -1:
             return width or 0
@@ -265,7 +265,7 @@ class ParquetRows:
         return len(first.column(0)[0]) if first is not None and first.column(0)[0].is_valid else 0
 
     def _may_have_missing(self, name: str) -> bool:
-        """Whether a column has missing values, or the file has no statistics of it."""
+        """Whether a column may have missing values: it has some, or the file has no statistics of the column."""
         metadata = self._parquet.metadata
         column = metadata.schema.names.index(name)
         statistics = (metadata.row_group(i).column(column).statistics for i in range(metadata.num_row_groups))
@@ -273,7 +273,7 @@ class ParquetRows:
 
 
 def open_matrix_table(path: File) -> OneMatrix:
-    """Open a table of numbers as an embedding; first columns that are called like an index are no dimensions."""
+    """Open a table of numbers as an embedding; leading columns with names of an index are not dimensions."""
     if path.suffix.lower() in (".parquet", ".pq"):
         return OneMatrix(ParquetRows(path), stem(path), str(path))
     import pandas as pd
@@ -291,12 +291,12 @@ def open_matrix_table(path: File) -> OneMatrix:
 
 
 def open_arrow(path: File) -> OneMatrix:
-    """Open a table in the file or stream format of Arrow as an embedding."""
+    """Open a file in the file or stream format of Arrow as an embedding."""
     return OneMatrix(_read_arrow(path), stem(path), str(path))
 
 
 def open_arrow_table(path: File) -> NamedColumns:
-    """Open a table in the file or stream format of Arrow as a table of cells."""
+    """Open a file in the file or stream format of Arrow as a table of cells."""
     table = _read_arrow(path)
     return NamedColumns({name: table.column(name) for name in dict.fromkeys(table.column_names)}, str(path))
 
@@ -331,5 +331,5 @@ def stored_index(schema: Any) -> list[str]:
 
 
 def _readable(path: File) -> Any:
-    """Return what libraries can open: a path, or for a URL an open file."""
+    """Return a path, or an open file for a URL, which libraries can read."""
     return path.open() if isinstance(path, Url) else path

@@ -34,12 +34,12 @@ _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a text file is written.
+    """Format of a text file with a table.
 
     Attributes
     ----------
-    separator, decimal : one character each
-    names : of the columns; the first is empty where the header leaves out the index, as R's `write.table` does
+    separator, decimal : characters between fields, and before decimals
+    names : names of the columns; the first is empty if the header omits the index, as in files of R's `write.table`
     has_short_header : whether the header has one field less than the rows
     """
 
@@ -55,7 +55,7 @@ def detect(path: File) -> Dialect:
     Raises
     ------
     InputError
-        Text that is not UTF-8, rows with more fields than the header, a header of numbers.
+        The text is not UTF-8, rows have more fields than the header, or the header consists of numbers.
     """
     with reading(path):
         text, is_whole = _head(path)
@@ -81,7 +81,7 @@ def detect(path: File) -> Dialect:
 
 
 def _head(path: File) -> tuple[str, bool]:
-    """Read the first lines; return whether they are the whole file."""
+    """Return the first lines of a file, and whether they are the whole file."""
     with open_text(path) as stream:
         head = stream.read(_HEAD_BYTES)
         is_whole = len(head) < _HEAD_BYTES
@@ -105,7 +105,7 @@ def _split(lines: list[str], separator: str) -> list[list[str]]:
 
 
 def _choose(tried: dict[str, list[list[str]]], lines: list[str]) -> str:
-    """Return the separator with which all rows have as many fields as the header, or one more that names them."""
+    """Return the separator with which all rows have as many fields as the header, or one more for an index."""
     default, *others = tried
     if _have_fields(tried[default], 0) and len(tried[default][0]) > 1:
         return default
@@ -124,20 +124,20 @@ def _have_fields(rows: list[list[str]], more: int) -> bool:
 
 
 def _is_plain(rows: list[list[str]], lines: list[str]) -> bool:
-    """Whether blanks separate fields rather than words: there are quotes, or a column of numbers."""
+    """Whether blanks separate fields, not words, which is assumed if there are quotes or a column of numbers."""
     columns = list(zip(*rows, strict=True))
     return '"' in lines[0] or any(all(map(_NUMBER.fullmatch, column)) for column in columns)
 
 
 def _names_rows(rows: list[list[str]], lines: list[str]) -> bool:
-    """Whether the first field of the rows is an index: text, or in quotes."""
+    """Whether the first field of each row is an index, which is text or in quotes."""
     first = [row[0] for row in rows]
     is_text = not any(map(_NUMBER.fullmatch, first)) or all(line.startswith('"') for line in lines[1 : len(rows) + 1])
     return is_text and len(set(first)) == len(first)
 
 
 def _check_fields(path: File, separator: str, header: list[str], rows: list[list[str]]) -> None:
-    """Raise if a row has more or fewer fields than the header."""
+    """Raise InputError if a row has more or fewer fields than the header."""
     row = next((i for i, row in enumerate(rows) if len(row) > len(header)), None)
     if row is None:
         return

@@ -1,4 +1,4 @@
-"""The formats of files: suffix -> reader, and what is said of files that cannot be read."""
+"""Supported file formats by suffix, and advice for files of other formats."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ _ADVICE: dict[tuple[str, ...], str] = {
     (".xls", ".xlsx", ".ods"): "is a spreadsheet; save it as CSV",
     (".gz", ".zst", ".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz"): "is packed; unpack it first: {unpack} {name}",
 }
-"""Suffixes of files that are not read -> what they are, and how to convert them."""
+"""Suffixes of unsupported files -> name of the format, and how to convert such files."""
 
 _UNPACK = {".gz": "gunzip", ".zst": "unzstd", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip", ".7z": "7z x"}
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text has the suffix of a file that can be read, or is the path of a file with another one."""
+    """Whether a text names a file: it has a supported suffix, or is the path of an existing file with another one."""
     if text.lower().endswith(SUFFIXES) or _MODALITY.fullmatch(text):
         return True
     return bool(Path(text).suffix) and Path(text).is_file()
 
 
 def split_modality(text: str) -> tuple[str, str | None]:
-    """Split "cells.h5mu:rna" into the path and the modality; other texts are paths.
+    """Split "cells.h5mu:rna" into path and modality; for other texts the modality is None.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def split_modality(text: str) -> tuple[str, str | None]:
 
 
 def open_path(file: File, formats: Mapping[str, Callable[[Any], Any]], argument: str) -> Any:
-    """Open a file by its suffix, a folder by its content; messages name `argument`."""
+    """Open a file with the reader for its suffix, or a folder according to its content; messages name `argument`."""
     if isinstance(file, Path):
         path, modality = split_modality(str(file))
         if modality is not None:
@@ -109,7 +109,7 @@ def open_path(file: File, formats: Mapping[str, Callable[[Any], Any]], argument:
 
 
 def _check_exists(file: Path, argument: str) -> None:
-    """Raise unless this is a file or a folder; a pipe could wait for ever."""
+    """Raise InputError unless a path is a file or a folder; reading a pipe could block forever."""
     if not os.path.lexists(file):
         raise InputError(f"{argument}: {file} does not exist{_similar_files(file)}; check the path")
     if file.exists() and not (file.is_file() or file.is_dir()):
@@ -123,7 +123,7 @@ def _check_filled(file: Path, argument: str) -> Path:
 
 
 def _advice(file: File, formats: Mapping[str, Any]) -> str:
-    """Return what is wrong with a file of another format, and how to convert it."""
+    """Return a message for a file of an unsupported format: the fault, and how to convert the file."""
     suffix = Path(file.name).suffix.lower()
     advice = next((text for suffixes, text in _ADVICE.items() if suffix in suffixes), None)
     if advice is None and file.name.lower().endswith(tuple(SUFFIXES)):
@@ -135,7 +135,7 @@ def _advice(file: File, formats: Mapping[str, Any]) -> str:
 
 
 def _similar_files(path: Path) -> str:
-    """Return a question whether files of similar names were meant."""
+    """Return a suggestion of files with similar names for a path that does not exist."""
     if not path.parent.is_dir() or not os.access(path.parent, os.R_OK):
         return ""
     meant = nearest(path.name, [file.name for file in path.parent.iterdir()])

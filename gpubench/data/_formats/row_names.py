@@ -1,4 +1,4 @@
-"""Names of the rows of tables and matrices: the index, or a column that names cells."""
+"""Find the names of the rows of tables and matrices, in an index or in a column that names cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from gpubench.data.matrices import comes_from
 
 NamesReader: TypeAlias = Callable[[], Any]
-"""Returns the names of the rows, or None if they turn out to be row numbers, or names of groups."""
+"""Function that returns the names of the rows, or None if they turn out to be row numbers or names of groups."""
 
 _INDEX = re.compile(r"|Unnamed: .*|index|level_0|_index|__index_level_\d+__|row\.?names?")
 """Names that pandas, R and AnnData give to an index that is written as a column."""
@@ -24,7 +24,7 @@ _CELLS = frozenset(
 
 
 def names_cells(column: str) -> bool:
-    """Whether a column is called as columns with names of cells are: "barcode", "cell_id", "obs_names".
+    """Whether the name of a column suggests that it holds names of cells, such as "barcode", "cell_id", "obs_names".
 
     Examples
     --------
@@ -35,7 +35,7 @@ def names_cells(column: str) -> bool:
 
 
 def leading_index(columns: Sequence[str]) -> list[str]:
-    """Return the first columns as far as they are called like an index.
+    """Return the leading columns whose names are those of an index.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def names_of_index(index: Any) -> Any:
 
 
 def names_reader(values: Any) -> NamesReader | None:
-    """Return what reads the names of the rows of a matrix or a column; None if they have none."""
+    """Return a function that reads the names of the rows of a matrix or a column; None if they have no names."""
     if hasattr(values, "names_reader"):
         reader: NamesReader | None = values.names_reader()
         return reader
@@ -86,13 +86,13 @@ def names_reader(values: Any) -> NamesReader | None:
 def column_reader(
     columns: Sequence[str], candidates: Iterable[str], column: Callable[[str], Any]
 ) -> NamesReader | None:
-    """Return what reads the names of the rows of a table from one of its columns; None if no column has them.
+    """Return a function that reads the names of the rows of a table from a column; None if no column has names.
 
     Parameters
     ----------
     columns : names of all columns
-    candidates : those that may be looked at
-    column : reads one
+    candidates : columns that may hold the names
+    column : function that reads a column by name
     """
     allowed = set(candidates)
     index = [name for name in leading_index(columns) if name in allowed]
@@ -113,7 +113,7 @@ def column_reader(
 
 
 def as_array(values: Any) -> Any:
-    """Return a column of any library as an array of its values."""
+    """Convert a column of any library to an array."""
     if hasattr(values, "categories") and hasattr(values, "codes"):
         return np.asarray(values.categories, object)[values.codes]
     if comes_from(values, "pyarrow"):
@@ -122,7 +122,7 @@ def as_array(values: Any) -> Any:
 
 
 def _may_name_rows(values: Any) -> bool:
-    """Whether values are texts or integers that differ in most rows, and are no row numbers."""
+    """Whether values may be names of rows: text or integers, mostly distinct, and no row numbers."""
     listed = values.tolist()
     is_kind = values.dtype.kind in "iu" or all(isinstance(text, str) for text in listed)
     return is_kind and len(set(listed)) > len(listed) / 2 and not are_row_numbers(values)

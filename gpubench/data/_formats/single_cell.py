@@ -1,4 +1,4 @@
-"""Other containers of single-cell data, with the interface of AnnData: MuData, 10x Genomics, matrix market, loom."""
+"""Sources for further formats of single-cell data: MuData, 10x Genomics, Matrix Market and loom."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _CONVERT_SEURAT = 'convert it in R: library(SeuratDisk); Convert("{name}", dest 
 
 
 def open_single_cell(path: File, modality: str | None = None) -> AnnDataSource:
-    """Open an HDF5 file by what it holds: AnnData, MuData, 10x Genomics or loom."""
+    """Open an HDF5 file according to its content: AnnData, MuData, 10x Genomics or loom.
+
+    `modality` is the modality of MuData to read; if None, the embeddings and columns that all modalities share.
+    """
     root = open_hdf5(path)
     if "mod" in root:
         return _open_mudata(root, path, modality)
@@ -55,7 +58,7 @@ def _open_mudata(root: Node, path: File, modality: str | None) -> AnnDataSource:
 
 
 class MuDataStore(StoredAnnData):
-    """MuData as a whole: `obs` and `obsm` that all modalities share."""
+    """Source of the parts of MuData that all modalities share, `obs` and `obsm`."""
 
     def __init__(self, root: Node, file: File, modalities: list[str]) -> None:
         super().__init__(root, file)
@@ -74,7 +77,7 @@ class MuDataStore(StoredAnnData):
 
 
 class MemoryStore(AnnDataSource):
-    """Expression, columns and embeddings of one file, with the names of cells and genes."""
+    """Source of the expression, columns and embeddings of one file, with the names of cells and genes."""
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class MemoryStore(AnnDataSource):
 
 
 class TenX(MemoryStore):
-    """The HDF5 file of Cell Ranger, version 2 or later: genes x cells in CSC, which is cells x genes in CSR."""
+    """Source of an HDF5 file of Cell Ranger 2 or later: genes x cells in CSC, read as cells x genes in CSR."""
 
     def __init__(self, group: Node, file: File) -> None:
         self._group = group
@@ -125,7 +128,7 @@ class TenX(MemoryStore):
 
 
 class Loom(MemoryStore):
-    """A loom file: genes x cells; matrices among the attributes of the cells are embeddings."""
+    """Source of a loom file: genes x cells; two-dimensional attributes of the cells are embeddings."""
 
     def __init__(self, root: Node, file: File) -> None:
         self._root = root
@@ -156,7 +159,7 @@ class Loom(MemoryStore):
 
 
 class TransposedRows:
-    """Rows of a stored matrix of genes x cells: a block is a slice of columns."""
+    """`RowSource` of the cells of a stored matrix of genes x cells; a block of cells is a slice of columns."""
 
     def __init__(self, node: Node, what: str, file: File) -> None:
         self._node, self._what, self._file = node, what, file
@@ -177,12 +180,12 @@ _MATRICES = ("matrix.mtx", "matrix.mtx.gz")
 
 
 def is_mtx_folder(folder: Path) -> bool:
-    """Whether a folder is what Cell Ranger writes: matrix.mtx with barcodes and features."""
+    """Whether a folder is an output of Cell Ranger: matrix.mtx with files of barcodes and features."""
     return _first(folder, _MATRICES) is not None
 
 
 def open_mtx(path: File) -> MtxFolder:
-    """Open a folder of Cell Ranger, or its matrix."""
+    """Open an output folder of Cell Ranger, given by its path or by the path of its matrix.mtx."""
     if not isinstance(path, Path):
         raise InputError(
             f"{path}: a matrix with separate names cannot be read from a URL; download it, and give its path"
@@ -195,7 +198,7 @@ def open_mtx(path: File) -> MtxFolder:
 
 
 class MtxFolder(MemoryStore):
-    """Matrix market of genes x cells, with files of the names; X is read whole on first use."""
+    """Source of a Matrix Market file of genes x cells and its files of names; X is read as a whole on first use."""
 
     def __init__(self, folder: Path, matrix: Path) -> None:
         prefix = matrix.name.partition("matrix.mtx")[0]

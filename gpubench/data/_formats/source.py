@@ -1,4 +1,4 @@
-"""The interface of every kind of input, so that reading is written once."""
+"""Interfaces `Source` and `Table`, which every kind of input implements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpubench.data._formats.row_names import NamesReader, column_reader, names_r
 
 
 class Table(Protocol):
-    """A table of cells."""
+    """Interface of a table with a row for each cell."""
 
     where: str
     """What messages call it, such as "obs of pbmc3k.h5ad"."""
@@ -20,28 +20,28 @@ class Table(Protocol):
         """Return the names of the columns."""
 
     def column(self, name: str) -> Any:
-        """Read one column, in a form that `encode_labels` takes."""
+        """Read a column, in a form that `encode_labels` accepts."""
 
     def names_reader(self) -> NamesReader | None:
         """Return what reads the names of the rows; None if they have none."""
 
 
 class Source(ABC):
-    """Embeddings of the same cells, and perhaps a table of these cells."""
+    """Interface of an input: embeddings of the same cells, and perhaps a table of these cells."""
 
     where: str
     """What messages call it."""
 
     @abstractmethod
     def choose(self, wanted: list[str] | None) -> list[str]:
-        """Return the names of the embeddings to read: those wanted, which must exist, or for None the default."""
+        """Return the names of the embeddings to read: `wanted`, which must exist, or the default if it is None."""
 
     @abstractmethod
     def embedding(self, name: str) -> Any:
-        """Return one of the chosen embeddings, in a form that `as_rows` takes."""
+        """Return an embedding by name, in a form that `as_rows` accepts."""
 
     def table(self) -> Table | None:
-        """Return the table of the cells, or None if there is none."""
+        """Return the table of the cells; None if there is none."""
         return None
 
     def keys(self) -> list[str]:
@@ -53,11 +53,11 @@ class Source(ABC):
         return False
 
     def n_cells(self) -> int | None:
-        """Return the number of cells, or None if only the embeddings tell."""
+        """Return the number of cells; None if it is known only from the embeddings."""
         return None
 
     def names_reader(self) -> NamesReader | None:
-        """Return what reads the names of the cells; None if they have none."""
+        """Return a function that reads the names of the cells; None if they have no names."""
         return None
 
     def cell_ids(self) -> Any:
@@ -67,7 +67,7 @@ class Source(ABC):
 
 
 def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
-    """Return the error for a name that is none of `known`."""
+    """Return an InputError for an embedding that is not among `known`; it suggests similar names."""
     parts = [part.strip() for part in name.split(",")]
     if len(parts) > 1 and any(part in known for part in parts):
         repeated = " ".join(f"-e {part}" for part in parts)
@@ -78,7 +78,7 @@ def unknown_embedding(name: str, where: str, known: list[str]) -> InputError:
 
 
 class NamedArrays(Source):
-    """Embeddings given as name -> anything that `as_rows` takes."""
+    """Source of embeddings given as a mapping name -> matrix in any form that `as_rows` accepts."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self._arrays = arrays
@@ -102,7 +102,7 @@ class NamedArrays(Source):
 
 
 class OneMatrix(Source):
-    """A single matrix, anything that `as_rows` takes, and its default name; the user may give another."""
+    """Source of a single matrix, in any form that `as_rows` accepts, with a default name that the user may replace."""
 
     def __init__(self, matrix: Any, name: str, where: str = "data") -> None:
         self._matrix = matrix
@@ -131,7 +131,7 @@ class OneMatrix(Source):
 
 
 class NamedColumns:
-    """A `Table` given as name -> column: a mapping, or a DataFrame."""
+    """A `Table` given as a DataFrame or as a mapping name -> column."""
 
     def __init__(self, columns: Any, where: str = "obs") -> None:
         self._columns = columns
@@ -142,11 +142,11 @@ class NamedColumns:
         return [str(key) for key in self._columns.keys()]  # noqa: SIM118 - a DataFrame is no mapping
 
     def column(self, name: str) -> Any:
-        """Return a column; columns of a DataFrame may be called 0, 1, 2."""
+        """Return a column; names such as "0" also find columns of a DataFrame that are named by numbers."""
         return self._columns[next(key for key in self._columns.keys() if str(key) == name)]  # noqa: SIM118
 
     def names_reader(self) -> NamesReader | None:
-        """Return what reads the index of a DataFrame, or a column that names the rows."""
+        """Return a function that reads the names of the rows from the index of a DataFrame or a column; else None."""
         by_index = names_reader(self._columns)
         if by_index is not None:
             return by_index

@@ -1,6 +1,7 @@
-"""The containers of AnnData on disk, HDF5 (h5ad) and zarr, and row sources over their matrices.
+"""Open HDF5 files (h5ad) and zarr stores, and row sources over their matrices.
 
-Groups and arrays of both have the same interface. Matrices are dense, CSR, CSC, tables of columns or fields of records.
+Groups and arrays of both libraries have the same interface. Matrices are dense, CSR, CSC, tables of columns or fields
+of records.
 """
 
 from __future__ import annotations
@@ -80,12 +81,12 @@ def open_zarr(path: File) -> Node:
 
 
 def is_group(node: Node) -> bool:
-    """Whether a node holds other nodes."""
+    """Whether a node is a group, which contains other nodes."""
     return hasattr(node, "keys")
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """Return an attribute of a node; text as str, also where a file holds bytes or an array of one text."""
+    """Return an attribute of a node; text is a str even if the file has bytes or an array of one text."""
     value = node.attrs.get(name, default)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
@@ -99,14 +100,14 @@ def column_order(table: Node) -> list[str]:
 
 
 def has_node(group: Node, name: str) -> bool:
-    """Whether a group holds a node of that name, which may be in a group inside: AnnData allows "/" in names."""
+    """Whether a group has a node of this name; a "/" in the name, which AnnData allows, leads into a nested group."""
     return bool(name) and not name.startswith("/") and "" not in name.split("/") and name in group
 
 
 def stored_rows(node: Node, what: str, file: File) -> Any:
-    """Return a `RowSource` of a stored matrix, which messages call `what`; only shapes are read.
+    """Return a `RowSource` of a stored matrix; only shapes are read, and messages call the matrix `what`.
 
-    An array that has not two dimensions is returned itself, and `as_rows` refuses it.
+    An array that is not two-dimensional is returned unchanged, so that `as_rows` refuses it.
     """
     if not is_group(node):
         return SlicedRows(node, what, file) if len(node.shape) == 2 else node
@@ -121,7 +122,7 @@ def stored_rows(node: Node, what: str, file: File) -> Any:
 
 
 class _StoredSparse(ABC):
-    """Base class of stored CSR and CSC matrices."""
+    """Base class of row sources of stored CSR and CSC matrices."""
 
     def __init__(self, node: Node, what: str, file: File, shape: tuple[int, int] | None = None) -> None:
         self.node, self.what, self.file = node, what, file
@@ -133,7 +134,7 @@ class _StoredSparse(ABC):
 
     @abstractmethod
     def read_csr(self, start: int, stop: int) -> csr_matrix:
-        """Return rows [start, stop)."""
+        """Return rows [start, stop) as a CSR matrix."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         return np.asarray(self.read_csr(start, stop).toarray())
@@ -145,7 +146,7 @@ class _StoredSparse(ABC):
 
 
 class CsrRows(_StoredSparse):
-    """Rows of a stored CSR matrix; a block reads only its own entries."""
+    """`RowSource` of a stored CSR matrix; only the entries of a block are read."""
 
     @cached_property
     def _indptr(self) -> NDArray[np.int64]:
@@ -167,7 +168,7 @@ class CsrRows(_StoredSparse):
 
 
 class CscRows(_StoredSparse):
-    """Rows of a stored CSC matrix; all entries are read on first use, since rows are scattered over the columns."""
+    """`RowSource` of a stored CSC matrix, read into memory on first use, since rows are scattered over the columns."""
 
     @cached_property
     def _csr(self) -> csr_matrix:
@@ -184,7 +185,7 @@ class CscRows(_StoredSparse):
 
 
 class ColumnRows:
-    """Rows of a stored table whose columns are the dimensions; missing values of nullable columns are NaN."""
+    """`RowSource` of a stored table whose columns are dimensions; missing values of nullable columns are NaN."""
 
     def __init__(self, node: Node, what: str, file: File) -> None:
         index = attribute(node, "_index", "_index")
@@ -208,7 +209,7 @@ class ColumnRows:
         self._index = _values(node[index]) if has_node(node, index) else None
 
     def names_reader(self) -> Any:
-        """Return what reads the index of the table; None if it has none, or numbers."""
+        """Return a function that reads the index of the table; None if there is no index, or it consists of numbers."""
         index = self._index
         if index is None or index.dtype.kind in "iu":
             return None
@@ -230,7 +231,7 @@ class ColumnRows:
 
 
 def _values(column: Node) -> Node:
-    """Return the values of a column: its node, or of a nullable column the node inside; text for other groups."""
+    """Return the array of values of a column, nullable or not; an empty array of text for groups of other kinds."""
     if not is_group(column):
         return column
     return column["values"] if "values" in column and "mask" in column else np.empty(0, str)
@@ -241,7 +242,7 @@ def _mask(column: Node) -> Node | None:
 
 
 class Field:
-    """One field of an array of records, as AnnData stored `obsm` before version 0.7, with the interface of an array."""
+    """One field of an array of records (`obsm` before AnnData 0.7), with the interface of an array."""
 
     def __init__(self, records: Node, name: str) -> None:
         self._records, self._name = records, name

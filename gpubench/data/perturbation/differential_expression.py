@@ -1,4 +1,4 @@
-"""Differential expression between each condition and the controls: Wilcoxon rank-sum tests of all conditions."""
+"""Differential expression of each condition against the controls, by Wilcoxon rank-sum tests."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FOLD_CHANGE_OFFSET = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class DifferentialExpression:
-    """Tests of each gene in each condition against the controls; rows are conditions, columns are genes.
+    """Results of testing each gene in each condition against the controls; rows are conditions, columns are genes.
 
     Attributes
     ----------
-    scores : (c, g) float64, z of the rank sum; positive where the gene is higher in the condition
-    p_values : (c, g) float64, two-sided
-    adjusted_p_values : (c, g) float64, Benjamini-Hochberg over the genes of a condition
-    log2_fold_changes : (c, g) float64
+    scores : (c, g) float64, z-score of the rank sum; positive if the gene is higher in the condition
+    p_values : (c, g) float64, two-sided p-values
+    adjusted_p_values : (c, g) float64, p-values adjusted by Benjamini-Hochberg over the genes of a condition
+    log2_fold_changes : (c, g) float64, log2 fold changes of the condition over the controls
     """
 
     scores: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Predicted expression, aligned with the ground truth of a perturbation dataset."""
+"""Read predicted expression and align it with the ground truth of a perturbation dataset."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PerturbedCondition:
-    """The genes and cells of one condition that the predictions have, for comparison.
+    """Genes and cells of one condition on which the predictions are scored.
 
     Attributes
     ----------
-    name : the condition
-    genes : (g,) the masked genes
-    true_change : (g,) float64, their log fold changes in the dataset
+    name : name of the condition
+    genes : (g,) names of the masked genes, on which predictions are scored
+    true_change : (g,) float64, log fold changes of these genes in the dataset
     columns : (g,) columns of these genes in the predictions
     treated, control : (p,) rows of the predictions; the p-th treated cell is paired with the p-th control
-    note : what the predictions do not have
+    note : genes and cells that the predictions lack; empty if there are none
     """
 
     name: str
@@ -43,13 +43,13 @@ class PerturbedCondition:
 
 @dataclass(frozen=True, slots=True)
 class PerturbationData:
-    """Predictions, and the conditions to score them on.
+    """Predicted expression, and the conditions to score it on.
 
     Attributes
     ----------
-    conditions : those with enough masked genes, in the order of the dataset
+    conditions : conditions with enough masked genes, in the order of the dataset
     predictions : predicted expression, cells x genes, in any order
-    note : which conditions were left out, and why
+    note : conditions that were left out, and why
     """
 
     conditions: tuple[PerturbedCondition, ...]
@@ -76,9 +76,9 @@ def read_perturbation(
         given.
     predictions : path or AnnData with predicted expression in X; cells and genes may be fewer and in another order
     condition : column with the condition
-    control : value of that column for controls; needed only for a dataset that is not in the layout
-    seed : of the draw of masked genes, and of the control map of a dataset that is not in the layout
-    criteria : criteria for the genes to score; None: those of cz-benchmarks
+    control : value of that column for control cells; needed only for a dataset that is not in the layout
+    seed : random seed for drawing the masked genes, and, for a dataset that is not in the layout, the control cells
+    criteria : criteria for the genes to score; if None, those of cz-benchmarks
 
     Raises
     ------

@@ -47,13 +47,13 @@ _MULTIPLES, _MULTIPLE_TOLERANCE, _MIN_SHARE_WHOLE = (1.5, 12.0), 0.1, 0.8
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The ground truth derived from a dataset.
+    """Ground truth that was derived from a dataset by `prepare_perturbation`.
 
     Attributes
     ----------
-    table : a row for each condition and gene: condition, gene_id, logfoldchange (base 2), pval_adj
+    table : a row for each condition and gene, with the columns condition, gene_id, logfoldchange (base 2) and pval_adj
     control_map : condition -> {treated cell: its control cell}
-    labels : the condition of each cell
+    labels : condition of each cell
     note : assumptions and omissions, with their reasons
     """
 
@@ -106,7 +106,7 @@ _N_VALUES = 5
 
 
 def suggest_controls(given: str, labels: Labels) -> str:
-    """Say which values are meant by `given`, or look like controls, and which are the largest."""
+    """Return a hint that lists values similar to `given` or typical of controls, and the most frequent values."""
     sizes = np.bincount(labels.codes, minlength=labels.n_classes)
     alike = [name for name in labels.names if _CONTROL_LIKE.search(name)]
     meant = list(dict.fromkeys([*nearest(given, labels.names), *alike]))[:_N_VALUES]
@@ -129,8 +129,8 @@ def draw_control_map(
 ) -> tuple[dict[str, dict[str, str]], str]:
     """Pair each treated cell with a control; the controls of a condition are drawn from all without replacement.
 
-    Of a condition with more cells than there are controls, as many cells are drawn, and the note that is returned says
-    so.
+    If a condition has more cells than there are controls, only as many of its cells are drawn and paired. Returns the
+    control map, and a note on such conditions.
     """
     random = np.random.default_rng(seed)
     controls = np.flatnonzero(labels.codes == control)
@@ -209,8 +209,8 @@ def prepare_perturbation(
     out : the h5ad file to write atomically, not the source. The copy gets the column obs["condition"],
         uns["de_results_wilcoxon"] and uns["control_cells_map"].
     condition : column of obs with the condition
-    control : its value for controls, such as "non-targeting"
-    seed : of the control map
+    control : value of that column for control cells, such as "non-targeting"
+    seed : random seed for pairing cells with controls
     tie_correct : correct the test for equal values, which scanpy does not by default; uncorrected, the test finds fewer
         genes, since most values of single cells are zero
 

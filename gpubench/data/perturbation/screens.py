@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Screen:
-    """Cells under perturbations and control cells.
+    """Expression of perturbed cells and control cells, real or predicted.
 
     Attributes
     ----------
-    name : what messages call it
+    name : name of the screen in messages, such as "the real data"
     x : (n, G) values as stored, a NumPy array or `scipy.sparse.csr_array`
     perturbations : perturbation of each cell, or the label of the control
-    genes : (G,) names, which may occur twice
-    cells : (n,) names, or None
-    contexts : context of each cell, such as its cell line, or None
+    genes : (G,) names of the genes, which may occur twice
+    cells : (n,) names of the cells; None if they have none
+    contexts : context of each cell, such as its cell line; None if there is only one context
     """
 
     name: str
@@ -49,17 +49,17 @@ class Screen:
 
     @property
     def values(self) -> NDArray[Any]:
-        """The values that are stored: of a sparse matrix those that are not left out."""
+        """Stored values of `x`: all values of an array, the explicit entries of a sparse matrix."""
         stored: NDArray[Any] = self.x if isinstance(self.x, np.ndarray) else self.x.data
         return stored
 
     def n_cells_of(self, perturbation: str) -> int:
-        """Return how many cells have this label."""
+        """Return the number of cells with this perturbation."""
         names = self.perturbations.names
         return int((self.perturbations.codes == names.index(perturbation)).sum()) if perturbation in names else 0
 
     def select(self, rows: NDArray[Any]) -> Screen:
-        """Return these cells, in this order."""
+        """Return the cells at the given rows, in that order."""
         return replace(
             self,
             x=self.x[rows],
@@ -69,14 +69,14 @@ class Screen:
         )
 
     def with_genes(self, genes: Sequence[str]) -> Screen:
-        """Return the cells with these genes, each of which must occur, in this order."""
+        """Return all cells with the given genes only, in that order; every gene must exist."""
         if tuple(genes) == self.genes:
             return self
         place = {gene: column for column, gene in enumerate(self.genes)}
         return replace(self, x=self.x[:, [place[gene] for gene in genes]], genes=tuple(genes))
 
     def by_context(self) -> dict[str, Screen]:
-        """Split by context; one part without a name if there are no contexts."""
+        """Return context -> its cells; the only key is "" if there are no contexts."""
         if self.contexts is None:
             return {"": self}
         rows = (np.flatnonzero(self.contexts.codes == code) for code in range(self.contexts.n_classes))
@@ -85,7 +85,7 @@ class Screen:
         }
 
     def digest(self) -> str:
-        """Return a hash of all values, labels and genes."""
+        """Return a hash of all values, perturbations and genes, by which the screen is recognised."""
         digest = blake2b(repr((self.x.shape, self.perturbations.names, self.genes)).encode(), digest_size=16)
         parts = (self.x,) if isinstance(self.x, np.ndarray) else (self.x.data, self.x.indices, self.x.indptr)
         for part in (*parts, self.perturbations.codes):
@@ -104,14 +104,14 @@ def read_screen(source: Any, name: str, *, condition: str, context: str | None =
     Parameters
     ----------
     source : path or URL of an h5ad file or a zarr store, or an AnnData; X is dense, CSR or CSC
-    name : what messages call it, such as "data" or "predictions"
+    name : name of the screen in messages, such as "data" or "predictions"
     condition : column of obs with the perturbation of each cell
-    context : column of obs with the context of each cell, such as its cell line; None: there is one context
+    context : column of obs with the context of each cell, such as its cell line; if None, there is one context
 
     Returns
     -------
     Screen
-        Values as stored; perturbations are text, also where the column holds numbers.
+        Values as stored; perturbations are text even if the column has numbers.
 
     Raises
     ------

@@ -61,8 +61,8 @@ class Changes:
 
     Attributes
     ----------
-    genes : (g,) names
-    change : (g,) float64, log fold change against the controls
+    genes : (g,) names of the genes
+    change : (g,) float64, log fold changes against the controls
     """
 
     genes: NDArray[np.str_]
@@ -78,7 +78,7 @@ class Truth:
     changes : condition -> its differentially expressed genes, in the order of the dataset
     targets : condition -> the masked genes, which are scored
     control_map : condition -> {treated cell: its control cell}
-    note : how the targets were chosen, if not by the arguments
+    note : how the ground truth was obtained, if it was not read from a table in the dataset; else empty
     """
 
     changes: Mapping[str, Changes]
@@ -90,7 +90,7 @@ class Truth:
 def select_truth(
     table: pd.DataFrame, control_map: ControlMap, *, condition: str, seed: int, criteria: Criteria
 ) -> Truth:
-    """Filter a table of differential expression, and draw the masked genes of each condition."""
+    """Select the differentially expressed genes of each condition from a table, and draw its masked genes."""
     _require_columns(table, (condition, "gene_id", "logfoldchange", "pval_adj"), DE_KEY)
     for column in ("logfoldchange", "pval_adj"):
         if table[column].dtype.kind not in "fiu":
@@ -151,7 +151,7 @@ def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -
 
 
 def _read_task_truth(uns: Any, control_map: ControlMap, condition: str) -> Truth:
-    """Read what cz-benchmarks stored for its task: filtered changes, and the masked genes."""
+    """Read the filtered changes and the masked genes that cz-benchmarks stored for its task."""
     import pandas as pd
 
     metric = str(uns["metric_column"]) if "metric_column" in uns else "logfoldchange"
@@ -171,7 +171,7 @@ def _require_columns(table: pd.DataFrame, columns: Sequence[str], key: str) -> N
 
 
 def _split_by_condition(table: pd.DataFrame, condition: str, metric: str, key: str) -> dict[str, Changes]:
-    """Split a table; the order of conditions and genes is preserved, since the draw of masked genes depends on it."""
+    """Split a table by condition, in its order of conditions and genes, on which the draw of masked genes depends."""
     import pandas as pd
 
     codes, conditions = pd.factorize(table[condition].to_numpy(str))
