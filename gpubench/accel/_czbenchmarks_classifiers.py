@@ -79,10 +79,7 @@ class AcceleratedPipeline(Pipeline):  # type: ignore[misc]
 def _train(
     start: Start, steps: list[tuple[str, Any]], X: Any, y: Any, fit_params: dict[str, Any]
 ) -> tuple[ScaledClassifier, Any]:
-    """Train the pipeline's classifier and return it with the sorted classes.
-
-    Raises `NotCovered` if the engine cannot do these steps.
-    """
+    """Return the trained classifier and its sorted classes; raise `NotCovered` if the engine cannot do the steps."""
     *before, (_, classifier) = steps
     if type(classifier) not in _KINDS:
         known_names = ", ".join(kind.__name__ for kind in _KINDS)
@@ -108,10 +105,7 @@ def _train(
 
 
 def _check_params(step: Any, known: tuple[str, ...], what: str) -> dict[str, Any]:
-    """Return the parameters of a pipeline step.
-
-    Raises `NotCovered` if a parameter that is not in `known` differs from its default.
-    """
+    """Return the parameters of a step; raise `NotCovered` if one that is not in `known` differs from its default."""
     params, defaults = step.get_params(), type(step)().get_params()
     other = [f"{name}={value!r}" for name, value in params.items() if name not in known and value != defaults[name]]
     if other:

@@ -250,10 +250,7 @@ class Patch:
 
 
 def _by_position(value: Any) -> Any:
-    """Return a Series or DataFrame without its index, and any other value unchanged.
-
-    gpubench matches rows by their index, which the originals ignore.
-    """
+    """Return a Series or DataFrame without its index, which the originals ignore but gpubench matches rows by."""
     has_index = type(value).__name__ in ("Series", "DataFrame") and comes_from(value, "pandas")
     return value.reset_index(drop=True) if has_index else value
 

@@ -88,10 +88,7 @@ def _accuracy(start: Start, y_true: Any, y_pred: Any, *, normalize: bool, sample
 
 
 def _class_score(score: Function) -> Function:
-    """Return the replacement of F1, precision or recall, for the averages that gpubench has.
-
-    These are "binary" for classes 0 and 1, where 1 is positive, and "macro" for more than two classes.
-    """
+    """Return the replacement of F1, precision or recall: "binary" for classes 0 and 1, "macro" for more classes."""
 
     def ours(start: Start, y_true: Any, y_pred: Any, kwargs: dict[str, Any]) -> float:
         average = kwargs.get("average", "binary")
@@ -120,10 +117,7 @@ N_NEIGHBORS = 15
 def _cluster_embedding(
     start: Start, adata: Any, n_iterations: Any, flavor: str, use_rep: str, key_added: str, random_seed: Any
 ) -> list[str]:
-    """Compute Leiden clusters, and write to `adata` what scanpy writes; cluster "0" is the largest.
-
-    Returns the cluster of each cell.
-    """
+    """Return the Leiden cluster of each cell, and write to `adata` what scanpy writes; cluster "0" is the largest."""
     import pandas as pd
 
     if flavor != "igraph":

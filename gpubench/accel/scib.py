@@ -186,10 +186,7 @@ def _isolated_labels(
 
 
 def _pcr_comparison(start: Start, X_pre: Any, X_post: Any, covariate: Any, scale: bool, kwargs: dict[str, Any]) -> Any:
-    """Compare principal component regression before and after integration.
-
-    Warns and returns 0 for a score below 0, as scib-metrics does.
-    """
+    """Compare PC regression before and after integration; warn and return 0 for a negative score, as scib-metrics."""
     other = {name: value for name, value in kwargs.items() if name != "categorical" and value is not None}
     if other:
         raise NotCovered(f"the parameters {other}")

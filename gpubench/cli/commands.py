@@ -39,10 +39,7 @@ class Group(TyperGroup):
 
 
 def _takes_one_value(parameter: Any) -> bool:
-    """Whether a parameter takes one value, so that giving it again would replace the first value.
-
-    False for a switch without an opposite, such as --report.
-    """
+    """Whether giving a parameter again would replace its value; not so for switches such as --report."""
     if parameter.param_type_name != "option" or parameter.multiple:
         return False
     return not parameter.is_flag or bool(parameter.secondary_opts)

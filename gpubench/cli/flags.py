@@ -116,10 +116,7 @@ _IN_DATA: dict[str, Callable[[str, str | None], list[str]]] = {
 
 
 def _complete_from_data(names_of: Callable[[str, str | None], list[str]]) -> Callable[..., list[str]]:
-    """Return a function that completes names of columns or embeddings from the data file on the command line.
-
-    `names_of` lists the names in a file, given the paths `data` and `obs`. Nothing is completed if it cannot be read.
-    """
+    """Return a function that completes names of columns or embeddings from the data file on the command line."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         from gpubench.data.urls import is_url

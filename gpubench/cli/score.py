@@ -181,10 +181,7 @@ def _finish(
     trace: Path | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> int:
-    """Write the files, print the scores, and return the exit code.
-
-    The checkpoint is removed, unless the run is incomplete.
-    """
+    """Write the files, print the scores, and return the exit code; the checkpoint is kept if the run is incomplete."""
     if result.interrupted and not result.results:  # an older result is worth more
         raise KeyboardInterrupt
     lines = list(result.provenance.get("warnings", ()))

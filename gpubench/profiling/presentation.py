@@ -72,10 +72,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _stage_table(profile: Profile, runs: Sequence[Run]) -> TextTable:
-    """Make a table of the seconds of each stage in each run, and of memory and rates in the largest run.
-
-    `runs` have the same number of dimensions and ascending numbers of cells.
-    """
+    """Make a table of the seconds of each stage in each run, and of memory and rates in the largest run, the last."""
     largest, limits = runs[-1], profile.limits
     rows = []
     for stage in largest.stages:

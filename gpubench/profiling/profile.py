@@ -103,10 +103,7 @@ def fit_scaling(runs: Sequence[Run], path: str) -> ScalingExponents:
 
 
 def _fit_from(points: Sequence[Point], least: float) -> tuple[Exponent | None, Exponent | None]:
-    """Fit exponents by cells and by dims to the points whose value is at least `least`.
-
-    An exponent is None if the sizes span a factor below `MIN_SPAN`.
-    """
+    """Fit exponents to the points whose value is at least `least`; None for sizes that span less than `MIN_SPAN`."""
     points = [point for point in points if point[2] >= least]
     by_cells, by_dims = (
         exponent if exponent is not None and max(sizes) >= MIN_SPAN * min(sizes) else None

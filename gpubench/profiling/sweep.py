@@ -125,10 +125,7 @@ def _report_to(listener: Listener | None, what: str) -> Callable[[str], None]:
 
 
 def _answer(what: str, request: Mapping[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
-    """Run a request in a fresh process and return its answer, which is {"error": message} if the process fails.
-
-    `what` is the function of `gpubench.profiling.child`, `request` its arguments; `report` receives each stage's name.
-    """
+    """Run a request in a fresh process and return its answer, which is {"error": message} if the process fails."""
     with tempfile.TemporaryDirectory(prefix="gpubench-") as folder, tempfile.TemporaryFile("w+") as stderr:
         answer = Path(folder, "answer.json")
         command = [*CHILD, json.dumps({what: request}), str(answer)]

@@ -198,10 +198,7 @@ def _confusions(task: str, cells: EmbeddingCells) -> Iterator[Confusion]:
 
 
 def _tested_cells(cells: EmbeddingCells, species: str) -> Iterator[tuple[str, NDArray[np.bool_] | slice]]:
-    """Yield a description and the selection of cells of each test set of classifiers trained on a species.
-
-    If `species` is empty, all cells are the only test set.
-    """
+    """Yield a description and the selection of cells of each test set of classifiers trained on a species."""
     groups = cells.scores.groups.get("species")
     if not species or groups is None:
         yield "", slice(None)

@@ -110,10 +110,7 @@ def _panels(view: CellView, scores: CellScores, members: Sequence[EmbeddingCells
 
 
 def _group_panel(view: CellView, labels: Labels, title: str, key: str, *, numbered: bool = True) -> Panel:
-    """Draw the cells coloured by group, with a sign in the middle of each group.
-
-    The sign is a number or, without `numbered`, the group's name, so that readers do not depend on colours.
-    """
+    """Draw the cells coloured by group, with a number or a name in the middle of each, for colour-blind readers."""
     sizes = np.bincount(labels.codes, minlength=labels.n_classes)
     order = np.argsort(-sizes, kind="stable")
     named = order[:_MAX_NAMED]
@@ -150,10 +147,7 @@ def _time_panel(view: CellView, times: NDArray[np.float64], key: str) -> Panel:
 
 
 def _draw_signs(axes: Axes, xy: NDArray[np.float32], groups: Sequence[tuple[str, NDArray[np.bool_]]]) -> None:
-    """Write each group's sign at the group's median cell, unless the sign of an earlier group is too close.
-
-    `groups` are pairs of a sign and an (m,) mask of the group's cells.
-    """
+    """Write each group's sign at its median cell, unless the sign of an earlier group is too close."""
     plate = {"boxstyle": "round,pad=0.12", "facecolor": ink("page"), "edgecolor": "none"}
     min_distance = _MIN_DISTANCE * np.ptp(xy, axis=0).max(initial=0)
     taken = np.empty((0, 2))
@@ -168,10 +162,7 @@ def _draw_signs(axes: Axes, xy: NDArray[np.float32], groups: Sequence[tuple[str,
 
 
 def _color(i: int) -> str:
-    """Return the colour of group i as "#rrggbb".
-
-    The eight hues can be distinguished by colour-blind people; they repeat in lighter and then in darker shades.
-    """
+    """Return the colour of group i: eight hues for colour-blind readers, repeated lighter and then darker."""
     hue = np.array([int(_HUES[i % len(_HUES)][j : j + 2], 16) for j in (1, 3, 5)])
     shade = (hue, hue + (255 - hue) * 0.35, hue * 0.65)[i // len(_HUES) % 3]
     return "#" + "".join(f"{round(c):02x}" for c in shade)

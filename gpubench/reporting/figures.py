@@ -260,10 +260,7 @@ def _points_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
 
 
 def _titled_lines(rows: Sequence[ScoreRow]) -> list[tuple[str, ScoreRow | None]]:
-    """Return the name and row of each line of the figure.
-
-    If a metric has several rows, a line with the metric's title and no row precedes them.
-    """
+    """Return the name and row of each line; a line with the title and no row precedes several rows of one metric."""
     metrics = [row.metric for row in rows]
     lines: list[tuple[str, ScoreRow | None]] = []
     for i, row in enumerate(rows):

@@ -116,11 +116,7 @@ def render(runs: Mapping[str, Result]) -> str:
 
 
 def _overview(datasets: Sequence[ComparableRuns]) -> list[dict[str, Any]]:
-    """Return a table of the mean rank of each embedding on each dataset, the best over all datasets first.
-
-    A row is a dict: "name" of the embedding, "mean" over the datasets, "cells" with (rank, shade) for each dataset. A
-    shade is from 0 for the worst to 1 for the best rank.
-    """
+    """Return a row per embedding, the best first: its mean rank on each dataset, and shades from 0 (worst) to 1."""
     names = dict.fromkeys(name for runs in datasets for name in runs.ranks if len(runs.ranks) > 1)
     rows = []
     for name in names:

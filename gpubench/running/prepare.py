@@ -148,14 +148,7 @@ def _read_and_check(
 
 
 def _resolve(run: RunOptions, listener: Listener | None) -> tuple[RunOptions, list[str] | None, list[str], RunData]:
-    """Check the options and look up datasets.
-
-    Returns
-    -------
-    run, wanted, baselines, given
-        The options with the files of datasets in place of their names; ids of the tasks, None for "auto"; names of the
-        baselines; facts about the datasets.
-    """
+    """Check the options and look up datasets; return options with files, ids of tasks, baselines, and dataset facts."""
     wanted = _wanted_tasks(run.tasks)
     baselines = _baselines(run.baseline)
     run = replace(run, seed=check_seed(run.seed))
@@ -246,10 +239,7 @@ def _columns_there_are(run: RunOptions) -> str:
 
 
 def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> tuple[list[Task], list[dict[str, str]]]:
-    """Return the tasks to run, and the skipped tasks with reasons.
-
-    Raises `InputError` if an input of a task in `wanted` is missing; with None ("auto") such tasks are skipped.
-    """
+    """Return tasks to run, and skipped tasks with reasons; raise `InputError` if a wanted task lacks an input."""
     chosen: list[Task] = []
     skipped: list[dict[str, str]] = []
     for task in TASKS.values():

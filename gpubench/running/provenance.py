@@ -127,10 +127,7 @@ def _option_text(value: Any) -> str:
 
 
 def _texts(value: Any, *, named: bool) -> list[str] | None:
-    """Return a value as words of the command line, without credentials; None if it cannot be written as text.
-
-    `named` accepts a dict name -> path too, written as "name=path".
-    """
+    """Return a value as words of the command line, without credentials; None if it cannot be written as text."""
     from gpubench.data.read import is_file_name, split_name
 
     if isinstance(value, int):

@@ -85,10 +85,7 @@ def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
 
 
 def _arguments(value: Value, folder: Path) -> dict[str, Any]:
-    """Read the keys of a run as option -> value.
-
-    Paths are relative to `folder`. Parameters of the tasks stay a dict, so that they can be merged with the defaults.
-    """
+    """Read the keys of a run as option -> value; parameters of tasks stay a dict, so that defaults can be merged."""
     known = [name for name, spec in SPECS.items() if spec.in_run_file]
     return {name: READERS[SPECS[name].kind](given, name, folder) for name, given in value.mapping(known).items()}
 

@@ -369,11 +369,7 @@ class Runner:
         return [task for task in tasks if wanted[task.id] == 0]
 
     def _baseline(self, baseline: str, data: Any, tasks: list[Task]) -> Iterator[Step]:
-        """Yield the steps that score a baseline.
-
-        "pca" is scored on every task that has a baseline in cz-benchmarks, "expression" on the tasks whose baseline in
-        cz-benchmarks is the expression.
-        """
+        """Yield the steps that score a baseline: "pca" on tasks with any baseline, "expression" on tasks with that."""
         compute: Callable[..., Baseline]
         dataset = self._prepared.dataset
         rows = None if dataset is None else dataset.rows
@@ -393,11 +389,7 @@ class Runner:
             yield from self._embedding(name, matrix, tasks, matrix.note)
 
     def _unless_refused(self, make: Callable[[], T], name: str, tasks: list[Task]) -> T | None:
-        """Return the value of `make`; if it raises `InputError` or `MemoryError`, record failures and return None.
-
-        The error is raised again if nothing was scored before. `name` is the embedding and `tasks` the tasks that need
-        the value, for the failures.
-        """
+        """Return `make()`; if it fails after other scores were computed, record failures of tasks and return None."""
         try:
             with explaining_memory_errors():
                 return make()
