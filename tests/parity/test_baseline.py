@@ -11,6 +11,8 @@ from parity import peer
 from gpubench.running.score import score
 
 
+# X of these files is logarithmised, which cz-benchmarks does once more
+@pytest.mark.filterwarnings("ignore:baseline='pca' normalises and logarithmises X:gpubench.core.errors.GpubenchWarning")
 @pytest.mark.parametrize("name", ["pbmc3k", "worm_embryo"])
 def test_scores_of_the_pca_baseline(name: str, shared_data: Path) -> None:
     path = shared_data / f"{name}.h5ad"
