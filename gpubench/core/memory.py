@@ -26,7 +26,7 @@ and the usage of a group, and the line of memory.stat that counts reclaimable pa
 
 
 class PeakMemory:
-    """Peak resident memory of this process since the last restart.
+    """Peak resident memory of this process since `restart` was last called.
 
     Linux has one high-water mark per process, which can be reset. On other systems it cannot be, and the process's peak
     so far is reported instead.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def terminal_width(stream: TextIO) -> int:
-    """Return the columns that text for people may have: of the terminal, or of `COLUMNS`, else 80, as in a pipe."""
+    """Return the width for printed text in characters: that of the terminal or in `COLUMNS`, else 80, as in a pipe."""
     if stream.isatty():
         from rich.console import Console
 

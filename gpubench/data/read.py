@@ -77,13 +77,13 @@ def read(
     ----------
     source : path or URL of an .h5ad, .zarr, .npy, .npz, .parquet, .csv or .tsv file; AnnData object; matrix (see
         `as_rows`); or a mapping name -> matrix. Matrices on disk stay there as row sources and memmaps.
-    embeddings : keys of obsm, "X", "layers/<name>", names in a mapping or archive; for a single matrix the name to give
-        it; paths of files with one embedding of the same cells; or a mapping name -> key, path or matrix.
-        None: the only one there is. Empty: none is read.
+    embeddings : names of embeddings in the source (keys of obsm, "X", "layers/<name>", names in a mapping or archive),
+        or, if the source is a single matrix, a name for it; paths of files with one embedding of the same cells; or a
+        mapping name -> name in the source, path or matrix. If None, the only embedding of the source; if empty, none
     columns : role, such as "label" -> name of a column, or the values themselves; roles with None are left out
-    obs : table in which the names are looked up, with the cells of the source: path of a .parquet, .csv, .tsv, .npz,
-        .h5ad or .zarr file, DataFrame, or mapping. None: the table of the source itself.
-    matrices : name -> further matrix of the cells, as in `embeddings`
+    obs : table with the same cells as the source, in which columns are looked up by name: path of a .parquet, .csv,
+        .tsv, .npz, .h5ad or .zarr file, DataFrame, or mapping. If None, the table of the source itself.
+    matrices : name -> further matrix with the same cells, given as in `embeddings`
     cell_ids : whether to read the names of the cells; a number means only if there are at most that many cells
     align : "equal" requires that all inputs that name their cells have the same cells, in any order; "inner" takes the
         cells that all of them have. Inputs without names are assumed to have their rows in the common order
@@ -93,8 +93,8 @@ def read(
     Raises
     ------
     InputError
-        Inputs that are unreadable, unknown (with the close matches), ambiguous, empty, of different lengths, or of
-        different cells.
+        An input cannot be read, is unknown (the message suggests similar names), ambiguous or empty, or inputs differ
+        in their numbers of cells or in their cells.
 
     Examples
     --------
@@ -238,9 +238,10 @@ def is_file_name(given: Any) -> bool:
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """Split "name=emb.npy" into name and path; a path is named by its stem, and a key by itself.
+    """Split "name=emb.npy" into name and path.
 
-    A text that is the path of an existing file is not split.
+    Without "=", or if the whole text is the path of an existing file, the name is the stem of the path, or the text
+    itself if it is no path.
 
     Examples
     --------
@@ -261,13 +262,13 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
     Parameters
     ----------
     source : as in `read`
-    given : a key of the source as in `read`, the path of a file with one embedding, or a matrix
+    given : name of an embedding of the source as in `read`, path of a file with one embedding, or a matrix
     name : name of the argument in messages
 
     Raises
     ------
     InputError
-        Inputs that are unreadable, unknown, or ambiguous.
+        The matrix cannot be read, is unknown, or is one of several embeddings of a file.
 
     Examples
     --------
@@ -290,7 +291,7 @@ def read_matrix(source: Any, given: Any, name: str) -> Rows:
 
 
 def read_labels(obs: Any, column: str, role: str, n: int, names: Any = None, notes: list[str] | None = None) -> Labels:
-    """Read one column of labels.
+    """Read one column of a table as labels.
 
     Parameters
     ----------
@@ -304,8 +305,8 @@ def read_labels(obs: Any, column: str, role: str, n: int, names: Any = None, not
     Raises
     ------
     InputError
-        Tables that are unreadable, or of other cells, unknown columns (with the close matches), and values that
-        `encode_labels` refuses.
+        The table cannot be read or has other cells, the column is unknown (the message suggests similar names), or
+        `encode_labels` refuses its values.
 
     Examples
     --------
@@ -351,7 +352,7 @@ def embedding_names(source: Any) -> list[str]:
 
 
 def column_names(source: Any, obs: Any = None) -> list[str]:
-    """Return the names of the columns in which `read` looks labels up.
+    """Return the names of the columns of the table in which `read` looks up columns, that of `obs` or of the source.
 
     Examples
     --------
@@ -373,7 +374,7 @@ def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple
 
 
 def open_source(source: Any, argument: str = "data") -> Source:
-    """Open the input according to its type, or the suffix of a path."""
+    """Open an input according to its type or, for a path, its suffix; messages name `argument`."""
     if _is_path(source):
         return cast("Source", open_path(file_of(source), {**STORES, **MATRICES}, argument))
     if type(source).__name__ == "AnnCollection" and comes_from(source, "anndata"):
@@ -386,7 +387,7 @@ def open_source(source: Any, argument: str = "data") -> Source:
 
 
 def open_table(obs: Any) -> Table | None:
-    """Open the table that `obs` names or is."""
+    """Open a table of cells, given as `obs` is in `read`; None if the file has no table."""
     if _is_path(obs):
         opened = open_path(file_of(obs), {**STORES, **TABLES}, "obs")
         return opened.table() if isinstance(opened, Source) else cast("Table", opened)
@@ -438,7 +439,10 @@ def _column(table: Table | None, role: str, given: Any) -> Any:
 
 
 def _count_cells(source: Source, matrices: Mapping[str, Rows], columns: Mapping[str, Any], order: Order) -> int:
-    """Return n after checking that source, embeddings and columns agree on it; `order`: the rows of the source."""
+    """Return the number of cells; InputError if source, embeddings and columns differ in it.
+
+    `order` has the rows that are taken from the source.
+    """
     counts = {name: int(rows.shape[0]) for name, rows in matrices.items()}
     n_source = source.n_cells() if order is None else len(order)
     for name, count in counts.items():

@@ -23,7 +23,7 @@ class Table(Protocol):
         """Read a column, in a form that `encode_labels` accepts."""
 
     def names_reader(self) -> NamesReader | None:
-        """Return what reads the names of the rows; None if they have none."""
+        """Return a function that reads the names of the rows; None if they have no names."""
 
 
 class Source(ABC):

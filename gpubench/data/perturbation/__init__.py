@@ -1,1 +1,1 @@
-"""Perturbation datasets: predictions, and the truth they are compared with."""
+"""Read perturbation datasets: predictions, and the ground truth that they are compared with."""

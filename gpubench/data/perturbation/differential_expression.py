@@ -36,19 +36,21 @@ class DifferentialExpression:
 def differential_expression(
     x: csr_array, codes: NDArray[np.int32], control: int, n_codes: int, *, tie_correct: bool = True
 ) -> DifferentialExpression:
-    """Test every gene of every condition against the controls.
+    """Test every gene of every condition against the controls by the Wilcoxon rank-sum test.
 
     Parameters
     ----------
-    x : (n, g) log(1 + normalised counts)
+    x : (n, g) log(1 + normalised counts), cells x genes
     codes : (n,) condition of each cell, in [0, n_codes)
-    control : the code of the controls; every code has at least one cell
-    tie_correct : reduce the variance of the rank sum for equal values, which scanpy does not by default; without it the
+    control : code of the controls
+    n_codes : number of conditions with the controls; each has at least one cell
+    tie_correct : correct the variance of the rank sum for ties, which scanpy does not do by default; uncorrected, the
         test has little power for genes with many zeros
 
     Returns
     -------
-    One row for each code but `control`, ascending, as scanpy's `rank_genes_groups(method="wilcoxon")` has them.
+    Results with a row for each code other than `control`, ascending, as defined in scanpy's
+    `rank_genes_groups(method="wilcoxon")`.
     """
     from scipy.special import ndtr
 
@@ -62,13 +64,15 @@ def differential_expression(
 def rank_sum_scores(
     x: csc_array, codes: NDArray[np.int32], control: int, n_codes: int, *, tie_correct: bool = True
 ) -> NDArray[np.float64]:
-    """Return the normal score of each rank sum, z = (U - n m / 2) / sigma, of n cells of a condition and m controls.
+    """Return the z-score of the rank sum of each gene in each condition against the controls.
 
-    U counts the pairs in which the treated cell is above the control, a tie as one half, so that only the controls need
-    sorting: once for each gene, for any number of conditions. sigma^2 = n m (N + 1) / 12, N = n + m, less the share
-    sum (t^3 - t) / (N^3 - N) over groups of t equal values if `tie_correct`.
+    For n cells of a condition and m controls, N = n + m, it is z = (U - n m / 2) / sigma. U is the number of pairs of a
+    treated cell and a control in which the treated cell has the larger value; ties count one half. The variance is
+    sigma^2 = n m (N + 1) / 12, reduced if `tie_correct` by the share sum (t^3 - t) / (N^3 - N) over groups of t equal
+    values. Only the controls are sorted, once for each gene.
 
-    `x` is (n, g) without stored zeros. Returns (n_codes - 1, g) float64; 0 where all values are equal.
+    Parameters are those of `differential_expression`; `x` has no stored zeros. Returns (n_codes - 1, g) float64, 0 if
+    all values are equal.
 
     References
     ----------
@@ -92,9 +96,9 @@ def rank_sum_scores(
 def _count_pairs(
     values: NDArray[Any], codes: NDArray[np.int32], n_treated: NDArray[np.int64], control: int, *, tie_correct: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return U of each code, and sum (t^3 - t) over the groups of equal values in its cells and the controls.
+    """Return U of each condition for one gene, and sum (t^3 - t) over groups of t equal values with the controls.
 
-    `values` are the nonzero ones, `codes` those of their cells.
+    `values` are the nonzero values of the gene, `codes` the conditions of their cells.
     """
     is_control = codes == control
     controls = np.sort(values[is_control])
@@ -134,9 +138,9 @@ def _cubes(sizes: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adjust the p-values of each row for the false discovery rate; float64 in [0, 1], of the same shape.
+    """Adjust the p-values in each row for the false discovery rate.
 
-    NaN is not counted as a test, and stays NaN.
+    Returns float64 in [0, 1] of the same shape. NaN stays NaN, and is not counted as a test.
 
     References
     ----------

@@ -28,7 +28,7 @@ class PerturbedCondition:
     genes : (g,) names of the masked genes, on which predictions are scored
     true_change : (g,) float64, log fold changes of these genes in the dataset
     columns : (g,) columns of these genes in the predictions
-    treated, control : (p,) rows of the predictions; the p-th treated cell is paired with the p-th control
+    treated, control : (p,) rows of the predictions with treated and control cells, paired by position
     note : genes and cells that the predictions lack; empty if there are none
     """
 
@@ -74,8 +74,8 @@ def read_perturbation(
         uns["de_results_wilcoxon"] (columns `condition`, gene_id, logfoldchange, pval_adj) and uns["control_cells_map"]
         (condition -> {treated cell: control cell}). A dataset without these is prepared in memory if `control` is
         given.
-    predictions : path or AnnData with predicted expression in X; cells and genes may be fewer and in another order
-    condition : column with the condition
+    predictions : path or AnnData with predicted expression in X; it may have fewer cells and genes, in another order
+    condition : column with the condition, of the table of differential expression or of obs
     control : value of that column for control cells; needed only for a dataset that is not in the layout
     seed : random seed for drawing the masked genes, and, for a dataset that is not in the layout, the control cells
     criteria : criteria for the genes to score; if None, those of cz-benchmarks
@@ -102,9 +102,9 @@ def read_perturbation(
 
 
 def align(truth: Truth, predictions: Expression, criteria: Criteria) -> PerturbationData:
-    """Find the masked genes and the paired cells of each condition in the predictions.
+    """Find the masked genes and the pairs of treated and control cells of each condition in the predictions.
 
-    A pair needs both of its cells. Missing genes and pairs are left out and noted.
+    Genes that are missing, and pairs of which a cell is missing, are left out and noted.
     """
     row_of = index_names(predictions.cells, "cells", predictions.name)
     column_of = index_names(predictions.genes, "genes", predictions.name)

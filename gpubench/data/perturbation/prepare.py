@@ -1,4 +1,4 @@
-"""Prepare plain expression of perturbed cells: test which genes change, pair each treated cell with a control."""
+"""Derive ground truth from expression of perturbed cells: test genes for changes, pair treated cells with controls."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MULTIPLES, _MULTIPLE_TOLERANCE, _MIN_SHARE_WHOLE = (1.5, 12.0), 0.1, 0.8
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Ground truth that was derived from a dataset by `prepare_perturbation`.
+    """Ground truth that was derived from the expression of a dataset.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ def suggest_controls(given: str, labels: Labels) -> str:
 
 
 def derive_truth(dataset: Any, *, condition: str, control: str, seed: int, criteria: Criteria) -> Truth:
-    """Derive in memory what `prepare_perturbation` writes, and choose the genes to score."""
+    """Derive the ground truth in memory, as `prepare_perturbation` writes it, and choose the genes to score."""
     prepared = derive(dataset, condition=condition, control=control, seed=seed)
     truth = select_truth(prepared.table, prepared.control_map, condition=CONDITION, seed=seed, criteria=criteria)
     derived = "changed genes and controls derived from the dataset"
@@ -152,7 +152,7 @@ def draw_control_map(
 
 
 def _log_expression(expression: Expression) -> tuple[csr_array, str]:
-    """Return log(1 + normalised counts), and a note if X was assumed to be that already."""
+    """Return log(1 + normalised counts), and a note if X was assumed to be log-normalised already."""
     from scipy.sparse import vstack
 
     depth = measure_depth(expression)
@@ -197,21 +197,21 @@ def _are_logs(x: csr_array) -> bool:
 def prepare_perturbation(
     source: Any, out: str | os.PathLike[str], *, condition: str, control: str, seed: int = 42, tie_correct: bool = True
 ) -> Preparation:
-    """Write a copy of a plain file with differential expression and a control map, in the layout of cz-benchmarks.
+    """Write a copy of a file with differential expression and a control map added, in the layout of cz-benchmarks.
 
     Every condition is tested against all controls (Wilcoxon rank-sum test of log-normalised counts, Benjamini-Hochberg
-    over the genes of a condition), and each treated cell is paired with a random control. X is held in memory twice,
-    sparse in float32; the file is copied.
+    over the genes of a condition), and each treated cell is paired with a random control. X is held in memory twice, in
+    sparse float32.
 
     Parameters
     ----------
     source : path of an h5ad file or a zarr store, or an AnnData, with counts, or log1p of normalised counts, in X
-    out : the h5ad file to write atomically, not the source. The copy gets the column obs["condition"],
+    out : path of the h5ad file to write, other than the source. The copy gets the column obs["condition"],
         uns["de_results_wilcoxon"] and uns["control_cells_map"].
     condition : column of obs with the condition
     control : value of that column for control cells, such as "non-targeting"
     seed : random seed for pairing cells with controls
-    tie_correct : correct the test for equal values, which scanpy does not by default; uncorrected, the test finds fewer
+    tie_correct : correct the test for ties, which scanpy does not do by default; uncorrected, the test finds fewer
         genes, since most values of single cells are zero
 
     Raises
@@ -236,7 +236,7 @@ def prepare_perturbation(
 
 
 def _check_not_source(source: Any, out: Path) -> None:
-    """Refuse to write over the file that is read, by any of its names."""
+    """Raise InputError if `out` is the file that is read, also by another path."""
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "filename", None)
     if path is None or not Path(path).exists():
         return

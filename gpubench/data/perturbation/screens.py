@@ -29,7 +29,7 @@ class Screen:
     ----------
     name : name of the screen in messages, such as "the real data"
     x : (n, G) values as stored, a NumPy array or `scipy.sparse.csr_array`
-    perturbations : perturbation of each cell, or the label of the control
+    perturbations : perturbation of each cell; control cells have the label of the control
     genes : (G,) names of the genes, which may occur twice
     cells : (n,) names of the cells; None if they have none
     contexts : context of each cell, such as its cell line; None if there is only one context
@@ -136,7 +136,7 @@ def read_screen(source: Any, name: str, *, condition: str, context: str | None =
 
 
 def _read_all(expression: Expression) -> Any:
-    """Read all values, dense or CSR as they are stored."""
+    """Read the whole matrix, as a dense array or as CSR if it is stored sparse."""
     n, n_genes = expression.shape
     if isinstance(expression.rows, np.ndarray):
         return expression.rows

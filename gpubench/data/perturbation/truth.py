@@ -1,4 +1,4 @@
-"""The ground truth of a perturbation dataset: the genes that each condition changes, and a control for each cell."""
+"""Ground truth of a perturbation dataset: the genes that each condition changes, and a control for each cell."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ ControlMap = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Criteria for the genes to score; the defaults are those of cz-benchmarks.
+    """Criteria by which the genes to score are chosen; the defaults are those of cz-benchmarks.
 
     Attributes
     ----------
     max_p_value : upper limit (exclusive) of the adjusted p-values of differentially expressed genes
-    min_log2_fold_change : lower limit of their absolute log2 fold changes
-    masked_share : share of a condition's differentially expressed genes that is drawn, rounded down
-    min_masked_genes : conditions with fewer drawn genes are left out
+    min_log2_fold_change : lower limit of the absolute log2 fold changes of differentially expressed genes
+    masked_share : share of the differentially expressed genes of a condition that is drawn as masked genes, on which
+        predictions are scored; their number is rounded down
+    min_masked_genes : smallest number of masked genes of a condition; conditions with fewer are left out
 
     Examples
     --------
@@ -57,7 +58,7 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The differentially expressed genes of one condition.
+    """Differentially expressed genes of one condition.
 
     Attributes
     ----------
@@ -71,7 +72,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The ground truth that predictions are compared with.
+    """Ground truth with which predictions are compared.
 
     Attributes
     ----------
@@ -107,7 +108,7 @@ def select_truth(
 
 
 def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Criteria) -> dict[str, list[str]]:
-    """Draw the masked genes of each condition, the same ones that cz-benchmarks draws with this seed."""
+    """Draw the masked genes of each condition; cz-benchmarks draws the same genes with the same seed."""
     # The legacy generator, for the same draw; a separate one, so that the caller's random state does not change.
     random = np.random.RandomState(seed)
     targets = {}
@@ -119,10 +120,11 @@ def sample_targets(changes: Mapping[str, Changes], *, seed: int, criteria: Crite
 
 
 def read_truth(dataset: Any, *, condition: str, seed: int, criteria: Criteria) -> Truth | None:
-    """Read a dataset in the layout of cz-benchmarks; None if it has no differential expression.
+    """Read the ground truth from a dataset in the layout of cz-benchmarks; None if it has no differential expression.
 
-    `condition` is the column of the table with the condition; or of the cells, where the table calls it `CONDITION`. A
-    file that cz-benchmarks has loaded and stored again contains the masked genes that it drew; these are used.
+    `condition` is the column with the condition in the table of differential expression, or in obs if the table has the
+    column `CONDITION` instead. If the file was stored by cz-benchmarks with the masked genes that it drew, these genes
+    are used.
     """
     import pandas as pd
 
@@ -190,7 +192,7 @@ def _split_by_condition(table: pd.DataFrame, condition: str, metric: str, key: s
 
 
 class _StoredUns:
-    """The unstructured annotations of a stored AnnData, read one key at a time."""
+    """Mapping of the unstructured annotations of a stored AnnData, of which each key is read when it is requested."""
 
     def __init__(self, stored: StoredAnnData) -> None:
         self._group = stored.uns
