@@ -17,10 +17,10 @@ from gpubench.data.matrices import comes_from, to_host
 _BLOCK_ROWS = 1 << 20
 _SMALL_RANGE = 1 << 10
 _MAX_WHOLE = 2.0**53
-"""Floats up to here that are whole are written as integers."""
+"""Largest absolute value of a whole float that is written as an integer."""
 
 _R_MISSING = (-(2**31), -(2**63))
-"""NA of R's integers, and of those of its package bit64, as they arrive in files and arrays that R wrote."""
+"""Integers by which R and its package bit64 represent NA, as found in files and arrays written by R."""
 
 _R_MISSING_TEXTS = frozenset(text for value in _R_MISSING for text in (str(value), str(float(value))))
 
@@ -73,7 +73,7 @@ def _unwrap(values: Any, name: str) -> NDArray[Any] | CategoricalColumn:
 
 
 def _refuse_missing_of_r(array: NDArray[Any], name: str) -> None:
-    """Raise if integers, or floats made of them, hold R's missing value."""
+    """Raise InputError if integers, or floats converted from integers, contain the value by which R represents NA."""
     if array.dtype.kind not in "if" or array.dtype.itemsize < 4 or not array.size or array.min() > max(_R_MISSING):
         return
     rows = np.flatnonzero(np.isin(array, _R_MISSING))
@@ -163,7 +163,7 @@ def _factorize_objects(array: NDArray[Any]) -> CategoricalColumn:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a label as text, or None if it is missing; a whole float as the integer."""
+    """Return a label as text, or None if it is missing; a whole float is written as an integer."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, bytes):

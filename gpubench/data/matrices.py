@@ -72,7 +72,7 @@ class FiniteCheck:
 
 
 def _is_fine(block: NDArray[Any]) -> bool:
-    """Whether all values are finite as float32."""
+    """Whether all values are finite as float32; usual dtypes are checked in two passes without temporary arrays."""
     if block.dtype.itemsize < 4:  # NumPy compares half floats slowly
         return bool(np.isfinite(block).all())
     # NaN is the result of min and max wherever it occurs, and fails both comparisons.
@@ -379,7 +379,7 @@ def _as_matrix(x: Any, name: str) -> Any:
 
 
 def _table_values(x: Any, name: str) -> NDArray[Any] | None:
-    """Return the columns of a table of pandas, Dask, polars or Arrow, or the lists of an Arrow array; else None."""
+    """Return the values of a table of pandas, Dask, polars or Arrow, or of an Arrow array; None for other objects."""
     if type(x).__name__ == "Dataset2D" and comes_from(x, "anndata"):  # a table of a lazy AnnData
         x = x.to_memory()
     if type(x).__name__ == "DataFrame" and comes_from(x, "dask"):
@@ -392,7 +392,7 @@ def _table_values(x: Any, name: str) -> NDArray[Any] | None:
 
 
 def _with_known_chunks(x: Any) -> Any:
-    """Return a Dask array whose number of rows is known, which may have to be computed."""
+    """Return a Dask array with a known number of rows, which is computed if it is unknown."""
     return x.compute_chunk_sizes() if any(np.isnan(length) for length in x.shape) else x
 
 

@@ -108,7 +108,7 @@ def write_record(path: Path, record: CacheRecord) -> None:
 
 
 def remove_leftovers(path: Path, keep: Path | None = None) -> None:
-    """Remove the partial downloads of a file, except `keep`."""
+    """Remove the partial downloads of a file, except `keep`; those of cells.h5ad.gz do not belong to cells.h5ad."""
     own_part = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{_VERSION_DIGITS}}}\.part")
     for part in path.parent.iterdir():
         if part != keep and own_part.fullmatch(part.name):
