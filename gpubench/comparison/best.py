@@ -26,17 +26,18 @@ def mark_best(
     resampler: Resampler | None,
     known: Mapping[tuple[int, int, int], PairedInterval] | None = None,
 ) -> list[frozenset[int]]:
-    """Return for each row the columns with the best value, where it differs from the next best beyond noise.
+    """Return for each row the columns with the best value, if it is better than the next best beyond noise.
 
-    That is, where the 95% interval of the difference, as in `gpubench.compare`, does not contain 0. Values that are
-    equal to the best one are best as well. None is where there is no interval, or neither end of the metric is better.
+    Beyond noise means that the 95% interval of the difference, as in `gpubench.compare`, does not contain 0. Several
+    columns are returned if their values are equal. The set of columns is empty if there is no such interval, or if
+    neither larger nor smaller values of the metric are better.
 
     Parameters
     ----------
-    rows : rows of `len(cells)` scores
-    cells : of each column, the values of its cells
-    resampler : of cells, or of donors; None: standard errors alone give intervals
-    known : (row, first column, other column) -> interval, where it was computed before
+    rows : scores of one metric in each column, of which there are `len(cells)`; None where a column lacks it
+    cells : values of the cells behind the scores of each column
+    resampler : resampler of cells or of donors; if None, intervals follow from standard errors only
+    known : (row, first column, other column) -> interval that was computed before
     """
     leaders = [_leaders(row) for row in rows]
     known = known or {}
@@ -56,12 +57,12 @@ def mark_best(
 
 
 def default_resampler(n_cells: int) -> Resampler:
-    """Return the draws of cells that `compare` makes by default."""
+    """Return the resampler of cells that `compare` uses by default."""
     return Resampler(n_cells, n_resamples=N_RESAMPLES, seed=SEED)
 
 
 def _leaders(row: Row) -> tuple[frozenset[int], int, int] | None:
-    """Return the columns with the best value, the first of them, and the column with the next best value."""
+    """Return the columns with the best value, the first of them, and the column with the next best value, or None."""
     defined = {i: cell.value for i, cell in enumerate(row) if cell is not None and not math.isnan(cell.value)}
     metric = next((cell.metric for cell in row if cell is not None), "")
     spec = published_spec(metric)

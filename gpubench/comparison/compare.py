@@ -45,27 +45,30 @@ def compare(
     resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> Comparison:
-    """Compare two or more results, or the embeddings of one result; differences are from the first.
+    """Compare two or more results, or the embeddings of one result, with the first of them.
 
-    Rows match where embedding, task, metric and the requested parameters agree. Where each file has one embedding, the
-    embeddings are compared with each other, whatever their names.
+    Rows of different files are matched by embedding, task, metric and requested parameters. If each file has one
+    embedding, the embeddings are compared with each other, whatever their names.
 
-    Differences of scores that follow from values of cells get a 95% interval by a paired bootstrap: the same cells are
-    drawn for both, or the same donors left out of both. Clusters, classifiers and neighbours stay those of the runs.
+    The difference of scores that can be recomputed from values of cells gets a 95% interval by a paired bootstrap: the
+    same cells are drawn for both scores, or the same donors left out. Clusters, classifiers and neighbours are not
+    recomputed.
 
     Parameters
     ----------
     files : results.json files, folders that contain one, or `Result` objects. The values of the cells are read from
-        cells.parquet in the same folder. For a single one its embeddings are compared
+        cells.parquet in the same folder. The embeddings of a single one are compared
     donor : column of the results, such as "batch", or of `obs`. Each donor is left out in turn instead of cells being
         drawn, which estimates how scores vary between donors; other scores get no interval
-    obs : table of the cells, where the results lack the column: path of a Parquet, CSV or h5ad file, or DataFrame
-    resamples : how often cells are drawn; 0 for no draws, so that only standard errors give intervals
+    obs : table of the cells with the donor column, if the results lack it: path of a Parquet, CSV or h5ad file, or
+        DataFrame
+    resamples : number of bootstrap draws of cells; if 0, intervals follow from standard errors only
     seed : random seed of the draws
 
     Returns
     -------
-    Comparison, which prints as a table.
+    Comparison
+        Differences of all rows; prints as a table.
 
     Raises
     ------
@@ -100,7 +103,7 @@ def compare(
 
 
 def is_run_folder(place: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder of several results instead of one."""
+    """Return whether a path is a folder without a results.json of its own, such as one of several results."""
     path = Path(place)
     return path.is_dir() and not (path / "results.json").exists()
 
@@ -113,21 +116,22 @@ def compare_runs(
     resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Comparison]:
-    """Compare the embeddings of all runs in a folder, on each dataset with those that were scored on it.
+    """Compare the embeddings of all runs in a folder with each other, separately for each dataset.
 
     Parameters
     ----------
-    folder : what `gpubench score run.yaml --out` has written
+    folder : folder that `gpubench score run.yaml --out` has written
     donor, obs, resamples, seed : as in `compare`
 
     Returns
     -------
-    Dataset -> comparison of its embeddings; datasets with one embedding are left out.
+    dict
+        Dataset -> `Comparison` of its embeddings; datasets with one embedding are left out.
 
     Raises
     ------
     InputError
-        There is no result, no dataset has two embeddings, or a reason of `compare`.
+        There is no result, no dataset has two embeddings, or an argument that `compare` refuses.
 
     Examples
     --------
@@ -171,7 +175,7 @@ def _compare(
 
 
 def check_draws(resamples: int, seed: int, donor: str | None, obs: Any) -> None:
-    """Refuse options of the draws that cannot be used or contradict each other, before anything is read."""
+    """Raise InputError for options of the draws that cannot be used or contradict each other."""
     check_seed(seed)
     if resamples != 0 and resamples < MIN_RESAMPLES:
         raise InputError(
@@ -213,7 +217,7 @@ def _requested(row: MetricResult) -> dict[str, Any]:
 
 
 def _by_key(results: Iterable[MetricResult], *, by_name: bool) -> dict[tuple[Any, ...], MetricResult]:
-    """Map each row by the key that pairs it with rows of other files; equal keys in one file are numbered."""
+    """Map the key by which rows of different files are matched to the row; equal keys within a file are numbered."""
     table: dict[tuple[Any, ...], MetricResult] = {}
     for row in results:
         params = json.dumps(scores.plain(_requested(row)), sort_keys=True)
@@ -245,7 +249,7 @@ def _compared_row(
 def _resampler(
     results: Sequence[Result], notes: list[str], *, donor: str | None, obs: Any, resamples: int, seed: int
 ) -> tuple[Resampler | None, Labels | None]:
-    """Return what draws cells or leaves out donors, and the donors; None without draws."""
+    """Return the resampler of cells or donors, and the donors; both None if there are no draws."""
     if resamples == 0:
         return None, None
     donors = None if donor is None else find_donors(results, donor, obs, notes)
@@ -256,7 +260,7 @@ def _resampler(
 def _intervals(
     results: Sequence[Result], matched: Sequence[Sequence[MetricResult | None]], resampler: Resampler | None
 ) -> list[dict[int, PairedInterval]]:
-    """Compute for each row its intervals by number of the result."""
+    """Compute for each row the intervals of its differences, by number of the result."""
     intervals: list[dict[int, PairedInterval]] = [{} for _ in matched]
     if resampler is None:
         return intervals
@@ -285,7 +289,7 @@ def _draws_text(
     donors: Labels | None,
     resampler: Resampler | None,
 ) -> str:
-    """Say what the intervals are based on; empty where there is none."""
+    """Describe the draws behind the intervals; empty if there are no intervals."""
     if not any(one.interval for own in intervals for one in own.values()):
         return ""
     if donors is not None:
@@ -317,8 +321,8 @@ def _named_rows(where: str, cells: CellScores) -> NamedRows:
 def find_donors(results: Iterable[Result], column: str, obs: Any, notes: list[str] | None = None) -> Labels:
     """Find the donor of each cell in the table `obs`, or in the columns of the results.
 
-    Results know a column by its role ("batch") and by the name that was given for it. `notes` receives how the rows of
-    the table were matched with the cells.
+    In results, `column` is found by its role ("batch") or by the name that it had in the data. A line on how the rows
+    of `obs` were matched with the cells is appended to `notes`.
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
@@ -370,7 +374,7 @@ def comparability_warnings(names: Sequence[str], results: Sequence[Result]) -> l
 
 
 def _comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must agree for scores to be comparable, by its name in warnings."""
+    """Return the properties that must agree for scores to be comparable, by their names in warnings."""
     dataset = provenance.get("dataset") or {}
     options = provenance.get("options") or {}
     return {

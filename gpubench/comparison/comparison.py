@@ -1,4 +1,4 @@
-"""Compared results: values and differences row by row, what is worse, and the table of them."""
+"""Compared results: values and differences of each row, the rows that are worse, and the printed table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEGEND = (
 BEST = "* best, and beyond noise better than the next best."
 
 MAX_DETAILED = 3
-"""Files whose differences are listed one by one, unless more are asked for."""
+"""Largest number of files whose differences are listed one by one by default."""
 
 ROUNDING = 1e-6
 """Relative and absolute difference that counts as equal; adding in another order changes less."""
@@ -40,19 +40,20 @@ NO_STANDARD_ERROR = "there is no standard error"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Difference of a row from that of the first file.
+    """Difference between a row and the matching row of the first file.
 
     Attributes
     ----------
-    value : its value minus the first one; NaN where either is undefined
-    interval : its 95% interval; None where there is none
+    value : value of the row minus that of the first file; NaN if either is undefined
+    interval : 95% interval of the difference, or None
     method : "bootstrap" or "jackknife", with cells resampled or donors left out in the same way for both scores (see
         `gpubench.comparison.paired_intervals`); or "standard errors", value ± t √(s₁² + s₂²) with the standard errors
-        s of both and Student's t with Welch's degrees of freedom, because the scatter of five folds is itself
-        uncertain. It is too wide rather than too narrow where scores of the same cells vary together
-    reason : why there is no interval
-    equal : whether they differ by rounding at most
-    better : whether it is better than the first; None where they are equal or undefined, or neither end is better
+        s of both and Student's t with Welch's degrees of freedom, because the standard error of five folds is itself
+        uncertain. This interval is too wide rather than too narrow if scores of the same cells are correlated
+    reason : reason why there is no interval, or empty
+    equal : whether the two values differ by rounding at most
+    better : whether the row is better than that of the first file; None if they are equal or undefined, or if neither
+        larger nor smaller values are better
     """
 
     value: float
@@ -64,11 +65,11 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool | None:
-        """Whether 0 is outside the interval; None where there is none."""
+        """Whether 0 is outside the interval; None if there is no interval."""
         return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
 
     def is_worse(self, tolerance: float) -> bool:
-        """Whether it is worse by more than `tolerance`, and not within noise."""
+        """Return whether the row is worse by more than `tolerance`, and not within noise."""
         return self.better is False and abs(self.value) > tolerance and self.beyond_noise is not False
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,16 +78,17 @@ class Difference:
 
 
 def equal(a: float, b: float) -> bool:
-    """Whether two values differ by rounding at most."""
+    """Return whether two values differ by rounding at most."""
     return math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 def difference(
     first: MetricResult, other: MetricResult, paired: PairedInterval | None, *, higher_is_better: bool | None
 ) -> Difference:
-    """Compare two rows.
+    """Return the difference of a row from that of the first file.
 
-    Without an interval by resampling (`paired`) standard errors are used, unless donors were left out.
+    The interval is that of `paired`, by resampling. If there is none, it is computed from the standard errors of both
+    rows, unless donors were left out.
     """
     value = other.value - first.value
     same = equal(first.value, other.value)
@@ -104,17 +106,18 @@ def difference(
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """One score in every file.
+    """One score in all compared files.
 
     Attributes
     ----------
-    embedding : its name, or the names in the order of the files where each file has one of its own
-    task, metric, params : those on which the rows agree, with the requested parameters only
-    higher_is_better : None where neither end is better, or it is not known, as for a scorer of the user's
-    results : a row of each file, or None
-    intervals : file number -> interval of the difference from the first, where cells or donors were resampled
-    best : numbers of the files with the best value, where it is beyond noise better than the next best
-    differences : of each file from the first; None for the first and where either row is missing
+    embedding : name of the embedding, or its names in the order of the files if they differ
+    task, metric, params : task, metric and requested parameters of the rows
+    higher_is_better : whether larger values are better; None if neither end is, or if that is not known, as for a
+        user's scorer
+    results : row of each file, or None if the file lacks it
+    intervals : number of the file -> interval of its difference from the first file, by resampling
+    best : numbers of the files with the best value; empty if it is not better than the next best beyond noise
+    differences : difference of each file from the first; None for the first file and if either row is missing
     """
 
     embedding: str
@@ -139,7 +142,7 @@ class ComparedRow:
         object.__setattr__(self, "differences", (None, *differences))
 
     def stands_for_its_metric(self, rows: Sequence[ComparedRow]) -> bool:
-        """Whether it is a mean, or no mean stands for it."""
+        """Return whether the row is a mean, or `rows` hold no mean of its embedding, task and metric."""
         own = [row for row in rows if (row.embedding, row.task, row.metric) == (self.embedding, self.task, self.metric)]
         return _is_mean(self) or not any(map(_is_mean, own))
 
@@ -154,10 +157,10 @@ class Comparison:
 
     Attributes
     ----------
-    names : of the files in the given order; for one file those of its embeddings
+    names : names of the files in the given order; for a single file, those of its embeddings
     rows : each score once, in the order in which it first appears
     warnings : reasons why the files may not be comparable
-    draws : what resampled intervals are based on; empty where there are none
+    draws : description of the draws behind resampled intervals; empty if there are none
     """
 
     names: tuple[str, ...]
@@ -168,9 +171,9 @@ class Comparison:
     def worse(self, tolerance: float = 0.0) -> list[str]:
         """Return a line for each row that is worse than in the first file.
 
-        A row is worse if it is worse by more than `tolerance`, and beyond noise: 0 is outside the interval of the
-        difference. Without an interval the tolerance alone decides. A row that is defined in the first file and
-        undefined or missing in another is worse as well.
+        A row counts as worse if its value is worse by more than `tolerance`, and 0 is outside the interval of the
+        difference. If there is no interval, only the tolerance decides. A row that is defined in the first file and
+        undefined or missing in another counts as worse, too.
 
         Raises
         ------
@@ -192,12 +195,12 @@ class Comparison:
         return lines
 
     def below(self, least: Mapping[str, float]) -> list[str]:
-        """Return a line for each value of the files after the first that is below its bound.
+        """Return a line for each value below a lower bound, in all files but the first.
 
         Parameters
         ----------
-        least : metric -> lower bound of every row of the metric; undefined rows fail, and so does a file without the
-            metric
+        least : metric -> lower bound of its values; a line is returned for undefined rows and files without the metric,
+            too
 
         Raises
         ------
@@ -246,7 +249,7 @@ class Comparison:
         }
 
     def scores(self) -> list[MetricResult]:
-        """Return all scores, each with the name of its file in place of its embedding."""
+        """Return all scores, with the name of the embedding replaced by that of the file."""
         return [
             replace(result, embedding=name)
             for row in self.rows
@@ -255,10 +258,10 @@ class Comparison:
         ]
 
     def blocks(self, width: int | None = None, *, details: bool | None = None) -> Iterator[TextTable | Lines]:
-        """Lay the comparison out within `width` columns: warnings, all values side by side, then the differences.
+        """Yield the blocks of the printed comparison: warnings, all values side by side, then the differences.
 
-        With `details` the differences of every row and file are listed, with their intervals; None: of few files, and
-        without the rows that a mean stands for.
+        `width` is the number of characters in a line. If `details`, the differences of all rows and files are listed
+        with their intervals; if None, only those of rows without a mean in their place, and only for few files.
         """
         yield Lines([f"Warning: {printable(line)}" for line in self.warnings], style="bold yellow")
         names = _short_names(self.names)
@@ -289,7 +292,7 @@ def _is_mean(row: ComparedRow) -> bool:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """Name files by what distinguishes their paths."""
+    """Shorten the names of files to the parts of the paths that differ."""
     paths = [PurePath(name).parts for name in names]
     if len({path[-1] for path in paths}) == 1 and len(names) > 1:
         paths = [path[:-1] for path in paths]

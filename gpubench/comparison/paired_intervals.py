@@ -39,7 +39,7 @@ Method: TypeAlias = Literal["bootstrap", "jackknife"]
 
 @dataclass(frozen=True, slots=True)
 class PairedInterval:
-    """Interval of one difference."""
+    """95% interval of the difference of two scores."""
 
     interval: tuple[float, float] | None  # 95% interval; None where the cells do not determine it
     # "bootstrap" for percentiles of resamples; "jackknife" over donors, and where clusters agree with labels
@@ -52,7 +52,7 @@ class PairedInterval:
 def paired_intervals(
     first: CellScores, other: CellScores, pairs: Sequence[tuple[MetricResult, MetricResult]], resampler: Resampler
 ) -> list[PairedInterval]:
-    """Compute the interval of the difference of each pair: a row of the other run minus the one of the first."""
+    """Compute the interval of the difference of each pair of rows, row of the other run minus row of the first run."""
     by_donor = resampler.donors is not None
     problem = pairing_problem(first, other)
     if problem:
@@ -86,7 +86,7 @@ def paired_over_perturbations(
 ) -> PairedInterval | None:
     """Compute the interval of the difference of two means over perturbations, drawn with replacement for both at once.
 
-    Only perturbations with a value in both count. None for rows of other tasks.
+    Perturbations without a value in both are left out. Returns None for rows of other tasks.
     """
     values = [
         table.values_of(row.embedding, row.metric, str(row.params.get("context", "")))
@@ -120,7 +120,7 @@ class _Replicates:
 def _interval(
     rows: Sequence[MetricResult], replicates: _Replicates
 ) -> tuple[tuple[float, float] | None, Method | None, str]:
-    """Return interval, method and reason; no interval where the cells and the rows do not belong together."""
+    """Return interval, method and reason; there is no interval if the cells do not reproduce the rows' values."""
     for row, score in zip(rows, replicates.scores, strict=True):
         if not np.isclose(row.value, score, rtol=ROUNDING, atol=ROUNDING):
             return None, None, NOT_ITS_CELLS
@@ -142,7 +142,7 @@ def _interval(
 def _replicate_means(
     pairs: Mapping[int, Sequence[MeanScore]], label: NDArray[np.int32], resampler: Resampler
 ) -> dict[int, _Replicates]:
-    """Replicate means of values of cells, all under the same weights."""
+    """Compute replicates of scores that are means of values of cells, all with the same weights of cells."""
     if not pairs:
         return {}
     table = _ColumnTable(resampler.n_cells)
@@ -167,7 +167,7 @@ def _replicate_means(
 
 
 class _ColumnTable:
-    """Columns that are summed together: ones, then centred values, so that float32 sums keep their digits."""
+    """Columns to sum over cells: ones, then values minus their mean, so that float32 sums keep their digits."""
 
     def __init__(self, n_cells: int) -> None:
         self.columns = [np.ones(n_cells, np.float32)]
@@ -214,7 +214,7 @@ def _replicate_counts(pairs: Mapping[int, Sequence[CountScore]], resampler: Resa
 
 
 def _replicate_table(pairs: Mapping[int, Sequence[CountScore]], resampler: Resampler) -> dict[int, _Replicates]:
-    """Replicate the scores of one table of counts."""
+    """Compute replicates of the scores that follow from one table of counts."""
     some = next(iter(pairs.values()))
     codes, firsts = _categories([column for part in some for column in part.columns])
     if not len(firsts):

@@ -45,25 +45,29 @@ N_RESAMPLES = 1000
 SEED = 42
 
 CHUNK = 128
-"""Resamples that are worked on together."""
+"""Number of resamples that are computed at the same time."""
 
 BLOCK = 4096
-"""Cells whose weights stand in memory together: with those of a chunk two megabytes."""
+"""Number of cells whose weights are in memory at the same time: two megabytes for the resamples of a chunk."""
 
 MAX_COUNTS = 1 << 23
-"""Counts of tables that stand in memory together, 64 MiB; numbers drawn do not depend on it."""
+"""Number of counts of tables in memory at the same time, 64 MiB; the random numbers do not depend on it."""
 
 _STEPS = 1 << 16
 """Poisson weights are looked up by 16 random bits: probabilities are exact to 2^-17."""
 
 
 class Resampler:
-    """Resampler of the cells of one data set; the same seed gives the same bits on any number of threads.
+    """Draws cells of one data set with replacement, or leaves out donors, and sums over the cells that remain.
+
+    The same seed gives the same bits on any number of threads.
 
     Attributes
     ----------
-    n_cells, n_resamples, seed : as given
-    donors : (n,) codes of the donors, each of which is left out in turn instead of drawing cells, or None
+    n_cells : number of cells n
+    n_resamples : number of draws of all cells
+    seed : random seed of the draws
+    donors : (n,) code of the donor of each cell; if given, no cells are drawn, but each donor is left out in turn
     """
 
     def __init__(
@@ -82,23 +86,27 @@ class Resampler:
     def sums(
         self, values: NDArray[np.float32], strata: NDArray[np.int32], n_strata: int
     ) -> Iterator[NDArray[np.float64]]:
-        """Yield (n_strata, c, r) sums of (n, c) values by stratum for the next r resamples, or without r donors."""
+        """Yield sums of values over the cells of each stratum, for the next r resamples at a time.
+
+        `values` is (n, c), `strata` holds the (n,) codes of strata, and each array of sums is (n_strata, c, r). With
+        donors, a resample is all cells but those of one donor.
+        """
         if self.donors is None:
             return self._sums_of_cells(values, strata, n_strata)
         return self._sums_without_donors(values, strata, n_strata, self.donors)
 
     def tables(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
-        """Yield (n_codes, r) counts of cells by code in the next r resamples; cells with code -1 are not counted."""
+        """Yield counts of cells by code, (n_codes, r), for the next r resamples; cells with code -1 are not counted."""
         counts = np.bincount(codes[codes >= 0], minlength=n_codes)
         rng = np.random.default_rng((self.seed, 1))
         for _, size in self._chunks(MAX_COUNTS // n_codes):
             yield np.ascontiguousarray(rng.multinomial(counts.sum(), counts / counts.sum(), size).T, np.float64)
 
     def tables_without(self, codes: NDArray[np.int64], n_codes: int) -> Iterator[NDArray[np.float64]]:
-        """Yield (n_codes, r) counts of cells by code, each without one of the next r groups.
+        """Yield counts of cells by code, (n_codes, r), with each of the next r groups of cells left out in turn.
 
-        The groups are the donors, or else `n_resamples` random groups of equal size, up to one cell. Cells with code -1
-        are not counted, nor in any group.
+        The groups are the cells of each donor, or without donors `n_resamples` random groups whose sizes differ by at
+        most one. Cells with code -1 are not counted, and are in no group.
         """
         from scipy.sparse import coo_array
 
@@ -170,7 +178,7 @@ def cut_into_blocks(strata: NDArray[np.int32], n_strata: int) -> tuple[NDArray[n
 
 
 def percentile_interval(value: float, replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of the middle share `level` of the replicates, shifted so that their mean is the value."""
+    """Return the central `level` percentile interval of the replicates, shifted so that their mean is the value."""
     low, high = np.percentile(replicates, [50 * (1 - level), 50 * (1 + level)]) - replicates.mean() + value
     return float(low), float(high)
 
@@ -184,9 +192,9 @@ def jackknife_interval(
 
     Parameters
     ----------
-    value : x, computed from all cells
-    without : (G,) values without each of two or more groups
-    shares : (G,) of the score that each group makes up, which give the degrees of freedom; None for equal groups
+    value : x, the value computed from all cells
+    without : (G,) values computed without each of the G groups of cells in turn, at least two
+    shares : (G,) share of each group in the score, from which the degrees of freedom follow; if None, groups are equal
     """
     n_groups = len(without)
     stderr = float(np.sqrt((n_groups - 1) / n_groups * np.square(without - without.mean()).sum()))
@@ -208,7 +216,7 @@ def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
 
     Parameters
     ----------
-    shares : (G,) above 0 and below 1, which sum to 1
+    shares : (G,) share w of each group in the mean, above 0 and below 1; they sum to 1
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What the score of a row follows from: values or codes of the cells, and its value in many resamples at once.
+"""The values or codes of cells from which a score is recomputed, and its recomputation for many resamples at once.
 
 Resampled scores are computed from weighted sums and tables of counts; their last axis is resamples.
 """
@@ -33,7 +33,7 @@ _MEAN_FOLD = "mean_fold_"
 
 @dataclass(frozen=True, slots=True)
 class MeanScore:
-    """Score that is a mean of values of cells."""
+    """Score that is a mean over cells of one value for each cell."""
 
     values: NDArray[np.float32]  # (n,) float32, NaN for cells that do not count
     over_labels: bool  # whether it is the mean over labels of the means of each label's cells
@@ -41,7 +41,7 @@ class MeanScore:
 
 @dataclass(frozen=True, slots=True)
 class CountScore:
-    """Score that follows from how many cells have which codes."""
+    """Score that is computed from the number of cells with each combination of codes, such as label and cluster."""
 
     key: tuple[str, ...]  # scores of one run with the same key have the same columns
     columns: tuple[NDArray[np.int32], ...]  # codes (n,) each; -1 in any of them for cells that do not count
@@ -51,7 +51,7 @@ class CountScore:
 
 
 def score_parts(row: MetricResult, cells: CellScores) -> MeanScore | CountScore | str:
-    """Return the values or codes that a row is made of, or why the cells do not determine it."""
+    """Return the values or codes of cells from which a row's score follows, or the reason why there are none."""
     own = cells.select(embedding=row.embedding, task=row.task, metric=row.metric)
     if len(own) == 1 and own[0].names is None:
         if row.stderr is not None:
@@ -69,7 +69,7 @@ def score_parts(row: MetricResult, cells: CellScores) -> MeanScore | CountScore 
 
 
 def _prediction_parts(row: MetricResult, cells: CellScores, label: NDArray[np.int32]) -> CountScore | str:
-    """Return the predictions of a classifier, or of all where the row is their mean."""
+    """Return the predictions of a row's classifier, or of all classifiers if the row is their mean."""
     measure = row.metric.removeprefix(_MEAN_FOLD)
     if measure not in get_args(MeasureOf):
         return NO_VALUES
@@ -115,7 +115,7 @@ def mean_over_cells(sums: Floats, weights: Floats) -> Floats:
 
 
 def mean_over_labels(sums: Floats, weights: Floats) -> Floats:
-    """Compute (r,) means over the drawn labels of their weighted means, from (labels, r) sums."""
+    """Compute (r,) means over the labels that were drawn of their weighted means, from (labels, r) sums."""
     return _mean_of_defined(_ratio(sums, weights))
 
 
@@ -166,7 +166,9 @@ def _normalized_mutual_info(pairs: Floats, labels: Floats, clusters: Floats) -> 
 def prediction(
     measure: MeasureOf, folds: Codes, true: Codes, predicted: Codes, n_classes: int, *, true_only: bool = False
 ) -> Callable[[Floats], Floats]:
-    """Make the function from (K, r) weights of categories to the (r,) means over folds of a measure.
+    """Return a function that computes (r,) means over folds of a measure from (K, r) weights of K categories.
+
+    `folds`, `true` and `predicted` are the (K,) codes of each category.
 
     The definitions are those of `gpubench.metrics.accuracy`, `f1`, `precision` and `recall`: for two classes the
     measure of the second, else the mean over the classes that were drawn. Folds without drawn cells are left out.

@@ -32,9 +32,9 @@ class Predictions:
 
 
 class ColumnScaling:
-    """Standard deviations of the columns of some cells, and their means if these are to be subtracted.
+    """Scaling of columns by the standard deviations of the given cells, after subtracting means if `centre`.
 
-    A column that is constant up to rounding is not divided.
+    Columns that are constant up to rounding are not divided.
     """
 
     def __init__(self, engine: Engine, x: Array, *, centre: bool) -> None:
@@ -63,7 +63,7 @@ Scores = dict[str, Score]
 
 
 class Predictor(ABC):
-    """A trained classifier with its scaling."""
+    """A trained classifier that predicts unscaled cells."""
 
     engine: Engine
     names: tuple[str, ...]  # of all classes
@@ -74,14 +74,14 @@ class Predictor(ABC):
     @property
     @abstractmethod
     def note(self) -> str:
-        """What a reader of the scores should know, see `Classifier.note`, which raises here if training fails."""
+        """Note for readers of the scores; raises InputError if training failed, see `Classifier.note`."""
 
     @abstractmethod
     def predict_proba(self, x: Any) -> Array:
-        """Return (m, L) float64 probabilities of unscaled cells."""
+        """Return (m, L) float64 class probabilities of m unscaled cells."""
 
     def decision_function(self, x: Any) -> Array:
-        """Return (m, L) logits of unscaled cells (ValueError where `has_decision_function` is False)."""
+        """Return (m, L) logits of m unscaled cells; raises ValueError if `has_decision_function` is False."""
         raise ValueError(f"this classifier has no logits of the {len(x):,} cells")
 
 
@@ -104,9 +104,9 @@ class TrainingCells:
     def copy(
         self, chosen: NDArray[np.int64], most: int, *, scaled: bool
     ) -> tuple[Array, NDArray[np.int32], ColumnScaling | None]:
-        """Copy the chosen cells, or `most` of them in the shares of the classes, and scale the copy.
+        """Copy the chosen cells, or a stratified sample of `most` of them, and scale the copy.
 
-        Returns the cells, their codes, and their scaling or None.
+        Returns the cells, the codes of their classes, and the scaling, which is None if they are not scaled.
         """
         fewer = len(chosen) > most
         if fewer:
@@ -144,7 +144,7 @@ class ScaledClassifier(Predictor):
         return ", ".join(filter(None, (self._classifier.note, self._drawn)))
 
     def ask(self, x: Any) -> None:
-        """Begin to predict the unscaled cells that `predict_proba` will be asked about."""
+        """Start to predict the unscaled cells `x`; a later `predict_proba(x)` returns the result."""
         self._asked = x, self._classifier.predict_proba(self._scaled(x))
 
     def predict_proba(self, x: Any) -> Array:
@@ -166,12 +166,12 @@ class ScaledClassifier(Predictor):
 
 
 class GraphVotes(Predictor):
-    """Votes for the cells of one fold, which were computed from one graph of all cells."""
+    """k-NN classifier of one fold, whose votes come from one graph of all cells."""
 
     note = ""
 
     def __init__(self, cells: TrainingCells, tested: Array, proba: Array, search: Mapping[str, Any]) -> None:
-        """Store the probabilities of the unscaled cells `tested`, for which some training cells voted."""
+        """Store the class probabilities `proba` of the unscaled test cells `tested`, the shares of votes."""
         self.engine, self.names, self.search = cells.engine, cells.labels.names, search
         method = f"{search['knn']}, recall {search['recall']:.3f}"
         self.note = f"neighbours from one graph of all cells, scaled together ({method}); exact=True searches each fold"
@@ -179,7 +179,7 @@ class GraphVotes(Predictor):
         self._tested, self._proba = tested, proba
 
     def predict_proba(self, x: Any) -> Array:
-        """Return (m, L) float64 probabilities of the tested cells (ValueError for any others)."""
+        """Return (m, L) float64 class probabilities of the test cells; raises ValueError for any others."""
         if x is not self._tested:
             raise ValueError("only the votes for the tested cells are known")
         return self._proba
@@ -198,7 +198,7 @@ class TestSet:
 
 @dataclass(frozen=True, slots=True)
 class FoldScores:
-    """The scores on a test set, and the predictions behind them where its cells are cells of the embedding."""
+    """Scores on a test set, and the predictions if the test cells are cells of the embedding."""
 
     scores: Scores
     predictions: Predictions | None = None

@@ -1,4 +1,4 @@
-"""Evaluation of classifiers that both label prediction tasks share: trained on some cells, scored on others."""
+"""Training and scoring of classifiers, shared by both label prediction tasks."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ IDS = tuple(measure.id for measure in MEASURES)
 MEAN_FOLD = "mean_fold_"
 
 Training = tuple["Callable[[], Predictor]", "Sequence[TestSet]"]
-"""Returns a trained classifier, or raises why there is none; and the cells that it is tested on."""
+"""Function that returns a trained classifier, or raises InputError if training fails; and its test sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldedCells:
-    """Cells in folds."""
+    """Cells assigned to the folds of a cross-validation."""
 
     x: Array  # (n, d) cells
     rows: NDArray[np.int64]  # (m,) those that take part
@@ -62,10 +62,10 @@ class FoldedCells:
 
 @dataclass(frozen=True)
 class FoldGraph:
-    """The nearest cells in other folds, for engines that would not compare so many cells with all.
+    """Nearest cells in other folds, from one search for all folds; used for many cells instead of exact searches.
 
-    One search serves all folds, so one scaling does as well: by the standard deviations of all cells, which differ from
-    those of a fold's training cells in the third digit or later.
+    All folds share one scaling as well, by the standard deviations of all cells. These differ from those of a fold's
+    training cells in the third digit or later.
     """
 
     engine: Engine
@@ -75,13 +75,13 @@ class FoldGraph:
 
     @property
     def serves(self) -> bool:
-        """Whether the engine would search so many cells approximately, and each has enough cells in other folds."""
+        """Whether the engine would search so many cells approximately, and all have enough cells in other folds."""
         m, k = len(self.folded.rows), graph_neighbors(self.folded.n_folds)
         enough = m - np.bincount(self.folded.folds).max() >= N_VOTES and m > k
         return bool(enough and self.engine.policy.knn_method_for(m, self.folded.x.shape[1], k) != "exact")
 
     def votes(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
-        """Return the classifier of fold i, tested on the unscaled cells `tested`; the first call searches."""
+        """Return the classifier of fold i for its unscaled test cells `tested`; the first call runs the search."""
         voters, labels = self._voters, self.folded.labels
         rows = np.flatnonzero(self.folded.folds == i)
         proba = voters.vote_shares(self.engine, rows, labels.codes, labels.n_classes)
@@ -108,16 +108,16 @@ class FoldGraph:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierSettings:
-    """What a task fixes for its classifiers."""
+    """Settings of the classifiers of one task."""
 
-    task: str  # its id
+    task: str  # id of the task
     centre: bool  # whether the means of the training cells are subtracted, see `ColumnScaling`
-    mean_of: tuple[ClassifierKind, ...]  # the classifiers in the order in which the name of their mean has them
-    params: Mapping[ClassifierKind, Mapping[str, Any]] = field(default_factory=dict)  # those that are no defaults
+    mean_of: tuple[ClassifierKind, ...]  # order of the classifiers in the name of their mean
+    params: Mapping[ClassifierKind, Mapping[str, Any]] = field(default_factory=dict)  # without the defaults
 
 
 class ClassifierEvaluation:
-    """The classifiers of a task, scored by the metrics and the user's scorers."""
+    """Trains the classifiers of a task, and scores them by the metrics and the user's scorers."""
 
     def __init__(self, given: TaskInput, settings: ClassifierSettings) -> None:
         self._given, self._engine, self._settings = given, given.engine, settings
@@ -133,20 +133,20 @@ class ClassifierEvaluation:
         self._mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
-        """Return the cells that the task's classifiers are trained on; see `TrainingCells`."""
+        """Return `TrainingCells` with the scaling of this task; `which` are its arguments `rows` and `which`."""
         return TrainingCells(self._engine, x, labels, *which, centre=self._settings.centre)
 
     def train(self, kind: ClassifierKind, cells: TrainingCells) -> ScaledClassifier:
-        """Train with the settings of the task."""
+        """Train a classifier with the settings of the task."""
         params = self._settings.params.get(kind, {})
         return ScaledClassifier(self._engine, kind, cells, params, scaled=kind not in UNSCALED)
 
     def train_and_score(
         self, name: str, kind: ClassifierKind, prepare: Callable[[], Training], *facts: Any
     ) -> list[FoldScores]:
-        """Train once and score on each test set, or return the scores of the checkpoint.
+        """Train a classifier once and score it on each test set, or return the scores of the checkpoint.
 
-        The name of the stage, the kind and the facts tell this training from the others of the task.
+        `name` (of the stage), `kind` and `facts` together identify this training in the checkpoint.
         """
         facts = (self._settings.task, kind, *facts)
         return self._scope.cached(name, lambda: self._train_and_score(kind, *prepare()), FOLD_SCORES, *facts)
@@ -191,9 +191,10 @@ class ClassifierEvaluation:
     def cross_validate(
         self, folded: FoldedCells, params: Mapping[str, Any], note: str, *, random_folds: bool = False
     ) -> Iterator[MetricResult]:
-        """Yield the means over folds of each classifier as it is ready, then their mean.
+        """Yield the mean scores over folds of each classifier, as it is ready, then the means over classifiers.
 
-        `random_folds` says that cells are in folds by chance, so that one graph of very many cells serves all folds.
+        `random_folds` states that cells were assigned to folds at random, so that, for very many cells, one k-NN graph
+        may serve all folds.
         """
         if folded.cells is not None:
             codes = self._new_column(FOLD, params, tuple(str(i + 1) for i in range(folded.n_folds)))
@@ -238,7 +239,7 @@ class ClassifierEvaluation:
     def _prepare(
         self, kind: ClassifierKind, folded: FoldedCells, cells: TrainingCells, i: int, votes: FoldGraph | None
     ) -> Training:
-        """Train, and predict the test cells of fold i; on a cluster both only begin."""
+        """Train a classifier and predict the test cells of fold i; on a cluster, both are only started."""
         rows = np.flatnonzero(folded.folds == i)
         tested_cells = None if folded.cells is None else folded.cells[rows]
         test = TestSet(folded.x[folded.rows[rows]], folded.labels.codes[rows], cells=tested_cells)
@@ -252,9 +253,9 @@ class ClassifierEvaluation:
         return lambda: trained, [test]
 
     def record_predictions(self, kind: ClassifierKind, params: Mapping[str, Any], tested: Sequence[FoldScores]) -> None:
-        """Store the predictions of a classifier, in one column for all cells that it was tested on.
+        """Store the predictions of a classifier in one column of the cells; existing predictions are kept.
 
-        Classes are numbered as in the labels of the task.
+        Codes of classes are those of the task's labels.
         """
         predictions = [test.predictions for test in tested if test.predictions is not None]
         if not predictions:
@@ -268,14 +269,14 @@ class ClassifierEvaluation:
             codes[part.cells] = np.array([code_of[name] for name in part.names], np.int32)[part.codes]
 
     def _new_column(self, metric: str, params: Mapping[str, Any], names: tuple[str, ...]) -> NDArray[np.int32]:
-        """Add a column of classes to the values of the cells, none of which has one yet."""
+        """Add a column of classes for all cells, filled with -1 (no class), and return it."""
         given, codes = self._given, np.full(require(self._given.embedding).n, -1, np.int32)
         column = CellColumn(given.name, self._settings.task, metric, codes, _without_test_species(params), names)
         given.cells.columns.append(column)
         return codes
 
     def undefined_rows(self, n: int, reason: str, params: Mapping[str, Any], prefix: str) -> Iterator[MetricResult]:
-        """Yield the rows of all classifiers and of their mean, where nothing could be scored."""
+        """Yield undefined rows for all classifiers and their mean, with the reason why nothing could be scored."""
         scores = {name: Score(np.nan, n=n, note=reason) for name in self._ids}
         for classifier in (*self.kinds, self._mean_name):
             yield from self.to_rows(scores, {**params, "classifier": classifier}, "", prefix)
@@ -283,7 +284,7 @@ class ClassifierEvaluation:
     def mean_rows(
         self, by_classifier: Sequence[Sequence[Scores]], params: Mapping[str, Any], note: str, prefix: str = ""
     ) -> Iterator[MetricResult]:
-        """Yield the means over classifiers and their test sets."""
+        """Yield a row for each metric: the mean over classifiers and test sets."""
         means = {
             name: mean_over_classifiers([[scores[name] for scores in tested] for tested in by_classifier])
             for name in self._ids
@@ -293,7 +294,7 @@ class ClassifierEvaluation:
     def to_rows(
         self, scores: Scores, params: Mapping[str, Any], note: str, prefix: str = "", seconds: float = 0.0
     ) -> Iterator[MetricResult]:
-        """Yield a row for each score; the seconds are shared out among them, since one training serves all."""
+        """Yield a row for each score; the seconds of the training are divided equally among them."""
         make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=params)
         for name, score in scores.items():
             yield replace(make(prefix + name, score), note=joined(score.note, note))

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 def stratified_folds(
     labels: Labels, n_folds: int, seed: int, samples: Labels | None = None
 ) -> tuple[NDArray[np.int32], str]:
-    """Cut cells into folds that hold each label in the same share; the cells of a sample stay in one fold.
+    """Assign cells to folds with the same shares of the labels; the cells of a sample stay in one fold.
 
-    Returns in which fold of scikit-learn's `StratifiedKFold`, or `StratifiedGroupKFold` where there are samples, each
-    cell is tested, and a note on labels with fewer cells than there are folds (scikit-learn warns of them).
+    Returns the number of the fold in which each cell is tested, by scikit-learn's `StratifiedKFold`
+    (`StratifiedGroupKFold` if there are samples), and a note on labels with fewer cells than folds, of which
+    scikit-learn warns.
 
-    scikit-learn before 1.8 shuffled the sizes of the groups apart from the groups, so that folds by sample were not
-    stratified; cz-benchmarks with such a version has other folds by sample than this one with a newer. Samples are in
-    the order of their text, as they are in cz-benchmarks unless they are numbers: those it cannot aggregate, and sorts
-    as numbers where it need not.
+    scikit-learn before 1.8 shuffled the sizes of the groups separately from the groups, so that folds by sample were
+    not stratified; with such a version, cz-benchmarks has other folds by sample than gpubench with a newer one. Samples
+    are sorted as text. So they are in cz-benchmarks, except for samples that are numbers: it cannot aggregate these,
+    and sorts them as numbers if there is no aggregation.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -57,9 +58,10 @@ def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
 
 
 def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.int64]:
-    """Draw m of more cells, ascending: the share of each of up to m classes, rounded up or down, but at least one cell.
+    """Draw a stratified sample of m cells; returns their positions, ascending.
 
-    A class's cells are drawn with equal chances.
+    Each of the at most m classes gets its share of the m cells, rounded up or down, but at least one cell. The cells of
+    a class are drawn with equal probability.
     """
     order = np.random.default_rng(seed).permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]  # each class's cells in random order

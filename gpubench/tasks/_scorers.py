@@ -26,7 +26,7 @@ _SKLEARN_SCORER = type(make_scorer(accuracy_score))
 
 
 class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A trained classifier and its scaling, as an estimator for scikit-learn scorers."""
+    """Wrapper of a trained classifier, as an estimator for scikit-learn scorers."""
 
     def __init__(self, trained: Predictor, cells: NDArray[np.float32], proba: NDArray[np.float64]) -> None:
         """Store the probabilities of the test cells, which all scorers ask for."""
@@ -35,31 +35,34 @@ class FittedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._asked = cells, proba
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return (m, L) probabilities of `classes_`."""
+        """Return (m, len(classes_)) class probabilities."""
         if self._asked[0] is not X:
             self._asked = X, self.trained.engine.to_host(self.trained.predict_proba(X))
         return self._asked[1][:, self.classes_]
 
     def predict(self, X: Any) -> NDArray[np.int32]:
-        """Return (m,) codes."""
+        """Return (m,) codes of the predicted classes."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
 
     @available_if(lambda self: self.trained.has_decision_function)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return (m, L) logits of `classes_`; of two classes (m,), in favour of the second."""
+        """Return (m, len(classes_)) logits; with two classes, (m,) logits of the second one."""
         logits = self.trained.engine.to_host(self.trained.decision_function(X))[:, self.classes_]
         return np.asarray(logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits)
 
 
 def parse_scorers(names: Sequence[str]) -> dict[str, Any] | None:
-    """Look scikit-learn scorers up by name (InputError with close matches for others); None where no name is given."""
+    """Look up scikit-learn scorers by name; returns None if `names` is empty, raises InputError for an unknown name."""
     return {
         name: _look_up(name, f"scorers={name!r} is not a scorer of scikit-learn", "; use one that is") for name in names
     } or None
 
 
 def make_scorers(scorers: Mapping[str, Any], taken: tuple[str, ...]) -> dict[str, Scorer]:
-    """Convert the user's functions of (y_true, y_pred), scorers and names of scorers to the form of scikit-learn."""
+    """Convert functions of (y_true, y_pred), scorers and names of scorers to scikit-learn scorers.
+
+    Raises InputError for a name that is in `taken`.
+    """
     for name in scorers:
         if name in taken:
             raise InputError(

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 Baseline = Literal["mean", "control", "replicate", "ceiling"]
 
 PREFIX = "baseline_"
-"""Begins the names of baselines in results, as for those of embeddings."""
+"""Prefix of the names of baselines in results, as for baselines of embeddings."""
 
 
 def column_name(baseline: str) -> str:
-    """Return the name of a baseline, or of what repeats the experiment, in results."""
+    """Return the name in results of a baseline ("mean", "control"), of "replicate" or of "ceiling"."""
     return f"{PREFIX}{baseline}" if baseline in ("mean", "control") else baseline
 
 
 def cells_of(screen: Screen) -> PerturbedCells:
-    """Return the cells as metrics take them."""
+    """Return the cells of a screen as the `PerturbedCells` that metrics take."""
     return scoring.perturbed_cells(screen.x, screen.perturbations, screen.genes)
 
 
@@ -41,9 +41,9 @@ class Scored:
 
     Attributes
     ----------
-    scores : of every metric
-    seconds : metric -> time that it took beyond what it shares with others
-    n : predicted cells
+    scores : values of every metric
+    seconds : metric -> seconds that it took, without work that an earlier metric had done
+    n : number of predicted cells
     """
 
     scores: PerturbationScores
@@ -52,16 +52,16 @@ class Scored:
 
 
 class RealScreen:
-    """The real data, prepared once for any number of predictions.
+    """The real data of a screen, prepared once for any number of predictions.
 
     Parameters
     ----------
     screen : real cells; each context is scored by itself
     control : label of the control
-    engine : where to compute
-    metrics : of each prediction
-    n_splits : random halves that the replicate is the mean of
-    strict_mean : let undefined values make the mean of the ceiling undefined where cell-eval does
+    engine : engine to compute on
+    metrics : metrics to compute for each prediction
+    n_splits : number of random splits into halves over which the replicate is averaged
+    strict_mean : make the means for the ceiling NaN because of undefined values wherever cell-eval does
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class RealScreen:
         return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, predicted.n)
 
     def baseline(self, name: str) -> dict[str, Scored]:
-        """Score the mean or the control in every context; computed once."""
+        """Score the baseline "mean" or "control" in every context; computed once."""
         if name not in self._baselines:
             self._baselines[name] = {context: self._baseline(name, side) for context, side in self.sides.items()}
         return self._baselines[name]
 
     def _baseline(self, name: str, side: RealSide) -> Scored:
-        """Score a baseline; for counts the mean has the spread of control cells in metrics of cell-eval2."""
+        """Score a baseline; for counts, metrics of cell-eval2 take the mean with the spread of control cells."""
         seed, parts = self._engine.seed, []
         for generation in (1, 2):
             metrics = [metric for metric in self.metrics if metric.generation == generation]
@@ -142,7 +142,7 @@ class RealScreen:
 
     @cached_property
     def replicates(self) -> dict[str, dict[str, float]]:
-        """What halves of the real cells score against each other: context -> metric -> mean over the splits."""
+        """Scores of halves of the real cells against each other: context -> metric -> mean over the splits."""
         ids = [metric.id for metric in self.metrics]
         return {
             context: scoring.replicates(side, ids, n_splits=self._n_splits, seed=self._engine.seed).means()
@@ -161,15 +161,15 @@ class RealScreen:
 
 @dataclass(frozen=True)
 class ScreenColumn:
-    """What one column of the results is made of.
+    """Input of one column of the results: a prediction or a baseline, and the real data.
 
     Attributes
     ----------
     real : the real data
-    predicted : a prediction, or the name of a baseline
+    predicted : the prediction, or the name of the baseline
     zeros : baselines that get 0 in scaled scores
     has_replicate : whether a repeated experiment gets 1 in further scaled scores
-    table : receives the value of every perturbation
+    table : table to which the value of every perturbation is added
     """
 
     real: RealScreen

@@ -45,22 +45,23 @@ class Options:
 
     Attributes
     ----------
-    n_neighbors : cells in a neighbourhood of entropy_per_cell, the cell itself included
-    k : neighbours of sequential_alignment
+    n_neighbors : number of cells in a neighbourhood of entropy_per_cell, the cell itself included
+    k : number of neighbours of sequential_alignment
     adaptive_k : choose k for each cell from its local density
-    normalize : sequential_alignment in [0, 1]; otherwise the mean distance in time
-    n_cluster_neighbors : neighbours of the clustering graph, the cell itself included
-    resolution, n_iterations : of the Leiden algorithm
-    n_folds : of cross-validation
+    normalize : scale sequential_alignment to [0, 1]; if False, report the mean distance in time
+    n_cluster_neighbors : number of neighbours in the clustering graph, the cell itself included
+    resolution, n_iterations : parameters of the Leiden algorithm
+    n_folds : number of folds in cross-validation
     min_class_size : labels with fewer cells are left out of label_prediction
-    classifiers : of the prediction tasks, and of their means: some of "lr", "knn" and "rf"; a name, or several, also as
-        "lr,knn"
+    classifiers : classifiers of the label prediction tasks, over which means are taken as well: one or several of "lr",
+        "knn" and "rf", also as "lr,knn"
     aggregation : how cells of one sample are merged before cross-species prediction: "none", "mean", "median"
-    effect : predicted change as log "ratio" or "difference" of means
-    profile : metrics of perturbation_prediction: "cell_eval", "full" (of cell-eval2), "vcc2026", "vcc2025", "minimal"
-    metrics : ids of such metrics in place of the profile; also as "mae,pearson_delta"
-    strict_mean : let perturbations without a value make the mean undefined where cell-eval does
-    n_splits : random halves of the real cells that are compared for the baseline "replicate"
+    effect : how a predicted change is computed from means: log "ratio" or "difference"
+    profile : set of metrics of perturbation_prediction: "cell_eval", "full" (of cell-eval2), "vcc2026", "vcc2025",
+        "minimal"
+    metrics : ids of metrics of perturbation_prediction, instead of a profile; also as "mae,pearson_delta"
+    strict_mean : make means NaN because of perturbations without a value wherever cell-eval does
+    n_splits : number of random splits of the real cells into halves for the baseline "replicate"
 
     Raises
     ------
@@ -175,7 +176,7 @@ class Task:
     in_auto: bool = True  # whether tasks="auto" includes it; True for the tasks of cz-benchmarks
 
     def graph_k(self, options: Options, engine: Engine, n: int, d: int) -> int:
-        """Return how many neighbours of each of n cells with d dimensions it asks for; 0: none."""
+        """Return how many neighbours of each cell the task takes from the shared graph of n cells with d dimensions."""
         sampled = self.sampled_neighbors if engine.policy.samples_neighborhoods(n, d) else None
         return (sampled or self.neighbors)(options)
 
@@ -196,7 +197,7 @@ SCORE: Codec[tuple[Score, float]] = Codec(_pack, _unpack)
 
 
 def require(value: T | None) -> T:
-    """Return an input that the runner has checked (ValueError for None)."""
+    """Return an input that the runner has checked; raises ValueError if it is None."""
     if value is None:
         raise ValueError("the task was started without an input that it declares in `needs`")
     return value
@@ -205,7 +206,7 @@ def require(value: T | None) -> T:
 def measure(given: TaskInput, task: str, metric: Metric[P], *args: P.args, **kwargs: P.kwargs) -> MetricResult:
     """Compute one metric in its own stage, or read it from the checkpoint, and make its row.
 
-    The values of the cells that it is the mean of are appended to `given.cells`.
+    If the score is a mean over cells, the values of the cells are appended to `given.cells`.
     """
     spec = metric.spec
 
@@ -244,7 +245,8 @@ def task_of_metrics(
 ) -> Task:
     """Make a task of metrics that score an embedding by its columns; the rest follows from their declarations.
 
-    `roles` maps a column that a metric needs to the one that it gets instead, as the species for the batch.
+    `roles` maps a column that a metric needs to the column that it gets instead, such as {"batch": "species"}.
+    `attributes` of the `Task` replace those that are derived.
     """
     specs = [metric.spec for metric in metrics]
     columns = {spec.id: [roles.get(need, need) for need in spec.needs] for spec in specs}
@@ -274,14 +276,14 @@ def task_of_metrics(
 
 
 def with_note(row: MetricResult, note: str) -> MetricResult:
-    """Add to the note of a row."""
+    """Return the row with a note added to its own."""
     return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 
 def to_row(
     name: str, task: str, metric: str, score: Score, *, seconds: float = 0.0, params: Mapping[str, Any] | None = None
 ) -> MetricResult:
-    """Make the row of a score; `params` are added to those of the score."""
+    """Return the row of results for a score; `params` are added to those of the score."""
     return MetricResult(
         embedding=name,
         task=task,

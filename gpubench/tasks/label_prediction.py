@@ -87,18 +87,18 @@ LABEL_PREDICTION = Task(
 
 @dataclass(frozen=True, slots=True)
 class Species:
-    """The cells of one species, or its samples where cells were aggregated."""
+    """The cells of one species, or its samples if cells were aggregated."""
 
     name: str  # of the species
     x: Array  # (n, d) float32
-    label: Labels  # (n,) theirs
-    sample: Labels | None  # (n,) theirs, or None
+    label: Labels  # (n,) label of each
+    sample: Labels | None  # (n,) sample of each, or None
     note: str  # on the aggregation
-    rows: NDArray[np.int64] | None = None  # (n,) the rows of the embedding that they are; None for samples
+    rows: NDArray[np.int64] | None = None  # (n,) their rows in the embedding; None for samples
 
 
 def _transfer_labels(given: TaskInput) -> Iterator[MetricResult]:
-    """Every species is trained on once; its classifiers are tested on each other species."""
+    """Train on each species; test by cross-validation within it, and on each of the others."""
     evaluation = ClassifierEvaluation(given, SPECIES_SETTINGS)
     species = _split(given)
     for train in species:

@@ -136,7 +136,7 @@ def _compare_pcr(given: TaskInput) -> MetricResult:
 
 
 def _describe_mean(rows: Sequence[MetricResult], mean: MetricResult) -> MetricResult:
-    """Add the number of cells to a mean, and the scores that it lacks."""
+    """Set the number of cells of a mean score, and note which undefined scores it does not contain."""
     undefined = [row.metric for row in rows if np.isnan(row.value)]
     note = f"without {quoted(undefined)}, which is undefined" if undefined else ""
     return replace(mean, n=max(row.n for row in rows), note=note, approximate=any(row.approximate for row in rows))

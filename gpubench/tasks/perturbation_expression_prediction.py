@@ -44,8 +44,9 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
 def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Average the predictions of masked genes over the treated cells of each condition, and over their paired controls.
 
-    The predictions are read once, in blocks of rows, each multiplied by a sparse matrix of (group, cell) weights: a
-    cell may be in many groups, for conditions share controls. Means are 0 where a condition has no pairs.
+    Returns (treated means, control means) of each condition, each over the masked genes of the condition; 0 if a
+    condition has no pairs of cells. The predictions are read once, in blocks of rows, each multiplied by a sparse
+    matrix of (group, cell) weights, since a cell may be in many groups: conditions share controls.
     """
     n_cells = data.predictions.shape[0]
     genes = np.unique(np.concatenate([np.empty(0, np.intp), *(condition.columns for condition in data.conditions)]))
@@ -101,7 +102,7 @@ def _score(
 def predicted_change(
     treated: NDArray[np.float64], control: NDArray[np.float64], effect: Effect
 ) -> tuple[NDArray[np.float64], Effect]:
-    """Return the change between two vectors of means, and its kind: there is no ratio where a mean is not positive."""
+    """Return the change from control to treated means, and its kind: "difference" if some mean is not positive."""
     if effect == "difference" or min(treated.min(), control.min()) <= 0:
         return treated - control, "difference"
     return np.log((treated + _OFFSET) / (control + _OFFSET)), "ratio"

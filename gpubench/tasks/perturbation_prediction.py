@@ -28,11 +28,11 @@ from gpubench.tasks._task import Task, TaskInput, require
 ID = "perturbation_prediction"
 
 Z = 1.959963984540054
-"""Half of a 95% interval in standard errors."""
+"""Half the width of a 95% interval, in standard errors."""
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
-    """Yield the aggregate of each metric, for each context and over them, then the scaled scores."""
+    """Yield the aggregate of each metric, for each context and as mean over contexts, then the scaled scores."""
     column = require(given.screen)
     real = column.real
     if column.predicted == "replicate":
@@ -130,7 +130,7 @@ def _plain_rows(given: TaskInput, values: Mapping[str, Mapping[str, float]], not
 
 
 def _scaled_rows(given: TaskInput, scored: Mapping[str, Scored], column: ScreenColumn) -> Iterator[MetricResult]:
-    """Yield scores of 0 for a baseline and 1 for perfection or a repeated experiment, and their mean."""
+    """Yield scaled scores, 0 for a baseline and 1 for perfection or a repeated experiment, and their mean."""
     real, strict = column.real, given.options.strict_mean
     for zero in column.zeros:
         for one in ("perfect", *(["replicate"] if column.has_replicate else [])):
@@ -164,7 +164,7 @@ def _rows_of_scale(given: TaskInput, scaled: ScaledScores, n: int, params: dict[
 def _from_replicate(
     user: Mapping[str, float], base: Mapping[str, float], replicate: Mapping[str, float]
 ) -> ScaledScores:
-    """Scale the metrics of the challenge of 2026 where there are any, else all, so that a replicate gets 1."""
+    """Scale metrics so that a baseline gets 0 and a replicate 1: those of the challenge of 2026 if any, else all."""
     if user.keys() & set(CHALLENGE_2026):
         return score_from_replicate(user, base, replicate)
     scores, left_out = {}, {}

@@ -254,7 +254,7 @@ class TablePair:
 
     @cached_property
     def evidence(self) -> F64:
-        """Score of every gene for areas under curves: -log10 of its predicted adjusted p-value or 0; (P, G)."""
+        """Scores of genes for areas under curves: -log10 of the predicted adjusted p-value, 0 if missing; (P, G)."""
         p = np.where(np.isnan(self.predicted.p_adjusted), 1.0, self.predicted.p_adjusted)
         if self.auc_floor == "clip":
             p = np.clip(p, 1e-10, 1)
