@@ -39,18 +39,19 @@ def get_engine(
     name : "auto" (the best one that works here; "dask" if a cluster is given), "cpu", "cuda" or "dask". A named engine
         starts or raises.
     seed : random seed, from 0 to 2^32 - 1
-    threads : CPU threads; None: all that this process may use
-    memory_bytes : what the run may use beyond its input; None: 80% of the free memory
-    timeline : records stages; None: a new one
-    knn : how neighbours are searched: "exact"; "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
+    threads : number of CPU threads. If None, all that this process may use
+    memory_bytes : memory that the run may use beyond its input, in bytes. If None, 80% of the free memory
+    timeline : object that records the stages of the run. If None, a new one
+    knn : method of the neighbour search: "exact"; "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
         which are approximate; or "auto": exact up to 316,000 cells of 50 dimensions, or 100,000 of any number of
         dimensions, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results name the method and its recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which changes silhouette widths by about
         1e-3 each; neighbours stay exact. The CPU engine is exact either way. Results name the precision
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
         estimated from a sample of cells, and random forests are trained on all cells
-    cluster : where the engine "dask" runs: the address of a scheduler, the path of a scheduler file, how many workers
-        to start on this machine, or a `Client` or cluster of Dask. None: workers on all cores of this machine
+    cluster : cluster on which the engine "dask" runs: the address of a scheduler, the path of a scheduler file, the
+        number of workers to start on this machine, or a `Client` or cluster of Dask. If None, workers are started on
+        all cores of this machine
 
     Raises
     ------
@@ -100,7 +101,7 @@ def get_engine(
 
 
 def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: bool) -> None:
-    """Refuse unknown values and contradictions."""
+    """Raise InputError if an argument has an unknown value or two arguments contradict each other."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}", argument="engine")
     if knn not in KNN_METHODS:

@@ -40,34 +40,36 @@ class Classifier(Protocol):
 
     Attributes
     ----------
-    note : what a reader of its scores should know once it is trained (which package, stopped early); may be empty.
-        If the training runs in the background, reading it waits for the training and raises its errors
+    note : message about the training for readers of the scores, such as the package or that the optimiser stopped
+        early; empty if there is none. If the training runs in the background, reading `note` waits for it and raises
+        its errors
     """
 
     @property
     def note(self) -> str:
-        """See above."""
+        """Message about the training; see the attributes of the class."""
 
     def fit(self, x: Array, codes: Array, n_classes: int) -> Classifier:
-        """Train on x (n, d) float32 with codes (n,) int32; returns itself. A class may have no cells."""
+        """Train on cells x (n, d) float32 with class codes (n,) int32; return self. A class may have no cells."""
 
     def predict_proba(self, x: Array) -> Array:
-        """(m, n_classes) float64 probabilities for x (m, d); a class that had no cells gets 0.
+        """Return class probabilities (m, n_classes) float64 for cells x (m, d); 0 for a class without training cells.
 
-        The predicted class is the first of the largest probabilities.
+        The predicted class is the one with the largest probability, the first of them if several are equal.
         """
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What an engine decides by the number of cells. By default everything is exact and computed for all cells.
+    """Decisions of an engine that depend on the number of cells. By default all results are exact and use all cells.
 
     Attributes
     ----------
-    knn_method : how neighbours are searched, see `gpubench.get_engine`
-    precision : "exact", or "fast" if distances between many cells may be rounded; neighbours are exact in either
-    max_exact_pair_dims : silhouettes that compare more pairs of cells times dimensions are estimated from a sample
-    saves_neighbors : whether neighbour graphs are on this machine, so that a checkpoint can hold them
+    knn_method : requested method of the neighbour search, the argument `knn` of `gpubench.get_engine`
+    precision : "exact", or "fast" if distances in silhouettes may be rounded; neighbours are exact in both cases
+    max_exact_pair_dims : limit of (pairs of cells to compare) * (dimensions), above which silhouettes are estimated
+        from a sample of cells
+    saves_neighbors : whether neighbour graphs are on this machine, so that they can be written to a checkpoint
     """
 
     knn_method: str = "auto"
@@ -76,23 +78,27 @@ class Policy:
     saves_neighbors: bool = True
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - for engines that choose by them
-        """Return how `Engine.knn` searches k neighbours of n cells: "exact", or the name of an approximate method."""
+        """Return the method of `Engine.knn` for k neighbours of n cells with d dimensions.
+
+        "exact", or the name of an approximate method.
+        """
         return "exact"
 
     def samples_neighborhoods(self, n: int, d: int) -> bool:  # noqa: ARG002 - by default never
-        """Whether means over neighbourhoods of n cells are estimated from a sample of cells with exact neighbours.
+        """Return whether means over the neighbourhoods of n cells are estimated from a sample of the cells.
 
-        An engine does so instead of an approximate search for many neighbours of every cell.
+        The neighbours of the sampled cells are exact. This replaces an approximate search for many neighbours of all
+        cells.
         """
         return False
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:  # noqa: ARG002 - by default all
-        """Return how many of n cells a classifier should be trained on, so that training does not take hours."""
+        """Return how many of n training cells to use for a kind of classifier, so that training does not take hours."""
         return n
 
 
 class Engine(ABC):
-    """One device, one seed, one timeline and one memory budget, for one run.
+    """Base class of the engines, which compute on a device with one seed, timeline and memory limit per run.
 
     The operations are put, to_host, release, knn, knn_between, cluster_distances, map_neighbors, fuzzy_graph, leiden,
     classifier, group_means, rank and rank_sums.
@@ -101,14 +107,14 @@ class Engine(ABC):
     ----------
     name : "cpu", "cuda", "dask"
     device : description of the device, for provenance
-    xp : the array module
+    xp : array module of the engine, NumPy or CuPy
     seed : random seed; the same seed gives the same bits for any number of threads
-    timeline : records stages, work and bytes put
-    memory_bytes : what the run may use beyond its input
-    policy : what is decided by the number of cells
-    notes : what did not run as asked, such as a step that had to leave the device
-    chosen : why this engine was chosen, if it was not named
-    packages : distributions beyond those of `gpubench.core.machine` whose versions a result records
+    timeline : record of stages, amounts of work and bytes transferred by `put`
+    memory_bytes : memory that the run may use beyond its input
+    policy : decisions that depend on the number of cells
+    notes : messages about steps that did not run as requested, such as one that had to leave the device
+    chosen : reason why this engine was chosen; empty if the user named it
+    packages : packages whose versions a result records in addition to those of `gpubench.core.machine`
     """
 
     name: str
@@ -128,14 +134,14 @@ class Engine(ABC):
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> Array:
         """Put a matrix on the device as (n, d) float32, C-contiguous; an array already there is returned as it is.
 
-        Rows are read in blocks, so a file larger than the block never stands in memory twice. Bytes are counted in the
-        timeline. Columns are not centred here, but by the caller that needs it: a put array has the user's values.
+        Rows are read in blocks, so that a file is never in memory twice. The bytes are counted in the timeline. The
+        array has the user's values; a caller that needs centred columns centres them itself.
 
         Raises
         ------
         InputError
             NaN or infinite values (how many rows, the first few), complex or object dtype, not two-dimensional, no
-            rows, no columns. `name` is the argument that the message names.
+            rows, no columns. The message calls the matrix `name`.
         """
 
     @abstractmethod
@@ -144,22 +150,30 @@ class Engine(ABC):
 
     @abstractmethod
     def release(self, x: Array) -> None:
-        """Forget an array that was put, so that its memory is free once nobody else holds it."""
+        """Drop the engine's references to an array from `put`, so its memory is freed with the caller's last one."""
 
     @abstractmethod
     def knn(self, x: Array, k: int) -> Knn:
-        """Find the k nearest other cells of each cell, Euclidean; the cell itself is left out by id.
+        """Find the k nearest other cells of each cell of x (n, d) by Euclidean distance.
 
-        Exact unless the policy chooses an approximate method: order is by (distance in float64, index), so ties and
-        duplicates give the same neighbours on every engine and for any number of threads.
-        Needs 1 <= k < n (ValueError).
+        A cell is excluded from its own neighbours by its index, so copies of it may be neighbours. The search is exact
+        unless the policy chooses an approximate method. Exact neighbours are ordered by (distance in float64, index), so
+        ties and duplicates give the same neighbours on every engine and for any number of threads.
+
+        Raises
+        ------
+        ValueError
+            k is less than 1 or greater than n - 1.
         """
 
     @abstractmethod
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """Find the k nearest cells of `x` (n, d) for each row of `queries` (m, d); (m, k), exact, ordered as `knn`.
+        """Find the k nearest cells in `x` (n, d) to each row of `queries` (m, d); exact, ordered as in `knn`.
 
-        Needs 1 <= k <= n (ValueError).
+        Raises
+        ------
+        ValueError
+            k is less than 1 or greater than n.
         """
 
     @abstractmethod
@@ -171,22 +185,23 @@ class Engine(ABC):
         metric: Distance = "euclidean",
         cells: I64 | None = None,
     ) -> tuple[F64, F64]:
-        """Compute the mean distances a and b of each cell to clusters of its group, the terms of a silhouette width.
+        """Compute the terms a and b of the silhouette width of each cell: mean distances to clusters within its group.
 
-        a is the mean distance to the other cells of its cluster in the group (divisor n_own - 1), b the smallest mean
-        distance to another cluster of the group. Cosine distance is 1 - cos; the cosine with a zero vector is 0.
+        a is the mean distance of a cell to the other cells of its cluster in its group (divisor n_own - 1), b its
+        smallest mean distance to another cluster of the group. Cosine distance is 1 - cos; the cosine with a zero
+        vector is 0.
 
         Parameters
         ----------
         x : (n, d) float32
         clusters : (n,) int32 codes
-        groups : (n,) int32 codes; only cells of the same group are compared. None: one group
-        cells : (m,) int64, the cells whose distances are asked for, each once, among all n; None: all
+        groups : (n,) int32 codes; only cells of the same group are compared. If None, all cells are one group
+        cells : (m,) int64, distinct indices of the cells to return distances for. If None, all n cells
 
         Returns
         -------
-        a : (n,) or (m,) float64 on the host; NaN for a cell alone in its cluster
-        b : the same; infinite in a group of one cluster
+        a : (n,) or (m,) float64 on the host; NaN for the only cell of a cluster within a group
+        b : (n,) or (m,) float64 on the host; infinite in a group with a single cluster
 
         References
         ----------
@@ -196,17 +211,20 @@ class Engine(ABC):
     def map_neighbors(
         self, knn: Knn, kernel: NeighborKernel, *columns: Any, cells: I64 | None = None, width: int = 1
     ) -> F64:
-        """Compute a value of each neighbourhood by a function of `gpubench.engines.common.neighborhoods`.
+        """Compute one value per neighbourhood with a function of `gpubench.engines.common.neighborhoods`.
 
-        Rows are worked on in blocks: `kernel(xp, block, cells, *columns)` returns the (rows,) values of a block.
+        Rows are processed in blocks: `kernel(xp, block, cells, *columns)` returns the (rows,) values of a block of
+        `knn`.
 
         Parameters
         ----------
         knn : neighbours of m cells
-        kernel : array code over any array module; an engine may use its own implementation of a function it knows
-        columns : what the kernel takes beyond the neighbours; arrays of the host are copied to the device
-        cells : (m,) int64, the cell that each row of `knn` belongs to; None: m = n, row i belongs to cell i
-        width : values that the kernel makes for each row, beyond those of its neighbours; limits the size of blocks
+        kernel : function that works with any array module; an engine may replace one it knows by its own implementation
+        columns : further arguments of the kernel, such as arrays with a value per cell; host arrays are copied to the
+            device
+        cells : (m,) int64, index of the cell that each row of `knn` belongs to. If None, m = n and row i is cell i
+        width : number of temporary values that the kernel allocates per row in addition to the k neighbours; larger
+            values make blocks smaller
 
         Returns
         -------
@@ -241,7 +259,9 @@ class Engine(ABC):
 
     @abstractmethod
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
-        """Find Leiden communities by modularity; (n,) int32 codes in order of decreasing size. Seeded.
+        """Find communities that maximise modularity with the Leiden algorithm and the engine's seed.
+
+        Returns (n,) int32 codes, numbered in order of decreasing community size.
 
         References
         ----------
@@ -252,7 +272,7 @@ class Engine(ABC):
         """Make an untrained classifier: "lr" logistic regression, "knn" k nearest neighbours, "rf" random forest.
 
         The parameters are scikit-learn's, of the same names and defaults: lr takes `max_iter` (100) and `C` (1.0), knn
-        `n_neighbors` (5), rf `n_estimators` (100). None of them scales its input. Another kind is a ValueError.
+        `n_neighbors` (5), rf `n_estimators` (100). No classifier scales its input. Any other kind raises ValueError.
         """
         if kind == "knn":
             return KnnClassifier(self, **params)
@@ -260,23 +280,23 @@ class Engine(ABC):
 
     @abstractmethod
     def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
-        """Mean of the rows of each group; (n_groups, d) float64, summed in float64. An empty group has NaN.
+        """Compute the mean of the rows of each group, (n_groups, d) float64, summed in float64; NaN for an empty group.
 
-        x is a put array, or a matrix on the host, dense or a sparse one of SciPy, whose values are not rounded to
-        float32 before they are summed. Code -1 leaves a row out.
+        x is an array from `put`, or a dense or SciPy sparse matrix on the host, whose values are not rounded to float32
+        before they are summed. Rows with code -1 are left out.
         """
 
     @abstractmethod
     def rank(self, values: Array) -> Array:
-        """Average ranks, from 1, inside each row of `values` (m, n); (m, n) float64. Equal values share a rank."""
+        """Rank the values (m, n) within each row, from 1; (m, n) float64. Equal values get their average rank."""
 
     def rank_sums(
         self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
     ) -> RankSums:
-        """Count Mann-Whitney's U and the ties of every group against the control group, for every gene.
+        """Compute Mann-Whitney's U and the tie term of every group against the control group, for every gene.
 
-        U = R - m (m + 1) / 2 with R the sum of the average ranks of the m cells of a group among them and the control
-        cells. Both numbers are exact integers or halves, so every engine returns the same bits.
+        U = R - m (m + 1) / 2, where R is the sum of the average ranks of the m cells of a group, ranked together with
+        the control cells. U and the tie term are exact integers or halves, so every engine returns the same bits.
 
         Parameters
         ----------
@@ -284,8 +304,8 @@ class Engine(ABC):
             absent entries are 0, whose repeated entries are added up, and whose rows may be in any order. Integers up
             to 2^53, float32 and float64 are compared exactly; values may be negative; 0 and -0 are equal
         groups : (n_cells,) integers, the group of each cell in [0, n_groups); -1 leaves a cell out
-        control : the group that each is compared with
-        float32_ties : round values to float32 first, which makes some of them equal
+        control : index of the group that every group is compared with
+        float32_ties : whether to round values to float32 before they are ranked, which makes some of them equal
 
         Raises
         ------
@@ -308,18 +328,18 @@ class Engine(ABC):
 
     @property
     def cost_model(self) -> Any:
-        """Expected time and memory of the operations, a `gpubench.engines.costs.CostModel`; None if not known."""
+        """The `gpubench.engines.costs.CostModel` to predict time and memory of operations; None if there is none."""
         return None
 
     def preload(self, operations: Collection[str]) -> None:  # noqa: B027 - nothing need be imported
         """Import the packages for these operations in the background; by default import nothing.
 
-        Operations are named as here, classifiers by their kind, and splitting cells into folds is "folds". This only
-        shortens the first call of an operation.
+        `operations` are names of methods of this class, kinds of classifiers, and "folds" for splitting cells into
+        folds. Preloading only shortens the first call of an operation.
         """
 
     def digest(self, x: Array) -> str:
-        """Return a digest of all values of a put array, 64 hexadecimal digits; each kind of engine has its own."""
+        """Return a digest of all values of an array from `put`, 64 hexadecimal digits; kinds of engine differ."""
         n, d = x.shape
         digest = hashlib.sha256(f"{n} x {d}".encode())
         step = max(1, DIGEST_BLOCK_BYTES // (4 * d))
@@ -329,16 +349,16 @@ class Engine(ABC):
 
     @abstractmethod
     def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-        """Run `kernel(start, stop)` on blocks that cover n rows, of `width` values each, on all threads."""
+        """Call `kernel(start, stop)` for blocks that together cover n rows of `width` values each, on all threads."""
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function(engine, *args)` on one device that has the arrays; on a cluster on one worker."""
+        """Call `function(engine, *args)` on the device that holds the arrays; on a cluster, on one worker."""
         return function(self, *args)
 
     def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
         """Call independent functions in order and yield their results.
 
-        An engine with several workers calls the next functions ahead, each for one worker, where operations only start
-        when they are called, as `Classifier.fit` on a cluster does.
+        An engine with several workers calls later functions before the first result is requested, one per worker. They
+        run at the same time if they start operations without waiting for them, as `Classifier.fit` on a cluster does.
         """
         return (function() for function in functions)

@@ -1,8 +1,8 @@
-"""Costs of the operations of a run, from which its plan and the refusal of runs that cannot fit follow.
+"""Costs of operations: expected time and memory, for plans and for refusing runs that cannot fit.
 
-Work comes from the counts that the operations report to the timeline, so plans and profiles agree; a plan divides it by
-measured rates. Bytes follow from the arrays that the operations allocate: at least what a run holds, and at most about
-twice that. Seconds are right within a few times.
+Work is counted by the functions with which operations report their work to the timeline, so plans and profiles agree; a
+plan multiplies it by measured rates. Bytes follow from the arrays that an operation allocates: a prediction is at least
+the memory that a run uses, and at most about twice that. Predicted seconds are right within a small factor.
 """
 
 from __future__ import annotations
@@ -72,20 +72,20 @@ Rates: TypeAlias = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Cost of an operation.
+    """Expected work, time and memory of an operation.
 
     Attributes
     ----------
-    how : the method, if there are several
-    work : kind -> work, see `Rates`
+    how : name of the method, if there are several
+    work : amounts of work by kind, the keys of `Rates`
     held_bytes : memory in use until the embedding is released
     scratch_bytes : memory in use until the operation ends
-    block_bytes : the same for blocks, which become smaller if `BLOCK_SHARE` of the memory is less
-    packages : packages that are imported for it and stay in memory
-    remedy : what makes the operation smaller
-    speedup : workers that share the work
-    overhead_s : seconds besides those of the work
-    least_s : seconds that the work takes at any rate
+    block_bytes : memory of blocks until the operation ends; blocks shrink to `BLOCK_SHARE` of the available memory
+    packages : packages that are imported for the operation and stay in memory
+    remedy : advice to the user on how to make the operation smaller
+    speedup : number of workers that share the work
+    overhead_s : seconds in addition to those of the work
+    least_s : lower limit of the seconds of the work
     """
 
     how: str = ""
@@ -100,26 +100,26 @@ class Cost:
     least_s: float = 0.0
 
     def seconds(self, rates: Rates) -> float:
-        """Return the expected duration at measured rates."""
+        """Return the expected duration in seconds, given measured seconds per unit of work."""
         alone = sum(
             amount * rate for kind, work in self.work.items() for amount, rate in zip(work, rates[kind], strict=True)
         )
         return self.overhead_s + max(alone / self.speedup, self.least_s)
 
     def used_bytes(self, memory_bytes: int) -> int:
-        """Return the peak memory of the operation, if `memory_bytes` are left for it."""
+        """Return the peak memory of the operation in bytes, if `memory_bytes` are available."""
         blocks = min(self.block_bytes, int(planner.BLOCK_SHARE * memory_bytes))
         return self.held_bytes + self.scratch_bytes + blocks
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes of an embedding and its columns, on which costs depend.
+    """Numbers of cells, dimensions, groups and clusters, from which costs are computed.
 
     Attributes
     ----------
-    n, d : cells and dimensions
-    columns : role -> labels of the cells
+    n, d : numbers of cells and dimensions
+    columns : labels of the cells by role, such as "label" or "batch"
     """
 
     n: int
@@ -127,7 +127,10 @@ class Sizes:
     columns: Mapping[str, Labels] = field(default_factory=dict)
 
     def clusters(self, role: str, within: str | None = None) -> list[tuple[int, int]]:
-        """Count the cells of each group, and the values of a column among them; all cells are one group by default."""
+        """Count the cells of each group, and the distinct values of the column `role` among them.
+
+        Groups are the values of the column `within`. If None, all cells are one group.
+        """
         column = self.columns[role]
         if within is None:
             return [(self.n, column.n_classes)]
@@ -138,12 +141,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Costs of the operations of an engine on a host, by their sizes.
+    """Predict the cost of each operation of the CPU engine from the numbers of cells, dimensions and neighbours.
 
     Attributes
     ----------
-    engine : the `CpuEngine`, whose policy decides the methods
-    n_workers : workers of a cluster; 0 if there is none
+    engine : `CpuEngine` whose policy chooses the methods
+    n_workers : number of workers of a cluster; 0 without a cluster
     """
 
     engine: Any
@@ -151,34 +154,34 @@ class CostModel:
 
     @property
     def budget_bytes(self) -> int:
-        """Memory that a run may use beyond its input; on a cluster that of a worker, input included."""
+        """Memory that a run may use beyond its input; on a cluster, the memory of one worker, input included."""
         return int(self.engine.memory_bytes)
 
     @property
     def machine(self) -> tuple[str, ...]:
-        """CPU model and engine device, the key under which measured rates are stored."""
+        """CPU model and device of the engine; measured rates are stored under this key."""
         return machine.cpu_model(), self.engine.device
 
     def option(self, needed_bytes: int) -> str:  # noqa: ARG002 - on a cluster it depends on that
-        """Say which option makes room for so many bytes."""
+        """Return advice on which option to change so that `needed_bytes` fit."""
         return "raise `memory`"
 
     def measure_rates(self) -> Rates:
-        """Run each operation on few cells; takes about two seconds."""
+        """Measure the rates by running each operation on few cells, which takes about two seconds."""
         return measure_rates(self.engine)
 
     def put(self, n: int, d: int, itemsize: int, *, copied: bool) -> Cost:
-        """Return the cost of putting cells on the engine."""
+        """Return the cost of `Engine.put` for n cells of `itemsize` bytes per value; `copied` if a copy is needed."""
         block = min(n * d * itemsize, planner.READ_BLOCK_BYTES)
         work = flop_counts.put(n, d, itemsize, copied=copied)
         return Cost("", {"copy": work}, 4 * n * d if copied else 0, 3 * block)
 
     def view(self, n: int, d: int) -> Cost:
-        """Return the cost of the two principal components for the scatter plot."""
+        """Return the cost of computing the two principal components for the scatter plot."""
         return Cost("", {"copy": Work(0, VIEW_PASSES * 24 * n * d)}, 0, 28 * min(n * d, planner.PIECE_VALUES))
 
     def knn(self, n: int, d: int, k: int) -> Cost:
-        """Return the cost of the shared graph of k neighbours."""
+        """Return the cost of the shared graph of the k nearest neighbours."""
         method = self.engine.policy.knn_method_for(n, d)
         if method == "exact":
             work = flop_counts.search(n, n, d, k, symmetric=True)
@@ -190,7 +193,7 @@ class CostModel:
         return replace(found, held_bytes=8 * n * k + n, remedy="ask for fewer neighbours")
 
     def _exact_bytes(self, n: int, d: int, k: int) -> int:
-        """Both sides of the tiles; with NumPy's tiles also the buffers of each thread."""
+        """Return the memory of both operands of the distance tiles, and of the threads' buffers if NumPy is used."""
         if self.engine.tiles is not None:
             return 8 * n * d + 64 * n
         rows, columns = exact_knn.BLOCK_ROWS, exact_knn.BLOCK_COLUMNS
@@ -198,7 +201,7 @@ class CostModel:
         return 8 * n * (d + 2) + 64 * n + int(self.engine.n_threads) * per_thread
 
     def _leaves(self, n: int, d: int, k: int) -> Cost:
-        """Search in leaves, for which the other approximate methods are counted as well."""
+        """Return the cost of the search "leaves", also used as an estimate for the other approximate methods."""
         tuning = self.engine.tuning
         leaf, joined = leaves.leaf_sizes(n, k, tuning)
         leaders = max(1, joined * n // leaf)
@@ -218,7 +221,7 @@ class CostModel:
         return Cost("", {"search": work, "queries": to_leaders}, 0, scratch, blocks)
 
     def leiden(self, n: int, k: int) -> Cost:
-        """Return the cost of UMAP's graph of k neighbours, and its Leiden communities."""
+        """Return the cost of building UMAP's graph of k neighbours and of finding its Leiden communities."""
         neighbors, stored = n * k, int(MUTUAL * n * k)
         package = leiden.package_for(n, self.engine.tuning)
         edges = EDGE_BYTES[package] * (stored if n <= self.engine.tuning.max_bidirectional_cells else stored // 2)
@@ -230,11 +233,11 @@ class CostModel:
         return Cost(package, {"leiden": work}, 4 * n, scratch, packages=("igraph",), remedy=remedy)
 
     def look_up(self, n: int, k: int) -> Cost:
-        """Return the cost of a mean of values that are looked up for each of k neighbours."""
+        """Return the cost of a metric that averages a value of each of the k neighbours of every cell."""
         return Cost("", {"look_up": flop_counts.look_up((n, k), 4)}, 4 * n, 16 * n)
 
     def rank_sums(self, n: int, n_genes: int, n_stored: int, n_groups: int) -> Cost:
-        """Return the cost of the tests of groups of n cells in all genes, of which so many values are stored."""
+        """Return the cost of `Engine.rank_sums` for groups of n cells; `n_stored` is the count of stored values."""
         scratch = 28 * n + self.engine.n_threads * (16 * n + 4 * rank_sums.BLOCK_BYTES)
         if self.engine.tiles is None:
             scratch = 30 * n + 16 * n_stored  # stored by gene
@@ -242,7 +245,7 @@ class CostModel:
         return Cost("", {"rank_sums": work}, 16 * n_groups * n_genes, scratch, remedy="use fewer genes")
 
     def neighborhoods(self, n: int, d: int, k: int) -> Cost:
-        """Return the cost of such a mean if it may be estimated from a sample of the cells."""
+        """Return the cost of the metrics of `look_up` where the policy may estimate them from a sample of the cells."""
         if not self.engine.policy.samples_neighborhoods(n, d):
             return self.look_up(n, k)
         drawn = min(n, SAMPLED_CELLS)
@@ -251,7 +254,10 @@ class CostModel:
         return Cost("estimated", {"queries": work}, 4 * n, scratch, remedy="lower n_neighbors")
 
     def silhouette(self, sizes: Sizes, role: str, within: str | None = None) -> Cost:
-        """Return the cost of silhouette widths of a column's values, among all cells or within those of another."""
+        """Return the cost of silhouette widths of the clusters in column `role`, within the groups of column `within`.
+
+        If `within` is None, all cells are one group.
+        """
         n, d, groups = sizes.n, sizes.d, sizes.clusters(role, within)
         scratch = 8 * n * d + 80 * n
         if sum(float(size) ** 2 for size, _ in groups) * d > self.engine.policy.max_exact_pair_dims:
@@ -262,7 +268,7 @@ class CostModel:
         return Cost("exact", {"silhouette": flop_counts.silhouettes(groups, d)}, 12 * n, scratch, blocks)
 
     def classifier(self, kind: ClassifierKind, n: int, d: int, n_folds: int, n_classes: int) -> Cost:
-        """Return the cost of a cross-validated classifier."""
+        """Return the cost of cross-validating a classifier of this kind on n cells."""
         test = -(-n // n_folds)
         train = n - test
         used = self.engine.policy.max_training_cells(kind, train)
@@ -296,7 +302,7 @@ class CostModel:
         )
 
     def _knn_classifier(self, fold: Cost, n: int, d: int, n_folds: int) -> Cost:
-        """Votes of the nearest training cells, or of one graph for all folds if its search is approximate."""
+        """Return the cost of a k-NN classifier, which searches once for all folds if the search is approximate."""
         k, test = graph_neighbors(n_folds), -(-n // n_folds)
         method = self.engine.policy.knn_method_for(n, d, k)
         if method == "exact":

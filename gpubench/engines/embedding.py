@@ -1,4 +1,4 @@
-"""An embedding on the device, with the one neighbour graph that all its metrics share."""
+"""An embedding on the device, and the neighbour graph that all metrics of the embedding share."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Embedding:
     engine : the engine that holds the cells
     x : (n, d) float32, C-contiguous, on the device
     name : name of the embedding in messages
-    scope : checkpoint entries that depend on these cells
-    planned_k : smallest number of neighbours of the first search
+    scope : access to the checkpoint entries of these cells
+    planned_k : number of neighbours that the next search finds at least, set by `plan_knn`
     """
 
     def __init__(self, engine: Engine, x: Array, name: str = "X", scope: CheckpointScope | None = None) -> None:
@@ -50,7 +50,7 @@ class Embedding:
         return int(self.x.shape[1])
 
     def plan_knn(self, k: int) -> None:
-        """Announce that k neighbours will be requested, so that the first search finds enough for every metric."""
+        """Announce that k neighbours will be needed, so that the first search finds enough for every metric."""
         self.planned_k = max(self.planned_k, min(k, self.n - 1))
 
     def knn(self, k: int) -> Knn:
@@ -74,10 +74,10 @@ class Embedding:
 
         Parameters
         ----------
-        name : of the stage
-        make : computes the result
-        codec : how a checkpoint stores it
-        facts : everything that the result depends on besides the cells and the name
+        name : name of the result in the checkpoint
+        make : function that computes the result
+        codec : conversion of the result to and from a checkpoint entry
+        facts : hashable values that identify the result, in addition to the cells and the name, such as parameters
         """
         key = (name, *facts)
         if key not in self._shared:
@@ -98,17 +98,17 @@ def _knn_codec(engine: Engine) -> Codec[Knn]:
 
 
 def codes_fingerprint(codes: I32) -> str:
-    """Return a SHA-256 of a column of codes."""
+    """Return the SHA-256 of a column of codes (n,) as text."""
     return hashlib.sha256(codes.data).hexdigest()
 
 
 def start_engine(engine: Engine | str | None) -> Engine:
-    """Start the engine with the given name (None: "auto"); return an `Engine` unchanged."""
+    """Start the engine with the given name, or "auto" if None; return an `Engine` unchanged."""
     return get_engine(engine or "auto") if engine is None or isinstance(engine, str) else engine
 
 
 def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Embedding:
-    """Put a matrix on an engine (None: "auto"); return an `Embedding` as it is.
+    """Put a matrix on an engine, by default on "auto"; return an `Embedding` unchanged.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Memory budget of a run, and the block sizes that follow."""
+"""Memory limit of a run, and block sizes that respect the limit."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ RANKED_VALUES = 1 << 24
 
 
 def free_memory_bytes() -> int:
-    """Return the memory that this process can still allocate: the system's, within the limits of its control groups."""
+    """Return the bytes that this process can still allocate: free memory, within the limits of its control groups."""
     free, left = memory.system_free_bytes(), memory.group_free_bytes()
     return free if left is None else min(free, left)
 
 
 def budget_bytes(wanted: int | None) -> int:
-    """Return the memory limit of a run: the user's, or a share of the free memory.
+    """Return the memory limit of a run in bytes: the user's limit `wanted`, or, if None, a share of the free memory.
 
     Raises
     ------
@@ -58,8 +58,8 @@ class Budget:
 
     Attributes
     ----------
-    total_bytes : the limit
-    held_bytes : memory of the counted arrays that are alive
+    total_bytes : memory limit
+    held_bytes : memory of the arrays passed to `hold` that still exist
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -68,11 +68,11 @@ class Budget:
 
     @property
     def left(self) -> int:
-        """Memory left for blocks, at least `MIN_BUDGET_BYTES`."""
+        """Memory available for blocks in bytes, at least `MIN_BUDGET_BYTES`."""
         return max(MIN_BUDGET_BYTES, self.total_bytes - self.held_bytes)
 
     def hold(self, array: NDArray[T]) -> NDArray[T]:
-        """Count an array until it and all views of it are deleted; returns it."""
+        """Count the memory of an array until the array and all its views are deleted; return the array."""
         self.held_bytes += array.nbytes
         weakref.finalize(array, self._release, array.nbytes)
         return array
@@ -82,17 +82,19 @@ class Budget:
 
 
 def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells") -> None:
-    """Refuse an operation that cannot fit the memory.
+    """Raise InputError if an operation needs more memory than there is.
 
     Parameters
     ----------
-    what : names the operation in the message
-    advice : what the user can do besides raising the limit
+    n_bytes : memory that the operation needs
+    budget : available memory in bytes
+    what : name of the operation in the message
+    advice : remedy named in the message in addition to a higher limit
 
     Raises
     ------
     InputError
-        `n_bytes` exceed the budget.
+        `n_bytes` exceeds `budget`.
     """
     if n_bytes > budget:
         needs, has = bytes_text(n_bytes), bytes_text(budget)
@@ -100,16 +102,16 @@ def require(n_bytes: int, budget: int, what: str, advice: str = "use fewer cells
 
 
 def require_knn(n: int, d: int, k: int, budget: int) -> None:
-    """Refuse a neighbour graph that cannot fit: its indices and distances, and both sides of the distance tiles.
+    """Raise InputError if the graph of k neighbours of n cells and the operands of the distance tiles do not fit.
 
     Raises
     ------
     InputError
-        They exceed the budget.
+        The required memory exceeds `budget` bytes.
     """
     require(8 * n * k + 8 * n * (d + 2), budget, f"the graph of {k} neighbours of {n:,} cells", "use fewer neighbours")
 
 
 def read_block_rows(d: int, itemsize: int) -> int:
-    """Return the number of rows of a (n, d) file to read at a time."""
+    """Return the number of rows to read at a time from a file with d values of `itemsize` bytes per row."""
     return max(1, READ_BLOCK_BYTES // max(1, d * itemsize))

@@ -13,10 +13,10 @@ ROWS_PER_GROUP = 1024
 
 
 def reduce_rows(xp: ModuleType, x: Array, name: str, **options: Any) -> Array:
-    """Reduce a matrix (n, d) along its rows by its method "max", "min" or "sum"; (d,).
+    """Return the column-wise "max", "min" or "sum" (`name`) of a matrix (n, d); (d,).
 
-    CuPy gives such a reduction one block of threads for each 32 columns, which would leave a GPU idle. So rows are
-    reduced in groups first, which takes a block for each group.
+    CuPy runs such a reduction with one block of threads per 32 columns, which leaves most of a GPU idle. So groups of
+    rows are reduced first, with one block of threads per group. `options` are passed to the array's method.
     """
     n_grouped = len(x) // ROWS_PER_GROUP * ROWS_PER_GROUP
     if xp is np or not n_grouped:

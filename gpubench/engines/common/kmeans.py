@@ -18,10 +18,10 @@ MAX_STEPS = 300
 
 
 def kmeans(engine: Engine, x: Array, n_clusters: int) -> I32:
-    """Cluster the rows of x (n, d) float32 around their means; (n,) int32 codes below `n_clusters`. Seeded.
+    """Cluster the rows of x (n, d) float32 with k-means and the engine's seed; (n,) int32 codes below `n_clusters`.
 
-    Centres start by k-means++, each the best of 2 + floor(log n_clusters) draws, and Lloyd's steps follow until no
-    cell changes its cluster, 300 at most. A cluster that loses its cells stays empty.
+    k-means++ chooses the initial centres, each as the best of 2 + floor(log n_clusters) draws. At most 300 steps of
+    Lloyd's algorithm follow, until no cell changes its cluster. A cluster that loses all cells stays empty.
 
     References
     ----------
@@ -41,7 +41,7 @@ def kmeans(engine: Engine, x: Array, n_clusters: int) -> I32:
 
 
 def _standardise(engine: Engine, x: Array) -> Array:
-    """Centre the rows and scale them by a power of two so that squares neither overflow nor vanish; float32."""
+    """Return the rows centred and scaled by a power of two, float32, so that squares neither overflow nor underflow."""
     xp = engine.xp
     centre = reduce_rows(xp, x, "sum", dtype=np.float64) / len(x)
     low, high = (reduce_rows(xp, x, name).astype(np.float64) for name in ("min", "max"))
@@ -57,7 +57,7 @@ def _standardise(engine: Engine, x: Array) -> Array:
 
 
 class _Cells:
-    """Rows with operations on centres.
+    """The cells to cluster, with the distance computations that k-means needs.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class _Cells:
         engine.over_rows(len(x), square, x.shape[1])
 
     def nearest(self, centres: Array) -> Array:
-        """Return the code of the nearest centre of each row, the first of equals; never that of a NaN centre."""
+        """Return the index of the nearest centre of each row, the first if several are as near; ignores NaN centres."""
         xp = self._xp
         squares = xp.square(centres).sum(axis=1)
         empty = ~xp.isfinite(squares)
@@ -92,7 +92,7 @@ class _Cells:
         return codes
 
     def draw_centres(self, n_clusters: int, rng: np.random.Generator) -> Array:
-        """Draw centres by k-means++: each is the best of a few cells drawn by squared distance to the earlier ones."""
+        """Choose initial centres by k-means++: of a few cells drawn by squared distance, keep the best."""
         xp, n = self._xp, len(self.x)
         n_trials = 2 + int(np.log(n_clusters))
         chosen = [int(rng.integers(n))]
@@ -108,7 +108,7 @@ class _Cells:
         return self.x[xp.asarray(np.array(chosen))]
 
     def _squared_distances(self, centres: Array) -> Array:
-        """Return squared distances to the centres, (n, centres) float32, not negative."""
+        """Return the squared distances of all rows to the centres, (n, n_centres) float32, not negative."""
         squares = self._xp.square(centres).sum(axis=1)
         distances = self._xp.empty((len(self.x), len(centres)), np.float32)
 

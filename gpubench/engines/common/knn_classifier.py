@@ -27,7 +27,7 @@ SEARCH_GROWTH = 4
 
 
 class KnnClassifier:
-    """k-nearest-neighbours classifier of an `Engine`: Euclidean, equal votes; of equally near cells the first votes."""
+    """k-nearest-neighbours classifier of an `Engine`: Euclidean distance, equal votes, ties by lower cell index."""
 
     note = ""
 
@@ -36,12 +36,12 @@ class KnnClassifier:
         self.n_neighbors = n_neighbors
 
     def fit(self, x: Array, codes: I32, n_classes: int) -> KnnClassifier:
-        """Store the cells; see `Classifier.fit`.
+        """Store the training cells; see `Classifier.fit`.
 
         Raises
         ------
         InputError
-            Fewer training cells than neighbours that vote.
+            There are fewer training cells than `n_neighbors`.
         """
         if len(x) < self.n_neighbors:
             raise InputError(f"{self.n_neighbors} neighbours vote, but there are {len(x)} training cells")
@@ -49,19 +49,19 @@ class KnnClassifier:
         return self
 
     def predict_proba(self, x: Array) -> Array:
-        """Return shares of the votes; see `Classifier.predict_proba`."""
+        """Return the share of each class among the nearest training cells; see `Classifier.predict_proba`."""
         nearest = self._engine.knn_between(x, self._x, self.n_neighbors).indices
         return _vote_shares(self._engine.xp, self._codes[nearest], self._n_classes)
 
 
 @dataclass(frozen=True, slots=True)
 class Voters:
-    """For each cell the nearest cells in other folds, from one graph of all cells.
+    """The nearest cells of each cell that are in other folds than the cell itself; they vote on its class.
 
     Attributes
     ----------
-    nearest : (n, votes) int32, by ascending distance
-    method, recall : of the graph, see `Knn`
+    nearest : (n, n_votes) int32, cell indices by ascending distance
+    method, recall : method and recall of the search in which the neighbours were found, see `Knn`
     """
 
     nearest: Array
@@ -69,16 +69,19 @@ class Voters:
     recall: float | None
 
     def vote_shares(self, engine: Any, rows: I64, codes: I32, n_classes: int) -> Array:
-        """Return the (m, n_classes) shares of the votes for some cells; `codes` (n,) are those of all cells."""
+        """Return the shares (m, n_classes) of the classes among the voters of the cells `rows` (m,).
+
+        `codes` (n,) has the classes of all cells.
+        """
         xp = engine.xp
         return _vote_shares(xp, xp.asarray(codes)[self.nearest[rows]], n_classes)
 
 
 def graph_neighbors(n_folds: int, n_votes: int = N_VOTES) -> int:
-    """Return how many neighbours a graph needs so that almost every cell has `n_votes` of them in other folds.
+    """Return the number of neighbours to search so that almost every cell has `n_votes` neighbours in other folds.
 
-    All but `MAX_SHORT_SHARE` of the cells have. If cells are in folds at random, the number of neighbours in other
-    folds is binomial with probability 1 - 1 / n_folds.
+    At most a share `MAX_SHORT_SHARE` of the cells is expected to have fewer. If folds are assigned at random, the
+    number of neighbours in other folds is binomial with probability 1 - 1 / n_folds.
     """
     other = 1 - 1 / n_folds
     k = n_votes
@@ -88,14 +91,14 @@ def graph_neighbors(n_folds: int, n_votes: int = N_VOTES) -> int:
 
 
 def nearest_in_other_folds(engine: Any, x: Array, folds: NDArray[Any], n_votes: int = N_VOTES) -> Voters:
-    """Find the nearest cells in other folds of each cell, from one graph of all cells.
+    """Find for each cell the `n_votes` nearest cells that are not in the same fold, with one search among all cells.
 
-    For the few cells with too few of them more neighbours are searched exactly.
+    For the few cells with fewer than `n_votes` such neighbours, an exact search for more neighbours follows.
 
     Parameters
     ----------
-    x : (n, d) cells, scaled
-    folds : (n,) the fold of each cell; at least `n_votes` cells are in other folds
+    x : (n, d) cells, already scaled
+    folds : (n,) fold of each cell; outside of each fold there must be at least `n_votes` cells
     """
     xp, n = engine.xp, len(x)
     fold = xp.asarray(folds)
@@ -111,7 +114,7 @@ def nearest_in_other_folds(engine: Any, x: Array, folds: NDArray[Any], n_votes: 
 
 
 def _first_in_other_folds(xp: Any, indices: Array, folds: Array, own: Array, n_votes: int) -> tuple[Array, Array]:
-    """Return the first neighbours outside each cell's own fold, (m, n_votes), and how many there are, (m,)."""
+    """Return the first neighbours of m cells outside each cell's fold, (m, n_votes), and how many were found, (m,)."""
     nearest = xp.zeros((len(indices), n_votes), np.int32)
     n_found = xp.zeros(len(indices), np.int64)
     for column in range(indices.shape[1]):
@@ -123,7 +126,7 @@ def _first_in_other_folds(xp: Any, indices: Array, folds: Array, own: Array, n_v
 
 
 def _vote_shares(xp: Any, votes: Array, n_classes: int) -> Array:
-    """Return the (m, n_classes) shares of the codes among (m, n_votes) votes."""
+    """Return the share of each class in each row of votes (m, n_votes), the codes of the voters; (m, n_classes)."""
     shares = xp.zeros((len(votes), n_classes))
     cells = xp.arange(len(votes))
     for vote in range(votes.shape[1]):

@@ -1,4 +1,4 @@
-"""Shared by searches for neighbours: samples, recall, results, the scaling of cells and bounds of rounding errors."""
+"""Shared parts of the neighbour searches: samples, recall, results, scaling of cells and bounds of rounding errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ POWER_STEPS = 3
 
 
 def locality_order(x: F32, scaling: Scaling, leaf: int, seed: int) -> I64:
-    """Order cells so that close ones stand together: halve them across the direction of largest variance, repeatedly.
+    """Order cells so that close cells follow one another, by halving along the direction of largest variance.
 
     Returns
     -------
-    (n,) every cell once; each run of `leaf` cells from the first on is one part (the last may be smaller)
+    (n,) permutation of the cells; each consecutive run of `leaf` cells (the last may be shorter) is one part
     """
     rng = np.random.default_rng(seed)
     leaves: list[I64] = []
@@ -62,19 +62,19 @@ RECALL_SAMPLE = 500
 
 
 def draw_sample(n: int, seed: int, size: int | None = None) -> I64:
-    """Draw cells, by default as many as are needed to measure recall; sorted."""
+    """Draw `size` of n cells at random and return sorted indices. If None, as many as measuring recall needs."""
     size = RECALL_SAMPLE if size is None else size
     return np.sort(np.random.default_rng(seed).choice(n, min(n, size), replace=False))
 
 
 def measure_recall(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any]) -> float:
-    """Return the share of the true neighbours of some cells that were found.
+    """Return the recall of a search: the share of the true neighbours of a sample of cells that were found.
 
     Parameters
     ----------
-    sample : (m,) the cells
-    exact : (m, k + 1) their nearest cells, each cell itself included unless k + 1 copies are as near
-    found : (m, k) or more, the neighbours that were found
+    sample : (m,) indices of the sampled cells
+    exact : (m, k + 1) nearest cells of each sampled cell, itself included unless k + 1 copies are as near
+    found : (m, k) or more columns, the neighbours that the search found
     """
     m, k = len(exact), exact.shape[1] - 1
     hits = 0
@@ -98,12 +98,12 @@ REACH_MARGIN = 1 + 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
-    """Neighbours of m queries that a search fills in.
+    """Result arrays of a search for k neighbours of m queries, which the search fills in.
 
     Attributes
     ----------
-    indices, distances : (m, k)
-    uncertain : (m,) rows for which a nearer cell may have been missed
+    indices, distances : (m, k) neighbours and their distances
+    uncertain : (m,) True for queries for which a nearer cell may have been missed
     """
 
     indices: I32
@@ -112,7 +112,7 @@ class Neighbors:
 
     @classmethod
     def empty(cls, m: int, k: int) -> Neighbors:
-        """Allocate the k neighbours of m queries."""
+        """Allocate arrays for k neighbours of m queries."""
         return cls(np.empty((m, k), np.int32), np.empty((m, k), np.float32), np.zeros(m, np.bool_))
 
 
@@ -121,8 +121,8 @@ class Scaling:
 
     Attributes
     ----------
-    center : (d,) median of a sample. A mean would follow a few cells far out, and the others would lose digits
-    scale : a power of two, which rounds nothing; squares of values up to 1 cannot overflow
+    center : (d,) median of a sample of cells. A few distant cells would shift a mean, and the others would lose digits
+    scale : factor, a power of two so that scaling does not round; squares of values up to 1 cannot overflow
     """
 
     def __init__(self, x: F32, queries: F32) -> None:
@@ -133,37 +133,37 @@ class Scaling:
         self.scale = power_of_two_scale(extent)
 
     def rows(self, cells: F32, dtype: Any = np.float32, out: Floats | None = None) -> Floats:
-        """Return centred and scaled cells, (m, d) of `dtype`."""
+        """Return cells (m, d) centred and scaled, with the given dtype, written to `out` if given."""
         rows = np.subtract(cells, self.center.astype(dtype), dtype=dtype, out=out)
         rows *= dtype(self.scale)
         return rows
 
 
 def power_of_two_scale(extent: float) -> float:
-    """Return the power of two that scales an extent to at most 1, or as near to it as float32 allows."""
+    """Return the power of two by which an extent must be multiplied to be at most 1, limited to the float32 range."""
     return float(2.0 ** np.clip(-np.ceil(np.log2(extent)), -126, 126)) if extent > 0 else 1.0
 
 
 def _extent(x: F32, center: F32) -> float:
-    """Return the largest absolute difference from the centre in any dimension."""
+    """Return the largest absolute difference between a coordinate of a cell and that of the centre."""
     return max(float(np.abs(x[start : start + EXTENT_ROWS] - center).max()) for start in range(0, len(x), EXTENT_ROWS))
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Bounds of the difference between squared distances from products of scaled rows and exact ones.
+    """Bounds of the rounding error of squared distances |q|^2 + |x|^2 - 2 q.x of queries q and cells x.
 
-    A sum of K products has an error of at most gamma_K times the norms, which covers the product itself, the norms,
-    and the rounding of the centred rows. On the other side only cells up to |q| + (distance of the k-th neighbour)
-    from the centre count: by the triangle inequality a cell further out is no neighbour. So a single cell far from all
-    does not loosen the bounds of the others.
+    A sum of K products has an error of at most gamma_K times the norms; the bound covers the product, the norms and the
+    rounding of the centred rows. Only cells x with |x| <= |q| + (distance of the k-th neighbour) matter: by the
+    triangle inequality a cell further from the centre is no neighbour. So one very distant cell does not loosen all
+    bounds.
 
     Attributes
     ----------
-    norms : (m,) float64, of the scaled rows
-    largest : the largest norm of the other side
-    factor : bound of the error of a pair as a share of (|q| + |x|)^2
-    scale : converts exact distances into the unit of the rows
+    norms : (m,) float64, |q| of the centred and scaled queries
+    largest : largest |x| of the centred and scaled cells
+    factor : bound of the error of a squared distance, relative to (|q| + |x|)^2
+    scale : factor by which cells were scaled, which converts exact distances to the same unit
     """
 
     norms: F64
@@ -173,30 +173,30 @@ class Rounding:
 
     @classmethod
     def of(cls, squares: Floats, largest_square: float, d: int, scale: float) -> Rounding:
-        """Make the bounds from squared norms of the rows, whose dtype is that of the products."""
+        """Make the bounds for queries with squared norms `squares`, whose dtype is that of the products."""
         unit = float(np.finfo(squares.dtype).eps) / 2
         return cls(np.sqrt(squares.astype(np.float64)), float(np.sqrt(largest_square)), 3.0 * (d + 8) * unit, scale)
 
     def select(self, rows: slice) -> Rounding:
-        """Return the bounds of some of the rows."""
+        """Return the bounds of the selected queries."""
         return Rounding(self.norms[rows], self.largest, self.factor, self.scale)
 
     def upper_bounds(self, distances: F64) -> F64:
-        """Bound the squared distances from products to all cells that are at most so far from each row; (m,)."""
+        """Return the largest rounded squared distance, (m,), of a cell within `distances` (m,) of each query."""
         scaled = distances * self.scale
         reach = np.minimum(self.largest, (self.norms + scaled) * REACH_MARGIN)
         bounds: F64 = scaled**2 + self.factor * (self.norms + reach) ** 2
         return bounds
 
     def lower_bounds(self, limits: Floats, kth: F64) -> F64:
-        """Bound from below the exact squared distances to the cells whose products were not below `limits`; (m,).
+        """Return lower bounds (m,) of the exact squared distances to cells whose rounded ones are at least `limits`.
 
-        A cell that is further away than the k-th neighbour may also be closer than the bound says.
+        A bound need not hold for cells that are further away than the k-th neighbour.
 
         Parameters
         ----------
-        limits : (m,) squared distances from products
-        kth : (m,) exact squared distances of the k-th neighbours
+        limits : (m,) rounded squared distances of scaled rows, from products
+        kth : (m,) exact squared distance of each query to its k-th neighbour
         """
         reach = np.minimum(self.largest, (self.norms + np.sqrt(kth) * self.scale) * REACH_MARGIN)
         bounds: F64 = (limits - self.factor * (self.norms + reach) ** 2) / self.scale**2

@@ -31,7 +31,7 @@ MAX_LINE_SEARCH_STEPS = 50
 
 @dataclass(slots=True)
 class LossSums:
-    """Loss of some cells and its gradient with respect to weights and intercepts, on the host."""
+    """Sum of the losses of some cells, and its gradients with respect to weights and intercepts, on the host."""
 
     loss: float
     weights: F64
@@ -45,9 +45,9 @@ class LossSums:
 
 
 class Objective(ABC):
-    """Loss and gradient as a function of one flat vector of weights and intercepts, as L-BFGS takes it.
+    """Objective function for L-BFGS: loss and gradient at a flat vector of all weights and intercepts.
 
-    Of two classes only the second has weights (z = 0 for the first).
+    With two classes only the second has weights; the logit z of the first is 0.
     """
 
     def __init__(self, n: int, d: int, n_classes: int, penalty: float) -> None:
@@ -60,7 +60,7 @@ class Objective(ABC):
 
     @abstractmethod
     def sum_over_cells(self, weights: F32, intercepts: F32) -> LossSums:
-        """Sum the loss of each cell and its gradient, at weights (n_classes, d) and intercepts (n_classes,)."""
+        """Sum the losses of all cells, and their gradients, at weights (n_classes, d) and intercepts (n_classes,)."""
 
     def unpack(self, flat: F64) -> tuple[F32, F32]:
         """Split the flat vector into weights (n_classes, d) and intercepts (n_classes,)."""
@@ -82,14 +82,14 @@ class Objective(ABC):
 class LogisticRegression(ABC):
     """Logistic regression with an L2 penalty on the weights, not on the intercepts.
 
-    Minimises mean_i [log sum_c exp(z_ic) - z_i,y_i] + |W|^2 / (2 C n) with the logits z = x W^T + b. Of two classes
+    Minimises mean_i [log sum_c exp(z_ic) - z_i,y_i] + |W|^2 / (2 C n) with the logits z = x W^T + b. With two classes
     only the second has weights (z = 0 for the first), which is scikit-learn's binary logistic regression.
 
     Attributes
     ----------
-    n_iter : iterations of L-BFGS
-    converged : whether a stopping rule was met before `max_iter`
-    note : says so if it was not
+    n_iter : number of iterations of L-BFGS
+    converged : whether a stopping criterion was met before `max_iter` iterations
+    note : message if the training has not converged, else empty
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class LogisticRegression(ABC):
     def _objective(
         self, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float
     ) -> AbstractContextManager[Objective]:
-        """Return the objective for cells x (n, d) with classes y (n,); every class occurs."""
+        """Return a context with the objective for cells x (n, d) with classes y (n,), all of which occur."""
 
     @abstractmethod
     def decision_function(self, x: Array) -> Array:
-        """Return the logits (m, n_classes) float64; minus infinity for a class that had no cells."""
+        """Return the logits (m, n_classes) float64; minus infinity for a class without training cells."""
 
     def fit(self, x: Array, codes: I32, n_classes: int) -> Self:
-        """Train; see `Classifier.fit`.
+        """Minimise the loss of the cells; see `Classifier.fit`.
 
         Raises
         ------
         InputError
-            The cells are all of one class.
+            All cells are in one class.
         """
         from scipy.optimize import minimize
 

@@ -1,7 +1,7 @@
-"""Values of neighbourhoods, in array code that runs on any device: the functions for `Engine.map_neighbors`.
+"""Statistics of the neighbours of each cell, for any array module: the kernels of `Engine.map_neighbors`.
 
-Each is given a block of rows and computes one value for each: `kernel(xp, knn, cells, *columns)` with the array module,
-the neighbours of the block's cells, (rows,) which cells these are, and columns of all n cells.
+A kernel computes one value for each cell of a block. It is called as `kernel(xp, knn, cells, *columns)` with the array
+module, the neighbours of the block's cells, the indices (rows,) of these cells, and columns with values of all n cells.
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ from gpubench.core.types import Array, Knn
 
 
 class NeighborKernel(Protocol):
-    """A function for `Engine.map_neighbors`."""
+    """Type of the functions that `Engine.map_neighbors` accepts: compute one value per cell from its neighbours."""
 
     __name__: str
 
     def __call__(self, xp: ModuleType, knn: Knn, cells: Array, /, *columns: Any) -> Array:
-        """Compute the (rows,) float64 values of a block of rows."""
+        """Return one float64 value for each cell of a block, (rows,).
+
+        Parameters
+        ----------
+        xp : array module, NumPy or CuPy
+        knn : neighbours of the block's cells, (rows, k)
+        cells : (rows,) indices of the block's cells among all n cells
+        columns : values of all n cells, indexed by the neighbours, and further parameters
+        """
 
 
 BYTES_PER_NEIGHBOR = {"neighbor_entropy": 4, "neighbor_chi_square": 4}
@@ -37,10 +45,10 @@ MAX_STEP = 2.0
 
 
 def neighbor_entropy(xp: ModuleType, knn: Knn, cells: Array, codes: Array, n_codes: int) -> Array:
-    """Compute the entropy (nats) of the codes among k + 1 cells: the cell itself and its k neighbours.
+    """Compute the entropy (nats) of the codes of each cell and its k neighbours.
 
-    H_i = -sum_c p_ic log p_ic with p_ic the share of code c. With c_b cells of code b among m,
-    H = log m - (sum of c_b log c_b) / m.
+    H_i = -sum_c p_ic log p_ic, where p_ic is the share of code c among the k + 1 cells. It is computed from the counts
+    n_ic of the codes as H_i = log(k + 1) - (sum_c n_ic log n_ic) / (k + 1).
 
     Parameters
     ----------
@@ -55,15 +63,15 @@ def neighbor_entropy(xp: ModuleType, knn: Knn, cells: Array, codes: Array, n_cod
 
 
 def neighbor_chi_square(xp: ModuleType, knn: Knn, cells: Array, codes: Array, shares: Array) -> Array:
-    """Compute Pearson's statistic of the codes among k + 1 cells against the shares of codes among all cells.
+    """Compute Pearson's chi-square statistic of the codes of each cell and its k neighbours.
 
-    sum_c (o_ic - e_c)^2 / e_c with o_ic the cells of code c among the cell itself and its k neighbours, and
-    e_c = (k + 1) shares_c.
+    sum_c (o_ic - e_c)^2 / e_c, where o_ic is the number of cells with code c among the k + 1 cells, and
+    e_c = (k + 1) shares_c is the expected number.
 
     Parameters
     ----------
     codes : (n,) int32 in [0, n_codes)
-    shares : (n_codes,) float64, each above 0
+    shares : (n_codes,) float64, share of each code among all cells, greater than 0
     """
     expected = (knn.k + 1) * shares
     apart = _counts(xp, knn, cells, codes, len(shares)) - expected
@@ -72,7 +80,7 @@ def neighbor_chi_square(xp: ModuleType, knn: Knn, cells: Array, codes: Array, sh
 
 
 def _counts(xp: ModuleType, knn: Knn, cells: Array, codes: Array, n_codes: int) -> Array:
-    """Count the codes of each cell and its neighbours; (rows, n_codes)."""
+    """Count how often each code occurs among a cell and its neighbours; (rows, n_codes)."""
     n_rows = len(cells)
     first = xp.arange(n_rows) * n_codes
     bins = first[:, None] + codes[knn.indices]
@@ -88,8 +96,8 @@ def neighbor_value_distance(
 
     Parameters
     ----------
-    values : (n,) float64
-    k_per_cell : (n,) int64, how many of its nearest neighbours count for each cell, in [1, knn.k]; None: all
+    values : (n,) float64, value of each cell
+    k_per_cell : (n,) int64 in [1, knn.k], number of nearest neighbours to use for each cell. If None, all
     """
     apart = xp.abs(values[knn.indices] - values[cells, None])
     if k_per_cell is None:
@@ -107,10 +115,10 @@ def neighbor_simpson(
     n_codes: int,
     perplexity: float,
 ) -> Array:
-    """Compute Simpson's index of the codes around each cell: the chance that two weighted neighbours share a code.
+    """Compute Simpson's index of the codes around each cell: the probability that two random neighbours share a code.
 
-    sum_c (sum_{j in N_i, c_j = c} w_ij)^2 with w_ij proportional to exp(-beta_i d_ij) over the k neighbours, and
-    beta_i such that the entropy of the weights is log(perplexity), see `perplexity_weights`; in [1 / n_codes, 1].
+    sum_c (sum_{j in N_i, c_j = c} w_ij)^2, in [1 / n_codes, 1]. The weights w_ij of the k neighbours are proportional
+    to exp(-beta_i d_ij), with beta_i such that their entropy is log(perplexity), see `perplexity_weights`.
 
     Parameters
     ----------
@@ -132,10 +140,10 @@ def neighbor_simpson(
 
 
 def perplexity_weights(xp: ModuleType, distances: Array, perplexity: float) -> Array:
-    """Compute weights proportional to exp(-beta d) that sum to 1, with beta such that the entropy is log(perplexity).
+    """Compute weights proportional to exp(-beta d), which sum to 1 in each row and have the entropy log(perplexity).
 
-    If no beta achieves that, the limit is taken: equal weights of all neighbours if there are not more than
-    `perplexity`, else of the nearest ones if as many or more are at the same smallest distance.
+    In rows where no beta achieves this entropy, the limit is returned: equal weights of all k neighbours if
+    k <= perplexity; equal weights of the nearest neighbours if at least `perplexity` are at the same smallest distance.
 
     Parameters
     ----------
@@ -163,7 +171,7 @@ def perplexity_weights(xp: ModuleType, distances: Array, perplexity: float) -> A
 
 
 def _log_betas(xp: ModuleType, beyond: Array, target: float) -> Array:
-    """Find log(beta) of each row by Newton's method, in a bracket, on the entropy, which falls with beta."""
+    """Find log(beta) of each row such that the entropy is `target`, by Newton's method with bisection as a fallback."""
     m = len(beyond)
     log_beta, low, high = xp.zeros(m), xp.full(m, -np.inf), xp.full(m, np.inf)
     rows = xp.arange(m)
@@ -186,7 +194,7 @@ def _log_betas(xp: ModuleType, beyond: Array, target: float) -> Array:
 
 
 def _entropy(xp: ModuleType, beyond: Array, log_beta: Array) -> tuple[Array, Array]:
-    """Return the entropy of each row's weights, and how fast it falls with log(beta)."""
+    """Return the entropy of each row's weights, and its negative derivative with respect to log(beta)."""
     beta = xp.exp(log_beta)
     raw = xp.exp(-beta[:, None] * beyond)
     total = raw.sum(axis=1)

@@ -29,13 +29,13 @@ MAX_COMPARED_CELLS = 2_097_151
 
 @dataclass(frozen=True, slots=True)
 class GroupedCells:
-    """Cells by group.
+    """Validated assignment of cells to groups.
 
     Attributes
     ----------
-    codes : (n,) int32 in [0, n_groups), -1 for a cell that is left out
-    sizes : (n_groups,) int64
-    control : the group that each is compared with
+    codes : (n,) int32, group of each cell in [0, n_groups), or -1 for a cell that is left out
+    sizes : (n_groups,) int64, number of cells of each group
+    control : index of the group that every group is compared with
     """
 
     codes: I32
@@ -49,12 +49,12 @@ class GroupedCells:
 
 
 def group_cells(groups: ArrayLike, n_groups: int, control: int, shape: tuple[int, ...]) -> GroupedCells:
-    """Check the groups of the cells of a matrix of this shape; see `Engine.rank_sums`.
+    """Validate the group of each cell, for a matrix of values with this shape; see `Engine.rank_sums`.
 
     Raises
     ------
     InputError
-        Not one whole number in [-1, n_groups) for each cell, no such control, or too many cells.
+        `groups` is not one integer in [-1, n_groups) per cell, `control` is no group, or a group has too many cells.
     """
     if len(shape) != 2:
         raise InputError(f"values has {len(shape)} dimensions; give a matrix of cells x genes", argument="values")
@@ -81,14 +81,14 @@ def group_cells(groups: ArrayLike, n_groups: int, control: int, shape: tuple[int
 
 
 def as_matrix(values: Any, *, float32_ties: bool) -> Matrix:
-    """Return values on the host as float32 or float64, in an order and format that the counting takes.
+    """Return values on the host as float32 or float64, in a memory layout or sparse format that `rank_sums` accepts.
 
-    What is so already is not copied. Small integers become float32, others float64.
+    Values that already are in such a form are not copied. Small integers become float32, other integers float64.
 
     Raises
     ------
     InputError
-        Not numbers.
+        The values are not a matrix of real numbers.
     """
     values = values.get() if comes_from(values, "cupyx") else values
     is_sparse = hasattr(values, "tocsr")
@@ -107,7 +107,7 @@ def as_matrix(values: Any, *, float32_ties: bool) -> Matrix:
 
 
 def _canonical(matrix: Any, dtype: Any) -> Any:
-    """Return a sparse matrix of any format as CSR or CSC with sorted indices, each once."""
+    """Return a sparse matrix of any format as CSR or CSC with sorted indices and without duplicate entries."""
     from scipy.sparse import csc_array, csr_array
 
     matrix = (csc_array(matrix) if matrix.format == "csc" else csr_array(matrix)).astype(dtype, copy=False)
@@ -118,7 +118,7 @@ def _canonical(matrix: Any, dtype: Any) -> Any:
 
 
 def n_stored(matrix: Matrix) -> int:
-    """Return how many values a matrix stores."""
+    """Return the number of stored values of a matrix: all values of a dense one, explicit entries of a sparse one."""
     return int(matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz)
 
 
@@ -128,12 +128,12 @@ def work(matrix: Matrix, n_groups: int) -> Work:
 
 
 def require_finite(matrix: Matrix, cells: GroupedCells) -> None:
-    """Refuse values that are not finite in cells of a group.
+    """Raise InputError if a cell that belongs to a group has NaN or infinite values.
 
     Raises
     ------
     InputError
-        How many rows, the first few, and what to do.
+        The message says how many rows, lists the first few and names a remedy.
     """
     is_finite = np.ones(matrix.shape[0], bool)
     if isinstance(matrix, np.ndarray):
@@ -147,11 +147,11 @@ def require_finite(matrix: Matrix, cells: GroupedCells) -> None:
 
 
 def rank_sums(matrix: Matrix, cells: GroupedCells, over_genes: Callable[..., None]) -> RankSums:
-    """Count U and ties of each group in every gene; see `Engine.rank_sums`.
+    """Compute U and the tie term of each group in every gene; see `Engine.rank_sums`.
 
     Parameters
     ----------
-    over_genes : runs a function on ranges of genes, as `Engine.over_rows` does on ranges of rows
+    over_genes : function that calls another one for ranges of genes, as `Engine.over_rows` does for ranges of rows
     """
     n, n_genes = matrix.shape
     columns = matrix if isinstance(matrix, np.ndarray) else matrix.tocsc()
@@ -167,7 +167,7 @@ def rank_sums(matrix: Matrix, cells: GroupedCells, over_genes: Callable[..., Non
 
 
 def _stored(columns: Any, gene: int, codes: I32) -> tuple[NDArray[Any], I32]:
-    """Return values of a gene, among them all that are not 0, in cells of a group, and the groups of these cells."""
+    """Return the stored values of a gene (all nonzero ones) in cells of a group, and the groups of these cells."""
     if isinstance(columns, np.ndarray):
         values, own = columns[:, gene], codes
     else:
@@ -178,7 +178,7 @@ def _stored(columns: Any, gene: int, codes: I32) -> tuple[NDArray[Any], I32]:
 
 
 def _count(values: NDArray[Any], codes: I32, cells: GroupedCells) -> tuple[F64, I64]:
-    """Count U and ties of each group in one gene, given its nonzero values and their groups."""
+    """Compute U and the tie term of each group in a gene from its nonzero values and their groups."""
     n_groups, control = cells.n_groups, cells.control
     zeros = cells.sizes - np.bincount(codes, minlength=n_groups)
     # each run of equal values, 0 among them, and how many cells of each group are in it
@@ -201,5 +201,5 @@ def _count(values: NDArray[Any], codes: I32, cells: GroupedCells) -> tuple[F64, 
 
 
 def _cubes(sizes: I64) -> I64:
-    """Return t^3 - t."""
+    """Return t^3 - t for each size t, the tie term of t equal values."""
     return sizes * (sizes - 1) * (sizes + 1)

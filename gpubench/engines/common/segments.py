@@ -1,8 +1,10 @@
-"""Sums of distances from every cell to every cluster, by tiles over cells that are sorted by (group, cluster).
+"""Sums of distances from every cell to every cluster of its group, computed in tiles.
 
-Sorted this way a cluster is a run of rows, its segment, so a tile of distances between two blocks needs only a few
-sums over rows and columns. Distances are symmetric, so only tiles J >= I of the same group are computed, and each
-serves both sides.
+Cells are sorted by (group, cluster), so the cells of one cluster of a group are consecutive rows, called a segment.
+Groups are cut into blocks of rows, and a tile holds the distances between the rows of two blocks I and J. As distances
+are symmetric, only tiles with J >= I are computed, and each is summed along both rows and columns. A panel is a run of
+blocks with the same segments: one large segment, or several small ones. Its rows are centred on one mean. A pass is a
+set of panels whose sums are in memory at the same time.
 
 Sums over tiles are int64 in fixed point: integer addition does not depend on the order, so results have the same bits
 for any number of threads.
@@ -33,9 +35,9 @@ class Segments:
 
     Attributes
     ----------
-    order : (n,) the cell at each sorted position
-    starts : (n_segments + 1,) first position of each segment, then n
-    group : (n_segments,) which group a segment is in: 0, 1, ... in order
+    order : (n,) index of the cell at each sorted position
+    starts : (n_segments + 1,) first sorted position of each segment, and n as the last entry
+    group : (n_segments,) ascending number of the group that each segment belongs to
     """
 
     order: I64
@@ -44,28 +46,30 @@ class Segments:
 
     @property
     def sizes(self) -> I64:
-        """(n_segments,) cells of each segment."""
+        """Number of cells of each segment, (n_segments,)."""
         return np.diff(self.starts)
 
     @property
     def group_sizes(self) -> list[tuple[int, int]]:
-        """Cells and clusters of each group."""
+        """Number of cells and number of clusters of each group."""
         return [(int(self.starts[last] - self.starts[first]), last - first) for first, last in self.group_spans()]
 
     def group_spans(self) -> Iterator[tuple[int, int]]:
-        """Yield the (first, last + 1) segment of each group."""
+        """Yield the range of segments of each group as (start, stop)."""
         edges = np.flatnonzero(np.diff(self.group, prepend=-1, append=-1))
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows that hold (parts of) the segments [first, last).
+    """Sorted rows [start, stop), which one side of a tile consists of.
 
     Attributes
     ----------
-    cuts : first row of each segment, relative to `start`
-    panel : number of its panel; all blocks of a panel have the same segments and are centred on the same mean
+    start, stop : range of sorted rows
+    first, last : range [first, last) of the segments to which the rows belong
+    cuts : first row of each of these segments, relative to `start`
+    panel : index of the panel, a run of blocks that have the same segments and are centred on the same mean
     """
 
     start: int
@@ -78,7 +82,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Blocks [first, last) of the group [group_first, group_last) whose sums are in memory at the same time."""
+    """Blocks of a group whose sums are in memory at the same time.
+
+    Attributes
+    ----------
+    first, last : range [first, last) of block indices of the pass
+    group_first, group_last : range of block indices of the whole group
+    """
 
     first: int
     last: int
@@ -100,7 +110,7 @@ def sort_cells(clusters: I32, groups: I32 | None) -> Segments:
 
 
 def cut(segments: Segments, block_rows: int) -> list[Block]:
-    """Cut each group into blocks: parts of one large segment, or runs of small whole ones."""
+    """Cut each group into blocks of at most `block_rows` rows: parts of a large segment, or several small segments."""
     blocks: list[Block] = []
     panel = 0
     for group_first, group_last in segments.group_spans():
@@ -122,17 +132,17 @@ def cut(segments: Segments, block_rows: int) -> list[Block]:
 
 
 def panels(blocks: list[Block]) -> list[tuple[int, int]]:
-    """Return the (first, last + 1) row of each panel."""
+    """Return the range of rows of each panel as (start, stop)."""
     runs = [list(run) for _, run in groupby(blocks, key=lambda block: block.panel)]
     return [(run[0].start, run[-1].stop) for run in runs]
 
 
 def isolate(segments: Segments, blocks: list[Block], marked: Bools) -> list[Block]:
-    """Cut blocks further, so that no block holds both marked cells and others.
+    """Cut blocks further, so that no block holds both marked and unmarked cells.
 
     Parameters
     ----------
-    marked : (n,) in sorted order
+    marked : (n,) True for marked cells, in sorted order
     """
     cut_blocks = []
     for block in blocks:
@@ -146,7 +156,7 @@ def isolate(segments: Segments, blocks: list[Block], marked: Bools) -> list[Bloc
 
 
 def marked_last(segments: Segments, marked: Bools) -> I64:
-    """Return the sorted positions (n,) in an order with the marked cells of each segment after its others.
+    """Return an order (n,) of the sorted positions in which the marked cells of each segment come last.
 
     In this order `isolate` cuts each segment at most once.
     """
@@ -155,7 +165,7 @@ def marked_last(segments: Segments, marked: Bools) -> I64:
 
 
 def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterator[Pass]:
-    """Split the work of each group into passes whose sums fit the memory; whole panels only, at least one."""
+    """Yield passes over each group whose sums fit in `memory_bytes`; a pass has one panel at least."""
     group_first = 0
     for _, run in groupby(blocks, key=lambda block: int(segments.group[block.first])):
         group = list(run)
@@ -173,11 +183,12 @@ def passes(segments: Segments, blocks: list[Block], memory_bytes: int) -> Iterat
 
 
 def in_cell_order(own: F64, nearest: F64, segments: Segments) -> tuple[F64, F64]:
-    """Return mean distances in the cells' own order; the one to the own cluster is NaN for a cell alone in it.
+    """Reorder mean distances from sorted order to the order of the cells.
 
     Parameters
     ----------
-    own, nearest : (n,) in sorted order
+    own : (n,) mean distance to the own cluster, in sorted order; becomes NaN for the only cell of a segment
+    nearest : (n,) mean distance to the nearest other cluster, in sorted order
     """
     a, b = np.empty(len(own)), np.empty(len(own))
     a[segments.order] = np.where(np.repeat(segments.sizes == 1, segments.sizes), np.nan, own)
@@ -186,13 +197,13 @@ def in_cell_order(own: F64, nearest: F64, segments: Segments) -> tuple[F64, F64]
 
 
 def fixed_point_unit(reach: float, n_cells: int, bits: int = 62) -> float:
-    """Return what distances in a group are multiplied by in fixed point: a power of two.
+    """Return the factor, a power of two, that converts distances within a group to fixed-point integers.
 
     Parameters
     ----------
-    reach : the largest possible distance
-    n_cells : of the group
-    bits : that the largest possible sum uses
+    reach : largest possible distance
+    n_cells : number of cells in the group
+    bits : number of bits that the largest possible sum of distances may use
     """
     return float(2.0 ** np.floor(bits - np.log2(max(reach, 1.0) * (n_cells + 1))))
 
@@ -210,19 +221,19 @@ class DistanceSums:
                                     |     inside     +--------------
         later segments              |                |
 
-    A pass computes the tiles between its rows and the rows from its first on. So it knows the distances of its rows to
-    its own and all later segments, `inside`, and of all later rows to its segments, `after`. The empty parts belong to
-    earlier or later passes. The segments of a pass are whole: its rows are all their cells.
+    A pass computes the tiles between its own rows and these and all later rows. `inside` has the sums from the rows of
+    the pass to its own and all later segments, `after` those from all later rows to the segments of the pass. The empty
+    areas belong to other passes. A pass never cuts a segment: it has all rows of its segments.
 
     Attributes
     ----------
-    unit : what a distance is multiplied by, a power of two
+    unit : factor, a power of two, that converts distances to fixed-point integers
     """
 
     def __init__(
         self, xp: ModuleType, segments: Segments, blocks: list[Block], part: Pass, reach: float, bits: int = 62
     ) -> None:
-        """Make empty sums; the largest possible one, of distances up to `reach`, uses `bits` bits."""
+        """Allocate sums of 0, scaled so that the largest possible sum of distances up to `reach` uses `bits` bits."""
         inside, after = self._shapes(blocks, part)
         self._xp = xp
         self._inside = xp.zeros(inside, np.int64)
@@ -242,7 +253,7 @@ class DistanceSums:
 
     @classmethod
     def n_bytes(cls, blocks: list[Block], part: Pass) -> int:
-        """Return the bytes of the sums of a pass."""
+        """Return the memory of the sums of a pass in bytes."""
         return sum(8 * rows * columns for rows, columns in cls._shapes(blocks, part))
 
     @property
@@ -251,7 +262,7 @@ class DistanceSums:
         return self._inside, self._after
 
     def add(self, tables: tuple[Array, Array]) -> None:
-        """Add the tables of another process that sums the same pass."""
+        """Add the `tables` of another process that has summed other tiles of the same pass."""
         self._inside += tables[0]
         self._after += tables[1]
 
@@ -263,11 +274,13 @@ class DistanceSums:
         return self._after[segments, block.start - self._stop : block.stop - self._stop]
 
     def write_means(self, own: Array, nearest: Array) -> None:
-        """Write the mean distances of the pass's rows to their own segment, and lower those to the nearest other one.
+        """Turn the sums into mean distances and write these into the results of all passes.
 
         Parameters
         ----------
-        own, nearest : (n,) float64 in sorted order; `nearest` is infinite before the first pass
+        own : (n,) float64 in sorted order, mean distance to the own segment; written for the rows of the pass
+        nearest : (n,) float64 in sorted order, smallest mean distance to another segment so far, infinite before the
+            first pass; lowered for the rows of the pass and all later rows
         """
         xp, n_own_segments = self._xp, len(self._after)
         pass_rows = nearest[self._start : self._stop]
@@ -296,7 +309,7 @@ class DistanceSums:
 
     @staticmethod
     def _steps(sums: Array) -> Iterator[tuple[int, int]]:
-        """Yield runs of segments whose means are formed together."""
+        """Yield ranges of segments small enough that their means fit in a temporary array."""
         n_segments, n_rows = sums.shape
         step = max(1, MEANS_PER_STEP // max(1, n_rows))
         for first in range(0, n_segments if n_rows else 0, step):

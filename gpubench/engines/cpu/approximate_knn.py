@@ -1,4 +1,4 @@
-"""Approximate neighbours by faiss or pynndescent: they propose candidates, exact distances order them."""
+"""Approximate nearest neighbours: faiss or pynndescent propose candidates, which are ordered by exact distances."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Propose = Callable[["I64"], "NDArray[np.integer]"]
 
 
 def available() -> bool:
-    """Whether faiss is installed."""
+    """Return whether faiss is installed."""
     return find_spec("faiss") is not None
 
 
 def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Search an inverted file of sqrt(n) lists by faiss, the nearest `N_PROBE` lists of each cell."""
+    """Find neighbours with faiss's inverted file: of sqrt(n) lists the nearest `N_PROBE` of each cell are searched."""
     if not available():
         raise EngineUnavailable(
             'knn="ivf" needs faiss; install it with: pip install "gpubench-sc[cpu]"', argument="knn"
@@ -55,7 +55,7 @@ def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
 
 
 def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Search by neighbour descent, as UMAP does; on one thread, as otherwise the result depends on their number.
+    """Find neighbours with NN-descent of pynndescent, on one thread so that results do not depend on the thread count.
 
     Dong, Moses & Li (2011), doi:10.1145/1963405.1963487.
     """
@@ -71,7 +71,7 @@ def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
 
 
 def _knn(x: F32, k: int, exact: ExactSearch, seed: int, propose: Propose, method: str, params: dict[str, Any]) -> Knn:
-    """Order the candidates by exact distance and measure the recall; cells with too few are searched exactly."""
+    """Order proposed candidates by exact distance and measure recall; search cells with too few exactly."""
     n, workers = len(x), exact.workers
     out = Neighbors.empty(n, k)
     for start in range(0, n, QUERY_ROWS):

@@ -26,7 +26,7 @@ MAX_PARTS = 64
 
 
 class CpuLogisticRegression(LogisticRegression):
-    """See `LogisticRegression`; the cells are shared among `n_threads` threads."""
+    """Logistic regression on the CPU; `n_threads` threads share the cells. See `LogisticRegression`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class CpuLogisticRegression(LogisticRegression):
 
 
 class ThreadedObjective(Objective):
-    """The objective summed over tiles of cells by several threads."""
+    """Objective of logistic regression that several threads sum over tiles of cells."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class ThreadedObjective(Objective):
         self._n_threads = min(n_threads, len(self._parts))
 
     def sum_over_cells(self, weights: F32, intercepts: F32) -> LossSums:
-        """See `Objective.sum_over_cells`; each thread sums every n_threads-th part, and parts are added in order."""
+        """See `Objective.sum_over_cells`; threads sum disjoint parts of the cells, which are added in a fixed order."""
         sums: list[LossSums | None] = [None] * len(self._parts)
 
         def work(thread: int) -> None:
@@ -123,7 +123,7 @@ class ThreadedObjective(Objective):
 
 
 def split_tiles(n: int, tile_rows: int) -> list[range]:
-    """Split the tiles of n rows into at most `MAX_PARTS` parts; each is a range over the first rows of its tiles."""
+    """Split n rows into tiles and these into at most `MAX_PARTS` parts; return the first rows of each part's tiles."""
     tiles = range(0, n, tile_rows)
     tiles_per_part = -(-len(tiles) // MAX_PARTS)
     return [tiles[i : i + tiles_per_part] for i in range(0, len(tiles), tiles_per_part)]

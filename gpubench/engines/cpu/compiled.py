@@ -1,4 +1,4 @@
-"""Loads the compiled tiles for this processor and checks the arguments of their functions.
+"""Load the compiled C++ functions ("tiles") for this processor and check the arguments of calls.
 
 `native/hatch_build.py` compiles the libraries when gpubench is installed. If they are missing, or if the environment
 variable GPUBENCH_TILES is "numpy", the engine uses NumPy.
@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).parent / "native"
 
 
 class Tiles:
-    """The compiled functions for one instruction set; the sources in `native/` say what they compute."""
+    """The compiled functions for one instruction set, as methods; the sources in `native/` document them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,14 +48,14 @@ class Tiles:
         self.columns = int(self.panel_columns())  # that are packed side by side
 
     def __getattr__(self, name: str) -> Any:
-        """Raise AttributeError; declares the types of the functions."""
+        """Raise AttributeError; defined so that type checkers accept the functions that are set as attributes."""
         raise AttributeError(name)
 
 
 def load(name: str | None = None) -> Tiles | None:
-    """Load the compiled tiles; None if NumPy is used.
+    """Load the compiled functions; return None if NumPy is to be used.
 
-    The name is that of an instruction set, or "numpy"; None: the value of GPUBENCH_TILES, else the best one available.
+    `name` is an instruction set or "numpy". If None, it is the value of GPUBENCH_TILES, or the best one available.
     """
     wanted = name or os.environ.get(VARIABLE)
     found = available()
@@ -70,7 +70,7 @@ def load(name: str | None = None) -> Tiles | None:
 
 @cache
 def available() -> tuple[str, ...]:
-    """List the instruction sets that are compiled and that this processor supports, the best first."""
+    """List the compiled instruction sets that this processor supports, the fastest first."""
     compiled = [name for name in INSTRUCTION_SETS if (_FOLDER / f"{name}.so").exists()]
     if "generic" not in compiled:
         return ()

@@ -41,7 +41,7 @@ PRELOADED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("
 
 
 def import_modules(names: Collection[str]) -> None:
-    """Import modules and ignore errors: the operation that needs a module imports it again and reports its error."""
+    """Import modules and ignore errors, which the operation that needs the module will raise when it imports it."""
     for name in names:
         with suppress(Exception):  # compiled packages also fail with OSError
             import_module(name)
@@ -49,7 +49,7 @@ def import_modules(names: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class CpuPolicy(Policy):
-    """What the CPU engine decides by the number of cells; the limits keep each step within minutes on a few cores."""
+    """Decisions of the CPU engine by the number of cells; the limits keep each step within minutes on a few cores."""
 
     exact: bool = False  # compare all cells with all in silhouettes, and train on all cells
     compiled: bool = True  # whether there are compiled tiles, which the search by leaves and our random forest need
@@ -72,7 +72,7 @@ class CpuPolicy(Policy):
         return "ivf" if approximate_knn.available() else "exact"
 
     def samples_neighborhoods(self, n: int, d: int) -> bool:
-        """See `Policy.samples_neighborhoods`; not if a search method was named."""
+        """See `Policy.samples_neighborhoods`; False if the user has named a search method."""
         return self.knn_method == "auto" and self.knn_method_for(n, d) != "exact"
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
@@ -86,7 +86,7 @@ _INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2", "numpy": "NumPy"}
 
 
 class CpuEngine(Engine):
-    """Runs everything on the host; results have the same bits for any number of worker threads."""
+    """Engine that computes on the CPU; results have the same bits for any number of threads."""
 
     name = "cpu"
     xp: ModuleType = np
@@ -155,11 +155,11 @@ class CpuEngine(Engine):
 
     @property
     def exact_search(self) -> ExactSearch:
-        """Exact search with the memory that is free now."""
+        """Exact search that uses the memory available now."""
         return ExactSearch(self.workers, self.tiles, self.budget.left)
 
     def knn(self, x: F32, k: int) -> Knn:
-        """See `Engine.knn`; for very many cells or on request approximate, with the recall measured."""
+        """See `Engine.knn`; approximate for very many cells or on request, with measured recall."""
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         planner.require_knn(len(x), x.shape[1], k, self.memory_bytes)
@@ -202,7 +202,7 @@ class CpuEngine(Engine):
         return kernels.symmetrise(knn.indices, memberships, self.tiles, self.over_rows)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
-        """See `Engine.leiden`; by networkit for very many cells, which is noted."""
+        """See `Engine.leiden`; by networkit instead of igraph for very many cells, with a message in `notes`."""
         note = f"Leiden communities of {self.tuning.min_networkit_cells:,} cells and more are found by networkit"
         if cpu_leiden.package_for(graph.n, self.tuning) == "networkit" and note not in self.notes:
             self.notes.append(note)
@@ -282,7 +282,7 @@ def put_cells(x: ArrayLike | RowSource, name: str, budget: planner.Budget, timel
 
 
 def _usable_in_place(source: NDArray[Any] | RowSource) -> F32 | None:
-    """Return the array itself if it can be used without a copy. A memory map is copied, to be read only once."""
+    """Return the array itself if it can be used without a copy, else None; a memory map is always copied."""
     if not isinstance(source, np.ndarray) or isinstance(source, np.memmap):
         return None
     usable = source.dtype == np.float32 and source.flags.c_contiguous and source.flags.aligned
@@ -290,10 +290,10 @@ def _usable_in_place(source: NDArray[Any] | RowSource) -> F32 | None:
 
 
 def _release_pages(source: NDArray[Any] | RowSource) -> None:
-    """Release the pages of a memory map that were read, which count as memory of this process.
+    """Release pages of a memory map that were read, because they count as memory of this process.
 
-    The system keeps them in its cache while it has room. Pages of a map that is private to this process (mode "c") may
-    have been written to, and are not released.
+    The operating system keeps released pages in its cache while there is room. Pages of a copy-on-write map (mode "c")
+    are not released, because they may have been changed.
     """
     if isinstance(source, np.memmap) and source.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
         mapped: Any = source

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours on the CPU: float32 tiles propose candidates, float64 distances decide, rows are checked.
+"""Exact nearest neighbours on the CPU: candidates from float32 tiles, ordered by float64 distances and verified.
 
 Squared distances of a block of cells to all others come from matrix products, and each row keeps a few more than k
 candidates. Their exact distances give the order. Rounding errors of the tiles are bounded, so it is known for which
@@ -33,14 +33,14 @@ BLOCK_COLUMNS = 2048
 
 @dataclass(frozen=True, slots=True)
 class ExactSearch:
-    """Search for exact neighbours."""
+    """Search for exact nearest neighbours, with the threads, compiled functions and memory that it may use."""
 
     workers: WorkerThreads
     tiles: Tiles | None  # the compiled tiles; None: products of NumPy
     memory_bytes: int  # free memory, a share of which candidates may take
 
     def knn_between(self, queries: F32, x: F32, k: int) -> Knn:
-        """Find the neighbours of each query; if `queries` is `x` itself, a cell is not its own neighbour."""
+        """Find the k nearest cells in x to each query; if `queries` is `x` itself, a cell is not its own neighbour."""
         own = np.arange(len(x)) if queries is x else None
         out = Neighbors.empty(len(queries), k)
         symmetric = queries is x and self.tiles is not None
@@ -55,7 +55,10 @@ class ExactSearch:
 
 
 def search_rows(queries: F32, x: F32, own: I64 | None, rows: I64, out: Neighbors, workers: WorkerThreads) -> None:
-    """Search some rows again in float64 and overwrite their results; `own` is the cell that each query is, if any."""
+    """Search the queries `rows` again in float64 and overwrite their results in `out`.
+
+    If queries are cells of x, `own` has the index of each query in x, so that it is not its own neighbour.
+    """
     if not len(rows):
         return
     own_rows = None if own is None else own[rows]
@@ -72,7 +75,7 @@ def search_rows(queries: F32, x: F32, own: I64 | None, rows: I64, out: Neighbors
 
 
 class _Operands:
-    """Both sides of the tiles: centred, scaled, and widened so that one matrix product gives squared distances."""
+    """Queries and cells as operands of tiles: centred, scaled and widened so that products are squared distances."""
 
     def __init__(self, queries: F32, x: F32, own: I64 | None, dtype: type, max_bytes: int) -> None:
         self.queries, self.x = queries, x
@@ -94,7 +97,7 @@ class _Operands:
         self.rounding = Rounding.of(self.left[:, d], largest, d, self._scaling.scale)
 
     def right(self, first: int) -> Floats:
-        """Return the right side of the tile that begins at a position: (columns, d + 2)."""
+        """Return the right operand (columns, d + 2) of the tile whose first column is `first`."""
         return self._kept[first // BLOCK_COLUMNS] if self._kept else self._widened(first)
 
     def _widened(self, first: int) -> Floats:
@@ -106,7 +109,7 @@ class _Operands:
 
 
 def _widen(x: F32, scaling: Scaling, dtype: type) -> Floats:
-    """Return the centred and scaled rows, their squared norms, and ones: (n, d + 2)."""
+    """Return centred and scaled rows with two more columns, their squared norms and ones: (n, d + 2)."""
     d = x.shape[1]
     wide = np.empty((len(x), d + 2), dtype)
     scaling.rows(x, dtype, out=wide[:, :d])
@@ -116,7 +119,7 @@ def _widen(x: F32, scaling: Scaling, dtype: type) -> Floats:
 
 
 def _search(operands: _Operands, out: Neighbors, rows: I64, workers: WorkerThreads) -> None:
-    """Find the neighbours of every query; those of query i go to row `rows[i]` of `out`."""
+    """Find the neighbours of every query; write the neighbours of query i to row `rows[i]` of `out`."""
     others = len(operands.x) - (operands.own is not None)
     k = out.indices.shape[1]
     keep = min(k + max(8, k // 6), others)
@@ -151,10 +154,11 @@ def _search_block(operands: _Operands, block: slice, keep: int, buffer: Floats, 
 def rerank(
     queries: F32, x: F32, ids: I64, lower_bounds: Callable[[F64], F64] | None, out: Neighbors, rows: I64
 ) -> None:
-    """Order candidates by (exact distance, id), keep the nearest, and mark rows that may miss a nearer cell.
+    """Write the nearest candidates of m queries to `rows` of `out` by (exact distance, id); mark uncertain queries.
 
-    Candidates are `ids` (m, c), -1 if there are fewer. Given the k-th squared distances, `lower_bounds` returns lower
-    bounds of the squared distances to cells that are no candidates; None: no other cell can be nearer.
+    `ids` (m, c) has the candidates, padded with -1. A query is uncertain if a cell that is no candidate may be nearer.
+    `lower_bounds` returns lower bounds of the squared distances to such cells, given the squared distances of the k-th
+    candidates. If None, no query is uncertain.
     """
     k = out.indices.shape[1]
     squared = exact_distances(queries, x, ids)

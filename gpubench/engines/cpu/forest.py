@@ -1,4 +1,4 @@
-"""Random forests of the CPU engine: features in at most 256 bins, trees grown by `native/forest.cpp`.
+"""Random forests of the CPU engine: features are binned into at most 256 bins, trees grow in `native/forest.cpp`.
 
 A tree grows as scikit-learn's do by default, on a bootstrap sample, with the square root of the features at each split
 and the gini impurity, until its leaves are pure; only the thresholds that it tries lie between bins, not between any
@@ -44,24 +44,24 @@ BINNED_FEATURES = 16
 
 
 def forest_package(*, is_compiled: bool) -> str:
-    """Return the package that grows a forest: scikit-learn if there are no compiled tiles."""
+    """Return the name of the package that grows forests: gpubench, or scikit-learn without compiled functions."""
     return OURS if is_compiled else SKLEARN
 
 
 @dataclass(frozen=True, slots=True)
 class BinnedCells:
-    """Cells whose features are in bins.
+    """Cells whose features are divided into bins.
 
-    Equal values share a bin, and up to 256 different ones have a bin each. More are in 256 bins: the share u of the
-    lowest values is in the share u / 2 + (sqrt(u) + 1 - sqrt(1 - u)) / 4 of the bins, which are smaller at both ends,
-    where a rare class may be.
+    Equal values share a bin. A feature with up to 256 distinct values has one bin for each. Otherwise there are 256
+    bins: the lowest share u of the values is in the first share u / 2 + (sqrt(u) + 1 - sqrt(1 - u)) / 4 of the bins, so
+    that bins at both ends, where a rare class may be, have fewer values.
 
     Attributes
     ----------
-    columns : (d, n) uint8, the bin of each value
-    rows : (n, d) uint8, the same by cells
-    lows, highs : (d, 256) float32, the least and the greatest value of each bin; anything where a bin is not used
-    n_bins : (d,) int32
+    columns : (d, n) uint8, bin of each value, by feature
+    rows : (n, d) uint8, transpose of `columns`
+    lows, highs : (d, 256) float32, smallest and largest value in each bin; undefined for unused bins
+    n_bins : (d,) int32, number of bins of each feature
     """
 
     columns: NDArray[np.uint8]
@@ -72,7 +72,7 @@ class BinnedCells:
 
 
 def bin_cells(x: F32, tiles: Tiles, workers: WorkerThreads) -> BinnedCells:
-    """Put the features of C-contiguous cells (n, d) into bins."""
+    """Divide the features of C-contiguous cells x (n, d) into bins."""
     n, d = x.shape
     columns, rows = np.empty((d, n), np.uint8), np.empty((n, d), np.uint8)
     lows, highs = np.zeros((d, N_BINS), np.float32), np.zeros((d, N_BINS), np.float32)
@@ -92,14 +92,14 @@ def bin_cells(x: F32, tiles: Tiles, workers: WorkerThreads) -> BinnedCells:
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """The trees of a forest, one after the other.
+    """Trees of a forest in arrays that hold one tree after another.
 
     Attributes
     ----------
-    nodes : (m,) `compiled.TREE_NODE`; a leaf has feature -1
-    node_starts : (n_trees,) the first node of each tree, its root
-    shares : (s,) int32, the classes of leaves with several and their weights
-    share_starts : (n_trees,) the first share of each tree
+    nodes : (m,) `compiled.TREE_NODE`; leaves have the feature -1
+    node_starts : (n_trees,) index in `nodes` of the root of each tree
+    shares : (s,) int32, classes and weights of the leaves with cells of several classes
+    share_starts : (n_trees,) index in `shares` of the first entry of each tree
     """
 
     nodes: NDArray[Any]
@@ -108,7 +108,7 @@ class Trees:
     share_starts: I64
 
     def predict_proba(self, x: F32, n_classes: int, tiles: Tiles, workers: WorkerThreads) -> F64:
-        """Average the shares of the classes in the leaves of cells (m, d); (m, n_classes)."""
+        """Average over the trees the class shares of the leaves in which the cells x (m, d) end; (m, n_classes)."""
         m, d = x.shape
         proba = np.zeros((m, n_classes))
         n_trees, step = len(self.node_starts), workers.tuning.rows_per_task // 8
@@ -124,7 +124,7 @@ class Trees:
 
 
 def grow_trees(cells: BinnedCells, codes: I32, n_trees: int, seed: int, tiles: Tiles, workers: WorkerThreads) -> Trees:
-    """Grow trees on bootstrap samples of cells with codes (n,); the same trees for any number of threads."""
+    """Grow trees on bootstrap samples of cells with classes `codes` (n,); the number of threads changes nothing."""
     n, d = cells.rows.shape
     order = np.argsort(codes, kind="stable").astype(np.int32)
     max_features = max(1, math.isqrt(d))
@@ -152,11 +152,11 @@ def _starts(parts: tuple[NDArray[Any], ...]) -> I64:
 
 
 class RandomForest:
-    """A random forest: our own, or scikit-learn's if there are no compiled tiles; see `Classifier`.
+    """Random forest classifier, grown by gpubench, or by scikit-learn without compiled functions; see `Classifier`.
 
     Attributes
     ----------
-    note : which package has grown it
+    note : message that names the package that has grown the forest
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class RandomForest:
         Raises
         ------
         EngineUnavailable
-            The trees were grown where there are compiled tiles, and there are none here.
+            The trees were grown with compiled functions, which this machine does not have.
         """
         if self._trees is not None:
             tiles = compiled.load()
@@ -215,7 +215,7 @@ class RandomForest:
 
 
 def fit_sklearn(x: F32, codes: I32, n_trees: int, seed: int, n_threads: int) -> Any:
-    """Grow a forest of scikit-learn, whose predictions do not depend on the number of threads."""
+    """Train scikit-learn's random forest so that predictions do not depend on the number of threads."""
     from sklearn.ensemble import RandomForestClassifier
 
     forest = RandomForestClassifier(n_trees, random_state=seed, n_jobs=n_threads).fit(x, codes)

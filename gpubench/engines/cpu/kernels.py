@@ -1,7 +1,7 @@
-"""Kernels of the CPU engine in NumPy: each works on one block, and worker threads share the blocks.
+"""Kernels of the CPU engine in NumPy: each processes one block of rows, and worker threads share the blocks.
 
-Whole-array operations release the interpreter lock, and most are as fast as compiled loops. Distances between all cells
-are not, so those are also compiled, see `compiled`.
+NumPy's operations on arrays release the interpreter lock, and most are as fast as compiled loops. Distances between
+all cells are slower in NumPy, so these also exist as compiled functions, see `compiled`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Floats = Any  # an array of float32 or float64
 
 
 class Candidates:
-    """The nearest cells of each row of a block, collected over tiles of squared distances.
+    """Candidate neighbours of each row of a block, collected from tiles of squared distances.
 
-    Columns are in random order, so the first tile is a sample that shows how far the nearest cells will be; cells
-    further away are no candidates. Others are appended. When there are too many, they are sorted and cut back to
-    `keep` per row, which lowers the limits.
+    Each row has a limit; cells at a larger distance are not appended as candidates. As columns are in random order, the
+    first tile already gives good limits. When a row has too many candidates, the nearest `keep` are kept, and the limit
+    becomes the distance of the last.
     """
 
     def __init__(self, n_rows: int, keep: int, n_columns: int, dtype: Any) -> None:
@@ -60,7 +60,7 @@ class Candidates:
         self._n_new = 0
 
     def topk_update(self, tile: Floats, first_column: int) -> None:
-        """Add the candidates of a C-contiguous tile (rows, columns) of squared distances; infinity is no candidate."""
+        """Add candidates from a C-contiguous tile (rows, columns) of squared distances; infinite ones are skipped."""
         if not self._parts:
             expected = self._share * tile.shape[1]
             rank = int(np.ceil(expected + SAMPLING_DEVIATIONS * (np.sqrt(expected) + 1)))
@@ -74,9 +74,9 @@ class Candidates:
             self._cut_back()
 
     def finish(self) -> tuple[Floats, I64]:
-        """Return the limits (rows,), below which no other column is, and the columns (rows, keep) by distance.
+        """Return the limits (rows,) and the nearest columns (rows, keep) by distance, padded with -1.
 
-        Missing columns are -1.
+        All columns that are not returned are at least at the limit's distance.
         """
         rows, columns, _ = self._cut_back()
         ids = np.full((self._n_rows, self._keep), -1, np.int64)
@@ -97,7 +97,7 @@ class Candidates:
 
 
 def positions(mask: Bools) -> I64:
-    """Return the flat indices of True values, scanned eight bytes at a time."""
+    """Return the flat indices of True values, like `np.flatnonzero` but faster where few values are True."""
     flat = mask.ravel()
     whole = len(flat) // 8 * 8
     words = np.flatnonzero(flat[:whole].view(np.uint64))
@@ -120,7 +120,7 @@ def _rank_in_run(rows: I64, n_rows: int) -> I64:
 
 
 def exact_distances(queries: F32, x: F32, ids: I64) -> F64:
-    """Compute the squared distances of each query to the cells of its row of `ids` (m, c); infinite for an id of -1."""
+    """Compute the squared distances (m, c) of each query to the cells in its row of `ids` (m, c); infinite for -1."""
     squared = np.empty(ids.shape)
     step = max(1, DIFFERENCES // max(1, ids.shape[1] * x.shape[1]))
     for start in range(0, len(ids), step):
@@ -132,9 +132,9 @@ def exact_distances(queries: F32, x: F32, ids: I64) -> F64:
 
 
 def search_exactly(query: F32, x: F32, own: int, k: int) -> tuple[I64, F64]:
-    """Find the k neighbours of one query by comparing it with every cell in float64, except the cell `own`.
+    """Find the k neighbours of one query by comparing it in float64 with every cell except the cell `own`.
 
-    Returns ids and Euclidean distances by (distance, id).
+    Returns ids and Euclidean distances, ordered by (distance, id).
     """
     step = max(1, DIFFERENCES // x.shape[1])
     squared = np.empty(len(x))
@@ -149,9 +149,9 @@ def search_exactly(query: F32, x: F32, own: int, k: int) -> tuple[I64, F64]:
 
 
 def fuzzy_memberships(distances: F32, mean_distance: float, start: int, stop: int, out: F64) -> None:
-    """Write the UMAP membership strengths of rows [start, stop); see `Engine.fuzzy_graph`.
+    """Write UMAP's membership strengths of rows [start, stop) to `out`; see `Engine.fuzzy_graph`.
 
-    The mean distance is that of the whole graph, each cell itself included at distance 0.
+    `mean_distance` is the mean over the whole graph, which includes each cell itself at distance 0.
     """
     k = distances.shape[1]
     step = max(1, MEMBERSHIPS // k)
@@ -187,7 +187,7 @@ def _bandwidths(beyond: F64) -> F64:
 def symmetrise(
     indices: I32, memberships: F64, tiles: Tiles | None, over_rows: Callable[[int, Callable[[int, int], None]], None]
 ) -> Graph:
-    """Join the memberships of both directions, w + w' - w w', into one undirected graph."""
+    """Combine the memberships w and w' of both directions of an edge as w + w' - w w' into an undirected graph."""
     if tiles is None:
         return _symmetrise(indices, memberships)
     (n, k), rows = indices.shape, np.ascontiguousarray(indices)
@@ -203,7 +203,7 @@ def symmetrise(
 
 
 def _symmetrise(indices: I32, memberships: F64) -> Graph:
-    """Do the same by SciPy, in about four times the memory of the graph."""
+    """Do what `symmetrise` does with SciPy, using about four times the memory of the graph."""
     from scipy.sparse import csr_array
 
     n, k = indices.shape
@@ -217,7 +217,7 @@ def _symmetrise(indices: I32, memberships: F64) -> Graph:
 
 
 def average_ranks(values: NDArray[Any], first: int, last: int, out: F64) -> None:
-    """Write the ranks, from 1, inside rows [first, last) of values (m, n); equal values share their mean rank."""
+    """Write the ranks from 1 within rows [first, last) of values (m, n) to `out`; equal values get their mean rank."""
     for row, ranks in zip(values[first:last], out[first:last], strict=True):
         order = np.argsort(row, kind="stable")
         ordered = row[order]
@@ -227,7 +227,7 @@ def average_ranks(values: NDArray[Any], first: int, last: int, out: F64) -> None
 
 
 def group_means(x: Any, codes: I32, n_groups: int) -> F64:
-    """Compute the means of the rows of each group, (n_groups, d), of an array or a sparse matrix; see `Engine`."""
+    """Compute the mean of the rows of each group of an array or sparse matrix; see `Engine.group_means`."""
     if hasattr(x, "tocsr"):
         return means_of_sums(group_sums(x, codes, n_groups), codes)
     x, taken = to_host(x, "x"), np.flatnonzero(codes >= 0)
@@ -241,14 +241,14 @@ def group_means(x: Any, codes: I32, n_groups: int) -> F64:
 
 
 def means_of_sums(sums: F64, codes: I32) -> F64:
-    """Divide the sums of groups by their numbers of rows; NaN for an empty group."""
+    """Divide the sum of each group by the group's number of rows; NaN for an empty group."""
     sizes = np.bincount(codes[codes >= 0], minlength=len(sums))[:, None]
     means: F64 = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=sizes > 0)
     return means
 
 
 def group_sums(x: Any, codes: I32, n_groups: int) -> F64:
-    """Sum the rows of each group of a sparse matrix, (n_groups, d); code -1 leaves a row out."""
+    """Sum the rows of each group of a sparse matrix, (n_groups, d); rows with code -1 are left out."""
     entries, d = x.tocoo(), x.shape[1]
     row_codes = codes[entries.row]
     taken = row_codes >= 0

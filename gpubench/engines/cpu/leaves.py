@@ -1,10 +1,10 @@
-"""Approximate neighbours of millions of cells: close cells meet in leaves, then neighbours of neighbours are compared.
+"""Approximate neighbours of millions of cells: compare the cells of overlapping leaves, then neighbours of neighbours.
 
-Some cells, drawn at random, are leaders. Every cell joins the leaves of its nearest few leaders, so leaves overlap.
-Inside a leaf every two cells are compared by compiled tiles, in few principal components if these lose next to no
-neighbour. While the recall, measured on a sample of cells, is too low, other sets of leaders follow. A neighbour that
-is then still missing is mostly a neighbour of a neighbour, or may be found in yet another leaf, so rounds of both
-follow. The final order is by exact distances in all dimensions.
+Cells drawn at random are leaders, and each leader has a leaf. Every cell joins the leaves of its few nearest leaders,
+so leaves overlap and close cells share a leaf. Within a leaf all pairs of cells are compared by compiled functions, in
+few principal components if these lose almost no neighbours. While the recall, measured on a sample of cells, is too
+low, the search is repeated with other leaders. Most neighbours still missing are neighbours of neighbours, so rounds
+that compare these follow, alternating with further leaves. The final order is by exact distances in all dimensions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def leaf_sizes(n: int, k: int, tuning: CpuTuning) -> tuple[int, int]:
 
 
 def leaves_knn(x: F32, k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> Knn:
-    """Find most of the k nearest other cells of each cell; the same bits for a seed on any number of threads."""
+    """Find most of the k nearest other cells of each cell; a seed gives the same bits for any number of threads."""
     n, tuning = len(x), exact.workers.tuning
     component_bytes = 4 * int(MAX_COMPONENTS * x.shape[1])
     needed = (CandidateStore.bytes_per_row(k, n - 1) + 8 * tuning.leaves_per_cell + component_bytes) * n
@@ -91,7 +91,7 @@ def leaves_knn(x: F32, k: int, exact: ExactSearch, tiles: Tiles, seed: int) -> K
 
 
 def _reduce_dimensions(x: F32, exact: ExactSearch, seed: int) -> F32:
-    """Return the cells in their leading principal components, (n, fewer) float32, or `x` itself."""
+    """Return the cells projected on their leading principal components, float32, or x itself if few do not suffice."""
     n, d = x.shape
     sample = x[draw_sample(n, seed, PCA_SAMPLE)].astype(np.float64)
     mean = sample.mean(axis=0)
@@ -115,14 +115,14 @@ def _reduce_dimensions(x: F32, exact: ExactSearch, seed: int) -> F32:
 
 
 def _keeps_neighbors(reduced: F32, k: int, sample: I64, true: I32, exact: ExactSearch) -> bool:
-    """Whether almost all true neighbours of the sample are among the candidates that a complete search would keep."""
+    """Return whether a search in `reduced` would keep almost all true neighbours of the sampled cells as candidates."""
     n_kept, _ = CandidateStore.sizes(k, len(reduced) - 1)
     candidates = exact.knn_between(reduced[sample], reduced, min(n_kept + 1, len(reduced))).indices
     return measure_recall(sample, true, candidates) >= KEPT_NEIGHBORS
 
 
 def _nearest_leaders(x: F32, leaders: I64, n_joined: int, exact: ExactSearch, seed: int) -> I32:
-    """Find the nearest few leaders of each cell, (n, n_joined) positions among them; approximate for many leaders."""
+    """Return the `n_joined` nearest leaders of each cell as positions in `leaders`; approximate for many leaders."""
     tuning = exact.workers.tuning
     if len(leaders) <= tuning.max_compared_leaders:
         found: I32 = exact.knn_between(x.view(), x[leaders], n_joined).indices
@@ -142,9 +142,9 @@ def _nearest_leaders(x: F32, leaders: I64, n_joined: int, exact: ExactSearch, se
 
 
 def _leaves(x: F32, joined: I32, n_leaders: int, leaf: int, scaling: Scaling, seed: int) -> list[I64]:
-    """List the cells of each leaf, the largest leaf first so that no thread works on it alone at the end.
+    """List the cells of each leaf, the largest leaf first, so that no thread is left alone with it at the end.
 
-    `joined` has the positions of each cell's leaders, `leaf` is the average number of cells.
+    `joined` (n, n_joined) has the leaders of each cell, and `leaf` is the average number of cells per leaf.
     """
     cells = np.argsort(joined.ravel(), kind="stable") // joined.shape[1]
     sizes = np.bincount(joined.ravel(), minlength=n_leaders)
@@ -159,10 +159,10 @@ def _leaves(x: F32, joined: I32, n_leaders: int, leaf: int, scaling: Scaling, se
 
 
 class LeafSearch:
-    """Candidates of all cells, improved step by step."""
+    """Candidate neighbours of all cells, to which each step of the search adds nearer ones."""
 
     def __init__(self, x: F32, reduced: F32, k: int, exact: ExactSearch, tiles: Tiles) -> None:
-        """Prepare a search among `x` whose tiles compare `reduced`."""
+        """Prepare a search among the cells x that compares the cells `reduced` in tiles."""
         self._scaling = Scaling(reduced, reduced)
         self._x, self._reduced, self._k, self._exact, self._tiles = x, reduced, k, exact, tiles
         self._store = CandidateStore(tiles, range(len(x)), k, len(x) - 1)
@@ -170,7 +170,7 @@ class LeafSearch:
         self._locality_order = np.arange(len(x))
 
     def join_leaves(self, n_joined: int, leaf: int, seed: int) -> None:
-        """Compare the cells of each leaf of a new set of leaders."""
+        """Draw new leaders, let each cell join `n_joined` of their leaves, and compare the cells within each leaf."""
         x, workers, (n, d) = self._reduced, self._exact.workers, self._reduced.shape
         n_leaders = max(1, n_joined * n // leaf)
         leaders = np.sort(np.random.default_rng(seed).choice(n, min(n, n_leaders), replace=False))
@@ -181,14 +181,14 @@ class LeafSearch:
         self._locality_order = np.argsort(joined[:, 0], kind="stable")
 
     def _join_leaf(self, cells: I64) -> None:
-        """Compare every two cells of a leaf."""
+        """Compare all pairs of the cells of a leaf."""
         rows = self._scaling.rows(self._reduced[cells])
         squares = np.einsum("ij,ij->i", rows, rows)
         store = self._store
         self._tiles.join_leaf(*(rows, squares, cells, *rows.shape, store.keep, store.space, *store.arrays, store.locks))
 
     def join_near(self) -> None:
-        """Compare every cell with the nearest cells of its nearest cells, as they were before this round."""
+        """Compare every cell with the nearest candidates of its nearest candidates, as of the start of this round."""
         x, store, tiles = self._reduced, self._store, self._tiles
         n, d = x.shape
         width = min(MAX_NEAR, store.keep)
@@ -206,7 +206,7 @@ class LeafSearch:
             self._exact.workers.run(range(0, n, ROWS_PER_TASK), lambda step=step: step)  # type: ignore[misc]
 
     def finish_all(self) -> Neighbors:
-        """Order the candidates of all cells; cells with fewer than k candidates are searched exactly."""
+        """Return neighbours of all cells by exact distance; search cells with fewer than k candidates exactly."""
         # cells of one leaf share neighbours, which stay in the cache
         out = self.finish(self._locality_order)
         missing = np.flatnonzero(out.uncertain)
@@ -214,7 +214,7 @@ class LeafSearch:
         return out
 
     def finish(self, cells: I64) -> Neighbors:
-        """Order the candidates of some cells by exact distance; the rows of the others are not written."""
+        """Return neighbours by exact distance in which only the rows of the given cells are written."""
         x, store, out = self._x, self._store, self._out
         n, d = x.shape
         ids, norms = np.arange(n), np.zeros(ROWS_PER_TASK)

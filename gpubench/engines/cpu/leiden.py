@@ -1,8 +1,8 @@
-"""Leiden communities by igraph or networkit; of large graphs in a process of its own.
+"""Find Leiden communities with igraph or networkit; for large graphs in a child process.
 
-Both packages hold the interpreter's lock while they build and walk a graph, for minutes if there are millions of cells.
-No other thread of the process would run in that time, and Ctrl-C would not work. The process runs the same code, so the
-communities are the same.
+Both packages hold the interpreter lock while they build and search a graph, for minutes if there are millions of cells.
+Meanwhile no other thread of the process could run, and Ctrl-C would not work. The child process runs the same code and
+finds the same communities.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 @cache
 def igraph_core() -> Any:
-    """Return the compiled module of igraph.
+    """Import igraph's compiled module without the rest of the package.
 
-    The package around it imports matplotlib for its drawings, which takes longer than the communities of 50,000 cells.
-    A later `import igraph` finds the same compiled module.
+    The package imports matplotlib for plots, which takes longer than finding the communities of 50,000 cells. A later
+    `import igraph` uses the same compiled module.
     """
     name = "igraph._igraph"
     if name in sys.modules:
@@ -58,7 +58,7 @@ def igraph_core() -> Any:
 
 
 class IgraphRandom:
-    """Source of random numbers for igraph: one seeded NumPy generator."""
+    """Random number generator with the methods that igraph calls, based on a seeded NumPy generator."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.RandomState(seed)
@@ -76,7 +76,7 @@ class IgraphRandom:
         return float(self._random.random())
 
     def gauss(self, mean: float, deviation: float) -> float:
-        """Return a number from a normal distribution."""
+        """Return a random number from a normal distribution."""
         return float(self._random.normal(mean, deviation))
 
     def __getattr__(self, name: str) -> Any:
@@ -89,7 +89,7 @@ Block = tuple["I32", "I32", "F64"]
 
 @dataclass
 class Edges:
-    """The edges of n cells in the form that a package takes them."""
+    """Edges of a graph of n cells in the array types that igraph or networkit expects."""
 
     n: int
     ends: NDArray[Any]  # (2, m) cells, in the integer type of the package
@@ -97,11 +97,11 @@ class Edges:
 
     @classmethod
     def empty(cls, n: int, m: int, package: str) -> Edges:
-        """Allocate room for m edges of n cells, in the integer type that the package takes."""
+        """Allocate arrays for m edges of a graph of n cells, in the integer type that the package expects."""
         return cls(n, np.empty((2, m), np.uint64 if package == "networkit" else np.int32), np.empty(m))
 
     def fill(self, blocks: Iterator[Block]) -> Edges:
-        """Copy blocks of edges; returns itself."""
+        """Copy blocks of edges into the arrays; return self."""
         start = 0
         for sources, targets, weights in blocks:
             stop = start + len(weights)
@@ -110,17 +110,20 @@ class Edges:
         return self
 
     def free(self) -> None:
-        """Free the memory."""
+        """Drop the arrays to free their memory."""
         self.ends, self.weights = self.ends[:, :0].copy(), self.weights[:0].copy()
 
 
 def package_for(n: int, tuning: CpuTuning) -> str:
-    """Return the package that finds the communities of n cells."""
+    """Return the package used to find communities of n cells, "igraph" or "networkit"."""
     return "networkit" if n >= tuning.min_networkit_cells and find_spec("networkit") else "igraph"
 
 
 def edge_blocks(graph: Graph, tuning: CpuTuning) -> Iterator[Block]:
-    """Yield the edges of a graph on the host, ordered by their first cell; each once if there are many cells."""
+    """Yield the edges of a graph on the host in blocks, ordered by the first cell.
+
+    With many cells each undirected edge is yielded once, otherwise in both directions.
+    """
     for start in range(0, graph.n, tuning.edge_rows):
         stop = min(start + tuning.edge_rows, graph.n)
         stored = slice(int(graph.indptr[start]), int(graph.indptr[stop]))
@@ -133,12 +136,12 @@ def edge_blocks(graph: Graph, tuning: CpuTuning) -> Iterator[Block]:
 
 
 def count_edges(graph: Graph, tuning: CpuTuning) -> int:
-    """Return how many edges `edge_blocks` yields."""
+    """Return the number of edges that `edge_blocks` yields."""
     return sum(len(weights) for _, _, weights in edge_blocks(graph, tuning))
 
 
 def communities(graph: Graph, resolution: float, n_iterations: int, seed: int, tuning: CpuTuning = DEFAULT) -> I32:
-    """Find Leiden communities by modularity, in order of decreasing size."""
+    """Find communities that maximise modularity; return (n,) int32 codes in order of decreasing community size."""
     package = package_for(graph.n, tuning)
     edges = Edges.empty(graph.n, count_edges(graph, tuning), package).fill(edge_blocks(graph, tuning))
     return PACKAGES[package](edges, resolution, n_iterations, seed)
@@ -209,9 +212,11 @@ def leiden(
     timeline: Timeline,
     tuning: CpuTuning = DEFAULT,
 ) -> I32:
-    """See `communities`; MemoryError if the process has run out of memory, RuntimeError if it has failed otherwise.
+    """Find communities as `communities` does, for large graphs in a child process.
 
-    The last reference to the graph that `take` returns is dropped once the process has the edges, as memory is needed.
+    `take` is called once and returns the graph. To save memory, the graph is released when the child has received the
+    edges, so the caller should keep no reference. Raises MemoryError if the child ran out of memory, and RuntimeError
+    if it failed for another reason.
     """
     graph = take()
     if len(graph.indices) < tuning.min_process_edges or not sys.executable:
@@ -239,7 +244,7 @@ def _run_process(
     answers: tuple[NDArray[Any], ...],
     timeline: Timeline,
 ) -> None:
-    """Run `main` in a process of its own, send it the graph and fill in its answers."""
+    """Run `main` in a child process, send the graph to the child and fill the arrays `answers` with its output."""
     path = json.dumps(list(map(str, sys.path)))  # entries may be of other types than str
     command = [sys.executable, "-c", _CHILD, path, json.dumps(arguments)]
     with TemporaryFile() as stderr:
@@ -265,7 +270,7 @@ def _run_process(
 def _exchange(
     process: subprocess.Popen[bytes], take: Callable[[], Graph], tuning: CpuTuning, answers: tuple[NDArray[Any], ...]
 ) -> None:
-    """Send the graph and read the answers; the return code tells whether the process has failed."""
+    """Send the graph to the process and read its output into `answers`; failures show in the process's return code."""
     assert process.stdin
     assert process.stdout
     with suppress(BrokenPipeError), process.stdin as pipe:
@@ -284,7 +289,7 @@ def _write(pipe: IO[bytes], array: NDArray[Any]) -> None:
 
 
 def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
-    """Fill an array; return False if the pipe ends early."""
+    """Fill an array with bytes from a pipe; return False if the pipe ends before the array is full."""
     view = array.data.cast("B")
     while view.nbytes:
         n_bytes = pipe.readinto(view)  # type: ignore[attr-defined]
@@ -295,7 +300,7 @@ def _read_into(pipe: IO[bytes], array: NDArray[Any]) -> bool:
 
 
 def main() -> None:
-    """Run the process: read edges from standard input, write codes and peak memory to standard output."""
+    """Entry point of the child process: read edges from standard input, write codes and peak memory to its output."""
     # a terminal sends Ctrl-C to both processes, and the parent ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = json.loads(sys.argv[2])
@@ -307,7 +312,7 @@ def main() -> None:
 
 
 def _received_blocks(m: int) -> Iterator[Block]:
-    """Yield m edges as they arrive."""
+    """Yield blocks of m edges in total from standard input as they arrive."""
     size = np.empty(1, np.int64)
     while m:
         _read_or_end(size)

@@ -1,4 +1,4 @@
-"""Rank sums, and sums of groups of rows, by compiled functions; the same bits for any number of threads."""
+"""Rank sums and sums of groups of rows, computed by compiled functions with the same bits for any number of threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS_PER_TASK = 8192
 
 
 def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: WorkerThreads) -> RankSums:
-    """Count U and ties of each group in every gene; see `Engine.rank_sums`."""
+    """Compute U and the tie term of each group in every gene; see `Engine.rank_sums`."""
     n_genes = matrix.shape[1]
     # the control is group 0 of the compiled functions
     names = np.concatenate([[cells.control], np.delete(np.arange(cells.n_groups), cells.control)])
@@ -63,7 +63,7 @@ def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: Worker
 
 
 def _renumbered(codes: I32, names: NDArray[np.intp]) -> I32:
-    """Return codes by position in `names`, -1 as it is."""
+    """Replace each code by its position in `names`; -1 stays -1."""
     positions = np.empty(len(names) + 1, np.int32)
     positions[names] = np.arange(len(names))
     positions[-1] = -1
@@ -71,7 +71,7 @@ def _renumbered(codes: I32, names: NDArray[np.intp]) -> I32:
 
 
 def _counting(matrix: Matrix, codes: I32, tiles: Tiles) -> tuple[Callable[..., int], tuple[Any, ...]]:
-    """Return the compiled function for a matrix, and its first arguments."""
+    """Return the compiled function for the format and types of a matrix, and the function's first arguments."""
     kind = "f32" if matrix.dtype == np.float32 else "f64"
     if isinstance(matrix, np.ndarray):
         size = matrix.itemsize
@@ -85,17 +85,17 @@ def _counting(matrix: Matrix, codes: I32, tiles: Tiles) -> tuple[Callable[..., i
 
 
 def _types(matrix: Any) -> str:
-    """Return how names of compiled functions end for the types of a sparse matrix."""
+    """Return the suffix of compiled functions' names for the value and index types of a sparse matrix."""
     return f"{'f32' if matrix.dtype == np.float32 else 'f64'}_{'i64' if matrix.indices.dtype == np.int64 else 'i32'}"
 
 
 def _parts(matrix: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    """Return values, indices and bounds of a sparse matrix, as the compiled functions take them."""
+    """Return the arrays data, indices and indptr of a sparse matrix in types that the compiled functions accept."""
     return np.ascontiguousarray(matrix.data), np.ascontiguousarray(matrix.indices), matrix.indptr.astype(np.int64)
 
 
 def group_sums(matrix: Any, codes: I32, n_groups: int, tiles: Tiles, workers: WorkerThreads) -> F64:
-    """Sum the rows of each group of a sparse matrix in float64, (n_groups, d); code -1 leaves a row out."""
+    """Sum the rows of each group of a sparse matrix in float64, (n_groups, d); rows with code -1 are left out."""
     matrix = matrix if matrix.format in ("csr", "csc") else matrix.tocsr()
     if matrix.dtype != np.float32:
         matrix = matrix.astype(np.float64, copy=False)
@@ -115,7 +115,7 @@ def group_sums(matrix: Any, codes: I32, n_groups: int, tiles: Tiles, workers: Wo
 
 
 def _sum_rows(matrix: Any, codes: I32, tiles: Tiles, workers: WorkerThreads) -> list[tuple[int, F64]]:
-    """Return sums of groups, or of some rows of them, in the order of the groups and of their rows."""
+    """Return pairs of a group and a sum of some of its rows, by group and row; a group may have several pairs."""
     add, arrays = getattr(tiles, f"sum_rows_{_types(matrix)}"), _parts(matrix)
     order = np.argsort(codes, kind="stable").astype(np.int32)
     bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))

@@ -1,6 +1,6 @@
-"""Measured rates of the CPU engine: seconds of each kind of work on few cells.
+"""Measure the rates of the CPU engine: seconds per unit of each kind of work.
 
-A few thousand cells are enough to tell minutes from hours; more would take longer than many runs.
+A few thousand cells are enough to distinguish minutes from hours; more would take longer than many runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FEATURES = {
 
 
 def measure_rates(engine: Any) -> dict[str, list[float]]:
-    """Run each operation of a `CpuEngine` twice on few cells, and fit its seconds to its work."""
+    """Time each operation of a `CpuEngine` twice on few cells, and fit the rates at which seconds grow with work."""
     from scipy.sparse import csr_array
 
     rng = np.random.default_rng(0)
@@ -100,12 +100,12 @@ def measure_rates(engine: Any) -> dict[str, list[float]]:
 
 
 def tree_levels(n_trees: int, n: int) -> float:
-    """Count the cells that pass the levels of trees."""
+    """Return the work of growing trees on n cells: the number of cells summed over the levels of all trees."""
     return n_trees * n * math.log2(max(n, 2))
 
 
 def _draw_expression(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw logs of expression, of which one value in four is not zero."""
+    """Draw a random matrix of log expression in which one value in four is nonzero."""
     is_expressed = rng.random((CELLS, GENES)) < 0.25
     return np.where(is_expressed, rng.lognormal(size=(CELLS, GENES)), 0).astype(np.float32)
 
@@ -118,7 +118,7 @@ def _draw_cells(rng: np.random.Generator, codes: NDArray[np.int32], d: int) -> N
 
 
 def _fit(work: Sequence[Work], seconds: Sequence[float], features: Sequence[int]) -> list[float]:
-    """Fit rates of at least 0 that explain the seconds, with equal weights of relative errors."""
+    """Fit nonnegative rates to the work and seconds of several timings by least squares of relative errors."""
     from scipy.optimize import nnls
 
     rates = np.zeros(len(Work._fields))
@@ -128,7 +128,7 @@ def _fit(work: Sequence[Work], seconds: Sequence[float], features: Sequence[int]
 
 
 def _time(call: Callable[[], Any]) -> float:
-    """Return the shorter duration of two calls, because the first may load or page in what the second needs."""
+    """Return the shorter duration of two calls, because the first may include loading of code and data."""
     seconds = []
     for _ in range(2):
         begin = time.perf_counter()

@@ -46,7 +46,7 @@ def cluster_distances(
     memory_bytes: int,
     tiles: Tiles | None,
 ) -> tuple[F64, F64]:
-    """Compute the distances of all cells; see `Engine.cluster_distances`. Without compiled tiles NumPy is used."""
+    """Compute a and b of all cells; see `Engine.cluster_distances`. If `tiles` is None, NumPy is used."""
     segments = sort_cells(clusters, groups)
     own, nearest = np.zeros(len(x)), np.full(len(x), np.inf)  # in sorted order
     if metric == "cosine":
@@ -60,7 +60,7 @@ def cluster_distances(
 
 
 def _write_cosine_means(x: F32, segments: Segments, span: tuple[int, int], own: F64, nearest: F64) -> None:
-    """Write the mean cosine distances of a group: the mean over a cluster follows from the sum of its unit vectors."""
+    """Write the mean cosine distances of the cells of a group, computed from each cluster's sum of unit vectors."""
     first, last = span
     starts = segments.starts[first : last + 1]
     sizes = np.diff(starts)
@@ -120,7 +120,7 @@ def _write_euclidean_means(
 
 
 def silhouette_tile(rows: CentredRows, summer: Summer, i: Block, j: Block, sums: DistanceSums, lock: Lock) -> None:
-    """Add the distances of one tile to the sums of both sides."""
+    """Compute the distances between blocks i and j and add them to the sums of the rows of both."""
     left_sums, right_sums = fixed_tile_sums(rows, summer, i, j, sums.unit)
     with lock:
         sums.between(i, j)[...] += left_sums
@@ -129,7 +129,10 @@ def silhouette_tile(rows: CentredRows, summer: Summer, i: Block, j: Block, sums:
 
 
 def fixed_tile_sums(rows: CentredRows, summer: Summer, i: Block, j: Block, unit: float) -> tuple[I64, I64]:
-    """Sum the distances of a tile in fixed point: from each side's rows to the segments of the other block."""
+    """Sum the distances between blocks i and j in fixed point.
+
+    Returns the sums from the rows of i to the segments of j, and from the rows of j to the segments of i.
+    """
     left, right, same = rows.side(i), rows.side_for(j, i), i is j
     sums = summer.sums(left, right, same=same)
     if sums is None:
@@ -145,7 +148,7 @@ Piece = tuple["I64", list[Block]]
 def sampled_distances(
     cells: I64, x: F32, clusters: I32, groups: I32 | None, workers: WorkerThreads, tiles: Tiles | None
 ) -> tuple[F64, F64]:
-    """Compute the Euclidean distances of some cells; see `Engine.cluster_distances`."""
+    """Compute Euclidean a and b of the given cells; see `Engine.cluster_distances`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
     sample = Sample(segment_codes(cells, segments), segments, blocks)
@@ -168,7 +171,7 @@ def sampled_distances(
 
 
 def segment_codes(cells: I64, segments: Segments) -> I64:
-    """Return the segment of each of some cells."""
+    """Return the segment index of each of the given cells."""
     segment_of_cell = np.empty(len(segments.order), np.int64)
     segment_of_cell[segments.order] = np.repeat(np.arange(len(segments.sizes)), segments.sizes)
     codes: I64 = segment_of_cell[cells]
@@ -176,7 +179,7 @@ def segment_codes(cells: I64, segments: Segments) -> I64:
 
 
 def sums_to_segments(blocks: list[Block], cells: F32, rows: CentredRows, summer: Summer, unit: float) -> I64:
-    """Sum the distances from cells to the segments in consecutive blocks, in fixed point: (segments, cells)."""
+    """Sum the distances from cells to each segment of consecutive blocks, in fixed point: (segments, cells)."""
     first = blocks[0].first
     sums = np.zeros((blocks[-1].last - first, len(cells)), np.int64)
     for block in blocks:
@@ -187,7 +190,7 @@ def sums_to_segments(blocks: list[Block], cells: F32, rows: CentredRows, summer:
 
 
 class Sample:
-    """Some cells that are compared with all cells of their groups."""
+    """A sample of cells, each of which is compared with all cells of its group."""
 
     def __init__(self, segment: I64, segments: Segments, blocks: list[Block]) -> None:
         self.segment, self._sizes = segment, segments.sizes  # segment: (m,) that of each cell
@@ -206,7 +209,16 @@ class Sample:
             first_block = last_block
 
     def distances(self, cells: F32, which: I64, others: list[Block], rows: CentredRows, summer: Summer) -> F64:
-        """Compare the cells of a piece with their group; (2, m) mean distances to the own and the nearest cluster."""
+        """Return mean distances of m cells of one group to their own and to the nearest other cluster, (2, m).
+
+        Parameters
+        ----------
+        cells : (m, d) the cells
+        which : (m,) their positions in the sample
+        others : blocks of the group
+        rows : centred rows of all cells
+        summer : computes the sums of distances
+        """
         unit = fixed_point_unit(rows.reach, others[-1].stop - others[0].start)
         sums = sums_to_segments(others, cells, rows, summer, unit)
         first, last = others[0].first, others[-1].last

@@ -1,7 +1,7 @@
-"""Worker threads of the CPU engine: one Python thread per core, one BLAS thread inside each.
+"""Worker threads of the CPU engine: one Python thread per core, each of which uses one BLAS thread.
 
-NumPy, BLAS and our compiled kernels release the interpreter lock, so plain threads keep every core busy; BLAS's own
-threads would only compete for the same cores.
+NumPy, BLAS and our compiled functions release the interpreter lock, so Python threads keep every core busy; further
+threads of BLAS would only compete for the same cores.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WorkerThreads:
-    """Threads that share independent pieces of work, and the block sizes of these pieces."""
+    """Threads that process independent pieces of work, and the settings for the sizes of the pieces."""
 
     n_threads: int
     timeline: Timeline
     tuning: CpuTuning = DEFAULT
 
     def run(self, items: Sequence[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
-        """Call workers with the items; each thread makes one worker of its own, with the buffers it reuses.
+        """Process items on all threads; each thread calls `make_worker` once and the returned function with each item.
 
-        Which thread takes which item is not defined, so results must not depend on the order of items. The first
-        exception stops the other threads after their current item.
+        So a worker function can reuse buffers. Items may be processed in any order and by any thread, so results must
+        not depend on these. The first exception stops the other threads after their current item.
         """
         if not items:
             return

@@ -1,7 +1,8 @@
-"""Sums of the distances in a tile between two blocks of cells, by compiled code or NumPy.
+"""Sum the distances in a tile, the distances between all cells of two blocks, with compiled code or NumPy.
 
-A tile is a product, ||x||^2 + ||y||^2 - 2 x.y, in float32 on rows centred on their panel's mean. Distances so small
-that float32 would lose them to cancellation are computed again from differences, or the whole tile in float64.
+Squared distances are computed as ||x||^2 + ||y||^2 - 2 x.y in float32, from rows centred on the mean of their panel
+(see `segments`). Distances too small for this, because of cancellation, are recomputed from differences, or the whole
+tile is recomputed in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MAX_CLOSE_SHARE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a tile."""
+    """One of the two blocks of a tile: centred rows, their squared norms, and the first row of each segment."""
 
     rows: NDArray[np.floating]  # (m, d) float32 or float64
     squares: NDArray[np.floating]  # (m,) squared norms of the rows
@@ -47,11 +48,11 @@ class Side:
 
     @classmethod
     def of(cls, rows: NDArray[np.floating], cuts: I64) -> Side:
-        """Make a side of rows and compute their squared norms."""
+        """Make a side from centred rows and the first row of each segment (`cuts`), and compute the squared norms."""
         return cls(rows, np.einsum("ij,ij->i", rows, rows), cuts)
 
     def in_float64(self) -> Side:
-        """Return the same rows in float64."""
+        """Return the side with its rows converted to float64."""
         return Side.of(self.rows.astype(np.float64), self.cuts)
 
 
@@ -60,7 +61,7 @@ TileSums = tuple["NDArray[np.floating]", "NDArray[np.floating]"]
 
 
 class Summer:
-    """Sums the distances of tiles, by compiled code or by NumPy in buffers; each worker thread has its own."""
+    """Sum the distances of tiles with compiled code or NumPy; each worker thread has a summer with its own buffers."""
 
     def __init__(self, compiled: Tiles | None, d: int) -> None:
         self._compiled = compiled
@@ -70,9 +71,9 @@ class Summer:
             self._tile = np.empty((BLOCK_ROWS, BLOCK_ROWS), np.float32)
 
     def sums(self, left: Side, right: Side, *, same: bool = False) -> TileSums | None:
-        """Sum the distances between two sides; None if float32 has lost too many of them.
+        """Sum the distances between two sides by segment; return None if too many of them are inaccurate in float32.
 
-        `same` says that both sides are the same cells, at distance 0 from themselves.
+        If `same`, both sides are the same cells, and the distance of a cell to itself is exactly 0.
         """
         limit = float(CLOSE * (left.squares.max() + right.squares.max()))
         if self._compiled is None:
@@ -109,7 +110,7 @@ class Summer:
 
 
 def sums_in_float64(left: Side, right: Side, *, same: bool = False) -> TileSums:
-    """Sum the distances between two sides of float64 rows."""
+    """Sum the distances between two sides with float64 rows by segment; see `Summer.sums`."""
     tile = left.rows @ right.rows.T
     tile *= -2
     tile += left.squares[:, None]
@@ -132,16 +133,16 @@ def _sums(distances: NDArray[np.floating], left: Side, right: Side) -> TileSums:
 
 @dataclass(frozen=True, slots=True)
 class Centring:
-    """Centring and scaling of sorted rows, the same for any cut into blocks."""
+    """Means of the panels and the scale with which sorted rows are centred and scaled."""
 
     means: F32  # (panels, d) float32 means of the unscaled rows
     scale: float  # factor of the rows, a power of two
 
     @classmethod
     def of(cls, sums: F64, low: F32, high: F32, blocks: list[Block]) -> Centring:
-        """Compute them from the sums of all blocks (see `block_sums`) and the extremes of each dimension.
+        """Compute means and scale from the sums of all blocks (see `block_sums`) and the range of each dimension.
 
-        Means are rounded to float32, so that identical cells become exact zeros.
+        Means are rounded to float32, so that rows of a panel of identical cells become exactly 0.
         """
         extent = float((high.astype(np.float64) - low).max())
         # a power of two rounds nothing, and squares of scaled rows cannot overflow
@@ -153,7 +154,7 @@ class Centring:
 
     @property
     def reach(self) -> float:
-        """Largest possible distance of two centred rows."""
+        """Upper bound of the distance between two centred and scaled rows."""
         return float(np.sqrt(self.means.shape[1]))
 
     def centre(self, rows: F32, blocks: list[Block]) -> F32:
@@ -166,10 +167,10 @@ class Centring:
         return squares
 
     def move(self, rows: F32, panel: int) -> F32:
-        """Centre and scale rows in place, on the mean of a panel; returns them.
+        """Centre rows on the mean of a panel and scale them, both in place; return the rows.
 
-        Rows that shrink are scaled first and rows that grow are centred first, so that neither differences of values
-        close to the float32 limit overflow, nor a dimension in which all cells are far out.
+        If the scale is below 1, rows are scaled first, else they are centred first, so that neither differences of
+        values near the float32 limit nor dimensions with a large mean overflow.
         """
         scale, mean = np.float32(self.scale), self.means[panel]
         if scale < 1:
@@ -182,20 +183,20 @@ class Centring:
 
 
 def block_sums(rows: F32, blocks: list[Block]) -> F64:
-    """Sum the rows of each of some consecutive blocks; (blocks, d)."""
+    """Sum the rows within each of several consecutive blocks; (n_blocks, d)."""
     first = blocks[0].start
     return np.stack([rows[b.start - first : b.stop - first].sum(axis=0, dtype=np.float64) for b in blocks])
 
 
 def _panel_runs(blocks: list[Block]) -> Iterator[tuple[int, int, int]]:
-    """Yield the first row, the one after the last, and the panel of each run of blocks of the same panel."""
+    """Yield (start, stop, panel) for each run of blocks of the same panel, with the range of the run's rows."""
     for panel, run in groupby(blocks, key=attrgetter("panel")):
         panel_blocks = list(run)
         yield panel_blocks[0].start, panel_blocks[-1].stop, panel
 
 
 class CentredRows:
-    """Sorted rows, or runs of them, each block centred on its panel's mean and scaled to an extent of at most 1."""
+    """All sorted rows, or some ranges of them, centred on the means of their panels and scaled to at most 1."""
 
     def __init__(self, runs: list[tuple[int, F32, F32]], centring: Centring) -> None:
         self.runs = runs  # first row of each run, its rows (m, d), and their squared norms
@@ -204,7 +205,7 @@ class CentredRows:
 
     @classmethod
     def sort(cls, x: F32, segments: Segments, blocks: list[Block]) -> CentredRows:
-        """Sort and centre all rows."""
+        """Sort the cells x by segment and centre all rows."""
         rows = x[segments.order]
         centring = Centring.of(block_sums(rows, blocks), rows.min(axis=0), rows.max(axis=0), blocks)
         return cls([(0, rows, centring.centre(rows, blocks))], centring)
@@ -232,6 +233,6 @@ class CentredRows:
         return Side.of(rows, block.cuts)
 
     def cells_side(self, cells: F32, other: Block) -> Side:
-        """Return unscaled cells centred and scaled like the rows of a block, so that equal cells have equal rows."""
+        """Return cells as a side, centred and scaled like the rows of a block, so that equal cells have equal rows."""
         rows = self._centring.move(cells.copy(), other.panel)
         return Side.of(rows, np.zeros(1, np.int64))

@@ -1,8 +1,8 @@
-"""Exact nearest neighbours by compiled tiles: every pair of cells is compared once and offered to both.
+"""Exact nearest neighbours with compiled functions that compare each pair of cells once, as a candidate for both.
 
-Cells are ordered so that close ones stand together, and cut into blocks. Each block is first compared with itself,
-which shows every cell roughly how far its neighbours are, and then with the blocks after it, few of whose cells are
-close enough to become candidates. Exact distances of the candidates decide.
+Cells are ordered so that close cells follow one another, and cut into blocks. Each block is first compared with itself,
+which limits how far the neighbours of its cells can be, and then with later blocks, few of whose cells are near enough
+to become candidates. Finally the candidates are ordered by exact distance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CandidateStore:
-    """Candidates of each row, which the compiled functions write."""
+    """Candidate neighbours of each row, in arrays that the compiled functions write to."""
 
     def __init__(self, tiles: Tiles, part: range, k: int, n_others: int) -> None:
         self.first = part.start
@@ -36,24 +36,24 @@ class CandidateStore:
 
     @staticmethod
     def sizes(k: int, n_others: int) -> tuple[int, int]:
-        """Return how many candidates a row keeps, and how many it can hold before it is cut back."""
+        """Return how many of a row's candidates are kept, and how many it can hold before it is reduced to these."""
         keep = min(k + max(4, k // 16), n_others)
         return keep, keep + max(16, keep // 4)
 
     def candidates(self, rows: slice) -> tuple[I32, I64]:
-        """Return how many candidates each of some rows has, and all their positions, one row after another."""
+        """Return the number of candidates of each of the rows, and the positions of all their candidates row by row."""
         candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
         filled = np.arange(self.space) < counts[:, None]
         return counts, (candidates[filled] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
     def replace(self, row: int, positions: I64) -> None:
-        """Replace the candidates of a row that is not compared any more."""
+        """Replace the candidates of a row; the row must not be compared with further cells afterwards."""
         self.arrays[0][row, : len(positions)] = positions
         self.arrays[1][row] = len(positions)
 
     @classmethod
     def bytes_per_row(cls, k: int, n_others: int) -> int:
-        """Return the memory of one row."""
+        """Return the memory in bytes of the candidates of one row."""
         return 8 * cls.sizes(k, n_others)[1] + 9
 
 
@@ -80,7 +80,7 @@ def search(
     memory_bytes: int,
     order: I64 | None = None,
 ) -> None:
-    """Find the neighbours of every query; if `queries` is `x` itself, a cell is not its own neighbour."""
+    """Find the nearest cells in x to every query; if `queries` is `x` itself, a cell is not its own neighbour."""
     sides = _Sides(tiles, queries, x, workers, order)
     k = out.indices.shape[1]
     row_bytes = CandidateStore.bytes_per_row(k, sides.n_others)
@@ -93,13 +93,18 @@ def search(
 def search_pair(
     tiles: Tiles, x: F32, sides: tuple[I64, I64], farthest: F32, k: int, workers: WorkerThreads, scaling: Scaling
 ) -> tuple[CandidateStore, I64]:
-    """Find for each cell of one side its neighbours on the other side within a distance.
+    """Find for each cell of two disjoint sets, the sides, its nearest cells on the other side within a distance.
 
-    The sides are some cells of `x`, in the order of `locality_order`; every pair between them is compared once.
-    `farthest` is the largest distance of a neighbour of each cell, those of one side before those of the other.
+    Parameters
+    ----------
+    sides : indices in x of the cells of both sides, each in the order of `locality_order`
+    farthest : largest distance of a neighbour of each cell, for all cells of the first side, then of the second
 
-    Returns the cells within the distance, or the nearest k and a few more if these are fewer, as positions in both
-    sides, one after the other; and the positions of the cells that may have missed a nearer one.
+    Returns
+    -------
+    store : candidates of each cell as positions in the concatenated sides: all cells within the distance, or, if there
+        are many, the nearest k and a few more
+    uncertain : positions of the cells for which a nearer cell may be missing from the candidates
     """
     order = np.concatenate(sides)
     both = _Sides(tiles, x, x, workers, order, scaling)
@@ -118,14 +123,14 @@ def search_pair(
 
 
 def exact_squared(tiles: Tiles, queries: F32, x: F32, rows: NDArray[Any], cells: NDArray[Any]) -> F64:
-    """Compute the exact squared distances of queries `rows[i]` and cells `cells[i]`, to the bit as the search; (m,)."""
+    """Compute squared distances of queries `rows[i]` to cells `cells[i]`, (m,), with the same bits as in `search`."""
     squared = np.empty(len(rows))
     tiles.exact_squared(queries, x, x.shape[1], rows.astype(np.int64), cells.astype(np.int64), len(rows), squared)
     return squared
 
 
 def order_exactly(tiles: Tiles, queries: F32, x: F32, ids: I32, out: Neighbors) -> None:
-    """Order candidates (m, c), -1 at the end of rows with fewer, by (exact distance, id) and keep the nearest."""
+    """Write the nearest candidates of each query to `out`, by (exact distance, id); `ids` (m, c) is padded with -1."""
     m, c = ids.shape
     no_norms = np.zeros(m)
     tiles.topk_finish(
@@ -147,9 +152,9 @@ def _search_part(
 
 
 def _calls(part: range, n: int, d: int, products: int, *, symmetric: bool) -> Iterator[list[Call]]:
-    """Yield lists of calls that compare the rows of `part` with all n columns; a list is done before the next begins.
+    """Yield lists of calls that compare the rows of `part` with all n columns; run each list before the next.
 
-    If rows and columns are the same cells, the leaves have been compared with themselves before.
+    If `symmetric`, rows and columns are the same cells, and leaves must have been compared with themselves before.
     """
     size = _block(d)
     step = max(1, products // (size * size * d)) * size
@@ -187,7 +192,7 @@ def _cut(rows: range, size: int) -> list[range]:
 
 
 class _Sides:
-    """Both sides of the tiles."""
+    """Queries (rows) and cells (columns) of a search, in the form that the compiled functions take."""
 
     def __init__(
         self,
@@ -198,7 +203,7 @@ class _Sides:
         order: I64 | None = None,
         scaling: Scaling | None = None,
     ) -> None:
-        """Prepare both sides; `order` are the cells that are compared with each other, see `locality_order`."""
+        """Prepare rows and columns; `order` has the cells to compare with each other. If None, see `locality_order`."""
         self._tiles, self._queries, self._x = tiles, queries, x
         self.same = queries is x  # whether the queries are the cells themselves
         self.d = x.shape[1]
@@ -217,7 +222,7 @@ class _Sides:
         self._largest = float(self._squares[: self.n_columns].max())
 
     def start(self, to: CandidateStore, where: range) -> None:
-        """Compare the cells of a leaf with each other; they have no candidates yet."""
+        """Compare the cells of a leaf, the rows `where`, with each other; they must not have candidates yet."""
         rows, squares = self._rows(where)
         self._tiles.topk_start(
             *(rows, squares, where.start, len(rows), self._panels, self._squares, self.d),
@@ -225,7 +230,7 @@ class _Sides:
         )
 
     def offer(self, to: CandidateStore, call: Call) -> None:
-        """Compare some rows with some columns."""
+        """Compare the rows of a call with its columns and add candidates to the store `to`."""
         where, columns, both = call
         rows, squares = self._rows(where)
         self._tiles.topk_tiles(
@@ -234,13 +239,13 @@ class _Sides:
         )
 
     def limits(self, farthest: F32) -> F32:
-        """Return limits for products so that no cell within a distance of each row is missed."""
+        """Return limits of rounded squared distances such that no cell within `farthest` of its row is missed."""
         rounding = Rounding.of(self._squares[: self.n_columns], self._largest, self.d, self._scaling.scale)
         limits = rounding.upper_bounds(np.nextafter(farthest, np.float32(np.inf)).astype(np.float64))
         return np.nextafter(limits.astype(np.float32), np.float32(np.inf))
 
     def finish(self, candidates: CandidateStore, where: range, out: Neighbors) -> None:
-        """Order the candidates of some rows and write the nearest."""
+        """Order the candidates of the rows `where` by exact distance and write the nearest to `out`."""
         rows, squares = self._rows(where)
         block = slice(where.start - candidates.first, where.stop - candidates.first)
         rounding = Rounding.of(squares, self._largest, rows.shape[1], self._scaling.scale)
@@ -252,7 +257,7 @@ class _Sides:
         )
 
     def may_have_missed(self, candidates: CandidateStore, positions: I64, k: int) -> Bools:
-        """Whether one of the nearest k of each of some cells may be no candidate."""
+        """Return for cells at these positions whether one of their k nearest cells may be missing among candidates."""
         queries = self._x[self._row_ids[positions]]
         rows = self._scaling.rows(queries)
         rounding = Rounding.of(np.einsum("ij,ij->i", rows, rows), self._largest, self.d, self._scaling.scale)

@@ -1,4 +1,4 @@
-"""Block sizes of the CPU engine, and the sizes at which its algorithms change, in one value that an engine is given."""
+"""Settings of the CPU engine: block sizes, and the numbers of cells from which other algorithms are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpubench.engines import planner
 
 @dataclass(frozen=True, slots=True)
 class CpuTuning:
-    """Sizes that decide how fast the CPU engine is and how much memory its blocks take.
+    """Block sizes and thresholds, which determine the speed of the CPU engine and the memory of its blocks.
 
     Exact results do not depend on them. The fields of the leaf search and of Leiden decide which approximate
     neighbours and which communities are found.
