@@ -157,8 +157,8 @@ class Engine(ABC):
         """Find the k nearest other cells of each cell of x (n, d) by Euclidean distance.
 
         A cell is excluded from its own neighbours by its index, so copies of it may be neighbours. The search is exact
-        unless the policy chooses an approximate method. Exact neighbours are ordered by (distance in float64, index), so
-        ties and duplicates give the same neighbours on every engine and for any number of threads.
+        unless the policy chooses an approximate method. Exact neighbours are ordered by (distance in float64, index),
+        so ties and duplicates give the same neighbours on every engine and for any number of threads.
 
         Raises
         ------

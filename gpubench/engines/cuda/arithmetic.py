@@ -1,4 +1,4 @@
-"""How products of cells are computed on the GPU, and which way is the fastest on this one.
+"""Choose how products of cells are computed on the GPU: in float32 or on tensor cores, whichever is faster.
 
 Tensor cores multiply float32 numbers of which they keep 11 bits (TF32). Where that is not enough, a number is split
 into a high and a low part of 11 bits each, and one product of three times the length, [high, high, low] .
@@ -32,14 +32,14 @@ MEASURED_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """How products of cells are computed.
+    """A way of computing products of cells, with bounds of its rounding errors.
 
     Attributes
     ----------
-    parts : factor by which the operands become longer
-    tensor_cores : whether operands are rounded to TF32
-    operand_error : largest difference between a multiplied row and the centred row, relative to its length
-    unit : relative error of an addition
+    parts : factor by which operands become longer, because numbers are split into parts
+    tensor_cores : whether tensor cores are used, which round operands to TF32
+    operand_error : largest difference between a centred row and the row as multiplied, relative to the row's norm
+    unit : largest relative error of an addition
     close : squared distances below this share of the squared norms are recomputed from differences of cells
     """
 
@@ -50,10 +50,10 @@ class Arithmetic:
     close: float
 
     def slack(self, d: int) -> float:
-        """Bound the error of a squared distance of a tile, relative to (|x| + |y|)^2.
+        """Return a bound of the error of a squared distance |x - y|^2 of a tile, relative to (|x| + |y|)^2.
 
-        The bound of a sum of d products and a few more terms, plus the effect of rounded operands: with rows that are
-        off by e |x| and e |y|, |x - y|^2 changes by at most (2 e + e^2) (|x| + |y|)^2, with the unrounded lengths.
+        The bound covers a sum of d products and a few more terms, and the rounding of operands: if x and y have errors
+        of norms e |x| and e |y|, |x - y|^2 changes by at most (2 e + e^2) (|x| + |y|)^2.
         """
         return 3.0 * (self.parts * d + 8) * self.unit + 2.1 * self.operand_error
 
@@ -67,18 +67,18 @@ ACCURATE = {"float32": FLOAT32, "split": SPLIT}
 
 
 def padded(n: int) -> int:
-    """Round a number of values up to whole groups of 16 bytes."""
+    """Round a number of float32 values up to a multiple of 16 bytes."""
     return -(-n // VALUES_PER_GROUP) * VALUES_PER_GROUP
 
 
 def cascade(device: Device, d: int, precision: str) -> list[Arithmetic]:
-    """Return the arithmetics to try in order: the fastest that `precision` allows first, an accurate one last."""
+    """Return the arithmetics to try in this order: first the fastest that `precision` allows, last an accurate one."""
     accurate = fastest(device, d) if device.has_tensor_cores else FLOAT32
     return [TF32, accurate] if precision == "fast" and device.has_tensor_cores else [accurate]
 
 
 def fastest(device: Device, d: int) -> Arithmetic:
-    """Return the accurate arithmetic that is the fastest for d dimensions, by times of this device or one like it."""
+    """Return the fastest accurate arithmetic for d dimensions, from times measured on this model of GPU."""
     key = f"{device.name}, CuPy {getattr(device.xp, '__version__', '')}, d={d}"
     if key not in device.seconds:
         kept = _read(device.times_file)
@@ -94,7 +94,7 @@ def fastest(device: Device, d: int) -> Arithmetic:
 
 
 def _read(path: Path | None) -> dict[str, dict[str, float]]:
-    """Return the valid times of a file; nothing if there is none, as before the first measurement."""
+    """Return the valid times in a file; empty if the file does not exist, as before the first measurement."""
     try:
         kept = json.loads(path.read_text()) if path else {}
     except (OSError, ValueError) as error:
@@ -108,7 +108,7 @@ def _read(path: Path | None) -> dict[str, dict[str, float]]:
 
 
 def _write(path: Path | None, kept: dict[str, dict[str, float]]) -> None:
-    """Keep times for later processes; without a folder that can be written they are measured in each."""
+    """Write times to a file for later processes; if the folder is not writable, each process measures them again."""
     if path is None:
         return
     try:

@@ -37,11 +37,11 @@ labels; and the forest is in memory three times while cuML converts it for predi
 
 
 class Forests:
-    """Makes random forests: of cuML, or of the CPU engine where cuML cannot be used.
+    """Factory of random forests: cuML's, or the CPU engine's if cuML cannot be used.
 
     Parameters
     ----------
-    exact : train on all cells
+    exact : whether to train on all cells, however many
     """
 
     def __init__(self, device: Device, seed: int, n_threads: int, *, exact: bool) -> None:
@@ -49,13 +49,13 @@ class Forests:
 
     @cached_property
     def problem(self) -> str:
-        """Why cuML cannot be used; empty if it can."""
+        """Reason why cuML cannot be used; empty if it can."""
         with self._device.library():
             problem = import_problem("cuml")
         return problem and f"cuML {problem}"
 
     def max_training_cells(self, n: int) -> int:
-        """Return how many of n cells to train on, so that it takes minutes, and the forest fits the host's memory."""
+        """Return how many of n cells to train on, so that training takes minutes and the forest fits in host memory."""
         if self._exact:
             return n
         if self.problem:
@@ -82,7 +82,7 @@ class CudaLogisticRegression(logistic.LogisticRegression):
         yield CudaObjective(self._workspace, x, y, n_classes, penalty)
 
     def decision_function(self, x: Array) -> Array:
-        """Return the logits (m, n_classes); minus infinity for a class that had no cells."""
+        """Return the logits (m, n_classes); minus infinity for a class without training cells."""
         logits, present = self._xp.full((len(x), self._n_classes), -np.inf), self._xp.asarray(self._present)
         for rows, _, tile in _logit_tiles(self._workspace, x, self._weights, self._intercepts, self._n_classes):
             logits[rows, present] = tile
@@ -90,7 +90,7 @@ class CudaLogisticRegression(logistic.LogisticRegression):
 
 
 class CudaObjective(logistic.Objective):
-    """Loss summed over large tiles of cells, in float64 beyond a tile."""
+    """Objective of logistic regression, computed in tiles of cells on the GPU; sums of tiles are added in float64."""
 
     def __init__(self, workspace: Workspace, x: Array, y: NDArray[np.intp], n_classes: int, penalty: float) -> None:
         super().__init__(len(x), x.shape[1], n_classes, penalty)
@@ -123,7 +123,7 @@ class CudaObjective(logistic.Objective):
 def _logit_tiles(
     workspace: Workspace, x: Array, weights: NDArray[Any], intercepts: NDArray[Any], n_classes: int
 ) -> Iterator[tuple[slice, Array, Array]]:
-    """Yield rows of x, their cells, and their logits (rows, len(intercepts)) float32."""
+    """Yield for each tile the range of rows of x, the cells, and their logits (rows, len(intercepts)) float32."""
     device, xp = workspace.device, workspace.device.xp
     device_weights, device_intercepts = xp.asarray(weights), xp.asarray(intercepts)
     for rows in row_blocks(len(x), workspace.tuning.classifier_values // (x.shape[1] + n_classes)):
@@ -135,11 +135,11 @@ def _logit_tiles(
 
 
 class CumlForest:
-    """Random forest of cuML: trees of any depth, thresholds from quantiles.
+    """Random forest classifier of cuML, with unlimited depth and thresholds at quantiles; see `Classifier`.
 
     Attributes
     ----------
-    note : names the package
+    note : message that names the package
     """
 
     def __init__(self, device: Device, seed: int, *, n_estimators: int = forest.N_TREES) -> None:
@@ -177,11 +177,11 @@ class CumlForest:
 
 
 class HostForest(forest.RandomForest):
-    """Random forest of the CPU engine: cells are copied to the host.
+    """Random forest of the CPU engine, which copies cells from the GPU to the host.
 
     Parameters
     ----------
-    why : why it is not cuML's
+    why : reason why cuML's forest is not used
     """
 
     def __init__(self, xp: Any, seed: int, n_threads: int, why: str, **params: Any) -> None:

@@ -1,4 +1,4 @@
-"""The GPU as the CUDA engine uses it: detection, launches and products, memory and copies.
+"""Access to a GPU through CuPy: detection, kernel launches, matrix products, memory and copies.
 
 All use of CuPy beyond the functions that it shares with NumPy is in this file.
 """
@@ -60,7 +60,7 @@ DLPACK_CUDA = 2
 
 
 def driver_version() -> str | None:
-    """Return the newest CUDA version that the NVIDIA driver supports, None without a driver."""
+    """Return the newest CUDA version that the NVIDIA driver supports; None without a driver."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     version = ctypes.c_int()
     try:
@@ -71,7 +71,7 @@ def driver_version() -> str | None:
 
 
 def count_gpus() -> int:
-    """Return the number of GPUs that CuPy sees, 0 if it cannot work."""
+    """Return the number of GPUs that CuPy finds; 0 if CuPy does not work."""
     try:
         import cupy
 
@@ -81,13 +81,13 @@ def count_gpus() -> int:
 
 
 def install_command(driver: str | None = None) -> str:
-    """Return the command that installs the packages of the CUDA engine for the CUDA version of the driver."""
+    """Return the shell command that installs the CUDA engine's packages for the driver's CUDA version."""
     extra = "cuda12" if driver is not None and driver.startswith("12.") else "cuda13"
     return f'pip install "gpubench-sc[{extra}]"'
 
 
 def _why_unavailable(error: Exception, driver: str) -> str:
-    """Return why the engine cannot start where CuPy has raised this error, and what to do."""
+    """Return a message on why the engine cannot start, given an error of CuPy, and what to do about it."""
     said = " ".join(str(error).split()) or type(error).__name__
     status = getattr(error, "status", None)
     if status in CANNOT_START:
@@ -103,19 +103,19 @@ def _why_unavailable(error: Exception, driver: str) -> str:
 
 
 class Device:
-    """One GPU, through CuPy.
+    """One GPU, used through CuPy.
 
     Attributes
     ----------
-    xp : CuPy
-    number : CUDA's number of the GPU
-    name : of the GPU
+    xp : the module cupy
+    number : CUDA's device number of the GPU
+    name : name of the GPU
     n_multiprocessors : number of multiprocessors
     capability : compute capability times ten
-    has_tensor_cores : whether tensor cores multiply float32 rounded to TF32
-    memory : of the GPU
-    times_file : where times of products are kept; None: nowhere
-    seconds : those times that this process knows, see `arithmetic.fastest`
+    has_tensor_cores : whether the GPU has tensor cores that multiply float32 rounded to TF32
+    memory : memory pool of the GPU
+    times_file : file that stores measured times of products. If None, they are not stored
+    seconds : times of products known to this process, see `arithmetic.fastest`
     """
 
     def __init__(self, xp: ModuleType, number: int = 0) -> None:
@@ -140,7 +140,7 @@ class Device:
         Raises
         ------
         EngineUnavailable
-            With the piece that is missing and the command that installs it.
+            There is no usable GPU; the message names the missing driver or package and how to install it.
         """
         driver = driver_version()
         if driver is None:
@@ -169,12 +169,12 @@ class Device:
         return device
 
     def current(self) -> Device:
-        """Make this the device of the calling thread; each thread starts with the first one. Returns itself."""
+        """Make this GPU the current device of the calling thread, which is initially the first GPU; return self."""
         self.xp.cuda.Device(self.number).use()
         return self
 
     def thread_setup(self) -> Callable[[], None]:
-        """Return what a new thread calls to use this device and the stream that the calling thread uses on it."""
+        """Return a function that makes a new thread use this device and the stream of the current thread."""
         with self.xp.cuda.Device(self.number):
             stream = self.xp.cuda.get_current_stream()
 
@@ -186,12 +186,12 @@ class Device:
 
     @contextmanager
     def library(self) -> Iterator[None]:
-        """Context for importing and calling cuML or cuGraph, which use streams and allocators of their own.
+        """Provide a context for importing and calling cuML or cuGraph, which have their own streams and allocators.
 
         Raises
         ------
         OutOfMemory
-            The library ran out of memory, however it says so.
+            The library ran out of memory, whatever exception it raised.
         """
         self.current().synchronize()
         self.memory.trim()
@@ -202,20 +202,20 @@ class Device:
             self.memory.install()
 
     def launch(self, name: str, n_threads: int, *args: Any, rows: int | None = None) -> None:
-        """Run a kernel of `kernels/` with about `n_threads` threads (for each of `rows`, if its grid has a y)."""
+        """Run a kernel with about `n_threads` threads; for each of `rows` if the grid has two dimensions."""
         block = KERNELS[name].block_threads
         n_blocks = max(1, min(-(-n_threads // block), BLOCKS_PER_MULTIPROCESSOR * self.n_multiprocessors))
         grid = (n_blocks,) if rows is None else (n_blocks, min(rows, kernels.MAX_GRID[1]))
         kernels.launch(name, grid, (block,), *args)
 
     def product(self, left: Array, right: Array, out: Array, *, tensor_cores: bool) -> None:
-        """Write left (m, p) . right (n, p)^T to out (m, n); see `multiply`."""
+        """Write the matrix product of left (m, p) and the transpose of right (n, p) to out (m, n); see `multiply`."""
         self.multiply(left, right.T, out, tensor_cores=tensor_cores)
 
     def multiply(self, left: Array, right: Array, out: Array, *, tensor_cores: bool) -> None:
-        """Write left (m, p) . right (p, n) to out (m, n), C-contiguous; all float32, transposed views are not copied.
+        """Write the matrix product of left (m, p) and right (p, n) to out (m, n), C-contiguous; all are float32.
 
-        With `tensor_cores` the operands may be rounded to TF32, without them the products are float32.
+        Transposed views are not copied. If `tensor_cores`, operands may be rounded to TF32.
         """
         from cupy._core import _routines_linalg as linalg
 
@@ -228,7 +228,7 @@ class Device:
             linalg.set_compute_type(np.float32, before)
 
     def product_seconds(self, edge: int, width: int, *, tensor_cores: bool) -> float:
-        """Return the time of a product of (edge, width) operands: of several in a row, the best of three times."""
+        """Return the seconds of a product of two (edge, width) operands: mean of several, minimum of three repeats."""
         operand, out = self.xp.ones((edge, width), np.float32), self.xp.empty((edge, edge), np.float32)
         best = np.inf
         for _ in range(1 + REPEATS):  # the first one loads the code of cuBLAS
@@ -241,26 +241,26 @@ class Device:
         return float(best) / PRODUCTS_TIMED
 
     def synchronize(self) -> None:
-        """Wait for all work that was submitted."""
+        """Wait until the GPU has finished all submitted work."""
         self.xp.cuda.get_current_stream().synchronize()
 
     def free_bytes(self) -> int:
-        """Return the memory that this process can still get; see `GpuMemory.free_bytes`."""
+        """Return the bytes of GPU memory that this process can still allocate; see `GpuMemory.free_bytes`."""
         with self.xp.cuda.Device(self.number):
             return self.memory.free_bytes()
 
     def peak_bytes(self) -> int:
-        """Return the most memory in use since the last call; see `GpuMemory.peak_bytes`."""
+        """Return the peak bytes of GPU memory in use since the last call; see `GpuMemory.peak_bytes`."""
         with self.xp.cuda.Device(self.number):
             return self.memory.peak_bytes()
 
     def pinned(self, shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return pinned host memory, from which the GPU copies asynchronously."""
+        """Allocate an array in pinned host memory, from which the GPU can copy asynchronously."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.ndarray(shape, dtype, self.xp.cuda.alloc_pinned_memory(n_bytes))
 
     def mapped(self, shape: tuple[int, int], dtype: DTypeLike) -> tuple[Array, NDArray[Any]]:
-        """Return pinned host memory as an array of the GPU, which reads it over the bus, and as one of the host."""
+        """Allocate pinned host memory; return it as an array of the GPU, which reads it over the bus, and the host."""
         cuda, n_bytes = self.xp.cuda, int(np.prod(shape)) * np.dtype(dtype).itemsize
         pinned = cuda.PinnedMemory(n_bytes)  # CuPy's pool would round the size up to a power of two
         host: NDArray[Any] = np.ndarray(shape, dtype, cuda.PinnedMemoryPointer(pinned, 0))
@@ -271,14 +271,14 @@ class Device:
         return self.xp.ndarray(shape, dtype, cuda.MemoryPointer(memory, 0)), host
 
     def on_device(self, x: Array) -> Array:
-        """Return x C-contiguous in the memory of the GPU: a copy where it is host memory, or not contiguous."""
+        """Return x in GPU memory and C-contiguous; a copy if x is in host memory or not contiguous."""
         address = int(x.data.ptr)
         if any(start <= address < stop for start, stop in self._mapped.items()):
             return self.xp.array(x, order="C")
         return self.xp.ascontiguousarray(x)
 
     def adopt(self, x: Any) -> Array | None:
-        """Return an array that is on this GPU (CuPy, torch, DLPack) as a CuPy array without a copy; else None."""
+        """Return an array on this GPU (CuPy, torch, DLPack) as a CuPy array without a copy; None for any other x."""
         if isinstance(x, self.xp.ndarray):
             return x if x.device.id == self.number else None
         if getattr(x, "requires_grad", False):
@@ -293,13 +293,13 @@ class Device:
             self._nvtx.push_range(name, domain=RANGE_DOMAIN)
 
     def pop_range(self) -> None:
-        """Close the range that was opened last."""
+        """Close the profiler range that was opened last."""
         if self._nvtx is not None:
             self._nvtx.pop_range(domain=RANGE_DOMAIN)
 
 
 class Copier:
-    """Context that copies blocks through two pinned buffers: the host fills one while the GPU copies the other."""
+    """Context manager that copies blocks to the GPU by two pinned buffers, one filled while the other is copied."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -317,7 +317,7 @@ class Copier:
         self._stream.synchronize()
 
     def copy(self, block: NDArray[Any], to: Array) -> None:
-        """Start to copy a block of the host to `to`, converted to its dtype; no later block may have more rows."""
+        """Start copying a host block to the GPU array `to` in its dtype; later blocks must not have more rows."""
         if not self._buffers:
             self._buffers = [self._device.pinned(block.shape, to.dtype) for _ in self._copied]
         buffer, copied = self._buffers[self._turn][: len(block)], self._copied[self._turn]

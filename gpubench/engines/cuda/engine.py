@@ -44,8 +44,8 @@ class CudaPolicy(Policy):
     Attributes
     ----------
     exact_knn_cells : see `CudaTuning`
-    room_bytes : returns the memory that an operation may use now
-    max_forest_cells : see `Forests.max_training_cells`
+    room_bytes : function that returns the memory that an operation may use now
+    max_forest_cells : function `Forests.max_training_cells`
     """
 
     exact_knn_cells: int = field(kw_only=True)
@@ -60,21 +60,21 @@ class CudaPolicy(Policy):
         return "ivf" if use_ivf else "exact"
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Policy.max_training_cells`; only forests are limited."""
+        """See `Policy.max_training_cells`; only random forests are limited."""
         return self.max_forest_cells(n) if kind == "rf" else n
 
 
 class CudaEngine(Engine):
     """Engine on one NVIDIA GPU; see `Engine` for what each operation computes.
 
-    An embedding is copied once. One that does not fit stays in pinned host memory, from which the GPU reads the rows
-    that it needs.
+    An embedding is copied to the GPU once. An embedding that does not fit in GPU memory is copied to pinned host
+    memory, from which the GPU reads rows when it needs them.
 
     Attributes
     ----------
-    gpu : the device
-    n_threads : CPU threads, for steps that run on the CPU
-    tuning : sizes of blocks
+    gpu : GPU that the engine uses
+    n_threads : number of CPU threads for steps that run on the CPU
+    tuning : block sizes and thresholds
     """
 
     name = "cuda"
@@ -92,14 +92,14 @@ class CudaEngine(Engine):
         device: Device | None = None,
         tuning: CudaTuning | None = None,
     ) -> None:
-        """Start on `device` (None: the current one); `exact` trains forests on all cells.
+        """Start the engine on `device`, or the current GPU if None; see `gpubench.get_engine` for the other parameters.
 
         Raises
         ------
         EngineUnavailable
             There is no device, or a package is missing.
         InputError
-            threads or memory_bytes are too few, or `knn` is a method of another engine.
+            `threads` or `memory_bytes` is too small, or `knn` is a method of another engine.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
@@ -149,7 +149,7 @@ class CudaEngine(Engine):
         return host
 
     def digest(self, x: Array) -> str:
-        """See `Engine.digest`; of sums that are formed on the GPU, so that the cells stay there."""
+        """See `Engine.digest`; computed from sums formed on the GPU, so that cells are not copied to the host."""
         sums = tables.mixed_sums(self.gpu.current(), x, self.tuning.float64_values)
         return hashlib.sha256(f"{x.shape} {sums}".encode()).hexdigest()
 
@@ -178,7 +178,7 @@ class CudaEngine(Engine):
         metric: Distance = "euclidean",
         cells: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Engine.cluster_distances`; computed for all cells, even if only some are returned."""
+        """See `Engine.cluster_distances`; distances of all cells are computed even if `cells` selects only some."""
         segments, workspace = sort_cells(clusters, groups), self.workspace()
         if metric == "cosine":
             self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
@@ -190,7 +190,7 @@ class CudaEngine(Engine):
         return (a, b) if cells is None else (a[cells], b[cells])
 
     def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.SilhouetteTiles:
-        """Return the tiles of Euclidean distances, for callers that sum a share of them."""
+        """Return the tiles of Euclidean distances of x, for callers that sum only a share of the tiles."""
         return silhouette.SilhouetteTiles(self.workspace(room_bytes), x, segments)
 
     def map_neighbors(
@@ -201,7 +201,7 @@ class CudaEngine(Engine):
         cells: NDArray[np.int64] | None = None,
         width: int = 1,
     ) -> NDArray[np.float64]:
-        """See `Engine.map_neighbors`; entropy and value distance have kernels of their own."""
+        """See `Engine.map_neighbors`; `neighbor_entropy` and `neighbor_value_distance` use CUDA kernels."""
         own_kernel = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
         if own_kernel is None:
             return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
@@ -214,9 +214,9 @@ class CudaEngine(Engine):
         return cuda_graphs.fuzzy_graph(self.gpu.current(), knn)
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> NDArray[np.int32]:
-        """See `Engine.leiden`; by cuGraph, or by igraph on the host with a note in `notes`.
+        """See `Engine.leiden`; computed by cuGraph, or by igraph on the host with a message in `notes`.
 
-        cuGraph gets the seed, but has not been shown to find the same communities in every run.
+        cuGraph receives the seed, but it is not known whether it finds the same communities in every run.
         """
         return cuda_graphs.leiden(self.gpu.current(), graph, resolution, n_iterations, self.seed, self._note)
 
@@ -225,7 +225,7 @@ class CudaEngine(Engine):
         return tables.rank(self.gpu.current(), values, self.room_bytes())
 
     def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`; of a matrix on the host there."""
+        """See `Engine.group_means`; computed on the host if x is there."""
         if type(x) is np.ndarray or hasattr(x, "tocsr"):
             return cpu_kernels.group_means(x, codes, n_groups)
         return self.to_host(tables.group_means(self.gpu.current(), x, codes, n_groups))
@@ -248,11 +248,11 @@ class CudaEngine(Engine):
         return super().classifier(kind, **params)
 
     def room_bytes(self) -> int:
-        """Return the memory that an operation may use now."""
+        """Return the bytes of GPU memory that an operation may use now."""
         return min(self.memory_bytes, self.gpu.free_bytes())
 
     def workspace(self, room_bytes: int | None = None) -> Workspace:
-        """Return the device and the settings of an operation that may use `room_bytes` (None: what is free now)."""
+        """Return device and settings for an operation that may use `room_bytes`; if None, the memory free now."""
         room_bytes = self.room_bytes() if room_bytes is None else room_bytes
         return Workspace(self.gpu.current(), self.policy.precision, room_bytes, self.timeline, self.tuning)
 

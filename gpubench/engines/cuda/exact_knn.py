@@ -1,10 +1,10 @@
-"""Exact nearest neighbours on the GPU: tiles propose candidates, float64 distances decide, every row is verified.
+"""Exact nearest neighbours on the GPU: candidates from tiles of products, ordered by float64 distances and verified.
 
-As on the CPU, matrix products give the squared distances of a block of cells to all others, each row keeps somewhat
-more than k candidates, their exact distances give the order, and the bound on rounding errors tells for which rows a
-cell that is no candidate could be nearer. With precision "fast" the first tiles are TF32; rows that remain uncertain
-are searched again with accurate tiles, and those that are still uncertain by comparing them with every cell. So
-neighbours are exact in either precision, which only changes the time.
+As on the CPU, matrix products give approximate squared distances between queries and cells. Each query keeps somewhat
+more than k candidates, which are ordered by exact distance. A bound of the rounding errors shows for which queries a
+cell that is no candidate could be nearer; these are uncertain. With precision "fast" the first products are computed in
+TF32, and uncertain queries are searched again with accurate products. Queries that are still uncertain are compared
+with every cell in float64. So neighbours are exact with either precision.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SPARE_CANDIDATES = 512
 
 
 def knn_between(workspace: Workspace, queries: Array, x: Array, k: int) -> Knn:
-    """Return the exact neighbours of each query; if `queries` is `x` itself, a cell is not its own neighbour.
+    """Return the exact k nearest cells in x to each query; if `queries` is `x` itself, no cell is its own neighbour.
 
     Raises
     ------
     InputError
-        k is larger than a block of the GPU can sort, or the graph does not fit in memory.
+        k is larger than `MAX_K`, or the neighbours do not fit in memory.
     """
     check_k(k)
     graph_bytes = 8 * len(queries) * k
@@ -61,7 +61,7 @@ def knn_between(workspace: Workspace, queries: Array, x: Array, k: int) -> Knn:
 
 
 def check_k(k: int) -> None:
-    """Check that a block of the GPU can sort k neighbours.
+    """Check that k is small enough for one block of GPU threads to sort the candidates.
 
     Raises
     ------
@@ -77,10 +77,10 @@ class CandidateTable(NamedTuple):
 
     Attributes
     ----------
-    entries : (m, capacity) uint64
-    counts : (m,) int32, used entries of each row
-    limits : (m,) uint64; no other cell of the search has a smaller key
-    max_count : largest possible count
+    entries : (m, capacity) uint64, candidates of each query, as keys that sort by distance
+    counts : (m,) int32, number of used entries of each query
+    limits : (m,) uint64; cells that are no candidates have at least this key
+    max_count : upper bound of `counts`
     """
 
     entries: Array
@@ -90,11 +90,11 @@ class CandidateTable(NamedTuple):
 
 
 class KnnSearch:
-    """The search for the k nearest neighbours of each query.
+    """Search for the k nearest neighbours of each of m queries, and its results.
 
     Attributes
     ----------
-    indices, distances : (m, k), filled row by row
+    indices, distances : (m, k) neighbours and distances, written by the search methods
     edge : largest number of rows and columns of a tile
     """
 
@@ -103,9 +103,9 @@ class KnnSearch:
 
         Parameters
         ----------
-        queries : (m, d) float32; `x` itself if the cells search each other
-        x : (n, d) float32
-        ids : (n,) int32, numbers of the cells in the result, if the cells search each other; None: 0, 1, 2, ...
+        queries : (m, d) float32; `x` itself to search neighbours of the cells among each other
+        x : (n, d) float32, cells to search
+        ids : (n,) int32, indices to use for the cells in the results, if `queries` is `x`. If None, 0 ... n - 1
         """
         xp = workspace.device.xp
         self._workspace, self._device = workspace, workspace.device
@@ -119,7 +119,7 @@ class KnnSearch:
         self._scaling = CellScaling.of(workspace, x, None if self._same_cells else queries)
 
     def search_tiles(self, rows: Array | None, arithmetic: Arithmetic) -> Array:
-        """Search rows (u,) int32 of the queries (None: all) among all cells; return the rows that remain uncertain."""
+        """Search neighbours of the queries `rows` (u,) int32 (if None, all) in all cells; return uncertain rows."""
         n_rows = len(self._queries) if rows is None else len(rows)
         columns = self._operands(list(row_blocks(len(self._x), self.edge)), arithmetic)
         uncertain = []
@@ -130,9 +130,14 @@ class KnnSearch:
         return self._device.xp.concatenate(uncertain)
 
     def search_spans(self, spans: list[slice], probed: list[list[int]], arithmetic: Arithmetic) -> None:
-        """Search each span of at most `edge` cells among the cells of its probed spans, approximately.
+        """Search neighbours of the cells of each span only among the cells of its probed spans, which is approximate.
 
-        Spans that follow one another probe much the same spans.
+        Parameters
+        ----------
+        spans : ranges of at most `edge` cells
+        probed : indices of the spans to search for each span; similar for consecutive spans, so that operands are
+            reused
+        arithmetic : arithmetic of the products
         """
         columns = self._operands(spans, arithmetic, recent=True)
         for rows, chosen in zip(spans, probed, strict=True):
@@ -144,7 +149,7 @@ class KnnSearch:
         return Operands(self._workspace, self._x, spans, scalings, arithmetic, recent=recent)
 
     def _search_block(self, rows: slice | Array, columns: Operands, chosen: Sequence[int]) -> Array:
-        """Search some queries among the chosen blocks of cells; return the rows that are uncertain, (u,) int32."""
+        """Search neighbours of the queries `rows` in the blocks `chosen` of cells; return uncertain rows (u,) int32."""
         cells = self._queries[rows]
         operand = Operand.of(self._device, self._scaling.rows(self._device.xp, cells), columns.arithmetic)
         candidates, reach = self._collect_candidates(rows, operand, columns, chosen)
@@ -159,7 +164,7 @@ class KnnSearch:
     def _collect_candidates(
         self, rows: slice | Array, operand: Operand, columns: Operands, chosen: Sequence[int]
     ) -> tuple[CandidateTable, Array]:
-        """Return the cells with the smallest keys of each query, and the largest norm of the cells compared with."""
+        """Return the candidates of each query in the chosen blocks, and the largest norm of the blocks' cells."""
         xp, device, m = self._device.xp, self._device, operand.n
         n_columns = sum(columns.spans[b].stop - columns.spans[b].start for b in chosen)
         self._workspace.timeline.count(flop_counts.search(m, n_columns, self._x.shape[1], self._k, symmetric=False))
@@ -182,16 +187,16 @@ class KnnSearch:
         return CandidateTable(*table, keep), xp.sqrt(farthest)
 
     def _n_candidates(self, arithmetic: Arithmetic) -> int:
-        """Return how many candidates a row keeps: the less accurate the keys, the more."""
+        """Return the number of candidates to keep per query, more for less accurate products."""
         more = max(32, self._k // 2) if arithmetic is TF32 else max(8, self._k // 6)
         return min(self._k + more, len(self._x) - self._same_cells, MAX_SORTED)
 
     def _select_neighbors(self, cells: Array, operand: Operand, candidates: CandidateTable, reach: Array) -> Neighbors:
-        """Return the neighbours among the candidates, and which rows are uncertain.
+        """Return the nearest of the candidates of each query, and which queries are uncertain.
 
-        A key lacks |x|^2 and is off by at most a share of (|x| + |y|)^2. |y| is at most the largest norm, `reach`, and,
-        since no cell farther than the k-th neighbour matters, at most |x| plus that distance: the second bound is
-        computed for the rows that are uncertain by the first one.
+        The key of a query x and a cell y is |x - y|^2 - |x|^2, with an error of at most a share of (|x| + |y|)^2. The
+        norm |y| is at most `reach`. As only cells nearer than the k-th neighbour matter, it is also at most |x| plus
+        the distance of that neighbour; this second bound is only used for queries that are uncertain by the first.
         """
         xp, squares, norms = self._device.xp, operand.squares, self._device.xp.sqrt(operand.squares)
         slack = operand.arithmetic.slack(self._x.shape[1])
@@ -216,7 +221,7 @@ class KnnSearch:
         return Neighbors(*found)
 
     def search_exactly(self, rows: Array) -> None:
-        """Search rows (u,) int32 of the queries by comparing them with every cell in float64."""
+        """Search neighbours of the queries `rows` (u,) int32 by comparing them with every cell in float64."""
         xp, k, n = self._device.xp, self._k, len(self._x)
         for block in row_blocks(len(rows), self._workspace.tuning.rows_per_search):
             part = xp.ascontiguousarray(rows[block])

@@ -49,10 +49,10 @@ def fuzzy_graph(device: Device, knn: Knn) -> Graph:
 def leiden(
     device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
 ) -> NDArray[np.int32]:
-    """Return Leiden communities by modularity, in order of decreasing size.
+    """Return Leiden communities that maximise modularity, numbered in order of decreasing size.
 
-    `note` receives a message where the result deviates from the request. Clusterings that cannot be right, with more
-    communities than pairs of cells, are computed again with other seeds; the last resort is igraph.
+    `note` receives a message if the result deviates from the request. A clustering with more than n / 2 communities
+    cannot be right and is computed again with other seeds, and finally by igraph.
 
     Raises
     ------
@@ -77,10 +77,7 @@ def leiden(
 
 
 def _by_cugraph(device: Device, graph: Graph, resolution: float, seed: int) -> NDArray[np.int32]:
-    """Return the communities of one run of cuGraph.
-
-    It gets the seed. That it gives the same communities again is not certain: releases differed from run to run.
-    """
+    """Return the communities that cuGraph finds with a seed; some releases find others in each run."""
     import pylibcugraph
 
     # vertices and offsets must have the same type

@@ -30,17 +30,17 @@ LISTS_TOGETHER = 8
 
 
 def needed_bytes(n: int, d: int, k: int) -> int:
-    """Return the memory that the cells sorted by list, their graph and their codes take."""
+    """Return the bytes of a copy of the cells sorted by list, of the neighbour graph and of each cell's list."""
     return 4 * n * d + 8 * n * k + 32 * n
 
 
 def ivf_knn(workspace: Workspace, x: Array, k: int, *, seed: int) -> Knn:
-    """Find neighbours of each cell among the cells of the lists around its own.
+    """Find approximate neighbours of each cell among the cells of the lists nearest to its own list.
 
     Raises
     ------
     InputError
-        k is larger than a block of the GPU can sort, or cells and graph do not fit in memory.
+        k is larger than `MAX_K`, or the sorted cells and the graph do not fit in memory.
     """
     xp, (n, d) = workspace.device.xp, x.shape
     exact_knn.check_k(k + 1)  # one more to measure the recall
@@ -63,12 +63,12 @@ def ivf_knn(workspace: Workspace, x: Array, k: int, *, seed: int) -> Knn:
 
 
 class InvertedLists:
-    """The cells in lists around centres.
+    """Inverted file: each cell belongs to the list of its nearest k-means centre.
 
     Attributes
     ----------
     n_lists : number of lists
-    order : (n,) int32, the cells sorted by list, ascending within a list
+    order : (n,) int32, indices of the cells sorted by list, ascending within a list
     """
 
     def __init__(self, workspace: Workspace, x: Array, n_lists: int, seed: int) -> None:
@@ -83,7 +83,7 @@ class InvertedLists:
         self._sizes = np.bincount(codes, minlength=n_lists)
 
     def _train(self, x: Array, seed: int) -> Array:
-        """Return (n_lists, d) float32 centres by Lloyd's algorithm on a sample; an empty list keeps its centre."""
+        """Return centres (n_lists, d) float32 from Lloyd's algorithm on a sample; the centre of an empty list stays."""
         xp, tuning, random = self._xp, self._workspace.tuning, np.random.default_rng(seed)
         size = min(len(x), tuning.cells_per_centre * self.n_lists)
         cells = x[xp.asarray(np.sort(random.choice(len(x), size, replace=False)))]
@@ -95,12 +95,12 @@ class InvertedLists:
         return self._centres
 
     def _near_order(self, seed: int) -> NDArray[np.int64]:
-        """Return the lists in an order in which near ones follow one another: their cells are used again soon."""
+        """Return the lists in an order in which near lists follow one another, so that operands are reused."""
         centres = self._xp.asnumpy(self._centres)
         return locality_order(centres, Scaling(centres, centres), LISTS_TOGETHER, seed)
 
     def _nearest_centres(self, x: Array) -> NDArray[np.int64]:
-        """Return the nearest centre of each cell, (n,); the first of equally near ones."""
+        """Return the index of the nearest centre of each cell, (n,); the first if several are equally near."""
         xp, centres = self._xp, self._centre_operand()
         step = max(1, self._workspace.room_bytes // 32 // (len(centres.right) + x.shape[1]))
         codes = np.empty(len(x), np.int64)
@@ -112,7 +112,7 @@ class InvertedLists:
         return Operand.of(self._workspace.device, self._scaling.rows(self._xp, self._centres), FLOAT32)
 
     def _keys(self, centres: Operand, cells: Array) -> Array:
-        """Return squared distances of cells to all centres, less the squared lengths of the cells; (m, n_lists)."""
+        """Return |x - c|^2 - |x|^2 for cells x and all centres c, (m, n_lists)."""
         xp, device, width = self._xp, self._workspace.device, len(centres.right)
         tile = centres.products(device, self._scaling.rows(xp, cells), xp.empty(len(cells) * width, np.float32))
         return tile[:, : self.n_lists] + centres.squares.astype(np.float32)
@@ -120,7 +120,8 @@ class InvertedLists:
     def plan(self, k: int, edge: int) -> tuple[list[slice], list[list[int]]]:
         """Return spans of at most `edge` cells in the order of the lists, and for each the spans to compare it with.
 
-        Those of the `n_probe` nearest lists, and of more lists where these hold fewer than k other cells.
+        A span is compared with those of the `n_probe` nearest lists, and of further ones until these have k other
+        cells.
         """
         stops = np.cumsum(self._sizes).tolist()
         spans: list[slice] = []
@@ -137,7 +138,7 @@ class InvertedLists:
         return spans, probed
 
     def _nearest_lists(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the lists by distance from each list, itself first."""
+        """Yield for each list all lists ordered by distance between centres, the list itself first."""
         xp, centres = self._xp, self._centre_operand()
         step = max(1, self._workspace.room_bytes // 32 // (len(centres.right) + self._centres.shape[1]))
         for rows in row_blocks(self.n_lists, step):

@@ -21,9 +21,9 @@ MAX_GRID = (2**31 - 1, 65_535)
 
 
 def source(name: str) -> str:
-    """Return the text of a kernel, with the common code prepended.
+    """Return the source text of a kernel with the common code prepended.
 
-    Not an #include: CuPy's cache of compiled kernels is keyed by the text, not by the files it includes.
+    The common code is not an #include, because CuPy's cache of compiled kernels ignores changes of included files.
     """
     return "".join((KERNEL_DIR / file).read_text() for file in ("common.cuh", f"{name}.cu"))
 
@@ -33,9 +33,11 @@ def launch(name: str, grid: Sequence[int], block: Sequence[int], *args: Any) -> 
 
     Parameters
     ----------
-    name : of the kernel, as its file
-    grid, block : number of blocks and of threads per block: `(blocks,)` or `(blocks_x, blocks_y)`, `(threads,)`
-    args : in the order of the kernel's signature; CuPy arrays, and numbers, which are converted to the declared type
+    name : name of the kernel and of its file
+    grid : number of blocks, `(blocks,)` or `(blocks_x, blocks_y)`
+    block : number of threads per block, `(threads,)`
+    args : arguments in the order of the kernel's signature; CuPy arrays, and numbers, which are converted to the
+        declared type
 
     Raises
     ------
@@ -51,7 +53,7 @@ def launch(name: str, grid: Sequence[int], block: Sequence[int], *args: Any) -> 
 
 @cache
 def _function(name: str) -> Any:
-    """Compile a kernel; CuPy caches it per device, and the compiled code on disk."""
+    """Compile a kernel; CuPy caches kernels per device in memory and compiled code on disk."""
     import cupy
 
     return cupy.RawModule(code=source(name), options=OPTIONS).get_function(name)
@@ -70,8 +72,8 @@ def check(
 
     Parameters
     ----------
-    array_type : the required type of arrays; `numpy.ndarray` in tests without a GPU
-    device : the device that arrays must be on; None: not checked
+    array_type : required type of arrays; `numpy.ndarray` in tests without a GPU
+    device : number of the device that arrays must be on. If None, this is not checked
 
     Returns
     -------
@@ -110,7 +112,7 @@ def _check_geometry(kernel: Kernel, grid: Sequence[int], block: Sequence[int]) -
 
 
 def _number(kernel: Kernel, parameter: Parameter, value: Any) -> np.generic:
-    """Convert a number to the type that the kernel declares, if that loses nothing."""
+    """Convert a number to the declared type; raise an error if its value would change or is out of range."""
     where = f"{kernel.name}: {parameter.name}"
     dtype = np.dtype(parameter.dtype)
     if isinstance(value, np.generic) and value.dtype != dtype:
@@ -151,7 +153,7 @@ def _check_array(
 
 
 def _check_shape(where: str, names: list[str], shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
-    """Compare a shape with its declaration; a size that occurs for the first time is added to `sizes`."""
+    """Check a shape against the names of its sizes; a name not yet in `sizes` is added with the actual size."""
     if len(shape) != len(names):
         raise ValueError(f"{where} has shape {shape}, needs ({', '.join(names)})")
     for word, size in zip(names, shape, strict=True):

@@ -1,8 +1,9 @@
-"""One owner of a GPU's memory, from which CuPy and the libraries of RAPIDS allocate.
+"""A memory pool of a GPU from which both CuPy and the RAPIDS libraries allocate.
 
-CuPy has a pool, RMM, the allocator of cuML and cuGraph, has another, and neither can use what the other one keeps.
-cuDF, which cuML imports, moreover lets CuPy allocate through RMM, which by default calls cudaMalloc and cudaFree: both
-wait for the GPU. So CuPy and RMM are given the driver's own pool (cudaMallocAsync), whoever is imported when.
+CuPy has its own pool, and so has RMM, the allocator of cuML and cuGraph; neither can use free memory of the other's
+pool. Moreover cuDF, which cuML imports, makes CuPy allocate through RMM, which by default calls cudaMalloc and
+cudaFree, and both wait for the GPU. So CuPy and RMM are configured to use the driver's pool (cudaMallocAsync), in
+whichever order they are imported.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ IMPORT_ERRORS = (ImportError, OSError, RuntimeError, AttributeError, ValueError)
 
 
 def import_problem(name: str) -> str:
-    """Import a package; return "" if that works, else "is not installed", or that it fails and how."""
+    """Try to import a package; return "" on success, else "is not installed" or a description of the failure."""
     if find_spec(name) is None:
         return "is not installed"
     try:
@@ -35,13 +36,13 @@ def import_problem(name: str) -> str:
 
 
 class GpuMemory:
-    """The memory of one GPU.
+    """The memory pool of one GPU that CuPy and RMM share.
 
-    Where the user has configured RMM or CuPy, that stays, and what its pool holds does not count as free.
+    Allocators that the user has configured stay, and unused memory in their pools does not count as free.
 
     Attributes
     ----------
-    notes : what keeps the libraries from sharing the memory
+    notes : messages on why the libraries do not share a pool
     """
 
     def __init__(self, xp: ModuleType, number: int) -> None:
@@ -71,7 +72,7 @@ class GpuMemory:
         self.trim()
 
     def _import_rmm(self) -> Any:
-        """Import RMM if it is installed; note why if that fails."""
+        """Import and return RMM, or None if it is not installed; add a message to `notes` if the import fails."""
         problem = import_problem("rmm")
         if not problem:
             return import_module("rmm")
@@ -86,7 +87,7 @@ class GpuMemory:
         rmm.mr.set_per_device_resource(self._number, view)
 
     def _is_set_by_user(self) -> bool:
-        """Whether CuPy's allocator is neither its default, nor one that cuDF or an engine has set."""
+        """Return whether the user set CuPy's allocator: it is neither the default nor one set by cuDF or an engine."""
         cuda, allocator = self._xp.cuda, self._xp.cuda.get_allocator()
         if allocator in (self._xp.get_default_memory_pool().malloc, cuda.malloc_async):
             return False
@@ -94,17 +95,17 @@ class GpuMemory:
         return not (by_rmm or isinstance(getattr(allocator, "__self__", None), GpuMemory))
 
     def install(self) -> None:
-        """Make CuPy allocate here, also after an import that has changed that."""
+        """Make CuPy allocate from this pool; called again after imports that may have changed CuPy's allocator."""
         if self._xp.cuda.get_allocator() != self._allocator:
             self._xp.cuda.set_allocator(self._allocator)
 
     def allocate(self, n_bytes: int) -> Any:
-        """Return memory of the current device's pool, as CuPy's allocators do.
+        """Allocate memory from the current device's pool; the function that CuPy calls as its allocator.
 
         Raises
         ------
         MemoryError
-            There is none, even after unused memory was collected.
+            There is too little memory, even after a garbage collection.
         """
         try:
             return self._xp.cuda.malloc_async(n_bytes)
@@ -122,13 +123,13 @@ class GpuMemory:
             raise MemoryError(f"an array of {n_bytes:,} bytes does not fit the GPU") from error
 
     def trim(self) -> None:
-        """Give unused memory of the pools back to the driver, for libraries that allocate beside them."""
+        """Return unused memory of the pools to the driver, for libraries that do not allocate from the pools."""
         self._xp.get_default_memory_pool().free_all_blocks()
         if self._pool is not None:
             self._runtime.memPoolTrimTo(self._pool, 0)
 
     def free_bytes(self) -> int:
-        """Return the memory that new arrays can get: what the driver has, and the unused part of the pool."""
+        """Return the bytes available for new arrays: free memory of the driver and unused memory of the pool."""
         free = int(self._runtime.memGetInfo()[0])
         if self._pool is not None:
             return (
@@ -140,7 +141,7 @@ class GpuMemory:
         return free + int(pool.free_bytes()) if self._allocator == pool.malloc else free
 
     def peak_bytes(self) -> int:
-        """Return the most memory that was in use since the last call; what the GPU holds now where that is unknown."""
+        """Return the peak bytes in use since the last call, or the bytes in use now if the peak is unknown."""
         if self._pool is None:
             free, total = self._runtime.memGetInfo()
             return int(total) - int(free)

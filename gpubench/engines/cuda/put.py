@@ -25,8 +25,8 @@ ROOM_SHARE = 2
 def put(workspace: Workspace, x: Any, name: str, note: Callable[[str], None]) -> Array:
     """Return x as (n, d) float32 on the GPU; see `Engine.put`.
 
-    Arrays that are on the GPU are used in place, others are copied block by block. An embedding that does not fit stays
-    in pinned host memory that the GPU reads over the bus, and `note` receives a message.
+    Arrays on this GPU are used without a copy, others are copied in blocks. If the embedding does not fit in GPU
+    memory, it is copied to pinned host memory, which the GPU reads over the bus, and `note` receives a message.
     """
     device = workspace.device
     if isinstance(x, DeviceCsrRows):
@@ -50,7 +50,7 @@ def put(workspace: Workspace, x: Any, name: str, note: Callable[[str], None]) ->
 
 
 def _densify(workspace: Workspace, x: DeviceCsrRows) -> Array | None:
-    """Return a sparse matrix of this GPU as a dense one on it; None if it is on another GPU, or does not fit."""
+    """Return a sparse matrix on this GPU as a dense array; None if it is on another GPU or too large."""
     device, (n, d) = workspace.device, x.shape
     if x.node.data.device.id != device.number or not _fits(workspace, n, d):
         return None
@@ -67,7 +67,7 @@ def _fits(workspace: Workspace, n: int, d: int) -> bool:
 def _copy(
     workspace: Workspace, source: NDArray[Any] | RowSource, step: int, name: str, note: Callable[[str], None]
 ) -> Array:
-    """Copy the rows of the host to the GPU, or to pinned host memory if they do not fit."""
+    """Copy rows from the host to the GPU, or to pinned host memory if they do not fit."""
     device, (n, d) = workspace.device, source.shape
     if _fits(workspace, n, d):
         array = device.xp.empty((n, d), np.float32)
@@ -87,7 +87,7 @@ def _copy(
 
 
 def _refuse(source: NDArray[Any] | RowSource, name: str) -> None:
-    """Read the rows again, on the host, to name those that cannot be scored.
+    """Check the rows again on the host and raise an error that lists those with NaN or infinite values.
 
     Raises
     ------

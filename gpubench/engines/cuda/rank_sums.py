@@ -1,4 +1,4 @@
-"""Rank sums of groups of cells on the GPU: values of some genes at a time, sorted by gene, group and value."""
+"""Rank sums of groups of cells on the GPU, for a block of genes at a time, whose values are sorted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BYTES_PER_VALUE = 96
 
 
 def rank_sums(device: Device, matrix: Matrix, cells: GroupedCells, room_bytes: int) -> RankSums:
-    """Count U and ties of each group in every gene; see `Engine.rank_sums`."""
+    """Compute U and the tie term of each group in every gene; see `Engine.rank_sums`."""
     xp, n_groups, n_genes = device.xp, cells.n_groups, matrix.shape[1]
     codes, sizes = xp.asarray(cells.codes), xp.asarray(cells.sizes)
     u, ties = np.empty((n_groups, n_genes)), np.empty((n_groups, n_genes), np.int64)
@@ -48,9 +48,9 @@ def rank_sums(device: Device, matrix: Matrix, cells: GroupedCells, room_bytes: i
 
 
 def _blocks(xp: ModuleType, matrix: Matrix, max_values: int) -> Iterator[tuple[slice, Array, Array, Array]]:
-    """Yield genes, and their values, rows and columns within the block on the GPU; at least one gene at a time.
+    """Yield blocks of at least one gene: the range of genes, and values, rows and columns in the block on the GPU.
 
-    Values become float64 on the host, since the GPU may take the smallest numbers of float32 for 0.
+    Values are converted to float64 on the host, because the GPU may treat subnormal float32 numbers as 0.
     """
     n, n_genes = matrix.shape
     if isinstance(matrix, np.ndarray):

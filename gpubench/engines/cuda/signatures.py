@@ -1,10 +1,10 @@
-"""The signature of every CUDA kernel, which launches are checked against.
+"""Signatures of the CUDA kernels, against which the arguments of launches are checked.
 
-Names, types and order of the arguments are read from kernels/*.cu. The table below adds what C++ does not express. A
-shape is written with the names of the kernel's own scalars, so that an array of a wrong size is found before the GPU
-reads beyond its end: "n k+2" has n rows and k + 2 columns. A name that is no scalar stands for any size, the same
-wherever it occurs in the kernel. Arrays are C-contiguous, unless a scalar `<array>_stride` holds the distance between
-their rows in elements.
+Names, types and order of a kernel's parameters are read from kernels/*.cu. The table below adds requirements that C++
+does not express. The shape of an array is written with the names of the kernel's scalar parameters, so that an array of
+a wrong size is found before the GPU reads beyond its end: "n k+2" means n rows and k + 2 columns. A name that is not a
+scalar parameter stands for any size, but the same size everywhere in the kernel. Arrays are C-contiguous, unless there
+is a scalar parameter `<array>_stride`, the distance between rows in elements.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DTYPES = {
 
 
 class Range(NamedTuple):
-    """The values of a number: between `low` and `high`, a multiple of `step`."""
+    """Valid values of a scalar parameter: multiples of `step` between `low` and `high`."""
 
     low: float
     high: float = np.inf
@@ -56,7 +56,7 @@ INT32_IDS = 2**31 - 2
 
 
 class Parameter(NamedTuple):
-    """An argument of a kernel: an array of a dtype, or a number."""
+    """A parameter of a kernel, an array or a scalar with this dtype."""
 
     name: str
     dtype: str
@@ -69,14 +69,17 @@ class Kernel:
 
     Attributes
     ----------
-    shapes : sizes of each array by name; see the module
-    ranges : ranges of numbers; by default integers are at least 1, strides and floating-point numbers at least 0
-    rules : conditions on the sizes: description -> test
-    aligned : arrays whose address must be a multiple of 16
-    shared_bytes : dynamic shared memory that a block needs, from the scalars and `block_sizes`
-    block_threads : threads per block that the engine launches
-    fixed_block : whether `block_threads` is the only valid size of a block
-    grid_dimensions : 1, or 2 if the kernel uses the y of the grid
+    name : name of the kernel and of its file
+    shapes : shape of each array parameter, such as "n k+2", by parameter name; see the module docstring
+    ranges : valid range of scalar parameters by name; by default integers must be at least 1, strides and
+        floating-point numbers at least 0
+    rules : further conditions, as functions of all sizes and scalars, by the description used in error messages
+    aligned : names of the arrays whose address must be a multiple of 16 bytes
+    shared_bytes : function that returns the bytes of dynamic shared memory per block, given the scalars and
+        `block_sizes`
+    block_threads : number of threads per block with which the engine launches the kernel
+    fixed_block : whether `block_threads` is the only valid number of threads per block
+    grid_dimensions : 2 if the kernel uses the y dimension of the grid, else 1
     """
 
     name: str
@@ -98,12 +101,12 @@ class Kernel:
 
     @property
     def max_threads(self) -> int:
-        """Largest block that the kernel is compiled for."""
+        """Largest number of threads per block that the kernel is compiled for."""
         return int(self._declaration[0])
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The arguments in order."""
+        """The parameters of the kernel in the order of its declaration."""
         parameters = []
         for declared in self._declaration[1].split(","):
             *words, name = [word for word in declared.split() if word not in ("const", "__restrict__")]
@@ -112,13 +115,13 @@ class Kernel:
         return tuple(parameters)
 
     def range_of(self, parameter: Parameter) -> Range:
-        """Return the range of a number."""
+        """Return the valid range of a scalar parameter."""
         is_size = parameter.dtype.startswith("int") and not parameter.name.endswith("_stride")
         return self.ranges.get(parameter.name, Range(1 if is_size else 0))
 
     @staticmethod
     def block_sizes(threads: int) -> dict[str, int]:
-        """Return the sizes that follow from the number of threads per block."""
+        """Return the numbers of threads and of warps per block, by the names used in rules and shapes."""
         return {"threads": threads, "warps": threads // WARP}
 
 

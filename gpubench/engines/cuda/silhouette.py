@@ -59,9 +59,10 @@ class DirectionClusters(NamedTuple):
 
     Attributes
     ----------
-    means : (c, d) float64, of the unit vectors
-    spread : (c,) float64, mean squared distance of the unit vectors to their mean
-    share_directions, share_zeros : (c,) shares of cells that are unit vectors, and zero vectors at distance 1 from all
+    means : (c, d) float64, mean of the unit vectors of each cluster
+    spread : (c,) float64, mean squared distance of the unit vectors of each cluster to their mean
+    share_directions, share_zeros : (c,) shares of a cluster's cells that are unit vectors and zero vectors; zero
+        vectors are at distance 1 from all cells
     """
 
     means: Array
@@ -70,11 +71,11 @@ class DirectionClusters(NamedTuple):
     share_zeros: Array
 
     def take(self, clusters: slice) -> DirectionClusters:
-        """Return some of the clusters."""
+        """Return the selected clusters."""
         return DirectionClusters(*(column[clusters] for column in self))
 
     def nearest(self, device: Device, cells: Array, own: Array) -> Array:
-        """Return the smallest mean distance of unit vectors (m, d) to another cluster than their own (m,); (m,)."""
+        """Return the mean distance of each unit vector (m, d) to its nearest cluster other than `own` (m,); (m,)."""
         xp = device.xp
         products = xp.empty((len(cells), len(self.means)), np.float32)
         device.product(cells, self.means.astype(np.float32), products, tensor_cores=False)
@@ -94,7 +95,7 @@ def cosine_means(workspace: Workspace, x: Array, segments: Segments) -> tuple[Ar
     Raises
     ------
     InputError
-        A second copy of the embedding does not fit.
+        A second copy of the embedding does not fit in memory.
     """
     device, xp, values = workspace.device, workspace.device.xp, workspace.tuning.float64_values
     n, d = x.shape
@@ -131,7 +132,7 @@ def cosine_means(workspace: Workspace, x: Array, segments: Segments) -> tuple[Ar
 
 
 def _centred_directions(workspace: Workspace, x: Array, segments: Segments) -> tuple[Array, Array]:
-    """Return unit vectors minus their group's mean (n, d) float32, and which cells are zero vectors (n,), sorted."""
+    """Return in sorted order unit vectors minus their group's mean (n, d) float32, and which are zero vectors (n,)."""
     xp, step = workspace.device.xp, workspace.tuning.float64_values // x.shape[1]
     order = xp.asarray(segments.order)
     unit, is_zero = xp.empty(x.shape, np.float32), xp.empty(len(x), np.bool_)
@@ -147,7 +148,7 @@ def _centred_directions(workspace: Workspace, x: Array, segments: Segments) -> t
 
 
 def _directions(xp: Any, cells: Array) -> tuple[Array, Array]:
-    """Return unit vectors (m, d) float64, with zero vectors unchanged, and which cells are zero vectors (m,)."""
+    """Return cells scaled to norm 1, (m, d) float64, except for zero vectors, and which are zero vectors (m,)."""
     rows = cells.astype(np.float64)
     # divided by the largest value first, so that squares neither overflow nor underflow
     largest = xp.abs(rows).max(axis=1)
@@ -163,7 +164,7 @@ def euclidean_means(workspace: Workspace, x: Array, segments: Segments) -> tuple
     Raises
     ------
     InputError
-        The sums of one cluster do not fit.
+        The sums of distances of one cluster do not fit in memory.
     """
     xp = workspace.device.xp
     own, nearest = xp.zeros(len(x)), xp.full(len(x), np.inf)
@@ -184,15 +185,15 @@ def euclidean_means(workspace: Workspace, x: Array, segments: Segments) -> tuple
 
 
 class SilhouetteTiles:
-    """The tiles of Euclidean distances of one embedding.
+    """Compute the tiles of Euclidean distances of one embedding and sum them; see `segments` for the terms.
 
     Attributes
     ----------
-    segments : of the cells, those far from others last in each
-    plan : the passes, whose sums are held at the same time
-    blocks : rows and columns of the tiles
-    scale : converts cells to the unit of the operands, a power of two
-    reach : upper bound of the distance of two cells in the unit of the operands
+    segments : segments of the sorted cells; in each, cells far from their panel's mean come last
+    plan : passes over the cells, whose sums are in memory at the same time
+    blocks : blocks of sorted cells, between which the tiles are computed
+    scale : factor, a power of two, by which cells are scaled to be operands of products
+    reach : upper bound of the distance between two scaled cells
     """
 
     def __init__(self, workspace: Workspace, x: Array, segments: Segments) -> None:
@@ -231,7 +232,7 @@ class SilhouetteTiles:
             planner.require(n_bytes, workspace.room_bytes // 2, what, "use fewer clusters")
 
     def _make_operands(self, edge: int, counted: Array | None) -> None:
-        """Describe the operands of the blocks, centred on the means of the cells that count (None: all)."""
+        """Prepare operands of blocks centred on panel means, computed from the `counted` cells, or all if None."""
         means = self._panel_means(edge, counted)
         # the gap between panels is that of the means that are subtracted: rounded to float32
         self._means = np.asarray(self._device.xp.asnumpy(means), np.float64) * self.scale
@@ -240,7 +241,7 @@ class SilhouetteTiles:
         self._operands = Operands(self._workspace, self._x, spans, scalings, self._arithmetic, order=self._order)
 
     def _panel_means(self, edge: int, counted: Array | None) -> Array:
-        """Return (p, d) float32 means, summed in float64; where no cell of a panel counts, all of its cells do."""
+        """Return the means (p, d) float32 of the counted cells of each panel, or of all if none of them is counted."""
         xp = self._device.xp
         means = []
         for start, stop in panels(self.blocks):
@@ -252,11 +253,11 @@ class SilhouetteTiles:
         return xp.stack(means).astype(np.float32)
 
     def empty_sums(self, xp: Any, part: Pass) -> DistanceSums:
-        """Return empty sums of a pass in the memory of an array module."""
+        """Return sums of 0 for a pass, as arrays of the array module `xp`."""
         return DistanceSums(xp, self.segments, self.blocks, part, self.reach, SUM_BITS)
 
     def in_given_order(self, xp: Any, distances: Array) -> Array:
-        """Return distances, which are multiplied by `scale`, in the order of the segments that were given."""
+        """Return distances of unscaled cells in the sorted order that the class was created with."""
         if self._moved is None:
             return distances / self.scale
         ordered = xp.empty(len(distances))
@@ -266,11 +267,14 @@ class SilhouetteTiles:
     def add_rows(
         self, rows: Sequence[int], last: int, sums: DistanceSums, advance: Callable[[int], None] | None = None
     ) -> None:
-        """Add the tiles of blocks, in ascending order, with themselves and with the blocks after them, up to `last`.
+        """Add to `sums` the tiles between each block of `rows` and the blocks from itself up to, but without, `last`.
 
         Parameters
         ----------
-        advance : receives the number of tiles, again and again
+        rows : ascending indices of blocks
+        last : end of the range of blocks
+        sums : sums of distances of one pass
+        advance : called with the number of tiles added since the last call
         """
         together = self._workspace.room_bytes // 16 // (2 * self._operands.block_bytes)
         step = max(1, min(ROWS_TOGETHER, together))
@@ -289,7 +293,10 @@ class SilhouetteTiles:
     def _terms(
         self, strip: _Strip, rows: list[int], column: Operand, panel: int
     ) -> Iterator[tuple[int, float, tuple[Array, Array]]]:
-        """Yield for rows of tiles how far their means are from that of a column, and what is added to products."""
+        """Yield for each block of `rows` its index, the distance of its mean from the column's, and terms of distances.
+
+        The terms of rows and columns are added to the products to obtain squared distances.
+        """
         if panel != strip.panel:
             strip.panel, strip.gaps, strip.row_terms = panel, {}, {}
         column_terms: dict[int, Array] = {}
@@ -330,11 +337,11 @@ class SilhouetteTiles:
 
 
 class _Gap(NamedTuple):
-    """The difference between the means of the rows and of the columns of a tile.
+    """Difference between the panel means on which the rows and the columns of a tile are centred.
 
     Attributes
     ----------
-    length : in the unit of the operands
+    length : norm of the difference, for scaled cells
     direction : (d,) float32, the difference; None if it is 0
     """
 
@@ -342,13 +349,13 @@ class _Gap(NamedTuple):
     direction: Array | None
 
     def row_terms(self, device: Device, row: Operand) -> Array:
-        """Return what is added to the products of a tile in each row, (n,) float32."""
+        """Return the term of squared distances that depends on the row of a tile, (n,) float32."""
         if self.direction is None:
             return row.squares.astype(np.float32)
         return (row.squares - row.along(device, self.direction) + self.length**2).astype(np.float32)
 
     def column_terms(self, device: Device, column: Operand) -> Array:
-        """Return what is added in each column, (n,) float32."""
+        """Return the term of squared distances that depends on the column of a tile, (n,) float32."""
         if self.direction is None:
             return column.squares.astype(np.float32)
         return (column.squares + column.along(device, self.direction)).astype(np.float32)
@@ -356,14 +363,14 @@ class _Gap(NamedTuple):
 
 @dataclass(slots=True)
 class _Strip:
-    """Rows of tiles that are added together, and what their tiles with the columns of one panel share.
+    """Several blocks whose tiles with a column are computed one after another, and cached terms of these tiles.
 
     Attributes
     ----------
-    rows : block -> its operand
-    panel : of the columns
-    gaps : panel of rows -> the gap from its mean to that of the columns
-    row_terms : block -> what is added to products in its rows
+    rows : operand of each block, by block index
+    panel : panel of the columns for which terms are cached
+    gaps : difference between the means of a panel of rows and of `panel`, by panel of rows
+    row_terms : terms of squared distances that depend on the row, by block index
     """
 
     rows: dict[int, Operand]
@@ -373,7 +380,7 @@ class _Strip:
 
 
 def _units(reach: float, unit_of_sums: float) -> tuple[float, int]:
-    """Return the unit of a tile's distances, a power of two, and the shift from it to the unit of the sums."""
+    """Return the fixed-point factor, a power of two, of a tile, and the bits to shift to that of the sums."""
     sums_exponent = int(np.log2(unit_of_sums))
     exponent = int(np.floor(DISTANCE_BITS - np.log2(reach))) if reach > 0 else sums_exponent
     exponent = min(exponent, sums_exponent)

@@ -25,11 +25,11 @@ MIXERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F), (0xD6E8FEB86659FD93, 0xA0761D
 
 
 def mixed_sums(device: Device, x: Array, values: int) -> list[int]:
-    """Return two sums (modulo 2^64) of the bits of x (n, d) float32, each mixed with its position: they tell x apart.
+    """Return two checksums (modulo 2^64) of x (n, d) float32, which depend on all values and their positions.
 
     Parameters
     ----------
-    values : that are mixed at a time
+    values : number of values to process at a time
     """
     xp, bits = device.xp, x.reshape(-1).view(np.uint32)
     sums = [xp.zeros((), np.uint64) for _ in MIXERS]
@@ -66,7 +66,7 @@ def group_means(device: Device, x: Array, codes: NDArray[np.integer], n_groups: 
 
 
 def sorted_group_means(device: Device, x: Array, order: Array, starts: Array) -> Array:
-    """Return the same for rows sorted by group: `order` (n,) int32, in which each group begins at `starts`, int64."""
+    """Return the group means of x, given the rows sorted by group, `order` (n,) int32, and group starts, int64."""
     n_groups, d = len(starts) - 1, x.shape[1]
     means = device.xp.empty((n_groups, d), np.float64)
     n_threads = KERNELS["group_means"].block_threads * n_groups * -(-d // WARP)
@@ -77,7 +77,7 @@ def sorted_group_means(device: Device, x: Array, order: Array, starts: Array) ->
 def neighbor_entropy(
     device: Device, knn: Knn, cells: NDArray[np.int64] | None, codes: NDArray[np.int32], n_codes: int
 ) -> Array:
-    """Return the entropy of the codes of m cells and their neighbours; (m,) float64, see `common.neighborhoods`."""
+    """Return the entropy of the codes of each of m cells and its neighbours, (m,); see `common.neighborhoods`."""
     xp = device.xp
     m, k = knn.indices.shape
     own = codes if cells is None else codes[cells]
@@ -99,7 +99,7 @@ def neighbor_value_distance(
     values: NDArray[np.float64],
     k_per_cell: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Return the mean distance of the values of m cells to those of their neighbours; see `common.neighborhoods`."""
+    """Return the mean absolute difference between values of cells and of neighbours; see `common.neighborhoods`."""
     xp, (m, k) = device.xp, knn.indices.shape
     chosen = slice(None) if cells is None else cells
     counts = np.full(m, k) if k_per_cell is None else k_per_cell[chosen]
@@ -118,5 +118,5 @@ NEIGHBOR_KERNELS: dict[str, Callable[..., Array]] = {
 
 
 def with_stride(array: Array) -> tuple[Array, int]:
-    """Return a two-dimensional array and the distance between its rows in elements, as kernels take them."""
+    """Return a two-dimensional array and its row stride in elements, two arguments of kernels."""
     return array, int(array.strides[0]) // int(array.itemsize)

@@ -1,4 +1,4 @@
-"""Tiles of products of cells on the GPU: their operands.
+"""Operands of the matrix products that give distances between blocks of cells on the GPU.
 
 Cells are centred and scaled first, so that products and their rounding errors are small. Rows are padded with zeros to
 a multiple of 16 bytes, without which cuBLAS cannot use its fastest kernels.
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def tile_rows(workspace: Workspace) -> int:
-    """Return the number of rows and columns of tiles, of which one takes at most an eighth of the memory."""
+    """Return the number of rows and columns of a tile, such that one takes at most an eighth of the memory."""
     edge = int(np.sqrt(max(workspace.room_bytes, 0) / 8 / 4))
     return max(32, min(workspace.tuning.max_tile_rows, edge // 32 * 32))
 
 
 def mean_of(xp: ModuleType, blocks: Iterable[Array], d: int) -> Array:
-    """Return the mean of the cells of blocks (m, d), summed in float64; (d,)."""
+    """Return the mean (d,) of the cells of all blocks (m, d), summed in float64."""
     total, n = xp.zeros(d), 0
     for cells in blocks:
         total += cells.sum(axis=0, dtype=np.float64)
@@ -47,8 +47,8 @@ class CellScaling:
 
     Attributes
     ----------
-    centre : (d,) float32
-    scale : a power of two, which rounds nothing; squares of scaled values cannot overflow
+    centre : (d,) float32, subtracted from cells
+    scale : factor, a power of two so that scaling does not round; squares of scaled values cannot overflow
     """
 
     centre: Array
@@ -56,7 +56,7 @@ class CellScaling:
 
     @classmethod
     def of(cls, workspace: Workspace, x: Array, queries: Array | None = None) -> CellScaling:
-        """Centre on the mean of x (n, d), and scale so that x and the queries (m, d) extend to at most about 1."""
+        """Choose the mean of x (n, d) as centre and a scale so that scaled x and queries (m, d) are about 1 at most."""
         xp = workspace.device.xp
         blocks = (x[rows] for rows in row_blocks(len(x), workspace.tuning.max_tile_rows))
         centre = mean_of(xp, blocks, x.shape[1]).astype(np.float32)
@@ -75,13 +75,13 @@ class CellScaling:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A block of cells as one side of a product.
+    """A block of n cells, prepared to be an operand of matrix products.
 
     Attributes
     ----------
-    right : (padded n, parts * padded d) float32, -2 times the rows as they are multiplied; the padding is 0
-    squares : (n,) float64, squared norms of the rows as they are multiplied
-    arithmetic : of the product
+    right : (padded n, parts * padded d) float32, -2 times the rounded rows, padded with 0
+    squares : (n,) float64, squared norms of the rounded rows
+    arithmetic : arithmetic of the products, which determines the rounding
     """
 
     right: Array
@@ -90,7 +90,7 @@ class Operand:
 
     @classmethod
     def of(cls, device: Device, rows: Array, arithmetic: Arithmetic) -> Operand:
-        """Prepare centred, scaled and padded rows (n, d) float32."""
+        """Make an operand of centred, scaled and padded rows (n, d) float32."""
         n, d = rows.shape
         if arithmetic is TF32:
             rows = to_tf32(rows)
@@ -111,7 +111,7 @@ class Operand:
         return int(self.squares.shape[0])
 
     def left(self, device: Device) -> Array:
-        """Return the same rows as the other side of a product, (n, parts * d) float32."""
+        """Return the rows in the form of a left operand, (n, parts * d) float32."""
         rows = self.right[: self.n] * np.float32(-0.5)
         if self.arithmetic.parts == 1:
             return rows
@@ -119,7 +119,7 @@ class Operand:
         return device.xp.concatenate([rows[:, :d], rows[:, :d], rows[:, d : 2 * d]], axis=1)
 
     def along(self, device: Device, direction: Array) -> Array:
-        """Return -2 times the products of the rows with a direction (d,) float32, (n,) float32."""
+        """Return -2 times the dot product of each row with a vector (d,) float32; (n,) float32."""
         xp, d = device.xp, self.right.shape[1] // self.arithmetic.parts
         vector = xp.zeros(self.right.shape[1], np.float32)
         for part in range(min(self.arithmetic.parts, 2)):  # the high and the low part
@@ -127,7 +127,7 @@ class Operand:
         return self.right[: self.n] @ vector
 
     def products(self, device: Device, left: Array, buffer: Array) -> Array:
-        """Write the products of the rows `left` with this operand to `buffer`; (len(left), padded n) float32."""
+        """Return the products of a left operand with this one, in `buffer`; (len(left), padded n) float32."""
         width = self.right.shape[0]
         tile = buffer[: len(left) * width].reshape(len(left), width)
         device.product(left, self.right, tile, tensor_cores=self.arithmetic.tensor_cores)
@@ -135,19 +135,19 @@ class Operand:
 
 
 def to_tf32(rows: Array) -> Array:
-    """Round float32 to the 11 bits that tensor cores keep, which would otherwise truncate it."""
+    """Round float32 values to the 11 bits that tensor cores use, because these would truncate instead."""
     bits = rows.view(np.uint32) + np.uint32(1 << 12)
     bits &= np.uint32(0xFFFFE000)
     return bits.view(np.float32)
 
 
 class Operands:
-    """The operands of blocks of cells, made when they are used and cached as far as memory allows.
+    """Sequence of the operands of blocks of cells, made on access and cached as far as memory allows.
 
     Attributes
     ----------
-    spans : the rows of each block
-    arithmetic : of the products
+    spans : range of rows of each block
+    arithmetic : arithmetic of the products
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class Operands:
         order: Array | None = None,
         recent: bool = False,
     ) -> None:
-        """Describe blocks of x (n, d) float32; cached operands take at most a quarter of the memory.
+        """Define the blocks of cells x (n, d) float32; cached operands take at most a quarter of the memory.
 
         Parameters
         ----------
         scalings : centre and scale of each block
-        order : (n,) the row of x at each position that spans refer to; None: the rows in their own order
-        recent : cache the operands that were used last, for callers that return to them soon; False: those of the last
-            blocks, which tiles (i, j) with j >= i use most often
+        order : (n,) row of x at each position that `spans` refer to. If None, positions are rows of x
+        recent : whether to cache the operands that were used last. If False, those of the last blocks are cached, which
+            tiles (i, j) with j >= i use most often
         """
         self._device = workspace.device
         self._x, self._order = x, order

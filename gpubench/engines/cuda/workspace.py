@@ -1,4 +1,4 @@
-"""What every operation of the CUDA engine shares: the device, the memory that is free, and the sizes of blocks."""
+"""Settings that the operations of the CUDA engine share: device, available memory and block sizes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class CudaTuning:
     ----------
     max_tile_rows : largest number of rows and columns of a tile. A tile of 8192 x 8192 float32 takes 256 MiB; tiles
         that fit the second-level cache (50 MB) would be finished before Python has launched the next one
-    rows_per_search : uncertain rows that are compared with all cells at the same time
-    exact_knn_cells : number of cells up to which "auto" compares all pairs of cells
-    n_probe : lists that each list of the approximate search is compared with, itself included
-    cells_per_centre : cells that k-means samples for each list
-    kmeans_steps : iterations of k-means
-    float64_values : values converted to float64 at a time
-    classifier_values : values of the cells and logits of one tile of a classifier (256 MiB of float32)
+    rows_per_search : number of uncertain queries that are compared with all cells at the same time
+    exact_knn_cells : number of cells up to which the neighbour search "auto" is exact
+    n_probe : number of lists with which each list of the approximate search is compared, itself included
+    cells_per_centre : number of cells per list in the sample for k-means
+    kmeans_steps : number of iterations of k-means
+    float64_values : number of values converted to float64 at a time
+    classifier_values : number of values of cells and logits in one tile of a classifier (256 MiB of float32)
     """
 
     max_tile_rows: int = 8192
@@ -50,8 +50,8 @@ class Workspace:
     device : the GPU
     precision : "exact", or "fast" where tensor cores may round the operands of products
     room_bytes : memory of the GPU that the operation may use
-    timeline : where progress and the amount of work are recorded
-    tuning : sizes of blocks
+    timeline : record of progress and amounts of work
+    tuning : block sizes and thresholds
     """
 
     device: Device
