@@ -1,4 +1,4 @@
-"""Classifiers on a cluster: each is trained by one worker, and predicts where it was trained; several at a time."""
+"""Classifiers on a cluster: each is trained by one worker, which also computes its predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClusterClassifier:
-    """A classifier on a worker; see `Classifier`."""
+    """Classifier whose training and prediction run on a worker, in the background; see `Classifier`."""
 
     def __init__(self, cluster: Cluster, settings: EngineSettings, kind: str, params: Mapping[str, Any]) -> None:
         self._cluster = cluster
@@ -49,7 +49,7 @@ class ClusterClassifier:
         return self._note
 
     def predict_proba(self, x: Any) -> Any:
-        """Start the prediction and return at once an array that NumPy fetches; see `Classifier.predict_proba`."""
+        """Start the prediction and return at once; NumPy fetches the values on use. See `Classifier.predict_proba`."""
         return self._predict("predict_proba", x)
 
     def _predict(self, method: str, x: Any) -> RemoteArray:
@@ -57,15 +57,15 @@ class ClusterClassifier:
 
 
 class LinearClusterClassifier(ClusterClassifier):
-    """A classifier that has logits."""
+    """Classifier on a worker that also has logits."""
 
     def decision_function(self, x: Any) -> Any:
-        """(m, n_classes) logits."""
+        """Return the logits (m, n_classes)."""
         return self._predict("decision_function", x)
 
 
 class WorkerClassifier:
-    """A trained classifier. When it moves to another worker what it learnt is sent, and its engine is made there."""
+    """A trained classifier on a worker. Pickling it for another worker leaves out its engine, which is made there."""
 
     def __init__(self, settings: EngineSettings, kind: Any, params: dict[str, Any]) -> None:
         self._arguments = settings, kind, params
@@ -88,7 +88,7 @@ class WorkerClassifier:
         vars(self.classifier).update(learnt)
 
     def call(self, method: str, x: Any, *args: Any) -> Any:
-        """Call a method with cells; its answer is on the host. A GPU is used by one thread at a time."""
+        """Call a method of the classifier with cells; return the result on the host. One thread at a time uses a GPU."""
         cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
         function = getattr(self.classifier, method)
         if isinstance(self.engine, CpuEngine):
@@ -100,7 +100,7 @@ class WorkerClassifier:
 def train(
     settings: EngineSettings, kind: Any, params: dict[str, Any], x: F32, codes: I32, n_classes: int
 ) -> WorkerClassifier:
-    """Train a classifier."""
+    """Train a classifier of this kind with an engine of this worker; runs as a task."""
     trained = WorkerClassifier(settings, kind, params)
     trained.call("fit", x, np.asarray(codes), n_classes)
     return trained

@@ -1,4 +1,4 @@
-"""A Dask cluster during one run: tasks are submitted and waited for, and lost workers and schedulers are noticed."""
+"""Submit tasks to a Dask cluster, wait for their results, and detect lost workers and schedulers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DaskTuning:
-    """Time limits and sizes that the Dask engine works with.
+    """Time limits and sizes of the Dask engine.
 
     Attributes
     ----------
     connect_s : seconds to wait for a scheduler when a run begins
-    lost_s : seconds without an answer of the scheduler after which the run ends
-    workerless_s : seconds without any worker after which the run ends; most workers are replaced within seconds
-    ask_s : seconds between two questions to the scheduler which workers it has
-    poll_s : seconds between two looks at the progress of tasks, and whether the run is cancelled
-    collect_s : workers are not asked for the times of stages that took less
-    allowed_failures : workers that may end during the same task, on a cluster that is started here, before the task
-        counts as the cause
-    part_share : largest part of an embedding, as a share of the memory that a worker has for each of its threads. A
-        task holds two parts, as they are and centred, while the parts of the next tasks are received
+    lost_s : seconds without a response of the scheduler after which the run fails
+    workerless_s : seconds without any worker after which the run fails; most lost workers are replaced within seconds
+    ask_s : interval in seconds at which the scheduler is asked for its workers
+    poll_s : interval in seconds at which the progress of tasks and the cancellation of the run are checked
+    collect_s : shortest duration in seconds of stages for which workers are asked for the times of their tasks
+    allowed_failures : number of workers that may die during the same task before the task counts as the cause, on a
+        cluster started by the run
+    part_share : size limit of a part of an embedding, as a share of a worker's memory per thread. A task holds two
+        parts, each as stored and centred, while the parts of the next tasks are received
     """
 
     connect_s: float = 15.0
@@ -68,9 +68,10 @@ def is_running(client: Any) -> bool:
 
 
 class ClusterMonitor:
-    """Watches the scheduler and the workers while a run waits for tasks.
+    """Watch the scheduler and the workers while a run waits for tasks.
 
-    Dask gives up workers that end again while they start, so new ones are requested where the cluster was started here.
+    Dask does not replace workers that die repeatedly while they start, so the monitor requests new ones if the run
+    started the cluster.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -100,10 +101,10 @@ class ClusterMonitor:
 
 
 def _replace_workers(cluster: Any, wanted: int) -> None:
-    """Start new workers in place of those that have ended for good; runs in the thread of the cluster.
+    """Start new workers in place of those that Dask does not restart; runs in the thread of the cluster.
 
-    Dask forgets a worker that does not come back in time and starts another of that name. If the old one comes back at
-    that moment the new one is refused, and ends; but Dask goes on counting it as a worker.
+    Dask drops a worker that does not return in time and starts another with its name. If the old one returns at that
+    moment, the scheduler refuses the new one, which exits; but Dask still counts it as a worker.
     """
     from distributed.core import Status
 
@@ -114,12 +115,12 @@ def _replace_workers(cluster: Any, wanted: int) -> None:
 
 
 class RemoteArray:
-    """An array on a worker, which NumPy fetches where it needs the values.
+    """An array on a worker, whose values are fetched when NumPy needs them.
 
     Attributes
     ----------
-    cluster : where it is
-    future : stands for it in the arguments of tasks
+    cluster : cluster that has the array
+    future : future of the array, to be passed to tasks as an argument
     """
 
     def __init__(self, cluster: Cluster, future: Any = None) -> None:
@@ -128,7 +129,7 @@ class RemoteArray:
 
     @property
     def future(self) -> Any:
-        """See above."""
+        """Future of the array, to be passed to tasks as an argument."""
         return self._future
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's protocol
@@ -140,18 +141,18 @@ class RemoteArray:
 
 
 class Cluster:
-    """Submits the tasks of one run and waits for their answers.
+    """Submit the tasks of one run to a Dask cluster and wait for their results.
 
     Attributes
     ----------
-    client : Dask's
-    transfer : passes arrays of the client to workers
-    started : Dask's cluster and its number of workers, where it was started for this run
-    close : closes what was opened for the run; called at exit at the latest
+    client : Dask's client
+    transfer : transfer of arrays from the client to workers
+    started : Dask's cluster object and its number of workers if the run started the cluster, else None
+    close : function that closes the objects opened for the run; called at exit at the latest
     """
 
     def __init__(self, client: Any, opened: Sequence[Any], timeline: Timeline, tuning: DaskTuning) -> None:
-        """Take over a client and what was opened for it, see `connect`."""
+        """Use a client; `opened` has the objects to close at the end, as returned by `connect.connect`."""
         self.client = client
         self.tuning = tuning
         self.transfer = ArrayTransfer()
@@ -166,7 +167,7 @@ class Cluster:
         self._numbers: dict[str, int] = {}  # of workers, in the order in which they first report
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of each worker, by address; there is at least one."""
+        """Return the scheduler's information on each worker, by address; raise `ClusterError` if there are none."""
         # Client.scheduler_info may return an older answer without workers, which Dask asks for every few seconds
         self._require_scheduler()
         with self._translated_errors():
@@ -178,17 +179,20 @@ class Cluster:
 
     @property
     def n_slots(self) -> int:
-        """The number of tasks that run at a time."""
+        """Number of tasks that the cluster runs at the same time."""
         return sum(int(worker["nthreads"]) for worker in self.workers().values())
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function on a worker and return the future of its answer; arguments are encoded by `encode_args`."""
+        """Call a function on a worker and return the future of its result; arguments are encoded by `encode_args`."""
         return self._submit(f"{name}-{uuid.uuid4().hex[:8]}", function, args, kwargs)
 
     def submit_each(
         self, name: str, function: Callable[..., Any], calls: Iterable[Sequence[Any]], *, spread: bool = False
     ) -> list[Any]:
-        """Call a function with each of several arguments, the first ones first; `spread` on the workers in turn."""
+        """Call a function once for each tuple of arguments in `calls`, in this order, and return the futures.
+
+        If `spread`, calls are distributed evenly to the workers in turn.
+        """
         return list(self._submit_lazily(name, function, calls, self._choices() if spread else []))
 
     def submit_throttled(
@@ -199,9 +203,10 @@ class Cluster:
         n_calls: int,
         done: Callable[[int, Any], None],
     ) -> None:
-        """Call a function with each of several arguments, few at a time, because Dask transfers all inputs at once.
+        """Call a function once for each tuple of arguments in `calls`, submitting only few calls at a time.
 
-        `done` is called with the number and the future of each call that has ended.
+        Dask transfers the inputs of all submitted tasks at once, which could exceed the workers' memory. `done` is
+        called with the index and the future of each finished call.
         """
         limit, submitted = TASKS_AHEAD * self.n_slots, enumerate(self._submit_lazily(name, function, calls))
         running: dict[Any, int] = {}
@@ -225,9 +230,9 @@ class Cluster:
                 self.client.cancel(list(running), force=False)
 
     def _choices(self) -> list[str]:
-        """Return the addresses of the workers to choose from, none of a single one.
+        """Return the addresses of the workers that a task may prefer; empty if there is only one worker.
 
-        A task that prefers a worker is never run by Dask if it becomes ready while there are no workers at all.
+        Dask never runs a task that prefers a worker if it becomes ready while there are no workers at all.
         """
         addresses = list(self.workers())
         return addresses if len(addresses) > 1 else []
@@ -252,7 +257,7 @@ class Cluster:
 
     @contextmanager
     def run_on_one(self, i: int) -> Iterator[None]:
-        """Run everything submitted in this context on the i-th of the workers, in turn, as long as it exists."""
+        """Run everything submitted in this context on worker i modulo their number, as long as that worker exists."""
         addresses = self._choices()
         self._preferred = prefer_worker(addresses[i % len(addresses)]) if addresses else {}
         try:
@@ -261,7 +266,7 @@ class Cluster:
             self._preferred = {}
 
     def encode_args(self, given: Any) -> Any:
-        """Return arguments as tasks take them: large arrays as files, where workers see those."""
+        """Return arguments in the form passed to tasks: large arrays are written to files if workers can read these."""
         if isinstance(given, RemoteArray):
             return given.future
         if isinstance(given, Knn | Graph):
@@ -274,13 +279,13 @@ class Cluster:
         return self.transfer.encode(given)
 
     def fetch(self, futures: Any) -> Any:
-        """Wait for the answer of a future, or for those of a list, and bring them here, straight from their workers."""
+        """Wait for the result of a future, or the results of a list of futures, and fetch them from their workers."""
         self.wait(futures if isinstance(futures, list) else [futures])
         with self._translated_errors():
             return self.client.gather(futures, direct=True)
 
     def wait(self, futures: Sequence[Any]) -> None:
-        """Wait until all tasks have ended, and report the progress to the timeline; raises the error of a task."""
+        """Wait until all tasks have finished and report progress to the timeline; if a task failed, raise its error."""
         begin = time.monotonic()
         monitor = ClusterMonitor(self)
         try:
@@ -303,13 +308,16 @@ class Cluster:
             self._collect_times()
 
     def run_on_all(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Call a function on every worker at once, also while tasks run; workers that end meanwhile are left out."""
+        """Call a function on every worker at once, even while tasks run; return results by address of the worker.
+
+        Workers that die meanwhile are left out.
+        """
         self._require_scheduler()
         answers: dict[str, Any] = self.client.run(function, *args, on_error="ignore")
         return answers
 
     def release(self, key: str) -> None:
-        """Let workers forget everything of a key; those that are lost hold nothing."""
+        """Drop all objects whose key contains `key` from the workers' caches."""
         if is_running(self.client):
             self.run_on_all(dask_worker.forget, key)
 
@@ -318,7 +326,7 @@ class Cluster:
             raise self.error("the scheduler does not answer any more")
 
     def _poll(self, futures: Sequence[Any], until: str) -> None:
-        """Wait for tasks for a moment."""
+        """Wait until one or all of the tasks (`until`) have finished, at most for the interval of polling."""
         from distributed import CancelledError, wait
         from distributed.client import FuturesCancelledError
 
@@ -334,7 +342,7 @@ class Cluster:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Raise errors of the cluster itself as `ClusterError`: lost schedulers, and tasks that no worker survives."""
+        """Provide a context that turns Dask's errors on lost schedulers or dying workers into `ClusterError`."""
         from distributed import CancelledError, KilledWorker
         from distributed.client import FuturesCancelledError
         from distributed.comm.core import CommClosedError
@@ -354,12 +362,12 @@ class Cluster:
             raise self.error(f"{fault} ({type(error).__name__})") from error
 
     def error(self, fault: str) -> ClusterError:
-        """Return the error that ends a run because of a fault."""
+        """Return the error to raise for a fault of the cluster, with advice to the user."""
         stage = self._timeline.path or "start"
         return ClusterError(f"stage {stage}: {fault}; finished results are saved where --out was given")
 
     def _collect_times(self) -> None:
-        """Add the times of every worker's tasks to the timeline."""
+        """Fetch the times of tasks from every worker and add these to the timeline."""
         now = time.time()
         for address, stages in self.run_on_all(dask_worker.take_times).items():
             number = self._numbers.setdefault(address, len(self._numbers) + 1)
@@ -369,7 +377,7 @@ class Cluster:
 
 
 def prefer_worker(address: str) -> dict[str, Any]:
-    """Return the options of a task that runs on one worker, as long as that exists."""
+    """Return the options with which Dask runs a task on one worker, or on another if that worker no longer exists."""
     return {"workers": [address], "allow_other_workers": True}
 
 

@@ -1,4 +1,4 @@
-"""Connecting to a Dask cluster or starting one on this machine, and checking that its workers compute the same."""
+"""Connect to a Dask cluster or start one on this machine, and check that its workers compute the same numbers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _check_address(address: str, name: str) -> None:
 
 
 def _check_certificates(name: str) -> None:
-    """Refuse TLS without certificates at once; Dask's client does so as well, but takes half a minute to close."""
+    """Raise an error for a TLS address without certificates, because Dask's client fails only after half a minute."""
     from distributed.security import Security
 
     try:
@@ -118,13 +118,14 @@ def _read_address(file: Path) -> str:
 
 
 def connect(cluster: Any, memory_bytes: int | None, tuning: DaskTuning = DEFAULT_TUNING) -> tuple[Any, list[Any]]:
-    """Return Dask's client, and the objects that were opened for it, in the order in which they are to be closed.
+    """Return Dask's client, and the objects opened for the connection, in the order in which they must be closed.
 
     Parameters
     ----------
-    cluster : a number of workers to start on this machine; the address of a scheduler; the path of a scheduler file;
-        a `Client` or a cluster of Dask, which are used as they are. None: as many workers as there are cores
-    memory_bytes : what all workers that are started here may use; None: Dask's default, the memory of the machine
+    cluster : number of workers to start on this machine; address of a scheduler; path of a scheduler file; or a
+        `Client` or cluster of Dask to use. If None, as many workers as there are cores are started
+    memory_bytes : memory that all started workers together may use. If None, Dask's default, the machine's memory
+    tuning : time limits
     """
     from distributed import Client
 
@@ -168,7 +169,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _start(n_workers: int | None, memory_bytes: int | None, tuning: DaskTuning) -> Any:
-    """Start workers of one thread on this machine, each with a GPU if there are any; they listen to this machine."""
+    """Start workers with one thread on this machine, each with a GPU if there are any; only local connections."""
     import dask
 
     if n_workers is not None and n_workers < 1:
@@ -213,11 +214,12 @@ def _start(n_workers: int | None, memory_bytes: int | None, tuning: DaskTuning) 
 
 @contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Let Ctrl-C take effect at the end of the block.
+    """Provide a context that delays Ctrl-C until its end.
 
-    Interrupted half-way, Dask leaves processes behind that wait for what they are to run, and each prints a traceback.
-    Processes that start in the block inherit the blocked signal: Ctrl-C in a terminal, which goes to all, is for the
-    client alone. Outside the main thread, where Python raises no `KeyboardInterrupt`, nothing changes.
+    If starting a cluster were interrupted, Dask would leave processes behind, each of which prints a traceback.
+    Processes started in the context inherit the blocked signal, so that Ctrl-C in a terminal, which is sent to all
+    processes, only reaches the client. Outside the main thread, where Python raises no `KeyboardInterrupt`, the context
+    has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -251,7 +253,7 @@ def _check_memory(n_workers: int, memory_bytes: int | None) -> None:
 
 
 def check_limits(workers: dict[str, dict[str, Any]]) -> None:
-    """Refuse workers with so little memory that Dask would pause them before they have cells."""
+    """Raise an error if a worker has so little memory that Dask would pause it before it has received cells."""
     limits = {address: int(worker["memory_limit"]) for address, worker in workers.items()}
     low = {address: limit for address, limit in limits.items() if 0 < limit < MIN_WORKER_BYTES}
     if low:
@@ -263,7 +265,7 @@ def check_limits(workers: dict[str, dict[str, Any]]) -> None:
 
 
 def _megabytes(n_bytes: int) -> str:
-    """Return a size as text in whole megabytes, rounded down, such as "500MB", as memory options take it."""
+    """Format a size in whole megabytes, rounded down, such as "500MB", as memory options accept it."""
     return f"{n_bytes // 10**6}MB"
 
 
@@ -275,7 +277,7 @@ def usable_gpus() -> int:
 
 
 def _cluster_class(n_gpus: int) -> Any:
-    """Return what starts workers on this machine: dask-cuda, which gives each a GPU, where there are any."""
+    """Return the class that starts workers on this machine: that of dask-cuda if there are GPUs, else Dask's."""
     if not n_gpus:
         from distributed import LocalCluster
 
@@ -291,7 +293,7 @@ def _cluster_class(n_gpus: int) -> Any:
 
 
 def installed_version(name: str) -> str:
-    """Return the version of a package; empty where it is not installed."""
+    """Return the version of a package; empty if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -299,19 +301,19 @@ def installed_version(name: str) -> str:
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions that decide numbers in this process."""
+    """Return the versions of the packages on which numerical results of this process depend."""
     own = {"python": ".".join(platform.python_version_tuple()[:2]), "gpubench": digest_of_code()[:12]}
     return own | {name: installed_version(name) or "not installed" for name in COMPARED}
 
 
 def tiles_here() -> str:
-    """Return the name of the compiled tiles that this process uses."""
+    """Return the instruction set of the compiled functions that this process uses, or "numpy"."""
     found = compiled.load()
     return found.name if found else compiled.NUMPY
 
 
 def worker_versions(client: Any) -> dict[str, dict[str, str]]:
-    """Return `versions_here` of each worker; those that end meanwhile are left out."""
+    """Return `versions_here` of each worker by address; workers that die meanwhile are left out."""
     answers: dict[str, Any] = client.run(versions_here, on_error="return")
     versions = {address: answer for address, answer in answers.items() if isinstance(answer, dict)}
     errors = {address: e for address, e in answers.items() if address not in versions and not isinstance(e, OSError)}
@@ -327,7 +329,7 @@ def worker_versions(client: Any) -> dict[str, dict[str, str]]:
 
 
 def check_versions(versions: dict[str, dict[str, str]], here: dict[str, str]) -> None:
-    """Refuse workers whose versions differ from those of this process."""
+    """Raise an error if the package versions of a worker differ from those of this process, `here`."""
     for name, own in here.items():
         others = {address: found[name] for address, found in versions.items() if found[name] != own}
         if others:
@@ -340,7 +342,7 @@ def check_versions(versions: dict[str, dict[str, str]], here: dict[str, str]) ->
 
 
 def check_tiles(tiles: dict[str, str]) -> str:
-    """Return the tiles that all workers use, and refuse workers that use several."""
+    """Return the instruction set that all workers use; raise an error if workers use different ones."""
     kinds = sorted(set(tiles.values()))
     if len(kinds) > 1:
         raise EngineUnavailable(

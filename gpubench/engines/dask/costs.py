@@ -1,6 +1,6 @@
-"""Costs of the Dask engine's operations: bytes on the worker that holds most, and the seconds of all workers together.
+"""Costs of the Dask engine's operations: memory of the worker that needs most, and time until all have finished.
 
-They follow from the costs of the CPU engine of one worker, by how an operation is divided.
+They are derived from the costs of the CPU engine, according to how each operation is divided among workers.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ TASK_S = 0.004
 
 @dataclass(frozen=True)
 class DaskCosts(CostModel):
-    """See `CostModel`.
+    """Cost model of the operations of a cluster of workers on CPUs; see `CostModel`.
 
     Attributes
     ----------
-    engine : one like that of a worker
-    threads : threads of the worker with fewest
-    speed : workers at full speed, if their machines have fewer cores than the workers have threads
-    worker_bytes : memory of a worker
-    started : whether the workers were started for this run
-    cluster, settings : for measuring rates; None in tests
+    engine : CPU engine with the settings of a worker
+    threads : smallest number of threads of a worker
+    speed : number of workers that can compute at full speed; smaller than the number of workers if their threads exceed
+        the cores of their machines
+    worker_bytes : memory of a worker in bytes
+    started : whether the run started the workers
+    cluster, settings : cluster and engine settings for measuring rates; None in tests
     """
 
     threads: int = 1
@@ -58,7 +59,7 @@ class DaskCosts(CostModel):
 
     @classmethod
     def of(cls, cluster: Cluster, settings: EngineSettings, placement: Placement) -> DaskCosts:
-        """Make the model of the workers of a cluster."""
+        """Make the cost model of a cluster from the threads, cores and memory of its workers."""
         workers = cluster.workers()
         cores = cluster.run_on_all(machine.usable_cores)
         hosts: dict[str, tuple[int, int]] = {}
@@ -96,7 +97,7 @@ class DaskCosts(CostModel):
         return f"use --workers {fit}" if fit else f"raise `memory` above {bytes_text(self.n_workers * needed_bytes)}"
 
     def put(self, n: int, d: int, itemsize: int, *, copied: bool) -> Cost:
-        """See `CostModel.put`; every worker reads its blocks."""
+        """See `CostModel.put`; every worker reads its own blocks of rows."""
         alone, matrix = super().put(n, d, itemsize, copied=copied), 4 * n * d
         scratch = max(min(alone.scratch_bytes, 3 * matrix // self.n_workers), self._besides_blocks(n, d))
         shared = replace(alone, how="blocks", held_bytes=matrix // self.n_workers, scratch_bytes=scratch)
@@ -127,7 +128,7 @@ class DaskCosts(CostModel):
         return self._shared(alone, alone.scratch_bytes)
 
     def rank_sums(self, n: int, n_genes: int, n_stored: int, n_groups: int) -> Cost:
-        """See `CostModel.rank_sums`; a worker has the values of its genes."""
+        """See `CostModel.rank_sums`; each worker receives only the values of its genes."""
         alone = super().rank_sums(n, n_genes, n_stored, n_groups)
         n_tasks = max(1, rank_sums.count_tasks(n_stored, self.n_workers * self.threads))
         return self._shared(alone, alone.scratch_bytes + self.threads * 24 * n_stored // n_tasks, n_tasks)
@@ -144,7 +145,7 @@ class DaskCosts(CostModel):
         return self._shared(super().silhouette(sizes, role, within), self._order_bytes(sizes.n, sizes.d))
 
     def classifier(self, kind: ClassifierKind, n: int, d: int, n_folds: int, n_classes: int) -> Cost:
-        """See `CostModel.classifier`; the folds are on several workers at a time, unless one graph serves them all."""
+        """See `CostModel.classifier`; workers train folds at the same time, unless one k-NN graph serves all folds."""
         alone, whole = super().classifier(kind, n, d, n_folds, n_classes), self._whole_bytes(n, d)
         if kind == "knn" and alone.how != "exact":
             return self._on_one(alone, whole)
@@ -153,25 +154,25 @@ class DaskCosts(CostModel):
         return replace(shared, speedup=n_folds / rounds, overhead_s=n_folds * START_S)
 
     def _on_one(self, alone: Cost, brought_bytes: int, where: str = "one worker") -> Cost:
-        """Run on one worker, to which some bytes are brought."""
+        """Return the cost of an operation on one worker, to which `brought_bytes` are transferred."""
         how = f"{alone.how}, {where}" if alone.how else where
         return replace(alone, how=how, scratch_bytes=alone.scratch_bytes + brought_bytes, overhead_s=START_S)
 
     def _shared(self, alone: Cost, scratch_bytes: int, n_tasks: int | None = None) -> Cost:
-        """Run in tasks on all workers."""
+        """Return the cost of an operation that is divided into tasks for all workers."""
         n_tasks = silhouette.TASKS_PER_SLOT * self.n_workers if n_tasks is None else n_tasks
         shared = replace(alone, scratch_bytes=scratch_bytes, block_bytes=0)
         return replace(shared, speedup=self.speed, overhead_s=START_S, least_s=n_tasks * TASK_S)
 
     def _whole_bytes(self, n: int, d: int) -> int:
-        """Memory of the whole matrix on a worker, besides its blocks."""
+        """Return the memory of the whole matrix on a worker, in addition to its own blocks."""
         return int(WHOLE_COPIES * 4 * n * d) - 4 * n * d // self.n_workers
 
     def _order_bytes(self, n: int, d: int) -> int:
         return self._besides_blocks(n, d) + ORDER_BYTES * n
 
     def _besides_blocks(self, n: int, d: int) -> int:
-        """Memory of a worker, besides its block, for cells that are cut into tasks."""
+        """Return the memory of a worker for sorted parts of the cells, in addition to its own blocks."""
         largest = part_bytes(self.worker_bytes, self.threads)
         needed = worker_needs(n, d, self.n_workers, largest, self.threads)
         return needed - 4 * n * d // self.n_workers

@@ -1,9 +1,9 @@
 """The Dask engine: the operations of the CPU engine as tasks on the workers of a cluster, with the same bits.
 
-An embedding is in blocks of its rows, which workers read from the file or from what the client has transferred. What is
-done for every cell, or every pair of cells, is cut into tasks: exact neighbours, Euclidean silhouettes, and values of
-neighbourhoods. What needs the whole graph or all cells at once runs on one worker. Values of cells come back as NumPy
-arrays; embeddings and neighbour tables stay on the workers (see `remote`).
+An embedding is divided into blocks of rows, which workers read from the file or receive from the client. Operations on
+every cell or every pair of cells are divided into tasks: exact neighbours, Euclidean silhouettes, and values of
+neighbourhoods. Operations that need the whole graph or all cells at once run on one worker. Results with one value per
+cell return as NumPy arrays; embeddings and neighbour tables stay on the workers (see `remote`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 
 class DaskEngine(Engine):
-    """Runs on the workers of a Dask cluster; see `Engine` for what each operation computes.
+    """Engine on the workers of a Dask cluster; see `Engine` for what each operation computes.
 
     Attributes
     ----------
-    cluster : the workers
-    placement : puts embeddings on them
-    n_workers : how many there were at the start
+    cluster : connection to the cluster
+    placement : transfer of embeddings to the workers
+    n_workers : number of workers at the start
     """
 
     name = "dask"
@@ -69,13 +69,13 @@ class DaskEngine(Engine):
         exact: bool = False,
         tuning: DaskTuning = DEFAULT_TUNING,
     ) -> None:
-        """Connect to a cluster, or start one, and refuse workers that would compute other numbers than this process.
+        """Connect to a cluster, or start one, and check that its workers compute the same numbers as this process.
 
         Parameters
         ----------
-        cluster : see `connect.connect`
-        threads : of the operations on this machine
-        memory_bytes : what all workers that are started here may use
+        cluster : address, number of workers or object; see `connect.connect`
+        threads : number of threads for operations on this machine
+        memory_bytes : memory that all started workers together may use
         """
         self.timeline = timeline or Timeline()
         self.seed = seed
@@ -105,18 +105,18 @@ class DaskEngine(Engine):
 
     @cached_property
     def cost_model(self) -> CostModel | None:
-        """See `Engine.cost_model`; of workers on CPUs."""
+        """See `Engine.cost_model`; None if the workers have GPUs."""
         from gpubench.engines.dask.costs import DaskCosts
 
         is_known = self._settings.engine == "cpu"
         return DaskCosts.of(self.cluster, self._settings, self.placement) if is_known else None
 
     def close(self) -> None:
-        """Disconnect from the cluster, and end the workers that were started here."""
+        """Disconnect from the cluster and stop the workers that this engine started."""
         self.cluster.close()
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> ClusterMatrix:
-        """See `Engine.put`; workers read the cells, from the file where there is one."""
+        """See `Engine.put`; workers read the cells directly from the file if x is in one."""
         if isinstance(x, ClusterMatrix):
             return x
         with self.timeline.stage("put"):
@@ -138,7 +138,7 @@ class DaskEngine(Engine):
         return self.put(x).digest()
 
     def knn(self, x: Array, k: int) -> Knn:
-        """See `Engine.knn`; exact neighbours are found by all workers, approximate ones by one."""
+        """See `Engine.knn`; an exact search runs on all workers, an approximate one on a single worker."""
         cells = self.put(x)
         n, d = cells.shape
         if not 1 <= k < n:
@@ -159,7 +159,7 @@ class DaskEngine(Engine):
         return knn.exact_knn(cells, k, self._settings)
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
-        """See `Engine.knn_between`; the queries are divided among the workers, and the answers are on the host."""
+        """See `Engine.knn_between`; queries are divided among the workers, and the result is on the host."""
         queries, x = self.put(queries), self.put(x)
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
@@ -196,7 +196,7 @@ class DaskEngine(Engine):
     def map_neighbors(
         self, knn: Knn, kernel: NeighborKernel, *columns: Any, cells: I64 | None = None, width: int = 1
     ) -> F64:
-        """See `Engine.map_neighbors`; each block of a graph is worked on where it is."""
+        """See `Engine.map_neighbors`; each block of a graph is processed by the worker that has it."""
         table = knn.indices
         if not isinstance(table, KnnTable):
             return self._map_host_neighbors(knn, kernel, *columns, cells=cells, width=width)
@@ -206,26 +206,26 @@ class DaskEngine(Engine):
         return np.asarray(self.cluster.fetch(self.cluster.submit("in_order", in_order, values, (len(table),))))
 
     def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:
-        """Compute the values of neighbours that are on this machine."""
+        """Compute the values of neighbourhoods for a neighbour graph on this machine."""
         return self._here.map_neighbors(knn, *args, **kwargs)
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
-        """See `Engine.fuzzy_graph`; on one worker, which receives the neighbours and keeps the graph."""
+        """See `Engine.fuzzy_graph`; computed on one worker, which receives the neighbours and keeps the graph."""
         self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         graph = self._submit("fuzzy_graph", knn)
         fields = [self.cluster.submit(name, getattr, graph, name) for name in ("indptr", "indices", "weights")]
         return Graph(*(RemoteArray(self.cluster, field) for field in fields))
 
     def leiden(self, graph: Graph, resolution: float = 1.0, n_iterations: int = 2) -> I32:
-        """See `Engine.leiden`; on one worker."""
+        """See `Engine.leiden`; computed on one worker."""
         return np.asarray(self._call("leiden", graph, resolution, n_iterations))
 
     def rank(self, values: Array) -> Array:
-        """See `Engine.rank`; on this machine, as the values are."""
+        """See `Engine.rank`; computed on this machine, where the values are."""
         return self._here.rank(values)
 
     def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:
-        """See `Engine.group_means`; on one worker, of a matrix on the host there."""
+        """See `Engine.group_means`; computed on one worker, or on this machine if x is here."""
         if not isinstance(x, ClusterMatrix):
             return self._here.group_means(x, codes, n_groups)
         return np.asarray(self._call("group_means", x, codes, n_groups))
@@ -233,7 +233,7 @@ class DaskEngine(Engine):
     def rank_sums(
         self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
     ) -> RankSums:
-        """See `Engine.rank_sums`; genes are divided among the workers, few values are ranked on this machine."""
+        """See `Engine.rank_sums`; genes are divided among the workers, or few values are ranked here."""
         options = {"float32_ties": float32_ties}
         if isinstance(values, ClusterMatrix):
             ranked: RankSums = self._call("rank_sums", values, np.asarray(groups), n_groups, control, **options)
@@ -256,18 +256,18 @@ class DaskEngine(Engine):
         return RankSums(u, ties, cells.sizes, control)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
-        """See `Engine.classifier`; trained on one worker, and asked where it is."""
+        """See `Engine.classifier`; one worker trains it, and predictions run where the trained classifier is."""
         self._here.classifier(kind, **params)  # refuses invalid parameters before anything is sent
         make = LinearClusterClassifier if kind == "lr" else ClusterClassifier
         return make(self.cluster, self._settings, kind, params)
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
-        """See `Engine.run`; on one worker."""
+        """See `Engine.run`; the function runs on one worker."""
         answer: T = self._call("run", function, *args)
         return answer
 
     def map(self, functions: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """See `Engine.map`; as many functions are called ahead as there are workers, each for one of them in turn."""
+        """See `Engine.map`; as many functions are called ahead as there are workers, each for another worker."""
         ahead: deque[T] = deque()
         for i, function in enumerate(functions):
             with self.cluster.run_on_one(i):
@@ -277,15 +277,15 @@ class DaskEngine(Engine):
         yield from ahead
 
     def over_rows(self, n: int, kernel: Callable[[int, int], None], width: int = 1) -> None:
-        """See `Engine.over_rows`; on this machine."""
+        """See `Engine.over_rows`; runs on this machine."""
         self._here.over_rows(n, kernel, width)
 
     def _encode(self, given: Any) -> Any:
-        """Return an argument of tasks."""
+        """Return an argument in the form passed to tasks."""
         return given
 
     def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Run an operation of the engine of one worker; wait, and return the future of its answer."""
+        """Run an operation with the engine of one worker, wait until it has finished, and return its future."""
         name = args[0].__name__ if operation == "run" else operation
         for arg in args:
             if isinstance(arg, ClusterMatrix):
@@ -296,16 +296,19 @@ class DaskEngine(Engine):
         return future
 
     def _call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Run an operation of the engine of one worker and return its answer."""
+        """Run an operation with the engine of one worker and return its result."""
         return self.cluster.fetch(self._submit(operation, *args, **kwargs))
 
 
 def map_block(
     block: KnnBlock, k: int, cells: I64 | None, width: int, settings: EngineSettings, *args: Any
 ) -> tuple[I64 | None, F64]:
-    """Run a kernel (with its columns, `args`) on the rows of a block; return which they are (None: all) and the values.
+    """Run a kernel on the rows of a block of a graph; return the block's rows (None if it has all) and their values.
 
-    `cells` are those of all rows of the graph.
+    Parameters
+    ----------
+    cells : index of the cell of each row of the whole graph. If None, row i belongs to cell i
+    args : the kernel and its columns
     """
     rows, indices, distances = block[:3]
     knn = Knn(np.ascontiguousarray(indices[:, :k]), np.ascontiguousarray(distances[:, :k]))

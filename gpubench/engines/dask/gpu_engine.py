@@ -1,12 +1,11 @@
 """The Dask engine where every worker has a GPU: its operations are those of the CUDA engine, on the workers.
 
-Exact neighbours are searched in ranges of rows by all workers: of each row among all cells, so that, other than on one
-GPU, the distance between two cells is computed twice. Values of neighbourhoods are computed where the neighbours are.
-Rows of tiles of Euclidean silhouettes are divided among the workers: all cut the cells into the same tiles as one GPU
-would, and sums are integers. What needs the whole graph runs on one worker.
+For exact neighbours each worker searches some ranges of rows among all cells. Values of neighbourhoods are computed
+where the neighbours are. Rows of tiles of Euclidean silhouettes are divided among the workers: all cut the cells into
+the same tiles as one GPU would, and sums are integers. Operations that need the whole graph run on one worker.
 
-Neighbours, distances, and values of cells have the bits of the CUDA engine on one GPU of the same kind. Means over
-cells are formed on the host, and may differ from those formed on a GPU in the last bits.
+Neighbours, distances and values of cells have the same bits as with the CUDA engine on one GPU of the same kind. Means
+over cells are computed on the host, and may differ in the last bits from means computed on a GPU.
 """
 
 from __future__ import annotations
@@ -68,33 +67,33 @@ SilhouetteArguments = tuple[Any, str, Any, Any, int, "EngineSettings"]
 
 
 def rows_per_task(m: int, n: int, d: int, n_workers: int) -> int:
-    """Return the queries of a task, so that there are some tasks for each worker and none takes too long."""
+    """Return the number of queries per task, such that each worker gets several tasks and none takes too long."""
     return max(min(int(TASK_PRODUCTS / n / d), -(-m // (TASKS_PER_WORKER * n_workers))), MIN_ROWS)
 
 
 def on_gpus(engine: DaskEngine) -> DaskEngine:
-    """Return the engine for GPUs where all workers have one, else the given engine."""
+    """Return a `DaskGpuEngine` on the same cluster if all workers have a GPU, else the given engine."""
     gpu = gpu_worker.check_alike(engine.cluster.run_on_all(gpu_worker.gpu_here))
     return DaskGpuEngine(engine, gpu) if gpu else engine
 
 
 @dataclass(frozen=True)
 class GpuClusterPolicy(Policy):
-    """Decisions of the CUDA engine of a worker.
+    """Policy that requests each decision from the CUDA engine of a worker.
 
     Attributes
     ----------
-    ask : calls a method of the policy there
+    ask : function that calls a method of the worker's policy by name
     """
 
     ask: Callable[..., Any] = field(kw_only=True)
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
-        """See `Policy.knn_method_for`; as the CUDA engine on a worker."""
+        """See `Policy.knn_method_for`; decided by the CUDA engine of a worker."""
         return str(self.ask("knn_method_for", n, d, k))
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
-        """See `Policy.max_training_cells`; as the CUDA engine on a worker."""
+        """See `Policy.max_training_cells`; decided by the CUDA engine of a worker."""
         return int(self.ask("max_training_cells", kind, n)) if kind == "rf" else n
 
 
@@ -103,8 +102,8 @@ class DaskGpuEngine(DaskEngine):
 
     Parameters
     ----------
-    engine : as it was connected
-    gpu : the name of the GPUs
+    engine : connected Dask engine, whose connection is used
+    gpu : name of the workers' GPUs
     """
 
     def __init__(self, engine: DaskEngine, gpu: str) -> None:
@@ -116,7 +115,7 @@ class DaskGpuEngine(DaskEngine):
         self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
     def put(self, x: ArrayLike | RowSource, name: str = "X") -> ClusterMatrix:
-        """See `Engine.put`; every worker receives all cells when it first needs them, and must have room for them."""
+        """See `Engine.put`; every worker receives all cells on first use and must have memory for all of them."""
         if isinstance(x, ClusterMatrix):
             return x
         rows = as_rows(x, name)
@@ -130,7 +129,7 @@ class DaskGpuEngine(DaskEngine):
         return super().put(rows, name)
 
     def release(self, x: Array) -> None:
-        """See `Engine.release`; also on the GPUs."""
+        """See `Engine.release`; also frees copies on the workers' GPUs."""
         super().release(x)
         if isinstance(x, ClusterMatrix) and x.key:
             self.cluster.release(x.key)
@@ -146,7 +145,7 @@ class DaskGpuEngine(DaskEngine):
     def _search(
         self, name: str, queries: ClusterMatrix, x: ClusterMatrix, k: int, *, leave_out_self: bool
     ) -> list[Any]:
-        """Return the futures of blocks of a graph, which are in the order of the queries."""
+        """Search neighbours of the queries in tasks; return the futures of `KnnBlock`s in the order of the queries."""
         m, (n, d) = len(queries), x.shape
         self.timeline.count(flop_counts.search(m, n, d, k, symmetric=False))
         rows = rows_per_task(m, n, d, len(self.cluster.workers()))
@@ -165,7 +164,7 @@ class DaskGpuEngine(DaskEngine):
         metric: Distance = "euclidean",
         cells: I64 | None = None,
     ) -> tuple[F64, F64]:
-        """See `Engine.cluster_distances`; Euclidean ones on all workers, unless there is little to do."""
+        """See `Engine.cluster_distances`; Euclidean distances are computed by all workers, if there are many."""
         x = self.put(x)
         may_divide = metric == "euclidean" and self.n_workers > 1
         group_sizes = sort_cells(clusters, groups).group_sizes if may_divide else []
@@ -179,21 +178,21 @@ class DaskGpuEngine(DaskEngine):
         return a, b
 
     def _encode(self, given: Any) -> Any:
-        """Return an argument of tasks: a matrix that was put is copied to the GPU of each worker once."""
+        """Return an argument in the form passed to tasks; a matrix from `put` is copied to each GPU only once."""
         if not isinstance(given, ClusterMatrix) or not given.key:
             return given
         arguments = {"key": given.key, "cells": given.future, "settings": self._settings}
         return {TYPE_KEY: gpu_worker.matrix_on_device, **arguments}
 
     def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Also note what the worker's engine could not do as requested."""
+        """See `DaskEngine._submit`; also copy the messages in `notes` of the worker's engine."""
         future = super()._submit(operation, *args, **kwargs)
         for notes in self.cluster.run_on_all(gpu_worker.notes_here, self._settings).values():
             self.notes += [note for note in notes if note not in self.notes]
         return future
 
     def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:
-        """Compute the values on the GPU of one worker."""
+        """Compute the values of neighbourhoods on the GPU of one worker, for a neighbour graph on this machine."""
         return np.asarray(self._call("map_neighbors", knn, *args, **kwargs))
 
 
@@ -202,7 +201,7 @@ def cluster_distances(cluster: Cluster, x: Any, clusters: I32, groups: I32 | Non
 
     Parameters
     ----------
-    x : stands for the matrix on a GPU in the arguments of tasks
+    x : argument of tasks that a worker decodes to its copy of the matrix on the GPU
     """
     key = uuid.uuid4().hex
     available = min(cluster.run_on_all(available_bytes, settings).values())
@@ -225,7 +224,7 @@ def cluster_distances(cluster: Cluster, x: Any, clusters: I32, groups: I32 | Non
 
 
 def _merged_piece(cluster: Cluster, shares: list[Any], piece: int) -> Any:
-    """Return the future of the sums of all shares for one range of cells, which are merged as a tree."""
+    """Return the future of the total of all shares' sums for one range of cells, added pairwise in a tree of tasks."""
     found = cluster.submit_each("piece", getitem, [(share, piece) for share in shares])
     while len(found) > 1:
         some = [found[i : i + SHARES_AT_A_TIME] for i in range(0, len(found), SHARES_AT_A_TIME)]
@@ -234,14 +233,14 @@ def _merged_piece(cluster: Cluster, shares: list[Any], piece: int) -> Any:
 
 
 def available_bytes(settings: EngineSettings) -> int:
-    """Return the bytes that are available for tiles and sums on the GPU of this worker."""
+    """Return the bytes available for tiles and sums on this worker's GPU."""
     return int(gpu_worker.cuda_engine(settings).room_bytes())
 
 
 def _load_tiles(
     x: Any, key: str, clusters: I32, groups: I32 | None, max_bytes: int, settings: EngineSettings
 ) -> SilhouetteTiles:
-    """Return the tiles of this worker, made once."""
+    """Return the silhouette tiles of a matrix on this worker's GPU; they are made once and cached."""
     engine = gpu_worker.cuda_engine(settings)
 
     def make() -> SilhouetteTiles:
@@ -251,13 +250,13 @@ def _load_tiles(
 
 
 def make_plan(arguments: SilhouetteArguments) -> list[Pass]:
-    """Return the passes."""
+    """Return the passes over the cells, which are the same on all workers."""
     with gpu_worker.one_at_a_time:
         return _load_tiles(*arguments).plan
 
 
 def add_rows(arguments: SilhouetteArguments, part: Pass, share: int, n_shares: int, n_pieces: int) -> list[Tables]:
-    """Add up a share of the rows of tiles, see `share_rows`; return the sums of a pass in ranges of cells."""
+    """Sum the tiles of one share of a pass, see `share_rows`; return the sums in `n_pieces` ranges of cells."""
     engine = gpu_worker.cuda_engine(arguments[-1])
     with gpu_worker.one_at_a_time:
         tiles = _load_tiles(*arguments)
@@ -269,19 +268,22 @@ def add_rows(arguments: SilhouetteArguments, part: Pass, share: int, n_shares: i
 
 
 def share_rows(part: Pass, share: int, n_shares: int) -> list[int]:
-    """Return the rows of tiles of a share. Row i has the tiles from i on, so every other round goes backwards."""
+    """Return the rows of tiles that belong to a share, alternating the order of shares to balance their work.
+
+    Row i has only the tiles (i, j) with j >= i, so later rows have fewer tiles.
+    """
     rounds = [*range(n_shares), *reversed(range(n_shares))]
     return [i for i in range(part.first, part.last) if rounds[(i - part.first) % len(rounds)] == share]
 
 
 def add_tables(found: list[Tables]) -> Tables:
-    """Add the sums of several shares."""
+    """Return the total of the sums of several shares for the same range of cells."""
     inside, after = zip(*found, strict=True)
     return reduce(np.add, inside), reduce(np.add, after)  # np.sum would copy all of them into one array first
 
 
 def fold(pieces: list[Tables], arguments: SilhouetteArguments, part: Pass) -> Means:
-    """Return the means of all cells from the sums of a pass; 0 and infinite where the pass has none."""
+    """Turn the sums of a pass into means of all cells; (0, infinity) for cells that are not in the pass."""
     with gpu_worker.one_at_a_time:
         tiles = _load_tiles(*arguments)
     sums = tiles.empty_sums(np, part)
@@ -294,6 +296,6 @@ def fold(pieces: list[Tables], arguments: SilhouetteArguments, part: Pass) -> Me
 
 
 def merge_passes(found: list[Means], clusters: I32, groups: I32 | None) -> F64:
-    """Return the distances of all cells to clusters from the means of all passes; (2, n)."""
+    """Combine the means of all passes to distances a and b of all cells, (2, n); see `Engine.cluster_distances`."""
     own, nearest = zip(*found, strict=True)
     return np.stack(in_cell_order(np.sum(own, axis=0), np.min(nearest, axis=0), sort_cells(clusters, groups)))

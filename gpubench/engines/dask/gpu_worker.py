@@ -1,7 +1,7 @@
-"""Tasks by the operations of a worker's engine: the CPU engine, or the CUDA engine where every worker has a GPU.
+"""Tasks that run operations of a worker's engine: the CPU engine, or the CUDA engine if all workers have GPUs.
 
-An embedding is on the host of each worker and, from its first use on, on its GPU. Answers are brought to the host, so
-that what the Dask engine does with answers is the same on either. A GPU does one operation at a time.
+Cells are in a worker's host memory and are copied to its GPU on first use. Results are copied to the host, so that the
+Dask engine handles those of both engines in the same way. A GPU runs one operation at a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ one_at_a_time = Lock()
 
 
 def gpu_here() -> dict[str, str]:
-    """Describe the GPU of this worker: "gpu" (empty if none works), "place", "packages"; or "why" there is none."""
+    """Describe this worker's GPU by "gpu", its name (empty if none works), "place" and "packages", or "why" not."""
     from gpubench.engines.cuda.device import Device
 
     try:
@@ -48,7 +48,10 @@ def gpu_here() -> dict[str, str]:
 
 
 def check_alike(found: dict[str, dict[str, str]]) -> str:
-    """Return the name of the GPU that all workers have (address -> `gpu_here`); empty if none has one."""
+    """Return the name of the GPU model of all workers, given `gpu_here` by address; empty if no worker has a GPU.
+
+    Raises an error if workers differ.
+    """
     without = [address for address, own in found.items() if not own["gpu"]]
     if len(without) == len(found):
         return ""
@@ -73,7 +76,7 @@ def check_alike(found: dict[str, dict[str, str]]) -> str:
 
 
 def cuda_engine(settings: EngineSettings) -> CudaEngine:
-    """Return the CUDA engine of this worker, on whose device the calling thread then works."""
+    """Return the CUDA engine of this worker and make its GPU the current device of the calling thread."""
     engine = _start_engine(settings)
     engine.gpu.current()
     return engine
@@ -87,24 +90,24 @@ def _start_engine(settings: EngineSettings) -> CudaEngine:
 
 
 def matrix_on_device(key: str, cells: F32, settings: EngineSettings) -> Any:
-    """Return cells on the GPU of this worker, to which they are copied once; `worker.forget` frees them."""
+    """Return cells on this worker's GPU, copied there on the first call; `worker.forget(key)` frees the copy."""
     return cached(("device", key), lambda: _put(cuda_engine(settings), cells))
 
 
 def policy_here(engine: CudaEngine, method: str, *args: Any) -> Any:
-    """Return what the policy of this worker's engine decides."""
+    """Call a method of the policy of this worker's engine."""
     return getattr(engine.policy, method)(*args)
 
 
 def notes_here(settings: EngineSettings) -> list[str]:
-    """Return the notes of this worker's CUDA engine about work that did not run as requested."""
+    """Return the messages of this worker's CUDA engine about steps that did not run as requested."""
     return list(cuda_engine(settings).notes)
 
 
 def on_engine(
     settings: EngineSettings, operation: str, args: Any, kwargs: Any = MappingProxyType({}), threads: int | None = None
 ) -> Any:
-    """Run an operation of this worker's engine, on the CPU on so many threads, and return its answer on the host."""
+    """Run an operation of this worker's engine and return its result on the host; `threads` is for the CPU engine."""
     if settings.engine == "cpu":
         return getattr(settings.start(threads), operation)(*args, **kwargs)
     engine = cuda_engine(settings)
@@ -113,7 +116,7 @@ def on_engine(
 
 
 def on_device(engine: CudaEngine, given: Any) -> Any:
-    """Return an argument as the CUDA engine takes it: cells and graphs on the GPU, columns on the host."""
+    """Return an argument in the form that the CUDA engine expects: cells and graphs on the GPU, columns on the host."""
     if isinstance(given, Knn | Graph):
         return _mapped(given, engine.xp.asarray)
     is_cells = isinstance(given, np.ndarray) and given.ndim == 2
@@ -127,14 +130,14 @@ def _put(engine: CudaEngine, cells: F32) -> Any:
 
 
 def on_host(engine: CudaEngine, found: Any) -> Any:
-    """Return an answer as it leaves the worker."""
+    """Return a result with its arrays on the host, as it is sent to other workers or the client."""
     if isinstance(found, Knn | Graph):
         return _mapped(found, lambda array: on_host(engine, array))
     return engine.to_host(found) if isinstance(found, engine.xp.ndarray) else found
 
 
 def _mapped(given: Knn | Graph, function: Callable[[Any], Any]) -> Knn | Graph:
-    """Return a graph with a function applied to each of its arrays."""
+    """Return a copy of a graph with a function applied to each of its arrays."""
     if isinstance(given, Graph):
         return Graph(function(given.indptr), function(given.indices), function(given.weights))
     return Knn(function(given.indices), function(given.distances), given.method, given.params, given.recall)
@@ -148,9 +151,10 @@ def search_rows(
     settings: EngineSettings,
     leave_out_self: bool,  # noqa: FBT001 - an argument of a task
 ) -> KnnBlock:
-    """Find the nearest cells of some queries, or, where the queries are the cells themselves, the nearest others.
+    """Find the k nearest cells in x to the queries in the range `rows`.
 
-    For these one more is searched, and the cell left out, or the last one where copies of the cell displace it.
+    If `leave_out_self`, query i is cell i of x and must not be its own neighbour: k + 1 cells are searched, and the
+    cell itself is dropped, or the last one if copies of the cell displace it.
     """
     engine = cuda_engine(settings)
     cells = np.arange(*rows)
@@ -167,6 +171,6 @@ def search_rows(
 
 
 def search_whole(x: Any, k: int, settings: EngineSettings) -> tuple[Any, ...]:
-    """Search all cells on one worker: a block of the graph, and method, parameters and recall."""
+    """Run `Engine.knn` on one worker; return a `KnnBlock` of all rows, and method, parameters and recall."""
     found = on_engine(settings, "knn", (x, k))
     return None, found.indices, found.distances, (found.method, dict(found.params), found.recall)

@@ -1,9 +1,9 @@
-"""Exact neighbours of an embedding in blocks: cells are sorted into parts of near ones, which are compared in pairs.
+"""Exact nearest neighbours on a cluster: cells are sorted into parts of near cells, and pairs of parts are compared.
 
-A tree of cuts, made from a sample of the cells, sorts near cells together without any worker that holds all of them.
-First each part is compared with itself, which limits how far the neighbours of its cells are. Then every two parts are
-compared, and few pairs of cells are near enough. Distances are exact, and the nearest of all found are chosen by
-(distance, id), so that parts and workers do not change the result.
+A tree of cuts, made from a sample of the cells, sorts near cells into the same part, so that no worker needs all cells.
+First the cells of each part are compared with each other, which limits how far their neighbours can be. Then all pairs
+of parts are compared, and few pairs of cells are near enough. Distances are exact, and of all neighbours found the
+nearest are chosen by (distance, id), so the result does not depend on parts and workers.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ SEED = 0  # of the sample and the order, on which no result depends
 
 
 def part_rows(n: int, d: int, n_slots: int) -> int:
-    """Return the cells of a part, a multiple of a block of the search.
+    """Return the number of cells per part, a multiple of the block size of the search.
 
-    Tasks take at most a few seconds, and there are some for each slot. From there on the number of parts is chosen with
-    which the slots are expected to finish first: how few tasks divide among the slots matters.
+    The number of parts is at least such that a task takes at most a few seconds and each of the `n_slots` threads of
+    the cluster gets several tasks. Of somewhat larger numbers the one with the shortest expected time is chosen,
+    because a few tasks may not divide evenly among the threads.
     """
     for_time = n / (PAIR_PRODUCTS / d) ** 0.5
     for_balance = (2 * TASKS_PER_SLOT * n_slots) ** 0.5
@@ -74,13 +75,13 @@ def part_rows(n: int, d: int, n_slots: int) -> int:
 
 
 def _expected_cost(parts: int, rows: float, n_slots: int) -> float:
-    """Return how long the slots compare parts of so many rows with themselves, and then in pairs."""
+    """Return the expected time, in distance computations, of comparing `parts` parts of `rows` rows on all slots."""
     alone, pair = rows**2 / 2 + rows * ROW_PRODUCTS, rows**2 + 2 * rows * ROW_PRODUCTS
     return math.ceil(parts / n_slots) * alone + math.ceil(math.comb(parts, 2) / n_slots) * pair
 
 
 def near_rows(n: int, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> int:
-    """Return the cells of a part of cells in blocks, a multiple of a block of the search."""
+    """Return the number of cells per part as `part_rows` does, limited by `part_bytes` and the number of tasks."""
     at_most = part_bytes // (4 * d) // top_k.BLOCK * top_k.BLOCK
     fewest = -(-n // max_parts(n_blocks, MAX_PARTS))
     wanted = max(part_rows(n, d, n_slots), -(-fewest // top_k.BLOCK) * top_k.BLOCK)
@@ -89,13 +90,13 @@ def near_rows(n: int, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> i
 
 @dataclass(frozen=True, slots=True)
 class FoundNeighbors:
-    """Neighbours of some cells, as many as were found of each.
+    """Neighbours of several cells, in any number per cell.
 
     Attributes
     ----------
-    row, ids : (found,) the row of the cell, ascending, and the id of its neighbour
-    distances : (found,) float32 as the engine gives them
-    squared : (found,) float64, which orders neighbours whose distances are equal in float32
+    row, ids : (n_found,) row of the cell, ascending, and id of its neighbour
+    distances : (n_found,) float32 distances, as in the result of the engine
+    squared : (n_found,) float64 squared distances, which order neighbours with equal float32 distances
     """
 
     row: I32
@@ -105,7 +106,10 @@ class FoundNeighbors:
 
 
 def nearest(found: list[tuple[tuple[FoundNeighbors, ...], int]], k: int) -> tuple[FoundNeighbors]:
-    """Return the k nearest of the neighbours that some tasks found for the same cells."""
+    """Merge neighbours of the same cells from several tasks and keep the k nearest of each cell.
+
+    `found` has the result of each task and the position of the neighbours in that result.
+    """
     parts = [answer[side] for answer, side in found]
     m = 1 + max((int(part.row[-1]) for part in parts if len(part.row)), default=-1)
     counts = [np.bincount(part.row, minlength=m) for part in parts]
@@ -133,9 +137,9 @@ class CutTree:
 
     Attributes
     ----------
-    directions : (nodes, d) float32
-    cuts : (nodes,) float32; cells beyond go to the second half
-    depth : levels of nodes; there are 2^depth leaves
+    directions : (n_nodes, d) float32, direction of each node
+    cuts : (n_nodes,) float32; cells whose projection on the direction exceeds the cut go to the second child
+    depth : number of levels of nodes; there are 2^depth leaves
     """
 
     directions: F32
@@ -143,7 +147,7 @@ class CutTree:
     depth: int
 
     def leaves(self, block: F32) -> NDArray[np.uint16]:
-        """Return the leaf of each row of a block."""
+        """Return the index of the leaf that each row of a block (m, d) falls into, (m,)."""
         leaves = np.empty(len(block), np.uint16)
         for start in range(0, len(block), TREE_ROWS):
             rows = block[start : start + TREE_ROWS]
@@ -156,7 +160,7 @@ class CutTree:
 
 
 def grow_tree(sample: F32, depth: int, seed: int) -> CutTree:
-    """Halve a sample again and again."""
+    """Build a tree with `depth` levels by halving a sample of cells repeatedly."""
     rng = np.random.default_rng(seed)
     n_nodes, scaling = 2**depth - 1, Scaling(sample, sample)
     directions, cuts = np.zeros((n_nodes, sample.shape[1]), np.float32), np.zeros(n_nodes, np.float32)
@@ -175,14 +179,17 @@ def grow_tree(sample: F32, depth: int, seed: int) -> CutTree:
 
 
 def leaf_starts(counts: list[I64]) -> I64:
-    """Return where the rows of a block begin in each leaf, (blocks, leaves), among cells sorted by leaf, then id."""
+    """Return the rank of the first row of each block in each leaf, (n_blocks, n_leaves), if sorted by (leaf, id).
+
+    `counts` has the number of rows of each block in each leaf.
+    """
     block_counts = np.stack(counts)
     before_leaf = np.concatenate([[0], np.cumsum(block_counts.sum(axis=0))[:-1]])
     return np.asarray(before_leaf + np.cumsum(block_counts, axis=0) - block_counts)
 
 
 def block_ranks(leaves: NDArray[np.uint16], starts: I64, number: int) -> NDArray[np.uint32]:
-    """Return the rank of each row of a block among all sorted cells."""
+    """Return the rank of each row of block `number` among all cells sorted by (leaf, id)."""
     order = np.argsort(leaves, kind="stable")
     counts = np.bincount(leaves, minlength=starts.shape[1])
     inside = np.arange(len(leaves)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -193,13 +200,13 @@ def block_ranks(leaves: NDArray[np.uint16], starts: I64, number: int) -> NDArray
 
 @dataclass(frozen=True, slots=True)
 class NearPart:
-    """One of the parts into which the cells are cut for the search; its cells are near each other.
+    """One of the parts into which cells are divided for the search; the cells of a part are near each other.
 
     Attributes
     ----------
-    ids : (m,) int64, ascending, so that ties are decided as among all cells
-    rows : (m, d)
-    order : (m,) permutation of the rows that puts near cells next to each other
+    ids : (m,) int64, ascending indices of the cells, so that ties are broken as among all cells
+    rows : (m, d) float32, the cells
+    order : (m,) permutation of the rows in which near cells follow one another
     """
 
     ids: I64
@@ -230,7 +237,7 @@ def exact_knn(x: ClusterMatrix, k: int, settings: EngineSettings) -> Knn:
 
 
 def _near_ranks(x: ClusterMatrix, n_parts: int) -> list[Any]:
-    """Return the futures of the ranks of the cells of each block in an order that has near ones together."""
+    """Return for each block the future of its cells' ranks in an order in which near cells follow one another."""
     cluster, n = x.cluster, len(x)
     depth = min(max(4 * n_parts - 1, 1).bit_length(), MAX_LEAVES.bit_length() - 1)
     drawn = np.sort(np.random.default_rng(SEED).choice(n, min(n, SAMPLE_PER_LEAF << depth), replace=False))
@@ -249,7 +256,7 @@ def _merge_nearest(cluster: Cluster, n_answers: list[int], k: int) -> StreamingM
 
 
 def near_part(pieces: list[PartRows], m: int) -> NearPart:
-    """Assemble a part from the rows that the blocks have of it."""
+    """Assemble a part of m cells from its rows in every block."""
     ids = np.concatenate([ids for _, ids, _ in pieces])  # blocks come in order, and so do the cells of each
     assert len(ids) == m
     rows = np.concatenate([rows for _, _, rows in pieces])
@@ -257,7 +264,7 @@ def near_part(pieces: list[PartRows], m: int) -> NearPart:
 
 
 def search_part(part: NearPart, k: int, settings: EngineSettings) -> tuple[FoundNeighbors, F32]:
-    """Find the neighbours of the cells of a part among themselves, and how far the k-th is."""
+    """Find the k nearest neighbours of each cell of a part within the part, and the distance of the k-th, (m,)."""
     m = len(part.ids)
     n_found, engine = min(k, m - 1), settings.start(threads=1)
     found = Neighbors.empty(m, n_found)
@@ -275,7 +282,10 @@ def search_part(part: NearPart, k: int, settings: EngineSettings) -> tuple[Found
 def compare_parts(
     first: NearPart, second: NearPart, k: int, first_farthest: F32, second_farthest: F32, settings: EngineSettings
 ) -> tuple[FoundNeighbors, FoundNeighbors]:
-    """Find the neighbours of the cells of each part in the other, not farther than the k-th in the own part."""
+    """Find neighbours of the cells of each part in the other part, up to the distance of the k-th in their own part.
+
+    `first_farthest` and `second_farthest` have these distances for the cells of each part.
+    """
     engine = settings.start(threads=1)
     ids = np.concatenate([first.ids, second.ids])
     order = np.argsort(ids, kind="stable")
@@ -304,7 +314,7 @@ def compare_parts(
 
 
 def _search_pair(x: F32, sides: tuple[I64, I64], farthest: F32, out: Neighbors, engine: WorkerEngine) -> None:
-    """Find the neighbours of the cells of each side on the other; -1 where too few are near enough."""
+    """Find the neighbours of the cells of each side on the other side within `farthest`; pad rows of `out` with -1."""
     assert engine.tiles is not None
     cells, k = np.concatenate(sides), out.indices.shape[1]
     scaling = Scaling(x, x)
@@ -320,7 +330,7 @@ def _search_pair(x: F32, sides: tuple[I64, I64], farthest: F32, out: Neighbors, 
 
 
 def _search_without_tiles(x: F32, out: Neighbors, engine: WorkerEngine) -> None:
-    """Search among all cells by NumPy's products."""
+    """Search neighbours among all cells of x with NumPy, if there are no compiled functions."""
     found = ExactSearch(engine.workers, None, engine.budget.left).knn_between(x, x, out.indices.shape[1])
     out.indices[:], out.distances[:] = found.indices, found.distances
 
@@ -334,7 +344,7 @@ def _found_neighbors(
     distances: F32,
     engine: WorkerEngine,
 ) -> FoundNeighbors:
-    """Return neighbours found at positions in x; squared distances have the bits by which the engine orders them."""
+    """Return neighbours at `positions` in x, with squared distances of the same bits as those used by the engine."""
     if engine.tiles is not None:
         squared = top_k.exact_squared(engine.tiles, queries, x, row, positions)
     else:
@@ -346,12 +356,12 @@ def _found_neighbors(
 
 
 def as_tables(found: tuple[FoundNeighbors], k: int) -> tuple[I32, F32]:
-    """Return ids and distances of the neighbours of some cells, (m, k), where k were found of each."""
+    """Return ids and distances as tables (m, k), given exactly k neighbours of each of m cells."""
     return found[0].ids.reshape(-1, k), found[0].distances.reshape(-1, k)
 
 
 def part_block(found: tuple[FoundNeighbors], part: NearPart, k: int) -> KnnBlock:
-    """Return the neighbours of a part as rows of the graph."""
+    """Return the neighbours of the cells of a part as a `KnnBlock`."""
     return part.ids, *as_tables(found, k)
 
 
@@ -371,7 +381,7 @@ def knn_between(queries: ClusterMatrix, x: ClusterMatrix, k: int, settings: Engi
 
 
 def query_rows(m: int, block_rows: int, d: int, n_blocks: int, n_slots: int) -> int:
-    """Return the queries that a task compares with a block."""
+    """Return the number of queries that a task compares with a block of cells."""
     for_balance = -(-m * n_blocks // (TASKS_PER_SLOT * n_slots))
     return min(m, max(min(int(PAIR_PRODUCTS / block_rows / d), for_balance), MIN_QUERIES))
 
@@ -379,7 +389,7 @@ def query_rows(m: int, block_rows: int, d: int, n_blocks: int, n_slots: int) -> 
 def search_block(
     queries: F32, rows: tuple[int, int], block: F32, first: int, k: int, settings: EngineSettings
 ) -> tuple[FoundNeighbors]:
-    """Find the nearest cells of some queries in a block, which begins with cell `first`."""
+    """Find the k nearest cells in a block to the queries in the range `rows`; the block begins with cell `first`."""
     own, engine = np.ascontiguousarray(queries[slice(*rows)]), settings.start(threads=1)
     found = engine.knn_between(own, block, min(k, len(block)))
     row, ids = np.repeat(np.arange(len(own)), found.k), first + np.arange(len(block))

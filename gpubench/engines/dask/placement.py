@@ -1,4 +1,4 @@
-"""Putting an embedding on a cluster: each worker reads some blocks of its rows."""
+"""Put an embedding on a cluster: each worker reads some blocks of its rows."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ PARTS_IN_FLIGHT = 12
 
 
 def part_bytes(worker_bytes: int, n_threads: int, share: float = DEFAULT_TUNING.part_share) -> int:
-    """Return the size of the largest part of the cells on workers of so many threads."""
+    """Return the largest size in bytes of a part of the cells, for workers with `n_threads` threads."""
     return int(share * worker_bytes / n_threads)
 
 
 def worker_needs(n: int, d: int, n_workers: int, part_bytes: int, n_threads: int) -> int:
-    """Return the bytes of one of several workers that hold the cells in blocks."""
+    """Return the memory in bytes that each worker needs to hold its blocks of the cells and to compute with parts."""
     matrix = 4 * n * d
     return int(COPIES * matrix / n_workers) + PARTS_IN_FLIGHT * n_threads * min(part_bytes, matrix)
 
 
 def smallest_memory(workers: dict[str, dict[str, Any]]) -> int:
-    """Return the bytes that gpubench may use on the worker with the least memory."""
+    """Return the memory in bytes that gpubench may use on the worker with the least memory."""
     limits = [int(worker["memory_limit"]) for worker in workers.values()]
     smallest = min((limit for limit in limits if limit > 0), default=planner.free_memory_bytes() // len(workers))
     return int(planner.SHARE_OF_FREE * smallest)
@@ -53,13 +53,14 @@ def smallest_memory(workers: dict[str, dict[str, Any]]) -> int:
 
 @dataclass(slots=True)
 class Placement:
-    """Puts embeddings on the workers.
+    """Transfer of embeddings to the workers.
 
     Attributes
     ----------
-    here : the engine of this process, which validates cells that are in its memory
-    worker_bytes : what one worker may hold
-    n_threads : of one worker
+    cluster : cluster of the workers
+    here : engine of this process, which validates cells that are in its memory
+    worker_bytes : memory that may be used on one worker
+    n_threads : number of threads of one worker
     """
 
     cluster: Cluster
@@ -69,11 +70,11 @@ class Placement:
 
     @property
     def part_bytes(self) -> int:
-        """What a part of the cells may take."""
+        """Largest size of a part of the cells in bytes."""
         return part_bytes(self.worker_bytes, self.n_threads, self.cluster.tuning.part_share)
 
     def put(self, x: ArrayLike | RowSource, name: str) -> ClusterMatrix:
-        """Return the cells on the cluster; see `Engine.put`."""
+        """Put cells on the cluster as a matrix in blocks; see `Engine.put`."""
         rows = as_rows(x, name)
         n, d = (int(size) for size in rows.shape)
         n_workers = len(self.cluster.workers())
@@ -107,13 +108,13 @@ class Placement:
 
 
 def read_location(cluster: Cluster, location: Location, edges: list[int], name: str) -> list[Any]:
-    """Return the futures of blocks that workers read from a file."""
+    """Return the futures of the blocks with these row `edges`, which workers read from a file."""
     calls = [(location, start, stop, name) for start, stop in pairwise(edges)]
     return _validated(cluster, cluster.submit_each("put", read_block, calls, spread=True), edges[-1], name)
 
 
 def take_chunks(cluster: Cluster, array: Any, edges: list[int], name: str) -> list[Any]:
-    """Return the futures of blocks made of the chunks of an array of Dask, where Dask computes them."""
+    """Return the futures of the blocks with these row `edges`, made from a Dask array on its workers."""
     sizes = tuple(int(size) for size in np.diff(edges))
     chunks = cluster.client.compute(list(array.rechunk({0: sizes, 1: -1}).to_delayed().ravel()))
     calls = [(chunk, start, name) for chunk, start in zip(chunks, edges[:-1], strict=True)]
@@ -121,7 +122,7 @@ def take_chunks(cluster: Cluster, array: Any, edges: list[int], name: str) -> li
 
 
 def _validated(cluster: Cluster, read: list[Any], n: int, name: str) -> list[Any]:
-    """Return the blocks, or refuse cells that cannot be scored; see `Engine.put`."""
+    """Return the futures of the blocks, or raise InputError if cells have invalid values; see `Engine.put`."""
     checks = cluster.submit_each("check", getitem, [(one, 1) for one in read])
     blocks = cluster.submit_each("put", getitem, [(one, 0) for one in read])
     cluster.wait([*checks, *blocks])
@@ -133,7 +134,7 @@ def _validated(cluster: Cluster, read: list[Any], n: int, name: str) -> list[Any
 
 
 def read_block(location: Location, start: int, stop: int, name: str) -> tuple[F32, FiniteCheck]:
-    """Read rows [start, stop) of a file, and check their values."""
+    """Read rows [start, stop) of a file as float32, and check that their values are finite."""
     source = location.open()
     d = int(source.shape[1])
     rows, check = np.empty((stop - start, d), np.float32), FiniteCheck(name)
@@ -148,7 +149,7 @@ def read_block(location: Location, start: int, stop: int, name: str) -> tuple[F3
 
 
 def check_block(stored: NDArray[Any], start: int, name: str) -> tuple[F32, FiniteCheck]:
-    """Convert rows from `start` on to float32, and check their values."""
+    """Convert rows, the first of which is row `start` of the matrix, to float32, and check that values are finite."""
     check = FiniteCheck(name)
     check.add(np.asarray(stored), start)
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""Rank sums on a cluster: parts of the genes are sent to the workers, each of about as many values."""
+"""Rank sums on a cluster: genes are divided into parts with about equal numbers of values, one part per task."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TASKS_PER_SLOT = 2
 
 
 def count_tasks(n_stored: int, n_slots: int) -> int:
-    """Return in how many tasks so many values are ranked; 0 or 1 if it is not worth sending them."""
+    """Return the number of tasks for ranking `n_stored` values; 0 or 1 if sending these is not worthwhile."""
     return min(TASKS_PER_SLOT * n_slots, n_stored // MIN_RANKED_VALUES)
 
 
 def gene_parts(matrix: Any, n_parts: int) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], int]]:
-    """Yield values, indices and bounds of some columns each, of about as many values, and the number of rows."""
+    """Yield the columns in parts with about equal numbers of values: values, indices and bounds, and number of rows."""
     from scipy.sparse import csc_array
 
     columns = csc_array(matrix)
@@ -50,7 +50,7 @@ def rank_genes(
     control: int,
     settings: EngineSettings,
 ) -> RankSums:
-    """Rank some genes; see `Engine.rank_sums` and `gene_parts`."""
+    """Compute rank sums of one part of the genes; see `Engine.rank_sums` and `gene_parts`."""
     from scipy.sparse import csc_array
 
     matrix = csc_array((values, indices, bounds), shape=(n_cells, len(bounds) - 1))

@@ -1,7 +1,7 @@
-"""Arrays that stay on the workers: matrices of cells, tables of neighbours, and fields of graphs.
+"""Arrays that stay on the workers: matrices of cells, tables of neighbours, and the arrays of graphs.
 
-Values of cells come back as NumPy arrays. What is larger stays where it is: another matrix computed from a matrix of
-cells by functions and operators of NumPy is on a worker too, and only vectors and numbers come back.
+NumPy functions and operators on such a matrix run on the workers. If the result is a matrix, it stays there as well;
+vectors and numbers are returned as NumPy arrays.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ KnnBlock = tuple["I64 | None", "I32", "F32"]
 
 
 class KnnTable(RemoteArray):
-    """One of the two tables of a neighbour graph, (n, k), in blocks of rows on the workers.
+    """The table of indices or of distances of a neighbour graph, (n, k), in blocks of rows on the workers.
 
     Attributes
     ----------
-    blocks : futures of `KnnBlock`s, which hold both tables
-    item : 1 of the indices, 2 of the distances: their place in a block
+    blocks : futures of `KnnBlock`s, which contain both tables
+    item : position of the table in a `KnnBlock`: 1 for indices, 2 for distances
     """
 
     def __init__(self, cluster: Cluster, blocks: list[Any], shape: tuple[int, int], item: int) -> None:
@@ -56,7 +56,7 @@ class KnnTable(RemoteArray):
 
     @property
     def future(self) -> Any:
-        """The whole table on one worker, its rows in the order of the cells."""
+        """Future of the whole table on one worker, with rows in the order of the cells."""
         return self.cluster.submit("whole", join_table, self.blocks, *self.shape, self.item)
 
     def __getitem__(self, key: Any) -> Any:
@@ -71,17 +71,20 @@ class KnnTable(RemoteArray):
 
 
 def remote_knn(cluster: Cluster, blocks: list[Any], shape: tuple[int, int], *facts: Any) -> Knn:
-    """Return a neighbour graph that stays on the workers, with the method, parameters and recall of the search."""
+    """Return a neighbour graph whose tables stay on the workers; `facts` are method, parameters and recall."""
     return Knn(KnnTable(cluster, blocks, shape, 1), KnnTable(cluster, blocks, shape, 2), *facts)
 
 
 def join_table(blocks: list[tuple[Any, ...]], n: int, k: int, item: int) -> NDArray[Any]:
-    """Join one table of blocks, see `KnnBlock`; (n, k)."""
+    """Join the table at position `item` of all `KnnBlock`s into one array (n, k)."""
     return np.ascontiguousarray(in_order([(block[0], block[item][:, :k]) for block in blocks], (n, k)))
 
 
 def in_order(found: list[tuple[I64 | None, NDArray[Any]]], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return rows that belong to some places, each at its own; or those that belong to all of them, in order (None)."""
+    """Join pieces of an array in order; each piece has the row numbers of its rows and the rows.
+
+    If the row numbers of the first piece are None, that piece is the whole array.
+    """
     if found and found[0][0] is None:
         return found[0][1]
     out = np.empty(shape, found[0][1].dtype if found else np.float32)
@@ -92,13 +95,13 @@ def in_order(found: list[tuple[I64 | None, NDArray[Any]]], shape: tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class MatrixLimits:
-    """What limits the tasks on a matrix.
+    """Memory limits of tasks on a matrix.
 
     Attributes
     ----------
-    name : of the matrix, for messages
-    worker_bytes : what one worker may hold
-    part_bytes : what a part of the cells may take
+    name : name of the matrix in messages
+    worker_bytes : memory that may be used on one worker
+    part_bytes : largest size of a part of the cells
     """
 
     name: str
@@ -107,17 +110,17 @@ class MatrixLimits:
 
 
 class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
-    """A matrix on the workers: in blocks of rows, or whole on one worker; either is made of the other where needed.
+    """A matrix on the workers, in blocks of rows or whole on one worker; each form is made from the other when needed.
 
-    Dask transfers the blocks that a task needs from worker to worker. A block that is lost with its worker is read
-    again. Operators in place and assigned items replace all of the matrix.
+    Dask transfers the blocks that a task needs between workers. A block that is lost with its worker is read again.
+    In-place operators and item assignment replace the whole matrix.
 
     Attributes
     ----------
-    shape, dtype : of the matrix
-    limits : of memory
-    key : identifies a matrix that workers copy to their GPUs; empty: they do not keep a copy
-    sorted : the cells as they were sorted last for silhouettes, see `silhouette.sort`
+    shape, dtype : shape and dtype of the matrix
+    limits : memory limits of tasks
+    key : identifier of the copies that workers keep on their GPUs; empty if they keep none
+    sorted : cells in the order of the last silhouette computation, for reuse; see `silhouette.sort`
     """
 
     def __init__(
@@ -130,7 +133,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         blocks: tuple[list[Any], list[int]] | None = None,
         whole: Any = None,
     ) -> None:
-        """Take the future of the whole matrix, or those of its blocks with the first row of each block, and n."""
+        """Make a matrix from the future of the whole, or from `blocks`: their futures, and their first rows and n."""
         super().__init__(cluster, whole)
         self.shape, self.dtype, self.limits = shape, np.dtype(dtype), limits
         self.key = ""
@@ -141,7 +144,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
     @property
     def future(self) -> Any:
-        """The whole matrix on one worker; an `InputError` where none has the memory."""
+        """Future of the whole matrix on one worker; raises InputError if no worker has enough memory."""
         if self._future is None:
             self.require_one_worker("this needs")
             self._future = self.cluster.submit("whole", np.concatenate, self.blocks)
@@ -149,12 +152,12 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
     @property
     def blocks(self) -> list[Any]:
-        """Futures of the blocks, float32 arrays."""
+        """Futures of the blocks, which are float32 arrays of consecutive rows."""
         return self._in_blocks()[0]
 
     @property
     def edges(self) -> list[int]:
-        """The first row of each block, and n."""
+        """First row of each block, and n as the last entry."""
         return self._in_blocks()[1]
 
     def _in_blocks(self) -> tuple[list[Any], list[int]]:
@@ -165,11 +168,11 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return self._blocks
 
     def spans(self) -> list[tuple[Any, int, int]]:
-        """Return each block with its first row and the one after its last."""
+        """Return (future, start, stop) for each block, with the range of its rows."""
         return [(block, *span) for block, span in zip(self.blocks, pairwise(self.edges), strict=True)]
 
     def require_one_worker(self, who: str, remedy: str = "") -> None:
-        """Refuse an operation (`who` needs what) where no worker has the memory for all cells."""
+        """Raise InputError if no worker has enough memory for all cells; `who` is the subject of the message."""
         n, d = self.shape
         needs = int(WHOLE_COPIES * 4 * n * d)
         if self._future is None and needs > self.limits.worker_bytes:
@@ -203,7 +206,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         self.replace(self._apply(_with_items, self, key, values))
 
     def _select(self, keys: list[Any]) -> ClusterMatrix:
-        """Return some rows of each block, which stay where they are."""
+        """Return a matrix of the rows that `keys` selects from each block; they stay on the block's worker."""
         counts = [len(np.arange(b - a)[key]) for key, (_, a, b) in zip(keys, self.spans(), strict=True)]
         some = [i for i, count in enumerate(counts) if count] or [0]
         edges = np.cumsum([0, *(counts[i] for i in some)]).tolist()
@@ -211,7 +214,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return ClusterMatrix(self.cluster, (edges[-1], self.shape[1]), self.dtype, self.limits, blocks=(blocks, edges))
 
     def _gather(self, cells: NDArray[Any]) -> ClusterMatrix:
-        """Return rows in any order, whole on one worker."""
+        """Return a matrix of the given rows in the given order, whole on one worker."""
         n, d = self.shape
         if 4 * len(cells) * d * 2 > self.limits.worker_bytes:
             raise InputError(
@@ -232,7 +235,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
     @property
     def T(self) -> Any:  # noqa: N802 - as NumPy calls it
-        """Transposed."""
+        """The transposed matrix."""
         return self._apply(np.transpose, self)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -246,7 +249,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return out[0].replace(self._apply(_ufunc_as, ufunc, out[0].dtype, inputs, kwargs))
 
     def replace(self, other: ClusterMatrix) -> ClusterMatrix:
-        """Take the values of another matrix of the same shape and dtype, as operators in place do; return itself."""
+        """Replace all values by those of another matrix of the same shape and dtype; return self."""
         self._future, self._blocks, self.sorted, self.key = other.future, None, None, ""
         return self
 
@@ -254,13 +257,13 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
         return self._apply(function, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method of NumPy's arrays, which runs on the worker."""
+        """Return a function that runs the NumPy array method of this name on the worker."""
         if name.startswith("_") or not callable(getattr(np.ndarray, name, None)):
             raise AttributeError(name)
         return partial(self._apply, getattr(np.ndarray, name), self)
 
     def _apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function on the whole matrix: a matrix stays on the worker, anything else is returned."""
+        """Call a function with the whole matrix on a worker; a resulting matrix stays there, others are fetched."""
         name = getattr(function, "__name__", "array").strip("_")
         future = self.cluster.submit(name, function, *args, **kwargs)
         shape, value = self.cluster.fetch(self.cluster.submit("describe", describe, future))
@@ -270,7 +273,7 @@ class ClusterMatrix(RemoteArray, NDArrayOperatorsMixin):
 
 
 def block_edges(n: int, d: int, n_workers: int, part_bytes: int) -> list[int]:
-    """Return the first rows of blocks of a multiple of `DIGEST_ROWS`, about as many for each worker, and n."""
+    """Return the first row of each block, and n; blocks have a multiple of `DIGEST_ROWS` rows, evenly per worker."""
     per_worker = BLOCKS_PER_WORKER if n_workers <= 32 else 2 if n_workers <= 256 else 1
     rows = min(-(-n // (per_worker * n_workers)), max(1, 2 * part_bytes // (4 * d)))
     rows = -(-rows // DIGEST_ROWS) * DIGEST_ROWS
@@ -278,24 +281,24 @@ def block_edges(n: int, d: int, n_workers: int, part_bytes: int) -> list[int]:
 
 
 def describe(result: Any) -> tuple[tuple[int, ...] | None, Any]:
-    """Return shape and dtype of a matrix, or None and the result, which is something else."""
+    """Return the shape and dtype of a result that is a matrix, else None and the result itself."""
     is_matrix = isinstance(result, np.ndarray) and result.ndim == 2
     return (result.shape, result.dtype) if is_matrix else (None, result)
 
 
 def take_rows(block: F32, key: Any) -> F32:
-    """Copy some rows, so that they do not keep the block in memory."""
+    """Return a copy of the rows that `key` selects; a view would keep the whole block in memory."""
     return np.array(block[key])
 
 
 def hash_rows(block: F32) -> bytes:
-    """Return the SHA-256 of each `DIGEST_ROWS` rows."""
+    """Return the concatenated SHA-256 hashes of every `DIGEST_ROWS` rows of a block."""
     starts = range(0, len(block), DIGEST_ROWS)
     return b"".join(hashlib.sha256(block[start : start + DIGEST_ROWS].data).digest() for start in starts)
 
 
 def join_hashes(hashes: list[bytes], shape: tuple[int, int]) -> str:
-    """Return one digest from those of all rows."""
+    """Return one digest of a matrix from the hashes of all its blocks and its shape."""
     n, d = shape
     return hashlib.sha256(f"{n} x {d} in {DIGEST_ROWS}".encode() + b"".join(hashes)).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Rows of an embedding in blocks are sorted into parts on the workers, and answers about the same part are merged.
+"""Sort the rows of an embedding from blocks into parts on the workers, and merge results on the same part.
 
-Each part is assembled from its rows in every block, a few parts at a time, so that no worker ever holds more than its
-blocks, its parts, and what it receives for the next ones.
+Each part is assembled from its rows in every block, a few parts at a time, so that a worker only holds its blocks, its
+parts, and the rows that it receives for its next parts.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ PartRows = tuple["I64", "I64", "F32"]
 
 
 class StreamingMerge:
-    """Merges the answers of tasks about each part while other tasks still run.
+    """Merge the results of tasks on each part while other tasks still run.
 
     Attributes
     ----------
-    finished : the future of each part, once all its answers have been added
+    finished : future of the final result of each part; None until all results of the part have been added
 
     Parameters
     ----------
-    n_answers : how many there will be for each part
-    merge : called with the number of a part and some of its answers; returns the future of a tuple of one merged answer
-    finish : called with the number of a part and all its answers; returns the future of the part
+    n_answers : number of results that will be added for each part
+    merge : function called with the index of a part and some of its results; returns the future of a tuple with the
+        merged result as the only item
+    finish : function called with the index of a part and all its remaining results; returns the future of the final
+        result
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class StreamingMerge:
         self.finished: list[Any] = [None] * len(self._missing)
 
     def add(self, part: int, future: Any, side: int) -> None:
-        """Add the item `side` of an answer to a part."""
+        """Add the item `side` of a task's result, a tuple, to the results of a part."""
         waiting = self._waiting[part]
         waiting.append((future, side))
         self._missing[part] -= 1
@@ -66,7 +68,10 @@ class StreamingMerge:
     def run(
         self, cluster: Cluster, name: str, function: Any, calls: Iterable[Any], parts: Sequence[Sequence[int]]
     ) -> None:
-        """Call a function with each of several arguments, and add its answers, whose items are about these parts."""
+        """Call a function once for each tuple of arguments in `calls`, and add the items of its results to parts.
+
+        `parts` has for each call the index of the part that each item of the result belongs to.
+        """
 
         def done(number: int, future: Any) -> None:
             for side, part in enumerate(parts[number]):
@@ -76,21 +81,24 @@ class StreamingMerge:
 
 
 def max_parts(n_blocks: int, limit: int) -> int:
-    """Return the number of parts whose pairs, and a task for each part of each block, are at most `MAX_TASKS`."""
+    """Return the largest number of parts up to `limit` that needs at most `MAX_TASKS` tasks.
+
+    There is a task for each pair of parts, and for each part of each block.
+    """
     return max(1, min(limit, int((n_blocks**2 + 2 * MAX_TASKS) ** 0.5 - n_blocks)))
 
 
 def n_tasks(n_blocks: int, n_parts: int) -> int:
-    """Return the number of tasks of a shuffle."""
+    """Return the number of tasks that a shuffle of blocks into parts takes."""
     return n_blocks + n_parts * (n_blocks + 1)
 
 
 def send_ranks(cluster: Cluster, rank: NDArray[np.integer], x: ClusterMatrix) -> list[Any]:
-    """Return the futures of the ranks of the rows of each block, on the workers of the blocks.
+    """Send each block's share of `rank` to the worker that has the block; return the futures.
 
     Parameters
     ----------
-    rank : (n,) of each cell
+    rank : (n,) position of each cell in the sorted order
     """
     written = cluster.encode_args(rank)
     if written is rank:  # workers do not see this machine's files
@@ -101,7 +109,7 @@ def send_ranks(cluster: Cluster, rank: NDArray[np.integer], x: ClusterMatrix) ->
 
 
 def take_ranks(rank: NDArray[np.integer], start: int, stop: int, block: F32) -> NDArray[np.integer]:
-    """Copy the ranks of a block; taking the block makes Dask run this on its worker."""
+    """Copy the ranks of the rows of a block; the block is an argument only to make Dask run this on its worker."""
     assert len(block) == stop - start
     return np.array(rank[start:stop])
 
@@ -109,13 +117,13 @@ def take_ranks(rank: NDArray[np.integer], start: int, stop: int, block: F32) -> 
 def shuffle(
     cluster: Cluster, x: ClusterMatrix, ranks: list[Any], edges: Sequence[tuple[int, int]], assemble: Any
 ) -> list[Any]:
-    """Return the futures of the parts.
+    """Sort the rows of a matrix into parts by rank; return the futures of the parts.
 
     Parameters
     ----------
-    ranks : futures of the ranks of the rows of each block
-    edges : first rank of each part, and the one after its last
-    assemble : makes a part of the list of its `PartRows` and its size
+    ranks : futures of the ranks of each block's rows
+    edges : range of ranks of each part as (start, stop)
+    assemble : function that makes a part from a list of `PartRows`, one per block, and the number of rows
     """
     parts: list[Any] = [None] * len(edges)
 
@@ -128,13 +136,13 @@ def shuffle(
 
 
 def select_rows(block: F32, rank: NDArray[np.integer], first: int, start: int, stop: int) -> PartRows:
-    """Return the rows of a block whose rank is in [start, stop); the block begins with cell `first`."""
+    """Return the rows of a block with ranks in [start, stop); `first` is the index of the block's first cell."""
     which = np.flatnonzero((rank >= start) & (rank < stop))
     return rank[which].astype(np.int64) - start, first + which, block[which]
 
 
 def sorted_rows(pieces: list[PartRows], m: int) -> F32:
-    """Return the m rows of a part in their order."""
+    """Assemble the m rows of a part, in the order of their ranks, from its rows in every block."""
     rows = np.empty((m, pieces[0][2].shape[1]), np.float32)
     for positions, _, some in pieces:
         rows[positions] = some

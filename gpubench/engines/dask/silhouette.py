@@ -1,6 +1,7 @@
-"""Silhouettes of an embedding in blocks: cells are sorted into parts on the workers, and tasks compare two of them.
+"""Silhouettes on a cluster: cells are sorted into parts on the workers, and each task compares two parts.
 
-Tasks compute of two parts what every engine computes of them, so the bits are the same.
+Tasks compute the same tiles with the same code as the CPU engine, so results have the same bits. See
+`gpubench.engines.common.segments` for the terms block, segment and panel.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ PartFacts = tuple["F64", "F32", "F32"]
 
 
 class Layout:
-    """The segments and blocks of sorted cells: which rows a part has is known without the cells.
+    """Segments and blocks of the sorted cells, from which the rows of every part follow.
 
     Attributes
     ----------
-    segments : their order may be left out
-    groups : the (first, last + 1) block of each group
+    segments : segments of the sorted cells; their field `order` is not used and may be empty
+    groups : range of blocks of each group as (start, stop)
     """
 
     def __init__(self, segments: Segments) -> None:
@@ -77,44 +78,52 @@ class Layout:
 
     @property
     def n(self) -> int:
-        """All cells."""
+        """Number of cells."""
         return self.blocks[-1].stop
 
     def row_range(self, span: Span) -> Span:
-        """First row, and the one after the last, of a run of blocks."""
+        """Return the range of sorted rows, as (start, stop), of a range of blocks."""
         return self.blocks[span[0]].start, self.blocks[span[1] - 1].stop
 
     def segment_range(self, span: Span) -> Span:
-        """First segment, and the one after the last, of a run of blocks."""
+        """Return the range of segments, as (start, stop), of a range of blocks."""
         return self.blocks[span[0]].first, self.blocks[span[1] - 1].last
 
     def unit(self, group: Span, reach: float) -> float:
-        """The factor of distances inside a group in fixed point."""
+        """Return the factor that converts distances up to `reach` in a group, a range of blocks, to fixed point."""
         start, stop = self.row_range(group)
         return fixed_point_unit(reach, stop - start)
 
     def own_segment(self, span: Span) -> I64:
-        """The segment of each row of a run of blocks."""
+        """Return the index of the segment of each row in a range of blocks."""
         found: I64 = np.searchsorted(self.segments.starts, np.arange(*self.row_range(span)), "right") - 1
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class BlockRun:
-    """A run of blocks of a large group; or of whole small groups, where `group` is None."""
+    """A part: consecutive blocks of one large group, or of one or several whole small groups.
+
+    Attributes
+    ----------
+    span : range of blocks of the part
+    group : range of blocks of the large group; None for a part of whole groups
+    """
 
     span: Span
     group: Span | None
 
 
 def cut_parts(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: int) -> list[BlockRun]:
-    """Cut the sorted cells into parts, in order.
+    """Cut the sorted cells into parts, which are returned in order.
 
     Parameters
     ----------
-    n_blocks : blocks of the embedding that the cells come from
-    n_slots : tasks that run at a time
-    part_bytes : of the cells of a part at most
+    layout : segments and blocks of the sorted cells
+    d : number of dimensions
+    n_blocks : number of blocks of rows of the unsorted embedding
+    n_slots : number of tasks that run at the same time
+    part_bytes : largest size of the cells of a part
     """
     parts: list[BlockRun] = []
     group_rows = [stop - start for start, stop in map(layout.row_range, layout.groups)]
@@ -143,7 +152,7 @@ def cut_parts(layout: Layout, d: int, n_blocks: int, n_slots: int, part_bytes: i
 
 
 def _runs(layout: Layout, group: Span, max_rows: float) -> Iterator[Span]:
-    """Cut the blocks of a group into consecutive runs of about equal numbers of rows, at most about `max_rows`."""
+    """Cut the blocks of a group into ranges with about equal numbers of rows, at most about `max_rows` each."""
     start, stop = layout.row_range(group)
     n_parts = -(-(stop - start) // max(int(max_rows), 1))
     numbers = range(*group)
@@ -153,9 +162,9 @@ def _runs(layout: Layout, group: Span, max_rows: float) -> Iterator[Span]:
 
 
 def pairs(parts: list[BlockRun]) -> Iterator[Span]:
-    """Yield the numbers of the parts to compare: each part of a large group with itself and with all others.
+    """Yield the pairs of indices of parts to compare: all pairs within a large group, and each part with itself.
 
-    A part with itself, which is half the work, comes last, so that all workers end at about the same time.
+    Comparing a part with itself is half the work, so these pairs come last in a group, so that workers finish together.
     """
     for _, run in groupby(range(len(parts)), key=lambda i: parts[i].group or i):
         numbers = list(run)
@@ -165,14 +174,14 @@ def pairs(parts: list[BlockRun]) -> Iterator[Span]:
 
 @dataclass(slots=True)
 class PartialDistances:
-    """Mean distances of consecutive rows to the clusters of some of the parts of their group.
+    """Distances of m rows to the clusters of those parts of their group with which they were compared so far.
 
     Attributes
     ----------
-    own : (m,) mean distances to the own cluster; NaN where not known yet, or for all rows together
-    nearest : (m,) the smallest mean distance to another cluster so far; or infinite for all rows together
-    cut : segment -> how many of its cells were compared, and (m,) sums of distances to them in fixed point; for
-        clusters that several parts share
+    own : (m,) mean distance to the own cluster, NaN if not known yet; a single NaN if unknown for all rows
+    nearest : (m,) smallest mean distance to another cluster so far; a single infinity if unknown for all rows
+    cut : for each segment that several parts share, by its index: the number of its cells compared so far, and the sums
+        (m,) of the distances to these in fixed point
     """
 
     own: F64 | float = np.nan
@@ -181,14 +190,14 @@ class PartialDistances:
 
     @classmethod
     def merged(cls, answers: list[tuple[tuple[PartialDistances, ...], int]]) -> PartialDistances:
-        """Merge the answers of several tasks about the same rows, each with the number of the item."""
+        """Merge the results of several tasks on the same rows; `answers` has each result and the item to use of it."""
         found = cls()
         for answer, side in answers:
             found.add(answer[side])
         return found
 
     def add(self, other: PartialDistances) -> None:
-        """Merge the distances of the same rows to other parts."""
+        """Add the distances of the same rows to other parts."""
         self.own = np.where(np.isnan(other.own), self.own, other.own)
         self.nearest = np.minimum(self.nearest, other.nearest)
         for segment, (count, sums) in other.cut.items():
@@ -196,11 +205,12 @@ class PartialDistances:
             self.cut[segment] = known + count, before + sums
 
     def finish(self, layout: Layout, segment: I64, unit: float) -> None:
-        """Turn sums to segments into means, where all cells of the segment were compared.
+        """Turn the sums of shared segments into means, for segments whose cells were all compared.
 
         Parameters
         ----------
-        segment : (m,) of each row
+        segment : (m,) index of the segment of each row
+        unit : factor of the fixed-point sums
         """
         sizes = layout.segments.sizes
         for number in [number for number, (count, _) in self.cut.items() if count == sizes[number]]:
@@ -210,20 +220,20 @@ class PartialDistances:
             self.add(PartialDistances(own, np.where(inside, np.inf, sums / (unit * sizes[number]))))
 
     def means(self, scale: float) -> Means:
-        """Return the means of all rows, of which all is known."""
+        """Return `own` and `nearest` of all rows, unscaled, after all parts were added and finished."""
         own, nearest = np.broadcast_arrays(self.own, self.nearest)
         return own / scale, nearest / scale
 
 
 class RunSums:
-    """Sums of distances from the rows of a run of blocks to the segments of another, (segments, rows)."""
+    """Table (segments, rows) of sums of distances from the rows of one range of blocks to the segments of another."""
 
     def __init__(self, layout: Layout, rows: Span, to: Span) -> None:
         (self._start, stop), (self._first, last) = layout.row_range(rows), layout.segment_range(to)
         self.table = np.zeros((last - self._first, stop - self._start), np.int64)
 
     def add(self, block: Block, other: Block, sums: I64) -> None:
-        """Add the sums from the rows of one block to the segments of another."""
+        """Add sums of distances from the rows of `block` to the segments of `other`."""
         segments = slice(other.first - self._first, other.last - self._first)
         self.table[segments, block.start - self._start : block.stop - self._start] += sums
 
@@ -231,7 +241,10 @@ class RunSums:
 def sum_pair(
     layout: Layout, rows: CentredRows, summer: Summer, first: Span, second: Span, unit: float
 ) -> tuple[PartialDistances, ...]:
-    """Compare the cells of two parts of a group; return the distances of the rows of each, or once of the same part."""
+    """Compare two parts of a group, given as ranges of blocks; return the distances of the rows of each.
+
+    If both are the same part, a single item is returned.
+    """
     blocks, same = layout.blocks, first == second
     left = RunSums(layout, first, second)
     right = left if same else RunSums(layout, second, first)
@@ -246,13 +259,16 @@ def sum_pair(
 
 
 def partial_distances(layout: Layout, sums: I64, segment: I64, to: Span, unit: float) -> PartialDistances:
-    """Reduce sums to mean distances of each row to clusters wholly in the part; keep sums for clusters cut by its edge.
+    """Reduce sums to the mean distances of each row to the segments of a part; keep the sums of shared segments.
+
+    A segment is shared if some of its cells are in other parts, so that its sums are incomplete.
 
     Parameters
     ----------
-    sums : (segments of the part, m) sums of distances of some rows
-    segment : (m,) of each row
-    to : the part
+    sums : (segments of the part, m) fixed-point sums of the distances of m rows
+    segment : (m,) index of the segment of each row
+    to : range of blocks of the part
+    unit : factor of the fixed-point sums
     """
     (first, last), (start, stop), starts = layout.segment_range(to), layout.row_range(to), layout.segments.starts
     # only the first and the last segment may go beyond the part
@@ -288,10 +304,11 @@ class SortedCells:
 
     Attributes
     ----------
-    key : identifies how the cells are sorted
-    layout, parts : how they are cut
+    key : identifier of the order of the cells
+    layout : segments and blocks of the sorted cells
+    parts : parts into which the blocks are divided
     rows : futures of the rows of each part, not centred
-    sorting : argument of tasks, see `Sorting`
+    sorting : centring and layout as an argument of tasks, see `Sorting`
     """
 
     key: str
@@ -302,7 +319,7 @@ class SortedCells:
 
 
 def sort(x: ClusterMatrix, segments: Segments) -> SortedCells:
-    """Sort the cells, unless they were sorted the same last."""
+    """Sort the cells into parts on the workers; reuse the last result of the matrix if the order is the same."""
     digest = hashlib.sha256(segments.order.data)
     for array in (segments.starts, segments.group):  # columns that sort cells the same may group them otherwise
         digest.update(np.ascontiguousarray(array).data)
@@ -327,24 +344,24 @@ def sort(x: ClusterMatrix, segments: Segments) -> SortedCells:
 
 
 def load_layout(shared: SharedLayout) -> Layout:
-    """Return the layout, which each worker makes once."""
+    """Return the layout; each worker makes it once and caches it."""
     key, starts, group = shared
     return cached(("layout", key), lambda: Layout(Segments(np.empty(0, np.int64), np.array(starts), np.array(group))))
 
 
 def part_facts(rows: F32, shared: SharedLayout, part: BlockRun) -> PartFacts:
-    """Return what centring needs to know of a part."""
+    """Return the sums and ranges of the values of a part, from which the centring is computed."""
     return block_sums(rows, load_layout(shared).blocks[slice(*part.span)]), rows.min(axis=0), rows.max(axis=0)
 
 
 def join_facts(facts: list[PartFacts], shared: SharedLayout) -> Centring:
-    """Return the values that all rows are centred on."""
+    """Return the means and the scale with which all rows are centred, from the facts of all parts."""
     sums, low, high = zip(*facts, strict=True)
     return Centring.of(np.concatenate(sums), np.min(low, axis=0), np.max(high, axis=0), load_layout(shared).blocks)
 
 
 def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun, F32]]) -> CentredRows:
-    """Copy parts and centre the copies."""
+    """Return centred copies of the rows of several parts."""
     runs = []
     for part, rows in parts:
         own = rows.copy()
@@ -354,7 +371,7 @@ def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun,
 
 
 def cluster_distances(x: ClusterMatrix, segments: Segments, settings: EngineSettings) -> F64:
-    """Compute the distances of all cells to clusters, (2, n); see `Engine.cluster_distances`."""
+    """Compute the Euclidean distances a and b of all cells, (2, n); see `Engine.cluster_distances`."""
     cells, cluster = sort(x, segments), x.cluster
     rows, sorting, parts = cells.rows, cells.sorting, cells.parts
     both = list(pairs(parts))
@@ -383,7 +400,8 @@ def sum_parts(
 
     Parameters
     ----------
-    second_rows : None where both are the same part. A part of whole groups is compared with itself, each group alone
+    first_rows, second_rows : rows of the parts, not centred. If `second_rows` is None, the first part is compared with
+        itself, and if it has several whole groups, the cells of each group with each other
     """
     centring, shared = sorting
     layout = load_layout(shared)
@@ -403,7 +421,7 @@ def sum_parts(
 
 
 def merge_part(answers: Any, sorting: Sorting, part: BlockRun) -> tuple[PartialDistances]:
-    """Merge several answers about the same rows; sums to clusters that are complete become means."""
+    """Merge several results on the same rows, and turn the sums of complete segments into means."""
     merged, layout = PartialDistances.merged(answers), load_layout(sorting[1])
     if part.group is not None:
         merged.finish(layout, layout.own_segment(part.span), layout.unit(part.group, sorting[0].reach))
@@ -411,12 +429,12 @@ def merge_part(answers: Any, sorting: Sorting, part: BlockRun) -> tuple[PartialD
 
 
 def finish_part(answers: Any, sorting: Sorting, part: BlockRun) -> Means:
-    """Return the mean distances of the rows of a part from all answers about them."""
+    """Return the final mean distances of the rows of a part from all results on them."""
     return merge_part(answers, sorting, part)[0].means(sorting[0].scale)
 
 
 def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings: EngineSettings) -> F64:
-    """Compute the distances of some cells, compared with all of their group; (2, m)."""
+    """Compute the Euclidean distances a and b of m cells, (2, m), by comparing each with all cells of its group."""
     whole, cluster = sort(x, segments), x.cluster
     segment = segment_codes(cells, segments)
     order = np.argsort(segment, kind="stable")
@@ -438,7 +456,7 @@ def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings
 
 
 def sample_pieces(segment: I64, layout: Layout) -> Iterator[Piece]:
-    """Yield the pieces of a sample, sorted by segment, that are compared at a time."""
+    """Yield pieces of a sample, which is sorted by segment; the cells of a piece are in one group."""
     for group in layout.groups:
         begin, end = np.searchsorted(segment, layout.segment_range(group)).tolist()
         for start in range(begin, end, CELLS_PER_PIECE):
@@ -448,7 +466,10 @@ def sample_pieces(segment: I64, layout: Layout) -> Iterator[Piece]:
 def group_pieces(
     pieces: Iterator[Piece], layout: Layout, parts: list[BlockRun], d: int
 ) -> Iterator[tuple[list[Piece], range]]:
-    """Yield pieces that are compared in one task with each of the same parts, and the numbers of these parts."""
+    """Yield runs of pieces that have the same parts to be compared with, and the indices of these parts.
+
+    A task compares all pieces of a run with one of the parts.
+    """
     starts = [part.span[0] for part in parts]
 
     def compared_with(piece: Piece) -> range:
@@ -467,7 +488,7 @@ def group_pieces(
 def compare_pieces(
     rows: F32, cells: F32, segment: I64, sorting: Sorting, part: BlockRun, run: list[Piece], settings: EngineSettings
 ) -> list[PartialDistances]:
-    """Compare some cells with a part; return the distances of each piece."""
+    """Compare the cells of the pieces in `run` with a part; return the distances of each piece."""
     layout = load_layout(sorting[1])
     own = centred_copy(layout, sorting[0], [(part, rows)])
     summer = Summer(settings.start(threads=1).tiles, own.d)
@@ -481,7 +502,7 @@ def compare_pieces(
 
 
 def finish_run(found: list[list[PartialDistances]], segment: I64, sorting: Sorting, run: list[Piece]) -> F64:
-    """Return the distances of the cells of some pieces from all answers about them; (2, m)."""
+    """Return the final distances (2, m) of the cells of the pieces in `run` from all results on them."""
     layout, distances = load_layout(sorting[1]), []
     for number, (start, stop, group) in enumerate(run):
         merged, own = PartialDistances.merged([(tuple(answer), number) for answer in found]), segment[start:stop]

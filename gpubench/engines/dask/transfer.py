@@ -1,4 +1,4 @@
-"""Arrays of the client are passed to workers in files of a folder that all see, else as arguments of the tasks."""
+"""Pass arrays from the client to workers, as files if all workers can read a folder, else as arguments of tasks."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ YOUNG_S = 60.0
 
 
 def prefix() -> str:
-    """Return how names of folders of this machine begin. Locks on a shared folder may be invisible to others."""
+    """Return the prefix of folder names, which includes the machine, as locks may not work across machines."""
     return f"gpubench-dask-{platform.node()}-"
 
 
 class ArrayTransfer:
-    """Writes arrays where workers find them, also workers that replace others.
+    """Write arrays to files that workers read, including workers that are started later.
 
     Attributes
     ----------
-    folder : None where workers do not see this machine's temporary folder
-    close : removes the folder
+    folder : folder of the files; None if workers cannot read this machine's temporary folder
+    close : function that removes the folder
     """
 
     def __init__(self) -> None:
@@ -54,14 +54,14 @@ class ArrayTransfer:
         self._written: dict[int, tuple[Any, TransferredArray]] = {}
 
     def check_visible(self, run_on_all: Callable[..., dict[str, Any]]) -> None:
-        """Remove the folder unless every worker sees it."""
+        """Remove the folder, and pass arrays as arguments instead, unless every worker can read it."""
         seen = run_on_all(Path.is_dir, self.folder)
         if not seen or not all(seen.values()):
             self.close()
             self.folder = None
 
     def encode(self, given: Any) -> Any:
-        """Return what a task takes in place of an argument; an array is written once."""
+        """Return the object to pass to a task in place of an argument; an array is written to a file only once."""
         if not isinstance(given, np.ndarray) or given.nbytes <= SMALL_BYTES or self.folder is None:
             return given
         known = self._written.get(id(given))
@@ -72,7 +72,7 @@ class ArrayTransfer:
         return written
 
     def write(self, array: Any) -> TransferredArray:
-        """Write an array into the folder; an `InputError` where it does not fit there."""
+        """Write an array to a file in the folder; raise InputError if there is not enough disk space."""
         assert self.folder is not None
         self._n_files += 1
         path = self.folder / f"{self._n_files}.npy"
@@ -89,7 +89,7 @@ class ArrayTransfer:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove folders of processes that were killed; they may be as large as the cells."""
+    """Remove folders left behind by processes that were killed, which may be as large as the cells."""
     for lock in parent.glob(f"{prefix()}*/{LOCK}"):
         # the file is locked by a living process, belongs to another user, or is gone; or files cannot be locked here
         with suppress(OSError):
@@ -99,7 +99,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _lock(folder: Path) -> IO[bytes] | None:
-    """Lock the folder as long as this process lives; None where files cannot be locked, and nothing is abandoned."""
+    """Lock a folder for the lifetime of this process; None if the system cannot lock files."""
     try:
         return lock_file(folder / LOCK)
     except OSError:

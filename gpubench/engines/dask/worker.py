@@ -1,7 +1,7 @@
-"""What runs on a Dask worker: the engine of a task, its cached objects, and a record of how long tasks took.
+"""Code that runs on a Dask worker: the engine of a task, a cache of objects, and a record of the times of tasks.
 
-Tasks take small descriptions of large objects, and look up or make these objects on their worker. So a task can run on
-any worker, also on one that has just replaced another.
+Tasks receive small descriptions of large objects, and look up or make these objects on their worker. So a task can run
+on any worker, even on one that has just replaced another.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class EngineSettings:
 
     Attributes
     ----------
-    memory_bytes : what one task may use beyond the matrix
-    threads : of a task that has a worker for itself
-    engine : "cpu", or "cuda" where every worker has a GPU
+    seed, knn, exact : arguments of `gpubench.get_engine`
+    memory_bytes : memory that one task may use beyond the matrix
+    threads : number of threads of a task that has a worker to itself
+    engine : "cpu", or "cuda" if every worker has a GPU
     """
 
     seed: int
@@ -59,13 +60,13 @@ class EngineSettings:
     engine: str = "cpu"
 
     def start(self, threads: int | None = None) -> WorkerEngine:
-        """Make a CPU engine. It holds no data, so every task makes its own."""
+        """Make a CPU engine for one task; an engine holds no data, so tasks need not share one."""
         _set_blas_threads()
         return WorkerEngine(self, threads or self.threads)
 
 
 class WorkerEngine(CpuEngine):
-    """The CPU engine of one task; pickled as its settings, so that objects that refer to it can change workers."""
+    """CPU engine of one task, pickled as its settings, so that objects that refer to it can move between workers."""
 
     def __init__(self, settings: EngineSettings, threads: int) -> None:
         super().__init__(
@@ -83,24 +84,24 @@ class WorkerEngine(CpuEngine):
 
 @cache
 def _set_blas_threads() -> None:
-    """Limit BLAS to one thread for the rest of the process, because its tasks share it."""
+    """Limit BLAS to one thread for the rest of the process, because several tasks may run in it."""
     one_blas_thread().__enter__()
 
 
 @dataclass(frozen=True, slots=True)
 class TransferredArray:
-    """An array that the client has written to a folder that all workers see."""
+    """An array that the client has written to a file that all workers can read."""
 
     path: str
 
     def load(self) -> NDArray[Any]:
-        """Map the file; the workers of a machine share its pages."""
+        """Return the array as a memory map, whose pages the workers of a machine share."""
         return np.asarray(np.load(self.path, mmap_mode="r"))
 
 
 @dataclass(slots=True)
 class TaskTimes:
-    """When the tasks of one stage ran on a worker, in seconds since the epoch."""
+    """Times of the tasks of one stage on a worker: first start and last end in seconds since the epoch, busy seconds."""
 
     first_s: float
     last_s: float
@@ -109,7 +110,7 @@ class TaskTimes:
 
 
 class WorkerState:
-    """Objects that a worker process caches, least recently used ones first, and the times of its tasks."""
+    """Cached objects of a worker process, in order of last use, and the times of its tasks."""
 
     def __init__(self) -> None:
         self._made: OrderedDict[Any, Future[Any]] = OrderedDict()
@@ -117,7 +118,7 @@ class WorkerState:
         self._lock = Lock()
 
     def cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """Return the object of a key. The first thread that asks makes it, and others wait for it."""
+        """Return the object cached under a key; the first thread to request it calls `make`, others wait."""
         while True:
             with self._lock:
                 entry = self._made.get(key)
@@ -151,13 +152,13 @@ class WorkerState:
             del self._made[key]
 
     def forget(self, word: str) -> None:
-        """Drop all objects whose key contains a word: a matrix and what was derived from it."""
+        """Drop all objects whose key contains `word`, such as the key of a matrix and of objects derived from it."""
         with self._lock:
             for key in [key for key in self._made if word in key]:
                 del self._made[key]
 
     def record(self, stage: str, begin: float, end: float) -> None:
-        """Record a task of a stage."""
+        """Record that a task of a stage ran from `begin` to `end`, in seconds since the epoch."""
         with self._lock:
             times = self._times.setdefault(stage, TaskTimes(begin, end))
             times.last_s = end
@@ -165,7 +166,7 @@ class WorkerState:
             times.tasks += 1
 
     def take_times(self) -> dict[str, TaskTimes]:
-        """Return the times of each stage since the last call."""
+        """Return the times of tasks since the last call, by stage."""
         with self._lock:
             taken, self._times = self._times, {}
         return taken
@@ -179,20 +180,20 @@ cached = state.cached
 
 
 def forget(word: str) -> None:
-    """Drop a matrix and everything derived from it from this worker's cache."""
+    """Drop all objects whose key contains `word` from this worker's cache."""
     state.forget(word)
 
 
 def take_times() -> dict[str, TaskTimes]:
-    """Return how long this worker's tasks took, by stage, since the last call."""
+    """Return the times of this worker's tasks since the last call, by stage."""
     return state.take_times()
 
 
 def decode(given: Any) -> Any:
-    """Replace what `Cluster.encode_args` encoded by the objects it stands for, also inside of containers.
+    """Replace objects encoded by `Cluster.encode_args`, also inside containers, by the original objects.
 
-    Arrays that came from another worker may begin at any byte. NumPy then takes other code paths, whose last bits
-    differ, so such arrays are copied.
+    Arrays received from another worker may be unaligned in memory. NumPy then uses other code, whose results differ in
+    the last bits, so such arrays are copied.
     """
     if isinstance(given, TransferredArray):
         return given.load()
@@ -219,7 +220,7 @@ def call(function: Callable[..., T], stage: str, args: Any, kwargs: Any) -> T:
 
 
 def quiet() -> None:
-    """Silence Dask's log of workers that end: errors of the run report those that matter."""
+    """Silence Dask's log messages on workers that stop; the run reports relevant failures as errors."""
     for name in ("distributed.nanny", "distributed.scheduler", "distributed.worker", "distributed.core"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # a lost scheduler is an error of the run; Dask adds a traceback of its attempts to connect again
@@ -227,7 +228,7 @@ def quiet() -> None:
 
 
 def dask_setup(_: Any) -> None:
-    """Prepare a worker that the client started: Ctrl-C, and what tasks raise, are for the client alone."""
+    """Prepare a worker started by the client: ignore Ctrl-C and do not log errors, which the client handles."""
     quiet()
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():
