@@ -88,7 +88,7 @@ class WorkerClassifier:
         vars(self.classifier).update(learnt)
 
     def call(self, method: str, x: Any, *args: Any) -> Any:
-        """Call a method of the classifier with cells; return the result on the host. One thread at a time uses a GPU."""
+        """Call a method of the classifier with cells; return a result on the host. One thread uses a GPU at a time."""
         cells = np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
         function = getattr(self.classifier, method)
         if isinstance(self.engine, CpuEngine):

@@ -101,7 +101,7 @@ class TransferredArray:
 
 @dataclass(slots=True)
 class TaskTimes:
-    """Times of the tasks of one stage on a worker: first start and last end in seconds since the epoch, busy seconds."""
+    """Times of the tasks of one stage on a worker: first start and last end in seconds since the epoch, busy time."""
 
     first_s: float
     last_s: float
