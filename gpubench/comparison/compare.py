@@ -1,4 +1,4 @@
-"""Compare results: match their rows, and compute how far they differ and whether that is more than noise."""
+"""Compare results: match their rows, and compute differences and whether these are beyond noise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gpubench.core.types import Labels
 
 MIN_RESAMPLES = 100
-"""Fewer resamples do not determine the ends of a 95% interval."""
+"""Smallest number of resamples that determines the ends of a 95% interval."""
 
 # Parameters that a run finds and is not given: rows that differ in them answer the same question.
 _FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution", "interval"})
@@ -202,7 +202,7 @@ def _read(path: Path) -> Result:
 
 
 def _split_by_embedding(name: str, result: Result) -> tuple[list[str], list[Result]]:
-    """Split a result into one for each embedding."""
+    """Split a result into one result for each embedding."""
     rows: dict[str, list[MetricResult]] = {}
     for row in result.results:
         rows.setdefault(row.embedding, []).append(row)
@@ -299,7 +299,7 @@ def _draws_text(
 
 
 def _in_one_order(names: Sequence[str], results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-    """Bring the cells of the same names into the order of the first result; return the results, and notes."""
+    """Reorder cells with names to the order of the first result; return the results, and notes."""
     first = results[0].cells
     notes: list[str] = []
     ordered = [results[0]]

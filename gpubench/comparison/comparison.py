@@ -33,7 +33,7 @@ MAX_DETAILED = 3
 """Largest number of files whose differences are listed one by one by default."""
 
 ROUNDING = 1e-6
-"""Relative and absolute difference that counts as equal; adding in another order changes less."""
+"""Relative and absolute difference up to which values are equal; a different order of summation changes less."""
 
 NO_STANDARD_ERROR = "there is no standard error"
 

@@ -1,7 +1,7 @@
 """Intervals of the differences of two results, with cells resampled, or donors left out, in the same way for both.
 
-What moves both scores alike is then not noise. Clusters, classifiers and neighbours are those of the runs: only which
-cells are scored varies.
+Variation that both scores share is therefore not counted as noise. Clusters, classifiers and neighbours are those of
+the runs; only the set of scored cells varies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def paired_over_perturbations(
 
 @dataclass(frozen=True, slots=True)
 class _Replicates:
-    """Scores of both runs, and the difference in each resample."""
+    """Scores of both runs, and their difference in each resample."""
 
     scores: tuple[float, ...]  # of the first and the other run, over all cells
     differences: Floats  # other minus first in each resample; of a jackknife without each group
@@ -173,7 +173,7 @@ class _ColumnTable:
         self.columns = [np.ones(n_cells, np.float32)]
 
     def add(self, part: MeanScore) -> Callable[[Floats], Floats]:
-        """Add the values of a score; return the function from (strata, columns, r) sums to its (r,) values."""
+        """Add the values of a score; return a function that computes its (r,) values from (strata, columns, r) sums."""
         defined = ~np.isnan(part.values)
         centre = np.float32(part.values[defined].mean(dtype=np.float64) if defined.any() else 0.0)
         weight = 0
@@ -187,7 +187,7 @@ class _ColumnTable:
 
 
 def _score(part: MeanScore, label: NDArray[np.int32]) -> float:
-    """Compute the score of all cells."""
+    """Compute a score from all cells, without resampling."""
     defined = ~np.isnan(part.values)
     codes = label[defined] if part.over_labels else np.zeros(int(defined.sum()), np.int32)
     values = part.values[defined].astype(np.float64)
@@ -197,7 +197,7 @@ def _score(part: MeanScore, label: NDArray[np.int32]) -> float:
 
 
 def _donor_shares(part: MeanScore, label: NDArray[np.int32], donors: NDArray[np.int32]) -> Floats:
-    """Compute the weight of each donor's values in the score; they sum to 1 where there is a value."""
+    """Compute the total weight of each donor's values in the score; the weights sum to 1 if there is any value."""
     defined = np.flatnonzero(~np.isnan(part.values))
     strata = label[defined] if part.over_labels else np.zeros(len(defined), np.int32)
     sizes = np.bincount(strata)
@@ -245,7 +245,7 @@ def _replicate_table(pairs: Mapping[int, Sequence[CountScore]], resampler: Resam
 
 
 def _categories(columns: Sequence[NDArray[np.int32]]) -> tuple[Codes, NDArray[np.intp]]:
-    """Number the combinations of codes; -1 for cells that lack one. Also return the first cell of each combination."""
+    """Return the number of each cell's combination of codes (-1 if a code is missing), and a cell of each one."""
     counted = np.flatnonzero(np.all([column >= 0 for column in columns], axis=0))
     joint = np.zeros(len(counted), np.int64)
     for column in columns:

@@ -1,9 +1,9 @@
 """Resample cells, or leave donors out, and sum values and counts of cells under the resulting weights.
 
-Means and tables of counts are all that the scores need. Cells drawn with replacement are cells with integer weights.
-For values of cells the weights are Poisson distributed with mean 1 and independent of each other, so that a million
-cells are weighted block by block and only sums are stored; scores are ratios of such sums, in which the total cancels.
-For counts the weights are multinomial, as for cells of a table drawn with replacement. Resamples lack some rare labels,
+All scores follow from means or from tables of counts. Drawing cells with replacement gives them integer weights. For
+values of cells the weights are Poisson distributed with mean 1 and independent of each other, so that a million cells
+are weighted block by block and only sums are stored; scores are ratios of such sums, in which the total cancels. For
+counts the weights are multinomial, as for cells of a table drawn with replacement. Resamples lack some rare labels,
 which a new sample would not, and that biases their mean: percentile intervals are shifted by this bias.
 
 ARI and NMI are not drawn with replacement: copies of a cell share cluster and label, so that clusterings agree better
@@ -54,7 +54,7 @@ MAX_COUNTS = 1 << 23
 """Number of counts of tables in memory at the same time, 64 MiB; the random numbers do not depend on it."""
 
 _STEPS = 1 << 16
-"""Poisson weights are looked up by 16 random bits: probabilities are exact to 2^-17."""
+"""Size of the table of Poisson weights, indexed by 16 random bits: probabilities are exact to 2^-17."""
 
 
 class Resampler:
@@ -234,7 +234,7 @@ def degrees_of_freedom(shares: NDArray[np.float64]) -> float:
 
 
 def _sums_of_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum all other values for each value; subtracting a dominating value from the total would lose the digits."""
+    """Compute for each value the sum of all others; subtracting a dominating value from the total would lose digits."""
     before, after = (np.concatenate([[0.0], np.cumsum(side)]) for side in (values[:-1], values[:0:-1]))
     others: NDArray[np.float64] = before + after[::-1]
     return others

@@ -95,7 +95,7 @@ def _prediction_parts(row: MetricResult, cells: CellScores, label: NDArray[np.in
 
 
 def _mean_prediction(measure: Any, codes: Sequence[Codes], *, shared_only: bool) -> Callable[[Floats], Floats]:
-    """Return the mean over classifiers of a measure of their predictions, with classes renumbered."""
+    """Return a function that computes the mean over classifiers of a measure of their predictions."""
     folds, *classes = codes
     occurring, dense = np.unique(np.concatenate(classes), return_inverse=True)
     label, *predictions = np.split(dense, len(classes))
@@ -120,7 +120,7 @@ def mean_over_labels(sums: Floats, weights: Floats) -> Floats:
 
 
 def group_sums(groups: Codes, n_groups: int) -> Callable[[Floats], Floats]:
-    """Return the function that adds (K, r) weights of categories to (n_groups, r) sums.
+    """Return a function that sums (K, r) weights of categories by group, to (n_groups, r).
 
     A category is a combination of codes, such as label and cluster; a group is, for example, all with one label.
     `groups` has the group of each category, -1 where it has none.
@@ -212,7 +212,7 @@ def _entropy(counts: Floats) -> Floats:
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
-    """Divide; NaN for 0 / 0, where nothing was drawn."""
+    """Divide; NaN if `bottom` is 0 because nothing was drawn."""
     quotient: Floats = np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
     return quotient
 

@@ -1,4 +1,4 @@
-"""Metrics: each published number is one function, written once against the operations of the engines.
+"""Metrics: one function for each, written once with operations that every engine has.
 
 A new metric is a function with the decorator `gpubench.metrics._metric.metric`, imported here and named in `__all__`.
 """
@@ -112,4 +112,4 @@ METRICS: dict[str, Metric[...]] = {
     for function in (globals()[name] for name in __all__ if name != "METRICS")
     if hasattr(function, "spec")
 }
-"""Every metric by its id."""
+"""Metric id -> function, for every metric."""

@@ -1,4 +1,4 @@
-"""The declaration of a metric, which its function carries, and checks of columns that metrics share."""
+"""The declaration of a metric, which is attached to its function; and checks of columns."""
 
 from __future__ import annotations
 

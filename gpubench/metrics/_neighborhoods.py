@@ -1,4 +1,4 @@
-"""Neighbourhoods of cells, and the scores that are computed from them."""
+"""Neighbourhoods of cells, and the scores computed from them."""
 
 from __future__ import annotations
 

@@ -196,10 +196,10 @@ def _entropy(counts: NDArray[np.int64]) -> float:
 
 
 NEIGHBORS = 15
-"""Cells in a neighbourhood of Leiden's graph, the cell itself counted."""
+"""Default number of cells in a neighbourhood of the graph for Leiden, the cell itself included."""
 
 RESOLUTIONS = tuple(x / 5 for x in range(1, 11))
-"""Resolutions of Leiden that are compared: 0.2, 0.4 ... 2."""
+"""Resolutions of Leiden that `best_leiden_clusters` tries: 0.2, 0.4 ... 2."""
 
 
 _CLUSTERS_AND_RESOLUTION: Codec[tuple[Labels, float]] = Codec(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 NEIGHBORS = 15
-"""Cells in a neighbourhood, the cell itself counted."""
+"""Default number of cells in a neighbourhood, the cell itself included."""
 
 
 @metric(

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 NEIGHBORS = 50
-"""Cells in a neighbourhood of the graph, the cell itself counted."""
+"""Default number of cells in a neighbourhood of the graph, the cell itself included."""
 
 MIN_CELLS = 10
-"""A label with fewer cells is left out."""
+"""Smallest number of cells of a label; labels with fewer are left out."""
 
 MIN_NEIGHBORS, MAX_NEIGHBORS = 10, 70
 """Smallest and largest number of neighbours in a test within a label."""
@@ -40,7 +40,7 @@ MIN_SHARE = 0.75
 """Share of a label's cells that must be in components that are large enough; otherwise the label scores 0."""
 
 MAX_DENSE_CELLS = 400
-"""Cells up to which all eigenvectors are computed at once, which is as fast as computing the few that are needed."""
+"""Largest number of cells for which all eigenvectors are computed, as fast as computing the few that are needed."""
 
 
 class KbetTests(NamedTuple):
@@ -349,7 +349,7 @@ def diffusion_map(graph: Graph, cells: NDArray[np.int64], n_components: int, see
 
 
 def _scale(matrix: Any, factors: NDArray[np.float64]) -> Any:
-    """Return diag(factors) matrix diag(factors)."""
+    """Return the product diag(factors) @ matrix @ diag(factors)."""
     from scipy.sparse import diags_array
 
     return (diags_array(factors) @ matrix @ diags_array(factors)).tocsr()

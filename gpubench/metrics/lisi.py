@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 NEIGHBORS = 90
-"""Cells in a neighbourhood, the cell itself counted."""
+"""Default number of cells in a neighbourhood, the cell itself included."""
 
 
 def lisi_knn(

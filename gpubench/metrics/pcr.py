@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 ROUNDING = 1e-12
-"""A smaller share of the variance is a rounding error of float64 sums, and counts as zero."""
+"""Share of the variance below which it is a rounding error of float64 sums, and counts as zero."""
 
 
 def principal_component_regression(
@@ -158,7 +158,7 @@ def _share(explained: float, total: float, n: int) -> Score:
 
 
 def _pieces(embedding: Embedding) -> Iterator[tuple[int, Any]]:
-    """Yield blocks of rows in float64, with the number of the first row."""
+    """Yield the number of the first row, and the rows in float64, of each block of an embedding."""
     step = max(1, PIECE_VALUES // embedding.d)
     for start in range(0, embedding.n, step):
         yield start, embedding.x[start : start + step].astype(np.float64)

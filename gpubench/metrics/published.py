@@ -14,7 +14,7 @@ SCALED = "_scaled"
 
 
 def published_spec(metric: str) -> MetricSpec | None:
-    """Return the declaration of a metric; None if gpubench does not define it, as for a user's scorer.
+    """Return the declaration of a metric, or None if gpubench does not define it, as for a user's scorer.
 
     Examples
     --------

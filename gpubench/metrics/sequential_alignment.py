@@ -109,7 +109,7 @@ def sequential_alignment(
 
 
 def _adaptive_k(embedding: Embedding, k: int) -> NDArray[np.int64]:
-    """Choose the number of neighbours of each cell: more where cells are sparse."""
+    """Choose the number of neighbours of each cell, more for cells in sparse regions; (n,) int64."""
     n = embedding.n
     counted = max(2, min(DENSITY_NEIGHBORS, max(2, 3 * k, n // 4), n - 1))
     engine = embedding.engine

@@ -330,7 +330,7 @@ class _BatchesWithinLabels:
 
 
 def _too_many(embedding: Embedding, group_sizes: NDArray[np.integer]) -> bool:
-    """Return whether comparing all cells of each group would take longer than the engine allows."""
+    """Return whether comparing all pairs of cells in each group exceeds the engine's limit for exact scores."""
     pairs = float((group_sizes.astype(np.float64) ** 2).sum())
     return pairs * embedding.d > embedding.engine.policy.max_exact_pair_dims
 
@@ -374,7 +374,7 @@ def _check_distance(metric: str) -> None:
 
 
 def _params(engine: Engine, metric: str) -> dict[str, str]:
-    """Return the parameters that are not defaults; cosine distances are exact on every engine."""
+    """Return the parameters that are not defaults, for the score; cosine distances are exact on every engine."""
     if metric != "euclidean":
         return {"metric": metric}
     precision = engine.policy.precision

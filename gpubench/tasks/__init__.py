@@ -1,4 +1,4 @@
-"""Tasks of cz-benchmarks, and the scores of scib-metrics as one task: which metrics answer which question."""
+"""Tasks: those of cz-benchmarks, the scores of scib-metrics as one task, and predictions of perturbations."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ TASKS: dict[str, Task] = {
         metric_tasks.SCIB,
     )
 }
-"""Every task by its id, in the order in which tasks run."""
+"""Task id -> task, in the order in which tasks run."""

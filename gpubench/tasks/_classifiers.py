@@ -87,18 +87,18 @@ class Predictor(ABC):
 
 @dataclass
 class TrainingCells:
-    """Cells to train on; they are copied before they are scaled."""
+    """Cells to train classifiers on, which are copied before they are scaled."""
 
     engine: Engine
     x: Array  # (n, d)
     labels: Labels  # of m cells of x
-    rows: NDArray[np.int64] | None = None  # (m,) which cells of x these are; None: all
-    which: Callable[[], NDArray[np.int64]] | None = None  # lists those of the m to train on, ascending; None: all
-    centre: bool | None = field(kw_only=True)  # as in `ColumnScaling`; None: nothing is scaled
+    rows: NDArray[np.int64] | None = None  # (m,) rows of the labelled cells in x; if None, all
+    which: Callable[[], NDArray[np.int64]] | None = None  # returns which of the m to train on; if None, all
+    centre: bool | None = field(kw_only=True)  # as in `ColumnScaling`; if None, nothing is scaled
     _scaling: ColumnScaling | None = None  # of all of them, shared by the classifiers
 
     def chosen(self) -> NDArray[np.int64]:
-        """Return the positions of the cells to train on, among those with labels."""
+        """Return the positions of the cells to train on, among the m cells with labels."""
         return np.arange(len(self.labels)) if self.which is None else self.which()
 
     def copy(
@@ -122,12 +122,12 @@ class TrainingCells:
 
 
 class ScaledClassifier(Predictor):
-    """A classifier and the scaling of its input."""
+    """A classifier of the engine, with the scaling of its input."""
 
     def __init__(
         self, engine: Engine, kind: ClassifierKind, cells: TrainingCells, params: Mapping[str, Any], *, scaled: bool
     ) -> None:
-        """Train with the parameters of `Engine.classifier`, on scaled cells or on the cells as they are."""
+        """Train a classifier, on scaled cells if `scaled`; `params` are those of `Engine.classifier`."""
         self.engine, self.names = engine, cells.labels.names
         chosen = cells.chosen()
         n = len(chosen)
@@ -187,11 +187,11 @@ class GraphVotes(Predictor):
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """Cells to test on."""
+    """Cells to test a classifier on."""
 
     x: Array  # (m, d) float32
     codes: NDArray[np.int32]  # (m,) their classes
-    scored: Sequence[int] | None = None  # classes that the test set is meant to hold; None: all
+    scored: Sequence[int] | None = None  # classes to average over; if None, all
     undefined: str = ""  # why nothing can be scored, or empty
     cells: NDArray[np.int64] | None = None  # (m,) rows of the embedding; None where samples of merged cells are tested
 

@@ -52,7 +52,7 @@ def stratified_folds(
 
 
 def take_labels(labels: Labels, rows: NDArray[np.int64]) -> Labels:
-    """Return the labels of some rows, with codes for the values that occur there, in the same order."""
+    """Return the labels of some rows, without the values that do not occur there."""
     used, codes = np.unique(labels.codes[rows], return_inverse=True)
     return Labels(codes.astype(np.int32), tuple(labels.names[c] for c in used), labels.key)
 
@@ -77,7 +77,7 @@ def draw_in_shares(codes: NDArray[np.int32], m: int, seed: int) -> NDArray[np.in
 
 
 def listed(labels: Labels, classes: NDArray[np.int64]) -> str:
-    """List classes and their sizes for a message: 3 labels: 'a' (2), 'b' (4), 'c' (1)."""
+    """List classes and their sizes for a message, such as "3 labels: 'a' (2), 'b' (4), 'c' (1)"."""
     sizes = np.bincount(labels.codes, minlength=labels.n_classes)
     first = ", ".join(f"{labels.names[c]!r} ({sizes[c]:,})" for c in classes[:N_LISTED])
     more = f" and {len(classes) - N_LISTED:,} more" if len(classes) > N_LISTED else ""

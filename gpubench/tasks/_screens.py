@@ -88,7 +88,7 @@ class RealScreen:
 
     @cached_property
     def sides(self) -> dict[str, RealSide]:
-        """The real data of each context."""
+        """Context -> real data, prepared for metrics."""
         return {
             context: scoring.prepare(cells_of(screen), control=self._control, engine=self._engine)
             for context, screen in self._contexts.items()
@@ -96,11 +96,11 @@ class RealScreen:
 
     @property
     def scale(self) -> str:
-        """Whether values are counts or log values."""
+        """Scale of the values, "counts" or "log"."""
         return "counts" if next(iter(self.sides.values())).has_counts else "log"
 
     def score(self, predicted: Screen) -> dict[str, Scored]:
-        """Score a prediction in every context."""
+        """Score a prediction in every context; context -> scores."""
         parts = predicted.by_context()
         return {context: self._score(side, cells_of(parts[context])) for context, side in self.sides.items()}
 

@@ -36,7 +36,7 @@ Effect = Literal["ratio", "difference"]
 
 _MIN_VALUES = {"n_neighbors": 2, "k": 1, "n_cluster_neighbors": 2, "n_iterations": 1, "n_folds": 2, "min_class_size": 1,
                "n_splits": 1}  # fmt: skip
-"""The smallest value of each option that is a count."""
+"""Option -> smallest value, for options that are counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TaskInput:
-    """Input of a task: one embedding on its engine, and the columns as codes or numbers."""
+    """Input of a task: one embedding on its engine, columns of the cells as codes or numbers, and options."""
 
     engine: Engine
     options: Options
@@ -144,7 +144,7 @@ class TaskInput:
     pre_integrated: Embedding | None = None  # the same cells before their batches were integrated
     scorers: Mapping[str, Any] = field(default_factory=dict)  # name -> the user's own callable or scikit-learn scorer
     cells: CellScores = field(default_factory=CellScores)  # stores the values of cells that the scores are made of
-    scope: CheckpointScope | None = None  # checkpoint entries that depend on all of this; None: no checkpoint
+    scope: CheckpointScope | None = None  # checkpoint entries that depend on all of this, or None
 
     @property
     def checkpoint_scope(self) -> CheckpointScope:
@@ -165,13 +165,13 @@ class Task:
     run: Callable[[TaskInput], Iterator[MetricResult]]
     # neighbours of each cell, itself not counted, that its metrics ask of the shared graph; 0: none
     neighbors: Callable[[Options], int] = lambda _: 0
-    # the same where the engine estimates means over neighbourhoods from a sample; None: as many
+    # the same if the engine estimates means over neighbourhoods from a sample; if None, as `neighbors`
     sampled_neighbors: Callable[[Options], int] | None = None
     # what cz-benchmarks compares with: "pca", "expression", or None
     baseline: Literal["pca", "expression"] | None = "pca"
     # what its engine imports ahead, see `Engine.preload`
     operations: Callable[[Options], tuple[str, ...]] = lambda _: ()
-    # stage -> its cost beyond the shared graph, for plans; None: not known
+    # stage -> its cost in addition to the shared graph, for plans; None if it is not known
     costs: Callable[[CostModel, Sizes, Options], Mapping[str, Cost]] | None = None
     in_auto: bool = True  # whether tasks="auto" includes it; True for the tasks of cz-benchmarks
 
@@ -193,7 +193,7 @@ def _unpack(entry: CheckpointEntry) -> tuple[Score, float]:
 
 
 SCORE: Codec[tuple[Score, float]] = Codec(_pack, _unpack)
-"""A score, and the seconds that it took."""
+"""Checkpoint format of a score and the seconds that it took."""
 
 
 def require(value: T | None) -> T:

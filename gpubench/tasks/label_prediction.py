@@ -148,7 +148,7 @@ def _aggregate(given: TaskInput, cells: Species) -> Species:
 
 
 def _within(given: TaskInput, evaluation: ClassifierEvaluation, cells: Species) -> Iterator[MetricResult]:
-    """Cross-validate inside one species; folds keep the cells of a sample together."""
+    """Cross-validate within one species; all cells of a sample are in the same fold."""
     params = {"train_species": cells.name, "test_species": cells.name}
     try:
         folds, scarce = stratified_folds(cells.label, given.options.n_folds, given.engine.seed, cells.sample)

@@ -25,11 +25,11 @@ ID = "perturbation_expression_prediction"
 METRIC = "spearman_correlation_calculation"
 
 _OFFSET = 1e-8
-"""Added to both means of a ratio, as cz-benchmarks does."""
+"""Number added to both means of a ratio, as in cz-benchmarks."""
 
 
 def _run(given: TaskInput) -> Iterator[MetricResult]:
-    """Yield a row for each condition with enough masked genes, then the mean of those that are defined."""
+    """Yield a row for each condition with enough masked genes, then the mean over the defined ones."""
     data = require(given.perturbation)
     with given.engine.timeline.stage("predicted_means"):
         means = predicted_means(data)
@@ -66,12 +66,12 @@ def predicted_means(data: PerturbationData) -> list[tuple[NDArray[np.float64], N
 
 
 def _groups(data: PerturbationData) -> list[NDArray[np.intp]]:
-    """List the treated cells of each condition, and its control cells after them."""
+    """List row numbers: for each condition the treated cells, then the control cells."""
     return [rows for condition in data.conditions for rows in (condition.treated, condition.control)]
 
 
 def _weights(groups: Sequence[NDArray[np.intp]], n_cells: int) -> csc_array:
-    """Return the sparse matrix of 1 / size of the group at (group, cell)."""
+    """Return a sparse matrix with 1 / size of the group at (group, cell), for each cell of each group."""
     from scipy.sparse import csc_array
 
     sizes = np.array([len(rows) for rows in groups], np.intp)

@@ -87,7 +87,7 @@ def _row(given: TaskInput, metric: str, context: str, scored: Scored, ends: Boot
 
 
 def _note(scores: PerturbationScores, metric: str) -> str:
-    """Say how many perturbations have no value, and why."""
+    """Describe how many perturbations have no value, and why."""
     reasons = scores.undefined().get(metric, {})
     n, total = sum(reasons.values()), len(scores.perturbations)
     if not n:
@@ -117,7 +117,7 @@ def _mean_over_contexts(given: TaskInput, rows: Sequence[MetricResult]) -> Metri
 
 
 def _plain_rows(given: TaskInput, values: Mapping[str, Mapping[str, float]], note: str) -> Iterator[MetricResult]:
-    """Yield the rows of values that follow from the real data alone."""
+    """Yield rows for values that depend on the real data only."""
     real = require(given.screen).real
     for metric in real.metrics:
         rows = [

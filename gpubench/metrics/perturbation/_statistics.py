@@ -25,7 +25,7 @@ def average_ranks(values: NDArray[Any]) -> F64:
 
 
 def pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Compute the correlation of two vectors; NaN where one is constant or holds a value that is not finite."""
+    """Compute Pearson's correlation of two vectors; NaN if one is constant or has a value that is not finite."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()) or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
@@ -36,7 +36,7 @@ def pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Compute the rank correlation of two vectors; NaN where one is constant or holds NaN."""
+    """Compute Spearman's correlation of two vectors; NaN if one is constant or has NaN."""
     if len(a) < 2 or np.isnan(a).any() or np.isnan(b).any():
         return math.nan
     return pearson(average_ranks(a), average_ranks(b))
@@ -52,7 +52,7 @@ def average_precision(positive: Bools, score: NDArray[Any]) -> float:
 
 
 def roc_area(positive: Bools, score: NDArray[Any]) -> float:
-    """Compute the probability that a positive scores above a negative; equal scores count one half."""
+    """Compute the area under the ROC curve: the probability that a positive scores above a negative, ties one half."""
     n = int(positive.sum())
     ranks = average_ranks(score)
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(score) - n)))
@@ -85,7 +85,7 @@ def _entropy(shares: F64) -> float:
 
 
 def _expected_information(rows: F64, columns: F64, n: float) -> float:
-    """Mean mutual information of all clusterings with these sizes (hypergeometric)."""
+    """Compute the expected mutual information of random clusterings with these cluster sizes."""
     from scipy.special import gammaln
 
     total = 0.0

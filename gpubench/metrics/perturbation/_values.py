@@ -104,8 +104,9 @@ Best = Literal["low", "high", "open", "none"]
 neither."""
 
 Needs = Literal["effects", "tables", "noise", "cells", "energies", "centroids"]
-"""What a metric compares: profiles, tables of expression tests, profiles with their sampling variance, cells,
-E-distances, or the profiles as points to cluster."""
+"""Kind of real and predicted data that a metric compares: profiles ("effects"), tables of differential expression
+("tables"), profiles with sampling variances ("noise"), cells, E-distances ("energies"), or profiles as points to
+cluster ("centroids")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +137,5 @@ class PerturbationMetric:
     ceiling: bool = False
 
     def __call__(self, pair: Any, **options: Any) -> Values:
-        """Compute the values."""
+        """Compute the values from `pair`, the data that `needs` declares."""
         return self.function(pair, **{**self.options, **options})

@@ -46,7 +46,7 @@ class CellPair:
 
     @cached_property
     def control_profile(self) -> F64:
-        """Mean counts per 10,000 of the real control; (G,)."""
+        """Mean counts per 10,000 over the real control cells; (G,)."""
         return _mean_per_10k(self.real.control_cells(self.control).x)
 
     @cached_property

@@ -67,7 +67,7 @@ class PerturbedCells:
         return np.bincount(self.labels.codes, minlength=self.labels.n_classes)
 
     def code(self, name: str) -> int:
-        """Return the code of a perturbation or the control.
+        """Return the code of a perturbation or the control, its position in `names`.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class PerturbedCells:
         return self.names.index(name)
 
     def rows_of(self, name: str) -> I64:
-        """Return the rows of a perturbation or the control, ascending."""
+        """Return the row numbers of the cells of a perturbation or the control, ascending."""
         return np.flatnonzero(self.labels.codes == self.names.index(name))
 
     def values_of(self, name: str) -> Any:
@@ -89,7 +89,7 @@ class PerturbedCells:
         return self.x[self.rows_of(name)]
 
     def control_cells(self, control: str) -> PerturbedCells:
-        """Return the control cells alone."""
+        """Return only the control cells."""
         return self.select(self.rows_of(control))
 
     def parts(self, control: str) -> Iterator[PerturbedCells]:  # noqa: ARG002 - as `StreamedCells`
@@ -102,7 +102,7 @@ class PerturbedCells:
         return median_of_filled(row_totals(self.x))
 
     def select(self, rows: NDArray[Any]) -> PerturbedCells:
-        """Return these cells, in this order; names without cells are dropped."""
+        """Return the cells with these row numbers, in this order; names without cells are dropped."""
         used, codes = np.unique(self.labels.codes[rows], return_inverse=True)
         names = tuple(self.names[code] for code in used)
         labels = Labels(codes.astype(np.int32), names, self.labels.key)
@@ -110,12 +110,12 @@ class PerturbedCells:
         return PerturbedCells(self.x[rows], labels, self.genes, embeddings, self.counts)
 
     def with_genes(self, genes: Sequence[str]) -> PerturbedCells:
-        """Return the cells with their genes in this order.
+        """Return the cells with their genes reordered to `genes`.
 
         Raises
         ------
         InputError
-            The genes are not the same.
+            `genes` are not the genes of the cells in another order.
         """
         genes = tuple(genes)
         if genes == self.genes:
@@ -134,7 +134,7 @@ class PerturbedCells:
         return replace(self, x=self.x[:, [place[gene] for gene in genes]], genes=genes)
 
     def with_values(self, x: Any, *, counts: bool | None = None) -> PerturbedCells:
-        """Return the same cells with other values."""
+        """Return the same cells with other values of expression."""
         return replace(self, x=x, counts=counts)
 
     def means(self, engine: Engine) -> F64:
@@ -142,7 +142,7 @@ class PerturbedCells:
         return engine.group_means(self.x, self.labels.codes, self.labels.n_classes)
 
     def blocks(self, rows: NDArray[Any], dtype: Any = np.float64) -> Iterator[NDArray[Any]]:
-        """Yield these rows as dense blocks."""
+        """Yield the values of the cells with these row numbers as dense blocks."""
         step = max(1, DENSE_VALUES // max(1, self.x.shape[1]))
         for start in range(0, len(rows), step):
             yield dense(self.x[rows[start : start + step]], dtype)
@@ -218,7 +218,7 @@ def stored_values(x: Any) -> NDArray[Any]:
 
 
 def dense(x: Any, dtype: Any = np.float64) -> NDArray[Any]:
-    """Return a dense copy of a matrix in this type."""
+    """Return a dense copy of a matrix in the given data type."""
     values: NDArray[Any] = x if isinstance(x, np.ndarray) else x.toarray()
     return values.astype(dtype)
 
@@ -243,7 +243,7 @@ def row_totals(x: Any) -> F64:
 
 
 def divide_rows(x: Any, by: NDArray[Any]) -> Any:
-    """Divide each row by a number, in the common type of both."""
+    """Divide each row by its own number, in the common data type of both."""
     if isinstance(x, np.ndarray):
         return x / by[:, None]
     return map_stored(x, x.data / np.repeat(by, np.diff(x.indptr)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 MIN_PERTURBATIONS = 4
-"""With fewer, each has at most one neighbour in a graph, and there is nothing to cluster."""
+"""Smallest number of perturbations that are clustered."""
 
 REAL_RESOLUTION = 1.0
 PREDICTED_RESOLUTIONS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0)

@@ -20,7 +20,7 @@ ROUNDING = 1e-12
 
 
 def _effects(profiles: F64, control: F64) -> F64:
-    """Differences from the control; those within the rounding of means are 0, so that they have no direction."""
+    """Subtract the control; differences within the rounding error of means become 0, so that they have no sign."""
     effects = profiles - control
     effects[np.abs(effects) <= ROUNDING * max(1.0, float(np.abs(control).max()))] = 0
     return effects
@@ -54,12 +54,12 @@ class EffectPair:
 
     @cached_property
     def real_effects(self) -> F64:
-        """Real profile minus that of the control; (P, G)."""
+        """Real profile minus `real_control`; (P, G)."""
         return _effects(self.real, self.real_control)
 
     @cached_property
     def predicted_effects(self) -> F64:
-        """Predicted profile minus that of the control; (P, G)."""
+        """Predicted profile minus `predicted_control`; (P, G)."""
         return _effects(self.predicted, self.predicted_control)
 
     @property
@@ -131,7 +131,7 @@ def effect_correlation(pair: EffectPair, *, worst: float | None = None) -> Value
 
 
 def _is_constant(effect: F64) -> bool:
-    """Whether an effect varies by no more than the rounding of means."""
+    """Return whether the values of an effect differ by no more than the rounding error of means."""
     return bool(np.ptp(effect) <= ROUNDING * max(1.0, float(np.abs(effect).max())))
 
 

@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
 
 TILE = 1536
-"""Cells on each side of a tile of distances."""
+"""Number of rows and of columns of a tile of distances."""
 
 CLOSE = 1e-4
-"""Squared distances below this share of the squared lengths are computed again in float64, where nothing cancels."""
+"""Share of the squared lengths below which squared distances are recomputed in float64, without cancellation."""
 
 VALUES_PER_STEP = 1 << 22
-"""Differences of close pairs that are held at a time."""
+"""Number of differences of close pairs in memory at a time."""
 
 VALUES_PER_BATCH = 1 << 24
-"""Dense values of the perturbations that are compared with the control at a time."""
+"""Number of dense values of the perturbations that are compared with the control at a time."""
 
 SAME = 1e-9
-"""E-distances that differ by less than this share are the same: the rest is rounding."""
+"""Relative difference below which E-distances are equal up to rounding."""
 
 CellDistance = Literal["euclidean", "cosine"]
 
 
 @dataclass(frozen=True)
 class EnergyPair:
-    """E-distances of P perturbations to the control of their own side.
+    """E-distances of P perturbations to the control, in the real data and in the prediction.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ def energy_distances(
 
 
 def _batches(cells: PerturbedCells, names: list[str]) -> Iterator[list[str]]:
-    """Yield perturbations, as many at a time as fit a block of dense cells."""
+    """Yield lists of perturbations whose cells together fit one dense block."""
     limit, held, batch = max(1, VALUES_PER_BATCH // len(cells.genes)), 0, list[str]()
     for name in names:
         n = int(cells.n_cells[cells.names.index(name)])
@@ -182,12 +182,12 @@ class _Group:
         return cls(x, squared, weights, n)
 
     def centred(self, xp: Any) -> _Group:
-        """Return the group with its own mean as the centre, where small distances cancel least."""
+        """Return the group centred at its own mean, which loses the fewest digits of small distances."""
         sums = self.x.sum(axis=0, dtype=xp.float64) if self.weights is None else self.weights @ self.x
         return self._at((self.x - sums / self.n).astype(xp.float32), self.weights, self.n, xp)
 
     def tile(self, start: int) -> _Group:
-        """Return some of the cells."""
+        """Return the tile of cells that begins at `start`."""
         taken = slice(start, start + TILE)
         weights = None if self.weights is None else self.weights[taken]
         return _Group(self.x[taken], self.squared[taken], weights, self.n)
@@ -216,7 +216,7 @@ class _Reference:
 
 
 def _between(engine: Engine, groups: list[_Group], reference: _Group) -> F64:
-    """Mean distance of the cells of each group to those of the reference; (groups,)."""
+    """Compute the mean distance of the cells of each group to those of the reference; (groups,)."""
     xp = engine.xp
     rows = _Group(xp.concatenate([g.x for g in groups]), xp.concatenate([g.squared for g in groups]), None, 0)
     tiles = [(i, j) for i in range(0, len(rows.x), TILE) for j in range(0, len(reference.x), TILE)]
@@ -238,7 +238,7 @@ def _between(engine: Engine, groups: list[_Group], reference: _Group) -> F64:
 
 
 def _within(engine: Engine, groups: list[_Group]) -> F64:
-    """Mean distance of the pairs of cells of each group, a cell with itself included; (groups,)."""
+    """Compute the mean distance of pairs of cells in each group, a cell with itself included; (groups,)."""
     xp = engine.xp
     tiles = [
         (g, i, j)
@@ -264,7 +264,7 @@ def _within(engine: Engine, groups: list[_Group]) -> F64:
 
 
 def _row_sums(xp: Any, a: _Group, b: _Group, *, diagonal: bool) -> Any:
-    """Weighted sum of the Euclidean distances of each row of a to the rows of b."""
+    """Compute the sum, weighted by those of b, of the Euclidean distances of each row of a to the rows of b."""
     squared = a.x @ (b.x * xp.float32(-2)).T
     squared += a.squared[:, None]
     squared += b.squared[None, :]
@@ -281,7 +281,7 @@ def _row_sums(xp: Any, a: _Group, b: _Group, *, diagonal: bool) -> Any:
 
 
 def _set_exactly(xp: Any, distances: Any, a: Any, b: Any, pairs: tuple[Any, Any]) -> None:
-    """Compute the distances of some pairs from their differences, where nothing cancels."""
+    """Replace the distances of some pairs by those computed from differences in float64, without cancellation."""
     step = max(1, VALUES_PER_STEP // a.shape[1])
     for start in range(0, len(pairs[0]), step):
         i, j = pairs[0][start : start + step], pairs[1][start : start + step]

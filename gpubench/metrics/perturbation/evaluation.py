@@ -57,11 +57,11 @@ class PerturbationScores:
         return float(defined.mean()) if len(defined) else math.nan
 
     def means(self, *, strict: bool = False) -> dict[str, float]:
-        """Return the aggregate of every metric."""
+        """Return the aggregate of every metric, see `mean`."""
         return {metric: self.mean(metric, strict=strict) for metric in self.values}
 
     def rows(self) -> Iterator[tuple[str, str, float, str]]:
-        """Yield (perturbation, metric, value, reason) of every perturbation and metric; reason "" where defined."""
+        """Yield (perturbation, metric, value, reason) for every perturbation and metric; reason is "" if defined."""
         for metric, values in self.values.items():
             if values.rows:
                 for name, value, reason in zip(self.perturbations, values.values, values.reasons, strict=True):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def _p_values(x: Any, codes: I32, n_groups: int, control: int, engine: Engine) -> F64:
-    """Two-sided p values of every group but the control; (P, G)."""
+    """Compute two-sided p-values of every group except the control; (P, G)."""
     sums = engine.rank_sums(x, codes, n_groups, control)
     others = np.delete(np.arange(n_groups), control)
     return mann_whitney_p(sums.u[others], sums.ties[others], sums.n_cells[others], sums.n_cells[control])
@@ -161,7 +161,7 @@ def _against_control(
 
 
 def _fold_changes(natural: Any, codes: I32, settings: CellEval2Settings, engine: Engine) -> F64:
-    """log2 fold changes of every group against the last one; (P, G)."""
+    """Compute log2 fold changes of every group against the last one; (P, G)."""
     n_groups = int(codes.max()) + 1
     means = expression_means(natural, codes, n_groups, mean=settings.mean_calc, is_log1p=False, engine=engine)
     change = log2_fold_changes(means[:-1], means[-1], epsilon=settings.epsilon)

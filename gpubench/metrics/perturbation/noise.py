@@ -98,7 +98,7 @@ def unbiased_error(pair: NoisePair, *, kind: Literal["unbiased", "capped", "dist
 
     Parameters
     ----------
-    pair : profiles with their variances
+    pair : real and predicted profiles with their sampling variances
     kind : "unbiased" for the formula above; "capped" subtracts :math:`\rho \min(\hat C_p, C_p)` in place of
         :math:`\hat C_p`, so that a prediction of noisy cells gains nothing; "distance" is the distance of the real
         profile to the real control
@@ -120,18 +120,19 @@ def unbiased_error(pair: NoisePair, *, kind: Literal["unbiased", "capped", "dist
 
 
 def normalised_error(pair: NoisePair) -> Values:
-    r"""Compute the capped error of all perturbations relative to their distance from the control.
+    r"""Compute the capped error summed over perturbations, divided by their summed distance from the control.
 
     .. math:: \sum_p \text{capped}_p / \sum_p \text{distance}_p
 
     Parameters
     ----------
-    pair : profiles with their variances
+    pair : real and predicted profiles with their sampling variances
 
     Returns
     -------
     Values
-        One value; 0 is best, predicting the control gives about 1. Undefined where the divisor is not positive.
+        One value; 0 is best, predicting the control gives about 1. Undefined if the divisor is not positive. The terms
+        are those of `unbiased_error`.
 
     Examples
     --------

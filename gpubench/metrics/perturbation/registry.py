@@ -1,4 +1,4 @@
-"""The table of metrics of predicted perturbations by their ids, and the profiles that name sets of them."""
+"""The metrics of predicted perturbations by their ids, and the profiles, which are named sets of metrics."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ PERTURBATION_METRICS: dict[str, PerturbationMetric] = {
     **{row[0]: _metric(row, 1) for row in CELL_EVAL},
     **{row[0]: _metric(row, 2) for row in CELL_EVAL2},
 }
-"""Every metric of predicted perturbations by its id."""
+"""Metric id -> declaration, for every metric of predicted perturbations."""
 
 CHALLENGE_2026 = (
     "pds_cosine",

@@ -1,4 +1,4 @@
-"""What a repeated experiment would score: one half of the real cells against the other."""
+"""Scores that a repeated experiment would have, estimated from one half of the real cells against the other."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ class Replicates:
     splits: tuple[PerturbationScores, ...]
 
     def means(self) -> dict[str, float]:
-        """Return for each metric the mean over the splits of its aggregate."""
+        """Return for each metric the mean of its aggregate over the splits."""
         return {m: float(np.mean([split.mean(m) for split in self.splits])) for m in self.splits[0].values}
 
 

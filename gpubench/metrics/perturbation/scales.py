@@ -165,7 +165,7 @@ def score_from_replicate(
 
 
 def score_fixed(user: Mapping[str, float]) -> ScaledScores:
-    """Scale the six metrics of the challenge of 2026 so that a random prediction gets 0 and perfection 1.
+    """Scale the six metrics of the challenge of 2026 so that a random prediction gets 0 and a perfect one 1.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def score_fixed(user: Mapping[str, float]) -> ScaledScores:
     Returns
     -------
     ScaledScores
-        On the scale low-random_high-1_v10 of cell-eval2, see `FIXED_SCALE`.
+        Scores on the scale low-random_high-1_v10 of cell-eval2, see `FIXED_SCALE`.
 
     Examples
     --------

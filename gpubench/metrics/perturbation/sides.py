@@ -139,7 +139,7 @@ class PreparedSide:
         return self._profiles[key]
 
     def energies(self, key: str | None, distance: CellDistance) -> dict[str, float]:
-        """Return the E-distance of every perturbation to the control."""
+        """Return perturbation -> E-distance to the control, of log1p values or in the embedding `key`."""
         if (key, distance) not in self._energies:
             parts = self.in_embedding(key)
             self._energies[key, distance] = energy_distances(parts, self.control, self.engine, distance=distance)
@@ -176,7 +176,7 @@ class PreparedSide:
 
     @cached_property
     def variances(self) -> F64:
-        """Sampling variance of the profile of every perturbation; (P,)."""
+        """Sampling variance of the profile of every perturbation, summed over genes; (P,)."""
         found: dict[str, float] = {}
         for part in self.cells.parts(self.control):
             names = tuple(name for name in part.names if name != self.control)
@@ -187,7 +187,7 @@ class PreparedSide:
         return profile_variances(cells, names, self.cell_eval2.bulk_target_sum, counts=self.has_counts)
 
     def scaled_parts(self, target_sum: float) -> Iterator[Scaled]:
-        """Yield the cells scaled for tests and fold changes."""
+        """Yield the cells in parts, scaled to `target_sum` for tests and fold changes."""
         for part in self.cells.parts(self.control):
             yield Scaled(part, counts=self.has_counts, target_sum=target_sum)
 
@@ -214,7 +214,7 @@ class RealSide(PreparedSide):
 
     @cached_property
     def control_variance(self) -> float:
-        """Sampling variance of the profile of the control."""
+        """Sampling variance of the profile of the control, summed over genes."""
         return float(self._variances(self.control_cells, (self.control,))[0])
 
     @cached_property
@@ -237,7 +237,7 @@ class RealSide(PreparedSide):
         return cell_eval2_table(parts, self.scaled_control, self.control, genes, settings, self.engine)
 
     def own_gene(self, perturbation: str) -> str | None:
-        """Return the gene that a perturbation targets by its name, or by the map of the settings."""
+        """Return the gene that a perturbation targets, by the map of the settings or by its name, or None."""
         targets = self.cell_eval2.target_gene_map
         gene = targets.get(perturbation, targets.get("*", perturbation))
         return gene if gene in self._genes else None

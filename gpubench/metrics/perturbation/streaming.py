@@ -76,7 +76,7 @@ class StreamedCells:
         return self.names.index(name)
 
     def with_genes(self, genes: Sequence[str]) -> StreamedCells:
-        """Return the cells with their genes in this order, see `PerturbedCells.with_genes`."""
+        """Return the cells with their genes reordered to `genes`, see `PerturbedCells.with_genes`."""
         if tuple(genes) == self.genes:
             return self
         self._read(self.names[:1]).with_genes(genes)  # refuses other genes
@@ -102,12 +102,12 @@ class StreamedCells:
 
     @cached_property
     def has_counts(self) -> bool:
-        """Whether values are counts: as stated, or if the first cells have no fractional part."""
+        """Whether values are counts: as stated, or because the cells of the first name have no fractional part."""
         return self._read(self.names[:1]).has_counts if self.counts is None else self.counts
 
     @cached_property
     def median_total(self) -> float:
-        """Median of the totals of the cells that have any expression; reads every cell."""
+        """Median over the cells with any expression of their sums of values; reads every cell."""
         return median_of_filled(np.concatenate([row_totals(self.values_of(name)) for name in self.names]))
 
     def parts(self, control: str) -> Iterator[PerturbedCells]:

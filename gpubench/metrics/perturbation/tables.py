@@ -186,12 +186,12 @@ class TablePair:
 
     @cached_property
     def real_significant(self) -> Bools:
-        """Which genes are significant in the real data; (P, G)."""
+        """Whether a gene is significant in the real data; (P, G)."""
         return self._significant(self.real)
 
     @cached_property
     def predicted_significant(self) -> Bools:
-        """Which genes are significant in the prediction; (P, G)."""
+        """Whether a gene is significant in the prediction; (P, G)."""
         return self._significant(self.predicted)
 
     def _significant(self, table: ExpressionTable) -> Bools:
@@ -207,7 +207,7 @@ class TablePair:
 
     @cached_property
     def not_own(self) -> Bools:
-        """Which genes are not the target of the perturbation; (P, G)."""
+        """Whether a gene is not the one that the perturbation targets; (P, G)."""
         keep = np.ones(self.real.tested.shape, bool)
         mine = np.flatnonzero(self.own >= 0)
         keep[mine, self.own[mine]] = False
@@ -215,7 +215,7 @@ class TablePair:
 
     @cached_property
     def real_sign(self) -> F64:
-        """Sign of the real fold change; NaN where there is none; (P, G)."""
+        """Sign of the real fold change, NaN if there is none; (P, G)."""
         return np.sign(self.real.log2_fold_change)
 
     @cached_property
@@ -225,13 +225,13 @@ class TablePair:
 
     @cached_property
     def adjudicable(self) -> Bools:
-        """Which genes have a real fold change other than 0; (P, G)."""
+        """Whether a gene has a real fold change other than 0, so that a sign can be right; (P, G)."""
         defined: Bools = np.isfinite(self.real_sign) & (self.real_sign != 0)
         return defined
 
     @cached_property
     def matches(self) -> Bools:
-        """Which adjudicable genes are predicted with the same sign; (P, G)."""
+        """Whether an adjudicable gene is predicted with the right sign; (P, G)."""
         right: Bools = self.adjudicable & (self.real_sign == self.predicted_sign)
         return right
 
@@ -244,12 +244,12 @@ class TablePair:
 
     @cached_property
     def real_ranked(self) -> list[I64]:
-        """Significant genes of the real table, best first, for each perturbation."""
+        """Columns of the significant genes of the real table for each perturbation, sorted by `sort_by`."""
         return ranked(self.real, self.real_significant, self.sort_by)
 
     @cached_property
     def predicted_ranked(self) -> list[I64]:
-        """Significant genes of the predicted table, best first, for each perturbation."""
+        """Columns of the significant genes of the predicted table for each perturbation, sorted by `sort_by`."""
         return ranked(self.predicted, self.predicted_significant, self.sort_by)
 
     @cached_property
