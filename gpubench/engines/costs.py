@@ -33,7 +33,7 @@ PACKAGES_BYTES = {"igraph": 70 << 20, "scikit-learn": 130 << 20}
 """Memory of imported packages, including what they import."""
 
 SCIPY_BYTES = 150
-"""Bytes of UMAP's graph per neighbour if no compiled tiles join it."""
+"""Bytes per neighbour that building UMAP's graph with SciPy takes, without compiled functions."""
 
 EDGE_BYTES = {"igraph": 130, "networkit": 102}
 PROCESS_BYTES = {"igraph": 80 << 20, "networkit": 240 << 20}
@@ -54,7 +54,7 @@ BINNING_BYTES = 8 * (BINNED_FEATURES + 1)
 LBFGS_STEPS = 30
 VIEW_PASSES = 12
 SAMPLED_CELLS = 25_000
-"""Cells in the sample of an estimate, for the usual scatter."""
+"""Number of cells in the sample of an estimate, for scores of the usual variance."""
 
 LEAVES_OVERHEAD = 1.2
 """Time of a pair of cells in a leaf, relative to exact search: leaves are small and write their candidates."""
@@ -67,7 +67,7 @@ RANKED_LOOK_UPS = 15
 
 
 Rates: TypeAlias = Mapping[str, Sequence[float]]
-"""Kind of work -> measured seconds per operation, per byte and per item, see `Work`."""
+"""Measured seconds per operation, per byte and per item (see `Work`), by kind of work."""
 
 
 @dataclass(frozen=True, slots=True)

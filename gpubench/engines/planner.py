@@ -23,10 +23,10 @@ BLOCK_SHARE = 0.25
 """Share of the memory for blocks, such as candidates for neighbours; smaller ones need more passes over the cells."""
 
 PIECE_VALUES, SCALED_VALUES = 1 << 22, 1 << 22
-"""Values that are centred, or scaled, at a time; several float64 copies of them are in memory."""
+"""Number of values that are centred or scaled at a time, with several float64 copies in memory."""
 
 RANKED_VALUES = 1 << 24
-"""Probabilities that are ranked at a time."""
+"""Number of probabilities that are ranked at a time."""
 
 
 def free_memory_bytes() -> int:

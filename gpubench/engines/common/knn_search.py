@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 SAMPLE = 256
-"""Cells of a part from which the direction of its cut is computed."""
+"""Size of the sample of a part from which the direction of the part's cut is computed."""
 
 POWER_STEPS = 3
 """Steps of the power iteration: the direction need not be exactly that of the largest variance."""
@@ -58,7 +58,7 @@ def principal_direction(sample: F32, rng: np.random.Generator) -> F32:
 
 
 RECALL_SAMPLE = 500
-"""Cells whose neighbours are also searched exactly, to measure recall."""
+"""Number of sampled cells whose neighbours are also searched exactly, to measure recall."""
 
 
 def draw_sample(n: int, seed: int, size: int | None = None) -> I64:
@@ -87,13 +87,13 @@ def measure_recall(sample: NDArray[Any], exact: NDArray[Any], found: NDArray[Any
 Floats = Any  # an array of float32 or float64
 
 CENTER_ROWS = 1000
-"""Largest number of rows of which the centre is the median."""
+"""Largest number of sampled rows from which the median, the centre, is computed."""
 
 EXTENT_ROWS = 8192
 """Rows whose differences from the centre are computed at a time."""
 
 REACH_MARGIN = 1 + 1e-5
-"""Covers the rounding of norms."""
+"""Factor by which bounds on norms are enlarged to allow for the rounding of norms."""
 
 
 @dataclass(frozen=True, slots=True)

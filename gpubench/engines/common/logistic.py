@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GRADIENT_TOLERANCE = 1e-4
 FUNCTION_TOLERANCE = 64 * np.finfo(float).eps
 MAX_LINE_SEARCH_STEPS = 50
-"""scikit-learn's stopping rules for lbfgs."""
+"""Stopping criteria of L-BFGS, as in scikit-learn."""
 
 
 @dataclass(slots=True)

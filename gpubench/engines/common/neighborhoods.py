@@ -32,10 +32,10 @@ class NeighborKernel(Protocol):
 
 
 BYTES_PER_NEIGHBOR = {"neighbor_entropy": 4, "neighbor_chi_square": 4}
-"""Bytes of columns and distances that a kernel reads for each neighbour; 8 unless it is named here."""
+"""Bytes that a kernel reads per neighbour, by name of the kernel; 8 for kernels that are not listed."""
 
 WEIGHT_UNIT = 2.0**40
-"""Weights are rounded to multiples of 1 / this before they are summed: such sums are exact in any order."""
+"""Weights are rounded to multiples of the inverse before they are summed, so that sums are exact in any order."""
 
 ENTROPY_TOLERANCE = 1e-10
 NEWTON_STEPS = 100

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "Cells x genes, float32 or float64; sparse ones have sorted indices that do not repeat."
 
 MAX_COMPARED_CELLS = 2_097_151
-"""Cells of a group and the control together: the cube of one more does not fit 63 bits."""
+"""Largest number of cells of a group and the control together, such that its cube fits in 63 bits."""
 
 
 @dataclass(frozen=True, slots=True)

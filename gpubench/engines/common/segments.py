@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpubench.core.types import F64, I32, I64, Bools
 
 MEANS_PER_STEP = 1 << 24
-"""Sums that are turned into means at a time."""
+"""Number of sums that are turned into means at a time."""
 
 
 @dataclass(frozen=True, slots=True)

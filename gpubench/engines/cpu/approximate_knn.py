@@ -23,7 +23,7 @@ N_PROBE = 32
 QUERY_ROWS = 8192
 
 Propose = Callable[["I64"], "NDArray[np.integer]"]
-"""Returns (m, candidates) ids for (m,) rows; the cell itself and -1 may be among them."""
+"""Function that returns candidate ids (m, n_candidates) for rows (m,), which may include the cell itself and -1."""
 
 
 def available() -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIN_TILE_ROWS = 256
 MAX_PARTS = 64
-"""Partial sums of an evaluation; bounds its memory and how many threads can share it."""
+"""Largest number of parts into which the cells are split; limits the memory of sums and the threads that share them."""
 
 
 class CpuLogisticRegression(LogisticRegression):

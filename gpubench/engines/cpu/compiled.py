@@ -21,13 +21,13 @@ VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
 NUMPY = "numpy"
 TREE_NODE = np.dtype([("feature", np.int32), ("threshold", np.float32), ("child", np.int32)])
-"""A node of a tree; see `native/forest.cpp`."""
+"""Data type of a node of a tree; see `native/forest.cpp`."""
 
 SOURCES = (
     *("product.hpp", "nearest.hpp", "splits.hpp"),
     *("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp"),
 )
-"""Sources of the libraries, in the order of their digest."""
+"""Source files of the libraries, in the order in which their digest is computed."""
 
 _FOLDER = Path(__file__).parent / "native"
 
@@ -157,4 +157,4 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         )
     },
 }
-"""Result and arguments of each function; arrays must be of the right dtype, and C-contiguous unless strides follow."""
+"""Result and argument types by function; arrays must be of the right dtype, and C-contiguous unless strides follow."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gpubench.engines.costs import CostModel
 
 PRELOADED = {"leiden": ("scipy.sparse",), "lr": ("scipy.optimize",), "folds": ("sklearn.model_selection",)}
-"""Modules that an operation imports."""
+"""Modules that each operation imports, by name of the operation."""
 
 
 def import_modules(names: Collection[str]) -> None:
@@ -82,7 +82,7 @@ class CpuPolicy(Policy):
 
 
 _INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2", "numpy": "NumPy"}
-"""Version of the compiled tiles -> its name in the description of the device."""
+"""Names of the instruction sets in the description of the device."""
 
 
 class CpuEngine(Engine):

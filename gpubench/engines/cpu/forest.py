@@ -31,7 +31,7 @@ OURS, SKLEARN = "gpubench", "scikit-learn"
 SKLEARN_MODULE = "sklearn.ensemble"
 
 MAX_FOREST_CELLS = {OURS: 300_000, SKLEARN: 100_000}
-"""Cells that a forest of each package is trained on unless the engine is exact: about a minute on a few cores."""
+"""Largest number of training cells by package, unless the engine is exact; takes about a minute on a few cores."""
 
 N_BINS = 256
 NOTES = {OURS: f"random forest of {OURS} ({N_BINS} bins)", SKLEARN: f"random forest of {SKLEARN}"}
@@ -40,7 +40,7 @@ N_TREES = 100
 """Default number of trees, as in scikit-learn."""
 
 BINNED_FEATURES = 16
-"""Features that a thread puts into bins at a time: float32 values of a cache line."""
+"""Number of features that a thread bins at a time, the float32 values of a cache line."""
 
 
 def forest_package(*, is_compiled: bool) -> str:

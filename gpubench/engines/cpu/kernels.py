@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from gpubench.engines.cpu.compiled import Tiles
 
 DIFFERENCES = 1 << 18
-"""Differences of cells that are computed at a time: 2 MiB of float64, which stay in a core's cache."""
+"""Number of differences of coordinates computed at a time: 2 MiB of float64, which stay in a core's cache."""
 
 MEMBERSHIPS = 1 << 18
-"""Memberships that are computed at a time."""
+"""Number of memberships computed at a time."""
 
 SAMPLING_DEVIATIONS = 4
-"""The limit of a sample is this many standard deviations beyond the expected rank, so few rows find too few cells."""
+"""Standard deviations by which a limit's rank in a sample exceeds the expected rank, so few rows find too few cells."""
 
 MIN_BUFFER = 128
 """Smallest number of candidates per row that are collected before they are cut back."""

@@ -32,7 +32,7 @@ MAX_LEAF_RATIO = 4
 """Leaves of more than this many times the average size are split, because the work grows with the square."""
 
 MAX_NEAR = 12
-"""Nearest cells of each cell whose nearest cells are compared with it in a round."""
+"""Number of nearest candidates of each cell whose own candidates are compared with the cell in a round."""
 
 KEPT_VARIANCE = 0.99
 """Cells are compared in as many principal components as hold this share of their variance, if these are at most
@@ -42,7 +42,7 @@ MAX_COMPONENTS = 0.6
 KEPT_NEIGHBORS = 0.995
 
 PCA_SAMPLE = 10_000
-"""Cells that the principal components are computed from."""
+"""Number of sampled cells from which the principal components are computed."""
 
 MAX_ROUNDS = 5
 ROWS_PER_TASK = 4096

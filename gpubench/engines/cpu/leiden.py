@@ -84,7 +84,7 @@ class IgraphRandom:
 
 
 Block = tuple["I32", "I32", "F64"]
-"""Both ends of some edges, and their weights."""
+"""First cells, second cells and weights of a block of edges."""
 
 
 @dataclass
@@ -199,7 +199,7 @@ def by_size(membership: NDArray[np.integer]) -> I32:
 
 
 POLL_S = 0.05
-"""How often the parent process checks whether the run is cancelled."""
+"""Interval in seconds at which the parent process checks whether the run is cancelled."""
 
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gpubench.engines.cpu.leiden import main; main()"
 

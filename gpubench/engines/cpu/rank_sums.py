@@ -26,12 +26,12 @@ MIN_WIDTH, MAX_WIDTH = 16, 128
 """Genes of a block: enough to read whole lines of memory of a row, and few enough to append to all at once."""
 
 GENES_PER_TASK = 1024
-"""Genes that a thread takes at a time, at most: it has to find where they begin in each row."""
+"""Largest number of genes per task of a thread, which has to find where the genes begin in each row."""
 
 TASKS_PER_THREAD = 4
 
 ROWS_PER_TASK = 8192
-"""Rows that are summed at a time; their sums are added in order."""
+"""Number of rows that are summed at a time; the sums are added in order."""
 
 
 def rank_sums(matrix: Matrix, cells: GroupedCells, tiles: Tiles, workers: WorkerThreads) -> RankSums:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CELLS, FOREST_CELLS, DIMS, NEIGHBORS = 4000, 1200, (16, 128), (5, 100)
 QUERIED = (500, 4000), (2000, 30_000)
-"""Sizes at which rates are measured; of fewer queries, starting takes longer than comparing."""
+"""Numbers of cells and queries for measuring rates; with fewer queries the start would dominate."""
 
 CLASSES, TREES, GENES = 10, 20, 100
 

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from gpubench.engines.cpu.threads import WorkerThreads
 
 COSINE_ROWS = 4096
-"""Rows whose cosine distances are computed at a time."""
+"""Number of rows whose cosine distances are computed at a time."""
 
 CELLS_PER_PIECE = 128
-"""Cells of a sample that a thread compares with their group at a time."""
+"""Number of sampled cells that a thread compares with their group at a time."""
 
 
 def cluster_distances(

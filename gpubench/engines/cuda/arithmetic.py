@@ -27,7 +27,7 @@ VALUES_PER_GROUP = 4
 """Values of 16 bytes: kernels read as many products at a time, and cuBLAS is fastest on rows of whole groups."""
 
 MEASURED_ROWS = 4096
-"""Rows and columns of the products that are timed."""
+"""Number of rows and columns of the products that are timed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from gpubench.engines.cuda.device import Device
 
 FOREST_BINS = 128
-"""Thresholds that the forest of cuML tries per column."""
+"""Number of thresholds that cuML's forest tries per column."""
 
 
 MAX_CUML_CELLS = 1_000_000
-"""Cells that a forest of cuML is trained on unless the engine is exact: trees of any depth take minutes."""
+"""Largest number of training cells of cuML's forest, unless the engine is exact: deep trees take minutes."""
 
 HOST_BYTES_PER_CELL = 27_000
 """Host memory of a forest per training cell.

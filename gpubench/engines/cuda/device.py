@@ -44,7 +44,7 @@ CANNOT_START = {
     100: "needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES",
     101: "needs a GPU, but there is none of that number; see CUDA_VISIBLE_DEVICES",
 }
-"""Errors of the CUDA runtime that are no fault of the packages, and what to do."""
+"""Errors of the CUDA runtime that no package causes, and advice for each."""
 
 RANGE_DOMAIN = "gpubench"
 """The NVTX domain under which profilers show the stages."""
@@ -53,7 +53,7 @@ BLOCKS_PER_MULTIPROCESSOR = 16
 """Blocks of a launch per multiprocessor: enough to fill it; the kernels loop over the rest."""
 
 REPEATS, PRODUCTS_TIMED = 3, 8
-"""How often products are timed, and how many at a time."""
+"""Number of timings, and number of products in each."""
 
 DLPACK_CUDA = 2
 """DLPack's device type of CUDA memory."""

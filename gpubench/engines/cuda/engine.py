@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 BYTES_PER_VALUE = 128
-"""Memory that array code needs per value that it makes, including temporary arrays."""
+"""Bytes that a kernel in array code needs per computed value, including temporary arrays."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from gpubench.engines.cuda.tiles import CellScaling, Operand, Operands, tile_row
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
 MAX_SORTED = 4096
-"""Candidates of a row that a block can sort in its shared memory."""
+"""Largest number of candidates that a block of threads can sort in its shared memory."""
 
 SEARCH_THREADS = KERNELS["search_exactly"].block_threads
 MAX_K = MAX_SORTED // 2 - SEARCH_THREADS

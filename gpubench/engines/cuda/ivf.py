@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LISTS_TOGETHER = 8
-"""Lists whose order is not looked at when near ones are put next to one another."""
+"""Number of lists per part within which the order by nearness is not refined."""
 
 
 def needed_bytes(n: int, d: int, k: int) -> int:

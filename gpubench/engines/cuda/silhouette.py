@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpubench.engines.cuda.device import Device
 
 STRIP_ROWS, STRIP_COLUMNS = 32, 128
-"""Rows and columns of a tile that a warp of `silhouette_tile` takes."""
+"""Numbers of rows and columns of a tile that a warp of `silhouette_tile` processes."""
 
 SUM_BITS = 60
 """Bits of a sum; the others keep the shift from the unit of a tile within the range of the kernel."""
@@ -48,7 +48,7 @@ radius would make that most distances of its block.
 """
 
 ROWS_TOGETHER = 8
-"""Rows of tiles that are added together, so that the operand of a column is made once for all of them."""
+"""Number of blocks whose tiles are computed together, so that the operand of each column is made once for all."""
 
 MARGIN = 1.02
 """Factor by which rounding may increase a distance of a tile beyond the distance of its blocks."""

@@ -59,7 +59,7 @@ UNFINISHED = ("pending", "lost")
 """Dask's states of tasks that have not ended, and of those whose answer was lost and is computed again."""
 
 TASKS_AHEAD = 2
-"""Tasks that `submit_throttled` sends for each that runs at a time."""
+"""Number of tasks that `submit_throttled` submits per thread of the cluster."""
 
 
 def is_running(client: Any) -> bool:

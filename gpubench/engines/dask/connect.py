@@ -37,7 +37,7 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": 1 << 28, "MALLOC_MMAP_THRESHOLD_": 1 << 2
 each temporary array gets new pages, and neighbours take a fifth longer."""
 
 TICK = "200ms"
-"""How often processes started here profile themselves; Dask's default is a hundred times a second."""
+"""Interval of Dask's profiler in processes started here; by default it samples a hundred times a second."""
 
 MIN_WORKER_BYTES = 250 * 10**6
 """Memory of a worker: its process takes 100 MB before it has cells, tasks have at least 67 MB, and Dask pauses a worker

@@ -29,7 +29,7 @@ START_S = 0.05
 """Seconds until the first task of an operation runs, and its result is back."""
 
 ORDER_BYTES = 40
-"""Bytes per cell on the worker that brings values into the order of the cells."""
+"""Bytes per cell on the worker that reorders values from sorted order to the order of the cells."""
 
 TASK_S = 0.004
 """Seconds of the scheduler per task; it submits one after another."""

@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.worker import EngineSettings
 
 TASK_PRODUCTS = 2e13
-"""Differences of two values of one task: some seconds on a GPU, if it is as fast as its maker says."""
+"""Work of one task, as (pairs of cells) * (dimensions): a few seconds at the nominal speed of a GPU."""
 
 MIN_PRODUCTS = 1e11
-"""Differences of two values from which on silhouettes are divided among workers: much less than a second on one GPU."""
+"""Work, as (pairs of cells) * (dimensions), from which silhouettes are divided among workers: far below a second."""
 
 MIN_ROWS = 4096
-"""Rows of a task at least, which fill a GPU."""
+"""Smallest number of rows per task, enough to keep a GPU busy."""
 
 TASKS_PER_WORKER = 4
 
 MAX_PIECES = 16
-"""Ranges of cells that sums are cut into at most, so that no worker receives all that the others have added up."""
+"""Largest number of ranges of cells into which sums are cut, so that no worker receives all sums of the others."""
 
 SHARES_AT_A_TIME = 16
-"""Shares whose sums one task adds up."""
+"""Number of shares whose sums one task adds."""
 
 Tables = tuple["I64", "I64"]
 """Sums of one pass; see `DistanceSums.tables`."""

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.worker import EngineSettings
 
 COMPARED = tuple(f"{name}{cuda}" for cuda in ("12", "13") for name in ("cupy-cuda", "cuml-cu", "pylibcugraph-cu"))
-"""Packages of which all workers must have the same version, or none."""
+"""Packages that all workers must have in the same version, or none of them may have."""
 
 one_at_a_time = Lock()
-"""Held by the thread that uses the GPU."""
+"""Lock that a thread holds while it uses the GPU."""
 
 
 def gpu_here() -> dict[str, str]:

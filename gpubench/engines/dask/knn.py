@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.worker import EngineSettings, WorkerEngine
 
 PAIR_PRODUCTS = 1.2e11
-"""Differences of two values of one task, a few seconds on one core."""
+"""Work of one task, as (pairs of cells) * (dimensions): a few seconds on one core."""
 
 TASKS_PER_SLOT = 4
-"""Tasks for each that runs at a time, at least."""
+"""Smallest number of tasks per thread of the cluster."""
 
 MAX_PARTS = 300
-"""Parts that cells are cut into at most, or half as many more where that divides better: 100,000 pairs."""
+"""Largest number of parts, exceeded by up to half if tasks then divide more evenly: 100,000 pairs."""
 
 ROW_PRODUCTS = 1000
 """Other work of a task for each of its rows, in comparisons with another row."""
 
 MIN_QUERIES = 256
-"""Queries of a task at least: the other side is packed for each task."""
+"""Smallest number of queries per task, because each task packs the cells to compare with."""
 
 TREE_ROWS = 8192
-"""Rows that go down the tree together."""
+"""Number of rows that are assigned to leaves at a time."""
 
 SAMPLE_PER_LEAF = 48
-"""Cells of the sample for each leaf of the tree."""
+"""Number of sampled cells per leaf of the tree."""
 
 MAX_LEAVES = 4096
 

@@ -30,7 +30,7 @@ COPIES = 2.2
 """Times its share of the embedding that a worker holds: the cells, the same sorted, and what Dask is transferring."""
 
 PARTS_IN_FLIGHT = 12
-"""Parts of the largest size for each task that runs at a time."""
+"""Number of parts of the largest size that a worker holds per thread."""
 
 
 def part_bytes(worker_bytes: int, n_threads: int, share: float = DEFAULT_TUNING.part_share) -> int:

@@ -38,7 +38,7 @@ WHOLE_COPIES = 2.5
 
 
 KnnBlock = tuple["I64 | None", "I32", "F32"]
-"""Rows of a neighbour graph: the cells they belong to (None: all, in order), indices, distances."""
+"""Rows of a neighbour graph: cells to which they belong (None if all, in order), indices and distances."""
 
 
 class KnnTable(RemoteArray):

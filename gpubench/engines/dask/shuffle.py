@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.remote import ClusterMatrix
 
 MAX_TASKS = 80_000
-"""Tasks of a shuffle and of the pairs of its parts together."""
+"""Largest number of tasks of a shuffle and of the comparisons of pairs of its parts."""
 
 MERGED_AT_A_TIME = 8
-"""Answers about the same rows that wait to be merged: fewer take less memory, more take fewer tasks."""
+"""Number of results on the same rows that are merged at a time: fewer need less memory, more need fewer tasks."""
 
 Answers = list[tuple[Any, int]]
-"""Futures of tuples, each with the number of the item in the tuple."""
+"""Pairs of a future of a tuple and the index of an item in that tuple."""
 
 PartRows = tuple["I64", "I64", "F32"]
-"""Rows that a block has of a part: their positions in the part, their cells, and the rows."""
+"""Rows of a part that come from one block: positions in the part, indices of the cells, and the rows."""
 
 
 class StreamingMerge:

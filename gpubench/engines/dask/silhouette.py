@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from gpubench.engines.dask.worker import EngineSettings
 
 TASK_PRODUCTS = 1.2e11
-"""Differences of two values of one task, a few seconds on one core."""
+"""Work of one task, as (pairs of cells) * (dimensions): a few seconds on one core."""
 
 TASKS_PER_SLOT = 6
-"""Tasks for each that runs at a time, at least, so that all end at about the same time."""
+"""Smallest number of tasks per thread of the cluster, so that all threads finish at about the same time."""
 
 MAX_PARTS = 400
-"""Parts that the cells are cut into at most: 80,000 pairs."""
+"""Largest number of parts, which make 80,000 pairs."""
 
 SUM_BYTES, SAMPLE_SUM_BYTES = 1 << 28, 1 << 26
 """Memory of the sums of one task, and of those of some cells of a sample to the segments of a part."""
 
 FOLD_ROWS = 4096
-"""Rows whose means are formed at a time."""
+"""Number of rows whose means are computed at a time."""
 
 Span = tuple[int, int]
 
 Piece = tuple[int, int, Span]
-"""First cell of a piece of a sample, the one after its last, and the blocks of their group."""
+"""A piece of a sample: start and stop of its cells, and the range of blocks of their group."""
 
 Means = tuple["F64", "F64"]
 """Mean distances of consecutive rows to the own cluster, and to the nearest other."""
@@ -54,7 +54,7 @@ SharedLayout = tuple[str, "I64", "I64"]
 """A layout in the arguments of tasks: a key, and the starts and the groups of the segments."""
 
 Sorting = tuple[Centring, SharedLayout]
-"""The values that sorted cells are centred on, and their layout."""
+"""Centring and layout of sorted cells."""
 
 PartFacts = tuple["F64", "F32", "F32"]
 """Sums of the blocks of a part, and the smallest and largest value of each dimension."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 SMALL_BYTES = 1 << 14
-"""Arrays up to this size are arguments of the task."""
+"""Size in bytes up to which arrays are passed as arguments of tasks instead of files."""
 
 LOCK = "in-use"
 """Name of a file in the folder that the process of the folder keeps locked."""

@@ -34,7 +34,7 @@ TYPE_KEY = "gpubench type"
 """Key of a dictionary that stands for what this type or function makes of the other entries."""
 
 MAX_CACHED = 8
-"""Objects that a worker caches: matrices on its GPU, and what was derived from them."""
+"""Number of objects that a worker caches: matrices on its GPU, and objects derived from these."""
 
 SORTED = "sorted"
 """First word of the keys of cells sorted for one column. They are as large as the matrix, so only one is cached."""
@@ -173,7 +173,7 @@ class WorkerState:
 
 
 state = WorkerState()
-"""The state of this process. Dask's workers call functions by name, which find it here."""
+"""State of this worker process, for the functions that Dask's workers call by name."""
 
 
 cached = state.cached
