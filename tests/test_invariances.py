@@ -103,7 +103,7 @@ FORMS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "Fortran order": np.asfortranarray,
     "every second row": lambda a: np.repeat(a, 2, axis=0)[::2],
     "read-only": read_only,
-    "pandas": lambda a: pd.DataFrame(a) if a.ndim == 2 else pd.Series(a, index=np.arange(len(a))[::-1]),
+    "pandas": lambda a: (pd.DataFrame if a.ndim == 2 else pd.Series)(a, index=np.arange(len(a))[::-1]),
     "list": lambda a: a.tolist(),
     "DLPack": Tensor,
     "torch": torch_tensor,

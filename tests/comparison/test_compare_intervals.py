@@ -152,7 +152,7 @@ BAD = {
     "obs": ({"obs": "good/obs.csv"}, "obs is the table of the donors; name their column with `donor`"),
     "resamples": ({"resamples": 10}, "resamples=10 cannot be used; give at least 100, or 0 for none"),
     "none": ({"resamples": 0, "donor": "donor"}, "donor='donor' asks for intervals, but `resamples` is 0"),
-    "seed": ({"seed": -1}, "seed=-1 is not a whole number"),
+    "seed": ({"seed": -1}, "seed=-1 is out of range; it must be an integer from 0"),
 }
 
 

@@ -51,7 +51,7 @@ def test_commands_of_the_page_run(folder: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "tsv2_blood: " in printed
     assert "checked by the MD5 that the server keeps" in printed
-    assert "emb: label_prediction" in printed
+    assert re.search(r"^label_prediction, mean of knn, lr, rf\n", printed, re.MULTILINE)
     assert {"results.json", "runs.csv", "report.html"} <= {path.name for path in Path("results").iterdir()}
 
 

@@ -61,13 +61,7 @@ PartFacts = tuple["F64", "F32", "F32"]
 
 
 class Layout:
-    """Segments and blocks of the sorted cells, from which the rows of every part follow.
-
-    Attributes
-    ----------
-    segments : segments of the sorted cells; their field `order` is not used and may be empty
-    groups : range of blocks of each group as (start, stop)
-    """
+    """Segments of the sorted cells (their field `order` may be empty), and the range of blocks of each group."""
 
     def __init__(self, segments: Segments) -> None:
         self.segments = segments
@@ -102,13 +96,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class BlockRun:
-    """A part: consecutive blocks of one large group, or of one or several whole small groups.
-
-    Attributes
-    ----------
-    span : range of blocks of the part
-    group : range of blocks of the large group; None for a part of whole groups
-    """
+    """A part: blocks `span` of one large `group`, or of one or several whole small groups, where `group` is None."""
 
     span: Span
     group: Span | None

@@ -176,9 +176,9 @@ def test_arrays_of_the_wrong_type_are_refused(tiles: str) -> None:
 
 
 def test_the_environment_variable_chooses_the_tiles() -> None:
-    assert engine_with("numpy").device == "CPU, 2 threads, tiles of numpy"
+    assert engine_with("numpy").device == "CPU (2 threads, NumPy)"
     name = cpu_compiled.available()[-1]
-    assert engine_with(name).device == f"CPU, 2 threads, tiles of {name}"
+    assert engine_with(name).device == f"CPU (2 threads, {name})"
     with pytest.raises(InputError, match=r"GPUBENCH_TILES='sse9' is not available; use one of: .*numpy"):
         engine_with("sse9")
 
