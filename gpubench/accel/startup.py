@@ -27,10 +27,10 @@ LAZY_IMPORTS = {
 
 @contextmanager
 def lazy_imports(importer: str) -> Iterator[None]:
-    """While the module `importer` is executed, replace the slow module that it imports by a placeholder.
+    """Context manager that speeds up the import of the module `importer`, which is to take place inside of it.
 
-    The placeholder imports the slow module when its name is first used. `importer` is a key of `LAZY_IMPORTS`; for
-    other modules nothing is replaced.
+    The slow module that `importer` imports is replaced by a placeholder, which imports it on first use. Which module
+    that is stands in `LAZY_IMPORTS`; for modules that are not among its keys, nothing is replaced.
     """
     module, name = LAZY_IMPORTS.get(importer, ("", ""))
     if not module or module in sys.modules or find_spec(module.partition(".")[0]) is None:

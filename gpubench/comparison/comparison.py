@@ -195,17 +195,19 @@ class Comparison:
         return lines
 
     def below(self, least: Mapping[str, float]) -> list[str]:
-        """Return a line for each value below a lower bound, in all files but the first.
+        """Return a line of text for each value that is below its lower bound.
+
+        The first file, which the others are compared with, is not checked. In the others, values that are undefined
+        (NaN) and files without the metric get a line as well.
 
         Parameters
         ----------
-        least : metric -> lower bound of its values; a line is returned for undefined rows and files without the metric,
-            too
+        least : lower bound of each metric to check, by the metric's name
 
         Raises
         ------
         InputError
-            If a metric does not exist.
+            If a name is no metric of gpubench or of the files.
         """
         from gpubench.core.errors import close_matches
 

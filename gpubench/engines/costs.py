@@ -245,7 +245,11 @@ class CostModel:
         return Cost("", {"rank_sums": work}, 16 * n_groups * n_genes, scratch, remedy="use fewer genes")
 
     def neighborhoods(self, n: int, d: int, k: int) -> Cost:
-        """Return the cost of the metrics of `look_up` where the policy may estimate them from a sample of the cells."""
+        """Return the cost of metrics of the k nearest neighbours of n cells of d dimensions.
+
+        If the engine estimates them from a sample of the cells, it is the cost of searching the neighbours of that
+        sample; if not, that of reading a neighbour graph, see `look_up`.
+        """
         if not self.engine.policy.samples_neighborhoods(n, d):
             return self.look_up(n, k)
         drawn = min(n, SAMPLED_CELLS)

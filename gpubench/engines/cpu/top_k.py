@@ -41,7 +41,7 @@ class CandidateStore:
         return keep, keep + max(16, keep // 4)
 
     def candidates(self, rows: slice) -> tuple[I32, I64]:
-        """Return the number of candidates of each of the rows, and the positions of all their candidates row by row."""
+        """Return two arrays: the number of candidates of each row, and the indices of these cells, row after row."""
         candidates, counts = self.arrays[0][rows], self.arrays[1][rows]
         filled = np.arange(self.space) < counts[:, None]
         return counts, (candidates[filled] & np.uint64(0xFFFFFFFF)).astype(np.int64)

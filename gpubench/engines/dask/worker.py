@@ -60,7 +60,10 @@ class EngineSettings:
     engine: str = "cpu"
 
     def start(self, threads: int | None = None) -> WorkerEngine:
-        """Make a CPU engine for one task; an engine holds no data, so tasks need not share one."""
+        """Make a CPU engine for one task, with `threads` threads; if None, with the number in these settings.
+
+        An engine holds no data, so tasks need not share one.
+        """
         _set_blas_threads()
         return WorkerEngine(self, threads or self.threads)
 
