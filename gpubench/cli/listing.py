@@ -36,11 +36,17 @@ def tasks_data() -> dict[str, Any]:
     return {"tasks": tasks, "options": Options().to_dict()}
 
 
+MAX_LISTED = 12
+"""Largest number of metrics that the table of the README lists for a task."""
+
+
 def tasks_table() -> str:
     """Return a Markdown table of the tasks and their metrics, for the README."""
     rows = ["| task | asks | needs | metrics |", "|---|---|---|---|"]
     for task in TASKS.values():
-        metrics = ", ".join(f"`{metric}`" for metric in task.metrics)
+        metrics = ", ".join(f"`{metric}`" for metric in task.metrics[:MAX_LISTED])
+        if len(task.metrics) > MAX_LISTED:
+            metrics += f" and {len(task.metrics) - MAX_LISTED} more"
         rows.append(f"| `{task.id}` | {task.question} | {', '.join(task.needs)} | {metrics} |")
     return "".join(f"{row}\n" for row in rows)
 
