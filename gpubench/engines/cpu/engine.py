@@ -49,7 +49,10 @@ def import_modules(names: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class CpuPolicy(Policy):
-    """Decisions of the CPU engine by the number of cells; the limits keep each step within minutes on a few cores."""
+    """Choices of the CPU engine between exact and approximate computation, by the number of cells.
+
+    The limits are such that each step ends within minutes on a few cores.
+    """
 
     exact: bool = False  # compare all cells with all in silhouettes, and train on all cells
     compiled: bool = True  # whether there are compiled tiles, which the search by leaves and our random forest need

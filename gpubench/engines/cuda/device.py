@@ -81,7 +81,10 @@ def count_gpus() -> int:
 
 
 def install_command(driver: str | None = None) -> str:
-    """Return the shell command that installs the CUDA engine's packages for the driver's CUDA version."""
+    """Return the shell command that installs the packages of the CUDA engine.
+
+    `driver` is the CUDA version of the driver, such as "12.4"; if None, the packages for CUDA 13 are named.
+    """
     extra = "cuda12" if driver is not None and driver.startswith("12.") else "cuda13"
     return f'pip install "gpubench-sc[{extra}]"'
 

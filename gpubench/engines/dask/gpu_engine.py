@@ -256,7 +256,11 @@ def make_plan(arguments: SilhouetteArguments) -> list[Pass]:
 
 
 def add_rows(arguments: SilhouetteArguments, part: Pass, share: int, n_shares: int, n_pieces: int) -> list[Tables]:
-    """Sum the tiles of one share of a pass, see `share_rows`; return the sums in `n_pieces` ranges of cells."""
+    """Compute one worker's part of the sums of distances of a silhouette.
+
+    The matrix of distances is divided into tiles, and their rows into `n_shares`, of which `share` is added up, see
+    `share_rows`. The sums of all cells are returned in `n_pieces` arrays of consecutive cells.
+    """
     engine = gpu_worker.cuda_engine(arguments[-1])
     with gpu_worker.one_at_a_time:
         tiles = _load_tiles(*arguments)

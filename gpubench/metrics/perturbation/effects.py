@@ -136,7 +136,9 @@ def _is_constant(effect: F64) -> bool:
 
 
 def mass_ratio(pair: EffectPair) -> Values:
-    """Return the total of each real profile on the scale of counts, divided by the total that it was scaled to.
+    """Check that real profiles are means of counts, by the sum over genes of each profile.
+
+    The sum, after undoing a logarithm, is divided by the total that the cells were normalised to.
 
     Parameters
     ----------
@@ -145,7 +147,7 @@ def mass_ratio(pair: EffectPair) -> Values:
     Returns
     -------
     Values
-        1 for counts by construction; another value shows that the profiles are means of log values.
+        The ratio of each perturbation: 1 if counts were averaged, another value if log values were.
 
     Examples
     --------
