@@ -46,7 +46,7 @@ def sequential_alignment(
 
     .. math:: 1 - \frac{\frac{1}{n} \sum_i \frac{1}{k} \sum_{j \in N_k(i)} |t_i - t_j|}{E\,|t_i - t_j|}
 
-    clipped to [0, 1], with t the times, and the expectation taken over all pairs of different cells.
+    clipped to [0, 1], with t the times and the expectation over all pairs of different cells.
 
     Parameters
     ----------

@@ -169,7 +169,7 @@ def test_signs_of_the_overview_follow_the_intervals(value: float, signs: tuple[s
     [
         ((2.0, 1.0, 3.0), 0.1, {1}),
         ((2.0, 1.0, 3.0), 1.0, set()),  # within noise
-        ((2.0, 1.0, 3.0), None, set()),  # nothing tells
+        ((2.0, 1.0, 3.0), None, set()),  # without intervals
         ((2.0, 1.0, 1.0 + 1e-9), 0.1, {1, 2}),
         ((2.0, 2.0, 2.0), 0.1, set()),
         ((2.0, math.nan, 1.0), 0.1, {2}),

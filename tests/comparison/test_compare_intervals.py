@@ -113,7 +113,7 @@ def test_table_shows_intervals_or_reasons() -> None:
     ("flags", "code"),
     [
         (["close", "--fail-if-worse"], 0),
-        (["close", "--fail-if-worse", "--resamples", "0"], 1),  # nothing tells that it is noise
+        (["close", "--fail-if-worse", "--resamples", "0"], 1),  # without intervals a difference counts
         (["bad", "--fail-if-worse"], 1),
         (["bad", "--fail-if-worse", "--donor", "donor", "--seed", "7", "--resamples", "200"], 1),
     ],
