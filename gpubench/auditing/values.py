@@ -83,7 +83,7 @@ class AuditedScreen:
 
     @cached_property
     def facts(self) -> ValueFacts:
-        """Facts about the values."""
+        """Counts of the values that are not finite, negative or fractional, and the largest value."""
         values = self.screen.values
         finite = np.isfinite(values)
         with np.errstate(invalid="ignore"):

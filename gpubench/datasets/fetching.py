@@ -245,7 +245,7 @@ class DownloadProgress(Drawing):
         )
 
     def started(self, path: str) -> None:
-        """Add a bar for the stage."""
+        """Add a progress bar for a download that begins."""
         if self._shown:
             self._tasks[path] = self._drawn.add_task(path, total=None)
 

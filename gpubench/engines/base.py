@@ -339,7 +339,10 @@ class Engine(ABC):
         """
 
     def digest(self, x: Array) -> str:
-        """Return a digest of all values of an array from `put`, 64 hexadecimal digits; kinds of engine differ."""
+        """Return a digest of all values of an array from `put`, as 64 hexadecimal digits.
+
+        Equal arrays have equal digests on the same kind of engine; CPU and CUDA engines compute different digests.
+        """
         n, d = x.shape
         digest = hashlib.sha256(f"{n} x {d}".encode())
         step = max(1, DIGEST_BLOCK_BYTES // (4 * d))

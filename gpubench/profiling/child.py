@@ -54,7 +54,10 @@ COPY_BYTES = 1 << 28
 
 
 def main(request: str, answer: str) -> int:
-    """Run a request, write its answer as JSON to the file `answer`, and return the exit code of the process."""
+    """Call the function that `request` names (see the module) and return the exit code of the process.
+
+    What the function returns is written as JSON to the file `answer`.
+    """
     functions: dict[str, Callable[..., dict[str, Any]]] = {"limits": limits, "score_cells": score_cells}
     ((name, arguments),) = json.loads(request).items()
     try:

@@ -102,7 +102,11 @@ def _score(
 def predicted_change(
     treated: NDArray[np.float64], control: NDArray[np.float64], effect: Effect
 ) -> tuple[NDArray[np.float64], Effect]:
-    """Return the change from control to treated means, and its kind: "difference" if some mean is not positive."""
+    """Return the change from the mean expression of control cells to that of treated cells, and how it was computed.
+
+    `effect` is "ratio" for the logarithm of treated over control, or "difference". Where a mean is zero or negative and
+    has no logarithm, the difference is returned instead; the second value says which of the two it is.
+    """
     if effect == "difference" or min(treated.min(), control.min()) <= 0:
         return treated - control, "difference"
     return np.log((treated + _OFFSET) / (control + _OFFSET)), "ratio"

@@ -257,7 +257,10 @@ class Cluster:
 
     @contextmanager
     def run_on_one(self, i: int) -> Iterator[None]:
-        """Run everything submitted in this context on worker i modulo their number, as long as that worker exists."""
+        """Run all tasks submitted in this `with` block on one worker, as long as it exists.
+
+        It is worker `i % n` of the n workers.
+        """
         addresses = self._choices()
         self._preferred = prefer_worker(addresses[i % len(addresses)]) if addresses else {}
         try:

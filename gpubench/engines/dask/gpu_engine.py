@@ -287,7 +287,10 @@ def add_tables(found: list[Tables]) -> Tables:
 
 
 def fold(pieces: list[Tables], arguments: SilhouetteArguments, part: Pass) -> Means:
-    """Turn the sums of a pass into means of all cells; (0, infinity) for cells that are not in the pass."""
+    """Turn sums of distances into the mean distances a and b of all cells.
+
+    `part` is the set of groups whose distances were summed; cells of other groups get a = 0 and b = infinity.
+    """
     with gpu_worker.one_at_a_time:
         tiles = _load_tiles(*arguments)
     sums = tiles.empty_sums(np, part)
