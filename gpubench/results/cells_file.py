@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core import scores
-from gpubench.core.errors import InputError
-from gpubench.core.files import write_atomically
 from gpubench.core.scores import CellColumn, CellScores, CellView, MetricResult
 from gpubench.core.types import Labels
+from gpubench.results.attached_table import read_attached, utf8, write_attached
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,11 +19,6 @@ if TYPE_CHECKING:
 
 NAME = "cells.parquet"
 """Name of the file, in the folder of `results.json`."""
-
-SCHEMA = 1
-"""Version of the layout of the file."""
-
-_KEY = b"gpubench"
 
 
 def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | os.PathLike[str]) -> None:
@@ -40,7 +31,6 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
     `results`, by which `read_cells` recognises the results that the file belongs to.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns: list[tuple[str, pa.Array]] = []
     descriptions: list[dict[str, Any]] = []
@@ -65,10 +55,8 @@ def write_cells(cells: CellScores, results: Sequence[MetricResult], path: str | 
             coordinate[view.rows] = view.xy[:, axis]
             columns.append((f"{embedding}/view/{axis + 1}", pa.array(coordinate)))
             descriptions.append({"kind": f"view {axis}", "embedding": embedding, "title": view.title})
-    content = {"schema": SCHEMA, "results": digest_of_rows(results), "n_cells": cells.n_cells, "columns": descriptions}
     table = pa.table([array for _, array in columns], [utf8(name) for name, _ in columns])
-    table = table.replace_schema_metadata({_KEY: json.dumps(scores.plain(content))})
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+    write_attached(table, {"n_cells": cells.n_cells, "columns": descriptions}, results, path)
 
 
 def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None:
@@ -76,21 +64,10 @@ def read_cells(path: Path, results: Sequence[MetricResult]) -> CellScores | None
 
     Raises InputError if the file cannot be read or has another version of the layout.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
+    found = read_attached(path, results)
+    if found is None:
         return None
-    try:
-        with pq.ParquetFile(path) as file:
-            content = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-            if content.get("results") != digest_of_rows(results):
-                return None
-            table = file.read() if content["schema"] == SCHEMA else None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}); score again, or move it away") from error
-    if table is None:
-        raise InputError(f"{str(path)!r} has schema {content['schema']}; this version of gpubench reads {SCHEMA}")
+    table, content = found
     cells = CellScores(content["n_cells"])
     for i, description in enumerate(content["columns"]):
         _read_column(cells, table, i, description)
@@ -135,14 +112,3 @@ def _codes(column: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int32]:
     code = np.array([*(code_of[name] for name in joined.dictionary.to_pylist()), -1], np.int32)
     codes: NDArray[np.int32] = code[joined.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
     return codes
-
-
-def utf8(text: str) -> str:
-    """Escape lone surrogates, which occur in damaged names and cannot be stored in Parquet."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def digest_of_rows(results: Sequence[MetricResult]) -> str:
-    """Return a SHA-256 that identifies the results of a run."""
-    text = json.dumps([scores.to_dict(row) for row in results], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,18 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpubench.core.errors import InputError
-from gpubench.core.files import write_atomically
 from gpubench.core.scores import MetricResult, PerturbationTable
-from gpubench.results.cells_file import digest_of_rows, utf8
+from gpubench.results.attached_table import read_attached, utf8, write_attached
 
 NAME = "perturbations.parquet"
 """Name of the file, in the folder of `results.json`."""
-
-SCHEMA = 1
-"""Version of the layout of the file."""
-
-_KEY = b"gpubench"
 
 
 def write_perturbations(
@@ -34,7 +26,6 @@ def write_perturbations(
     recognises the results that the file belongs to.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns: dict[str, pa.Array] = {}
     for declared in fields(PerturbationTable):
@@ -44,28 +35,15 @@ def write_perturbations(
             columns[name] = pa.array(numbers, mask=np.isnan(numbers))
         elif name != "context" or any(values):
             columns[name] = pa.array(map(utf8, values), pa.string()).dictionary_encode()
-    content = json.dumps({"schema": SCHEMA, "results": digest_of_rows(results)})
-    stored = pa.table(columns).replace_schema_metadata({_KEY: content})
-    write_atomically(path, lambda file: pq.write_table(stored, file, compression="zstd"))
+    write_attached(pa.table(columns), {}, results, path)
 
 
 def read_perturbations(path: Path, results: Sequence[MetricResult]) -> PerturbationTable | None:
     """Read a file written by `write_perturbations`; None if it does not exist or belongs to other results."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
+    found = read_attached(path, results)
+    if found is None:
         return None
-    try:
-        with pq.ParquetFile(path) as file:
-            content = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-            if content.get("results") != digest_of_rows(results):
-                return None
-            stored = file.read() if content["schema"] == SCHEMA else None
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}); score again, or move it away") from error
-    if stored is None:
-        raise InputError(f"{str(path)!r} has schema {content['schema']}; this version of gpubench reads {SCHEMA}")
+    stored, _ = found
     columns = {name: stored.column(name).to_pylist() for name in stored.column_names}
     columns.setdefault("context", [""] * stored.num_rows)
     columns["value"] = [np.nan if value is None else value for value in columns["value"]]
