@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from gpubench.core import scores
 from gpubench.core.errors import InputError
@@ -343,8 +343,29 @@ class Result:
         content = pa.table({name: pa.array(cells, types.get(name)) for name, cells in columns.items()})
         write_atomically(path, lambda file: pq.write_table(content, file))
 
-    def __getitem__(self, embedding: str) -> Result:
-        """Return the result of one embedding: its scores and failures, with the values of its cells."""
+    @property
+    def df(self) -> pd.DataFrame:
+        """The table of `to_frame`: one row for each score."""
+        return self.to_frame()
+
+    @overload
+    def __getitem__(self, key: str) -> Result: ...
+
+    @overload
+    def __getitem__(self, key: tuple[str, str]) -> float: ...
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Result | float:
+        """Return the result of one embedding, or the value of one metric of it.
+
+        `result["X_pca"]` has the scores and failures of an embedding, with the values of its cells.
+        `result["X_pca", "silhouette_score"]` is a number, as `value` returns it: if several rows have the metric, and
+        one of them is the mean of the others, it is the mean.
+        """
+        if isinstance(key, tuple):
+            rows = [row for row in self[key[0]].results if row.metric == key[1]]
+            means = [row for row in rows if row.aggregate]
+            return means[0].value if len(means) == 1 else self.value(key[1], embedding=key[0])
+        embedding = key
         names = list(dict.fromkeys(row.embedding for row in self.results))
         if embedding not in names:
             raise KeyError(f"there is no embedding {embedding!r}; there are: {', '.join(map(repr, names)) or 'none'}")

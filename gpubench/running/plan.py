@@ -220,7 +220,8 @@ def plan(
     >>> [stage.path for stage in expected.stages]
     ['X/put', 'X/view', 'X/embedding/silhouette_score']
     """
-    given.pop("checkpoint", None)
+    for name in ("checkpoint", "key_added"):
+        given.pop(name, None)
     return plan_run(RunOptions.of(data=data, embeddings=embeddings, **given), listener, measure_again=measure_again)
 
 

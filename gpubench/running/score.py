@@ -17,6 +17,7 @@ from gpubench.data.urls import shown
 from gpubench.datasets.lookup import is_local
 from gpubench.engines.embedding import Embedding
 from gpubench.results.result import Result
+from gpubench.running.annotation import annotate, check_annotation
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import EMBEDDING_BASELINES, RunOptions
 from gpubench.running.plan import check_fits
@@ -73,9 +74,14 @@ def score(
     cluster: Any = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     listener: Listener | None = None,
+    key_added: str | None = None,
     **options: Any,
 ) -> Result:
     """Score embeddings of cells on every task whose inputs are given.
+
+    The usual call names one or more embeddings and the columns of `obs`::
+
+        result = gb.score(adata, ["X_pca", "X_scvi"], label="cell_type", batch="donor")
 
     Parameters
     ----------
@@ -124,6 +130,8 @@ def score(
         killed, running it again with the same folder continues from these parts and gives the same numbers. A complete
         run removes them. If an open `Checkpoint` is given instead, it is used and not closed
     listener : object that is notified when a stage begins, advances and ends
+    key_added : if `data` is an AnnData object, key of its `uns` to which a small summary of the result is written: the
+        table of scores, and text and numbers that say how they were computed. Nothing else in the object changes
     **options : parameters of the tasks, see `gpubench.tasks.Options`
 
     Returns
@@ -149,9 +157,24 @@ def score(
     >>> result = gb.score(demo_path(), ["X_pca"], label="cell_type", tasks="embedding", engine="cpu")
     >>> f"{result.value('silhouette_score'):.2f}"
     '0.64'
+
+    Scores can be stored with the cells:
+
+    >>> import anndata
+    >>> adata = anndata.read_h5ad(demo_path())
+    >>> result = gb.score(adata, "X_pca", label="cell_type", tasks="embedding", engine="cpu", key_added="gpubench")
+    >>> adata.uns["gpubench"]["scores"]["metric"].tolist()
+    ['silhouette_score']
     """
-    given = {name: value for name, value in locals().items() if name not in ("checkpoint", "listener", "options")}
-    return score_run(RunOptions.of(**given, **options), checkpoint=checkpoint, listener=listener)
+    of_call = ("checkpoint", "listener", "key_added", "options")
+    given = {name: value for name, value in locals().items() if name not in (*of_call, "of_call")}
+    run = RunOptions.of(**given, **options)
+    if key_added is not None:
+        check_annotation(data, key_added)
+    result = score_run(run, checkpoint=checkpoint, listener=listener)
+    if key_added is not None:
+        annotate(data, key_added, result)
+    return result
 
 
 @explaining_memory_errors()

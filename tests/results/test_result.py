@@ -227,6 +227,26 @@ def test_an_embedding_of_a_result_is_a_result() -> None:
         result["X_umap"]
 
 
+def test_an_embedding_and_a_metric_give_a_number() -> None:
+    mean = replace(LR, value=0.7, params={"classifier": "MEAN(lr,knn)"})
+    estimate = replace(ESTIMATE, embedding="X_pca")
+    result = make_result(LR, KNN, mean, estimate, replace(LR, embedding="X_scvi", value=0.1))
+    assert result["X_pca", "silhouette_score"] == ESTIMATE.value
+    assert result["X_pca", "mean_fold_accuracy"] == 0.7
+    assert result["X_scvi", "mean_fold_accuracy"] == 0.1
+    with pytest.raises(InputError, match="2 rows match; tell them apart by classifier"):
+        make_result(LR, KNN)["X_pca", "mean_fold_accuracy"]
+    with pytest.raises(KeyError, match="there is no embedding 'X_umap'"):
+        result["X_umap", "silhouette_score"]
+    with pytest.raises(InputError, match="no such row"):
+        result["X_scvi", "silhouette_score"]
+
+
+def test_df_is_the_frame() -> None:
+    result = make_result(LR, KNN)
+    assert result.df.equals(result.to_frame())
+
+
 def test_html_has_a_column_for_each_embedding() -> None:
     page = make_result(LR, replace(LR, embedding="X_scvi", value=0.1))._repr_html_()
     assert "<th>X_pca</th><th>X_scvi</th>" in page

@@ -15,7 +15,7 @@ from gpubench.core.errors import InputError
 from gpubench.running.options import SPECS, RunOptions
 from gpubench.tasks import Options
 
-OF_THE_CALL = {"checkpoint", "listener", "options"}
+OF_THE_CALL = {"checkpoint", "listener", "key_added", "options"}
 """Parameters of `gpubench.score` that say nothing about what is scored, and its parameters of tasks."""
 
 
