@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from gpubench.results.result import Result
     from gpubench.running.plan import plan
     from gpubench.running.score import score
+    from gpubench.training.monitor import Monitor
 
 __all__ = [
     "EngineUnavailable",
     "GpubenchError",
     "GpubenchWarning",
     "InputError",
+    "Monitor",
     "Result",
     "audit",
     "compare",
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 # name -> module, which is imported when the name is first used, so that `import gpubench` is fast
 _LAZY = {
     "score": "gpubench.running.score",
+    "Monitor": "gpubench.training.monitor",
     "Result": "gpubench.results.result",
     "report": "gpubench.reporting",
     "plan": "gpubench.running.plan",

@@ -32,6 +32,7 @@ LAYERS = (
     "accel",
     "reporting",
     "running",
+    "training",
     "profiling",
     "cli",
     "__init__",
@@ -52,7 +53,12 @@ DOORS = {
     "h5py": "data/**",
     "igraph": "engines/cpu/*",
     "networkit": "engines/cpu/*",
+    "lightning": "training/lightning.py",
     "pylibcugraph": "engines/cuda/*",
+    "pytorch_lightning": "training/lightning.py",
+    "torch": "training/*",
+    "torchmetrics": "training/torchmetrics.py",
+    "transformers": "training/transformers.py",
     "zarr": "data/**",
 }
 
@@ -76,6 +82,7 @@ HEAVY = {
     "scipy",
     "sklearn",
     "torch",
+    "transformers",
     "yaml",
 }
 
@@ -261,7 +268,18 @@ def run_python(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".accel", ".datasets", ".engines", ".metrics", ".tasks", ".results.result", ".running.score", ".data"],
+    [
+        "",
+        ".accel",
+        ".datasets",
+        ".engines",
+        ".metrics",
+        ".tasks",
+        ".results.result",
+        ".running.score",
+        ".data",
+        ".training.monitor",
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     loaded = run_python(f"import sys, gpubench{module}; print(*sys.modules)").split()

@@ -212,14 +212,7 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
     n = dataset.n_cells
     if n < 2:
         raise InputError(f"the data has {n} cell; at least two are needed")
-    columns: dict[str, Any] = {role: readers.encode_labels(values, role, n) for role, values in dataset.obs.items()}
-    if "time" in columns:
-        columns["time_label"] = columns["time"]
-        columns["time"] = readers.as_numeric(dataset.obs["time"], "time", n)
-    for role in columns.keys() & {"label", "time_label"}:
-        check_groups(columns[role])
-    for role in columns.keys() & {"batch", "species"}:
-        check_several(columns[role])
+    columns = encode_columns(dataset.obs, n)
     if before is not None and before.shape[0] != n:
         raise InputError(
             f"pre_integrated has {before.shape[0]:,} rows but the data has {n:,}; give the same cells in the same"
@@ -227,6 +220,30 @@ def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
             argument="pre_integrated",
         )
     return columns
+
+
+def encode_columns(given: Mapping[str, Any], n: int | None) -> dict[str, Any]:
+    """Return role -> encoded column of n cells, and for "time" also the time points as labels, "time_label".
+
+    Raises
+    ------
+    InputError
+        A column does not group the cells, has missing values, or does not have n values (if n is not None).
+    """
+    columns: dict[str, Any] = {role: readers.encode_labels(values, role, n) for role, values in given.items()}
+    if "time" in columns:
+        columns["time_label"] = columns["time"]
+        columns["time"] = readers.as_numeric(given["time"], "time", n)
+    check_columns(columns)
+    return columns
+
+
+def check_columns(columns: Mapping[str, Any]) -> None:
+    """Raise `InputError` if an encoded column does not group the cells; `columns` are as from `encode_columns`."""
+    for role in columns.keys() & {"label", "time_label"}:
+        check_groups(columns[role])
+    for role in columns.keys() & {"batch", "species"}:
+        check_several(columns[role])
 
 
 def _columns_there_are(run: RunOptions) -> str:

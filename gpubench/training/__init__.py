@@ -1,0 +1,1 @@
+"""Scores of an embedding while its model is trained; see `gpubench.Monitor`."""
