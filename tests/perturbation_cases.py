@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from gpubench.metrics.perturbation import PerturbedCells, perturbed_cells
+from gpubench.metrics.perturbation import PerturbationScores, PerturbedCells, perturbed_cells
 
 GENES = [f"G{i:02d}" for i in range(60)]
 CONTROL = "control"
@@ -71,3 +74,29 @@ def make_sides(seed: int = 0, n: int = 60, n_control: int = 130) -> Sides:
         order = random.permutation(len(labels))
         sides += [np.concatenate(blocks)[order], np.array(labels)[order]]
     return Sides(*sides)
+
+
+Table = Mapping[str, Mapping[str, Any]]
+"""Perturbation -> metric -> value, "nan" or None where there is no row."""
+
+
+def largest_difference(want: Table, got: PerturbationScores) -> float:
+    """Largest difference of all values; infinite where one side is undefined and the other is not."""
+    largest = 0.0
+    for metric, values in got.values.items():
+        for name, value, reason in zip(got.perturbations, values.values, values.reasons, strict=True):
+            theirs = want.get(name, {}).get(metric)
+            if theirs is None:
+                same = not values.rows or bool(reason and reason.no_row)
+                largest = max(largest, 0.0 if same else math.inf)
+            elif math.isnan(float(theirs)) or math.isnan(value):
+                largest = max(largest, 0.0 if math.isnan(float(theirs)) and math.isnan(value) else math.inf)
+            else:
+                largest = max(largest, abs(float(theirs) - value))
+    return largest
+
+
+def assert_means(want: Mapping[str, Any], got: Mapping[str, float], tolerance: float) -> None:
+    for metric, value in want.items():
+        if value is not None and metric in got:
+            assert got[metric] == pytest.approx(float(value), abs=tolerance, nan_ok=True), metric

@@ -1,7 +1,8 @@
 """The parity suite: the real cz-benchmarks and gpubench, side by side on the same files.
 
 It needs an environment with the extra `parity`. Elsewhere it is skipped as a whole; with --require-parity a missing
-cz-benchmarks is an error.
+cz-benchmarks is an error. Modules whose `SUITE` is "parity-perturbation" compare with cell-eval and cell-eval2 instead,
+which need the extra of that name; with --require-parity-perturbation missing ones are an error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cells import make_cells
-from parity import peer
+from parity import peer, peer_perturbation
 
 COLUMNS = {
     "synthetic": {"label": "label", "batch": "batch", "time": "time"},
@@ -42,26 +43,37 @@ def cases_with(column: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", names, indirect=True, scope="session")
 
 
+SUITES = {
+    "parity": {"cz-benchmarks": peer.VERSION},
+    "parity-perturbation": peer_perturbation.VERSIONS,
+}
+"""Extra of pyproject.toml -> the packages that its tests compare with, and their versions."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-parity", action="store_true", help="a missing cz-benchmarks is an error, not a skip")
+    for suite, packages in SUITES.items():
+        missing = f"a missing {' or '.join(packages)} is an error, not a skip"
+        parser.addoption(f"--require-{suite}", action="store_true", help=missing)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _the_real_one(request: pytest.FixtureRequest) -> None:
-    reason = _why_not()
-    if reason and request.config.getoption("--require-parity", default=False):
+@pytest.fixture(scope="module", autouse=True)
+def _the_real_ones(request: pytest.FixtureRequest) -> None:
+    """Skip the tests of a module without the packages they need, or fail: `SUITE` of a module names its extra."""
+    suite = getattr(request.module, "SUITE", "parity")
+    reason = next(filter(None, (_why_not(suite, *package) for package in SUITES[suite].items())), None)
+    if reason and request.config.getoption(f"--require-{suite}", default=False):
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
 
 
-def _why_not() -> str | None:
-    remedy = "the parity suite runs in an environment of its own: pip install '.[cpu,test,parity]'"
+def _why_not(suite: str, package: str, wanted: str) -> str | None:
+    remedy = f"these tests run in an environment of their own: pip install '.[cpu,test,{suite}]'"
     try:
-        version = metadata.version("cz-benchmarks")
+        version = metadata.version(package)
     except metadata.PackageNotFoundError:
-        return f"cz-benchmarks is not installed; {remedy}"
-    return None if version == peer.VERSION else f"cz-benchmarks is {version}, not {peer.VERSION}; {remedy}"
+        return f"{package} is not installed; {remedy}"
+    return None if version == wanted else f"{package} is {version}, not {wanted}; {remedy}"
 
 
 @pytest.fixture(scope="session")

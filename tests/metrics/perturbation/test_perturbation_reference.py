@@ -15,6 +15,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+from perturbation_cases import assert_means, largest_difference
 
 import gpubench as gb
 from gpubench.engines.base import Engine
@@ -44,9 +45,6 @@ CONTROL = "non-targeting"
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "perturbation" / "reference"
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"reference values not found: no folder {FOLDER}")
-
-Table = Mapping[str, Mapping[str, Any]]
-"""Perturbation -> metric -> value, "nan" or None where there is no row."""
 
 
 @cache
@@ -84,28 +82,6 @@ def by_perturbation(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
         for name, value in row.items():
             out.setdefault(name, {})[metric] = value
     return out
-
-
-def largest_difference(want: Table, got: PerturbationScores) -> float:
-    """Largest difference of all values; infinite where one side is undefined and the other is not."""
-    largest = 0.0
-    for metric, values in got.values.items():
-        for name, value, reason in zip(got.perturbations, values.values, values.reasons, strict=True):
-            theirs = want.get(name, {}).get(metric)
-            if theirs is None:
-                same = not values.rows or bool(reason and reason.no_row)
-                largest = max(largest, 0.0 if same else math.inf)
-            elif math.isnan(float(theirs)) or math.isnan(value):
-                largest = max(largest, 0.0 if math.isnan(float(theirs)) and math.isnan(value) else math.inf)
-            else:
-                largest = max(largest, abs(float(theirs) - value))
-    return largest
-
-
-def assert_means(want: Mapping[str, Any], got: Mapping[str, float], tolerance: float) -> None:
-    for metric, value in want.items():
-        if value is not None and metric in got:
-            assert got[metric] == pytest.approx(float(value), abs=tolerance, nan_ok=True), metric
 
 
 def first(name: str, settings: CellEvalSettings | None = None, **options: Any) -> PerturbationScores:
