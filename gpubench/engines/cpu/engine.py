@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import platform
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class CpuPolicy(Policy):
 
 
 _INSTRUCTIONS = {"avx512": "AVX-512", "avx2": "AVX2", "numpy": "NumPy"}
+if platform.machine() in ("aarch64", "arm64"):
+    _INSTRUCTIONS["generic"] = "NEON"
 """Names of the instruction sets in the description of the device."""
 
 

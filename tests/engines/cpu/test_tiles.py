@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +47,24 @@ def tiles(request: pytest.FixtureRequest) -> str:
     """Each instruction set in turn."""
     name: str = request.param
     return name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no compiler for Arm is installed")
+def test_sources_compile_for_arm_without_warnings(tmp_path: Path) -> None:
+    folder = Path(cpu_compiled.__file__).parent / "native"
+    sources = [folder / name for name in cpu_compiled.SOURCES if name.endswith(".cpp")]
+    flags = [*("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-Wall", "-Werror"), '-DDIGEST="digest"']
+    library = tmp_path / "arm.so"
+    subprocess.run(["aarch64-linux-gnu-g++", *flags, *sources, "-o", library], check=True)
+    listing = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-d", "--disassemble=topk_tiles", library],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    by_lane = re.findall(r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", listing.stdout)
+    assert len(by_lane) >= 24  # 8 rows x 3 vectors, in registers
 
 
 @pytest.mark.parametrize("n", [2, 3, *sizes(8, 48), 97])

@@ -14,6 +14,8 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -24,6 +26,8 @@ namespace {
 constexpr int LANES = 16, ROWS = 8, VECTORS = 3;
 #elif defined(__AVX2__)
 constexpr int LANES = 8, ROWS = 4, VECTORS = 3;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, ROWS = 8, VECTORS = 3;
 #else
 constexpr int LANES = 4, ROWS = 4, VECTORS = 3;
 #endif
@@ -48,6 +52,9 @@ inline uint64_t below(Vector a, Vector b) {
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
 #elif defined(__AVX2__)
     return uint64_t(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LT_OQ)));
+#elif defined(__aarch64__)
+    const uint32x4_t bit_of_lane = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcltq_f32((float32x4_t)a, (float32x4_t)b), bit_of_lane));
 #else
     uint64_t bits = 0;
     for (int lane = 0; lane < LANES; ++lane) bits |= uint64_t(a[lane] < b[lane]) << lane;
@@ -60,6 +67,8 @@ inline Vector root(Vector v) {
     return (Vector)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
 #elif defined(__AVX2__)
     return (Vector)_mm256_sqrt_ps((__m256)v);
+#elif defined(__aarch64__)
+    return (Vector)vsqrtq_f32((float32x4_t)v);
 #else
     for (int lane = 0; lane < LANES; ++lane) v[lane] = std::sqrt(v[lane]);
     return v;
@@ -92,6 +101,32 @@ struct Left {
 };
 
 // |x|^2 + |y|^2 - 2 x.y
+#if defined(__aarch64__)
+// The rows of the left side are lanes of two registers, since 8 registers more would not fit. The sums are copied at
+// the end, since the compiler would store those of the caller's tile in each step.
+inline __attribute__((always_inline)) void squared_distances(const float* left, const float* left_squares,
+                                                             const float* right, const float* right_squares, int64_t d,
+                                                             Tile& tile) {
+    float32x4_t sums[ROWS][VECTORS];
+    for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < VECTORS; ++v) sums[i][v] = (float32x4_t)(left_squares[i] + load(right_squares + v * LANES));
+    for (int64_t p = 0; p < d; ++p, left += ROWS, right += COLUMNS) {
+        const float32x4_t rows[] = {(float32x4_t)load(left), (float32x4_t)load(left + LANES)};
+        for (int v = 0; v < VECTORS; ++v) {
+            const float32x4_t column = (float32x4_t)load(right + v * LANES);
+            sums[0][v] = vfmaq_laneq_f32(sums[0][v], column, rows[0], 0);
+            sums[1][v] = vfmaq_laneq_f32(sums[1][v], column, rows[0], 1);
+            sums[2][v] = vfmaq_laneq_f32(sums[2][v], column, rows[0], 2);
+            sums[3][v] = vfmaq_laneq_f32(sums[3][v], column, rows[0], 3);
+            sums[4][v] = vfmaq_laneq_f32(sums[4][v], column, rows[1], 0);
+            sums[5][v] = vfmaq_laneq_f32(sums[5][v], column, rows[1], 1);
+            sums[6][v] = vfmaq_laneq_f32(sums[6][v], column, rows[1], 2);
+            sums[7][v] = vfmaq_laneq_f32(sums[7][v], column, rows[1], 3);
+        }
+    }
+    std::memcpy(tile, sums, sizeof tile);
+}
+#else
 inline __attribute__((always_inline)) void squared_distances(const float* left, const float* left_squares,
                                                              const float* right, const float* right_squares, int64_t d,
                                                              Tile& tile) {
@@ -104,5 +139,6 @@ inline __attribute__((always_inline)) void squared_distances(const float* left, 
             for (int v = 0; v < VECTORS; ++v) tile[i][v] += left[i] * columns[v];
     }
 }
+#endif
 
 }  // namespace

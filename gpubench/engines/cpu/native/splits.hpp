@@ -140,6 +140,19 @@ inline Words pair_products(Words a, Words b) { return _mm256_madd_epi16(a, b); }
 inline Words sum16(Words a, Words b) { return _mm256_add_epi16(a, b); }
 inline Words sum32(Words a, Words b) { return _mm256_add_epi32(a, b); }
 inline Words everywhere16(uint16_t value) { return _mm256_set1_epi16(int16_t(value)); }
+#elif defined(__aarch64__)
+#define HAS_PAIR_PRODUCTS 1
+typedef int16x8_t Words;
+inline Words load_words(const void* from) { return vld1q_s16((const int16_t*)from); }
+inline void store_words(void* to, Words words) { vst1q_s16((int16_t*)to, words); }
+inline Words interleave_low(Words a, Words b) { return vzip1q_s16(a, b); }
+inline Words interleave_high(Words a, Words b) { return vzip2q_s16(a, b); }
+inline Words pair_products(Words a, Words b) {
+    return (Words)vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+}
+inline Words sum16(Words a, Words b) { return vaddq_s16(a, b); }
+inline Words sum32(Words a, Words b) { return (Words)vaddq_s32((int32x4_t)a, (int32x4_t)b); }
+inline Words everywhere16(uint16_t value) { return vdupq_n_s16(int16_t(value)); }
 #else
 #define HAS_PAIR_PRODUCTS 0
 #endif
