@@ -463,6 +463,9 @@ class Runtime:
     def getDeviceCount(self) -> int:  # noqa: N802
         return len(process.gpus)
 
+    def runtimeGetVersion(self) -> int:  # noqa: N802
+        return 12040
+
     def getDevice(self) -> int:  # noqa: N802
         return thread.device
 
@@ -536,6 +539,7 @@ def make_cupy(capability: tuple[int, int] = (9, 0)) -> SimpleNamespace:
         malloc_async=malloc_async,
         set_allocator=set_allocator,
         get_allocator=lambda: process.allocator,
+        nvrtc=SimpleNamespace(getVersion=lambda: (12, 4)),
     )
     functions = {name: _function(name) for name in FUNCTIONS.split()}
     return SimpleNamespace(

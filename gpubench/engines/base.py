@@ -338,6 +338,13 @@ class Engine(ABC):
         folds. Preloading only shortens the first call of an operation.
         """
 
+    def verified(self) -> dict[str, str]:
+        """Return which methods of the device's operations were checked, "operation/method" -> "right" or what is wrong.
+
+        Methods that this engine has not used yet are left out. By default nothing is checked.
+        """
+        return {}
+
     def digest(self, x: Array) -> str:
         """Return a digest of all values of an array from `put`, as 64 hexadecimal digits.
 

@@ -65,6 +65,7 @@ def provenance(
             "memory_bytes": engine.memory_bytes,
             "precision": engine.policy.precision,
             "notes": list(engine.notes),
+            **({"verified": engine.verified()} if engine.verified() else {}),
         },
         "options": dict(options),
         "dataset": {

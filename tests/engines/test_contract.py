@@ -17,7 +17,7 @@ OPERATIONS = {
     *("put", "to_host", "release", "knn", "knn_between", "cluster_distances", "map_neighbors", "fuzzy_graph"),
     *("leiden", "classifier", "group_means", "rank", "rank_sums"),
 }
-SERVICES = {"cost_model", "digest", "map", "over_rows", "preload", "run"}
+SERVICES = {"cost_model", "digest", "map", "over_rows", "preload", "run", "verified"}
 ENGINES = (CpuEngine, CudaEngine, DaskEngine, DaskGpuEngine, WorkerEngine)
 
 

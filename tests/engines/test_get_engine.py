@@ -79,7 +79,7 @@ def test_auto_on_a_machine_without_a_driver_imports_little_of_the_cuda_engine() 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("gpubench.engines.") for name in done.stdout.split()}
-    assert loaded == {"cuda", "cuda.device", "cuda.kernels", "cuda.memory", "cuda.signatures"}
+    assert loaded == {"cuda", "cuda.device", "cuda.kernels", "cuda.memory", "cuda.signatures", "cuda.verdicts"}
 
 
 # Content of a package called cupy that cannot work, and the message for the user.

@@ -3,25 +3,19 @@
 Tensor cores multiply float32 numbers of which they keep 11 bits (TF32). Where that is not enough, a number is split
 into a high and a low part of 11 bits each, and one product of three times the length, [high, high, low] .
 [high, low, high], has nearly the accuracy of float32. Whether tensor cores make up for the length depends on the GPU
-and on the number of dimensions, so both ways are timed once, and the times are kept in the cache folder.
+and on the number of dimensions, so both ways are timed once, and the times are kept with
+the verdicts on which of them is right.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpubench.core.errors import GpubenchError
-from gpubench.core.files import write_atomically
+from gpubench.core.errors import EngineUnavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gpubench.engines.cuda.device import Device
-
-logger = logging.getLogger("gpubench")
 
 VALUES_PER_GROUP = 4
 """Values of 16 bytes: kernels read as many products at a time, and cuBLAS is fastest on rows of whole groups."""
@@ -64,6 +58,10 @@ TF32 = Arithmetic(1, tensor_cores=True, operand_error=2.0**-11, unit=2.0**-22, c
 SPLIT = Arithmetic(3, tensor_cores=True, operand_error=2.0**-20, unit=2.0**-22, close=4e-4)
 
 ACCURATE = {"float32": FLOAT32, "split": SPLIT}
+ARITHMETICS = {**ACCURATE, "tf32": TF32}
+
+PRODUCTS = "products"
+"""Name of products of cells among the operations of `verdicts`; its methods are the names of `ARITHMETICS`."""
 
 
 def padded(n: int) -> int:
@@ -73,46 +71,31 @@ def padded(n: int) -> int:
 
 def cascade(device: Device, d: int, precision: str) -> list[Arithmetic]:
     """Return the arithmetics to try in this order: first the fastest that `precision` allows, last an accurate one."""
-    accurate = fastest(device, d) if device.has_tensor_cores else FLOAT32
-    return [TF32, accurate] if precision == "fast" and device.has_tensor_cores else [accurate]
+    accurate = fastest(device, d)
+    may_round = precision == "fast" and device.has_tensor_cores and device.verdicts.allows(PRODUCTS, "tf32")
+    return [TF32, accurate] if may_round else [accurate]
 
 
 def fastest(device: Device, d: int) -> Arithmetic:
-    """Return the fastest accurate arithmetic for d dimensions, from times measured on this model of GPU."""
-    key = f"{device.name}, CuPy {getattr(device.xp, '__version__', '')}, d={d}"
-    if key not in device.seconds:
-        kept = _read(device.times_file)
-        if key not in kept:
-            kept[key] = {
-                name: device.product_seconds(MEASURED_ROWS, way.parts * padded(d), tensor_cores=way.tensor_cores)
-                for name, way in ACCURATE.items()
-            }
-            _write(device.times_file, kept)
-        device.seconds[key] = kept[key]
-    seconds = device.seconds[key]
-    return ACCURATE[min(seconds, key=seconds.__getitem__)]
+    """Return the fastest accurate arithmetic for d dimensions that is right on this GPU, by measured times.
 
+    Raises
+    ------
+    EngineUnavailable
+        None of them is right.
+    """
+    usable = {name: way for name, way in ACCURATE.items() if device.has_tensor_cores or not way.tensor_cores}
+    right = {name: way for name, way in usable.items() if device.verdicts.allows(PRODUCTS, name)}
+    if not right:
+        raise EngineUnavailable("engine 'cuda': no product of matrices is right on this GPU; use the engine 'cpu'")
+    if len(right) == 1:
+        return next(iter(right.values()))
 
-def _read(path: Path | None) -> dict[str, dict[str, float]]:
-    """Return the valid times in a file; empty if the file does not exist, as before the first measurement."""
-    try:
-        kept = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError) as error:
-        logger.debug("times of products are measured again: %s", error)
-        return {}
-    return {
-        key: times
-        for key, times in (kept.items() if isinstance(kept, dict) else ())
-        if isinstance(times, dict) and times.keys() == ACCURATE.keys() and all(t > 0 for t in times.values())
-    }
+    def measure() -> dict[str, float]:
+        return {
+            name: device.product_seconds(MEASURED_ROWS, way.parts * padded(d), tensor_cores=way.tensor_cores)
+            for name, way in ACCURATE.items()
+        }
 
-
-def _write(path: Path | None, kept: dict[str, dict[str, float]]) -> None:
-    """Write times to a file for later processes; if the folder is not writable, each process measures them again."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(json.dumps(kept, indent=1).encode()))
-    except (OSError, GpubenchError) as error:
-        logger.debug("times of products are not kept: %s", error)
+    seconds = device.verdicts.seconds(f"{PRODUCTS}, d={d}", measure)
+    return right[min(right, key=seconds.__getitem__)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from gpubench.engines.cuda.workspace import Workspace, row_blocks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gpubench.engines.base import Classifier
     from gpubench.engines.cuda.device import Device
 
 FOREST_BINS = 128
@@ -41,18 +42,22 @@ class Forests:
 
     Parameters
     ----------
+    is_right : function that tells whether cuML's forest is right on this GPU
     exact : whether to train on all cells, however many
     """
 
-    def __init__(self, device: Device, seed: int, n_threads: int, *, exact: bool) -> None:
+    def __init__(self, device: Device, seed: int, n_threads: int, is_right: Callable[[], bool], *, exact: bool) -> None:
         self._device, self._seed, self._n_threads, self._exact = device, seed, n_threads, exact
+        self._is_right = is_right
 
     @cached_property
     def problem(self) -> str:
         """Reason why cuML cannot be used; empty if it can."""
         with self._device.library():
             problem = import_problem("cuml")
-        return problem and f"cuML {problem}"
+        if problem:
+            return f"cuML {problem}"
+        return "" if self._is_right() else "cuML is wrong on this GPU"
 
     def max_training_cells(self, n: int) -> int:
         """Return how many of n cells to train on, so that training takes minutes and the forest fits in host memory."""
@@ -197,3 +202,24 @@ class HostForest(forest.RandomForest):
     def predict_proba(self, x: Array) -> Array:
         """Average over the trees; see `Classifier.predict_proba`."""
         return self._xp.asarray(super().predict_proba(self._xp.asnumpy(x)))
+
+
+class HostClassifier:
+    """Classifier of the CPU engine, which copies cells from the GPU to the host; see `Classifier`."""
+
+    def __init__(self, xp: Any, classifier: Classifier) -> None:
+        self._xp, self._classifier = xp, classifier
+
+    @property
+    def note(self) -> str:
+        """Message about the training."""
+        return self._classifier.note
+
+    def fit(self, x: Array, codes: NDArray[np.int32], n_classes: int) -> HostClassifier:
+        """Train; see `Classifier.fit`."""
+        self._classifier.fit(self._xp.asnumpy(x), codes, n_classes)
+        return self
+
+    def predict_proba(self, x: Array) -> Array:
+        """Return class probabilities; see `Classifier.predict_proba`."""
+        return self._xp.asarray(self._classifier.predict_proba(self._xp.asnumpy(x)))

@@ -26,6 +26,7 @@ from gpubench.core.types import Array
 from gpubench.engines.cuda import kernels
 from gpubench.engines.cuda.memory import IMPORT_ERRORS, GpuMemory
 from gpubench.engines.cuda.signatures import KERNELS
+from gpubench.engines.cuda.verdicts import FOLDER, Verdicts
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -52,6 +53,8 @@ RANGE_DOMAIN = "gpubench"
 BLOCKS_PER_MULTIPROCESSOR = 16
 """Blocks of a launch per multiprocessor: enough to fill it; the kernels loop over the rest."""
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
 REPEATS, PRODUCTS_TIMED = 3, 8
 """Number of timings, and number of products in each."""
 
@@ -68,6 +71,14 @@ def driver_version() -> str | None:
     except (OSError, AttributeError):  # no such library, or one that is no driver
         return None
     return f"{version.value // 1000}.{version.value % 1000 // 10}" if result == 0 else None
+
+
+def driver_build() -> str:
+    """Return the description of the NVIDIA kernel module, which names its exact version; empty if there is none."""
+    try:
+        return DRIVER_FILE.read_text().partition("\n")[0].strip()
+    except OSError:
+        return ""
 
 
 def count_gpus() -> int:
@@ -117,8 +128,7 @@ class Device:
     capability : compute capability times ten
     has_tensor_cores : whether the GPU has tensor cores that multiply float32 rounded to TF32
     memory : memory pool of the GPU
-    times_file : file that stores measured times of products. If None, they are not stored
-    seconds : times of products known to this process, see `arithmetic.fastest`
+    verdicts : which methods compute right numbers on this GPU
     """
 
     def __init__(self, xp: ModuleType, number: int = 0) -> None:
@@ -129,8 +139,7 @@ class Device:
         self.n_multiprocessors = int(properties["multiProcessorCount"])
         self.capability = 10 * int(properties["major"]) + int(properties["minor"])
         self.has_tensor_cores = self.capability >= MIN_TF32_CAPABILITY
-        self.times_file: Path | None = cache_folder() / "cuda_products.json"
-        self.seconds: dict[str, dict[str, float]] = {}
+        self.verdicts = Verdicts(self, cache_folder() / FOLDER)
         self._mapped: dict[int, int] = {}
         self._nvtx: Any = import_module("nvtx") if find_spec("nvtx") else None
         with self.xp.cuda.Device(number):
@@ -170,6 +179,20 @@ class Device:
                 f"engine 'cuda' needs compute capability {needs}, {device.name} has {has}; use the engine 'cpu'"
             )
         return device
+
+    @property
+    def software(self) -> list[str]:
+        """Versions of the driver, the CUDA runtime, the compiler of the kernels, and CuPy."""
+        cuda = self.xp.cuda
+        versions = cuda.runtime.runtimeGetVersion(), cuda.nvrtc.getVersion(), getattr(self.xp, "__version__", "")
+        return [str(driver_version()), driver_build(), *map(str, versions)]
+
+    def works(self) -> bool:
+        """Return whether the GPU still computes, which it does not after an invalid memory access of a kernel."""
+        try:
+            return int(self.xp.arange(3).sum()) == 1 + 2
+        except IMPORT_ERRORS:
+            return False
 
     def current(self) -> Device:
         """Make this GPU the current device of the calling thread, which is initially the first GPU; return self."""

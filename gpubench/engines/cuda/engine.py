@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
@@ -21,15 +21,19 @@ from gpubench.engines.common import rank_sums as common_rank_sums
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cpu import kernels as cpu_kernels
+from gpubench.engines.cpu.engine import CpuEngine
 from gpubench.engines.cuda import exact_knn, ivf, rank_sums, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
-from gpubench.engines.cuda.classifiers import CudaLogisticRegression, Forests
+from gpubench.engines.cuda.checks import CHECKS, METHODS
+from gpubench.engines.cuda.classifiers import CudaLogisticRegression, Forests, HostClassifier
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+GraphOrKnn = TypeVar("GraphOrKnn", Graph, Knn)
 
 BYTES_PER_VALUE = 128
 """Bytes that a kernel in array code needs per computed value, including temporary arrays."""
@@ -112,7 +116,7 @@ class CudaEngine(Engine):
         self.seed = seed
         self.n_threads = threads or usable_cores()
         self.tuning = tuning or CudaTuning()
-        self._forests = Forests(self.gpu, seed, self.n_threads, exact=exact)
+        self._forests = Forests(self.gpu, seed, self.n_threads, lambda: self._is_right("rf", "cuml"), exact=exact)
         self.policy = CudaPolicy(
             knn_method=knn,
             precision=precision,
@@ -121,6 +125,9 @@ class CudaEngine(Engine):
             max_forest_cells=self._forests.max_training_cells,
         )
         self.notes = list(self.gpu.memory.notes)
+        self.gpu.verdicts.checks, self.gpu.verdicts.note = CHECKS, self._note
+        if self._method("copies") is None:
+            raise self._unavailable("copies")
         if memory_bytes is None:
             self.memory_bytes = int(planner.SHARE_OF_FREE * self.gpu.free_bytes())
         else:
@@ -150,6 +157,8 @@ class CudaEngine(Engine):
 
     def digest(self, x: Array) -> str:
         """See `Engine.digest`; computed from sums formed on the GPU, so that cells are not copied to the host."""
+        if self._method("digest") is None:
+            return super().digest(x)
         sums = tables.mixed_sums(self.gpu.current(), x, self.tuning.float64_values)
         return hashlib.sha256(f"{x.shape} {sums}".encode()).hexdigest()
 
@@ -158,14 +167,19 @@ class CudaEngine(Engine):
         if not 1 <= k < len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k < n = {len(x)}")
         n, d = x.shape
-        if self.policy.knn_method_for(n, d, k) == "exact":
+        method = self.policy.knn_method_for(n, d, k)
+        if method != "exact" and self._is_right("knn", method):
+            return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
+        if self._is_right("knn", "exact"):
             return exact_knn.knn_between(self.workspace(), x, x, k)
-        return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
+        return self._on_gpu(self._host("knn").knn(self.to_host(x), k))
 
     def knn_between(self, queries: Array, x: Array, k: int) -> Knn:
         """See `Engine.knn_between`."""
         if not 1 <= k <= len(x):
             raise ValueError(f"k={k} neighbours need 1 <= k <= n = {len(x)}")
+        if not self._is_right("knn", "exact"):
+            return self._on_gpu(self._host("knn").knn_between(self.to_host(queries), self.to_host(x), k))
         # a view, so that a cell of x that is a query finds itself
         queries, x = self.xp.ascontiguousarray(queries).view(), self.xp.ascontiguousarray(x)
         return exact_knn.knn_between(self.workspace(), queries, x, k)
@@ -179,18 +193,33 @@ class CudaEngine(Engine):
         cells: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Engine.cluster_distances`; distances of all cells are computed even if `cells` selects only some."""
+        operation = "silhouettes" if metric == "euclidean" else "cosine_silhouettes"
+        leave_out = ("fast",) if self.policy.precision == "exact" else ()
+        method = self._method(operation, leave_out)
+        if method is None:
+            return self._host(operation).cluster_distances(self.to_host(x), clusters, groups, metric, cells)
         segments, workspace = sort_cells(clusters, groups), self.workspace()
         if metric == "cosine":
             self.timeline.count(flop_counts.closed_silhouettes(segments.group_sizes, x.shape[1]))
             own, nearest = silhouette.cosine_means(workspace, x, segments)
         else:
             self.timeline.count(flop_counts.silhouettes(segments.group_sizes, x.shape[1]))
-            own, nearest = silhouette.euclidean_means(workspace, x, segments)
+            own, nearest = silhouette.euclidean_means(
+                replace(workspace, precision=cast("Precision", method)), x, segments
+            )
         a, b = in_cell_order(self.to_host(own), self.to_host(nearest), segments)
         return (a, b) if cells is None else (a[cells], b[cells])
 
     def silhouette_tiles(self, x: Array, segments: Segments, room_bytes: int) -> silhouette.SilhouetteTiles:
-        """Return the tiles of Euclidean distances of x, for callers that sum only a share of the tiles."""
+        """Return the tiles of Euclidean distances of x, for callers that sum only a share of the tiles.
+
+        Raises
+        ------
+        EngineUnavailable
+            The sums of tiles are wrong on this GPU.
+        """
+        if self._method("silhouettes", ("fast",)) is None:
+            raise self._unavailable("silhouettes")
         return silhouette.SilhouetteTiles(self.workspace(room_bytes), x, segments)
 
     def map_neighbors(
@@ -202,14 +231,22 @@ class CudaEngine(Engine):
         width: int = 1,
     ) -> NDArray[np.float64]:
         """See `Engine.map_neighbors`; `neighbor_entropy` and `neighbor_value_distance` use CUDA kernels."""
+        method = self._method(kernel.__name__)
+        if method is None:
+            on_host = Knn(self.to_host(knn.indices), self.to_host(knn.distances))
+            given = [self.to_host(value) if isinstance(value, self.xp.ndarray) else value for value in columns]
+            return self._host(kernel.__name__).map_neighbors(on_host, kernel, *given, cells=cells, width=width)
         own_kernel = tables.NEIGHBOR_KERNELS.get(kernel.__name__)
-        if own_kernel is None:
+        if own_kernel is None or method != "kernel":
             return super().map_neighbors(knn, kernel, *columns, cells=cells, width=width)
         self.timeline.count(flop_counts.look_up(knn.indices.shape, BYTES_PER_NEIGHBOR.get(kernel.__name__, 8)))
         return self.to_host(own_kernel(self.gpu.current(), knn, cells, *columns))
 
     def fuzzy_graph(self, knn: Knn) -> Graph:
         """See `Engine.fuzzy_graph`."""
+        if self._method("fuzzy_graph") is None:
+            on_host = Knn(self.to_host(knn.indices), self.to_host(knn.distances))
+            return self._on_gpu(self._host("fuzzy_graph").fuzzy_graph(on_host))
         self.timeline.count(flop_counts.look_up(knn.indices.shape, 8))
         return cuda_graphs.fuzzy_graph(self.gpu.current(), knn)
 
@@ -218,22 +255,34 @@ class CudaEngine(Engine):
 
         cuGraph receives the seed, but it is not known whether it finds the same communities in every run.
         """
-        return cuda_graphs.leiden(self.gpu.current(), graph, resolution, n_iterations, self.seed, self._note)
+        device = self.gpu.current()
+
+        def is_right() -> bool:
+            return self._is_right("leiden", "cugraph")
+
+        return cuda_graphs.leiden(device, graph, resolution, n_iterations, self.seed, self._note, is_right)
 
     def rank(self, values: Array) -> Array:
         """See `Engine.rank`."""
+        if self._method("rank") is None:
+            return self.xp.asarray(self._host("rank").rank(self.to_host(values)))
         return tables.rank(self.gpu.current(), values, self.room_bytes())
 
     def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
         """See `Engine.group_means`; computed on the host if x is there."""
         if type(x) is np.ndarray or hasattr(x, "tocsr"):
             return cpu_kernels.group_means(x, codes, n_groups)
+        if self._method("group_means") is None:
+            return self._host("group_means").group_means(self.to_host(x), codes, n_groups)
         return self.to_host(tables.group_means(self.gpu.current(), x, codes, n_groups))
 
     def rank_sums(
         self, values: Any, groups: ArrayLike, n_groups: int, control: int, *, float32_ties: bool = False
     ) -> RankSums:
         """See `Engine.rank_sums`."""
+        if self._method("rank_sums") is None:
+            on_host = self.to_host(values) if isinstance(values, self.xp.ndarray) else values
+            return self._host("rank_sums").rank_sums(on_host, groups, n_groups, control, float32_ties=float32_ties)
         cells = common_rank_sums.group_cells(groups, n_groups, control, np.shape(values))
         matrix = common_rank_sums.as_matrix(values, float32_ties=float32_ties)
         self.timeline.count(common_rank_sums.work(matrix, n_groups))
@@ -241,6 +290,8 @@ class CudaEngine(Engine):
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""
+        if kind == "lr" and self._method("lr") is None:
+            return HostClassifier(self.xp, self._host("lr").classifier("lr", **params))
         if kind == "lr":
             return CudaLogisticRegression(self.workspace(), **params)
         if kind == "rf":
@@ -260,6 +311,43 @@ class CudaEngine(Engine):
         """See `Engine.over_rows`."""
         for rows in row_blocks(n, self.room_bytes() // (BYTES_PER_VALUE * width)):
             kernel(rows.start, rows.stop)
+
+    def verified(self) -> dict[str, str]:
+        """See `Engine.verified`."""
+        return self.gpu.verdicts.summary()
+
+    def _is_right(self, operation: str, method: str) -> bool:
+        """Return whether a method is right on this GPU."""
+        return self.gpu.current().verdicts.allows(operation, method)
+
+    def _method(self, operation: str, leave_out: Collection[str] = ()) -> str | None:
+        """Return the first method of an operation that is right; None if there is none, "" if none is checked."""
+        methods = [method for method in METHODS.get(operation, ("",)) if method not in leave_out]
+        return next((method for method in methods if self._is_right(operation, method)), None)
+
+    def _host(self, operation: str) -> Engine:
+        """Return the CPU engine, which takes over an operation that is wrong on this GPU if "auto" chose the engine.
+
+        Raises
+        ------
+        EngineUnavailable
+            The user named the engine.
+        """
+        if not self.chosen:
+            raise self._unavailable(operation)
+        self._note(f"{operation} ran on the CPU, as it is wrong on this GPU")
+        return CpuEngine(seed=self.seed, threads=self.n_threads, timeline=self.timeline)
+
+    def _unavailable(self, operation: str) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"engine 'cuda': {operation} is wrong on this GPU, see: gpubench doctor --gpu; use the engine 'cpu'"
+        )
+
+    def _on_gpu(self, found: GraphOrKnn) -> GraphOrKnn:
+        """Return a graph of the host with its arrays on the GPU."""
+        values = {item.name: getattr(found, item.name) for item in fields(found)}
+        arrays = {name: self.xp.asarray(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+        return replace(found, **arrays)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

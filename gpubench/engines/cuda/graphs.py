@@ -47,12 +47,19 @@ def fuzzy_graph(device: Device, knn: Knn) -> Graph:
 
 
 def leiden(
-    device: Device, graph: Graph, resolution: float, n_iterations: int, seed: int, note: Callable[[str], None]
+    device: Device,
+    graph: Graph,
+    resolution: float,
+    n_iterations: int,
+    seed: int,
+    note: Callable[[str], None],
+    is_right: Callable[[], bool],
 ) -> NDArray[np.int32]:
     """Return Leiden communities that maximise modularity, numbered in order of decreasing size.
 
-    `note` receives a message if the result deviates from the request. A clustering with more than n / 2 communities
-    cannot be right and is computed again with other seeds, and finally by igraph.
+    `note` receives a message if the result deviates from the request; `is_right` tells whether cuGraph may be used. A
+    clustering with more than n / 2 communities cannot be right and is computed again with other seeds, and finally by
+    igraph.
 
     Raises
     ------
@@ -61,11 +68,11 @@ def leiden(
     """
     with device.library():
         problem = import_problem("pylibcugraph")
-    why = f"pylibcugraph {problem}"
-    if not problem:
+    why = f"pylibcugraph {problem}" if problem else "cuGraph is wrong on this GPU"
+    if not problem and is_right():
         n_connected = int((device.xp.diff(graph.indptr) > 0).sum())
         for attempt in range(ATTEMPTS):
-            codes = _by_cugraph(device, graph, resolution, seed + attempt)
+            codes = by_cugraph(device, graph, resolution, seed + attempt)
             n_communities = int(codes.max()) + 1 - (graph.n - n_connected)  # cells without edges are rightly alone
             if n_communities <= max(1, n_connected // 2):
                 note(f"Leiden by cuGraph ran until it converged, as it does not count n_iterations={n_iterations}")
@@ -76,7 +83,7 @@ def leiden(
     return cpu_leiden.communities(on_host, resolution, n_iterations, seed)
 
 
-def _by_cugraph(device: Device, graph: Graph, resolution: float, seed: int) -> NDArray[np.int32]:
+def by_cugraph(device: Device, graph: Graph, resolution: float, seed: int) -> NDArray[np.int32]:
     """Return the communities that cuGraph finds with a seed; some releases find others in each run."""
     import pylibcugraph
 

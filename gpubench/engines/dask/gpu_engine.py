@@ -111,6 +111,7 @@ class DaskGpuEngine(DaskEngine):
         self._settings = replace(self._settings, engine="cuda")
         self.device = f"workers of a Dask cluster, {gpu}"
         self.chosen = f"{engine.chosen} and one GPU each: cuda, which all have"
+        self._verified: dict[str, str] = {}
         ask = cache(lambda *question: self.run(gpu_worker.policy_here, *question))
         self.policy = GpuClusterPolicy(knn_method=engine.policy.knn_method, saves_neighbors=False, ask=ask)
 
@@ -127,6 +128,10 @@ class DaskGpuEngine(DaskEngine):
                 ' CUDA_VISIBLE_DEVICES=""'
             )
         return super().put(rows, name)
+
+    def verified(self) -> dict[str, str]:
+        """See `Engine.verified`; of the engines of all workers."""
+        return dict(sorted(self._verified.items()))
 
     def release(self, x: Array) -> None:
         """See `Engine.release`; also frees copies on the workers' GPUs."""
@@ -185,10 +190,11 @@ class DaskGpuEngine(DaskEngine):
         return {TYPE_KEY: gpu_worker.matrix_on_device, **arguments}
 
     def _submit(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """See `DaskEngine._submit`; also copy the messages in `notes` of the worker's engine."""
+        """See `DaskEngine._submit`; also copy `notes` of the workers' engines and what they `verified`."""
         future = super()._submit(operation, *args, **kwargs)
-        for notes in self.cluster.run_on_all(gpu_worker.notes_here, self._settings).values():
+        for notes, verified in self.cluster.run_on_all(gpu_worker.facts_here, self._settings).values():
             self.notes += [note for note in notes if note not in self.notes]
+            self._verified |= verified
         return future
 
     def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:

@@ -99,9 +99,10 @@ def policy_here(engine: CudaEngine, method: str, *args: Any) -> Any:
     return getattr(engine.policy, method)(*args)
 
 
-def notes_here(settings: EngineSettings) -> list[str]:
-    """Return the messages of this worker's CUDA engine about steps that did not run as requested."""
-    return list(cuda_engine(settings).notes)
+def facts_here(settings: EngineSettings) -> tuple[list[str], dict[str, str]]:
+    """Return `notes` and `verified` of this worker's CUDA engine, see `Engine`."""
+    engine = cuda_engine(settings)
+    return list(engine.notes), engine.verified()
 
 
 def on_engine(

@@ -30,7 +30,7 @@ from gpubench.engines.common.neighborhoods import neighbor_entropy, neighbor_val
 from gpubench.engines.common.rank_sums import group_cells
 from gpubench.engines.common.segments import cut, isolate, marked_last, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, rank_sums, tables, tiles
+from gpubench.engines.cuda import exact_knn, rank_sums, tables, tiles, verdicts
 from gpubench.engines.cuda.arithmetic import FLOAT32, SPLIT, TF32, cascade
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
@@ -167,9 +167,11 @@ class TestArithmetic:
 
     @pytest.fixture
     def cached_on(self, start_on: StartOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Device]:
-        def make(seconds: Callable[[int, bool], float] = lambda width, _: width) -> Device:
+        def make(seconds: Callable[[int, bool], float] = lambda width, _: width, name: str = "Stand-in") -> Device:
+            monkeypatch.setattr(verdicts, "_records", {})  # as in a new process
             device = start_on().gpu
-            device.times_file = tmp_path / "cache" / "times.json"
+            device.name = name
+            device.verdicts = verdicts.Verdicts(device, tmp_path / "cache" / "verdicts")
             device.calls = []
 
             def product_seconds(edge: int, width: int, *, tensor_cores: bool) -> float:
@@ -182,28 +184,20 @@ class TestArithmetic:
         return make
 
     def test_times_are_measured_once_for_each_number_of_dimensions(self, cached_on: Callable[..., Any]) -> None:
-        first, second = cached_on(), cached_on()
+        first = cached_on()
         assert [cascade(first, 50, "exact") for _ in range(3)] == [[FLOAT32]] * 3
+        second = cached_on()
         assert cascade(second, 50, "fast") == [TF32, FLOAT32]
         assert (first.calls, second.calls) == ([52, 156], [])
         cascade(second, 64, "exact")
         assert second.calls == [64, 192]
-        assert cascade(first, 64, "exact") == [FLOAT32]
-        assert first.calls == [52, 156]
+        third = cached_on()
+        assert [cascade(third, d, "exact") for d in (50, 64)] == [[FLOAT32]] * 2
+        assert third.calls == []
 
     def test_other_devices_are_measured_themselves(self, cached_on: Callable[..., Any]) -> None:
-        slow, fast = cached_on(), cached_on(lambda width, on_tensor_cores: width / (8 if on_tensor_cores else 1))
-        fast.name = "Another"
+        slow, fast = cached_on(), cached_on(lambda width, on: width / (8 if on else 1), name="Another")
         assert [cascade(device, 50, "exact") for device in (slow, fast)] == [[FLOAT32], [SPLIT]]
-
-    @pytest.mark.parametrize("text", ["{", "[]", '{"Stand-in, CuPy , d=50": {"float32": 1}}'])
-    def test_damaged_file_is_replaced(self, cached_on: Callable[..., Any], text: str) -> None:
-        device = cached_on()
-        device.times_file.parent.mkdir()
-        device.times_file.write_text(text)
-        assert cascade(device, 50, "exact") == [FLOAT32]
-        assert cascade(cached_on(), 50, "exact") == [FLOAT32]
-        assert len(device.calls) == 2
 
     def test_folder_that_cannot_be_written_is_no_problem(self, cached_on: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "cache").write_text("a file")

@@ -60,10 +60,10 @@ class TestStart:
     """Messages of `get_engine` without a GPU, and with a missing piece."""
 
     @pytest.fixture
-    def cupy(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    def cupy(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         """A machine with a driver and a CuPy with one device."""
         module = strict_cupy.make_cupy()
-        module.cuda.nvrtc = SimpleNamespace(getVersion=lambda: (12, 4))
+        monkeypatch.setattr(cuda_device, "cache_folder", lambda: tmp_path)
         monkeypatch.setattr(cuda_device, "driver_version", lambda: "12.4")
         monkeypatch.setattr(cuda_device, "find_spec", lambda name: name)
         monkeypatch.setitem(sys.modules, "cupy", module)
