@@ -205,13 +205,13 @@ def _audit_context(
     """Check the cells of one context."""
     truth = AuditedScreen(real, control)
     facts = [_fact(truth)]
-    findings = [*_of_one(truth, "")]
+    findings = [*_side_findings(truth, "")]
     if train is not None:
         findings += _findings("leak", check_leak(truth, train, test), "")
     for name, screen in predictions.items():
         predicted = AuditedScreen(screen, control)
         facts.append(_fact(predicted))
-        own = [*_of_one(predicted, name), *_between(truth, predicted, name, own_control=own_control)]
+        own = [*_side_findings(predicted, name), *_between(truth, predicted, name, own_control=own_control)]
         usable = not any(finding.severity == "error" for finding in [*findings, *own])
         if usable:
             pair = AuditedPair(truth, predicted)
@@ -236,7 +236,7 @@ def _findings(check: str, faults: Faults, name: str) -> list[AuditFinding]:
     return [AuditFinding(check, severity, message, name) for severity, message in faults]
 
 
-def _of_one(side: AuditedScreen, name: str) -> list[AuditFinding]:
+def _side_findings(side: AuditedScreen, name: str) -> list[AuditFinding]:
     return [one for check, run in OF_ONE_SIDE.items() for one in _findings(check, run(side), name)]
 
 

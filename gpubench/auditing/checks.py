@@ -168,7 +168,7 @@ class AuditedPair:
         return real, Profiles(predicted.names, predicted.n, means, variances)
 
     @cached_property
-    def of_perturbations(self) -> tuple[Profiles, Profiles]:
+    def perturbed_profiles(self) -> tuple[Profiles, Profiles]:
         """Profiles of the perturbations alone, in the same order in the real data and in the prediction."""
         return tuple(_rows(profiles, self.real.perturbations) for profiles in self.profiles)  # type: ignore[return-value]
 
@@ -309,7 +309,7 @@ def _code(side: AuditedScreen) -> int:
 
 def check_effects(pair: AuditedPair) -> Faults:
     """Check for predictions that hardly depend on the perturbation, such as a constant mean or control profile."""
-    real, predicted = pair.of_perturbations
+    real, predicted = pair.perturbed_profiles
     if len(real.names) < 3:
         return
     spread = [_spread(profiles) for profiles in (real, predicted)]
@@ -340,7 +340,7 @@ def _spread(profiles: Profiles) -> float:
 
 def check_variance(pair: AuditedPair) -> Faults:
     """Check whether predicted cells vary less or more within a perturbation than real cells."""
-    real, predicted = pair.of_perturbations
+    real, predicted = pair.perturbed_profiles
     several = (real.n > 1) & (predicted.n > 1)
     if not several.any():
         return

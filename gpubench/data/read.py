@@ -120,14 +120,14 @@ def read(
     others = {name: _given_matrix(opened, data, given, name, name) for name, given in (matrices or {}).items()}
     with reading_source(source if obs is None else obs):
         table = opened.table() if obs is None else open_table(obs)
-        of_table = data if obs is None or table is None else NamedRows(table.where, None, table.names_reader(), "obs")
+        table_rows = data if obs is None or table is None else NamedRows(table.where, None, table.names_reader(), "obs")
         values = {
-            role: (_column(table, role, given), of_table if isinstance(given, str) else _rows_of_column(given, role))
+            role: (_column(table, role, given), table_rows if isinstance(given, str) else _rows_of_column(given, role))
             for role, given in (columns or {}).items()
             if given is not None
         }
     owners = [owner for _, owner in (*own.values(), *others.values(), *values.values())]
-    inputs = list(dict.fromkeys([data, *owners, *([of_table] if where else [])]))
+    inputs = list(dict.fromkeys([data, *owners, *([table_rows] if where else [])]))
     inputs = [one for one in inputs if one is not data or data in owners or data.n is not None]
     aligned = align_rows(inputs, align)
     orders = dict(zip(inputs, aligned.orders, strict=True))
@@ -156,7 +156,7 @@ def read(
             drop_missing=drop_missing,
             names=[] if table is None else table.names(),
             column=lambda name: _column(table, "where", name),
-            order=orders.get(of_table),
+            order=orders.get(table_rows),
         )
 
 

@@ -69,8 +69,8 @@ def mann_whitney_p(u: ArrayLike, ties: ArrayLike, n1: ArrayLike, n0: ArrayLike) 
     from scipy.special import ndtr
 
     u, ties = np.asarray(u, np.float64), np.asarray(ties, np.float64)
-    of_groups, of_control = (np.asarray(n, np.float64) for n in (n1, n0))
-    n1, n0 = (n[..., None] if n.ndim else n for n in (of_groups, of_control))
+    group_sizes, control_sizes = (np.asarray(n, np.float64) for n in (n1, n0))
+    n1, n0 = (n[..., None] if n.ndim else n for n in (group_sizes, control_sizes))
     pairs, pooled = n1 * n0, n1 + n0
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = pairs / 12 * ((pooled + 1) - ties / (pooled * (pooled - 1)))
@@ -185,12 +185,12 @@ def expression_means(
         raise InputError(f"mean={mean!r} is unknown; use one of: {', '.join(MEANS)}", argument="mean")
     on = start_engine(engine)
     if mean == "geometric":
-        logs = values if is_log1p else _of_values(np.log1p, values)
+        logs = values if is_log1p else _apply_to_values(np.log1p, values)
         return np.expm1(on.group_means(logs, groups, n_groups))
-    return on.group_means(_of_values(np.expm1, values) if is_log1p else values, groups, n_groups)
+    return on.group_means(_apply_to_values(np.expm1, values) if is_log1p else values, groups, n_groups)
 
 
-def _of_values(function: Any, values: Any) -> Any:
+def _apply_to_values(function: Any, values: Any) -> Any:
     """Apply a function that maps 0 to 0 to all values of a matrix, in float64."""
     if not hasattr(values, "tocsr"):
         return function(np.asarray(values), dtype=np.float64)

@@ -194,8 +194,8 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
             run.data, run.predictions, condition=run.condition or "condition", control=run.control, seed=run.seed
         )
     dataset = None
-    of_cells = wanted is None or set(wanted) - {PERTURBATION, SCREEN}
-    if of_cells and not (wanted is None and perturbation and not columns):
+    has_cells = wanted is None or set(wanted) - {PERTURBATION, SCREEN}
+    if has_cells and not (wanted is None and perturbation and not columns):
         read = readers.read_species if _is_one_per_species(run.data) else readers.read
         given: dict[str, Any] = {"align": run.align, "where": run.where, "drop_missing": run.drop_missing}
         given["cell_ids"] = MAX_NAMES

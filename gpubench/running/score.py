@@ -166,8 +166,8 @@ def score(
     >>> adata.uns["gpubench"]["scores"]["metric"].tolist()
     ['silhouette_score']
     """
-    of_call = ("checkpoint", "listener", "key_added", "options")
-    given = {name: value for name, value in locals().items() if name not in (*of_call, "of_call")}
+    not_recorded = ("checkpoint", "listener", "key_added", "options")
+    given = {name: value for name, value in locals().items() if name not in (*not_recorded, "not_recorded")}
     run = RunOptions.of(**given, **options)
     if key_added is not None:
         check_annotation(data, key_added)
@@ -319,9 +319,9 @@ class Runner:
                 if baseline in EMBEDDING_BASELINES:
                     yield from self._baseline(baseline, data, embedding_tasks)
         for task in tasks:
-            yield from self._of_predictions(task)
+            yield from self._prediction_steps(task)
 
-    def _of_predictions(self, task: Task) -> Iterator[Step]:
+    def _prediction_steps(self, task: Task) -> Iterator[Step]:
         """Yield the steps of a task if it scores predicted expression; yield nothing for other tasks."""
         run, perturbation, screens = self._prepared.run, self._inputs.perturbation, self._inputs.screens
         if task.id == PERTURBATION:

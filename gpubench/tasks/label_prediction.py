@@ -140,8 +140,8 @@ def _aggregate(given: TaskInput, cells: Species) -> Species:
         groups = (cells.x[np.flatnonzero(merged_as == code)] for code in range(n_merged))
         merged = xp.stack([xp.median(group, axis=0) for group in groups])
     n_mixed = int(np.count_nonzero(np.bincount(sample.codes[first]) > 1))
-    of_each = f"{sample.key} and label" if n_mixed else sample.key
-    note = f"{how} of the cells of each {of_each}: {len(sample):,} cells became {n_merged:,}"
+    each = f"{sample.key} and label" if n_mixed else sample.key
+    note = f"{how} of the cells of each {each}: {len(sample):,} cells became {n_merged:,}"
     if n_mixed:
         note += f", as {n_mixed:,} of {sample.n_classes:,} values of {sample.key} have cells of several labels"
     return Species(cells.name, merged, take_labels(label, first), take_labels(sample, first), note)

@@ -94,7 +94,7 @@ class SubsetScorer:
         )
         strata = self._columns["time_label" if first == "time" else first]
         self.subset = _draw_subset(strata, sample, self._seed)
-        self._of_subset = self._taken(self.subset)
+        self._subset_columns = self._taken(self.subset)
         self._seconds: dict[str, list[float]] = {}
 
     @property
@@ -139,7 +139,7 @@ class SubsetScorer:
         """
         begin = time.perf_counter()
         whole = len(positions) == len(self.subset)
-        columns = self._of_subset if whole else self._taken(self.subset[positions])
+        columns = self._subset_columns if whole else self._taken(self.subset[positions])
         step = ScoredStep(n_cells=len(positions))
         x = self.engine.put(rows, "embedding")
         embedding = Embedding(self.engine, x, "embedding")

@@ -44,7 +44,7 @@ def test_audit_of_a_good_prediction_finds_nothing(scale: str, request: pytest.Fi
     assert found.facts[0].startswith("the real data: 330 cells, 80 genes, 6 perturbations and 90 control cells")
 
 
-def of_control(adata: anndata.AnnData) -> Any:
+def is_control(adata: anndata.AnnData) -> Any:
     return (adata.obs[COLUMN] == CONTROL).to_numpy()
 
 
@@ -105,15 +105,15 @@ def extra_perturbation(real: Any, predicted: Any) -> Pair:
 
 
 def no_control(real: Any, predicted: Any) -> Pair:
-    return real, predicted[~of_control(predicted)].copy()
+    return real, predicted[~is_control(predicted)].copy()
 
 
 def no_real_control(real: Any, predicted: Any) -> Pair:
-    return real[~of_control(real)].copy(), predicted[~of_control(predicted)].copy()
+    return real[~is_control(real)].copy(), predicted[~is_control(predicted)].copy()
 
 
 def swapped_controls(real: Any, predicted: Any) -> Pair:
-    return predicted[~of_control(predicted)].copy(), real
+    return predicted[~is_control(predicted)].copy(), real
 
 
 def swapped_mean(real: Any, predicted: Any) -> Pair:
@@ -137,7 +137,7 @@ def copied_cells(real: Any, predicted: Any) -> Pair:
 
 
 def copied_controls(real: Any, predicted: Any) -> Pair:
-    rows = np.random.default_rng(0).choice(np.flatnonzero(of_control(real)), predicted.n_obs)
+    rows = np.random.default_rng(0).choice(np.flatnonzero(is_control(real)), predicted.n_obs)
     return real, screens.to_anndata(real.X[rows], predicted.obs[COLUMN].to_numpy())
 
 
@@ -165,7 +165,7 @@ def inflated(real: Any, predicted: Any) -> Pair:
 
 
 def other_control(real: Any, predicted: Any) -> Pair:
-    shift = of_control(predicted)[:, None] * (np.arange(predicted.n_vars) < 30)
+    shift = is_control(predicted)[:, None] * (np.arange(predicted.n_vars) < 30)
     return real, changed(predicted, lambda x: x + 0.4 * shift)
 
 
@@ -217,7 +217,7 @@ def test_mean_of_all_perturbations_is_named(logs: Pair) -> None:
     real, predicted = logs
     noise = np.random.default_rng(0).normal(0, 0.3, predicted.shape)
     mean = np.mean([real[(real.obs[COLUMN] == p).to_numpy()].X.toarray().mean(axis=0) for p in PERTURBATIONS], axis=0)
-    x = np.where(of_control(predicted)[:, None], predicted.X.toarray(), np.maximum(mean + noise, 0))
+    x = np.where(is_control(predicted)[:, None], predicted.X.toarray(), np.maximum(mean + noise, 0))
     found = audit(real, screens.to_anndata(x, predicted.obs[COLUMN].to_numpy())).findings
     assert any("closest to the mean of the real perturbations" in one.message for one in found)
 

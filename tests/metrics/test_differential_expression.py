@@ -48,7 +48,7 @@ def make_cells(rng: np.random.Generator, n: int = 150, n_genes: int = 12) -> tup
     return values, targets
 
 
-def of_target(table: pd.DataFrame, target: str) -> pd.DataFrame:
+def target_rows(table: pd.DataFrame, target: str) -> pd.DataFrame:
     return table[table["target"] == target].reset_index(drop=True)
 
 
@@ -61,7 +61,7 @@ def test_table_equals_scipy(engine: Engine, rng: np.random.Generator) -> None:
     assert list(table["feature"]) == genes * 3
     controls = values[targets == "control"]
     for target in ("GATA1", "KLF1", "MYB"):
-        cells, rows = values[targets == target], of_target(table, target)
+        cells, rows = values[targets == target], target_rows(table, target)
         expected = mannwhitneyu(cells, controls, method="asymptotic", use_continuity=True)
         p = np.where(np.isnan(expected.pvalue), 1, expected.pvalue)  # SciPy: NaN where all values are equal
         assert_allclose(rows["p_value"], p, rtol=1e-12)
@@ -132,11 +132,11 @@ def test_arithmetic_means_and_epsilon_of_counts(engine: Engine, rng: np.random.G
     values, targets = make_cells(rng)
     counts = np.expm1(values).round()
     options: dict[str, Any] = {"mean": "arithmetic", "epsilon": 0.5, "engine": engine}
-    of_logs = differential_expression(sparse.csc_matrix(values), targets, "control", **options)
-    of_counts = differential_expression(counts.astype(np.int32), targets, "control", is_log1p=False, **options)
-    pd.testing.assert_frame_equal(of_logs, of_counts, rtol=1e-12, atol=1e-12)
+    from_logs = differential_expression(sparse.csc_matrix(values), targets, "control", **options)
+    from_counts = differential_expression(counts.astype(np.int32), targets, "control", is_log1p=False, **options)
+    pd.testing.assert_frame_equal(from_logs, from_counts, rtol=1e-12, atol=1e-12)
     means = [counts[targets == name].mean(axis=0) for name in ("KLF1", "control")]
-    rows = of_target(of_counts, "KLF1")
+    rows = target_rows(from_counts, "KLF1")
     assert_allclose(rows["target_mean"], means[0], rtol=1e-12)
     assert_allclose(rows["log2_fold_change"], np.log2((means[0] + 0.5) / (means[1] + 0.5)), rtol=1e-12, atol=1e-14)
     assert_allclose(rows["percent_change"], (means[0] - means[1]) / (means[1] + 0.5), rtol=1e-12, atol=1e-14)
@@ -146,9 +146,9 @@ def test_geometric_means_of_counts_are_those_of_their_logs(engine: Engine, rng: 
     values, targets = make_cells(rng)
     for form in (np.asarray, sparse.csr_matrix):
         counts = form(np.expm1(values).round())
-        of_counts = differential_expression(counts, targets, "control", is_log1p=False, engine=engine)
-        of_logs = differential_expression(form(values), targets, "control", engine=engine)
-        pd.testing.assert_frame_equal(of_logs, of_counts, rtol=1e-12, atol=1e-12)
+        from_counts = differential_expression(counts, targets, "control", is_log1p=False, engine=engine)
+        from_logs = differential_expression(form(values), targets, "control", engine=engine)
+        pd.testing.assert_frame_equal(from_logs, from_counts, rtol=1e-12, atol=1e-12)
 
 
 def test_genes_below_the_filter_in_both_groups_are_dropped(engine: Engine) -> None:

@@ -35,10 +35,10 @@ def mixed_sums(device: Device, x: Array, values: int) -> list[int]:
     sums = [xp.zeros((), np.uint64) for _ in MIXERS]
     for part in row_blocks(len(bits), values):
         given, positions = bits[part].astype(np.uint64), xp.arange(part.start, part.stop, dtype=np.uint64)
-        for i, (of_position, of_value) in enumerate(MIXERS):
-            mixed = (positions * np.uint64(of_position) + given) * np.uint64(of_value)
+        for i, (position_factor, value_factor) in enumerate(MIXERS):
+            mixed = (positions * np.uint64(position_factor) + given) * np.uint64(value_factor)
             mixed ^= mixed >> np.uint64(32)
-            mixed *= np.uint64(of_position)
+            mixed *= np.uint64(position_factor)
             mixed ^= mixed >> np.uint64(29)
             sums[i] += mixed.sum(dtype=np.uint64)
     return [int(total) for total in sums]

@@ -78,7 +78,7 @@ class Values:
         return first if np.isnan(self.values).all() else None
 
 
-def of_each(answers: Sequence[float | Reason]) -> Values:
+def each_value(answers: Sequence[float | Reason]) -> Values:
     """Make `Values` from a number or `Reason` for each perturbation; numbers that are not finite become undefined."""
     checked = [UNDEFINED if not isinstance(a, Reason) and not math.isfinite(a) else a for a in answers]
     values = np.array([np.nan if isinstance(a, Reason) else float(a) for a in checked], np.float64)
@@ -87,10 +87,10 @@ def of_each(answers: Sequence[float | Reason]) -> Values:
 
 def for_each(n: int, compute: Callable[[int], float | Reason]) -> Values:
     """Make `Values` by calling `compute` with the number of each of n perturbations."""
-    return of_each([compute(i) for i in range(n)])
+    return each_value([compute(i) for i in range(n)])
 
 
-def of_all(
+def overall_value(
     n: int, answer: float | Reason, resampled: Callable[[I64], float] | None = None, *, rows: bool = True
 ) -> Values:
     """Make `Values` of a metric that has one value for all n perturbations together."""

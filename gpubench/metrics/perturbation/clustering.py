@@ -11,7 +11,7 @@ import numpy as np
 from gpubench.metrics._metric import contingency
 from gpubench.metrics.clustering import adjusted_rand_index, normalized_mutual_info
 from gpubench.metrics.perturbation._statistics import adjusted_mutual_information
-from gpubench.metrics.perturbation._values import FEW_PERTURBATIONS, Values, of_all
+from gpubench.metrics.perturbation._values import FEW_PERTURBATIONS, Values, overall_value
 
 if TYPE_CHECKING:
     from gpubench.core.types import F64, I32
@@ -79,13 +79,13 @@ def clustering_agreement(
     """
     n = len(pair.real)
     if n < MIN_PERTURBATIONS:
-        return of_all(n, FEW_PERTURBATIONS)
+        return overall_value(n, FEW_PERTURBATIONS)
     neighbors = min(n_neighbors, n - 1)
     (real,) = _clusters(pair.engine, pair.real, neighbors, (real_resolution,))
     best = 0.0
     for predicted in _clusters(pair.engine, pair.predicted, neighbors, predicted_resolutions):
         best = max(best, _agreement(real, predicted, metric))
-    return of_all(n, best)
+    return overall_value(n, best)
 
 
 def _clusters(engine: Engine, profiles: F64, n_neighbors: int, resolutions: Sequence[float]) -> list[I32]:

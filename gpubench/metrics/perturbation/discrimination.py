@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gpubench.metrics.perturbation._values import Values, of_each
+from gpubench.metrics.perturbation._values import Values, each_value
 
 if TYPE_CHECKING:
     from gpubench.core.types import F64, I64
@@ -59,7 +59,7 @@ def discrimination(
     """
     n = pair.n
     if n == 1:
-        return of_each([1.0])
+        return each_value([1.0])
     real, predicted, own = pair.real_effects, pair.predicted_effects, pair.own
     if not exclude_target_gene:
         own = np.full(n, -1)
@@ -72,7 +72,7 @@ def discrimination(
     before = np.tri(n, k=-1, dtype=bool) if tie_policy == "position" else np.full((n, n), 0.5)
     np.fill_diagonal(before, 0)
     rank = ((distances < at_own) & ~equal).sum(axis=1) + (equal * before).sum(axis=1)
-    return of_each((1 - rank / (n - 1 if rank_denominator == "n-1" else n)).tolist())
+    return each_value((1 - rank / (n - 1 if rank_denominator == "n-1" else n)).tolist())
 
 
 def _distances(predicted: F64, real: F64, own: I64, distance: Distance) -> F64:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gpubench.metrics.perturbation._statistics import pearson
-from gpubench.metrics.perturbation._values import CONSTANT, Reason, Values, for_each, of_each
+from gpubench.metrics.perturbation._values import CONSTANT, Reason, Values, each_value, for_each
 
 if TYPE_CHECKING:
     from gpubench.core.types import F64, I64
@@ -93,7 +93,7 @@ def mean_error(pair: EffectPair, *, of: Literal["profile", "effect"] = "profile"
     array([1.])
     """
     error = pair.predicted - pair.real if of == "profile" else pair.predicted_effects - pair.real_effects
-    return of_each(((error**2) if squared else np.abs(error)).mean(axis=1).tolist())
+    return each_value(((error**2) if squared else np.abs(error)).mean(axis=1).tolist())
 
 
 def effect_correlation(pair: EffectPair, *, worst: float | None = None) -> Values:
@@ -157,4 +157,4 @@ def mass_ratio(pair: EffectPair) -> Values:
     array([1.])
     """
     assert pair.mass_ratio is not None
-    return of_each(pair.mass_ratio.tolist())
+    return each_value(pair.mass_ratio.tolist())

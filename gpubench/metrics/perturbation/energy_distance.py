@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubench.engines.common.blas import one_blas_thread
 from gpubench.metrics.perturbation._statistics import pearson
-from gpubench.metrics.perturbation._values import CONSTANT, FEW_PERTURBATIONS, Reason, Values, of_all
+from gpubench.metrics.perturbation._values import CONSTANT, FEW_PERTURBATIONS, Reason, Values, overall_value
 from gpubench.metrics.perturbation.cells import PerturbedCells, dense, distinct_rows
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def energy_correlation(pair: EnergyPair) -> Values:
         answer = CONSTANT
     else:
         answer = correlate(np.arange(n))
-    return of_all(n, answer, correlate)
+    return overall_value(n, answer, correlate)
 
 
 def energy_distances(

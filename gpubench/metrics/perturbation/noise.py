@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gpubench.metrics.perturbation._values import NO_SIGNAL, Reason, Values, of_all, of_each
+from gpubench.metrics.perturbation._values import NO_SIGNAL, Reason, Values, each_value, overall_value
 from gpubench.metrics.perturbation.cells import PerturbedCells, row_totals
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def unbiased_error(pair: NoisePair, *, kind: Literal["unbiased", "capped", "dist
     >>> unbiased_error(NoisePair(effects, np.array([0.5]), np.array([0.5]), 0.0)).values
     array([0.5])
     """
-    return of_each(getattr(pair, kind).tolist())
+    return each_value(getattr(pair, kind).tolist())
 
 
 def normalised_error(pair: NoisePair) -> Values:
@@ -154,7 +154,7 @@ def normalised_error(pair: NoisePair) -> Values:
         return math.nan if isinstance(answer, Reason) else answer
 
     n = len(pair.real_variance)
-    return of_all(n, ratio(np.arange(n)), resampled, rows=False)
+    return overall_value(n, ratio(np.arange(n)), resampled, rows=False)
 
 
 def profile_variances(cells: PerturbedCells, names: tuple[str, ...], target_sum: float, *, counts: bool) -> F64:

@@ -17,9 +17,9 @@ from gpubench.metrics.perturbation._values import (
     ONE_CLASS,
     Reason,
     Values,
+    each_value,
     for_each,
-    of_all,
-    of_each,
+    overall_value,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def n_significant(pair: TablePair, *, of: Literal["real", "predicted"] = "real")
     >>> n_significant(pair_tables(table, table, {})).values
     array([1.])
     """
-    return of_each(_counts(pair)[0 if of == "real" else 1].tolist())
+    return each_value(_counts(pair)[0 if of == "real" else 1].tolist())
 
 
 def _counts(pair: TablePair) -> tuple[I64, I64]:
@@ -158,7 +158,7 @@ def counts_correlation(
         answer = correlate(rows)
         return math.nan if isinstance(answer, Reason) else answer
 
-    return of_all(pair.n, correlate(np.arange(pair.n)), resampled)
+    return overall_value(pair.n, correlate(np.arange(pair.n)), resampled)
 
 
 def recall(pair: TablePair, *, gated: bool = False, fdr_threshold: float | None = None) -> Values:
@@ -278,7 +278,7 @@ def jaccard_index(pair: TablePair) -> Values:
     """
     real, predicted = pair.real_significant & pair.not_own, pair.predicted_significant & pair.not_own
     both, either = (real & predicted).sum(axis=1), (real | predicted).sum(axis=1)
-    return of_each(np.divide(both, either, out=np.ones(pair.n), where=either > 0).tolist())
+    return each_value(np.divide(both, either, out=np.ones(pair.n), where=either > 0).tolist())
 
 
 def area(pair: TablePair, *, curve: Literal["pr", "roc"] = "pr", gated: bool = False) -> Values:
