@@ -21,7 +21,9 @@ from gpubench.auditing.checks import (
 from gpubench.auditing.values import AuditedScreen
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import plain
+from gpubench.core.units import parse_bytes
 from gpubench.data.perturbation.screens import Screen, read_screen
+from gpubench.engines.planner import budget_bytes
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def audit(
     own_control: bool = True,
     train: Sequence[str] | str | os.PathLike[str] | None = None,
     test: Sequence[str] | str | os.PathLike[str] | None = None,
+    memory: int | str | None = None,
 ) -> Audit:
     """Check real data and predictions of perturbation effects for faults that make scores wrong or meaningless.
 
@@ -96,6 +99,8 @@ def audit(
     train : perturbations that the models were trained on: a list, or the path of a text file with one in each line.
         If None, they are not checked
     test : perturbations that will be scored, in the same form. If None, all perturbations of the real data
+    memory : maximum memory, in bytes or as "4GB"; files that need more are read in parts. If None, 80% of the free
+        memory
 
     Returns
     -------
@@ -119,12 +124,12 @@ def audit(
     >>> gb.audit(real, predicted, condition="gene", control="none").errors[0].check
     'perturbations'
     """
-    screen = read_screen(real, "the real data", condition=condition, context=context)
     named = predictions if isinstance(predictions, Mapping) else {"": predictions}
-    screens = {
-        name: read_screen(source, prediction_name(name), condition=condition, context=context)
-        for name, source in named.items()
-    }
+    limit = budget_bytes(parse_bytes(memory) if isinstance(memory, str) else memory)
+    given: dict[str, Any] = {"condition": condition, "context": context, "control": control}
+    given["memory_bytes"] = limit // (1 + len(named))
+    screen = read_screen(real, "the real data", **given)
+    screens = {name: read_screen(source, prediction_name(name), **given) for name, source in named.items()}
     lists = [None if given is None else _names(given, role) for role, given in (("train", train), ("test", test))]
     return audit_screens(screen, screens, control=control, own_control=own_control, train=lists[0], test=lists[1])
 
@@ -157,7 +162,7 @@ def audit_screens(
     train: Sequence[str] | None = None,
     test: Sequence[str] | None = None,
 ) -> Audit:
-    """Check screens that are in memory, separately in each context; parameters as in `audit`."""
+    """Check screens, separately in each context; parameters as in `audit`."""
     contexts = real.by_context()
     if len(contexts) == 1:
         only = next(iter(contexts.values()))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gpubench.metrics.perturbation.cells import divide_rows, map_stored, row_totals, stored_values
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -53,6 +55,17 @@ class ValueFacts:
         """Scale of the values: "counts" if all are whole numbers, else "log" for log1p values."""
         return "log" if self.fractional else "counts"
 
+    def __add__(self, other: ValueFacts) -> ValueFacts:
+        """Return the facts about the values of both sets of cells."""
+        return ValueFacts(
+            self.not_finite + other.not_finite,
+            self.negative + other.negative,
+            self.fractional + other.fractional,
+            max(self.largest, other.largest),
+            self.whole_cells + other.whole_cells,
+            self.filled_cells + other.filled_cells,
+        )
+
     def __str__(self) -> str:
         return f"{'counts' if self.scale == 'counts' else 'log values'} (largest {self.largest:.4g})"
 
@@ -82,85 +95,105 @@ class AuditedScreen:
         return np.flatnonzero(self.labels.codes == self.labels.names.index(name))
 
     @cached_property
-    def facts(self) -> ValueFacts:
-        """Counts of the values that are not finite, negative or fractional, and the largest value."""
-        values = self.screen.values
-        finite = np.isfinite(values)
-        with np.errstate(invalid="ignore"):
-            fractional = finite & (np.abs(values - np.rint(values)) > FRACTION)
-        known = values[finite]
-        has_fraction, filled = (self._rows_with(flags) for flags in (fractional, finite & (values != 0)))
-        return ValueFacts(
-            not_finite=int(values.size - len(known)),
-            negative=int((known < 0).sum()),
-            fractional=int(fractional.sum()),
-            largest=float(known.max(initial=0.0)),
-            whole_cells=int((filled & ~has_fraction).sum()),
-            filled_cells=int(filled.sum()),
-        )
-
-    def _rows_with(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        x = self.screen.x
-        if isinstance(x, np.ndarray):
-            return np.asarray(flags.any(axis=1))
-        ends = np.concatenate([[0], np.cumsum(flags)])
-        return np.asarray(ends[x.indptr[1:]] > ends[x.indptr[:-1]])
-
-    @cached_property
-    def totals(self) -> F64:
-        """(n,) total of each cell: the sum of its counts, or of expm1 of its log1p values."""
-        return self._sums(self.screen.values if self.facts.scale == "counts" else np.expm1(self._doubles))
-
-    @cached_property
-    def twice_totals(self) -> F64:
-        """(n,) sum of each cell after expm1 is applied twice, its total if values were log-transformed twice."""
-        return self._sums(np.expm1(np.minimum(np.expm1(self._doubles), _MAX_EXPONENT)))
+    def _measured(self) -> tuple[ValueFacts, F64, NDArray[np.uint64]]:
+        """Facts about the values, the sum of each cell's values, and the digest of each cell, in one reading."""
+        facts = ValueFacts(0, 0, 0, 0.0, 0, 0)
+        sums, digests = np.empty(self.screen.n), np.empty(self.screen.n, np.uint64)
+        keys = np.array([hash_text(gene) for gene in self.screen.genes], np.uint64)
+        for rows, x in self.screen.blocks():
+            facts += value_facts(x)
+            sums[rows] = row_totals(x)
+            digests[rows] = row_digests(x, keys)
+        return facts, sums, digests
 
     @property
-    def _doubles(self) -> F64:
-        return np.minimum(self.screen.values.astype(np.float64), _MAX_EXPONENT)
+    def facts(self) -> ValueFacts:
+        """Counts of the values that are not finite, negative or fractional, and the largest value."""
+        return self._measured[0]
 
-    def _sums(self, values: NDArray[Any]) -> F64:
-        x = self.screen.x
-        if isinstance(x, np.ndarray):
-            return np.asarray(values.sum(axis=1, dtype=np.float64))
-        ends = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-        return np.asarray(ends[x.indptr[1:]] - ends[x.indptr[:-1]])
+    @property
+    def totals(self) -> F64:
+        """(n,) total of each cell: the sum of its counts, or of expm1 of its log1p values."""
+        return self._measured[1] if self.facts.scale == "counts" else self._natural_totals[0]
+
+    @property
+    def twice_totals(self) -> F64:
+        """(n,) sum of each cell after expm1 is applied twice, its total if values were log-transformed twice."""
+        return self._natural_totals[1]
 
     @cached_property
+    def _natural_totals(self) -> tuple[F64, F64]:
+        """Sums of each cell after expm1 is applied to its values once, and twice."""
+        once, twice = np.empty(self.screen.n), np.empty(self.screen.n)
+        for rows, x in self.screen.blocks():
+            values = np.expm1(np.minimum(stored_values(x).astype(np.float64), _MAX_EXPONENT))
+            once[rows] = row_totals(map_stored(x, values))
+            twice[rows] = row_totals(map_stored(x, np.expm1(np.minimum(values, _MAX_EXPONENT))))
+        return once, twice
+
+    @property
     def digests(self) -> NDArray[np.uint64]:
         """(n,) uint64, digest of the nonzero values of each cell; 0 for cells with fewer than `MIN_NONZERO`.
 
         It is a sum of hashes of (gene, value), so it does not depend on the order of the genes in the file.
         """
-        x = self.screen.x
-        keys = np.array([hash_text(gene) for gene in self.screen.genes], np.uint64)
-        if isinstance(x, np.ndarray):
-            sums = np.zeros(len(x), np.uint64)
-            step = max(1, (1 << 22) // max(1, x.shape[1]))
-            for start in range(0, len(x), step):
-                block = x[start : start + step]
-                sums[start : start + step] = np.where(block != 0, _mix(block, keys), np.uint64(0)).sum(axis=1)
-            return np.where((x != 0).sum(axis=1) >= MIN_NONZERO, sums, np.uint64(0))
-        mixed = np.where(x.data != 0, _mix(x.data, keys[x.indices]), np.uint64(0))
-        ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
-        filled = np.concatenate([[0], np.cumsum(x.data != 0)])
-        enough = filled[x.indptr[1:]] - filled[x.indptr[:-1]] >= MIN_NONZERO
-        return np.where(enough, ends[x.indptr[1:]] - ends[x.indptr[:-1]], np.uint64(0))
+        return self._measured[2]
 
     def profiles(self, target: float) -> Profiles:
         """Return mean and variance of log1p values for each label; counts are first scaled to a total of `target`."""
-        x = self.screen.x
-        if self.facts.scale == "counts":
-            scale = target / np.where(self.totals > 0, self.totals, 1)
-            if isinstance(x, np.ndarray):
-                x = np.log1p(x * scale[:, None])
-            else:
-                from scipy.sparse import csr_array
+        names = self.labels.names
+        means, variances = (np.zeros((len(names), len(self.screen.genes))) for _ in range(2))
+        for rows, x in self.screen.blocks():
+            values = x
+            if self.facts.scale == "counts":
+                totals = self.totals[rows]
+                scaled = divide_rows(x, np.where(totals > 0, totals, 1) / target)
+                values = map_stored(scaled, np.log1p(stored_values(scaled)))
+            present, codes = np.unique(self.labels.codes[rows], return_inverse=True)
+            own = group_profiles(values, codes.astype(np.int32), tuple(names[code] for code in present))
+            means[present], variances[present] = own.means, own.variances
+        n = np.bincount(self.labels.codes, minlength=len(names)).astype(np.float64)
+        return Profiles(names, n, means, variances)
 
-                values = np.log1p(x.data * np.repeat(scale, np.diff(x.indptr)))
-                x = csr_array((values, x.indices, x.indptr), shape=x.shape)
-        return group_profiles(x, self.labels.codes, self.labels.names)
+
+def value_facts(x: Any) -> ValueFacts:
+    """Return the facts about the values of some cells, dense or CSR."""
+    values = stored_values(x)
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        fractional = finite & (np.abs(values - np.rint(values)) > FRACTION)
+    has_fraction, filled = (_rows_with(x, flags) for flags in (fractional, finite & (values != 0)))
+    return ValueFacts(
+        not_finite=int(values.size - np.count_nonzero(finite)),
+        negative=int((finite & (values < 0)).sum()),
+        fractional=int(fractional.sum()),
+        largest=float(values.max(initial=0.0, where=finite)),
+        whole_cells=int((filled & ~has_fraction).sum()),
+        filled_cells=int(filled.sum()),
+    )
+
+
+def _rows_with(x: Any, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if isinstance(x, np.ndarray):
+        return np.asarray(flags.any(axis=1))
+    ends = np.concatenate([[0], np.cumsum(flags)])
+    return np.asarray(ends[x.indptr[1:]] > ends[x.indptr[:-1]])
+
+
+def row_digests(x: Any, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the digest of each row, see `AuditedScreen.digests`; `keys` are hashes of the genes."""
+    if isinstance(x, np.ndarray):
+        sums = np.zeros(len(x), np.uint64)
+        step = max(1, (1 << 22) // max(1, x.shape[1]))
+        for start in range(0, len(x), step):
+            block = x[start : start + step]
+            sums[start : start + step] = np.where(block != 0, _mix(block, keys), np.uint64(0)).sum(axis=1)
+        return np.where((x != 0).sum(axis=1) >= MIN_NONZERO, sums, np.uint64(0))
+    mixed = np.where(x.data != 0, _mix(x.data, keys[x.indices]), np.uint64(0))
+    ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
+    filled = np.concatenate([[0], np.cumsum(x.data != 0)])
+    enough = filled[x.indptr[1:]] - filled[x.indptr[:-1]] >= MIN_NONZERO
+    return np.where(enough, ends[x.indptr[1:]] - ends[x.indptr[:-1]], np.uint64(0))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ def audit(
     test: Annotated[
         str | None, Option(metavar="FILE", help="Perturbations to be scored, likewise. Default: all in REAL.")
     ] = None,
+    memory: Annotated[
+        str | None, Option(metavar="AMOUNT", help="Maximum memory, such as 4GB; larger files are read in parts.")
+    ] = None,
     strict: Annotated[bool, Option("--strict", help="Exit with 1 for warnings too.")] = False,
     json_: Json = False,
     verbose: Annotated[bool, Option("--verbose", "-v", help="Print tracebacks of errors.")] = False,
@@ -60,6 +63,7 @@ def audit(
             own_control=own_control,
             train=train,
             test=test,
+            memory=memory,
         )
     if json_:
         print_json(found.to_dict())

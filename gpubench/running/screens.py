@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from gpubench.auditing.audit import Audit, audit_screens, prediction_name
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import PerturbationTable
+from gpubench.core.units import parse_bytes
 from gpubench.data import split_name
 from gpubench.data.perturbation.screens import Screen, read_screen
+from gpubench.engines.planner import budget_bytes
 from gpubench.metrics.perturbation.registry import metrics_of
 from gpubench.running.options import SCREEN_BASELINES
 from gpubench.tasks._screens import RealScreen, ScreenColumn, column_name
@@ -69,16 +71,24 @@ def read_screens(run: RunOptions) -> ScreenInputs:
             f"predictions: {quoted(taken)} is the name of a baseline; write NAME=FILE to give another name",
             argument="predictions",
         )
-    real = read_screen(run.data, "the real data", condition=condition, context=run.context)
+    given: dict[str, Any] = {"condition": condition, "context": run.context, "control": run.control}
+    given["memory_bytes"] = _memory_bytes(run) // (1 + len(named))
+    real = read_screen(run.data, "the real data", **given)
     screens = {
-        name: read_screen(source, prediction_name(name if several else ""), condition=condition, context=run.context)
-        for name, source in named.items()
+        name: read_screen(source, prediction_name(name if several else ""), **given) for name, source in named.items()
     }
     metrics = metrics_of(run.options.profile, run.options.metrics or None)
     own_control = any(metric.generation == 1 for metric in metrics)
     found = audit_screens(real, screens, control=run.control, own_control=own_control)
     found.raise_errors(strict=run.strict)
     return ScreenInputs(real, {name: screen.with_genes(real.genes) for name, screen in screens.items()}, found)
+
+
+def _memory_bytes(run: RunOptions) -> int:
+    """Return the memory limit of a run in bytes."""
+    if not isinstance(run.engine, str):
+        return run.engine.memory_bytes
+    return budget_bytes(parse_bytes(run.memory) if isinstance(run.memory, str) else run.memory)
 
 
 def _named(predictions: Any) -> dict[str, Any]:

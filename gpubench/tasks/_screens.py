@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from gpubench.core.scores import PerturbationTable
+from gpubench.data.perturbation.screens import selected_labels
+from gpubench.data.perturbation.stored_matrix import StoredMatrix
 from gpubench.metrics import perturbation as scoring
 from gpubench.metrics.perturbation.evaluation import evaluate_pair
 from gpubench.metrics.perturbation.pairing import PairedSides
@@ -30,9 +34,21 @@ def column_name(baseline: str) -> str:
     return f"{PREFIX}{baseline}" if baseline in ("mean", "control") else baseline
 
 
-def cells_of(screen: Screen) -> PerturbedCells:
-    """Return the cells of a screen as the `PerturbedCells` that metrics take."""
-    return scoring.perturbed_cells(screen.x, screen.perturbations, screen.genes)
+def cells_of(screen: Screen) -> Cells:
+    """Return the cells of a screen as metrics take them: in memory, or to be read in parts if the screen is."""
+    labels, genes, stored = screen.perturbations, screen.genes, screen.x
+    if not isinstance(stored, StoredMatrix):
+        return scoring.perturbed_cells(stored, labels, genes)
+
+    def read(names: Sequence[str]) -> PerturbedCells:
+        wanted = np.isin(labels.codes, [labels.names.index(name) for name in names])
+        rows = np.flatnonzero(wanted)
+        return scoring.perturbed_cells(stored.take(rows), selected_labels(labels, rows), genes)
+
+    n_cells = np.bincount(labels.codes, minlength=labels.n_classes)
+    return scoring.StreamedCells(
+        labels.names, n_cells, genes, read, counts=stored.is_whole, cells_per_part=stored.rows_per_part
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ of records.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -139,6 +140,13 @@ class _StoredSparse(ABC):
     def read(self, start: int, stop: int) -> NDArray[Any]:
         return np.asarray(self.read_csr(start, stop).toarray())
 
+    def _pointers(self, n: int, what: str) -> NDArray[np.int64]:
+        """Return where each of the n rows or columns begins, and the end of the last."""
+        indptr = np.asarray(self.node["indptr"][:], np.int64)
+        if len(indptr) != n + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+            raise InputError(f"{self.what} has {what} pointers that do not fit its shape; the file is damaged")
+        return indptr
+
     def _check_indices(self, indices: NDArray[Any], limit: int) -> None:
         """Raise if an index of a damaged file is out of bounds, where SciPy would write."""
         if indices.size and not 0 <= indices.min() <= indices.max() < limit:
@@ -150,10 +158,7 @@ class CsrRows(_StoredSparse):
 
     @cached_property
     def _indptr(self) -> NDArray[np.int64]:
-        indptr = np.asarray(self.node["indptr"][:], np.int64)
-        if len(indptr) != self.shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-            raise InputError(f"{self.what} has row pointers that do not fit its shape; the file is damaged")
-        return indptr
+        return self._pointers(self.shape[0], "row")
 
     def read_csr(self, start: int, stop: int) -> csr_matrix:
         from scipy.sparse import csr_matrix
@@ -169,6 +174,25 @@ class CsrRows(_StoredSparse):
 
 class CscRows(_StoredSparse):
     """`RowSource` of a stored CSC matrix, read into memory on first use, since rows are scattered over the columns."""
+
+    def entries(self, block_bytes: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any]]]:
+        """Yield rows, columns and values of the entries, by column, about `block_bytes` at a time."""
+        indptr = self._indptr
+        n_stored, step = int(indptr[-1]), max(1, block_bytes // (8 + self.dtype.itemsize))
+        for low in range(0, n_stored, step):
+            high = min(low + step, n_stored)
+            with reading(f"{self.what}: entries {low:,} to {high:,}", self.file):
+                rows = np.asarray(self.node["indices"][low:high])
+                self._check_indices(rows, self.shape[0])
+                values = self.node["data"][low:high].astype(self.dtype, copy=False)
+            ends = np.clip(indptr, low, high)
+            in_block = ends[1:] - ends[:-1]
+            columns = np.repeat(np.arange(self.shape[1], dtype=np.int32), in_block)
+            yield rows.astype(np.int32), columns, values
+
+    @cached_property
+    def _indptr(self) -> NDArray[np.int64]:
+        return self._pointers(self.shape[1], "column")
 
     @cached_property
     def _csr(self) -> csr_matrix:
