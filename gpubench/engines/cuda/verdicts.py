@@ -16,16 +16,13 @@ from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable, GpubenchError, GpubenchWarning, give_warnings, is_memory_error
 from gpubench.core.files import write_atomically
 from gpubench.engines.cuda import kernels
 from gpubench.engines.cuda.signatures import KERNEL_DIR
-
-if TYPE_CHECKING:
-    from gpubench.engines.cuda.device import Device
 
 logger = logging.getLogger("gpubench")
 
@@ -39,8 +36,8 @@ CUDA_LIBRARIES = tuple(
 )
 """Packages of CUDA's own libraries, which results on a GPU depend on in addition to those of `machine.PACKAGES`."""
 
-Check = Callable[["Device", str], str]
-"""Compares a method with the CPU engine; returns how the result differs, "" if it is right."""
+Check = Callable[[Any, str], str]
+"""Compares a method on a `Device` with the CPU engine; returns how the result differs, "" if it is right."""
 
 
 class Verdict(NamedTuple):
@@ -96,7 +93,7 @@ class Verdicts:
     used : verdicts that this object was asked for, by (operation, method)
     """
 
-    def __init__(self, device: Device, folder: Path | None) -> None:
+    def __init__(self, device: Any, folder: Path | None) -> None:
         self._device, self._folder = device, folder
         self.checks: Mapping[str, Check] = {}
         self.note: Callable[[str], None] = logger.debug
