@@ -62,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         f"{EMULATED!r}: the CUDA engine with its kernels on the host, no GPU; slow. {NUMPY!r}: the CPU engine without "
         "compiled tiles",
     )
+    parser.addoption(
+        "--require-training",
+        action="store_true",
+        help="fail the tests of training that need torch, Lightning or transformers where they are missing",
+    )
     parser.addoption("--fuzz", type=int, default=400, metavar="N", help="inputs that test_fuzz.py tries")
 
 

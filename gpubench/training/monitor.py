@@ -177,12 +177,13 @@ class Monitor:
         """
         with self._counted():
             dist = distributed()
-            own = self._buffer.collected(self._scorer.engine.xp)
-            parts = [own] if dist is None else gather(dist, own)
+            picked = self._buffer.collected(self._scorer.engine.xp)
+            if dist is not None:
+                picked = self._merged(gather(dist, picked))
             scored: ScoredStep | BaseException | None = None
             if is_first(dist):
                 try:
-                    scored = self._scored(parts)
+                    scored = self._scored(picked)
                 except Exception as error:
                     if dist is None:
                         raise
@@ -220,9 +221,12 @@ class Monitor:
         return self._buffer.pick(embedding, index, self._scorer.engine.xp)
 
     def compute_from(self, parts: Sequence[PickedRows], step: float | None = None) -> dict[str, float]:
-        """Score rows from `pick` that the caller has collected, also from other processes; else as `compute`."""
+        """Score rows from `pick` that the caller has collected, also from other processes; else as `compute`.
+
+        A cell that is in several parts, or several times in one, has its last row.
+        """
         with self._counted():
-            scored = self._scored(parts)
+            scored = self._scored(self._merged(parts))
         return self._end_step(scored, step)
 
     def __repr__(self) -> str:
@@ -252,15 +256,14 @@ class Monitor:
             )
         return take_rows(rows, self.index)
 
-    def _scored(self, parts: Sequence[PickedRows]) -> ScoredStep:
+    def _merged(self, parts: Sequence[PickedRows]) -> PickedRows:
         xp = self._scorer.engine.xp
-        if len(parts) == 1:
-            picked = parts[0]
-        else:
-            together = EmbeddingBuffer(self.index, self._scorer.n_cells)
-            for part in parts:
-                together.add(part, xp)
-            picked = together.collected(xp)
+        together = EmbeddingBuffer(self.index, self._scorer.n_cells)
+        for part in parts:
+            together.add(part, xp)
+        return together.collected(xp)
+
+    def _scored(self, picked: PickedRows) -> ScoredStep:
         n, m = len(picked.positions), len(self.index)
         if n < 2:
             raise InputError(
