@@ -58,8 +58,8 @@ class Monitor:
     ----------
     notes : sentences on what the last `compute` left out, and remarks on its scores
     cost_s : seconds spent in `update` and `compute` so far
-    cost_share : share of the time that was spent there, between the last two calls of `compute`; before the second one,
-        since the first batch
+    cost_share : share of the time that was spent there, between the last two calls of `compute`; in the first one since
+        the monitor was made
 
     Raises
     ------
@@ -127,7 +127,7 @@ class Monitor:
         self._steps: list[dict[str, float]] = []
         self.cost_s = 0.0
         self.cost_share = 0.0
-        self._interval_began: float | None = None
+        self._interval_began = clock.perf_counter()
         self._interval_cost_s = 0.0
 
     @property
@@ -237,8 +237,6 @@ class Monitor:
     def _counted(self) -> Iterator[None]:
         """Add the duration of the block to the costs."""
         begin = clock.perf_counter()
-        if self._interval_began is None:
-            self._interval_began = begin
         try:
             yield
         finally:
@@ -282,8 +280,7 @@ class Monitor:
     def _end_step(self, scored: ScoredStep, step: float | None) -> dict[str, float]:
         """Record the values, warn of what was left out for the first time, and begin the next interval."""
         now = clock.perf_counter()
-        elapsed = now - (self._interval_began or now)
-        self.cost_share = min(1.0, self._interval_cost_s / elapsed) if elapsed > 0 else 1.0
+        self.cost_share = self._interval_cost_s / (now - self._interval_began)
         values = dict(scored.values)
         self._baseline_values = {
             key.removeprefix(BASELINE): value for key, value in values.items() if key.startswith(BASELINE)
