@@ -14,7 +14,7 @@ ENV PATH=/opt/gpubench/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHEC
 RUN pip install ".[cpu]"
 
 FROM python:3.12.8-slim-bookworm
-# libgomp: OpenMP of faiss and scikit-learn, which slim images lack.
+# libgomp: OpenMP of scikit-learn, which slim images lack.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/gpubench /opt/gpubench
 # Any user may write here, as `--user` makes it necessary.

@@ -21,7 +21,8 @@ from typing import Any, Self
 import numpy as np
 
 FUNCTIONS = """abs arange argsort ascontiguousarray bincount concatenate copyto cumsum diff empty exp flatnonzero full
-    isfinite log maximum median minimum ones repeat rint searchsorted sqrt square stack take_along_axis where zeros"""
+    isfinite log maximum median minimum ones repeat rint searchsorted sort sqrt square stack take_along_axis where
+    zeros"""
 METHODS = "all any argmax argmin astype copy max mean min ravel reshape sum take transpose view"
 ATTRIBUTES = "dtype flags itemsize nbytes ndim shape size strides"
 BINARY = "add sub mul truediv floordiv mod pow matmul and or xor rshift"
@@ -147,6 +148,7 @@ class _Process:
         self.pools = [_Pool(), _Pool()]
         self.allocator: Any = _default_allocator
         self.longest_reduction = 0  # rows of the longest reduction along them
+        self.owners: dict[int, weakref.ref[np.ndarray]] = {}  # arrays that have memory of their own
 
 
 thread = _Thread()
@@ -195,6 +197,7 @@ class ndarray:  # noqa: N801
         self._device = thread.device if device is None else device
         if host.base is None:  # not a view
             weakref.finalize(host, _drop, process.allocator(host.nbytes))
+            process.owners[id(host)] = weakref.ref(host)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -252,6 +255,26 @@ class ndarray:  # noqa: N801
         return f"strict_cupy.{self._host!r}"
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def array_at(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return the memory that a library was given the address of, as it would read or write it: without strides.
+
+    Raises
+    ------
+    ValueError
+        There is no array of the device at the address, or it is too small or of another dtype.
+    """
+    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    for owner in [found for found in (reference() for reference in process.owners.values()) if found is not None]:
+        start = owner.ctypes.data
+        if start <= address < start + max(owner.nbytes, 1):
+            if owner.dtype != dtype or address + n_bytes > start + owner.nbytes:
+                raise ValueError(f"{shape} of {np.dtype(dtype)} read at an array {owner.shape} of {owner.dtype}")
+            flat = owner.reshape(-1, order="A")[(address - start) // owner.itemsize :][: int(np.prod(shape))]
+            assert np.shares_memory(flat, owner)
+            return flat.reshape(shape)
+    raise ValueError(f"no array of the device is at the address {address:#x}")
 
 
 def _drop(memory: Any) -> None:
@@ -404,6 +427,7 @@ class Stream:
     def __init__(self, *, non_blocking: bool = False) -> None:
         self.non_blocking = non_blocking
         self.n_synchronized = 0
+        self.ptr = id(self)
 
     def use(self) -> Stream:
         thread.stream = self
@@ -442,6 +466,7 @@ class Device:
 
 
 _NULL_STREAM = Stream()
+_NULL_STREAM.ptr = 0
 
 RELEASE_THRESHOLD, RESERVED, USED, USED_HIGH, POOLS_SUPPORTED = 4, 5, 7, 8, 115
 """Numbers of the attributes, as the CUDA runtime has them."""

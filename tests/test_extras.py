@@ -77,14 +77,20 @@ def resolve_with_pip(python: str, *extras: str) -> dict[str, str]:
 
 
 def check(versions: dict[str, str], cuda: str, *more: str) -> None:
-    """Releases only, one of RAPIDS, and a numba that works with the chosen NumPy."""
+    """Releases only, one of RAPIDS, a numba that works with the chosen NumPy, and at most one faiss and one CUDA."""
     beta = re.compile(r"[0-9](a|b|rc|\.dev)[0-9]")
     assert [f"{name} {version}" for name, version in versions.items() if beta.search(version)] == []
-    names = *(f"{name}-cu{cuda}" for name in ("cuml", "pylibcugraph", "libcugraph")), *more
+    names = *(f"{name}-cu{cuda}" for name in ("cuml", "cuvs", "libcuvs", "pylibcugraph", "libcugraph")), *more
     assert len({versions[name].rpartition(".")[0] for name in names}) == 1
     assert as_numbers(versions[f"cupy-cuda{cuda}x"]) >= (14, 2)
     assert as_numbers(versions["numba"]) >= (0, 64)
     assert f"nvidia-cuda-nvrtc-cu{cuda}" in versions or "nvidia-cuda-nvrtc" in versions
+    # faiss-cpu and faiss-gpu write the same files, which of them remain is chance
+    assert [name for name in versions if name.startswith("faiss")] == (["faiss-gpu"] if cuda == "12" else [])
+    if cuda == "12":
+        assert as_numbers(versions["faiss-gpu"]) >= (1, 15)
+    else:
+        assert [name for name in versions if name.startswith("nvidia-cublas")] == ["nvidia-cublas"]
 
 
 def as_numbers(version: str) -> tuple[int, ...]:
@@ -97,6 +103,14 @@ def as_numbers(version: str) -> tuple[int, ...]:
 def test_cuda_extras_resolve_with_uv_to_releases_that_fit(cuda: str, python: str) -> None:
     more = ("dask", "dask-cuda", "remote", "test") if python == "3.12" else ()
     check(resolve_with_uv(python, f"cuda{cuda}", *more), cuda, *(["dask-cuda"] if more else []))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cuda", ["12", "13"])
+def test_extras_of_cpu_and_gpu_resolve_together_with_one_faiss(cuda: str) -> None:
+    versions = resolve_with_uv("3.12", "cpu", f"cuda{cuda}")
+    check(versions, cuda)
+    assert "networkit" in versions
 
 
 @pytest.mark.slow

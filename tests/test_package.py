@@ -21,7 +21,7 @@ from gpubench.engines.cpu import compiled
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TEST_COMMAND = 'pip install ".[cpu,test]" && pytest'
+TEST_COMMAND = 'pip install ".[cpu,faiss,test]" && pytest'
 DEMO_COMMAND = 'pip install ".[cpu]" && gpubench demo'
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable
 from gpubench.core.machine import usable_cores
-from gpubench.engines import get_engine, planner
+from gpubench.engines import get_engine, knn_methods, planner
 from gpubench.engines.cpu import compiled
 from gpubench.engines.cuda.device import driver_version as _cuda_driver_version
 from gpubench.engines.cuda.device import install_command
@@ -41,7 +41,6 @@ class OptionalPackage(NamedTuple):
 OPTIONAL = (
     OptionalPackage("distributed", "dask", "engine dask", "for --workers and --scheduler"),
     OptionalPackage("fsspec", "remote", "URLs", "for files at https:// and s3:// addresses"),
-    OptionalPackage("faiss-cpu", "cpu", "faiss-cpu", "for faster neighbour search among very many cells"),
     OptionalPackage("networkit", "cpu", "networkit", "for faster Leiden clustering of half a million cells and more"),
 )
 
@@ -55,7 +54,7 @@ CUDA_MODULES = {
 
 def examine() -> list[Finding]:
     """Run all checks: machine, packages, engines, and a test that scores six cells."""
-    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_optional_packages(), *_blas()]
+    return [*_machine(), _scoring(), _tiles(), *_cuda(), *_neighbor_searches("cpu"), *_optional_packages(), *_blas()]
 
 
 def works(findings: list[Finding]) -> bool:
@@ -126,6 +125,27 @@ def _cuda() -> Iterator[Finding]:
             yield Finding(module, "missing", f"{problem}; {cost}: {install_command(driver)}")
         else:
             yield Finding(module, "works", "used by the engine cuda")
+    yield from _neighbor_searches("cuda")
+
+
+def _neighbor_searches(engine: str) -> Iterator[Finding]:
+    """Check the libraries of an engine's neighbour searches; see `knn_methods.KNN_METHODS`."""
+    methods: dict[str, list[str]] = {}  # module -> methods that need it
+    for name in knn_methods.offered_by(engine):
+        methods.setdefault(knn_methods.KNN_METHODS[name].backends[engine].module, []).append(name)
+    del methods[""]
+    for module, names in methods.items():
+        purpose = f"for {' and '.join(f'--knn {name}' for name in names)}"
+        reason = knn_methods.why_not(names[0], engine)
+        if reason:
+            yield Finding(f"{module}, engine {engine}", "missing", f"{purpose}: {reason.partition(' needs ')[2]}")
+            continue
+        known = knn_methods.KNN_METHODS[names[0]].backends[engine].distributions
+        versions = [f"{name} {version}" for name in known if (version := machine.package_version(name))]
+        yield Finding(f"{module}, engine {engine}", "works", "; ".join([*versions, purpose]))
+    conflict = knn_methods.faiss_conflict()
+    if conflict and engine == "cpu":
+        yield Finding("faiss", "missing", conflict)
 
 
 def _optional_packages() -> Iterator[Finding]:

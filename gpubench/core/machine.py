@@ -21,6 +21,9 @@ PACKAGES = (
     "llvmlite",
     "scikit-learn",
     "faiss-cpu",
+    "faiss-gpu",
+    "faiss-gpu-cu12",
+    "faiss-gpu-cuvs",
     "igraph",
     "networkit",
     "threadpoolctl",
@@ -34,7 +37,7 @@ PACKAGES = (
     *(
         f"{name}-cu{cuda}"
         for cuda in (12, 13)
-        for name in ("cuml", "libcuml", "pylibcugraph", "libcugraph", "cudf", "rmm")
+        for name in ("cuml", "libcuml", "cuvs", "libcuvs", "pylibcugraph", "libcugraph", "cudf", "rmm")
     ),
     "numba",
     "nvtx",

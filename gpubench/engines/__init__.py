@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.core.types import check_seed
+from gpubench.engines import knn_methods
 
 if TYPE_CHECKING:
     from gpubench.core.timeline import Timeline
     from gpubench.engines.base import Engine, Precision
 
 ENGINES = ("cpu", "cuda", "dask")
-KNN_METHODS = ("auto", "exact", "leaves", "ivf", "nn_descent")
-CPU_KNN_METHODS = ("leaves", "nn_descent")
-"""Searches that only the CPU engine has, and the Dask engine on workers without GPUs."""
-
 PRECISIONS = ("exact", "fast")
 
 
@@ -42,9 +39,10 @@ def get_engine(
     threads : number of CPU threads. If None, all that this process may use
     memory_bytes : memory that the run may use beyond its input, in bytes. If None, 80% of the free memory
     timeline : object that records the stages of the run. If None, a new one
-    knn : method of the neighbour search: "exact"; "leaves", "ivf" (faiss) or "nn_descent" (pynndescent, on one thread),
-        which are approximate; or "auto": exact up to 316,000 cells of 50 dimensions, or 100,000 of any number of
-        dimensions, then leaves; on CUDA exact up to 4,000,000 cells, then ivf. Results name the method and its recall
+    knn : method of the neighbour search: "exact"; "leaves", "ivf", "faiss", "cuvs" or "nn_descent", which are
+        approximate, see `gpubench.engines.knn_methods.KNN_METHODS`; or "auto": exact up to 316,000 cells of 50
+        dimensions, or 100,000 of any number of dimensions, then leaves; on CUDA exact up to 4,000,000 cells, then ivf.
+        Results name the method and its recall
     precision : "exact", or "fast": the CUDA engine may round cells to TF32, which changes silhouette widths by about
         1e-3 each; neighbours stay exact. The CPU engine is exact either way. Results name the precision
     exact : compare all cells with all, however long it takes: neighbours are not approximate, silhouettes are not
@@ -56,7 +54,8 @@ def get_engine(
     Raises
     ------
     InputError
-        Unknown engine or search method, or a seed that is not an integer in its range.
+        Unknown engine or search method, a search method that the engine does not have or whose package is not
+        installed, or a seed that is not an integer in its range.
     EngineUnavailable
         The named engine cannot start here.
 
@@ -78,7 +77,7 @@ def get_engine(
     if name == "dask" or cluster is not None:
         return _start_dask(cluster=cluster, exact=exact, **options)
     why_not_cuda = ""
-    if name == "cuda" or (name == "auto" and knn not in CPU_KNN_METHODS):
+    if name == "cuda" or (name == "auto" and _has(knn, "cuda")):
         try:
             from gpubench.engines.cuda.device import Device
 
@@ -104,8 +103,9 @@ def _check(name: str, knn: str, precision: str, *, exact: bool, has_cluster: boo
     """Raise InputError if an argument has an unknown value or two arguments contradict each other."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"engine={name!r} is unknown; use one of: auto, {', '.join(ENGINES)}", argument="engine")
-    if knn not in KNN_METHODS:
-        raise InputError(f"knn={knn!r} is unknown; use one of: {', '.join(KNN_METHODS)}", argument="knn")
+    if knn not in knn_methods.KNN_CHOICES:
+        choices = ", ".join(knn_methods.KNN_CHOICES)
+        raise InputError(f"knn={knn!r} is unknown; use one of: {choices}", argument="knn")
     if precision not in PRECISIONS:
         raise InputError(
             f"precision={precision!r} is unknown; use one of: {', '.join(PRECISIONS)}", argument="precision"
@@ -124,5 +124,12 @@ def _start_dask(**options: Any) -> Engine:
     from gpubench.engines.dask.engine import DaskEngine
     from gpubench.engines.dask.gpu_engine import on_gpus
 
-    engine = DaskEngine(**options)
-    return engine if engine.policy.knn_method in CPU_KNN_METHODS else on_gpus(engine)
+    engine, knn = DaskEngine(**options), options["knn"]
+    found = on_gpus(engine) if _has(knn, "cuda") else engine
+    if found is engine:
+        knn_methods.require(knn, "cpu")
+    return found
+
+
+def _has(knn: str, engine: str) -> bool:
+    return knn == "auto" or engine in knn_methods.KNN_METHODS[knn].backends

@@ -182,8 +182,9 @@ class CostModel:
 
     def knn(self, n: int, d: int, k: int) -> Cost:
         """Return the cost of the shared graph of the k nearest neighbours."""
-        method = self.engine.policy.knn_method_for(n, d)
-        if method == "exact":
+        policy = self.engine.policy
+        method = policy.knn_method_for(n, d)
+        if method == "exact" or (method == "faiss" and policy.compares_all(n, d)):
             work = flop_counts.search(n, n, d, k, symmetric=True)
             found = Cost(
                 method, {"search": work}, 0, self._exact_bytes(n, d, k), CandidateStore.bytes_per_row(k, n - 1) * n

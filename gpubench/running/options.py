@@ -242,9 +242,9 @@ class RunOptions:
         RUN,
         "choice",
         "NAME",
-        "Neighbour search method: auto, exact, leaves, ivf or nn_descent.",
+        "Neighbour search method: auto, exact, leaves, ivf, faiss, cuvs or nn_descent.",
         default="auto",
-        named_in="gpubench.engines:KNN_METHODS",
+        named_in="gpubench.engines.knn_methods:KNN_CHOICES",
     )
     precision: Precision = _option(
         RUN,

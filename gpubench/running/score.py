@@ -120,7 +120,7 @@ def score(
     seed : random seed
     threads : number of CPU threads. If None, use all cores
     memory : maximum memory in addition to the input, in bytes or as text such as "4GB". If None, 80% of the free memory
-    knn : neighbour search: "auto", "exact", "leaves", "ivf" or "nn_descent", see `gpubench.get_engine`
+    knn : neighbour search: "auto", "exact", "leaves", "ivf", "faiss", "cuvs" or "nn_descent", see `gpubench.get_engine`
     precision : "exact" or "fast", see `gpubench.get_engine`
     exact : whether to disable all sampling and approximation, which is slow on large data, see `gpubench.get_engine`
     strict : whether inputs that are probably a mistake raise `InputError` instead of a `GpubenchWarning`

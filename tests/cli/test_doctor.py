@@ -11,6 +11,7 @@ from gpubench.cli import doctor
 from gpubench.cli.doctor import Finding, blocks, examine, works
 from gpubench.core import machine
 from gpubench.core.errors import EngineUnavailable
+from gpubench.engines import knn_methods
 from gpubench.results.table import to_text
 
 
@@ -42,12 +43,33 @@ def test_a_broken_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = machine.package_version
-    monkeypatch.setattr(machine, "package_version", lambda name: None if name == "faiss-cpu" else found(name))
-    finding = find("faiss-cpu")
+    monkeypatch.setattr(knn_methods, "find_spec", lambda _: None)
+    finding = find("faiss, engine cpu")
     assert finding.state == "missing"
-    assert 'pip install "gpubench-sc[cpu]"' in finding.text
+    assert finding.text == (
+        "for --knn ivf and --knn faiss: faiss, which is not installed; "
+        'install it with: pip install "gpubench-sc[faiss]"'
+    )
+    assert find("pynndescent, engine cpu").text.endswith("pip install pynndescent")
     assert works(examine()), "a package that only makes things faster is not needed"
+
+
+def test_libraries_of_the_neighbor_search_are_named_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_methods, "find_spec", lambda _: True)
+    monkeypatch.setattr(machine, "package_version", {"faiss-gpu": "1.15.1"}.get)
+    expected = Finding("faiss, engine cpu", "works", "faiss-gpu 1.15.1; for --knn ivf and --knn faiss")
+    assert find("faiss, engine cpu") == expected
+
+
+def test_two_packages_of_faiss_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "package_version", {"faiss-gpu": "1.15.1", "faiss-cpu": "1.15.1"}.get)
+    finding = find("faiss")
+    assert finding.state == "missing"
+    assert works([finding])
+    assert finding.text == (
+        "faiss-cpu and faiss-gpu are both installed and own the same module; uninstall all of them, then install "
+        "faiss-gpu, which serves the CPU as well"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +134,9 @@ def test_missing_cuda_modules_are_reported_with_their_cost(monkeypatch: pytest.M
     monkeypatch.setattr(doctor, "get_engine", lambda *_, **__: SimpleNamespace(device="a GPU"))
     problems = {"cuml": "cannot be imported (AttributeError: no row_stack)", "pylibcugraph": "is not installed"}
     monkeypatch.setattr(doctor, "import_problem", lambda name: problems.get(name, ""))
-    engine, cuml, cugraph, nvtx = doctor._cuda()
+    reasons = {"faiss": "", "cuvs": "knn='cuvs' needs cuVS, which is not installed; install it"}
+    monkeypatch.setattr(knn_methods, "why_not", lambda name, _: reasons[name])
+    engine, cuml, cugraph, nvtx, faiss, cuvs = doctor._cuda()
     assert engine == Finding("engine cuda", "works", "driver for CUDA 12.4, GPU not named by nvidia-smi; a GPU")
     assert cuml == Finding(
         "cuml",
@@ -122,3 +146,5 @@ def test_missing_cuda_modules_are_reported_with_their_cost(monkeypatch: pytest.M
     )
     assert (cugraph.state, nvtx.state) == ("missing", "works")
     assert cugraph.text.startswith("is not installed; Leiden runs on the CPU")
+    assert (faiss.about, faiss.state) == ("faiss, engine cuda", "works")
+    assert cuvs == Finding("cuvs, engine cuda", "missing", "for --knn cuvs: cuVS, which is not installed; install it")

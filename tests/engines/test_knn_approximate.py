@@ -13,8 +13,8 @@ import reference
 from cells import Cells, make_cells
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
-from gpubench.core.errors import EngineUnavailable, InputError
-from gpubench.engines import get_engine
+from gpubench.core.errors import InputError
+from gpubench.engines import get_engine, knn_methods
 from gpubench.engines.base import Engine
 from gpubench.engines.cpu import compiled, leaves
 from gpubench.engines.cpu.engine import CpuEngine
@@ -22,8 +22,10 @@ from gpubench.engines.cpu.tuning import CpuTuning
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell, sequential_alignment
 
+IF_FAISS = pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed")
 WHERE_IT_RUNS = {
-    "ivf": pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="faiss is not installed"),
+    "ivf": IF_FAISS,
+    "faiss": IF_FAISS,
     "nn_descent": pytest.mark.skipif(
         not importlib.util.find_spec("pynndescent"), reason="pynndescent is not installed"
     ),
@@ -190,16 +192,51 @@ def test_many_cells_are_searched_in_leaves(start_engine: Callable[..., Engine], 
 
 def test_without_tiles_there_are_no_leaves(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiled.VARIABLE, "numpy")
-    with pytest.raises(EngineUnavailable, match="compiled tiles"):
+    with pytest.raises(InputError, match="compiled tiles"):
         get_engine("cpu", knn="leaves")
 
 
-def test_without_faiss_it_is_unavailable(start_engine: Callable[..., Engine]) -> None:
-    if importlib.util.find_spec("faiss"):
-        assert start_engine(knn="ivf")
-    else:
-        with pytest.raises(EngineUnavailable, match="faiss"):
-            start_engine(knn="ivf")
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        ("ivf", r'needs faiss, which is not installed; install it with: pip install "gpubench-sc\[faiss\]"'),
+        ("faiss", r'needs faiss, which is not installed; install it with: pip install "gpubench-sc\[faiss\]"'),
+        ("nn_descent", r"needs pynndescent, which is not installed; install it with: pip install pynndescent"),
+        ("cuvs", r"needs the engine 'cuda'; the engine 'cpu' has: exact, leaves, ivf, faiss, nn_descent"),
+    ],
+)
+def test_method_that_cannot_be_used_is_refused_with_the_remedy(
+    method: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn_methods, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=f"^knn='{method}' {remedy}$"):
+        get_engine("cpu", knn=method)
+
+
+def test_without_tiles_and_faiss_many_cells_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, "numpy")
+    method = CpuEngine().policy.knn_method_for
+    assert method(2_000_000, 50) == ("ivf" if importlib.util.find_spec("faiss") else "exact")
+    monkeypatch.setattr(knn_methods, "find_spec", lambda _: None)
+    assert method(2_000_000, 50) == "exact"
+
+
+@IF_FAISS
+def test_flat_index_of_faiss_finds_the_exact_neighbors(start_engine: Callable[..., Engine], cells: Cells) -> None:
+    """Copies and ties included: the order is by distance in float64, then by index."""
+    x = np.concatenate([cells.x[:600], cells.x[:200], np.round(cells.x[600:900])]) + np.float32(100)
+    found, exact = (start_engine(knn=method).knn(x, 20) for method in ("faiss", "exact"))
+    assert (found.recall, found.params) == (1.0, {"index": "flat"})
+    assert_array_equal(found.indices, exact.indices)
+    assert_array_equal(found.distances, exact.distances)
+
+
+@IF_FAISS
+def test_many_cells_are_searched_in_lists_of_faiss(cells: Cells) -> None:
+    engine = CpuEngine(knn="faiss")
+    assert engine.knn(cells.x, 5).params == {"index": "flat"}
+    engine.policy = replace(engine.policy, max_exact_knn_cells=100, max_exact_knn_pair_dims=0)
+    assert engine.knn(cells.x, 5).params == {"n_lists": 63, "n_probe": 32}
 
 
 def test_few_cells_are_searched_exactly(engine: Engine, cells: Cells) -> None:

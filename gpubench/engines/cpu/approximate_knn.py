@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable
 from gpubench.core.types import Knn
 from gpubench.engines.common.knn_search import Neighbors, draw_sample, measure_recall
 from gpubench.engines.cpu import exact_knn
@@ -26,32 +24,36 @@ Propose = Callable[["I64"], "NDArray[np.integer]"]
 """Function that returns candidate ids (m, n_candidates) for rows (m,), which may include the cell itself and -1."""
 
 
-def available() -> bool:
-    """Return whether faiss is installed."""
-    return find_spec("faiss") is not None
+def n_candidates(n: int, k: int) -> int:
+    """Return the number of candidates to ask for: the cell itself, k others, and spare ones, as float32 misorders."""
+    return min(n, k + 1 + max(8, k // 6))
 
 
-def ivf_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
-    """Find neighbours with faiss's inverted file: of sqrt(n) lists the nearest `N_PROBE` of each cell are searched."""
-    if not available():
-        raise EngineUnavailable(
-            'knn="ivf" needs faiss; install it with: pip install "gpubench-sc[cpu]"', argument="knn"
-        )
+def faiss_knn(x: F32, k: int, exact: ExactSearch, seed: int, method: str, *, flat: bool) -> Knn:
+    """Find neighbours with faiss: if `flat` among all cells, else by an inverted file.
+
+    Of the sqrt(n) lists of the inverted file the nearest `N_PROBE` of each cell are searched. Results have the name
+    `method`.
+    """
     import faiss
 
     n, d = x.shape
-    n_lists = int(np.sqrt(n))
     faiss.omp_set_num_threads(exact.workers.n_threads)
     center = x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, n_lists, faiss.METRIC_L2)
-    index.cp.seed = seed
-    train = np.random.default_rng(seed).choice(n, min(n, 64 * n_lists), replace=False)
-    index.train(x[np.sort(train)] - center)
+    params: dict[str, Any] = {"index": "flat"}
+    index: Any = faiss.IndexFlatL2(d)
+    if not flat:
+        n_lists = int(np.sqrt(n))
+        index = faiss.IndexIVFFlat(index, d, n_lists, faiss.METRIC_L2)
+        index.cp.seed = seed
+        train = np.random.default_rng(seed).choice(n, min(n, 64 * n_lists), replace=False)
+        index.train(x[np.sort(train)] - center)
+        index.nprobe = min(N_PROBE, n_lists)
+        params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
     for start in range(0, n, QUERY_ROWS):
         index.add(x[start : start + QUERY_ROWS] - center)
-    index.nprobe = min(N_PROBE, n_lists)
-    params = {"n_lists": n_lists, "n_probe": int(index.nprobe)}
-    return _knn(x, k, exact, seed, lambda rows: index.search(x[rows] - center, k + 1)[1], "ivf", params)
+    wanted = n_candidates(n, k)
+    return _knn(x, k, exact, seed, lambda rows: index.search(x[rows] - center, wanted)[1], method, params)
 
 
 def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
@@ -59,10 +61,6 @@ def nn_descent_knn(x: F32, k: int, exact: ExactSearch, seed: int) -> Knn:
 
     Dong, Moses & Li (2011), doi:10.1145/1963405.1963487.
     """
-    if find_spec("pynndescent") is None:
-        raise EngineUnavailable(
-            'knn="nn_descent" needs pynndescent; install it with: pip install pynndescent', argument="knn"
-        )
     from pynndescent import NNDescent
 
     n_neighbors = min(k + 1, len(x))

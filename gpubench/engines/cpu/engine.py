@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable, InputError
+from gpubench.core.errors import InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.data import FiniteCheck, as_rows
-from gpubench.engines import planner
+from gpubench.engines import knn_methods, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.rank_sums import as_matrix, group_cells
@@ -66,14 +66,16 @@ class CpuPolicy(Policy):
     max_lr_cells: int = 1_000_000
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:  # noqa: ARG002 - all k are found in the same way
-        """See `Policy.knn_method_for`: "exact", "leaves", "ivf" or "nn_descent"."""
+        """See `Policy.knn_method_for`; above the limits of the exact search the first usable method."""
         if self.knn_method != "auto":
             return self.knn_method
-        if n <= self.max_exact_knn_cells or n * n * d <= self.max_exact_knn_pair_dims:
+        if self.compares_all(n, d):
             return "exact"
-        if self.compiled:
-            return "leaves"
-        return "ivf" if approximate_knn.available() else "exact"
+        return knn_methods.first_usable("cpu", lambda name: self.compiled or name != "leaves")
+
+    def compares_all(self, n: int, d: int) -> bool:
+        """Return whether n cells are so few that all pairs are compared, exactly or by the flat index of faiss."""
+        return n <= self.max_exact_knn_cells or n * n * d <= self.max_exact_knn_pair_dims
 
     def samples_neighborhoods(self, n: int, d: int) -> bool:
         """See `Policy.samples_neighborhoods`; False if the user has named a search method."""
@@ -96,6 +98,7 @@ class CpuEngine(Engine):
 
     name = "cpu"
     xp: ModuleType = np
+    policy: CpuPolicy
 
     def __init__(
         self,
@@ -119,9 +122,8 @@ class CpuEngine(Engine):
         self.tuning = tuning or CpuTuning()
         self.workers = WorkerThreads(self.n_threads, self.timeline, self.tuning)
         self.tiles = compiled.load()  # None: distances are products of NumPy
-        if knn == "leaves" and self.tiles is None:
-            raise EngineUnavailable('knn="leaves" needs the compiled tiles; see: gpubench doctor', argument="knn")
-        self.policy: Policy = CpuPolicy(
+        knn_methods.require(knn, "cpu")
+        self.policy = CpuPolicy(
             knn_method=knn,
             exact=exact,
             compiled=self.tiles is not None,
@@ -172,8 +174,9 @@ class CpuEngine(Engine):
         method, exact = self.policy.knn_method_for(*x.shape), self.exact_search
         if method == "leaves" and self.tiles is not None:
             knn = leaves.leaves_knn(x, k, exact, self.tiles, self.seed)
-        elif method == "ivf":
-            knn = approximate_knn.ivf_knn(x, k, exact, self.seed)
+        elif method in ("ivf", "faiss"):
+            flat = method == "faiss" and self.policy.compares_all(*x.shape)
+            knn = approximate_knn.faiss_knn(x, k, exact, self.seed, method, flat=flat)
         elif method == "nn_descent":
             knn = approximate_knn.nn_descent_knn(x, k, exact, self.seed)
         else:

@@ -14,7 +14,7 @@ from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
-from gpubench.engines import planner
+from gpubench.engines import knn_methods, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, Precision
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common import rank_sums as common_rank_sums
@@ -22,7 +22,7 @@ from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKe
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cpu import kernels as cpu_kernels
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, ivf, rank_sums, silhouette, tables
+from gpubench.engines.cuda import exact_knn, ivf, library_knn, rank_sums, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
 from gpubench.engines.cuda.checks import CHECKS, METHODS
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 GraphOrKnn = TypeVar("GraphOrKnn", Graph, Knn)
+
+LIBRARY_METHODS = {method for method, _ in library_knn.LIBRARIES}
+"""Methods of the neighbour search that a library provides."""
 
 BYTES_PER_VALUE = 128
 """Bytes that a kernel in array code needs per computed value, including temporary arrays."""
@@ -57,11 +60,17 @@ class CudaPolicy(Policy):
     max_forest_cells: Callable[[int], int] = field(kw_only=True)
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
-        """See `Policy.knn_method_for`: "exact" or "ivf"."""
+        """See `Policy.knn_method_for`; above `exact_knn_cells` the first usable method that fits."""
         if self.knn_method != "auto":
             return self.knn_method
-        use_ivf = n > self.exact_knn_cells and ivf.needed_bytes(n, d, k) <= self.room_bytes()
-        return "ivf" if use_ivf else "exact"
+        if n <= self.exact_knn_cells:
+            return "exact"
+
+        def fits(name: str) -> bool:
+            needed_bytes = ivf.needed_bytes if name == "ivf" else library_knn.needed_bytes
+            return needed_bytes(n, d, k) <= self.room_bytes()
+
+        return knn_methods.first_usable("cuda", fits)
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
         """See `Policy.max_training_cells`; only random forests are limited."""
@@ -103,15 +112,17 @@ class CudaEngine(Engine):
         EngineUnavailable
             There is no device, or a package is missing.
         InputError
-            `threads` or `memory_bytes` is too small, or `knn` is a method of another engine.
+            `threads` or `memory_bytes` is too small, or `knn` is a method of another engine or of a library that is not
+            installed.
         """
         if threads is not None and threads < 1:
             raise InputError(f"threads={threads}: at least one thread is needed", argument="threads")
-        if knn in ("leaves", "nn_descent"):
-            raise InputError(
-                f"knn={knn!r} needs the engine 'cpu'; use 'ivf' for an approximate search on a GPU", argument="knn"
-            )
+        if knn != "auto" and knn not in knn_methods.offered_by("cuda"):
+            knn_methods.require(knn, "cuda")
         self.gpu = device or Device.find()
+        if knn in LIBRARY_METHODS:
+            with self.gpu.library():
+                knn_methods.require(knn, "cuda")
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed
         self.n_threads = threads or usable_cores()
@@ -169,7 +180,9 @@ class CudaEngine(Engine):
         n, d = x.shape
         method = self.policy.knn_method_for(n, d, k)
         if method != "exact" and self._is_right("knn", method):
-            return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
+            if method == "ivf":
+                return ivf.ivf_knn(self.workspace(), x, k, seed=self.seed)
+            return library_knn.library_knn(self.workspace(), x, k, method, seed=self.seed)
         if self._is_right("knn", "exact"):
             return exact_knn.knn_between(self.workspace(), x, x, k)
         return self._on_gpu(self._host("knn").knn(self.to_host(x), k))

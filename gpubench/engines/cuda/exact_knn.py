@@ -19,7 +19,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
 from gpubench.engines.common import flop_counts
-from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors
+from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors, draw_sample, measure_recall
 from gpubench.engines.cuda.arithmetic import TF32, Arithmetic, cascade
 from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
 from gpubench.engines.cuda.tiles import CellScaling, Operand, Operands, tile_rows
@@ -58,6 +58,15 @@ def knn_between(workspace: Workspace, queries: Array, x: Array, k: int) -> Knn:
         search.search_exactly(uncertain)
     workspace.device.synchronize()
     return Knn(search.indices, search.distances)
+
+
+def sampled_recall(workspace: Workspace, x: Array, indices: Array, seed: int) -> float:
+    """Return the recall of the neighbours `indices` (n, k), measured by an exact search for a sample of the cells x."""
+    xp, (n, k) = workspace.device.xp, indices.shape
+    sample = draw_sample(n, seed)
+    rows = xp.asarray(sample)
+    exact = knn_between(workspace, x[rows], x, min(k + 1, n))
+    return measure_recall(sample, xp.asnumpy(exact.indices), xp.asnumpy(indices[rows]))
 
 
 def check_k(k: int) -> None:
@@ -209,6 +218,33 @@ class KnnSearch:
             again = CandidateTable(entries[rows], counts[rows], limits[rows], max_count)
             found.uncertain[rows] = self._rerank(cells[rows], again, offsets[rows]).uncertain
         return found
+
+    def scaled(self, rows: slice | Array) -> Array:
+        """Return cells of x centred and scaled, as other libraries get them: (m, padded d) float32, C-contiguous."""
+        return self._scaling.rows(self._device.xp, self._x[rows])
+
+    def order_proposed(self, rows: slice, proposed: Array) -> Array:
+        """Write the nearest k of the cells that were proposed as neighbours of the cells `rows`, by exact distance.
+
+        Parameters
+        ----------
+        proposed : (m, c) integers, indices of cells in any order. The cell itself, repeated indices and those of no
+            cell are left out
+
+        Returns
+        -------
+        (u,) int32, the rows for which fewer than k cells were proposed
+        """
+        xp, (m, width) = self._device.xp, proposed.shape
+        ids = xp.sort(proposed.astype(np.int64), axis=1)
+        own = xp.arange(rows.start, rows.stop, dtype=np.int64)[:, None]
+        is_cell = (ids >= 0) & (ids < len(self._x)) & (ids != own)
+        is_cell[:, 1:] &= ids[:, 1:] != ids[:, :-1]
+        entries = xp.where(is_cell, ids.astype(np.uint64), NO_CANDIDATE)
+        every = xp.full(m, width, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
+        found = self._rerank(self._queries[rows], CandidateTable(entries, *every, width), xp.zeros(m))
+        self.indices[rows], self.distances[rows] = found.indices, found.distances
+        return xp.flatnonzero(found.uncertain).astype(np.int32) + np.int32(rows.start)
 
     def _rerank(self, queries: Array, candidates: CandidateTable, offsets: Array) -> Neighbors:
         """Sort the candidates by exact distance; see kernels/rerank.cu."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpubench.core.types import Array, Knn
 from gpubench.engines import planner
-from gpubench.engines.common.knn_search import Scaling, draw_sample, locality_order, measure_recall
+from gpubench.engines.common.knn_search import Scaling, locality_order
 from gpubench.engines.cuda import exact_knn, tables
 from gpubench.engines.cuda.arithmetic import FLOAT32, cascade
 from gpubench.engines.cuda.tiles import CellScaling, Operand
@@ -54,10 +54,7 @@ def ivf_knn(workspace: Workspace, x: Array, k: int, *, seed: int) -> Knn:
     search = exact_knn.KnnSearch(inner, sorted_x, sorted_x, k, ids=order)
     search.search_spans(*lists.plan(k, search.edge), cascade(workspace.device, d, workspace.precision)[0])
     workspace.device.synchronize()
-    sample = draw_sample(n, seed)
-    rows = xp.asarray(sample)
-    exact = exact_knn.knn_between(workspace, x[rows], x, k + 1)
-    recall = measure_recall(sample, xp.asnumpy(exact.indices), xp.asnumpy(search.indices[rows]))
+    recall = exact_knn.sampled_recall(workspace, x, search.indices, seed)
     params = {"n_lists": lists.n_lists, "n_probe": min(workspace.tuning.n_probe, lists.n_lists)}
     return Knn(search.indices, search.distances, "ivf", params, recall)
 

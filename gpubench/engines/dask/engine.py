@@ -80,8 +80,8 @@ class DaskEngine(Engine):
         self.timeline = timeline or Timeline()
         self.seed = seed
         self.notes = []
-        self._here = CpuEngine(seed=seed, threads=threads, knn=knn, exact=exact)
-        self.policy: Policy = replace(self._here.policy, saves_neighbors=False)
+        self._here = CpuEngine(seed=seed, threads=threads, exact=exact)
+        self.policy: Policy = replace(self._here.policy, knn_method=knn, saves_neighbors=False)
 
         self.cluster = Cluster(*connect.connect(cluster, memory_bytes, tuning), self.timeline, tuning)
         worker.quiet()
