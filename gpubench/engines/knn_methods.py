@@ -36,11 +36,6 @@ class Backend:
     install: str = ""
     distributions: tuple[str, ...] = ()
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the code is gpubench's own."""
-        return not self.module
-
 
 @dataclass(frozen=True, slots=True)
 class KnnMethod:
@@ -119,8 +114,12 @@ KNN_METHODS: Mapping[str, KnnMethod] = {
 KNN_CHOICES = ("auto", *KNN_METHODS)
 """Values of the option `knn`."""
 
-AUTOMATIC: Mapping[str, tuple[str, ...]] = {"cpu": ("leaves", "ivf"), "cuda": ("cuvs", "faiss", "ivf")}
-"""Engine -> approximate methods that "auto" tries in this order, where an exact search would take too long."""
+AUTOMATIC: Mapping[str, tuple[str, ...]] = {"cpu": ("leaves", "ivf"), "cuda": ("ivf", "faiss")}
+"""Engine -> approximate methods that "auto" tries in this order, where an exact search would take too long.
+
+The fastest is first; on a GPU that is an estimate, until they are timed on one. NN-descent of cuVS is not among them,
+because it may find other neighbours in each run.
+"""
 
 
 def offered_by(engine: str) -> tuple[str, ...]:
@@ -129,27 +128,17 @@ def offered_by(engine: str) -> tuple[str, ...]:
     return tuple(name for name, method in KNN_METHODS.items() if any(each in method.backends for each in engines))
 
 
-def is_verified(name: str, engine: str) -> bool:
-    """Return whether "auto" may choose a method on this machine without being asked for it.
-
-    What the tests run on every machine is verified. A library on a GPU is not, as long as nothing has compared its
-    neighbours with those of the exact search on that GPU.
-    """
-    return engine == "cpu" or KNN_METHODS[name].backends[engine].is_own
-
-
-def why_not(name: str, engine: str, *, chosen_by_auto: bool = False) -> str:
+def why_not(name: str, engine: str, is_right: Callable[[str], bool] | None = None) -> str:
     """Return why an engine may not use a method, and the remedy; empty if it may.
 
-    Whether the method fits the memory is for the engine to decide. A module is imported only on the GPU, where faiss
-    must be the right one; on the CPU it only has to be found.
+    `is_right` says whether a method was found right on this machine, see `Engine.verified`; it is called last, for a
+    method that is installed. Whether a method fits the memory is for the engine to decide. A module is imported only on
+    the GPU, where faiss must be the right one; on the CPU it only has to be found.
     """
     backend = KNN_METHODS[name].backends.get(engine)
     if backend is None:
         engines = " or ".join(repr(each) for each in KNN_METHODS[name].backends)
         return f"knn={name!r} needs the engine {engines}; the engine {engine!r} has: {', '.join(offered_by(engine))}"
-    if chosen_by_auto and not is_verified(name, engine):
-        return f"knn={name!r} has not been verified on this GPU"
     if name == "leaves":
         from gpubench.engines.cpu import compiled
 
@@ -158,7 +147,9 @@ def why_not(name: str, engine: str, *, chosen_by_auto: bool = False) -> str:
     remedy = f"install it with: pip install {backend.install}"
     if backend.module == "faiss":
         remedy = faiss_conflict() or remedy
-    return f"knn={name!r} needs {backend.by}, which {problem}; {remedy}" if problem else ""
+    if problem:
+        return f"knn={name!r} needs {backend.by}, which {problem}; {remedy}"
+    return "" if is_right is None or is_right(name) else f"knn={name!r} is wrong on this machine"
 
 
 def require(name: str, engine: str) -> None:
@@ -174,15 +165,17 @@ def require(name: str, engine: str) -> None:
         raise InputError(reason, argument="knn")
 
 
-def first_usable(engine: str, fits: Callable[[str], bool]) -> str:
-    """Return the first approximate method that "auto" may use on an engine and that fits; "exact" if there is none."""
-    names = (name for name in AUTOMATIC[engine] if fits(name) and not why_not(name, engine, chosen_by_auto=True))
-    return next(names, "exact")
+def first_usable(engine: str, fits: Callable[[str], bool], is_right: Callable[[str], bool] | None = None) -> str:
+    """Return the first approximate method that "auto" may use and that fits; "exact" if there is none.
+
+    See `why_not` for `is_right`.
+    """
+    return next((name for name in AUTOMATIC[engine] if fits(name) and not why_not(name, engine, is_right)), "exact")
 
 
 def _missing(backend: Backend, engine: str) -> str:
     """Return what is wrong with the module of a backend; empty if nothing."""
-    if backend.is_own:
+    if not backend.module:
         return ""
     if engine != "cuda":
         return "" if find_spec(backend.module) else "is not installed"
@@ -205,5 +198,5 @@ def table_rows() -> Iterator[tuple[str, str, str, str, str]]:
     for name, method in KNN_METHODS.items():
         found = method.about + ("" if method.exact else "; recall measured")
         for engine, backend in method.backends.items():
-            package = "" if backend.is_own else f"{backend.by}: `{backend.install.replace(chr(34), '')}`"
+            package = "" if not backend.module else f"{backend.by}: `{backend.install.replace(chr(34), '')}`"
             yield f"`{name}`", found, engine, package, backend.limits

@@ -7,6 +7,7 @@ wrong. Coordinates are multiples of 1/8, so that distances in float64 are exact:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from gpubench.engines.common import neighborhoods
 from gpubench.engines.common.rank_sums import group_cells
 from gpubench.engines.common.segments import in_cell_order, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, graphs, ivf, rank_sums, silhouette, tables
+from gpubench.engines.cuda import exact_knn, graphs, ivf, library_knn, rank_sums, silhouette, tables
 from gpubench.engines.cuda.arithmetic import ARITHMETICS, PRODUCTS, padded
 from gpubench.engines.cuda.classifiers import CudaObjective, CumlForest
 from gpubench.engines.cuda.device import Copier
@@ -184,9 +185,20 @@ def approximate(device: Device, x: NDArray[np.float32], found: Knn) -> Iterator[
     yield "recalls", [min(recall, MIN_RECALL)], [MIN_RECALL], 0
 
 
+def library_neighbors(method: str, device: Device, x: NDArray[np.float32], k: int) -> Iterator[Comparison]:
+    """Compare the neighbours that a library proposes, with both of its indices; see `approximate`."""
+    for exact_knn_cells in (len(x), 0):
+        workspace = workspace_of(device)
+        tuning = replace(workspace.tuning, exact_knn_cells=exact_knn_cells)
+        found = library_knn.library_knn(replace(workspace, tuning=tuning), device.xp.asarray(x), k, method, seed=0)
+        yield from approximate(device, x, found)
+
+
 KNN: dict[str, Callable[[Device, NDArray[np.float32], int], Iterator[Comparison]]] = {
     "exact": exact_neighbors,
     "ivf": ivf_neighbors,
+    "faiss": partial(library_neighbors, "faiss"),
+    "cuvs": partial(library_neighbors, "cuvs"),
 }
 """Comparison of each search for neighbours: of the k neighbours of each of x (n, d) with the CPU engine's."""
 

@@ -53,11 +53,13 @@ class CudaPolicy(Policy):
     exact_knn_cells : see `CudaTuning`
     room_bytes : function that returns the memory that an operation may use now
     max_forest_cells : function `Forests.max_training_cells`
+    is_right_knn : function that returns whether a method of the neighbour search is right on this GPU
     """
 
     exact_knn_cells: int = field(kw_only=True)
     room_bytes: Callable[[], int] = field(kw_only=True)
     max_forest_cells: Callable[[int], int] = field(kw_only=True)
+    is_right_knn: Callable[[str], bool] = field(kw_only=True)
 
     def knn_method_for(self, n: int, d: int, k: int = 1) -> str:
         """See `Policy.knn_method_for`; above `exact_knn_cells` the first usable method that fits."""
@@ -70,7 +72,7 @@ class CudaPolicy(Policy):
             needed_bytes = ivf.needed_bytes if name == "ivf" else library_knn.needed_bytes
             return needed_bytes(n, d, k) <= self.room_bytes()
 
-        return knn_methods.first_usable("cuda", fits)
+        return knn_methods.first_usable("cuda", fits, self.is_right_knn)
 
     def max_training_cells(self, kind: ClassifierKind, n: int) -> int:
         """See `Policy.max_training_cells`; only random forests are limited."""
@@ -134,6 +136,7 @@ class CudaEngine(Engine):
             exact_knn_cells=self.tuning.exact_knn_cells,
             room_bytes=self.room_bytes,
             max_forest_cells=self._forests.max_training_cells,
+            is_right_knn=lambda method: self._is_right("knn", method),
         )
         self.notes = list(self.gpu.memory.notes)
         self.gpu.verdicts.checks, self.gpu.verdicts.note = CHECKS, self._note

@@ -15,12 +15,13 @@ from cells import Cells, make_cells
 from emulated import StartOn
 from numpy.testing import assert_array_equal, assert_array_max_ulp
 
-from gpubench.core.errors import InputError, OutOfMemory
+from gpubench.core.errors import GpubenchWarning, InputError, OutOfMemory
 from gpubench.core.types import Knn
 from gpubench.engines import knn_methods
 from gpubench.engines.common import knn_search
-from gpubench.engines.cuda import ivf, library_knn
+from gpubench.engines.cuda import checks, ivf, library_knn
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.verdicts import Verdicts
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.embedding import on_engine
 from gpubench.metrics import entropy_per_cell
@@ -270,28 +271,46 @@ class TestChoice:
             start_on(knn=method)
 
     @pytest.mark.usefixtures("faiss", "cuvs")
-    def test_auto_takes_no_library_that_is_not_verified(
+    def test_auto_takes_the_first_method_that_is_right_and_installed(
         self, start_on: StartOn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        method = start_on(free_bytes=1 << 32).policy.knn_method_for
+        wrong: set[str] = set()
+        policy = replace(start_on(free_bytes=1 << 32).policy, is_right_knn=lambda name: name not in wrong)
+        method = policy.knn_method_for
         assert [method(n, 5, 15) for n in (4_000_000, 4_000_001)] == ["exact", "ivf"]
-        verified = {"faiss"}
-        monkeypatch.setattr(knn_methods, "is_verified", lambda name, _: name in verified)
+        wrong.add("ivf")
         assert method(4_000_001, 5, 15) == "faiss"
-        verified.add("cuvs")
-        assert method(4_000_001, 5, 15) == "cuvs"
-        monkeypatch.setitem(sys.modules, "cuvs", None)
-        monkeypatch.setattr("gpubench.engines.cuda.memory.find_spec", lambda name: name != "cuvs")
-        assert method(4_000_001, 5, 15) == "faiss"
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "faiss", None)
+            patch.setattr("gpubench.engines.cuda.memory.find_spec", lambda name: name != "faiss")
+            assert method(4_000_001, 5, 15) == "exact", "cuVS is not reproducible"
+        wrong.add("faiss")
+        assert method(4_000_001, 5, 15) == "exact"
 
-    @pytest.mark.usefixtures("faiss", "cuvs")
-    def test_auto_takes_what_fits(self, start_on: StartOn, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(knn_methods, "is_verified", lambda *_: True)
+    @pytest.mark.usefixtures("faiss")
+    def test_auto_takes_what_fits(self, start_on: StartOn) -> None:
         n, d, k = 4_000_001, 5, 15
-        assert library_knn.needed_bytes(n, d, k) > 900_000_000 > ivf.needed_bytes(n, d, k)
+        needs = [needed_bytes(n, d, k) for needed_bytes in (ivf.needed_bytes, library_knn.needed_bytes)]
+        assert needs[0] < 900_000_000 < needs[1]
         engine = start_on(free_bytes=900_000_000)
         assert engine.policy.knn_method_for(n, d, k) == "ivf"
-        assert start_on(free_bytes=90_000_000).policy.knn_method_for(n, d, k) == "exact"
+        assert replace(engine.policy, is_right_knn=lambda name: name != "ivf").knn_method_for(n, d, k) == "exact"
+
+    @pytest.mark.usefixtures("faiss", "cuvs")
+    @pytest.mark.parametrize(("method", "flat"), PARAMS)
+    def test_library_that_is_wrong_is_not_used(
+        self, start_on: StartOn, cells: Cells, method: str, flat: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each of its searches is checked, and a wrong one makes way for the exact search, with a warning."""
+        engine = start_on(knn=method)
+        engine.gpu.verdicts = Verdicts(engine.gpu, None)
+        engine.gpu.verdicts.checks = {"knn": checks.CHECKS["knn"]}
+        index = library_knn.LIBRARIES[method, flat]
+        propose = index.propose
+        # cells that are not near, as a stream that does not wait would give
+        monkeypatch.setattr(index, "propose", lambda self, rows: propose(self, rows) * 0 + self._xp.arange(18)[:16])
+        with pytest.warns(GpubenchWarning, match=f"knn by {method} is wrong on this GPU .*recalls.* and was not used"):
+            assert search(engine, cells.x, 5).exact
 
 
 @pytest.mark.usefixtures("faiss")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_libraries
 import numpy as np
 import pytest
 import strict_cupy
@@ -484,8 +485,10 @@ def test_memory_error_of_a_check_is_raised(cells: Cells) -> None:
 
 
 @pytest.mark.slow
-def test_every_method_is_right_on_the_emulation() -> None:
+def test_every_method_is_right_on_the_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     """All checks together also stay within their time: a launch takes a GPU some microseconds."""
+    fake_libraries.install_faiss(monkeypatch)
+    fake_libraries.install_cuvs(monkeypatch)
     device = Faulty()
     engine_on(device)
     assert device.verdicts.used == {("copies", "pinned memory"): device.verdicts.of("copies", "pinned memory")}
