@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
+import typer.main
 from sklearn.metrics import silhouette_score
 
 from gpubench.cli.main import main
+from gpubench.running import provenance
 
 N, D, SEED = 40, 4, 0
 TOLERANCE = 2e-4
@@ -97,45 +100,54 @@ def frame_of(x: Matrix) -> pd.DataFrame:
     )
 
 
+RENAMED: dict[str, Callable[[str], str]] = {
+    "suffix": lambda cell: cell.removesuffix("-1"),
+    "prefix": lambda cell: f"sample1_{cell}",
+    "other cells": lambda cell: f"TTTG{cell[4:]}",
+    "one cell": lambda cell: "GGGG00-1" if cell == CELLS[7] else cell,
+    "case": str.lower,
+}
+
+
 # Files of a matrix: each writes one and returns its path.
 
 
-def write_npy(folder: Path, x: Matrix) -> Path:
-    np.save(folder / "emb.npy", x)
+def write_npy(folder: Path, frame: pd.DataFrame) -> Path:
+    np.save(folder / "emb.npy", frame.to_numpy())
     return folder / "emb.npy"
 
 
-def write_npz(folder: Path, x: Matrix) -> Path:
-    np.savez(folder / "emb.npz", emb=x)
+def write_npz(folder: Path, frame: pd.DataFrame) -> Path:
+    np.savez(folder / "emb.npz", emb=frame.to_numpy())
     return folder / "emb.npz"
 
 
-def text_writer(name: str, **options: Any) -> Callable[[Path, Matrix], Path]:
-    def write(folder: Path, x: Matrix) -> Path:
-        frame_of(x).to_csv(folder / name, **options)
+def text_writer(name: str, **options: Any) -> Callable[[Path, pd.DataFrame], Path]:
+    def write(folder: Path, frame: pd.DataFrame) -> Path:
+        frame.to_csv(folder / name, **options)
         return folder / name
 
     return write
 
 
-def write_parquet(folder: Path, x: Matrix) -> Path:
-    frame_of(x).to_parquet(folder / "emb.parquet")
+def write_parquet(folder: Path, frame: pd.DataFrame) -> Path:
+    frame.to_parquet(folder / "emb.parquet")
     return folder / "emb.parquet"
 
 
-def write_lists(folder: Path, x: Matrix) -> Path:
-    pq.write_table(pa.table({"vector": [row.tolist() for row in x]}), folder / "emb.parquet")
+def write_lists(folder: Path, frame: pd.DataFrame) -> Path:
+    pq.write_table(pa.table({"vector": frame.to_numpy().tolist()}), folder / "emb.parquet")
     return folder / "emb.parquet"
 
 
-def write_arrow(folder: Path, x: Matrix) -> Path:
-    table = pa.Table.from_pandas(frame_of(x), preserve_index=False)
+def write_arrow(folder: Path, frame: pd.DataFrame) -> Path:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     with pa.ipc.new_file(folder / "emb.arrow", table.schema) as writer:
         writer.write_table(table)
     return folder / "emb.arrow"
 
 
-MATRIX_FILES: dict[str, Callable[[Path, Matrix], Path]] = {
+MATRIX_FILES: dict[str, Callable[[Path, pd.DataFrame], Path]] = {
     "npy": write_npy,
     "npz": write_npz,
     "csv": text_writer("emb.csv"),
@@ -148,6 +160,8 @@ MATRIX_FILES: dict[str, Callable[[Path, Matrix], Path]] = {
     "parquet lists": write_lists,
     "arrow": write_arrow,
 }
+WITHOUT_NAMES = frozenset({"npy", "npz", "csv without index", "parquet lists", "arrow", "polars"})
+"""Files that do not hold the names of the cells, so that their rows can only be taken in order."""
 
 
 # Files of a table of cells.
@@ -298,7 +312,8 @@ FILE_FAULTS: dict[str, Callable[[Path], Path]] = {
 
 
 DOORS = ("container", "container and table", "file and table", "file and table", "file of a container")
-FAULTS = ("none", "none", "matrix", "matrix", "labels", "column", "rows", "matrix file", "obs file")
+ROW_FAULTS = ("rows", "shuffled", "renamed")
+FAULTS = ("none", "none", "matrix", "matrix", "labels", "column", *ROW_FAULTS, "matrix file", "obs file")
 
 
 @dataclass
@@ -315,6 +330,7 @@ class Draw:
 
     def __init__(self, random: np.random.Generator, folder: Path) -> None:
         self.random, self.folder, self.chosen = random, folder, list[str]()
+        self.is_refused = self.file_is_named = False
         codes = random.integers(0, 3, N)
         codes[:3] = 0, 1, 2
         self.x = random.normal(size=(N, D)) + 1.5 * codes[:, None] * (np.arange(D) == 0)
@@ -334,16 +350,12 @@ class Draw:
 
     def case(self) -> Case:
         """Write the files, and return the command."""
-        refused = self.fault in ("labels", "column") or (self.fault == "matrix" and self.door.startswith("file"))
+        self.is_refused = self.fault in ("labels", "column") or (
+            self.fault == "matrix" and self.door.startswith("file")
+        )
         arguments = self.data()
         if self.door in ("file and table", "container and table"):
-            refused = refused or self.fault == "rows"
-            path = OBS_FILES[self.pick(OBS_FILES)](
-                self.folder, self.obs.iloc[:-4] if self.fault == "rows" else self.obs
-            )
-            if self.fault == "obs file":
-                path = FILE_FAULTS[self.pick(FILE_FAULTS)](path)
-            arguments += ["--obs", path]
+            arguments += ["--obs", self.table(is_named=self.door.startswith("container") or self.file_is_named)]
         asked = f"{self.column}_" if self.fault == "column" else self.column
         command = [
             "score",
@@ -355,18 +367,45 @@ class Draw:
             "--out",
             str(self.folder / "out"),
         ]
-        return Case(" | ".join(self.chosen), command, None if refused else score_of(self.given, self.labels))
+        right = None if self.is_refused else score_of(self.given, self.labels)
+        return Case(" | ".join(self.chosen), command, right)
 
     def data(self) -> list[Any]:
         """Write the matrix and its container; return the arguments that name them."""
         if self.door.startswith("container"):
             return list(self.container(self.given))
-        path = MATRIX_FILES[self.pick(MATRIX_FILES)](self.folder, self.given)
+        kind = self.pick(MATRIX_FILES)
+        self.file_is_named, frame = kind not in WITHOUT_NAMES, frame_of(self.given)
+        if self.door == "file of a container":
+            frame = self.disorder(frame, is_named=self.file_is_named)
+            self.given = frame.to_numpy() if not self.file_is_named else self.given
+        path = MATRIX_FILES[kind](self.folder, frame)
         if self.fault == "matrix file":
             path = FILE_FAULTS[self.pick(FILE_FAULTS)](path)
         if self.door == "file and table":
             return [path]
         return [self.container(self.x)[0], "-e", path]
+
+    def table(self, *, is_named: bool) -> Path:
+        """Write the table of cells, where the embedding has names of cells or none; return its path."""
+        kind = self.pick(OBS_FILES)
+        is_named = is_named and kind not in WITHOUT_NAMES
+        obs = self.disorder(self.obs, is_named=is_named)
+        if self.fault == "rows":
+            obs, self.is_refused = obs.iloc[:-4], True
+        if not is_named:
+            self.labels = obs[self.column].array
+        path = OBS_FILES[kind](self.folder, obs)
+        return FILE_FAULTS[self.pick(FILE_FAULTS)](path) if self.fault == "obs file" else path
+
+    def disorder(self, frame: pd.DataFrame, *, is_named: bool) -> pd.DataFrame:
+        """Shuffle or rename the rows of one file, if that is the fault; others' names are refused where compared."""
+        if self.fault == "shuffled":
+            return frame.iloc[self.random.permutation(len(frame))]
+        if self.fault == "renamed":
+            self.is_refused = self.is_refused or is_named
+            return frame.rename(index=RENAMED[self.pick(RENAMED)])
+        return frame
 
     def container(self, x: Matrix) -> tuple[Any, str, str]:
         path, key = CONTAINERS[self.pick(CONTAINERS)](self.folder, x, self.obs)
@@ -401,7 +440,12 @@ def run(case: Case, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_fuzz_any_combination_is_right_or_refused_in_a_line(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_fuzz_any_combination_is_right_or_refused_in_a_line(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the same in every combination, and half of the time
+    monkeypatch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+    monkeypatch.setattr(provenance, "digest_of_code", cache(provenance.digest_of_code))
     wrong = []
     for i in range(request.config.getoption("--fuzz")):
         folder = tmp_path / str(i)

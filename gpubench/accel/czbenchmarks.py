@@ -11,6 +11,7 @@ from gpubench.accel.calls import Function, LocalName, NotCovered, Patch, Start, 
 from gpubench.core.errors import InputError
 from gpubench.data.expression import Expression
 from gpubench.data.matrices import as_rows
+from gpubench.data.offsets import without_large_offsets
 from gpubench.data.perturbation.predictions import align
 from gpubench.data.perturbation.truth import Criteria, read_truth
 from gpubench.tasks.perturbation_expression_prediction import predicted_change, predicted_means
@@ -133,7 +134,7 @@ def _cluster_embedding(
     cells = adata.X if use_rep == "X" else adata.obsm[use_rep]
     check_matrix(cells, use_rep)
     engine = start(seed=random_seed, exact=False)
-    knn = engine.knn(engine.put(cells), N_NEIGHBORS - 1)
+    knn = engine.knn(engine.put(without_large_offsets(cells)), N_NEIGHBORS - 1)
     graph = engine.fuzzy_graph(knn)
     codes = engine.leiden(graph, n_iterations=n_iterations)
     _write_neighbors(adata, engine, knn, graph, use_rep, random_seed)

@@ -23,6 +23,7 @@ from gpubench.accel.startup import collect_own_garbage
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn, Labels
 from gpubench.data import encode_labels
+from gpubench.data.offsets import without_large_offsets
 from gpubench.metrics._metric import check_groups
 from gpubench.metrics.silhouette import silhouette_widths
 
@@ -43,7 +44,7 @@ def _sklearn_samples(start: Start, X: Any, labels: Any, *, metric: Distance, kwd
     check_column(labels, lists=True)
     dtype = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
     # scikit-learn computes in the precision of X; float32 suffices once cells are centred, which leaves widths the same
-    cells = X - X.mean(axis=0) if metric == "euclidean" and X.dtype == np.float64 else X
+    cells = X - X.mean(axis=0) if metric == "euclidean" and dtype == np.float64 else X
     return _widths(start(), cells, labels, metric).astype(dtype)
 
 
@@ -218,7 +219,7 @@ def _pynndescent(start: Start, X: Any, n_neighbors: int, random_state: int, n_jo
     if not 2 <= n_neighbors <= len(X):
         raise NotCovered(f"n_neighbors={n_neighbors} of {len(X):,} cells")
     engine = start(exact=False)
-    knn = engine.knn(engine.put(X), n_neighbors - 1)
+    knn = engine.knn(engine.put(without_large_offsets(X)), n_neighbors - 1)
     n = len(X)
     indices = np.column_stack([np.arange(n, dtype=np.int32), engine.to_host(knn.indices)])
     distances = np.column_stack([np.zeros(n, np.float32), engine.to_host(knn.distances)])

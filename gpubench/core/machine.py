@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 KILLED = -9
@@ -70,6 +71,7 @@ def lacked_memory(code: int, stderr: str) -> bool:
     return code == KILLED or (stderr.strip().splitlines() or [""])[-1].startswith("MemoryError")
 
 
+@cache
 def package_version(name: str) -> str | None:
     """Return the version of a distribution; None if it is not installed."""
     from importlib import metadata  # imports the package email: 15 ms that most calls do not need

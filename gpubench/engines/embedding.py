@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+import numpy as np
 
 from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError
-from gpubench.core.types import Array, Knn
+from gpubench.core.types import Array, Knn, RowSource
+from gpubench.data import DeviceRows
+from gpubench.data.matrices import comes_from
+from gpubench.data.offsets import MAX_COSINE_ROUNDING, OffsetRows, without_large_offsets
 from gpubench.engines import get_engine
 
 if TYPE_CHECKING:
     from gpubench.core.types import I32
-    from gpubench.engines.base import Engine
+    from gpubench.engines.base import Distance, Engine
 
 T = TypeVar("T")
 
@@ -24,20 +29,74 @@ class Embedding:
     Attributes
     ----------
     engine : the engine that holds the cells
-    x : (n, d) float32, C-contiguous, on the device
+    x : (n, d) float32, C-contiguous, on the device; without large offsets, see `put`
     name : name of the embedding in messages
     scope : access to the checkpoint entries of these cells
     planned_k : number of neighbours that the next search finds at least, set by `plan_knn`
     """
 
-    def __init__(self, engine: Engine, x: Array, name: str = "X", scope: CheckpointScope | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        x: Array,
+        name: str = "X",
+        scope: CheckpointScope | None = None,
+        centred: OffsetRows | None = None,
+    ) -> None:
         self.engine = engine
         self.x = x
         self.name = name
         self.scope = scope or CheckpointScope(engine.timeline)
+        self._centred = centred  # the rows that were put, if offsets were subtracted
         self.planned_k = 0
         self._knn: Knn | None = None
         self._shared: dict[Hashable, Any] = {}
+        self._uncentred: Array | None = None
+
+    @classmethod
+    def put(cls, engine: Engine, x: Any, name: str = "X", scope: CheckpointScope | None = None) -> Self:
+        """Put a matrix on an engine, without the large offsets that float32 cannot hold.
+
+        Raises
+        ------
+        InputError
+            The matrix cannot be scored; see `Engine.put`.
+        """
+        if comes_from(x, "gpubench") and not isinstance(x, RowSource):  # on the workers of a cluster already
+            return cls(engine, engine.put(x, name), name, scope)
+        rows = without_large_offsets(x, name)
+        array = engine.put(x if isinstance(rows, DeviceRows) else rows, name)
+        return cls(engine, array, name, scope, rows if isinstance(rows, OffsetRows) else None)
+
+    @property
+    def offsets(self) -> str:
+        """The offsets that were subtracted, as text that identifies them; empty if there are none."""
+        return "" if self._centred is None else hashlib.sha256(np.float64(self._centred.offsets).data).hexdigest()
+
+    def for_distance(self, metric: Distance) -> Array:
+        """Return the cells for a distance: `x`, or for cosine the cells with the offsets that `x` lacks.
+
+        Raises
+        ------
+        InputError
+            Rounded to float32, cells with their offsets differ too little for cosines.
+        """
+        if metric == "euclidean" or self._centred is None:
+            return self.x
+        if self._centred.rounding > MAX_COSINE_ROUNDING:
+            raise InputError(
+                f"{self.name} has dimensions whose mean is so large that float32, in which cosine distances are"
+                " computed, cannot tell cells apart; subtract the means of the dimensions, or use metric='euclidean'"
+            )
+        if self._uncentred is None:
+            self._uncentred = self.engine.put(self._centred.rows, self.name)
+        return self._uncentred
+
+    def release(self) -> None:
+        """Release the cells; see `Engine.release`."""
+        for x in (self.x, self._uncentred):
+            if x is not None:
+                self.engine.release(x)
 
     @property
     def n(self) -> int:
@@ -119,5 +178,4 @@ def on_engine(x: Any, engine: Engine | str | None = None, name: str = "X") -> Em
         if engine not in (None, x.engine):
             raise InputError(f"{name} is already on the engine {x.engine.name!r}; omit `engine` or pass that engine")
         return x
-    engine = start_engine(engine)
-    return Embedding(engine, engine.put(x, name), name)
+    return Embedding.put(start_engine(engine), x, name)

@@ -219,7 +219,7 @@ def silhouette_batch(
     params = _params(engine, metric)
     if not mixing.used.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
-    x, label, batches = mixing.x(), mixing.label, mixing.batch
+    x, label, batches = mixing.x(metric), mixing.label, mixing.batch
     if metric == "euclidean" and _too_many(mixing.embedding, np.bincount(label)):
         score = estimated_score(
             lambda cells: 1 - np.abs(silhouette_widths(engine, x, batches, label, cells=cells)),
@@ -279,7 +279,7 @@ def bras(X: Any, labels: Any, batch: Any, *, metric: Distance = "cosine", engine
     params = {} if metric == "cosine" else {"metric": metric, **_params(engine, metric)}
     if not mixing.used.any():
         return Score(np.nan, n=0, note=_NO_LABEL, params=params)
-    x, label = mixing.x(), mixing.label
+    x, label = mixing.x(metric), mixing.label
     pairs = np.unique(label.astype(np.int64) * mixing.n_batches + mixing.batch, return_inverse=True)[1]
     n_label, n_own = np.bincount(label)[label], np.bincount(pairs)[pairs]
     one_cluster = np.zeros_like(label)
@@ -310,9 +310,10 @@ class _BatchesWithinLabels:
         self.label, self.batch = self.labels.codes[self.rows], batches.codes[self.rows]  # (m,) codes
         self.n_batches = batches.n_classes
 
-    def x(self) -> Array:
-        """Return the (m, d) float32 cells."""
-        return self.embedding.x if self.rows.all() else self.embedding.x[self.rows]
+    def x(self, metric: Distance) -> Array:
+        """Return the (m, d) float32 cells for a distance."""
+        x = self.embedding.for_distance(metric)
+        return x if self.rows.all() else x[self.rows]
 
     def note(self) -> str:
         """Return a note that names the labels left out, or an empty string."""
@@ -355,7 +356,7 @@ def _label_widths(embedding: Embedding, labels: Labels, metric: Distance) -> NDA
     """Return the silhouette widths of the labels among all cells, computed once for all metrics."""
     return embedding.shared(
         "silhouette_widths",
-        lambda: silhouette_widths(embedding.engine, embedding.x, labels.codes, metric=metric),
+        lambda: silhouette_widths(embedding.engine, embedding.for_distance(metric), labels.codes, metric=metric),
         ARRAY,
         metric,
         codes_fingerprint(labels.codes),

@@ -14,6 +14,7 @@ from gpubench.core.errors import GpubenchWarning, InputError, quoted
 from gpubench.data import read_rows
 from gpubench.data.digest import sampled_blocks
 from gpubench.data.expression import read_expression
+from gpubench.data.offsets import unresolved_dimensions
 from gpubench.metrics._metric import contingency
 
 if TYPE_CHECKING:
@@ -161,6 +162,16 @@ def _embeddings(given: Given) -> Findings:
             yield None, f"embeddings {one!r} and {other!r} are identical; check whether the right ones are given"
 
 
+def _beyond_float32(given: Given) -> Findings:
+    """Find embeddings whose cells differ by less than float32 can hold, although large offsets are subtracted."""
+    for name, rows in given.dataset.embeddings.items():
+        found = unresolved_dimensions(rows)
+        if len(found):
+            fault = f"has {len(found):,} of {rows.shape[1]:,} dimensions (first: {found[0]}) with differences of cells"
+            lost = "that float32, in which distances are computed, cannot hold"
+            yield None, f"embedding {name!r} {fault} {lost}; subtract the means of groups of cells that lie far apart"
+
+
 def _log_of_logs(given: Given) -> Findings:
     """Find expression that is logarithmised already, which the PCA baseline would logarithmise again."""
     if "pca" not in given.baselines:
@@ -180,6 +191,7 @@ CHECKS: tuple[Callable[[Given], Findings], ...] = (
     _have_blanks,
     _are_swapped,
     _embeddings,
+    _beyond_float32,
     _log_of_logs,
 )
 """Checks of a run, in the order of their warnings."""

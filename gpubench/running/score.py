@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from gpubench.core.scores import MetricResult
     from gpubench.core.timeline import Listener
-    from gpubench.core.types import Array, Dataset
+    from gpubench.core.types import Dataset
     from gpubench.data.alignment import Align
     from gpubench.data.expression import Baseline
     from gpubench.engines.base import Engine, Precision
@@ -307,8 +307,7 @@ class Runner:
         embedding_tasks = [task for task in tasks if task.id not in (PERTURBATION, SCREEN)]
         if dataset is not None and embedding_tasks:
             if self._inputs.pre_integrated is not None:
-                before = self._engine.put(self._inputs.pre_integrated, "pre_integrated")
-                self._pre_integrated = self._on_engine(before, "pre_integrated")
+                self._pre_integrated = self._put(self._inputs.pre_integrated, "pre_integrated")
             with self._engine.timeline.stage("view"):
                 view = given_view(data, dataset.n_cells, self._engine.seed, dataset.rows)
             if view is not None:
@@ -338,10 +337,9 @@ class Runner:
     def _embedding(self, name: str, matrix: Any, tasks: list[Task], note: str = "") -> Iterator[Step]:
         timeline, run = self._engine.timeline, self._prepared.run
         with timeline.stage(name):
-            x = self._unless_refused(lambda: self._engine.put(matrix, name), name, tasks)
-            if x is None:
+            embedding = self._unless_refused(lambda: self._put(matrix, name), name, tasks)
+            if embedding is None:
                 return
-            embedding = self._on_engine(x, name)
             tasks = self._with_graph(embedding, tasks)
             if "" not in self.cells.views:
                 with timeline.stage("view"):
@@ -360,14 +358,15 @@ class Runner:
                     **self._inputs.columns,
                 )
                 yield partial(self._task, task, given, note)
-            self._engine.release(x)
+            embedding.release()
 
-    def _on_engine(self, x: Array, name: str) -> Embedding:
-        scope = self._scope
-        if scope.checkpoint:
+    def _put(self, matrix: Any, name: str) -> Embedding:
+        embedding = Embedding.put(self._engine, matrix, name, self._scope)
+        if self._scope.checkpoint:
             with self._engine.timeline.stage("digest"):
-                scope = scope.keyed(self._engine.digest(x))
-        return Embedding(self._engine, x, name, scope)
+                facts = (embedding.offsets,) if embedding.offsets else ()
+                embedding.scope = self._scope.keyed(self._engine.digest(embedding.x), *facts)
+        return embedding
 
     def _row_scope(self, embedding: Embedding) -> CheckpointScope:
         """Return the checkpoint scope of an embedding's scores, whose key depends on all inputs of the tasks."""

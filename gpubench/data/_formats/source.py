@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Protocol
 
 from gpubench.core.errors import InputError, close_matches, quoted
@@ -124,7 +125,8 @@ class OneMatrix(Source):
 
     def n_cells(self) -> int | None:
         shape = getattr(self._matrix, "shape", None)
-        return int(shape[0]) if shape else None
+        # of Dask, n may be NaN, or yet to be computed
+        return int(shape[0]) if shape and isinstance(shape[0], Integral) else None
 
     def names_reader(self) -> NamesReader | None:
         return names_reader(self._matrix)
