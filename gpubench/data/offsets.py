@@ -53,7 +53,8 @@ class OffsetRows(WrappedRows):
     def read(self, start: int, stop: int) -> NDArray[np.float64]:
         """Return rows [start, stop) without the offsets."""
         block = read_rows(self.rows, start, stop)
-        return np.subtract(block, self.offsets, dtype=self.offsets.dtype).astype(np.float64, copy=False)
+        centred: NDArray[np.float64] = np.subtract(block, self.offsets, dtype=self.offsets.dtype).astype(np.float64)
+        return centred
 
 
 def without_large_offsets(x: Any, name: str = "X") -> Rows:
