@@ -53,6 +53,12 @@ ON_DASK = {"test_same_bits"}
 """Tests of operations that run on Dask as well; with `--engine dask` all do."""
 
 
+@pytest.fixture(autouse=True)
+def keep_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests compute everything, and leave nothing in the user's cache; those of kept results say so."""
+    monkeypatch.setattr("gpubench.core.kept_results.MIN_SECONDS", float("inf"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine",

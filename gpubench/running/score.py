@@ -210,6 +210,8 @@ def score_run(
         runner.run()
         if own:
             own.end(complete=not (runner.interrupted or runner.failures))
+    if prepared.inputs.screens:
+        engine.notes += prepared.inputs.screens.log.lines()
     if parts:
         engine.notes += [note for note in (parts.summary(), *parts.notes) if note]
     return Result(
@@ -244,7 +246,7 @@ def _recorded(run: RunOptions, dataset: Dataset | None, tasks: Sequence[Task]) -
 
 def _dataset_facts(dataset: Dataset | None, inputs: Inputs) -> dict[str, Any]:
     screens = inputs.screens
-    digest = screens.real.digest() if screens else None
+    digest = screens.real.digest if screens else None
     return {
         "fingerprint": readers.fingerprint(dataset) if dataset else digest,
         "columns": readers.fingerprint(replace(dataset, embeddings={})) if dataset else digest,

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.auditing.audit import Audit, audit_screens, prediction_name
 from gpubench.core.errors import InputError, quoted
+from gpubench.core.files import cache_folder
+from gpubench.core.kept_results import FOLDER as KEPT
+from gpubench.core.kept_results import KeptLog, KeptResults
 from gpubench.core.scores import PerturbationTable
 from gpubench.core.units import parse_bytes
 from gpubench.data import split_name
@@ -16,6 +19,7 @@ from gpubench.data.perturbation.screens import Screen, read_screen
 from gpubench.engines.planner import budget_bytes
 from gpubench.metrics.perturbation.registry import metrics_of
 from gpubench.running.options import SCREEN_BASELINES
+from gpubench.running.provenance import bit_level_context
 from gpubench.tasks._screens import RealScreen, ScreenColumn, column_name
 
 if TYPE_CHECKING:
@@ -33,19 +37,29 @@ class ScreenInputs:
     predictions : name -> predicted cells, whose genes are in the order of those of the real cells
     audit : findings of the checks of real and predicted cells
     table : table to which scoring adds the values of every perturbation
+    log : what was read from results that earlier runs kept
     """
 
     real: Screen
     predictions: Mapping[str, Screen]
     audit: Audit
     table: PerturbationTable = field(default_factory=PerturbationTable)
+    log: KeptLog = field(default_factory=KeptLog)
 
     def columns(self, run: RunOptions, baselines: list[str], engine: Engine) -> Iterator[tuple[str, ScreenColumn]]:
         """Yield the name and the input of each column of the results: predictions first, then baselines."""
         options = run.options
         metrics = metrics_of(options.profile, options.metrics or None)
-        given = {"n_splits": options.n_splits, "strict_mean": options.strict_mean}
-        real = RealScreen(self.real, str(run.control), engine, metrics, **given)  # type: ignore[arg-type]
+        facts = [bit_level_context(engine), self.real.digest]
+        real = RealScreen(
+            self.real,
+            str(run.control),
+            engine,
+            metrics,
+            n_splits=options.n_splits,
+            strict_mean=options.strict_mean,
+            kept=KeptResults(cache_folder() / KEPT, facts, self.log),
+        )
         own = [name for name in baselines if name in SCREEN_BASELINES]
         zeros = tuple(name for name in own if name in ("mean", "control"))
         for name, predicted in self.predictions.items():

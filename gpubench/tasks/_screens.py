@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from gpubench.metrics.perturbation.evaluation import evaluate_pair
 from gpubench.metrics.perturbation.pairing import PairedSides
 
 if TYPE_CHECKING:
+    from gpubench.core.kept_results import KeptResults
     from gpubench.data.perturbation.screens import Screen
     from gpubench.engines.base import Engine
     from gpubench.metrics.perturbation import PerturbationMetric, PerturbationScores, PerturbedCells, RealSide, Values
@@ -78,6 +79,7 @@ class RealScreen:
     metrics : metrics to compute for each prediction
     n_splits : number of random splits into halves over which the replicate is averaged
     strict_mean : make the means for the ceiling NaN because of undefined values wherever cell-eval does
+    kept : results of earlier runs on the same data and engine; if None, everything is computed
     """
 
     def __init__(
@@ -89,11 +91,12 @@ class RealScreen:
         *,
         n_splits: int = 5,
         strict_mean: bool = False,
+        kept: KeptResults | None = None,
     ) -> None:
         self.metrics = metrics
         self._n_splits, self._strict = n_splits, strict_mean
         self._engine, self._control = engine, control
-        self.n = screen.n
+        self.n, self._kept = screen.n, kept
         self._contexts = screen.by_context()
         self._baselines: dict[str, dict[str, Scored]] = {}
 
@@ -105,8 +108,9 @@ class RealScreen:
     @cached_property
     def sides(self) -> dict[str, RealSide]:
         """Context -> real data, prepared for metrics."""
+        given: dict[str, Any] = {"control": self._control, "engine": self._engine}
         return {
-            context: scoring.prepare(cells_of(screen), control=self._control, engine=self._engine)
+            context: scoring.prepare(cells_of(screen), kept=self._kept and self._kept.keyed(context), **given)
             for context, screen in self._contexts.items()
         }
 
@@ -159,20 +163,32 @@ class RealScreen:
     @cached_property
     def replicates(self) -> dict[str, dict[str, float]]:
         """Scores of halves of the real cells against each other: context -> metric -> mean over the splits."""
-        ids = [metric.id for metric in self.metrics]
-        return {
-            context: scoring.replicates(side, ids, n_splits=self._n_splits, seed=self._engine.seed).means()
-            for context, side in self.sides.items()
-        }
+        seed, n_splits = self._engine.seed, self._n_splits
+
+        def compute(side: RealSide, ids: list[str]) -> dict[str, float]:
+            return scoring.replicates(side, ids, n_splits=n_splits, seed=seed).means()
+
+        return {context: self._of_halves("replicate", side, compute, n_splits) for context, side in self.sides.items()}
 
     @cached_property
     def ceilings(self) -> dict[str, dict[str, float]]:
         """The ceiling that cell-eval extrapolates from halves of the real cells: context -> metric -> value."""
-        ids, strict = [metric.id for metric in self.metrics], self._strict
-        return {
-            context: scoring.ceiling(side, ids, seed=self._engine.seed, strict=strict)[0]
-            for context, side in self.sides.items()
-        }
+        seed, strict = self._engine.seed, self._strict
+
+        def compute(side: RealSide, ids: list[str]) -> dict[str, float]:
+            return scoring.ceiling(side, ids, seed=seed, strict=strict)[0]
+
+        return {context: self._of_halves("ceiling", side, compute, strict) for context, side in self.sides.items()}
+
+    def _of_halves(
+        self, name: str, side: RealSide, compute: Callable[[RealSide, list[str]], dict[str, float]], *facts: Any
+    ) -> dict[str, float]:
+        """Return metric -> value of a function of the real data, or those that an earlier run kept."""
+        ids = [metric.id for metric in self.metrics]
+        if side.kept is None:
+            return compute(side, ids)
+        values = side.kept.result(name, lambda: {m: np.array(v) for m, v in compute(side, ids).items()}, ids, *facts)
+        return {metric: float(values[metric]) for metric in ids}
 
 
 @dataclass(frozen=True)

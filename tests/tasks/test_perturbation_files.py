@@ -15,6 +15,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from screens import COLUMN, CONTROL
 
 import gpubench as gb
+from gpubench.core import kept_results
 from gpubench.data.perturbation import screens as reading
 from gpubench.data.perturbation import stored_matrix
 from gpubench.data.perturbation.screens import read_screen
@@ -151,3 +152,38 @@ def test_damaged_columns_are_refused(tmp_path: Path, in_parts: pytest.MonkeyPatc
 def test_batches_have_at_most_the_limit_or_one_group() -> None:
     assert in_batches([3, 4, 9, 1, 1, 5], 7) == [[0, 1], [2], [3, 4, 5]]
     assert in_batches([], 7) == []
+
+
+@pytest.mark.slow
+def test_real_data_are_prepared_once_for_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_results, "MIN_SECONDS", 0.0)
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path))
+    real = screens.make_screen(0, n=55)
+    predicted, other = screens.predict(real, n=53), screens.predict(real, 2, n=53)
+    given: dict[str, Any] = {"metrics": OF_EVERY_KIND, "baseline": "replicate", "n_splits": 1}
+    wanted = score(real, predicted, **given)
+    files = {file.name for file in (tmp_path / "results").iterdir()}
+    assert len(files) == 7  # profiles, means, two tables, E-distances, variances, replicate
+    again = score(real, predicted, **given)
+    assert facts(again) == facts(wanted)
+    (note,) = [note for note in again.provenance["engine"]["notes"] if "earlier run" in note]
+    assert "tests of cell-eval2" in note
+    assert "replicate" in note
+    score(real, other, **given)
+    assert {file.name for file in (tmp_path / "results").iterdir()} == files
+    changed = screens.with_x(real, real.X + (np.arange(real.X.shape[0]) == 3)[:, None])
+    score(changed, other, **given)
+    assert len(list((tmp_path / "results").iterdir())) == 14
+
+
+def test_settings_and_labels_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_results, "MIN_SECONDS", 0.0)
+    monkeypatch.setenv("GPUBENCH_CACHE", str(tmp_path))
+    real = screens.make_screen(0)
+    renamed = real.copy()
+    renamed.obs[COLUMN] = renamed.obs[COLUMN].replace({screens.PERTURBATIONS[0]: "other"})
+    for n, (side, given) in enumerate(
+        [(real, {}), (renamed, {}), (real, {"control": screens.PERTURBATIONS[0]}), (real, {"seed": 1})], start=1
+    ):
+        score(side, side, metrics="mae", **given)
+        assert len(list((tmp_path / "results").iterdir())) == n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,9 @@ class Screen:
             name: replace(self.select(own), contexts=None) for name, own in zip(self.contexts.names, rows, strict=True)
         }
 
+    @cached_property
     def digest(self) -> str:
-        """Return a hash of all values, perturbations, contexts and genes, by which the screen is recognised.
+        """Hash of all values, perturbations, contexts and genes, by which the screen is recognised.
 
         It is the same in memory and stored; cells of one group are hashed in their order, groups in that of their
         names.

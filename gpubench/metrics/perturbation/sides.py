@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,11 @@ from gpubench.metrics.perturbation.streaming import Cells
 from gpubench.metrics.perturbation.tables import ExpressionTable, stacked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from numpy.typing import NDArray
 
+    from gpubench.core.kept_results import KeptResults
     from gpubench.core.types import F64, I64, Bools
     from gpubench.engines.base import Engine
 
@@ -62,6 +66,7 @@ class PreparedSide:
     cell_eval, cell_eval2 : settings of both generations
     engine : engine to compute on
     table : differential expression that the user provides; if None, it is computed
+    kept : results of earlier runs on the same data; if None, everything is computed
     """
 
     def __init__(
@@ -75,8 +80,20 @@ class PreparedSide:
     ) -> None:
         self.cells, self.control, self.engine = cells, control, engine
         self.cell_eval, self.cell_eval2, self.table = cell_eval, cell_eval2, table
+        self.kept: KeptResults | None = None
         self._energies: dict[tuple[str | None, str], dict[str, float]] = {}
         self._profiles: dict[str | None, F64] = {}
+
+    def _values(self, name: str, make: Callable[[], NDArray[Any]], *facts: Any) -> NDArray[Any]:
+        """Return `make()`, or the array that an earlier run kept."""
+        values: NDArray[Any] = self._arrays(name, lambda: {"values": make()}, *facts)["values"]
+        return values
+
+    def _table(self, name: str, make: Callable[[], ExpressionTable]) -> ExpressionTable:
+        return ExpressionTable.from_arrays(self._arrays(name, lambda: make().to_arrays()))
+
+    def _arrays(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]], *facts: Any) -> Any:
+        return make() if self.kept is None else self.kept.result(name, make, *facts)
 
     @property
     def perturbations(self) -> tuple[str, ...]:
@@ -135,14 +152,19 @@ class PreparedSide:
     def profiles(self, key: str | None = None) -> F64:
         """Return the mean of every name, the control included, of log1p values or in the embedding `key`; (L, G)."""
         if key not in self._profiles:
-            self._profiles[key] = self._means(self.in_embedding(key))
+            self._profiles[key] = self._values("profiles", lambda: self._means(self.in_embedding(key)), key)
         return self._profiles[key]
 
     def energies(self, key: str | None, distance: CellDistance) -> dict[str, float]:
         """Return perturbation -> E-distance to the control, of log1p values or in the embedding `key`."""
         if (key, distance) not in self._energies:
-            parts = self.in_embedding(key)
-            self._energies[key, distance] = energy_distances(parts, self.control, self.engine, distance=distance)
+
+            def compute() -> NDArray[Any]:
+                found = energy_distances(self.in_embedding(key), self.control, self.engine, distance=distance)
+                return np.array([found[name] for name in self.perturbations])
+
+            values = self._values("E-distances", compute, key, distance)
+            self._energies[key, distance] = dict(zip(self.perturbations, values.tolist(), strict=True))
         return self._energies[key, distance]
 
     @cached_property
@@ -150,6 +172,9 @@ class PreparedSide:
         """Differential expression by cell-eval's rules, rounded to float32."""
         if self.table is not None:
             return self.table.to_float32()
+        return self._table("tests of cell-eval", self._cell_eval_tests)
+
+    def _cell_eval_tests(self) -> ExpressionTable:
         log = not self.cell_eval.allow_discrete
         tables = [
             cell_eval_table(part, self.control, self.cell_eval, self.engine, log=log).to_float32()
@@ -162,7 +187,7 @@ class PreparedSide:
     @cached_property
     def raw_means(self) -> F64:
         """Mean over the cells of every name of their values as given; (L, G)."""
-        return self._means(self.cells.parts(self.control))
+        return self._values("means", lambda: self._means(self.cells.parts(self.control)))
 
     @cached_property
     def bulk(self) -> F64:
@@ -177,6 +202,9 @@ class PreparedSide:
     @cached_property
     def variances(self) -> F64:
         """Sampling variance of the profile of every perturbation, summed over genes; (P,)."""
+        return self._values("sampling variances", self._all_variances)
+
+    def _all_variances(self) -> F64:
         found: dict[str, float] = {}
         for part in self.cells.parts(self.control):
             names = tuple(name for name in part.names if name != self.control)
@@ -232,6 +260,9 @@ class RealSide(PreparedSide):
         """Differential expression by cell-eval2's rules."""
         if self.table is not None:
             return self.table
+        return self._table("tests of cell-eval2", self._cell_eval2_tests)
+
+    def _cell_eval2_tests(self) -> ExpressionTable:
         parts = self.scaled_parts(self.target_sum)
         settings, genes = self.cell_eval2, self.tested_genes
         return cell_eval2_table(parts, self.scaled_control, self.control, genes, settings, self.engine)
@@ -260,6 +291,7 @@ def prepare(
     cell_eval2: CellEval2Settings | None = None,
     table: ExpressionTable | None = None,
     engine: Engine | str | None = None,
+    kept: KeptResults | None = None,
 ) -> RealSide:
     """Prepare the real data, to be compared with any number of predictions.
 
@@ -270,6 +302,8 @@ def prepare(
     cell_eval, cell_eval2 : settings of the metrics of each package; if None, the defaults
     table : differential expression of the real data; if None, it is computed
     engine : engine to compute on, or its name; if None, the best available one
+    kept : results of earlier runs on the same cells and engine, and where to keep those of this one; if None, nothing
+        is kept
 
     Returns
     -------
@@ -291,6 +325,8 @@ def prepare(
     real.code(control)
     if len(real.names) == 1:
         raise InputError(f"control={control!r} is the label of all {real.n:,} cells; give cells under perturbations")
-    return RealSide(
-        real, control, cell_eval or CellEvalSettings(), cell_eval2 or CellEval2Settings(), start_engine(engine), table
-    )
+    first, second = cell_eval or CellEvalSettings(), cell_eval2 or CellEval2Settings()
+    side = RealSide(real, control, first, second, start_engine(engine), table)
+    if kept is not None:
+        side.kept = kept.keyed(control, asdict(first), asdict(second), None if table is None else table.digest())
+    return side

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from gpubench.core.errors import InputError, quoted
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gpubench.core.types import F64, I64, Bools
 
 SORT_KEYS = ("abs_log2_fold_change", "log2_fold_change", "p_value", "fdr", "p_adj")
@@ -38,6 +41,25 @@ class ExpressionTable:
     p_adjusted: F64
     tested: Bools
     position: I64 | None = None
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the table as arrays, from which `from_arrays` makes it again."""
+        columns = {name: getattr(self, name) for name in ("log2_fold_change", "p_value", "p_adjusted", "tested")}
+        position = {} if self.position is None else {"position": self.position}
+        return {"perturbations": np.array(self.perturbations), "genes": np.array(self.genes), **columns, **position}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ExpressionTable:
+        """Return the table of which `to_arrays` returned these arrays."""
+        names: dict[str, Any] = {name: tuple(map(str, arrays[name])) for name in ("perturbations", "genes")}
+        return cls(**{**arrays, **names})
+
+    def digest(self) -> str:
+        """Return a hash of the table."""
+        digest = blake2b(digest_size=16)
+        for name, array in self.to_arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def to_float32(self) -> ExpressionTable:
         """Return the table with its numbers rounded to float32, as in cell-eval."""
