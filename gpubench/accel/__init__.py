@@ -1,4 +1,4 @@
-"""Run code written for czbenchmarks, scib_metrics or sklearn.metrics on gpubench, unchanged.
+"""Run code written for czbenchmarks, scib_metrics, sklearn.metrics, cell_eval or cell_eval2 on gpubench, unchanged.
 
 >>> import gpubench.accel
 >>> gpubench.accel.install(engine="cpu")
@@ -35,7 +35,8 @@ def install(targets: Iterable[str] | None = None, engine: str = "auto", verbose:
 
     Parameters
     ----------
-    targets : names of the packages to patch: "czbenchmarks", "scib_metrics", "sklearn". If None, patch all three
+    targets : names of the packages to patch: "czbenchmarks", "scib_metrics", "sklearn", "cell_eval" or "cell_eval2". If
+        None, patch all of them
     engine : "auto" (the fastest engine that works on this machine), "cpu" or "cuda"
     verbose : whether to log every call of a patched function
 

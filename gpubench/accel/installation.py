@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
-from gpubench.accel import czbenchmarks, scib
+from gpubench.accel import cell_eval, cell_eval2, czbenchmarks, scib
 from gpubench.accel.calls import Patch, dispatcher, logger
 from gpubench.accel.startup import LAZY_IMPORTS, gc_paused, lazy_imports
 from gpubench.core.errors import InputError, close_matches
@@ -24,12 +24,17 @@ TARGETS: dict[str, tuple[Patch, ...]] = {
     "czbenchmarks": (*czbenchmarks.PATCHES, *scib.SILHOUETTE_PATCHES),
     "scib_metrics": scib.PATCHES,
     "sklearn": scib.SKLEARN_PATCHES,
+    "cell_eval": cell_eval.PATCHES,
+    "cell_eval2": cell_eval2.PATCHES,
 }
 
 VERSIONS = {
     "czbenchmarks": ("cz-benchmarks", (0, 15), (0, 15)),
     "scib_metrics": ("scib-metrics", (0, 5), (0, 5)),
     "sklearn": ("scikit-learn", (1, 5), (1, 9)),
+    "cell_eval": ("cell-eval", (0, 8), (0, 8)),
+    "cell_eval2": ("cell-eval2", (0, 20), (0, 20)),
+    "pdex": ("pdex", (0, 3), (0, 3)),
 }
 """Package -> its name on PyPI, and the first and last version that the patches are tested with."""
 

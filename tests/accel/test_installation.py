@@ -119,7 +119,7 @@ def test_accelerated_restores_the_previous_installation() -> None:
     ("options", "message"),
     [
         ({"targets": "sklaern"}, "did you mean 'sklearn'"),
-        ({"targets": ["x"]}, "there are: 'czbenchmarks', 'scib_metrics', 'sklearn'"),
+        ({"targets": ["x"]}, "there are: 'czbenchmarks', 'scib_metrics', 'sklearn', 'cell_eval', 'cell_eval2'"),
         ({"engine": "gpu"}, "engine='gpu' is unknown"),
     ],
 )
