@@ -244,13 +244,10 @@ def test_command_lines(package: str, tmp_path: Path) -> None:
         "cell_eval": ["--control-pert", CONTROL, "--pert-col", "target", "--ceiling"],
         "cell_eval2": ["--control", CONTROL, "--set", "de.backend=pdex", "--set", "num_threads=1"],
     }[package]
-    module = "cell_eval" if package == "cell_eval" else "cell_eval2.cli"
-    for folder, start in {
-        "theirs": ["-m"],
-        "ours": ["-m", "gpubench.accel", "--engine", "cpu", "--report", "-m"],
-    }.items():
+    script = ["-m", "cell_eval"] if package == "cell_eval" else [str(Path(sys.executable).parent / "cell-eval2")]
+    for folder, start in {"theirs": [], "ours": ["-m", "gpubench.accel", "--engine", "cpu", "--report"]}.items():
         done = subprocess.run(
-            [sys.executable, *start, module, *files, folder, *names],
+            [sys.executable, *start, *script, *files, folder, *names],
             cwd=tmp_path,
             capture_output=True,
             text=True,
