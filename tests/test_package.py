@@ -51,7 +51,7 @@ def test_wheel_holds_the_package_and_the_kernels(wheel: set[str]) -> None:
     assert kernels
     shipped = {name for name in wheel if ".dist-info/" not in name and not name.endswith(".so")}
     assert shipped == files_below(ROOT / "gpubench") | kernels
-    assert {"gpubench/py.typed", "gpubench/datasets/celllines.h5ad"} <= shipped
+    assert {"gpubench/py.typed", "gpubench/datasets/celllines.h5ad", "gpubench/datasets/knockouts.h5ad"} <= shipped
 
 
 @pytest.mark.slow

@@ -112,7 +112,9 @@ def meanings_text(metrics: Iterable[str]) -> str:
     better = {True: "Higher is better.", False: "Lower is better.", None: ""}
     blocks = []
     for metric in dict.fromkeys(metrics):
-        spec = METRICS[metric].spec
+        spec = published_spec(metric)
+        if spec is None:  # a scorer of the user
+            continue
         text = f"{spec.description} {better[spec.higher_is_better]}".rstrip()
         blocks.append(f"  {spec.id}\n{textwrap.indent(textwrap.fill(text, _WIDTH), '    ')}")
     return "\n".join(blocks)

@@ -18,9 +18,10 @@ from gpubench.cli.audit import audit
 from gpubench.cli.commands import Command, Group
 from gpubench.cli.datasets import Json, print_json
 from gpubench.cli.datasets import app as datasets_app
+from gpubench.cli.demo import demo
 from gpubench.cli.errors import EXIT_INTERRUPTED, EXIT_TASK_FAILED, complain, printing_warnings, reporting, usage_hint
 from gpubench.cli.flags import check_file, parse_flags, with_run_flags
-from gpubench.cli.score import EXAMPLES, demo, score
+from gpubench.cli.score import EXAMPLES, score
 from gpubench.core import units
 from gpubench.core.errors import GpubenchError, InputError
 from gpubench.core.terminal import terminal_width

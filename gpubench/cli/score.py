@@ -1,4 +1,4 @@
-"""The commands `gpubench score`, for one run or for a run file, and `gpubench demo`."""
+"""The command `gpubench score`, for one run or for a run file."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def score(
             with Progress(shown=not quiet) as progress:
                 check = None if output is None else output.check_replaced
                 result = running_score.score_run(run, listener=progress, checkpoint=checkpoint, check=check)
-            return _finish(result, output, quiet, verbose, trace, checkpoint)
+            return finish(result, output, quiet, verbose, trace, checkpoint)
 
 
 def _check_written(run: RunOptions, output: Output | None, trace: Path | None) -> None:
@@ -149,31 +149,7 @@ def _print_plan(expected: Plan, end: str = "") -> None:
         raise InputError(expected.refusal)
 
 
-def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the result files.")] = Path("gpubench-demo"),
-    force: Annotated[bool, typer.Option("--force", help="Replace results of another run in --out.")] = False,
-) -> int:
-    """Score real cells that come with gpubench, and explain each number."""
-    from gpubench.cli.listing import meanings_text
-    from gpubench.cli.progress import Progress
-    from gpubench.datasets import DEMO_SOURCE, demo_path
-    from gpubench.running import score as running_score
-
-    output = parse_output(out, ["json", "csv"], report=True, force=force)
-    check = None if output is None else output.check_replaced
-    run = RunOptions.of(data=demo_path(), embeddings=["X_pca"], label="cell_type", batch="batch")
-    typer.echo(f"{DEMO_SOURCE}\n")
-    with reporting(verbose=False):
-        with Progress() as progress:
-            result = running_score.score_run(run, listener=progress, check=check)
-        result.provenance["dataset"]["source"] = DEMO_SOURCE  # rather than the folder in which gpubench is installed
-        result.provenance["command"] = "gpubench demo"
-        code = _finish(result, output, quiet=False, verbose=False)
-    typer.echo(f"\nWhat the numbers mean:\n{meanings_text(row.metric for row in result.results)}")
-    return code
-
-
-def _finish(
+def finish(
     result: Result,
     output: Output | None,
     quiet: bool,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from gpubench.datasets.catalogue import CatalogueEntry
 
-__all__ = ["demo_path", "fetch", "ids", "info", "load", "path"]
+__all__ = ["demo_path", "fetch", "ids", "info", "knockouts_path", "load", "path"]
 
 Catalogues: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 """Paths of one or more catalogues, in the format of gpubench or of cz-benchmarks."""
@@ -28,6 +28,12 @@ DEMO_SOURCE = (
     " doi:10.1038/s41592-019-0425-8; LuyiTian/sc_mixology, MIT licence)"
 )
 """Origin of the cells of `demo_path`, see celllines.txt."""
+
+KNOCKOUTS_SOURCE = (
+    "2,105 cells of a knockout screen of 12 genes in two replicates (Papalexi et al. 2021,"
+    " doi:10.1038/s41588-021-00778-2; Katsevich-Lab/sceptredata, MIT licence)"
+)
+"""Origin of the cells of `knockouts_path`, see knockouts.txt."""
 
 
 def demo_path() -> Path:
@@ -43,6 +49,22 @@ def demo_path() -> Path:
     0.641
     """
     return Path(__file__).with_name("celllines.h5ad")
+
+
+def knockouts_path() -> Path:
+    """Return the path of the bundled h5ad file of a perturbation screen, with 2,105 cells.
+
+    X has counts of 244 genes, obs["perturbation"] the knocked-out gene or "non-targeting", obs["replicate"] "1" or "2".
+
+    Examples
+    --------
+    >>> import anndata
+    >>> import gpubench as gb
+    >>> screen = anndata.read_h5ad(gb.datasets.knockouts_path())
+    >>> screen.shape
+    (2105, 244)
+    """
+    return Path(__file__).with_name("knockouts.h5ad")
 
 
 def ids(*, catalogue: Catalogues = ()) -> list[str]:

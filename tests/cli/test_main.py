@@ -21,6 +21,7 @@ import pytest
 from stores import zarr_writer
 
 import gpubench as gb
+from gpubench.cli import errors
 from gpubench.cli import main as cli_main
 from gpubench.cli.main import main
 from gpubench.core.scores import MetricResult
@@ -701,6 +702,32 @@ def test_the_demo_scores_cells_that_come_with_the_package(tmp_path: Path, capsys
     for metric in {row.metric for row in result.results}:
         assert re.search(rf"^  {metric}\n    \w", meanings, re.MULTILINE), metric
     assert max(map(len, meanings.splitlines())) < 80
+
+
+@pytest.mark.slow
+def test_the_demo_of_predictions_says_what_scores_are_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--task", "perturbation_prediction", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert names(tmp_path) == ["perturbations.parquet", "report.html", "results.csv", "results.json"]
+    result = Result.from_json(tmp_path / "results.json")
+    rank = {name: result.value("discrimination_score_l1", embedding=name) for name in ("replicate 2", "linear", "mean")}
+    assert rank["replicate 2"] > rank["linear"] > rank["mean"]
+    assert str(Path(cli_main.__file__).parents[1]) not in json.dumps(result.provenance)
+    for said in (
+        "control cells differ from",
+        "hardly depend on the perturbation",
+        "  [controls]",
+        "  [effects]",
+        "  pearson_delta\n    Pearson over genes",
+        "mae: A repeated experiment (0.0600) is no better than the mean of all",
+        "of the way to a perfect prediction",
+    ):
+        assert re.search(re.escape(said).replace(r"\ ", r"\s+"), printed), said
+
+
+def test_there_is_no_demo_of_other_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--task", "perturbation"]) == errors.EXIT_BAD_INPUT
+    assert "did you mean 'perturbation_prediction'" in capsys.readouterr().err
 
 
 def test_doctor_says_whether_scoring_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from stores import N_CELLS, dense, make_anndata, write_h5ad, zarr_writer
 from gpubench.core.errors import InputError
 from gpubench.core.types import RowSource
 from gpubench.data import as_numeric, encode_labels, fingerprint, read, read_rows
-from gpubench.datasets import demo_path
+from gpubench.datasets import demo_path, knockouts_path
 
 X = np.arange(12, dtype="f4").reshape(4, 3)
 TABLE = pd.DataFrame({"cell_type": ["b", "a", "b", "a"], "time": [1.5, 2, 3, 4], "plate": ["01", "1", "01", "1"]})
@@ -403,3 +403,20 @@ def test_demo_names_its_licence_and_source():
     ):
         assert said in text
     assert demo_path().stat().st_size < 300_000
+
+
+def test_knockouts_are_a_part_of_the_shared_data(shared_data):
+    part = ad.read_h5ad(knockouts_path())
+    whole = ad.read_h5ad(shared_data / "papalexi_knockout.h5ad")[part.obs_names, part.var_names]
+    assert part.X.dtype.kind == "u"
+    np.testing.assert_array_equal(part.X.toarray(), whole.X.toarray())
+    assert part.obs["perturbation"].to_list() == whole.obs["perturbation"].to_list()
+    replicate = "rep_" + part.obs["replicate"].astype(str)
+    assert list(replicate) == list(whole.obs["bio_rep"])
+
+
+def test_knockouts_name_their_licence_and_source():
+    text = knockouts_path().with_suffix(".txt").read_text()
+    for said in ("MIT License", "Katsevich-Lab/sceptredata", "doi:10.1038/s41588-021-00778-2", "GSE153056"):
+        assert said in text
+    assert knockouts_path().stat().st_size < 400_000
