@@ -109,7 +109,8 @@ def _first_components(responses: F64) -> F64:
     centre = responses.mean(axis=0)
     u, s, v = np.linalg.svd(responses - centre, full_matrices=False)
     kept = min(N_COMPONENTS, len(s))
-    return centre + (u[:, :kept] * s[:kept]) @ v[:kept]
+    reduced: F64 = centre + (u[:, :kept] * s[:kept]) @ v[:kept]
+    return reduced
 
 
 def _nearest(responses: F64) -> NDArray[np.int64]:
@@ -117,7 +118,8 @@ def _nearest(responses: F64) -> NDArray[np.int64]:
     directions = responses / np.maximum(np.linalg.norm(responses, axis=1, keepdims=True), 1e-12)
     similarity = directions @ directions.T
     np.fill_diagonal(similarity, -np.inf)
-    return similarity.argmax(axis=1)
+    nearest: NDArray[np.int64] = similarity.argmax(axis=1)
+    return nearest
 
 
 def _cells(
