@@ -33,6 +33,7 @@ class Embedding:
     name : name of the embedding in messages
     scope : access to the checkpoint entries of these cells
     planned_k : number of neighbours that the next search finds at least, set by `plan_knn`
+    neighbors_note : description of the neighbours given by `use_knn`, for notes; empty if they are searched
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Embedding:
         self.scope = scope or CheckpointScope(engine.timeline)
         self._centred = centred  # the rows that were put, if offsets were subtracted
         self.planned_k = 0
+        self.neighbors_note = ""
         self._knn: Knn | None = None
         self._shared: dict[Hashable, Any] = {}
         self._uncentred: Array | None = None
@@ -112,16 +114,22 @@ class Embedding:
         """Announce that k neighbours will be needed, so that the first search finds enough for every metric."""
         self.planned_k = max(self.planned_k, min(k, self.n - 1))
 
+    def use_knn(self, knn: Knn, note: str) -> None:
+        """Use these neighbours instead of a search; `note` describes them."""
+        self._knn, self.neighbors_note = knn, note
+
     def knn(self, k: int) -> Knn:
         """Return the nearest k other cells of each cell, from the shared graph.
 
         Raises
         ------
         InputError
-            k below 1, or more than the n - 1 other cells.
+            k below 1, more than the n - 1 other cells, or more neighbours than were given by `use_knn`.
         """
         if not 1 <= k < self.n:
             raise InputError(f"k={k} neighbours cannot be found among {self.n} cells; use 1 to {self.n - 1}")
+        if self.neighbors_note and self._knn and self._knn.k < k:
+            raise InputError(too_few_neighbors(self._knn.k, k))
         if self._knn is None or self._knn.k < k:
             self.planned_k = planned = max(self.planned_k, k)
             scope = self.scope if self.engine.policy.saves_neighbors else self.scope.disabled()
@@ -143,6 +151,14 @@ class Embedding:
             # an approximate search for more neighbours may find other nearest ones
             self._shared[key] = self.scope.cached(name, make, codec, *facts, self.planned_k)
         return cast("T", self._shared[key])
+
+
+def too_few_neighbors(given: int, wanted: int) -> str:
+    """Return the message for given neighbours that are fewer than are needed."""
+    return (
+        f"neighbors_key has {given} neighbours of each cell, and {wanted} are needed (n_neighbors={wanted + 1} in"
+        " scanpy); give more, lower the option of the task, or leave it out"
+    )
 
 
 def _knn_codec(engine: Engine) -> Codec[Knn]:

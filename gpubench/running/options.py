@@ -123,6 +123,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("embedding", "embedding_key", "embedding_obsm_keys", "obsm_key", "use_rep"), "embeddings"),
     **dict.fromkeys(("adata", "X"), "data"),
     "task": "tasks",
+    "neighbors": "neighbors_key",
+    **dict.fromkeys(("cluster_key", "leiden"), "clusters"),
     **dict.fromkeys(("random_state", "random_seed"), "seed"),
     **dict.fromkeys(("n_jobs", "n_threads"), "threads"),
     **dict.fromkeys(("query", "filter", "subset"), "where"),
@@ -158,6 +160,13 @@ class RunOptions:
     )
     obs: Any = _option(DATA, "file", "TABLE", "Parquet or CSV file with the columns, if DATA is an array.")
     pre_integrated: Any = _option(DATA, "matrix", "KEY", "The same cells before batch integration.", recorded=True)
+    neighbors_key: Any = _option(
+        DATA,
+        "text",
+        "KEY",
+        "Key of uns with neighbours of the cells, as scanpy.pp.neighbors writes it, used instead of a search.",
+        recorded=True,
+    )
     align: Align = _option(
         DATA,
         "choice",
@@ -191,6 +200,13 @@ class RunOptions:
         "text",
         "COLUMN",
         "Sample IDs; cross-species prediction averages the cells of each sample.",
+        recorded=True,
+    )
+    clusters: Any = _option(
+        COLUMNS,
+        "text",
+        "COLUMN",
+        "Clusters, such as leiden, to compare with the labels instead of finding some.",
         recorded=True,
     )
     condition: str | None = _option(

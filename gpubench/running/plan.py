@@ -21,6 +21,7 @@ from gpubench.core.units import bytes_text, seconds_text
 from gpubench.engines.costs import PACKAGES_BYTES, Cost, CostModel, Rates, Sizes
 from gpubench.engines.cpu.rates import FEATURES
 from gpubench.results.table import Lines, TextTable, to_text
+from gpubench.running.given_neighbors import belongs_to
 from gpubench.running.options import RunOptions
 from gpubench.running.prepare import prepare
 from gpubench.running.views import CELLS
@@ -71,7 +72,7 @@ def plan_stages(prepared: Prepared, model: CostModel, rates: Rates | None = None
     """
     for name, matrix in (prepared.dataset.embeddings if prepared.dataset else {}).items():
         held = 0
-        for path, cost in _costs(prepared, model, matrix):
+        for path, cost in _costs(prepared, model, name, matrix):
             least = held + cost.held_bytes + cost.scratch_bytes
             used = held + cost.used_bytes(max(0, model.budget_bytes - held))
             seconds = cost.seconds(rates) if rates else 0.0
@@ -79,7 +80,7 @@ def plan_stages(prepared: Prepared, model: CostModel, rates: Rates | None = None
             yield PlannedStage(f"{name}/{path}", cost.how, used, least, cost.packages, seconds, cost.remedy)
 
 
-def _costs(prepared: Prepared, model: CostModel, matrix: Any) -> Iterator[tuple[str, Cost]]:
+def _costs(prepared: Prepared, model: CostModel, name: str, matrix: Any) -> Iterator[tuple[str, Cost]]:
     n, d = map(int, matrix.shape)
     tasks, options, engine = prepared.tasks, prepared.run.options, prepared.engine
     columns = {role: column for role, column in prepared.inputs.columns.items() if isinstance(column, Labels)}
@@ -88,7 +89,8 @@ def _costs(prepared: Prepared, model: CostModel, matrix: Any) -> Iterator[tuple[
     yield "put", model.put(n, d, matrix.dtype.itemsize, copied=not in_place)
     yield "view", model.view(min(n, CELLS), d)
     k = min(max(task.graph_k(options, engine, n, d) for task in tasks), n - 1)
-    if k > 0:
+    neighbors = prepared.inputs.neighbors
+    if k > 0 and not (neighbors and belongs_to(neighbors, name)):
         yield "knn", model.knn(n, d, k)
     for task in tasks:
         for stage, cost in (task.costs(model, Sizes(n, d, columns), options) if task.costs else {}).items():

@@ -14,16 +14,19 @@ from gpubench.core.scores import MAX_NAMES, CellScores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Labels, check_seed
 from gpubench.core.units import parse_bytes
+from gpubench.data.neighbors import StoredNeighbors, read_neighbors
 from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
 from gpubench.engines.embedding import codes_fingerprint
 from gpubench.metrics._metric import check_groups, check_several
+from gpubench.running.given_neighbors import check_use
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import BASELINES, EMBEDDING_BASELINES, SCREEN_BASELINES, RunOptions
 from gpubench.running.plausibility import Given, implausible
 from gpubench.running.screens import ScreenInputs, read_screens
 from gpubench.tasks import TASKS
 from gpubench.tasks._task import Task
+from gpubench.tasks.metric_tasks import CLUSTERING_GIVEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +49,9 @@ SCIB = "scib"
 
 COLUMNS = ("label", "batch", "time", "species", "sample")
 
+CLUSTERING = "clustering"
+"""The only task that compares clusters with labels."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -56,6 +62,7 @@ class Inputs:
     pre_integrated: Rows | None = None
     screens: ScreenInputs | None = None
     names: NDArray[Any] | None = None  # names of the cells
+    neighbors: StoredNeighbors | None = None  # neighbours of the cells, instead of a search
 
     def has(self, need: str) -> bool:
         """Whether an input in the `needs` of tasks is given: "predictions", "control", or the role of a column."""
@@ -66,7 +73,9 @@ class Inputs:
     def cells(self) -> CellScores:
         """Return a collection for per-cell values, with the columns of these inputs and no values yet."""
         groups = {
-            "time" if role == "time_label" else role: labels for role, labels in self.columns.items() if role != "time"
+            "time" if role == "time_label" else role: labels
+            for role, labels in self.columns.items()
+            if role not in ("time", "clusters")
         }
         n = len(next(iter(groups.values()), ()))
         return CellScores(n, groups, self.columns.get("time"), names=self.names if n else None)
@@ -122,6 +131,10 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
     if dataset is not None:
         dataset = replace(dataset, notes=_with_dataset_names(dataset.notes, given))
     tasks, skipped = _choose_tasks(run, wanted, inputs)
+    if inputs.neighbors is not None and dataset is not None:
+        check_use(inputs.neighbors, list(dataset.embeddings), tasks, run.options, engine)
+        note = f"neighbours are not searched, but those of {inputs.neighbors}"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     findings = () if inputs.screens is None else inputs.screens.audit.findings
     warnings = (*map(str, found), *map(str, findings))
     return Prepared(engine, run, given.source, given.files, dataset, inputs, tasks, skipped, baselines, warnings)
@@ -179,7 +192,7 @@ def read_inputs(run: RunOptions) -> tuple[RunOptions, Dataset | None, Inputs, li
 
 def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, Inputs]:
     """Read the inputs that the wanted tasks need; `wanted` has their ids, None for "auto"."""
-    columns = {role: getattr(run, role) for role in COLUMNS if getattr(run, role) is not None}
+    columns = {role: getattr(run, role) for role in (*COLUMNS, "clusters") if getattr(run, role) is not None}
     perturbation = screens = None
     if run.predictions is not None and SCREEN in (wanted or ()):
         screens = read_screens(run)
@@ -204,7 +217,17 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
         dataset = read(run.data, embeddings=run.embeddings, columns=columns, obs=run.obs, **given)
     before = dataset.matrices.get("pre_integrated") if dataset else None
     names = dataset.cell_ids if dataset else None
-    return dataset, Inputs(_encode(dataset, before) if dataset else {}, perturbation, before, screens, names)
+    encoded = _encode(dataset, before) if dataset else {}
+    if "clusters" in encoded:
+        name = run.clusters if isinstance(run.clusters, str) else "array"
+        encoded["clusters"] = replace(encoded["clusters"], key=name)
+    neighbors = None
+    if run.neighbors_key is not None:
+        if dataset is None or dataset.rows is not None:
+            why = "only predictions are scored" if dataset is None else "cells are left out or reordered"
+            raise InputError(f"neighbors_key cannot be used, since {why}; leave it out", argument="neighbors_key")
+        neighbors = read_neighbors(run.data, run.neighbors_key, dataset.n_cells)
+    return dataset, Inputs(encoded, perturbation, before, screens, names, neighbors)
 
 
 def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
@@ -264,7 +287,7 @@ def _choose_tasks(run: RunOptions, wanted: list[str] | None, inputs: Inputs) -> 
             continue
         missing = " and ".join(need for need in task.needs if not inputs.has(need))
         if not missing:
-            chosen.append(task)
+            chosen.append(CLUSTERING_GIVEN if task.id == CLUSTERING and inputs.has("clusters") else task)
         elif wanted is None:
             skipped.append({"task": task.id, "reason": f"needs {missing}"})
         else:
@@ -285,6 +308,11 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
             f"pre_integrated is used by the task {SCIB!r} only; name the task with `tasks`, or leave it out",
             argument="pre_integrated",
         )
+    if run.clusters is not None and wanted is not None and CLUSTERING not in wanted:
+        raise InputError(
+            f"clusters are used by the task {CLUSTERING!r} only; name the task with `tasks`, or leave them out",
+            argument="clusters",
+        )
     if baselines and wanted is not None:
         check_baselines(wanted, baselines)
     if run.predictions is not None and (run.where or run.drop_missing):
@@ -296,6 +324,11 @@ def _check_combination(run: RunOptions, wanted: list[str] | None, baselines: lis
         raise InputError(
             "baseline cannot be computed from one file per species; leave it out, or merge the files",
             argument="baseline",
+        )
+    if run.neighbors_key is not None:
+        raise InputError(
+            "neighbors_key cannot be used with one file per species; leave it out, or merge the files",
+            argument="neighbors_key",
         )
     if run.pre_integrated is not None:
         raise InputError(

@@ -18,6 +18,7 @@ from gpubench.datasets.lookup import is_local
 from gpubench.engines.embedding import Embedding
 from gpubench.results.result import Result
 from gpubench.running.annotation import annotate, check_annotation
+from gpubench.running.given_neighbors import belongs_to, too_few, use_neighbors
 from gpubench.running.interrupt import run_interruptible
 from gpubench.running.options import EMBEDDING_BASELINES, RunOptions
 from gpubench.running.plan import check_fits
@@ -51,8 +52,10 @@ def score(
     time: Any = None,
     species: Any = None,
     sample: Any = None,
+    clusters: Any = None,
     obs: Any = None,
     pre_integrated: Any = None,
+    neighbors_key: Any = None,
     align: Align = "equal",
     where: str | None = None,
     drop_missing: bool = False,
@@ -92,9 +95,15 @@ def score(
         name -> key, path or matrix. If None, score the only embedding in `data`
     label, batch, time, species, sample : name of a column of `obs`, or an array or Series with one value per cell. If
         None, a dataset of `gpubench.datasets` uses the columns that its catalogue names; other data have no such column
+    clusters : name of a column of `obs`, such as "leiden", or an array or Series with one value per cell: clusters that
+        the task "clustering" compares with the labels, instead of finding Leiden clusters
     obs : path or DataFrame with the columns of the cells, if `data` does not contain them
     pre_integrated : the cells before batch integration, for the task "scib": a key as in `embeddings`, the path of a
         file, or a matrix
+    neighbors_key : neighbours that were computed before, used instead of a search: key of `uns` in AnnData, such as
+        "neighbors", as scanpy.pp.neighbors writes it; or (indices, distances), two (n, k) arrays. They must be
+        Euclidean and of this embedding, which is checked on a sample of cells, as is their recall. A task that needs
+        more neighbours fails with a message
     align : how to match inputs that name their cells (AnnData, the index of a DataFrame or Series, in files an unnamed
         first column or a column such as "barcode"). "equal" requires all inputs to have the same cells, in any order;
         "inner" scores the cells that all inputs have. Inputs without names are matched by row
@@ -342,7 +351,7 @@ class Runner:
             embedding = self._unless_refused(lambda: self._put(matrix, name), name, tasks)
             if embedding is None:
                 return
-            tasks = self._with_graph(embedding, tasks)
+            tasks = self._with_graph(embedding, self._with_given_neighbors(embedding, tasks))
             if "" not in self.cells.views:
                 with timeline.stage("view"):
                     self.cells.views[name] = principal_view(embedding, self._engine.seed)
@@ -361,6 +370,26 @@ class Runner:
                 )
                 yield partial(self._task, task, given, note)
             embedding.release()
+
+    def _with_given_neighbors(self, embedding: Embedding, tasks: list[Task]) -> list[Task]:
+        """Use given neighbours if they are of this embedding; return the tasks for which they suffice."""
+        neighbors = self._inputs.neighbors
+        is_baseline = embedding.name in (f"baseline_{name}" for name in self._prepared.baselines)
+        if neighbors is None or is_baseline or not belongs_to(neighbors, embedding.name):
+            return tasks
+        with self._engine.timeline.stage("neighbors"):
+            used = self._unless_refused(lambda: use_neighbors(embedding, neighbors), embedding.name, tasks)
+        if used is None:
+            return []
+        left = []
+        for task in tasks:
+            wanted = task.graph_k(self._prepared.run.options, self._engine, embedding.n, embedding.d)
+            if message := too_few(task, min(wanted, embedding.n - 1), neighbors):
+                self._refusals.append(InputError(message))
+                self.failures.append({"task": task.id, "embedding": embedding.name, "error": message})
+            else:
+                left.append(task)
+        return left
 
     def _put(self, matrix: Any, name: str) -> Embedding:
         embedding = Embedding.put(self._engine, matrix, name, self._scope)
@@ -383,7 +412,7 @@ class Runner:
         """Compute the neighbour graph that tasks share; return all tasks, or those without a graph if it fails."""
         options, engine = self._prepared.run.options, self._engine
         wanted = {task.id: task.graph_k(options, engine, embedding.n, embedding.d) for task in tasks}
-        k = min(max(wanted.values()), embedding.n - 1)
+        k = min(max(wanted.values(), default=0), embedding.n - 1)
         if k <= 0:
             return tasks
         embedding.plan_knn(k)

@@ -137,6 +137,7 @@ class TaskInput:
     batch: Labels | None = None
     species: Labels | None = None
     sample: Labels | None = None
+    clusters: Labels | None = None  # given clusters, for agreement with the labels
     time: NDArray[np.float64] | None = None  # (n,)
     time_label: Labels | None = None  # the time points as labels
     perturbation: PerturbationData | None = None  # predictions and the differential expression of the dataset
@@ -231,7 +232,9 @@ def score_metric(given: TaskInput, task: str, metric: Metric[...], roles: Mappin
     if options.get("k", 0) >= embedding.n:
         note = f"k cut from {options['k']} to {embedding.n - 1}, the number of other cells"
         options["k"] = embedding.n - 1
-    return with_note(measure(given, task, metric, embedding, *columns, **options), note)
+    row = with_note(measure(given, task, metric, embedding, *columns, **options), note)
+    samples = spec.sampled and embedding.engine.policy.samples_neighborhoods(embedding.n, embedding.d)
+    return with_note(row, embedding.neighbors_note) if spec.neighbors and not samples else row
 
 
 def task_of_metrics(

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpubench.core.errors import quoted
 from gpubench.core.scores import CLUSTER, CellColumn, MetricResult, Score
+from gpubench.core.types import Labels
 from gpubench.metrics._metric import BATCH, BIO
 from gpubench.metrics._neighborhoods import search_params
 from gpubench.metrics.aggregate import batch_correction, bio_conservation, total
@@ -65,8 +66,11 @@ SEQUENTIAL_ORGANIZATION = task_of_metrics(
 
 
 def _score_clusters(given: TaskInput) -> Iterator[MetricResult]:
-    """Compare Leiden clusters with the labels."""
+    """Compare given clusters, or else Leiden clusters, with the labels."""
     embedding, label, options = require(given.embedding), require(given.label), given.options
+    if given.clusters is not None:
+        yield from _score_given_clusters(given, label, given.clusters)
+        return
     clusters = leiden_clusters(
         embedding,
         n_neighbors=options.n_cluster_neighbors,
@@ -80,7 +84,16 @@ def _score_clusters(given: TaskInput) -> Iterator[MetricResult]:
     for metric in (adjusted_rand_index, normalized_mutual_info):
         row = measure(given, CLUSTERING.id, metric, label, clusters, engine=given.engine)
         row = replace(row, params={**row.params, **search_params(knn)}, approximate=not knn.exact)
+        row = with_note(row, embedding.neighbors_note)
         yield row if used == options.n_cluster_neighbors else with_note(row, cut)
+
+
+def _score_given_clusters(given: TaskInput, label: Labels, clusters: Labels) -> Iterator[MetricResult]:
+    given.cells.columns.append(CellColumn(given.name, CLUSTERING.id, CLUSTER, clusters.codes, names=clusters.names))
+    for metric in (adjusted_rand_index, normalized_mutual_info):
+        row = measure(given, CLUSTERING.id, metric, label, clusters, engine=given.engine)
+        row = replace(row, params={**row.params, "clusters": clusters.key})
+        yield with_note(row, f"{clusters.n_classes:,} given clusters, not found in this embedding")
 
 
 def _graph_neighbors(options: Options) -> int:
@@ -98,6 +111,9 @@ CLUSTERING = Task(
     neighbors=_graph_neighbors,
     costs=lambda model, sizes, options: {"leiden": model.leiden(sizes.n, min(_graph_neighbors(options), sizes.n - 1))},
 )
+
+CLUSTERING_GIVEN = replace(CLUSTERING, neighbors=lambda _: 0, operations=lambda _: (), costs=lambda *_: {})
+"""The task `CLUSTERING` with given clusters, which needs no graph."""
 
 _SCIB_METRICS = (
     isolated_labels,

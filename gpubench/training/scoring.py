@@ -141,8 +141,7 @@ class SubsetScorer:
         whole = len(positions) == len(self.subset)
         columns = self._subset_columns if whole else self._taken(self.subset[positions])
         step = ScoredStep(n_cells=len(positions))
-        x = self.engine.put(rows, "embedding")
-        embedding = Embedding(self.engine, x, "embedding")
+        embedding = Embedding.put(self.engine, rows, "embedding")
         results: dict[str, list[MetricResult]] = {}
         for task in sorted(self.tasks, key=self._expected_s):
             spent, expected = time.perf_counter() - begin, self._expected_s(task)
@@ -155,7 +154,7 @@ class SubsetScorer:
                 continue
             results[task.id] = self._run(task, embedding, columns)
             self._seconds.setdefault(task.id, []).append(time.perf_counter() - begin - spent)
-        self.engine.release(x)
+        embedding.release()
         listed = [row for task in self.tasks for row in results.get(task.id, ())]
         step.values = keyed(listed)
         step.notes = list(dict.fromkeys(f"{row.task}/{row.metric}: {row.note}" for row in listed if row.note))

@@ -13,6 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import gpubench
+
 pytestmark = pytest.mark.usefixtures("needs_torch")
 
 FOLDER = Path(__file__).parent
@@ -46,7 +48,8 @@ def test_two_processes_give_the_values_of_one(ranks: ModuleType, tmp_path: Path)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     files = [tmp_path / f"{rank}.json" for rank in range(2)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    package = str(Path(gpubench.__file__).parents[1])  # the same as here, compiled or not
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": package}
     script = FOLDER / "two_ranks.py"
     processes = [
         subprocess.Popen([sys.executable, script, str(rank), str(port), file], env=environment)

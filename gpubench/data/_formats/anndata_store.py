@@ -211,6 +211,15 @@ class AnnDataSource(Source):
     def uns(self) -> Any:
         """Unstructured annotations: a mapping, or for a store a group."""
 
+    def annotation(self, key: str) -> dict[str, Any] | None:
+        """Return a mapping of uns, with scalars for single values in groups; None if uns has no such mapping."""
+        node = self.uns[key] if key in self.uns else None  # noqa: SIM401 - groups of zarr have no `get` like a dict's
+        return _as_dict(node) if node is not None and hasattr(node, "keys") else None
+
+    def pairwise(self, key: str) -> Any:  # noqa: ARG002 - for subclasses that have obsp
+        """Return a matrix of obsp as a SciPy CSR matrix, with stored zeros; None if there is no such key."""
+        return None
+
 
 class LoadedAnnData(AnnDataSource):
     """Source for an AnnData object, in memory or backed."""
@@ -230,6 +239,9 @@ class LoadedAnnData(AnnDataSource):
 
     def _matrix(self, slot: str, key: str) -> Any:
         return self._adata.X if slot == "X" else getattr(self._adata, slot)[key]
+
+    def pairwise(self, key: str) -> Any:
+        return _as_csr(self._adata.obsp[key]) if key in self._adata.obsp else None
 
     def n_cells(self) -> int | None:
         return int(self._adata.n_obs)
@@ -283,6 +295,21 @@ class StoredAnnData(AnnDataSource):
                 return SlicedRows(Field(node, key), what, self.file)
             return stored_rows(node[key], what, self.file)
 
+    def pairwise(self, key: str) -> Any:
+        from scipy.sparse import csc_matrix, csr_matrix
+
+        if "obsp" not in self._root or not has_node(self._root["obsp"], key):
+            return None
+        with reading(f"obsp/{key} of {self.file}", self.file):
+            node = self._root["obsp"][key]
+            if not is_group(node):
+                return _as_csr(node[:])
+            encoding = attribute(node, "encoding-type", attribute(node, "h5sparse_format"))
+            n_rows, n_columns = map(int, node.attrs["shape" if "shape" in node.attrs else "h5sparse_shape"])
+            parts = tuple(node[name][:] for name in ("data", "indices", "indptr"))
+            kind = csc_matrix if str(encoding).startswith("csc") else csr_matrix
+            return _as_csr(kind(parts, shape=(n_rows, n_columns)))
+
     def n_cells(self) -> int | None:
         return self._obs.n_rows()
 
@@ -295,6 +322,26 @@ class StoredAnnData(AnnDataSource):
     @property
     def uns(self) -> Any:
         return self._root.get("uns", {})
+
+
+def _as_csr(matrix: Any) -> Any:
+    from scipy.sparse import csr_matrix, issparse
+
+    sparse: Any = matrix if issparse(matrix) else csr_matrix(np.asarray(matrix))
+    return sparse.tocsr()
+
+
+def _as_dict(node: Any) -> dict[str, Any]:
+    """Return a mapping, or a group of a store with its single values, as a dict; arrays are left out."""
+    values: dict[str, Any] = {}
+    for name in node.keys():  # noqa: SIM118 - a group of h5py
+        value = node[name]
+        if hasattr(value, "keys"):
+            values[name] = _as_dict(value)
+        elif getattr(value, "shape", ()) == ():
+            scalar = value if isinstance(value, str | int | float) or value is None else np.asarray(value[()]).item()
+            values[name] = scalar.decode() if isinstance(scalar, bytes) else scalar
+    return values
 
 
 def is_anndata(x: Any) -> bool:
