@@ -216,7 +216,7 @@ def _parse_value(name: str, text: str, kind: Any) -> Any:
         if text in choices:
             return text
         raise InputError(f"--option {name}={text!r} is none of {', '.join(map(repr, choices))}; use one of these")
-    if kind is str:
+    if kind in (str, Any):
         return text
     if kind is bool:
         if text.lower() in (*_YES, *_NO):

@@ -19,11 +19,13 @@ from gpubench.data.perturbation.screens import Screen, read_screen
 from gpubench.engines.planner import budget_bytes
 from gpubench.metrics.perturbation.registry import metrics_of
 from gpubench.running.options import SCREEN_BASELINES
+from gpubench.running.own_tables import by_prediction, embedding_keys, read_expression_table, read_target_genes
 from gpubench.running.provenance import bit_level_context
 from gpubench.tasks._screens import RealScreen, ScreenColumn, column_name
 
 if TYPE_CHECKING:
     from gpubench.engines.base import Engine
+    from gpubench.metrics.perturbation.tables import ExpressionTable
     from gpubench.running.options import RunOptions
 
 
@@ -38,6 +40,9 @@ class ScreenInputs:
     audit : findings of the checks of real and predicted cells
     table : table to which scoring adds the values of every perturbation
     log : what was read from results that earlier runs kept
+    real_tests, predicted_tests : differential expression that the user gives, of the real data and by prediction
+    target_genes : perturbation -> the gene that it targets, where the user says so
+    embeddings : metric -> the key of obsm in which it is computed
     """
 
     real: Screen
@@ -45,6 +50,10 @@ class ScreenInputs:
     audit: Audit
     table: PerturbationTable = field(default_factory=PerturbationTable)
     log: KeptLog = field(default_factory=KeptLog)
+    real_tests: ExpressionTable | None = None
+    predicted_tests: Mapping[str, ExpressionTable] = field(default_factory=dict)
+    target_genes: Mapping[str, str | None] = field(default_factory=dict)
+    embeddings: Mapping[str, str] = field(default_factory=dict)
 
     def columns(self, run: RunOptions, baselines: list[str], engine: Engine) -> Iterator[tuple[str, ScreenColumn]]:
         """Yield the name and the input of each column of the results: predictions first, then baselines."""
@@ -59,11 +68,15 @@ class ScreenInputs:
             n_splits=options.n_splits,
             strict_mean=options.strict_mean,
             kept=KeptResults(cache_folder() / KEPT, facts, self.log),
+            table=self.real_tests,
+            target_genes=self.target_genes,
+            embeddings=self.embeddings,
         )
         own = [name for name in baselines if name in SCREEN_BASELINES]
         zeros = tuple(name for name in own if name in ("mean", "control"))
         for name, predicted in self.predictions.items():
-            yield name, ScreenColumn(real, predicted, zeros, "replicate" in own, self.table)
+            tests = self.predicted_tests.get(name)
+            yield name, ScreenColumn(real, predicted, zeros, "replicate" in own, self.table, tests)
         for baseline in own:
             yield column_name(baseline), ScreenColumn(real, baseline, table=self.table)  # type: ignore[arg-type]
 
@@ -87,6 +100,9 @@ def read_screens(run: RunOptions) -> ScreenInputs:
         )
     given: dict[str, Any] = {"condition": condition, "context": run.context, "control": run.control}
     given["memory_bytes"] = _memory_bytes(run) // (1 + len(named))
+    embeddings = embedding_keys(run.options.embed_key or "")
+    given["embeddings"] = list(dict.fromkeys(embeddings.values()))
+    _check_baselines(run, embeddings)
     real = read_screen(run.data, "the real data", **given)
     screens = {
         name: read_screen(source, prediction_name(name if several else ""), **given) for name, source in named.items()
@@ -95,7 +111,48 @@ def read_screens(run: RunOptions) -> ScreenInputs:
     own_control = any(metric.generation == 1 for metric in metrics)
     found = audit_screens(real, screens, control=run.control, own_control=own_control)
     found.raise_errors(strict=run.strict)
-    return ScreenInputs(real, {name: screen.with_genes(real.genes) for name, screen in screens.items()}, found)
+    return ScreenInputs(
+        real,
+        {name: screen.with_genes(real.genes) for name, screen in screens.items()},
+        found,
+        embeddings=embeddings,
+        **_own_tables(run, real, screens),
+    )
+
+
+def _check_baselines(run: RunOptions, embeddings: Mapping[str, str]) -> None:
+    """Refuse what baselines have not: embeddings."""
+    named = [run.baseline] if isinstance(run.baseline, str) else list(run.baseline or ())
+    if embeddings and named:
+        raise InputError(
+            f"embed_key: the baseline {named[0]!r} has expression only; leave one of them out", argument="embed_key"
+        )
+
+
+def _own_tables(run: RunOptions, real: Screen, screens: Mapping[str, Screen]) -> dict[str, Any]:
+    """Read the tables of tests and of target genes that are given."""
+    options, control = run.options, str(run.control)
+    tests = options.de_predicted
+    given = by_prediction(tests, list(screens), "de_predicted") if _is_given(tests) else {}
+    has_real = _is_given(options.de_real)
+    if (given or has_real) and real.contexts is not None:
+        argument = "de_real" if has_real else "de_predicted"
+        raise InputError(
+            f"{argument}: tests of several contexts are not read; leave it or `context` out", argument=argument
+        )
+    tables = {
+        name: read_expression_table(source, "de_predicted", screens[name], control) for name, source in given.items()
+    }
+    genes = options.target_genes
+    return {
+        "real_tests": read_expression_table(options.de_real, "de_real", real, control) if has_real else None,
+        "predicted_tests": tables,
+        "target_genes": read_target_genes(genes, real) if _is_given(genes) else {},
+    }
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and not value)
 
 
 def _memory_bytes(run: RunOptions) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpubench.engines.base import Engine
     from gpubench.metrics.perturbation import PerturbationMetric, PerturbationScores, PerturbedCells, RealSide, Values
     from gpubench.metrics.perturbation.streaming import Cells
+    from gpubench.metrics.perturbation.tables import ExpressionTable
 
 Baseline = Literal["mean", "control", "replicate", "ceiling"]
 
@@ -39,12 +40,13 @@ def cells_of(screen: Screen) -> Cells:
     """Return the cells of a screen as metrics take them: in memory, or to be read in parts if the screen is."""
     labels, genes, stored = screen.perturbations, screen.genes, screen.x
     if not isinstance(stored, StoredMatrix):
-        return scoring.perturbed_cells(stored, labels, genes)
+        return scoring.perturbed_cells(stored, labels, genes, screen.embeddings)
 
     def read(names: Sequence[str]) -> PerturbedCells:
         wanted = np.isin(labels.codes, [labels.names.index(name) for name in names])
         rows = np.flatnonzero(wanted)
-        return scoring.perturbed_cells(stored.take(rows), selected_labels(labels, rows), genes)
+        embeddings = {key: values[rows] for key, values in screen.embeddings.items()}
+        return scoring.perturbed_cells(stored.take(rows), selected_labels(labels, rows), genes, embeddings)
 
     n_cells = np.bincount(labels.codes, minlength=labels.n_classes)
     return scoring.StreamedCells(
@@ -80,6 +82,9 @@ class RealScreen:
     n_splits : number of random splits into halves over which the replicate is averaged
     strict_mean : make the means for the ceiling NaN because of undefined values wherever cell-eval does
     kept : results of earlier runs on the same data and engine; if None, everything is computed
+    table : differential expression of the real data; if None, it is computed
+    target_genes : perturbation -> the gene that it targets, if that is not its name, or None
+    embeddings : metric -> the key of the embedding in which it is computed
     """
 
     def __init__(
@@ -92,8 +97,13 @@ class RealScreen:
         n_splits: int = 5,
         strict_mean: bool = False,
         kept: KeptResults | None = None,
+        table: ExpressionTable | None = None,
+        target_genes: Mapping[str, str | None] | None = None,
+        embeddings: Mapping[str, str] | None = None,
     ) -> None:
         self.metrics = metrics
+        self._given = {"table": table, "cell_eval2": scoring.CellEval2Settings(target_gene_map=target_genes or {})}
+        self._options = {metric: {"embed_key": key} for metric, key in (embeddings or {}).items()}
         self._n_splits, self._strict = n_splits, strict_mean
         self._engine, self._control = engine, control
         self.n, self._kept = screen.n, kept
@@ -108,7 +118,7 @@ class RealScreen:
     @cached_property
     def sides(self) -> dict[str, RealSide]:
         """Context -> real data, prepared for metrics."""
-        given: dict[str, Any] = {"control": self._control, "engine": self._engine}
+        given: dict[str, Any] = {"control": self._control, "engine": self._engine, **self._given}
         return {
             context: scoring.prepare(cells_of(screen), kept=self._kept and self._kept.keyed(context), **given)
             for context, screen in self._contexts.items()
@@ -119,20 +129,28 @@ class RealScreen:
         """Scale of the values, "counts" or "log"."""
         return "counts" if next(iter(self.sides.values())).has_counts else "log"
 
-    def score(self, predicted: Screen) -> dict[str, Scored]:
-        """Score a prediction in every context; context -> scores."""
+    def score(self, predicted: Screen, table: ExpressionTable | None = None) -> dict[str, Scored]:
+        """Score a prediction in every context; context -> scores. `table` is its differential expression, if given."""
         parts = predicted.by_context()
-        return {context: self._score(side, cells_of(parts[context])) for context, side in self.sides.items()}
+        return {
+            context: self._score(side, cells_of(parts[context]), table=table) for context, side in self.sides.items()
+        }
 
-    def _score(self, side: RealSide, predicted: Cells, metrics: list[PerturbationMetric] | None = None) -> Scored:
-        comparison, timeline = PairedSides(side, predicted), self._engine.timeline
+    def _score(
+        self,
+        side: RealSide,
+        predicted: Cells,
+        metrics: list[PerturbationMetric] | None = None,
+        table: ExpressionTable | None = None,
+    ) -> Scored:
+        comparison, timeline = PairedSides(side, predicted, table), self._engine.timeline
         values: dict[str, Values] = {}
         seconds: dict[str, float] = {}
         for metric in self.metrics if metrics is None else metrics:
             begin = time.perf_counter()
             with timeline.stage(metric.id):
                 timeline.cancel_token.check()
-                values |= evaluate_pair(comparison, [metric], {}).values
+                values |= evaluate_pair(comparison, [metric], self._options).values
             seconds[metric.id] = time.perf_counter() - begin
         return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, predicted.n)
 
@@ -202,6 +220,7 @@ class ScreenColumn:
     zeros : baselines that get 0 in scaled scores
     has_replicate : whether a repeated experiment gets 1 in further scaled scores
     table : table to which the value of every perturbation is added
+    tests : differential expression of the prediction; if None, it is computed
     """
 
     real: RealScreen
@@ -209,3 +228,4 @@ class ScreenColumn:
     zeros: tuple[str, ...] = ()
     has_replicate: bool = False
     table: PerturbationTable = field(default_factory=PerturbationTable)
+    tests: ExpressionTable | None = None

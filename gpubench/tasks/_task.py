@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
@@ -62,6 +63,13 @@ class Options:
     metrics : ids of metrics of perturbation_prediction, instead of a profile; also as "mae,pearson_delta"
     strict_mean : make means NaN because of perturbations without a value wherever cell-eval does
     n_splits : number of random splits of the real cells into halves for the baseline "replicate"
+    de_real, de_predicted : differential expression of the real data and of the predictions of perturbation_prediction,
+        in place of tests: paths of CSV or Parquet files, or DataFrames, with the columns target, feature,
+        log2_fold_change, p_value and fdr (or p_adj); for several predictions a mapping, also as "NAME=FILE,NAME=FILE"
+    target_genes : the gene that each perturbation targets, if that is not its name: a mapping, or the path of a table
+        with the columns perturbation and gene
+    embed_key : key of obsm in which discrimination_score_l2 and _cosine are computed, as in cell-eval; other metrics
+        by a mapping, also as "pearson_edistance=X_pca"
 
     Raises
     ------
@@ -85,6 +93,10 @@ class Options:
     metrics: tuple[str, ...] = ()
     strict_mean: bool = False
     n_splits: int = 5
+    de_real: Any = ""
+    de_predicted: Any = ""
+    target_genes: Any = ""
+    embed_key: Any = ""
 
     def __post_init__(self) -> None:
         """Check every value before anything is computed."""
@@ -110,7 +122,18 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as JSON values."""
-        return {**asdict(self), "classifiers": list(self.classifiers), "metrics": list(self.metrics)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        given = {name: _as_json(values[name]) for name in ("de_real", "de_predicted", "target_genes", "embed_key")}
+        return {**values, "classifiers": list(self.classifiers), "metrics": list(self.metrics), **given}
+
+
+def _as_json(given: Any) -> Any:
+    """Return a path or a mapping of texts as it is, and "table" for a DataFrame."""
+    if given is None or isinstance(given, str | os.PathLike):
+        return "" if given is None else os.fspath(given)
+    if isinstance(given, Mapping):
+        return {str(name): _as_json(value) for name, value in given.items()}
+    return "table"
 
 
 def _classifiers(given: Any) -> tuple[ClassifierKind, ...]:

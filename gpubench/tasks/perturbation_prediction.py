@@ -44,7 +44,7 @@ def _run(given: TaskInput) -> Iterator[MetricResult]:
     elif isinstance(column.predicted, str):
         yield from _score_rows(given, real.baseline(column.predicted), column)
     else:
-        scored = real.score(column.predicted)
+        scored = real.score(column.predicted, column.tests)
         yield from _score_rows(given, scored, column)
         yield from _scaled_rows(given, scored, column)
 

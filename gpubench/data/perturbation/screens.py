@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.types import Labels
 from gpubench.data.columns import encode_labels
 from gpubench.data.expression import read_expression
+from gpubench.data.matrices import read_rows
 from gpubench.data.perturbation.stored_matrix import StoredMatrix, store_matrix, stored_bytes
 from gpubench.data.read import read
 
@@ -45,6 +46,7 @@ class Screen:
     genes : (G,) names of the genes, which may occur twice
     cells : (n,) names of the cells; None if they have none
     contexts : context of each cell, such as its cell line; None if there is only one context
+    embeddings : key of obsm -> (n, d) array in memory
     """
 
     name: str
@@ -53,6 +55,7 @@ class Screen:
     genes: tuple[str, ...]
     cells: tuple[str, ...] | None = None
     contexts: Labels | None = None
+    embeddings: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -82,6 +85,7 @@ class Screen:
             perturbations=selected_labels(self.perturbations, rows),
             cells=None if self.cells is None else tuple(self.cells[row] for row in rows),
             contexts=None if self.contexts is None else selected_labels(self.contexts, rows),
+            embeddings={key: values[rows] for key, values in self.embeddings.items()},
         )
 
     def with_genes(self, genes: Sequence[str]) -> Screen:
@@ -117,7 +121,8 @@ class Screen:
             present, first = np.unique(codes[order], return_index=True)
             for group, own in zip(present.tolist(), np.split(order, first[1:]), strict=True):
                 found[group] = _digest_of_rows(x[own])
-        facts = (*self.x.shape, self.genes, [(names[group], found[group]) for group in sorted(found)])
+        embeddings = [(key, _digest_of_rows(values)) for key, values in sorted(self.embeddings.items())]
+        facts = (*self.x.shape, self.genes, [(names[group], found[group]) for group in sorted(found)], embeddings)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
 
@@ -156,6 +161,7 @@ def read_screen(
     context: str | None = None,
     control: str | None = None,
     memory_bytes: int | None = None,
+    embeddings: Sequence[str] = (),
 ) -> Screen:
     """Read a screen into memory or, if it does not fit, copy it into a temporary folder to be read in parts.
 
@@ -167,6 +173,7 @@ def read_screen(
     context : column of obs with the context of each cell, such as its cell line; if None, there is one context
     control : label of the control, whose cells are read with those of every part
     memory_bytes : memory that this screen may take while it is scored; if None, it is read into memory
+    embeddings : keys of obsm to read
 
     Returns
     -------
@@ -188,15 +195,16 @@ def read_screen(
         raise InputError(f"{name} has no names of genes; give an h5ad file, a zarr store or an AnnData")
     n = expression.shape[0]
     given = {role: column for role, column in (("condition", condition), ("context", context)) if column is not None}
-    stored = read(source, embeddings=[], columns=given).obs
-    columns = {role: encode_labels(stored[role], f"{role}={key!r} of {name}", n) for role, key in given.items()}
+    stored = read(source, embeddings=list(embeddings), columns=given)
+    columns = {role: encode_labels(stored.obs[role], f"{role}={key!r} of {name}", n) for role, key in given.items()}
     cells = None if expression.cells is None else tuple(expression.cells)
     labels, contexts = columns["condition"], columns.get("context")
     if memory_bytes is None or IN_MEMORY * stored_bytes(expression) <= memory_bytes:
         x = _read_all(expression)
     else:
         x = _store(expression, labels, contexts, control, memory_bytes)
-    return Screen(name, x, labels, tuple(expression.genes), cells, contexts)
+    read_embeddings = {key: read_rows(rows, 0, n) for key, rows in stored.embeddings.items()}
+    return Screen(name, x, labels, tuple(expression.genes), cells, contexts, read_embeddings)
 
 
 def _store(
