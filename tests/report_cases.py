@@ -7,7 +7,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-from gpubench.core.scores import MetricResult
+import numpy as np
+
+from gpubench.core.scores import EffectExample, MetricResult, PerturbationTable
 from gpubench.results.result import Result
 
 HOSTILE = "<script>alert(1)</script>\"'>&amp;<img src=x onerror=alert(1)>\x07$\\frac{</style></svg>"
@@ -129,3 +131,32 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         """Attributes of all elements of a kind."""
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+def predictions_result(n: int = 30, n_predictions: int = 3) -> Result:
+    """Make a result of predicted perturbations, with baselines, values of each perturbation and effects."""
+    random = np.random.default_rng(0)
+    metrics = {"pearson_delta": 0.5, "discrimination_score_l1": 0.8, "overlap_at_N": 0.2, "mae": 0.1}
+    names = [f"perturbation {i}" for i in range(n)]
+    table, rows = PerturbationTable(), []
+    fields: dict[str, Any] = {"task": "perturbation_prediction"}
+    for i in range(n_predictions):
+        name = f"model {i}"
+        for metric, middle in metrics.items():
+            values = middle + 0.1 * i + random.normal(0, 0.1, n)
+            values[0] = math.nan
+            reasons = ["constant", *[""] * (n - 1)]
+            table.add(name, "", zip(names, [metric] * n, values.tolist(), reasons, strict=True))
+            mean = float(np.nanmean(values))
+            rows.append(row(metric, mean, embedding=name, params={"interval": [mean - 0.05, mean + 0.05]}, **fields))
+        for rank in ("best", "median", "worst"):
+            real = random.normal(0, 1, 150).round(3)
+            predicted = (real + random.normal(0, 1, 150)).round(3)
+            genes = tuple(f"G{gene}" for gene in range(150))
+            effect = tuple(real.tolist()), tuple(predicted.tolist())
+            table.examples.append(EffectExample(name, "", f"perturbation {rank}", rank, 0.7, genes, *effect))
+    for metric, middle in metrics.items():
+        interval = {"interval": [middle - 0.1, middle]}
+        rows.append(row(metric, middle - 0.05, embedding="baseline_mean", params=interval, **fields))
+        rows.append(row(metric, middle + 0.1, embedding="replicate", **fields))
+    return make_result(*rows, perturbations=table)

@@ -292,6 +292,29 @@ def _get(column: CellColumn, key: str) -> Any:
     return getattr(column, key) if key in ("embedding", "task", "metric") else column.params.get(key)
 
 
+@dataclass(frozen=True, slots=True)
+class EffectExample:
+    """Real and predicted effect of one perturbation, as an example for a figure.
+
+    Attributes
+    ----------
+    prediction, context, perturbation : what the effect is of
+    rank : "best", "median" or "worst" of all perturbations by the correlation
+    correlation : Pearson's correlation over all genes of the real and the predicted effect
+    genes : names of the genes with the largest effects
+    real, predicted : their effects, the mean log expression minus that of the control
+    """
+
+    prediction: str
+    context: str
+    perturbation: str
+    rank: str
+    correlation: float
+    genes: tuple[str, ...]
+    real: tuple[float, ...]
+    predicted: tuple[float, ...]
+
+
 @dataclass(slots=True)
 class PerturbationTable:
     """Table of the value of each metric for each perturbation; the lists are its columns.
@@ -301,6 +324,7 @@ class PerturbationTable:
     prediction, context, perturbation, metric : names that identify the row; the context is "" if there is only one
     value : value of the metric; NaN if it is undefined
     reason : reason why the value is undefined; "" if it is defined
+    examples : effects of a few perturbations of each prediction; they are no column
     """
 
     prediction: list[str] = field(default_factory=list)
@@ -309,6 +333,7 @@ class PerturbationTable:
     metric: list[str] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
     reason: list[str] = field(default_factory=list)
+    examples: list[EffectExample] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.value)

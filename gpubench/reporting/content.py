@@ -274,6 +274,7 @@ class ComparableRuns:
     failures: tuple[dict[str, str], ...]  # failed tasks, with the keys "task", "embedding" and "error"
     interrupted: bool  # whether Ctrl-C stopped any of the runs
     ranks: dict[str, float]  # mean rank of each embedding over the metrics, the best first
+    results: Mapping[str, Result]  # the runs themselves, by name
 
     @property
     def order(self) -> list[int]:
@@ -310,6 +311,7 @@ def _comparable_runs(runs: Mapping[str, Result]) -> ComparableRuns:
         failures=_printable_items(item for result in results for item in result.failures),
         interrupted=any(result.interrupted for result in results),
         ranks={printable(name): rank for name, rank in mean_ranks(named_rows(runs)).items()},
+        results=runs,
     )
 
 

@@ -134,12 +134,13 @@ def page_theme() -> AbstractContextManager[None]:
     return theme(8, axes_spines_left=False, grid_linewidth=0.6, **texts, **lines)
 
 
-def _look(i: int) -> tuple[str, str]:
+def look(i: int) -> tuple[str, str]:
     """Return the colour and the marker of the embedding at position i."""
     return ink(f"series-{i % SERIES + 1}"), MARKERS[i % len(MARKERS)]
 
 
-def _legend(figure: Figure, axes: Axes, embeddings: Sequence[str]) -> None:
+def add_names(figure: Figure, axes: Axes, embeddings: Sequence[str]) -> None:
+    """Draw the legend above the axes; the label of an artist is the position of its embedding."""
     names = [short(name) for name in embeddings]
     add_legend(figure, axes, names, columns=_legend_columns(embeddings))
 
@@ -149,7 +150,7 @@ def _legend_columns(embeddings: Sequence[str]) -> int:
     return max(1, min(len(embeddings), 60 // (longest + 6)))
 
 
-def _legend_height(embeddings: Sequence[str]) -> float:
+def legend_height(embeddings: Sequence[str]) -> float:
     """Return the height of the legend above the axes in inches."""
     return 0.18 * math.ceil(len(embeddings) / _legend_columns(embeddings)) if len(embeddings) > 1 else 0.0
 
@@ -159,12 +160,12 @@ def quantiles_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) 
     groups, n = breakdown.groups[:MAX_GROUPS], len(embeddings)
     step = 0.16 * n + 0.08
     with page_theme():
-        figure = new_figure(WIDTH_IN, step * len(groups) + 0.75 + _legend_height(embeddings))
+        figure = new_figure(WIDTH_IN, step * len(groups) + 0.75 + legend_height(embeddings))
         axes = figure.subplots()
         for i in range(n):
             lines = [(y + offset(i, n, 0.16 / step), group.by_embedding[i]) for y, group in enumerate(groups)]
             found = [(y, own) for y, own in lines if own is not None]
-            color, marker = _look(i)
+            color, marker = look(i)
             draw_quantiles(axes, found, color, face=ink("page"), marker=marker, label=str(i))
         axes.set_ylim(len(groups) - 0.5, -0.5)
         name_lines(axes, shortened([group.name for group in groups]), fontsize=8)
@@ -172,7 +173,7 @@ def quantiles_figure(breakdown: Breakdown, embeddings: Sequence[str], key: str) 
             axes.axvline(breakdown.middle, color=ink("muted"), linewidth=0.8, linestyle="--", zorder=0)
         axes.grid(visible=True, axis="x")
         axes.set_xlabel(breakdown.title, parse_math=False)
-        _legend(figure, axes, embeddings)
+        add_names(figure, axes, embeddings)
         medians = ", ".join(f"{group.name} {_medians(group.by_embedding)}" for group in groups)
         description = f"Medians by {breakdown.role}: {medians}. The table has the means of all groups."
         return to_svg(figure, key, f"{breakdown.title} by {breakdown.role}", description)
@@ -231,14 +232,14 @@ def _points_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
     lines = _titled_lines(rows)
     names = [two_lines(text) for text, _ in lines]
     height_in = _ROW_IN * (1.5 if any("\n" in name for name in names) else 1)
-    figure = new_figure(WIDTH_IN, height_in * len(lines) + 0.5 + _legend_height(embeddings))
+    figure = new_figure(WIDTH_IN, height_in * len(lines) + 0.5 + legend_height(embeddings))
     axes = figure.subplots()
     scored = [(y, row) for y, (_, row) in enumerate(lines) if row is not None]
     for y, _ in scored:
         axes.axhline(y, color=ink("line"), linewidth=0.6, zorder=0)
     for i in range(len(embeddings)):
         points = [(y, cell) for y, row in scored for cell in _defined([row.cells[i]])]
-        color, marker = _look(i)
+        color, marker = look(i)
         axes.errorbar(
             [cell.value for _, cell in points],
             [y for y, _ in points],
@@ -255,7 +256,7 @@ def _points_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figur
         label.set_fontweight("bold" if row is None else "normal")
     axes.locator_params(axis="x", nbins=5)
     axes.grid(visible=True, axis="x")
-    _legend(figure, axes, embeddings)
+    add_names(figure, axes, embeddings)
     return figure
 
 
@@ -275,17 +276,17 @@ def _titled_lines(rows: Sequence[ScoreRow]) -> list[tuple[str, ScoreRow | None]]
 
 def _ranked_figure(rows: Sequence[ScoreRow], embeddings: Sequence[str]) -> Figure:
     """Draw the scores of each embedding in ascending order, as a curve."""
-    figure = new_figure(WIDTH_IN, 2.5 + _legend_height(embeddings))
+    figure = new_figure(WIDTH_IN, 2.5 + legend_height(embeddings))
     axes = figure.subplots()
     for i in range(len(embeddings)):
         values = sorted(cell.value for cell in _defined([row.cells[i] for row in rows if not row.headline]))
-        color, marker = _look(i)
+        color, marker = look(i)
         ranks = range(1, len(values) + 1)
         axes.plot(ranks, values, marker=marker, markersize=3, linewidth=1, color=color, label=str(i))
     axes.set_xlabel("rows in order of value")
     axes.set_ylabel(short(rows[0].title), parse_math=False)
     axes.grid(visible=True)
-    _legend(figure, axes, embeddings)
+    add_names(figure, axes, embeddings)
     return figure
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from gpubench.comparison.perturbation_models import TASK as PERTURBATION_PREDICTION
 from gpubench.reporting.cell_groups import Breakdown, Confusion, breakdowns, confusions
 from gpubench.reporting.cell_views import cell_views
 from gpubench.reporting.content import ComparableRuns, TaskContent, comparable_runs
@@ -19,9 +21,10 @@ from gpubench.reporting.figures import (
     stages,
     timeline_figure,
 )
+from gpubench.reporting.perturbation_views import PerturbationView, perturbation_view
 from gpubench.results.result import Result
 from gpubench.results.runs import mean_of
-from gpubench.results.table import printable
+from gpubench.results.table import format_value, printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -84,6 +87,7 @@ class TaskSection:
     confusions: list[tuple[Confusion, Markup | None]]  # confusion matrices, each with a figure if too large for a table
     drawn: tuple[str, ...]  # names of the embeddings in the figures
     order: tuple[int, ...]  # positions in `embeddings`, sorted by mean rank, the best first
+    perturbations: PerturbationView | None = None  # values of each perturbation, for predictions of them
 
     @property
     def folded(self) -> bool:
@@ -103,7 +107,7 @@ def render(runs: Mapping[str, Result]) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"code": _code, "trusted": _trusted, "breakable": _breakable}
+    environment.filters |= {"code": _code, "trusted": _trusted, "breakable": _breakable, "score": _score}
     environment.globals |= {"max_groups": MAX_GROUPS, "max_columns": MAX_COLUMNS}
     comparable = comparable_runs(runs)
     max_views = min(6, max(1, MAX_VIEWS // max(1, len(comparable))))
@@ -153,7 +157,8 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
         by_class.append((confusion, _trusted(figure)))
     points = own if len(chosen) == len(embeddings) else own.choose(chosen)
     figure = _trusted(scores_figure(points, drawn, f"{anchor}-scores"))
-    return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class, drawn, tuple(order))
+    view = perturbation_view(runs.results, f"{anchor}-perturbations") if task.id == PERTURBATION_PREDICTION else None
+    return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class, drawn, tuple(order), view)
 
 
 def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
@@ -169,6 +174,11 @@ def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
         "command": printable(result.provenance.get("command") or ""),
         "facts": facts(about),
     }
+
+
+def _score(value: float | None) -> str:
+    """Format a score; a dash if there is none."""
+    return "—" if value is None or math.isnan(value) else format_value(value)
 
 
 def _breakable(text: str) -> Markup:

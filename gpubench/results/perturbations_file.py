@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpubench.core.scores import MetricResult, PerturbationTable
+from gpubench.core.scores import EffectExample, MetricResult, PerturbationTable
 from gpubench.results.attached_table import read_attached, utf8, write_attached
 
 NAME = "perturbations.parquet"
 """Name of the file, in the folder of `results.json`."""
+
+COLUMNS = ("prediction", "context", "perturbation", "metric", "value", "reason")
+"""Columns of the table."""
 
 
 def write_perturbations(
@@ -23,19 +27,20 @@ def write_perturbations(
 
     Its columns are prediction, context (if contexts were given), perturbation, metric, value (null if undefined) and
     reason (why it is undefined). The metadata of the schema has a digest of `results`, by which `read_perturbations`
-    recognises the results that the file belongs to.
+    recognises the results that the file belongs to, and the examples of effects.
     """
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
-    for declared in fields(PerturbationTable):
-        name, values = declared.name, getattr(table, declared.name)
+    for name in COLUMNS:
+        values = getattr(table, name)
         if name == "value":
             numbers = np.array(values, np.float64)
             columns[name] = pa.array(numbers, mask=np.isnan(numbers))
         elif name != "context" or any(values):
             columns[name] = pa.array(map(utf8, values), pa.string()).dictionary_encode()
-    write_attached(pa.table(columns), {}, results, path)
+    description = {"examples": [asdict(example) for example in table.examples]} if table.examples else {}
+    write_attached(pa.table(columns), description, results, path)
 
 
 def read_perturbations(path: Path, results: Sequence[MetricResult]) -> PerturbationTable | None:
@@ -43,8 +48,14 @@ def read_perturbations(path: Path, results: Sequence[MetricResult]) -> Perturbat
     found = read_attached(path, results)
     if found is None:
         return None
-    stored, _ = found
+    stored, description = found
     columns = {name: stored.column(name).to_pylist() for name in stored.column_names}
     columns.setdefault("context", [""] * stored.num_rows)
     columns["value"] = [np.nan if value is None else value for value in columns["value"]]
-    return PerturbationTable(**columns)
+    examples = [_example(example) for example in description.get("examples", ())]
+    return PerturbationTable(**columns, examples=examples)
+
+
+def _example(stored: Mapping[str, Any]) -> EffectExample:
+    lists = {name: tuple(stored[name]) for name in ("genes", "real", "predicted")}
+    return EffectExample(**{**stored, **lists})

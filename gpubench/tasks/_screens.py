@@ -14,6 +14,7 @@ from gpubench.core.scores import PerturbationTable
 from gpubench.data.perturbation.screens import selected_labels
 from gpubench.data.perturbation.stored_matrix import StoredMatrix
 from gpubench.metrics import perturbation as scoring
+from gpubench.metrics.perturbation.effects import example_effects
 from gpubench.metrics.perturbation.evaluation import evaluate_pair
 from gpubench.metrics.perturbation.pairing import PairedSides
 
@@ -63,11 +64,13 @@ class Scored:
     scores : values of every metric
     seconds : metric -> seconds that it took, without work that an earlier metric had done
     n : number of predicted cells
+    examples : effects of a few perturbations, see `example_effects`; none without a metric of effects
     """
 
     scores: PerturbationScores
     seconds: Mapping[str, float]
     n: int
+    examples: Sequence[Mapping[str, Any]] = ()
 
 
 class RealScreen:
@@ -152,7 +155,9 @@ class RealScreen:
                 timeline.cancel_token.check()
                 values |= evaluate_pair(comparison, [metric], self._options).values
             seconds[metric.id] = time.perf_counter() - begin
-        return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, predicted.n)
+        own = next((m for m in self.metrics if m.needs == "effects"), None)
+        examples = () if own is None else example_effects(comparison.pair("effects", own.generation), side.cells.genes)
+        return Scored(scoring.PerturbationScores(side.perturbations, values), seconds, predicted.n, examples)
 
     def baseline(self, name: str) -> dict[str, Scored]:
         """Score the baseline "mean" or "control" in every context; computed once."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.core.scores import MEAN, MetricResult
+from gpubench.core.scores import MEAN, EffectExample, MetricResult
 from gpubench.metrics.perturbation import (
     CHALLENGE_2026,
     PERTURBATION_METRICS,
@@ -53,6 +53,8 @@ def _score_rows(given: TaskInput, scored: Mapping[str, Scored], column: ScreenCo
     """Yield the rows of each metric, and add the values of the perturbations to the table."""
     for context, own in scored.items():
         column.table.add(given.name, context, own.scores.rows())
+        if not isinstance(column.predicted, str):
+            column.table.examples += [EffectExample(given.name, context, **example) for example in own.examples]
     seed = given.engine.seed
     ends = {context: intervals(own.scores, seed=seed) for context, own in scored.items()}
     for metric in column.real.metrics:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cell_cases import cells_result
-from report_cases import full_result, hostile_result, many_conditions
+from report_cases import full_result, hostile_result, many_conditions, predictions_result
 
 import gpubench as gb
 from gpubench.datasets import demo_path
@@ -35,9 +35,10 @@ PAGES = {
     "many": many_conditions,
     "demo": demo,
     "cells": many_cells,
+    "predictions": predictions_result,
 }
 
-LARGE = {"demo", "cells"}
+LARGE = {"demo", "cells", "predictions"}
 """Pages that are opened in the two ways of `AXE` alone."""
 
 AXE = {(390, "light"), (1280, "dark")}
@@ -161,6 +162,24 @@ def test_tables_and_links_are_reachable_by_keyboard(browser: Any, folder: Path) 
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
     assert {"scroll", "A", "SUMMARY"} <= reached
+    page.close()
+
+
+def test_tables_of_perturbations_are_sorted_without_a_script(browser: Any, folder: Path) -> None:
+    page = browser.new_page()
+    page.goto((folder / "predictions.html").as_uri())
+    table = page.locator("details.sorted").first
+    table.locator("summary").click()
+    assert table.get_by_role("row").count() == 31
+    values = """table => [...table.querySelectorAll("tbody tr")]
+        .map(row => [row.getBoundingClientRect().top, ...[...row.children].map(cell => cell.textContent)])
+        .sort((a, b) => a[0] - b[0]).map(row => row.slice(1))"""
+    rows = table.evaluate(values)
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    table.get_by_label("model 1").press("Space")
+    column = [row[2] for row in table.evaluate(values)]
+    assert column[-1] == "—", "undefined ones are last"
+    assert column[:-1] == sorted(column[:-1], key=float, reverse=True)
     page.close()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -128,6 +129,57 @@ def effect_correlation(pair: EffectPair, *, worst: float | None = None) -> Value
         return pearson(real, predicted)
 
     return for_each(pair.n, correlate)
+
+
+MAX_EXAMPLE_GENES = 150
+"""Number of genes in an example of an effect, those with the largest effects."""
+
+
+def example_effects(pair: EffectPair, genes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the effects of the perturbations with the best, the median and the worst correlation.
+
+    Parameters
+    ----------
+    pair : real and predicted profiles
+    genes : (G,) names
+
+    Returns
+    -------
+    list of dicts
+        Fields of `EffectExample` except prediction and context, numbers with three digits; fewer than three for fewer
+        perturbations with a correlation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> effects = np.array([[1.0, 2.0, 4.0]])
+    >>> pair = EffectPair(("A",), effects, 2 * effects, np.zeros(3), np.zeros(3), np.array([-1]))
+    >>> [(example["rank"], example["predicted"]) for example in example_effects(pair, "xyz")]
+    [('best', (2.0, 4.0, 8.0))]
+    """
+    values = effect_correlation(pair).values
+    order = np.argsort(-values, kind="stable")[: int((~np.isnan(values)).sum())]
+    places = (
+        {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) > 2 else {0: "best", 1: "worst"}
+    )
+    examples = []
+    for place, rank in places.items():
+        if place >= len(order):
+            continue
+        p = order[place]
+        real, predicted = pair.real_effects[p], pair.predicted_effects[p]
+        kept = np.sort(np.argsort(-np.maximum(np.abs(real), np.abs(predicted)), kind="stable")[:MAX_EXAMPLE_GENES])
+        examples.append(
+            {
+                "perturbation": pair.perturbations[p],
+                "rank": rank,
+                "correlation": float(values[p]),
+                "genes": tuple(genes[g] for g in kept),
+                "real": tuple(float(f"{x:.3g}") for x in real[kept]),
+                "predicted": tuple(float(f"{x:.3g}") for x in predicted[kept]),
+            }
+        )
+    return examples
 
 
 def _is_constant(effect: F64) -> bool:
