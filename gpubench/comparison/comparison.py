@@ -14,6 +14,7 @@ from gpubench.core import scores
 from gpubench.core.errors import InputError
 from gpubench.core.scores import MetricResult, names_mean
 from gpubench.metrics import METRICS
+from gpubench.results import notebook
 from gpubench.results.score_table import SummaryRow, side_by_side
 from gpubench.results.statistics import half_width_of_difference
 from gpubench.results.table import Lines, TextTable, format_value, mean_text, printable, telling_params, to_text
@@ -26,6 +27,10 @@ SCHEMA = 1
 LEGEND = (
     "+ better, - worse than {first}, beyond noise: the 95% interval of the difference excludes 0. = equal, or within"
     " noise. ? without an interval this cannot be judged."
+)
+NOTEBOOK_LEGEND = (
+    "Below each score: its difference from {first}, and the 95% interval. Better and worse are beyond noise: the"
+    " interval excludes 0."
 )
 BEST = "* best, and beyond noise better than the next best."
 
@@ -288,6 +293,20 @@ class Comparison:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        rows = [row for row in self.rows if row.stands_for_its_metric(self.rows)]
+        names = _short_names(self.names)
+        cells = [
+            [_notebook_cell(result, found) for result, found in zip(row.results, row.differences, strict=True)]
+            for row in rows
+        ]
+        long = [f"{short}: {printable(full)}" for short, full in zip(names, self.names, strict=True) if short != full]
+        return notebook.block_html(
+            notebook.lines_html([f"Warning: {line}" for line in self.warnings]),
+            notebook.table_html(names, [_summary_row(row, self.rows) for row in rows], cells),
+            notebook.lines_html([NOTEBOOK_LEGEND.format(first=names[0]), *_interval_legend(self), *long]),
+        )
+
 
 def _is_mean(row: ComparedRow) -> bool:
     return any(names_mean(value) for value in row.params.values())
@@ -317,6 +336,15 @@ def _summary_row(row: ComparedRow, rows: Sequence[ComparedRow]) -> SummaryRow:
         row.results,
         means[0] if means and is_headline else "",
     )
+
+
+def _notebook_cell(result: MetricResult | None, found: Difference | None) -> notebook.NotebookCell:
+    """Return the cell of a score, with its difference from the first file, the interval and the verdict below."""
+    if found is None or math.isnan(found.value):
+        return notebook.score_cell(result)
+    tones: dict[str, Literal["good", "bad"]] = {"+": "good", "-": "bad"}
+    parts = f"{found.value:+z.4f}", _interval(found), _verdict(found)
+    return notebook.score_cell(result, " ".join(filter(None, parts)), tones.get(_sign(found), ""))
 
 
 def _texts(row: ComparedRow) -> list[str]:

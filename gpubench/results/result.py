@@ -14,7 +14,7 @@ from gpubench.core.errors import InputError
 from gpubench.core.files import write_atomically
 from gpubench.core.scores import MEAN, CellScores, MetricResult, PerturbationTable
 from gpubench.core.timeline import chrome_trace
-from gpubench.results import table
+from gpubench.results import notebook, table
 from gpubench.results.cells_file import NAME as CELLS_NAME
 from gpubench.results.cells_file import read_cells, write_cells
 from gpubench.results.perturbations_file import NAME as PERTURBATIONS_NAME
@@ -399,17 +399,17 @@ class Result:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        blocks = score_blocks(summarize(self.results), limit=_ROWS_SHOWN)
+        summary = summarize(self.results)
         rest = table.result_blocks([], self.skipped, self.failures)
-        details = [block.to_html() for block in table.result_blocks(self.results, limit=_ROWS_SHOWN)]
-        return "\n".join(
-            [
-                f"<p>{self._summary()}</p>",
-                *(f'<div style="overflow-x:auto">{block.to_html()}</div>' for block in blocks),
-                *(block.to_html() for block in rest),
-                *([table.Lines(self.note_lines()).to_html()] if self.notes else []),
-                f"<details><summary>All {len(self):,} scores</summary>{''.join(details)}</details>",
-            ]
+        others = f"{_count(summary.n_others, 'more row')}, such as those of each classifier"
+        return notebook.block_html(
+            notebook.lines_html([], self._summary()),
+            notebook.summary_html(summary, limit=_ROWS_SHOWN),
+            *(notebook.lines_html(block.lines, block.heading) for block in rest if isinstance(block, table.Lines)),
+            notebook.lines_html(self.note_lines()),
+            notebook.folded_html(others, notebook.summary_html(summarize(self.results, all_rows=True)))
+            if summary.n_others
+            else "",
         )
 
     @property

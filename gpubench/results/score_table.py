@@ -117,8 +117,8 @@ def score_blocks(
     best : for each row, the indices of the best embeddings, which are marked
     limit : largest number of rows to show of each metric; None for all
     """
-    shown, hidden = _first_rows(summary.rows, limit)
-    notes = _notes([summary.rows[i] for i in shown])
+    shown, hidden = first_rows(summary.rows, limit)
+    notes = notes_of([summary.rows[i] for i in shown])
     marks = [best[i] if best else () for i in shown]
     lines = [f"[{i}] {note}" for i, note in enumerate(notes, 1)]
     lines += [f"and {count:,} more rows of {metric}" for metric, count in hidden.items()]
@@ -148,11 +148,11 @@ def side_by_side(
         return [Lines(lines)] if lines else []
     marked = any(text.endswith(("*", " ")) for row in texts for text in row)
     short = [name + " " * marked for name in shortened(list(map(printable, names)), MAX_NAME)]
-    refs = [_refs(row, notes) for row in rows]
+    refs = [references(row, notes) for row in rows]
     table = _metrics_by_embeddings(short, rows, texts, refs)
     if width is None or table.width <= width:
         return [table, Lines(lines)] if lines else [table]
-    means = [f"{_heading(row).replace(', ', ': ', 1)}." for row in rows if row.mean_of]
+    means = [f"{heading(row).replace(', ', ': ', 1)}." for row in rows if row.mean_of]
     blocks = _embeddings_by_metrics(short, rows, texts, refs, width)
     below = [*dict.fromkeys(means), *lines]
     return [*blocks, Lines(below)] if below else [*blocks]
@@ -164,15 +164,16 @@ def _metrics_by_embeddings(
     body: list[tuple[str, ...]] = []
     styles = {}
     for i, row in enumerate(rows):
-        if i == 0 or _heading(row) != _heading(rows[i - 1]):
+        if i == 0 or heading(row) != heading(rows[i - 1]):
             styles[(len(body), 0)] = "bold"
-            body.append((_heading(row), *[""] * len(names)))
+            body.append((heading(row), *[""] * len(names)))
         styles |= {(len(body), j): "bold green" for j, text in enumerate(texts[i], 1) if "*" in text}
         body.append((f"  {row.name}{refs[i]}", *texts[i]))
     return TextTable("", ("", *names), tuple(body), numbers=frozenset(names), styles=styles)
 
 
-def _heading(row: SummaryRow) -> str:
+def heading(row: SummaryRow) -> str:
+    """Return the line above the rows of a task, with what they are means of."""
     return f"{row.task}, {row.mean_of}" if row.mean_of else row.task
 
 
@@ -226,19 +227,19 @@ def _cell(row: MetricResult | None, *, marked: bool, any_marked: bool) -> str:
     return text + ("*" if marked else " " * any_marked)
 
 
-def _notes(rows: Sequence[SummaryRow]) -> dict[str, None]:
+def notes_of(rows: Sequence[SummaryRow]) -> dict[str, None]:
     """Return the distinct notes of the rows, as keys in order of appearance."""
     return dict.fromkeys(printable(cell.note) for row in rows for cell in row.cells if cell is not None and cell.note)
 
 
-def _refs(row: SummaryRow, notes: Collection[str]) -> str:
+def references(row: SummaryRow, notes: Collection[str]) -> str:
     """Return references to the notes of a row, as numbers in the list of notes."""
     known = list(notes)
     own = dict.fromkeys(printable(cell.note) for cell in row.cells if cell is not None and cell.note)
     return "".join(f" [{known.index(note) + 1}]" for note in own if note in known)
 
 
-def _first_rows(rows: Sequence[SummaryRow], limit: int | None) -> tuple[list[int], dict[str, int]]:
+def first_rows(rows: Sequence[SummaryRow], limit: int | None) -> tuple[list[int], dict[str, int]]:
     """Return the indices of the first `limit` rows of each metric, and metric -> number of further rows."""
     seen: Counter[tuple[str, str]] = Counter()
     hidden: Counter[str] = Counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import textwrap
@@ -125,27 +124,6 @@ class TextTable:
             lines.append(("  " * bool(self.title) + "  ".join(cells)).rstrip())
         return "\n".join([*lines, *(_wrap(line, width) for line in self.notes)])
 
-    def to_html(self) -> str:
-        """Format the table as HTML."""
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.header)
-        sides = ["right" if column in self.numbers else "left" for column in self.header]
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:{side};white-space:pre">{self._html_cell(i, j, cell)}</td>'
-                for j, (cell, side) in enumerate(zip(row, sides, strict=True))
-            )
-            + "</tr>"
-            for i, row in enumerate(self.rows)
-        )
-        notes = "<br>".join(html.escape(line.strip()) for line in self.notes)
-        title = f"<p><b>{html.escape(self.title)}</b></p>" if self.title else ""
-        return f"{title}<table><tr>{head}</tr>{body}</table>" + (f"<p>{notes}</p>" if notes else "")
-
-    def _html_cell(self, i: int, j: int, cell: str) -> str:
-        text = html.escape(cell)
-        return f"<b>{text}</b>" if "bold" in self.styles.get((i, j), "") and not j else text
-
     def print(self, console: Console) -> None:
         """Draw the table on a terminal; text that does not fit into a column continues on the next line."""
         from rich.text import Text
@@ -194,10 +172,6 @@ class Lines:
         """Join the lines as plain text, wrapped at `width` characters, or not at all if it is None."""
         lines = [self.heading, *self.lines] if self.heading else self.lines
         return "\n".join(_wrap(line, width if self.wrap else None) for line in lines)
-
-    def to_html(self) -> str:
-        """Format the lines as an HTML paragraph."""
-        return "<p>" + "<br>".join(map(html.escape, [self.heading, *self.lines])) + "</p>"
 
     def print(self, console: Console) -> None:
         """Write the lines to a terminal."""

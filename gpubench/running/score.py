@@ -20,6 +20,7 @@ from gpubench.results.result import Result
 from gpubench.running.annotation import annotate, check_annotation
 from gpubench.running.given_neighbors import belongs_to, too_few, use_neighbors
 from gpubench.running.interrupt import run_interruptible
+from gpubench.running.notebook_progress import NotebookProgress, in_notebook
 from gpubench.running.options import EMBEDDING_BASELINES, RunOptions
 from gpubench.running.plan import check_fits
 from gpubench.running.prepare import PERTURBATION, SCREEN, prepare, read_inputs
@@ -138,7 +139,7 @@ def score(
     checkpoint : folder in whose subfolder `.checkpoint` finished parts are saved during the run. If a run is stopped or
         killed, running it again with the same folder continues from these parts and gives the same numbers. A complete
         run removes them. If an open `Checkpoint` is given instead, it is used and not closed
-    listener : object that is notified when a stage begins, advances and ends
+    listener : object that is notified when a stage begins, advances and ends. If None, notebooks show a progress bar
     key_added : if `data` is an AnnData object, key of its `uns` to which a small summary of the result is written: the
         table of scores, and text and numbers that say how they were computed. Nothing else in the object changes
     **options : parameters of the tasks, see `gpubench.tasks.Options`
@@ -180,7 +181,8 @@ def score(
     run = RunOptions.of(**given, **options)
     if key_added is not None:
         check_annotation(data, key_added)
-    result = score_run(run, checkpoint=checkpoint, listener=listener)
+    with NotebookProgress() if listener is None and in_notebook() else nullcontext(listener) as shown:
+        result = score_run(run, checkpoint=checkpoint, listener=shown)
     if key_added is not None:
         annotate(data, key_added, result)
     return result

@@ -386,3 +386,16 @@ def test_terminal_shows_the_same_text_as_a_pipe() -> None:
     for cell in ("adjusted_rand_index", "0.5000", "0.6000 ?", "+0.1000", "clustering", "seed differs"):
         assert cell in pipe.getvalue()
         assert cell in terminal.getvalue()
+
+
+def test_html_is_one_table_with_differences_and_warnings_once() -> None:
+    other = make(replace(LR, value=0.9), replace(ARI, value=0.4), seed=7)
+    page = compare([make(LR, ARI), other])._repr_html_()
+    assert page.count("<table>") == 1
+    assert page.count("Warning: ") == 1
+    assert '<th scope="col">result 1</th><th scope="col">result 2</th>' in page
+    assert re.search(r'<td>0\.9000<span.*?</span><small class="gb-good">\+0\.1000 ± 0\.0\d+ better</small></td>', page)
+    assert re.search(r"<td>0\.4000<span.*?</span><small>-0\.1000 worse</small></td>", page), (
+        "nothing says how sure it is"
+    )
+    assert "Below each score: its difference from result 1" in page

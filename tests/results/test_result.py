@@ -247,10 +247,31 @@ def test_df_is_the_frame() -> None:
     assert result.df.equals(result.to_frame())
 
 
-def test_html_has_a_column_for_each_embedding() -> None:
-    page = make_result(LR, replace(LR, embedding="X_scvi", value=0.1))._repr_html_()
-    assert "<th>X_pca</th><th>X_scvi</th>" in page
-    assert re.search(r"mean_fold_accuracy</td><td[^>]*>0\.8\d*</td><td[^>]*>0\.1000</td>", page)
+def test_html_is_one_table_with_a_column_for_each_embedding() -> None:
+    page = make_result(LR, replace(LR, embedding="X_scvi", value=0.1), ESTIMATE)._repr_html_()
+    assert page.count("<table>") == 1
+    assert '<th scope="col">X_pca</th><th scope="col">X_scvi</th>' in page
+    cells = re.findall(r"<td>([^<]*)(?:<span[^>]*><i style=\"width:(\d+)%)?", page)
+    assert cells == [("0.8500", "85"), ("0.1000", "10"), ("–", ""), ("~0.5000", "50")]
+
+
+def test_html_has_each_note_once_and_rows_of_classifiers_folded() -> None:
+    mean = replace(LR, value=0.7, params={"classifier": "MEAN(lr,knn)"}, note="2 labels left out")
+    page = make_result(*(replace(row, note="2 labels left out") for row in (LR, KNN)), mean)._repr_html_()
+    shown, _, folded = page.partition("<details>")
+    assert shown.count("2 labels left out") == 1
+    assert "mean_fold_accuracy [1]" in shown
+    assert "label_prediction, mean of lr, knn" in shown
+    assert "2 more rows, such as those of each classifier" in folded
+    assert folded.count("<td>") == 3
+    assert "<details>" not in make_result(ESTIMATE)._repr_html_()
+
+
+def test_html_has_failures_and_skipped_tasks() -> None:
+    failure = {"task": "clustering", "embedding": "X_pca", "error": "too <few> cells"}
+    page = make_result(LR, failures=[failure], skipped=[{"task": "embedding", "reason": "needs label"}])._repr_html_()
+    assert "<b>Failed:</b><br>clustering on X_pca: too &lt;few&gt; cells" in page
+    assert "<b>Not run:</b><br>embedding (needs label)" in page
 
 
 def test_repr_is_the_table_and_html_is_escaped() -> None:
