@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gpubench.results.result import Result
 
 SCREEN = "perturbation_prediction"
-TASKS = ("cells", SCREEN)
 SCREEN_METRICS = ("pearson_delta", "discrimination_score_l1", "overlap_at_N", "mae")
 CONDITION, CONTROL = "perturbation", "non-targeting"
 
@@ -43,15 +42,17 @@ The warnings are what gpubench audit says of the files before anything is scored
 
 def demo(
     task: Annotated[
-        str, typer.Option("--task", metavar="NAME", help=f"What to show: {TASKS[0]} (embeddings) or {SCREEN}.")
-    ] = TASKS[0],
+        str | None, typer.Option("--task", metavar="NAME", help=f"{SCREEN}: predictions instead of an embedding.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the result files.")] = Path("gpubench-demo"),
     force: Annotated[bool, typer.Option("--force", help="Replace results of another run in --out.")] = False,
 ) -> int:
     """Score real cells that come with gpubench, and explain each number."""
-    if task not in TASKS:
-        raise InputError(f"task={task!r} has no demo{close_matches(task, TASKS)}", argument="task")
-    return _of_screen(out, force=force) if task == SCREEN else _of_embedding(out, force=force)
+    if task is None:
+        return _of_embedding(out, force=force)
+    if task != SCREEN:
+        raise InputError(f"task={task!r} has no demo{close_matches(task, [SCREEN])}", argument="task")
+    return _of_screen(out, force=force)
 
 
 def _of_embedding(out: Path, *, force: bool) -> int:
