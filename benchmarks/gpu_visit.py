@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import gpu as benchmark
 import numpy as np
 
 import gpubench as gb
-from gpubench.cli import doctor
+from gpubench.cli import doctor, gpu_doctor
 from gpubench.core.checkpoint import digest_of, digest_of_code
 from gpubench.core.machine import package_versions
 from gpubench.datasets import demo_path
@@ -36,6 +36,7 @@ from gpubench.engines.cuda.arithmetic import ACCURATE, fastest
 from gpubench.engines.cuda.device import driver_version
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.silhouette import ROWS_TOGETHER
+from gpubench.profiling import gpu_operations
 
 TESTS = ("tests/kernels", "tests/engines")
 REPEATED_LEIDENS = 10
@@ -47,6 +48,7 @@ class Sizes:
 
     Attributes
     ----------
+    methods : what is timed of each method of the engine
     widths : dimensions whose products are timed
     parity_cells : cells of the demo data that are scored here and on the CPU
     graph_cells : cells of the graph that Leiden clusters several times
@@ -57,6 +59,7 @@ class Sizes:
     edge : rows and columns of the products that are timed
     """
 
+    methods: gpu_operations.BenchSizes = field(default_factory=gpu_operations.BenchSizes)
     widths: tuple[int, ...] = (50, 64, 128, 256, 512, 1536)
     parity_cells: int = 1_000
     graph_cells: int = 200_000
@@ -97,7 +100,7 @@ Stage = tuple[str, float, Callable[[Visit, float], Any]]
 
 def stages(sizes: Sizes) -> Iterator[Stage]:
     """Yield the stages in order."""
-    yield "doctor", 0.3, lambda *_: [asdict(finding) for finding in doctor.examine()]
+    yield "doctor", 0.5, lambda visit, _: examine(visit.engine, visit.sizes)
     yield "parity", 0.5, lambda visit, _: parity(visit.engine, visit.sizes)
     yield "products", 0.3, lambda visit, _: products(visit.engine, visit.sizes)
     yield "libraries", 1.0, lambda visit, _: libraries(visit.engine, visit.sizes)
@@ -150,6 +153,12 @@ def run_stage(visit: Visit, path: Path, key: str, work: Callable[[], Any]) -> st
 def write(path: Path, content: Any) -> None:
     """Write a JSON file."""
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def examine(engine: CudaEngine, sizes: Sizes) -> dict[str, Any]:
+    """Return what works here, and the verdict, time and rate of every method, whatever was found before."""
+    findings = [asdict(finding) for finding in doctor.examine()]
+    return {"findings": findings, **gpu_doctor.examine_gpu(engine.gpu, sizes=sizes.methods).to_dict()}
 
 
 def parity(engine: CudaEngine, sizes: Sizes) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def test_drop_in_block_runs() -> None:
 BY_ANOTHER_TEST = {
     "gpubench demo": "cli/test_main.py runs it, and .ci/run from the wheel",
     "gpubench demo --task perturbation_prediction": "likewise",
+    "gpubench doctor --gpu": "needs a GPU: engines/cuda/test_gpu_doctor.py runs it on the host emulation",
     "gpubench datasets fetch tsv2_blood": "needs S3: datasets/test_first_session.py has a server",
     "gpubench score tsv2_blood --embedding emb.npy --out results/": "needs what was fetched, as above",
 }

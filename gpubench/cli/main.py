@@ -106,10 +106,30 @@ app.add_typer(datasets_app, name="datasets")
 
 
 @app.command(cls=Command)
-def doctor(json_: Json = False) -> int:
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check and time every method of the CUDA engine on this GPU.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --gpu: a million cells, the memory, and a run of all tasks.")
+    ] = False,
+    json_: Json = False,
+) -> int:
     """Check what works on this machine, and what to install."""
-    from gpubench.cli import doctor as examination
     from gpubench.results.table import print_blocks
+
+    if full and not gpu:
+        raise InputError("--full needs --gpu; use both, or neither")
+    if gpu:
+        from gpubench.cli import gpu_doctor
+
+        found = gpu_doctor.examine_gpu(full=full)
+        if json_:
+            print_json(found.to_dict())
+        else:
+            print_blocks(gpu_doctor.blocks(found), sys.stdout, terminal_width(sys.stdout))
+        return 0 if found.works else 1
+    from gpubench.cli import doctor as examination
 
     findings = examination.examine()
     works = examination.works(findings)

@@ -13,6 +13,7 @@ from emulated import StartOn
 
 from gpubench.core.timeline import Timeline
 from gpubench.engines.cuda.workspace import CudaTuning
+from gpubench.profiling import child
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
@@ -33,8 +34,20 @@ def gpu_visit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def visit(gpu_visit: ModuleType, start_on: StartOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "test_nothing.py").write_text("def test_nothing() -> None: ...\n")
+    methods = gpu_visit.gpu_operations.BenchSizes(n=90, d=4, k=5, n_labels=3, forest_cells=60, table=(4, 30))
+    for name, value in {"SECONDS": 0.01, "COPY_BYTES": 1 << 16, "DISTANCES": (64, 8), "EDGES": (64,)}.items():
+        monkeypatch.setattr(child, name, value)
+    monkeypatch.setattr(gpu_visit.gpu_operations, "REPEATS", 0)
     sizes = gpu_visit.Sizes(
-        widths=(8, 16), parity_cells=90, graph_cells=90, whole=((90, 4),), shares=((300, 4),), k=5, seconds=0.0, edge=64
+        methods=methods,
+        widths=(8, 16),
+        parity_cells=90,
+        graph_cells=90,
+        whole=((90, 4),),
+        shares=((300, 4),),
+        k=5,
+        seconds=0.0,
+        edge=64,
     )
     monkeypatch.setattr(gpu_visit.benchmark, "LABELS", 3)
     monkeypatch.setattr(gpu_visit, "REPEATED_LEIDENS", 2)
@@ -44,7 +57,7 @@ def visit(gpu_visit: ModuleType, start_on: StartOn, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_visit_writes_each_stage_and_continues_later(gpu_visit: ModuleType, visit: Any) -> None:
-    first = gpu_visit.run(visit, 0.4)
+    first = gpu_visit.run(visit, 0.7)
     names = ["doctor", "parity", "products", "libraries", "suite_90x4", "share_300x4", "tests"]
     assert list(first) == names
     assert first["doctor"] == "done"
@@ -52,6 +65,9 @@ def test_visit_writes_each_stage_and_continues_later(gpu_visit: ModuleType, visi
     second = gpu_visit.run(visit, 60)
     assert second == {name: "done before" if first[name] == "done" else "done" for name in names}
     found = {name: json.loads((visit.out / f"{name}.json").read_text())["result"] for name in names}
+    assert found["doctor"]["works"] is True
+    assert {row["operation"] for row in found["doctor"]["methods"] if row["seconds"]} >= {"knn", "silhouettes", "rank"}
+    assert found["doctor"]["findings"][0]["about"] == "gpubench"
     assert found["parity"]["failures"] == []
     assert max(found["parity"]["differences"].values()) < 2e-3
     assert found["libraries"]["leiden_results"] == 1
