@@ -155,6 +155,46 @@ def test_options_of_metrics(tmp_path: Path) -> None:
     assert not accel.report()["cell_eval.metrics_registry.compute"].reasons
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_given_tables(shuffled: bool, tmp_path: Path) -> None:
+    """In the order of pdex, or in another one and without some pairs."""
+    tables = []
+    for i, side in enumerate(sides()):
+        log = side.copy()
+        log.X = log.X.log1p()
+        table = pdex.pdex(log, "target", reference=CONTROL, threads=1, is_log1p=True, epsilon=0.0)
+        tables.append(table.sample(fraction=0.9, shuffle=True, seed=i) if shuffled else table)
+
+    def call() -> tuple[Any, Any]:
+        real, predicted = (side.copy() for side in sides())
+        given = {"control_pert": CONTROL, "num_threads": 1, "outdir": str(tmp_path)}
+        evaluator = cell_eval.MetricsEvaluator(predicted, real, tables[1], tables[0], **given)
+        return evaluator.compute(profile="de")
+
+    for before, after in zip(*both(call), strict=True):
+        assert_same(before.sort(before.columns[0]), after.sort(after.columns[0]))
+    assert not accel.report()["cell_eval.metrics_registry.compute"].reasons
+
+
+def test_views_and_missing_labels(tmp_path: Path) -> None:
+    """As with a column of cell types; cells without a label are a perturbation named "nan" there."""
+
+    def call() -> tuple[Any, Any]:
+        views = []
+        for side in sides():
+            whole = side.copy()
+            whole.obs["target"] = whole.obs["target"].astype(object)
+            whole.obs.loc[whole.obs_names[:9], "target"] = np.nan
+            whole.obs["type"] = np.where(np.arange(whole.n_obs) % 9, "a", "b")
+            views.append(whole[whole.obs["type"] == "a"])
+        given = {"control_pert": CONTROL, "num_threads": 1, "outdir": str(tmp_path)}
+        skipped = ["pearson_edistance", "clustering_agreement"]
+        return cell_eval.MetricsEvaluator(views[1], views[0], **given).compute(skip_metrics=skipped)
+
+    for before, after in zip(*both(call), strict=True):
+        assert_same(before, after)
+
+
 def test_a_metric_of_the_users_is_left_to_the_original(tmp_path: Path) -> None:
     kind, best = cell_eval.MetricType.ANNDATA_PAIR, cell_eval.metrics_registry.get_metric("mae").best_value
     cell_eval.metrics_registry.register("mine", kind, "one", lambda data: dict.fromkeys(data.perts, 1.0), best)
