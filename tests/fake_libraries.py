@@ -1,4 +1,4 @@
-"""Stand-ins for faiss-gpu and cuVS on the arrays of `strict_cupy`, as strict about them as the libraries, or stricter.
+"""Stand-ins for faiss-gpu, cuVS and cuML on the arrays of `strict_cupy`, as strict as the libraries, or stricter.
 
 They take the arguments of the real functions by the same names. faiss gets addresses only: what is there is read
 without strides, so a wrong dtype or an array with gaps gives an error or wrong neighbours. A search on another stream
@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import strict_cupy
+from sklearn import metrics as sklearn_metrics
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 NULL = 0
 MAX_K = 2048
@@ -155,6 +158,42 @@ def install_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
         cast_integer_to_float_ptr=lambda address: Pointer(address, np.float32),
         cast_integer_to_idx_t_ptr=lambda address: Pointer(address, np.int64),
     )
+
+
+class _FakeCuml:
+    """A classifier of cuML, which is scikit-learn's on arrays of the device."""
+
+    model: type[Any]
+
+    def __init__(self, *, output_type: str, **given: Any) -> None:
+        assert output_type == "cupy"
+        self._model = self.model(**given)
+
+    def fit(self, x: Any, y: Any) -> None:
+        cells = _checked(x, np.float32)
+        self._model.fit(cells, _checked(y, np.int32, len(cells)))
+
+    def predict_proba(self, x: Any) -> Any:
+        return strict_cupy.asarray(self._model.predict_proba(_checked(x, np.float32)).astype(np.float32))
+
+
+def silhouette_samples(x: Any, labels: Any, metric: str = "euclidean", chunksize: int | None = None) -> Any:
+    assert chunksize is not None
+    assert 1 <= chunksize <= len(x)
+    cells = _checked(x, np.float32)
+    widths = sklearn_metrics.silhouette_samples(cells, _checked(labels, np.int32, len(cells)), metric=metric)
+    return strict_cupy.asarray(widths.astype(np.float32))
+
+
+def install_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the stand-in for cuML's logistic regression, nearest neighbours and silhouettes."""
+    regression = type("Regression", (_FakeCuml,), {"model": LogisticRegression})
+    neighbors = type("Neighbors", (_FakeCuml,), {"model": KNeighborsClassifier})
+    install_module(monkeypatch, "cuml")
+    install_module(monkeypatch, "cuml.linear_model", LogisticRegression=regression)
+    install_module(monkeypatch, "cuml.neighbors", KNeighborsClassifier=neighbors)
+    install_module(monkeypatch, "cuml.metrics")
+    install_module(monkeypatch, "cuml.metrics.cluster", silhouette_samples=silhouette_samples)
 
 
 class Resources:

@@ -36,6 +36,7 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
 
 _FAISS, _RMM = "faiss/swigfaiss.py", "rmm/pylibrmm/memory_resource/_memory_resource.pyx"
 _CUVS, _CUML = "cuvs/neighbors", "cuml/ensemble/randomforestclassifier.py"
+_REGRESSION, _NEIGHBORS = "cuml/linear_model/logistic_regression", "cuml/neighbors/kneighbors_classifier.pyx"
 
 SOURCES: dict[str, tuple[str, str]] = {
     "faiss.StandardGpuResources": (_FAISS, "StandardGpuResources.__init__"),
@@ -64,6 +65,16 @@ SOURCES: dict[str, tuple[str, str]] = {
     "cuml.ensemble.RandomForestClassifier": (_CUML, "RandomForestClassifier.__init__"),
     "cuml.ensemble.RandomForestClassifier.fit": (_CUML, "RandomForestClassifier.fit"),
     "cuml.ensemble.RandomForestClassifier.predict_proba": (_CUML, "RandomForestClassifier.predict_proba"),
+    "cuml.linear_model.LogisticRegression": (f"{_REGRESSION}.py", "LogisticRegression.__init__"),
+    "cuml.linear_model.LogisticRegression.fit": (f"{_REGRESSION}.py", "LogisticRegression.fit"),
+    "cuml.linear_model.LogisticRegression.predict_proba": (f"{_REGRESSION}.py", "LogisticRegression.predict_proba"),
+    "cuml.neighbors.KNeighborsClassifier": (_NEIGHBORS, "KNeighborsClassifier.__init__"),
+    "cuml.neighbors.KNeighborsClassifier.fit": (_NEIGHBORS, "KNeighborsClassifier.fit"),
+    "cuml.neighbors.KNeighborsClassifier.predict_proba": (_NEIGHBORS, "KNeighborsClassifier.predict_proba"),
+    "cuml.metrics.cluster.silhouette_samples": (
+        "cuml/metrics/cluster/silhouette_score.pyx",
+        "cython_silhouette_samples",
+    ),
     "pylibcugraph.ResourceHandle": ("pylibcugraph/resource_handle.pyx", "ResourceHandle.__cinit__"),
     "pylibcugraph.GraphProperties": ("pylibcugraph/graph_properties.pyx", "GraphProperties.__cinit__"),
     "pylibcugraph.SGGraph": ("pylibcugraph/graphs.pyx", "SGGraph.__cinit__"),

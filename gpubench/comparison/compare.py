@@ -32,7 +32,7 @@ MIN_RESAMPLES = 100
 """Smallest number of resamples that determines the ends of a 95% interval."""
 
 # Parameters that a run finds and is not given: rows that differ in them answer the same question.
-_FOUND = frozenset({"knn", "recall", "precision", "n_clusters", "n_genes", "resolution", "interval"})
+_FOUND = frozenset({"knn", "recall", "precision", "backend", "n_clusters", "n_genes", "resolution", "interval"})
 
 _NOT_OPTIONS = frozenset({"tasks", "embeddings", "predictions", "baseline", "scorers"})
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Graph, Knn, RankSums
 from gpubench.engines.common import flop_counts, rank_sums
 from gpubench.engines.common.knn_classifier import KnnClassifier
@@ -31,6 +32,8 @@ T = TypeVar("T")
 Distance = Literal["euclidean", "cosine"]
 ClassifierKind = Literal["lr", "knn", "rf"]
 Precision = Literal["exact", "fast"]
+Backend = Literal["gpubench", "cuml"]
+"""Who computes classifiers and silhouettes: the engine itself, or cuML, which only the engine "cuda" has."""
 
 DIGEST_BLOCK_BYTES = 64 << 20
 
@@ -277,6 +280,48 @@ class Engine(ABC):
         if kind == "knn":
             return KnnClassifier(self, **params)
         raise ValueError(f"there is no classifier {kind!r}; there are 'lr', 'knn' and 'rf'")
+
+    def require_backend(self, backend: Backend) -> None:
+        """Check that this engine can compute classifiers and silhouettes by a library instead of by itself.
+
+        Raises
+        ------
+        InputError
+            It cannot; the message says why.
+        """
+        if backend != "gpubench":
+            raise InputError(
+                f"backend={backend!r} needs the engine 'cuda', this one is {self.name!r}; leave out backend",
+                argument="backend",
+            )
+
+    def library_classifier(self, kind: ClassifierKind, backend: Backend, **params: Any) -> Classifier:
+        """Make an untrained classifier of a library; the parameters are those of `classifier`.
+
+        Raises
+        ------
+        InputError
+            See `require_backend`.
+        """
+        self.require_backend(backend)
+        return self.classifier(kind, **params)
+
+    def library_silhouettes(
+        self,
+        x: Array,  # noqa: ARG002 - for engines that have a library
+        clusters: I32,  # noqa: ARG002
+        metric: Distance,  # noqa: ARG002
+        backend: Backend,
+    ) -> F64:
+        """Compute the silhouette widths of all cells by a library: (n,) on the host, 0 for the only cell of a cluster.
+
+        Raises
+        ------
+        InputError
+            See `require_backend`; or the library cannot handle so many cells.
+        """
+        self.require_backend(backend)
+        raise ValueError(f"backend={backend!r} is no library; use cluster_distances")
 
     @abstractmethod
     def group_means(self, x: Any, codes: I32, n_groups: int) -> F64:

@@ -18,7 +18,7 @@ from gpubench.metrics._sampling import estimated_score
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import Distance, Engine
+    from gpubench.engines.base import Backend, Distance, Engine
 
 
 def silhouette_widths(
@@ -47,11 +47,17 @@ def silhouette_widths(
     "silhouette_score",
     "Silhouette (labels)",
     needs=("label",),
+    options=("backend",),
     cost=lambda model, sizes, _, label: model.silhouette(sizes, label),
     scib=("Silhouette label", BIO),
 )
 def silhouette_label(
-    X: Any, labels: Any, *, metric: Distance = "euclidean", engine: Engine | str | None = None
+    X: Any,
+    labels: Any,
+    *,
+    metric: Distance = "euclidean",
+    backend: Backend = "gpubench",
+    engine: Engine | str | None = None,
 ) -> Score:
     r"""Compute the mean silhouette width of the labels, rescaled to [0, 1].
 
@@ -65,6 +71,7 @@ def silhouette_label(
     X : (n, d) matrix of any kind, or an `Embedding`
     labels : (n,) labels of any kind, none missing
     metric : "euclidean" or "cosine" distance
+    backend : "gpubench", or a library that the engine has, see `gpubench.engines.base.Backend`; cells are not sampled
     engine : engine to compute on, or its name; if None, the best available one
 
     Returns
@@ -77,8 +84,8 @@ def silhouette_label(
     Raises
     ------
     InputError
-        Fewer than two labels, every label a singleton, missing labels, or an `X` that is not a matrix of finite
-        numbers.
+        Fewer than two labels, every label a singleton, missing labels, an `X` that is not a matrix of finite numbers,
+        or a backend that the engine does not have.
 
     References
     ----------
@@ -96,9 +103,14 @@ def silhouette_label(
     encoded = encode_labels(labels, "labels", embedding.n)
     check_groups(encoded)
     params = _params(embedding.engine, metric)
-    if metric == "euclidean" and _too_many(embedding, np.array([embedding.n])):
+    if backend != "gpubench":
+        params = {key: value for key, value in params.items() if key != "precision"} | {"backend": backend}
+        x = embedding.for_distance(metric)
+        widths = embedding.engine.library_silhouettes(x, encoded.codes, metric, backend)
+    elif metric == "euclidean" and _too_many(embedding, np.array([embedding.n])):
         return _sampled_label_silhouette(embedding, encoded, params)
-    widths = _label_widths(embedding, encoded, metric)
+    else:
+        widths = _label_widths(embedding, encoded, metric)
     cells = per_cell_values((widths + 1) / 2)
     return Score(float((widths.mean() + 1) / 2), n=embedding.n, params=params, cells=cells)
 

@@ -125,6 +125,7 @@ def prepare(run: RunOptions, listener: Listener | None = None) -> Prepared:
             exact=run.exact,
             cluster=run.cluster,
         )
+    engine.require_backend(run.options.backend)
     with engine.timeline.stage("read"):
         dataset, inputs, found = run_interruptible(lambda: _read_and_check(run, wanted, baselines), engine.timeline)
     give_warnings(found, strict=run.strict)

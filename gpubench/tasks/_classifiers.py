@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from gpubench.tasks._folds import draw_in_shares
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.engines.base import ClassifierKind, Engine
+    from gpubench.engines.base import Backend, ClassifierKind, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,14 @@ class ScaledClassifier(Predictor):
     """A classifier of the engine, with the scaling of its input."""
 
     def __init__(
-        self, engine: Engine, kind: ClassifierKind, cells: TrainingCells, params: Mapping[str, Any], *, scaled: bool
+        self,
+        engine: Engine,
+        kind: ClassifierKind,
+        cells: TrainingCells,
+        params: Mapping[str, Any],
+        *,
+        scaled: bool,
+        backend: Backend = "gpubench",
     ) -> None:
         """Train a classifier, on scaled cells if `scaled`; `params` are those of `Engine.classifier`."""
         self.engine, self.names = engine, cells.labels.names
@@ -133,7 +141,8 @@ class ScaledClassifier(Predictor):
         n = len(chosen)
         x, codes, self._scaling = cells.copy(chosen, engine.policy.max_training_cells(kind, n), scaled=scaled)
         self.present = np.unique(codes)
-        self._classifier = engine.classifier(kind, **params).fit(x, codes, cells.labels.n_classes)
+        make = engine.classifier if backend == "gpubench" else partial(engine.library_classifier, backend=backend)
+        self._classifier = make(kind, **params).fit(x, codes, cells.labels.n_classes)
         self.has_decision_function = hasattr(self._classifier, "decision_function")
         self._drawn = f"trained on {len(codes):,} of {n:,} cells; exact=True trains on all" if len(codes) < n else ""
         self._asked: tuple[Any, Array] | None = None

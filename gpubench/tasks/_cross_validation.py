@@ -130,6 +130,8 @@ class ClassifierEvaluation:
             self._scorers = make_scorers(given.scorers, IDS)
         self._ids = (*IDS, *self._scorers)
         self.kinds = given.options.classifiers
+        backend = given.options.backend
+        self._named_backend = {} if backend == "gpubench" else {"backend": backend}
         self._mean_name = f"{MEAN}({','.join(kind for kind in settings.mean_of if kind in self.kinds)})"
 
     def cells_to_train(self, x: Array, labels: Labels, *which: Any) -> TrainingCells:
@@ -139,7 +141,8 @@ class ClassifierEvaluation:
     def train(self, kind: ClassifierKind, cells: TrainingCells) -> ScaledClassifier:
         """Train a classifier with the settings of the task."""
         params = self._settings.params.get(kind, {})
-        return ScaledClassifier(self._engine, kind, cells, params, scaled=kind not in UNSCALED)
+        scaled, backend = kind not in UNSCALED, self._given.options.backend
+        return ScaledClassifier(self._engine, kind, cells, params, scaled=scaled, backend=backend)
 
     def train_and_score(
         self, name: str, kind: ClassifierKind, prepare: Callable[[], Training], *facts: Any
@@ -208,7 +211,7 @@ class ClassifierEvaluation:
         by_classifier: list[list[Scores]] = []
         for kind in self.kinds:
             begin = time.perf_counter()
-            votes = graph if kind == "knn" and random_folds and graph.serves else None
+            votes = graph if kind == "knn" and random_folds and not self._named_backend and graph.serves else None
             prepare = [partial(self._prepare, kind, folded, cells, i, votes) for i, cells in enumerate(training)]
             tested = self._score_folds(kind, prepare, params)
             self.record_predictions(kind, params, tested)
@@ -295,7 +298,8 @@ class ClassifierEvaluation:
         self, scores: Scores, params: Mapping[str, Any], note: str, prefix: str = "", seconds: float = 0.0
     ) -> Iterator[MetricResult]:
         """Yield a row for each score; the seconds of the training are divided equally among them."""
-        make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=params)
+        named = {**params, **self._named_backend}
+        make = partial(to_row, self._given.name, self._settings.task, seconds=seconds / len(scores), params=named)
         for name, score in scores.items():
             yield replace(make(prefix + name, score), note=joined(score.note, note))
 

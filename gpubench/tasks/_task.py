@@ -15,7 +15,7 @@ from gpubench.core.checkpoint import CheckpointEntry, CheckpointScope, Codec
 from gpubench.core.errors import InputError, quoted
 from gpubench.core.scores import CellColumn, CellScores, MetricResult, Score, score_from_dict, score_to_dict
 from gpubench.core.types import Labels
-from gpubench.engines.base import ClassifierKind
+from gpubench.engines.base import Backend, ClassifierKind
 from gpubench.engines.embedding import Embedding
 from gpubench.metrics._metric import Metric, MetricSpec
 from gpubench.metrics.perturbation.registry import metrics_of
@@ -62,6 +62,8 @@ class Options:
         "minimal"
     metrics : ids of metrics of perturbation_prediction, instead of a profile; also as "mae,pearson_delta"
     strict_mean : make means NaN because of perturbations without a value wherever cell-eval does
+    backend : what computes the classifiers and the silhouettes of labels: "gpubench", or a library that the engine has,
+        to compare; see `gpubench.engines.base.Backend`
     n_splits : number of random splits of the real cells into halves for the baseline "replicate"
     de_real, de_predicted : differential expression of the real data and of the predictions of perturbation_prediction,
         in place of tests: paths of CSV or Parquet files, or DataFrames, with the columns target, feature,
@@ -92,6 +94,7 @@ class Options:
     profile: str = "cell_eval"
     metrics: tuple[str, ...] = ()
     strict_mean: bool = False
+    backend: Backend = "gpubench"
     n_splits: int = 5
     de_real: Any = ""
     de_predicted: Any = ""
@@ -109,7 +112,7 @@ class Options:
         resolution: Any = self.resolution
         if not (isinstance(resolution, Real) and 0 < float(resolution) < math.inf):
             raise InputError(f"resolution={resolution!r} cannot be used; give a number above 0", argument="resolution")
-        for name, choices in (("aggregation", Aggregation), ("effect", Effect)):
+        for name, choices in (("aggregation", Aggregation), ("effect", Effect), ("backend", Backend)):
             if getattr(self, name) not in get_args(choices):
                 listed = ", ".join(map(repr, get_args(choices)))
                 raise InputError(f"{name}={getattr(self, name)!r} is unknown; use one of: {listed}", argument=name)

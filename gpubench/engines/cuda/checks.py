@@ -20,9 +20,10 @@ from gpubench.engines.common import neighborhoods
 from gpubench.engines.common.rank_sums import group_cells
 from gpubench.engines.common.segments import in_cell_order, sort_cells
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, graphs, ivf, library_knn, rank_sums, silhouette, tables
+from gpubench.engines.cuda import cuml_models, exact_knn, graphs, ivf, library_knn, rank_sums, silhouette, tables
 from gpubench.engines.cuda.arithmetic import ARITHMETICS, PRODUCTS, padded
 from gpubench.engines.cuda.classifiers import CudaObjective, CumlForest
+from gpubench.engines.cuda.cuml_models import CumlLogisticRegression, CumlNeighbors
 from gpubench.engines.cuda.device import Copier
 from gpubench.engines.cuda.tiles import Operand
 from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
@@ -323,6 +324,32 @@ def forest(device: Device, _: str) -> Iterator[Comparison]:
     yield "accuracies", [min(accuracy, MIN_TRAINING_ACCURACY)], [MIN_TRAINING_ACCURACY], 0
 
 
+CUML_CLASSIFIERS: Mapping[str, type[CumlLogisticRegression | CumlNeighbors]] = {
+    "lr": CumlLogisticRegression,
+    "knn": CumlNeighbors,
+}
+"""Classifiers of cuML that are used if the user names cuML."""
+
+
+def cuml(device: Device, method: str) -> Iterator[Comparison]:
+    """Compare cuML's classes of training cells with their own, or its silhouette widths with the CPU engine's."""
+    x, codes = cells_of(N_CELLS, 50), (np.arange(N_CELLS) % N_LABELS).astype(np.int32)
+    codes[N_CELLS - N_CELLS // 5 :] = codes[: N_CELLS // 5]  # copies have the class of the original
+    cells = device.xp.asarray(x)
+    if method != "silhouettes":
+        trained = CUML_CLASSIFIERS[method](device).fit(cells, codes, N_LABELS + 1)
+        shares = device.xp.asnumpy(trained.predict_proba(cells))
+        yield "sums of probabilities", shares.sum(axis=1), np.ones(N_CELLS), 1e-5
+        accuracy = float((shares.argmax(axis=1) == codes).mean())
+        yield "accuracies", [min(accuracy, MIN_TRAINING_ACCURACY)], [MIN_TRAINING_ACCURACY], 0
+        return
+    metrics: tuple[Any, ...] = ("euclidean", "cosine")
+    for metric in metrics:
+        a, b = host().cluster_distances(x, codes, metric=metric)
+        found = cuml_models.silhouette_widths(device, cells, codes, metric, ROOM_BYTES)
+        yield "silhouette widths", found, (b - a) / np.maximum(a, b), MAX_FAST_DIFFERENCE
+
+
 def logistic_regression(device: Device, _: str) -> Iterator[Comparison]:
     """Compare the loss of logistic regression and its derivatives."""
     random = np.random.default_rng(0)
@@ -388,6 +415,7 @@ _COMPARISONS: Mapping[str, Callable[[Device, str], Iterator[Comparison]]] = {
     "fuzzy_graph": fuzzy_graph,
     "leiden": leiden,
     "rf": forest,
+    "cuml": cuml,
     "lr": logistic_regression,
     "group_means": group_means,
     "rank": rank,
@@ -413,6 +441,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "fuzzy_graph": ("kernel",),
     "leiden": ("cugraph",),
     "rf": ("cuml",),
+    "cuml": (*CUML_CLASSIFIERS, "silhouettes"),
     "lr": ("products",),
     "group_means": ("kernel",),
     "rank": ("kernel",),

@@ -15,19 +15,20 @@ from gpubench.core.machine import usable_cores
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Array, Graph, Knn, RankSums, RowSource
 from gpubench.engines import knn_methods, planner
-from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy, Precision
+from gpubench.engines.base import Backend, Classifier, ClassifierKind, Distance, Engine, Policy, Precision
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common import rank_sums as common_rank_sums
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 from gpubench.engines.common.segments import Segments, in_cell_order, sort_cells
 from gpubench.engines.cpu import kernels as cpu_kernels
 from gpubench.engines.cpu.engine import CpuEngine
-from gpubench.engines.cuda import exact_knn, ivf, library_knn, rank_sums, silhouette, tables
+from gpubench.engines.cuda import cuml_models, exact_knn, ivf, library_knn, rank_sums, silhouette, tables
 from gpubench.engines.cuda import graphs as cuda_graphs
 from gpubench.engines.cuda import put as cuda_put
-from gpubench.engines.cuda.checks import CHECKS, METHODS
+from gpubench.engines.cuda.checks import CHECKS, CUML_CLASSIFIERS, METHODS
 from gpubench.engines.cuda.classifiers import CudaLogisticRegression, Forests, HostClassifier
-from gpubench.engines.cuda.device import Device
+from gpubench.engines.cuda.device import Device, driver_version, install_command
+from gpubench.engines.cuda.memory import import_problem
 from gpubench.engines.cuda.workspace import CudaTuning, Workspace, row_blocks
 
 if TYPE_CHECKING:
@@ -313,6 +314,43 @@ class CudaEngine(Engine):
         if kind == "rf":
             return self._forests.make(**params)
         return super().classifier(kind, **params)
+
+    def require_backend(self, backend: Backend) -> None:
+        """See `Engine.require_backend`; "cuml" needs cuML."""
+        if backend == "cuml":
+            with self.gpu.current().library():
+                problem = import_problem("cuml")
+            if problem:
+                remedy = f"install it with: {install_command(driver_version())}"
+                raise InputError(f"backend='cuml' needs cuML, which {problem}; {remedy}", argument="backend")
+
+    def library_classifier(self, kind: ClassifierKind, backend: Backend, **params: Any) -> Classifier:
+        """See `Engine.library_classifier`."""
+        if backend != "cuml":
+            return super().library_classifier(kind, backend, **params)
+        if kind == "rf":
+            if self._forests.problem:
+                raise InputError(f"backend='cuml': {self._forests.problem}; leave out backend", argument="backend")
+            return self._forests.make(**params)
+        self._require_right(kind)
+        return CUML_CLASSIFIERS[kind](self.gpu.current(), **params)
+
+    def library_silhouettes(
+        self, x: Array, clusters: NDArray[np.int32], metric: Distance, backend: Backend
+    ) -> NDArray[np.float64]:
+        """See `Engine.library_silhouettes`."""
+        if backend != "cuml":
+            return super().library_silhouettes(x, clusters, metric, backend)
+        self._require_right("silhouettes")
+        return cuml_models.silhouette_widths(self.gpu.current(), x, clusters, metric, self.room_bytes())
+
+    def _require_right(self, what: str) -> None:
+        """Check that cuML is there and right on this GPU; `what` is a method of the operation "cuml" in `checks`."""
+        self.require_backend("cuml")
+        if not self._is_right("cuml", what):
+            raise InputError(
+                f"backend='cuml': {what} of cuML are wrong on this GPU; leave out backend", argument="backend"
+            )
 
     def room_bytes(self) -> int:
         """Return the bytes of GPU memory that an operation may use now."""

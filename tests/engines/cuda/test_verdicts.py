@@ -489,6 +489,7 @@ def test_every_method_is_right_on_the_emulation(monkeypatch: pytest.MonkeyPatch)
     """All checks together also stay within their time: a launch takes a GPU some microseconds."""
     fake_libraries.install_faiss(monkeypatch)
     fake_libraries.install_cuvs(monkeypatch)
+    fake_libraries.install_cuml(monkeypatch)
     device = Faulty()
     engine_on(device)
     assert device.verdicts.used == {("copies", "pinned memory"): device.verdicts.of("copies", "pinned memory")}
