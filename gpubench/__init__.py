@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpubench.results.result import Result
     from gpubench.running.plan import plan
     from gpubench.running.score import score
+    from gpubench.standings.leaderboard import leaderboard
     from gpubench.training.monitor import Monitor
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "data",
     "datasets",
     "get_engine",
+    "leaderboard",
     "metrics",
     "plan",
     "report",
@@ -52,6 +54,7 @@ _LAZY = {
     "plan": "gpubench.running.plan",
     "audit": "gpubench.auditing.audit",
     "compare": "gpubench.comparison.compare",
+    "leaderboard": "gpubench.standings.leaderboard",
     "get_engine": "gpubench.engines",
     "EngineUnavailable": "gpubench.core.errors",
     "GpubenchError": "gpubench.core.errors",

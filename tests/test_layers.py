@@ -31,6 +31,7 @@ LAYERS = (
     "comparison",
     "accel",
     "reporting",
+    "standings",
     "running",
     "training",
     "profiling",

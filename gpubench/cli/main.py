@@ -283,6 +283,49 @@ def compare_command(
     return 1 if failures else 0
 
 
+@app.command("leaderboard", cls=Command)
+def leaderboard_command(
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RESULTS...",
+            help="Folders with results.json files, also deeper; result files; CSV tables with model, metric and value.",
+        ),
+    ],
+    *,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", "-t", metavar="NAME", help="Task to rank. Repeatable. Default: all.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder for leaderboard.html, leaderboard.csv, leaderboard.json."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of the intervals.")] = 42,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the ranks on each dataset.")] = False,
+) -> None:
+    """Rank many models over many datasets: mean ranks with 95% intervals, for each task and overall.
+
+    Tables of scib-metrics' Benchmarker are read as well.
+    """
+    from gpubench.core.files import check_writable_folder
+    from gpubench.results.table import print_blocks
+    from gpubench.standings.leaderboard import leaderboard
+
+    if out is not None:
+        check_writable_folder(out, "out")
+    board = leaderboard(results, tasks=task or None, seed=seed)
+    width = terminal_width(sys.stdout)
+    print_blocks(board.blocks(width, details=verbose), sys.stdout, width)
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for suffix, write in {"html": board.to_html, "csv": board.to_csv, "json": board.to_json}.items():
+        path = out / f"leaderboard.{suffix}"
+        overwrites = path.exists()
+        write(path)
+        typer.echo(f"{'Overwrote' if overwrites else 'Wrote'} {path}")
+
+
 def _thresholds(texts: list[str]) -> dict[str, float]:
     """Parse texts of the form "metric=value"; return metric -> value."""
     from gpubench.cli.listing import METRIC_ALIASES

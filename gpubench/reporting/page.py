@@ -27,6 +27,7 @@ from gpubench.results.runs import mean_of
 from gpubench.results.table import format_value, printable
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 Facts = list[tuple[str, str]]
@@ -100,15 +101,9 @@ def render(runs: Mapping[str, Result]) -> str:
 
     Text from the data is escaped, and the page forbids scripts and network requests.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    loader = PackageLoader("gpubench.reporting", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"code": _code, "trusted": _trusted, "breakable": _breakable, "score": _score}
-    environment.globals |= {"max_groups": MAX_GROUPS, "max_columns": MAX_COLUMNS}
+    environment = page_environment("gpubench.reporting")
     comparable = comparable_runs(runs)
     max_views = min(6, max(1, MAX_VIEWS // max(1, len(comparable))))
     return environment.get_template("report.html.jinja").render(
@@ -117,6 +112,22 @@ def render(runs: Mapping[str, Result]) -> str:
         overview=_overview(comparable) if len(comparable) > 1 else [],
         runs=[_run_section(printable(name), result, i) for i, (name, result) in enumerate(runs.items(), 1)],
     )
+
+
+def page_environment(package: str) -> Environment:
+    """Return the environment of Jinja for the templates in a package, which escapes all text from the data."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code": _code, "trusted": trusted, "breakable": _breakable, "score": _score}
+    environment.globals |= {"max_groups": MAX_GROUPS, "max_columns": MAX_COLUMNS}
+    return environment
 
 
 def _overview(datasets: Sequence[ComparableRuns]) -> list[dict[str, Any]]:
@@ -148,15 +159,15 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
     chosen = sorted(order[:MAX_DRAWN])
     drawn = tuple(embeddings[i] for i in chosen)
     by_group = [
-        (breakdown, _trusted(quantiles_figure(breakdown.narrowed(chosen), drawn, f"{anchor}-spreads-{i}")))
+        (breakdown, trusted(quantiles_figure(breakdown.narrowed(chosen), drawn, f"{anchor}-spreads-{i}")))
         for i, breakdown in enumerate(breakdowns(task.id, cells))
     ]
     by_class = []
     for i, confusion in enumerate(confusions(task.id, cells)):
         figure = None if confusion.fits_a_table else confusion_figure(confusion, f"{anchor}-matrix-{i}")
-        by_class.append((confusion, _trusted(figure)))
+        by_class.append((confusion, trusted(figure)))
     points = own if len(chosen) == len(embeddings) else own.choose(chosen)
-    figure = _trusted(scores_figure(points, drawn, f"{anchor}-scores"))
+    figure = trusted(scores_figure(points, drawn, f"{anchor}-scores"))
     view = perturbation_view(runs.results, f"{anchor}-perturbations") if task.id == PERTURBATION_PREDICTION else None
     return TaskSection(anchor, task, own, embeddings, figure, by_group, by_class, drawn, tuple(order), view)
 
@@ -164,7 +175,7 @@ def _task_section(runs: ComparableRuns, task: TaskContent, anchor: str) -> TaskS
 def _run_section(name: str, result: Result, number: int) -> dict[str, Any]:
     """Return the template's values for one run: stages, time, memory, command and provenance."""
     own = stages(result)
-    figure = _trusted(timeline_figure(own, f"timeline-{number}"))
+    figure = trusted(timeline_figure(own, f"timeline-{number}"))
     about = {key: value for key, value in result.provenance.items() if key != "command"}
     return {
         "name": name,
@@ -189,8 +200,8 @@ def _breakable(text: str) -> Markup:
     return Markup("<wbr>").join(map(escape, parts))
 
 
-def _trusted(svg: str | None) -> Markup | None:
-    """Mark an SVG element made by `to_svg` as safe HTML; text from the data is already escaped in it."""
+def trusted(svg: str | None) -> Markup | None:
+    """Mark text as safe HTML: a style, or an SVG element made by `to_svg`, in which text from the data is escaped."""
     from markupsafe import Markup
 
     return None if svg is None else Markup(svg)  # noqa: S704 - see the docstring
