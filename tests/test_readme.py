@@ -116,8 +116,18 @@ def files(folder: Path) -> Path:
         result = gb.score("cells.h5ad", name, label="cell_type", tasks="embedding")
         Path("results", name.removeprefix("X_")).mkdir(parents=True)
         result.to_json(f"results/{name.removeprefix('X_')}/results.json")
-    Path("run.yaml").write_text(blocks(PAGES["docs/datasets.md"], "yaml")[0])
+    write_run_files()
     return folder
+
+
+def write_run_files() -> None:
+    """Write the run files of docs/datasets.md and the files that they name, next to cells.h5ad."""
+    for name, text in zip(("run", "matrix"), blocks(PAGES["docs/datasets.md"], "yaml"), strict=True):
+        Path(f"{name}.yaml").write_text(text)
+    cells = anndata.read_h5ad("cells.h5ad")
+    cells[::2].write_h5ad("sample.h5ad")
+    np.save("whole.npy", cells.obsm["X_pca"][:, :5])
+    np.save("sample.npy", cells.obsm["X_pca"][::2, :5])
 
 
 @pytest.mark.slow
@@ -188,10 +198,11 @@ def test_commands_exist(line: str) -> None:
 
 
 def test_the_run_file_runs(folder: Path) -> None:
-    (text,) = blocks(PAGES["docs/datasets.md"], "yaml")
-    Path("run.yaml").write_text(text)
+    write_run_files()
     assert main.main(["score", "run.yaml", "--out", "results", "--quiet"]) == 0
     assert {"pbmc", "half"} <= {path.name for path in Path("results").iterdir()}
+    assert main.main(["score", "matrix.yaml", "--out", "matrix", "--quiet"]) == 0
+    assert {"whole", "sample"} <= {path.name for path in Path("matrix").iterdir()}
 
 
 def test_messages_are_what_the_commands_print(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

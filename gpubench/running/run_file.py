@@ -14,7 +14,17 @@
         embeddings: {scgpt: blood_scgpt.npy}
         options: {resolution: 0.5}
 
-The keys of a run are the fields of `gpubench.running.options.RunOptions`.
+Every model on every dataset can be written as a matrix, which adds a run for each dataset::
+
+    datasets:
+      lung: {data: lung.h5ad, label: cell_type}
+      liver: {data: liver.h5ad, label: celltype}
+    models:
+      pca: X_pca                        # key of obsm in each file
+      scvi: "scvi/{dataset}.npy"        # a file for each dataset
+      scgpt: {lung: scgpt_lung.npy}     # not scored on the others
+
+The keys of a run and of a dataset are the fields of `gpubench.running.options.RunOptions`.
 """
 
 from __future__ import annotations
@@ -63,24 +73,56 @@ def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
     Messages of errors name the file and the line.
     """
     document = read_document(path, "run file")
-    top = document.mapping(("defaults", "runs"))
-    if "runs" not in top:
-        raise document.error("a run file has its runs under the key 'runs'; add that")
+    top = document.mapping(("defaults", "runs", "models", "datasets"))
+    if "runs" not in top and not {"models", "datasets"} <= top.keys():
+        lacks = {"models", "datasets"} - top.keys()
+        fault = "a run file has its runs under the key 'runs', or 'models' and 'datasets'"
+        raise document.error(f"{fault}; add {min(lacks) if len(lacks) == 1 else 'that'}")
     folder = Path(path).parent
     defaults = _arguments(top["defaults"], folder) if "defaults" in top else {}
+    given = {name: (value, _arguments(value, folder)) for name, value in _named(top, "runs", "run").items()}
+    if "datasets" in top or "models" in top:
+        if not {"models", "datasets"} <= top.keys():
+            raise document.error("models and datasets belong together; give both, or neither")
+        for name, (value, arguments) in _matrix_runs(top["datasets"], top["models"], folder).items():
+            if name in given:
+                raise value.error(f"dataset {name!r} is also the name of a run; rename one of them")
+            given[name] = value, arguments
     runs = []
-    for name, value in top["runs"].mapping(what="run").items():
+    for name, (value, own) in given.items():
         if not _NAME.fullmatch(name):
             raise value.error(f"run {name!r} cannot name a folder; use letters, digits, and _ . + -")
-        own = _arguments(value, folder)
         parameters = {**defaults.get("options", {}), **own.get("options", {})}
         arguments = {**defaults, **own, "options": Options(**parameters)}
         if "data" not in arguments:
             raise value.error(f"run {name!r} has no data; give a path, or the name of a dataset")
         runs.append(PlannedRun(name, value.where, RunOptions(**arguments)))
     if not runs:
-        raise top["runs"].error("there is no run; write at least one")
+        raise document.error("there is no run; write at least one")
     _refuse_doubles(runs)
+    return runs
+
+
+def _named(top: Mapping[str, Value], key: str, what: str) -> Mapping[str, Value]:
+    return top[key].mapping(what=what) if key in top else {}
+
+
+def _matrix_runs(datasets: Value, models: Value, folder: Path) -> dict[str, tuple[Value, dict[str, Any]]]:
+    """Return dataset -> its place in the file and its arguments, with the models that have an embedding of it."""
+    data = datasets.mapping(what="dataset")
+    embeddings: dict[str, dict[str, str]] = {name: {} for name in data}
+    for model, value in models.mapping(what="model").items():
+        places = value.mapping(tuple(data), "dataset") if value.is_mapping else dict.fromkeys(data, value)
+        for name, place in places.items():
+            embeddings[name][model] = _matrix(place, "embedding", folder, dataset=name)
+    runs = {}
+    for name, value in data.items():
+        arguments = _arguments(value, folder)
+        if "embeddings" in arguments:
+            raise value.error(f"dataset {name!r} has embeddings; give them under models")
+        if not embeddings[name]:
+            raise value.error(f"no model has an embedding of dataset {name!r}; add one, or leave out the dataset")
+        runs[name] = value, {**arguments, "embeddings": embeddings[name]}
     return runs
 
 
@@ -90,10 +132,11 @@ def _arguments(value: Value, folder: Path) -> dict[str, Any]:
     return {name: READERS[SPECS[name].kind](given, name, folder) for name, given in value.mapping(known).items()}
 
 
-def _file(value: Value, key: str, folder: Path) -> str:
-    if is_url(value.text(key)):
-        return value.text(key)
-    path = folder / value.text(key)
+def _file(value: Value, key: str, folder: Path, dataset: str | None = None) -> str:
+    text = value.text(key) if dataset is None else value.text(key).replace("{dataset}", dataset)
+    if is_url(text):
+        return text
+    path = folder / text
     if not path.exists():
         raise value.error(f"{key}: {path} does not exist; check the path")
     return str(path)
@@ -203,9 +246,10 @@ def _predictions(value: Value, key: str, folder: Path) -> str | dict[str, str]:
     return _file(value, key, folder)
 
 
-def _matrix(value: Value, key: str, folder: Path) -> str:
+def _matrix(value: Value, key: str, folder: Path, dataset: str | None = None) -> str:
+    """Read an embedding: a key of `obsm`, or a path, in which {dataset} stands for the name of a dataset."""
     text = value.text(key)
-    return _file(value, key, folder) if readers.split_name(text)[0] != text else text
+    return _file(value, key, folder, dataset) if readers.split_name(text)[0] != text else text
 
 
 READERS: dict[Kind, Callable[[Value, str, Path], Any]] = {

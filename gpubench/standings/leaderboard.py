@@ -70,7 +70,7 @@ class Leaderboard:
         """Sentences on what the ranks and intervals mean, and on what is missing."""
         notes = ["Mean rank over the metrics of each task and over datasets; 1 is best."]
         if method := self._draws.method:
-            notes.append(f"In brackets: 95% intervals, by drawing {method} (seed {self.seed}).")
+            notes.append(f"Intervals are 95% intervals, by drawing {method} (seed {self.seed}).")
             notes.append("= not distinguishable from the first: the interval of the difference contains 0.")
         else:
             notes.append("No intervals: scores have no standard errors, and there are fewer than 3 datasets.")

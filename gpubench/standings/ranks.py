@@ -132,7 +132,7 @@ class RankDraws:
 
     @cached_property
     def standings(self) -> dict[str, list[Standing]]:
-        """Task -> places of the models, the best of the complete ones first; "overall", the first, is over all tasks."""
+        """Task -> places of the models, the best complete one first; the first entry, "overall", is over all tasks."""
         return {OVERALL: self._places(None), **{task: self._places(i) for i, task in enumerate(self.tasks)}}
 
     @property

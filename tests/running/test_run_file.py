@@ -101,6 +101,23 @@ WRONG = {
     "top": ("rums: {}\n", r":1: key 'rums' is unknown \(did you mean 'runs'\?\)"),
     "no runs": ("defaults: {}\n", ":1: a run file has its runs under the key 'runs'"),
     "empty": ("runs: {}\n", ":1: there is no run; write at least one"),
+    "no models": ("datasets: {a: {data: cells/lines.h5ad}}\n", ":1: a run file has its runs .*; add models"),
+    "models of no dataset": (
+        "datasets:\n  a: {data: cells/lines.h5ad}\nmodels:\n  m: {b: X_pca}\n",
+        ":4: dataset 'b' is unknown",
+    ),
+    "dataset without a model": (
+        "datasets:\n  a: {data: cells/lines.h5ad}\n  b: {data: cells/lines.h5ad}\nmodels:\n  m: {a: X_pca}\n",
+        ":3: no model has an embedding of dataset 'b'",
+    ),
+    "no file for a dataset": (
+        'datasets:\n  a: {data: cells/lines.h5ad}\nmodels:\n  m: "{dataset}.npy"\n',
+        r":4: embedding: .*a.npy does not exist; check the path",
+    ),
+    "embeddings of a dataset": (
+        "datasets:\n  a: {data: cells/lines.h5ad, embeddings: X_pca}\nmodels:\n  m: X_pca\n",
+        ":2: dataset 'a' has embeddings; give them under models",
+    ),
     "list": ("runs:\n  - data: x\n", ":2: expected a mapping, lines of 'run: ...', not a list"),
     "name": ("runs:\n  ../a: {data: emb.npy}\n", r":2: run '../a' cannot name a folder"),
     "no data": ("runs:\n  a: {label: x}\n", ":2: run 'a' has no data; give a path"),
@@ -149,6 +166,40 @@ def test_invalid_run_file_is_refused_with_its_line(
     assert main(["score", str(path), "--out", str(tmp_path / "out")]) == 2
     assert re.fullmatch(rf"gpubench: {re.escape(str(path))}{message}.*\n", capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+MATRIX = """
+defaults: {label: cell_type, tasks: [embedding]}
+datasets:
+  all: {data: cells/lines.h5ad}
+  part: {data: part.h5ad, label: label}
+models:
+  pca: X_pca
+  own: "{dataset}.npy"
+  other: {part: part.npy}
+"""
+
+
+def test_every_model_is_scored_on_every_dataset(
+    folder: Path, write: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = ad.read_h5ad(folder / "cells" / "lines.h5ad")
+    part = cells[::2].copy()
+    part.obs = part.obs.rename(columns={"cell_type": "label"})
+    part.write_h5ad(folder / "part.h5ad")
+    for name, own in {"all": cells, "part": part}.items():
+        np.save(folder / f"{name}.npy", own.obsm["X_pca"][:, :3])
+    path = write(MATRIX)
+    both, half = read_run_file(path)
+    assert (both.name, both.options.embeddings) == ("all", {"pca": "X_pca", "own": str(folder / "all.npy")})
+    own = str(folder / "part.npy")
+    assert (half.name, half.options.label) == ("part", "label")
+    assert half.options.embeddings == {"pca": "X_pca", "own": own, "other": own}
+    assert main(["score", str(path), "--out", str(tmp_path / "out")]) == 0
+    board = gb.leaderboard(tmp_path / "out")
+    assert set(board.models) == {"pca", "own", "other"}
+    assert board.models[-1] == "other"  # it was not scored everywhere
+    assert len(board.datasets) == 2
 
 
 def test_runs_that_differ_are_not_refused_as_doubles(write: Callable[[str], Path]) -> None:

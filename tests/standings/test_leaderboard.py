@@ -164,7 +164,7 @@ def test_tables_that_cannot_be_ranked_are_refused(
 def test_wrong_arguments_are_refused(results: list[gb.Result], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are no results"):
         gb.leaderboard([])
-    with pytest.raises(InputError, match="task 'embeding' was not scored .did you mean 'embedding'"):
+    with pytest.raises(InputError, match=r"task 'embeding' was not scored .did you mean 'embedding'"):
         gb.leaderboard(results, tasks="embeding")
     with pytest.raises(InputError, match="holds no result"):
         gb.leaderboard(tmp_path)
