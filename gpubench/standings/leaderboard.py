@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.files import write_atomically
 from gpubench.core.types import check_seed
-from gpubench.results.score_table import MAX_NAME
+from gpubench.results.notebook import NotebookCell, block_html, lines_html, table_html
+from gpubench.results.score_table import MAX_NAME, SummaryRow
 from gpubench.results.table import Lines, TextTable, printable, shortened, to_text
 from gpubench.standings.ranks import OVERALL, RankDraws, Standing
 from gpubench.standings.scored import ScoredMetric, collect, models_of
@@ -180,7 +181,14 @@ class Leaderboard:
         return to_text(self.blocks())
 
     def _repr_html_(self) -> str:
-        return "".join(block.to_html() for block in self.blocks())
+        places = self.standings[OVERALL]
+        ranks = {task: {one.model: one.rank for one in self.standings[task]} for task in self.tasks}
+        rows = [SummaryRow("model", printable(one.model), "", ()) for one in places]
+        cells = [
+            [_notebook_cell(one), *(NotebookCell(_rank_text(own.get(one.model))) for own in ranks.values())]
+            for one in places
+        ]
+        return block_html(table_html(["mean rank", *self.tasks], rows, cells), lines_html(self.notes))
 
 
 def leaderboard(
@@ -255,6 +263,11 @@ def _rank_text(rank: float | None) -> str:
 def _place_text(one: Standing) -> str:
     interval = "" if one.interval is None else f" [{one.interval[0]:.1f}, {one.interval[1]:.1f}]"
     return f"{one.rank:.1f}{interval}{' =' if one.ties_with_best else ''}"
+
+
+def _notebook_cell(one: Standing) -> NotebookCell:
+    text, _, interval = _place_text(one).partition(" [")
+    return NotebookCell(text, small=f"[{interval}" if interval else "")
 
 
 def _split(names: list[str], widths: list[int], room: int) -> Iterator[list[str]]:

@@ -192,3 +192,12 @@ def test_names_from_the_data_are_escaped_on_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "board.html").read_text()
     assert "<b>a" not in page
     assert "<i>data" not in page
+
+
+def test_notebook_shows_ranks_intervals_and_notes(results: list[gb.Result]) -> None:
+    board = gb.leaderboard(results)
+    page = board._repr_html_()
+    first = board.standings["overall"][0]
+    assert f"{first.rank:.1f}<small>[{first.interval[0]:.1f}, {first.interval[1]:.1f}]</small>" in page
+    assert all(name in page for name in (*board.models, *board.tasks))
+    assert "95% intervals" in page
