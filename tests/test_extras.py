@@ -119,3 +119,13 @@ def test_extras_of_cpu_and_gpu_resolve_together_with_one_faiss(cuda: str) -> Non
 @pytest.mark.parametrize("cuda", ["12", "13"])
 def test_cuda_extras_resolve_with_pip_to_releases_that_fit(cuda: str, python: str) -> None:
     check(resolve_with_pip(python, f"cuda{cuda}"), cuda)
+
+
+@pytest.mark.parametrize("cuda", ["cuda12", "cuda13"])
+def test_bounds_of_the_cuda_extras_leave_out_faulty_releases(cuda: str) -> None:
+    """CuPy before 14.2 counts many bins out of bounds; numba before 0.64 does not import with NumPy 2.5."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"][cuda]
+    lowest = {name: bound for text in extra for name, bound in re.findall(r"^([\w-]+)>=([\d.]+)", text)}
+    assert tuple(map(int, lowest[f"cupy-{cuda}x"].split("."))) >= (14, 2)
+    assert tuple(map(int, lowest["numba"].split("."))) >= (0, 64)

@@ -42,7 +42,7 @@ def barrier(kernel: str, what: str, before: str, after: str, by: FoundBy = "chec
     kind = "__syncthreads" if kernel in ("rerank", "search_exactly", "group_means") else "__syncwarp"
     # the indentation of the barrier is not known
     text = kernels.source(kernel)
-    found = [old for n in range(0, 20, 4) if text.count(old := f"{before}\n{' ' * n}{kind}();\n{after}") == 1]
+    found = [old for n in range(0, 28, 4) if text.count(old := f"{before}\n{' ' * n}{kind}();\n{after}") == 1]
     assert len(found) == 1, f"{kernel}: the barrier {what} is there {len(found)} times"
     return Mutation(kernel, f"no barrier {what}", found[0], f"{before}\n{after}", by)
 
@@ -148,20 +148,35 @@ MUTATIONS = (
     Mutation("rerank", "32-bit index of a cell", "static_cast<Index>(id_of(entry)) * d", "id_of(entry) * d", "far"),
     # search_exactly
     Mutation(
-        "search_exactly", "a cell is its own neighbour", "!(same_cells && cell == row)", "!(same_cells && cell < 0)"
+        "search_exactly", "a cell is its own neighbour", "!(same_cells && cell == row[r])", "!(same_cells && cell < 0)"
     ),
     Mutation("search_exactly", "a cell of the next piece", "cell < stop", "cell <= stop"),
     Mutation("search_exactly", "no last cells", "(n + n_pieces - 1) / n_pieces", "n / n_pieces"),
-    Mutation("search_exactly", "limit too low", "limit = squared[k - 1]", "limit = squared[k > 1 ? k - 2 : 0]"),
-    Mutation("search_exactly", "entries that are nobody", "count = min(found, k)", "count = k"),
+    Mutation(
+        "search_exactly",
+        "limit too low",
+        "limit[r] = squared[r * size + k - 1]",
+        "limit[r] = squared[r * size + (k > 1 ? k - 2 : 0)]",
+    ),
+    Mutation("search_exactly", "entries that are nobody", "counts[r] = min(found, k)", "counts[r] = k"),
     Mutation("search_exactly", "buffer overflow", "found + round > size ||", "found > size ||"),
-    barrier("search_exactly", "before the count is read", "            }", "            const int found", "race"),
-    barrier("search_exactly", "before sorting", "                }", "                sort_neighbors"),
-    barrier("search_exactly", "before the next round", "            }", "        }\n        for (int j", "race"),
+    barrier("search_exactly", "before the counts are read", "            }", "#pragma unroll", "race"),
+    barrier("search_exactly", "before sorting", "                    }", "                    sort_neighbors"),
+    barrier("search_exactly", "before the next round", "            }", "        }\n        for (int r", "race"),
     barrier("search_exactly", "before the next task", "        }", "    }\n}\n", "race"),
-    Mutation("search_exactly", "count not atomic", "atomicAdd(&count, 1)", "count++", "race"),
+    Mutation("search_exactly", "count not atomic", "atomicAdd(&counts[r], 1)", "counts[r]++", "race"),
     Mutation("search_exactly", "32-bit cells", "const Index cell", "const int cell", "compiler"),
-    Mutation("search_exactly", "32-bit index of a query", "const Index row = ", "const int row = ", "far"),
+    Mutation("search_exactly", "32-bit index of a query", "Index row[MAX_TOGETHER]", "int row[MAX_TOGETHER]", "far"),
+    Mutation("search_exactly", "rows of another block", "task / n_pieces * together", "task / n_pieces"),
+    Mutation("search_exactly", "no last rows", "(n_rows + together - 1) / together", "n_rows / together"),
+    Mutation(
+        "search_exactly",
+        "a row that is not there",
+        "first_row + min(r, together - 1), n_rows - 1",
+        "first_row + r, n_rows",
+    ),
+    Mutation("search_exactly", "one count for all rows", "atomicAdd(&counts[r], 1)", "atomicAdd(&counts[0], 1)"),
+    Mutation("search_exactly", "rows share their memory", "const int slot = r * size +", "const int slot ="),
     # neighbor_entropy
     Mutation("neighbor_entropy", "without the cell itself", "j <= k", "j < k"),
     Mutation("neighbor_entropy", "the code of the first cell for all", "own[cell]", "own[0]"),

@@ -25,7 +25,7 @@ LAUNCHES = {
     "silhouette_tile": (64, {}, 8448),
     "topk_update": (96, {}, 3072),
     "rerank": (64, {"size": 64}, 768),
-    "search_exactly": (32, {"size": 128}, 1540),
+    "search_exactly": (32, {"size": 128, "together": 3}, 4620),
     "neighbor_entropy": (96, {"bins": 64}, 768),
     "neighbor_value_distance": (96, {}, 0),
     "fuzzy_memberships": (96, {}, 0),

@@ -44,6 +44,8 @@ CANNOT_START = {
     46: "cannot start, as another process has exclusive use of the GPU; end it, or choose another GPU",
     100: "needs a GPU, but the driver shows none; see CUDA_VISIBLE_DEVICES",
     101: "needs a GPU, but there is none of that number; see CUDA_VISIBLE_DEVICES",
+    802: "cannot start, as the system is not ready for CUDA; start the service nvidia-fabricmanager",
+    803: "cannot start, as the NVIDIA driver was updated while it was loaded; restart the machine",
 }
 """Errors of the CUDA runtime that no package causes, and advice for each."""
 

@@ -21,7 +21,8 @@ from gpubench.engines import planner
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.knn_search import REACH_MARGIN, Neighbors, draw_sample, measure_recall
 from gpubench.engines.cuda.arithmetic import TF32, Arithmetic, cascade
-from gpubench.engines.cuda.signatures import KERNELS, NO_CANDIDATE, WARP
+from gpubench.engines.cuda.kernels import MAX_SHARED_BYTES
+from gpubench.engines.cuda.signatures import KERNELS, MAX_TOGETHER, NO_CANDIDATE, WARP
 from gpubench.engines.cuda.tiles import CellScaling, Operand, Operands, tile_rows
 from gpubench.engines.cuda.workspace import Workspace, row_blocks
 
@@ -261,18 +262,26 @@ class KnnSearch:
         xp, k, n = self._device.xp, self._k, len(self._x)
         for block in row_blocks(len(rows), self._workspace.tuning.rows_per_search):
             part = xp.ascontiguousarray(rows[block])
-            m = len(part)
-            wanted = -(-4 * self._device.n_multiprocessors // m)  # blocks that fill the GPU
+            m, size = len(part), _power_of_two(k + SEARCH_THREADS)
+            together = rows_together(size, m)
+            n_tasks = -(-m // together)
+            wanted = -(-4 * self._device.n_multiprocessors // n_tasks)  # pieces that fill the GPU
             n_pieces = max(1, min(wanted, MAX_SORTED // k, -(-n // SEARCH_THREADS)))
             entries = xp.empty((m, n_pieces, k), np.uint64)
-            sizes = n, part, m, int(self._same_cells), n_pieces, k, _power_of_two(k + SEARCH_THREADS)
-            n_threads = SEARCH_THREADS * m * n_pieces
+            sizes = n, part, m, int(self._same_cells), together, n_pieces, k, size
+            n_threads = SEARCH_THREADS * n_tasks * n_pieces
             self._device.launch("search_exactly", n_threads, self._queries, self._x, self._x.shape[1], *sizes, entries)
             everything = xp.full(m, n_pieces * k, np.int32), xp.full(m, NO_CANDIDATE, np.uint64)
             candidates = CandidateTable(entries.reshape(m, n_pieces * k), *everything, n_pieces * k)
             found = self._rerank(self._queries[part], candidates, xp.zeros(m))
             self.indices[part], self.distances[part] = found.indices, found.distances
             self._workspace.timeline.advance(block.stop, len(rows))
+
+
+def rows_together(size: int, n_rows: int) -> int:
+    """Return the rows of a block of `search_exactly`, such that `size` neighbours of each fit its shared memory."""
+    per_row = KERNELS["search_exactly"].shared_bytes({"size": size, "together": 1})
+    return max(1, min(MAX_TOGETHER, n_rows, MAX_SHARED_BYTES // int(per_row)))
 
 
 def _power_of_two(minimum: int) -> int:

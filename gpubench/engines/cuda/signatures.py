@@ -51,6 +51,9 @@ class Range(NamedTuple):
 
 FLAG = Range(0, 1)
 POSITIVE = Range(float(np.finfo(np.float32).tiny))
+MAX_TOGETHER = 4
+"""Largest number of rows that a block of `search_exactly` compares with each cell that it reads."""
+
 INT32_IDS = 2**31 - 2
 """Largest id of a cell; the next one is padding."""
 
@@ -204,12 +207,12 @@ _KERNELS = (
     Kernel(
         "search_exactly",
         {"queries": "m d", "x": "n d", "rows": "n_rows", "candidates": "n_rows n_pieces k"},
-        ranges={"n": Range(1, INT32_IDS), "same_cells": FLAG},
+        ranges={"n": Range(1, INT32_IDS), "same_cells": FLAG, "together": Range(1, MAX_TOGETHER)},
         rules={
             "size is a power of two": _is_power_of_two,
             "size >= k + threads of a block": lambda s: s["size"] >= s["k"] + s["threads"],
         },
-        shared_bytes=lambda s: 12 * s["size"] + 4,
+        shared_bytes=lambda s: (12 * s["size"] + 4) * s["together"],
     ),
     Kernel(
         "neighbor_entropy",

@@ -34,6 +34,7 @@ from gpubench.engines.cuda import exact_knn, rank_sums, tables, tiles, verdicts
 from gpubench.engines.cuda.arithmetic import FLOAT32, SPLIT, TF32, cascade
 from gpubench.engines.cuda.device import Device
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.kernels import MAX_SHARED_BYTES
 from gpubench.engines.cuda.signatures import KERNELS
 from gpubench.engines.cuda.silhouette import SilhouetteTiles
 from gpubench.engines.cuda.workspace import CudaTuning
@@ -160,6 +161,14 @@ class TestNeighbors:
         for side in (operand.right, operand.left(engine.gpu)):
             assert side.shape[1] == arithmetic.parts * 52
             assert side.strides[0] % 16 == 0
+
+
+@pytest.mark.parametrize(("k", "n_rows", "together"), [(15, 1000, 4), (15, 3, 3), (700, 1000, 3), (1792, 1000, 1)])
+def test_uncertain_rows_share_the_cells_that_a_block_reads(k: int, n_rows: int, together: int) -> None:
+    size = 1 << (k + exact_knn.SEARCH_THREADS - 1).bit_length()
+    assert exact_knn.rows_together(size, n_rows) == together
+    given = {"size": size, "together": together}
+    assert KERNELS["search_exactly"].shared_bytes(given) <= MAX_SHARED_BYTES
 
 
 class TestArithmetic:

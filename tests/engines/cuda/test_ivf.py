@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal, assert_array_max_ulp
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Knn
-from gpubench.engines.cuda import exact_knn, ivf
+from gpubench.engines.cuda import exact_knn, ivf, tiles
 from gpubench.engines.cuda.engine import CudaEngine
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.embedding import on_engine
@@ -136,3 +136,20 @@ def test_scores_are_marked_as_approximate(start_on: StartOn, cells: Cells) -> No
     assert score.approximate
     assert score.params["knn"] == "ivf"
     assert score == pytest.approx(reference.entropy_per_cell(cells.x, cells.batch, 20), abs=0.01)
+
+
+def test_operands_that_were_used_last_are_cached(
+    start_on: StartOn, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists that are searched one after another share the lists around them."""
+    kept = []
+    make = tiles.Operands.__init__
+
+    def init(self: Any, *args: Any, recent: bool = False, **given: Any) -> None:
+        make(self, *args, recent=recent, **given)
+        kept.append(recent)
+
+    monkeypatch.setattr(tiles.Operands, "__init__", init)
+    engine = start_on(knn="ivf")
+    engine.knn(engine.put(cells.x[:100]), 5)
+    assert kept[0], "of the lists; then come those of the exact search that measures the recall"

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,9 +22,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 import gpubench as gb
+from gpubench.cli.main import main
 from gpubench.core.errors import EngineUnavailable, InputError, OutOfMemory
 from gpubench.core.timeline import Timeline
 from gpubench.core.types import Graph
+from gpubench.datasets import demo_path
 from gpubench.engines import get_engine, planner
 from gpubench.engines.cpu import forest as cpu_forest
 from gpubench.engines.cpu.engine import CpuEngine
@@ -54,6 +57,15 @@ def broken_package(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, sou
     (folder / name / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def raising(status: int) -> Callable[[], None]:
+    """Return a function of the CUDA runtime that fails with an error."""
+
+    def fail() -> None:
+        raise strict_cupy.CUDARuntimeError(status, "cudaError")
+
+    return fail
 
 
 class TestStart:
@@ -119,6 +131,8 @@ class TestStart:
             (101, "there is none of that number; see CUDA_VISIBLE_DEVICES (CUDA_VISIBLE_DEVICES='7')"),
             (46, "another process has exclusive use of the GPU; end it, or choose another GPU"),
             (2, "other processes have taken the memory of the GPU"),
+            (802, "the system is not ready for CUDA; start the service nvidia-fabricmanager"),
+            (803, "the NVIDIA driver was updated while it was loaded; restart the machine"),
             (35, 'install it again for CUDA 12.4 with: pip install "gpubench-sc[cuda12]"'),
         ],
     )
@@ -133,6 +147,34 @@ class TestStart:
 
         cupy.cuda.runtime.getDeviceCount = fail
         self.check(message)
+
+    @pytest.mark.usefixtures("cupy")
+    def test_old_driver_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cuda_device, "driver_version", lambda: "11.8")
+        self.check("needs a driver for CUDA 12 or newer, this one is for CUDA 11.8; update the NVIDIA driver")
+
+    def test_hidden_gpus_are_reported(self, cupy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        cupy.cuda.runtime.getDeviceCount = raising(100)
+        self.check("the driver shows none; see CUDA_VISIBLE_DEVICES (CUDA_VISIBLE_DEVICES='')")
+
+    def test_part_of_a_gpu_is_a_gpu(self, cupy: SimpleNamespace) -> None:
+        """A slice that MIG made has a name and a memory of its own."""
+        whole = cupy.cuda.runtime.getDeviceProperties(0)
+        cupy.cuda.runtime.getDeviceProperties = lambda _: {**whole, "name": b"NVIDIA H200 MIG 1g.18gb"}
+        strict_cupy.current_gpu().total_bytes = 1 << 30
+        engine = get_engine("cuda")
+        assert engine.device == "NVIDIA H200 MIG 1g.18gb, 1 GiB free"
+        assert engine.memory_bytes < 1 << 30
+
+    @pytest.mark.parametrize("command", [["score", str(demo_path()), "--engine", "cuda"], ["doctor", "--gpu"]])
+    def test_command_prints_one_line_and_exits_with_2(
+        self, cupy: SimpleNamespace, command: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cupy.cuda.runtime.getDeviceCount = raising(46)
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "another process has exclusive use of the GPU" in line
 
     def test_missing_memory_is_reported(self, cupy: SimpleNamespace) -> None:
         def fail() -> None:
@@ -662,3 +704,30 @@ def test_device_reports_the_properties_that_cupy_gives() -> None:
     device = Device(strict_cupy.make_cupy((8, 6)))  # type: ignore[arg-type]
     assert (device.name, device.n_multiprocessors, device.has_tensor_cores) == ("Stand-in", 2, True)
     assert device.free_bytes() == strict_cupy.TOTAL_BYTES
+
+
+@pytest.mark.parametrize("tensor_cores", [False, True])
+def test_products_set_the_arithmetic_of_cupy_and_put_it_back(
+    engine: CudaEngine, monkeypatch: pytest.MonkeyPatch, tensor_cores: bool
+) -> None:
+    """An accurate product must not be rounded to TF32, and what the user set for CuPy stays."""
+    current = {"type": "the user's"}
+    fake_module(monkeypatch, "cupy")
+    fake_module(
+        monkeypatch,
+        "cupy._core",
+        _routines_linalg=SimpleNamespace(
+            COMPUTE_TYPE_TF32="tf32",
+            COMPUTE_TYPE_FP32="fp32",
+            get_compute_type=lambda _: current["type"],
+            set_compute_type=lambda _, wanted: current.update(type=wanted),
+        ),
+    )
+    seen = []
+    monkeypatch.setattr(engine.xp, "dot", lambda *_: seen.append(current["type"]))
+    Device.multiply(engine.gpu, None, None, None, tensor_cores=tensor_cores)
+    assert (seen, current["type"]) == (["tf32" if tensor_cores else "fp32"], "the user's")
+    monkeypatch.setattr(engine.xp, "dot", None)
+    with pytest.raises(TypeError):
+        Device.multiply(engine.gpu, None, None, None, tensor_cores=tensor_cores)
+    assert current["type"] == "the user's"
