@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from gpubench.comparison.perturbation_models import TASK as PERTURBATION_PREDICTION
+from gpubench.metrics.perturbation.effects import MAX_EXAMPLE_GENES
 from gpubench.reporting.cell_groups import Breakdown, Confusion, breakdowns, confusions
 from gpubench.reporting.cell_views import cell_views
 from gpubench.reporting.content import ComparableRuns, TaskContent, comparable_runs
@@ -126,7 +127,11 @@ def page_environment(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"code": _code, "trusted": trusted, "breakable": _breakable, "score": _score}
-    environment.globals |= {"max_groups": MAX_GROUPS, "max_columns": MAX_COLUMNS}
+    environment.globals |= {
+        "max_groups": MAX_GROUPS,
+        "max_columns": MAX_COLUMNS,
+        "max_example_genes": MAX_EXAMPLE_GENES,
+    }
     return environment
 
 

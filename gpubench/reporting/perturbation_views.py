@@ -176,8 +176,8 @@ def _landmarks(powers: Sequence[MetricPower]) -> list[str]:
         said.append("baseline_control predicts no effect at all.")
     if "replicate" in names:
         said.append(
-            "replicate is one half of the real cells as the prediction of the other, a repeated experiment of half the"
-            " size: more than that is hardly to be had, and a much better value speaks of a leak."
+            "replicate is one half of the real cells as the prediction of the other, like a repeated experiment of half"
+            " the size. A prediction that is much better may have seen the answer."
         )
     said.append(
         "A prediction whose perturbations are shuffled knows the mean response only: errors and correlations hardly"
