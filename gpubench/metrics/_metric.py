@@ -86,8 +86,8 @@ class MetricSpec:
         included, the metric takes from the shared k-NN graph; None if it takes none
     sampled : whether the metric does not use the shared graph when the engine estimates means over neighbourhoods from
         a sample of cells
-    cost : function of (cost model, sizes, neighbours, *columns) that returns the cost in addition to the shared graph,
-        for plans; None if it is not known
+    cost : function of the cost model, sizes, neighbours and columns that returns the cost in addition to the shared
+        graph, for plans; None if it is not known
     scib : name and type of the metric's column in the table of scib-metrics' Benchmarker; None if that has no such
         column
     """

@@ -131,7 +131,9 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> Score:
 
 @metric("jaccard", "Jaccard index", by_name=False)
 def jaccard(y_true: Iterable[Hashable], y_pred: Iterable[Hashable]) -> Score:
-    """Compute the share of the elements of either set that are in both sets, |A and B| / |A or B|.
+    r"""Compute the share of the elements of either set that are in both sets.
+
+    .. math:: |A \cap B| / |A \cup B|
 
     Parameters
     ----------

@@ -80,7 +80,8 @@ def pcr_comparison(
 
     Parameters
     ----------
-    X_pre, X_post : (n, p) and (n, d) matrices of any kind, or `Embedding`s: the cells before and after integration
+    X_pre, X_post : (n, p) and (n, d) matrices of any kind, or `Embedding` objects: the cells before and after
+        integration
     covariate : (n,) batches, or numbers
     categorical : whether the covariate holds labels; if False, it holds numbers
     engine : engine to compute on, or its name; if None, the best available one

@@ -164,7 +164,7 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """Return the rows as a pandas DataFrame: the fields of `MetricResult`, then one column for each parameter.
 
-        The column of a parameter that has the name of a field gets the prefix "param_". Rows without the parameter have
+        The column of a parameter that has the name of a field gets the prefix `param_`. Rows without the parameter have
         a missing value.
         """
         import pandas as pd

@@ -285,7 +285,7 @@ class Cluster:
         """Wait for the result of a future, or the results of a list of futures, and fetch them from their workers."""
         self.wait(futures if isinstance(futures, list) else [futures])
         with self._translated_errors():
-            return self.client.gather(futures, direct=True)
+            return _aligned(self.client.gather(futures, direct=True))
 
     def wait(self, futures: Sequence[Any]) -> None:
         """Wait until all tasks have finished and report progress to the timeline; if a task failed, raise its error."""
@@ -387,3 +387,15 @@ def prefer_worker(address: str) -> dict[str, Any]:
 def _close(opened: list[Any]) -> None:
     for one in opened:
         one.close()
+
+
+def _aligned(fetched: Any) -> Any:
+    """Copy arrays whose memory is not aligned: NumPy adds their values in another order, which changes the last bits.
+
+    Dask reads small arrays out of the message that brought them, at whatever offset they have there.
+    """
+    if isinstance(fetched, np.ndarray):
+        return np.require(fetched, requirements="A")
+    if type(fetched) in (list, tuple):
+        return type(fetched)(map(_aligned, fetched))
+    return fetched

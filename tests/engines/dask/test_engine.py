@@ -163,6 +163,14 @@ def test_values_of_cells_are_numpy_and_those_of_the_cpu(engine: DaskEngine, cell
     np.testing.assert_array_equal(score.cells, expected.cells)
 
 
+def test_fetched_arrays_are_aligned(engine: DaskEngine) -> None:
+    """NumPy adds the values of other arrays in another order."""
+    one = engine.cluster.submit("arange", np.arange, 20_000, dtype=float)
+    both = engine.cluster.submit("meshgrid", np.meshgrid, np.arange(9.0), np.arange(2_000.0))
+    fetched = engine.cluster.fetch(one), *engine.cluster.fetch(both)
+    assert all(array.flags.aligned for array in fetched)
+
+
 def test_matrices_of_the_cluster_behave_as_numpy_arrays(engine: DaskEngine, rng: np.random.Generator) -> None:
     """Metrics are written for arrays: functions, operators, methods and writing give what they give on any."""
     host = rng.standard_normal((40, 3)).astype(np.float32)
