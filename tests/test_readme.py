@@ -69,6 +69,13 @@ def test_python_blocks_run(page: str, folder: Path, capsys: pytest.CaptureFixtur
     assert "adjusted_rand_index" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_blocks_of_quick_start_and_migration_run(folder: Path) -> None:
+    """What migration shows of other packages is text: the parity tests run it in the environments that have them."""
+    for page in ("docs/quick-start.md", "docs/migration.md"):
+        exec(compile("\n".join(blocks(PAGES[page], "python")), page, "exec"), {})
+
+
 def test_drop_in_block_runs() -> None:
     (code,) = blocks(PAGES["docs/drop-in.md"], "python")
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
@@ -238,4 +245,4 @@ def test_links_and_paths_lead_somewhere(page: str) -> None:
 
 
 def test_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 200
+    assert len(README.splitlines()) <= 150
