@@ -8,6 +8,7 @@ or device than those of the thread is refused. cuVS writes its results when its 
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import strict_cupy
 from sklearn import metrics as sklearn_metrics
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -171,7 +173,9 @@ class _FakeCuml:
 
     def fit(self, x: Any, y: Any) -> None:
         cells = _checked(x, np.float32)
-        self._model.fit(cells, _checked(y, np.int32, len(cells)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # cuML gives no such warning
+            self._model.fit(cells, _checked(y, np.int32, len(cells)))
 
     def predict_proba(self, x: Any) -> Any:
         return strict_cupy.asarray(self._model.predict_proba(_checked(x, np.float32)).astype(np.float32))
