@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MANYLINUX = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17))
+MANYLINUX = (*(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)), "manylinux2014_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # What uv says where the index cannot be reached, in its own words.
