@@ -233,6 +233,9 @@ def compare_command(
     ] = None,
     resamples: Annotated[int, typer.Option(metavar="NUMBER", help="Number of bootstrap resamples (0 = none).")] = 1000,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed.")] = 42,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse results that a warning would call not comparable.")
+    ] = False,
     format_: Annotated[str, typer.Option("--format", metavar="NAME", help="table or json.")] = "table",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print every row and every difference with its interval.")
@@ -255,7 +258,7 @@ def compare_command(
     from gpubench.results.runs import rank_blocks
     from gpubench.results.table import print_blocks
 
-    given: dict[str, Any] = {"donor": donor, "obs": obs, "resamples": resamples, "seed": seed}
+    given: dict[str, Any] = {"donor": donor, "obs": obs, "resamples": resamples, "seed": seed, "strict": strict}
     if len(files) == 1 and is_run_folder(files[0]):
         compared = compare_runs(files[0], **given)
     else:
@@ -354,6 +357,7 @@ def profile_command(
     dims: Annotated[str, typer.Option(metavar="NUMBERS", help="Numbers of dimensions.")] = "50",
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the files.")] = Path("gpubench-profile"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier profile in --out.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print tracebacks of errors.")] = False,
     **given: Any,
 ) -> int:
@@ -372,6 +376,11 @@ def profile_command(
 
     with reporting(verbose):
         check_writable_folder(out, "out")
+        files = [out / f"profile.{suffix}" for suffix in ("json", "svg", "png")]
+        existing = [file.name for file in files if file.exists()]
+        if existing and not force:
+            message = f"out={str(out)!r} holds {', '.join(existing)}; choose another folder, or replace with --force"
+            raise InputError(message, argument="out")
         with Progress() as progress:
             found = profile(
                 units.parse_counts(cells, "cells"),
@@ -386,7 +395,7 @@ def profile_command(
     print_blocks(blocks(found), sys.stdout)
     _write_json(found, out)
     typer.echo(f"Wrote {out / 'profile.json'}")
-    for figure in (out / "profile.svg", out / "profile.png") if found.runs else ():
+    for figure in files[1:] if found.runs else ():
         write_figure(found, figure)
         typer.echo(f"Wrote {figure}")
     if found.interrupted:

@@ -200,7 +200,9 @@ def print_result(result: Result, lines: list[str], stream: TextIO, *, details: b
     limit = ROWS_ON_TERMINAL if stream.isatty() else None
     summary, width = summarize(result.results), terminal_width(stream)
     cells = [result.cells] * len(summary.embeddings)
-    best = mark_best([row.cells for row in summary.rows], cells, resampler=default_resampler(result.cells.n_cells))
+    tables = [result.perturbations] * len(summary.embeddings)
+    resampler = default_resampler(result.cells.n_cells)
+    best = mark_best([row.cells for row in summary.rows], cells, resampler=resampler, tables=tables)
     blocks = score_blocks(summary, width=width, best=best, limit=limit)
     if details:
         blocks += result_blocks(result.results, limit=limit)

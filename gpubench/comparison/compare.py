@@ -44,6 +44,7 @@ def compare(
     obs: Any = None,
     resamples: int = N_RESAMPLES,
     seed: int = SEED,
+    strict: bool = False,
 ) -> Comparison:
     """Compare two or more results, or the embeddings of one result, with the first of them.
 
@@ -64,6 +65,7 @@ def compare(
         DataFrame
     resamples : number of bootstrap draws of cells; if 0, intervals follow from standard errors only
     seed : random seed of the draws
+    strict : whether to raise `InputError` where a warning would say that results are not comparable
 
     Returns
     -------
@@ -99,7 +101,7 @@ def compare(
     names, results = [name for name, _ in read], [result for _, result in read]
     if len(results) == 1:
         names, results = _split_by_embedding(names[0], results[0])
-    return _compare(names, results, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    return _compare(names, results, donor=donor, obs=obs, resamples=resamples, seed=seed, strict=strict)
 
 
 def is_run_folder(place: str | os.PathLike[str]) -> bool:
@@ -115,13 +117,14 @@ def compare_runs(
     obs: Any = None,
     resamples: int = N_RESAMPLES,
     seed: int = SEED,
+    strict: bool = False,
 ) -> dict[str, Comparison]:
     """Compare the embeddings of all runs in a folder with each other, separately for each dataset.
 
     Parameters
     ----------
     folder : folder that `gpubench score run.yaml --out` has written
-    donor, obs, resamples, seed : as in `compare`
+    donor, obs, resamples, seed, strict : as in `compare`
 
     Returns
     -------
@@ -146,30 +149,44 @@ def compare_runs(
             results = [result[embedding] for _, result, embedding in columns]
             source = source_of(group)
             name = source if source not in compared else f"{source} ({', '.join(group)})"
-            compared[name] = _compare(names, results, donor=donor, obs=obs, resamples=resamples, seed=seed)
+            compared[name] = _compare(
+                names, results, donor=donor, obs=obs, resamples=resamples, seed=seed, strict=strict
+            )
     if not compared:
         raise InputError(f"{str(folder)!r}: no two embeddings were scored on the same data with the same options")
     return compared
 
 
 def _compare(
-    names: Sequence[str], results: Sequence[Result], *, donor: str | None, obs: Any, resamples: int, seed: int
+    names: Sequence[str],
+    results: Sequence[Result],
+    *,
+    donor: str | None,
+    obs: Any,
+    resamples: int,
+    seed: int,
+    strict: bool,
 ) -> Comparison:
+    warnings = comparability_warnings(names, results)
+    if strict and warnings:
+        raise InputError(f"{warnings[0]} (an error because of `strict`)")
     embeddings = [{row.embedding for row in result.results} for result in results]
     by_name = any(len(found) != 1 for found in embeddings)
     tables = [_by_key(result.results, by_name=by_name) for result in results]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     matched = [[table.get(key) for table in tables] for key in keys]
     results, notes = _in_one_order(names, results)
-    resampler, donors = _resampler(results, notes, donor=donor, obs=obs, resamples=resamples, seed=seed)
+    donors = None if donor is None else find_donors(results, donor, obs, notes, strict=strict)
+    resampler = _resampler(results, donors, resamples=resamples, seed=seed)
     intervals = _intervals(results, matched, resampler)
     draws = _draws_text(results, intervals, donor, donors, resampler)
     known = {(number, 0, i): one for number, own in enumerate(intervals) for i, one in own.items()}
-    best = mark_best(matched, [result.cells for result in results], resampler=resampler, known=known)
+    cells, over = [result.cells for result in results], [result.perturbations for result in results]
+    best = mark_best(matched, cells, resampler=resampler, known=known, tables=over)
     return Comparison(
         names=tuple(names),
         rows=tuple(_compared_row(*one) for one in zip(matched, intervals, best, strict=True)),
-        warnings=(*comparability_warnings(names, results), *notes),
+        warnings=(*warnings, *notes),
         draws=draws,
     )
 
@@ -246,15 +263,12 @@ def _compared_row(
     )
 
 
-def _resampler(
-    results: Sequence[Result], notes: list[str], *, donor: str | None, obs: Any, resamples: int, seed: int
-) -> tuple[Resampler | None, Labels | None]:
-    """Return the resampler of cells or donors, and the donors; both None if there are no draws."""
+def _resampler(results: Sequence[Result], donors: Labels | None, *, resamples: int, seed: int) -> Resampler | None:
+    """Return the resampler of cells or donors; None if there are no draws."""
     if resamples == 0:
-        return None, None
-    donors = None if donor is None else find_donors(results, donor, obs, notes)
+        return None
     codes = None if donors is None else donors.codes
-    return Resampler(results[0].cells.n_cells, n_resamples=resamples, seed=seed, donors=codes), donors
+    return Resampler(results[0].cells.n_cells, n_resamples=resamples, seed=seed, donors=codes)
 
 
 def _intervals(
@@ -318,11 +332,13 @@ def _named_rows(where: str, cells: CellScores) -> NamedRows:
     return NamedRows(where, cells.n_cells, lambda: cells.names)
 
 
-def find_donors(results: Iterable[Result], column: str, obs: Any, notes: list[str] | None = None) -> Labels:
+def find_donors(
+    results: Iterable[Result], column: str, obs: Any, notes: list[str] | None = None, *, strict: bool = False
+) -> Labels:
     """Find the donor of each cell in the table `obs`, or in the columns of the results.
 
     In results, `column` is found by its role ("batch") or by the name that it had in the data. A line on how the rows
-    of `obs` were matched with the cells is appended to `notes`.
+    of `obs` were matched with the cells is appended to `notes`. If `strict`, two donors are refused.
     """
     with_cells = [result for result in results if result.cells.columns]
     if not with_cells:
@@ -353,7 +369,7 @@ def find_donors(results: Iterable[Result], column: str, obs: Any, notes: list[st
         raise InputError(f"donor={column!r} has one value, and an interval needs two donors at least", argument="donor")
     if donors.n_classes == 2:
         text = f"donor={column!r} has two donors, too few to know how scores vary between donors; intervals mean little"
-        give_warnings([GpubenchWarning(text, argument="donor")])
+        give_warnings([GpubenchWarning(text, argument="donor")], strict=strict)
     return donors
 
 

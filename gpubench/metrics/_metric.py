@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 import numpy as np
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import GpubenchWarning, InputError, give_warnings
 from gpubench.core.types import Labels
 from gpubench.data._formats.row_names import names_reader
 from gpubench.data.alignment import NamedRows, align
@@ -150,6 +151,8 @@ def _matching_rows(function: Callable[P, Score]) -> Callable[P, Score]:
         given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         indexed = {key: value for key, value in given if type(value).__name__ in _INDEXED}
         first = next(iter(indexed.values()), None)
+        if len(indexed) > 1:
+            _warn_of_exchanged(inspect.signature(function).bind(*args, **kwargs).arguments)
         if first is None or all(value.index.equals(first.index) for value in indexed.values()):
             return function(*args, **kwargs)
         names = inspect.signature(function).parameters
@@ -164,5 +167,27 @@ def _matching_rows(function: Callable[P, Score]) -> Callable[P, Score]:
 
     return matched
 
+
+def _warn_of_exchanged(arguments: Mapping[str, Any]) -> None:
+    """Warn if the names of two Series say that labels were given for batches, and batches for labels."""
+    names = [str(getattr(arguments.get(of, arguments.get(f"{of}es")), "name", "")) for of in ("labels", "batch")]
+    if look_exchanged(*names):
+        given = f"labels={names[0]!r} and batch={names[1]!r} look exchanged"
+        give_warnings([GpubenchWarning(f"{given}; labels are what should stay apart, batches what should mix")])
+
+
+def look_exchanged(label: str, batch: str) -> bool:
+    """Whether the names of the columns of labels and of batches say that one is the other.
+
+    Examples
+    --------
+    >>> look_exchanged("donor", "cell_type"), look_exchanged("cell_type", "donor")
+    (True, False)
+    """
+    return bool(_LIKE_BATCH.search(label) and _LIKE_LABEL.search(batch))
+
+
+_LIKE_BATCH = re.compile(r"(?i)batch|donor|sample|patient|individual|subject|library|plate|assay|lane|replicate|study")
+_LIKE_LABEL = re.compile(r"(?i)cell.?type|cell.?class|label|annotation|cluster|leiden|louvain|ontology|lineage")
 
 _INDEXED = ("Series", "DataFrame")

@@ -19,7 +19,7 @@ from gpubench.results.table import format_value, mean_text, printable, telling_p
 from gpubench.tasks import TASKS
 
 if TYPE_CHECKING:
-    from gpubench.core.scores import CellColumn, MetricResult
+    from gpubench.core.scores import CellColumn, MetricResult, PerturbationTable
     from gpubench.results.result import Result
 
 _DOI = re.compile(r"doi:(10\.\d{4,}/[^\s,;]*[^\s,;.)])")
@@ -119,7 +119,10 @@ class ScoreRow:
 
 
 def score_rows(
-    metric: str, columns: Sequence[Sequence[MetricResult]], cells: Sequence[CellScores] = ()
+    metric: str,
+    columns: Sequence[Sequence[MetricResult]],
+    cells: Sequence[CellScores] = (),
+    tables: Sequence[PerturbationTable] = (),
 ) -> list[ScoreRow]:
     """Put the scores of several embeddings by one metric side by side, in a row for each set of parameters.
 
@@ -130,6 +133,7 @@ def score_rows(
     metric : id of the metric
     columns : rows of this metric and of one task, for each embedding
     cells : per-cell values of the run of each embedding, for comparing scores; may be empty
+    tables : values of each perturbation of these runs, for the same; may be empty
     """
     telling = tuple(dict.fromkeys(name for rows in columns for name in _telling(rows)))
     keyed = [dict(_keyed(rows, telling)) for rows in columns]
@@ -137,7 +141,8 @@ def score_rows(
     spec = published_spec(metric)
     every = [[column.get(key) for column in keyed] for key in keys]
     known = list(cells) or [CellScores()] * len(columns)
-    marked = mark_best(every, known, resampler=default_resampler(max(one.n_cells for one in known)))
+    resampler = default_resampler(max(one.n_cells for one in known))
+    marked = mark_best(every, known, resampler=resampler, tables=tables)
     lined_up = []
     for (params, _), found, best in zip(keys, every, marked, strict=True):
         scored = [row for row in found if row is not None]
@@ -306,7 +311,7 @@ def _comparable_runs(runs: Mapping[str, Result]) -> ComparableRuns:
         n_cells=dataset_of(results[0]).get("n_cells"),
         embeddings=tuple(printable(name) for name, _, _ in columns),
         cells=tuple(EmbeddingCells(printable(name), result.cells, embedding) for name, result, embedding in columns),
-        tasks=tuple(_task_content(task, by_column, [result.cells for _, result, _ in columns]) for task in tasks),
+        tasks=tuple(_task_content(task, by_column, [result for _, result, _ in columns]) for task in tasks),
         skipped=_printable_items({(item["task"], item["reason"]): item for item in skipped}.values()),
         failures=_printable_items(item for result in results for item in result.failures),
         interrupted=any(result.interrupted for result in results),
@@ -319,15 +324,16 @@ def _printable_items(items: Iterable[Mapping[str, str]]) -> tuple[dict[str, str]
     return tuple({key: printable(text) for key, text in item.items()} for item in items)
 
 
-def _task_content(task: str, columns: Sequence[Sequence[MetricResult]], cells: Sequence[CellScores]) -> TaskContent:
+def _task_content(task: str, columns: Sequence[Sequence[MetricResult]], results: Sequence[Result]) -> TaskContent:
     own = [[row for row in rows if row.task == task] for rows in columns]
     metrics = dict.fromkeys(row.metric for rows in own for row in rows)
     by_metric = {metric: [[row for row in rows if row.metric == metric] for rows in own] for metric in metrics}
     known = TASKS.get(task)
+    cells, tables = [result.cells for result in results], [result.perturbations for result in results]
     return TaskContent(
         id=printable(task),
         title=known.title if known else printable(task),
         question=known.question if known else "",
         metrics=tuple(map(describe_metric, metrics)),
-        rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found, cells)),
+        rows=tuple(row for metric, found in by_metric.items() for row in score_rows(metric, found, cells, tables)),
     )

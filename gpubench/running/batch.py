@@ -139,9 +139,11 @@ def score_blocks_of(results: Mapping[str, Result], width: int | None) -> Iterato
     if len(scored) <= MAX_TABLES:
         for source, rows in scored.items():
             summary = summarize(rows)
-            cells = [result.cells for _, result, _ in columns_of(groups[source])]
+            columns = columns_of(groups[source])
+            cells = [result.cells for _, result, _ in columns]
+            tables = [result.perturbations for _, result, _ in columns]
             resampler = default_resampler(max(one.n_cells for one in cells))
-            best = mark_best([row.cells for row in summary.rows], cells, resampler=resampler)
+            best = mark_best([row.cells for row in summary.rows], cells, resampler=resampler, tables=tables)
             yield table.Lines([source], style="bold")
             yield from score_blocks(summary, width=width, best=best)
     if len(scored) > 1 and len({row.embedding for rows in scored.values() for row in rows}) > 1:

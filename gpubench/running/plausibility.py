@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +14,7 @@ from gpubench.data import read_rows
 from gpubench.data.digest import sampled_blocks
 from gpubench.data.expression import read_expression
 from gpubench.data.offsets import unresolved_dimensions
-from gpubench.metrics._metric import contingency
+from gpubench.metrics._metric import contingency, look_exchanged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +37,6 @@ MAX_LOG = 30.0
 _SCAN_ROWS = 1 << 15
 
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "nat", "none", "null", "unknown", "missing", "-", "?"})
-_LIKE_BATCH = re.compile(r"(?i)batch|donor|sample|patient|individual|subject|library|plate|assay|lane|replicate|study")
-_LIKE_LABEL = re.compile(r"(?i)cell.?type|cell.?class|label|annotation|cluster|leiden|louvain|ontology|lineage")
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ def _are_swapped(given: Given) -> Findings:
         return
     both = f"{given.call('label')} and {given.call('batch')}"
     names = given.named.get("label", ""), given.named.get("batch", "")
-    if _LIKE_BATCH.search(names[0]) and _LIKE_LABEL.search(names[1]):
+    if look_exchanged(*names):
         yield "label", f"{both} look exchanged; labels are what should stay apart, batches what should mix"
         return
     pairs = contingency(label.codes, batch.codes, label.n_classes, batch.n_classes) > 0

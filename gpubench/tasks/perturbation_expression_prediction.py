@@ -85,8 +85,8 @@ def _score(
 ) -> Score:
     effect, notes = given.options.effect, [condition.note]
     n_cells = len(np.union1d(condition.treated, condition.control))
-    if not n_cells or not len(condition.genes):
-        value, why = math.nan, "undefined: nothing of this condition is in the predictions"
+    if condition.undefined:
+        value, why = math.nan, f"undefined: {condition.undefined}"
     else:
         change, effect = predicted_change(treated, control, effect)
         if effect != given.options.effect:

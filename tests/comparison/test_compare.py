@@ -245,6 +245,8 @@ def test_warnings_come_before_the_table() -> None:
 def test_differing_provenance_gives_warnings(changes: dict[str, Any], warning: str) -> None:
     (found,) = compare([make(ARI), make(ARI, **changes)]).warnings
     assert re.search(warning, found)
+    with pytest.raises(InputError, match=rf"{warning}.* \(an error because of `strict`\)"):
+        compare([make(ARI), make(ARI, **changes)], strict=True)
 
 
 def test_other_embeddings_of_the_same_cells_are_comparable() -> None:
@@ -345,6 +347,13 @@ def test_exit_codes(flags: list[str], code: int, files: Path, capsys: pytest.Cap
     printed = capsys.readouterr()
     assert ("Failed: b.json: " in printed.out) == (code == 1)
     assert "Warning: seed differs: 42 in a, 7 in b.json" in printed.out
+
+
+def test_strict_refuses_results_that_are_not_comparable(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "a", "b.json", "--strict"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "gpubench: seed differs: 42 in a, 7 in b.json (an error because of --strict)\n"
+    assert not printed.out
 
 
 def test_json_has_all_differences(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -408,7 +408,7 @@ def test_missing_genes_and_pairs_are_left_out_and_counted(
 def test_predictions_that_cannot_be_aligned_are_refused(prepared: Path, screen: ad.AnnData, tmp_path: Path) -> None:
     strangers = screen.copy()
     strangers.obs_names = [f"other{i}" for i in range(screen.n_obs)]
-    with pytest.raises(InputError, match=r"none of the .* pairs of cells .* names there are such as 'other0'"):
+    with pytest.raises(InputError, match=r"none of the .* cells to score: names there are such as 'other0'"):
         read_perturbation(prepared, strangers)
     strangers = screen.copy()
     strangers.var_names = [f"ENSG{i}" for i in range(screen.n_vars)]

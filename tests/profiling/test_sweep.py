@@ -142,6 +142,9 @@ def test_profile_interrupted_writes_the_finished_sizes(
     content = json.loads((tmp_path / "profile.json").read_text())
     assert ([run["cells"] for run in content["runs"]], content["interrupted"]) == ([500], True)
     assert (tmp_path / "profile.svg").exists()
+    assert main(["profile", "--cells", "1000", "--out", str(tmp_path)]) == 2
+    assert "holds profile.json, profile.svg, profile.png; choose another folder" in capsys.readouterr().err
+    assert main(["profile", "--cells", "500", "--force", "--out", str(tmp_path)]) == 0
     assert main(["profile", "--cells", "777", "--out", str(tmp_path / "none")]) == 130
     assert not (tmp_path / "none").exists()
 

@@ -110,6 +110,21 @@ def test_labels_and_batches_by_exchanged_names_warn() -> None:
     score(obs=obs, label="cell_type", batch="donor")
 
 
+@pytest.mark.parametrize("name", ["silhouette_batch", "bras", "isolated_labels", "kbet_per_label"])
+def test_metrics_of_series_with_exchanged_names_warn_once(name: str) -> None:
+    function = getattr(gb.metrics, name)
+    label, batch = pd.Series(LABEL, name="cell_type"), pd.Series(BATCH, name="donor_id")
+    of = "batches" if name == "kbet_per_label" else "batch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function(X, **{"labels": label, of: batch})
+        function(X, **{"labels": BATCH, of: LABEL})  # nothing says which is which
+    with pytest.warns(gb.GpubenchWarning, match="labels='donor_id' and batch='cell_type' look exchanged") as caught:
+        function(X, **{"labels": batch, of: label})
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize(("change", "is_logged"), [(np.log1p, True), (lambda x: x, False), (lambda x: x * 50.5, False)])
 def test_pca_baseline_of_logarithms_warns(
     change: Callable[[Any], Any], is_logged: bool, recwarn: pytest.WarningsRecorder

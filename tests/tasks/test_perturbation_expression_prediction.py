@@ -108,12 +108,18 @@ def test_conditions_without_predictions_are_undefined(engine: Engine) -> None:
     )
     assert rows["MEAN"].value == rows["B"].value == pytest.approx(0.6)
     rows = run(engine, make_layout(), full[:, ["g3", "g1"]])
-    assert rows["A"].note == "2 of 4 masked genes are not in the predictions"
+    assert rows["A"].note.startswith("undefined: the predictions have 2 of 4 masked genes, and 4 are needed")
     assert rows["A"].params["n_genes"] == 2
-    rows = run(engine, make_layout(), full[:, ["g2"]])
-    assert "undefined: a correlation needs at least 2 values" in rows["A"].note
     assert math.isnan(rows["MEAN"].value)
     assert rows["MEAN"].note.startswith("undefined: no condition could be scored")
+
+
+def test_predictions_of_one_side_of_the_pairs_are_refused_by_that_side(engine: Engine) -> None:
+    full = predictions([3, 6, 12, 24], [2, 1, 4, 3], [2, 2, 2, 2])
+    with pytest.raises(InputError, match="have 4 of the 4 perturbed cells to score, but none of the 2 control cells"):
+        run(engine, make_layout(), full[["a1", "a2", "b1", "b2"]])
+    with pytest.raises(InputError, match="have 2 control cells, but none of the 4 perturbed cells to score"):
+        run(engine, make_layout(), full[["c1", "c2"]])
 
 
 def test_conditions_with_few_genes_are_left_out(engine: Engine) -> None:

@@ -30,6 +30,7 @@ class PerturbedCondition:
     columns : (g,) columns of these genes in the predictions
     treated, control : (p,) rows of the predictions with treated and control cells, paired by position
     note : genes and cells that the predictions lack; empty if there are none
+    undefined : reason why the condition cannot be scored; empty if it can
     """
 
     name: str
@@ -39,6 +40,7 @@ class PerturbedCondition:
     treated: NDArray[np.intp]
     control: NDArray[np.intp]
     note: str = ""
+    undefined: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,11 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
             f"uns[{CONTROL_MAP_KEY!r}] has no pairs for {len(unpaired):,} of {len(scored):,} conditions"
             f" ({quoted(unpaired[:3])}); map their treated cells to control cells"
         )
-    conditions = tuple(_align_condition(truth, name, row_of, column_of) for name in scored)
+    conditions = tuple(_align_condition(truth, name, row_of, column_of, criteria.min_masked_genes) for name in scored)
     if conditions and not any(len(condition.columns) for condition in conditions):
         raise _no_overlap("masked genes", [gene for name in scored for gene in truth.targets[name]], column_of)
     if conditions and not any(len(condition.treated) for condition in conditions):
-        raise _no_overlap("pairs of cells", [cell for name in scored for cell in truth.control_map[name]], row_of)
+        raise _no_pairs(truth, scored, row_of)
     too_few = [name for name in truth.changes if name not in scored]
     notes = [truth.note] if truth.note else []
     if too_few:
@@ -129,7 +131,7 @@ def align(truth: Truth, predictions: Expression, criteria: Criteria) -> Perturba
 
 
 def _align_condition(
-    truth: Truth, name: str, row_of: Mapping[str, int], column_of: Mapping[str, int]
+    truth: Truth, name: str, row_of: Mapping[str, int], column_of: Mapping[str, int], min_genes: int
 ) -> PerturbedCondition:
     changes = truth.changes[name]
     change_of = dict(zip(changes.genes.tolist(), changes.change.tolist(), strict=True))
@@ -144,6 +146,11 @@ def _align_condition(
         missing.append(f"{len(masked) - len(genes):,} of {len(masked):,} masked genes are not in the predictions")
     if len(rows) < len(pairs):
         missing.append(f"{len(pairs) - len(rows):,} of {len(pairs):,} pairs of cells are not in the predictions")
+    undefined = ""
+    if not genes or not rows:
+        undefined = "nothing of this condition is in the predictions"
+    elif len(genes) < (needed := min(min_genes, len(masked))):  # else a model of few genes would score best
+        undefined = f"the predictions have {len(genes):,} of {len(masked):,} masked genes, and {needed:,} are needed"
     return PerturbedCondition(
         name=name,
         genes=np.array(genes, np.str_),
@@ -152,7 +159,27 @@ def _align_condition(
         treated=treated,
         control=control,
         note="; ".join(missing),
+        undefined=undefined,
     )
+
+
+def _no_pairs(truth: Truth, scored: list[str], row_of: Mapping[str, int]) -> InputError:
+    """Return the error of predictions without a whole pair: which side they lack."""
+    pairs = [pair for name in scored for pair in truth.control_map[name].items()]
+    treated, control = ({pair[side] for pair in pairs} for side in (0, 1))
+    n_treated, n_control = (sum(cell in row_of for cell in cells) for cells in (treated, control))
+    if n_treated and not n_control:
+        return InputError(
+            f"predictions have {n_treated:,} of the {len(treated):,} perturbed cells to score, but none of the"
+            f" {len(control):,} control cells they are compared with; add the control cells of the dataset to the file,"
+            " as they are, on the scale of the predictions"
+        )
+    if n_control and not n_treated:
+        return InputError(
+            f"predictions have {n_control:,} control cells, but none of the {len(treated):,} perturbed cells to score;"
+            f" name the cells as the dataset does, such as {quoted(sorted(treated)[:3])}"
+        )
+    return _no_overlap("cells", [name for pair in pairs for name in pair], row_of)
 
 
 def _no_overlap(what: str, sought: list[str], known: Mapping[str, int]) -> InputError:
