@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any, NamedTuple
 
 from gpubench.core import machine
@@ -64,7 +64,7 @@ class Record:
     verdicts : verdict of each method that was checked, by (operation, method)
     times : seconds of alternatives, by name, for each question of `Verdicts.seconds`
     is_loaded : whether the file was read
-    checking : methods whose checks are running
+    checking : methods whose checks are running, each with the thread that runs it
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Record:
         self.verdicts: dict[tuple[str, str], Verdict] = {}
         self.times: dict[str, dict[str, float]] = {}
         self.is_loaded = False
-        self.checking: list[tuple[str, str]] = []
+        self.checking: list[tuple[int, tuple[str, str]]] = []
 
 
 _records: dict[tuple[str, str], Record] = {}
@@ -138,14 +138,14 @@ class Verdicts:
             There is too little memory for the check.
         """
         check, key, record = self.checks.get(operation), (operation, method), self._record
-        if check is None or key in record.checking:
-            return Verdict(is_right=True)
+        if check is None or (get_ident(), key) in record.checking:
+            return Verdict(is_right=True)  # a check uses its own method; other threads wait for the verdict
         if key not in record.verdicts:
             with record.lock:
                 self._load()
-                if key not in record.verdicts and key not in record.checking:
+                if key not in record.verdicts:
                     self._check(check, key)
-        verdict = record.verdicts.get(key, Verdict(is_right=True))
+        verdict = record.verdicts[key]
         if not verdict.is_right and key not in self.used:
             text = f"{operation} by {method} is wrong on this GPU ({verdict.reason}) and was not used"
             self.note(text)
@@ -179,7 +179,7 @@ class Verdicts:
     def _check(self, check: Check, key: tuple[str, str]) -> None:
         """Check a method and keep the verdict."""
         record, begin = self._record, time.perf_counter()
-        record.checking.append(key)
+        record.checking.append((get_ident(), key))
         try:
             reason = check(self._device, key[1])
         except Exception as error:
@@ -187,7 +187,7 @@ class Verdicts:
                 raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:
-            record.checking.remove(key)
+            record.checking.remove((get_ident(), key))
         record.verdicts[key] = Verdict(not reason, reason, time.perf_counter() - begin)
         logger.debug("%s by %s: %s", *key, reason or "right")
         self._save()

@@ -296,6 +296,21 @@ class TestSilhouettes:
         columns = n_blocks + 2  # of the first eight rows, and of the last two
         assert len(made) == first + rows + columns
 
+    def test_terms_between_two_panels_are_computed_once(
+        self, start_on: StartOn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = []
+        along = tiles.Operand.along
+        monkeypatch.setattr(tiles.Operand, "along", lambda *args: calls.append(1) or along(*args))
+        cells = make_cells(256, 5, n_labels=2, seed=1)
+        engine = start_on()
+        x, clusters = engine.put(cells.x), (np.arange(256) > 127).astype(np.int32)
+        silhouette_widths(engine, x, clusters)
+        blocks = SilhouetteTiles(engine.workspace(), x, sort_cells(clusters, None)).blocks
+        panels = {block.panel for block in blocks}
+        assert len(panels) > 1
+        assert 0 < len(calls) <= 2 * len(blocks) * (len(panels) - 1), "not for every tile"
+
     def test_identical_cells_have_width_zero(self, engine: CudaEngine) -> None:
         x = np.full((70, 3), 0.1, np.float32)
         clusters = np.arange(70, dtype=np.int32) % 2

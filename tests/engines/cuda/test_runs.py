@@ -448,6 +448,13 @@ class TestClassifiers:
         assert (proba[:, n_classes] == 0).all()
         assert_allclose(proba, theirs.predict_proba(cells.x), atol=2e-3)
 
+    def test_lr_of_cells_in_host_memory_multiplies_copies_of_them(self, start_on: StartOn, cells: Cells) -> None:
+        """The device refuses products of host memory, which would be read over the bus several times."""
+        engine = start_on(free_bytes=cells.x.nbytes)
+        x = engine.put(cells.x)
+        assert engine.notes, "it is in host memory"
+        engine.classifier("lr", max_iter=2).fit(x, cells.label, 3)
+
     def test_lr_of_one_class_is_refused(self, engine: CudaEngine, cells: Cells) -> None:
         with pytest.raises(InputError, match="two classes"):
             engine.classifier("lr").fit(engine.put(cells.x), np.zeros(cells.n, np.int32), 2)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -390,14 +390,12 @@ class TestRecord:
             third.verdicts.of("rank", method)
         assert calls == ["one", "two"]
 
-    def test_several_threads_check_once(self, make: Callable[..., Faulty], calls: list[str]) -> None:
-        device = make(lambda: time.sleep(0.05) or "")
-        threads = [threading.Thread(target=device.verdicts.of, args=("rank", "kernel")) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    def test_several_threads_wait_for_one_check(self, make: Callable[..., Faulty], calls: list[str]) -> None:
+        device = make(lambda: time.sleep(0.05) or "1 of 5 ranks differ")
+        with ThreadPoolExecutor(4) as pool, pytest.warns(GpubenchWarning):
+            found = list(pool.map(device.verdicts.allows, ["rank"] * 4, ["kernel"] * 4))
         assert calls == ["kernel"]
+        assert found == [False] * 4
 
     def test_lack_of_memory_is_no_verdict(self, make: Callable[..., Faulty], calls: list[str]) -> None:
         def fail() -> str:
