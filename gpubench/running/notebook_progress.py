@@ -84,7 +84,8 @@ class NotebookProgress:
             self._progress.add_task(stage)
             self._progress.tasks[0].start_time = self._progress.get_time() - elapsed
         task = self._progress.tasks[0]
-        self._progress.update(task.id, description=stage, completed=min(done, total), total=total or None)
+        self._progress.update(task.id, description=stage, completed=min(done, total))
+        task.total = total or None  # `update` takes None as no change
         console.print(self._progress.get_renderable())
         return console.export_html(inline_styles=True, code_format=_FORMAT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -62,7 +63,7 @@ def test_bar_has_the_share_that_is_done(shown: list[str]) -> None:
         progress.advanced("X/knn", 1, 4)
         assert "25%" in shown[-1]
         progress.ended("X/knn", 1.0)
-        assert "25%" not in shown[-1]
+        assert "%" not in re.sub("<.*?>", "", shown[-1]), "the next stage has no number of parts yet"
     assert "X &gt; knn" in shown[0]
 
 
