@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def mathml(formula: str, **options: bool) -> str:
     r"""Return a formula of LaTeX as MathML, whose brackets grow with their content as \Big makes them do in LaTeX."""
-    return tex2mathml(re.sub(r"\\[Bb]igg?[lr]?\b|\\Big", "", formula), **options)
+    plain = re.sub(r"\\[Bb]igg?[lr]?\b", "", formula).replace("..", r"\ldots ")
+    return tex2mathml(plain, **options)
 
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+(?!docs/)([^)#]+)(?:#[^)]*)?\)")
-"""A Markdown link, not an image, to a file of the repository outside docs/."""
+UPWARDS = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+)([^)#]+)(?:#[^)]*)?\)")
+"""A Markdown link, not an image, to a file in a folder above that of the page."""
 
 
-def name_files(_: Sphinx, __: str, source: list[str]) -> None:
-    """Replace such links by their text and the path of the file, since only a checkout has the file."""
-    source[0] = OUTSIDE.sub(lambda found: f"{found[1]} (`{found[2]}`)", source[0])
+def name_files(_: Sphinx, page: str, source: list[str]) -> None:
+    """Replace links that leave docs/ by their text and the path of the file, since only a checkout has the file."""
+    depth = page.count("/")
+
+    def named(found: re.Match[str]) -> str:
+        leaves = found[2].count("../") > depth
+        return f"{found[1]} (`{found[3]}`)" if leaves else found[0]
+
+    source[0] = UPWARDS.sub(named, source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
