@@ -29,7 +29,7 @@ def make(folder: Path, n: int, n_genes: int, n_groups: int, share: float, kind: 
     groups = np.append(np.repeat(np.arange(n_groups), 2 * n // 3 // n_groups), np.full(n, n_groups))[:n]
     rng.shuffle(groups)
     means = rng.gamma(0.35, 1, n_genes)
-    scale = _scale(means, share)
+    scale = scale_of(means, share)
     effects = np.where(rng.random((n_groups + 1, n_genes)) < 0.05, rng.lognormal(0, 0.7, (n_groups + 1, n_genes)), 1)
     effects[n_groups] = 1
     blocks = []
@@ -47,7 +47,7 @@ def make(folder: Path, n: int, n_genes: int, n_groups: int, share: float, kind: 
     _print({"n_stored": int(x.nnz)})
 
 
-def _scale(means: Any, share: float) -> float:
+def scale_of(means: Any, share: float) -> float:
     """Return the factor of the means at which this share of the values is not 0, by bisection."""
     low, high = 1e-4, 1e4
     for _ in range(60):
