@@ -35,12 +35,16 @@ NUMPY = "numpy"
 DASK = "dask"
 """The Dask engine on a cluster of two processes of one thread each, which all tests share."""
 
-TILED = {"test_fuzzy_graph", "test_knn", "test_rank_sums", "test_silhouette_widths", "test_same_bits"}
+TILED = {
+    *("test_fuzzy_graph", "test_knn", "test_mean_distances", "test_rank_sums", "test_silhouette_widths"),
+    "test_same_bits",
+}
 """Tests of what the compiled tiles do; they run without them as well."""
 
 ON_EMULATION = {
     "test_fuzzy_graph",
     "test_integration",
+    "test_mean_distances",
     "test_neighborhoods",
     "test_rank_and_group_means",
     "test_rank_sums",
@@ -49,7 +53,7 @@ ON_EMULATION = {
 
 Other operations have tests of their own there, of fewer cells: `engines/test_cuda_host.py`."""
 
-ON_DASK = {"test_same_bits"}
+ON_DASK = {"test_mean_distances", "test_same_bits"}
 """Tests of operations that run on Dask as well; with `--engine dask` all do."""
 
 

@@ -1,4 +1,4 @@
-"""The contract between metrics and engines: thirteen operations, a policy and a few services.
+"""The contract between metrics and engines: fourteen operations, a policy and a few services.
 
 A metric is written once, in array code over `engine.xp` and the operations of `Engine`. Their docstrings are the
 specification that every engine is tested against; an engine overrides a default where it has something faster.
@@ -17,7 +17,7 @@ import numpy as np
 
 from gpubench.core.errors import InputError
 from gpubench.core.types import Array, Graph, Knn, RankSums
-from gpubench.engines.common import flop_counts, rank_sums
+from gpubench.engines.common import flop_counts, mean_distances, rank_sums
 from gpubench.engines.common.knn_classifier import KnnClassifier
 from gpubench.engines.common.neighborhoods import BYTES_PER_NEIGHBOR, NeighborKernel
 
@@ -104,7 +104,7 @@ class Engine(ABC):
     """Base class of the engines, which compute on a device with one seed, timeline and memory limit per run.
 
     The operations are put, to_host, release, knn, knn_between, cluster_distances, map_neighbors, fuzzy_graph, leiden,
-    classifier, group_means, rank and rank_sums.
+    classifier, group_means, rank, rank_sums and mean_distances.
 
     Attributes
     ----------
@@ -368,6 +368,29 @@ class Engine(ABC):
         rank_sums.require_finite(matrix, cells)
         self.timeline.count(rank_sums.work(matrix, n_groups))
         return rank_sums.rank_sums(matrix, cells, self.over_rows)
+
+    def mean_distances(self, values: Any, codes: I32, n_groups: int, reference: int | None = None) -> F64:
+        """Compute the mean Euclidean distance of the cells of each group to the cells of one group, or to each other.
+
+        The mean is over all pairs of a cell of the group and one of the reference group, with relative error about
+        1e-7. If `reference` is None, it is over all pairs of cells of the same group, a cell with itself included.
+
+        Parameters
+        ----------
+        values : (n_cells, n_genes) on the host, an array or a sparse matrix of SciPy; computed in float32
+        codes : (n_cells,) int32, the group of each cell in [0, n_groups); -1 leaves a cell out
+        reference : index of the group that every other group is compared with
+
+        Returns
+        -------
+        (n_groups,) float64 on the host; NaN for the reference group and for empty groups
+
+        Raises
+        ------
+        InputError
+            There is not one code per row, or the reference group has no cells.
+        """
+        return mean_distances.mean_distances(self, values, codes, n_groups, reference)
 
     # Services
 

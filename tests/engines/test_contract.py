@@ -1,4 +1,4 @@
-"""The contract of `gpubench.engines.base`: the thirteen operations, and overrides that can stand for each other."""
+"""The contract of `gpubench.engines.base`: the fourteen operations, and overrides that can stand for each other."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gpubench.engines.dask.worker import WorkerEngine
 
 OPERATIONS = {
     *("put", "to_host", "release", "knn", "knn_between", "cluster_distances", "map_neighbors", "fuzzy_graph"),
-    *("leiden", "classifier", "group_means", "rank", "rank_sums"),
+    *("leiden", "classifier", "group_means", "rank", "rank_sums", "mean_distances"),
 }
 SERVICES = {"cost_model", "digest", "map", "over_rows", "preload", "run", "verified"}
 ENGINES = (CpuEngine, CudaEngine, DaskEngine, DaskGpuEngine, WorkerEngine)
 
 
-def test_public_members_of_the_contract_are_thirteen_operations_and_the_services() -> None:
+def test_public_members_of_the_contract_are_fourteen_operations_and_the_services() -> None:
     public = {name for name, value in vars(Engine).items() if not name.startswith("_") and not isinstance(value, str)}
     assert public - {"packages"} == OPERATIONS | SERVICES
-    assert len(OPERATIONS) == 13
+    assert len(OPERATIONS) == 14
     assert all(name in (Engine.__doc__ or "") for name in OPERATIONS)
 
 

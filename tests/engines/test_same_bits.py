@@ -63,7 +63,8 @@ def tables(engine: Engine, cells: Cells) -> list[np.ndarray]:
     x = engine.put(cells.x)
     tests = engine.rank_sums(csr_matrix(np.maximum(cells.x, 0)), cells.label, 12, 0)
     ranks = engine.to_host(engine.rank(engine.xp.ascontiguousarray(x.T)))
-    return [engine.group_means(x, cells.label, 12), ranks, tests.u, tests.ties]
+    distances = [engine.mean_distances(np.maximum(cells.x, 0), cells.label, 12, other) for other in (None, 3)]
+    return [engine.group_means(x, cells.label, 12), ranks, tests.u, tests.ties, *distances]
 
 
 def integration(engine: Engine, cells: Cells) -> list[np.ndarray]:

@@ -25,7 +25,8 @@ TREE_NODE = np.dtype([("feature", np.int32), ("threshold", np.float32), ("child"
 
 SOURCES = (
     *("product.hpp", "nearest.hpp", "splits.hpp"),
-    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp"),
+    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "distances.cpp"),
+    *("graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp"),
 )
 """Source files of the libraries, in the order in which their digest is computed."""
 
@@ -123,6 +124,17 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (
             *(_F32, _F32, _INT, _F32, _F32, _INT, _INT, _FLAG, ctypes.c_float),
             *(_I64, _INT, _I64, _INT, _F64, _F64),
+        ),
+    ),
+    "strip_rows": (_INT, ()),
+    "pack_strips": (None, (_F32, _INT, _INT, _F32)),
+    "split_genes": (None, (_F32, _I32, _I64, _I64, _INT, _I32, _F32, _INT, _F32, _I64, _I32, _F32, _F32)),
+    "distance_sums": (
+        None,
+        (
+            *(_F32, _F32, _I64, _I32, _F32, _INT, _INT),
+            *(_F32, _F32, _I64, _I32, _F32, _F32, _INT, _INT),
+            *(_INT, _INT, _FLAG, ctypes.c_float, _F64),
         ),
     ),
     "count_edges": (None, (_I32, _F64, _INT, _INT, _INT, _I64)),

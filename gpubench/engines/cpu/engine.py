@@ -23,7 +23,7 @@ from gpubench.engines import knn_methods, planner
 from gpubench.engines.base import Classifier, ClassifierKind, Distance, Engine, Policy
 from gpubench.engines.common import flop_counts
 from gpubench.engines.common.rank_sums import as_matrix, group_cells
-from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, rank_sums, silhouette
+from gpubench.engines.cpu import approximate_knn, compiled, kernels, leaves, mean_distances, rank_sums, silhouette
 from gpubench.engines.cpu import leiden as cpu_leiden
 from gpubench.engines.cpu.classifiers import CpuLogisticRegression
 from gpubench.engines.cpu.exact_knn import ExactSearch
@@ -241,6 +241,12 @@ class CpuEngine(Engine):
         cells = group_cells(groups, n_groups, control, np.shape(values))
         matrix = as_matrix(values, float32_ties=float32_ties)
         return rank_sums.rank_sums(matrix, cells, self.tiles, self.workers)
+
+    def mean_distances(self, values: Any, codes: I32, n_groups: int, reference: int | None = None) -> F64:
+        """See `Engine.mean_distances`."""
+        if self.tiles is None:
+            return super().mean_distances(values, codes, n_groups, reference)
+        return mean_distances.mean_distances(values, codes, n_groups, reference, self.tiles, self.workers)
 
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`."""

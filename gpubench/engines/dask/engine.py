@@ -255,6 +255,10 @@ class DaskEngine(Engine):
         u, ties = (np.concatenate([getattr(part, name) for part in found], axis=1) for name in ("u", "ties"))
         return RankSums(u, ties, cells.sizes, control)
 
+    def mean_distances(self, values: Any, codes: I32, n_groups: int, reference: int | None = None) -> F64:
+        """See `Engine.mean_distances`; computed on this machine, where the values are."""
+        return self._here.mean_distances(values, codes, n_groups, reference)
+
     def classifier(self, kind: ClassifierKind, **params: Any) -> Classifier:
         """See `Engine.classifier`; one worker trains it, and predictions run where the trained classifier is."""
         self._here.classifier(kind, **params)  # refuses invalid parameters before anything is sent

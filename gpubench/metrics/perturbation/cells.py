@@ -16,7 +16,7 @@ from gpubench.data import encode_labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gpubench.core.types import F32, F64, I64
+    from gpubench.core.types import F64, I64
     from gpubench.engines.base import Engine
 
 LOG_FRACTION = 1e-3
@@ -287,13 +287,3 @@ def log_normalised(x: Any, median: float) -> Any:
     scale = (row_totals(x) / median).astype(stored_values(x).dtype)
     scaled = divide_rows(x, np.where(scale > 0, scale, 1).astype(scale.dtype))
     return map_stored(scaled, np.log1p(stored_values(scaled)))
-
-
-def distinct_rows(block: F32) -> tuple[F32, F64]:
-    """Return the distinct rows and how often each occurs; rows are compared by their bytes."""
-    places: dict[bytes, int] = {}
-    index = np.fromiter((places.setdefault(row.tobytes(), len(places)) for row in block), np.int64, len(block))
-    if len(places) == len(block):
-        return block, np.ones(len(block))
-    _, first = np.unique(index, return_index=True)
-    return block[np.sort(first)], np.bincount(index).astype(np.float64)

@@ -201,8 +201,9 @@ def test_energy_distances_are_those_of_all_pairs_also_where_cells_repeat(engine:
 def test_blocks_and_tiles_do_not_change_energy_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = gb.get_engine("cpu")
     whole = energy_distances(real(log=True), CONTROL, engine)
-    monkeypatch.setattr("gpubench.metrics.perturbation.energy_distance.TILE", 37)
-    monkeypatch.setattr("gpubench.metrics.perturbation.energy_distance.VALUES_PER_BATCH", 100 * len(GENES))
+    monkeypatch.setattr("gpubench.engines.cpu.mean_distances.ROWS_PER_TASK", 64)
+    monkeypatch.setattr("gpubench.engines.cpu.mean_distances.COLUMNS_PER_TASK", 48)
+    monkeypatch.setattr("gpubench.engines.common.mean_distances.VALUES_PER_BATCH", 100 * len(GENES))
     assert energy_distances(real(log=True), CONTROL, engine) == pytest.approx(whole, rel=1e-6)
 
 

@@ -22,7 +22,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path("gpubench", "engines", "cpu", "native")
 HEADERS = ("product.hpp", "nearest.hpp", "splits.hpp")
-SOURCES = ("topk.cpp", "leaves.cpp", "silhouette.cpp", "graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp")
+SOURCES = (
+    *("topk.cpp", "leaves.cpp", "silhouette.cpp", "distances.cpp"),
+    *("graph.cpp", "ranks.cpp", "forest.cpp", "supported.cpp"),
+)
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-shared", "-fvisibility=hidden")
 X86 = {
     "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"),
