@@ -229,7 +229,7 @@ def _row_sums(xp: Any, a: _Group, b: _Group, *, diagonal: bool) -> Any:
 
 
 def _set_exactly(xp: Any, distances: Any, a: Any, b: Any, pairs: Any) -> None:
-    """Replace the distances at some flat positions by those computed from differences in float64, without cancellation."""
+    """Replace the distances at some flat positions by those from differences in float64, without cancellation."""
     step = max(1, VALUES_PER_STEP // a.shape[1])
     for start in range(0, len(pairs), step):
         at = pairs[start : start + step]
