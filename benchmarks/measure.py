@@ -29,7 +29,8 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
 
     Returns
     -------
-    process_s and peak_bytes (resident) of the process, and the times that a child (child.py) printed of itself.
+    process_s, processor_s and peak_bytes (resident) of the process, and the times that a child (child.py) printed of
+    itself.
 
     Raises
     ------
@@ -48,7 +49,8 @@ def run(command: Sequence[str], numba_cache: Path) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{complained[-2000:]}{printed[-500:]}")
     figures = json.loads(printed.splitlines()[-1]) if str(HERE / "child.py") in command else {}
     seconds -= figures.get("second_call_s", 0.0)  # time of a process that calls once
-    return {"process_s": seconds, **figures, "peak_bytes": usage.ru_maxrss * 1024}
+    processor_s = usage.ru_utime + usage.ru_stime
+    return {"process_s": seconds, "processor_s": processor_s, **figures, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def _read(file: Any) -> str:

@@ -169,7 +169,8 @@ def _within(x: Any, groups: list[I64], weights: list[F64], tiles: Tiles, workers
         sums[t] = 2 * (by_cell @ sides[g].weights[i : i + ROWS_PER_TASK])  # each pair once
 
     workers.run(range(len(tasks)), lambda: run)
-    totals: F64 = np.bincount(np.array([g for g, _, _ in tasks]), sums, len(groups))
+    totals = np.zeros(len(groups))
+    np.add.at(totals, [g for g, _, _ in tasks], sums)
     return totals
 
 

@@ -141,9 +141,11 @@ class PerturbedCells:
         """Average the values of the cells of each name, in float64; (L, G)."""
         return engine.group_means(self.x, self.labels.codes, self.labels.n_classes)
 
-    def blocks(self, rows: NDArray[Any], dtype: Any = np.float64) -> Iterator[NDArray[Any]]:
+    def blocks(
+        self, rows: NDArray[Any], dtype: Any = np.float64, max_values: int = DENSE_VALUES
+    ) -> Iterator[NDArray[Any]]:
         """Yield the values of the cells with these row numbers as dense blocks."""
-        step = max(1, DENSE_VALUES // max(1, self.x.shape[1]))
+        step = max(1, max_values // max(1, self.x.shape[1]))
         for start in range(0, len(rows), step):
             yield dense(self.x[rows[start : start + step]], dtype)
 

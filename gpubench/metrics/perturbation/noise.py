@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gpubench.core.types import F64, I64
     from gpubench.metrics.perturbation.effects import EffectPair
 
+VALUES_PER_BLOCK = 1 << 16
+"""Number of dense values of leave-one-out profiles in memory at a time: they stay in a core's cache."""
+
 
 @dataclass(frozen=True)
 class NoisePair:
@@ -194,7 +197,7 @@ def _variance(cells: PerturbedCells, rows: I64, target_sum: float, *, counts: bo
     profile = np.log1p(target_sum * total / total.sum()) if counts and total.sum() > 0 else total / n
     shift, squares, sums = profile, np.zeros(len(total)), np.zeros(len(total))
     start = 0
-    for block in cells.blocks(rows):
+    for block in cells.blocks(rows, max_values=VALUES_PER_BLOCK):
         values = block
         if counts:
             left = without[start : start + len(block), None]
