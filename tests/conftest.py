@@ -46,6 +46,7 @@ ON_EMULATION = {
     "test_integration",
     "test_mean_distances",
     "test_neighborhoods",
+    "test_perturbation_engines",
     "test_rank_and_group_means",
     "test_rank_sums",
 }
@@ -53,7 +54,7 @@ ON_EMULATION = {
 
 Other operations have tests of their own there, of fewer cells: `engines/test_cuda_host.py`."""
 
-ON_DASK = {"test_mean_distances", "test_same_bits"}
+ON_DASK = {"test_mean_distances", "test_perturbation_engines", "test_same_bits"}
 """Tests of operations that run on Dask as well; with `--engine dask` all do."""
 
 
