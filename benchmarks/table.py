@@ -157,6 +157,26 @@ LEIDEN = {
     "networkit_one": "networkit on one thread",
 }
 
+
+def perturbation_table(results: Path = HERE / "results") -> str:
+    """Return the table of whole runs on a screen of perturbations, compared with the packages' command lines."""
+    head = [
+        "| profile | peer | processor time | ratio | memory at the peak |",
+        "|---|---|---|---|---|",
+    ]
+    return _table_from(results / "perturbation.json", head, _perturbation_row)
+
+
+def _perturbation_row(row: dict[str, Any]) -> str:
+    seconds, memory = (
+        [row["spread"][side][name] for side in ("peer", "ours")] for name in ("processor_s", "peak_bytes")
+    )
+    times = " → ".join(f"{s['median']:.3g} s ({s['min']:.3g} to {s['max']:.3g})" for s in seconds)
+    peaks = " → ".join(_with_unit(s["median"], "peak_bytes") for s in memory)
+    case, ratio = row["case"], row["peer_over_ours"]["processor_s"]
+    return f"| `{case['profile']}`, {case['kind']} | {case['peer']} | {times} | **{ratio:.3g} times** | {peaks} |"
+
+
 TABLES = {
     "README.md": {"summary": summary_table},
     "docs/performance.md": {
@@ -164,6 +184,7 @@ TABLES = {
         "scale": scale_table,
         "neighbours": neighbors_table,
         "leiden": leiden_table,
+        "perturbations": perturbation_table,
     },
 }
 """Page -> name in its marks -> function that writes the table between them."""
