@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from gpubench.core.timeline import Work
     from gpubench.core.types import F32, F64, I32, I64
-    from gpubench.engines.base import Engine
 
 TILE = 1536
 """Number of rows and of columns of a tile of distances."""
@@ -33,7 +32,7 @@ VALUES_PER_BATCH = 1 << 24
 """Number of dense values of the groups that are compared at a time."""
 
 
-def mean_distances(engine: Engine, values: Any, codes: I32, n_groups: int, reference: int | None) -> F64:
+def mean_distances(engine: Any, values: Any, codes: I32, n_groups: int, reference: int | None) -> F64:
     """Compute the mean distance of the cells of each group; see `Engine.mean_distances`."""
     xp = engine.xp
     rows = rows_of_groups(values, codes, n_groups, reference)
@@ -108,7 +107,7 @@ def first_of_each(keys: list[bytes]) -> tuple[I64, F64]:
     return first, np.bincount(index, minlength=len(places)).astype(np.float64)
 
 
-def _mean(engine: Engine, values: Any, rows: I64) -> F64:
+def _mean(engine: Any, values: Any, rows: I64) -> F64:
     codes = np.full(values.shape[0], -1, np.int32)
     codes[rows] = 0
     means: F64 = engine.group_means(values, codes, 1)[0]
@@ -160,7 +159,7 @@ class _Group:
         return _Group(self.x[taken], self.squared[taken], weights, self.n)
 
 
-def _between(engine: Engine, groups: list[_Group], reference: _Group) -> F64:
+def _between(engine: Any, groups: list[_Group], reference: _Group) -> F64:
     """Compute the mean distance of the cells of each group to those of the reference; (groups,)."""
     xp = engine.xp
     rows = _Group(xp.concatenate([g.x for g in groups]), xp.concatenate([g.squared for g in groups]), None, 0)
@@ -182,7 +181,7 @@ def _between(engine: Engine, groups: list[_Group], reference: _Group) -> F64:
     return np.array([total / (g.n * reference.n) for total, g in zip(totals, groups, strict=True)])
 
 
-def _within(engine: Engine, groups: list[_Group]) -> F64:
+def _within(engine: Any, groups: list[_Group]) -> F64:
     """Compute the mean distance of pairs of cells in each group, a cell with itself included; (groups,)."""
     xp = engine.xp
     tiles = [
