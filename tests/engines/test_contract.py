@@ -17,7 +17,10 @@ OPERATIONS = {
     *("put", "to_host", "release", "knn", "knn_between", "cluster_distances", "map_neighbors", "fuzzy_graph"),
     *("leiden", "classifier", "group_means", "rank", "rank_sums", "mean_distances"),
 }
-SERVICES = {"cost_model", "digest", "map", "over_rows", "preload", "run", "verified"}
+SERVICES = {
+    *("cost_model", "digest", "map", "over_rows", "preload", "run", "verified"),
+    *("require_backend", "library_classifier", "library_silhouettes"),  # for comparison with other packages
+}
 ENGINES = (CpuEngine, CudaEngine, DaskEngine, DaskGpuEngine, WorkerEngine)
 
 
