@@ -31,6 +31,7 @@ LIBRARIES = {
     ("rf", "cuml"): "cuml",
     ("knn", "faiss"): "faiss",
     ("knn", "cuvs"): "cuvs",
+    **{("cuml", method): "cuml" for method in METHODS["cuml"]},
 }
 """Module that a method needs."""
 

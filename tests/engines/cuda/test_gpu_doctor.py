@@ -174,3 +174,10 @@ def test_without_a_gpu_there_is_one_line(capsys: Any, monkeypatch: pytest.Monkey
     assert shown.err == "gpubench: engine 'cuda' needs an NVIDIA GPU, but this machine has no NVIDIA driver\n"
     assert main(["doctor", "--full"]) == 2
     assert capsys.readouterr().err == "gpubench: --full needs --gpu; use both, or neither\n"
+
+
+def test_no_method_is_wrong_because_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_operations, "METHODS", {name: METHODS[name] for name in ("leiden", "rf", "cuml")})
+    found = list(gpu_operations.check_all(Faulty()))
+    assert len(found) == 5
+    assert [row for row in found if row.is_right is not None or not row.text.endswith("is not installed")] == []
