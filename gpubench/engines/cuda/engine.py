@@ -129,6 +129,7 @@ class CudaEngine(Engine):
         self.xp: ModuleType = self.gpu.xp
         self.seed = seed
         self.n_threads = threads or usable_cores()
+        self._exact = exact
         self.tuning = tuning or CudaTuning()
         self._forests = Forests(self.gpu, seed, self.n_threads, lambda: self._is_right("rf", "cuml"), exact=exact)
         self.policy = CudaPolicy(
@@ -390,7 +391,9 @@ class CudaEngine(Engine):
         if not self.chosen:
             raise self._unavailable(operation)
         self._note(f"{operation} ran on the CPU, as it is wrong on this GPU")
-        return CpuEngine(seed=self.seed, threads=self.n_threads, timeline=self.timeline)
+        knn = "exact" if self.policy.knn_method == "exact" else "auto"
+        options: dict[str, Any] = {"knn": knn, "exact": self._exact}
+        return CpuEngine(seed=self.seed, threads=self.n_threads, timeline=self.timeline, **options)
 
     def _unavailable(self, operation: str) -> EngineUnavailable:
         return EngineUnavailable(

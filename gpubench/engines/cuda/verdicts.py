@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
@@ -35,6 +36,9 @@ CUDA_LIBRARIES = tuple(
     for ending in ("", "-cu12", "-cu13")
 )
 """Packages of CUDA's own libraries, which results on a GPU depend on in addition to those of `machine.PACKAGES`."""
+
+VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUPY_TF32", "CUPY_ACCELERATORS", "CUBLAS")
+"""Beginnings of environment variables that make cuBLAS and CuPy compute in another way, such as in TF32."""
 
 Check = Callable[[Any, str], str]
 """Compares a method on a `Device` with the CPU engine; returns how the result differs, "" if it is right."""
@@ -62,6 +66,7 @@ class Record:
     ----------
     lock : held while a method is checked, so that each is checked once
     verdicts : verdict of each method that was checked, by (operation, method)
+    errors : methods whose check raised an error, which may have had a passing cause such as a full disk; not written
     times : seconds of alternatives, by name, for each question of `Verdicts.seconds`
     is_loaded : whether the file was read
     checking : methods whose checks are running, each with the thread that runs it
@@ -70,6 +75,7 @@ class Record:
     def __init__(self) -> None:
         self.lock = RLock()
         self.verdicts: dict[tuple[str, str], Verdict] = {}
+        self.errors: set[tuple[str, str]] = set()
         self.times: dict[str, dict[str, float]] = {}
         self.is_loaded = False
         self.checking: list[tuple[int, tuple[str, str]]] = []
@@ -107,6 +113,7 @@ class Verdicts:
             "capability": self._device.capability,
             "software": self._device.software,
             "packages": machine.package_versions() | cuda_libraries(),
+            "environment": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
             "gpubench": [machine.package_version(machine.DISTRIBUTION), digest_of_engine()],
         }
 
@@ -133,7 +140,7 @@ class Verdicts:
         Raises
         ------
         EngineUnavailable
-            The GPU does not work any more after the check.
+            The GPU does not work before the check, or not any more after it.
         OutOfMemory
             There is too little memory for the check.
         """
@@ -167,6 +174,7 @@ class Verdicts:
         """Forget all verdicts and times of this combination, so that everything is checked again."""
         with self._record.lock:
             self._record.verdicts.clear()
+            self._record.errors.clear()
             self._record.times.clear()
             self._record.is_loaded = True
             if self.path is not None:
@@ -179,6 +187,8 @@ class Verdicts:
     def _check(self, check: Check, key: tuple[str, str]) -> None:
         """Check a method and keep the verdict."""
         record, begin = self._record, time.perf_counter()
+        if not self._device.works():  # the method would be blamed for what another one did
+            raise EngineUnavailable("engine 'cuda': the GPU stopped working; start again")
         record.checking.append((get_ident(), key))
         try:
             reason = check(self._device, key[1])
@@ -186,13 +196,17 @@ class Verdicts:
             if _is_no_verdict(error) or (isinstance(error, EngineUnavailable) and not self._device.works()):
                 raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            record.errors.add(key)
         finally:
             record.checking.remove((get_ident(), key))
         record.verdicts[key] = Verdict(not reason, reason, time.perf_counter() - begin)
         logger.debug("%s by %s: %s", *key, reason or "right")
+        stopped = bool(reason) and not self._device.works()
+        if stopped:  # later processes must avoid the method
+            record.errors.discard(key)
         self._save()
-        if reason and not self._device.works():
-            del _records[str(self.path), self._device.name]
+        if stopped:
+            _records.pop((str(self.path), self._device.name), None)
             raise EngineUnavailable(
                 f"engine 'cuda': the GPU stopped working during a check of {' by '.join(key)} ({reason}); start again,"
                 " and another method will be used"
@@ -213,8 +227,9 @@ class Verdicts:
         if self.path is None:
             return
         verdicts, times = _read(self.path)
-        verdicts.update(self._record.verdicts)
-        times.update(self._record.times)
+        record = self._record
+        verdicts.update({key: verdict for key, verdict in record.verdicts.items() if key not in record.errors})
+        times.update(record.times)
         content = {
             "combination": self.combination,
             "verdicts": {"/".join(key): verdict._asdict() for key, verdict in sorted(verdicts.items())},
@@ -272,6 +287,11 @@ def cuda_libraries() -> dict[str, str]:
 
 @cache
 def digest_of_engine() -> str:
-    """Return a digest of the sources of the kernels and of the CUDA engine, and of the options of the compiler."""
-    files = sorted([*KERNEL_DIR.glob("*.cu*"), *Path(__file__).parent.glob("*.py")])
+    """Return a digest of the sources of the kernels and engines, and of the options of the compiler.
+
+    The CPU engine is included, as verdicts compare with it, and so is the array code that engines share.
+    """
+    engines = Path(__file__).parents[1]
+    sources = [file for name in ("common", "cpu", "cuda") for file in (engines / name).glob("*.py")]
+    files = sorted([*KERNEL_DIR.glob("*.cu*"), *sources, *(engines / "cpu" / "native").glob("*.[ch]pp")])
     return sha256(b"\0".join([*(file.read_bytes() for file in files), " ".join(kernels.OPTIONS).encode()])).hexdigest()

@@ -328,13 +328,15 @@ class TestRecord:
         assert make().verdicts.allows("no such operation", "kernel")
         assert calls == []
 
-    @pytest.mark.parametrize("changed", ["name", "capability", "driver", "package", "engine"])
+    @pytest.mark.parametrize("changed", ["name", "capability", "driver", "package", "engine", "variable"])
     def test_another_combination_is_checked_itself(
         self, make: Callable[..., Faulty], calls: list[str], changed: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make().verdicts.of("rank", "kernel")
         if changed == "package":
             monkeypatch.setattr(verdicts.machine, "package_versions", lambda: {"cuml-cu13": "26.10"})
+        elif changed == "variable":
+            monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
         elif changed == "engine":
             monkeypatch.setattr(verdicts, "digest_of_engine", lambda: "another")
         device = make()
@@ -408,25 +410,49 @@ class TestRecord:
             device.verdicts.of("rank", "kernel")
         assert device.verdicts.allows("rank", "kernel")
 
-    def test_error_of_a_check_is_its_reason(self, make: Callable[..., Faulty]) -> None:
+    def test_error_of_a_check_is_its_reason_in_this_process_only(
+        self, make: Callable[..., Faulty], calls: list[str]
+    ) -> None:
         def fail() -> str:
-            raise ValueError("rank: needs\n float64")
+            raise OSError("No space left\n on device")
 
+        device = make(fail)
         with pytest.warns(GpubenchWarning):
-            assert make(fail).verdicts.of("rank", "kernel").reason == "ValueError: rank: needs float64"
+            assert device.verdicts.of("rank", "kernel").reason == "OSError: No space left on device"
+        assert not device.verdicts.allows("rank", "kernel")
+        assert calls == ["kernel"]
+        device.verdicts.checks = {"digest": lambda *_: ""}
+        assert device.verdicts.allows("digest", "array code")
+        assert make().verdicts.allows("rank", "kernel")
+        assert calls == ["kernel"] * 2
 
     def test_gpu_that_stops_working_is_reported_and_the_method_avoided_later(
-        self, make: Callable[..., Faulty], monkeypatch: pytest.MonkeyPatch
+        self, make: Callable[..., Faulty], calls: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail() -> str:
             raise RuntimeError("cudaErrorIllegalAddress")
 
         device = make(fail)
-        monkeypatch.setattr(device, "works", lambda: False)
+        monkeypatch.setattr(device, "works", lambda: not calls)
         with pytest.raises(EngineUnavailable, match=r"stopped working .* rank by kernel \(RuntimeError: cudaErrorIlle"):
             device.verdicts.of("rank", "kernel")
         with pytest.warns(GpubenchWarning):
             assert not make().verdicts.allows("rank", "kernel")
+        assert calls == ["kernel"]
+
+    @pytest.mark.parametrize("is_kept", [True, False])
+    def test_gpu_that_stopped_before_a_check_is_no_verdict(
+        self, make: Callable[..., Faulty], calls: list[str], tmp_path: Path, *, is_kept: bool
+    ) -> None:
+        device = make(folder=tmp_path / "verdicts" if is_kept else None)
+        device.works = lambda: False  # type: ignore[method-assign]
+        with pytest.raises(EngineUnavailable, match="the GPU stopped working; start again"):
+            device.verdicts.of("rank", "kernel")
+        assert calls == []
+        device.works = lambda: not calls  # type: ignore[method-assign]
+        device.verdicts.checks = {"rank": lambda *_: calls.append("kernel") or "1 of 5 ranks differ"}  # type: ignore[func-returns-value]
+        with pytest.raises(EngineUnavailable, match="stopped working during a check of rank by kernel"):
+            device.verdicts.of("rank", "kernel")
 
     def test_warning_that_is_an_error_is_no_verdict(self, make: Callable[..., Faulty], calls: list[str]) -> None:
         def fail() -> str:
@@ -497,6 +523,27 @@ def test_every_method_is_right_on_the_emulation(monkeypatch: pytest.MonkeyPatch)
                 assert device.verdicts.of(operation, method).reason == ""
     assert set(device.launched) == set(KERNELS)
     assert len(device.launched) + len(device.products) < 1000
+
+
+def test_digest_covers_everything_that_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The array code that engines share, and the CPU engine with its C++."""
+    engines = tmp_path / "engines"
+    names = ("common/neighborhoods.py", "cpu/kernels.py", "cpu/native/distances.cpp", "cuda/verdicts.py")
+    for name in names:
+        (engines / name).parent.mkdir(parents=True, exist_ok=True)
+        (engines / name).write_text("old")
+    monkeypatch.setattr(verdicts, "__file__", str(engines / "cuda" / "verdicts.py"))
+    digests = {verdicts.digest_of_engine.__wrapped__()}
+    for name in names:
+        (engines / name).write_text("new")
+        digests.add(verdicts.digest_of_engine.__wrapped__())
+    assert len(digests) == 1 + len(names)
+
+
+def test_cpu_searches_exactly_in_place_of_an_engine_that_must() -> None:
+    for options in ({"knn": "exact"}, {"exact": True}):
+        policy = engine_on(Faulty(), only=("knn",), **options)._host("knn").policy
+        assert (policy.knn_method, policy.exact) == (options.get("knn", "auto"), "exact" in options)
 
 
 def test_checks_and_methods_name_the_same_operations() -> None:
