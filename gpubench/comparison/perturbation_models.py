@@ -33,7 +33,7 @@ ByPerturbation = dict[str, dict[str, "NDArray[np.float64]"]]
 
 @dataclass(frozen=True, slots=True)
 class MetricPower:
-    """What a metric says on one data set.
+    """How well a metric separates predictions on one data set.
 
     Attributes
     ----------
@@ -41,7 +41,8 @@ class MetricPower:
     perfect : value of a perfect prediction; None if neither end is better, or if there is no best value
     values : prediction -> aggregate
     references : baseline or replicate -> aggregate
-    n_told_apart, n_pairs : number of pairs of predictions whose difference has a 95% interval without 0, of all pairs
+    n_pairs : number of pairs of predictions
+    n_told_apart : number of those pairs whose difference has a 95% interval that excludes 0
     higher_is_better : None if neither end is better
     """
 
@@ -95,18 +96,19 @@ class MetricPower:
 
 
 def metric_powers(results: Sequence[MetricResult], table: PerturbationTable, *, seed: int = 0) -> list[MetricPower]:
-    """Judge every metric of perturbation_prediction that has a value for a prediction.
+    """Measure how well each metric of perturbation_prediction separates models, baselines and repeated experiments.
 
     Parameters
     ----------
     results : rows of a result
     table : value of each metric for each perturbation, from which the intervals are drawn
-    seed : random seed of the draws of perturbations
+    seed : random seed for resampling perturbations
 
     Returns
     -------
     list of MetricPower
-        In the order of the rows; scaled scores and metrics of which no values are better are left out.
+        In the order of the rows. Scaled scores are left out, and metrics for which neither higher nor lower values are
+        better.
     """
     own = [row for row in results if row.task == TASK and row.params.get("context", MEAN) == MEAN]
     values: dict[str, dict[str, float]] = {}

@@ -88,7 +88,7 @@ def lock_file(path: Path) -> IO[bytes]:
     """Create and lock a file, and return it open; the lock lasts until the file is closed or the process ends.
 
     Raises BlockingIOError if another process holds the lock. Raises OSError if the file cannot be created, if it was
-    removed at that moment (ENOENT), or if its file system does not support locks (`NO_LOCKS`).
+    removed while it was being locked (ENOENT), or if its file system has no locks (an errno in `NO_LOCKS`).
     """
     file = path.open("ab")
     try:

@@ -110,7 +110,7 @@ def host() -> CpuEngine:
 
 
 def copies(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare cells that were copied to the GPU in blocks, or are read from host memory, with themselves."""
+    """Check that cells copied to the GPU in blocks, or read there from host memory, arrive unchanged."""
     x = cells_of(N_CELLS, 3)
     array = device.xp.empty(x.shape, np.float32)
     with Copier(device) as copier:
@@ -123,7 +123,7 @@ def copies(device: Device, _: str) -> Iterator[Comparison]:
 
 
 def products(device: Device, method: str) -> Iterator[Comparison]:
-    """Compare squared distances from products with float64, within the bound that the search for neighbours uses."""
+    """Check squared distances from matrix products against float64, within the error that the search allows for."""
     xp, way = device.xp, ARITHMETICS[method]
     for d in DIMENSIONS:
         x = cells_of(N_CELLS, d) / np.float32(64)
@@ -140,7 +140,7 @@ def products(device: Device, method: str) -> Iterator[Comparison]:
 
 
 def knn(device: Device, method: str) -> Iterator[Comparison]:
-    """Compare neighbours, those of many copies of a cell as well, with those of the CPU engine; see `KNN`."""
+    """Check neighbours, also of many copies of one cell, against those of the CPU engine; see `KNN`."""
     for d in DIMENSIONS if method == "exact" else DIMENSIONS[1:2]:
         yield from KNN[method](device, cells_of(N_CELLS, d), N_NEIGHBORS)
     if method == "exact":  # more copies than candidates, so that cells are compared one by one
@@ -148,7 +148,7 @@ def knn(device: Device, method: str) -> Iterator[Comparison]:
 
 
 def exact_neighbors(device: Device, x: NDArray[np.float32], k: int) -> Iterator[Comparison]:
-    """Compare exact neighbours of cells among each other, and of a few other cells among them."""
+    """Check exact neighbours within a set of cells, and from a few other cells to that set, against the CPU engine."""
     cells, expected = device.xp.asarray(x), host().knn(x, k)
     settings = [("exact", EDGES[0])]
     if x.shape[1] == DIMENSIONS[1]:
@@ -163,7 +163,7 @@ def exact_neighbors(device: Device, x: NDArray[np.float32], k: int) -> Iterator[
 
 
 def ivf_neighbors(device: Device, x: NDArray[np.float32], k: int) -> Iterator[Comparison]:
-    """Compare the distances of approximate neighbours with their definition; see `approximate`."""
+    """Check that distances of approximate neighbours are Euclidean distances; see `approximate`."""
     found = ivf.ivf_knn(workspace_of(device), device.xp.asarray(x), k, seed=0)
     return approximate(device, x, found)
 
@@ -187,7 +187,7 @@ def approximate(device: Device, x: NDArray[np.float32], found: Knn) -> Iterator[
 
 
 def library_neighbors(method: str, device: Device, x: NDArray[np.float32], k: int) -> Iterator[Comparison]:
-    """Compare the neighbours that a library proposes, with both of its indices; see `approximate`."""
+    """Check the neighbours that a library proposes, with each of its two indices; see `approximate`."""
     for exact_knn_cells in (len(x), 0):
         workspace = workspace_of(device)
         tuning = replace(workspace.tuning, exact_knn_cells=exact_knn_cells)
@@ -205,7 +205,7 @@ KNN: dict[str, Callable[[Device, NDArray[np.float32], int], Iterator[Comparison]
 
 
 def silhouettes(device: Device, precision: str) -> Iterator[Comparison]:
-    """Compare mean Euclidean distances, within groups of cells as well; `precision` is "exact" or "fast"."""
+    """Check mean Euclidean distances to clusters, also within groups of cells; `precision` is "exact" or "fast"."""
     tolerance = ROUNDED if precision == "exact" else MAX_FAST_DIFFERENCE
     for d in DIMENSIONS:
         for edge in EDGES:
@@ -214,7 +214,7 @@ def silhouettes(device: Device, precision: str) -> Iterator[Comparison]:
 
 
 def cosine_silhouettes(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare mean cosine distances."""
+    """Check mean cosine distances to clusters against the CPU engine."""
     for d in DIMENSIONS:
         means = partial(silhouette.cosine_means, workspace_of(device))
         yield from _mean_distances(device, means, "cosine", d, ROUNDED)
@@ -245,7 +245,7 @@ def _on_device(device: Device, found: Knn) -> Knn:
 
 
 def neighbor_statistics(name: str, device: Device, method: str) -> Iterator[Comparison]:
-    """Compare a statistic of neighbourhoods of `common.neighborhoods`; `method` is "kernel" or "array code"."""
+    """Check a statistic of `common.neighborhoods` against the CPU engine; `method` is "kernel" or "array code"."""
     xp, found = device.xp, graph_of_neighbors()
     cells, compute = np.arange(N_CELLS), getattr(neighborhoods, name)
     for columns in STATISTICS[name]():
@@ -288,7 +288,7 @@ STATISTICS: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
 
 
 def fuzzy_graph(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare the connectivities of a neighbour graph."""
+    """Check the connectivities of a neighbour graph against the CPU engine."""
     expected = host().fuzzy_graph(graph_of_neighbors())
     found = graphs.fuzzy_graph(device, _on_device(device, graph_of_neighbors()))
     yield "starts of rows", found.indptr, expected.indptr, 0
@@ -297,7 +297,7 @@ def fuzzy_graph(device: Device, _: str) -> Iterator[Comparison]:
 
 
 def leiden(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare the modularity of cuGraph's clusters with that of the CPU engine's."""
+    """Check that the modularity of cuGraph's clusters is near that of the CPU engine's."""
     on_host = host().fuzzy_graph(graph_of_neighbors())
     given = Graph(*(device.xp.asarray(array) for array in (on_host.indptr, on_host.indices, on_host.weights)))
     found = graphs.by_cugraph(device, given, 1.0, 0)
@@ -313,7 +313,7 @@ def _modularity(graph: Graph, codes: NDArray[np.int32]) -> float:
 
 
 def forest(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare the classes that cuML's forest predicts for its training cells with their own."""
+    """Check that cuML's forest predicts the classes of the cells it was trained on."""
     x, codes = cells_of(N_CELLS, 3), (np.arange(N_CELLS) % N_LABELS).astype(np.int32)
     codes[N_CELLS - N_CELLS // 5 :] = codes[: N_CELLS // 5]  # copies have the class of the original
     cells = device.xp.asarray(x)
@@ -332,7 +332,7 @@ CUML_CLASSIFIERS: Mapping[str, type[CumlLogisticRegression | CumlNeighbors]] = {
 
 
 def cuml(device: Device, method: str) -> Iterator[Comparison]:
-    """Compare cuML's classes of training cells with their own, or its silhouette widths with the CPU engine's."""
+    """Check cuML's predictions for its training cells, or its silhouette widths against the CPU engine's."""
     x, codes = cells_of(N_CELLS, 50), (np.arange(N_CELLS) % N_LABELS).astype(np.int32)
     codes[N_CELLS - N_CELLS // 5 :] = codes[: N_CELLS // 5]  # copies have the class of the original
     cells = device.xp.asarray(x)
@@ -351,7 +351,7 @@ def cuml(device: Device, method: str) -> Iterator[Comparison]:
 
 
 def logistic_regression(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare the loss of logistic regression and its derivatives."""
+    """Check the loss of logistic regression, and the gradient of that loss, against the CPU engine."""
     random = np.random.default_rng(0)
     for d in DIMENSIONS:
         x, y = cells_of(N_CELLS, d), np.arange(N_CELLS) % N_LABELS
@@ -370,7 +370,7 @@ def logistic_regression(device: Device, _: str) -> Iterator[Comparison]:
 
 
 def group_means(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare means of groups, one of them empty."""
+    """Check means of groups of cells, one of them empty, against the CPU engine."""
     for n in (1, N_CELLS):
         for d in DIMENSIONS:
             x, codes = cells_of(n, d), codes_of(n, N_LABELS)
@@ -380,14 +380,14 @@ def group_means(device: Device, _: str) -> Iterator[Comparison]:
 
 
 def rank(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare ranks of values with ties."""
+    """Check ranks of values with ties against the CPU engine."""
     for shape in ((1, 1), (5, N_CELLS)):
         values = np.round(cells_of(*shape[::-1]).T)
         yield "ranks", tables.rank(device, device.xp.asarray(values), ROOM_BYTES), host().rank(values), 0
 
 
 def group_rank_sums(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare rank sums of groups, of values with ties and many zeros."""
+    """Check rank sums of groups, of values with ties and many zeros, against the CPU engine."""
     values = np.maximum(np.round(cells_of(N_CELLS, 50) - 3), 0)
     groups = codes_of(N_CELLS, N_LABELS)
     cells = group_cells(groups, N_LABELS, 0, values.shape)
@@ -398,7 +398,7 @@ def group_rank_sums(device: Device, _: str) -> Iterator[Comparison]:
 
 
 def digest(device: Device, _: str) -> Iterator[Comparison]:
-    """Compare the sums from which a digest of cells is made."""
+    """Check the sums from which the digest of an embedding is made against NumPy."""
     x = cells_of(N_CELLS, 50)
     expected = tables.mixed_sums(SimpleNamespace(xp=np), x, 1000)  # type: ignore[arg-type]
     found = tables.mixed_sums(device, device.xp.asarray(x), 1000)

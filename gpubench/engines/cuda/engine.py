@@ -287,7 +287,7 @@ class CudaEngine(Engine):
         return tables.rank(self.gpu.current(), values, self.room_bytes())
 
     def group_means(self, x: Any, codes: NDArray[np.int32], n_groups: int) -> NDArray[np.float64]:
-        """See `Engine.group_means`; computed on the host if x is there."""
+        """See `Engine.group_means`; computed on the host if `x` is in host memory."""
         if type(x) is np.ndarray or hasattr(x, "tocsr"):
             return cpu_kernels.group_means(x, codes, n_groups)
         if self._method("group_means") is None:

@@ -223,7 +223,7 @@ class Verdicts:
         record.times.update(times)
 
     def _save(self) -> None:
-        """Write the file, with what other processes found; if it cannot be written, each process checks anew."""
+        """Write the file, with what other processes found; if that fails, each process repeats the checks."""
         if self.path is None:
             return
         verdicts, times = _read(self.path)

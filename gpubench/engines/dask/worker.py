@@ -155,7 +155,7 @@ class WorkerState:
             del self._made[key]
 
     def forget(self, word: str) -> None:
-        """Drop all objects whose key contains `word`, such as the key of a matrix and of objects derived from it."""
+        """Drop all objects whose key contains `word`: for the key of a matrix, also all objects derived from it."""
         with self._lock:
             for key in [key for key in self._made if word in key]:
                 del self._made[key]
