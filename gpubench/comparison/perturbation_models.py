@@ -69,7 +69,7 @@ class MetricPower:
 
     @property
     def best(self) -> str | None:
-        """Name of the prediction with the best value; None if no values are better, or all are undefined."""
+        """Name of the prediction with the best value; None if neither end is better, or all are undefined."""
         known = {name: value for name, value in self.values.items() if not math.isnan(value)}
         if self.higher_is_better is None or not known:
             return None

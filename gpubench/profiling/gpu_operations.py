@@ -157,7 +157,7 @@ class Bench:
 
     @cached_property
     def knn(self) -> Any:
-        """Their neighbours, which graphs and statistics are computed of."""
+        """Neighbours of the cells, from which graphs and statistics of neighbourhoods are computed."""
         return CudaEngine(device=self.device, timeline=Timeline()).knn(self.x, self.sizes.k)
 
     @cached_property

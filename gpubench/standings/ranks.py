@@ -35,8 +35,8 @@ class Standing:
     interval : ends of the 95% interval of the mean rank; None if nothing was drawn
     n_datasets : number of datasets on which it was scored
     is_complete : whether it was scored wherever any model was
-    ties_with_best : whether its mean rank cannot be told from that of the first model: the 95% interval of the
-        difference contains 0. False for the first model, and without intervals
+    ties_with_best : whether its mean rank is not distinguishable from that of the first model: the 95%
+        interval of the difference contains 0. False for the first model, and without intervals
     """
 
     model: str
@@ -109,7 +109,7 @@ class RankDraws:
 
     @property
     def method(self) -> str:
-        """What the intervals are over; empty if there are none."""
+        """What varies between draws, such as "datasets"; empty if nothing does, so that there are no intervals."""
         over = ["datasets"] * self.draws_datasets + ["the standard errors of scores"] * self.has_errors
         return " and ".join(over)
 

@@ -79,7 +79,7 @@ def collect(places: Sequence[str | os.PathLike[str] | Result]) -> list[ScoredMet
     Raises
     ------
     InputError
-        A file is no result and no table with scores.
+        A file is neither a result nor a table of scores.
     """
     results: dict[str, Result] = {}
     scored: list[ScoredMetric] = []

@@ -224,7 +224,7 @@ def store_matrix(
     expression : matrix to read
     groups : (n,) group of each row
     alone : groups that get parts of their own, such as control cells
-    apart : (n_groups,) number of the context of each group; a part has groups of one context
+    apart : (n_groups,) number of the context of each group, such as its cell line; a part never mixes contexts
     part_bytes : bytes of a part; one group may have more
     """
     n, n_columns = expression.shape

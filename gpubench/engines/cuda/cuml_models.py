@@ -150,7 +150,7 @@ def check_index(n: int, width: int) -> None:
     Raises
     ------
     InputError
-        It has.
+        The array has more values.
     """
     if n * width > MAX_INDEX:
         raise InputError(
