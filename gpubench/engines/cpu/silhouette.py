@@ -46,7 +46,7 @@ def cluster_distances(
     memory_bytes: int,
     tiles: Tiles | None,
 ) -> tuple[F64, F64]:
-    """Compute a and b of all cells; see `Engine.cluster_distances`. If `tiles` is None, NumPy is used."""
+    """Compute the mean distances of all cells to clusters; see `Engine.cluster_distances`. If `tiles` is None, NumPy is used."""
     segments = sort_cells(clusters, groups)
     own, nearest = np.zeros(len(x)), np.full(len(x), np.inf)  # in sorted order
     if metric == "cosine":
@@ -148,7 +148,7 @@ Piece = tuple["I64", list[Block]]
 def sampled_distances(
     cells: I64, x: F32, clusters: I32, groups: I32 | None, workers: WorkerThreads, tiles: Tiles | None
 ) -> tuple[F64, F64]:
-    """Compute Euclidean a and b of the given cells; see `Engine.cluster_distances`."""
+    """Compute the mean Euclidean distances of the given cells to clusters; see `Engine.cluster_distances`."""
     segments = sort_cells(clusters, groups)
     blocks = cut(segments, BLOCK_ROWS)
     sample = Sample(segment_codes(cells, segments), segments, blocks)

@@ -193,7 +193,7 @@ class PartialDistances:
             self.cut[segment] = known + count, before + sums
 
     def finish(self, layout: Layout, segment: I64, unit: float) -> None:
-        """Turn the sums of shared segments into means, for segments whose cells were all compared.
+        """Turn sums of distances into means, for segments shared by several parts whose cells were all compared.
 
         Parameters
         ----------
@@ -359,7 +359,10 @@ def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun,
 
 
 def cluster_distances(x: ClusterMatrix, segments: Segments, settings: EngineSettings) -> F64:
-    """Compute the Euclidean distances a and b of all cells, (2, n); see `Engine.cluster_distances`."""
+    """Compute the mean distances of all cells to their own and to the nearest other cluster, (2, n).
+
+    See `Engine.cluster_distances`.
+    """
     cells, cluster = sort(x, segments), x.cluster
     rows, sorting, parts = cells.rows, cells.sorting, cells.parts
     both = list(pairs(parts))
@@ -409,7 +412,7 @@ def sum_parts(
 
 
 def merge_part(answers: Any, sorting: Sorting, part: BlockRun) -> tuple[PartialDistances]:
-    """Merge several results on the same rows, and turn the sums of complete segments into means."""
+    """Merge the distances of the same rows to several parts; complete sums of segments become means."""
     merged, layout = PartialDistances.merged(answers), load_layout(sorting[1])
     if part.group is not None:
         merged.finish(layout, layout.own_segment(part.span), layout.unit(part.group, sorting[0].reach))
@@ -422,7 +425,10 @@ def finish_part(answers: Any, sorting: Sorting, part: BlockRun) -> Means:
 
 
 def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings: EngineSettings) -> F64:
-    """Compute the Euclidean distances a and b of m cells, (2, m), by comparing each with all cells of its group."""
+    """Compute the mean distances of m sampled cells to their own and to the nearest other cluster, (2, m).
+
+    Each cell is compared with all cells of its group.
+    """
     whole, cluster = sort(x, segments), x.cluster
     segment = segment_codes(cells, segments)
     order = np.argsort(segment, kind="stable")
@@ -444,7 +450,7 @@ def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings
 
 
 def sample_pieces(segment: I64, layout: Layout) -> Iterator[Piece]:
-    """Yield pieces of a sample, which is sorted by segment; the cells of a piece are in one group."""
+    """Cut a sample of cells, sorted by segment, into pieces: ranges whose cells are in the same group."""
     for group in layout.groups:
         begin, end = np.searchsorted(segment, layout.segment_range(group)).tolist()
         for start in range(begin, end, CELLS_PER_PIECE):
@@ -476,7 +482,10 @@ def group_pieces(
 def compare_pieces(
     rows: F32, cells: F32, segment: I64, sorting: Sorting, part: BlockRun, run: list[Piece], settings: EngineSettings
 ) -> list[PartialDistances]:
-    """Compare the cells of the pieces in `run` with a part; return the distances of each piece."""
+    """Compute the distances of sampled cells to the clusters that have cells in a part; one item for each piece.
+
+    The pieces in `run` are ranges of the sample, see `sample_pieces`.
+    """
     layout = load_layout(sorting[1])
     own = centred_copy(layout, sorting[0], [(part, rows)])
     summer = Summer(settings.start(threads=1).tiles, own.d)
