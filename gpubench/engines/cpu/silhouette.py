@@ -46,7 +46,10 @@ def cluster_distances(
     memory_bytes: int,
     tiles: Tiles | None,
 ) -> tuple[F64, F64]:
-    """Compute the mean distances of all cells to clusters; see `Engine.cluster_distances`. If `tiles` is None, NumPy is used."""
+    """Compute the mean distances of all cells to clusters, with NumPy if `tiles` is None.
+
+    See `Engine.cluster_distances`.
+    """
     segments = sort_cells(clusters, groups)
     own, nearest = np.zeros(len(x)), np.full(len(x), np.inf)  # in sorted order
     if metric == "cosine":

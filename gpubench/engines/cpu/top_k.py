@@ -47,7 +47,7 @@ class CandidateStore:
         return counts, (candidates[filled] & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
     def replace(self, row: int, positions: I64) -> None:
-        """Replace the candidate neighbours of a row by the cells at `positions`, after it was compared with all cells."""
+        """Replace the candidate neighbours of a row, once it was compared with all cells, by those at `positions`."""
         self.arrays[0][row, : len(positions)] = positions
         self.arrays[1][row] = len(positions)
 

@@ -221,7 +221,7 @@ class KnnSearch:
         return found
 
     def scaled(self, rows: slice | Array) -> Array:
-        """Return rows of x, centred and scaled, for the indices of faiss and cuVS: (m, padded d) float32, C-contiguous."""
+        """Return rows of x, centred and scaled, for faiss and cuVS: (m, padded d) float32, C-contiguous."""
         return self._scaling.rows(self._device.xp, self._x[rows])
 
     def order_proposed(self, rows: slice, proposed: Array) -> Array:
