@@ -359,10 +359,7 @@ def centred_copy(layout: Layout, centring: Centring, parts: list[tuple[BlockRun,
 
 
 def cluster_distances(x: ClusterMatrix, segments: Segments, settings: EngineSettings) -> F64:
-    """Compute the mean distances of all cells to their own and to the nearest other cluster, (2, n).
-
-    See `Engine.cluster_distances`.
-    """
+    """Compute the mean distances of all cells to clusters, (2, n); see `Engine.cluster_distances`."""
     cells, cluster = sort(x, segments), x.cluster
     rows, sorting, parts = cells.rows, cells.sorting, cells.parts
     both = list(pairs(parts))
@@ -425,10 +422,7 @@ def finish_part(answers: Any, sorting: Sorting, part: BlockRun) -> Means:
 
 
 def sampled_distances(x: ClusterMatrix, segments: Segments, cells: I64, settings: EngineSettings) -> F64:
-    """Compute the mean distances of m sampled cells to their own and to the nearest other cluster, (2, m).
-
-    Each cell is compared with all cells of its group.
-    """
+    """Compute the mean distances of m sampled cells to their own and to the nearest other cluster, (2, m)."""
     whole, cluster = sort(x, segments), x.cluster
     segment = segment_codes(cells, segments)
     order = np.argsort(segment, kind="stable")
@@ -482,10 +476,7 @@ def group_pieces(
 def compare_pieces(
     rows: F32, cells: F32, segment: I64, sorting: Sorting, part: BlockRun, run: list[Piece], settings: EngineSettings
 ) -> list[PartialDistances]:
-    """Compute the distances of sampled cells to the clusters that have cells in a part; one item for each piece.
-
-    The pieces in `run` are ranges of the sample, see `sample_pieces`.
-    """
+    """Compute the distances of sampled cells to clusters with cells in a part; an item for each range in `run`."""
     layout = load_layout(sorting[1])
     own = centred_copy(layout, sorting[0], [(part, rows)])
     summer = Summer(settings.start(threads=1).tiles, own.d)
