@@ -68,7 +68,8 @@ class CellScaling:
         """Return the centred and scaled cells, (m, padded d) float32; the padding is 0."""
         m, d = cells.shape
         rows = xp.zeros((m, padded(d)), np.float32)
-        rows[:, :d] = cells - self.centre
+        rows[:, :d] = cells
+        rows[:, :d] -= self.centre  # in place, as a difference would be a second copy of the cells
         rows *= np.float32(self.scale)
         return rows
 

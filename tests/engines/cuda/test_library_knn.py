@@ -21,6 +21,7 @@ from gpubench.engines import knn_methods
 from gpubench.engines.common import knn_search
 from gpubench.engines.cuda import checks, ivf, library_knn
 from gpubench.engines.cuda.engine import CudaEngine
+from gpubench.engines.cuda.tiles import CellScaling
 from gpubench.engines.cuda.verdicts import Verdicts
 from gpubench.engines.cuda.workspace import CudaTuning
 from gpubench.engines.embedding import on_engine
@@ -206,6 +207,14 @@ class TestMistakes:
 
 
 class TestMemory:
+    def test_scaled_cells_are_one_copy(self, start_on: StartOn) -> None:
+        engine, gpu = start_on(), strict_cupy.current_gpu()
+        x = engine.put(np.ones((5000, 64), np.float32))
+        scaling = CellScaling.of(engine.workspace(), x)
+        before = gpu.high = gpu.used
+        scaling.rows(engine.xp, x)
+        assert gpu.high - before < 1.1 * x.nbytes
+
     @pytest.mark.usefixtures("faiss")
     def test_graph_that_does_not_fit_is_refused(self, start_on: StartOn, cells: Cells) -> None:
         engine = start_on(knn="faiss", free_bytes=20_000)
