@@ -194,7 +194,8 @@ class DaskGpuEngine(DaskEngine):
         future = super()._submit(operation, *args, **kwargs)
         for notes, verified in self.cluster.run_on_all(gpu_worker.facts_here, self._settings).values():
             self.notes += [note for note in notes if note not in self.notes]
-            self._verified |= verified
+            wrong = {name: found for name, found in self._verified.items() if found != "right"}
+            self._verified |= verified | wrong
         return future
 
     def _map_host_neighbors(self, knn: Knn, *args: Any, **kwargs: Any) -> F64:

@@ -267,3 +267,13 @@ def test_start_without_enough_gpus_or_dask_cuda_raises(monkeypatch: pytest.Monke
     monkeypatch.setattr(connect, "find_spec", lambda _: None)
     with pytest.raises(EngineUnavailable, match=r'pip install "gpubench-sc\[dask-cuda\]"'):
         connect.connect(2, None)
+
+
+def test_what_is_wrong_on_one_worker_stays_in_the_record() -> None:
+    engine, right = DaskGpuEngine.__new__(DaskGpuEngine), {"rank/kernel": "right", "lr/products": "right"}
+    facts = {"a": ([], right | {"rank/kernel": "1 of 5 ranks differ"}), "b": ([], right)}
+    calls = {"submit": lambda *_: None, "wait": lambda _: None, "run_on_all": lambda *_: facts}
+    engine.notes, engine._verified = [], {}
+    engine.cluster, engine._settings = SimpleNamespace(**calls), None  # type: ignore[assignment]
+    engine._submit("leiden")
+    assert engine.verified() == {"lr/products": "right", "rank/kernel": "1 of 5 ranks differ"}
