@@ -345,6 +345,7 @@ def _parse(names: tuple[str, ...], name: str) -> NDArray[np.float64]:
         has_commas = all(map(_DECIMAL_COMMA.fullmatch, wrong))
         raise InputError(
             f"{name} is not numeric: {len(wrong):,} of its {len(names):,} distinct values are not numbers"
-            f" ({quoted(wrong[:3])}); {'write decimal points, not commas' if has_commas else 'give a numeric column'}"
+            f" ({quoted(wrong[:3])}); {'write decimal points, not commas' if has_commas else 'give a numeric column'}",
+            argument=name,
         )
     return numbers

@@ -20,7 +20,7 @@ from gpubench.data._formats.row_names import names_reader
 from gpubench.data._formats.source import NamedArrays, NamedColumns, OneMatrix, Source, Table
 from gpubench.data.alignment import Align, NamedRows, Order, take_rows
 from gpubench.data.alignment import align as align_rows
-from gpubench.data.columns import check_length, count_values, encode_labels, take_values
+from gpubench.data.columns import as_numeric, check_length, count_values, encode_labels, take_values
 from gpubench.data.matrices import Rows, as_rows, comes_from
 from gpubench.data.selection import leave_out
 from gpubench.data.urls import file_of, is_url, reading, shown
@@ -364,6 +364,29 @@ def column_names(source: Any, obs: Any = None) -> list[str]:
     with reading_source(given):
         table = open_source(source).table() if obs is None else open_table(obs)
         return [] if table is None else table.names()
+
+
+def numeric_columns(source: Any, obs: Any = None) -> list[str]:
+    """Return the names of those columns, of the table of `column_names`, that hold a finite number for each cell.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> numeric_columns([[0.0], [1.0]], pd.DataFrame({"day": [1, 2], "stage": ["E8", "E9"]}))
+    ['day']
+    """
+    given = source if obs is None else obs
+    with reading_source(given):
+        table = open_source(source).table() if obs is None else open_table(obs)
+        return [] if table is None else [name for name in table.names() if name and _is_numeric(table, name)]
+
+
+def _is_numeric(table: Table, name: str) -> bool:
+    try:
+        as_numeric(table.column(name), name)
+    except InputError:
+        return False
+    return True
 
 
 def open_matrix(path: str | os.PathLike[str], name: str, argument: str) -> tuple[Source, Rows]:

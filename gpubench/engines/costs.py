@@ -171,7 +171,10 @@ class CostModel:
         return measure_rates(self.engine)
 
     def put(self, n: int, d: int, itemsize: int, *, copied: bool) -> Cost:
-        """Return the cost of `Engine.put` for n cells of `itemsize` bytes per value; `copied` if a copy is needed."""
+        """Return the time and memory of putting an embedding (n, d) on the engine.
+
+        `itemsize` is the number of bytes of a value as given, `copied` whether the engine has to copy the embedding.
+        """
         block = min(n * d * itemsize, planner.READ_BLOCK_BYTES)
         work = flop_counts.put(n, d, itemsize, copied=copied)
         return Cost("", {"copy": work}, 4 * n * d if copied else 0, 3 * block)

@@ -108,7 +108,7 @@ class MetricSpec:
 
 
 class Metric(Protocol[P]):
-    """A metric: a function that carries its `spec`."""
+    """The function of a metric; its attribute `spec` has the metric's id, title, inputs, bounds and direction."""
 
     spec: MetricSpec
     __name__: str

@@ -15,6 +15,7 @@ from gpubench.core.timeline import Timeline
 from gpubench.core.types import Labels, check_seed
 from gpubench.core.units import parse_bytes
 from gpubench.data.neighbors import StoredNeighbors, read_neighbors
+from gpubench.data.read import numeric_columns
 from gpubench.datasets.lookup import RunData, look_up
 from gpubench.engines import get_engine
 from gpubench.engines.embedding import codes_fingerprint
@@ -218,7 +219,7 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
         dataset = read(run.data, embeddings=run.embeddings, columns=columns, obs=run.obs, **given)
     before = dataset.matrices.get("pre_integrated") if dataset else None
     names = dataset.cell_ids if dataset else None
-    encoded = _encode(dataset, before) if dataset else {}
+    encoded = _encode(dataset, before, run) if dataset else {}
     if "clusters" in encoded:
         name = run.clusters if isinstance(run.clusters, str) else "array"
         encoded["clusters"] = replace(encoded["clusters"], key=name)
@@ -231,12 +232,18 @@ def _read(run: RunOptions, wanted: list[str] | None) -> tuple[Dataset | None, In
     return dataset, Inputs(encoded, perturbation, before, screens, names, neighbors)
 
 
-def _encode(dataset: Dataset, before: Rows | None) -> dict[str, Any]:
+def _encode(dataset: Dataset, before: Rows | None, run: RunOptions) -> dict[str, Any]:
     """Return role -> encoded column; raise `InputError` for data that no task can score."""
     n = dataset.n_cells
     if n < 2:
         raise InputError(f"the data has {n} cell; at least two are needed")
-    columns = encode_columns(dataset.obs, n)
+    try:
+        columns = encode_columns(dataset.obs, n)
+    except InputError as error:
+        if error.argument != "time" or not isinstance(run.time, str):
+            raise
+        numeric = numeric_columns(run.data, run.obs)
+        raise InputError(f"{error}, such as {quoted(numeric)}" if numeric else str(error), argument="time") from error
     if before is not None and before.shape[0] != n:
         raise InputError(
             f"pre_integrated has {before.shape[0]:,} rows but the data has {n:,}; give the same cells in the same"

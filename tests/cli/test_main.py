@@ -145,7 +145,7 @@ BAD_INPUT = {
         ["cells.h5ad", "-e", "X_pca", "--label", "single"],
         "label has a different value in each",
     ),
-    "non-numeric time": (["cells.h5ad", "-e", "X_pca", "--time", "words"], "time is not numeric.*'early'"),
+    "non-numeric time": (["cells.h5ad", "-e", "X_pca", "--time", "words"], "time is not numeric.*'early'.*such as '"),
     "k of 0": ([*ORDER, "-o", "k=0"], "k=0 cannot be used; give a whole number of at least 1"),
     "negative k": ([*ORDER, "-o", "k=-3"], "k=-3 cannot be used"),
     "n_neighbors of 1": ([*MIXING, "-o", "n_neighbors=1"], "n_neighbors=1 cannot be used"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubench.core.errors import InputError
+from gpubench.core.errors import EngineUnavailable, InputError
 
 VARIABLE = "GPUBENCH_TILES"
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")
@@ -41,7 +41,7 @@ class Tiles:
         library = ctypes.CDLL(str(_FOLDER / f"{name}.so"))
         library.sources_digest.restype = ctypes.c_char_p
         if library.sources_digest().decode() != _digest_of_sources():
-            raise RuntimeError(f"{name}.so is not compiled from the sources in its folder; install gpubench again")
+            raise EngineUnavailable(f"{name}.so is not compiled from the sources in its folder; install gpubench again")
         for function, (result, arguments) in _SIGNATURES.items():
             declared = getattr(library, function)
             declared.restype, declared.argtypes = result, arguments
