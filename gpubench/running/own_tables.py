@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import InputError, close_matches, quoted
+from gpubench.core.errors import InputError, close_matches, quoted, some_rows
 from gpubench.data import split_name
-from gpubench.data.columns import CategoricalColumn
+from gpubench.data._formats.row_names import as_array
 from gpubench.data.read import open_table
 from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS
 from gpubench.metrics.perturbation.tables import ExpressionTable, expression_table
@@ -55,6 +55,10 @@ def read_expression_table(source: Any, argument: str, screen: Screen, control: s
             argument=argument,
         )
     columns = {name: _texts(table.column(name)) for name in COLUMNS[:2]}
+    for name, texts in columns.items():
+        if len(rows := np.flatnonzero(texts == "")):
+            fault = some_rows(rows, len(texts), f"have no {name}")
+            raise InputError(f"{argument}: {fault}; fill or leave out these rows", argument=argument)
     numbers = {name: _numbers(table.column(name), f"{argument}: column {name!r}") for name in (*COLUMNS[2:], adjusted)}
     found = expression_table({**columns, **numbers})
     perturbations = [name for name in screen.perturbations.names if name != control]
@@ -76,14 +80,13 @@ def read_expression_table(source: Any, argument: str, screen: Screen, control: s
 
 
 def _texts(column: Any) -> np.ndarray:
-    if isinstance(column, CategoricalColumn):
-        column = np.asarray(column.categories, object)[column.codes]
-    return np.asarray(column).astype(str)
+    """Return a column as text; missing values are empty."""
+    return np.array(["" if str(text) in NO_GENE else str(text) for text in as_array(column).tolist()], str)
 
 
 def _numbers(column: Any, what: str) -> np.ndarray:
     try:
-        return np.asarray(column, np.float64)
+        return np.asarray(as_array(column), np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not numbers ({error}); write numbers") from error
 

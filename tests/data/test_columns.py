@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpubench.core.errors import InputError, close_matches, quoted
 from gpubench.core.types import Labels
 from gpubench.data import CategoricalColumn, as_numeric, encode_labels
+from gpubench.data._formats.row_names import as_array
 
 TEXT = ["B cell", "T cell", "B cell", "NK"]
 CODES = [0, 2, 0, 1]
@@ -302,3 +303,8 @@ def test_long_lists_of_names_are_shortened():
     assert quoted([str(i) for i in range(1234)]).endswith("'9' and 1,224 more")
     assert quoted([str(i) for i in range(11)]).endswith("'9' and 1 more")
     assert quoted([str(i) for i in range(10)]).endswith("'8', '9'")
+
+
+def test_cells_without_a_category_have_no_value_in_an_array() -> None:
+    column = CategoricalColumn(np.array([0, -1, 1]), ["B", "T"])
+    assert as_array(column).tolist() == ["B", None, "T"]

@@ -15,6 +15,9 @@ from screens import COLUMN, CONTROL, GENES, PERTURBATIONS
 
 import gpubench as gb
 from gpubench.cli.main import main
+from gpubench.core.errors import InputError
+from gpubench.data.perturbation.screens import read_screen
+from gpubench.running.own_tables import read_target_genes
 
 TABLES = "de_sig_genes_recall,overlap_at_N,roc_auc"
 
@@ -164,3 +167,46 @@ def test_one_table_for_two_predictions_is_refused(pair: tuple[Any, Any]) -> None
     contexts.obs["line"] = "A"
     with pytest.raises(gb.InputError, match="de_real: tests of several contexts"):
         score(contexts, contexts, metrics="mae", context="line", de_real=table_of(real))
+
+
+@pytest.mark.parametrize("storage", ["frame", "csv", "parquet", "categorical"])
+def test_a_missing_target_gene_is_none_and_not_that_of_another_perturbation(tmp_path: Path, storage: str) -> None:
+    screen = read_screen(screens.make_screen(0), "real", condition=COLUMN, control=CONTROL)
+    table = pd.DataFrame({"perturbation": PERTURBATIONS[:3], "gene": [GENES[0], None, GENES[1]]})
+    source: Any = table
+    if storage == "csv":
+        table.to_csv(source := tmp_path / "genes.csv", index=False)
+    elif storage == "parquet":
+        table.to_parquet(source := tmp_path / "genes.parquet")
+    elif storage == "categorical":
+        source = table.astype({"gene": "category"})
+    expected = dict(zip(PERTURBATIONS[:3], [GENES[0], None, GENES[1]], strict=True))
+    assert read_target_genes(source, screen) == expected
+
+
+def test_tables_with_rows_without_a_gene_are_refused(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    table = table_of(pair[0])
+    table.loc[4, "feature"] = None
+    table.to_csv(tmp_path / "tests.csv", index=False)
+    with pytest.raises(InputError, match=r"de_real: 1 of .* rows have no feature"):
+        score(*pair, metrics=TABLES, de_real=str(tmp_path / "tests.csv"))
+
+
+def test_digest_tells_which_cell_has_which_row_of_an_embedding() -> None:
+    screen = screens.make_screen(0)
+    screen.obsm["X"] = np.random.default_rng(0).normal(size=(screen.n_obs, 2))
+    other = screen[::-1].copy()
+    given: dict[str, Any] = {"condition": COLUMN, "control": CONTROL, "embeddings": ["X"]}
+    other.obsm["X"] = screen.obsm["X"]
+    digests = {read_screen(one, "real", **given).digest for one in (screen, other)}
+    assert len(digests) == 2
+
+
+def test_an_empty_number_is_missing_and_not_that_of_another_row(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    table = table_of(pair[0])
+    table.loc[4, "p_value"] = np.nan
+    table.to_csv(tmp_path / "tests.csv", index=False)
+    from_frame, from_file = (
+        score(*pair, metrics=TABLES, de_real=source) for source in (table, str(tmp_path / "tests.csv"))
+    )
+    assert [row.value for row in from_file.results] == [row.value for row in from_frame.results]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, quoted
-from gpubench.data._formats.row_names import NamesReader
+from gpubench.data._formats.row_names import NamesReader, as_array
 from gpubench.data._formats.source import NamedColumns, Source, Table, unknown_embedding
 from gpubench.data._formats.stores import (
     Field,
@@ -124,14 +124,6 @@ def _enum_members(dtype: np.dtype[Any]) -> dict[int, str]:
     import h5py
 
     return {int(value): str(name) for name, value in (h5py.check_enum_dtype(dtype) or {}).items()}
-
-
-def as_array(values: NDArray[Any] | CategoricalColumn) -> NDArray[Any]:
-    """Convert a column to an array of its values; categories replace codes."""
-    if isinstance(values, CategoricalColumn):
-        array: NDArray[Any] = np.asarray(values.categories, object)[values.codes]
-        return array
-    return values
 
 
 class AnnDataSource(Source):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubench.data.matrices import comes_from
 
@@ -112,13 +113,12 @@ def column_reader(
     return read
 
 
-def as_array(values: Any) -> Any:
-    """Convert a column of any library to an array."""
+def as_array(values: Any) -> NDArray[Any]:
+    """Convert a column of any library to an array; cells without a category are None."""
     if hasattr(values, "categories") and hasattr(values, "codes"):
-        return np.asarray(values.categories, object)[values.codes]
-    if comes_from(values, "pyarrow"):
-        return np.asarray(values.to_pandas())
-    return np.asarray(values)
+        array: NDArray[Any] = np.array([*values.categories, None], object)[values.codes]  # the last one is for code -1
+        return array
+    return np.asarray(values.to_pandas() if comes_from(values, "pyarrow") else values)
 
 
 def _may_name_rows(values: Any) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.core.errors import InputError, close_matches, quoted
-from gpubench.data._formats.anndata_store import AnnDataSource, StoredAnnData, as_array, read_array
-from gpubench.data._formats.row_names import NamesReader
+from gpubench.data._formats.anndata_store import AnnDataSource, StoredAnnData, read_array
+from gpubench.data._formats.row_names import NamesReader, as_array
 from gpubench.data._formats.source import NamedColumns, Table
 from gpubench.data._formats.stores import CsrRows, Node, is_group, open_hdf5
 from gpubench.data.urls import File, reading

@@ -121,7 +121,8 @@ class Screen:
             present, first = np.unique(codes[order], return_index=True)
             for group, own in zip(present.tolist(), np.split(order, first[1:]), strict=True):
                 found[group] = _digest_of_rows(x[own])
-        embeddings = [(key, _digest_of_rows(values)) for key, values in sorted(self.embeddings.items())]
+        by_group = np.argsort(groups, kind="stable")  # which cell has which row of an embedding, too
+        embeddings = [(key, _digest_of_rows(values[by_group])) for key, values in sorted(self.embeddings.items())]
         facts = (*self.x.shape, self.genes, [(names[group], found[group]) for group in sorted(found)], embeddings)
         return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
