@@ -17,7 +17,14 @@ import reference
 import strict_cupy
 from cells import Cells, make_cells, uneven_codes
 from emulated import StartOn
-from engines import test_fuzzy_graph, test_knn, test_neighborhoods, test_rank_sums, test_silhouette_widths
+from engines import (
+    test_fuzzy_graph,
+    test_knn,
+    test_mean_distances,
+    test_neighborhoods,
+    test_rank_sums,
+    test_silhouette_widths,
+)
 from engines.test_contract import OPERATIONS
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
@@ -652,6 +659,12 @@ def case_rank_sums(engine: CudaEngine, cells: Cells) -> None:
         test_rank_sums.check(engine.rank_sums(form, cells.label, 5, 1), values, cells.label, 5, 1)
 
 
+def case_mean_distances(engine: CudaEngine, cells: Cells) -> None:
+    values = np.maximum(np.round(cells.x), 0)
+    for form in (np.asarray, sparse.csr_matrix):
+        test_mean_distances.check(engine, values, cells.label, 5, form)
+
+
 CASES: dict[str, Callable[[CudaEngine, Cells], None]] = {
     "put": case_put,
     "release": case_release,
@@ -666,6 +679,7 @@ CASES: dict[str, Callable[[CudaEngine, Cells], None]] = {
     "group_means": case_group_means,
     "rank": case_rank,
     "rank_sums": case_rank_sums,
+    "mean_distances": case_mean_distances,
 }
 """Each operation of the contract, checked on the emulation against the oracle or the CPU engine."""
 
