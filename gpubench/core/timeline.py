@@ -66,7 +66,10 @@ class DeviceMonitor(Protocol):
     """Interface of a compute device whose peak memory is recorded and whose profiler shows the stages."""
 
     def thread_setup(self) -> Callable[[], None]:
-        """Return a function that a new thread calls first, to use this device after the pending work of this thread."""
+        """Return a function for a new thread to call first, which selects this device in it.
+
+        The device runs the work of the new thread after the work that the present thread has queued.
+        """
 
     def peak_bytes(self) -> int | None:
         """Return the peak memory in use since the last call, in bytes; None if it is not reported."""

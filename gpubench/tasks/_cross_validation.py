@@ -81,7 +81,11 @@ class FoldGraph:
         return bool(enough and self.engine.policy.knn_method_for(m, self.folded.x.shape[1], k) != "exact")
 
     def votes(self, i: int, tested: Array, cells: TrainingCells) -> GraphVotes:
-        """Return the classifier of fold i for its unscaled test cells `tested`; the first call runs the search."""
+        """Return the k-nearest-neighbours classifier of fold i, trained on `cells`.
+
+        It predicts the labels of the fold's test cells `tested`, whose coordinates must not be scaled. The first call
+        searches the neighbours of all folds; later calls reuse them.
+        """
         voters, labels = self._voters, self.folded.labels
         rows = np.flatnonzero(self.folded.folds == i)
         proba = voters.vote_shares(self.engine, rows, labels.codes, labels.n_classes)

@@ -50,9 +50,9 @@ def sampled(pieces: Iterable[tuple[float, int]], n: int, d: int) -> Work:
 
 
 def closed_silhouettes(groups: Iterable[tuple[int, int]], d: int) -> Work:
-    """Count the work of mean cosine distances, which follow from products of cells with the sums of clusters.
+    """Count the work of cosine silhouettes: one product of each cell with the sum of the cells of each cluster.
 
-    `groups` has the numbers of cells and of clusters of each group.
+    `groups` has the numbers of cells and of clusters of each set of cells that is scored by itself, such as a label.
     """
     groups = list(groups)
     pairs, n = sum(size * n_clusters for size, n_clusters in groups), sum(size for size, _ in groups)
