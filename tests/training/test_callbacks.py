@@ -176,7 +176,7 @@ class TestLightning:
 @pytest.mark.usefixtures("needs_transformers")
 class TestTransformers:
     @pytest.fixture(autouse=True)
-    def _no_package_datasets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _no_package_datasets(self, needs_transformers: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """The folder tests/datasets looks like that package, as tests import from the folder tests."""
         monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
 
