@@ -176,8 +176,9 @@ class TestLightning:
 @pytest.mark.usefixtures("needs_transformers")
 class TestTransformers:
     @pytest.fixture(autouse=True)
-    def _no_package_datasets(self, needs_transformers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _no_package_datasets(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """The folder tests/datasets looks like that package, as tests import from the folder tests."""
+        request.getfixturevalue("needs_transformers")
         monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
 
     def train(self, cells: Cells, folder: Path, *callbacks: Any, **changes: Any) -> Any:
