@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 
 from gpubench.metrics import METRICS
-from gpubench.metrics._metric import MetricSpec
+from gpubench.metrics._metric import AGGREGATE, MetricSpec
 from gpubench.metrics.perturbation.registry import PERTURBATION_METRICS
 from gpubench.metrics.perturbation.scales import AVERAGE
 
 SCALED = "_scaled"
 """Suffix of the ids of scaled scores, which are 0 for a baseline and 1 for a perfect prediction or a replicate."""
+
+
+def is_aggregate(metric: str) -> bool:
+    """Whether a metric is a mean of other metrics of its task, so that ranks over both would count these twice.
+
+    Examples
+    --------
+    >>> is_aggregate("total"), is_aggregate("silhouette_score")
+    (True, False)
+    """
+    spec = METRICS[metric].spec if metric in METRICS else None
+    return metric == AVERAGE or (spec is not None and spec.scib is not None and spec.scib[1] == AGGREGATE)
 
 
 def published_spec(metric: str) -> MetricSpec | None:

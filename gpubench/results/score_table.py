@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.scores import MetricResult, names_mean
-from gpubench.metrics.published import published_spec
+from gpubench.metrics.published import is_aggregate, published_spec
 from gpubench.results.table import Lines, TextTable, format_value, mean_text, printable, shortened, telling_params
 
 if TYPE_CHECKING:
@@ -257,11 +257,12 @@ def mean_ranks(results: Iterable[MetricResult]) -> dict[str, float]:
     """Return embedding -> mean of its ranks over all metrics, the best first; rank 1 is the best.
 
     Each metric counts once, by its row that is a mean if there is one. Equal values share the mean of their ranks.
-    Undefined values rank last. Metrics of which neither high nor low values are better are left out.
+    Undefined values rank last. Metrics of which neither high nor low values are better are left out, and aggregates,
+    which are means of other metrics, unless there are only those.
     """
     summary = summarize(list(results))
     ranks: dict[str, list[float]] = {name: [] for name in summary.embeddings}
-    for row in summary.rows:
+    for row in [row for row in summary.rows if not is_aggregate(row.metric)] or summary.rows:
         spec = published_spec(row.metric)
         higher_is_better = spec.higher_is_better if spec else None
         if higher_is_better is None or all(cell is None for cell in row.cells):

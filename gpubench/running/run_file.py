@@ -82,12 +82,7 @@ def read_run_file(path: str | os.PathLike[str]) -> list[PlannedRun]:
     defaults = _arguments(top["defaults"], folder) if "defaults" in top else {}
     given = {name: (value, _arguments(value, folder)) for name, value in _named(top, "runs", "run").items()}
     if "datasets" in top or "models" in top:
-        if not {"models", "datasets"} <= top.keys():
-            raise document.error("models and datasets belong together; give both, or neither")
-        for name, (value, arguments) in _matrix_runs(top["datasets"], top["models"], folder).items():
-            if name in given:
-                raise value.error(f"dataset {name!r} is also the name of a run; rename one of them")
-            given[name] = value, arguments
+        given |= _matrix_runs(document, top, folder)
     runs = []
     for name, (value, own) in given.items():
         if not _NAME.fullmatch(name):
@@ -107,11 +102,18 @@ def _named(top: Mapping[str, Value], key: str, what: str) -> Mapping[str, Value]
     return top[key].mapping(what=what) if key in top else {}
 
 
-def _matrix_runs(datasets: Value, models: Value, folder: Path) -> dict[str, tuple[Value, dict[str, Any]]]:
+def _matrix_runs(document: Value, top: Mapping[str, Value], folder: Path) -> dict[str, tuple[Value, dict[str, Any]]]:
     """Return dataset -> its place in the file and its arguments, with the models that have an embedding of it."""
-    data = datasets.mapping(what="dataset")
+    if not {"models", "datasets"} <= top.keys():
+        raise document.error("models and datasets belong together; give both, or neither")
+    if "defaults" in top and "embeddings" in top["defaults"].mapping():
+        raise top["defaults"].error("defaults have embeddings, but those of datasets are under models; leave them out")
+    data = top["datasets"].mapping(what="dataset")
+    for name, value in data.items():
+        if name in _named(top, "runs", "run"):
+            raise value.error(f"dataset {name!r} is also the name of a run; rename one of them")
     embeddings: dict[str, dict[str, str]] = {name: {} for name in data}
-    for model, value in models.mapping(what="model").items():
+    for model, value in top["models"].mapping(what="model").items():
         places = value.mapping(tuple(data), "dataset") if value.is_mapping else dict.fromkeys(data, value)
         for name, place in places.items():
             embeddings[name][model] = _matrix(place, "embedding", folder, dataset=name)
@@ -247,8 +249,8 @@ def _predictions(value: Value, key: str, folder: Path) -> str | dict[str, str]:
 
 
 def _matrix(value: Value, key: str, folder: Path, dataset: str | None = None) -> str:
-    """Read an embedding: a key of `obsm`, or a path, in which {dataset} stands for the name of a dataset."""
-    text = value.text(key)
+    """Read an embedding: a key of `obsm`, or a path; {dataset} in it stands for the name of the dataset."""
+    text = value.text(key) if dataset is None else value.text(key).replace("{dataset}", dataset)
     return _file(value, key, folder, dataset) if readers.split_name(text)[0] != text else text
 
 

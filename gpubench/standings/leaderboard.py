@@ -81,6 +81,8 @@ class Leaderboard:
                 f"Not scored everywhere, and listed last: {quoted(incomplete)}; ranks among other models are not"
                 " comparable."
             )
+        if without := [name for name in self.models if not any(one.model == name for one in self.standings[OVERALL])]:
+            notes.append(f"Without a rank, as no other model was scored in the same metrics there: {quoted(without)}.")
         unranked = sorted({one.metric for one in self.scored if one.higher_is_better is None})
         if unranked:
             notes.append(f"Not ranked, as neither higher nor lower is known to be better: {', '.join(unranked)}.")

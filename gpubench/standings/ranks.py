@@ -34,7 +34,7 @@ class Standing:
     rank : mean rank, 1 is best; over the datasets on which the model was scored
     interval : ends of the 95% interval of the mean rank; None if nothing was drawn
     n_datasets : number of datasets on which it was scored
-    is_complete : whether it was scored wherever any model was
+    is_complete : whether it was scored in every metric on every dataset on which models are ranked
     ties_with_best : whether its mean rank is not distinguishable from that of the first model: the 95%
         interval of the difference contains 0. False for the first model, and without intervals
     """
@@ -70,7 +70,10 @@ class RankDraws:
         sums, counts = np.zeros(shape, np.float32), np.zeros(shape[:2] + shape[3:], np.float32)
         self.n_metrics = np.zeros(shape[:2], np.int64)
         self.has_errors = False
+        has_parts = {(one.task, one.dataset) for one in scored if not one.is_aggregate}
         for one in scored:
+            if one.is_aggregate and (one.task, one.dataset) in has_parts:
+                continue
             at = self.tasks.index(one.task), self.datasets.index(one.dataset)
             rows = [self.models.index(name) for name in one.values]
             if one.higher_is_better is None or len(rows) < 2:
@@ -80,6 +83,7 @@ class RankDraws:
             self.n_metrics[at] += 1
         with np.errstate(invalid="ignore"):
             self.ranks = sums / counts[:, :, None]  # (tasks, datasets, draws, models); NaN if not scored
+        self._is_whole = counts == self.n_metrics[:, :, None]  # scored in every metric that is ranked there
         self._weights = self._drawn_datasets(rng)
 
     def _ranks(self, one: ScoredMetric, rng: np.random.Generator) -> F64:
@@ -151,7 +155,8 @@ class RankDraws:
         draws = self.overall_ranks() if task is None else self.task_ranks(task)
         own = self.ranks[:, :, 0] if task is None else self.ranks[task : task + 1, :, 0]
         scored = np.asarray(~np.isnan(own))  # (tasks, datasets, models)
-        complete = (scored == scored.any(axis=2, keepdims=True)).all(axis=(0, 1))
+        whole = self._is_whole if task is None else self._is_whole[task : task + 1]
+        complete = whole.all(axis=(0, 1))
         ranked = [i for i in range(len(self.models)) if not np.isnan(draws[0, i])]
         order = sorted(ranked, key=lambda i: (not complete[i], draws[0, i]))
         return [

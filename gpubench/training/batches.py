@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from gpubench.core.errors import InputError, close_matches
+from gpubench.training.buffer import torch_if_loaded
 
 Embed: TypeAlias = Callable[[Any, Any], Any]
 """Function (model, batch) -> (b, d) embedding of the cells of the batch."""
@@ -32,6 +33,21 @@ def index_of(index: IndexOf | str | None, batch: Any) -> Any:
     if index not in batch:
         raise InputError(f"index={index!r} is not in the batches{close_matches(index, batch.keys())}", argument="index")
     return batch[index]
+
+
+def require_order(index: IndexOf | str | None, loader: Any) -> None:
+    """Raise InputError for a data loader that draws cells at random, if no index says which cells a batch has."""
+    torch: Any = torch_if_loaded()
+    if index is not None or torch is None:
+        return
+    # a loader that was made with a batch sampler has a sampler as well, which it does not use
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+    data = torch.utils.data
+    if isinstance(sampler, data.RandomSampler | data.WeightedRandomSampler | data.SubsetRandomSampler):
+        raise InputError(
+            "index is missing: the data loader draws cells at random; give `index`, or a loader with shuffle=False",
+            argument="index",
+        )
 
 
 def on_device_of(model: Any, batch: Any) -> Any:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import EngineUnavailable, InputError
-from gpubench.training.batches import Embed, IndexOf, index_of, on_device_of
+from gpubench.training.batches import Embed, IndexOf, index_of, on_device_of, require_order
 
 if TYPE_CHECKING:
     from gpubench.training.monitor import Monitor
@@ -74,6 +74,8 @@ class MonitorCallback(Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a pass over the validation cells."""
         if self._listens(trainer):
+            loaders = trainer.val_dataloaders
+            require_order(self._index, loaders[0] if isinstance(loaders, list | tuple) else loaders)
             self.monitor.reset()
 
     def on_validation_batch_end(
@@ -100,6 +102,7 @@ class MonitorCallback(Callback):
             return
         import torch
 
+        require_order(self._index, self._dataloader)
         training = pl_module.training
         pl_module.eval()
         self.monitor.reset()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubench.core.errors import EngineUnavailable
+from gpubench.core.errors import EngineUnavailable, InputError
 from gpubench.training.buffer import PickedRows
 
 if TYPE_CHECKING:
@@ -62,6 +62,16 @@ class MonitorMetric(TorchMetric):
         rows = torch.as_tensor(picked.rows, device=self.device)
         self.positions.append(torch.as_tensor(picked.positions, device=self.device))
         self.rows.append(rows)
+
+    def forward(self, embedding: Any, index: Any = None) -> Any:
+        """Take a batch and score it alone; `index` is needed, since that begins a pass over the cells."""
+        if index is None:
+            raise InputError(
+                "index is missing: a call of the metric scores each batch alone; say which cells it has, or call"
+                " update() for each batch and compute() at the end",
+                argument="index",
+            )
+        return super().forward(embedding, index)
 
     def compute(self) -> dict[str, torch.Tensor]:
         """Score the collected cells, as `Monitor.compute`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpubench.core.errors import EngineUnavailable
-from gpubench.training.batches import Embed, IndexOf, index_of, on_device_of
+from gpubench.training.batches import Embed, IndexOf, index_of, on_device_of, require_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,11 +69,13 @@ class MonitorTrainerCallback(TrainerCallback):
         """Embed and score the evaluation cells, and add the values to `metrics`."""
         import torch
 
+        loader = eval_dataloader if self._dataloader is None else self._dataloader
+        require_order(self._index, loader)
         self.monitor.reset()
         training = model.training
         model.eval()
         with torch.no_grad():
-            for batch in eval_dataloader if self._dataloader is None else self._dataloader:
+            for batch in loader:
                 moved = on_device_of(model, batch)
                 self.monitor.update(self._embed(model, moved), index_of(self._index, batch))
         model.train(training)

@@ -118,6 +118,10 @@ WRONG = {
         "datasets:\n  a: {data: cells/lines.h5ad, embeddings: X_pca}\nmodels:\n  m: X_pca\n",
         ":2: dataset 'a' has embeddings; give them under models",
     ),
+    "default embeddings of a matrix": (
+        "defaults: {embeddings: X_pca}\ndatasets:\n  a: {data: cells/lines.h5ad}\nmodels:\n  m: X_pca\n",
+        ":1: defaults have embeddings, but those of datasets are under models",
+    ),
     "list": ("runs:\n  - data: x\n", ":2: expected a mapping, lines of 'run: ...', not a list"),
     "name": ("runs:\n  ../a: {data: emb.npy}\n", r":2: run '../a' cannot name a folder"),
     "no data": ("runs:\n  a: {label: x}\n", ":2: run 'a' has no data; give a path"),
@@ -200,6 +204,12 @@ def test_every_model_is_scored_on_every_dataset(
     assert set(board.models) == {"pca", "own", "other"}
     assert board.models[-1] == "other"  # it was not scored everywhere
     assert len(board.datasets) == 2
+
+
+def test_names_of_datasets_are_put_into_keys_of_obsm(write: Callable[[str], Path]) -> None:
+    text = 'datasets:\n  a: {data: cells/lines.h5ad}\nmodels:\n  m: "X_{dataset}"\n'
+    (run,) = read_run_file(write(text))
+    assert run.options.embeddings == {"m": "X_a"}
 
 
 def test_runs_that_differ_are_not_refused_as_doubles(write: Callable[[str], Path]) -> None:

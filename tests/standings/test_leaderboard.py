@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 import gpubench as gb
 from gpubench.core.errors import InputError
 from gpubench.results.score_table import mean_ranks
+from gpubench.standings.leaderboard import Leaderboard
 from gpubench.standings.ranks import RankDraws
 from gpubench.standings.scored import ScoredMetric, collect
 
@@ -147,7 +148,23 @@ def test_own_csv_gives_the_same_ranks(results: list[gb.Result], tmp_path: Path) 
     [
         (["model", "score"], [("a", 1.0)], "'x.csv' has the columns 'model', 'score'; give the columns model, metric"),
         (["model", "metric", "value"], [("a", "mae", 1.0), ("a", "mae", 2.0)], "'a' has several values of 'mae'"),
-        (["model", "metric", "value"], [("a", "mae", "x"), ("b", "mae", 2.0)], "1 values that are no numbers ('x')"),
+        (
+            ["model", "metric", "value"],
+            [("a", "mae", "x"), ("b", "mae", 2.0)],
+            "1 values that are no finite numbers ('x')",
+        ),
+        (["model", "metric", "value"], [("a", "mae", np.inf), ("b", "mae", 2.0)], "no finite numbers ('inf')"),
+        (
+            ["model", "metric", "value", "stderr"],
+            [("a", "mae", 1.0, "small"), ("b", "mae", 2.0, "0.1")],
+            "column 'stderr' has 1 values that are no finite numbers ('small')",
+        ),
+        (
+            ["model", "metric", "value", "dataset"],
+            [("a", "mae", 1.0, "x"), ("b", "mae", 2.0, None)],
+            "x.csv: 1 of 2 rows have no dataset",
+        ),
+        (["KMeans NMI", "Total"], [(0.5, 0.4), (0.4, 0.3)], "the names of the embeddings are missing"),
         (["model", "metric", "value"], [("a", "mae", 1.0)], "no dataset was scored for two models"),
     ],
 )
@@ -201,3 +218,73 @@ def test_notebook_shows_ranks_intervals_and_notes(results: list[gb.Result]) -> N
     assert f"{first.rank:.1f}<small>[{first.interval[0]:.1f}, {first.interval[1]:.1f}]</small>" in page
     assert all(name in page for name in (*board.models, *board.tasks))
     assert "95% intervals" in page
+
+
+COLUMNS = ["model", "dataset", "metric", "value"]
+
+
+def ranks_of(board: Leaderboard) -> dict[str, float]:
+    return {one.model: one.rank for one in board.standings["overall"]}
+
+
+def test_models_in_several_tables_of_a_dataset_are_ranked_together(tmp_path: Path) -> None:
+    scores = {"A": 0.5, "B": 0.4, "C": 0.2, "D": 0.1}
+    files = [
+        table(tmp_path / f"{name}.csv", [(name, "lung", "silhouette_score", value)], COLUMNS)
+        for name, value in scores.items()
+    ]
+    assert ranks_of(gb.leaderboard(files)) == {"A": 1, "B": 2, "C": 3, "D": 4}
+
+
+def test_files_of_one_name_are_different_datasets(tmp_path: Path) -> None:
+    for folder, (a, b) in {"lung": (0.9, 0.1), "liver": (0.1, 0.8)}.items():
+        (tmp_path / folder).mkdir()
+        rows = [("A", "silhouette_score", a), ("B", "silhouette_score", b)]
+        table(tmp_path / folder / "scores.csv", rows, ["model", "metric", "value"])
+    board = gb.leaderboard([tmp_path / "lung" / "scores.csv", tmp_path / "liver" / "scores.csv"])
+    assert len(board.datasets) == 2
+    assert ranks_of(board) == {"A": 1.5, "B": 1.5}
+
+
+def test_a_model_that_was_scored_twice_is_refused(results: list[gb.Result], tmp_path: Path) -> None:
+    rows = [("A", "lung", "silhouette_score", 0.5), ("B", "lung", "silhouette_score", 0.4)]
+    files = [table(tmp_path / f"{name}.csv", rows, COLUMNS) for name in "xy"]
+    with pytest.raises(InputError, match=r"model 'A' was scored twice in 'silhouette_score' on 'lung', in .*x.csv.*y"):
+        gb.leaderboard(files)
+    with pytest.raises(InputError, match=r"model 'good' was scored twice .* in 'result 1' and 'result 2'"):
+        gb.leaderboard([results[0], results[0]])
+
+
+def test_runs_of_one_model_on_one_dataset_are_one_model() -> None:
+    label = np.repeat(["a", "b"], 60)
+    cells = np.random.default_rng(0).normal(size=(120, 4)).astype("f4")
+    models = {"P": cells, "Q": cells + 2 * (label == "b")[:, None].astype("f4")}
+    runs = [gb.score(models, label=label, tasks=task, engine="cpu") for task in TASKS]
+    together = gb.leaderboard(gb.score(models, label=label, tasks=TASKS, engine="cpu"))
+    apart = gb.leaderboard(runs)
+    assert apart.models == together.models == ["Q", "P"]
+    assert ranks_of(apart) == ranks_of(together)
+    assert all(one.is_complete for one in apart.standings["overall"])
+
+
+def test_a_model_with_only_some_metrics_is_incomplete(tmp_path: Path) -> None:
+    rows = [(m, "lung", "silhouette_score", v) for m, v in (("A", 0.5), ("B", 0.4), ("C", 0.9))]
+    rows += [(m, "lung", "adjusted_rand_index", v) for m, v in (("A", 0.5), ("B", 0.4))]
+    board = gb.leaderboard(table(tmp_path / "x.csv", rows, COLUMNS))
+    assert board.models == ["A", "B", "C"]
+    assert not board.standings["overall"][-1].is_complete
+
+
+def test_a_model_without_another_one_has_no_rank_and_is_named(tmp_path: Path) -> None:
+    rows = [("A", "lung", "silhouette_score", 0.5), ("B", "lung", "silhouette_score", 0.4)]
+    board = gb.leaderboard(table(tmp_path / "x.csv", [*rows, ("C", "liver", "silhouette_score", 0.9)], COLUMNS))
+    assert board.models == ["A", "B", "C"]
+    assert "Without a rank, as no other model was scored in the same metrics there: 'C'." in board.notes
+
+
+def test_aggregates_do_not_count_next_to_their_parts(tmp_path: Path) -> None:
+    rows = [("A", "lung", "isolated_labels", 0.5), ("B", "lung", "isolated_labels", 0.4)]
+    rows += [("A", "lung", "ilisi_knn", 0.1), ("B", "lung", "ilisi_knn", 0.3)]
+    totals = [("A", "lung", "total", 0.4), ("B", "lung", "total", 0.3)]
+    assert ranks_of(gb.leaderboard(table(tmp_path / "x.csv", rows + totals, COLUMNS))) == {"A": 1.5, "B": 1.5}
+    assert ranks_of(gb.leaderboard(table(tmp_path / "x.csv", totals, COLUMNS))) == {"A": 1, "B": 2}

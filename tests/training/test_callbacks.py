@@ -223,6 +223,19 @@ class TestTransformers:
         trainer.evaluate()
         assert f"eval_{KEY}" in trainer.state.log_history[-1]
 
+    def test_a_shuffling_loader_without_index_is_refused(self, cells: Cells, tmp_path: Path) -> None:
+        import torch
+
+        from gpubench.training.transformers import MonitorTrainerCallback
+
+        data = [{"x": x, "labels": 0} for x in cells.x]
+        loader = torch.utils.data.DataLoader(data, batch_size=50, shuffle=True)
+        callback = MonitorTrainerCallback(
+            cells.monitor(), lambda model, batch: model.encoder(batch["x"]), dataloader=loader
+        )
+        with pytest.raises(InputError, match="index is missing: the data loader draws cells at random"):
+            self.train(cells, tmp_path, callback)
+
     def test_early_stopping_goes_by_the_values(self, cells: Cells, tmp_path: Path) -> None:
         from transformers import EarlyStoppingCallback
 
@@ -262,3 +275,14 @@ class TestTorchmetrics:
         collection = MetricCollection({"a": metric.clone()})
         collection.update(cells.x)
         assert float(collection.compute()[KEY]) == float(values[KEY])
+
+    def test_a_call_needs_the_index_and_scores_its_batch(self, cells: Cells) -> None:
+        from gpubench.training.torchmetrics import MonitorMetric
+
+        metric = MonitorMetric(cells.monitor())
+        with pytest.raises(InputError, match="index is missing: a call of the metric scores each batch alone"):
+            metric(cells.x[:100])
+        with pytest.warns(gb.GpubenchWarning, match="100 of the 200 cells of the subset were not given"):
+            for part in np.split(np.random.default_rng(1).permutation(200), 2):
+                metric(cells.x[part], part)
+        assert float(metric.compute()[KEY]) == expected_of(cells, lambda x: x)
